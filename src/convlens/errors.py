@@ -1,0 +1,27 @@
+"""The one exception a person sees: a single line that names the thing, the place and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the person at the keyboard can mend.
+
+    The message is one line: what is wrong, where, and what to do. The command line prints it
+    without a traceback and exits with status 2; anything else that is raised is a bug of ours.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
+    """The ``count`` entries of ``known`` closest to ``word``, as text for an error message."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return f"there are: {shown}" if known else "there are none"

@@ -1,0 +1,17 @@
+"""Thin Lightning adapters: when to look, at which pictures, where to write."""
+
+from convlens.callbacks.activation_grids import ActivationGrids
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.epoch_log import EpochLog
+from convlens.callbacks.filter_visuals import FilterVisuals
+from convlens.callbacks.grad_cam import GradCam
+from convlens.callbacks.ledger import Ledger
+
+__all__ = [
+    "ActivationGrids",
+    "EpochLog",
+    "ExplanationCallback",
+    "FilterVisuals",
+    "GradCam",
+    "Ledger",
+]

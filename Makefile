@@ -1,0 +1,81 @@
+# convlens: `make train`, `make test`. Every target sets up .venv by itself on first use.
+# What is typed behind a target goes to the command: make train exp=scratch data.size=96
+# A laptop without a GPU may ask for the small build of torch: make train TORCH_BACKEND=cpu
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# make's own spelling of the words key=value, as one argument; convlens takes it apart again
+WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
+COMMANDS := train resume eval plan split tensorboard
+TARGETS := help setup lint format test test-slow bench-throughput $(COMMANDS)
+
+# a word that is neither key=value nor a target would otherwise fail only after the training
+UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
+ifneq ($(UNKNOWN),)
+$(error $(firstword $(UNKNOWN)): no such target or key=value; `make help` lists the targets)
+endif
+# two commands cannot share the words: each would get the other's
+ifneq ($(word 2,$(filter $(COMMANDS),$(MAKECMDGOALS))),)
+$(error one command at a time, not: $(filter $(COMMANDS),$(MAKECMDGOALS)))
+endif
+
+.PHONY: $(TARGETS)
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/\1  \2/p' $(MAKEFILE_LIST) | awk -F'  ' '{printf "make %-18s %s\n", $$1, $$2}'
+
+train: $(VENV)/ready  ## train; exp=NAME picks a recipe, key=value sets anything
+	@$(BIN)/convlens train $(WORDS)
+
+resume: $(VENV)/ready  ## run=RUN_DIR: continue a stopped run, to the same end
+	@$(BIN)/convlens resume $(WORDS)
+
+eval: $(VENV)/ready  ## ckpt=FILE: test-set results of a checkpoint
+	@$(BIN)/convlens eval $(WORDS)
+
+plan: $(VENV)/ready  ## exp=NAME or ckpt=FILE: data, layers and what will be logged, without training
+	@$(BIN)/convlens plan $(WORDS)
+
+split: $(VENV)/ready  ## src=DIR dst=DIR: class folders to train/validation/test
+	@$(BIN)/convlens split $(WORDS)
+
+tensorboard: $(VENV)/ready  ## TensorBoard over outputs/, every step of every picture kept
+	@$(BIN)/convlens tensorboard $(WORDS)
+
+test: $(VENV)/ready  ## the tests, below ten minutes
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready  ## the long proofs
+	@$(BIN)/python -m pytest -m slow
+
+bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run
+	@$(BIN)/python benchmarks/throughput.py $(args)
+
+lint: $(VENV)/ready  ## style and common mistakes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/ready
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+setup: $(VENV)/ready  ## only the set-up
+
+# The lock names the CUDA build's libraries; the small build wants none of them.
+$(VENV)/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "convlens: $(PYTHON) is missing; install Python 3.11 or later, or say PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "convlens: $(PYTHON) is older than 3.11; say PYTHON=… with a later one" >&2; exit 2; }
+	@echo "setting up $(VENV) (once) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@if [ -n "$(TORCH_BACKEND)" ]; then \
+	  grep -vE '^(nvidia-|cuda-|triton)' requirements.lock > $(VENV)/requirements.txt; \
+	  $(BIN)/uv pip sync --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) $(VENV)/requirements.txt; \
+	else \
+	  $(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock; \
+	fi
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

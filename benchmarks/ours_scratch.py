@@ -1,0 +1,72 @@
+"""Our side of the speed benchmark: the recipe ``cats_dogs_regularized``, trained by convlens.
+
+Same pictures, network, augmentation, loss, optimizer and batch size as `peers/keras_scratch.py`;
+data path, arithmetic and precision are convlens's own.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rounds import arguments, claim_stdout, serve
+
+BATCH = 20
+
+
+def build(data_dir: Path) -> Callable[[int], int]:
+    """Get the recipe ready to train and return ``steps``.
+
+    ``data_dir`` is the folder that holds ``train/<class>/*.jpg``. Whatever is done once a run
+    (decoding into the cache, building network and optimizer, choosing the precision) is done here.
+
+    ``steps(n)`` trains ``n`` real steps of 20 pictures each, the way ``convlens train
+    exp=reproduce/cats_dogs_regularized`` trains them: convlens's own data source and cache,
+    augmentation, module, loss, metrics, optimizer and precision. It goes on where the last call
+    stopped, begins the pictures anew (shuffled) whenever they are used up, returns only when the
+    last step has been computed, and returns the number of pictures trained on (``n * 20``).
+
+    ``steps.about``, a dict of plain values, is optional: what the results shall say of this side
+    beyond versions and threads (the precision chosen, the memory format, ...).
+    """
+    raise NotImplementedError("build() is filled in with convlens's training path")
+
+
+def main() -> None:
+    args = arguments(__doc__.splitlines()[0]).parse_args()
+    out = claim_stdout()
+
+    import numpy
+    import torch
+
+    steps = build(args.data)
+
+    def measure() -> tuple[int, float]:
+        steps(args.warmup_steps)
+        start = time.perf_counter()
+        images = steps(args.steps)
+        seconds = time.perf_counter() - start
+        if images != args.steps * BATCH:
+            raise SystemExit(
+                f"{images} pictures in {args.steps} steps: not the recipe's batch of 20"
+            )
+        return images, seconds
+
+    about = {
+        "side": "convlens",
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "threads": {
+            "intra_op": torch.get_num_threads(),
+            "inter_op": torch.get_num_interop_threads(),
+        },
+        **getattr(steps, "about", {}),
+    }
+    serve(out, about, measure, args.repeats)
+
+
+if __name__ == "__main__":
+    main()

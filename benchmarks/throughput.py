@@ -1,0 +1,148 @@
+"""Training speed of the scratch network on cats and dogs, with augmentation: convlens and Keras.
+
+    .venv/bin/python benchmarks/throughput.py --data DIR        (DIR/train/<class>/*.jpg)
+
+Both sides are made ready, then run in turns on the same cores, never at once, each with its
+library's default number of threads; who goes first alternates. Printed and written to
+`benchmarks/results/throughput.json`: every round, the medians, the spread, and the ratio
+ours / peer, formed within each round. Speeds change with the machine and with what else runs on
+it; the ratio of one run is the result.
+
+The first use installs the peer into `benchmarks/.peers/keras` (about 1 GB).
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from peers.environment import peer_python
+from rounds import Side, available_cores
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+BUSY = 0.1  # cores used by something else, above which a round is not to be trusted
+
+
+def parse() -> argparse.Namespace:
+    root = os.environ.get("CONVLENS_DATA", "data")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, default=Path(root) / "cats_dogs", help="default: %(default)s")
+    add("--rounds", type=int, default=5)
+    add("--warmup-steps", type=int, default=10, help="uncounted, in every round")
+    add("--steps", type=int, default=80, help="counted steps of 20 pictures a round")
+    add("--cores", type=int, default=2, help="cores both sides are pinned to (default 2)")
+    add("--at-least", type=float, help="exit status 1 if the median ratio is below this")
+    add("--ours", type=Path, default=HERE / "ours_scratch.py", help="another script as our side")
+    add("--out", type=Path, default=RESULTS / "throughput.json")
+    args = parser.parse_args()
+    args.data = args.data.expanduser()
+    if not (args.data / "train").is_dir():
+        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+    if args.rounds < 1 or args.steps < 1 or args.warmup_steps < 0 or args.cores < 1:
+        parser.error("rounds, steps and cores are at least 1, warm-up steps at least 0")
+    return args
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def spread(speeds: list[float]) -> dict:
+    return {
+        "median": round(statistics.median(speeds), 2),
+        "min": min(speeds),
+        "max": max(speeds),
+    }
+
+
+def row(label, speeds: dict, ratio: float, others: float | None = None) -> str:
+    cells = f"{label:>8}{speeds['convlens']:>12.1f}{speeds['keras']:>12.1f}{ratio:>8.2f}"
+    return cells if others is None else f"{cells}{others:>9.2f}"
+
+
+def main() -> int:
+    args = parse()
+    cores = available_cores()[: args.cores]
+    RESULTS.mkdir(exist_ok=True)  # the sides' logs
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--data", args.data, "--warmup-steps", args.warmup_steps, "--steps", args.steps]
+    options = [str(option) for option in [*options, "--repeats", args.rounds]]
+    commands = {
+        "convlens": [sys.executable, str(args.ours), *options],
+        "keras": [str(peer_python("keras")), str(HERE / "peers" / "keras_scratch.py"), *options],
+    }
+
+    sides: list[Side] = []
+    speeds: dict[str, list[float]] = {name: [] for name in commands}
+    rounds = []
+    try:
+        for name, command in commands.items():  # one after the other: getting ready is work too
+            print(f"getting ready: {name}", file=sys.stderr)
+            sides.append(Side(name, command, cores, RESULTS / f"throughput_{name}.log"))
+        print(f"{'round':>8}{'convlens':>12}{'keras':>12}{'ratio':>8}{'others':>9}", flush=True)
+        for number in range(1, args.rounds + 1):
+            line: dict = {"round": number}
+            others = []
+            for side in sides if number % 2 else reversed(sides):
+                figure = side.round()
+                line[side.name] = figure["images_per_second"]
+                speeds[side.name].append(line[side.name])
+                others.append(figure.get("others"))
+            line["ratio"] = round(line["convlens"] / line["keras"], 3)
+            line["others"] = None if None in others else max(others)
+            rounds.append(line)
+            print(row(number, line, line["ratio"], line["others"]), flush=True)
+    finally:
+        for side in sides:
+            side.close()
+
+    ratios = [line["ratio"] for line in rounds]
+    summary = {name: spread(values) for name, values in speeds.items()}
+    for key in ("median", "min", "max"):
+        values = {name: summary[name][key] for name in summary}
+        print(row(key, values, spread(ratios)[key]))
+    print("images/s; others: cores that something else used during the round, at most")
+    for side in sides:
+        told = json.dumps({key: value for key, value in side.about.items() if key != "side"})
+        print(f"{side.name}: {told}")
+    print(f"{processor()}, both sides pinned to {len(cores)} cores")
+    if any((line["others"] or 0) > BUSY for line in rounds):
+        print("the machine was not idle: repeat this when nothing else runs", file=sys.stderr)
+
+    result = {
+        "what": "training, scratch network 150x150, batch 20, Keras augmentation, cats and dogs",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores_used": len(cores),
+        },
+        "steps": args.steps,
+        "warmup_steps": args.warmup_steps,
+        "sides": {side.name: {**side.about, **summary[side.name]} for side in sides},
+        "rounds": rounds,
+        "ratio": spread(ratios),
+    }
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {args.out}")
+
+    if args.at_least is not None and result["ratio"]["median"] < args.at_least:
+        print(f"the median ratio is below {args.at_least}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

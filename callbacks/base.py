@@ -1,0 +1,226 @@
+"""What every explanation callback has in common: when, at what, at what cost, and do no harm.
+
+A subclass says only what to draw: ``pictures(look)`` yields ``(tag, picture)`` one by one, the
+most telling first, and stops early when ``look.left`` falls below zero.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.writing import write_picture
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from convlens.data.probes import Probes
+
+log = logging.getLogger("convlens")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the network.
+
+    Attributes:
+        network: pictures (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
+            would wait for the other processes.
+        probes: the pictures to explain, on the network's device.
+        class_names: K names.
+        clock: completed epochs; 0 is the untrained network.
+        final: the run's last look, which may take its time.
+        deadline: reading of ``time.perf_counter`` after which nothing more should be begun.
+        seed: of the run, for callbacks that draw random numbers.
+    """
+
+    network: nn.Module
+    probes: Probes
+    class_names: tuple[str, ...]
+    clock: int
+    final: bool
+    deadline: float
+    seed: int
+
+    @property
+    def example(self) -> Tensor:
+        """One picture, (1, C, H, W)."""
+        return self.probes.images[:1]
+
+    @property
+    def left(self) -> float:
+        """Seconds that may still be spent on this look."""
+        return self.deadline - time.perf_counter()
+
+
+class ExplanationCallback(L.Callback):
+    """Looks at the network before training, after every epoch and at the end.
+
+    Looking changes nothing: training modes, gradients and random state are as before. Only the
+    first process looks. A look that fails, or for which memory does not suffice even picture by
+    picture, is written down once, with its traceback in the log, and training goes on.
+
+    Args:
+        every_n_epochs: looks between the first and the last epoch; the budget may thin them out
+            further, see :class:`convlens.callbacks.ledger.Ledger`.
+        batch: pictures of a pass at most; halved when memory runs out.
+    """
+
+    def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
+        self.every_n_epochs, self.batch = every_n_epochs, batch
+        self.probes: Probes | None = None
+        self.class_names: tuple[str, ...] = ()
+        self.folder: Path | None = None
+        self.seed = 0
+        self._looked_at: int | None = None  # the clock of the latest look
+        self._least = 0.0  # seconds until the latest look's first picture
+        self._clock = 0
+        self._said: set[str] = set()
+
+    def attach(
+        self, probes: Probes, class_names: tuple[str, ...], folder: Path | None, seed: int
+    ) -> None:
+        """Give the callback the run's probes, names, folder for files, and seed."""
+        self.probes, self.class_names = probes, tuple(class_names)
+        self.folder, self.seed = folder, seed
+
+    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+        """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
+        raise NotImplementedError(f"{type(self).__name__} has to define pictures()")
+
+    def chosen(self, network: nn.Module, example: Tensor) -> list[str]:
+        """The layers looked at; called before training too, so that a wrong name is told early.
+
+        Raises:
+            UserError: a pattern that matches no layer.
+        """
+        return []
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        """Tags (with ``<probe>`` for each probe) and the number of pictures at a full look."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._clock = trainer.current_epoch
+        if self._clock == 0:
+            self._look(trainer, pl_module, 0, free=True)
+        else:
+            # the checkpoint was written after this epoch's look
+            self._looked_at = self._clock
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Ledger.of(trainer).begin_epoch(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        ledger = Ledger.of(trainer)
+        ledger.end_epoch(trainer.current_epoch)
+        self._clock = trainer.current_epoch + 1
+        if self._clock % self.every_n_epochs:
+            return
+        if self._least > max(ledger.left, 0.0):
+            self._say(
+                "budget",
+                f"{self.name} takes {self._least:.1f} s for its first picture, more than is left "
+                f"of the budget (looking.share, looking.seconds): it looks every few epochs",
+            )
+            return
+        self._look(trainer, pl_module, self._clock)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._looked_at != self._clock or self.has_final_look:
+            self._look(trainer, pl_module, self._clock, final=True, free=True)
+
+    @property
+    def has_final_look(self) -> bool:
+        """Whether the end of the run shows more than the end of an epoch."""
+        return False
+
+    def _look(
+        self, trainer: L.Trainer, module: L.LightningModule, clock: int,
+        *, final: bool = False, free: bool = False,
+    ) -> None:  # fmt: skip
+        if not trainer.is_global_zero or self.probes is None:
+            return
+        ledger = Ledger.of(trainer)
+        began = time.perf_counter()
+        network = getattr(module, "model", module)
+        modes = {part: part.training for part in network.modules()}
+        try:
+            with isolate_rng():
+                look = Look(
+                    network, _moved(self.probes, module.device), self.class_names, clock,
+                    final, float("inf") if free else began + self._fair_share(trainer), self.seed,
+                )  # fmt: skip
+                drawn = 0
+                for tag, picture in self.pictures(look):
+                    write_picture(trainer, self.folder, tag, picture, clock)
+                    if not drawn and not free:
+                        self._least = time.perf_counter() - began
+                    drawn += 1
+        except Exception as error:  # whatever goes wrong in a look must not end the training
+            line = f"{self.name} failed at epoch {clock}: {type(error).__name__}: {error}"
+            ledger.failures.setdefault(self.name, line.splitlines()[0][:300])
+            self._say("failure", f"{line.splitlines()[0]}; training goes on", traceback=True)
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            self._looked_at = clock
+            ledger.charge(self.name, time.perf_counter() - began, free=free)
+
+    def _fair_share(self, trainer: L.Trainer) -> float:
+        """Seconds for this look: what is left, shared with the callbacks that come after."""
+        waiting = [c for c in trainer.callbacks if isinstance(c, ExplanationCallback)]
+        return Ledger.of(trainer).left / max(len(waiting[waiting.index(self) :]), 1)
+
+    def fitting(self, compute: Callable[[int], T]) -> T:
+        """``compute(batch)`` with the batch halved as often as memory asks for.
+
+        Raises:
+            RuntimeError: memory does not suffice for a single picture.
+        """
+        while True:
+            try:
+                return compute(self.batch)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error) or self.batch == 1:
+                    raise
+            # outside the except block, so that the failed pass's tensors are let go
+            self.batch //= 2
+            self._say("memory", f"{self.name}: memory ran out, going on with smaller batches")
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _say(self, key: str, line: str, *, traceback: bool = False) -> None:
+        """One line, once; later ones only to the log file."""
+        level = logging.DEBUG if key in self._said else logging.WARNING
+        self._said.add(key)
+        log.log(level, line)
+        if traceback:
+            log.debug("traceback", exc_info=True)
+
+
+def _moved(probes: Probes, device: torch.device) -> Probes:
+    return Probes(
+        probes.images.to(device), probes.labels, probes.names, probes.sources, probes.masks
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "allocate memory" in text or "not enough memory" in text

@@ -1,0 +1,170 @@
+"""The one clock: every scalar at the number of completed epochs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytorch_lightning as L
+from convlens.callbacks.ledger import Ledger
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from convlens.data import PictureData
+from convlens.training import ClassifierModule
+
+log = logging.getLogger("convlens")
+
+
+class EpochLog(L.Callback):
+    """Writes the epoch's scalars to all loggers, to ``metrics.csv`` and, as a line, to the screen.
+
+    Step 0 is the untrained network: validation as ever, and the training loss of as many training
+    pictures as there are validation pictures, unaugmented and in evaluation mode. Lightning's own
+    logging is not used for loggers, it would write against optimiser steps. Only
+    ``train_step/loss`` runs on those.
+
+    It must stand behind the explanation callbacks, so that what they cost is known.
+
+    Args:
+        file: ``metrics.csv``, or None to write none.
+
+    Attributes:
+        history: one dictionary of scalars an epoch, from epoch 0.
+        seconds: by stage, over all parts of a run that was resumed.
+        pictures_seen: training pictures so far, all processes together.
+    """
+
+    def __init__(self, file: Path | None):
+        self.file = file
+        self.history: list[dict[str, float]] = []
+        self.seconds = {"training": 0.0, "validation": 0.0}
+        self.pictures_seen = 0
+        self._epoch_began = self._validation_began = 0.0
+        self._validating = 0.0
+
+    # --- the untrained network
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        _lay_out_charts(trainer)
+        if trainer.current_epoch > 0:
+            return
+        data: PictureData = trainer.datamodule
+        began = time.perf_counter()
+        limit = None if not trainer.fast_dev_run else 1
+        sizes = {s: len(data.dataset.splits[s]) for s in ("train", "validation")}
+        values = {}
+        for stage, split in (("val", "validation"), ("train", "train")):
+            loader = data.evaluation_loader(split)
+            loader.rows = loader.rows[: sizes["validation"]][: limit and limit * loader.batch_size]
+            found = pl_module.evaluate(loader, data.finish)
+            kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
+            values |= {f"{stage}/{name}": value for name, value in kept.items()}
+        self.seconds["validation"] += time.perf_counter() - began
+        pl_module.set_rates(trainer.optimizers[0], 0.0)
+        self._write(trainer, values, 0)
+
+    # --- epochs
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        Ledger.of(trainer).begin_epoch(trainer.current_epoch)
+        self._epoch_began, self._validating = time.perf_counter(), 0.0
+        self._looked_before = Ledger.of(trainer).total
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.pictures_seen += len(batch["label"]) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            values = {"train_step/loss": float(outputs["loss"].detach())}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._validation_began = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._validating += time.perf_counter() - self._validation_began
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        pl_module.publish("train", pl_module.train_metrics)
+        ledger = Ledger.of(trainer)
+        ledger.end_epoch(trainer.current_epoch)
+        looked = ledger.total - self._looked_before
+        whole = time.perf_counter() - self._epoch_began
+        self.seconds["validation"] += self._validating
+        self.seconds["training"] += whole - looked - self._validating
+        clock = trainer.current_epoch + 1
+        values = {k: v for k, v in pl_module.results.items() if k.startswith(("train/", "val/"))}
+        values |= {"explain/seconds": looked}
+        self._write(trainer, values, clock)
+        if trainer.is_global_zero:
+            log.info(
+                "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  "
+                "%.1f s, looking %.1f s",
+                clock, trainer.max_epochs, values["train/loss"], values["train/accuracy"],
+                values["val/loss"], values["val/accuracy"], whole - looked, looked,
+            )  # fmt: skip
+
+    # --- the tested network
+
+    def log_test(self, trainer: L.Trainer, results: dict[str, float], clock: int) -> None:
+        """Write the ``test/…`` scalars at the epoch whose network was tested."""
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in results.items() if k.startswith("test/")}, clock)
+            logger.save()
+
+    # --- writing
+
+    def _write(self, trainer: L.Trainer, values: dict[str, float], clock: int) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                values[f"lr/{group.get('name', 'model')}"] = group["lr"]
+        self.history = [*self.history[:clock], {"epoch": clock, **values}]
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=clock)
+        if self.file is not None and trainer.is_global_zero and not trainer.fast_dev_run:
+            self._write_table()
+
+    def _write_table(self) -> None:
+        """The whole table anew and renamed: a kill leaves the old one or the new one."""
+        columns = list(dict.fromkeys(key for row in self.history for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        beside = self.file.with_suffix(".csv.tmp")
+        beside.write_text(text.getvalue())
+        os.replace(beside, self.file)
+
+    def state_dict(self) -> dict:
+        return {
+            "history": self.history,
+            "seconds": self.seconds,
+            "pictures_seen": self.pictures_seen,
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.history = state_dict["history"]
+        self.seconds = state_dict["seconds"]
+        self.pictures_seen = state_dict["pictures_seen"]
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        checkpoint["convlens_ledger"] = Ledger.of(trainer).state()
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        if "convlens_ledger" in checkpoint:
+            Ledger.of(trainer).restore(checkpoint["convlens_ledger"])
+
+
+def _lay_out_charts(trainer: L.Trainer) -> None:
+    """Training and validation in one chart (TensorBoard's custom scalars)."""
+    layout = {
+        "training against validation": {
+            name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")
+        }
+    }
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment.add_custom_scalars(layout)

@@ -1,0 +1,107 @@
+"""Grad-CAM: where the network looks, for each probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from convlens.callbacks.base import ExplanationCallback, Look
+
+from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel
+from convlens.errors import UserError, nearest
+from convlens.explain.activations import activations
+from convlens.explain.grad_cam import grad_cam, probabilities
+from convlens.explain.layers import choose_layers
+
+
+class GradCam(ExplanationCallback):
+    """``grad_cam/<probe>``: rows [picture | map | overlay], predicted and true class.
+
+    With several layers each layer after the first has a tag of its own,
+    ``grad_cam/<probe>/<layer>``; all of them come from one forward pass.
+
+    Args:
+        layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
+        target: ``answer`` explains the predicted and the true class; the name of a class explains
+            that one.
+        every_n_epochs, batch: see :class:`ExplanationCallback`.
+    """
+
+    def __init__(
+        self, *, layers="auto", target: str = "answer", every_n_epochs: int = 1, batch: int = 32
+    ):
+        super().__init__(every_n_epochs=every_n_epochs, batch=batch)
+        self.layers, self.target = layers, target
+
+    def chosen(self, network, example) -> list[str]:
+        if self.target != "answer" and self.target not in self.class_names:
+            raise UserError(
+                f"callbacks.grad_cam.target={self.target}: no such class; "
+                f"{nearest(self.target, [*self.class_names, 'answer'])}"
+            )
+        return choose_layers(network, self.layers, "grad_cam", example=example)
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        tags = ["grad_cam/<probe>", *(f"grad_cam/<probe>/{layer}" for layer in layers[1:])]
+        return dict.fromkeys(tags[: len(layers)], probes)
+
+    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+        layers = self.chosen(look.network, look.example)
+        if not layers:
+            self._say("no map", "GradCam: the network has no feature map, there is nothing to draw")
+            return
+        images, labels = look.probes.images, look.probes.labels
+        targets = self._targets(look)
+        found = self.fitting(
+            lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+        )
+        shares = found.probabilities.cpu()
+        answers = shares.argmax(dim=1)
+        for depth, layer in enumerate(layers):
+            maps = found.maps[layer].cpu()
+            for number, probe in enumerate(look.probes.names):
+                answer, truth = int(answers[number]), int(labels[number])
+                rows = []
+                for row, target in enumerate(targets[number].tolist()):
+                    role = _role(target, answer, truth, asked=self.target != "answer")
+                    if row and target == targets[number][0]:
+                        continue  # the answer was right: one row says it all
+                    rows.append(
+                        ClassMap(
+                            maps[number, row], look.class_names[target], role,
+                            float(shares[number, target]),
+                        )
+                    )  # fmt: skip
+                tag = f"grad_cam/{probe}" + (f"/{layer}" if depth else "")
+                title = f"{probe} · {layer} · epoch {look.clock}"
+                yield tag, grad_cam_panel(images[number].cpu(), rows, title=title)
+                if look.left < 0:
+                    self._say("short", f"{self.name}: the budget ends the look at {probe}")
+                    return
+
+    def _targets(self, look: Look) -> torch.Tensor:
+        """(N, T) classes to explain: predicted, and true where it is known."""
+        count = len(look.probes)
+        if self.target != "answer":
+            return torch.full((count, 1), look.class_names.index(self.target))
+        answers = self._answers(look)
+        truth = torch.where(look.probes.labels >= 0, look.probes.labels, answers)
+        return torch.stack([answers, truth], dim=1)
+
+    def _answers(self, look: Look) -> torch.Tensor:
+        last = [name for name, part in look.network.named_modules() if not list(part.children())][
+            -1
+        ]
+        found = self.fitting(
+            lambda batch: activations(look.network, look.probes.images, [last], batch=batch)
+        )
+        return probabilities(found.layers[last]).argmax(dim=1).cpu()
+
+
+def _role(target: int, answer: int, truth: int, *, asked: bool) -> str:
+    if asked:
+        return "target"
+    if target == answer:
+        return "predicted = true" if answer == truth else "predicted"
+    return "true"

@@ -1,0 +1,76 @@
+"""What looking costs, and what it may cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from pytorch_lightning import Trainer
+
+
+@dataclass
+class Ledger:
+    """The account of one run, shared by all its explanation callbacks.
+
+    Every epoch adds an allowance: ``share`` of the epoch's own seconds, at least ``floor``
+    seconds. What is not spent is kept for later epochs, so that a dear look comes every few
+    epochs instead of never. Looks at epoch 0 and at the end are written down, but not charged.
+
+    Attributes:
+        share: of an epoch.
+        floor: seconds an epoch.
+        spent: seconds by callback, all looks.
+        failures: first failure by callback, one line each.
+    """
+
+    share: float = 0.05
+    floor: float = 2.0
+    spent: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    _allowed: float = 0.0
+    _charged: float = 0.0
+    _epoch: int = -1
+    _began: float = 0.0
+    _closed: int = -1
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Ledger:
+        """The trainer's ledger; opened at the first call."""
+        if not hasattr(trainer, "convlens_ledger"):
+            trainer.convlens_ledger = cls()
+        return trainer.convlens_ledger
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the epoch's watch; later calls for the same epoch change nothing."""
+        if epoch != self._epoch:
+            self._epoch, self._began = epoch, time.perf_counter()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Grant the epoch's allowance; later calls for the same epoch change nothing."""
+        if epoch != self._closed:
+            self._closed = epoch
+            self._allowed += max(self.floor, self.share * (time.perf_counter() - self._began))
+
+    @property
+    def left(self) -> float:
+        """Seconds that may be spent now."""
+        return self._allowed - self._charged
+
+    @property
+    def total(self) -> float:
+        """Seconds spent on all looks."""
+        return sum(self.spent.values())
+
+    def charge(self, name: str, seconds: float, *, free: bool) -> None:
+        """Write down what a look took; ``free`` looks do not use the allowance."""
+        self.spent[name] = self.spent.get(name, 0.0) + seconds
+        if not free:
+            self._charged += seconds
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: plain numbers."""
+        return {"spent": dict(self.spent), "allowed": self._allowed, "charged": self._charged}
+
+    def restore(self, state: dict) -> None:
+        self.spent = dict(state["spent"])
+        self._allowed, self._charged = state["allowed"], state["charged"]

@@ -1,0 +1,40 @@
+"""``make eval ckpt=FILE [key=value …]``: test-set results of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convlens import folder, logs
+from convlens.cli.results import results_table
+from convlens.cli.words import extract
+from convlens.config import changed
+from convlens.errors import UserError
+
+
+def run(words: list[str]) -> int:
+    logs.speak()
+    asked, words = extract(words, "ckpt")
+    home, words = extract(words, "run")
+    if asked is None and home is None:
+        raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
+    path = checkpoint_path(asked, home)
+    from convlens.run import evaluate
+    from convlens.training.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    config = changed(checkpoint["hyper_parameters"]["config"], words)
+    results = evaluate(config, checkpoint)
+    epoch = checkpoint["epoch"] + 1
+    results_table(f"{path}, after epoch {epoch}", {"test": results})
+    if path.parent.name == "checkpoints":
+        folder.write_evaluation(path.parent.parent, path, epoch, results)
+    return 0
+
+
+def checkpoint_path(asked: str | None, home: str | None) -> Path:
+    """The file that ``ckpt=`` and ``run=`` speak of; a run's is its best."""
+    if asked not in (None, "last"):
+        return Path(asked).expanduser()
+    newest = asked == "last" or home == "last"
+    run_dir = folder.newest_run() if newest else Path(home).expanduser()
+    return run_dir / "checkpoints" / "best.ckpt"

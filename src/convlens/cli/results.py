@@ -1,0 +1,50 @@
+"""What a command prints at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+HEADLINE = ("loss", "accuracy", "balanced_accuracy")
+
+
+def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """A line for each split: loss, accuracy, balanced accuracy and the F1 score of each class."""
+    names = list(dict.fromkeys(key for values in rows.values() for key in values))
+    names = [n for n in HEADLINE if n in names] + [n for n in names if n.startswith("f1/")][:12]
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name.replace("_", " ").replace("f1/", "F1 "), justify="right")
+    for row, values in rows.items():
+        table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in names))
+    Console(markup=False).print(table)
+
+
+def closing(home: Path, summary: dict, *, kept: bool) -> None:
+    """Results, alarms, and where everything is."""
+    best = summary["best_epoch"]
+    results_table(
+        f"{summary['experiment']}: {summary['epochs']} epochs, best after {best} "
+        f"(lowest validation loss)",
+        {
+            "train, last epoch": summary["train"],
+            f"validation, epoch {best}": summary["val"],
+            "validation, last epoch": summary["val_last"],
+            f"test, epoch {best}": summary["test"],
+        },
+    )
+    seconds = summary["seconds"]
+    print(
+        f"{seconds['total']:.0f} s: setup {seconds['setup']:.0f}, "
+        f"training {seconds['training']:.0f} ({summary['images_per_second']:.0f} images/s), "
+        f"validation {seconds['validation']:.0f}, explaining {seconds['explaining']:.0f}"
+    )
+    for line in (*summary["alarms"], *summary["failures"]):
+        print(f"! {line}")
+    if kept:
+        print(f"run folder       {home}")
+        print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
+        print(f"TensorBoard      make tensorboard   (reads {home / 'tensorboard'})")

@@ -1,0 +1,43 @@
+"""``make split src=DIR dst=DIR``: class folders to train/, validation/ and test/ folders."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from convlens.data.splits import Share, copy_split
+
+
+def run(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    *,
+    validation: Share = 0.15,
+    test: Share = 0.15,
+    seed: int = 0,
+    link: bool = False,
+) -> dict[str, dict[str, int]]:
+    """Copy (``link``: hard-link) the pictures, print the counts, and return them.
+
+    Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
+    pictures. Raises UserError as ``convlens.data.splits.copy_split`` does.
+    """
+    counts = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
+    table = Table()
+    table.add_column("class")
+    for name in counts:
+        table.add_column(name, justify="right")
+    table.add_column("all", justify="right")
+    for label in counts["train"]:
+        row = [counts[name][label] for name in counts]
+        table.add_row(Text(label), *map(str, row), str(sum(row)))
+    row = [sum(counts[name].values()) for name in counts]
+    table.add_section()
+    table.add_row("all", *map(str, row), str(sum(row)))
+    console = Console()
+    console.print(table)
+    console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)
+    return counts

@@ -1,0 +1,17 @@
+"""``make train [exp=NAME] [key=value …]``."""
+
+from __future__ import annotations
+
+from convlens import logs
+from convlens.cli.results import closing
+from convlens.config import compose
+
+
+def run(words: list[str]) -> int:
+    logs.speak()
+    config = compose(words)
+    from convlens.run import train  # after the words are known to be right: torch takes seconds
+
+    home, summary = train(config)
+    closing(home, summary, kept=not config["trainer"]["fast_dev_run"])
+    return 0

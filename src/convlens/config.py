@@ -1,0 +1,204 @@
+"""Words from the command line to a resolved config, every mistake answered in one line.
+
+Hydra composes; what stands here is what Hydra leaves out: near names for a misspelt group,
+experiment or key, values checked against the default's type, ``~`` expanded, and no word lost.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from convlens.errors import UserError, nearest
+
+DEFAULT_EXPERIMENT = "scratch"
+# taken as they are typed: a path may hold characters that Hydra's grammar gives a meaning
+PATH_KEYS = ("run_dir", "data.dir", "data.csv")
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and the names one can choose in each: ``{"data": ["cifar10", …], …}``."""
+    root = Path(str(resources.files("convlens.configs")))
+    found: dict[str, list[str]] = {}
+    for file in sorted(root.rglob("*.yaml")):
+        group, _, name = str(file.relative_to(root).with_suffix("")).partition("/")
+        if name and name != "base":
+            found.setdefault(group, []).append(name)
+    return found
+
+
+def compose(words: list[str]) -> dict:
+    """The resolved config for words such as ``exp=scratch data.size=96``.
+
+    Args:
+        words: ``group=name`` or ``key=value``; ``exp`` means ``experiment``.
+
+    Returns:
+        A plain dictionary, with the key ``experiment`` added.
+
+    Raises:
+        UserError: a word that is none of these, or a value that does not fit its key.
+    """
+    known = groups()
+    chosen: dict[str, str] = {"experiment": DEFAULT_EXPERIMENT}
+    values: dict[str, str] = {}
+    for key, text in map(_pair, words):
+        if key in known:
+            if text not in known[key]:
+                raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
+            chosen[key] = text
+        else:
+            values[key] = text
+    with initialize_config_module("convlens.configs", version_base="1.3"):
+        picks = [f"{group}={name}" for group, name in chosen.items()]
+        base = _composed(picks)
+        plain = OmegaConf.to_container(base, resolve=True)
+        keys = _flat(plain)
+        for key in values:
+            if key not in keys:
+                raise UserError(f"{key}: no such key; {nearest(key, [*keys, *known, 'exp'])}")
+        overrides = [_override(key, text) for key, text in values.items()]
+        config = OmegaConf.to_container(_composed(picks + overrides), resolve=True)
+    for key in values:
+        _check_type(key, _at(plain, key), _at(config, key), values[key])
+    config = _expanded(config)
+    config["experiment"] = chosen["experiment"]
+    _check_ranges(config)
+    return config
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"{word}: expected key=value, such as exp=scratch or training.epochs=5")
+    if key[0] in "+~":
+        raise UserError(f"{word}: keys cannot be added or removed; write key=value")
+    return ("experiment" if key == "exp" else key), text
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    try:
+        return hydra_compose("train", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)}: {error}") from error
+
+
+def _override(key: str, text: str) -> str:
+    """``key=value`` as Hydra's grammar wants it; quoted where the text means only itself."""
+    word = f"{key}={text}"
+    if key not in PATH_KEYS or text in ("null", ""):
+        try:
+            OverridesParser.create().parse_override(word)
+            return word
+        except HydraException:
+            pass
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
+
+
+def _flat(config: dict, prefix: str = "") -> list[str]:
+    """Every key with dots, groups of keys included."""
+    keys = []
+    for key, value in config.items():
+        keys.append(prefix + str(key))
+        if isinstance(value, dict):
+            keys += _flat(value, f"{prefix}{key}.")
+    return keys
+
+
+def _at(config: dict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _check_type(key: str, default: Any, value: Any, text: str) -> None:
+    """Refuse a value whose kind differs from the default's; null defaults take anything."""
+    if default is None or value is None:
+        return
+    number = (int, float)
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int) and not isinstance(default, bool):
+        fits = isinstance(value, int) and not isinstance(value, bool)
+        # some keys take one value for all blocks or a list with one a block
+        fits = fits or (key.startswith("model.") and isinstance(value, list))
+        wanted = "a whole number"
+    elif isinstance(default, float):
+        fits, wanted = isinstance(value, number) and not isinstance(value, bool), "a number"
+    elif isinstance(default, list):
+        fits, wanted = isinstance(value, list), "a list, [a, b]"
+    elif isinstance(default, dict):
+        fits, wanted = isinstance(value, dict), f"keys below it: {', '.join(default)}"
+    else:
+        fits, wanted = not isinstance(value, dict), "one value"
+    if not fits:
+        raise UserError(f"{key}={text}: expected {wanted} (the default is {default})")
+
+
+def _expanded(value: Any) -> Any:
+    """``~`` at the start of any text becomes the home folder."""
+    if isinstance(value, dict):
+        return {key: _expanded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        return str(Path(value).expanduser())
+    return value
+
+
+def _check_ranges(config: dict) -> None:
+    training = config["training"]
+    for key, low in {"epochs": 1, "batch_size": 1, "eval_batch_size": 1}.items():
+        if training[key] < low:
+            raise UserError(f"training.{key}={training[key]}: at least {low} is expected")
+    for key in ("steps_per_epoch", "early_stopping"):
+        value = training[key]
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise UserError(f"training.{key}={value}: null or a whole number of at least 1")
+    if config["optimizer"]["lr"] <= 0:
+        raise UserError(f"optimizer.lr={config['optimizer']['lr']}: above 0 is expected")
+    if config["scheduler"]["warmup_epochs"] < 0:
+        raise UserError("scheduler.warmup_epochs: at least 0 is expected")
+    if str(config["precision"]) not in ("auto", "32", "bf16", "16", "64"):
+        raise UserError(f"precision={config['precision']}: auto, 32, bf16, 16 or 64")
+    if config["probes"]["count"] < 1:
+        raise UserError("probes.count: at least 1 is expected; callbacks=none turns looking off")
+    if config["seed"] < 0:
+        raise UserError(f"seed={config['seed']}: a whole number of at least 0 is expected")
+
+
+def changed(config: dict, words: list[str]) -> dict:
+    """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
+
+    Raises:
+        UserError: a word that fits no key of the config.
+    """
+    config = _expanded(config)
+    with initialize_config_module("convlens.configs", version_base="1.3"):
+        for key, text in map(_pair, words):
+            known = groups()
+            if key in ("data", "trainer"):
+                if text not in known[key]:
+                    raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
+                config[key] = OmegaConf.to_container(_composed([f"{key}={text}"])[key])
+                continue
+            keys = _flat(config)
+            if key not in keys:
+                raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
+            parsed = OverridesParser.create().parse_override(_override(key, text))
+            place = config
+            *parents, leaf = key.split(".")
+            for part in parents:
+                place = place[part]
+            before, place[leaf] = place[leaf], _expanded(parsed.value())
+            _check_type(key, before, place[leaf], text)
+    return config

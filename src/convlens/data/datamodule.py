@@ -1,0 +1,99 @@
+"""One datamodule over all sources: index, load, batches, probes."""
+
+from __future__ import annotations
+
+import pytorch_lightning as L
+import torch
+
+from convlens.data.augment import Augmentation
+from convlens.data.loader import Batch, EvaluationLoader, TrainingLoader
+from convlens.data.order import TrainingOrder
+from convlens.data.pictures import Dataset
+from convlens.data.sources import Index, index
+from convlens.errors import UserError
+
+
+class PictureData(L.LightningDataModule):
+    """The pictures of the config group ``data`` as batches.
+
+    A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented while training;
+    ``label`` int64 (B,); ``row`` int64 (B,), the place in the split.
+
+    Args:
+        spec: plain dictionary of ``data/*.yaml``.
+        seed: of the run; decides splits, order and augmentation.
+        batch_size: pictures of a training step, over all processes together.
+        eval_batch_size: pictures of a validation or test step in each process.
+        steps_per_epoch: batches an epoch, or None for one pass.
+
+    Raises:
+        UserError: one line for whatever a person can mend in the data or its keys.
+    """
+
+    def __init__(
+        self,
+        spec: dict,
+        *,
+        seed: int,
+        batch_size: int,
+        eval_batch_size: int,
+        steps_per_epoch: int | None = None,
+    ):
+        super().__init__()
+        self.spec, self.seed = spec, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.augmentation = Augmentation(**spec["augment"])
+        self.index: Index = index(spec, seed)
+        self._dataset: Dataset | None = None
+        for split, counts in self.index.counts.items():
+            if counts.sum() == 0:
+                raise UserError(
+                    f"no {split} pictures in data={spec['name']}: add some or set "
+                    f"data.split.{split} to a share above 0"
+                )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.index.class_names
+
+    @property
+    def dataset(self) -> Dataset:
+        """The decoded pictures; decoded at the first call."""
+        if self._dataset is None:
+            self._dataset = self.index.load()
+        return self._dataset
+
+    def setup(self, stage: str | None = None) -> None:
+        _ = self.dataset
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of processes)."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+    def train_dataloader(self) -> TrainingLoader:
+        pictures = self.dataset.splits["train"]
+        order = TrainingOrder(len(pictures), self.batch_size, self.seed, self.steps_per_epoch)
+        return TrainingLoader(pictures, order, self.seed, *self._place())
+
+    def val_dataloader(self) -> EvaluationLoader:
+        return self.evaluation_loader("validation")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        return self.evaluation_loader("test")
+
+    def evaluation_loader(self, split: str) -> EvaluationLoader:
+        return EvaluationLoader(self.dataset.splits[split], self.eval_batch_size, *self._place())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        return self.finish(batch)
+
+    def finish(self, batch: Batch) -> Batch:
+        """uint8 to float in [0, 1], then the augmentation if the batch carries draws."""
+        # keeps channels last, which is how the pictures lie in the cache
+        images = batch["image"].to(torch.float32).div_(255)
+        draws = batch.get("draws")
+        if draws is not None and self.augmentation.active:
+            images = self.augmentation(images, draws)
+        return {"image": images, "label": batch["label"], "row": batch["row"]}

@@ -1,0 +1,159 @@
+"""Labels that are not folder names: patterns over file names, and tables in CSV files."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from convlens.errors import UserError, nearest
+
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "val", "valid"), "validation"
+)
+PATTERN_FIELDS = {"class": r"(?P<class>[^/]+?)", "number": r"[0-9]+"}
+PATTERN_EXAMPLE = "'{class}.*'"
+CSV_COLUMNS = ("file", "label", "split")
+
+
+class Keys(NamedTuple):
+    """What the person calls the arguments, so that an error names the word to change."""
+
+    directory: str = "data.dir"
+    pattern: str = "data.pattern"
+    csv: str = "data.csv"
+
+
+def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
+    """The regular expression of a name pattern (see ``list_pictures``)."""
+    if "(?P<class>" in pattern:
+        try:
+            return re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"{keys.pattern} is no regular expression: {error}: {pattern}"
+            ) from None
+    expression = ""
+    for part in re.split(r"(\{[^{}]*\}|\*|\?)", pattern):
+        if part.startswith("{"):
+            field = part[1:-1]
+            if field not in PATTERN_FIELDS:
+                raise UserError(
+                    f"unknown field {part} in {keys.pattern}={pattern}: "
+                    f"{nearest(field, PATTERN_FIELDS)}"
+                )
+            expression += PATTERN_FIELDS[field]
+        else:
+            expression += {"*": ".*", "?": "."}.get(part, re.escape(part))
+    if pattern.count("{class}") != 1:
+        raise UserError(
+            f"{keys.pattern}={pattern} must hold {{class}} once: {PATTERN_EXAMPLE} reads cat.0.jpg"
+        )
+    return re.compile(expression)
+
+
+def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
+    """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
+    shape = compiled(pattern, keys)
+    matches = [shape.fullmatch(name) for name in names]
+    odd = [name for name, match in zip(names, matches, strict=True) if not match]
+    if odd:
+        fitting = len(names) - len(odd) or "none"
+        raise UserError(
+            f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: {odd[0]} "
+            "does not; mend the pattern, or move what is not meant out of the folder"
+        )
+    for name, match in zip(names, matches, strict=True):
+        if not match["class"]:
+            raise UserError(f"{keys.pattern}={pattern} finds an empty class in {folder / name}")
+    return [match["class"] for match in matches]
+
+
+def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
+    """A pattern that all names follow and that gives two or more classes, quoted for Hydra."""
+    # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here.
+    trials = {
+        PATTERN_EXAMPLE: "{class}.{number}.*",
+        "'{class}_{number}.*'": "{class}_{number}.*",
+        "'{class}-{number}.*'": "{class}-{number}.*",
+    }
+    for shown, strict in trials.items():
+        matches = [compiled(strict, keys).fullmatch(name) for name in names]
+        if all(matches) and 2 <= len({match["class"] for match in matches}) < len(names):
+            return shown
+    return None
+
+
+def rows_of_table(
+    root: Path, path: Path, columns: Sequence[str], keys: Keys
+) -> Iterator[tuple[str | None, str, Path]]:
+    """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
+    table, found = read_table(root / path if (root / path).is_file() else path, columns, keys.csv)
+    with_split = len(columns) > 2 and columns[2] in found
+    seen: dict[Path, int] = {}
+    missing: list[str] = []
+    for line, row in table:
+        name, label = row[columns[0]], row[columns[1]]
+        if not name or not label:
+            empty = columns[0] if not name else columns[1]
+            raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")
+        file = root / name
+        if file in seen:
+            raise UserError(
+                f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
+            )
+        seen[file] = line
+        split = SPLIT_NAMES.get(row[columns[2]].lower()) if with_split else None
+        if with_split and split is None:
+            raise UserError(
+                f"{path} line {line}: split {row[columns[2]]!r} is none of train, validation, "
+                f"test; write one of them in every row or drop the column {columns[2]!r}"
+            )
+        if not file.is_file():
+            missing.append(name)
+        yield split, label, file
+    if not seen:
+        raise UserError(f"no rows in {path}: expected one a picture below its header line")
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(seen)} files named in {path} do not exist, such as "
+            f"{missing[0]}: they are looked for below {root}; mend the table or {keys.directory}"
+        )
+
+
+def read_table(
+    path: Path, columns: Sequence[str], key: str, strip: bool = True
+) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
+    """The rows of a CSV (line number, values; ``strip``: without spaces around them) and the names
+    of its columns.
+
+    The separator is the first of comma, semicolon and tab that parts the header; the first two
+    of ``columns`` must be there. Raises UserError naming the file and what it lacks.
+    """
+    try:
+        # surrogateescape: file names need not be UTF-8, and must come back as they were.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            header = file.readline()
+            separator = next((mark for mark in ",;\t" if mark in header), ",")
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator, restval="")
+            found = tuple(name.strip() for name in reader.fieldnames or ())
+            reader.fieldnames = found
+            for column in columns[:2]:
+                if column not in found:
+                    raise UserError(
+                        f"no column {column!r} in {path}: its first line must name the columns "
+                        f"{', '.join(columns[:2])}; {nearest(column, found)}"
+                    )
+            rows = [
+                (reader.line_num, {k: v.strip() if strip else v for k, v in row.items() if k})
+                for row in reader
+            ]
+    except FileNotFoundError:
+        raise UserError(f"no file {path}: {key} names a table of files and labels") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as a table: {error}; {key} names a CSV file") from None
+    return rows, found

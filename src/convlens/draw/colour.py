@@ -1,0 +1,138 @@
+"""Maps in colour: a map through a table, heat laid over a picture, the bar that explains it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from convlens.draw.canvas import (
+    BACKGROUND,
+    GREY,
+    MUTED,
+    Array,
+    Colour,
+    Label,
+    as_array,
+    blank,
+    resize,
+    to_uint8,
+    write,
+)
+from convlens.draw.text import SMALL, line_height, printable, shorten, text_width
+
+HEAT = "inferno"  # dark to bright: grows in lightness too, so it survives grey printing
+DIVERGING = "coolwarm"  # blue, grey at zero (white would melt into the background), red
+
+
+@lru_cache(maxsize=16)
+def table(name: str) -> np.ndarray:
+    """Matplotlib's colormap ``name`` as 256 colours, uint8 ``(256, 3)``, read-only.
+
+    Raises:
+        ValueError: Matplotlib has no such colormap.
+    """
+    import matplotlib
+
+    try:
+        colours = matplotlib.colormaps[name]
+    except KeyError:
+        raise ValueError(f"no colormap {name!r}: try viridis, inferno or turbo") from None
+    entries = np.ascontiguousarray(colours(np.arange(256), bytes=True)[:, :3])
+    entries.setflags(write=False)
+    return entries
+
+
+def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``values`` brought from [low, high] to [0, 1] and clipped; zero where there is no range."""
+    if not high > low:
+        return np.zeros(values.shape, np.float32)
+    return (
+        ((values.astype(np.float64) - float(low)) / (float(high) - float(low)))
+        .clip(0, 1)
+        .astype(np.float32)
+    )
+
+
+def colourise(map: Array, name: str = "viridis", low: float = 0, high: float = 1) -> np.ndarray:
+    """A map ``(H, W)`` (or any shape ``S``) as colours of a table, uint8 ``(*S, 3)``.
+
+    ``low`` gets the table's first colour and ``high`` its last; values beyond are clipped, NaN is
+    grey. Where ``high`` is not above ``low`` everything gets the first colour.
+    """
+    values = as_array(map)
+    missing = np.isnan(values)
+    levels = scaled(np.where(missing, low, values), low, high)
+    colours = table(name).take(np.rint(levels * 255).astype(np.uint8), axis=0)
+    if missing.any():
+        colours[missing] = GREY
+    return colours
+
+
+def overlay(
+    picture: Array,
+    map: Array,
+    alpha: float = 0.75,
+    *,
+    name: str = HEAT,
+    low: float = 0,
+    high: float = 1,
+) -> np.ndarray:
+    """Heat on a picture, uint8 ``(H, W, 3)``: the higher the map, the more heat covers.
+
+    ``picture`` is ``(C, H, W)`` as for :func:`to_uint8`, or an image already drawn (numpy uint8
+    ``(H, W, 3)``). ``map`` is ``(h, w)``, brought to the picture's size bilinearly, with ``low``
+    and ``high`` as in :func:`colourise`. A pixel is ``(1 - a) · picture + a · heat`` with
+    ``a = alpha · value``: at ``low`` and where the map is NaN the picture shows untouched.
+    """
+    drawn = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+    image = picture if drawn and picture.shape[-1] == 3 else to_uint8(picture)
+    values = np.nan_to_num(scaled(as_array(map), low, high), nan=0.0)
+    values = resize(values, image.shape[:2], "bilinear").clip(0, 1)
+    cover = (alpha * values)[..., None]
+    mixed = (1 - cover) * image + cover * colourise(values, name)
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def colour_bar(
+    width: int,
+    low: str,
+    high: str,
+    *,
+    name: str = "viridis",
+    lead: str = "",
+    background: Colour = BACKGROUND,
+) -> np.ndarray:
+    """One line ``lead  low ▭▭▭ high``: a table with what its two ends mean, ``width`` wide.
+
+    The strip takes the room the words leave; where less than 20 pixels are left, only
+    ``low … high`` is written.
+    """
+    height = line_height(SMALL)
+    words = [printable(word) for word in (lead, low, high)]
+    widths = [text_width(word, SMALL) if word else 0 for word in words]
+    start = widths[0] + 10 if lead else 0
+    left, right = start + widths[1] + 5, width - widths[2] - 5
+    bar = blank(height, width, background)
+    middle = height // 2
+    if right - left < 20:
+        text = shorten(f"{words[0]} {words[1]} … {words[2]}", width, SMALL)
+        return write(bar, [Label(0, middle, text, MUTED, SMALL)])
+    bar[middle - 4 : middle + 4, left:right] = colourise(np.linspace(0, 1, right - left), name)
+    return write(
+        bar,
+        [
+            Label(0, middle, words[0], MUTED, SMALL),
+            Label(start, middle, words[1], MUTED, SMALL),
+            Label(width, middle, words[2], MUTED, SMALL, anchor="rm"),
+        ],
+    )
+
+
+def number(value: float) -> str:
+    """A number as short as a label wants it: three significant digits.
+
+    >>> number(0.12345), number(0), number(-1234567.0)
+    ('0.123', '0', '-1.23e+06')
+    """
+    return f"{value:.3g}" if value else "0"

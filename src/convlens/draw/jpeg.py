@@ -1,0 +1,30 @@
+"""Images as file bytes, as TensorBoard and the run folder store them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image is uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
+    """``image``, uint8 ``(H, W, 3)``, as JPEG bytes; ``quality`` 1 (worst) to 100.
+
+    Colour is stored at full resolution (4:4:4): halved, as is usual, thin red frames and
+    letters smear.
+    """
+    return _encode(image, "JPEG", quality=quality, subsampling=0)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """``image``, uint8 ``(H, W, 3)``, as PNG bytes: exact, and 10 to 40 times slower than JPEG."""
+    return _encode(image, "PNG")

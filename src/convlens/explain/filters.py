@@ -1,0 +1,244 @@
+"""What a filter looks for: its kernel, and the picture that excites it most.
+
+Shapes: ``C`` channels, ``H W`` height and width, ``U`` units (channels of a layer) asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convlens.errors import UserError
+from convlens.explain.receptive import fitting_canvas
+from convlens.explain.taps import Taps, chunks, device_of, dtype_of, explaining, record
+
+# How the three colours of natural pictures vary together: the square root of their covariance over
+# ImageNet, scaled to norm one (Olah et al. 2017, https://distill.pub/2017/feature-visualization).
+_COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+
+@dataclass(frozen=True)
+class FilterPictures:
+    """Pictures that excite ``U`` units of one layer.
+
+    Attributes:
+        images: ``(U, C, h, w)`` in [0, 1]; as wide as the receptive field asks.
+        activations: ``(U,)`` mean of each unit's output over its own picture.
+        stuck: ``(U,)`` bool: the gradient was zero (or not finite) at every step, the picture
+            is the noise it started from and shows nothing about the unit.
+        units: the channel numbers, in the order of the pictures.
+    """
+
+    images: Tensor
+    activations: Tensor
+    stuck: Tensor
+    units: tuple[int, ...]
+
+
+def kernels(module: nn.Module) -> Tensor:
+    """The kernels of a convolution as they are: ``(O, I, kh, kw)``, fp32, a copy.
+
+    ``I`` is the number of input channels one kernel sees (input channels / groups).
+
+    Raises:
+        UserError: the module is not a two-dimensional convolution.
+    """
+    if not isinstance(module, nn.Conv2d):
+        raise UserError(f"{type(module).__name__} has no kernels to show: choose a convolution")
+    return module.weight.detach().to(torch.float32, copy=True)
+
+
+def to_display(images: Tensor, *, mean: float = 0.5, spread: float = 0.2) -> Tensor:
+    """Each picture brought to one brightness and contrast, for the eye: ``(N, C, H, W)`` in [0, 1].
+
+    Args:
+        images: ``(N, C, H, W)``, any range; kernels too.
+        mean: brightness every picture gets.
+        spread: its standard deviation; what lies beyond [0, 1] then is clipped.
+    """
+    dims = (1, 2, 3)
+    centred = images - images.mean(dims, keepdim=True)
+    deviation = centred.square().mean(dims, keepdim=True).sqrt()
+    flat = deviation <= 1e-6
+    scaled = torch.where(flat, torch.zeros_like(centred), centred / deviation.clamp_min(1e-12))
+    return (scaled * spread + mean).clamp(0, 1)
+
+
+def gradient_ascent(
+    model: nn.Module,
+    layer: str,
+    units: Sequence[int] | None,
+    *,
+    size: int | tuple[int, int],
+    channels: int,
+    steps: int,
+    step_size: float,
+    seed: int,
+    batch: int | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    minimum: int = 32,
+    noise: float = 0.01,
+    smoothing: float = 0.0,
+    colours: bool = False,
+    jitter: int = 0,
+) -> FilterPictures:
+    """Pictures that maximise single units of a layer, by gradient ascent from grey.
+
+    Picture ``u`` climbs the mean over space of channel ``u`` of the layer's output. Name the
+    convolution or dense layer itself, not the activation behind it: half of the units are silent on
+    grey, and through a ReLU a silent unit has no gradient. Each picture's gradient is brought to a
+    root mean square of one, and the picture moves by ``step_size`` times that and is clipped to
+    ``value_range``. The forward pass stops at the layer, on a canvas no larger than the unit sees.
+
+    With ``smoothing`` and ``colours`` the gradient is taken in the frequencies and colours of
+    natural pictures, which keeps high-frequency noise from winning: C. Olah, A. Mordvintsev,
+    L. Schubert, *Feature Visualization*, Distill 2017,
+    https://distill.pub/2017/feature-visualization. Plain ascent: D. Erhan et al., *Visualizing
+    Higher-Layer Features of a Deep Network*, 2009.
+
+    A unit's picture depends on ``seed`` and its own number, not on the other units asked for (up
+    to rounding). No global random number is drawn, and the network stays as it is.
+
+    Args:
+        layer: path of a layer with output ``(B, U, h, w)`` or ``(B, U)``.
+        units: channel numbers; None for all.
+        size: side, or ``(H, W)``, of the pictures the network takes: the largest canvas.
+        channels: colour channels the network takes.
+        steps: of the ascent.
+        step_size: mean change of a pixel in a step, in units of ``value_range``'s width.
+        seed: of the noise and the jitter.
+        batch: pictures climbing at once; None for all.
+        value_range: lowest and highest pixel value the network takes.
+        minimum: smallest side of the canvas, in pixels.
+        noise: standard deviation of the start around grey, in units of the range's width.
+        smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
+            0 is off, 1 to 2 give patterns instead of noise.
+        colours: decorrelate colours as natural pictures have them (three channels only).
+        jitter: the picture is rolled by up to so many pixels before each step, and back after it.
+
+    Raises:
+        UserError: an unknown layer, or a unit the layer does not have.
+    """
+    if isinstance(size, int):
+        size = (size, size)
+    low, high = value_range
+    picture = torch.full((1, channels, *size), (low + high) / 2)
+    with explaining(model):
+        picture = picture.to(device_of(model), dtype_of(model))
+        with record(model, [layer], stop_at_last=True, example=picture) as taps:
+            units, canvas = _prepare(taps, layer, units, picture, minimum)
+            start = _start(units, (channels, *canvas), noise, seed).to(picture)
+            climb = _Climb(
+                taps,
+                layer,
+                value_range,
+                step_size * (high - low),
+                _shifts(steps, jitter, seed),
+                _preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
+            )
+            start = start * (high - low) + (low + high) / 2
+            done = [climb(start[part], units[part]) for part in chunks(len(units), batch)]
+    images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
+    return FilterPictures((images - low) / (high - low), values, stuck, tuple(units))
+
+
+def _prepare(
+    taps: Taps, layer: str, units: Sequence[int] | None, picture: Tensor, minimum: int
+) -> tuple[list[int], tuple[int, int]]:
+    """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
+    with torch.no_grad():
+        canvas = fitting_canvas(taps, layer, picture, minimum)
+        try:
+            taps.run(picture[..., : canvas[0], : canvas[1]])
+        except (RuntimeError, ValueError, AssertionError):
+            # Some networks insist on their input size, whatever the layer would need.
+            canvas = tuple(picture.shape[-2:])
+            taps.run(picture)
+    known = taps[layer].shape[1]
+    units = list(range(known)) if units is None else [int(unit) for unit in units]
+    if wrong := [unit for unit in units if not 0 <= unit < known]:
+        raise UserError(f"layer {layer!r} has units 0 to {known - 1}, not {wrong[0]}")
+    if not units:
+        raise UserError(f"no unit of layer {layer!r} asked for: name some of 0 to {known - 1}")
+    return units, canvas
+
+
+def _start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
+    """``(U, C, h, w)`` noise; each unit has a generator of its own, and the global one rests."""
+    generator = torch.Generator()
+    pictures = [
+        torch.randn(shape, generator=generator.manual_seed((seed << 20) + unit)) for unit in units
+    ]
+    return noise * torch.stack(pictures) if pictures else torch.zeros(0, *shape)
+
+
+def _shifts(steps: int, jitter: int, seed: int) -> list[tuple[int, int]]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(-jitter, jitter + 1, (steps, 2), generator=generator)
+    return [tuple(pair) for pair in drawn.tolist()]
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """The ascent itself, for a batch of pictures that each climb one unit."""
+
+    taps: Taps
+    layer: str
+    value_range: tuple[float, float]
+    step_size: float
+    shifts: list[tuple[int, int]]
+    precondition: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor, units: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures ``(U, C, h, w)``, their units' means ``(U,)``, and which were stuck ``(U,)``."""
+        moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
+        for shift in self.shifts:
+            images = images.roll(shift, (-2, -1)).requires_grad_()
+            gradient = torch.autograd.grad(self.means(images, units).sum(), images)[0]
+            step = self.precondition(gradient)
+            size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
+            usable = (size > 0) & size.isfinite()
+            step = torch.where(usable, step / torch.where(usable, size, 1), 0)
+            moved |= usable.flatten()
+            images = (images.detach() + self.step_size * step).clamp(*self.value_range)
+            images = images.roll((-shift[0], -shift[1]), (-2, -1))
+        with torch.no_grad():
+            return images, self.means(images, units), ~moved
+
+    def means(self, images: Tensor, units: list[int]) -> Tensor:
+        """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
+        self.taps.run(images)
+        outputs = self.taps[self.layer]
+        return (
+            outputs[range(len(units)), units].flatten(1).mean(1)
+            if outputs.dim() > 2
+            else (outputs[range(len(units)), units])
+        )
+
+
+def _preconditioner(like: Tensor, smoothing: float, colours: bool) -> Callable[[Tensor], Tensor]:
+    """What turns a gradient ``(U, C, h, w)`` into a direction; ``like`` is one ``(C, h, w)``.
+
+    Climbing in coordinates ``z`` with picture = A z is climbing in the picture along A Aᵀ times the
+    gradient; here A scales the frequencies and mixes the colours.
+    """
+    height, width = like.shape[-2:]
+    down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    frequency = (down[:, None].square() + across.square()).sqrt().clamp_min(1 / max(height, width))
+    weights = frequency.pow(-smoothing).to(like)
+    # The symmetric root of the covariance: all of it would bleach the colours of early layers.
+    axes, strengths, _ = torch.linalg.svd(torch.tensor(_COLOUR_ROOT))
+    mix = (axes @ strengths.diag() @ axes.T).to(like)
+
+    def direction(gradient: Tensor) -> Tensor:
+        if smoothing:
+            spectrum = torch.fft.rfft2(gradient) * weights
+            gradient = torch.fft.irfft2(spectrum, s=(height, width))
+        if colours and len(like) == 3:
+            gradient = torch.einsum("cd,udhw->uchw", mix, gradient)
+        return gradient
+
+    return direction

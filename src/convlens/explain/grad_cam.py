@@ -1,0 +1,164 @@
+"""Grad-CAM: where in the picture a layer finds evidence for a class.
+
+Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K``
+classes, ``T`` targets explained per picture.
+
+R. R. Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convlens.errors import UserError
+from convlens.explain.taps import Taps, chunks, explaining, ready, record
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Maps of ``T`` targets at ``L`` layers for one batch of pictures; fp32, detached.
+
+    Attributes:
+        maps: layer name -> ``(B, T, h, w)``; not negative unless computed with ``relu=False``.
+            Their scale is that of logits: compare maps of one picture, not of different networks.
+        logits: ``(B, K)``; ``(B, 1)`` for a one-logit network.
+        targets: ``(B, T)`` the classes explained.
+    """
+
+    maps: dict[str, Tensor]
+    logits: Tensor
+    targets: Tensor
+
+    @property
+    def empty(self) -> dict[str, Tensor]:
+        """Layer name -> ``(B, T)`` bool: no place speaks for the class, the map is blank."""
+        return {name: maps.amax((-2, -1)) <= 0 for name, maps in self.maps.items()}
+
+    @property
+    def probabilities(self) -> Tensor:
+        """``(B, K)``, or ``(B, 2)`` for a one-logit network; see :func:`probabilities`."""
+        return probabilities(self.logits)
+
+    def upsample(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Layer name -> ``(B, T, H, W)``: the maps at picture ``size`` ``(H, W)``, bilinear."""
+        return {
+            name: F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+            for name, maps in self.maps.items()
+        }
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    layers: Sequence[str],
+    *,
+    relu: bool = True,
+    batch: int | None = None,
+) -> GradCam:
+    """Grad-CAM maps for several layers and several classes from one forward pass.
+
+    With ``A`` the ``(C, h, w)`` output of a layer and ``y`` the logit of the class::
+
+        map = ReLU( sum over c of  mean over h, w of dy/dA_c  *  A_c )
+
+    which is Captum's ``LayerGradCam`` with ``relu_attributions=True``. Each target costs one
+    backward pass, which serves all layers and ends at the first of them. A one-logit network is
+    read as two classes: target 1 is explained by ``+logit``, target 0 by ``-logit``.
+
+    Nothing of the network changes: gradients come from ``torch.autograd.grad``, so ``.grad`` is
+    untouched; see :func:`convlens.explain.taps.explaining` for the rest.
+
+    Args:
+        images: ``(B, C, H, W)`` as the network takes them.
+        targets: ``(B,)`` or ``(B, T)`` class numbers.
+        layers: module paths whose outputs are maps ``(B, C, h, w)``.
+        relu: False keeps what speaks against the class, as negative values.
+        batch: pictures a forward pass; None for all at once.
+
+    Raises:
+        UserError: a layer that is unknown, has no spatial map or does not lead to the logits; a
+            target outside the classes.
+    """
+    targets = targets if targets.dim() == 2 else targets[:, None]
+    if targets.dim() != 2 or len(targets) != len(images):
+        raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
+    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
+    logits: list[Tensor] = []
+    with explaining(model), record(model, layers, gradients=True) as taps:
+        images = ready(model, images)
+        targets = targets.detach().to(images.device, torch.long).clone()
+        for part in chunks(len(images), batch):
+            logits.append(_logits(taps.run(images[part])))
+            scores = _scores(logits[-1], targets[part])
+            for name, maps in _maps(taps, layers, scores, relu).items():
+                parts[name].append(maps)
+            logits[-1] = logits[-1].detach()
+    maps = {name: torch.cat(pieces) for name, pieces in parts.items()}
+    return GradCam(maps, torch.cat(logits), targets)
+
+
+def _maps(taps: Taps, layers: Sequence[str], scores: Tensor, relu: bool) -> dict[str, Tensor]:
+    """``scores`` ``(B, T)`` -> layer name -> ``(B, T, h, w)``."""
+    outputs = [_feature_maps(taps, name) for name in layers]
+    maps: dict[str, list[Tensor]] = {name: [] for name in layers}
+    last = scores.shape[1] - 1
+    for t in range(scores.shape[1]):
+        # Pictures do not mix in evaluation mode, so the sum's gradient holds each one's own.
+        gradients = torch.autograd.grad(
+            scores[:, t].sum(), outputs, retain_graph=t < last, allow_unused=True
+        )
+        for name, output, gradient in zip(layers, outputs, gradients, strict=True):
+            if gradient is None:
+                raise UserError(f"layer {name!r} does not lead to the logits: choose another")
+            weights = gradient.mean((-2, -1), keepdim=True)
+            cam = (weights * output.detach()).sum(1)
+            maps[name].append(cam.relu() if relu else cam)
+    return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}
+
+
+def _feature_maps(taps: Taps, name: str) -> Tensor:
+    if name not in taps:
+        raise UserError(f"layer {name!r} is never called: choose another")
+    if taps[name].dim() != 4:
+        shape = tuple(taps[name].shape[1:])
+        raise UserError(
+            f"layer {name!r} gives {shape} per picture, and Grad-CAM needs maps (C, h, w): "
+            "choose a convolution or its activation"
+        )
+    return taps[name]
+
+
+def _logits(output) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the network returns a {type(output).__name__}, not a tensor of logits")
+    return output[:, None] if output.dim() == 1 else output
+
+
+def _scores(logits: Tensor, targets: Tensor) -> Tensor:
+    """``(B, T)``: the number each target's map explains."""
+    classes = max(2, logits.shape[1])
+    if targets.numel() and (targets.min() < 0 or targets.max() >= classes):
+        raise UserError(f"targets must be classes 0 to {classes - 1}, got {targets.tolist()}")
+    if logits.shape[1] == 1:
+        return torch.where(targets == 1, logits, -logits)
+    return logits.gather(1, targets)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """``(B, K)`` in [0, 1], rows summing to 1: softmax; of one logit ``[1 - sigmoid, sigmoid]``.
+
+    >>> probabilities(torch.tensor([[0.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
+    if logits.dim() == 1:
+        logits = logits[:, None]
+    if logits.shape[1] == 1:
+        return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
+    return logits.softmax(1)

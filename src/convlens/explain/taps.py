@@ -1,0 +1,221 @@
+"""Reading a network's inner values without leaving a trace in it.
+
+Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``K`` classes, ``L`` layers.
+
+Two context managers do all the work for the rest of the package: :func:`explaining` puts a network
+into the state in which it may be looked at, and puts everything back; :func:`record` taps layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from convlens.errors import UserError, nearest
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+class _Stop(Exception):
+    """Ends a forward pass early; never leaves :meth:`Taps.run`."""
+
+
+class Taps(dict[str, Tensor]):
+    """Layer name -> output of its last call; filled by :meth:`run`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self._model = model
+        self._seen: dict[str, int] = {}
+
+    def run(self, images: Tensor):
+        """One forward pass; its output, or None where the pass was stopped at the last layer."""
+        self.clear()
+        self._seen.clear()
+        try:
+            return self._model(images)
+        except _Stop:
+            return None
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    layers: Sequence[str],
+    *,
+    gradients: bool = False,
+    stop_at_last: bool = False,
+    example: Tensor | None = None,
+) -> Iterator[Taps]:
+    """Tap the outputs of the named ``layers`` while the ``with`` lasts; the hooks go with it.
+
+    Yields a :class:`Taps` mapping: ``taps.run(images)`` makes a forward pass and fills it. What the
+    network computes further on gets a *copy* of every tapped output, so an in-place ReLU after a
+    convolution cannot overwrite the convolution's values. A module that is called several times
+    reports its last call.
+
+    Args:
+        layers: module paths as in ``model.named_modules()``; their outputs must be tensors.
+        gradients: make each tap a point ``torch.autograd.grad`` can be asked for. Where nothing
+            before a tap needs a gradient, the graph begins there, and earlier layers cost nothing.
+        stop_at_last: end the pass once every layer has made its last call, so that pictures fit
+            which the rest of the network could not take. Needs ``example``.
+        example: ``(1, C, H, W)`` picture the whole network can take; one pass counts the calls.
+
+    Raises:
+        UserError: a name that is no module of ``model``, or whose output is not one tensor.
+    """
+    modules = {name: find_module(model, name) for name in layers}
+    if stop_at_last and example is None:
+        raise ValueError("stop_at_last=True needs an example: it tells how often layers are called")
+    calls = _count_calls(model, modules, example) if stop_at_last else None
+    taps = Taps(model)
+
+    def tap(name: str, output) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise UserError(
+                f"layer {name!r} returns a {type(output).__name__}, not one tensor: "
+                "name a layer inside it or after it"
+            )
+        if gradients and not output.requires_grad:
+            output = output.detach().requires_grad_()
+        taps[name] = output
+        if calls is not None:
+            taps._seen[name] = taps._seen.get(name, 0) + 1
+            if taps._seen == calls:
+                raise _Stop
+        return output.clone()
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(lambda *call, name=name: tap(name, call[-1]))
+            hooks.callback(handle.remove)
+        yield taps
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """The module of that path, or a UserError with the nearest paths."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if not name or name not in modules:
+        known = [path for path in modules if path]
+        raise UserError(f"no layer {name!r} in {type(model).__name__}: {nearest(name, known)}")
+    return modules[name]
+
+
+def _count_calls(model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor) -> dict:
+    calls: dict[str, int] = {}
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+
+            def count(*_, name=name):
+                calls[name] = calls.get(name, 0) + 1
+
+            hooks.callback(module.register_forward_hook(count).remove)
+        model(example)
+    if silent := [name for name in modules if name not in calls]:
+        raise UserError(f"layer {silent[0]!r} is never called in a forward pass: choose another")
+    return calls
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own ``.training`` flag back afterwards.
+
+    A blanket ``model.train()`` would thaw batch normalisation that was frozen on purpose.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def explaining(model: nn.Module) -> Iterator[None]:
+    """The state in which a network is explained, whatever state the caller is in.
+
+    Inside: evaluation mode; no inference mode, gradients enabled; autocast off and half-precision
+    weights widened, so everything is computed in fp32 (a float64 network stays float64); compiled
+    modules run eagerly, because a warm compiled module ignores hooks; parameters need no gradient,
+    so graphs begin at the taps. Afterwards all of it is as it was, also after an exception:
+    ``.training`` and ``requires_grad`` flags one by one, ``.grad`` untouched, half-precision
+    weights the very same tensors. No random number is drawn.
+    """
+    with ExitStack() as state:
+        state.enter_context(torch.inference_mode(False))
+        state.enter_context(torch.enable_grad())
+        state.enter_context(torch.autocast(device_of(model).type, enabled=False))
+        state.enter_context(torch.compiler.set_stance("force_eager"))
+        state.enter_context(evaluation_mode(model))
+        state.enter_context(_frozen(model))
+        state.enter_context(_widened(model))
+        yield
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Half-precision parameters and buffers as fp32, swapped in place and back.
+
+    Swapping ``.data`` needs no deep copy (a LightningModule drags its trainer along) and hands the
+    optimiser back the tensors it knows.
+    """
+    narrow = [t for t in [*model.parameters(), *model.buffers()] if t.dtype in _NARROW]
+    before = [(tensor, tensor.data) for tensor in narrow]
+    try:
+        for tensor, data in before:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in before:
+            tensor.data = data
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's first parameter lives; the CPU for a network without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """float64 for a float64 network, else float32: what its explanations are computed in."""
+    first = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.float64 if first == torch.float64 else torch.float32
+
+
+def ready(model: nn.Module, images: Tensor) -> Tensor:
+    """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
+
+    To be called inside :func:`explaining`: a tensor born in inference mode is cloned here, because
+    autograd refuses to save it.
+    """
+    if images.dim() != 4:
+        raise ValueError(f"pictures must be (B, C, H, W), got shape {tuple(images.shape)}")
+    images = images.detach().to(device_of(model), dtype_of(model))
+    return images.clone() if images.is_inference() else images
+
+
+def chunks(total: int, batch: int | None) -> list[slice]:
+    """Slices that cut ``total`` items into parts of at most ``batch`` (None: one part).
+
+    >>> chunks(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, batch or total)
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]

@@ -1,0 +1,328 @@
+"""Config to datamodule, module, callbacks and trainer; then the life of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as L
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from convlens import __version__, folder, logs
+from convlens.callbacks import EpochLog, ExplanationCallback, Ledger
+from convlens.data import PictureData, Probes, choose_probes, own_probes
+from convlens.data.sources import cache_dir
+from convlens.data.splits import write_split
+from convlens.draw.canvas import to_uint8
+from convlens.draw.jpeg import encode_png
+from convlens.errors import UserError
+from convlens.training import ClassifierModule
+from convlens.training.alarms import overfitting
+from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
+from convlens.training.objective import class_weights
+from convlens.training.precision import PRECISIONS, fastest
+
+log = logging.getLogger("convlens")
+
+
+@dataclass
+class Run:
+    """Everything that a config describes, put together.
+
+    Attributes:
+        config: resolved; what is written into ``config.yaml``.
+        data: the pictures.
+        module: the network with its loss and optimizer.
+        explanations: the callbacks that look.
+    """
+
+    config: dict
+    data: PictureData
+    module: ClassifierModule
+    explanations: list[ExplanationCallback]
+
+
+def assemble(config: dict) -> Run:
+    """Build data, network and explanation callbacks; nothing is decoded or written yet.
+
+    Raises:
+        UserError: one line for whatever in the config does not fit the data or itself.
+    """
+    data = data_of(config)
+    counts = data.index.counts["train"].tolist()
+    training = config["training"]
+    training["class_weights"] = class_weights(training["class_weights"], counts)
+    module = ClassifierModule(config, list(data.class_names))
+    callbacks = [instantiate(spec) for spec in config["callbacks"].values() if spec]
+    example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
+    for callback in callbacks:
+        callback.class_names = data.class_names
+        callback.chosen(module.model, example)
+    return Run(config, data, module, callbacks)
+
+
+def data_of(config: dict) -> PictureData:
+    training = config["training"]
+    return PictureData(
+        config["data"],
+        seed=config["seed"],
+        batch_size=training["batch_size"],
+        eval_batch_size=training["eval_batch_size"],
+        steps_per_epoch=training["steps_per_epoch"],
+    )
+
+
+def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
+    """Train what ``config`` describes, test the best checkpoint, write the run folder.
+
+    Args:
+        config: resolved; of a resumed run the one in its folder.
+        resume: the folder of the run to go on with, or None for a new one.
+
+    Returns:
+        The run folder and the summary.
+    """
+    began = time.perf_counter()
+    run = assemble(config)
+    home = resume or folder.claim(config)
+    logs.keep(home / "train.log")
+    for line in run.data.index.notes:
+        log.warning(line)
+    seen = set(run.data.index.notes)
+    for line in run.data.dataset.notes:
+        if line not in seen:
+            log.warning(line)
+    _settle_precision(run)
+    folder.write_config(home, config)
+    if run.data.index.listing is not None:
+        write_split(home / "split.csv", run.data.index.listing)
+    _attach(run, home)
+
+    trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
+    ledger = trainer.convlens_ledger = Ledger(
+        config["looking"]["share"], config["looking"]["seconds"]
+    )
+    last = home / "checkpoints" / "last.ckpt"
+    start = str(last) if resume and last.exists() else None
+    setup = time.perf_counter() - began
+    log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # the flag above also fills every new tensor; nothing of ours reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = keeper.best_model_path if keeper and keeper.best_model_path else None
+    test = _tested(trainer, run, best)
+    epoch_log.log_test(trainer, test, _best_row(epoch_log.history)["epoch"])
+    summary = _summary(run, trainer, epoch_log, ledger, test, setup, time.perf_counter() - began)
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        folder.write_summary(home, summary)
+    return home, summary
+
+
+def trainer_of(
+    run: Run, home: Path, resumed: bool
+) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
+    """The trainer with loggers and callbacks, in the order that their hooks rely on."""
+    config = run.config
+    options = dict(config["trainer"])
+    training = config["training"]
+    epoch_log = EpochLog(home / "metrics.csv")
+    callbacks: list[L.Callback] = [*run.explanations, epoch_log]
+    keeper = None
+    if training["early_stopping"]:
+        callbacks.append(
+            EarlyStopping(
+                "val/loss", patience=training["early_stopping"], check_on_train_epoch_end=True
+            )
+        )
+    if not options["fast_dev_run"]:
+        keeper = ModelCheckpoint(
+            home / "checkpoints", "best", monitor="val/loss", mode="min", save_last=True,
+            save_on_train_epoch_end=True, enable_version_counter=False,
+        )  # fmt: skip
+        callbacks.append(keeper)
+    if sys.stdout.isatty():
+        callbacks.append(RichProgressBar(leave=False))
+    loggers = []
+    if config["logger"]["tensorboard"]:
+        # events of an epoch that a killed run did not finish must not show twice
+        purge = {"purge_step": completed_epochs(home) + 1} if resumed else {}
+        loggers.append(
+            TensorBoardLogger(
+                home, name="", version="tensorboard", default_hp_metric=False, **purge
+            )
+        )
+    trainer = L.Trainer(
+        **options,
+        max_epochs=training["epochs"],
+        precision=PRECISIONS[str(config["precision"])],
+        gradient_clip_val=training["gradient_clip"],
+        logger=loggers or False,
+        callbacks=callbacks,
+        plugins=[WholeCheckpointIO()],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=keeper is not None,
+    )
+    return trainer, epoch_log, keeper
+
+
+def completed_epochs(home: Path) -> int:
+    """Epochs that the last checkpoint of a run holds."""
+    last = home / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return 0
+    return read_checkpoint(last)["epoch"] + 1
+
+
+def _settle_precision(run: Run) -> None:
+    """Resolve ``precision: auto`` in the config, once."""
+    if str(run.config["precision"]) != "auto":
+        return
+    accelerator = run.config["trainer"]["accelerator"]
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    device = torch.device("cpu" if accelerator == "cpu" else kind)
+    loader = run.data.train_dataloader()
+    batch = run.data.finish(next(iter(loader)))
+    memo = cache_dir() / "precision.json"
+    run.config["precision"] = fastest(run.module, batch["image"], batch["label"], device, memo)
+    log.info("precision: auto is %s on this machine", run.config["precision"])
+
+
+def _attach(run: Run, home: Path) -> None:
+    """Choose the probes, keep them in the run folder, and give them to the callbacks."""
+    config = run.config
+    if config["probes"]["files"]:
+        probes = own_probes(config["probes"]["files"], run.data.class_names, config["data"])
+    else:
+        pictures = run.data.dataset.splits["validation"]
+        probes = choose_probes(
+            pictures, run.data.class_names, count=config["probes"]["count"], seed=config["seed"]
+        )
+    _keep_probes(probes, home / "probes")
+    for callback in run.explanations:
+        callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
+
+
+def _keep_probes(probes: Probes, home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    lines = ["probe\tsource"]
+    for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
+        (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
+        lines.append(f"{name}\t{source}")
+    (home / "probes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
+    trainer.test(run.module, datamodule=run.data, ckpt_path=best, verbose=False, weights_only=True)
+    return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
+
+
+def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
+    """Test-set results of a checkpoint: the same numbers as at the end of its run.
+
+    Args:
+        config: resolved; decides data, device and precision.
+        checkpoint: as :func:`convlens.training.checkpoint.read_checkpoint` gives it.
+
+    Raises:
+        UserError: the data has other classes than the checkpoint.
+    """
+    data = data_of(config)
+    names = checkpoint["hyper_parameters"]["class_names"]
+    if len(names) != len(data.class_names):
+        raise UserError(
+            f"the checkpoint knows {len(names)} classes ({', '.join(names[:5])}), the data has "
+            f"{len(data.class_names)} ({', '.join(data.class_names[:5])}); point data= and "
+            f"data.dir= at the pictures it was trained for"
+        )
+    if list(names) != list(data.class_names):
+        raise UserError(
+            f"the checkpoint's classes are {', '.join(names)}, the data's are "
+            f"{', '.join(data.class_names)}; they have to be the same, in the same order"
+        )
+    module = ClassifierModule(checkpoint["hyper_parameters"]["config"], list(names))
+    module.load_state_dict(checkpoint["state_dict"])
+    trainer = L.Trainer(
+        **config["trainer"],
+        precision=PRECISIONS[str(config["precision"])],
+        logger=False,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    run = Run(config, data, module, [])
+    return _tested(trainer, run, None)
+
+
+def _best_row(history: list[dict[str, float]]) -> dict[str, float]:
+    """The epoch of the lowest validation loss among the trained ones."""
+    trained = history[1:] or history
+    return min(trained, key=lambda row: row.get("val/loss", math.inf))
+
+
+def _stage(row: dict[str, float], stage: str) -> dict[str, float]:
+    return {
+        key.removeprefix(f"{stage}/"): v for key, v in row.items() if key.startswith(f"{stage}/")
+    }
+
+
+def _summary(
+    run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
+    test: dict[str, float], setup: float, total: float,
+) -> dict:  # fmt: skip
+    """What ``summary.json`` holds; DESIGN's contract names the keys."""
+    config, history = run.config, epoch_log.history
+    best, last = _best_row(history), history[-1]
+    thresholds = config["alarms"]
+    notice = overfitting(
+        [row["train/loss"] for row in history[1:]],
+        [row["val/loss"] for row in history[1:]],
+        epochs=thresholds["overfitting_epochs"],
+        rise=thresholds["overfitting_rise"],
+    )
+    seconds = {
+        "total": total,
+        "setup": setup,
+        "training": epoch_log.seconds["training"],
+        "validation": epoch_log.seconds["validation"],
+        "explaining": ledger.total,
+    }
+    return {
+        "experiment": config["experiment"],
+        "seed": config["seed"],
+        "epochs": last["epoch"],
+        "best_epoch": best["epoch"],
+        "train": _stage(last, "train"),
+        "val": _stage(best, "val"),
+        "val_last": _stage(last, "val"),
+        "test": _stage(test, "test"),
+        "images_per_second": epoch_log.pictures_seen / max(seconds["training"], 1e-9),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
+        "precision": str(config["precision"]),
+        "processes": trainer.world_size,
+        "versions": versions(),
+        "alarms": [notice] if notice else [],
+        "failures": list(ledger.failures.values()),
+    }
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"convlens": __version__, "python": platform.python_version(), **found}

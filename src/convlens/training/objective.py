@@ -1,0 +1,88 @@
+"""Loss functions and what a prediction is, for K logits and for one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convlens.errors import UserError, nearest
+
+LOSSES = ("cross_entropy", "binary")
+
+
+def outputs_for(loss: str, classes: int) -> int:
+    """How many logits the head has: K, or one for ``binary``.
+
+    Raises:
+        UserError: the loss is unknown, or binary with other than two classes.
+    """
+    if loss not in LOSSES:
+        raise UserError(f"training.loss={loss}: {nearest(str(loss), LOSSES)}")
+    if loss == "binary" and classes != 2:
+        raise UserError(
+            f"training.loss=binary needs two classes, the data has {classes}; "
+            f"use training.loss=cross_entropy"
+        )
+    return 1 if loss == "binary" else classes
+
+
+def class_weights(value: str | list | None, counts: list[int]) -> list[float] | None:
+    """The weight of each class in the loss, or None for equal ones.
+
+    ``balanced`` is N / (K · N_k), so that every class weighs the same in all.
+
+    Raises:
+        UserError: neither null, ``balanced``, nor a list of K numbers of at least 0.
+    """
+    if value is None:
+        return None
+    if value == "balanced":
+        return [sum(counts) / (len(counts) * count) for count in counts]
+    if isinstance(value, list) and len(value) == len(counts) and all(w >= 0 for w in value):
+        return [float(weight) for weight in value]
+    raise UserError(
+        f"training.class_weights={value}: null, balanced, or a list of {len(counts)} numbers"
+    )
+
+
+class Objective(torch.nn.Module):
+    """The training loss.
+
+    Args:
+        loss: ``cross_entropy`` of K logits, or ``binary``: binary cross-entropy of one logit,
+            which speaks for class 1.
+        label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016),
+            in [0, 1).
+        weights: K weights or None; the mean is weighted, as in ``torch.nn.CrossEntropyLoss``.
+    """
+
+    def __init__(self, loss: str, label_smoothing: float, weights: list[float] | None):
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(
+                f"training.label_smoothing={label_smoothing}: a share in [0, 1) is expected"
+            )
+        self.loss, self.label_smoothing = loss, label_smoothing
+        weight = None if weights is None else torch.tensor(weights)
+        self.register_buffer("weights", weight, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (B, K) or (B, 1) and labels (B,) to the mean loss, a scalar in nats."""
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if self.loss == "cross_entropy":
+            return F.cross_entropy(
+                logits, labels, self.weights, label_smoothing=self.label_smoothing
+            )
+        targets = labels.to(logits.dtype)
+        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        each = F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
+        if self.weights is None:
+            return each.mean()
+        weight = self.weights[labels]
+        return (each * weight).sum() / weight.sum()
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """(B, K) or (B, 1) to the predicted class (B,)."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)

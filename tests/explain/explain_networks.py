@@ -1,0 +1,95 @@
+"""Small networks on which the explanations are proved; all with random but fixed weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+
+def seeded(build, seed: int = 0) -> nn.Module:
+    """``build()`` under a seed of its own, batch statistics made uneven, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2.0)
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(0, 0.2)
+    return model.eval()
+
+
+class ConvNet(nn.Module):
+    """Two stages of convolution, batch normalisation, in-place ReLU and pooling, and a head."""
+
+    def __init__(self, classes: int = 4):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(8, 12, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(12)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.pool2 = nn.MaxPool2d(2)
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(12 * 5 * 5, 16)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = self.pool1(self.relu1(self.bn1(self.conv1(x))))
+        x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
+        return self.fc2(self.relu3(self.fc1(self.flatten(x))))
+
+
+class InPlaceNet(nn.Module):
+    """Convolutions whose outputs an in-place ReLU overwrites at once."""
+
+    def __init__(self, classes: int = 1):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(6, 8, 3),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(2),
+        )
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+class Branches(nn.Module):
+    """Two branches, concatenated: the last convolution sees only half of the story."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.mixed = Mixed()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.pool(self.mixed(self.stem(x))).flatten(1))
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Conv2d(4, 4, 1)
+        self.right = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([self.left(x).relu(), self.right(x).relu()], 1)
+
+
+def residual() -> nn.Module:
+    return resnet18(num_classes=5)
+
+
+def pictures(count: int = 3, size: int = 24, seed: int = 1) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

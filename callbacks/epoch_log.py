@@ -13,7 +13,7 @@ import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from convlens.data import PictureData
+from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")

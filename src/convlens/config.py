@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from convlens.errors import UserError, nearest
 
 DEFAULT_EXPERIMENT = "scratch"
-# taken as they are typed: a path may hold characters that Hydra's grammar gives a meaning
-PATH_KEYS = ("run_dir", "data.dir", "data.csv")
+# taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
+PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern")
 
 
 def groups() -> dict[str, list[str]]:
@@ -65,8 +66,11 @@ def compose(words: list[str]) -> dict:
         for key in values:
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, *known, 'exp'])}")
-        overrides = [_override(key, text) for key, text in values.items()]
+        raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
+        overrides = [f"{key}={text}" for key, text in values.items() if key not in raw]
         config = OmegaConf.to_container(_composed(picks + overrides), resolve=True)
+    for key, text in raw.items():
+        _set(config, key, _plain(key, text))
     for key in values:
         _check_type(key, _at(plain, key), _at(config, key), values[key])
     config = _expanded(config)
@@ -91,17 +95,25 @@ def _composed(overrides: list[str]) -> DictConfig:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
-def _override(key: str, text: str) -> str:
-    """``key=value`` as Hydra's grammar wants it; quoted where the text means only itself."""
-    word = f"{key}={text}"
-    if key not in PATH_KEYS or text in ("null", ""):
-        try:
-            OverridesParser.create().parse_override(word)
-            return word
-        except HydraException:
-            pass
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+def _is_hydra(key: str, text: str) -> bool:
+    """Whether Hydra's grammar reads the value; a path, or what it cannot read, is plain text."""
+    if key in PATH_KEYS and text not in ("null", ""):
+        return False
+    try:
+        OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException:
+        return False
+    return True
+
+
+def _plain(key: str, text: str) -> Any:
+    """What Hydra's grammar cannot read: a list as YAML (``[~/a b.png]``), the rest as text."""
+    if key in PATH_KEYS or text[:1] != "[":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text}: no readable list; write [a, b]") from error
 
 
 def _flat(config: dict, prefix: str = "") -> list[str]:
@@ -118,6 +130,13 @@ def _at(config: dict, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def _set(config: dict, key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for part in parents:
+        config = config[part]
+    config[leaf] = value
 
 
 def _check_type(key: str, default: Any, value: Any, text: str) -> None:
@@ -194,11 +213,10 @@ def changed(config: dict, words: list[str]) -> dict:
             keys = _flat(config)
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
-            parsed = OverridesParser.create().parse_override(_override(key, text))
-            place = config
-            *parents, leaf = key.split(".")
-            for part in parents:
-                place = place[part]
-            before, place[leaf] = place[leaf], _expanded(parsed.value())
-            _check_type(key, before, place[leaf], text)
+            value = _plain(key, text)
+            if _is_hydra(key, text):
+                value = OverridesParser.create().parse_override(f"{key}={text}").value()
+            before = _at(config, key)
+            _set(config, key, _expanded(value))
+            _check_type(key, before, _at(config, key), text)
     return config

@@ -1,4 +1,4 @@
-"""The one exception a person sees: a single line that names the thing, the place and the way out."""
+"""What a person sees: one line that names the thing, the place and the way out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a run was training; the message says how to go on."""
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

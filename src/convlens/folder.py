@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 from pathlib import Path
 
 import yaml
@@ -16,21 +17,46 @@ ENVIRONMENT = "CONVLENS_RUN_DIR"
 OUTPUTS = Path("outputs")
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes, of however many a launcher started."""
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def check(config: dict) -> None:
+    """Refuse a run folder early, before anything costly is done.
+
+    Raises:
+        UserError: the folder holds a run already, or a file stands where it or a parent should.
+    """
+    if not config["run_dir"] or not first_process():
+        return
+    folder = Path(config["run_dir"])
+    if holds_run(folder) and not config["overwrite"]:
+        raise UserError(
+            f"run_dir={folder} already holds a run: continue it with `make resume "
+            f"run={folder}`, choose another run_dir, or say overwrite=true"
+        )
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(
+                f"run_dir={folder} cannot be made: {part} is a file; choose another run_dir"
+            )
+
+
 def claim(config: dict) -> Path:
-    """Make the folder of a new run and return it.
+    """Make the folder of a new run and return it; later processes take the first one's.
 
     Raises:
         UserError: the folder holds a run already, or cannot be made.
     """
-    if ENVIRONMENT in os.environ:
-        return Path(os.environ[ENVIRONMENT])
+    if not first_process():
+        given = os.environ.get(ENVIRONMENT) or config["run_dir"]
+        if not given:
+            raise UserError("run_dir=… has to be given when something else starts the processes")
+        return Path(given)
+    check(config)
     if config["run_dir"]:
         folder = Path(config["run_dir"])
-        if holds_run(folder) and not config["overwrite"]:
-            raise UserError(
-                f"run_dir={folder} already holds a run: continue it with `make resume "
-                f"run={folder}`, choose another run_dir, or say overwrite=true"
-            )
         _make(folder)
         if holds_run(folder):
             _clear(folder)
@@ -70,8 +96,6 @@ def _make(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
-    import shutil
-
     for name in ("tensorboard", "explanations", "checkpoints", "probes"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv"):

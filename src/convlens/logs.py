@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 log = logging.getLogger("convlens")
+LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
 
 
 def speak() -> None:
@@ -16,13 +17,15 @@ def speak() -> None:
     screen.setFormatter(logging.Formatter("%(message)s"))
     screen.addFilter(lambda record: record.exc_info is None or record.levelno >= logging.INFO)
     screen.setLevel(logging.INFO)
+    for name in ("convlens", *LIBRARIES):
+        known = logging.getLogger(name)
+        for handler in known.handlers:  # of an earlier command in the same process
+            handler.close()
+        known.handlers, known.propagate = [], False
+        known.addHandler(logging.NullHandler())
     log.setLevel(logging.DEBUG)
-    log.handlers, log.propagate = [screen], False
+    log.addHandler(screen)
     logging.captureWarnings(True)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings"):
-        library = logging.getLogger(name)
-        library.handlers, library.propagate = [], False
-        library.addHandler(logging.NullHandler())
     warnings.simplefilter("default")
 
 
@@ -30,5 +33,5 @@ def keep(file: Path) -> None:
     """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("convlens", "pytorch_lightning", "lightning.pytorch", "py.warnings"):
+    for name in ("convlens", *LIBRARIES):
         logging.getLogger(name).addHandler(handler)

@@ -19,12 +19,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens import __version__, folder, logs
 from convlens.callbacks import EpochLog, ExplanationCallback, Ledger
-from convlens.data import PictureData, Probes, choose_probes, own_probes
+from convlens.data.datamodule import PictureData
+from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
-from convlens.data.splits import write_split
+from convlens.data.splits import read_split, write_split
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
-from convlens.errors import UserError
+from convlens.errors import Interrupted, UserError
 from convlens.training import ClassifierModule
 from convlens.training.alarms import overfitting
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
@@ -92,42 +93,55 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         The run folder and the summary.
     """
     began = time.perf_counter()
+    if resume is None:
+        folder.check(config)
     run = assemble(config)
+    notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
     home = resume or folder.claim(config)
-    logs.keep(home / "train.log")
-    for line in run.data.index.notes:
+    if folder.first_process():
+        logs.keep(home / "train.log")
+    for line in notes:
         log.warning(line)
-    seen = set(run.data.index.notes)
-    for line in run.data.dataset.notes:
-        if line not in seen:
-            log.warning(line)
     _settle_precision(run)
-    folder.write_config(home, config)
-    if run.data.index.listing is not None:
-        write_split(home / "split.csv", run.data.index.listing)
-    _attach(run, home)
+    _prepare(run, home, resume is not None)
 
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
-    ledger = trainer.convlens_ledger = Ledger(
-        config["looking"]["share"], config["looking"]["seconds"]
-    )
+    ledger = Ledger(config["looking"]["share"], config["looking"]["seconds"])
+    trainer.convlens_ledger = ledger
     last = home / "checkpoints" / "last.ckpt"
     start = str(last) if resume and last.exists() else None
     setup = time.perf_counter() - began
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
+    _fit(trainer, run, start, home)
+    best = keeper.best_model_path if keeper else None
+    test = _tested(trainer, run, best or None)
+    epoch_log.log_test(trainer, test, _best_row(epoch_log.history)["epoch"])
+    summary = _summary(run, trainer, epoch_log, ledger, test, setup, time.perf_counter() - began)
+    if folder.first_process() and not trainer.fast_dev_run:
+        folder.write_summary(home, summary)
+    return home, summary
+
+
+def _fit(trainer: L.Trainer, run: Run, start: str | None, home: Path) -> None:
+    """Train, with kernels that give the same bits every time.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     # the flag above also fills every new tensor; nothing of ours reads what it did not write
     torch.utils.deterministic.fill_uninitialized_memory = False
-    trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
+    try:
+        trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
+    except SystemExit:
+        # Lightning's way out after Ctrl-C
+        if not trainer.interrupted:
+            raise
     if trainer.interrupted:
-        raise KeyboardInterrupt
-    best = keeper.best_model_path if keeper and keeper.best_model_path else None
-    test = _tested(trainer, run, best)
-    epoch_log.log_test(trainer, test, _best_row(epoch_log.history)["epoch"])
-    summary = _summary(run, trainer, epoch_log, ledger, test, setup, time.perf_counter() - began)
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        folder.write_summary(home, summary)
-    return home, summary
+        raise Interrupted(
+            f"interrupted after {trainer.current_epoch} whole epochs; "
+            f"`make resume run={home}` goes on from there"
+        )
 
 
 def trainer_of(
@@ -202,9 +216,20 @@ def _settle_precision(run: Run) -> None:
     log.info("precision: auto is %s on this machine", run.config["precision"])
 
 
-def _attach(run: Run, home: Path) -> None:
-    """Choose the probes, keep them in the run folder, and give them to the callbacks."""
+def _prepare(run: Run, home: Path, resumed: bool) -> None:
+    """Write what is known before training: config, split, probes; attach the probes.
+
+    Raises:
+        UserError: the data of a resumed run is not what it was.
+    """
     config = run.config
+    listing = run.data.index.listing
+    if folder.first_process():
+        if listing is not None and resumed and (home / "split.csv").exists():
+            read_split(home / "split.csv", listing)
+        folder.write_config(home, config)
+        if listing is not None:
+            write_split(home / "split.csv", listing)
     if config["probes"]["files"]:
         probes = own_probes(config["probes"]["files"], run.data.class_names, config["data"])
     else:
@@ -212,7 +237,8 @@ def _attach(run: Run, home: Path) -> None:
         probes = choose_probes(
             pictures, run.data.class_names, count=config["probes"]["count"], seed=config["seed"]
         )
-    _keep_probes(probes, home / "probes")
+    if folder.first_process():
+        _keep_probes(probes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
 

@@ -189,17 +189,13 @@ def test_crop_takes_the_centre_and_pad_keeps_all(tmp_path):
 
 
 def test_large_jpegs_take_the_short_way_unharmed(tmp_path):
-    """Decoding at reduced scale: faster, under a grey level away, and not done for "nearest"."""
-    image = photo(2400, 1800)
-    path = saved(tmp_path / "a.jpg", image, quality=92)
+    """Decoding at reduced scale: under a grey level away, and not done for "nearest"."""
+    path = saved(tmp_path / "a.jpg", photo(2400, 1800), quality=92)
     full = np.asarray(Image.open(path).resize((150, 150), Image.Resampling.BILINEAR)).astype(int)
-    start = time.perf_counter()
     quick = one(path, 150).astype(int)
-    took = time.perf_counter() - start
+    assert (quick != full).any()  # it was taken
     assert np.abs(quick - full).mean() < 1 and np.abs(quick - full).max() <= 12
-    start = time.perf_counter()
     nearest = one(path, 150, interpolation="nearest")
-    assert took < time.perf_counter() - start
     plain = Image.open(path).resize((150, 150), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(nearest, np.asarray(plain))
 

@@ -23,7 +23,7 @@ def src(tmp_path):
 
 
 def run(src, dst, **kwargs):
-    return command.run(src, dst, **{"validation": 0.2, "test": 0.1, "seed": 0, **kwargs})
+    return command.divide(src, dst, **{"validation": 0.2, "test": 0.1, "seed": 0, **kwargs})
 
 
 def test_copies_everything_once_and_prints_the_counts(src, tmp_path, capsys):

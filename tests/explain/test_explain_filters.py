@@ -85,7 +85,7 @@ def test_ascent_keeps_to_the_value_range_of_the_network():
     result = gradient_ascent(linear_net(), "0", [1], value_range=(-1, 1), **options)
     assert result.images.min() >= 0 and result.images.max() <= 1
     shown = kernels(linear_net()[0])[1]
-    assert result.activations[0] == pytest.approx(shown.abs().sum().item(), rel=1e-3)
+    assert result.activations[0] == pytest.approx(shown.abs().sum().item(), rel=0.02)
 
 
 def test_a_unit_without_gradient_is_marked_stuck():

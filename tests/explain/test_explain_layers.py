@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from explain_networks import Branches, ConvNet, InPlaceNet, pictures, residual, seeded
+from explain_networks import Branches, ConvNet, InPlaceNet, InPlaceSum, pictures, residual, seeded
 from torch import nn
 from torchvision.models import vgg16
 
@@ -75,6 +75,7 @@ def test_auto_with_an_example_leaves_out_what_has_no_map():
         (InPlaceNet, 24, "features.3"),
         (residual, 64, "layer4.1.relu"),
         (Branches, 24, "mixed"),
+        (InPlaceSum, 24, "body"),
     ],
 )
 def test_auto_for_grad_cam_is_what_the_last_convolution_became(build, size, expected):

@@ -42,13 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convlens: {error}", file=sys.stderr)
         logging.getLogger("convlens").debug("stopped", exc_info=True)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("convlens: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"convlens: {error}" if str(error) else "convlens: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # the reader (`| head`) has gone; nothing is left to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        logging.getLogger("convlens").debug("failed", exc_info=True)
+        raise
 
 
 def help_text() -> str:

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convlens.cli.words import number, take
 from convlens.data.splits import Share, copy_split
 
 
-def run(
+def run(words: list[str]) -> int:
+    defaults = {"src": None, "dst": None, "validation": "0.15", "test": "0.15", "seed": "0"}
+    asked = take(words, "split", {**defaults, "link": "false"})
+    divide(
+        Path(asked["src"]).expanduser(),
+        Path(asked["dst"]).expanduser(),
+        validation=number(asked, "validation"),
+        test=number(asked, "test"),
+        seed=int(number(asked, "seed")),
+        link=asked["link"] == "true",
+    )
+    return 0
+
+
+def divide(
     src: str | os.PathLike,
     dst: str | os.PathLike,
     *,
@@ -37,7 +53,7 @@ def run(
     row = [sum(counts[name].values()) for name in counts]
     table.add_section()
     table.add_row("all", *map(str, row), str(sum(row)))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)
     return counts

@@ -69,3 +69,17 @@ def extract(words: list[str], key: str) -> tuple[str | None, list[str]]:
     """The value of ``key`` among the words, or None, and the other words."""
     values = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
     return (values[-1] if values else None), [w for w in words if not w.startswith(f"{key}=")]
+
+
+def number(values: dict[str, str], key: str) -> float | int:
+    """The value of ``key`` as a number, whole where it is written so.
+
+    Raises:
+        UserError: it is none.
+    """
+    for kind in (int, float):
+        try:
+            return kind(values[key])
+        except ValueError:
+            continue
+    raise UserError(f"{key}={values[key]}: a number is expected")

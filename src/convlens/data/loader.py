@@ -21,7 +21,7 @@ Batch = dict[str, torch.Tensor]
 
 def gather(pictures: Pictures, rows: np.ndarray) -> Batch:
     """``image`` uint8 (B, C, H, W), channels last in memory; ``label`` int64 (B,); ``row``."""
-    images = torch.from_numpy(np.ascontiguousarray(pictures.images[rows]))
+    images = torch.from_numpy(pictures.pixels(rows))
     return {
         "image": images.permute(0, 3, 1, 2),
         "label": torch.from_numpy(pictures.labels[rows]),

@@ -54,7 +54,7 @@ def choose_probes(
         rows += [int(found[depth]) for found in by_class if depth < len(found)]
         depth += 1
     chosen = np.array(sorted(rows[:count], key=lambda row: (pictures.labels[row], row)), dtype=int)
-    images = torch.from_numpy(np.ascontiguousarray(pictures.images[chosen])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(pictures.pixels(chosen)).permute(0, 3, 1, 2)
     labels = torch.from_numpy(pictures.labels[chosen])
     masks = None
     if pictures.masks is not None:

@@ -4,9 +4,9 @@ One object (disc, triangle, square, ...) of random colour, texture, size, angle 
 a natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
 distances, which give smooth edges, relief, shadows and masks at any picture size.
 
-Legend: N pictures, H = W = size in pixels, C channels; h, w: the window a thing is drawn in.
-Lengths are in picture widths (1 = the whole picture), colours in 0..1. Arithmetic is float64:
-float32 sines and exponentials differ between processors, and the pictures must not.
+Legend: N pictures, H = W = size in pixels, C channels; (h, w) is the window a thing is drawn in.
+Lengths are in picture widths, colours in 0..1. Arithmetic is float64 (sines and exponentials
+differ between processors in their last bit; the pictures must not).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _GROUNDS = (
     ("2f2a3d 554468 82648f b08fb0 d8c3cf", 1.4, 1.5, None),  # heather
     ("2b2a4a 5b4468 a8626f e29a72 f6d29a", 2.1, 3.5, 0.0),  # dusk
 )
-# Distractors, so elongated or broken that none is taken for an object; the grounds that colour them.
+# Distractors, too elongated or broken to be taken for objects, and the grounds they are of.
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
 
 
@@ -65,7 +65,7 @@ class ShapePictures:
     masks: np.ndarray  # (N, H, W) bool, True on the pixels where the object is seen
 
 
-# Outlines: signed distances, negative inside, of shapes that fill -1..1 in both u and v (h, w).
+# Outlines: signed distances (h, w), negative inside, of shapes that reach 1 from (0, 0), or 1.06.
 
 
 def _polygon(corners: list[tuple[float, float]], u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -90,26 +90,24 @@ def _box(u, v, width: float, height: float) -> np.ndarray:
 
 
 def _heart(u, v):  # a square with a disc on each of two sides
-    u, v = u + 0.25, v + 0.25
-    lobes = np.minimum(np.hypot(u - 0.62, v), np.hypot(u, v - 0.62)) - 0.62
-    return np.minimum(_box(u, v, 0.62, 0.62), lobes)
+    lobes = np.minimum(np.hypot(u - 0.3, v + 0.22), np.hypot(u + 0.22, v - 0.3)) - 0.52
+    return np.minimum(_box(u + 0.22, v + 0.22, 0.52, 0.52), lobes)
 
 
 _ARROW = [(0, -1), (0.9, 0), (0.34, 0), (0.34, 1), (-0.34, 1), (-0.34, 0), (-0.9, 0)]
-_HOURGLASS = [(-0.8, -1), (0.8, -1), (0.12, 0), (0.8, 1), (-0.8, 1), (-0.12, 0)]
 _OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": lambda u, v: np.hypot(u, v) - 0.92,
-    "triangle": partial(_polygon, _spokes(1.08, 1.08, 1.08)),
-    "square": lambda u, v: _box(u, v, 0.8, 0.8),
-    "star": partial(_polygon, _spokes(*[1.1, 0.46] * 5)),
+    "triangle": partial(_polygon, _spokes(1.06, 1.06, 1.06)),
+    "square": lambda u, v: _box(u, v, 0.75, 0.75),
+    "star": partial(_polygon, _spokes(*[1.06, 0.44] * 5)),
     "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.72) - 0.25,
-    "cross": lambda u, v: np.minimum(_box(u, v, 1, 0.3), _box(u, v, 0.3, 1)),
+    "cross": lambda u, v: np.minimum(_box(u, v, 1, 0.31), _box(u, v, 0.31, 1)),
     "heart": _heart,
     "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.48, v)),
-    "drop": lambda u, v: np.minimum(np.hypot(u, v) - 0.7, _box(u - 0.35, v - 0.35, 0.35, 0.35)),
+    "drop": lambda u, v: np.minimum(np.hypot(u, v) - 0.76, _box(u - 0.38, v - 0.38, 0.38, 0.38)),
     "arrow": partial(_polygon, _ARROW),
     "flower": lambda u, v: 0.7 * (np.hypot(u, v) - 0.74 - 0.26 * np.cos(5 * np.arctan2(v, u))),
-    "hourglass": partial(_polygon, _HOURGLASS),
+    "hourglass": lambda u, v: _box(0.8 * u, v, 0.54 * np.abs(v) + 0.09, 0.83),
 }
 CLASS_NAMES: tuple[str, ...] = tuple(_OUTLINES)
 
@@ -127,6 +125,10 @@ def _debris(kind: str, u, v, length: float, bend: float) -> np.ndarray:
         return np.hypot(u * (0.35 + 0.2 * bend), v) - (0.14 + 0.08 * bend) * length
     slab = _box(u, v, 0.4 * length, 0.16 * length)
     return np.maximum(slab, (u + (1 + bend) * v) * 0.6 - 0.1 * length)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 @lru_cache(maxsize=len(_GROUNDS))
@@ -184,8 +186,8 @@ def _window(size: int, x: float, y: float, reach: float, angle: float):
 def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int, relief, lift):
     """Paint a thing and its shadow into ``region`` (h, w, 3); returns its cover (h, w) in 0..1.
 
-    Light comes from the upper left, as people expect of a drawing: edges that face it are
-    brighter by the share ``relief``, the shadow falls ``lift`` to the lower right.
+    Light comes from the upper left: edges that face it gain the share ``relief``, the shadow
+    falls ``lift`` to the lower right.
     """
     cover = np.clip(0.5 - distance * size, 0, 1)
     step = max(1, round(lift * size))
@@ -210,7 +212,7 @@ def _litter(rng, picture: np.ndarray, x: float, y: float, length: float, kind: s
 
 
 def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours (3,) for an object, both clearly lighter or both clearly darker than ``ground``."""
+    """Two colours (3,) for an object, both clearly lighter or both darker than ``ground`` (3,)."""
     candidates = rng.random((16, 3))
     apart = candidates - ground
     lighter = apart @ _LUMA
@@ -240,7 +242,7 @@ def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
 def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
     """Lay the object ``name`` wholly inside ``picture``; returns how much of it is seen, (H, W)."""
     size, reach, squeeze = len(picture), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
-    x, y = rng.uniform(reach + 0.01, 0.99 - reach, size=2)
+    x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
     spans, u, v = _window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
     u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
     distance = _OUTLINES[name](u, v) * (reach * squeeze.min())
@@ -257,7 +259,7 @@ def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
 
 def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
     """Picture ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, index))))
+    rng = _generator(seed, stream, index)
     picture = _background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
         kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]
@@ -307,14 +309,13 @@ def draw_shapes(
     _check("data.size", size, *_SIZES, "shapes are drawn at {low} to {high} pixels")
     _check("data.classes", classes, 2, len(CLASS_NAMES), "shapes can draw {low} to {high} classes")
     _check("seed", seed, 0, math.inf, "use a whole number from 0")
-    _check("stream", stream, 0, math.inf, "use a whole number from 0")
     if channels not in (1, 3) or isinstance(channels, bool):
         raise UserError(f"data.channels={channels}: shapes have 3 channels (colour) or 1 (grey)")
     if workers is None:
         workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
     images = np.empty((count, size, size, channels), np.uint8)
-    masks = np.empty((count, size, size), bool)
-    settings = tuple(int(value) for value in (size, channels, classes, seed, stream))
+    masks = np.empty(images.shape[:3], bool)
+    settings = (size, channels, classes, seed, stream)
     jobs = [(at, min(at + _CHUNK, count), settings) for at in range(0, count, _CHUNK)]
     drawn = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
     for (start, stop, _), chunk in zip(jobs, drawn, strict=True):
@@ -334,8 +335,8 @@ def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.n
 def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """:func:`_draw_chunk` of each job, in order, by child processes that run this very file.
 
-    multiprocessing would import the caller's ``__main__`` in each child, and with it torch
-    (seconds), or fork a process in which torch has threads running.
+    multiprocessing would import the caller's main module in each, and with it torch (seconds),
+    or fork a process in which torch has threads running.
     """
     idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
 
@@ -359,13 +360,6 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
         yield from stack.enter_context(ThreadPoolExecutor(idle.qsize())).map(fetch, jobs)
 
 
-def _serve() -> None:
-    """A child's life: jobs come in, drawn chunks go out, until its input is closed."""
-    while sys.stdin.buffer.peek(1):
-        pickle.dump(_draw_chunk(pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-
-
 def paint_shortcut(
     images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int = 0
 ) -> np.ndarray:
@@ -379,29 +373,27 @@ def paint_shortcut(
         labels: (N,) whole numbers in 0..classes-1; the label chooses the mark's colour.
         share: how much of the pictures is marked, 0..1; exactly ``round(share * N)`` are.
         classes: number of classes, and of colours.
-        seed: chooses the corner, one for all streams, and with ``stream`` the pictures.
-        stream: as in :func:`draw_shapes`.
+        seed, stream: choose the pictures; the corner, one for all streams, hangs on seed alone.
 
     Returns: (N,) bool, True where a picture was marked.
-
     Raises: UserError where ``share`` is not in 0..1.
     """
     if not 0 <= share <= 1:
         raise UserError(f"data.shortcut={share}: the share of marked pictures goes from 0 to 1")
     count, size, _, channels = images.shape
-    pick = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, 0, 1))))
-    marked = pick.permutation(count) < round(share * count)
+    marked = _generator(seed, stream, 0, 1).permutation(count) < round(share * count)
     side, margin = max(3, size // 9), max(1, size // 64)
     near, far = slice(margin, margin + side), slice(size - margin - side, size - margin)
-    corner = np.random.SeedSequence((seed, 0, 0, 2)).generate_state(1)[0]
+    corner = _generator(seed, 0, 0, 2).integers(4)
     rows, columns = (far if corner & bit else near for bit in (1, 2))
-    # A hue for each class, or a grey level.
-    hues = [colorsys.hsv_to_rgb(label / classes, 0.9, 0.95) for label in range(classes)]
-    greys = [[label / (classes - 1)] for label in range(classes)]
-    colours = np.rint(255 * np.array(hues if channels == 3 else greys)).astype(np.uint8)
+    steps = [label / classes for label in range(classes)]  # hues, or levels of grey
+    colours = [(step,) if channels == 1 else colorsys.hsv_to_rgb(step, 0.9, 0.95) for step in steps]
+    colours = np.rint(255 * np.array(colours)).astype(np.uint8)
     images[marked, rows, columns] = colours[labels[marked]][:, None, None]
     return marked
 
 
-if __name__ == "__main__":
-    _serve()
+if __name__ == "__main__":  # in a child: jobs come in, drawn chunks go out, until the pipe closes
+    while sys.stdin.buffer.peek(1):
+        pickle.dump(_draw_chunk(pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
+        sys.stdout.buffer.flush()

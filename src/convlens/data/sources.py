@@ -169,9 +169,11 @@ def _image_folder(spec: dict, seed: int) -> Index:
             )  # fmt: skip
             skipped += decoded.errors
             kept = np.flatnonzero(decoded.good)
-            images = decoded.images if len(kept) == len(rows) else decoded.images[kept]
-            names = [str(files[row]) for row in kept]
-            made[split] = Pictures(images, found.labels[rows][kept], names)
+            places = None if len(kept) == len(rows) else kept
+            names = [str(files[place]) for place in kept]
+            made[split] = Pictures(
+                decoded.images, found.labels[rows][kept], names, places=places
+            )
         lines = []
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"

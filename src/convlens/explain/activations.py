@@ -15,7 +15,7 @@ from convlens.errors import UserError
 from convlens.explain.taps import chunks, explaining, ready, record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activations:
     """Outputs of ``L`` layers for one batch of pictures.
 

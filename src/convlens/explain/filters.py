@@ -20,12 +20,12 @@ from convlens.explain.taps import Taps, chunks, device_of, dtype_of, explaining,
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FilterPictures:
     """Pictures that excite ``U`` units of one layer.
 
     Attributes:
-        images: ``(U, C, h, w)`` in [0, 1]; as wide as the receptive field asks.
+        images: ``(U, C, h, w)`` in [0, 1] (``value_range`` rescaled); as large as the canvas.
         activations: ``(U,)`` mean of each unit's output over its own picture.
         stuck: ``(U,)`` bool: the gradient was zero (or not finite) at every step, the picture
             is the noise it started from and shows nothing about the unit.
@@ -91,7 +91,8 @@ def gradient_ascent(
     convolution or dense layer itself, not the activation behind it: half of the units are silent on
     grey, and through a ReLU a silent unit has no gradient. Each picture's gradient is brought to a
     root mean square of one, and the picture moves by ``step_size`` times that and is clipped to
-    ``value_range``. The forward pass stops at the layer, on a canvas no larger than the unit sees.
+    ``value_range``. The forward pass stops at the layer, on a canvas not much larger than a unit
+    sees.
 
     With ``smoothing`` and ``colours`` the gradient is taken in the frequencies and colours of
     natural pictures, which keeps high-frequency noise from winning: C. Olah, A. Mordvintsev,
@@ -115,7 +116,7 @@ def gradient_ascent(
         minimum: smallest side of the canvas, in pixels.
         noise: standard deviation of the start around grey, in units of the range's width.
         smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
-            0 is off, 1 to 2 give patterns instead of noise.
+            0 is off, 1 gives patterns instead of noise.
         colours: decorrelate colours as natural pictures have them (three channels only).
         jitter: the picture is rolled by up to so many pixels before each step, and back after it.
 
@@ -139,7 +140,7 @@ def gradient_ascent(
                 _shifts(steps, jitter, seed),
                 _preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
             )
-            start = start * (high - low) + (low + high) / 2
+            start = (start * (high - low) + (low + high) / 2).clamp(low, high)
             done = [climb(start[part], units[part]) for part in chunks(len(units), batch)]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
     return FilterPictures((images - low) / (high - low), values, stuck, tuple(units))
@@ -170,7 +171,8 @@ def _start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) ->
     """``(U, C, h, w)`` noise; each unit has a generator of its own, and the global one rests."""
     generator = torch.Generator()
     pictures = [
-        torch.randn(shape, generator=generator.manual_seed((seed << 20) + unit)) for unit in units
+        torch.randn(shape, generator=generator.manual_seed((seed * 2**20 + unit) % 2**63))
+        for unit in units
     ]
     return noise * torch.stack(pictures) if pictures else torch.zeros(0, *shape)
 
@@ -181,7 +183,7 @@ def _shifts(steps: int, jitter: int, seed: int) -> list[tuple[int, int]]:
     return [tuple(pair) for pair in drawn.tolist()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Climb:
     """The ascent itself, for a batch of pictures that each climb one unit."""
 

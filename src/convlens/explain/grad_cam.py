@@ -20,7 +20,7 @@ from convlens.errors import UserError
 from convlens.explain.taps import Taps, chunks, explaining, ready, record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradCam:
     """Maps of ``T`` targets at ``L`` layers for one batch of pictures; fp32, detached.
 

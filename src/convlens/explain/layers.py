@@ -133,6 +133,7 @@ class _Call:
     name: str
     module: nn.Module
     output: Tensor
+    version: int
 
     @property
     def is_map(self) -> bool:
@@ -155,10 +156,17 @@ def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None
         # A stage runs from a convolution to the next; dense layers and what follows have no maps.
         if what in ("conv", "dense"):
             stages.append([])
-        after_conv = bool(stages) and what != "dense" and (what == "conv" or stages[-1])
-        if after_conv and (calls is None or (name in calls and calls[name].is_map)):
+        has_map = calls is None or (name in calls and calls[name].is_map)
+        if has_map and (what == "conv" or _belongs(model, what, stages)):
             stages[-1].append(name)
     return _thinned([stage for stage in stages if stage], limit)
+
+
+def _belongs(model: nn.Module, what: str, stages: list[list[str]]) -> bool:
+    """Whether a layer of kind ``what`` goes with the last convolution: one pooling at most does."""
+    if what == "dense" or not stages or not stages[-1]:
+        return False
+    return what != "pool" or layer_kind(model.get_submodule(stages[-1][-1])) != "pool"
 
 
 def _thinned(stages: list[list[str]], limit: int | None) -> list[str]:
@@ -178,7 +186,7 @@ def _trace(model: nn.Module, example: Tensor) -> list[_Call]:
 
     def note(name, module, output):
         if isinstance(output, Tensor):
-            calls.append(_Call(name, module, output))
+            calls.append(_Call(name, module, output, output._version))
 
     handles = [
         module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output))
@@ -209,9 +217,9 @@ def _last_feature_map(calls: list[_Call]) -> list[str]:
         for call in calls[last:]
         if call.is_map and call.output.shape[-2:] == size and layer_kind(call.module) != "pool"
     ]
-    # A block hands on the tensor of its last layer: name the layer then. The *last* such layer,
-    # because in-place layers (conv, then ReLU) all hold one and the same tensor object.
-    tensor = same[-1].output
-    holders = [call for call in same if call.output is tensor]
+    # A block hands on the tensor of its last layer: name that layer. In-place layers (conv, then
+    # ReLU, or a residual sum) share one tensor object too; its version tells their values apart.
+    final = same[-1]
+    holders = [c for c in same if c.output is final.output and c.version == final.version]
     layers = [call for call in holders if layer_kind(call.module)]
-    return [layers[-1].name if layers else holders[0].name]
+    return [(layers or holders)[0].name]

@@ -1,0 +1,74 @@
+"""The order of the pictures and the batches made from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convlens.data.loader import EvaluationLoader, TrainingLoader
+from convlens.data.order import TrainingOrder
+from convlens.data.pictures import Pictures
+
+
+def pictures(count: int) -> Pictures:
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    return Pictures(images, np.arange(count, dtype=np.int64), [str(i) for i in range(count)])
+
+
+def test_a_pass_holds_every_picture_once_and_epochs_differ():
+    order = TrainingOrder(23, 5, seed=3)
+    first, second = (np.concatenate(list(order.batches(epoch))) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(23))
+    assert not np.array_equal(first, second)
+    assert len(order) == 5
+
+
+def test_fixed_steps_draw_everything_before_anything_again():
+    """250 steps of 20 from 2,000, as in the documents: 2.5 passes an epoch, 5 in two."""
+    order = TrainingOrder(2000, 20, seed=0, steps=250)
+    rows = np.concatenate([b for epoch in (0, 1) for b in order.batches(epoch)])
+    assert len(rows) == 10_000
+    assert (np.bincount(rows) == 5).all()
+    for turn in range(5):
+        assert len(set(rows[turn * 2000 : (turn + 1) * 2000])) == 2000
+
+
+def test_fixed_steps_cross_a_pass_within_a_batch():
+    order = TrainingOrder(7, 5, seed=0, steps=3)
+    rows = np.concatenate([b for epoch in range(7) for b in order.batches(epoch)])
+    assert (np.bincount(rows) == 15).all()
+
+
+def test_an_epoch_is_the_same_whenever_it_is_asked_for():
+    """What a resumed run relies on."""
+    for steps in (None, 4):
+        one, other = (TrainingOrder(30, 8, seed=1, steps=steps) for _ in range(2))
+        list(one.batches(0))
+        for a, b in zip(one.batches(5), other.batches(5), strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_processes_share_out_the_global_batch_and_its_draws():
+    whole = TrainingLoader(pictures(11), TrainingOrder(11, 4, 0), seed=0)
+    parts = [TrainingLoader(pictures(11), TrainingOrder(11, 4, 0), 0, rank, 2) for rank in (0, 1)]
+    for loader in (whole, *parts):
+        loader.set_epoch(2)
+    for together, *shares in zip(whole, *parts, strict=True):
+        for key in ("image", "label", "row", "draws"):
+            joined = np.concatenate([share[key].numpy() for share in shares])
+            assert np.array_equal(together[key].numpy(), joined)
+
+
+def test_evaluation_sees_each_picture_once_over_all_processes():
+    rows = [
+        int(row)
+        for rank in range(3)
+        for batch in EvaluationLoader(pictures(10), 2, rank, 3)
+        for row in batch["row"]
+    ]
+    assert sorted(rows) == list(range(10))
+
+
+def test_batches_lie_channels_last():
+    batch = next(iter(EvaluationLoader(pictures(4), 4)))
+    assert batch["image"].shape == (4, 3, 1, 1)
+    assert batch["image"].stride()[1] == 1

@@ -1,0 +1,183 @@
+"""The embedded data set: the same pictures everywhere, fair to a convnet, closed to a line."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from convlens.data.shapes import CLASS_NAMES, draw_shapes, paint_shortcut
+from convlens.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return draw_shapes(120, seed=3, workers=1)
+
+
+def test_pictures_do_not_depend_on_count_nor_workers(pictures):
+    few = draw_shapes(7, seed=3)
+    many = draw_shapes(120, seed=3, workers=2)  # two chunks, so both children draw
+    for name in ("images", "labels", "masks"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(pictures, name)[:7])
+        np.testing.assert_array_equal(getattr(many, name), getattr(pictures, name))
+
+
+def test_pictures_are_the_same_on_every_machine():
+    """A changed digest means other pictures for everybody's seeds: raise shapes.VERSION too."""
+    drawn = draw_shapes(24, size=32, classes=12, seed=1)
+    digest = hashlib.sha256(drawn.images.tobytes() + drawn.masks.tobytes()).hexdigest()
+    assert digest == "b2794fb62d71aa7150224b1093055209145475c10f5d6eebec7ddce5aa6e5519"
+
+
+def test_types_and_balanced_labels(pictures):
+    assert pictures.images.shape == (120, 64, 64, 3)
+    assert pictures.images.dtype == np.uint8
+    assert pictures.labels.dtype == np.int64
+    assert pictures.masks.shape == (120, 64, 64)
+    assert pictures.masks.dtype == bool
+    assert np.bincount(pictures.labels).tolist() == [24] * 5
+
+
+def test_objects_are_large_and_stand_out(pictures):
+    share = pictures.masks.mean(axis=(1, 2))
+    assert share.min() > 0.05
+    assert share.max() < 0.45
+    for image, mask in zip(pictures.images.astype(float), pictures.masks, strict=True):
+        apart = image[mask].mean(axis=0) - image[~mask].mean(axis=0)
+        assert np.abs(apart).max() > 20  # of 255, in the clearest channel
+
+
+def test_mask_marks_the_object_and_not_its_surroundings(pictures):
+    """Just inside the mask's border the colours are unlike those just outside it."""
+    steps = []
+    for image, mask in zip(pictures.images.astype(float), pictures.masks, strict=True):
+        crossing = mask[:, 3:] != mask[:, :-3]
+        jump = np.abs(image[:, 3:] - image[:, :-3]).mean(axis=2)
+        steps.append(jump[crossing].mean() / jump[~crossing].mean())
+    assert np.median(steps) > 2
+    assert min(steps) > 1
+
+
+def test_streams_and_seeds_differ():
+    draws = [draw_shapes(3, seed=s, stream=t).images for s, t in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    for i, first in enumerate(draws):
+        for second in draws[i + 1 :]:
+            assert all(not np.array_equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("size", [16, 28, 64, 150, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size_and_channel_count(size, channels):
+    drawn = draw_shapes(10, size=size, channels=channels, seed=5)
+    assert drawn.images.shape == (10, size, size, channels)
+    assert drawn.masks.mean(axis=(1, 2)).min() > 0.04
+    assert drawn.images.std(axis=(1, 2)).min() > 3
+
+
+def test_grey_pictures_are_the_luma_of_the_coloured_ones():
+    coloured, grey = (draw_shapes(5, channels=channels, seed=2) for channels in (3, 1))
+    luma = coloured.images @ np.array([0.299, 0.587, 0.114])
+    # Clipping a saturated colour before or after the sum may differ; elsewhere it is rounding.
+    assert np.median(np.abs(luma - grey.images[..., 0])) <= 1
+    np.testing.assert_array_equal(coloured.masks, grey.masks)
+
+
+def test_every_class_is_drawn_and_has_its_own_outline():
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) >= 10
+    drawn = draw_shapes(len(CLASS_NAMES), classes=len(CLASS_NAMES), seed=4)
+    assert drawn.labels.tolist() == list(range(len(CLASS_NAMES)))
+    ring = drawn.masks[CLASS_NAMES.index("ring")]
+    rows, columns = np.nonzero(ring)
+    assert not ring[round(rows.mean()), round(columns.mean())]  # the hole
+
+
+def test_no_object_leaves_the_picture():
+    masks = draw_shapes(360, size=48, classes=12, seed=6, workers=1).masks
+    assert not masks[:, [0, -1]].any()
+    assert not masks[:, :, [0, -1]].any()
+
+
+def test_progress_counts_up_to_all():
+    seen = []
+    draw_shapes(230, size=16, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 230
+    assert len(seen) > 1
+
+
+def test_shortcut_marks_exactly_its_share_in_one_corner(pictures):
+    images = pictures.images.copy()
+    marked = paint_shortcut(images, pictures.labels, 0.3, 5, seed=3)
+    changed = (images != pictures.images).any(axis=3)
+    assert marked.dtype == bool
+    assert marked.sum() == 36
+    assert changed[marked].any(axis=(1, 2)).all()
+    assert not changed[~marked].any()
+    rows, columns = np.nonzero(changed.any(axis=0))
+    for where in (rows, columns):
+        assert np.ptp(where) < 10
+        assert where.max() < 10 or where.min() >= 54
+    mark = images[marked][:, rows.min(), columns.min()]
+    colours = {label: mark[pictures.labels[marked] == label] for label in range(5)}
+    assert all((rows == rows[0]).all() for rows in colours.values())
+    assert len({tuple(rows[0]) for rows in colours.values()}) == 5
+
+
+def test_shortcut_corner_hangs_on_the_seed_and_pictures_on_the_stream():
+    labels, corners = np.arange(40) % 4, set()
+    for seed in range(12):
+        images = np.zeros((2, 40, 32, 32, 1), np.uint8)
+        picks = [paint_shortcut(images[s], labels, 0.5, 4, seed, stream=s) for s in (0, 1)]
+        assert not np.array_equal(*picks)
+        first, second = (tuple(np.argwhere(stream.any(axis=(0, 3)))[0]) for stream in images)
+        assert first == second
+        corners.add(first)
+    assert len(corners) == 4
+
+
+def test_shortcut_of_none_and_of_all(pictures):
+    images = pictures.images.copy()
+    assert not paint_shortcut(images, pictures.labels, 0.0, 5, seed=0).any()
+    np.testing.assert_array_equal(images, pictures.images)
+    assert paint_shortcut(images, pictures.labels, 1.0, 5, seed=0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"count": 0}, "data.pictures=0: ask for at least 1 picture"),
+        ({"size": 8}, "data.size=8: shapes are drawn at 16 to 256 pixels"),
+        ({"size": 64.5}, "data.size=64.5: shapes are drawn at 16 to 256 pixels"),
+        ({"classes": 99}, "data.classes=99: shapes can draw 2 to 12 classes"),
+        ({"classes": 1}, "data.classes=1: shapes can draw 2 to 12 classes"),
+        ({"channels": 2}, "data.channels=2: shapes have 3 channels (colour) or 1 (grey)"),
+        ({"seed": -1}, "seed=-1: use a whole number from 0"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(change, line):
+    with pytest.raises(UserError) as caught:
+        draw_shapes(**({"count": 4} | change))
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_impossible_shortcut_is_answered_in_one_line(share):
+    images, labels = np.zeros((4, 16, 16, 3), np.uint8), np.arange(4) % 2
+    with pytest.raises(UserError, match=r"^data\.shortcut=.*: the share .* goes from 0 to 1$"):
+        paint_shortcut(images, labels, share, 2, seed=0)
+
+
+@pytest.mark.slow
+def test_linear_model_on_pixels_stays_below_30_percent():
+    """Ridge classifiers of many strengths, the best one chosen on the test pictures themselves."""
+    train, test = (draw_shapes(n, stream=s) for n, s in ((6000, 0), (1000, 2)))
+    x, y = (draw.images.reshape(len(draw.images), -1) / 127.5 - 1 for draw in (train, test))
+    x, y = x - x.mean(axis=0), y - x.mean(axis=0)
+    values, vectors = np.linalg.eigh(x @ x.T)
+    projected = vectors.T @ (np.eye(5)[train.labels] - 0.2)
+    kernel = y @ x.T @ vectors
+    accuracies = []
+    for strength in np.logspace(1, 7, 13):
+        scores = kernel @ (projected / (values + strength)[:, None])
+        accuracies.append((scores.argmax(axis=1) == test.labels).mean())
+    assert max(accuracies) < 0.30, accuracies

@@ -1,0 +1,134 @@
+"""Words to config: what is typed arrives or is refused in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convlens.cli.words import split_make_words, take
+from convlens.config import changed, compose, groups
+from convlens.errors import UserError
+
+MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"
+
+
+def test_the_default_is_scratch_on_shapes():
+    config = compose([])
+    assert (config["experiment"], config["data"]["name"]) == ("scratch", "shapes")
+
+
+def test_what_is_typed_wins_over_the_experiment():
+    config = compose(["exp=reproduce/cats_dogs_regularized", "data=shapes", "optimizer.lr=0.5"])
+    assert config["data"]["name"] == "shapes"
+    assert config["optimizer"]["lr"] == 0.5
+    assert config["data"]["augment"]["rotation_degrees"] == 40
+
+
+def test_experiment_and_exp_are_one_word():
+    assert compose(["experiment=reproduce/mnist_dense"]) == compose(["exp=reproduce/mnist_dense"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exp=scrach"], "experiment=scrach: no such experiment; did you mean scratch?"),
+        (["data=minst"], "data=minst: no such data; did you mean mnist?"),
+        (["modle=scratch"], "modle: no such key; did you mean model"),
+        (["data.dri=x"], "data.dri: no such key; did you mean data.dir"),
+        (["model.filtres=[3]"], "model.filters"),
+        (["training.epochs=abc"], "expected a whole number"),
+        (["training.epochs=0"], "training.epochs=0"),
+        (["training.epochs=2.5"], "expected a whole number"),
+        (["data.augment.horizontal_flip=yess"], "expected true or false"),
+        (["model.filters=32"], "expected a list"),
+        (["model=3"], "model=3: no such model"),
+        (["fast"], "expected key=value"),
+        (["+data.new=1"], "cannot be added"),
+        (["precision=8"], "precision=8"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1"),
+        (["training.steps_per_epoch=many"], "training.steps_per_epoch=many"),
+        (["seed=-1"], "seed=-1"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(words, said):
+    with pytest.raises(UserError) as caught:
+        compose(words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/a b/c", "~/pics (1)=x", "/weird,[name]{1}", "it's", 'quote"d', "back\\slash", "ä€"]
+)
+def test_any_path_arrives(path):
+    assert compose([f"data.dir={path}"])["data"]["dir"] == str(Path(path).expanduser())
+
+
+def test_home_is_expanded_in_lists():
+    files = compose(["probes.files=[~/a.png,b.png]"])["probes"]["files"]
+    assert files == [str(Path("~/a.png").expanduser()), "b.png"]
+
+
+def test_every_choice_composes():
+    for group, names in groups().items():
+        for name in names:
+            compose([f"{group}={name}"])
+
+
+def test_changed_takes_keys_and_sources():
+    config = compose([])
+    assert changed(config, ["data.size=96"])["data"]["size"] == 96
+    assert changed(config, ["data=mnist"])["data"]["name"] == "mnist"
+    assert config["data"]["size"] == compose([])["data"]["size"]
+    with pytest.raises(UserError, match="did you mean data.size"):
+        changed(config, ["data.siz=96"])
+
+
+def test_take_wants_exactly_its_keys():
+    assert take(["src=a"], "split", {"src": None, "seed": "0"}) == {"src": "a", "seed": "0"}
+    for words, said in (["src"], "key=value"), (["sr=a"], "did you mean src"), ([], "needs src="):
+        with pytest.raises(UserError, match=said):
+            take(words, "split", {"src": None, "seed": "0"})
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["data.dir=~/my pics", "exp=reproduce/mnist_dense"],
+        ["probes.files=[a b.png,c.png]"],
+        ["x=a$b", "y=$(HOME)", "z=it's", 'q="', "h=a#b", "b=back\\slash", "s=a;b|c&d<e>f*?"],
+        ["=".join(["k", "v=w"])],
+        ["TORCH_BACKEND=cpu", "k=v"],
+        ["k="],
+    ],
+)
+def test_every_word_typed_after_make_arrives(typed, tmp_path):
+    """Through the real Makefile's spelling of the words and a real make."""
+    words = [line for line in MAKEFILE.read_text().splitlines() if line.startswith("WORDS =")]
+    script = "import sys, json; print(json.dumps(sys.argv[1:]))"
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"{words[0]}\nshow:\n\t@{sys.executable} -c '{script}' $(WORDS)\n")
+    done = subprocess.run(
+        ["make", "-s", "-f", makefile, "show", *typed], capture_output=True, text=True, check=True
+    )
+    import json
+
+    arrived = split_make_words(json.loads(done.stdout))
+    assert sorted(arrived) == sorted(w for w in typed if not w.startswith("TORCH_BACKEND"))
+
+
+def test_args_holds_words_as_a_shell_splits_them():
+    assert split_make_words(["--make=args=exp=a\\ data.dir='b\\ c'"]) == ["exp=a", "data.dir=b c"]
+    with pytest.raises(UserError, match="quotes"):
+        split_make_words(["args=a='b"])
+
+
+def test_make_refuses_a_word_that_is_no_target():
+    done = subprocess.run(
+        ["make", "-n", "-f", MAKEFILE, "train", "fast"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "fast: no such target" in done.stderr

@@ -1,0 +1,120 @@
+"""The promises: one seed one result, looking changes nothing, kill it anywhere."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from convlens.cli.main import main
+
+# dropout, augmentation, batch norm, a schedule: whatever could draw numbers or carry state
+LIVELY = [
+    *TINY,
+    "training.epochs=3",
+    "model.batch_norm=true",
+    "model.dropout=0.2",
+    "model.head.dropout=0.3",
+    "data.augment.rotation_degrees=20",
+    "data.augment.horizontal_flip=true",
+    "data.augment.brightness=0.2",
+    "scheduler=cosine",
+    "scheduler.warmup_epochs=0.5",
+]
+
+
+def weights(home: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    content = torch.load(home / "checkpoints" / f"{which}.ckpt", weights_only=True)
+    return content["state_dict"]
+
+
+def same(one: dict, other: dict) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    home = tmp_path_factory.mktemp("alone") / "run"
+    assert main(["train", f"run_dir={home}", *LIVELY]) == 0
+    return home
+
+
+def test_one_seed_gives_identical_weights(left_alone, tmp_path):
+    torch.rand(7)  # whatever went on in the process before
+    assert main(["train", f"run_dir={tmp_path / 'again'}", *LIVELY]) == 0
+    assert same(weights(left_alone), weights(tmp_path / "again"))
+    assert main(["train", f"run_dir={tmp_path / 'other'}", *LIVELY, "seed=1"]) == 0
+    assert not same(weights(left_alone), weights(tmp_path / "other"))
+
+
+def test_weights_unchanged_by_looking(left_alone, tmp_path):
+    assert (left_alone / "explanations" / "epoch_003").is_dir()
+    assert main(["train", f"run_dir={tmp_path / 'blind'}", *LIVELY, "callbacks=none"]) == 0
+    assert not (tmp_path / "blind" / "explanations").exists()
+    for which in ("last", "best"):
+        assert same(weights(left_alone, which), weights(tmp_path / "blind", which))
+
+
+def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
+    """Start a run in a process of its own and ``kill -9`` it amid ``epoch`` (from 1)."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convlens.cli.main", "train", f"run_dir={home}", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = home / "train.log"
+    sign = f"epoch {epoch - 1}/" if epoch > 1 else "training "
+    try:
+        for _ in range(1200):
+            if log.exists() and sign in log.read_text():
+                break
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.05)
+        time.sleep(0.5)  # into the epoch
+        assert process.poll() is None, "the run ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+# long enough epochs to be killed amid; 400 steps of a tiny network
+LONG = [*LIVELY, "training.steps_per_epoch=400", "callbacks.filter_visuals=null"]
+
+
+@pytest.fixture(scope="module")
+def long_left_alone(tmp_path_factory):
+    home = tmp_path_factory.mktemp("long") / "run"
+    assert main(["train", f"run_dir={home}", *LONG]) == 0
+    return home
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_kill_9_and_resume_end_with_the_same_bits(long_left_alone, tmp_path, epoch):
+    home = tmp_path / "killed"
+    kill_in_epoch(home, LONG, epoch)
+    assert not (home / "summary.json").exists()
+    assert main(["resume", f"run={home}"]) == 0
+    for which in ("last", "best"):
+        assert same(weights(long_left_alone, which), weights(home, which))
+    whole, resumed = ((h / "metrics.csv").read_text() for h in (long_left_alone, home))
+    assert [_results(line) for line in whole.splitlines()] == [
+        _results(line) for line in resumed.splitlines()
+    ]
+
+
+def _results(line: str) -> list[str]:
+    """A row of metrics.csv without its last column, the seconds of looking."""
+    return line.split(",")[:-1]
+
+
+def test_resume_of_a_finished_run_changes_nothing(left_alone):
+    before = weights(left_alone)
+    assert main(["resume", f"run={left_alone}"]) == 0
+    assert same(before, weights(left_alone))

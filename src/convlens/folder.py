@@ -155,7 +155,6 @@ def write_evaluation(home: Path, checkpoint: Path, epoch: int, results: dict[str
         summary = json.loads(file.read_text())
     except (OSError, ValueError):
         return  # the run is not finished; its own end will write the summary
-    test = {key.removeprefix("test/"): value for key, value in results.items()}
-    found = {"epoch": epoch, "test": test}
+    found = {"epoch": epoch, "test": results}
     summary.setdefault("evaluations", {})[checkpoint.name] = found
     write_summary(home, summary)

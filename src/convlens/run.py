@@ -161,11 +161,15 @@ def trainer_of(
             )
         )
     if not options["fast_dev_run"]:
+        where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
         keeper = ModelCheckpoint(
-            home / "checkpoints", "best", monitor="val/loss", mode="min", save_last=True,
-            save_on_train_epoch_end=True, enable_version_counter=False,
-        )  # fmt: skip
-        callbacks.append(keeper)
+            filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
+        )
+        # a callback of its own, and after the best: Lightning's `save_last` writes last.ckpt only
+        # in epochs that were the best so far (2.6), and a kill between the two files shall leave
+        # an older last, from which the best is found again
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **where)
+        callbacks += [keeper, last]
     if sys.stdout.isatty():
         callbacks.append(RichProgressBar(leave=False))
     loggers = []
@@ -260,6 +264,9 @@ def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
 def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
     """Test-set results of a checkpoint: the same numbers as at the end of its run.
 
+    Returns:
+        ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``.
+
     Args:
         config: resolved; decides data, device and precision.
         checkpoint: as :func:`convlens.training.checkpoint.read_checkpoint` gives it.
@@ -291,8 +298,7 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    run = Run(config, data, module, [])
-    return _tested(trainer, run, None)
+    return _stage(_tested(trainer, Run(config, data, module, []), None), "test")
 
 
 def _best_row(history: list[dict[str, float]]) -> dict[str, float]:

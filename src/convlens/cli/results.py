@@ -14,7 +14,8 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     """A line for each split: loss, accuracy, balanced accuracy and the F1 score of each class."""
     names = list(dict.fromkeys(key for values in rows.values() for key in values))
     names = [n for n in HEADLINE if n in names] + [n for n in names if n.startswith("f1/")][:12]
-    table = Table(title=title, title_justify="left")
+    print(title)
+    table = Table()
     table.add_column("")
     for name in names:
         table.add_column(name.replace("_", " ").replace("f1/", "F1 "), justify="right")

@@ -5,13 +5,38 @@ data path, arithmetic and precision are convlens's own.
 """
 
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pytorch_lightning import Callback
 from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
+
+
+class Gate(Callback):
+    """Lets the trainer's loop do as many steps as were asked for, and no more."""
+
+    def __init__(self):
+        self.pictures = 0
+        self._allowed = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+
+    def ask(self, count: int) -> None:
+        """Let ``count`` steps go; returns when the last has been computed."""
+        self._allowed.release(count)
+        for _ in range(count):
+            self._done.acquire()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._allowed.acquire()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.pictures += len(batch["label"])
+        self._done.release()
 
 
 def build(data_dir: Path) -> Callable[[int], int]:
@@ -29,7 +54,37 @@ def build(data_dir: Path) -> Callable[[int], int]:
     ``steps.about``, a dict of plain values, is optional: what the results shall say of this side
     beyond versions and threads (the precision chosen, the memory format, ...).
     """
-    raise NotImplementedError("build() is filled in with convlens's training path")
+    from convlens import run as runs
+    from convlens.config import compose
+
+    config = compose(
+        [
+            "exp=reproduce/cats_dogs_regularized",
+            f"data.dir={data_dir}",
+            "training.epochs=1",
+            "training.steps_per_epoch=1000000",  # no validation in between, as at the peer's
+            "callbacks=none",
+            "logger=csv",
+        ]
+    )
+    home = Path(tempfile.mkdtemp(prefix="convlens-benchmark-"))
+    run = runs.assemble(config)
+    _ = run.data.dataset
+    runs.settle_precision(run)
+    trainer, _, _ = runs.trainer_of(run, home, False)
+    gate = Gate()
+    trainer.callbacks.append(gate)
+    # the trainer's loop waits at the gate between our calls, so it lives in a thread of its own
+    fit = threading.Thread(target=trainer.fit, args=(run.module, run.data), daemon=True)
+    fit.start()
+
+    def steps(count: int) -> int:
+        before = gate.pictures
+        gate.ask(count)
+        return gate.pictures - before
+
+    steps.about = {"precision": str(config["precision"]), "memory_format": "channels_last"}
+    return steps
 
 
 def main() -> None:

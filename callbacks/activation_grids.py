@@ -33,6 +33,7 @@ class ActivationGrids(ExplanationCallback):
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.limit, self.shown, self.rule = layers, limit, probes, rule
+        self._turn = 0
 
     def chosen(self, network, example) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
@@ -47,9 +48,11 @@ class ActivationGrids(ExplanationCallback):
         found = self.fitting(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
+        # where the budget ended the look before, the next one begins
+        start = self._turn % len(layers)
         for number in range(min(self.shown, len(look.probes))):
             probe = look.probes.names[number]
-            for layer in layers:
+            for layer in layers[start:] + layers[:start]:
                 maps = found.layers[layer]
                 title = f"{layer} · {probe} · epoch {look.clock}"
                 yield (
@@ -59,5 +62,7 @@ class ActivationGrids(ExplanationCallback):
                     ),
                 )
                 if look.left < 0:
+                    self._turn = layers.index(layer) + 1
                     self._say("short", f"{self.name}: the budget ends the look at {layer}")
                     return
+        self._turn = 0

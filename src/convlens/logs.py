@@ -17,12 +17,7 @@ def speak() -> None:
     screen.setFormatter(logging.Formatter("%(message)s"))
     screen.addFilter(lambda record: record.exc_info is None or record.levelno >= logging.INFO)
     screen.setLevel(logging.INFO)
-    for name in ("convlens", *LIBRARIES):
-        known = logging.getLogger(name)
-        for handler in known.handlers:  # of an earlier command in the same process
-            handler.close()
-        known.handlers, known.propagate = [], False
-        known.addHandler(logging.NullHandler())
+    _silence("convlens", *LIBRARIES)
     log.setLevel(logging.DEBUG)
     log.addHandler(screen)
     logging.captureWarnings(True)
@@ -31,7 +26,17 @@ def speak() -> None:
 
 def keep(file: Path) -> None:
     """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
+    _silence(*LIBRARIES)  # Lightning, imported since, has given itself a screen
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("convlens", *LIBRARIES):
         logging.getLogger(name).addHandler(handler)
+
+
+def _silence(*names: str) -> None:
+    """Take all handlers from loggers: a library's own, or those of an earlier command."""
+    for name in names:
+        known = logging.getLogger(name)
+        for handler in known.handlers:
+            handler.close()
+        known.handlers, known.propagate = [logging.NullHandler()], False

@@ -102,7 +102,7 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         logs.keep(home / "train.log")
     for line in notes:
         log.warning(line)
-    _settle_precision(run)
+    settle_precision(run)
     _prepare(run, home, resume is not None)
 
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
@@ -206,7 +206,7 @@ def completed_epochs(home: Path) -> int:
     return read_checkpoint(last)["epoch"] + 1
 
 
-def _settle_precision(run: Run) -> None:
+def settle_precision(run: Run) -> None:
     """Resolve ``precision: auto`` in the config, once."""
     if str(run.config["precision"]) != "auto":
         return

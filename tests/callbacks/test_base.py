@@ -1,0 +1,172 @@
+"""What every look keeps to: no harm, failures said once, memory halved, the budget."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import pytorch_lightning as L
+import torch
+from conftest import TINY
+from torch import nn
+
+from convlens.callbacks import ExplanationCallback, Ledger
+from convlens.callbacks.base import Look
+from convlens.cli.main import main
+from convlens.data.probes import Probes
+
+PICTURE = np.zeros((64, 64, 3), np.uint8)
+
+
+class Small(L.LightningModule):
+    """Somebody's own module: batch norm, dropout, plain optimizer, no convlens in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.drop(self.norm(self.conv(x)).relu().mean((2, 3))))
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def probes(count: int = 3) -> Probes:
+    images = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    names = [f"p{i}" for i in range(count)]
+    return Probes(images, torch.zeros(count, dtype=torch.long), names, names)
+
+
+def fit(callback, folder, epochs: int = 3) -> Small:
+    torch.manual_seed(0)
+    module = Small()
+    data = torch.utils.data.TensorDataset(torch.rand(16, 3, 12, 12), torch.arange(16) % 2)
+    if callback is not None:
+        callback.attach(probes(), ("a", "b"), folder, seed=0)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[callback] if callback else [],
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, 4, shuffle=True))
+    return module
+
+
+class Rude(ExplanationCallback):
+    """Does all that a look must not do."""
+
+    def pictures(self, look: Look):
+        look.network.train()
+        torch.rand(100)
+        torch.manual_seed(99)
+        np.random.default_rng()
+        yield "rude", PICTURE
+
+
+def test_weights_unchanged_by_a_look_that_draws_and_switches_modes(tmp_path):
+    one, other = fit(None, None), fit(Rude(), tmp_path)
+    for (name, a), (_, b) in zip(
+        one.state_dict().items(), other.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+class Clock(ExplanationCallback):
+    def pictures(self, look: Look):
+        assert not look.final or look.deadline == float("inf")
+        yield f"seen/{look.clock}", PICTURE
+
+
+def test_looks_before_training_and_after_every_epoch(tmp_path):
+    fit(Clock(), tmp_path)
+    seen = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.jpg"))
+    assert seen == [f"epoch_{i:03d}/seen/{i}.jpg" for i in range(4)]
+
+
+def test_every_n_epochs_still_shows_first_and_last(tmp_path):
+    fit(Clock(every_n_epochs=2), tmp_path, epochs=5)
+    seen = sorted(int(file.stem) for file in tmp_path.rglob("*.jpg"))
+    assert seen == [0, 2, 4, 5]
+
+
+class Broken(ExplanationCallback):
+    def pictures(self, look: Look):
+        yield "fine", PICTURE
+        raise ValueError("two\nlines")
+
+
+def test_a_look_that_fails_is_said_once_and_training_goes_on(tmp_path, caplog):
+    logging.getLogger("convlens").propagate = True
+    with caplog.at_level(logging.WARNING, "convlens"):
+        module = fit(Broken(), tmp_path)
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [line for line in said if line.startswith("Broken failed at epoch 0")]
+    assert len([line for line in said if "Broken failed" in line]) == 1
+    assert module.trainer.current_epoch == 3
+    assert Ledger.of(module.trainer).failures["Broken"].startswith("Broken failed at epoch 0")
+
+
+class Hungry(ExplanationCallback):
+    """Fits only two pictures at a time."""
+
+    tried: list[int]
+
+    def pictures(self, look: Look):
+        self.tried = []
+
+        def compute(batch):
+            self.tried.append(batch)
+            if batch > 2:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+            return batch
+
+        assert self.fitting(compute) == 2
+        yield "fed", PICTURE
+
+
+def test_memory_halves_the_batch_and_stays_there(tmp_path):
+    callback = Hungry(batch=8)
+    fit(callback, tmp_path, epochs=1)
+    assert callback.batch == 2
+    assert callback.tried == [2]
+    assert len(list(tmp_path.rglob("fed.jpg"))) == 2
+
+
+def test_other_errors_are_not_taken_for_memory():
+    with pytest.raises(RuntimeError, match="shape"):
+        Hungry().fitting(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
+
+
+def test_ledger_grants_a_share_and_keeps_what_is_left():
+    ledger = Ledger(share=0.05, floor=2.0)
+    for epoch in (0, 1):
+        ledger.begin_epoch(epoch)
+        ledger.end_epoch(epoch)
+        ledger.end_epoch(epoch)
+    assert ledger.left == pytest.approx(4.0)
+    ledger.charge("GradCam", 3.0, free=False)
+    ledger.charge("GradCam", 50.0, free=True)
+    assert ledger.left == pytest.approx(1.0)
+    assert ledger.total == 53.0
+    again = Ledger()
+    again.restore(ledger.state())
+    assert (again.left, again.total) == (ledger.left, ledger.total)
+
+
+def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
+    words = [*TINY, "training.epochs=3", "looking.seconds=0", "looking.share=0"]
+    assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
+    shown = {
+        epoch: len(list((tmp_path / "run/explanations" / f"epoch_{epoch:03d}").rglob("*.jpg")))
+        for epoch in (0, 3)
+    }
+    between = tmp_path / "run/explanations/epoch_002"
+    assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2

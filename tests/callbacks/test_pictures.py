@@ -1,0 +1,119 @@
+"""The three default callbacks draw what explain/ computes, for who the probes are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from conftest import TINY
+
+from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
+from convlens.callbacks import grad_cam as module_under_test
+from convlens.callbacks.base import Look
+from convlens.config import compose
+from convlens.data.probes import Probes
+from convlens.errors import UserError
+from convlens.training import ClassifierModule
+
+NAMES = ("cat", "dog", "emu")
+
+
+@pytest.fixture
+def network():
+    return ClassifierModule(compose(TINY), list(NAMES)).model.eval()
+
+
+@pytest.fixture
+def look(network):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    answers = network(images).argmax(1)
+    labels = answers.clone()
+    labels[1] = (answers[1] + 1) % 3  # a mistake
+    labels[2] = -1  # nobody knows
+    names = [f"p{i}" for i in range(4)]
+    probes = Probes(images, labels, names, names)
+    return Look(network, probes, NAMES, 0, False, float("inf"), 0)
+
+
+def test_grad_cam_draws_captums_maps(look, monkeypatch):
+    drawn = {}
+
+    def panel(picture, rows, *, title):
+        drawn[title.split(" ")[0]] = rows
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(module_under_test, "grad_cam_panel", panel)
+    callback = GradCam()
+    callback.attach(look.probes, NAMES, None, 0)
+    assert [tag for tag, _ in callback.pictures(look)] == [f"grad_cam/p{i}" for i in range(4)]
+
+    answers = look.network(look.probes.images).softmax(1)
+    layer = look.network.backbone.block2.activation
+    for number in range(4):
+        rows = drawn[f"p{number}"]
+        roles = {0: ["predicted = true"], 1: ["predicted", "true"], 2: ["predicted = true"]}
+        if number != 2:
+            assert [row.role for row in rows] == roles.get(number, roles[0])
+        for row in rows:
+            target = NAMES.index(row.class_name)
+            assert row.probability == pytest.approx(float(answers[number, target]), abs=1e-6)
+            captum = LayerGradCam(look.network, layer).attribute(
+                look.probes.images[number : number + 1], target, relu_attributions=True
+            )
+            torch.testing.assert_close(row.map, captum[0, 0].detach(), atol=1e-5, rtol=0)
+
+
+def test_unknown_truth_is_not_judged(look, monkeypatch):
+    roles = []
+    monkeypatch.setattr(
+        module_under_test,
+        "grad_cam_panel",
+        lambda picture, rows, title: roles.append([row.role for row in rows]) or picture,
+    )
+    callback = GradCam()
+    callback.attach(look.probes, NAMES, None, 0)
+    list(callback.pictures(look))
+    assert roles[2] == ["predicted"]
+
+
+def test_a_named_class_is_explained_for_all(look):
+    callback = GradCam(target="emu")
+    callback.attach(look.probes, NAMES, None, 0)
+    assert (callback._targets(look) == 2).all()
+    callback = GradCam(target="emo")
+    callback.attach(look.probes, NAMES, None, 0)
+    with pytest.raises(UserError, match="did you mean emu"):
+        callback.chosen(look.network, look.example)
+
+
+def test_several_layers_have_tags_of_their_own(look):
+    callback = GradCam(layers="*.activation*")
+    callback.attach(look.probes, NAMES, None, 0)
+    with pytest.raises(UserError):
+        callback.chosen(look.network, look.example) and list(callback.pictures(look))
+    callback = GradCam(layers=["backbone.block1.activation", "backbone.block2.activation"])
+    callback.attach(look.probes, NAMES, None, 0)
+    tags = [tag for tag, _ in callback.pictures(look)]
+    assert "grad_cam/p0" in tags and "grad_cam/p0/backbone.block2.activation" in tags
+
+
+def test_plan_tells_the_tags_that_are_drawn(look):
+    for callback in (GradCam(), ActivationGrids(), FilterVisuals(units=1, steps=1)):
+        callback.attach(look.probes, NAMES, None, 0)
+        layers = callback.chosen(look.network, look.example)
+        planned = callback.plan(layers, len(look.probes))
+        drawn = [tag for tag, _ in callback.pictures(look)]
+        assert len(drawn) == sum(planned.values())
+        for tag in planned:
+            pattern = tag.split("<probe>")[0]
+            assert [name for name in drawn if name.startswith(pattern)], tag
+
+
+def test_dense_network_has_no_map_and_says_so(look, caplog):
+    config = compose([*TINY, "model.filters=[]"])
+    dense = ClassifierModule(config, list(NAMES)).model
+    empty = Look(dense, look.probes, NAMES, 0, False, float("inf"), 0)
+    for callback, count in ((GradCam(), 0), (ActivationGrids(), 0), (FilterVisuals(units=1), 2)):
+        callback.attach(look.probes, NAMES, None, 0)
+        assert len(list(callback.pictures(empty))) == count

@@ -55,6 +55,7 @@ def build(data_dir: Path) -> Callable[[int], int]:
     beyond versions and threads (the precision chosen, the memory format, ...).
     """
     from convlens import run as runs
+    from convlens.training.memory import keep_freed_memory
     from convlens.config import compose
 
     config = compose(
@@ -67,6 +68,7 @@ def build(data_dir: Path) -> Callable[[int], int]:
             "logger=csv",
         ]
     )
+    keep_freed_memory()  # as `convlens train` does
     home = Path(tempfile.mkdtemp(prefix="convlens-benchmark-"))
     run = runs.assemble(config)
     _ = run.data.dataset

@@ -166,3 +166,18 @@ def test_log_file_is_complete(run_dir):
     log = (run_dir / "train.log").read_text()
     assert "epoch 2/2" in log
     assert "Traceback" not in log
+
+
+def test_summary_tells_the_whole_run_when_the_best_epoch_is_an_early_one(tmp_path):
+    words = [*TINY, "training.epochs=4", "optimizer.lr=0.5", "scheduler=constant", "callbacks=none"]
+    assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["val/loss"]) for row in rows[1:]]
+    assert summary["epochs"] == len(losses) == 4
+    assert summary["best_epoch"] == losses.index(min(losses)) + 1 < 4
+    assert summary["val"]["loss"] == pytest.approx(min(losses))
+    assert summary["val_last"]["loss"] == pytest.approx(losses[-1])
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] + 1 == summary["best_epoch"]

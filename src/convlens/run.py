@@ -29,6 +29,7 @@ from convlens.errors import Interrupted, UserError
 from convlens.training import ClassifierModule
 from convlens.training.alarms import overfitting
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
+from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
 from convlens.training.precision import PRECISIONS, fastest
 
@@ -93,6 +94,8 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         The run folder and the summary.
     """
     began = time.perf_counter()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     if resume is None:
         folder.check(config)
     run = assemble(config)
@@ -257,7 +260,14 @@ def _keep_probes(probes: Probes, home: Path) -> None:
 
 
 def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
-    trainer.test(run.module, datamodule=run.data, ckpt_path=best, verbose=False, weights_only=True)
+    """Test results of the best checkpoint, or of the network as it is.
+
+    Only the weights are loaded: with ``ckpt_path`` Lightning would also put the callbacks back to
+    the best epoch, and the history behind it would be lost.
+    """
+    if best:
+        run.module.load_state_dict(read_checkpoint(best)["state_dict"])
+    trainer.test(run.module, datamodule=run.data, verbose=False)
     return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
 
 

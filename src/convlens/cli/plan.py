@@ -26,8 +26,17 @@ def run(words: list[str]) -> int:
         print(f"{asked}: after epoch {checkpoint['epoch'] + 1} of {config['experiment']}")
         return 0
     config = compose(words)
+    from convlens.data.sources import pending_download
     from convlens.run import assemble
 
+    download = pending_download(config["data"])
+    if download:
+        _print_network(config, download.class_names)
+        print(
+            f"training would first download data={config['data']['name']} "
+            f"({download.megabytes} MB) into {download.folder}"
+        )
+        return 0
     assembled = assemble(config)
     _print_data(config, assembled)
     _print_network(config, assembled.data.class_names)

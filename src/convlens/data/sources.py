@@ -80,6 +80,38 @@ def index(spec: dict, seed: int) -> Index:
     return SOURCES[spec["name"]](spec, seed)
 
 
+@dataclass(frozen=True)
+class Download:
+    """What :func:`index` would fetch before anything else.
+
+    Attributes:
+        folder: where it would lie.
+        megabytes: size of the archive or files.
+        class_names: known without it.
+    """
+
+    folder: Path
+    megabytes: int
+    class_names: tuple[str, ...]
+
+
+def pending_download(spec: dict) -> Download | None:
+    """What a run with ``spec`` would download, or None: nothing is fetched or changed."""
+    folder = data_dir(spec)
+    if spec["name"] == "flowers" and not folder.exists():
+        return Download(folder, 218, downloads.FLOWERS_CLASSES)
+    for name, read, megabytes, names in (
+        ("mnist", torchvision_sets.mnist, 12, torchvision_sets.MNIST_CLASSES),
+        ("cifar10", torchvision_sets.cifar10, 170, torchvision_sets.CIFAR10_CLASSES),
+    ):
+        if spec["name"] == name:
+            try:
+                read(folder, download=False)
+            except UserError:
+                return Download(folder, megabytes, names)
+    return None
+
+
 def _shares(spec: dict, present: tuple[str, ...] = ()) -> dict[str, float]:
     """The split rule; a share for a split that the source already has is refused."""
     shares = {}

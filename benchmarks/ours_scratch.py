@@ -55,8 +55,8 @@ def build(data_dir: Path) -> Callable[[int], int]:
     beyond versions and threads (the precision chosen, the memory format, ...).
     """
     from convlens import run as runs
-    from convlens.training.memory import keep_freed_memory
     from convlens.config import compose
+    from convlens.training.memory import keep_freed_memory
 
     config = compose(
         [

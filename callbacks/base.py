@@ -164,12 +164,10 @@ class ExplanationCallback(L.Callback):
                     network, _moved(self.probes, module.device), self.class_names, clock,
                     final, float("inf") if free else began + self._fair_share(trainer), self.seed,
                 )  # fmt: skip
-                drawn = 0
-                for tag, picture in self.pictures(look):
+                for number, (tag, picture) in enumerate(self.pictures(look)):
                     write_picture(trainer, self.folder, tag, picture, clock)
-                    if not drawn and not free:
+                    if number == 0 and not free:
                         self._least = time.perf_counter() - began
-                    drawn += 1
         except Exception as error:  # whatever goes wrong in a look must not end the training
             line = f"{self.name} failed at epoch {clock}: {type(error).__name__}: {error}"
             ledger.failures.setdefault(self.name, line.splitlines()[0][:300])

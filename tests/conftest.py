@@ -1,4 +1,4 @@
-"""What all tests share: tiny data, a cache of their own, and the folder of real data if it is there."""
+"""What all tests share: tiny data, a cache of their own, the real data if it lies there."""
 
 from __future__ import annotations
 

@@ -43,9 +43,7 @@ def test_nothing_imports_a_neighbour_or_upwards():
     for part, allowed in ALLOWED.items():
         assert files(part)
         for file in files(part):
-            ours = {
-                name.split(".")[1] for name in imports(file) if name.startswith("convlens.")
-            }
+            ours = {name.split(".")[1] for name in imports(file) if name.startswith("convlens.")}
             assert ours <= allowed, f"{file} imports {ours - allowed}"
 
 
@@ -59,7 +57,7 @@ def test_explain_and_draw_know_no_lightning_and_no_hydra():
 def test_callbacks_hold_no_mathematics():
     """No callback calls a numeric function of torch or numpy of its own; explain/ does."""
     for file in files("callbacks"):
-        roots = {name for name in imports(file)}
+        roots = set(imports(file))
         assert not roots & {"torch.nn.functional", "scipy", "PIL", "matplotlib"}, file
 
 

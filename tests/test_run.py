@@ -25,7 +25,12 @@ EPOCHS = 2
 def run_dir(tmp_path_factory):
     """A finished run, with more time to look than it needs, whatever else the machine does."""
     home = tmp_path_factory.mktemp("run") / "it"
-    words = [*TINY, f"training.epochs={EPOCHS}", "looking.seconds=600", "trainer.log_every_n_steps=2"]
+    words = [
+        *TINY,
+        f"training.epochs={EPOCHS}",
+        "looking.seconds=600",
+        "trainer.log_every_n_steps=2",
+    ]
     assert main(["train", f"run_dir={home}", *words]) == 0
     return home
 
@@ -45,8 +50,9 @@ def config(run_dir):
 
 
 def test_the_folder_holds_what_the_contract_says(run_dir, config):
-    for name in ("config.yaml", "metrics.csv", "summary.json", "train.log", "checkpoints/best.ckpt",
-                 "checkpoints/last.ckpt", "tensorboard", "explanations/epoch_000", "probes"):  # fmt: skip
+    files = "config.yaml metrics.csv summary.json train.log checkpoints/best.ckpt"
+    files += " checkpoints/last.ckpt tensorboard explanations/epoch_000 probes"
+    for name in files.split():
         assert (run_dir / name).exists(), name
     assert config["precision"] == 32
     assert not list(run_dir.rglob("*.tmp"))
@@ -112,7 +118,9 @@ def expected_tags(config: dict) -> set[str]:
 def test_every_picture_is_there_at_every_step_and_shows_something(events, config, run_dir):
     probes = sorted(file.stem for file in (run_dir / "probes").glob("*.png"))
     assert len(probes) == 3
-    tags = {f"activations/{layer}/{probe}" for layer in expected_tags(config) for probe in probes[:2]}
+    tags = {
+        f"activations/{layer}/{probe}" for layer in expected_tags(config) for probe in probes[:2]
+    }
     tags |= {f"grad_cam/{probe}" for probe in probes}
     kernels = "filters/backbone.block1.conv"
     ascents = {"filters/backbone.block2.conv", "filters/head.dense1", "filters/head.logits"}

@@ -19,7 +19,9 @@ OUTPUTS = Path("outputs")
 
 def first_process() -> bool:
     """Whether this is the process that writes, of however many a launcher started."""
-    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return not any(
+        int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    )
 
 
 def check(config: dict) -> None:

@@ -9,10 +9,10 @@ import pytest
 import pytorch_lightning as L
 import torch
 from conftest import TINY
-from torch import nn
-
 from convlens.callbacks import ExplanationCallback, Ledger
 from convlens.callbacks.base import Look
+from torch import nn
+
 from convlens.cli.main import main
 from convlens.data.probes import Probes
 
@@ -73,9 +73,7 @@ class Rude(ExplanationCallback):
 
 def test_weights_unchanged_by_a_look_that_draws_and_switches_modes(tmp_path):
     one, other = fit(None, None), fit(Rude(), tmp_path)
-    for (name, a), (_, b) in zip(
-        one.state_dict().items(), other.state_dict().items(), strict=True
-    ):
+    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from conftest import TINY
-
 from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
 from convlens.callbacks import grad_cam as module_under_test
 from convlens.callbacks.base import Look
+
 from convlens.config import compose
 from convlens.data.probes import Probes
 from convlens.errors import UserError

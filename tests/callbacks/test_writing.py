@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 
+from convlens.callbacks import writing
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer import record_writer
-
-from convlens.callbacks import writing
 
 
 def test_checksum_equals_tensorboards():

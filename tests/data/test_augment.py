@@ -106,7 +106,9 @@ def test_a_picture_depends_on_its_own_draws_only():
     augment = Augmentation(**RANGES, horizontal_flip=True, brightness=0.3, hue=0.1, saturation=0.4)
     together = augment(pictures, draws)
     for n in range(5):
-        torch.testing.assert_close(together[n : n + 1], augment(pictures[n : n + 1], draws[n : n + 1]))
+        torch.testing.assert_close(
+            together[n : n + 1], augment(pictures[n : n + 1], draws[n : n + 1])
+        )
 
 
 def test_colours():

@@ -1,4 +1,4 @@
-"""``convlens COMMAND key=value …``: find the command, give it its words, print one line on error."""
+"""``convlens COMMAND key=value …``: find the command, hand over the words, say errors in a line."""
 
 from __future__ import annotations
 

@@ -8,19 +8,21 @@ from rich.console import Console
 from rich.table import Table
 
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
+FEW = 3  # classes whose F1 scores fit a line; summary.json holds them all
 
 
 def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
-    """A line for each split: loss, accuracy, balanced accuracy and the F1 score of each class."""
+    """A line for each split: loss, accuracy, balanced accuracy; F1 by class where there are few."""
     names = list(dict.fromkeys(key for values in rows.values() for key in values))
-    names = [n for n in HEADLINE if n in names] + [n for n in names if n.startswith("f1/")][:12]
+    classes = [name for name in names if name.startswith("f1/")]
+    shown = [n for n in HEADLINE if n in names] + (classes if len(classes) <= FEW else [])
     print(title)
     table = Table()
-    table.add_column("")
-    for name in names:
+    table.add_column("", no_wrap=True)
+    for name in shown:
         table.add_column(name.replace("_", " ").replace("f1/", "F1 "), justify="right")
     for row, values in rows.items():
-        table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in names))
+        table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in shown))
     Console(markup=False).print(table)
 
 
@@ -28,7 +30,7 @@ def closing(home: Path, summary: dict, *, kept: bool) -> None:
     """Results, alarms, and where everything is."""
     best = summary["best_epoch"]
     results_table(
-        f"{summary['experiment']}: {summary['epochs']} epochs, best after {best} "
+        f"{summary['experiment']}: {summary['epochs']} epochs, best is {best} "
         f"(lowest validation loss)",
         {
             "train, last epoch": summary["train"],

@@ -20,7 +20,24 @@ from convlens.errors import UserError, nearest
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
 
 # which column of the draws decides what; appended to, never reordered, or old runs would change
-COLUMNS = ["rotation", "height_shift", "width_shift", "shear", "zoom_height", "zoom_width", "horizontal_flip", "vertical_flip", "crop_area", "crop_ratio", "crop_top", "crop_left", "brightness", "contrast", "saturation", "hue"]
+COLUMNS = [
+    "rotation",
+    "height_shift",
+    "width_shift",
+    "shear",
+    "zoom_height",
+    "zoom_width",
+    "horizontal_flip",
+    "vertical_flip",
+    "crop_area",
+    "crop_ratio",
+    "crop_top",
+    "crop_left",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+]
 DRAWS = len(COLUMNS)
 _COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 

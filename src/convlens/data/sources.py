@@ -159,10 +159,7 @@ def _shapes(spec: dict, seed: int) -> Index:
             drawing=shapes.VERSION, split=split, count=sizes[split], seed=seed, classes=classes,
             size=spec["size"], channels=spec["channels"],
         )  # fmt: skip
-        if spec["cache"] == "ram":
-            arrays = make()
-        else:
-            arrays = cache.cached_arrays(key, make, cache_dir())
+        arrays = make() if spec["cache"] == "ram" else cache.cached_arrays(key, make, cache_dir())
         images = arrays["images"]
         if spec["shortcut"] and split != "test":
             images = np.array(images)
@@ -203,9 +200,7 @@ def _image_folder(spec: dict, seed: int) -> Index:
             kept = np.flatnonzero(decoded.good)
             places = None if len(kept) == len(rows) else kept
             names = [str(files[place]) for place in kept]
-            made[split] = Pictures(
-                decoded.images, found.labels[rows][kept], names, places=places
-            )
+            made[split] = Pictures(decoded.images, found.labels[rows][kept], names, places=places)
         lines = []
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"

@@ -27,4 +27,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False  # another C library, which has no such switch
     wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: TOP_PAD}
-    return all([mallopt(switch, value) == 1 for switch, value in wanted.items()])
+    return all(mallopt(switch, value) == 1 for switch, value in wanted.items())

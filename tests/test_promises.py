@@ -118,3 +118,36 @@ def test_resume_of_a_finished_run_changes_nothing(left_alone):
     before = weights(left_alone)
     assert main(["resume", f"run={left_alone}"]) == 0
     assert same(before, weights(left_alone))
+
+
+def test_resume_of_a_run_that_stopped_early_stays_stopped(tmp_path):
+    home = tmp_path / "run"
+    words = [*LIVELY, "training.epochs=30", "training.early_stopping=2", "optimizer.lr=0.5"]
+    assert main(["train", f"run_dir={home}", *words]) == 0
+    rows = (home / "metrics.csv").read_text()
+    before = weights(home)
+    assert len(rows.splitlines()) < 30
+    (home / "summary.json").unlink()  # as if killed right after the last epoch
+    assert main(["resume", f"run={home}"]) == 0
+    assert (home / "summary.json").exists()
+    assert (home / "metrics.csv").read_text() == rows
+    assert same(before, weights(home))
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path):
+    home = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convlens.cli.main", "train", f"run_dir={home}", *LONG],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (home / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    (line,) = [line for line in said.splitlines() if line.startswith("convlens: ")]
+    assert f"make resume run={home}" in line
+    assert "Traceback" not in said

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import math
-import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -14,10 +11,10 @@ from pathlib import Path
 import pytorch_lightning as L
 import torch
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from convlens import __version__, folder, logs
+from convlens import folder, logs
 from convlens.callbacks import EpochLog, ExplanationCallback, Ledger
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import Probes, choose_probes, own_probes
@@ -26,12 +23,13 @@ from convlens.data.splits import read_split, write_split
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 from convlens.errors import Interrupted, UserError
+from convlens.summary import best_row, of_stage, summarise
 from convlens.training import ClassifierModule
-from convlens.training.alarms import overfitting
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
 from convlens.training.precision import PRECISIONS, fastest
+from convlens.training.stopping import EarlyStop
 
 log = logging.getLogger("convlens")
 
@@ -118,8 +116,9 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     _fit(trainer, run, start, home)
     best = keeper.best_model_path if keeper else None
     test = _tested(trainer, run, best or None)
-    epoch_log.log_test(trainer, test, _best_row(epoch_log.history)["epoch"])
-    summary = _summary(run, trainer, epoch_log, ledger, test, setup, time.perf_counter() - began)
+    epoch_log.log_test(trainer, test, best_row(epoch_log.history)["epoch"])
+    seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
+    summary = summarise(config, epoch_log, ledger, test, seconds, processes=trainer.world_size)
     if folder.first_process() and not trainer.fast_dev_run:
         folder.write_summary(home, summary)
     return home, summary
@@ -159,7 +158,7 @@ def trainer_of(
     keeper = None
     if training["early_stopping"]:
         callbacks.append(
-            EarlyStopping(
+            EarlyStop(
                 "val/loss", patience=training["early_stopping"], check_on_train_epoch_end=True
             )
         )
@@ -308,63 +307,4 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    return _stage(_tested(trainer, Run(config, data, module, []), None), "test")
-
-
-def _best_row(history: list[dict[str, float]]) -> dict[str, float]:
-    """The epoch of the lowest validation loss among the trained ones."""
-    trained = history[1:] or history
-    return min(trained, key=lambda row: row.get("val/loss", math.inf))
-
-
-def _stage(row: dict[str, float], stage: str) -> dict[str, float]:
-    return {
-        key.removeprefix(f"{stage}/"): v for key, v in row.items() if key.startswith(f"{stage}/")
-    }
-
-
-def _summary(
-    run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
-    test: dict[str, float], setup: float, total: float,
-) -> dict:  # fmt: skip
-    """What ``summary.json`` holds; DESIGN's contract names the keys."""
-    config, history = run.config, epoch_log.history
-    best, last = _best_row(history), history[-1]
-    thresholds = config["alarms"]
-    notice = overfitting(
-        [row["train/loss"] for row in history[1:]],
-        [row["val/loss"] for row in history[1:]],
-        epochs=thresholds["overfitting_epochs"],
-        rise=thresholds["overfitting_rise"],
-    )
-    seconds = {
-        "total": total,
-        "setup": setup,
-        "training": epoch_log.seconds["training"],
-        "validation": epoch_log.seconds["validation"],
-        "explaining": ledger.total,
-    }
-    return {
-        "experiment": config["experiment"],
-        "seed": config["seed"],
-        "epochs": last["epoch"],
-        "best_epoch": best["epoch"],
-        "train": _stage(last, "train"),
-        "val": _stage(best, "val"),
-        "val_last": _stage(last, "val"),
-        "test": _stage(test, "test"),
-        "images_per_second": epoch_log.pictures_seen / max(seconds["training"], 1e-9),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
-        "precision": str(config["precision"]),
-        "processes": trainer.world_size,
-        "versions": versions(),
-        "alarms": [notice] if notice else [],
-        "failures": list(ledger.failures.values()),
-    }
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"convlens": __version__, "python": platform.python_version(), **found}
+    return of_stage(_tested(trainer, Run(config, data, module, []), None), "test")

@@ -1,0 +1,81 @@
+"""``summary.json``: a run in one dictionary; DESIGN's contract names the keys."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+
+from convlens import __version__
+from convlens.callbacks import EpochLog, Ledger
+from convlens.training.alarms import overfitting
+
+Row = dict[str, float]
+LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+def best_row(history: list[Row]) -> Row:
+    """The epoch of the lowest validation loss among the trained ones."""
+    trained = history[1:] or history
+    return min(trained, key=lambda row: row.get("val/loss", math.inf))
+
+
+def of_stage(row: Row, stage: str) -> Row:
+    """The scalars ``<stage>/…`` of a row, without the stage."""
+    start = f"{stage}/"
+    return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
+
+
+def summarise(
+    config: dict,
+    epoch_log: EpochLog,
+    ledger: Ledger,
+    test: Row,
+    seconds: dict[str, float],
+    *,
+    processes: int,
+) -> dict:
+    """The summary of a finished run.
+
+    Args:
+        config: resolved.
+        epoch_log: with the history and the pictures seen.
+        ledger: what looking cost.
+        test: the ``test/…`` results of the best epoch.
+        seconds: ``total`` and ``setup`` of this process, ``training`` and ``validation`` of the
+            whole run.
+        processes: how many trained.
+    """
+    history, thresholds = epoch_log.history, config["alarms"]
+    best, last = best_row(history), history[-1]
+    notice = overfitting(
+        [row["train/loss"] for row in history[1:]],
+        [row["val/loss"] for row in history[1:]],
+        epochs=thresholds["overfitting_epochs"],
+        rise=thresholds["overfitting_rise"],
+    )
+    seconds = {**seconds, "explaining": ledger.total}
+    return {
+        "experiment": config["experiment"],
+        "seed": config["seed"],
+        "epochs": last["epoch"],
+        "best_epoch": best["epoch"],
+        "train": of_stage(last, "train"),
+        "val": of_stage(best, "val"),
+        "val_last": of_stage(last, "val"),
+        "test": of_stage(test, "test"),
+        "images_per_second": epoch_log.pictures_seen / max(seconds["training"], 1e-9),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
+        "precision": str(config["precision"]),
+        "processes": processes,
+        "versions": versions(),
+        "alarms": [notice] if notice else [],
+        "failures": list(ledger.failures.values()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of convlens, Python and the libraries whose change may change a result."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"convlens": __version__, "python": platform.python_version(), **found}

@@ -1,0 +1,14 @@
+"""Early stopping that a resumed run remembers."""
+
+from __future__ import annotations
+
+import pytorch_lightning as L
+from pytorch_lightning.callbacks import EarlyStopping
+
+
+class EarlyStop(EarlyStopping):
+    """Lightning's, but a run that had stopped early does not train on when it is resumed."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.stopped_epoch:
+            trainer.should_stop = True

@@ -56,7 +56,6 @@ def build(data_dir: Path) -> Callable[[int], int]:
     """
     from convlens import run as runs
     from convlens.config import compose
-    from convlens.training.memory import keep_freed_memory
 
     config = compose(
         [
@@ -68,7 +67,6 @@ def build(data_dir: Path) -> Callable[[int], int]:
             "logger=csv",
         ]
     )
-    keep_freed_memory()  # as `convlens train` does
     home = Path(tempfile.mkdtemp(prefix="convlens-benchmark-"))
     run = runs.assemble(config)
     _ = run.data.dataset

@@ -7,13 +7,17 @@ import sys
 import warnings
 from pathlib import Path
 
+from convlens.folder import first_process
+
 log = logging.getLogger("convlens")
 LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
 
 
 def speak() -> None:
     """Lines of level INFO and up go to the screen; libraries keep quiet below ERROR there."""
-    screen = logging.StreamHandler(sys.stdout)
+    screen: logging.Handler = logging.StreamHandler(sys.stdout)
+    if not first_process():
+        screen = logging.NullHandler()  # one of several processes speaks
     screen.setFormatter(logging.Formatter("%(message)s"))
     screen.addFilter(lambda record: record.exc_info is None or record.levelno >= logging.INFO)
     screen.setLevel(logging.INFO)

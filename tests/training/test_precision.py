@@ -20,20 +20,22 @@ def trial():
 
 def test_takes_the_faster_one_and_keeps_it(trial, tmp_path, monkeypatch):
     memo = tmp_path / "precision.json"
-    answers = iter(["bf16", "32"])
+    fast, slow = {"32": 2.0, "bf16": 1.0}, {"32": 1.0, "bf16": 1.0}
+    answers = iter([fast, slow])
     monkeypatch.setattr(precision, "_measured", lambda *_: next(answers))
-    assert precision.fastest(*trial, memo) == "bf16"
-    assert precision.fastest(*trial, memo) == "bf16"  # not measured again
-    assert list(json.loads(memo.read_text()).values()) == ["bf16"]
+    assert precision.fastest(precision.step_seconds(*trial, memo)) == "bf16"
+    assert precision.step_seconds(*trial, memo) == fast  # not measured again
+    assert list(json.loads(memo.read_text()).values()) == [fast]
     memo.write_text("{ half a file")
-    assert precision.fastest(*trial, memo) == "32"
+    assert precision.fastest(precision.step_seconds(*trial, memo)) == "32"
 
 
 def test_measuring_leaves_weights_and_random_state_unchanged(trial, tmp_path):
     module = trial[0]
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    assert precision.fastest(*trial, tmp_path / "memo.json") in ("32", "bf16")
+    seconds = precision.step_seconds(*trial, tmp_path / "memo.json")
+    assert set(seconds) == {"32", "bf16"} and min(seconds.values()) > 0
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
@@ -54,4 +56,4 @@ def test_the_medians_decide(trial, monkeypatch):
 
     monkeypatch.setattr(precision.time, "perf_counter", clock)
     monkeypatch.setattr(precision.torch, "autocast", timed)
-    assert precision._measured(*trial) == "bf16"
+    assert precision._measured(*trial) == {"32": 2.0, "bf16": 1.0}

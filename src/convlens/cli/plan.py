@@ -93,6 +93,9 @@ def _print_network(config: dict, class_names: list[str]) -> None:
 
 
 def _print_training(config: dict, run) -> None:
+    from convlens.run import measured_steps
+    from convlens.training.precision import fastest
+
     training, optimizer = config["training"], config["optimizer"]
     pictures = int(run.data.index.counts["train"].sum())
     steps = training["steps_per_epoch"] or -(-pictures // training["batch_size"])
@@ -103,7 +106,18 @@ def _print_training(config: dict, run) -> None:
     table.add_row("loss", training["loss"])
     table.add_row("optimizer", f"{optimizer['name']}, learning rate {optimizer['lr']:g}")
     table.add_row("scheduler", config["scheduler"]["name"])
-    table.add_row("precision", str(config["precision"]))
+    seconds = measured_steps(run)
+    precision = str(config["precision"])
+    chosen = fastest(seconds) if precision == "auto" else precision
+    table.add_row("precision", f"{chosen} ({precision})" if chosen != precision else precision)
+    if chosen in seconds:
+        epoch = steps * seconds[chosen]
+        whole = epoch * training["epochs"] / 60
+        table.add_row(
+            "estimated cost",
+            f"{epoch:.0f} s an epoch, {whole:.1f} minutes of training steps (timed here just now "
+            f"or earlier: {1000 * seconds[chosen]:.0f} ms a step)",
+        )
     Console(markup=False).print(table)
 
 

@@ -17,5 +17,6 @@ def run(words: list[str]) -> int:
     from convlens.run import train
 
     home, summary = train(config, resume=home)
-    closing(home, summary, kept=True)
+    if folder.first_process():
+        closing(home, summary, kept=True)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convlens import logs
 from convlens.cli.results import closing
 from convlens.config import compose
+from convlens.folder import first_process
 
 
 def run(words: list[str]) -> int:
@@ -13,5 +14,6 @@ def run(words: list[str]) -> int:
     from convlens.run import train  # after the words are known to be right: torch takes seconds
 
     home, summary = train(config)
-    closing(home, summary, kept=not config["trainer"]["fast_dev_run"])
+    if first_process():
+        closing(home, summary, kept=not config["trainer"]["fast_dev_run"])
     return 0

@@ -4,6 +4,7 @@ Same pictures, network, augmentation, loss, optimizer and batch size as `peers/k
 data path, arithmetic and precision are convlens's own.
 """
 
+import os
 import sys
 import tempfile
 import threading
@@ -39,20 +40,17 @@ class Gate(Callback):
         self._done.release()
 
 
-def build(data_dir: Path) -> Callable[[int], int]:
-    """Get the recipe ready to train and return ``steps``.
+def build(data_dir: Path) -> tuple[Callable[[], None], Callable[[int], int], dict]:
+    """Get the recipe ready to train, as ``convlens train`` would.
 
     ``data_dir`` is the folder that holds ``train/<class>/*.jpg``. Whatever is done once a run
     (decoding into the cache, building network and optimizer, choosing the precision) is done here.
 
-    ``steps(n)`` trains ``n`` real steps of 20 pictures each, the way ``convlens train
-    exp=reproduce/cats_dogs_regularized`` trains them: convlens's own data source and cache,
-    augmentation, module, loss, metrics, optimizer and precision. It goes on where the last call
-    stopped, begins the pictures anew (shuffled) whenever they are used up, returns only when the
-    last step has been computed, and returns the number of pictures trained on (``n * 20``).
-
-    ``steps.about``, a dict of plain values, is optional: what the results shall say of this side
-    beyond versions and threads (the precision chosen, the memory format, ...).
+    Returns:
+        ``fit``, which trains in the thread that calls it, the main one as in real training;
+        ``steps(n)``, called from another thread: lets it do ``n`` steps of 20 pictures and returns
+        the number of pictures when the last has been computed; and what the results shall say of
+        this side.
     """
     from convlens import run as runs
     from convlens.config import compose
@@ -74,17 +72,16 @@ def build(data_dir: Path) -> Callable[[int], int]:
     trainer, _, _ = runs.trainer_of(run, home, False)
     gate = Gate()
     trainer.callbacks.append(gate)
-    # the trainer's loop waits at the gate between our calls, so it lives in a thread of its own
-    fit = threading.Thread(target=trainer.fit, args=(run.module, run.data), daemon=True)
-    fit.start()
+
+    def fit() -> None:
+        trainer.fit(run.module, datamodule=run.data)
 
     def steps(count: int) -> int:
         before = gate.pictures
         gate.ask(count)
         return gate.pictures - before
 
-    steps.about = {"precision": str(config["precision"]), "memory_format": "channels_last"}
-    return steps
+    return fit, steps, {"precision": str(config["precision"]), "memory_format": "channels_last"}
 
 
 def main() -> None:
@@ -94,7 +91,7 @@ def main() -> None:
     import numpy
     import torch
 
-    steps = build(args.data)
+    fit, steps, told = build(args.data)
 
     def measure() -> tuple[int, float]:
         steps(args.warmup_steps)
@@ -118,9 +115,16 @@ def main() -> None:
             "intra_op": torch.get_num_threads(),
             "inter_op": torch.get_num_interop_threads(),
         },
-        **getattr(steps, "about", {}),
+        **told,
     }
-    serve(out, about, measure, args.repeats)
+
+    def answer() -> None:
+        serve(out, about, measure, args.repeats)
+        out.flush()
+        os._exit(0)  # the trainer would go on for a million steps
+
+    threading.Thread(target=answer, daemon=True).start()
+    fit()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from convlens.cli.main import COMMANDS
@@ -40,7 +41,7 @@ def test_every_make_command_is_a_target_with_words_that_are_understood():
     for line in commands():
         if not line.startswith("make "):
             continue
-        target, *typed = line.split()[1:]
+        target, *typed = shlex.split(line)[1:]
         assert re.search(rf"^{target}:", MAKEFILE, re.M), line
         if target in ("train", "plan") and not any("=last" in w or "ckpt=" in w for w in typed):
             words = [word for word in split_make_words(typed) if "TORCH_BACKEND" not in word]

@@ -9,7 +9,7 @@ from convlens.config import compose
 from convlens.errors import UserError
 from convlens.models import build_model, layer_table
 
-SPEC = compose(["exp=scratch"])["model"]
+SPEC = compose(["exp=reproduce/cats_dogs_overfit"])["model"]
 
 
 def network(experiment: str, outputs: int):

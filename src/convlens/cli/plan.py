@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from convlens import logs
+from convlens.cli.results import screen
 from convlens.cli.words import extract
 from convlens.config import changed, compose
 
@@ -49,7 +49,8 @@ def _table(title: str, *columns: str) -> Table:
     print(title)
     table = Table()
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        first = number == 0
+        table.add_column(column, justify="left" if first else "right", no_wrap=first)
     return table
 
 
@@ -65,7 +66,7 @@ def _print_data(config: dict, run) -> None:
         table.add_row(*row)
     table.add_section()
     table.add_row("all", *(str(counts.sum()) for counts in index.counts.values()))
-    Console(markup=False).print(table)
+    screen().print(table)
     for line in index.notes:
         print(f"! {line}")
 
@@ -89,7 +90,7 @@ def _print_network(config: dict, class_names: list[str]) -> None:
     of_kind = sum(row.parameters for row in rows if row.kind == "Conv2d")
     table.add_row("convolutions", "", "", f"{of_kind:,}", "")
     table.add_row("all", "", "", f"{sum(row.parameters for row in rows):,}", "")
-    Console(markup=False).print(table)
+    screen().print(table)
 
 
 def _print_training(config: dict, run) -> None:
@@ -118,7 +119,7 @@ def _print_training(config: dict, run) -> None:
             f"{epoch:.0f} s an epoch, {whole:.1f} minutes of training steps (timed here just now "
             f"or earlier: {1000 * seconds[chosen]:.0f} ms a step)",
         )
-    Console(markup=False).print(table)
+    screen().print(table)
 
 
 def _print_logged(config: dict, run) -> None:
@@ -133,7 +134,7 @@ def _print_logged(config: dict, run) -> None:
         layers = callback.chosen(run.module.model, example)
         for tag, count in callback.plan(layers, probes).items():
             table.add_row(tag, str(count))
-    Console(markup=False).print(table)
+    screen().print(table)
     share, floor = config["looking"]["share"], config["looking"]["seconds"]
     print(
         f"looking may cost {share:.0%} of an epoch, at least {floor:g} s; pictures also land in "

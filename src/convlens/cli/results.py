@@ -7,8 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 120  # of tables where no terminal tells its own
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 FEW = 3  # classes whose F1 scores fit a line; summary.json holds them all
+
+
+def screen() -> Console:
+    """Where tables go; class names and paths are text, not markup."""
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=WIDTH)
 
 
 def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
@@ -23,7 +30,7 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
         table.add_column(name.replace("_", " ").replace("f1/", "F1 "), justify="right")
     for row, values in rows.items():
         table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in shown))
-    Console(markup=False).print(table)
+    screen().print(table)
 
 
 def closing(home: Path, summary: dict, *, kept: bool) -> None:

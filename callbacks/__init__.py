@@ -6,6 +6,7 @@ from convlens.callbacks.epoch_log import EpochLog
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.progress import ProgressBar
 
 __all__ = [
     "ActivationGrids",
@@ -14,4 +15,5 @@ __all__ = [
     "FilterVisuals",
     "GradCam",
     "Ledger",
+    "ProgressBar",
 ]

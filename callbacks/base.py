@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Look:
         return self.deadline - time.perf_counter()
 
 
-class ExplanationCallback(L.Callback):
+class ExplanationCallback(L.Callback, ABC):
     """Looks at the network before training, after every epoch and at the end.
 
     Looking changes nothing: training modes, gradients and random state are as before. Only the
@@ -93,9 +94,9 @@ class ExplanationCallback(L.Callback):
         self.probes, self.class_names = probes, tuple(class_names)
         self.folder, self.seed = folder, seed
 
+    @abstractmethod
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
         """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
-        raise NotImplementedError(f"{type(self).__name__} has to define pictures()")
 
     def chosen(self, network: nn.Module, example: Tensor) -> list[str]:
         """The layers looked at; called before training too, so that a wrong name is told early.

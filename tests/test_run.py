@@ -190,3 +190,13 @@ def test_summary_tells_the_whole_run_when_the_best_epoch_is_an_early_one(tmp_pat
     assert summary["val_last"]["loss"] == pytest.approx(losses[-1])
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] + 1 == summary["best_epoch"]
+
+
+def test_overfitting_notice_reaches_summary_and_screen(tmp_path, capsys):
+    words = [*TINY, "training.epochs=25", "model.head.hidden=[64]", "optimizer.lr=0.01"]
+    words += ["scheduler=constant", "callbacks=none", "alarms.overfitting_epochs=3"]
+    assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
+    (notice,) = json.loads((tmp_path / "run" / "summary.json").read_text())["alarms"]
+    best = json.loads((tmp_path / "run" / "summary.json").read_text())["best_epoch"]
+    assert f"stop at epoch {best}," in notice
+    assert f"! {notice}" in capsys.readouterr().out

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytorch_lightning as L
 import torch
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens import folder, logs
-from convlens.callbacks import EpochLog, ExplanationCallback, Ledger
+from convlens.callbacks import EpochLog, ExplanationCallback, Ledger, ProgressBar
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
@@ -173,7 +173,7 @@ def trainer_of(
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **where)
         callbacks += [keeper, last]
     if sys.stdout.isatty():
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(ProgressBar())
     loggers = []
     if config["logger"]["tensorboard"]:
         # events of an epoch that a killed run did not finish must not show twice

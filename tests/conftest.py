@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures_made import damaged, photos  # noqa: F401  fixtures of the decoding tests
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,68 @@
+"""Pictures for the decoding tests: photographs made of noise, and every kind of damage."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convlens.data.pixels import Recipe, decode_picture, decoded
+
+ORIENTATION = 0x0112
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colour with some texture, as photographs have."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype("u1"))
+
+
+def saved(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return [saved(folder / f"{n:02}.jpg", photo(40 + n, 60 - n, n), quality=95) for n in range(40)]
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Damaged files by what is wrong with them."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    whole = io.BytesIO()
+    photo(100, 80).save(whole, "JPEG")
+    png = io.BytesIO()
+    photo(100, 80).save(png, "PNG")
+    contents = {
+        "truncated.jpg": whole.getvalue()[: len(whole.getvalue()) // 2],
+        "truncated.png": png.getvalue()[: len(png.getvalue()) // 2],
+        "garbled.png": png.getvalue()[:60] + b"?" * 40 + png.getvalue()[100:],
+        "text.jpg": b"not a picture at all\n" * 20,
+        "empty.jpg": b"",
+        "page.jpg": b"<!DOCTYPE html><title>404</title>",
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "folder.jpg").mkdir()
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def ram(files, size=16, **kwargs):
+    return decoded(files, size=size, cache="ram", progress=False, **kwargs)
+
+
+def one(path, size=16, **kwargs) -> np.ndarray:
+    height, width = (size, size) if isinstance(size, int) else size
+    return decode_picture(path, Recipe(height, width, **kwargs))

@@ -129,7 +129,8 @@ class ExplanationCallback(L.Callback, ABC):
         ledger = Ledger.of(trainer)
         ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        if self._clock % self.every_n_epochs:
+        worth = getattr(pl_module, "worth_looking", None)
+        if self._clock % self.every_n_epochs or (worth and not worth(self._clock)):
             return
         if self._least > max(ledger.left, 0.0):
             self._say(
@@ -163,7 +164,7 @@ class ExplanationCallback(L.Callback, ABC):
             with isolate_rng():
                 look = Look(
                     network, _moved(self.probes, module.device), self.class_names, clock,
-                    final, float("inf") if free else began + self._fair_share(trainer), self.seed,
+                    final, began + self._seconds(trainer, final, free), self.seed,
                 )  # fmt: skip
                 for number, (tag, picture) in enumerate(self.pictures(look)):
                     write_picture(trainer, self.folder, tag, picture, clock)
@@ -179,8 +180,11 @@ class ExplanationCallback(L.Callback, ABC):
             self._looked_at = clock
             ledger.charge(self.name, time.perf_counter() - began, free=free)
 
-    def _fair_share(self, trainer: L.Trainer) -> float:
-        """Seconds for this look: what is left, shared with the callbacks that come after."""
+    def _seconds(self, trainer: L.Trainer, final: bool, free: bool) -> float:
+        """For this look: of the first and the last their own; of others what the budget has left,
+        shared with the callbacks that come after."""
+        if free:
+            return Ledger.of(trainer).at_end if final else Ledger.of(trainer).at_start
         waiting = [c for c in trainer.callbacks if isinstance(c, ExplanationCallback)]
         return Ledger.of(trainer).left / max(len(waiting[waiting.index(self) :]), 1)
 

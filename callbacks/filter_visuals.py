@@ -68,7 +68,7 @@ class FilterVisuals(ExplanationCallback):
             return
         start = self._turn % len(layers)
         for layer in layers[start:] + layers[:start]:
-            if self._cost.get(layer, 0.0) > look.left:
+            if self._cost.get(layer, 0.0) > look.left or look.left < 0:
                 break  # the next look begins with this layer
             self._turn += 1
             yield self._ascent(look, layer)

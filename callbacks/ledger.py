@@ -19,12 +19,16 @@ class Ledger:
     Attributes:
         share: of an epoch.
         floor: seconds an epoch.
+        at_start, at_end: seconds that each callback may take for its look before training, and for
+            the one at the end.
         spent: seconds by callback, all looks.
         failures: first failure by callback, one line each.
     """
 
     share: float = 0.05
     floor: float = 2.0
+    at_start: float = float("inf")
+    at_end: float = float("inf")
     spent: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _allowed: float = 0.0

@@ -12,8 +12,8 @@ SOURCE = ROOT / "src" / "convlens"
 GROUND = ("data", "models", "explain", "draw")
 # what each part may import of convlens; callbacks and cli stand on everything below them
 ALLOWED = {
-    "data": {"data", "errors"},
-    "models": {"models", "errors"},
+    "data": {"data", "errors", "fetching"},
+    "models": {"models", "errors", "fetching"},
     "explain": {"explain", "errors"},
     "draw": {"draw", "errors"},
     "training": {"training", "data", "models", "explain", "errors"},

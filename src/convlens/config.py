@@ -22,7 +22,7 @@ from convlens.errors import UserError, nearest
 
 DEFAULT_EXPERIMENT = "scratch"
 # taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
-PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern")
+PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "model.weights")
 
 
 def groups() -> dict[str, list[str]]:
@@ -116,27 +116,28 @@ def _plain(key: str, text: str) -> Any:
         raise UserError(f"{key}={text}: no readable list; write [a, b]") from error
 
 
-def _flat(config: dict, prefix: str = "") -> list[str]:
-    """Every key with dots, groups of keys included."""
+def _flat(config: dict | list, prefix: str = "") -> list[str]:
+    """Every key with dots, groups of keys and the entries of lists of groups included."""
     keys = []
-    for key, value in config.items():
-        keys.append(prefix + str(key))
-        if isinstance(value, dict):
+    pairs = config.items() if isinstance(config, dict) else enumerate(config)
+    for key, value in pairs:
+        keys.append(f"{prefix}{key}")
+        groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        if isinstance(value, dict) or groups:
             keys += _flat(value, f"{prefix}{key}.")
     return keys
 
 
-def _at(config: dict, key: str) -> Any:
+def _at(config: Any, key: str) -> Any:
     for part in key.split("."):
-        config = config[part]
+        config = config[int(part) if isinstance(config, list) else part]
     return config
 
 
-def _set(config: dict, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        config = config[part]
-    config[leaf] = value
+def _set(config: Any, key: str, value: Any) -> None:
+    parent, _, leaf = key.rpartition(".")
+    config = _at(config, parent) if parent else config
+    config[int(leaf) if isinstance(config, list) else leaf] = value
 
 
 def _check_type(key: str, default: Any, value: Any, text: str) -> None:
@@ -144,6 +145,8 @@ def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     if default is None or value is None:
         return
     number = (int, float)
+    if key == "model.head" and value == "imagenet":
+        return  # in place of a new head's keys: the network's own classifier
     if isinstance(default, bool):
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, int) and not isinstance(default, bool):
@@ -176,10 +179,13 @@ def _expanded(value: Any) -> Any:
 
 def _check_ranges(config: dict) -> None:
     training = config["training"]
-    for key, low in {"epochs": 1, "batch_size": 1, "eval_batch_size": 1}.items():
-        if training[key] < low:
-            raise UserError(f"training.{key}={training[key]}: at least {low} is expected")
-    for key in ("steps_per_epoch", "early_stopping"):
+    for key in ("batch_size", "eval_batch_size", "accumulate"):
+        if training[key] < 1:
+            raise UserError(f"training.{key}={training[key]}: at least 1 is expected")
+    for key in ("batch_size_is", "lr_is"):
+        if training[key] not in ("global", "per_device"):
+            raise UserError(f"training.{key}={training[key]}: global or per_device")
+    for key in ("epochs", "steps_per_epoch", "early_stopping"):
         value = training[key]
         if value is not None and not (isinstance(value, int) and value >= 1):
             raise UserError(f"training.{key}={value}: null or a whole number of at least 1")

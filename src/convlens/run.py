@@ -23,11 +23,14 @@ from convlens.data.splits import read_split, write_split
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 from convlens.errors import Interrupted, UserError
+from convlens.models import OWN_HEAD
+from convlens.models.weights import pending_weights
 from convlens.summary import best_row, of_stage, summarise
 from convlens.training import ClassifierModule
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
+from convlens.training.phases import Phases
 from convlens.training.precision import PRECISIONS, fastest, step_seconds
 from convlens.training.stopping import EarlyStop
 
@@ -43,16 +46,22 @@ class Run:
         data: the pictures.
         module: the network with its loss and optimizer.
         explanations: the callbacks that look.
+        phases: what puts the schedule into force.
     """
 
     config: dict
     data: PictureData
     module: ClassifierModule
     explanations: list[ExplanationCallback]
+    phases: Phases
 
 
-def assemble(config: dict) -> Run:
+def assemble(config: dict, *, pretrained: bool = True) -> Run:
     """Build data, network and explanation callbacks; nothing is decoded or written yet.
+
+    Args:
+        config: resolved; what it leaves open (epochs, weights, normalisation) is settled in it.
+        pretrained: False for a network whose weights will come from a checkpoint.
 
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
@@ -63,13 +72,30 @@ def assemble(config: dict) -> Run:
     counts = data.index.counts["train"].tolist()
     training = config["training"]
     training["class_weights"] = class_weights(training["class_weights"], counts)
-    module = ClassifierModule(config, list(data.class_names))
-    callbacks = [instantiate(spec) for spec in config["callbacks"].values() if spec]
+    module = ClassifierModule(config, list(data.class_names), pretrained=pretrained)
+    _settle(config, module)
+    phases = Phases(config["cache_features"], cache_dir())
+    phases.check(module, data)
+    # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
+    wanted = [spec for spec in config["callbacks"].values() if spec and "_target_" in spec]
+    callbacks = [instantiate(spec) for spec in wanted]
     example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
     for callback in callbacks:
         callback.class_names = data.class_names
         callback.chosen(module.model, example)
-    return Run(config, data, module, callbacks)
+    return Run(config, data, module, callbacks, phases)
+
+
+def _settle(config: dict, module: ClassifierModule) -> None:
+    """Write into the config what was found out while building: it tells the whole run."""
+    epochs = config["training"]["epochs"]
+    config["training"]["epochs"] = min(epochs or module.schedule.epochs, module.schedule.epochs)
+    normalise = module.model.normalise
+    config["model"]["normalisation"] = [
+        normalise.mean.flatten().tolist(), normalise.std.flatten().tolist()
+    ]  # fmt: skip
+    if module.model.weights:
+        config["model"]["weights"] = str(module.model.weights.path)
 
 
 def data_of(config: dict) -> PictureData:
@@ -80,6 +106,7 @@ def data_of(config: dict) -> PictureData:
         batch_size=training["batch_size"],
         eval_batch_size=training["eval_batch_size"],
         steps_per_epoch=training["steps_per_epoch"],
+        per_device=training["batch_size_is"] == "per_device",
     )
 
 
@@ -96,7 +123,9 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     began = time.perf_counter()
     if resume is None:
         folder.check(config)
-    run = assemble(config)
+    last = (resume or Path()) / "checkpoints" / "last.ckpt"
+    start = str(last) if resume and last.exists() else None
+    run = assemble(config, pretrained=start is None)
     notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
     home = resume or folder.claim(config)
     if folder.first_process():
@@ -107,18 +136,24 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     _prepare(run, home, resume is not None)
 
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
-    ledger = Ledger(config["looking"]["share"], config["looking"]["seconds"])
+    looking = config["looking"]
+    ledger = Ledger(
+        looking["share"], looking["seconds"], looking["first_seconds"], looking["last_seconds"]
+    )
     trainer.convlens_ledger = ledger
-    last = home / "checkpoints" / "last.ckpt"
-    start = str(last) if resume and last.exists() else None
     setup = time.perf_counter() - began
+    for line in warnings_of(run):
+        log.warning(line)
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
     _fit(trainer, run, start, home)
     best = keeper.best_model_path if keeper else None
+    clock = best_row(epoch_log.history)["epoch"]
+    run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
     test = _tested(trainer, run, best or None)
-    epoch_log.log_test(trainer, test, best_row(epoch_log.history)["epoch"])
+    epoch_log.log_test(trainer, test, clock)
     seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
     summary = summarise(config, epoch_log, ledger, test, seconds, processes=trainer.world_size)
+    summary["features"] = run.phases.fetched
     if folder.first_process() and not trainer.fast_dev_run:
         folder.write_summary(home, summary)
     return home, summary
@@ -154,7 +189,7 @@ def trainer_of(
     options = dict(config["trainer"])
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
-    callbacks: list[L.Callback] = [*run.explanations, epoch_log]
+    callbacks: list[L.Callback] = [run.phases, *run.explanations, epoch_log]
     keeper = None
     if training["early_stopping"]:
         callbacks.append(
@@ -188,6 +223,7 @@ def trainer_of(
         max_epochs=training["epochs"],
         precision=PRECISIONS[str(config["precision"])],
         gradient_clip_val=training["gradient_clip"],
+        accumulate_grad_batches=training["accumulate"],
         logger=loggers or False,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
@@ -206,6 +242,30 @@ def completed_epochs(home: Path) -> int:
     if not last.exists():
         return 0
     return read_checkpoint(last)["epoch"] + 1
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What a person should know about the schedule before it costs hours."""
+    module = run.module
+    first = module.schedule.phases[0]
+    base = [
+        name
+        for name in first.train
+        if any(p.startswith("backbone.") for p in module.schedule.groups[name].parameters)
+    ]
+    heads = [
+        name
+        for name in first.train
+        if any(p.startswith("head.") for p in module.schedule.groups[name].parameters)
+    ]
+    fresh_head = run.config["model"]["head"] != OWN_HEAD
+    if not (module.model.weights and base and heads and fresh_head):
+        return []
+    return [
+        f"{', '.join(base)} and the untrained head are trained together from the first epoch: the "
+        f"head's large random gradients will spoil the pretrained weights; train the head alone "
+        f"first, in a phase of its own"
+    ]
 
 
 def settle_precision(run: Run) -> None:
@@ -301,7 +361,8 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
             f"the checkpoint's classes are {', '.join(names)}, the data's are "
             f"{', '.join(data.class_names)}; they have to be the same, in the same order"
         )
-    module = ClassifierModule(checkpoint["hyper_parameters"]["config"], list(names))
+    stored = checkpoint["hyper_parameters"]["config"]
+    module = ClassifierModule(stored, list(names), pretrained=False)
     module.load_state_dict(checkpoint["state_dict"])
     trainer = L.Trainer(
         **config["trainer"],
@@ -312,4 +373,16 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    return of_stage(_tested(trainer, Run(config, data, module, []), None), "test")
+    phases = Phases("never", cache_dir())
+    return of_stage(_tested(trainer, Run(config, data, module, [], phases), None), "test")
+
+
+def download_of_weights(config: dict) -> str | None:
+    """What a run with this config would download as weights, or None."""
+    spec = config["model"]
+    if spec["name"] == "scratch":
+        return None
+    network = spec["name"] if spec["name"] in ("vgg16", "inception_v3") else "timm"
+    timm_name = None if network == "vgg16" else spec["name"]
+    whole = spec["head"] == OWN_HEAD
+    return pending_weights(network, str(spec["weights"]), timm_name=timm_name, whole=whole)

@@ -27,8 +27,11 @@ def run(words: list[str]) -> int:
         return 0
     config = compose(words)
     from convlens.data.sources import pending_download
-    from convlens.run import assemble
+    from convlens.run import assemble, download_of_weights, warnings_of
 
+    weights = download_of_weights(config)
+    if weights:
+        print(f"training would first download the weights: {weights}")
     download = pending_download(config["data"])
     if download:
         _print_network(config, download.class_names)
@@ -37,10 +40,14 @@ def run(words: list[str]) -> int:
             f"({download.megabytes} MB) into {download.folder}"
         )
         return 0
-    assembled = assemble(config)
+    assembled = assemble(config, pretrained=not weights)
     _print_data(config, assembled)
     _print_network(config, assembled.data.class_names)
     _print_training(config, assembled)
+    if config["finetune"]["phases"]:
+        _print_phases(assembled)
+    for line in warnings_of(assembled):
+        print(f"! {line}")
     _print_logged(config, assembled)
     return 0
 
@@ -75,7 +82,7 @@ def _print_network(config: dict, class_names: list[str]) -> None:
     from convlens.models import layer_table
     from convlens.training import ClassifierModule
 
-    module = ClassifierModule(config, list(class_names))
+    module = ClassifierModule(config, list(class_names), pretrained=False)
     channels, size = config["data"]["channels"], config["data"]["size"]
     rows = layer_table(module.model, channels=channels, size=size)
     table = _table(
@@ -105,20 +112,57 @@ def _print_training(config: dict, run) -> None:
     table.add_row("epochs", f"{training['epochs']} of {steps} steps of {training['batch_size']}")
     table.add_row("pictures", augmented)
     table.add_row("loss", training["loss"])
-    table.add_row("optimizer", f"{optimizer['name']}, learning rate {optimizer['lr']:g}")
+    table.add_row("optimizer", _optimizer(optimizer, bool(config["finetune"]["phases"])))
     table.add_row("scheduler", config["scheduler"]["name"])
     seconds = measured_steps(run)
     precision = str(config["precision"])
     chosen = fastest(seconds) if precision == "auto" else precision
+    run.config["precision"] = chosen
     table.add_row("precision", f"{chosen} ({precision})" if chosen != precision else precision)
     if chosen in seconds:
+        stored = [p.epochs for p in run.module.schedule.phases if run.phases.cut(
+            run.module, run.data, p)]  # fmt: skip
+        whole = training["epochs"] - sum(stored)
         epoch = steps * seconds[chosen]
-        whole = epoch * training["epochs"] / 60
+        more = f", besides {sum(stored)} on stored features" if stored else ""
         table.add_row(
             "estimated cost",
-            f"{epoch:.0f} s an epoch, {whole:.1f} minutes of training steps (timed here just now "
-            f"or earlier: {1000 * seconds[chosen]:.0f} ms a step)",
+            f"{epoch:.0f} s an epoch end to end, {whole * epoch / 60:.1f} minutes for {whole} of "
+            f"them{more} (timed here just now or earlier: {1000 * seconds[chosen]:.0f} ms a step)",
         )
+    screen().print(table)
+
+
+def _optimizer(spec: dict, phases: bool) -> str:
+    return spec["name"] + ("" if phases else f", learning rate {spec['lr']:g}")
+
+
+def _print_phases(run) -> None:
+    """A row a group: epochs, rates, trained parameters, stored features or not."""
+    schedule, model = run.module.schedule, run.module.model
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    table = _table(
+        "phases", "phase", "epochs", "group", "rate", "parameters", "warm-up", "augmented", "stored"
+    )
+    start = 1
+    for phase in schedule.phases:
+        last = start + phase.epochs - 1
+        cut = run.phases.cut(run.module, run.data, phase)
+        augmented = "yes" if phase.augment and run.data.augmentation.active else "no"
+        until = f", until {phase.until.metric} rests {phase.until.patience}" if phase.until else ""
+        for number, name in enumerate(phase.train):
+            count = sum(sizes[parameter] for parameter in schedule.groups[name].parameters)
+            warm = f"{phase.warmup_epochs:g} epochs" if name in phase.fresh else ""
+            cells = [str(phase.number + 1), f"{start}–{last}{until}"] if not number else ["", ""]
+            ends = [augmented, f"behind {model.cut_name(cut)}" if cut else "no"]
+            cells += [name, f"{phase.rates[name]:g}", f"{count:,}"]
+            cells += [warm if phase.warmup_epochs else "", *(ends if not number else ["", ""])]
+            table.add_row(*cells)
+        trained = {p for name in phase.train for p in schedule.groups[name].parameters}
+        total = sum(sizes[name] for name in trained)
+        table.add_row("", "", "all trained", "", f"{total:,} of {sum(sizes.values()):,}")
+        table.add_section()
+        start = last + 1
     screen().print(table)
 
 

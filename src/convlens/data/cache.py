@@ -35,6 +35,7 @@ except ImportError:  # Windows: no locks, hence no waiting and no sweeping
 FORMAT = 1
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes written at a time
 _ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
 
@@ -94,8 +95,9 @@ class ArrayFile:
 class Writer:
     """Hands out the array files of an entry that is being built."""
 
-    def __init__(self, directory: Path, name: str, suffix: str):
+    def __init__(self, directory: Path, name: str, suffix: str, way_out: str):
         self._directory, self._name, self._suffix = directory, name, suffix
+        self._way_out = way_out
         self.files: dict[str, ArrayFile] = {}
 
     def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> ArrayFile:
@@ -103,7 +105,8 @@ class Writer:
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
         free = shutil.disk_usage(self._directory).free
         if needed > free:
-            raise disk_full(self._directory, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free")
+            detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free"
+            raise disk_full(self._directory, detail, self._way_out)
         path = self._directory / f"{self._name}.{key}.npy{self._suffix}"
         try:
             self.files[key] = ArrayFile(path, shape, dtype)
@@ -113,10 +116,10 @@ class Writer:
         return self.files[key]
 
 
-def disk_full(directory: Path, detail: str) -> UserError:
+def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
     return UserError(
         f"no room for the cache in {directory} ({detail}): free some, set CONVLENS_CACHE to a "
-        "larger disk, or keep the pictures in memory with data.cache=ram"
+        f"larger disk, {way_out}"
     )
 
 
@@ -125,32 +128,34 @@ def stored(
     name: str,
     fingerprint: str,
     build: Callable[[Writer], dict],
+    way_out: str = IN_MEMORY,
 ) -> Entry:
     """The entry ``name`` if it holds ``fingerprint``, else built, and then read back.
 
     ``build(writer)`` fills the arrays it creates and returns JSON-able notes, kept beside them. It
     may raise what it likes: nothing of it stays. Two processes that want one entry build it once.
+    ``way_out`` ends error messages: what to do besides making room.
 
     Raises UserError if the folder cannot be written or the disk is full.
     """
     directory = Path(directory).expanduser()
-    with _explained(directory):
+    with _explained(directory, way_out):
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
     for _ in range(_ATTEMPTS):
         entry = _load(directory, name, fingerprint)
         if entry is not None:
             return entry
-        with _explained(directory), _owned(directory, name) as lock:
+        with _explained(directory, way_out), _owned(directory, name) as lock:
             if lock is None or _load(directory, name, fingerprint) is not None:
                 continue  # another process was faster: read what it made
-            _build(directory, name, fingerprint, build, *lock)
+            _build(directory, name, fingerprint, build, way_out, *lock)
         entry = _load(directory, name, fingerprint)
         if entry is not None:
             return Entry(entry.arrays, entry.paths, entry.notes, from_cache=False)
     raise UserError(
         f"the cache in {directory} does not keep what is written (sizes or times change): set "
-        "CONVLENS_CACHE to a local disk, or keep the pictures in memory with data.cache=ram"
+        f"CONVLENS_CACHE to a local disk, {way_out}"
     )
 
 
@@ -173,24 +178,30 @@ def cached_arrays(
 
 
 @contextlib.contextmanager
-def _explained(directory: Path) -> Iterator[None]:
+def _explained(directory: Path, way_out: str) -> Iterator[None]:
     """A full disk or an unusable folder, as the one line a person can act on."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise disk_full(directory, error.strerror) from None
+            raise disk_full(directory, error.strerror, way_out) from None
         raise UserError(
             f"cannot write the cache folder {directory}: {error.strerror or error}; set "
-            "CONVLENS_CACHE to another folder, or keep the pictures in memory with data.cache=ram"
+            f"CONVLENS_CACHE to another folder, {way_out}"
         ) from None
 
 
 def _build(
-    directory: Path, name: str, fingerprint: str, build: Callable, temporary: Path, suffix: str
+    directory: Path,
+    name: str,
+    fingerprint: str,
+    build: Callable,
+    way_out: str,
+    temporary: Path,
+    suffix: str,
 ) -> None:
     """Fill the temporary files, then move them into place, the sidecar last."""
-    writer = Writer(directory, name, suffix)
+    writer = Writer(directory, name, suffix, way_out)
     try:
         done = False
         try:

@@ -6,7 +6,7 @@ import pytorch_lightning as L
 import torch
 
 from convlens.data.augment import Augmentation
-from convlens.data.loader import Batch, EvaluationLoader, TrainingLoader
+from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder
 from convlens.data.pictures import Dataset
 from convlens.data.sources import Index, index
@@ -23,8 +23,15 @@ class PictureData(L.LightningDataModule):
         spec: plain dictionary of ``data/*.yaml``.
         seed: of the run; decides splits, order and augmentation.
         batch_size: pictures of a training step, over all processes together.
+        per_device: ``batch_size`` counts for each process instead.
         eval_batch_size: pictures of a validation or test step in each process.
         steps_per_epoch: batches an epoch, or None for one pass.
+
+    Attributes:
+        stored: by split, what the network is fed with in place of the pictures, or nothing; a
+            schedule sets it when its phase begins.
+        augmenting: whether training pictures are augmented, as far as ``spec`` asks for it; set by
+            the schedule too.
 
     Raises:
         UserError: one line for whatever a person can mend in the data or its keys.
@@ -38,14 +45,18 @@ class PictureData(L.LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         steps_per_epoch: int | None = None,
+        per_device: bool = False,
     ):
         super().__init__()
+        self.per_device = per_device
         self.spec, self.seed = spec, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.augmentation = Augmentation(**spec["augment"])
         self.index: Index = index(spec, seed)
         self._dataset: Dataset | None = None
+        self.stored: dict[str, Stored] = {}
+        self.augmenting = True
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
@@ -74,8 +85,14 @@ class PictureData(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         pictures = self.dataset.splits["train"]
-        order = TrainingOrder(len(pictures), self.batch_size, self.seed, self.steps_per_epoch)
-        return TrainingLoader(pictures, order, self.seed, *self._place())
+        rank, world = self._place()
+        batch = self.batch_size * (world if self.per_device else 1)
+        order = TrainingOrder(len(pictures), batch, self.seed, self.steps_per_epoch)
+        return TrainingLoader(
+            pictures, order, self.seed, rank, world,
+            stored=lambda: self.stored.get("train"),
+            augmented=lambda: self.augmenting and self.augmentation.active,
+        )  # fmt: skip
 
     def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("validation")
@@ -84,16 +101,24 @@ class PictureData(L.LightningDataModule):
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: str) -> EvaluationLoader:
-        return EvaluationLoader(self.dataset.splits[split], self.eval_batch_size, *self._place())
+        return EvaluationLoader(
+            self.dataset.splits[split], self.eval_batch_size, *self._place(),
+            stored=lambda: self.stored.get(split),
+        )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
         return self.finish(batch)
 
     def finish(self, batch: Batch) -> Batch:
-        """uint8 to float in [0, 1], then the augmentation if the batch carries draws."""
+        """uint8 to float in [0, 1], then the augmentation if the batch carries draws.
+
+        Features stay as they are.
+        """
+        if "features" in batch:
+            return batch
         # keeps channels last, which is how the pictures lie in the cache
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:
             images = self.augmentation(images, draws)
-        return {"image": images, "label": batch["label"], "row": batch["row"]}
+        return {**{key: value for key, value in batch.items() if key != "draws"}, "image": images}

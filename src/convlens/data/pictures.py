@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+_CHUNK = 1024  # pictures read at a time
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Pictures:
         masks: (N, H, W) bool, True on the object, where the source knows it.
         places: (N,) where each picture stands in ``images``, which then holds more than N: those
             that could not be read. None: picture n stands at n.
+        made_from: what was asked for and the state of the files it came from, as two digests; None
+            where there are no files.
     """
 
     images: np.ndarray
@@ -27,9 +31,28 @@ class Pictures:
     names: list[str]
     masks: np.ndarray | None = None
     places: np.ndarray | None = None
+    made_from: tuple[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Two digests: equal ones mean equal pixels, in this order.
+
+        The first tells what was asked for (files, size, way of resizing), the second also in which
+        state the files were (size, time). Pictures without files are known by their content.
+        """
+        if self.made_from is None:
+            content = hashlib.blake2b(digest_size=16)
+            for start in range(0, len(self), _CHUNK):
+                content.update(self.pixels(np.arange(start, min(start + _CHUNK, len(self)))))
+            mark = f"{self.images.shape[1:]}-{content.hexdigest()}"
+            return mark, mark
+        if self.places is None:
+            return self.made_from
+        kept = hashlib.blake2b(np.ascontiguousarray(self.places), digest_size=16).hexdigest()
+        return self.made_from[0], f"{self.made_from[1]}-{kept}"
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """The pictures of some rows, (len(rows), H, W, C) uint8, in memory of their own."""

@@ -40,6 +40,7 @@ class Pixels:
     errors      (file, reason) of those
     from_cache  nothing was decoded
     path        the .npy file behind ``images``; None in RAM
+    made_from   digests of what was asked for, and of that with sizes and times of the files
     """
 
     images: np.ndarray
@@ -47,6 +48,7 @@ class Pixels:
     errors: tuple[tuple[Path, str], ...]
     from_cache: bool
     path: Path | None
+    made_from: tuple[str, str]
 
 
 def decoded(
@@ -94,20 +96,21 @@ def decoded(
     def decode_into(put: Callable[[int, np.ndarray], None]) -> list[tuple[int, str]]:
         return _decode_all(paths, recipe, put, on_error, workers, progress)
 
+    name, fingerprint = _fingerprint(paths, recipe, on_error)
     if cache == "ram":
         _check_memory(shape)
         images = np.zeros(shape, np.uint8)
-        return _pixels(paths, images, decode_into(images.__setitem__), False, None)
+        errors = decode_into(images.__setitem__)
+        return _pixels(paths, images, errors, False, None, (name, fingerprint))
 
     def build(writer: Writer) -> dict:
         rows = writer.create("images", shape, np.uint8)
         return {"errors": decode_into(lambda i, picture: rows.put(i, picture[None]))}
 
-    name, fingerprint = _fingerprint(paths, recipe, on_error)
     entry = stored(cache_dir, name, fingerprint, build)
     return _pixels(
         paths, entry.arrays["images"], entry.notes["errors"], entry.from_cache,
-        entry.paths["images"],
+        entry.paths["images"], (name, fingerprint),
     )  # fmt: skip
 
 
@@ -239,8 +242,9 @@ def _pixels(
     errors: Sequence[Sequence],
     from_cache: bool,
     path: Path | None,
+    made_from: tuple[str, str],
 ) -> Pixels:
     good = np.ones(len(paths), bool)
     good[[index for index, _ in errors]] = False
     named = tuple((paths[index], reason) for index, reason in errors)
-    return Pixels(images, good, named, from_cache, path)
+    return Pixels(images, good, named, from_cache, path, made_from)

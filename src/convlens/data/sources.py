@@ -200,7 +200,10 @@ def _image_folder(spec: dict, seed: int) -> Index:
             kept = np.flatnonzero(decoded.good)
             places = None if len(kept) == len(rows) else kept
             names = [str(files[place]) for place in kept]
-            made[split] = Pictures(decoded.images, found.labels[rows][kept], names, places=places)
+            made[split] = Pictures(
+                decoded.images, found.labels[rows][kept], names, places=places,
+                made_from=decoded.made_from,
+            )  # fmt: skip
         lines = []
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"

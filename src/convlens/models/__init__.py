@@ -1,6 +1,15 @@
-"""Batch to logits: backbones, heads and the table that describes them."""
+"""Batch to logits: backbones, heads, weights and the table that describes them."""
 
-from convlens.models.classifier import Classifier, build_model
+from convlens.models.build import OWN_HEAD, build_model
+from convlens.models.classifier import Classifier
+from convlens.models.imagenet import imagenet_classes
 from convlens.models.layers import LayerRow, layer_table
 
-__all__ = ["Classifier", "LayerRow", "build_model", "layer_table"]
+__all__ = [
+    "OWN_HEAD",
+    "Classifier",
+    "LayerRow",
+    "build_model",
+    "imagenet_classes",
+    "layer_table",
+]

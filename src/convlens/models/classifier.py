@@ -8,34 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
-from convlens.models.head import head
-from convlens.models.initialise import initialise
-from convlens.models.scratch import scratch
-
-# mean and standard deviation that turn pixels in [0, 1] into what the network was made for
-NORMALISATIONS = {
-    "unit": (0.0, 1.0),  # [0, 1], as the pictures come
-    "symmetric": (0.5, 0.5),  # [-1, 1]
-}
-
-
-class Normalise(nn.Module):
-    """``(x - mean) / std`` per channel, with both as buffers so that they travel in checkpoints.
-
-    Input and output are (B, C, H, W); the input is in [0, 1].
-    """
-
-    def __init__(self, mean: list[float], std: list[float]):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        self.neutral = all(m == 0 for m in mean) and all(s == 1 for s in std)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        if self.neutral:
-            return pictures
-        return (pictures - self.mean) / self.std
+from convlens.models.backbone import Backbone
+from convlens.models.normalise import Normalise
 
 
 class Classifier(nn.Module):
@@ -43,9 +17,13 @@ class Classifier(nn.Module):
 
     The parts are the attributes ``normalise``, ``backbone`` and ``head``; schedules, layer
     patterns and checkpoints know the layers by these paths (``backbone.block1.conv``).
+
+    The network can be cut after any number of the backbone's links: ``features`` gives what flows
+    through the cut, ``from_features`` goes on from there, and one after the other they are
+    ``forward``.
     """
 
-    def __init__(self, normalise: nn.Module, backbone: nn.Module, head: nn.Module):
+    def __init__(self, normalise: Normalise, backbone: Backbone, head: nn.Module):
         super().__init__()
         self.normalise = normalise
         self.backbone = backbone
@@ -54,43 +32,27 @@ class Classifier(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.head(self.backbone(self.normalise(pictures)))
 
+    def features(self, pictures: Tensor, cut: int) -> Tensor:
+        """Pictures (B, C, H, W) in [0, 1] to what the first ``cut`` links make of them."""
+        return self.backbone.run(self.normalise(pictures), 0, cut)
 
-def build_model(spec: dict, *, channels: int, size: int, outputs: int) -> Classifier:
-    """The network that the config group ``model`` describes.
+    def from_features(self, features: Tensor, cut: int) -> Tensor:
+        """What :meth:`features` gave, to logits."""
+        return self.head(self.backbone.run(features, cut, len(self.backbone.link_names)))
 
-    Args:
-        spec: the plain dictionary of ``model/*.yaml``.
-        channels: ``C`` of the pictures.
-        size: height and width of the pictures in pixels.
-        outputs: number of logits, ``K`` or 1.
+    def cut_name(self, cut: int) -> str:
+        """The link after which ``cut`` cuts, as a person knows it."""
+        return self.backbone.link_names[cut - 1] or "backbone"
+
+
+def feature_shape(backbone: Backbone, channels: int, size: int) -> tuple[int, ...]:
+    """(C', h, w) of the backbone's output for pictures of that many channels and pixels.
 
     Raises:
-        UserError: a value of the group that cannot be built, naming its key.
+        RuntimeError: the pictures are too small.
     """
-    spec = dict(spec)
-    name = spec.pop("name")
-    if name not in BACKBONES:
-        raise UserError(f"model.name={name}: no such backbone; {nearest(name, BACKBONES)}")
-    normalisation = spec.pop("normalisation")
-    if normalisation not in NORMALISATIONS:
-        raise UserError(
-            f"model.normalisation={normalisation}: {nearest(str(normalisation), NORMALISATIONS)}"
-        )
-    mean, std = NORMALISATIONS[normalisation]
-    head_spec = spec.pop("head")
-    initialisation = spec.pop("initialisation")
-    activation = spec["activation"]
-    backbone = BACKBONES[name](channels=channels, size=size, **spec)
+    training = backbone.training
     with torch.no_grad():
         shape = backbone.eval()(torch.zeros(1, channels, size, size)).shape[1:]
-    backbone.train()
-    classifier = Classifier(
-        Normalise([mean] * channels, [std] * channels),
-        backbone,
-        head(tuple(shape), outputs, activation=activation, **head_spec),
-    )
-    initialise(classifier, initialisation)
-    return classifier
-
-
-BACKBONES = {"scratch": scratch}
+    backbone.train(training)
+    return tuple(shape)

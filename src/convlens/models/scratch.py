@@ -8,6 +8,7 @@ from torch import nn
 
 from convlens.errors import UserError, nearest
 from convlens.models.activation import activation_layer
+from convlens.models.backbone import Backbone, sequential
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
@@ -27,7 +28,7 @@ def scratch(
     batch_norm_momentum: float,
     batch_norm_eps: float,
     dropout: float,
-) -> nn.Sequential:
+) -> Backbone:
     """``block1 … blockN``, each convolution, [batch norm], activation, [pooling], [dropout].
 
     Every argument but ``batch_norm*``, ``activation`` and ``dropout`` is one value for all
@@ -94,7 +95,7 @@ def scratch(
             layers["dropout"] = nn.Dropout2d(dropout)
         blocks[f"block{number}"] = nn.Sequential(layers)
         channels = width
-    return nn.Sequential(blocks)
+    return sequential(blocks)
 
 
 def _each(key: str, value, count: int) -> list:

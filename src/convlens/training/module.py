@@ -6,11 +6,14 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
+from convlens.errors import UserError
 from convlens.models import build_model
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, outputs_for
-from convlens.training.optimizers import optimizer, rate_factor, trainable_groups
+from convlens.training.optimizers import optimizer, optimizer_groups
 from convlens.training.randomness import seed_batch, seed_weights
+from convlens.training.schedule import Phase, schedule_of
+from convlens.training.statistics import average_statistics
 
 
 class ClassifierModule(L.LightningModule):
@@ -20,15 +23,21 @@ class ClassifierModule(L.LightningModule):
         config: the run's resolved config as a plain dictionary; stored in the checkpoint, which
             therefore explains itself.
         class_names: K names; the label is the index.
+        pretrained: False leaves the weights as drawn, for a network whose weights come from a
+            checkpoint.
 
     Attributes:
         model: pictures (B, C, H, W) in [0, 1] to logits (B, K) or (B, 1).
         results: the latest value of every epoch scalar, ``val/loss`` and so on.
+        record: results by epoch (from 0); what a schedule may depend on, kept in checkpoints.
+        schedule: which groups are trained when, at which rate.
+        phase: the one in force.
+        on_stored: whether the network is fed with stored features just now.
     """
 
-    def __init__(self, config: dict, class_names: list[str]):
+    def __init__(self, config: dict, class_names: list[str], *, pretrained: bool = True):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters("config", "class_names")
         self.config, self.class_names = config, list(class_names)
         training, data = config["training"], config["data"]
         seed_weights(config["seed"])
@@ -37,6 +46,7 @@ class ClassifierModule(L.LightningModule):
             channels=data["channels"],
             size=data["size"],
             outputs=outputs_for(training["loss"], len(class_names)),
+            pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
         self.objective = Objective(
             training["loss"], training["label_smoothing"], training["class_weights"]
@@ -45,12 +55,30 @@ class ClassifierModule(L.LightningModule):
         self.val_metrics = EpochMetrics(self.class_names, detailed=True)
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
+        self.record: dict[int, dict[str, float]] = {}
+        self.schedule = schedule_of(config, self.model)
+        self.phase: Phase = self.schedule.phases[0]
+        self.on_stored = False
+        self.enter(self.phase)
+
+    def enter(self, phase: Phase) -> None:
+        """Freeze and unfreeze what ``phase`` wants, and put the frozen parts to rest."""
+        self.phase = phase
+        self.schedule.freeze(self.model, phase)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ClassifierModule:
+        """As ever, but frozen parts stay in evaluation mode, whoever calls."""
+        super().train(mode)
+        if mode and hasattr(self, "schedule"):
+            self.schedule.set_modes(self.model)
+        return self
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.model(pictures)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer(self.config["optimizer"], trainable_groups(self.model))
+        return optimizer(self.config["optimizer"], optimizer_groups(self.schedule, self.model))
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed_batch(self.config["seed"], self.current_epoch, batch_idx, self.global_rank)
@@ -59,16 +87,55 @@ class ClassifierModule(L.LightningModule):
 
     def set_rates(self, optimizer: torch.optim.Optimizer, time: float) -> None:
         """Give every parameter group its learning rate at ``time`` (epochs since the start)."""
-        epochs = self.config["training"]["epochs"]
-        factor = rate_factor(self.config["scheduler"], time, epochs)
+        factor = 1.0
+        if self.config["training"]["lr_is"] == "per_device" and self._trainer is not None:
+            factor = float(self._trainer.world_size)
+        rates = self.schedule.rates(time, self.record)
         for group in optimizer.param_groups:
-            group["lr"] = self.config["optimizer"]["lr"] * factor
+            group["lr"] = rates[group["name"]] * factor
+
+    def worth_looking(self, clock: int) -> bool:
+        """Whether pictures are due after ``clock`` completed epochs.
+
+        Epochs on stored features last less than a look: there only the first and the last of a
+        phase are looked at.
+        """
+        if not self.on_stored:
+            return True
+        phase, start = self.schedule.at(clock - 1, self.record)
+        after, _ = self.schedule.at(clock, self.record)
+        last = after is not phase or self.schedule.finished(clock, self.record)
+        return clock == start + 1 or last or clock == self.trainer.max_epochs
+
+    def answer(self, batch: dict) -> Tensor:
+        """Logits (B, K) or (B, 1) of a batch of pictures, or of what is stored of them."""
+        if "features" in batch:
+            return self.model.from_features(batch["features"], batch["cut"])
+        return self.model(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        logits = self.model(batch["image"])
+        logits = self.answer(batch)
         loss = self.objective(logits, batch["label"])
-        self.train_metrics.update(loss.detach(), logits.detach(), batch["label"])
+        kept = slice(None) if "share" not in batch else batch["share"] > 0
+        if len(batch["label"][kept]):
+            self.train_metrics.update(loss.detach(), logits.detach()[kept], batch["label"][kept])
+        if "share" in batch:
+            loss = loss * self._share(batch).to(loss.dtype)
         return loss
+
+    def _share(self, batch: dict) -> Tensor:
+        """What this process's mean counts in the mean over processes; see the training loader."""
+        if self.objective.weights is None:
+            return batch["share"].mean()
+        mine = (self.objective.weights[batch["label"]] * (batch["share"] > 0)).sum()
+        everyone = mine.clone()
+        torch.distributed.all_reduce(everyone)
+        return mine / everyone * self.trainer.world_size
+
+    def on_validation_model_eval(self) -> None:
+        # every process has seen other batches; all shall judge, and save, one and the same network
+        average_statistics(self)
+        super().on_validation_model_eval()
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)
@@ -83,7 +150,7 @@ class ClassifierModule(L.LightningModule):
         self.publish("test", self.test_metrics)
 
     def _evaluate(self, metrics: EpochMetrics, batch: dict) -> None:
-        logits = self.model(batch["image"])
+        logits = self.answer(batch)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
 
     def publish(self, stage: str, metrics: EpochMetrics) -> None:
@@ -97,6 +164,10 @@ class ClassifierModule(L.LightningModule):
         """
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         self.results |= values
+        if self._trainer is not None and stage != "test":
+            self.record.setdefault(self.current_epoch, {}).update(
+                {f"{stage}/{name}": values[f"{stage}/{name}"] for name in ("loss", "accuracy")}
+            )
         headline = {key: values[key] for key in (f"{stage}/loss", f"{stage}/accuracy")}
         self.log_dict(headline, logger=False, prog_bar=True, rank_zero_only=False)
 
@@ -116,9 +187,32 @@ class ClassifierModule(L.LightningModule):
             self.eval()
             with self.trainer.precision_plugin.forward_context():
                 for batch in loader:
-                    moved = {key: value.to(self.device) for key, value in batch.items()}
+                    moved = {
+                        key: value.to(self.device) if isinstance(value, Tensor) else value
+                        for key, value in batch.items()
+                    }
                     self._evaluate(metrics, finish(moved))
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return metrics.compute()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["convlens_record"] = {epoch: dict(row) for epoch, row in self.record.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Take over the record.
+
+        Raises:
+            UserError: the checkpoint was trained by another schedule.
+        """
+        theirs = checkpoint["hyper_parameters"]["config"]
+        for key in ("finetune", "optimizer", "scheduler"):
+            if theirs.get(key) != self.config[key]:
+                raise UserError(
+                    f"the checkpoint is of another schedule: its {key} is {theirs.get(key)}, the "
+                    f"run's {self.config[key]}; resume the run that wrote it, or start a new one"
+                )
+        self.record = {
+            int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
+        }

@@ -1,0 +1,114 @@
+"""A backbone as a chain of parts, so that it can be cut where the frozen ones end.
+
+Legend: ``B`` pictures of a batch, ``C`` channels, ``H W`` height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from convlens.errors import UserError
+
+
+class Backbone(nn.Module):
+    """Normalised pictures (B, C, H, W) to a feature map (B, C', h, w).
+
+    Args:
+        parts: children by name; parameter names follow from them.
+        links: paths of the modules that run one after the other, which is the whole forward
+            pass; None where the network is not such a chain.
+        stages: names of the links that count as stages, in order; schedules and the choice of
+            layers to explain know them.
+        whole: the forward pass of a network that is no chain, called with this module.
+
+    Attributes:
+        link_names, stage_names: as given; a network that is no chain has the one link ``""``, itself.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, nn.Module],
+        *,
+        links: Sequence[str] | None,
+        stages: Sequence[str],
+        whole: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.link_names = ("",) if links is None else tuple(links)
+        self.stage_names = tuple(stages)
+        self._whole = whole
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.run(pictures, 0, len(self.link_names))
+
+    def run(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input."""
+        for link in self.link_names[start:stop]:
+            values = self.get_submodule(link)(values) if link else self._whole(self, values)
+        return values
+
+    def frozen_links(self) -> int:
+        """How many links from the start have no parameter that wants a gradient."""
+        for number, link in enumerate(self.link_names):
+            if any(p.requires_grad for p in self.get_submodule(link).parameters()):
+                return number
+        return len(self.link_names)
+
+    def stage_of(self, name: str) -> int:
+        """The number of the stage that a parameter (by its name in the backbone) belongs to.
+
+        What stands before the first stage belongs to it, and what stands behind the last to that.
+        """
+        ends = [
+            self.link_names.index(stage) if stage in self.link_names else -1
+            for stage in self.stage_names
+        ]
+        for number, stage in enumerate(self.stage_names):
+            if name.startswith(f"{stage}."):
+                return number
+        place = next(
+            (i for i, x in enumerate(self.link_names) if x and name.startswith(f"{x}.")), -1
+        )
+        return next((n for n, end in enumerate(ends) if end >= place), len(self.stage_names) - 1)
+
+
+def sequential(parts: Mapping[str, nn.Module]) -> Backbone:
+    """A backbone whose parts run in order and are its stages."""
+    return Backbone(parts, links=list(parts), stages=list(parts))
+
+
+def least_size(run: Callable[[int], object], size: int) -> int | None:
+    """The smallest picture edge above ``size``, which is too small, that ``run`` accepts.
+
+    Args:
+        run: makes a forward pass at an edge in pixels; raises where the map vanishes.
+    """
+
+    def works(edge: int) -> bool:
+        try:
+            run(edge)
+        except (RuntimeError, ValueError, AssertionError):
+            return False
+        return True
+
+    low, high = size, max(2 * size, 16)
+    while not works(high):
+        low, high = high, 2 * high
+        if high > 1024:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if works(middle) else (middle, high)
+    return high
+
+
+def too_small(name: str, size: int, least: int | None) -> UserError:
+    """The error for pictures that vanish in the network."""
+    way_out = f"at least {least} are needed" if least else "choose a larger one"
+    return UserError(
+        f"data.size={size}: too few pixels for model.name={name}, whose maps would vanish; {way_out}"
+    )

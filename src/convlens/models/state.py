@@ -1,0 +1,110 @@
+"""Weights files into networks: read as data, every key accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from convlens.errors import UserError
+
+SHOWN = 3  # names of keys in a message
+COUNTER = "num_batches_tracked"  # of batch normalisation; nothing is computed with it here
+
+
+class Located(Protocol):
+    """Something with a file."""
+
+    path: Path
+
+
+def load_weights(
+    model: nn.Module,
+    found: Located,
+    *,
+    classifier: tuple[str, ...],
+    prefixes: tuple[str, ...] = (),
+) -> None:
+    """Fill ``model`` from a ``.pth`` or ``.safetensors`` file, of the whole network or its base.
+
+    Numbers of any precision become the model's. Nothing in the file is executed.
+
+    Args:
+        model: whose keys are the library's own.
+        found: has the ``path``.
+        classifier: beginnings of keys of the network's classifier, left out where the model has
+            none.
+        prefixes: a beginning that every wanted key may have in the file.
+
+    Raises:
+        UserError: not a whole weights file, or one of another network: missing, unexpected and
+            misshapen keys are counted and named.
+    """
+    state = _read(found.path)
+    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    for prefix in prefixes:
+        if any(key.startswith(prefix) for key in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
+    extra = {k for k in state if k not in wanted and not k.startswith(classifier)}
+    missing = [k for k in wanted if k not in state]
+    shapes = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if missing or extra or shapes:
+        told = [
+            f"{len(keys)} {what} ({', '.join(sorted(keys)[:SHOWN])}{', …' * (len(keys) > SHOWN)})"
+            for keys, what in (
+                (missing, "keys missing"), (extra, "unexpected"), (shapes, "of another shape")
+            )
+            if keys
+        ]  # fmt: skip
+        raise UserError(
+            f"{found.path} holds weights of another network: {', '.join(told)}; choose the file "
+            f"that fits with model.weights=PATH"
+        )
+    with torch.no_grad():
+        for key, value in wanted.items():
+            value.copy_(state[key])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is no readable weights file ({_brief(error)})") from None
+    except Exception as error:  # the unpickler raises whatever a foreign file leads it to
+        raise UserError(
+            f"{path} is no readable weights file ({_brief(error)}); is it whole? It has to be a "
+            f"state_dict saved with torch.save, or .safetensors"
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no weights by name; a state_dict is expected")
+    return state
+
+
+def _brief(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text.split(". This file can still")[0][:120]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """BLAKE2 over names, types, shapes and bytes of a module's parameters and buffers.
+
+    32 hexadecimal digits; equal ones mean equal outputs in evaluation mode.
+    """
+    mark = hashlib.blake2b(digest_size=16)
+    for name, value in module.state_dict().items():
+        if name.endswith(COUNTER):
+            continue
+        mark.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        mark.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return mark.hexdigest()

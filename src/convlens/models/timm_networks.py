@@ -1,0 +1,198 @@
+"""Any convolutional network of timm as a backbone, and its own classifier as a head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from convlens.errors import UserError, nearest
+from convlens.models.backbone import Backbone, least_size, too_small
+
+
+@cache
+def known_names() -> list[str]:
+    """timm's model names, without the tags of their weights."""
+    import timm
+
+    return timm.list_models()
+
+
+def create(name: str, classes: int) -> nn.Module:
+    """timm's network with random weights.
+
+    Args:
+        name: timm's name, with or without the tag of its weights (``resnet18.a1_in1k``).
+        classes: 0 for no classifier.
+
+    Raises:
+        UserError: timm has no such network; nearest names are told.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise UserError(
+            f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
+            f"{nearest(name, ['scratch', *known_names()])}"
+        )
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"model.name={name}: timm cannot build it ({error})") from error
+
+
+def input_of(name: str) -> dict:
+    """timm's pretrained configuration: ``mean``, ``std``, ``classifier``, ``num_classes``, …"""
+    import timm
+
+    return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+
+
+def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
+    """The part of ``network`` that makes the feature map.
+
+    Most networks are a chain of their children; whether this one is, is tried: the children one
+    after the other must give, bit for bit, what ``forward_features`` gives. Others stay whole.
+
+    Args:
+        size: picture edge in pixels.
+
+    Returns:
+        The backbone, which shares its modules with ``network``, and the names of the children it
+        does not use: they belong to the classifier.
+
+    Raises:
+        UserError: not a convolutional network, or pictures too small for it.
+    """
+    example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def features(edge: int) -> Tensor:
+        return network.forward_features(torch.zeros(1, 3, edge, edge))
+
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.no_grad():
+        try:
+            with _calls(network) as called:
+                wanted = network.forward_features(example)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            least = least_size(features, size)
+            if least is None:
+                raise UserError(f"model.name={name} does not take pictures: {error}") from error
+            raise too_small(name, size, least) from None
+        if not isinstance(wanted, Tensor) or wanted.dim() != 4:
+            raise UserError(f"model.name={name}: not a convolutional network, it makes no maps")
+        if wanted.shape[1] != network.num_features or _attends(network):
+            raise UserError(
+                f"model.name={name}: not a convolutional network; choose one, such as resnet18, "
+                f"efficientnet_b0, convnext_tiny or mobilenetv3_small_100"
+            )
+        children = dict(network.named_children())
+        used = [child for child in dict.fromkeys(path.partition(".")[0] for path in called)]
+        stages = [info["module"] for info in getattr(network, "feature_info", []) or []]
+        links = _links(network, used, stages)
+        parts = {child: children[child] for child in used}
+        backbone = Backbone(parts, links=links, stages=_stages(network, links, stages))
+        try:
+            chained = torch.equal(backbone(example), wanted)
+        except (RuntimeError, TypeError, ValueError):
+            chained = False
+        if not chained:
+            method = type(network).forward_features
+            backbone = Backbone(
+                parts, links=None, stages=_stages(network, None, stages), whole=_Method(method)
+            )
+            _adopt(backbone, network)
+    for module, mode in modes.items():
+        module.training = mode
+    return backbone, [child for child in children if child not in used]
+
+
+def own_head(network: nn.Module, names: list[str]) -> nn.Module:
+    """timm's classifier of ``network``: feature map (B, C, h, w) to its logits."""
+    return _OwnHead(network, names)
+
+
+class _OwnHead(nn.Module):
+    """Runs ``forward_head`` with the children that only it uses."""
+
+    def __init__(self, network: nn.Module, names: list[str]):
+        super().__init__()
+        _adopt(self, network)
+        for name in names:
+            self.add_module(name, network.get_submodule(name))
+        self._method = _Method(type(network).forward_head)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._method(self, features)
+
+
+class _Method:
+    """A method of a timm class, called with a module of ours; survives copying and pickling."""
+
+    def __init__(self, method: Callable):
+        self.method = method
+
+    def __call__(self, module: nn.Module, values: Tensor) -> Tensor:
+        return self.method(module, values)
+
+    def __deepcopy__(self, memo) -> _Method:
+        return self
+
+
+def _adopt(module: nn.Module, network: nn.Module) -> None:
+    """Give ``module`` the plain attributes that the network's own methods read."""
+    for key, value in vars(network).items():
+        if not key.startswith("_") and key not in ("training",):
+            module.__dict__[key] = copy.copy(value)
+
+
+class _calls:
+    """Paths of the modules that are called inside the ``with``, in order of their first call."""
+
+    def __init__(self, network: nn.Module):
+        self.network, self.handles = network, []
+
+    def __enter__(self) -> dict[str, None]:
+        order: dict[str, None] = {}
+        for path, module in self.network.named_modules():
+            if path:
+                note = lambda *_, path=path: order.setdefault(path)  # noqa: E731
+                self.handles.append(module.register_forward_pre_hook(note))
+        return order
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _attends(network: nn.Module) -> bool:
+    names = {type(module).__name__.lower() for module in network.modules()}
+    return any("attention" in name and "pool" not in name for name in names)
+
+
+def _links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
+    """Children in the order of their calls; one that holds several stages gives way to its own."""
+    holders = {stage.partition(".")[0] for stage in stages if "." in stage}
+    links: list[str] = []
+    for child in used:
+        module = network.get_submodule(child)
+        if child in holders and isinstance(module, nn.Sequential):
+            links += [f"{child}.{name}" for name, _ in module.named_children()]
+        else:
+            links.append(child)
+    return links
+
+
+def _stages(network: nn.Module, links: list[str] | None, told: list[str]) -> list[str]:
+    """The links with two or more convolutions; where there are none, what timm tells."""
+    paths = dict(network.named_modules())
+    composite = [
+        link
+        for link in (links or [])
+        if sum(isinstance(module, nn.Conv2d) for module in paths[link].modules()) > 1
+    ]
+    return composite or [stage for stage in told if stage in paths]

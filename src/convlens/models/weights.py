@@ -1,0 +1,239 @@
+"""Where a network's weights come from, and which input normalisation belongs to them."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from convlens.errors import UserError
+from convlens.fetching import checksum, fetch
+from convlens.models.normalise import NORMALISATIONS
+from convlens.models.state import fingerprint, load_weights
+from convlens.models.timm_networks import input_of, known_names
+
+__all__ = ["Found", "find_weights", "fingerprint", "load_weights", "pending_weights"]
+
+ENVIRONMENT = "CONVLENS_WEIGHTS"
+FOLDER = Path("weights")
+SUFFIXES = (".pth", ".safetensors")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+ANSWER = 10  # seconds for the hub's first answer
+RANDOM = "or start at random with model.weights=none"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A weights file.
+
+    Attributes:
+        path: of the file.
+        mean, std: by channel, of the input normalisation that belongs to it.
+        origin: ``model.weights``, ``weights folder``, ``library cache`` or ``download``.
+    """
+
+    path: Path
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """What a library would download, and where it would lie.
+
+    Attributes:
+        name: of the file, as one would look for it.
+        url: its address, or None for a file on the Hugging Face hub.
+        hub: id of the hub's repository, or None.
+    """
+
+    name: str
+    url: str | None
+    hub: str | None
+
+    @property
+    def cached(self) -> Path | None:
+        """The file in the library's cache, if it is there."""
+        if self.url:
+            path = _torch_hub() / self.name
+            return path if path.is_file() else None
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in HUB_FILES:
+            found = try_to_load_from_cache(self.hub, name)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+
+    @property
+    def place(self) -> str:
+        """Where the library keeps it, for messages."""
+        return str(_torch_hub()) if self.url else "the Hugging Face cache"
+
+
+def find_weights(
+    network: str, asked: str, *, timm_name: str | None, whole: bool, download: bool = True
+) -> Found | None:
+    """The weights for a network, looked for in the order of the config's promise.
+
+    ``model.weights=PATH``; a file of the right name in ``weights/`` or ``$CONVLENS_WEIGHTS``; the
+    library's cache; the official download, with a progress bar and its checksum.
+
+    Args:
+        network: ``vgg16``, ``inception_v3`` or ``timm``.
+        asked: ``auto``, ``none`` or a path.
+        timm_name: the name in timm, with or without the tag of its weights.
+        whole: whether the classifier is wanted too: a file of the base alone does not do.
+        download: False gives None where only a download is left.
+
+    Returns:
+        None for ``none``.
+
+    Raises:
+        UserError: one line, where nothing can be had.
+    """
+    if asked == "none":
+        return None
+    if asked != "auto":
+        path = Path(asked).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"model.weights={asked}: there is no such file; give a .pth or .safetensors file, "
+                f"auto, or none to start at random"
+            )
+        return _found(path, network, timm_name, "model.weights")
+    names = _patterns(network, timm_name, whole)
+    for folder in _folders():
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if path.suffix in SUFFIXES and _is_of(path.name, names, timm_name):
+                return _found(path, network, timm_name, "weights folder")
+    official = _official(network, timm_name)
+    if official and (path := official.cached):
+        return _found(path, network, timm_name, "library cache")
+    if not download:
+        return None
+    return _found(_downloaded(official, names, network), network, timm_name, "download")
+
+
+def pending_weights(network: str, asked: str, *, timm_name: str | None, whole: bool) -> str | None:
+    """What a run would download as weights, as a person would look for it; None for nothing."""
+    if asked == "none" or find_weights(
+        network, asked, timm_name=timm_name, whole=whole, download=False
+    ):
+        return None
+    official = _official(network, timm_name)
+    if official is None:
+        return None
+    return f"{official.name} ({official.hub or 'torchvision'})"
+
+
+def _folders() -> list[Path]:
+    given = os.environ.get(ENVIRONMENT)
+    return [FOLDER, *([Path(given).expanduser()] if given else [])]
+
+
+def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:
+    """Beginnings of file names that are understood."""
+    if network == "vgg16":
+        return ["vgg16-"] if whole else ["vgg16_features", "vgg16-"]
+    name = timm_name or network
+    return list(dict.fromkeys((name, name.partition(".")[0])))
+
+
+def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
+    """Whether a file is this network's and not that of another with a longer name."""
+    stem = file.rsplit(".", 1)[0]
+    for name in names:
+        rest = stem.removeprefix(name)
+        if stem.startswith(name) and not (rest and name[-1].isalnum() and rest[0].isalnum()):
+            if timm_name is None:
+                return True
+            base = timm_name.partition(".")[0]
+            longer = (n for n in known_names() if len(n) > len(base) and n.startswith(base))
+            return not any(re.match(rf"{re.escape(n)}(?![a-zA-Z0-9])", stem) for n in longer)
+    return False
+
+
+def _found(path: Path, network: str, timm_name: str | None, origin: str) -> Found:
+    """With the normalisation that belongs to the file's name, else to the network."""
+    if path.name.startswith("inception_v3_keras"):
+        mean, std = (value * 3 for value in NORMALISATIONS["symmetric"])
+    elif network == "vgg16":
+        mean, std = NORMALISATIONS["imagenet"]
+    else:
+        told = input_of(timm_name)
+        mean, std = told["mean"], told["std"]
+    return Found(path, tuple(mean), tuple(std), origin)
+
+
+def _official(network: str, timm_name: str | None) -> Official | None:
+    if network == "vgg16":
+        from torchvision.models import VGG16_Weights
+
+        url = VGG16_Weights.IMAGENET1K_V1.url
+        return Official(url.rsplit("/", 1)[1], url, None)
+    told = input_of(timm_name)
+    if told.get("hf_hub_id"):
+        return Official(f"{told['hf_hub_id']}/{HUB_FILES[0]}", None, told["hf_hub_id"])
+    if told.get("url"):
+        return Official(told["url"].rsplit("/", 1)[1], told["url"], None)
+    return None
+
+
+def _torch_hub() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _downloaded(official: Official | None, names: list[str], network: str) -> Path:
+    given = os.environ.get(ENVIRONMENT)
+    folders = f"{FOLDER}/ or ${ENVIRONMENT}" + (f" ({given})" if given else "")
+    wanted = " or ".join(f"{name}*.pth or .safetensors" for name in names)
+    if official is None:
+        raise UserError(
+            f"no weights for {network}: no library offers any; put a file {wanted} into "
+            f"{folders}, name one with model.weights=PATH, {RANDOM}"
+        )
+    way_out = (
+        f"put {official.name} into {official.place}, or a file {wanted} into {folders}, name one "
+        f"with model.weights=PATH, {RANDOM}"
+    )
+    if official.url:
+        digits = re.search(r"-([0-9a-f]{8,})\.", official.name)
+        return fetch(
+            official.url,
+            _torch_hub() / official.name,
+            sha256_prefix=digits.group(1) if digits else None,
+            way_out=way_out,
+        )
+    return _from_hub(official, way_out)
+
+
+def _from_hub(official: Official, way_out: str) -> Path:
+    """Hugging Face's own download, then the checksum, which its cache has as the blob's name."""
+    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import logging as hub_logging
+
+    problem = ""
+    for name in HUB_FILES:
+        try:
+            # one quick question first: left to itself the hub's client tries for a minute
+            question = urllib.request.Request(hf_hub_url(official.hub, name), method="HEAD")
+            urllib.request.urlopen(question, timeout=ANSWER).close()
+            hub_logging.set_verbosity_error()
+            found = hf_hub_download(official.hub, name)
+        except Exception as error:  # whatever the hub, the network or the disk raise
+            reason = getattr(error, "reason", None) or error
+            first = (str(reason).strip() or type(error).__name__).splitlines()[0]
+            problem = problem or first[:120]
+            continue
+        path = Path(found)
+        blob = path.resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and checksum(blob, "sha256") != blob.name:
+            raise UserError(f"{path} is damaged, its SHA-256 differs: remove it; {way_out}")
+        return path
+    raise UserError(f"no weights for {official.hub}, and no download ({problem}); {way_out}")

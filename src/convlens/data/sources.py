@@ -16,7 +16,17 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from convlens.data import cache, downloads, listing, pixels, shapes, splits, torchvision_sets
+from convlens.data import (
+    cache,
+    downloads,
+    listing,
+    pets,
+    pixels,
+    shapes,
+    splits,
+    torchvision_sets,
+    trimaps,
+)
 from convlens.data.pictures import SPLITS, Dataset, Pictures
 from convlens.errors import UserError, nearest
 
@@ -100,6 +110,9 @@ def pending_download(spec: dict) -> Download | None:
     folder = data_dir(spec)
     if spec["name"] == "flowers" and not folder.exists():
         return Download(folder, 218, downloads.FLOWERS_CLASSES)
+    if spec["name"] == "pets":
+        names = pets.class_names(spec["labels"])
+        return None if pets.is_there(folder) else Download(folder, pets.MEGABYTES, names)
     for name, read, megabytes, names in (
         ("mnist", torchvision_sets.mnist, 12, torchvision_sets.MNIST_CLASSES),
         ("cifar10", torchvision_sets.cifar10, 170, torchvision_sets.CIFAR10_CLASSES),
@@ -178,6 +191,16 @@ def _image_folder(spec: dict, seed: int) -> Index:
     """The user's own pictures, in any layout that :mod:`convlens.data.listing` knows."""
     directory = data_dir(spec)
     found = listing.list_pictures(directory, pattern=spec["pattern"], csv=spec["csv"])
+    return _listed(spec, seed, found)
+
+
+def _listed(
+    spec: dict,
+    seed: int,
+    found: listing.Listing,
+    masks: Callable[[list[Path]], tuple[np.ndarray, list[str]]] | None = None,
+) -> Index:
+    """Picture files; ``masks`` gives those of some of them, and lines to read."""
     present = tuple(set(found.splits.tolist())) if found.splits is not None else ()
     found = splits.resolve_splits(found, seed=seed, **_shares(spec, present))
     notes = [
@@ -187,7 +210,7 @@ def _image_folder(spec: dict, seed: int) -> Index:
     ]
 
     def load() -> Dataset:
-        made, skipped = {}, []
+        made, skipped, lines = {}, [], []
         for split in SPLITS:
             rows = np.flatnonzero(found.splits == split)
             files = [found.files[row] for row in rows]
@@ -199,12 +222,13 @@ def _image_folder(spec: dict, seed: int) -> Index:
             skipped += decoded.errors
             kept = np.flatnonzero(decoded.good)
             places = None if len(kept) == len(rows) else kept
-            names = [str(files[place]) for place in kept]
+            good = [files[place] for place in kept]
+            drawn, said = (None, []) if masks is None else masks(good)
+            lines += said
             made[split] = Pictures(
-                decoded.images, found.labels[rows][kept], names, places=places,
-                made_from=decoded.made_from,
+                decoded.images, found.labels[rows][kept], [str(file) for file in good], drawn,
+                places, decoded.made_from,
             )  # fmt: skip
-        lines = []
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"
             lines.append(f"{len(skipped)} broken pictures skipped, the first: {first}")
@@ -220,6 +244,20 @@ def _flowers(spec: dict, seed: int) -> Index:
     if not directory.exists():
         downloads.flowers(directory)
     return _image_folder(spec, seed)
+
+
+def _pets(spec: dict, seed: int) -> Index:
+    """Oxford-IIIT Pet, downloaded when the folder is not there: its own test list, and masks."""
+    pets.class_names(spec["labels"])  # a misspelt one is said before the download
+    found = pets.list_pets(pets.pets(data_dir(spec)), spec["labels"])
+
+    def masks(files: list[Path]) -> tuple[np.ndarray, list[str]]:
+        return trimaps.masks(
+            files, size=spec["size"], resize=spec["resize"], cache=spec["cache"],
+            cache_dir=cache_dir(),
+        )  # fmt: skip
+
+    return _listed(spec, seed, found, masks)
 
 
 def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...]) -> Index:
@@ -278,6 +316,7 @@ SOURCES = {
     "image_folder": _image_folder,
     "cats_dogs": _image_folder,
     "flowers": _flowers,
+    "pets": _pets,
     "mnist": _mnist,
     "cifar10": _cifar10,
 }

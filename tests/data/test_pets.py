@@ -1,0 +1,474 @@
+"""Oxford-IIIT Pet: downloaded whole, listed as its lists say, masks that lie on their pictures."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from test_torchvision_sets import NOWHERE, Quiet, serve  # noqa: F401  a fixture
+from torchvision import datasets
+
+from convlens.cli.main import main
+from convlens.config import compose
+from convlens.data import pets as module
+from convlens.data.datamodule import PictureData
+from convlens.data.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets, pets
+from convlens.data.sources import pending_download
+from convlens.errors import UserError
+
+# breed -> class id, species, as in the real lists
+BREEDS = {"Abyssinian": (1, 1), "Bengal": (6, 1), "american_bulldog": (2, 2), "beagle": (5, 2)}
+COMMENTS = ("#Image CLASS-ID SPECIES BREED ID", "#1:37 Class ids")  # as list.txt has them
+TRAIN, TEST = 8, 3  # pictures of a breed
+OBJECT, BORDER, GROUND = (250, 10, 10), (10, 250, 10), (10, 10, 250)
+ORIENTATION = 0x0112
+
+
+def draw(folder: Path, name: str, seed: int) -> None:
+    """A picture and its trimap: a body with a border that lies somewhere, never in the middle.
+
+    Lossless, so that colours tell the classes exactly; every kind of content that real files
+    called .jpg have, and every third picture lying on its side with a note of it.
+    """
+    rng = np.random.default_rng(seed)
+    width, height = (int(n) for n in rng.integers(30, 90, 2))
+    left, top = rng.integers(0, width // 2), rng.integers(0, height // 2)
+    box = (left, top, left + width // 3, top + height // 4)
+    picture = Image.new("RGB", (width, height), GROUND)
+    ImageDraw.Draw(picture).ellipse(box, fill=OBJECT, outline=BORDER, width=2)
+    trimap = Image.new("L", (width, height), 2)
+    ImageDraw.Draw(trimap).ellipse(box, fill=1, outline=3, width=2)
+    kind = ("PNG", "GIF", "BMP", "palette")[seed % 4]
+    if kind == "palette":
+        picture, kind = picture.quantize(8), "PNG"
+    exif = Image.Exif()
+    exif[ORIENTATION] = seed % 8 + 1
+    more = {"exif": exif} if kind == "PNG" and seed % 3 == 0 else {}
+    picture.save(folder / "images" / f"{name}.jpg", kind, **more)
+    trimap.save(folder / "annotations" / "trimaps" / f"{name}.png")
+
+
+def draw_pets(folder: Path) -> Path:
+    """A miniature of the data set, laid out as the archives unpack."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    seed = 0
+    for split, numbers in (("trainval", range(TRAIN)), ("test", range(TRAIN, TRAIN + TEST))):
+        lines = [*COMMENTS] if split == "test" else []
+        for breed, (number, species) in BREEDS.items():
+            for i in numbers:
+                draw(folder, f"{breed}_{i}", seed)
+                lines.append(f"{breed}_{i} {number} {species} 1")
+                seed += 1
+        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def drawn(tmp_path) -> Path:
+    return draw_pets(tmp_path / "pets")
+
+
+@functools.cache
+def spec_of(*changes: str) -> dict:
+    """Hydra takes a third of a second for each."""
+    return compose(["data=pets", "data.size=24", *changes])["data"]
+
+
+def data(folder: Path, *changes: str, seed: int = 0) -> PictureData:
+    spec = {**spec_of(*changes), "dir": str(folder)}
+    return PictureData(spec, seed=seed, batch_size=4, eval_batch_size=5)
+
+
+def stems(names) -> set[str]:
+    return {Path(name).stem for name in names}
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+# ---------------------------------------------------------------------------------------- listing
+
+
+@pytest.mark.parametrize("labels", ["species", "breeds"])
+@pytest.mark.parametrize("below", ["", "oxford-iiit-pet"])
+def test_lists_files_and_labels_are_torchvisions(tmp_path, labels, below):
+    draw_pets(tmp_path / "oxford-iiit-pet")
+    listed = tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt"
+    comments = "".join(f"{line}\n" for line in COMMENTS)
+    change(listed, comments, "")  # which torchvision cannot read
+    found = list_pets(tmp_path if below else tmp_path / "oxford-iiit-pet", labels)
+    names = ("cat", "dog") if labels == "species" else tuple(BREEDS)
+    assert found.class_names == names
+    kind = "binary-category" if labels == "species" else "category"
+    for split, theirs in (("train", "trainval"), ("test", "test")):
+        other = datasets.OxfordIIITPet(tmp_path, theirs, kind)
+        ids = other._bin_labels if labels == "species" else other._labels
+        want = {
+            (path.name, (number if labels == "species" else path.name.rsplit("_", 1)[0]))
+            for path, number in zip(other._images, ids, strict=True)
+        }
+        ours = found.splits == split
+        got = {
+            (file.name, int(label) if labels == "species" else names[label])
+            for file, label, mine in zip(found.files, found.labels, ours, strict=True)
+            if mine
+        }
+        assert got == want
+
+
+def test_validation_comes_from_trainval_and_test_is_the_official_list(drawn):
+    one, again, other = (data(drawn, seed=seed).dataset.splits for seed in (0, 0, 1))
+    official = {
+        line.split()[0]
+        for line in (drawn / "annotations" / "test.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+    assert stems(one["test"].names) == stems(other["test"].names) == official
+    assert not official & (stems(one["train"].names) | stems(one["validation"].names))
+    assert len(one["validation"]) == 5 and len(one["train"]) == 27  # 0.15 of 32
+    assert one["validation"].names == again["validation"].names != other["validation"].names
+    counts = data(drawn, "data.split.validation=8", "data.labels=breeds").index.counts
+    assert counts["validation"].tolist() == [2] * 4 and counts["test"].tolist() == [TEST] * 4
+    with pytest.raises(UserError, match=r"data\.split\.test=0\.2: data=pets already has"):
+        data(drawn, "data.split.test=0.2")
+
+
+def test_the_real_class_names_and_checksums():
+    theirs = {url.rsplit("/", 1)[1]: md5 for url, md5 in datasets.OxfordIIITPet._RESOURCES}
+    assert theirs == MD5
+    assert len(set(CLASS_NAMES["breeds"])) == 37
+    assert list(CLASS_NAMES["breeds"]) == sorted(CLASS_NAMES["breeds"])
+    # in the official set the 12 breeds of cats are those with a capital
+    assert sum(name[0].isupper() for name in CLASS_NAMES["breeds"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("list_name", "old", "new", "said"),
+    [
+        ("test.txt", "beagle_8 5 2 1", "beagle_8 5", r"test.txt:12: 'beagle_8 5' is no line"),
+        ("test.txt", "beagle_8 5 2 1", "beagle_8 5 3 1", "species 1 or 2"),
+        ("test.txt", "beagle_8 5 2 1", "../beagle_8 5 2 1", "is no line such as"),
+        ("test.txt", "beagle_8 5 2 1", "beagle_8 5 1 1", "class 5, species 1, but was class 5, s"),
+        ("test.txt", "beagle_8 5 2 1", "beagle_8 7 2 1", "class 7, species 2, but was class 5"),
+        ("test.txt", "beagle_8 5", "beagle_0 5", r"test.txt:12: beagle_0 is listed a second time"),
+        ("trainval.txt", "beagle_3 ", "beagle_99 ", r"no .*beagle_99\.jpg \(1 such files\)"),
+    ],
+)
+def test_wrong_lists_are_named_with_their_line(drawn, list_name, old, new, said):
+    change(drawn / "annotations" / list_name, old, new)
+    with pytest.raises(UserError, match=said) as caught:
+        list_pets(drawn, "species")
+    assert ADDRESSES[0] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_and_unreadable_lists(drawn):
+    def refused(said: str, labels: str = "species") -> None:
+        with pytest.raises(UserError, match=said) as caught:
+            list_pets(drawn, labels)
+        assert "\n" not in str(caught.value)
+
+    refused("did you mean breeds", "breed")
+    trimap = drawn / "annotations" / "trimaps" / "Bengal_2.png"
+    trimap.rename(drawn / "kept.png")
+    refused(rf"there is no {trimap}")
+    (drawn / "kept.png").rename(trimap)
+    listed = drawn / "annotations" / "test.txt"
+    content = listed.read_bytes()
+    for wrong, said in (
+        (b"\xff\xfe\x00", "cannot read the list .*it is not text"),
+        (b"# nothing\n", "names no pictures"),
+        (b"Bengal_8 6 1 1\n", "trainval.txt .*names pictures of dog, test.txt names none"),
+    ):
+        listed.write_bytes(wrong)
+        refused(said)
+    listed.unlink()
+    refused("cannot read the list .*No such file")
+    listed.write_bytes(content)
+    (drawn / "images").rename(drawn / "pictures")
+    refused(rf"no folder {drawn / 'images'}")
+
+
+# ------------------------------------------------------------------------------------------ masks
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_masks_lie_on_their_pictures_to_the_pixel(drawn, resize):
+    """Body and border are the object; also where pictures are turned by their EXIF."""
+    # nearest on both sides, and lossless files: colours and classes must agree everywhere
+    made = data(drawn, f"data.resize={resize}", "data.interpolation=nearest").dataset
+    objects = 0
+    for pictures in made.splits.values():
+        assert pictures.masks.dtype == bool and pictures.masks.shape == (len(pictures), 24, 24)
+        assert isinstance(pictures.masks, np.memmap)
+        for row in range(len(pictures)):
+            red, green, blue = pictures.pixels(np.array([row]))[0].astype(int).transpose(2, 0, 1)
+            assert np.array_equal(pictures.masks[row], np.maximum(red, green) > 125)
+            assert resize == "pad" or ((blue > 125) != pictures.masks[row]).all()
+            objects += pictures.masks[row].any()
+    assert objects > 35  # of 44; a crop may cut one off
+    assert made.notes == []
+
+
+def test_masks_follow_smoothly_resized_photographs(drawn):
+    pictures = data(drawn).dataset.splits["test"]
+    for row in range(len(pictures)):
+        blue = pictures.pixels(np.array([row]))[0][..., 2]
+        inside, outside = blue < 40, blue > 220
+        assert inside.any() and outside.any()
+        assert pictures.masks[row][inside].all() and not pictures.masks[row][outside].any()
+
+
+def test_masks_are_kept_and_made_anew_when_a_trimap_changed(drawn, capsys):
+    before = data(drawn).dataset.splits["test"]
+    said = capsys.readouterr().err
+    assert said.count("reading") == 3
+    same = data(drawn).dataset.splits["test"]
+    assert "reading" not in capsys.readouterr().err
+    assert np.array_equal(before.masks, same.masks) and before.identity == same.identity
+    ram = data(drawn, "data.cache=ram").dataset.splits["test"]
+    assert not isinstance(ram.masks, np.memmap) and np.array_equal(before.masks, ram.masks)
+    capsys.readouterr()
+    file = Path(before.names[4])
+    size = Image.open(drawn / "annotations" / "trimaps" / f"{file.stem}.png").size
+    Image.new("L", size, 2).save(drawn / "annotations" / "trimaps" / f"{file.stem}.png")
+    after = data(drawn).dataset.splits["test"]
+    assert capsys.readouterr().err.count("reading") == 1
+    assert before.masks[3].any() and not after.masks[4].any()
+    assert np.array_equal(np.delete(after.masks, 4, 0), np.delete(ram.masks, 4, 0))
+
+
+def test_trimaps_that_are_none(drawn):
+    trimap = drawn / "annotations" / "trimaps" / "Bengal_9.png"
+    for content, said in (
+        (np.zeros((40, 40), np.uint8), "it is no trimap: 1 (object)"),
+        (np.ones((40, 40, 3), np.uint8), "it is no trimap: 1 (object)"),
+        (None, "cannot identify"),
+    ):
+        if content is None:
+            trimap.write_bytes(b"no picture")
+        else:
+            Image.fromarray(content).save(trimap)
+        with pytest.raises(UserError, match=re.escape(said)) as caught:
+            _ = data(drawn, "data.on_error=skip").dataset
+        assert str(trimap) in str(caught.value) and "\n" not in str(caught.value)
+    trimap.unlink()
+    trimap.symlink_to(drawn / "nowhere")
+    with pytest.raises(UserError, match="Bengal_9.png: No such file"):
+        _ = data(drawn).dataset
+
+
+def test_palette_trimaps_and_those_of_another_size(drawn):
+    folder = drawn / "annotations" / "trimaps"
+    want = data(drawn, "data.cache=ram", "data.resize=crop").dataset.splits["test"]
+    for row, name in ((0, "Abyssinian_10"), (1, "Abyssinian_8")):
+        assert Path(want.names[row]).stem == name
+    one = Image.open(folder / "Abyssinian_10.png")
+    coloured = Image.fromarray(np.asarray(one), "P")
+    coloured.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    coloured.save(folder / "Abyssinian_10.png")
+    two = Image.open(folder / "Abyssinian_8.png")
+    two.resize((two.width * 3, two.height * 3), Image.Resampling.NEAREST).save(two.filename)
+    made = data(drawn, "data.resize=crop").dataset
+    assert np.array_equal(made.splits["test"].masks, want.masks)
+    assert made.notes == []
+    two.resize((two.width * 2, two.height), Image.Resampling.NEAREST).save(two.filename)
+    made = data(drawn, "data.resize=crop").dataset
+    assert np.array_equal(made.splits["test"].masks, want.masks)
+    (note,) = made.notes
+    assert note.startswith("1 masks have other proportions") and "Abyssinian_8.png" in note
+
+
+def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
+    (drawn / "images" / "Bengal_8.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"cannot read .*Bengal_8\.jpg"):
+        _ = data(drawn).dataset
+    made = data(drawn, "data.on_error=skip", "data.interpolation=nearest").dataset
+    pictures = made.splits["test"]
+    assert len(pictures) == len(pictures.masks) == 4 * TEST - 1
+    for row in range(len(pictures)):
+        blue = pictures.pixels(np.array([row]))[0][..., 2]
+        assert np.array_equal(pictures.masks[row], blue < 125)
+    assert made.notes[-1].startswith("1 broken pictures skipped")
+
+
+# --------------------------------------------------------------------------------------- download
+
+
+def pack(source: Path, folder: Path) -> dict[str, str]:
+    """The two archives of a miniature in ``folder``; their MD5 by name."""
+    sums = {}
+    for name in MD5:
+        inner = name.split(".")[0]
+        with tarfile.open(folder / name, "w:gz") as tar:
+            tar.add(source / inner, inner)
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    return sums
+
+
+def test_download(drawn, tmp_path, serve, capsys):  # noqa: F811
+    address, folder = serve()
+    sums = pack(drawn, folder)
+    target = tmp_path / "data" / "pets"
+    for addresses in ([NOWHERE, address], [NOWHERE]):  # the second time nothing is downloaded
+        assert pets(target, addresses=addresses, md5=sums) == target
+        assert os.listdir(target.parent) == ["pets"]
+    assert f"trying {address}" in capsys.readouterr().err  # of the first address, dead
+    assert sorted(os.listdir(target)) == ["annotations", "images"]
+    ours, theirs = (
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+        for root in (target, drawn)
+    )
+    assert ours == theirs
+    assert len(list_pets(target, "breeds")) == 44
+    (tmp_path / "empty").mkdir()
+    assert pets(tmp_path / "empty", addresses=[address], md5=sums, progress=False).is_dir()
+    assert len(list_pets(tmp_path / "empty", "breeds")) == 44
+
+
+def test_bad_archives_leave_nothing(drawn, tmp_path, serve):  # noqa: F811
+    address, folder = serve()
+    sums = pack(drawn, folder)
+
+    def refused(said: str, md5: dict[str, str]) -> None:
+        with pytest.raises(UserError, match=said) as caught:
+            pets(tmp_path / "data" / "pets", addresses=[address], md5=md5, progress=False)
+        assert "\n" not in str(caught.value)
+        assert list((tmp_path / "data").iterdir()) == []
+
+    refused("another md5 than expected.*images.tar.gz and annotations.tar.gz from https", MD5)
+    refused("another md5", {**sums, "annotations.tar.gz": MD5["annotations.tar.gz"]})
+    for name in MD5:
+        path = folder / name
+        whole = path.read_bytes()
+        for content in (whole[: len(whole) // 2], b"no archive"):
+            path.write_bytes(content)
+            refused(f"cannot unpack {name}", {**sums, name: hashlib.md5(content).hexdigest()})
+        path.write_bytes(whole)
+    (drawn / "annotations" / "trimaps").rename(drawn / "annotations" / "masks")
+    refused("hold no folder annotations/trimaps/: they are not Oxford", pack(drawn, folder))
+    path = folder / "annotations.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(drawn / "annotations" / "test.txt", "../escaped.txt")
+    escaping = hashlib.md5(path.read_bytes()).hexdigest()
+    now = hashlib.md5((folder / "images.tar.gz").read_bytes()).hexdigest()
+    refused("cannot unpack annotations", {"images.tar.gz": now, "annotations.tar.gz": escaping})
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_no_server_and_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"images.tar.gz: .* or unpack images.tar.gz and annotat"):
+        pets(tmp_path / "pets", addresses=[NOWHERE])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot use .*file for Oxford-IIIT Pet: Not a directory"):
+        pets(tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot (use|put) .*Not a directory"):
+        pets(tmp_path / "file" / "pets")
+
+
+class Hanging(Quiet):
+    """Sends the pictures; of the annotations only a part, and waits."""
+
+    let_go = threading.Event()
+
+    def do_GET(self):
+        if "annotations" not in self.path:
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self.wfile.write(b"x" * 1000)
+        self.wfile.flush()
+        self.let_go.wait(30)
+
+
+@pytest.mark.skipif(module.fcntl is None, reason="needs locks")
+def test_killed_half_way_leaves_nothing_that_counts(drawn, tmp_path, serve):  # noqa: F811
+    address, folder = serve(Hanging)
+    sums = pack(drawn, folder)
+    target = tmp_path / "data" / "pets"
+    code = "import sys, json; from convlens.data.pets import pets; "
+    code += "pets(sys.argv[1], addresses=[sys.argv[2]], md5=json.loads(sys.argv[3]))"
+    process = subprocess.Popen([sys.executable, "-c", code, target, address, json.dumps(sums)])
+    try:
+        deadline = time.monotonic() + 30
+        while not list(target.parent.glob(".pets.download/.annotations*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+        Hanging.let_go.set()
+    assert not target.exists()
+    assert os.listdir(target.parent) == [".pets.download"]  # hidden, and gone at the next run
+    with pytest.raises(UserError, match="cannot download"):
+        pets(target, addresses=[NOWHERE], md5=sums)
+    assert os.listdir(target.parent) == []
+
+
+def test_two_at_once_download_once(drawn, tmp_path, serve):  # noqa: F811
+    asked = []
+
+    class Slow(Quiet):
+        def do_GET(self):
+            asked.append(self.path)
+            time.sleep(0.2)
+            super().do_GET()
+
+    address, folder = serve(Slow)
+    sums = pack(drawn, folder)
+    target = tmp_path / "data" / "pets"
+    threads = [
+        threading.Thread(target=pets, args=(target,), kwargs={"addresses": [address], "md5": sums})
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(asked) == ["/annotations.tar.gz", "/images.tar.gz"]
+    assert os.listdir(target.parent) == ["pets"]
+
+
+# --------------------------------------------------------------------------------------- together
+
+
+def test_pending_download_and_bad_words(drawn, tmp_path):
+    assert pending_download({**spec_of(), "dir": str(drawn)}) is None
+    nowhere = {"dir": str(tmp_path / "none")}
+    download = pending_download({**spec_of(), **nowhere})
+    assert (download.megabytes, download.class_names) == (811, ("cat", "dog"))
+    download = pending_download({**spec_of("data.labels=breeds"), **nowhere})
+    assert download.class_names == CLASS_NAMES["breeds"]
+    with pytest.raises(UserError, match=r"data\.labels=breed: did you mean breeds"):
+        data(tmp_path / "none", "data.labels=breed")
+
+
+def test_a_run(drawn, at):
+    small = ["model.filters=[4,6]", "model.padding=same", "model.head.hidden=[8]"]
+    small += ["training.batch_size=8", "debug=fast_dev_run", "trainer=cpu", "precision=32"]
+    pets_there = ["data=pets", f"data.dir={drawn}", "data.size=24"]
+    home = at / "run"
+    assert main(["train", *pets_there, *small, "callbacks=none", f"run_dir={home}"]) == 0
+    rows = (home / "split.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * (TRAIN + TEST)
+    assert "images/Bengal_8.jpg,cat,test" in rows

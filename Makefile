@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
-COMMANDS := train resume eval plan split tensorboard
+COMMANDS := train resume eval plan lr-find split tensorboard
 TARGETS := help setup lint format test test-slow bench-throughput $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
@@ -38,6 +38,9 @@ eval: $(VENV)/ready  ## ckpt=FILE: test-set results of a checkpoint
 
 plan: $(VENV)/ready  ## exp=NAME or ckpt=FILE: data, layers and what will be logged, without training
 	@$(BIN)/convlens plan $(WORDS)
+
+lr-find: $(VENV)/ready  ## exp=NAME: the loss over rising learning rates, with its plot
+	@$(BIN)/convlens lr-find $(WORDS)
 
 split: $(VENV)/ready  ## src=DIR dst=DIR: class folders to train/validation/test
 	@$(BIN)/convlens split $(WORDS)

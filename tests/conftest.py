@@ -19,6 +19,7 @@ def _own_cache(tmp_path_factory):
     """Nothing of the person's caches is read or written; drawn and decoded pictures are shared."""
     os.environ["CONVLENS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("CONVLENS_DATA", None)
+    os.environ.pop("CONVLENS_WEIGHTS", None)
     os.environ.pop("CONVLENS_RUN_DIR", None)
 
 
@@ -72,3 +73,22 @@ TINY = [
     "probes.count=3",
 ]
 """Words that make a run of ``shapes`` last a second."""
+
+TWO_UNFREEZES = [
+    "model.batch_norm=true",
+    "data.pictures=100",
+    "finetune.groups={head: head, last: backbone.block2, base: backbone}",
+    "finetune.phases=[{epochs: 2, train: [head], lr: {head: 0.01}, augment: false},"
+    "{epochs: 2, train: [head, last], lr: {head: 0.01, last: 0.005}, warmup_epochs: 1},"
+    "{epochs: 2, train: [head, last, base], lr: 0.003, warmup_epochs: 0.5}]",
+    "training.epochs=null",
+]
+"""Words of a schedule of three phases for the network of ``TINY``."""
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    folder = SHARED / "weights"
+    if not folder.is_dir():
+        pytest.skip("the real weights are not beside this checkout")
+    return folder

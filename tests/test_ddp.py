@@ -1,19 +1,23 @@
-"""Two processes on the CPU: one voice, one folder, the same network in both."""
+"""Two processes on the CPU: one voice, one folder, the same network in both, at every unfreeze."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TWO_UNFREEZES
+
+REPLICAS = Path(__file__).with_name("replicas.py")
 
 
 def train(home, *words) -> str:
+    """A run in processes of its own; returns what it printed. ``home`` gets rank_*.pt too."""
     done = subprocess.run(
-        [sys.executable, "-m", "convlens.cli.main", "train", f"run_dir={home}", *TINY, *words],
+        [sys.executable, REPLICAS, home / "replicas", f"run_dir={home / 'run'}", *TINY, *words],
         capture_output=True,
         text=True,
         check=False,
@@ -23,21 +27,85 @@ def train(home, *words) -> str:
     return done.stdout
 
 
+def ends(home) -> list[dict]:
+    """What each process ended with."""
+    files = sorted((home / "replicas").glob("rank_*.pt"))
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def differences(one: dict, other: dict) -> dict[str, float]:
+    assert one.keys() == other.keys()
+    return {
+        name: float((one[name] - other[name]).abs().max())
+        for name in one
+        if one[name].is_floating_point() and not torch.equal(one[name], other[name])
+    }
+
+
+EXACT = [*TWO_UNFREEZES, "precision=64", "callbacks=none", "data.augment.rotation_degrees=20"]
+
+
 @pytest.mark.slow
 def test_ddp_of_two_equals_one_process_with_the_same_global_batch(tmp_path):
-    """Every batch of 8 is shared out as 4 + 4; without batch norm and dropout that is the same."""
+    """Every batch of 4 is shared out as 2 + 2; without batch norm and dropout that is the same."""
     words = ["training.epochs=2", "precision=64", "model.batch_norm=false", "training.batch_size=4"]
     words += ["data.augment.rotation_degrees=20", "callbacks.filter_visuals=null"]
     one = train(tmp_path / "one", *words)
     two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
     assert one.count("epoch 2/2") == two.count("epoch 2/2") == 1
     assert two.count("run folder") == 1
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
-    a, b = (
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("one", "two")
+    summary = json.loads((tmp_path / "two" / "run" / "summary.json").read_text())
+    assert summary["processes"] == 2
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    assert alone["state"]["model.head.logits.weight"].dtype == torch.float64
+    assert max(differences(alone["state"], first["state"]).values(), default=0) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["null", "balanced"])
+def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
+    """Frozen batch norm, stored features in the first phase, batches that do not divide evenly."""
+    words = [*EXACT, "finetune.batch_norm=eval", "training.batch_size=7"]
+    words += [f"training.class_weights={weights}"]
+    one = train(tmp_path / "one", *words)
+    two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
+    assert "behind block2" in one and "behind block2" in two
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    found = differences(alone["state"], first["state"])
+    assert max(found.values()) < 1e-9, found
+    # all three groups were trained, so the equality is not one of frozen parameters
+    start = torch.load(tmp_path / "one" / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    moved = start["optimizer_states"][0]["state"]
+    assert len(moved) == len(list(start["optimizer_states"][0]["param_groups"][0]["params"])) + sum(
+        len(group["params"]) for group in start["optimizer_states"][0]["param_groups"][1:]
     )
-    for name in a:
-        if a[name].is_floating_point():
-            assert a[name].dtype == torch.float64
-            torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["training.accumulate=2"]], ids=["plain", "accumulated"])
+def test_ddp_replicas_are_identical_with_batch_norm_in_training(tmp_path, more):
+    train(tmp_path, *TWO_UNFREEZES, "callbacks=none", "precision=32", "trainer=ddp_cpu", *more)
+    first, second = ends(tmp_path)
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name
+    assert "model.backbone.block2.norm.running_mean" in first["state"]
+    fresh = torch.zeros_like(first["state"]["model.backbone.block2.norm.running_mean"])
+    assert not torch.equal(first["state"]["model.backbone.block2.norm.running_mean"], fresh)
+
+
+def test_a_batch_without_a_row_for_every_process_is_no_nan():
+    """33 pictures in batches of 8: the last batch is one picture, the second process has none."""
+    import numpy as np
+
+    from convlens.data.loader import TrainingLoader
+    from convlens.data.order import TrainingOrder
+    from convlens.data.pictures import Pictures
+
+    pictures = Pictures(np.zeros((33, 8, 8, 3), np.uint8), np.arange(33) % 2, ["x"] * 33)
+    parts = [list(TrainingLoader(pictures, TrainingOrder(33, 8, 0), 0, rank, 2)) for rank in (0, 1)]
+    assert [len(batch["label"]) for batch in parts[1]] == [4, 4, 4, 4, 1]
+    assert parts[1][-1]["share"].tolist() == [0]
+    assert parts[0][-1]["share"].tolist() == [2]
+    assert parts[0][0]["share"].tolist() == [1] * 4

@@ -275,11 +275,16 @@ def settle_precision(run: Run) -> None:
         log.info("precision: auto is %s on this machine", run.config["precision"])
 
 
+def device_of(config: dict) -> torch.device:
+    """Where a run with this config trains."""
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    return torch.device("cpu" if config["trainer"]["accelerator"] == "cpu" else kind)
+
+
 def measured_steps(run: Run) -> dict[str, float]:
     """Seconds of a training step on this machine, by precision; on noise, nothing is decoded."""
     data, training = run.config["data"], run.config["training"]
-    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
-    device = torch.device("cpu" if run.config["trainer"]["accelerator"] == "cpu" else kind)
+    device = device_of(run.config)
     rng = torch.Generator().manual_seed(0)
     shape = (training["batch_size"], data["channels"], data["size"], data["size"])
     pictures = torch.rand(shape, generator=rng).to(memory_format=torch.channels_last)

@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": "run=RUN_DIR: continue a run that was stopped, to the same end",
     "eval": "ckpt=FILE: test-set results of a checkpoint",
     "plan": "exp=NAME or ckpt=FILE: what would be trained and logged, without training",
+    "lr-find": "exp=NAME: the loss over rising learning rates, with its plot",
     "split": "src=DIR dst=DIR: class folders to train/validation/test",
     "tensorboard": "TensorBoard over outputs/, every step of every picture kept",
 }
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
         words = split_make_words(words)
         # each command's imports are its own: `split` need not wait for torch and Lightning
-        return importlib.import_module(f"convlens.cli.{command}").run(words) or 0
+        return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
     except UserError as error:
         print(f"convlens: {error}", file=sys.stderr)
         logging.getLogger("convlens").debug("stopped", exc_info=True)

@@ -24,7 +24,7 @@ class Backbone(nn.Module):
         whole: the forward pass of a network that is no chain, called with this module.
 
     Attributes:
-        link_names, stage_names: as given; a network that is no chain has the one link ``""``, itself.
+        link_names, stage_names: as given; a network that is no chain is one link, ``""``.
     """
 
     def __init__(
@@ -63,17 +63,13 @@ class Backbone(nn.Module):
 
         What stands before the first stage belongs to it, and what stands behind the last to that.
         """
-        ends = [
-            self.link_names.index(stage) if stage in self.link_names else -1
-            for stage in self.stage_names
-        ]
+        places = {link: number for number, link in enumerate(self.link_names)}
         for number, stage in enumerate(self.stage_names):
             if name.startswith(f"{stage}."):
                 return number
-        place = next(
-            (i for i, x in enumerate(self.link_names) if x and name.startswith(f"{x}.")), -1
-        )
-        return next((n for n, end in enumerate(ends) if end >= place), len(self.stage_names) - 1)
+        place = next((i for link, i in places.items() if name.startswith(f"{link}.")), -1)
+        ends = [places.get(stage, -1) for stage in self.stage_names]
+        return next((n for n, end in enumerate(ends) if end >= place), len(ends) - 1)
 
 
 def sequential(parts: Mapping[str, nn.Module]) -> Backbone:
@@ -110,5 +106,5 @@ def too_small(name: str, size: int, least: int | None) -> UserError:
     """The error for pictures that vanish in the network."""
     way_out = f"at least {least} are needed" if least else "choose a larger one"
     return UserError(
-        f"data.size={size}: too few pixels for model.name={name}, whose maps would vanish; {way_out}"
+        f"data.size={size}: too few pixels for model.name={name}, its maps would vanish; {way_out}"
     )

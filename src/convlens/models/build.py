@@ -77,9 +77,7 @@ def build_model(
             parts.network, str(spec["weights"]), timm_name=parts.timm_name, whole=own
         )
         if found is None and own:
-            raise UserError(
-                "model.head=imagenet needs the network's weights, not model.weights=none"
-            )
+            raise UserError("model.head=imagenet needs weights, not model.weights=none")
     if found:
         load_weights(parts.target, found, classifier=parts.classifier, prefixes=parts.prefixes)
     of_weights = (found.mean, found.std) if found else parts.own_normalisation

@@ -72,6 +72,12 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
     def features(edge: int) -> Tensor:
         return network.forward_features(torch.zeros(1, 3, edge, edge))
 
+    not_convolutional = UserError(
+        f"model.name={name}: not a convolutional network; choose one, such as resnet18, "
+        f"efficientnet_b0, convnext_tiny or mobilenetv3_small_100"
+    )
+    if _attends(network):
+        raise not_convolutional
     modes = {module: module.training for module in network.modules()}
     network.eval()
     with torch.no_grad():
@@ -84,14 +90,11 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
                 raise UserError(f"model.name={name} does not take pictures: {error}") from error
             raise too_small(name, size, least) from None
         if not isinstance(wanted, Tensor) or wanted.dim() != 4:
-            raise UserError(f"model.name={name}: not a convolutional network, it makes no maps")
-        if wanted.shape[1] != network.num_features or _attends(network):
-            raise UserError(
-                f"model.name={name}: not a convolutional network; choose one, such as resnet18, "
-                f"efficientnet_b0, convnext_tiny or mobilenetv3_small_100"
-            )
+            raise not_convolutional
+        if wanted.shape[1] != network.num_features:
+            raise not_convolutional
         children = dict(network.named_children())
-        used = [child for child in dict.fromkeys(path.partition(".")[0] for path in called)]
+        used = list(dict.fromkeys(path.partition(".")[0] for path in called))
         stages = [info["module"] for info in getattr(network, "feature_info", []) or []]
         links = _links(network, used, stages)
         parts = {child: children[child] for child in used}
@@ -101,14 +104,20 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
         except (RuntimeError, TypeError, ValueError):
             chained = False
         if not chained:
-            method = type(network).forward_features
+            # a copy without the classifier's children, which have no part in the feature map
+            trunk = copy.copy(network)
+            trunk.__dict__["_modules"] = parts
+            told = [f"network.{stage}" for stage in _stages(network, None, stages)]
             backbone = Backbone(
-                parts, links=None, stages=_stages(network, None, stages), whole=_Method(method)
+                {"network": trunk}, links=None, stages=told, whole=_forward_features
             )
-            _adopt(backbone, network)
     for module, mode in modes.items():
         module.training = mode
     return backbone, [child for child in children if child not in used]
+
+
+def _forward_features(backbone: nn.Module, pictures: Tensor) -> Tensor:
+    return backbone.network.forward_features(pictures)
 
 
 def own_head(network: nn.Module, names: list[str]) -> nn.Module:
@@ -146,7 +155,7 @@ class _Method:
 def _adopt(module: nn.Module, network: nn.Module) -> None:
     """Give ``module`` the plain attributes that the network's own methods read."""
     for key, value in vars(network).items():
-        if not key.startswith("_") and key not in ("training",):
+        if not key.startswith("_") and key != "training":
             module.__dict__[key] = copy.copy(value)
 
 

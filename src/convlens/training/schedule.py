@@ -220,10 +220,11 @@ def _phase(
     rates: dict[str, float] = {}
     asked = entry.get("lr")
     for name in entry["train"]:
+        named = _named(where, name, families)
         rate = asked.get(name) if isinstance(asked, dict) else asked
         if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
             raise UserError(f"{where}.lr: a rate above 0 for {name} is expected, not {rate}")
-        for group in _named(where, name, families):
+        for group in named:
             rates[group.name] = rate * group.factor
     if isinstance(asked, dict) and (idle := [name for name in asked if name not in entry["train"]]):
         raise UserError(f"{where}.lr: {idle[0]} has a rate but is not in {where}.train")

@@ -1,0 +1,51 @@
+"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=lr_find.png]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convlens import logs
+from convlens.cli.words import extract, number
+from convlens.config import compose
+from convlens.errors import UserError
+
+DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": "lr_find.png"}
+
+
+def run(words: list[str]) -> int:
+    logs.speak()
+    asked: dict[str, str] = {}
+    for key, default in DEFAULTS.items():
+        value, words = extract(words, key)
+        asked[key] = default if value is None else value
+    low, high, steps = (number(asked, key) for key in ("low", "high", "steps"))
+    if not (0 < low < high and isinstance(steps, int) and steps >= 10):
+        raise UserError(
+            f"low={low} high={high} steps={steps}: 0 < low < high and at least 10 steps"
+        )
+    config = compose(words)
+    from convlens.draw.jpeg import encode_png
+    from convlens.draw.rate_curve import rate_curve
+    from convlens.run import assemble, device_of
+    from convlens.training.rate_finder import find_rate
+
+    made = assemble(config)
+    found = find_rate(
+        made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
+    )
+    file = Path(asked["plot"]).expanduser()
+    title = f"{config['experiment']} · learning-rate range test · {', '.join(found.trained)}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(
+            encode_png(rate_curve(found.rates, found.smooth, found.losses, found.best, title=title))
+        )
+    except OSError as error:
+        raise UserError(f"plot={file} cannot be written: {error.strerror}") from None
+    trained = ", ".join(found.trained)
+    if found.best is None:
+        print(f"the loss of {trained} falls nowhere from {low:g} to {high:g}: widen low= and high=")
+    else:
+        print(f"{found.key}={found.best:.2g}   where the loss of {trained} falls fastest")
+    print(f"plot  {file}")
+    return 0

@@ -1,0 +1,141 @@
+"""The learning-rate range test: raise the rate step by step and watch the loss."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convlens.data.datamodule import PictureData
+from convlens.data.loader import TrainingLoader
+from convlens.training.features import features
+from convlens.training.module import ClassifierModule
+from convlens.training.phases import Phases
+from convlens.training.randomness import seed_batch
+
+SMOOTHING = 0.9  # of the exponential average of the loss
+DIVERGED = 4.0  # times the lowest loss, where the test ends
+
+
+@dataclass(frozen=True)
+class RateTest:
+    """What a range test saw.
+
+    Attributes:
+        rates: of each step, rising evenly in their logarithm.
+        losses: of each step, before it.
+        smooth: the same, averaged.
+        best: the rate of the steepest fall of the average, or None where it never fell.
+        trained: names of the groups in training.
+        key: of the config that the rate is for.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    smooth: list[float]
+    best: float | None
+    trained: tuple[str, ...] = ()
+    key: str = "optimizer.lr"
+
+
+def range_test(step: Callable[[float], Tensor], *, low: float, high: float, steps: int) -> RateTest:
+    """Take ``steps`` steps at rates from ``low`` to ``high``; ends early where the loss explodes.
+
+    L. N. Smith, *Cyclical Learning Rates for Training Neural Networks*, WACV 2017,
+    https://arxiv.org/abs/1506.01186. The steepest fall of the smoothed loss over the logarithm of
+    the rate is a rate at which training moves fast and safely.
+
+    Args:
+        step: takes one training step at a rate and returns the loss before it, a scalar.
+    """
+    rates: list[float] = []
+    losses: list[float] = []
+    smooth: list[float] = []
+    average = 0.0
+    for number in range(steps):
+        rate = low * (high / low) ** (number / max(steps - 1, 1))
+        loss = float(step(rate))
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        value = average / (1 - SMOOTHING ** (number + 1))
+        if not math.isfinite(loss) or (smooth and value > DIVERGED * min(smooth)):
+            break
+        rates.append(rate)
+        losses.append(loss)
+        smooth.append(value)
+    return RateTest(rates, losses, smooth, _steepest(rates, smooth))
+
+
+def _steepest(rates: list[float], smooth: list[float]) -> float | None:
+    """Where the average falls fastest, before its lowest point; the first steps only settle it."""
+    if len(smooth) < 5:
+        return None
+    lowest = smooth.index(min(smooth))
+    slopes = {i: smooth[i + 1] - smooth[i - 1] for i in range(2, min(lowest, len(smooth) - 1))}
+    if not slopes or min(slopes.values()) >= 0:
+        return None
+    return rates[min(slopes, key=slopes.__getitem__)]
+
+
+def find_rate(
+    module: ClassifierModule,
+    data: PictureData,
+    phases: Phases,
+    device: torch.device,
+    *,
+    low: float,
+    high: float,
+    steps: int,
+) -> RateTest:
+    """The range test for a run's first phase, on its own batches, in float32.
+
+    Groups with other rates keep their proportions; the rate is that of the fastest group. The
+    module is trained in place: build another one for the run itself.
+    """
+    phase = module.schedule.phases[0]
+    module.to(device).enter(phase)
+    data.augmenting = phase.augment
+    if cut := phases.cut(module, data, phase):
+        found = features(
+            module.model, cut, data.dataset.splits["train"], precision="32",
+            context=contextlib.nullcontext, device=device, directory=phases.directory,
+            title="features of the training pictures",
+        )  # fmt: skip
+        data.stored = {"train": found}
+    module.train()
+    optimizer = module.configure_optimizers()
+    fastest = max(phase.rates.values())
+    shares = {name: rate / fastest for name, rate in phase.rates.items()}
+    batches = _endless(data.train_dataloader())
+    numbers = iter(range(steps))
+
+    def step(rate: float) -> Tensor:
+        seed_batch(module.config["seed"], 0, next(numbers), 0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * shares.get(group["name"], 0.0)
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in next(batches).items()}
+        batch = data.finish(moved)
+        loss = module.objective(module.answer(batch), batch["label"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    found = range_test(step, low=low, high=high, steps=steps)
+    leader = max(phase.rates, key=phase.rates.__getitem__)
+    whole = not module.config["finetune"]["phases"]
+    key = "optimizer.lr" if whole else f"finetune.phases.0.lr.{leader.partition('/')[0]}"
+    return dataclasses.replace(found, trained=phase.train, key=key)
+
+
+def _endless(loader: TrainingLoader) -> Iterator[dict]:
+    """Batches of a loader, epoch after epoch."""
+    epoch = 0
+    while True:
+        loader.set_epoch(epoch)
+        yield from loader
+        epoch += 1

@@ -132,3 +132,26 @@ def test_make_refuses_a_word_that_is_no_target():
     )
     assert done.returncode != 0
     assert "fast: no such target" in done.stderr
+
+
+def test_a_model_alone_brings_the_experiment_it_is_for():
+    for model in ("vgg16", "inception_v3", "timm"):
+        config = compose([f"model={model}", "data=image_folder"])
+        assert config["experiment"] == f"finetune_{model}"
+        assert config["data"]["name"] == "image_folder"
+        assert "filters" not in config["model"]
+
+
+def test_entries_of_lists_can_be_set():
+    phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=3"])["finetune"]["phases"]
+    assert (phases[0]["epochs"], phases[1]["epochs"]) == (5, 3)
+    with pytest.raises(UserError, match=r"finetune\.phases\.1\.epochs"):
+        compose(["exp=finetune_vgg16", "finetune.phases.1.epoch=3"])
+    with pytest.raises(UserError, match="expected a whole number"):
+        compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=few"])
+
+
+def test_the_own_head_stands_in_place_of_a_new_heads_keys():
+    assert compose(["exp=finetune_timm", "model.head=imagenet"])["model"]["head"] == "imagenet"
+    with pytest.raises(UserError, match="model.head=imagent"):
+        compose(["exp=finetune_timm", "model.head=imagent"])

@@ -20,7 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convlens.errors import UserError, nearest
 
-DEFAULT_EXPERIMENT = "scratch"
+# by the model that was asked for, where no experiment was
+DEFAULT_EXPERIMENTS = {
+    "scratch": "scratch",
+    "vgg16": "finetune_vgg16",
+    "inception_v3": "finetune_inception_v3",
+    "timm": "finetune_timm",
+}
 # taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
 PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "model.weights")
 
@@ -49,7 +55,7 @@ def compose(words: list[str]) -> dict:
         UserError: a word that is none of these, or a value that does not fit its key.
     """
     known = groups()
-    chosen: dict[str, str] = {"experiment": DEFAULT_EXPERIMENT}
+    chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for key, text in map(_pair, words):
         if key in known:
@@ -58,6 +64,8 @@ def compose(words: list[str]) -> dict:
             chosen[key] = text
         else:
             values[key] = text
+    model = chosen.get("model", "scratch")
+    chosen.setdefault("experiment", DEFAULT_EXPERIMENTS[model])
     with initialize_config_module("convlens.configs", version_base="1.3"):
         picks = [f"{group}={name}" for group, name in chosen.items()]
         base = _composed(picks)

@@ -59,10 +59,12 @@ def build_model(
     name = str(spec.pop("name"))
     if name == "scratch":
         return _from_scratch(spec, channels, size, outputs)
+    if name != "vgg16":
+        timm_networks.check_name(name)
     if "filters" in spec:
         raise UserError(
-            f"model.name={name}: model=scratch is for a plain convnet; say model=vgg16, "
-            f"model=inception_v3 or model=timm model.name={name}"
+            f"model.name={name}: this experiment trains a plain convnet; say exp=finetune_vgg16, "
+            f"exp=finetune_inception_v3 or exp=finetune_timm model.name={name}"
         )
     own = spec["head"] == OWN_HEAD
     if own and outputs != IMAGENET_CLASSES:

@@ -21,6 +21,17 @@ def known_names() -> list[str]:
     return timm.list_models()
 
 
+def check_name(name: str) -> None:
+    """Raises UserError, with near names, where timm has no such network."""
+    import timm
+
+    if not timm.is_model(name):
+        raise UserError(
+            f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
+            f"{nearest(name, ['scratch', *known_names()])}"
+        )
+
+
 def create(name: str, classes: int) -> nn.Module:
     """timm's network with random weights.
 
@@ -33,11 +44,7 @@ def create(name: str, classes: int) -> nn.Module:
     """
     import timm
 
-    if not timm.is_model(name):
-        raise UserError(
-            f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
-            f"{nearest(name, ['scratch', *known_names()])}"
-        )
+    check_name(name)
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes)
     except (RuntimeError, ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TWO_UNFREEZES
 
 from convlens.cli.main import main
 
@@ -151,3 +151,91 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
     (line,) = [line for line in said.splitlines() if line.startswith("convlens: ")]
     assert f"make resume run={home}" in line
     assert "Traceback" not in said
+
+
+# ------------------------------------------------------------- a schedule, killed in each phase
+
+PHASED = [
+    *LIVELY, *TWO_UNFREEZES, "training.steps_per_epoch=250", "callbacks=none",
+    "optimizer=adam", "model.dropout=0.2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def phased_left_alone(tmp_path_factory):
+    home = tmp_path_factory.mktemp("phased") / "run"
+    assert main(["train", f"run_dir={home}", *PHASED]) == 0
+    return home
+
+
+@pytest.mark.parametrize("epoch", [2, 4, 6])
+def test_a_schedule_killed_in_each_phase_and_resumed_ends_with_the_same_bits(
+    phased_left_alone, tmp_path, epoch
+):
+    """Weights, the optimizer's state and the learning rates; two epochs a phase."""
+    home = tmp_path / "killed"
+    kill_in_epoch(home, PHASED, epoch)
+    assert not (home / "summary.json").exists()
+    assert main(["resume", f"run={home}"]) == 0
+    one, other = (
+        torch.load(h / "checkpoints" / "last.ckpt", weights_only=True)
+        for h in (phased_left_alone, home)
+    )
+    assert same(one["state_dict"], other["state_dict"])
+    (one,), (other,) = one["optimizer_states"], other["optimizer_states"]
+    assert one["param_groups"] == other["param_groups"]
+    assert [group["name"] for group in one["param_groups"]] == ["head", "last", "base"]
+    assert one["state"].keys() == other["state"].keys() and one["state"]
+    for number, values in one["state"].items():
+        assert same(values, other["state"][number])
+
+
+def test_frozen_parameters_and_statistics_unchanged_by_a_run(tmp_path):
+    """Against the weights that the run was started with."""
+    from convlens.config import compose
+    from convlens.training import ClassifierModule
+
+    words = [*LIVELY, *TWO_UNFREEZES, "callbacks=none", "data.pictures=60"]
+    words.append("finetune.phases=[{epochs: 1, train: [head], lr: 0.1, augment: false},"
+                 "{epochs: 2, train: [head, last], lr: 0.1}]")  # fmt: skip
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *words]) == 0
+    fresh = ClassifierModule(compose(words), list("abcde")).state_dict()
+    for name, value in weights(tmp_path / "run").items():
+        if name.startswith("model.backbone.block1"):
+            assert torch.equal(value, fresh[name]), name
+        elif name.startswith("model.backbone.block2") and "num_batches" not in name:
+            assert not torch.equal(value, fresh[name]), name
+
+
+def test_resume_keeps_a_plateau(tmp_path):
+    """A phase that ends on a plateau ends there too when the run is taken up again."""
+    words = [*LIVELY, *TWO_UNFREEZES, "callbacks=none", "data.pictures=60"]
+    phases = (
+        "finetune.phases=[{epochs: 9, train: [head], lr: 0.5,"
+        " until: {metric: val/loss, patience: 2}}, {epochs: 2, train: [last], lr: 0.001}]"
+    )
+    home = tmp_path / "run"
+    assert main(["train", f"run_dir={home}", *words, phases]) == 0
+    rows = (home / "metrics.csv").read_text()
+    assert 2 < len(rows.splitlines()) - 2 < 11
+    before = weights(home)
+    (home / "summary.json").unlink()
+    assert main(["resume", f"run={home}"]) == 0
+    assert (home / "metrics.csv").read_text() == rows
+    assert same(before, weights(home))
+
+
+def test_a_checkpoint_of_another_schedule_is_refused_in_one_line(tmp_path, capsys):
+    import yaml
+
+    home = tmp_path / "run"
+    words = [*LIVELY, *TWO_UNFREEZES, "callbacks=none", "data.pictures=60"]
+    assert main(["train", f"run_dir={home}", *words]) == 0
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    config["finetune"]["phases"][1]["epochs"] = 3
+    config["training"]["epochs"] = 7
+    (home / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    capsys.readouterr()
+    assert main(["resume", f"run={home}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "another schedule" in said

@@ -141,3 +141,59 @@ def test_binary_loss_with_five_classes(at, capsys):
 @pytest.mark.parametrize("word", ["callbacks.grad_cam.target=zebra", "probes.files=[no.png]"])
 def test_unknown_target_and_probe(at, capsys, word):
     refused(["train", *TINY, word], capsys)
+
+
+VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "precision=32",
+       "trainer=cpu", "callbacks=none"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exp=finetune_vgg16", "model.weights=nothing.pth"], "nothing.pth: there is no such file"),
+        (["exp=finetune_timm", "model.name=resnet81"], "did you mean resnet18"),
+        (["exp=finetune_vgg16", "model.weights=none", "data.size=20"], "at least 32 are needed"),
+        (
+            ["exp=finetune_inception_v3", "model.weights=none", "data.size=64"],
+            "at least 75 are needed",
+        ),
+        (
+            ["exp=finetune_vgg16", "model.weights=none", "finetune.groups.base=backbone.block9"],
+            "no parameter matches backbone.block9; did you mean backbone.block",
+        ),
+        (
+            ["exp=frozen_vgg16", "model.weights=none", "cache_features=always"],
+            "cannot train on stored features, the pictures are augmented",
+        ),
+        (["exp=finetune_vgg16", "model.head=imagenet", "model.weights=none"], "1000"),
+    ],
+)
+def test_transfer_learning_mistakes(at, capsys, words, said):
+    assert said in refused(["train", *words[:1], *VGG, *words[1:]], capsys)
+    assert not (at / "outputs").exists()
+
+
+def test_weights_that_are_none(at, capsys):
+    import torch
+
+    (at / "text.pth").write_text("not weights")
+    torch.save({"conv.weight": torch.zeros(3)}, at / "other.pth")
+    words = ["train", "exp=finetune_vgg16", *VGG]
+    assert "text.pth" in refused([*words, "model.weights=text.pth"], capsys)
+    said = refused([*words, "model.weights=other.pth"], capsys)
+    assert "26 keys missing" in said and "1 unexpected (conv.weight)" in said
+    (at / "cut.pth").write_bytes((at / "other.pth").read_bytes()[:300])
+    assert "cut.pth" in refused([*words, "model.weights=cut.pth"], capsys)
+
+
+def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monkeypatch):
+    import torch
+
+    from convlens.models import vgg16
+
+    torch.save(vgg16.convolutions().state_dict(), at / "vgg16_features.pth")
+    words = ["train", "exp=finetune_vgg16", *VGG, "model.weights=vgg16_features.pth"]
+    words += ["debug=fast_dev_run", "training.batch_size=4", "training.eval_batch_size=4"]
+    phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"
+    assert main([*words, phases]) == 0
+    assert "trained together from the first epoch" in capsys.readouterr().out

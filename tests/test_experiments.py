@@ -10,8 +10,13 @@ from convlens.config import compose, groups
 
 @pytest.mark.parametrize("experiment", groups()["experiment"])
 def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
-    data = compose([f"exp={experiment}", "data=shapes"])["data"]
+    config = compose([f"exp={experiment}", "data=shapes"])
+    data = config["data"]
     words = ["data=shapes", "data.pictures=60", f"data.classes={2 if data['size'] == 150 else 5}"]
+    if config["model"]["name"] != "scratch":
+        # the size of the pictures is not what is tested here
+        words += ["model.weights=none", "data.size=96", "training.batch_size=4"]
+        words += ["training.eval_batch_size=4"]
     words += ["debug=fast_dev_run", "precision=32", "trainer=cpu", "probes.count=2"]
     # one unit of each layer shows that the path runs; how pictures look is tested elsewhere
     words += ["callbacks.filter_visuals.units=1", "callbacks.filter_visuals.full_units=1"]
@@ -30,7 +35,29 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
         if compose([f"exp={name}"])["data"]["name"] in ("cats_dogs", "mnist", "flowers")
     ],
 )
-def test_experiment_runs_on_its_own_data(experiment, at, shared_data, monkeypatch):
+def test_experiment_runs_on_its_own_data(experiment, at, shared_data, request, monkeypatch):
     monkeypatch.setenv("CONVLENS_DATA", str(shared_data))
+    if compose([f"exp={experiment}"])["model"]["name"] != "scratch":
+        # with its weights, end to end: storing the features of all pictures takes minutes
+        monkeypatch.setenv("CONVLENS_WEIGHTS", str(request.getfixturevalue("shared_weights")))
     words = ["debug=fast_dev_run", "precision=32", "trainer=cpu", "callbacks=none"]
+    words += ["cache_features=never", "training.batch_size=8", "training.eval_batch_size=8"]
     assert main(["train", f"exp={experiment}", *words]) == 0
+
+
+FAMILIES = [
+    "resnet18", "efficientnet_b0", "mobilenetv3_small_100", "convnext_atto", "regnetx_002",
+    "densenet121",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_timm_families_run(name, at, capsys):
+    words = ["data=shapes", "data.pictures=60", "model.weights=none", "data.size=64"]
+    words += ["debug=fast_dev_run", "precision=32", "trainer=cpu", "probes.count=2"]
+    words += ["training.batch_size=4", "training.eval_batch_size=4"]
+    words += ["callbacks.filter_visuals=null", "callbacks.activation_grids.limit=4"]
+    assert main(["train", "exp=finetune_timm", f"model.name={name}", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "test, epoch 1" in printed
+    assert "failed" not in printed

@@ -57,7 +57,11 @@ def compose(words: list[str]) -> dict:
     known = groups()
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
-    for key, text in map(_pair, words):
+    for word in words:
+        meant = values_of(word)
+        if len(meant) > 1:
+            raise UserError(f"{word}: several values; say multirun=true to train one run for each")
+        key, text = _pair(meant[0])
         if key in known:
             if text not in known[key]:
                 raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
@@ -85,6 +89,27 @@ def compose(words: list[str]) -> dict:
     config["experiment"] = chosen["experiment"]
     _check_ranges(config)
     return config
+
+
+def values_of(word: str) -> list[str]:
+    """A word for each of its values: ``seed=0,1`` and ``seed=range(0,2)`` are two, any other one.
+
+    Raises:
+        UserError: no key=value, or values without an end.
+    """
+    key, text = _pair(word)
+    if not _is_hydra(key, text):
+        return [f"{key}={text}"]
+    override = OverridesParser.create().parse_override(f"{key}={text}")
+    if not override.is_sweep_override():
+        return [f"{key}={text}"]
+    try:
+        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except HydraException:
+        found = []
+    if not found:
+        raise UserError(f"{word}: no list of values; write a,b or choice(a,b) or range(0,3)")
+    return found
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -222,7 +247,9 @@ def changed(config: dict, words: list[str]) -> dict:
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
-                config[key] = OmegaConf.to_container(_composed([f"{key}={text}"])[key])
+                config[key] = OmegaConf.to_container(
+                    _composed([f"{key}={text}"])[key], resolve=True
+                )
                 continue
             keys = _flat(config)
             if key not in keys:

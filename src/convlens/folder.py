@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,20 +20,67 @@ OUTPUTS = Path("outputs")
 
 def first_process() -> bool:
     """Whether this is the process that writes, of however many a launcher started."""
-    return not any(
-        int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    )
+    if "RANK" in os.environ:  # torchrun: the number among all processes of all nodes
+        return _number("RANK") == 0
+    if _srun():
+        return _number("SLURM_PROCID") == 0
+    # Lightning's own launcher: the first process of another node has the local rank 0 too
+    return not any(_number(name) for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def started_outside() -> bool:
+    """Whether torchrun or srun started several processes, which all run from the first line on."""
+    return _srun() or ("TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1)
+
+
+def _srun() -> bool:
+    """Several tasks of srun; a shell inside an allocation is an ordinary machine, as in Lightning."""
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return _number("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ and not interactive
+
+
+def _number(name: str) -> int:
+    """An environment variable as a number; 0 where it is not set."""
+    return int(os.environ.get(name) or 0)
+
+
+def agreed(config: dict) -> Path | None:
+    """The folder that every process finds by itself; None where the first one may choose.
+
+    Raises:
+        UserError: several processes have nothing to agree by. It is raised in each of them, for
+            one that went on would wait for the others for ever.
+    """
+    if config["run_dir"]:
+        return Path(config["run_dir"])
+    parent = OUTPUTS / config["experiment"]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        name = os.environ["TORCHELASTIC_RUN_ID"]
+        if name != "none":  # torchrun's word for no --rdzv-id
+            return parent / f"torchrun_{re.sub(r'[^\w.-]', '_', name)}"
+        alone = not started_outside()
+    elif _srun():
+        return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
+    else:
+        alone = config["trainer"]["num_nodes"] == 1
+    if not alone:
+        raise UserError(
+            "run_dir=… has to be given when something else starts the processes; torchrun's "
+            "--rdzv-id=NAME does it too"
+        )
+    return None
 
 
 def check(config: dict) -> None:
     """Refuse a run folder early, before anything costly is done.
 
     Raises:
-        UserError: the folder holds a run already, or a file stands where it or a parent should.
+        UserError: the folder holds a run already, a file stands where it or a parent should, or
+            several processes know of no common folder.
     """
-    if not config["run_dir"] or not first_process():
+    folder = agreed(config)
+    if folder is None or not first_process():
         return
-    folder = Path(config["run_dir"])
     if holds_run(folder) and not config["overwrite"]:
         raise UserError(
             f"run_dir={folder} already holds a run: continue it with `make resume "
@@ -51,19 +99,19 @@ def claim(config: dict) -> Path:
     Raises:
         UserError: the folder holds a run already, or cannot be made.
     """
+    folder = agreed(config)
     if not first_process():
-        given = os.environ.get(ENVIRONMENT) or config["run_dir"]
+        given = folder or os.environ.get(ENVIRONMENT)
         if not given:
             raise UserError("run_dir=… has to be given when something else starts the processes")
         return Path(given)
     check(config)
-    if config["run_dir"]:
-        folder = Path(config["run_dir"])
+    if folder:
         _make(folder)
         if holds_run(folder):
             _clear(folder)
     else:
-        folder = _fresh(OUTPUTS / config["experiment"])
+        folder = fresh(OUTPUTS / config["experiment"])
     os.environ[ENVIRONMENT] = str(folder)
     return folder
 
@@ -72,7 +120,7 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
 
 
-def _fresh(parent: Path) -> Path:
+def fresh(parent: Path) -> Path:
     """A new folder named by date and time; a second run of the same second gets a number."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     _make(parent)

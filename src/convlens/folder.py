@@ -34,7 +34,8 @@ def started_outside() -> bool:
 
 
 def _srun() -> bool:
-    """Several tasks of srun; a shell inside an allocation is an ordinary machine, as in Lightning."""
+    """Whether srun started several tasks; a shell inside an allocation is an ordinary machine."""
+    # the names by which Lightning too knows a shell that was opened in an allocation
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return _number("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ and not interactive
 
@@ -57,7 +58,7 @@ def agreed(config: dict) -> Path | None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         name = os.environ["TORCHELASTIC_RUN_ID"]
         if name != "none":  # torchrun's word for no --rdzv-id
-            return parent / f"torchrun_{re.sub(r'[^\w.-]', '_', name)}"
+            return parent / ("torchrun_" + re.sub(r"[^\w.-]", "_", name))
         alone = not started_outside()
     elif _srun():
         return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"

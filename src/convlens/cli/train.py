@@ -6,7 +6,6 @@ from convlens import logs
 from convlens.cli import multirun
 from convlens.cli.results import closing
 from convlens.config import compose
-from convlens.errors import UserError
 from convlens.folder import first_process
 
 
@@ -15,9 +14,6 @@ def run(words: list[str]) -> int:
     several, words = multirun.asked_for(words)
     if several:
         return multirun.run_all(words)
-    for word in words:
-        if len(multirun.values_of(word)) > 1:
-            raise UserError(f"{word}: several values; say multirun=true to train a run for each")
     config = compose(words)
     from convlens.run import train  # after the words are known to be right: torch takes seconds
 

@@ -54,7 +54,7 @@ test: $(VENV)/ready  ## the tests, below ten minutes
 test-slow: $(VENV)/ready  ## the long proofs
 	@$(BIN)/python -m pytest -m slow
 
-bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run
+bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run (args="--task ...")
 	@$(BIN)/python benchmarks/throughput.py $(args)
 
 lint: $(VENV)/ready  ## style and common mistakes

@@ -1,10 +1,14 @@
-"""Training speed of the scratch network on cats and dogs, with augmentation: convlens and Keras.
+"""Speed of the same task in convlens and in Keras, images/s on cats and dogs.
 
     .venv/bin/python benchmarks/throughput.py --data DIR        (DIR/train/<class>/*.jpg)
 
+`--task` says which: `scratch` trains the scratch network with augmentation, `vgg16_extract` turns
+photographs into VGG16's features, `vgg16_finetune` trains VGG16's block5 and a new head with
+augmentation, the blocks below frozen. All work on batches of 20 pictures of 150×150 pixels.
+
 Both sides are made ready, then run in turns on the same cores, never at once, each with its
 library's default number of threads; who goes first alternates. Printed and written to
-`benchmarks/results/throughput.json`: every round, the medians, the spread, and the ratio
+`benchmarks/results/throughput_TASK.json`: every round, the medians, the spread, and the ratio
 ours / peer, formed within each round. Speeds change with the machine and with what else runs on
 it; the ratio of one run is the result.
 
@@ -19,12 +23,49 @@ import platform
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from peers.environment import peer_python
 from rounds import Side, available_cores
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+
+
+class Task(NamedTuple):
+    """What is measured: our script and the peer's with their first arguments, and a round."""
+
+    what: str
+    ours: list[str]
+    keras: list[str]
+    warmup_steps: int
+    steps: int
+
+
+TASKS = {
+    "scratch": Task(
+        "training, scratch network 150x150, batch 20, Keras augmentation, cats and dogs",
+        ["ours_scratch.py"],
+        ["keras_scratch.py"],
+        warmup_steps=10,
+        steps=80,
+    ),
+    "vgg16_extract": Task(
+        "features of VGG16's base from JPEG files, 150x150, batch 20, cats and dogs",
+        ["ours_vgg16.py", "vgg16_extract"],
+        ["keras_vgg16.py", "vgg16_extract"],
+        warmup_steps=2,
+        steps=15,
+    ),
+    "vgg16_finetune": Task(
+        "training, VGG16 with block5 and head free, 150x150, batch 20, Keras augmentation, "
+        "cats and dogs",
+        ["ours_vgg16.py", "vgg16_finetune"],
+        ["keras_vgg16.py", "vgg16_finetune"],
+        warmup_steps=2,
+        steps=12,
+    ),
+}
 BUSY = 0.1  # cores used by something else, above which a round is not to be trusted
 
 
@@ -35,14 +76,19 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", type=Path, default=Path(root) / "cats_dogs", help="default: %(default)s")
+    add("--task", choices=TASKS, default="scratch", help="default: %(default)s")
     add("--rounds", type=int, default=5)
-    add("--warmup-steps", type=int, default=10, help="uncounted, in every round")
-    add("--steps", type=int, default=80, help="counted steps of 20 pictures a round")
+    add("--warmup-steps", type=int, help="uncounted, in every round")
+    add("--steps", type=int, help="counted steps of 20 pictures a round (default: by task)")
     add("--cores", type=int, default=2, help="cores both sides are pinned to (default 2)")
     add("--at-least", type=float, help="exit status 1 if the median ratio is below this")
-    add("--ours", type=Path, default=HERE / "ours_scratch.py", help="another script as our side")
-    add("--out", type=Path, default=RESULTS / "throughput.json")
+    add("--ours", type=Path, help="another script as our side")
+    add("--out", type=Path, help="default: benchmarks/results/throughput_TASK.json")
     args = parser.parse_args()
+    task = TASKS[args.task]
+    args.steps = task.steps if args.steps is None else args.steps
+    args.warmup_steps = task.warmup_steps if args.warmup_steps is None else args.warmup_steps
+    args.out = args.out or RESULTS / f"throughput_{args.task}.json"
     args.data = args.data.expanduser()
     if not (args.data / "train").is_dir():
         parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
@@ -79,9 +125,12 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     options = ["--data", args.data, "--warmup-steps", args.warmup_steps, "--steps", args.steps]
     options = [str(option) for option in [*options, "--repeats", args.rounds]]
+    task = TASKS[args.task]
+    ours, *ours_told = task.ours
+    keras, *keras_told = task.keras
     commands = {
-        "convlens": [sys.executable, str(args.ours), *options],
-        "keras": [str(peer_python("keras")), str(HERE / "peers" / "keras_scratch.py"), *options],
+        "convlens": [sys.executable, str(args.ours or HERE / ours), *ours_told, *options],
+        "keras": [str(peer_python("keras")), str(HERE / "peers" / keras), *keras_told, *options],
     }
 
     sides: list[Side] = []
@@ -90,7 +139,7 @@ def main() -> int:
     try:
         for name, command in commands.items():  # one after the other: getting ready is work too
             print(f"getting ready: {name}", file=sys.stderr)
-            sides.append(Side(name, command, cores, RESULTS / f"throughput_{name}.log"))
+            sides.append(Side(name, command, cores, RESULTS / f"throughput_{args.task}_{name}.log"))
         print(f"{'round':>8}{'convlens':>12}{'keras':>12}{'ratio':>8}{'others':>9}", flush=True)
         for number in range(1, args.rounds + 1):
             line: dict = {"round": number}
@@ -122,7 +171,8 @@ def main() -> int:
         print("the machine was not idle: repeat this when nothing else runs", file=sys.stderr)
 
     result = {
-        "what": "training, scratch network 150x150, batch 20, Keras augmentation, cats and dogs",
+        "task": args.task,
+        "what": task.what,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "processor": processor(),

@@ -78,6 +78,15 @@ def test_every_choice_composes():
             compose([f"{group}={name}"])
 
 
+def test_slurm_takes_the_jobs_number_of_nodes(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    config = compose(["trainer=slurm"])
+    assert config["trainer"]["num_nodes"] == 1
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
+    assert compose(["trainer=slurm"])["trainer"]["num_nodes"] == 4
+    assert changed(config, ["trainer=slurm"])["trainer"]["num_nodes"] == 4
+
+
 def test_changed_takes_keys_and_sources():
     config = compose([])
     assert changed(config, ["data.size=96"])["data"]["size"] == 96

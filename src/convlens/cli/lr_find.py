@@ -1,4 +1,4 @@
-"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=lr_find.png]``."""
+"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=outputs/lr_find.png]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convlens.cli.words import extract, number
 from convlens.config import compose
 from convlens.errors import UserError
 
-DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": "lr_find.png"}
+DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": "outputs/lr_find.png"}
 
 
 def run(words: list[str]) -> int:

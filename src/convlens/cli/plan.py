@@ -90,7 +90,9 @@ def _print_network(config: dict, class_names: list[str]) -> None:
         "receptive field",
     )  # fmt: skip
     for row in rows:
-        field = "whole picture" if row.receptive_field is None else f"{row.receptive_field} px"
+        field = f"{row.receptive_field} px"
+        if row.receptive_field is None:  # behind branches: not in closed form
+            field = "whole picture" if row.path.startswith("head.") else ""
         output = "×".join(map(str, row.output))
         table.add_row(row.path, row.kind, output, f"{row.parameters:,}", field)
     table.add_section()

@@ -6,10 +6,13 @@ Legend: ``B`` pictures of a batch, ``C`` channels, ``H W`` height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError
+from convlens.models.winograd import FrozenChain
 
 
 class Backbone(nn.Module):
@@ -51,10 +54,28 @@ class Backbone(nn.Module):
             values = self.get_submodule(link)(values) if link else self._whole(self, values)
         return values
 
-    def frozen_links(self) -> int:
-        """How many links from the start have no parameter that wants a gradient."""
+    @torch.no_grad()
+    def run_frozen(self, pictures: Tensor, stop: int) -> Tensor:
+        """The links before ``stop``, which are frozen: no gradient, and as fast as can be.
+
+        No hook of a layer is called. On the CPU large 3×3 convolutions are computed by
+        :mod:`convlens.models.winograd`, equal to the layers' own to rounding.
+        """
+        chains = _CHAINS.setdefault(self, {})
+        if stop not in chains:
+            parts = [self.get_submodule(link) if link else self for link in self.link_names[:stop]]
+            plain = all(_is_plain(part) for part in parts)
+            chains[stop] = FrozenChain(nn.Sequential(*parts)) if plain else None
+        return chains[stop](pictures) if chains[stop] else self.run(pictures, 0, stop)
+
+    def resting_links(self) -> int:
+        """How many links from the start are frozen: no gradient wanted, in evaluation mode."""
         for number, link in enumerate(self.link_names):
-            if any(p.requires_grad for p in self.get_submodule(link).parameters()):
+            part = self.get_submodule(link)
+            wanted = any(parameter.requires_grad for parameter in part.parameters())
+            # activation and pooling layers without a mode of their own follow what is before them
+            moving = any(module.training for module in part.modules() if _has_mode(module))
+            if wanted or moving:
                 return number
         return len(self.link_names)
 
@@ -70,6 +91,21 @@ class Backbone(nn.Module):
         place = next((i for link, i in places.items() if name.startswith(f"{link}.")), -1)
         ends = [places.get(stage, -1) for stage in self.stage_names]
         return next((n for n, end in enumerate(ends) if end >= place), len(ends) - 1)
+
+
+# beside the backbones, not in them: they are copied and sent to other processes without
+_CHAINS: WeakKeyDictionary[Backbone, dict[int, FrozenChain | None]] = WeakKeyDictionary()
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether a part is layers one after the other, none of which mixes pictures."""
+    if isinstance(part, nn.Sequential):
+        return all(_is_plain(layer) for layer in part)
+    return not list(part.children()) and not isinstance(part, Backbone)
+
+
+def _has_mode(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Conv2d | nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Sequential)
 
 
 def sequential(parts: Mapping[str, nn.Module]) -> Backbone:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from convlens.models.backbone import Backbone
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -18,7 +20,7 @@ class LayerRow:
         output: shape of the output for one picture, without the batch: (C, H, W) or (features,).
         parameters: number of parameters of its own.
         receptive_field: edge in pixels of the input region that one output value depends on;
-            None where it is the whole picture, or not known in closed form.
+            None where it is the whole picture, and where it is not known: behind branches.
     """
 
     path: str
@@ -32,11 +34,11 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
     """Every leaf module of ``model`` in the order it runs, for a (channels, size, size) picture.
 
     The receptive field follows the chain: it grows by (kernel - 1) times the product of all
-    strides before. That is exact for networks that are chains, which ``scratch`` is; it may
-    exceed the picture when padding lets a layer look past the border.
+    strides before. That is exact for networks that are chains, as ``scratch`` and VGG16 are, and
+    left out for others; it may exceed the picture when padding lets a layer look past the border.
     """
     rows: list[LayerRow] = []
-    seen = {"field": 1, "jump": 1, "global": False}
+    seen = {"field": 1, "jump": 1, "global": not is_plain_chain(model)}
     paths = {module: path for path, module in model.named_modules()}
 
     def visit(module: nn.Module, _inputs, output: torch.Tensor) -> None:
@@ -75,6 +77,15 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
         for module, mode in modes.items():
             module.training = mode
     return rows
+
+
+def is_plain_chain(model: nn.Module) -> bool:
+    """Whether the network's layers run one after the other, without branches."""
+    holders = (nn.Sequential, Backbone)
+    backbone = getattr(model, "backbone", model)
+    return all(
+        isinstance(part, holders) or not list(part.children()) for part in backbone.modules()
+    )
 
 
 def _edge(value: int | tuple[int, ...]) -> int:

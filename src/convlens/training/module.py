@@ -111,7 +111,7 @@ class ClassifierModule(L.LightningModule):
         """Logits (B, K) or (B, 1) of a batch of pictures, or of what is stored of them."""
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
-        return self.model(batch["image"])
+        return self.model.swift(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         logits = self.answer(batch)

@@ -18,6 +18,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64
 # below this gain the plain arithmetic is kept: it is exact and its timing noise is about this
 WORTH = 1.1
 ROUNDS = 5
+CLEAR = 2.0  # bf16 that takes so many times as long is not measured further
 
 
 def fastest(seconds: dict[str, float]) -> str:
@@ -62,7 +63,7 @@ def _measured(module, pictures: Tensor, labels: Tensor, device: torch.device) ->
     def step(half: bool) -> float:
         begin = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = trial.objective(trial.model(pictures), labels)
+            loss = trial.objective(trial.model.swift(pictures), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -74,6 +75,9 @@ def _measured(module, pictures: Tensor, labels: Tensor, device: torch.device) ->
     try:
         for half in halves:
             step(half)  # the first step builds kernels and optimizer state
+        first = [step(half) for half in halves]
+        if len(first) == 2 and first[1] > CLEAR * first[0]:
+            return {"32": first[0], "bf16": first[1]}  # emulated: no need to wait for more of it
         rounds = [[step(half) for half in halves] for _ in range(ROUNDS)]
     finally:
         torch.set_rng_state(state)

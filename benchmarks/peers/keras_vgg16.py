@@ -1,0 +1,191 @@
+"""The peer: VGG16's base in Keras on TensorFlow, as features and with its last block trained.
+
+    keras_vgg16.py vgg16_extract --data DIR ...      features of the photographs, 20 at a time
+    keras_vgg16.py vgg16_finetune --data DIR ...     training steps: block5 and a new head
+
+The recipes are the book's: `flow_from_directory` reads, resizes and rescales the JPEG files, then
+`conv_base.predict` on each batch, or `fit` on augmented batches. Two things favour the peer: of
+`predict`, `predict_on_batch` and calling the model, `--how` may choose (default
+`predict_on_batch`, which is the fastest; the book's is `predict`, and prints a line a batch), and
+the rest of Keras's defaults is what is left alone (one loading thread ahead of training).
+
+Weights are as Keras draws them: they do not change the speed, and need no download.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rounds import arguments, claim_stdout, serve
+
+BATCH = 20
+BASE = 14_714_688
+TRAINED = 9_177_089  # of block5 and the head
+AUGMENTATION = dict(
+    rotation_range=40,
+    width_shift_range=0.2,
+    height_shift_range=0.2,
+    shear_range=0.2,
+    zoom_range=0.2,
+    horizontal_flip=True,
+    fill_mode="nearest",
+)
+
+
+def make_base():
+    """The 13 convolutions with their pooling, (150, 150, 3) to (4, 4, 512)."""
+    from keras.applications import VGG16
+
+    base = VGG16(weights=None, include_top=False, input_shape=(150, 150, 3))
+    assert base.count_params() == BASE
+    return base
+
+
+def make_model(base):
+    """The base, its block5 free, below dense 256, dropout 0.5 and one probability."""
+    from keras import Input, Sequential, layers, optimizers
+
+    for layer in base.layers:
+        layer.trainable = layer.name.startswith("block5")
+    model = Sequential(
+        [
+            Input((150, 150, 3)),
+            base,
+            layers.Flatten(),
+            layers.Dense(256, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    assert sum(weight.numpy().size for weight in model.trainable_weights) == TRAINED
+    model.compile(
+        loss="binary_crossentropy",
+        optimizer=optimizers.RMSprop(learning_rate=1e-5),
+        metrics=["acc"],
+    )
+    return model
+
+
+def make_batches(folder: Path, **augmentation):
+    """The training pictures in batches of 20, without end."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    return ImageDataGenerator(rescale=1.0 / 255, **augmentation).flow_from_directory(
+        str(folder), target_size=(150, 150), batch_size=BATCH, class_mode="binary"
+    )
+
+
+def extraction(args):
+    """What measures a round of feature extraction, and what to say of it."""
+    base = make_base()
+    batches = make_batches(args.data / "train")
+    ways = {
+        "predict": lambda pictures: base.predict(pictures, verbose=0),
+        "predict_on_batch": base.predict_on_batch,
+        "call": lambda pictures: base(pictures, training=False).numpy(),
+    }
+    forward = ways[args.how]
+
+    def run(steps: int) -> int:
+        count = 0
+        while steps:
+            pictures, _ = next(batches)
+            if len(pictures) < BATCH:
+                continue  # the last of a pass
+            features = forward(pictures)
+            assert features.shape == (BATCH, 4, 4, 512)
+            count, steps = count + BATCH, steps - 1
+        return count
+
+    def measure() -> tuple[int, float]:
+        run(args.warmup_steps)
+        start = time.perf_counter()
+        images = run(args.steps)
+        return images, time.perf_counter() - start
+
+    return measure, {"how": args.how}
+
+
+def finetuning(args):
+    """What measures a round of training, and what to say of it."""
+    import keras
+
+    model = make_model(make_base())
+    batches = make_batches(args.data / "train", **AUGMENTATION)
+    total = args.warmup_steps + args.steps
+
+    class Clock(keras.callbacks.Callback):
+        """Counts from the end of the last warm-up step to the end of the last step."""
+
+        def on_train_begin(self, logs=None):
+            self.done = 0
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.done += 1
+            self.end = time.perf_counter()
+            if self.done == args.warmup_steps:
+                self.start = self.end
+            self.model.stop_training = self.done == total
+
+    clock = Clock()
+
+    def measure() -> tuple[int, float]:
+        steps = min(total, len(batches))  # Keras starts its loader anew for every pass
+        passes = -(-total // steps)
+        model.fit(batches, steps_per_epoch=steps, epochs=passes, verbose=0, callbacks=[clock])
+        if clock.done != total:
+            raise SystemExit(f"Keras made {clock.done} steps of {total}")
+        return args.steps * BATCH, clock.end - clock.start
+
+    return measure, {"jit_compile": bool(model.jit_compile)}
+
+
+TASKS = {"vgg16_extract": extraction, "vgg16_finetune": finetuning}
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument(
+        "--how",
+        choices=("predict", "predict_on_batch", "call"),
+        default="predict_on_batch",
+        help="forward pass of the extraction (default: %(default)s)",
+    )
+    args = parser.parse_args()
+    out = claim_stdout()
+
+    import keras
+    import numpy
+    import scipy
+    import tensorflow
+
+    measure, told = TASKS[args.task](args)
+    threading = tensorflow.config.threading
+    about = {
+        "side": "keras",
+        "versions": {
+            "python": sys.version.split()[0],
+            "tensorflow": tensorflow.__version__,
+            "keras": keras.__version__,
+            "scipy": scipy.__version__,
+            "numpy": numpy.__version__,
+        },
+        "threads": {  # 0: TensorFlow's default, one for each core
+            "intra_op": threading.get_intra_op_parallelism_threads(),
+            "inter_op": threading.get_inter_op_parallelism_threads(),
+            "loading": 0 if args.task == "vgg16_extract" else 1,
+        },
+        "precision": keras.config.dtype_policy().name,
+        **told,
+    }
+    serve(out, about, measure, args.repeats)
+
+
+if __name__ == "__main__":
+    main()

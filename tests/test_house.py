@@ -67,8 +67,14 @@ def _keys(config: dict, prefix: str = "") -> set[str]:
         if key in ("defaults", "_target_"):
             continue
         found.add(key)
-        if isinstance(value, dict):
+        # below these, names of parameter groups stand, which are the config's own
+        if key == "groups" and isinstance(value, dict):
+            found |= set().union(*(_keys(v) for v in value.values() if isinstance(v, dict)))
+        elif isinstance(value, dict):
             found |= _keys(value)
+        elif isinstance(value, list):
+            entries = [{k: v for k, v in e.items() if k != "lr"} for e in value if isinstance(e, dict)]
+            found |= set().union(*(_keys(entry) for entry in entries))
     return found
 
 

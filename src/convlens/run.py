@@ -270,9 +270,15 @@ def warnings_of(run: Run) -> list[str]:
 
 def settle_precision(run: Run) -> None:
     """Resolve ``precision: auto`` in the config, once."""
-    if str(run.config["precision"]) == "auto":
+    if str(run.config["precision"]) != "auto":
+        return
+    if folder.started_outside():
+        # each process would measure for itself, and they have to agree
+        half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        run.config["precision"] = "bf16" if half else "32"
+    else:
         run.config["precision"] = fastest(measured_steps(run))
-        log.info("precision: auto is %s on this machine", run.config["precision"])
+    log.info("precision: auto is %s on this machine", run.config["precision"])
 
 
 def device_of(config: dict) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import socket
 import threading
 import time
 from functools import partial
@@ -102,6 +103,9 @@ def test_folders_are_looked_through_in_order(at, monkeypatch):
         ("resnet50", "resnet50d-1.pth", False),
         ("resnet50", "resnet50.txt", False),
         ("resnet50", "seresnet50.pth", False),
+        ("resnet50.a1_in1k", "resnet50.a2_in1k.pth", False),
+        ("resnet50.a1_in1k", "resnet50.a1h_in1k.pth", False),
+        ("resnet50", "resnet50.a2_in1k_fp16.pth", True),
         ("tf_efficientnet_lite0", "tf_efficientnet_lite0_timm_fp16.pth", True),
     ],
 )
@@ -117,6 +121,34 @@ def test_the_normalisation_belongs_to_the_weights(at):
     assert found(str(keras), network="inception_v3", timm_name="inception_v3").std == (0.5,) * 3
     any_name = vgg(at, "x.pth")
     assert found(str(any_name), network="timm", timm_name="resnet18").mean == IMAGENET
+    # CLIP's numbers, though convnext_base alone stands for weights with ImageNet's
+    clip = vgg(at, "convnext_base.clip_laion2b_augreg_ft_in1k.pth")
+    got = found(str(clip), network="timm", timm_name="convnext_base")
+    assert got.mean == pytest.approx((0.481, 0.458, 0.408), abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_base_alone_does_not_do_where_the_classifier_is_wanted(at, suffix):
+    (at / "weights").mkdir()
+    base = {"conv1.weight": torch.zeros(1)}
+    top = {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}
+    for name, state in (("resnet18_base", base), ("resnet18_whole", base | top)):
+        path = at / "weights" / f"{name}{suffix}"
+        save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    for whole, name in ((False, "resnet18_base"), (True, "resnet18_whole")):
+        assert found(network="timm", timm_name="resnet18", whole=whole).path.stem == name
+    # what cannot be read is not passed over: loading it tells what is wrong
+    vgg(at / "weights", f"resnet18_a{suffix}")
+    assert found(network="timm", timm_name="resnet18", whole=True).path.stem == "resnet18_a"
+
+
+def test_exactly_the_wanted_tag_comes_first_and_links_to_nothing_are_no_files(at):
+    vgg(at / "weights", "resnet50-0676ba61.pth")
+    wanted = vgg(at / "weights", "resnet50.a1_in1k.pth")
+    got = found(network="timm", timm_name="resnet50.a1_in1k")
+    assert got.path.resolve() == wanted
+    (at / "weights" / "vgg16_features.pth").symlink_to("gone")
+    assert found() is None
 
 
 def test_the_librarys_cache_comes_before_a_download(at):
@@ -174,6 +206,60 @@ def test_nothing_to_be_had_is_one_line_that_says_everything(monkeypatch, server)
         assert time.monotonic() - began < 15
 
 
+class Hub(Quiet):
+    """Tells the checksum that the hub would, of ``b"weights"``, whatever it sends."""
+
+    def end_headers(self):
+        self.send_header("ETag", f'"{hashlib.sha256(b"weights").hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        super().end_headers()
+
+
+@pytest.mark.parametrize("content", [b"weights", b"changed"])
+def test_a_file_of_the_hub_is_checked_and_a_damaged_one_does_not_stay(at, monkeypatch, content):
+    served = at / "served"
+    file = served / "timm" / "resnet18.a1_in1k" / "resolve" / "main" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    running = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(served)))
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+        f"http://127.0.0.1:{running.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+    )
+    ask = partial(find_weights, "timm", "auto", timm_name="resnet18", whole=False)
+    try:
+        if content == b"weights":
+            got = ask()
+            assert (got.path.read_bytes(), got.origin) == (content, "download")
+            assert ask().origin == "library cache"
+        else:
+            with pytest.raises(UserError, match="another SHA-256"):
+                ask()
+            assert ask(download=False) is None
+    finally:
+        running.shutdown()
+        running.server_close()
+
+
+@pytest.mark.parametrize("how", ["offline", "silent"])
+def test_a_hub_out_of_reach_is_told_within_seconds(at, monkeypatch, how):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            f"http://127.0.0.1:{silent.getsockname()[1]}/{{repo_id}}/{{revision}}/{{filename}}",
+        )
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", how == "offline")
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match="offline mode" if how == "offline" else "timed out"
+        ) as e:
+            find_weights("timm", "auto", timm_name="resnet18", whole=False)
+        assert time.monotonic() - began < 5
+        assert "\n" not in str(e.value)
+        assert str(at / "hub") in str(e.value)
+
+
 # ------------------------------------------------------------------------------------- reading
 
 
@@ -229,7 +315,7 @@ class Evil:
         return Path.write_text, (Path("executed"), "!")
 
 
-@pytest.mark.parametrize("kind", ["truncated", "text", "code", "list", "safetensors"])
+@pytest.mark.parametrize("kind", ["truncated", "text", "code", "list", "numbers", "safetensors"])
 def test_a_file_that_holds_no_weights_is_refused_and_never_executed(at, kind):
     path = at / ("w.safetensors" if kind == "safetensors" else "w.pth")
     torch.save(network().state_dict(), path)
@@ -238,7 +324,9 @@ def test_a_file_that_holds_no_weights_is_refused_and_never_executed(at, kind):
     elif kind == "text":
         path.write_text("not weights")
     elif kind == "code":
-        path.write_bytes(pickle.dumps({"0.weight": Evil()}))
+        path.write_bytes(pickle.dumps({"0.weight": Evil()}, protocol=2))
+    elif kind == "numbers":
+        torch.save({0: torch.zeros(1)}, path)
     else:
         torch.save([1, 2], path)
     with pytest.raises(UserError, match="w\\.(pth|safetensors)") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import Protocol
 
@@ -71,12 +72,20 @@ def load_weights(
             value.copy_(state[key])
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def names_in(path: Path) -> list[str]:
+    """The keys of a weights file; UserError where it is none."""
+    return list(_read(path, mapped=True))
+
+
+def _read(path: Path, mapped: bool = False) -> dict[str, Tensor]:
+    """Tensors by name; ``mapped`` leaves a ``.pth`` file's numbers on the disk if it can."""
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # files of torch before 1.6 are no zip archives and cannot be mapped
+            mapped = mapped and zipfile.is_zipfile(path)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no readable weights file ({_brief(error)})") from None
     except Exception as error:  # the unpickler raises whatever a foreign file leads it to
@@ -86,7 +95,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise UserError(f"{path} holds no weights by name; a state_dict is expected")
     return state
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from convlens.errors import UserError
 from convlens.fetching import checksum, fetch
 from convlens.models.normalise import NORMALISATIONS
-from convlens.models.state import fingerprint, load_weights
+from convlens.models.state import fingerprint, load_weights, names_in
 from convlens.models.timm_networks import input_of, known_names
 
 __all__ = ["Found", "find_weights", "fingerprint", "load_weights", "pending_weights"]
@@ -73,7 +72,11 @@ class Official:
     @property
     def place(self) -> str:
         """Where the library keeps it, for messages."""
-        return str(_torch_hub()) if self.url else "the Hugging Face cache"
+        if self.url:
+            return str(_torch_hub())
+        from huggingface_hub import constants
+
+        return str(constants.HF_HUB_CACHE)
 
 
 def find_weights(
@@ -109,15 +112,20 @@ def find_weights(
         return _found(path, network, timm_name, "model.weights")
     names = _patterns(network, timm_name, whole)
     for folder in _folders():
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.suffix in SUFFIXES and _is_of(path.name, names, timm_name):
-                return _found(path, network, timm_name, "weights folder")
+        for path in _files(folder, timm_name):
+            if not _is_of(path.name, names, timm_name):
+                continue
+            # VGG16's names tell by themselves whether the classifier is in the file
+            if whole and timm_name and not _has_classifier(path, timm_name):
+                continue
+            return _found(path, network, timm_name, "weights folder")
     official = _official(network, timm_name)
     if official and (path := official.cached):
         return _found(path, network, timm_name, "library cache")
     if not download:
         return None
-    return _found(_downloaded(official, names, network), network, timm_name, "download")
+    path = _downloaded(official, names, network, whole)
+    return _found(path, network, timm_name, "download")
 
 
 def pending_weights(network: str, asked: str, *, timm_name: str | None, whole: bool) -> str | None:
@@ -137,6 +145,42 @@ def _folders() -> list[Path]:
     return [FOLDER, *([Path(given).expanduser()] if given else [])]
 
 
+def _files(folder: Path, timm_name: str | None) -> list[Path]:
+    """Weights files of a folder by name, but those of exactly the wanted tag first."""
+    if not folder.is_dir():
+        return []
+    try:
+        files = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()]
+    except OSError as error:
+        raise UserError(f"cannot look for weights in {folder}: {error.strerror}") from None
+    return sorted(files, key=lambda p: (_with_tag(p.name, timm_name) != timm_name, p.name))
+
+
+def _with_tag(file: str, timm_name: str | None) -> str | None:
+    """timm's name with the tag that a file's name carries (``resnet50.a1_in1k``), or None."""
+    import timm
+
+    base = (timm_name or "").partition(".")[0]
+    if not file.startswith(f"{base}.") or not base:
+        return None
+    stem = file.rsplit(".", 1)[0]
+    tagged = timm.list_pretrained(f"{base}.*")
+    fitting = (n for n in tagged if re.match(rf"{re.escape(n)}(?![a-zA-Z0-9])", stem))
+    return max(fitting, key=len, default=None)
+
+
+def _has_classifier(path: Path, timm_name: str) -> bool:
+    """Whether a file holds a network's classifier; a file that cannot be read counts as one that
+    does: it is not passed over in silence, reading it tells what is wrong."""
+    told = input_of(timm_name).get("classifier") or ()
+    layers = (told,) if isinstance(told, str) else tuple(told)
+    try:
+        names = names_in(path)
+    except UserError:
+        return True
+    return all(any(name.startswith(f"{layer}.") for name in names) for layer in layers)
+
+
 def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:
     """Beginnings of file names that are understood."""
     if network == "vgg16":
@@ -148,6 +192,9 @@ def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:
 def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
     """Whether a file is this network's and not that of another with a longer name."""
     stem = file.rsplit(".", 1)[0]
+    tagged = _with_tag(file, timm_name)
+    if tagged and "." in timm_name and tagged != timm_name:
+        return False
     for name in names:
         rest = stem.removeprefix(name)
         if stem.startswith(name) and not (rest and name[-1].isalnum() and rest[0].isalnum()):
@@ -160,13 +207,13 @@ def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
 
 
 def _found(path: Path, network: str, timm_name: str | None, origin: str) -> Found:
-    """With the normalisation that belongs to the file's name, else to the network."""
+    """With the normalisation that belongs to the file's name and tag, else to the network."""
     if path.name.startswith("inception_v3_keras"):
         mean, std = (value * 3 for value in NORMALISATIONS["symmetric"])
     elif network == "vgg16":
         mean, std = NORMALISATIONS["imagenet"]
     else:
-        told = input_of(timm_name)
+        told = input_of(_with_tag(path.name, timm_name) or timm_name)
         mean, std = told["mean"], told["std"]
     return Found(path, tuple(mean), tuple(std), origin)
 
@@ -189,51 +236,69 @@ def _torch_hub() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _downloaded(official: Official | None, names: list[str], network: str) -> Path:
+def _downloaded(official: Official | None, names: list[str], network: str, whole: bool) -> Path:
     given = os.environ.get(ENVIRONMENT)
     folders = f"{FOLDER}/ or ${ENVIRONMENT}" + (f" ({given})" if given else "")
     wanted = " or ".join(f"{name}*.pth or .safetensors" for name in names)
+    wanted += " that holds the classifier too" if whole else ""
     if official is None:
         raise UserError(
             f"no weights for {network}: no library offers any; put a file {wanted} into "
             f"{folders}, name one with model.weights=PATH, {RANDOM}"
         )
-    way_out = (
-        f"put {official.name} into {official.place}, or a file {wanted} into {folders}, name one "
-        f"with model.weights=PATH, {RANDOM}"
-    )
     if official.url:
         digits = re.search(r"-([0-9a-f]{8,})\.", official.name)
         return fetch(
             official.url,
             _torch_hub() / official.name,
             sha256_prefix=digits.group(1) if digits else None,
-            way_out=way_out,
+            way_out=f"put {official.name} into {official.place}, or a file {wanted} into "
+            f"{folders}, name one with model.weights=PATH, {RANDOM}",
         )
+    # nobody can lay a file into that cache by hand: its folders are named after commits
+    way_out = (
+        f"put {official.name} into {folders} as {names[0]}.safetensors ({wanted} will do), name a "
+        f"file with model.weights=PATH, {RANDOM}"
+    )
     return _from_hub(official, way_out)
 
 
 def _from_hub(official: Official, way_out: str) -> Path:
-    """Hugging Face's own download, then the checksum, which its cache has as the blob's name."""
-    from huggingface_hub import hf_hub_download, hf_hub_url
+    """Hugging Face's own download, then the checksum, which the hub tells as the file's etag."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()
     problem = ""
     for name in HUB_FILES:
         try:
-            # one quick question first: left to itself the hub's client tries for a minute
-            question = urllib.request.Request(hf_hub_url(official.hub, name), method="HEAD")
-            urllib.request.urlopen(question, timeout=ANSWER).close()
-            hub_logging.set_verbosity_error()
-            found = hf_hub_download(official.hub, name)
+            # one quick question first: left to itself the download tries for a minute
+            told = get_hf_file_metadata(hf_hub_url(official.hub, name), timeout=ANSWER)
+            path = Path(hf_hub_download(official.hub, name, etag_timeout=ANSWER))
+            same = not _is_sha256(told.etag) or checksum(path, "sha256") == told.etag
+            if not same:  # else the next run would take it from the cache, unchecked
+                blob = path.resolve()
+                path.unlink()
+                blob.unlink(missing_ok=True)
         except Exception as error:  # whatever the hub, the network or the disk raise
-            reason = getattr(error, "reason", None) or error
-            first = (str(reason).strip() or type(error).__name__).splitlines()[0]
-            problem = problem or first[:120]
-            continue
-        path = Path(found)
-        blob = path.resolve()
-        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and checksum(blob, "sha256") != blob.name:
-            raise UserError(f"{path} is damaged, its SHA-256 differs: remove it; {way_out}")
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            problem = problem or first.split(". ")[0][:160]
+            if isinstance(error, EntryNotFoundError):
+                continue
+            break
+        if not same:
+            raise UserError(
+                f"{official.name} came with another SHA-256 than the hub tells: it was changed on "
+                f"the way, and is removed again; start once more, or {way_out}"
+            )
         return path
-    raise UserError(f"no weights for {official.hub}, and no download ({problem}); {way_out}")
+    raise UserError(
+        f"no weights for {official.hub}: none in {official.place}, and no download ({problem}); "
+        f"{way_out}"
+    )
+
+
+def _is_sha256(etag: str | None) -> bool:
+    """The etag of a large file on the hub is its SHA-256; small ones have git's SHA-1."""
+    return bool(etag and re.fullmatch(r"[0-9a-f]{64}", etag))

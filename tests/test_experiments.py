@@ -7,6 +7,9 @@ import pytest
 from convlens.cli.main import main
 from convlens.config import compose, groups
 
+# of the large networks: the others look at the same layers
+SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm")
+
 
 @pytest.mark.parametrize("experiment", groups()["experiment"])
 def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
@@ -14,13 +17,17 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     data = config["data"]
     words = ["data=shapes", "data.pictures=60", f"data.classes={2 if data['size'] == 150 else 5}"]
     if config["model"]["name"] != "scratch":
-        # the size of the pictures is not what is tested here
-        words += ["model.weights=none", "data.size=96", "training.batch_size=4"]
-        words += ["training.eval_batch_size=4"]
+        # neither the size of the pictures nor of the batch is what is tested here
+        words += ["model.weights=none", "training.batch_size=4", "training.eval_batch_size=4"]
+        words += ["data.size=48" if config["model"]["name"] == "vgg16" else "data.size=80"]
+        words += (
+            ["callbacks.activation_grids.limit=3"] if experiment in SHOWN else ["callbacks=none"]
+        )
     words += ["debug=fast_dev_run", "precision=32", "trainer=cpu", "probes.count=2"]
     # one unit of each layer shows that the path runs; how pictures look is tested elsewhere
-    words += ["callbacks.filter_visuals.units=1", "callbacks.filter_visuals.full_units=1"]
-    words += ["callbacks.filter_visuals.steps=2"]
+    if "callbacks=none" not in words:
+        words += ["callbacks.filter_visuals.units=1", "callbacks.filter_visuals.full_units=1"]
+        words += ["callbacks.filter_visuals.steps=2", "looking.last_seconds=5"]
     assert main(["train", f"exp={experiment}", *words]) == 0
     printed = capsys.readouterr().out
     assert "test, epoch 1" in printed
@@ -30,7 +37,12 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
 @pytest.mark.parametrize(
     "experiment",
     [
-        name
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow]
+            if compose([f"exp={name}"])["model"]["name"] != "scratch"
+            else [],
+        )
         for name in groups()["experiment"]
         if compose([f"exp={name}"])["data"]["name"] in ("cats_dogs", "mnist", "flowers")
     ],

@@ -73,7 +73,9 @@ def _keys(config: dict, prefix: str = "") -> set[str]:
         elif isinstance(value, dict):
             found |= _keys(value)
         elif isinstance(value, list):
-            entries = [{k: v for k, v in e.items() if k != "lr"} for e in value if isinstance(e, dict)]
+            entries = [
+                {k: v for k, v in e.items() if k != "lr"} for e in value if isinstance(e, dict)
+            ]
             found |= set().union(*(_keys(entry) for entry in entries))
     return found
 

@@ -33,20 +33,16 @@ def cut_of(
     """
     if phase.augment and data.augmentation.active:
         return 0, "the pictures are augmented"
-    training = {name for group in phase.train for name in schedule.groups[group].parameters}
-    cut = 0
+    trained = {name for group in phase.train for name in schedule.groups[group].parameters}
+    names = {id(parameter): name for name, parameter in module.model.named_parameters()}
     backbone = module.model.backbone
-    paths = {id(p): name for name, p in module.model.named_parameters()}
-    for number, link in enumerate(backbone.link_names):
-        parameters = list(backbone.get_submodule(link).parameters())
-        if any(paths[id(parameter)] in training for parameter in parameters):
+    cut = frozen = 0
+    for link in backbone.link_names:
+        parameters = [names[id(p)] for p in backbone.get_submodule(link).parameters()]
+        if trained.intersection(parameters):
             break
-        if parameters:
-            cut = number + 1
-        elif cut == number:
-            cut = number + 1  # activation or pooling behind a frozen link
-    if not any(p.numel() for link in backbone.link_names[:cut]
-               for p in backbone.get_submodule(link).parameters()):  # fmt: skip
+        cut, frozen = cut + 1, frozen + len(parameters)
+    if not frozen:
         return 0, "no stage at the network's beginning is frozen"
     if schedule.batch_norm == "train":
         return 0, "finetune.batch_norm=train lets the statistics of frozen layers move"

@@ -45,6 +45,30 @@ def test_vgg16_is_torchvisions():
     assert kinds == [type(m) for m in theirs]
 
 
+def test_vgg16s_frozen_blocks_are_fast_and_equal_to_rounding():
+    """What training and the feature cache use, against the layers themselves."""
+    model = built("vgg16", size=64).eval()
+    pictures = torch.rand(12, 3, 64, 64)
+    with torch.no_grad():
+        wanted = model(pictures)
+        spread = float(model.backbone(model.normalise(pictures)).std())
+        for cut in (2, 5):
+            direct = model.backbone.run(model.normalise(pictures), 0, cut)
+            torch.testing.assert_close(
+                model.features(pictures, cut), direct, rtol=0, atol=1e-3 * float(direct.std())
+            )
+        for parameter in model.backbone.parameters():
+            parameter.requires_grad_(False)
+        torch.testing.assert_close(model.swift(pictures), wanted, rtol=0, atol=1e-3)
+    assert spread > 0
+    assert model.backbone.resting_links() == 5
+    model.backbone.block5.conv1.weight.requires_grad_(True)
+    assert model.backbone.resting_links() == 4
+    # the frozen part takes no part in the gradient, the rest does
+    model.swift(pictures).sum().backward()
+    assert model.backbone.block5.conv1.weight.grad.abs().sum() > 0
+
+
 def test_inception_v3_has_its_stages():
     model = built("inception_v3", size=299)
     stages = model.backbone.stage_names

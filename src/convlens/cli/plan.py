@@ -144,7 +144,15 @@ def _print_phases(run) -> None:
     schedule, model = run.module.schedule, run.module.model
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     table = _table(
-        "phases", "phase", "epochs", "group", "rate", "parameters", "warm-up", "augmented", "stored"
+        "phases",
+        "phase",
+        "epochs",
+        "group",
+        "rate",
+        "parameters",
+        "warm-up epochs",
+        "augmented",
+        "stored",
     )
     start = 1
     for phase in schedule.phases:
@@ -154,7 +162,7 @@ def _print_phases(run) -> None:
         until = f", until {phase.until.metric} rests {phase.until.patience}" if phase.until else ""
         for number, name in enumerate(phase.train):
             count = sum(sizes[parameter] for parameter in schedule.groups[name].parameters)
-            warm = f"{phase.warmup_epochs:g} epochs" if name in phase.fresh else ""
+            warm = f"{phase.warmup_epochs:g}" if name in phase.fresh else ""
             cells = [str(phase.number + 1), f"{start}–{last}{until}"] if not number else ["", ""]
             ends = [augmented, f"behind {model.cut_name(cut)}" if cut else "no"]
             cells += [name, f"{phase.rates[name]:g}", f"{count:,}"]

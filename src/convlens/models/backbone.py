@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError
-from convlens.models.winograd import FrozenChain
+from convlens.models.winograd import LEAST_CHANNELS, FrozenChain
 
 
 class Backbone(nn.Module):
@@ -64,8 +64,8 @@ class Backbone(nn.Module):
         chains = _CHAINS.setdefault(self, {})
         if stop not in chains:
             parts = [self.get_submodule(link) if link else self for link in self.link_names[:stop]]
-            plain = all(_is_plain(part) for part in parts)
-            chains[stop] = FrozenChain(nn.Sequential(*parts)) if plain else None
+            gains = all(map(_is_plain, parts)) and any(map(_has_large_kernels, parts))
+            chains[stop] = FrozenChain(nn.Sequential(*parts)) if gains else None
         return chains[stop](pictures) if chains[stop] else self.run(pictures, 0, stop)
 
     def resting_links(self) -> int:
@@ -102,6 +102,15 @@ def _is_plain(part: nn.Module) -> bool:
     if isinstance(part, nn.Sequential):
         return all(_is_plain(layer) for layer in part)
     return not list(part.children()) and not isinstance(part, Backbone)
+
+
+def _has_large_kernels(part: nn.Module) -> bool:
+    """Whether a layer in it may be computed faster than by itself."""
+    return any(
+        layer.kernel_size == (3, 3) and layer.in_channels * layer.out_channels >= LEAST_CHANNELS
+        for layer in part.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
 
 
 def _has_mode(module: nn.Module) -> bool:

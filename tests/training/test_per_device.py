@@ -1,0 +1,39 @@
+"""Batch size and learning rate, for the run or for each process."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY
+
+from convlens.config import compose
+from convlens.errors import UserError
+from convlens.run import data_of
+from convlens.training import ClassifierModule
+
+TWO = SimpleNamespace(global_rank=1, world_size=2)
+
+
+@pytest.mark.parametrize(("counts", "each"), [("global", 4), ("per_device", 8)])
+def test_the_batch_size_of_a_process(counts, each):
+    data = data_of(compose([*TINY, f"training.batch_size_is={counts}"]))
+    data.trainer = TWO
+    first = next(iter(data.train_dataloader()))
+    assert len(first["label"]) == each
+
+
+@pytest.mark.parametrize(("counts", "factor"), [("global", 1), ("per_device", 2)])
+def test_the_rate_with_two_processes(counts, factor):
+    words = [*TINY, f"training.lr_is={counts}", "scheduler=constant", "scheduler.warmup_epochs=0"]
+    module = ClassifierModule(compose([*words, "optimizer.lr=0.125"]), list("abcde"))
+    module._trainer = TWO
+    optimizer = module.configure_optimizers()
+    module.set_rates(optimizer, 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125 * factor]
+
+
+def test_other_words_are_refused():
+    for key in ("batch_size_is", "lr_is"):
+        with pytest.raises(UserError, match="global or per_device"):
+            compose([f"training.{key}=local"])

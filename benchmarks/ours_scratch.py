@@ -16,6 +16,7 @@ from pytorch_lightning import Callback
 from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
+RECIPE = ("exp=reproduce/cats_dogs_regularized",)
 
 
 class Gate(Callback):
@@ -40,8 +41,10 @@ class Gate(Callback):
         self._done.release()
 
 
-def build(data_dir: Path) -> tuple[Callable[[], None], Callable[[int], int], dict]:
-    """Get the recipe ready to train, as ``convlens train`` would.
+def build(
+    data_dir: Path, recipe: tuple[str, ...] = RECIPE
+) -> tuple[Callable[[], None], Callable[[int], int], dict]:
+    """Get a recipe (words of the command line) ready to train, as ``convlens train`` would.
 
     ``data_dir`` is the folder that holds ``train/<class>/*.jpg``. Whatever is done once a run
     (decoding into the cache, building network and optimizer, choosing the precision) is done here.
@@ -57,7 +60,7 @@ def build(data_dir: Path) -> tuple[Callable[[], None], Callable[[int], int], dic
 
     config = compose(
         [
-            "exp=reproduce/cats_dogs_regularized",
+            *recipe,
             f"data.dir={data_dir}",
             "training.epochs=1",
             "training.steps_per_epoch=1000000",  # no validation in between, as at the peer's
@@ -69,7 +72,9 @@ def build(data_dir: Path) -> tuple[Callable[[], None], Callable[[int], int], dic
     run = runs.assemble(config)
     _ = run.data.dataset
     runs.settle_precision(run)
-    trainer, _, _ = runs.trainer_of(run, home, False)
+    trainer, epoch_log, _ = runs.trainer_of(run, home, False)
+    # the untrained network is judged once a run; that is no part of a step
+    epoch_log.on_train_start = lambda *_: None
     gate = Gate()
     trainer.callbacks.append(gate)
 
@@ -87,11 +92,13 @@ def build(data_dir: Path) -> tuple[Callable[[], None], Callable[[int], int], dic
 def main() -> None:
     args = arguments(__doc__.splitlines()[0]).parse_args()
     out = claim_stdout()
+    serve_training(args, out, *build(args.data))
 
+
+def serve_training(args, out, fit, steps, told) -> None:
+    """Train in this thread, and answer the driver from another; see :func:`build`."""
     import numpy
     import torch
-
-    fit, steps, told = build(args.data)
 
     def measure() -> tuple[int, float]:
         steps(args.warmup_steps)

@@ -4,8 +4,7 @@
     ours_vgg16.py vgg16_finetune --data DIR ...
 
 Same pictures, network, augmentation, loss, optimizer and batch size as `peers/keras_vgg16.py`.
-`extract_side` and `finetune_side` get a task ready and return a function that does so many steps
-of 20 pictures and returns the number of pictures, and what the results shall say of it.
+Features are computed as the feature cache does it; training is `convlens train`'s own loop.
 """
 
 import sys
@@ -13,11 +12,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ours_scratch import build, serve_training
 from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
 SIZE = 150
-TRAINED = 9_177_089  # of block5 and the head
+# random weights cost the same; end to end with augmentation, as the peer's recipe is
+RECIPE = (
+    "exp=reproduce/vgg16_frozen",
+    "finetune=last_block",
+    "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 1e-5}]",
+    "model.weights=none",
+    "precision=32",
+)
 
 
 def photographs(data_dir: Path) -> list[tuple[Path, int]]:
@@ -40,26 +47,19 @@ def decoded(paths: list[Path]):
     return torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def base():
-    """torchvision's 13 convolutions with weights that let signals through, in ``channels_last``."""
-    import torch
-    from torch import nn
-    from torchvision.models import vgg
-
-    layers = vgg.make_layers(vgg.cfgs["D"])
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    return layers.to(memory_format=torch.channels_last)
-
-
 def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
-    """Files to features (4×4×512); every photograph is read again, as at the peer's."""
-    from convlens.models.winograd import FrozenChain
+    """Files to features (4×4×512), as the feature cache computes them; every photograph is read
+    again, as at the peer's."""
+    import torch
 
+    from convlens.config import compose
+    from convlens.models import build_model
+
+    spec = compose([*RECIPE, "model.weights=none"])["model"]
+    model = build_model(spec, channels=3, size=SIZE, outputs=1)
+    model = model.to(memory_format=torch.channels_last).eval()
+    cut = len(model.backbone.link_names)
     paths = [path for path, _ in photographs(data_dir)]
-    run = FrozenChain(base().eval().requires_grad_(False))
     place = 0
 
     def steps(count: int) -> int:
@@ -67,73 +67,21 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
         for _ in range(count):
             if place + BATCH > len(paths):
                 place = 0
-            features = run(decoded(paths[place : place + BATCH]).float().div_(255))
+            features = model.features(decoded(paths[place : place + BATCH]).float().div_(255), cut)
             assert features.shape == (BATCH, 512, 4, 4)
             place += BATCH
         return count * BATCH
 
-    return steps, {"precision": "32", "frozen": "winograd"}
-
-
-def finetune_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
-    """Training steps: blocks 1-4 frozen, block5 and the head trained, pictures augmented.
-
-    The photographs are decoded once, here, as convlens's cache does it.
-    """
-    import torch
-    from torch import nn
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    from convlens.data.augment import DRAWS, Augmentation
-    from convlens.models.winograd import FrozenChain
-
-    listed = photographs(data_dir)
-    pixels = decoded([path for path, _ in listed])
-    labels = torch.tensor([[float(label)] for _, label in listed])
-    augment = Augmentation(
-        rotation_degrees=40,
-        width_shift=0.2,
-        height_shift=0.2,
-        shear_degrees=0.2,
-        zoom=0.2,
-        horizontal_flip=True,
-    )
-
-    layers = base()
-    fourth = [number for number, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)][3]
-    frozen = FrozenChain(layers[: fourth + 1].eval().requires_grad_(False))
-    trained = nn.Sequential(
-        *layers[fourth + 1 :],
-        nn.Flatten(),
-        nn.Linear(512 * 4 * 4, 256),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(256, 1),
-    )
-    assert sum(parameter.numel() for parameter in trained.parameters()) == TRAINED
-    optimizer = torch.optim.RMSprop(trained.parameters(), lr=1e-5, alpha=0.9, eps=1e-7)
-
-    def steps(count: int) -> int:
-        for _ in range(count):
-            rows = torch.randint(len(labels), (BATCH,))
-            pictures = augment(pixels[rows].float().div_(255), torch.rand(BATCH, DRAWS))
-            loss = binary_cross_entropy_with_logits(trained(frozen(pictures)), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return count * BATCH
-
-    return steps, {"precision": "32", "frozen": "winograd"}
-
-
-TASKS = {"vgg16_extract": extract_side, "vgg16_finetune": finetune_side}
+    return steps, {"precision": "32"}
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=("vgg16_extract", "vgg16_finetune"))
     args = parser.parse_args()
     out = claim_stdout()
+    if args.task == "vgg16_finetune":
+        serve_training(args, out, *build(args.data, RECIPE))
 
     import numpy
     import torch
@@ -141,7 +89,7 @@ def main() -> None:
     from convlens.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    steps, told = TASKS[args.task](args.data)
+    steps, told = extract_side(args.data)
 
     def measure() -> tuple[int, float]:
         steps(args.warmup_steps)

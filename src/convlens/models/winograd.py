@@ -38,7 +38,7 @@ ALIKE = 1.05  # a smaller tile is exacter: taken where it costs at most this muc
 ROW = 4  # tiles along an edge of the block that is worked on at a time
 LEAST_CHANNELS = 64 * 128  # C·K below which the transforms eat the gain
 LEAST_PICTURES = 5  # of a thread's share; fewer threads work on a smaller batch
-LEAST_TILES = 64  # in a batch, below which reading the transformed kernels eats it
+LEAST_TILES = 16  # in a batch, below which reading the transformed kernels eats it
 
 
 def conv3x3_winograd(

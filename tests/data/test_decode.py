@@ -176,8 +176,8 @@ def test_first_error_stops_at_once(photos, damaged, monkeypatch, place):
     files = photos * 200
     files[place] = damaged["text.jpg"]
     count = []
-    resized = decode_module._resized
-    monkeypatch.setattr(decode_module, "_resized", lambda *a: count.append(1) or resized(*a))
+    resized = decode_module.resized
+    monkeypatch.setattr(decode_module, "resized", lambda *a: count.append(1) or resized(*a))
     for _ in range(5):  # whichever thread is first
         count.clear()
         with pytest.raises(UserError, match="cannot read"):

@@ -95,7 +95,7 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
                 goal = REDUCING_GAP * max(recipe.height, recipe.width)
                 image.draft(image.mode, (goal, goal))
             image.load()
-            return _resized(_plain(_upright(image), recipe), recipe)
+            return resized(_plain(_upright(image), recipe), recipe)
     except MemoryError:
         raise  # the machine's failing, not the file's
     except Exception as error:
@@ -142,7 +142,7 @@ def _plain(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
+def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
     """(H, W, C) by the recipe's way of resizing."""
     method = INTERPOLATIONS[recipe.interpolation]
     goal = (recipe.width, recipe.height)

@@ -19,7 +19,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.cache import Writer, digest, stored
-from convlens.data.decode import FORMATS, PictureError, Recipe, _resized
+from convlens.data.decode import FORMATS, PictureError, Recipe, resized
 from convlens.data.decode import VERSION as DECODING
 
 VERSION = 1  # of the masks a trimap gives: raise it when that changes, and caches are rebuilt
@@ -123,4 +123,4 @@ def _mask(picture: Path, trimap: Path, recipe: Recipe) -> tuple[np.ndarray, bool
     if mask.size != (width, height):
         mask = mask.resize((width, height), Image.Resampling.NEAREST)
     mask.getexif()[_ORIENTATION] = turn
-    return _resized(ImageOps.exif_transpose(mask), recipe)[..., 0].astype(bool), fits
+    return resized(ImageOps.exif_transpose(mask), recipe)[..., 0].astype(bool), fits

@@ -23,7 +23,6 @@ RECIPE = (
     "finetune=last_block",
     "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 1e-5}]",
     "model.weights=none",
-    "precision=32",
 )
 
 
@@ -48,16 +47,17 @@ def decoded(paths: list[Path]):
 
 
 def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
-    """Files to features (4×4×512), as the feature cache computes them; every photograph is read
-    again, as at the peer's."""
+    """Files to features (4×4×512), as the feature cache computes them, in the precision that a
+    run would choose; every photograph is read again, as at the peer's."""
     import torch
 
+    from convlens import run as runs
     from convlens.config import compose
-    from convlens.models import build_model
 
-    spec = compose([*RECIPE, "model.weights=none"])["model"]
-    model = build_model(spec, channels=3, size=SIZE, outputs=1)
-    model = model.to(memory_format=torch.channels_last).eval()
+    run = runs.assemble(compose([*RECIPE, f"data.dir={data_dir}", "callbacks=none"]))
+    runs.settle_precision(run)
+    precision = str(run.config["precision"])
+    model = run.module.model.eval()
     cut = len(model.backbone.link_names)
     paths = [path for path, _ in photographs(data_dir)]
     place = 0
@@ -67,12 +67,15 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
         for _ in range(count):
             if place + BATCH > len(paths):
                 place = 0
-            features = model.features(decoded(paths[place : place + BATCH]).float().div_(255), cut)
+            pictures = decoded(paths[place : place + BATCH]).float().div_(255)
+            half = precision == "bf16"
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                features = model.features(pictures, cut)
             assert features.shape == (BATCH, 512, 4, 4)
             place += BATCH
         return count * BATCH
 
-    return steps, {"precision": "32"}
+    return steps, {"precision": precision, "memory_format": "channels_last"}
 
 
 def main() -> None:

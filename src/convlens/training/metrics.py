@@ -35,7 +35,9 @@ class EpochMetrics(nn.Module):
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss, logits (B, K or 1), labels (B,)."""
         answers = predicted(logits)
-        self.loss.update(loss, weight=len(labels))
+        # one value a picture: with nan_strategy="disable" MeanMetric sets aside the weights that
+        # it is given (torchmetrics 1.9, `_cast_and_nan_check_input`)
+        self.loss.update(loss.detach().expand(len(labels)))
         self.accuracy.update(answers, labels)
         for metric in self.details.values():
             metric.update(answers, labels)

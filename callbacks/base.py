@@ -1,7 +1,7 @@
 """What every explanation callback has in common: when, at what, at what cost, and do no harm.
 
-A subclass says only what to draw: ``pictures(look)`` yields ``(tag, picture)`` one by one, the
-most telling first, and stops early when ``look.left`` falls below zero.
+A subclass says only what to draw: ``pictures(look)`` yields ``(tag, picture)`` or ``(tag, number)``
+one by one, the most telling first, and stops early when ``look.left`` falls below zero.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import gc
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
+from convlens.callbacks.answers import AnswerBook, Answers
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.writing import write_picture
+from convlens.callbacks.surroundings import surroundings
+from convlens.callbacks.writing import write_number, write_picture
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
@@ -42,6 +45,18 @@ class Look:
         final: the run's last look, which may take its time.
         deadline: reading of ``time.perf_counter`` after which nothing more should be begun.
         seed: of the run, for callbacks that draw random numbers.
+        stage: ``val``, or ``test`` for the look behind the test.
+        answers: of the latest pass over the stage's pictures; None before there was one, and for
+            callbacks that do not set ``needs_answers``.
+        fetch: rows of the stage's split to pictures (n, C, H, W) as the network takes them, on its
+            device, without those that are not to be had; and the rows that are.
+        pictures: ``pictures(count)``: so many of the stage's pictures, evenly spread, in batches
+            (B, C, H, W) of at most 50 on the network's device; None where there is no data set.
+        labels: ``labels(count)``: the classes of those pictures, (count,) int64; or None.
+        masks: ``masks(count)``: their objects, (count, H, W) bool; None where there are none.
+        augment: ``augment(images, seed)``: the run's augmentation of (B, C, H, W); or None.
+        history: scalars by epoch, from epoch 0, as far as they are written; empty elsewhere.
+        marks: what happened after how many epochs, such as ``{"phase 2": 5}``.
     """
 
     network: nn.Module
@@ -51,6 +66,15 @@ class Look:
     final: bool
     deadline: float
     seed: int
+    stage: str = "val"
+    answers: Answers | None = None
+    fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
+    pictures: Callable[[int], Iterator[Tensor]] | None = None
+    labels: Callable[[int], Tensor] | None = None
+    masks: Callable[[int], Tensor | None] | None = None
+    augment: Callable[[Tensor, int], Tensor] | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    marks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def example(self) -> Tensor:
@@ -74,10 +98,24 @@ class ExplanationCallback(L.Callback, ABC):
         every_n_epochs: looks between the first and the last epoch; the budget may thin them out
             further, see :class:`convlens.callbacks.ledger.Ledger`.
         batch: pictures of a pass at most; halved when memory runs out.
+
+    Attributes:
+        needs_answers: whether the answers to validation and test pictures are collected for it.
+        looks_at_test: whether it looks again behind the test.
+
+    In a project of one's own::
+
+        images, labels = next(iter(val_loader))
+        cam = GradCam().watch(images[:8], labels[:8], class_names=["cat", "dog"])
+        trainer = L.Trainer(callbacks=[cam])
     """
+
+    needs_answers = False
+    looks_at_test = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
+        self.preprocess: Callable[[Tensor], Tensor] | None = None
         self.probes: Probes | None = None
         self.class_names: tuple[str, ...] = ()
         self.folder: Path | None = None
@@ -86,6 +124,7 @@ class ExplanationCallback(L.Callback, ABC):
         self._least = 0.0  # seconds until the latest look's first picture
         self._clock = 0
         self._said: set[str] = set()
+        self._ledger: Ledger | None = None
 
     def attach(
         self, probes: Probes, class_names: tuple[str, ...], folder: Path | None, seed: int
@@ -93,6 +132,39 @@ class ExplanationCallback(L.Callback, ABC):
         """Give the callback the run's probes, names, folder for files, and seed."""
         self.probes, self.class_names = probes, tuple(class_names)
         self.folder, self.seed = folder, seed
+
+    def watch(
+        self, images: Tensor, labels: Tensor | None = None, class_names: Sequence[str] = (), *,
+        names: Sequence[str] | None = None, folder: str | Path | None = None, seed: int = 0,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ):  # fmt: skip
+        """Give the pictures to explain, in any Lightning project; returns the callback itself.
+
+        Args:
+            images: (N, C, H, W), C 1 or 3, in [0, 1], which is what is drawn.
+            labels: (N,) true classes; None where they are not known.
+            class_names: K names; numbers without them.
+            names: N short names for tags and files.
+            folder: where the pictures are written as files too; None for loggers only.
+            seed: of what is random in explanations.
+            preprocess: from ``images`` to what the network takes, such as a normalisation.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        count = len(images)
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"images are (N, 1 or 3, H, W), not {tuple(images.shape)}")
+        labels = torch.full((count,), -1) if labels is None else labels.detach().cpu().long()
+        names = [f"{i:02d}" for i in range(count)] if names is None else list(names)
+        if len(labels) != count or len(names) != count:
+            raise ValueError(f"{count} images, {len(labels)} labels, {len(names)} names")
+        if not class_names:
+            class_names = [f"class {k}" for k in range(max(1000, int(labels.max()) + 1))]
+        probes = Probes(images.detach().cpu().float(), labels, names, names)
+        self.attach(probes, tuple(class_names), None if folder is None else Path(folder), seed)
+        self.preprocess = preprocess
+        return self
 
     @abstractmethod
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
@@ -136,7 +208,7 @@ class ExplanationCallback(L.Callback, ABC):
             self._say(
                 "budget",
                 f"{self.name} takes {self._least:.1f} s for its first picture, more than is left "
-                f"of the budget (looking.share, looking.seconds): it looks every few epochs",
+                f"of the budget (callbacks.budget, looking.seconds): it looks every few epochs",
             )
             return
         self._look(trainer, pl_module, self._clock)
@@ -145,6 +217,39 @@ class ExplanationCallback(L.Callback, ABC):
         if self._looked_at != self._clock or self.has_final_look:
             self._look(trainer, pl_module, self._clock, final=True, free=True)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.needs_answers and not trainer.sanity_checking:
+            AnswerBook.of(trainer).begin(getattr(pl_module, "model", pl_module))
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        if self.needs_answers and not trainer.sanity_checking and dataloader_idx == 0:
+            AnswerBook.of(trainer).take(outputs, batch, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.needs_answers and not trainer.sanity_checking:
+            AnswerBook.of(trainer).end("val")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.needs_answers:
+            AnswerBook.of(trainer).begin(getattr(pl_module, "model", pl_module))
+
+    def on_test_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        if self.needs_answers and dataloader_idx == 0:
+            AnswerBook.of(trainer).take(outputs, batch, batch_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.needs_answers:
+            AnswerBook.of(trainer).end("test")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.looks_at_test:
+            clock = getattr(trainer, "convlens_tested", self._clock)
+            self._look(trainer, pl_module, clock, final=True, free=True, stage="test")
+
     @property
     def has_final_look(self) -> bool:
         """Whether the end of the run shows more than the end of an epoch."""
@@ -152,22 +257,27 @@ class ExplanationCallback(L.Callback, ABC):
 
     def _look(
         self, trainer: L.Trainer, module: L.LightningModule, clock: int,
-        *, final: bool = False, free: bool = False,
+        *, final: bool = False, free: bool = False, stage: str = "val",
     ) -> None:  # fmt: skip
         if not trainer.is_global_zero or self.probes is None:
             return
-        ledger = Ledger.of(trainer)
+        ledger = self._ledger = Ledger.of(trainer)
         began = time.perf_counter()
         network = getattr(module, "model", module)
         modes = {part: part.training for part in network.modules()}
         try:
-            with isolate_rng():
+            with isolate_rng(), _preprocessing(network, self.preprocess):
                 look = Look(
                     network, _moved(self.probes, module.device), self.class_names, clock,
-                    final, began + self._seconds(trainer, final, free), self.seed,
+                    final, began + self._seconds(trainer, final, free), self.seed, stage,
+                    **surroundings(trainer, module, stage, self.needs_answers),
                 )  # fmt: skip
-                for number, (tag, picture) in enumerate(self.pictures(look)):
-                    write_picture(trainer, self.folder, tag, picture, clock)
+                for number, (tag, found) in enumerate(self.pictures(look)):
+                    if isinstance(found, np.ndarray):
+                        write_picture(trainer, self.folder, tag, found, clock)
+                    else:
+                        write_number(trainer, tag, float(found), clock)
+                        ledger.note(clock, tag, float(found))
                     if number == 0 and not free:
                         self._least = time.perf_counter() - began
         except Exception as error:  # whatever goes wrong in a look must not end the training
@@ -177,7 +287,8 @@ class ExplanationCallback(L.Callback, ABC):
         finally:
             for part, mode in modes.items():
                 part.training = mode
-            self._looked_at = clock
+            if stage == "val":
+                self._looked_at = clock
             ledger.charge(self.name, time.perf_counter() - began, free=free)
 
     def _seconds(self, trainer: L.Trainer, final: bool, free: bool) -> float:
@@ -212,8 +323,23 @@ class ExplanationCallback(L.Callback, ABC):
         level = logging.DEBUG if key in self._said else logging.WARNING
         self._said.add(key)
         log.log(level, line)
+        if self._ledger is not None and key in ("short", "budget"):
+            self._ledger.left_out.setdefault(self.name, line)
         if traceback:
             log.debug("traceback", exc_info=True)
+
+
+@contextmanager
+def _preprocessing(network: nn.Module, preprocess) -> Iterator[None]:
+    """The network takes pictures in [0, 1] while this lasts; no layer's name changes by it."""
+    if preprocess is None:
+        yield
+        return
+    handle = network.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _moved(probes: Probes, device: torch.device) -> Probes:

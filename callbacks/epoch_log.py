@@ -121,7 +121,9 @@ class EpochLog(L.Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
-        self.history = [*self.history[:clock], {"epoch": clock, **values}]
+        # what was found by looking has been told to the loggers already
+        scores = Ledger.of(trainer).scores.get(clock, {})
+        self.history = [*self.history[:clock], {"epoch": clock, **values, **scores}]
         for logger in trainer.loggers:
             logger.log_metrics(values, step=clock)
         if self.file is not None and trainer.is_global_zero and not trainer.fast_dev_run:

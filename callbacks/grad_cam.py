@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from convlens.callbacks.base import ExplanationCallback, Look
 
-from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel
+from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.errors import UserError, nearest
 from convlens.explain.activations import activations
 from convlens.explain.grad_cam import grad_cam, probabilities
@@ -16,10 +16,11 @@ from convlens.explain.layers import choose_layers
 
 
 class GradCam(ExplanationCallback):
-    """``grad_cam/<probe>``: rows [picture | map | overlay], predicted and true class.
+    """``grad_cam/<probe>``: rows [picture | map at each layer | overlay], predicted and true class.
 
-    With several layers each layer after the first has a tag of its own,
-    ``grad_cam/<probe>/<layer>``; all of them come from one forward pass.
+    All layers and both classes come from one forward pass. The overlay is the deepest layer's.
+    A probe's colours keep one scale for the whole run, which only ever grows with the evidence:
+    evidence that fades is drawn fading. The number at the bar's end is the scale.
 
     Args:
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
@@ -33,6 +34,17 @@ class GradCam(ExplanationCallback):
     ):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.target = layers, target
+        self._scales: dict[str, float] = {}  # highest evidence so far, by layer and probe
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(layers=str(self.layers), target=self.target)
+
+    def state_dict(self) -> dict:
+        return {"scales": dict(self._scales)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self._scales = dict(state_dict["scales"])
 
     def chosen(self, network, example) -> list[str]:
         if self.target != "answer" and self.target not in self.class_names:
@@ -43,8 +55,7 @@ class GradCam(ExplanationCallback):
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        tags = ["grad_cam/<probe>", *(f"grad_cam/<probe>/{layer}" for layer in layers[1:])]
-        return dict.fromkeys(tags[: len(layers)], probes)
+        return {"grad_cam/<probe>": probes} if layers else {}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
         layers = self.chosen(look.network, look.example)
@@ -58,27 +69,35 @@ class GradCam(ExplanationCallback):
         )
         shares = found.probabilities.cpu()
         answers = shares.argmax(dim=1)
-        for depth, layer in enumerate(layers):
-            maps = found.maps[layer].cpu()
-            for number, probe in enumerate(look.probes.names):
-                answer, truth = int(answers[number]), int(labels[number])
-                rows = []
-                for row, target in enumerate(targets[number].tolist()):
-                    role = _role(target, answer, truth, asked=self.target != "answer")
-                    if row and target == targets[number][0]:
-                        continue  # the answer was right: one row says it all
-                    rows.append(
-                        ClassMap(
-                            maps[number, row], look.class_names[target], role,
-                            float(shares[number, target]),
-                        )
-                    )  # fmt: skip
-                tag = f"grad_cam/{probe}" + (f"/{layer}" if depth else "")
-                title = f"{probe} · {layer} · epoch {look.clock}"
-                yield tag, grad_cam_panel(images[number].cpu(), rows, title=title)
-                if look.left < 0:
-                    self._say("short", f"{self.name}: the budget ends the look at {probe}")
-                    return
+        for number, probe in enumerate(look.probes.names):
+            maps = {layer: found.maps[layer][number].cpu() for layer in layers}
+            scales = {layer: self._scale(layer, probe, maps[layer]) for layer in layers}
+            answer, truth = int(answers[number]), int(labels[number])
+            rows = []
+            for row, target in enumerate(targets[number].tolist()):
+                role = _role(target, answer, truth, asked=self.target != "answer")
+                if row and target == targets[number][0]:
+                    continue  # the answer was right: one row says it all
+                drawn = [LayerMap(name, maps[name][row], scales[name]) for name in layers]
+                last = drawn.pop()
+                rows.append(
+                    ClassMap(
+                        last.map, look.class_names[target], role, float(shares[number, target]),
+                        last.scale, last.layer, tuple(drawn),
+                    )
+                )  # fmt: skip
+            where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+            title = f"{probe} · {where} · epoch {look.clock}"
+            yield f"grad_cam/{probe}", grad_cam_panel(images[number].cpu(), rows, title=title)
+            if look.left < 0 and number + 1 < len(look.probes):
+                self._say("short", f"{self.name}: the budget ends the look at {probe}")
+                return
+
+    def _scale(self, layer: str, probe: str, maps: torch.Tensor) -> float:
+        key = f"{layer} {probe}"
+        highest = float(maps.nan_to_num(posinf=0.0).max())
+        self._scales[key] = max(self._scales.get(key, 0.0), highest)
+        return self._scales[key]
 
     def _targets(self, look: Look) -> torch.Tensor:
         """(N, T) classes to explain: predicted, and true where it is known."""

@@ -23,6 +23,8 @@ class Ledger:
             the one at the end.
         spent: seconds by callback, all looks.
         failures: first failure by callback, one line each.
+        left_out: by callback, what the budget did not reach, one line each.
+        scores: numbers found by looking, by clock and tag.
     """
 
     share: float = 0.05
@@ -31,6 +33,8 @@ class Ledger:
     at_end: float = float("inf")
     spent: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
     _allowed: float = 0.0
     _charged: float = 0.0
     _epoch: int = -1
@@ -71,10 +75,26 @@ class Ledger:
         if not free:
             self._charged += seconds
 
+    def note(self, clock: int, tag: str, value: float) -> None:
+        """Keep a score, for the run's table, its alarms and its summary."""
+        self.scores.setdefault(clock, {})[tag] = value
+
+    def curve(self, tag: str) -> dict[int, float]:
+        """One score by clock, rising."""
+        return {clock: row[tag] for clock, row in sorted(self.scores.items()) if tag in row}
+
     def state(self) -> dict:
-        """What a checkpoint keeps: plain numbers."""
-        return {"spent": dict(self.spent), "allowed": self._allowed, "charged": self._charged}
+        """What a checkpoint keeps: plain numbers and words."""
+        return {
+            "spent": dict(self.spent),
+            "allowed": self._allowed,
+            "charged": self._charged,
+            "left_out": dict(self.left_out),
+            "scores": {clock: dict(row) for clock, row in self.scores.items()},
+        }
 
     def restore(self, state: dict) -> None:
         self.spent = dict(state["spent"])
+        self.left_out = dict(state.get("left_out", {}))
+        self.scores = {clock: dict(row) for clock, row in state.get("scores", {}).items()}
         self._allowed, self._charged = state["allowed"], state["charged"]

@@ -87,15 +87,57 @@ def test_a_named_class_is_explained_for_all(look):
         callback.chosen(look.network, look.example)
 
 
-def test_several_layers_have_tags_of_their_own(look):
+def rows_drawn(callback, look, monkeypatch) -> dict[str, list]:
+    """What the callback gives to the panel, by probe."""
+    drawn = {}
+
+    def panel(picture, rows, *, title):
+        drawn[title.split(" ")[0]] = rows
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(module_under_test, "grad_cam_panel", panel)
+    assert [tag for tag, _ in callback.pictures(look)] == [f"grad_cam/p{i}" for i in range(4)]
+    return drawn
+
+
+def test_several_layers_share_a_panel_and_are_captums(look, monkeypatch):
     callback = GradCam(layers="*.activation*")
     callback.attach(look.probes, NAMES, None, 0)
     with pytest.raises(UserError):
         callback.chosen(look.network, look.example) and list(callback.pictures(look))
-    callback = GradCam(layers=["backbone.block1.activation", "backbone.block2.activation"])
+    layers = ["backbone.block1.activation", "backbone.block2.activation"]
+    callback = GradCam(layers=layers)
     callback.attach(look.probes, NAMES, None, 0)
-    tags = [tag for tag, _ in callback.pictures(look)]
-    assert "grad_cam/p0" in tags and "grad_cam/p0/backbone.block2.activation" in tags
+    drawn = rows_drawn(callback, look, monkeypatch)
+    for number in range(4):
+        for row in drawn[f"p{number}"]:
+            assert [one.layer for one in row.others] + [row.layer] == layers
+            for layer, found in zip(layers, [row.others[0].map, row.map], strict=True):
+                expected = LayerGradCam(look.network, look.network.get_submodule(layer)).attribute(
+                    look.probes.images[number : number + 1],
+                    NAMES.index(row.class_name),
+                    relu_attributions=True,
+                )
+                torch.testing.assert_close(found, expected[0, 0].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_colours_keep_their_scale_when_evidence_fades_also_after_a_resume(look, monkeypatch):
+    callback = GradCam()
+    callback.attach(look.probes, NAMES, None, 0)
+    before = rows_drawn(callback, look, monkeypatch)
+    last = [m for m in look.network.modules() if isinstance(m, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.mul_(0.5)  # all logits, and so all evidence, halved; the answers stay
+        last.bias.mul_(0.5)
+    resumed = GradCam()
+    resumed.attach(look.probes, NAMES, None, 0)
+    resumed.load_state_dict(callback.state_dict())
+    for again in (callback, resumed):
+        after = rows_drawn(again, look, monkeypatch)
+        for probe, rows in before.items():
+            for old, new in zip(rows, after[probe], strict=True):
+                torch.testing.assert_close(new.map, old.map / 2)
+                assert new.scale == old.scale >= float(old.map.max())
 
 
 def test_plan_tells_the_tags_that_are_drawn(look):

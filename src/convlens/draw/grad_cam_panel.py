@@ -1,4 +1,4 @@
-"""Why the network said so: [picture | map | overlay], one row for each class explained."""
+"""Why the network said so: [picture | maps | overlay], one row for each class explained."""
 
 from __future__ import annotations
 
@@ -30,12 +30,27 @@ from convlens.draw.canvas import (
     write,
 )
 from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay
-from convlens.draw.text import BODY, SMALL, dimensions, shorten, text_width
+from convlens.draw.text import BODY, SMALL, dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
 _BAND = 24  # height of the coloured band above a row, pixels
 _NARROWEST = 144  # width of a column at least: the bar below the map needs it
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The evidence that one layer finds.
+
+    Attributes:
+        layer: its name.
+        map: ``(h, w)``, at least 0, at the layer's resolution or the picture's.
+        scale: the value drawn in full colour; None: the map's own maximum.
+    """
+
+    layer: str
+    map: Array
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,8 @@ class ClassMap:
         role: why this class is explained.
         probability: the network's, in [0, 1].
         scale: the value drawn in full colour; None: the map's own maximum.
+        layer: the name of the map's layer, written where there are several.
+        others: maps of other layers, drawn before the map; only ``map`` is laid over the picture.
     """
 
     map: Array
@@ -55,6 +72,8 @@ class ClassMap:
     role: Role
     probability: float
     scale: float | None = None
+    layer: str = ""
+    others: tuple[LayerMap, ...] = ()
 
 
 def probability_text(probability: float) -> str:
@@ -103,38 +122,48 @@ def _class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarray:
 
 
 def _class_row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
-    """[picture | map | overlay] with what each of them is written below."""
+    """[picture | maps | overlay] with what each of them is written below."""
+    size = image.shape[:2]
+    width = max(size[1], _NARROWEST)
+    shown = [*entry.others, LayerMap(entry.layer, entry.map, entry.scale)]
+    columns = [(image, text_band(width, ["picture"], size=SMALL, ink=MUTED))]
+    for one in shown:
+        heat, below = _heat(one, size, width)
+        if entry.others:
+            name = shorten_path(one.layer, width, SMALL)
+            below = vstack([below, text_band(width, [name], size=SMALL, ink=MUTED)], gap=0)
+        columns.append((heat, below))
+    values, highest = _values(shown[-1])
+    covered = overlay(image, values, high=highest)
+    columns.append((covered, text_band(width, ["overlay"], size=SMALL, ink=MUTED)))
+    return hstack([vstack(pair, gap=2) for pair in columns], gap=GAP)
+
+
+def _values(entry: LayerMap) -> tuple[np.ndarray, float]:
+    """The map as it is drawn, and the value in full colour."""
     values = as_array(entry.map).astype(np.float32)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"a class map is (H, W), not {tuple(values.shape)}")
-    broken = not np.isfinite(values).all()
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    highest = float(values.max()) if entry.scale is None else float(entry.scale)
-    size = image.shape[:2]
-    width = max(size[1], _NARROWEST)
+    return values, float(values.max()) if entry.scale is None else float(entry.scale)
+
+
+def _heat(entry: LayerMap, size: tuple[int, int], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A map in colours at the picture's size, and the line below it."""
+    values, highest = _values(entry)
     cells = values.shape[0] <= size[0] and values.shape[1] <= size[1]
     flat = resize(values, size, "nearest" if cells else "bilinear")
     heat = colourise(flat, HEAT, 0, highest)
-    covered = overlay(image, values, high=highest)
-
-    resolution = f"map {dimensions(*values.shape)}"
-    if broken:
-        below = text_band(width, ["map not finite"], size=SMALL, ink=RED)
-    elif not values.any():
-        below = text_band(width, ["no positive evidence"], size=SMALL, ink=RED)
-    else:
-        below = colour_bar(width, "0", number(highest), name=HEAT, lead=resolution)
-    captions = (
-        text_band(width, ["picture"], size=SMALL, ink=MUTED),
-        below,
-        text_band(width, ["overlay"], size=SMALL, ink=MUTED),
-    )
-    drawn = (image, heat, covered)
-    return hstack([vstack(pair, gap=2) for pair in zip(drawn, captions, strict=True)], gap=GAP)
+    if not np.isfinite(as_array(entry.map).astype(np.float32)).all():
+        return heat, text_band(width, ["map not finite"], size=SMALL, ink=RED)
+    if not values.any():
+        return heat, text_band(width, ["no positive evidence"], size=SMALL, ink=RED)
+    lead = f"map {dimensions(*values.shape)}"
+    return heat, colour_bar(width, "0", number(highest), name=HEAT, lead=lead)
 
 
 def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
-    """A row [picture | map | overlay] for each class, uint8 ``(H, W, 3)``.
+    """A row [picture | maps | overlay] for each class, uint8 ``(H, W, 3)``.
 
     The map is drawn cell by cell, so that its true resolution is seen; for the overlay it is
     interpolated, and covers the picture the more the stronger the evidence. Both are coloured

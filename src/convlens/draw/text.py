@@ -103,6 +103,19 @@ def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
     return "" if low < 0 else text[:low].rstrip() + _ELLIPSIS
 
 
+def shorten_path(path: str, width: int, size: int = BODY, bold: bool = False) -> str:
+    """A layer's path no wider than ``width`` pixels: its end says most, so its start is cut."""
+    path = printable(path)
+    if text_width(path, size, bold) <= width:
+        return path
+    parts = path.split(".")
+    for first in range(1, len(parts)):
+        tail = _ELLIPSIS + ".".join(parts[first:])
+        if text_width(tail, size, bold) <= width:
+            return tail
+    return shorten(parts[-1], width, size, bold)
+
+
 def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int = 3) -> list[str]:
     """``text`` broken at blanks into at most ``most`` lines no wider than ``width`` pixels.
 

@@ -137,21 +137,22 @@ class ClassifierModule(L.LightningModule):
         average_statistics(self)
         super().on_validation_model_eval()
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(self.val_metrics, batch)
+    def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._evaluate(self.val_metrics, batch)}
 
     def on_validation_epoch_end(self) -> None:
         self.publish("val", self.val_metrics)
 
-    def test_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(self.test_metrics, batch)
+    def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._evaluate(self.test_metrics, batch)}
 
     def on_test_epoch_end(self) -> None:
         self.publish("test", self.test_metrics)
 
-    def _evaluate(self, metrics: EpochMetrics, batch: dict) -> None:
+    def _evaluate(self, metrics: EpochMetrics, batch: dict) -> Tensor:
         logits = self.answer(batch)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
+        return logits
 
     def publish(self, stage: str, metrics: EpochMetrics) -> None:
         """Compute, keep in ``results``, and tell Lightning, whose callbacks watch ``val/loss``.

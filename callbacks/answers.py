@@ -1,0 +1,158 @@
+"""What the network answered in the latest validation or test pass, picture by picture.
+
+Collected while the pass runs, at the cost of a copy of the logits: no picture is shown twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from torch import Tensor, nn
+
+from convlens.explain.grad_cam import probabilities
+
+KEPT = 32  # of the worst mistakes, and of the first pictures, where no data set can be asked again
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One pass over N pictures, in the order of their rows.
+
+    Attributes:
+        rows: (N,) int64, each picture's place in the split.
+        labels: (N,) int64, the true class.
+        answers: (N,) int64, the predicted one.
+        confidences: (N,) float32 in [0, 1], the predicted class's probability.
+        true_confidences: (N,) float32 in [0, 1], the true class's.
+        held: pictures by row, (C, H, W) as the network took them, where the network was fed with
+            pictures: some of the most confident mistakes, and the first ones of the split.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    answers: np.ndarray
+    confidences: np.ndarray
+    true_confidences: np.ndarray
+    held: dict[int, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers in [0, 1]."""
+        return float((self.answers == self.labels).mean()) if len(self) else float("nan")
+
+    def mistakes(self, count: int) -> np.ndarray:
+        """Places (not rows) of the ``count`` most confident mistakes, the most confident first."""
+        wrong = np.flatnonzero(self.answers != self.labels)
+        # equals by row: the same list whatever the number of processes
+        order = np.lexsort((self.rows[wrong], -self.confidences[wrong]))
+        return wrong[order[:count]]
+
+
+class AnswerBook:
+    """Collects the answers of a trainer's passes; shared by all callbacks of a trainer."""
+
+    def __init__(self):
+        self.latest: dict[str, Answers] = {}
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._held: dict[int, tuple[float, Tensor]] = {}
+        self._first: dict[int, Tensor] = {}
+        self._logits: Tensor | None = None
+        self._taken = -1
+        self._count = 0
+        self._hook = None
+
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> AnswerBook:
+        """The trainer's book; opened at the first call."""
+        if not hasattr(trainer, "convlens_answers"):
+            trainer.convlens_answers = cls()
+        return trainer.convlens_answers
+
+    def begin(self, network: nn.Module) -> None:
+        """A pass begins; later calls for the same pass change nothing."""
+        if self._hook is not None:
+            return
+        self._parts, self._held, self._first = [], {}, {}
+        self._taken, self._count, self._logits = -1, 0, None
+
+        def note(module, arguments, output):
+            self._logits = output if isinstance(output, Tensor) else None
+
+        self._hook = network.register_forward_hook(note)
+
+    def take(self, outputs, batch, number: int) -> None:
+        """A batch has been answered; later calls for the same batch change nothing.
+
+        The logits are ``outputs["logits"]`` if the module's step returns them, else what the
+        network gave last. Batches are dictionaries with ``label``, or (pictures, labels).
+        """
+        if number == self._taken:
+            return
+        self._taken = number
+        logits = outputs.get("logits") if isinstance(outputs, dict) else None
+        logits = self._logits if logits is None else logits
+        pictures, labels, rows = _parts_of(batch)
+        if logits is None or labels is None or len(logits) != len(labels):
+            return
+        if rows is None:
+            rows = torch.arange(self._count, self._count + len(labels))
+        self._count += len(labels)
+        shares = probabilities(logits.detach().float()).cpu()
+        labels, rows = labels.cpu(), rows.cpu()
+        confidences, answers = shares.max(dim=1)
+        truth = shares.gather(1, labels[:, None].clamp_min(0))[:, 0]
+        truth = torch.where(labels >= 0, truth, torch.nan)
+        self._parts.append(
+            tuple(part.numpy() for part in (rows, labels, answers, confidences, truth))
+        )
+        if pictures is not None:
+            self._hold(pictures, rows, answers != labels, confidences)
+
+    def _hold(self, pictures: Tensor, rows: Tensor, wrong: Tensor, confidences: Tensor) -> None:
+        for place in range(max(0, min(len(rows), KEPT - len(self._first)))):
+            self._first[int(rows[place])] = pictures[place].detach().cpu().clone()
+        for place in wrong.nonzero()[:, 0].tolist():
+            confidence = float(confidences[place])
+            if len(self._held) >= KEPT:
+                weakest = min(self._held, key=lambda row: self._held[row][0])
+                if self._held[weakest][0] >= confidence:
+                    continue
+                del self._held[weakest]
+            self._held[int(rows[place])] = (confidence, pictures[place].detach().cpu().clone())
+
+    def end(self, stage: str) -> None:
+        """The pass is over: ``latest[stage]`` holds it, that of all processes together."""
+        if self._hook is None:
+            return
+        self._hook.remove()
+        self._hook = None
+        held = self._first | {row: picture for row, (_, picture) in self._held.items()}
+        parts = [(self._parts, held)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, (self._parts, held))
+        columns = [column for mine, _ in parts for column in mine]
+        if not columns:
+            self.latest.pop(stage, None)
+            return
+        rows, *others = (np.concatenate(column) for column in zip(*columns, strict=True))
+        # each picture once: a process without a row of its own may have repeated one
+        rows, first = np.unique(rows, return_index=True)
+        pictures = {row: picture for _, mine in parts for row, picture in mine.items()}
+        self.latest[stage] = Answers(rows, *(column[first] for column in others), pictures)
+
+
+def _parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(pictures, labels, rows), None for what a batch does not have."""
+    if isinstance(batch, dict):
+        return batch.get("image"), batch.get("label"), batch.get("row")
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[1], Tensor):
+        pictures = batch[0] if isinstance(batch[0], Tensor) and batch[0].dim() == 4 else None
+        return pictures, batch[1], None
+    return None, None, None

@@ -1,19 +1,25 @@
 """Thin Lightning adapters: when to look, at which pictures, where to write."""
 
 from convlens.callbacks.activation_grids import ActivationGrids
+from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.epoch_log import EpochLog
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
+from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.progress import ProgressBar
 
 __all__ = [
     "ActivationGrids",
+    "AugmentationPreview",
+    "ConfusionMatrix",
     "EpochLog",
     "ExplanationCallback",
     "FilterVisuals",
     "GradCam",
+    "LearningCurves",
     "Ledger",
     "ProgressBar",
 ]

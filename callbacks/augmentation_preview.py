@@ -1,0 +1,48 @@
+"""What the run's augmentation makes of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from convlens.callbacks.base import ExplanationCallback, Look
+
+from convlens.draw.picture_sheet import augmentation_sheet
+from convlens.errors import UserError
+
+
+class AugmentationPreview(ExplanationCallback):
+    """``augmentation/<probe>``: a picture and many draws of the run's own augmentation.
+
+    Drawn once, before training; a run without augmentation shows nothing. The draws depend on the
+    run's seed alone.
+
+    Args:
+        draws: augmented versions of a picture.
+        probes: how many of the probes are shown.
+    """
+
+    def __init__(self, *, draws: int = 8, probes: int = 1):
+        super().__init__()
+        self.draws, self.shown = draws, probes
+
+    def chosen(self, network, example) -> list[str]:
+        for key, value in {"draws": self.draws, "probes": self.shown}.items():
+            if value < 1:
+                raise UserError(f"callbacks.augmentation_preview.{key}={value}: expected 1 or more")
+        return []
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        return {"augmentation/<probe>": min(self.shown, probes)}
+
+    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+        augment = getattr(look, "augment", None)
+        if augment is None or look.clock != 0:
+            return
+        self.chosen(look.network, look.example)
+        images = look.probes.images[: self.shown]
+        # one batch, in which every picture has draws of its own
+        repeated = images.repeat_interleave(self.draws, dim=0)
+        versions = augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
+        for image, drawn, probe in zip(images.cpu(), versions, look.probes.names, strict=False):
+            yield f"augmentation/{probe}", augmentation_sheet(image, drawn, f"{probe} · augmented")

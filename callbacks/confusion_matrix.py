@@ -1,0 +1,42 @@
+"""The confusion matrix: which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from convlens.callbacks.base import ExplanationCallback, Look
+
+from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
+
+
+class ConfusionMatrix(ExplanationCallback):
+    """``confusion_matrix``: true against predicted class of all validation pictures.
+
+    The answers are those that validation gave anyway: nothing is computed twice. Before there are
+    any, nothing is drawn. Behind the test the same of the test pictures is
+    ``confusion_matrix/test``.
+
+    Args:
+        every_n_epochs: see :class:`ExplanationCallback`.
+    """
+
+    needs_answers = True
+    looks_at_test = True
+
+    def __init__(self, *, every_n_epochs: int = 1):
+        super().__init__(every_n_epochs=every_n_epochs)
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        return {"confusion_matrix": 1}
+
+    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+        found = getattr(look, "answers", None)
+        if found is None or not len(found.labels):
+            return
+        counts = confusion_counts(found.labels, found.answers, len(look.class_names))
+        tested = getattr(look, "stage", "val") == "test"
+        split = "test" if tested else "validation"
+        title = f"confusion matrix · {split} · epoch {look.clock}"
+        tag = "confusion_matrix/test" if tested else "confusion_matrix"
+        yield tag, confusion_matrix(counts, look.class_names, title=title)

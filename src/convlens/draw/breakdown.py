@@ -1,0 +1,105 @@
+"""What the mistakes consist of: the commonest pairs (true class → answer) as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from convlens.draw.canvas import (
+    GREEN,
+    INK,
+    MUTED,
+    RED,
+    Array,
+    Label,
+    blank,
+    text_band,
+    titled,
+    write,
+)
+from convlens.draw.confusion_matrix import checked_counts
+from convlens.draw.text import BODY, shorten, text_width
+
+_NAME = 170  # pixels one class name may take
+_BAR = 240  # pixels of the longest bar
+_ROW = 24  # pixels from one pair to the next
+_ARROW = " → "
+
+
+def common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """The commonest mistakes ``(true, predicted, count)``, the most frequent first.
+
+    ``counts`` is ``(K, K)``, true × predicted. Of equals the first true class comes first, then
+    the first predicted one; pairs that never occur are left out.
+
+    >>> common_mistakes(np.array([[5, 1, 0], [3, 2, 1], [0, 0, 9]]), most=2)
+    [(1, 0, 3), (0, 1, 1)]
+    """
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [np.unravel_index(place, wrong.shape) for place in order]
+    return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
+
+
+def _bars(pairs: list[tuple[str, str, int, str]]) -> np.ndarray:
+    """A row for each (true, predicted, count, words): the pair's names, a bar, the words."""
+    heads = [f"{shorten(true, _NAME)}{_ARROW}{shorten(said, _NAME)}" for true, said, *_ in pairs]
+    left = max(text_width(head) for head in heads) + 10
+    right = max(text_width(words) for *_, words in pairs) + 8
+    longest = max(count for _, _, count, _ in pairs)
+    image = blank(_ROW * len(pairs), left + _BAR + right)
+    labels = []
+    for row, (head, (_, _, count, words)) in enumerate(zip(heads, pairs, strict=True)):
+        top, middle = row * _ROW + 3, row * _ROW + _ROW // 2
+        end = left + max(1, round(_BAR * count / longest))
+        image[top : top + _ROW - 6, left:end] = RED
+        labels.append(Label(left - 10, middle, head, INK, anchor="rm"))
+        labels.append(Label(end + 8, middle, words, MUTED))
+    return write(image, labels)
+
+
+def breakdown(
+    counts: Array, class_names: Sequence[str], *, title: str, most: int = 10
+) -> np.ndarray:
+    """The commonest mistakes, one bar for each pair (true class → predicted class).
+
+    Beside a bar stands how many pictures it means, and which share of the true class's pictures.
+    Without any mistake, or any picture, a line says so.
+
+    Args:
+        counts: ``(K, K)``, true × predicted, see
+            :func:`~convlens.draw.confusion_matrix.confusion_counts`.
+        class_names: K names; long ones are shortened.
+        title: the split, the epoch.
+        most: pairs at most.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: another shape of ``counts``, a count below zero, or no pair wanted.
+    """
+    values = checked_counts(counts, class_names)
+    if most < 1:
+        raise ValueError(f"most={most}: at least one pair is drawn")
+    total, wrong = int(values.sum()), int(values.sum() - values.trace())
+    if not wrong:
+        word, ink = ("no mistakes", GREEN) if total else ("no pictures", MUTED)
+        return titled(text_band(_BAR, [word], size=BODY, bold=True, ink=ink), title)
+    of_class = values.sum(axis=1)
+    pairs = [
+        (
+            class_names[true],
+            class_names[said],
+            count,
+            f"{count} ({count / of_class[true]:.0%} of {shorten(class_names[true], _NAME)})",
+        )
+        for true, said, count in common_mistakes(values, most)
+    ]
+    facts = f"{wrong} mistakes among {total} pictures ({wrong / total:.1%})"
+    kinds = int((values > 0).sum() - (values.diagonal() > 0).sum())
+    if kinds > len(pairs):
+        told = sum(count for _, _, count, _ in pairs)
+        facts += f"; the {len(pairs)} commonest of {kinds} pairs, {told} mistakes"
+    return titled(_bars(pairs), title, facts)

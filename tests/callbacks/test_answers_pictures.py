@@ -1,0 +1,169 @@
+"""Confusion matrix, augmentation preview and learning curves: what they draw, and when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves
+from convlens.callbacks import confusion_matrix as matrix_module
+from convlens.callbacks import learning_curves as curves_module
+
+from convlens.data.probes import Probes
+from convlens.draw.canvas import GREEN, RED, to_uint8
+from convlens.errors import UserError
+
+NAMES = ("cat", "dog", "emu")
+
+
+def look(**fields) -> SimpleNamespace:
+    """A look at three probes of 120 × 120 pixels, with what ``fields`` say."""
+    images = torch.rand(3, 3, 120, 120, generator=torch.Generator().manual_seed(0))
+    names = ["p0", "p1", "p2"]
+    given = {
+        "network": None, "probes": Probes(images, torch.arange(3), names, names),
+        "example": images[:1], "class_names": NAMES, "clock": 0, "final": False, "seed": 5,
+    }  # fmt: skip
+    return SimpleNamespace(**(given | fields))
+
+
+def answers(labels, said) -> SimpleNamespace:
+    return SimpleNamespace(labels=np.array(labels, np.int64), answers=np.array(said, np.int64))
+
+
+def holds(panel: np.ndarray, image: np.ndarray) -> bool:
+    """Whether ``image`` stands somewhere in ``panel``, pixel by pixel."""
+    height, width = image.shape[:2]
+    inside = panel[: panel.shape[0] - height + 1, : panel.shape[1] - width + 1]
+    starts = np.argwhere((inside == image[0, 0]).all(-1))
+    return any((panel[y : y + height, x : x + width] == image).all() for y, x in starts)
+
+
+# --- the confusion matrix
+
+
+def test_the_matrix_counts_true_against_predicted(monkeypatch):
+    given = {}
+
+    def panel(counts, class_names, *, title):
+        given.update(counts=counts.tolist(), names=class_names, title=title)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(matrix_module, "confusion_matrix", panel)
+    found = look(answers=answers([0, 0, 1, 2], [0, 1, 1, 1]), clock=4)
+    assert [tag for tag, _ in ConfusionMatrix().pictures(found)] == ["confusion_matrix"]
+    assert given["counts"] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]] and given["names"] == NAMES
+    assert "validation" in given["title"] and "epoch 4" in given["title"]
+
+
+def test_the_test_has_a_matrix_of_its_own():
+    found = look(answers=answers([0, 1, 2], [0, 1, 1]), clock=4, stage="test")
+    ((tag, picture),) = ConfusionMatrix().pictures(found)
+    assert tag == "confusion_matrix/test"
+    # two of three classes are all right: two full green bars of 70 pixels
+    green = (picture == np.array(GREEN)).all(-1).sum(axis=1)
+    assert set(green[green > 0]) == {70}
+
+
+def test_without_answers_there_is_no_matrix():
+    for found in (look(), look(answers=None), look(answers=answers([], []))):
+        assert list(ConfusionMatrix().pictures(found)) == []
+
+
+# --- the augmentation
+
+
+def shifted(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """An augmentation: each picture of the batch rolled by a number of its own."""
+    steps = np.random.default_rng(seed).permutation(100)[: len(images)] + 1
+    return torch.stack([i.roll(int(s), 2) for i, s in zip(images, steps, strict=True)])
+
+
+def test_each_draw_of_the_runs_augmentation_is_shown():
+    found = look(augment=shifted)
+    drawn = list(AugmentationPreview(draws=4, probes=2).pictures(found))
+    assert [tag for tag, _ in drawn] == ["augmentation/p0", "augmentation/p1"]
+    images = found.probes.images
+    versions = shifted(images[:2].repeat_interleave(4, dim=0), seed=5)
+    for number, (_, sheet) in enumerate(drawn):
+        assert holds(sheet, to_uint8(images[number]))
+        assert not holds(sheet, to_uint8(images[1 - number]))
+        for version in versions[4 * number : 4 * number + 4]:
+            assert holds(sheet, to_uint8(version))
+
+
+def test_the_draws_depend_on_the_seed_alone():
+    preview = AugmentationPreview(draws=2)
+    ((_, one),) = preview.pictures(look(augment=shifted))
+    torch.rand(7)
+    ((_, again),) = preview.pictures(look(augment=shifted))
+    ((_, other),) = preview.pictures(look(augment=shifted, seed=6))
+    assert (one == again).all() and (one != other).any()
+
+
+def test_the_preview_is_drawn_before_training_only_and_where_there_is_augmentation():
+    preview = AugmentationPreview()
+    assert list(preview.pictures(look(augment=shifted, clock=1))) == []
+    assert list(preview.pictures(look(augment=None))) == list(preview.pictures(look())) == []
+    shown = [tag for tag, _ in AugmentationPreview(draws=1, probes=9).pictures(
+        look(augment=shifted))]  # fmt: skip
+    assert shown == ["augmentation/p0", "augmentation/p1", "augmentation/p2"]
+
+
+@pytest.mark.parametrize("key", ["draws", "probes"])
+def test_no_draws_are_a_mistake(key):
+    with pytest.raises(UserError, match=f"augmentation_preview.{key}=0: expected 1 or more"):
+        AugmentationPreview(**{key: 0}).chosen(None, None)
+
+
+# --- the learning curves
+
+HISTORY = [
+    {"epoch": 0, "val/loss": 1.2, "val/accuracy": 0.4, "lr/head": 0.0},
+    {"epoch": 1, "train/loss": 0.9, "val/loss": 0.8, "val/accuracy": 0.7, "explain/seconds": 2.0},
+    {"epoch": 2, "train/loss": 0.5, "val/loss": 0.9, "val/accuracy": 0.6, "lr/head": 0.1},
+]
+
+
+def test_curves_are_of_training_and_validation_with_gaps_and_marks(monkeypatch):
+    given = {}
+
+    def chart(history, epochs, *, title, marks):
+        given.update(history=history, epochs=epochs, marks=marks)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(curves_module, "learning_curves", chart)
+    found = look(history=HISTORY, marks={"block5": 1}, clock=2, final=True)
+    assert [tag for tag, _ in LearningCurves().pictures(found)] == ["learning_curves"]
+    assert given["epochs"] == [0, 1, 2] and given["marks"] == {"block5": 1}
+    assert set(given["history"]) == {"val/loss", "val/accuracy", "train/loss"}
+    np.testing.assert_equal(given["history"]["train/loss"], [float("nan"), 0.9, 0.5])
+
+
+def test_curves_come_at_the_end_unless_asked_for():
+    early, late = look(history=HISTORY, marks={}), look(history=HISTORY, final=True)
+    assert list(LearningCurves().pictures(early)) == []
+    ((_, picture),) = LearningCurves().pictures(late)
+    assert picture.shape[1] > 900  # a chart for loss, one for accuracy
+    assert (picture == np.array(RED)).all(-1).any()  # the best epoch's ring
+    assert len(list(LearningCurves(each_epoch=True).pictures(early))) == 1
+    # the last epoch's look has drawn all that the final one could
+    assert LearningCurves().has_final_look and not LearningCurves(each_epoch=True).has_final_look
+
+
+def test_without_history_there_are_no_curves():
+    for found in (
+        look(final=True),
+        look(final=True, history=None),
+        look(final=True, history=[]),
+        look(final=True, history=[{"epoch": 0, "lr/head": 0.1}]),
+    ):
+        assert list(LearningCurves().pictures(found)) == []
+
+
+def test_plan_tells_the_tags():
+    assert ConfusionMatrix().plan([], 3) == {"confusion_matrix": 1}
+    assert AugmentationPreview(probes=2).plan([], 1) == {"augmentation/<probe>": 1}
+    assert LearningCurves().plan([], 3) == {"learning_curves": 1}

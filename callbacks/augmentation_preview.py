@@ -36,13 +36,12 @@ class AugmentationPreview(ExplanationCallback):
         return {"augmentation/<probe>": min(self.shown, probes)}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        augment = getattr(look, "augment", None)
-        if augment is None or look.clock != 0:
+        if look.augment is None or look.clock != 0:
             return
         self.chosen(look.network, look.example)
         images = look.probes.images[: self.shown]
         # one batch, in which every picture has draws of its own
         repeated = images.repeat_interleave(self.draws, dim=0)
-        versions = augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
+        versions = look.augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
         for image, drawn, probe in zip(images.cpu(), versions, look.probes.names, strict=False):
             yield f"augmentation/{probe}", augmentation_sheet(image, drawn, f"{probe} · augmented")

@@ -31,11 +31,11 @@ class ConfusionMatrix(ExplanationCallback):
         return {"confusion_matrix": 1}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        found = getattr(look, "answers", None)
+        found = look.answers
         if found is None or not len(found.labels):
             return
         counts = confusion_counts(found.labels, found.answers, len(look.class_names))
-        tested = getattr(look, "stage", "val") == "test"
+        tested = look.stage == "test"
         split = "test" if tested else "validation"
         title = f"confusion matrix · {split} · epoch {look.clock}"
         tag = "confusion_matrix/test" if tested else "confusion_matrix"

@@ -35,7 +35,7 @@ class LearningCurves(ExplanationCallback):
         return {"learning_curves": 1}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        rows = getattr(look, "history", None)
+        rows = look.history
         if not rows or not (look.final or self.each_epoch):
             return
         tags = dict.fromkeys(key for row in rows for key in row if key.startswith(_PARTS))
@@ -47,6 +47,6 @@ class LearningCurves(ExplanationCallback):
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
                 [row["epoch"] for row in rows],
                 title=f"learning curves · epoch {look.clock}",
-                marks=getattr(look, "marks", None),
+                marks=look.marks,
             ),
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
+from convlens.callbacks.answers import Answers
+from convlens.callbacks.base import Look
 
 from convlens.data.probes import Probes
 from convlens.draw.canvas import GREEN, RED, to_uint8
@@ -18,19 +18,21 @@ from convlens.errors import UserError
 NAMES = ("cat", "dog", "emu")
 
 
-def look(**fields) -> SimpleNamespace:
+def look(**fields) -> Look:
     """A look at three probes of 120 × 120 pixels, with what ``fields`` say."""
     images = torch.rand(3, 3, 120, 120, generator=torch.Generator().manual_seed(0))
     names = ["p0", "p1", "p2"]
     given = {
-        "network": None, "probes": Probes(images, torch.arange(3), names, names),
-        "example": images[:1], "class_names": NAMES, "clock": 0, "final": False, "seed": 5,
+        "network": torch.nn.Identity(), "probes": Probes(images, torch.arange(3), names, names),
+        "class_names": NAMES, "clock": 0, "final": False, "deadline": float("inf"), "seed": 5,
     }  # fmt: skip
-    return SimpleNamespace(**(given | fields))
+    return Look(**(given | fields))
 
 
-def answers(labels, said) -> SimpleNamespace:
-    return SimpleNamespace(labels=np.array(labels, np.int64), answers=np.array(said, np.int64))
+def answers(labels, said) -> Answers:
+    sure = np.ones(len(labels), np.float32)
+    labels, said = np.array(labels, np.int64), np.array(said, np.int64)
+    return Answers(np.arange(len(labels)), labels, said, sure, sure, {})
 
 
 def holds(panel: np.ndarray, image: np.ndarray) -> bool:
@@ -68,7 +70,7 @@ def test_the_test_has_a_matrix_of_its_own():
 
 
 def test_without_answers_there_is_no_matrix():
-    for found in (look(), look(answers=None), look(answers=answers([], []))):
+    for found in (look(), look(answers=answers([], []))):
         assert list(ConfusionMatrix().pictures(found)) == []
 
 
@@ -106,7 +108,7 @@ def test_the_draws_depend_on_the_seed_alone():
 def test_the_preview_is_drawn_before_training_only_and_where_there_is_augmentation():
     preview = AugmentationPreview()
     assert list(preview.pictures(look(augment=shifted, clock=1))) == []
-    assert list(preview.pictures(look(augment=None))) == list(preview.pictures(look())) == []
+    assert list(preview.pictures(look(augment=None))) == []
     shown = [tag for tag, _ in AugmentationPreview(draws=1, probes=9).pictures(
         look(augment=shifted))]  # fmt: skip
     assert shown == ["augmentation/p0", "augmentation/p1", "augmentation/p2"]
@@ -156,7 +158,6 @@ def test_curves_come_at_the_end_unless_asked_for():
 def test_without_history_there_are_no_curves():
     for found in (
         look(final=True),
-        look(final=True, history=None),
         look(final=True, history=[]),
         look(final=True, history=[{"epoch": 0, "lr/head": 0.1}]),
     ):

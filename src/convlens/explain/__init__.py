@@ -1,29 +1,76 @@
 """What a network sees: tensors and an ``nn.Module`` in, tensors out; the network is unchanged."""
 
 from convlens.explain.activations import Activations, activations, dead_channels, sparsity
+from convlens.explain.faithfulness import (
+    Faithfulness,
+    InsertionDeletion,
+    adcc,
+    average_drop,
+    average_increase,
+    coherency,
+    complexity,
+    faithfulness,
+    insertion_deletion,
+)
 from convlens.explain.filters import FilterPictures, gradient_ascent, kernels, to_display
 from convlens.explain.grad_cam import GradCam, grad_cam, probabilities
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
 from convlens.explain.receptive import receptive_field
+from convlens.explain.sanity import Randomisation, parameter_randomisation
+from convlens.explain.scores import (
+    border_energy,
+    confident_mistakes,
+    dead_share,
+    drift,
+    energy_inside,
+    entropy,
+    peak_position,
+    pointing_game,
+    relevance_rank_accuracy,
+)
+from convlens.explain.similarity import pearson, spearman, ssim
 from convlens.explain.taps import evaluation_mode, explaining, record
 
 __all__ = [
     "Activations",
+    "Faithfulness",
     "FilterPictures",
     "GradCam",
+    "InsertionDeletion",
+    "Randomisation",
     "activations",
+    "adcc",
+    "average_drop",
+    "average_increase",
+    "border_energy",
     "choose_layers",
+    "coherency",
+    "complexity",
+    "confident_mistakes",
     "dead_channels",
+    "dead_share",
+    "drift",
+    "energy_inside",
+    "entropy",
     "evaluation_mode",
     "explainable_layers",
     "explaining",
+    "faithfulness",
     "grad_cam",
     "gradient_ascent",
+    "insertion_deletion",
     "kernels",
     "layer_kind",
+    "parameter_randomisation",
+    "peak_position",
+    "pearson",
+    "pointing_game",
     "probabilities",
     "receptive_field",
     "record",
+    "relevance_rank_accuracy",
     "sparsity",
+    "spearman",
+    "ssim",
     "to_display",
 ]

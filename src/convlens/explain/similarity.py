@@ -1,0 +1,153 @@
+"""How alike two maps are: Pearson and rank correlation, SSIM; and the blur that some scores need.
+
+Shapes: ``N`` maps, ``h w`` their size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pearson(maps: Tensor, others: Tensor) -> Tensor:
+    """Pearson's correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
+
+    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: alike up to scale and offset, 0:
+    unrelated. NaN where one of the two is constant or not finite.
+
+    Args:
+        maps, others: ``(N, h, w)``, any range.
+    """
+    a, b = pair(maps, others)
+    undefined = constant(a) | constant(b)
+    a, b = (_standardised(values.flatten(1)) for values in (a, b))
+    return _nan_where(undefined, (a * b).mean(1).clamp(-1, 1))
+
+
+def spearman(maps: Tensor, others: Tensor) -> Tensor:
+    """Spearman's rank correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
+
+    Pearson's correlation of the ranks; equal values share the mean of their ranks (blank regions
+    are large in maps that went through a ReLU). 1: the same order of places, 0: unrelated. NaN
+    where one of the two is constant or not finite.
+
+    Args:
+        maps, others: ``(N, h, w)``, any range.
+    """
+    a, b = pair(maps, others)
+    undefined = constant(a) | constant(b)
+    return _nan_where(undefined, pearson(_ranks(a), _ranks(b)))
+
+
+def ssim(maps: Tensor, others: Tensor) -> Tensor:
+    """Structural similarity of each map with its counterpart: ``(N,)`` in [-1, 1], 1: equal.
+
+    Both are brought to [0, 1] by their own minimum and maximum first, because the scale of
+    Grad-CAM maps is that of logits. Gaussian window of 11 x 11 with standard deviation 1.5,
+    ``C1 = 0.01²``, ``C2 = 0.03²``, mean over the windows that lie inside the map: Z. Wang et al.,
+    *Image Quality Assessment: From Error Visibility to Structural Similarity*, IEEE TIP 2004.
+    NaN where one of the two is constant or not finite.
+
+    Args:
+        maps, others: ``(N, h, w)``, any range, at least 11 x 11: bring maps to the picture's size.
+    """
+    a, b = (to_unit(values) for values in pair(maps, others))
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs maps of at least 11 x 11, got {tuple(a.shape[-2:])}")
+    kernel = gaussian(5, 1.5)
+    inner = _smoothed(torch.stack([a, b, a * a, b * b, a * b], 1), kernel)
+    mean_a, mean_b, square_a, square_b, product = inner.unbind(1)
+    between = mean_a * mean_b
+    squares = mean_a.square() + mean_b.square()
+    light = (2 * between + 0.01**2) / (squares + 0.01**2)
+    structure = 2 * (product - between) + 0.03**2
+    structure = structure / (square_a + square_b - squares + 0.03**2)
+    return (light * structure).mean((-2, -1))
+
+
+def to_unit(maps: Tensor) -> Tensor:
+    """Each map brought to [0, 1] by its own minimum and maximum; all NaN if it is constant.
+
+    >>> to_unit(torch.tensor([[[1.0, 2.0], [3.0, 1.0]]]))
+    tensor([[[0.0000, 0.5000],
+             [1.0000, 0.0000]]])
+    """
+    lowest, highest = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - lowest) / (highest - lowest)
+
+
+def constant(maps: Tensor) -> Tensor:
+    """``(N,)`` bool: the map is the same everywhere, or has a value that is not finite.
+
+    Exact, where a variance of zero would not be: the mean of equal numbers is rounded.
+    """
+    lowest, highest = maps.amin((-2, -1)), maps.amax((-2, -1))
+    return ~(highest > lowest) | ~(highest - lowest).isfinite()
+
+
+def blurred(images: Tensor, radius: int, deviation: float) -> Tensor:
+    """``images`` ``(N, C, H, W)`` through a Gaussian filter; the picture's edge goes on outside.
+
+    Args:
+        radius: of the filter, pixels: it is ``2 radius + 1`` wide.
+        deviation: standard deviation, pixels.
+    """
+    padded = F.pad(images, (radius,) * 4, mode="replicate")
+    return _smoothed(padded, gaussian(radius, deviation))
+
+
+def gaussian(radius: int, deviation: float) -> Tensor:
+    """``(2 radius + 1,)`` weights that sum to one.
+
+    >>> gaussian(1, 1.0)
+    tensor([0.2741, 0.4519, 0.2741])
+    """
+    place = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    weights = (-place.square() / (2 * deviation**2)).exp()
+    return weights / weights.sum()
+
+
+def numbers(maps: Tensor) -> Tensor:
+    """``(N, h, w)`` detached and in fp32 (float64 stays), or a ValueError for another shape."""
+    if maps.dim() != 3:
+        raise ValueError(f"maps must be (N, h, w), got shape {tuple(maps.shape)}")
+    return maps.detach().to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
+
+
+def pair(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as :func:`numbers`, or a ValueError if their shapes differ."""
+    if maps.shape != others.shape:
+        raise ValueError(f"maps of one shape, not {tuple(maps.shape)} and {tuple(others.shape)}")
+    return numbers(maps), numbers(others).to(maps.device)
+
+
+def _nan_where(undefined: Tensor, values: Tensor) -> Tensor:
+    return values.masked_fill(undefined, math.nan)
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """``(N, P)`` with mean zero and mean square one."""
+    # Scaled by the largest value first: squares of maps as small as 1e-25 would all be zero.
+    centred = rows - rows.mean(1, keepdim=True)
+    centred = centred / centred.abs().amax(1, keepdim=True)
+    return centred / centred.square().mean(1, keepdim=True).sqrt()
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """Rank of each place in its map, from 1, equal values sharing the mean; same shape."""
+    rows = maps.flatten(1).contiguous()
+    ordered = rows.sort(1).values
+    below = torch.searchsorted(ordered, rows, right=False)
+    up_to = torch.searchsorted(ordered, rows, right=True)
+    return ((below + up_to + 1) / 2).view_as(maps).to(maps.dtype)
+
+
+def _smoothed(images: Tensor, kernel: Tensor) -> Tensor:
+    """``(N, C, H, W)`` filtered along rows and columns, only where the kernel lies inside."""
+    kernel, channels = kernel.to(images), images.shape[1]
+    down = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    images = F.conv2d(images, down, groups=channels)
+    return F.conv2d(images, down.transpose(-2, -1), groups=channels)

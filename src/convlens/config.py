@@ -28,7 +28,7 @@ DEFAULT_EXPERIMENTS = {
     "timm": "finetune_timm",
 }
 # taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
-PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "model.weights")
+PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
 
 
 def groups() -> dict[str, list[str]]:

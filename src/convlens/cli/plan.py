@@ -73,6 +73,8 @@ def _print_data(config: dict, run) -> None:
         table.add_row(*row)
     table.add_section()
     table.add_row("all", *(str(counts.sum()) for counts in index.counts.values()))
+    if index.masked:
+        table.add_row("with a mask", *map(str, index.masked.values()))
     screen().print(table)
     for line in index.notes:
         print(f"! {line}")
@@ -189,7 +191,7 @@ def _print_logged(config: dict, run) -> None:
         for tag, count in callback.plan(layers, probes).items():
             table.add_row(tag, str(count))
     screen().print(table)
-    share, floor = config["looking"]["share"], config["looking"]["seconds"]
+    share, floor = config["callbacks"]["budget"], config["looking"]["seconds"]
     print(
         f"looking may cost {share:.0%} of an epoch, at least {floor:g} s; pictures also land in "
         f"{Path('<run_dir>') / 'explanations'}"

@@ -19,11 +19,14 @@ class Pictures:
         images: (N, H, W, C) uint8, in memory or memory-mapped; read it by :meth:`pixels`.
         labels: (N,) int64, indices into the class names.
         names: N names that a person can find the picture by: a path, or ``shapes/test/17``.
-        masks: (N, H, W) bool, True on the object, where the source knows it.
+        masks: (N, H, W) bool, True on the object, where the source knows it; None: of no picture.
         places: (N,) where each picture stands in ``images``, which then holds more than N: those
             that could not be read. None: picture n stands at n.
         made_from: what was asked for and the state of the files it came from, as two digests; None
             where there are no files.
+        masked: (N,) bool, whether a picture has a mask. Where it has none ``masks`` is False all
+            over, as it is for a picture without an object: only this tells them apart. Left out,
+            it is True for all if there are masks, and False for all if not.
     """
 
     images: np.ndarray
@@ -32,6 +35,12 @@ class Pictures:
     masks: np.ndarray | None = None
     places: np.ndarray | None = None
     made_from: tuple[str, str] | None = None
+    masked: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.masked is None:
+            masked = np.full(len(self.labels), self.masks is not None)
+            object.__setattr__(self, "masked", masked)  # frozen, but not yet handed out
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from convlens.data import pixels
+from convlens.data.masks import MaskFolder, read_masks
 from convlens.data.order import generator
 from convlens.data.pictures import Pictures
+from convlens.data.sources import data_dir
 from convlens.errors import UserError
 
 
@@ -24,7 +27,10 @@ class Probes:
         labels: (N,) int64; -1 where the true class is not known.
         names: N short names, used in tags and file names.
         sources: N names by which a person finds the picture.
-        masks: (N, H, W) bool or None.
+        masks: (N, H, W) bool, True on the object; None: of no probe.
+        masked: (N,) bool, whether a probe has a mask; where it has none ``masks`` is False all
+            over, as it is for a picture without an object. Left out, masks with no pixel in them
+            count as none.
     """
 
     images: Tensor
@@ -32,6 +38,14 @@ class Probes:
     names: list[str]
     sources: list[str]
     masks: Tensor | None = None
+    masked: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.masked is None:
+            masked = torch.zeros(len(self.names), dtype=torch.bool)
+            if self.masks is not None:
+                masked = self.masks.flatten(1).any(dim=1)
+            object.__setattr__(self, "masked", masked)  # frozen, but not yet handed out
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,14 +79,18 @@ def choose_probes(
         [f"{i:02d}_{_plain(class_names[k])}" for i, k in enumerate(labels.tolist())],
         [pictures.names[row] for row in chosen],
         masks,
+        torch.from_numpy(pictures.masked[chosen]),
     )
 
 
 def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Probes:
     """The user's pictures; the true class is known where the folder has a class's name.
 
+    A file in ``data.masks`` that is named like one of them is its mask.
+
     Raises:
-        UserError: a file is missing or no picture.
+        UserError: a file is missing or no picture; a mask that cannot be used, unless
+            ``data.on_error`` is "skip": then it is left out, and said on stderr.
     """
     paths = [Path(file).expanduser() for file in files]
     for path in paths:
@@ -87,7 +105,25 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Pr
     known = {name: k for k, name in enumerate(class_names)}
     labels = torch.tensor([known.get(path.parent.name, -1) for path in paths])
     names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]
-    return Probes(images, labels, names, [str(path) for path in paths])
+    masks, masked = _own_masks(paths, spec)
+    return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
+
+
+def _own_masks(paths: list[Path], spec: dict) -> tuple[Tensor | None, Tensor | None]:
+    """(N, H, W) bool and (N,) bool of the pictures' masks, None where there are none."""
+    if not spec.get("masks"):  # not every source has the key, nor do old runs
+        return None, None
+    folder = MaskFolder(spec["masks"], data_dir(spec))
+    files = [folder.of(path) for path in paths]
+    if not any(files):
+        return None, None
+    read = read_masks(
+        paths, files, size=spec["size"], resize=spec["resize"], cache="ram",
+        on_error=spec["on_error"],
+    )  # fmt: skip
+    for line in read.notes:
+        print(f"probes.files: {line}", file=sys.stderr)
+    return torch.from_numpy(read.masks), torch.from_numpy(read.masked)
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from convlens.data import (
     cache,
     downloads,
     listing,
+    masks,
     pets,
     pixels,
     shapes,
@@ -43,6 +44,7 @@ class Index:
         load: decodes everything.
         listing: the files, for sources that have files.
         notes: lines the person should read.
+        masked: split name to the number of pictures with a mask; empty: this source has none.
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +52,7 @@ class Index:
     load: Callable[[], Dataset]
     listing: listing.Listing | None = None
     notes: list[str] = field(default_factory=list)
+    masked: dict[str, int] = field(default_factory=dict)
 
 
 def data_dir(spec: dict) -> Path:
@@ -184,26 +187,41 @@ def _shapes(spec: dict, seed: int) -> Index:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)
 
     counts = {s: np.bincount(np.arange(n) % classes, minlength=classes) for s, n in sizes.items()}
-    return Index(names, counts, load)
+    return Index(names, counts, load, masked=sizes)
 
 
 def _image_folder(spec: dict, seed: int) -> Index:
     """The user's own pictures, in any layout that :mod:`convlens.data.listing` knows."""
     directory = data_dir(spec)
     found = listing.list_pictures(directory, pattern=spec["pattern"], csv=spec["csv"])
-    return _listed(spec, seed, found)
+    if not spec.get("masks"):  # runs of old have no such key
+        return _listed(spec, seed, found)
+    labels = [found.class_names[label] for label in found.labels]
+    folder = masks.MaskFolder(spec["masks"], directory)
+    files, notes = masks.match(folder, found.files, labels)
+
+    def read(rows: np.ndarray) -> masks.Masks:
+        return masks.read_masks(
+            [found.files[row] for row in rows], [files[row] for row in rows], size=spec["size"],
+            resize=spec["resize"], cache=spec["cache"], cache_dir=cache_dir(),
+            on_error=spec["on_error"],
+        )  # fmt: skip
+
+    return _listed(spec, seed, found, read, np.array([f is not None for f in files]), notes)
 
 
 def _listed(
     spec: dict,
     seed: int,
     found: listing.Listing,
-    masks: Callable[[list[Path]], tuple[np.ndarray, list[str]]] | None = None,
+    read: Callable[[np.ndarray], masks.Masks] | None = None,
+    masked: np.ndarray | None = None,
+    notes: Sequence[str] = (),
 ) -> Index:
-    """Picture files; ``masks`` gives those of some of them, and lines to read."""
+    """Picture files; ``read`` gives the masks of some rows, ``masked`` (N,) bool tells of which."""
     present = tuple(set(found.splits.tolist())) if found.splits is not None else ()
     found = splits.resolve_splits(found, seed=seed, **_shares(spec, present))
-    notes = [
+    notes = [*notes] + [
         f"the same picture on both sides of the split: {twin.first} ({twin.first_split}) and "
         f"{twin.second} ({twin.second_split}); results on it are too good"
         for twin in splits.duplicates(found)
@@ -223,19 +241,24 @@ def _listed(
             kept = np.flatnonzero(decoded.good)
             places = None if len(kept) == len(rows) else kept
             good = [files[place] for place in kept]
-            drawn, said = (None, []) if masks is None else masks(good)
-            lines += said
+            drawn = None if read is None else read(rows[kept])
+            lines += drawn.notes if drawn else []
             made[split] = Pictures(
-                decoded.images, found.labels[rows][kept], [str(file) for file in good], drawn,
-                places, decoded.made_from,
+                decoded.images, found.labels[rows][kept], [str(file) for file in good],
+                drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
             )  # fmt: skip
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"
             lines.append(f"{len(skipped)} broken pictures skipped, the first: {first}")
+        if read and not any(pictures.masked.any() for pictures in made.values()):
+            raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
         return Dataset(made, found.class_names, notes + lines)
 
     counts = _counts(found.labels, found.splits, len(found.class_names))
-    return Index(found.class_names, counts, load, found, notes)
+    with_mask = {}
+    if masked is not None:
+        with_mask = {split: int(masked[found.splits == split].sum()) for split in SPLITS}
+    return Index(found.class_names, counts, load, found, notes, with_mask)
 
 
 def _flowers(spec: dict, seed: int) -> Index:
@@ -251,13 +274,14 @@ def _pets(spec: dict, seed: int) -> Index:
     pets.class_names(spec["labels"])  # a misspelt one is said before the download
     found = pets.list_pets(pets.pets(data_dir(spec)), spec["labels"])
 
-    def masks(files: list[Path]) -> tuple[np.ndarray, list[str]]:
-        return trimaps.masks(
-            files, size=spec["size"], resize=spec["resize"], cache=spec["cache"],
-            cache_dir=cache_dir(),
+    def read(rows: np.ndarray) -> masks.Masks:
+        drawn, lines = trimaps.masks(
+            [found.files[row] for row in rows], size=spec["size"], resize=spec["resize"],
+            cache=spec["cache"], cache_dir=cache_dir(),
         )  # fmt: skip
+        return masks.Masks(drawn, np.ones(len(rows), bool), lines)
 
-    return _listed(spec, seed, found, masks)
+    return _listed(spec, seed, found, read, np.ones(len(found), bool))
 
 
 def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...]) -> Index:

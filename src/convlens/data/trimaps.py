@@ -6,25 +6,18 @@ and 3 on the border between them.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL
-from PIL import Image, ImageOps
+from PIL import Image
 
-from convlens.data.cache import Writer, digest, stored
-from convlens.data.decode import FORMATS, PictureError, Recipe, resized
-from convlens.data.decode import VERSION as DECODING
+from convlens.data.decode import PictureError, Recipe
+from convlens.data.mask_rows import gathered, laid, lie_of
 
-VERSION = 1  # of the masks a trimap gives: raise it when that changes, and caches are rebuilt
+VERSION = 2  # of the masks a trimap gives: raise it when that changes, and caches are rebuilt
 _BACKGROUND = 2
-_ORIENTATION = 0x0112  # EXIF tag
 _AGAIN = "; put that of the official annotations in its place"
 
 
@@ -52,63 +45,26 @@ def masks(
     """
     recipe = Recipe(size, size, channels=1, resize=resize, interpolation="nearest")
     trimaps = [p.parent.parent / "annotations" / "trimaps" / f"{p.stem}.png" for p in pictures]
-    shape = (len(pictures), size, size)
 
-    def make(put: Callable[[int, np.ndarray], None]) -> dict:
-        print(f"reading {len(pictures)} masks to {size}x{size}", file=sys.stderr)
-        stretched = []
+    def read(row: int) -> tuple[np.ndarray, str]:
+        mask, fits = _mask(pictures[row], trimaps[row], recipe)
+        return mask, "" if fits else "stretched"
 
-        def work(row: int) -> None:
-            mask, fits = _mask(pictures[row], trimaps[row], recipe)
-            put(row, mask)
-            if not fits:
-                stretched.append(row)
-
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
-            try:
-                for _ in pool.map(work, range(len(pictures))):
-                    pass
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return {"stretched": sorted(stretched)}
-
-    def build(writer: Writer) -> dict:
-        rows = writer.create("masks", shape, np.dtype(bool))
-        return make(lambda row, mask: rows.put(row, mask[None]))
-
-    if cache == "ram":
-        array = np.zeros(shape, bool)
-        notes = make(array.__setitem__)
-    else:
-        paths = [os.path.abspath(path) for path in (*pictures, *trimaps)]
-        made_by = (VERSION, DECODING, PIL.__version__, size, resize, paths)
-        state = [_state(path) for path in paths]
-        entry = stored(cache_dir, f"masks-{digest(*made_by)}", digest(*made_by, state), build)
-        array, notes = entry.arrays["masks"], entry.notes
-    stretched = [trimaps[row] for row in notes["stretched"]]
+    array, stretched = gathered(
+        read, range(len(pictures)), recipe, count=len(pictures), made_by=("trimaps", VERSION),
+        paths=[*pictures, *trimaps], cache=cache, cache_dir=cache_dir,
+    )  # fmt: skip
     if not stretched:
         return array, []
     return array, [
         f"{len(stretched)} masks have other proportions than their pictures and are stretched over "
-        f"them, the first: {stretched[0]}"
+        f"them, the first: {trimaps[stretched[0][0]]}"
     ]
-
-
-def _state(path: str) -> tuple[int, int]:
-    try:
-        info = os.stat(path)
-        return info.st_size, info.st_mtime_ns
-    except OSError:
-        return -1, -1  # reading it will say what is wrong
 
 
 def _mask(picture: Path, trimap: Path, recipe: Recipe) -> tuple[np.ndarray, bool]:
     """(H, W) bool, and whether the trimap has the proportions of its picture."""
-    with Image.open(picture, formats=FORMATS) as image:
-        (width, height), turn = image.size, 1
-        with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
-            turn = image.getexif().get(_ORIENTATION, 1)
+    (width, height), turn = lie_of(picture)
     try:
         with Image.open(trimap, formats=("PNG",)) as image:
             classes = np.asarray(image)  # of a palette the indices
@@ -122,5 +78,4 @@ def _mask(picture: Path, trimap: Path, recipe: Recipe) -> tuple[np.ndarray, bool
     fits = abs(mask.width * height - mask.height * width) <= width + height  # to about a pixel
     if mask.size != (width, height):
         mask = mask.resize((width, height), Image.Resampling.NEAREST)
-    mask.getexif()[_ORIENTATION] = turn
-    return resized(ImageOps.exif_transpose(mask), recipe)[..., 0].astype(bool), fits
+    return laid(np.asarray(mask), turn, recipe), fits

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from convlens.callbacks.base import ExplanationCallback, Look
+from torch import Tensor
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
-from convlens.explain.filters import gradient_ascent, kernels, to_display
+from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
 from convlens.explain.layers import choose_layers, layer_kind
+from convlens.explain.patches import ExcitingPatches, search_patches
 from convlens.explain.taps import find_module
+
+_SHARE = 0.25  # of a look's time, for the search of patches
+_PASS = 8  # pictures of a pass of the search: every layer's activations are held at once
+_MEASURING = 20  # about so many passes of one picture cost a layer's receptive field
 
 
 class FilterVisuals(ExplanationCallback):
@@ -20,7 +27,11 @@ class FilterVisuals(ExplanationCallback):
     The first convolution's kernels are drawn at every look. For the deeper convolutions and the
     dense layers pictures are found by gradient ascent: a few units of each layer before training
     and after every epoch, as far as the budget reaches (layers take turns to be first), and the
-    full set at the end of the run.
+    full set at the end of the run. The units of the layer that gives the logits bear the classes'
+    names; a single logit is climbed for one class and descended for the other.
+
+    Beside them, before training (if there is time) and at the end, stand the patches of real
+    validation pictures that excite the same units most; a quarter of the look's time goes there.
 
     Args:
         layers: ``auto`` (every convolution and dense layer), a name, a glob, or a list of them.
@@ -28,22 +39,22 @@ class FilterVisuals(ExplanationCallback):
         full_units: units of a layer at the end; null for all.
         steps: of the ascent.
         step_size: mean change of a pixel in a step, in [0, 1].
-        smoothing: exponent of the gradient's frequency weighting; 0 for plain ascent.
-        colours: whether the gradient is taken in the decorrelated colours of natural pictures.
-        jitter: pixels by which the picture is rolled before each step.
+        recipe: ``robust`` (frequencies and colours of natural pictures; jitter, zoom, rotation) or
+            ``plain`` ascent.
+        patches: real patches of each unit; 0 for none.
+        patch_pictures: validation pictures searched for them at most, as far as time allows.
         every_n_epochs, batch: see :class:`ExplanationCallback`.
     """
 
     def __init__(
         self, *, layers="auto", units: int = 8, full_units: int | None = 64, steps: int = 30,
-        step_size: float = 0.02, smoothing: float = 1.0, colours: bool = True, jitter: int = 2,
-        every_n_epochs: int = 1, batch: int = 32,
+        step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
+        patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.units, self.full_units = layers, units, full_units
-        self.recipe = dict(
-            steps=steps, step_size=step_size, smoothing=smoothing, colours=colours, jitter=jitter
-        )
+        self.steps, self.step_size, self.recipe = steps, step_size, recipe
+        self.patches, self.patch_pictures = patches, patch_pictures
         self._cost: dict[str, float] = {}  # seconds of the latest ascent, by layer
         self._turn = 0
 
@@ -52,6 +63,7 @@ class FilterVisuals(ExplanationCallback):
         return True
 
     def chosen(self, network, example) -> list[str]:
+        recipe(self.recipe)  # a wrong name is told before training
         return choose_layers(network, self.layers, "filters", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -66,29 +78,69 @@ class FilterVisuals(ExplanationCallback):
             yield f"filters/{first}", kernel_sheet(weights, title=title)
         if not layers:
             return
+        began = time.perf_counter()
+        logits = logits_layer(look.network, layers, look.example)
+        wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
+        found = self._search(look, wanted, time.perf_counter() - began)
         start = self._turn % len(layers)
         for layer in layers[start:] + layers[:start]:
             if self._cost.get(layer, 0.0) > look.left or look.left < 0:
                 break  # the next look begins with this layer
             self._turn += 1
-            yield self._ascent(look, layer)
+            yield self._ascent(look, layer, wanted[layer], found.get(layer))
 
-    def _ascent(self, look: Look, layer: str) -> tuple[str, np.ndarray]:
+    def _asked(self, look: Look, layer: str, logits: bool) -> _Asked:
+        """The units of a layer to be shown at this look, and what they are called."""
+        module, names = find_module(look.network, layer), look.class_names
+        total = getattr(module, "out_channels", None) or module.out_features
+        if logits and total == 1 and len(names) == 2:
+            return _Asked(1, [0, 0], [-1, 1], [f"{names[0]} (-logit)", f"{names[1]} (+logit)"])
+        count = min((self.full_units if look.final else self.units) or total, total)
+        units = [round(i * total / count) for i in range(count)]
+        named = logits and total == len(names)
+        return _Asked(total, units, None, [names[unit] for unit in units] if named else None)
+
+    def _search(
+        self, look: Look, wanted: dict[str, _Asked], once: float
+    ) -> dict[str, ExcitingPatches]:
+        """The patches of each layer; none between the first look and the last, or without time.
+
+        ``once`` is the seconds that a pass of one picture takes.
+        """
+        least = once * (_MEASURING * len(wanted) + _PASS)
+        seconds = _SHARE * look.left
+        if not self.patches or not (look.final or look.clock == 0) or least > seconds:
+            return {}
+        deadline = time.perf_counter() + seconds
+
+        def search(batch: int) -> dict[str, ExcitingPatches]:
+            source = look.pictures
+            pictures = source(self.patch_pictures) if source else [look.probes.images]
+            return search_patches(
+                look.network, {layer: asked.units for layer, asked in wanted.items()},
+                _until(deadline, pictures), count=self.patches, batch=batch,
+                signs={layer: asked.signs for layer, asked in wanted.items()},
+            )  # fmt: skip
+
+        return self.fitting(search)
+
+    def _ascent(
+        self, look: Look, layer: str, asked: _Asked, real: ExcitingPatches | None
+    ) -> tuple[str, np.ndarray]:
         began = time.perf_counter()
-        total = _unit_count(find_module(look.network, layer))
-        wanted = (self.full_units if look.final else self.units) or total
-        units = [round(i * total / wanted) for i in range(wanted)] if wanted < total else None
         images = look.example
         found = self.fitting(
             lambda batch: gradient_ascent(
-                look.network, layer, units, size=tuple(images.shape[-2:]),
-                channels=images.shape[1], seed=look.seed, batch=batch, **self.recipe,
+                look.network, layer, asked.units, signs=asked.signs, size=tuple(images.shape[-2:]),
+                channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
+                step_size=self.step_size, **recipe(self.recipe),
             )
         )  # fmt: skip
         marks = ["zero gradient" if stuck else None for stuck in found.stuck.tolist()]
-        shown = f"{len(found.units)} of {total} units"
+        shown = f"{len(set(found.units))} of {asked.total} units"
         sheet = filter_sheet(
-            to_display(found.images), found.units, marks=marks,
+            to_display(found.images), found.units, marks=marks, labels=asked.labels,
+            patches=real and real.patches, note=real and f"of {real.searched} pictures",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         if not look.final:
@@ -96,5 +148,19 @@ class FilterVisuals(ExplanationCallback):
         return f"filters/{layer}", sheet
 
 
-def _unit_count(module) -> int:
-    return getattr(module, "out_channels", None) or module.out_features
+class _Asked(NamedTuple):
+    """What is shown of a layer with ``total`` units."""
+
+    total: int
+    units: list[int]
+    signs: list[int] | None
+    labels: list[str] | None
+
+
+def _until(deadline: float, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The batches in small parts, the first in any case, until the clock reads ``deadline``."""
+    for batch in batches:
+        for part in batch.split(_PASS):
+            yield part
+            if time.perf_counter() > deadline:
+                return

@@ -8,6 +8,8 @@ from torchvision.models import squeezenet1_1
 
 from convlens.errors import UserError
 from convlens.explain import gradient_ascent, kernels, receptive_field, to_display
+from convlens.explain.filters import _moves, logits_layer, recipe
+from convlens.explain.taps import record
 
 ASCENT = {"channels": 3, "steps": 5, "step_size": 0.05, "seed": 3}
 
@@ -137,3 +139,93 @@ def test_to_display_gives_every_picture_one_brightness_and_contrast():
     torch.testing.assert_close(shown.mean((1, 2, 3)), torch.full((2,), 0.5), rtol=0, atol=0.01)
     torch.testing.assert_close(shown.std((1, 2, 3)), torch.full((2,), 0.2), rtol=0, atol=0.02)
     assert torch.equal(to_display(torch.full((1, 3, 4, 4), 0.3)), torch.full((1, 3, 4, 4), 0.5))
+
+
+def test_the_recipes_are_reproduced_by_their_seed_and_differ():
+    model = seeded(ConvNet)
+    options = {"size": 24, **ASCENT, "steps": 8}
+    before = torch.get_rng_state()
+    for name in ("plain", "robust"):
+        first = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
+        again = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
+        alone = gradient_ascent(model, "conv2", [7, 0], batch=1, **options, **recipe(name))
+        start = gradient_ascent(model, "conv2", [0, 5, 7], **options | {"steps": 0})
+        assert torch.equal(first.images, again.images)
+        torch.testing.assert_close(alone.images, first.images[[2, 0]], rtol=1e-2, atol=1e-2)
+        assert (first.activations > start.activations).all() and not first.stuck.any()
+    assert torch.equal(before, torch.get_rng_state())
+    plain = gradient_ascent(model, "conv2", [0, 5, 7], **options)
+    assert torch.equal(
+        plain.images,
+        gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe("plain")).images,
+    )
+    assert not torch.allclose(plain.images, first.images, atol=0.05)
+
+
+def test_the_robust_recipe_survives_small_movements_better():
+    """What it finds loses less of its activation when it is shifted, scaled and turned."""
+    model = seeded(ConvNet)
+    movements = _moves(8, 2, 0.1, 5.0, 11)
+    lost = {}
+    for name in ("plain", "robust"):
+        options = {"size": 24, **ASCENT, "steps": 20, "step_size": 0.03}
+        found = gradient_ascent(model, "conv2", range(6), **options, **recipe(name))
+        with torch.no_grad(), record(model, ["conv2"]) as taps:
+
+            def means(images, taps=taps):
+                taps.run(images)
+                return taps["conv2"].mean((-2, -1))[:, :6].diag()
+
+            still = means(found.images)
+            grey = means(torch.full_like(found.images, 0.5))
+            moved = [means(m.warped(found.images.roll(m.shift, (-2, -1)))) for m in movements]
+        lost[name] = 1 - (torch.stack(moved).mean(0) - grey) / (still - grey)
+    assert lost["robust"].mean() < 0.7 * lost["plain"].mean()
+
+
+def test_pictures_are_scaled_and_turned_about_their_middle():
+    picture = torch.zeros(1, 1, 20, 40)
+    picture[..., 9:11, 24:26] = 1  # five pixels right of the middle
+
+    def centre(image):
+        rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(40.0), indexing="ij")
+        weight = image[0, 0] / image.sum()
+        return [float((weight * rows).sum()) - 9.5, float((weight * columns).sum()) - 19.5]
+
+    move = _moves(1, 0, 0.0, 0.0, 0)[0]
+    assert move.warped(picture) is picture
+    assert centre(move._replace(scale=2.0).warped(picture)) == pytest.approx([0, 10], abs=0.1)
+    turned = move._replace(angle=torch.pi / 2).warped(picture)
+    assert [abs(x) for x in centre(turned)] == pytest.approx([5, 0], abs=0.1)
+    zooms = [m.scale for m in _moves(200, 3, 0.1, 5.0, 1)]
+    assert 0.9 <= min(zooms) < 0.92 and 1.08 < max(zooms) <= 1.1
+
+
+def test_a_sign_turns_the_climb_round():
+    model = linear_net()
+    options = {"size": 5, "minimum": 1, "noise": 0.001, **ASCENT}
+    both = gradient_ascent(model, "0", [2, 2], signs=[1, -1], **options)
+    up, down = (both.images - 0.5).flatten(1)
+    assert torch.cosine_similarity(up, down, dim=0) < -0.95
+    assert both.activations[0] > 0 > both.activations[1] and both.units == (2, 2)
+    alone = gradient_ascent(model, "0", [2], signs=[-1], batch=1, **options)
+    torch.testing.assert_close(alone.images[0], both.images[1])
+    with pytest.raises(ValueError, match="signs are 1 or -1 for each of 2 units"):
+        gradient_ascent(model, "0", [1, 2], signs=[1, 0], **options)
+
+
+def test_the_layer_of_the_logits_is_the_one_whose_output_leaves_the_network():
+    model, example = seeded(ConvNet), pictures(1)
+    assert logits_layer(model, ["conv1", "fc1", "fc2"], example) == "fc2"
+    assert logits_layer(model, ["conv1", "fc1"], example) is None
+    squashed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 4), nn.Softmax(1))
+    assert logits_layer(squashed, ["1"], example) is None
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(UserError, match="did you mean robust"):
+        recipe("robbust")
+    recipe("robust").clear()
+    assert recipe("robust")["colours"]
+    with pytest.raises(ValueError, match="zoom"):
+        gradient_ascent(linear_net(), "0", [1], size=12, zoom=1.0, **ASCENT)

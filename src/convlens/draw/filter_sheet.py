@@ -1,4 +1,4 @@
-"""What filters look like: kernels as they are, and pictures made by gradient ascent."""
+"""What filters look like: kernels, pictures made by gradient ascent, and patches of real ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from convlens.draw.canvas import (
     Label,
     as_array,
     blank,
+    hstack,
     legible_size,
     resize,
     text_band,
@@ -28,6 +29,7 @@ from convlens.draw.text import SMALL, dimensions, line_height, text_width, wrap
 
 _WIDEST = 1500  # pixels a sheet's cells take together at most
 _KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # longest edge of a cell at least, pixels
+_PATCH_GAP, _PATCH_EDGE = 2, 40  # between the patches of a unit; their edge at least, pixels
 _STUCK: Colour = (214, 216, 220)
 _MEANING = {"stuck": "zero gradient"}  # marks that are spelt out
 
@@ -116,8 +118,38 @@ def _crossed(height: int, width: int) -> np.ndarray:
     return cell
 
 
-def _filter_cell(picture: np.ndarray, unit: int, mark: str | None, label: str | None) -> np.ndarray:
-    """One picture of a unit with its name below; a marked one is crossed and says why."""
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture as large as ``size`` allows, magnified by whole pixels, on plain ground."""
+    image = to_uint8(picture)
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    scale = int(scale) if scale >= 1 else scale
+    edges = [max(1, round(edge * scale)) for edge in image.shape[:2]]
+    image = resize(image, tuple(edges), "nearest" if scale >= 1 else "bilinear")
+    ground = blank(*size)
+    top, left = ((whole - edge) // 2 for whole, edge in zip(size, edges, strict=True))
+    ground[top : top + edges[0], left : left + edges[1]] = image
+    return ground
+
+
+def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
+    """The patches ``(N, C, h, w)`` of a unit in two rows, one if it is one, ``height`` in all."""
+    rows = min(2, len(patches))
+    edge = max(_PATCH_EDGE, (height - _PATCH_GAP * (rows - 1)) // rows)
+    cells = [
+        _fitted(patch, (edge, edge)) if np.isfinite(patch).all() else _crossed(edge, edge)
+        for patch in patches
+    ]
+    return tile(cells, -(-len(cells) // rows), _PATCH_GAP)
+
+
+def _filter_cell(
+    picture: np.ndarray,
+    unit: int,
+    mark: str | None,
+    label: str | None,
+    patches: np.ndarray | None,
+) -> np.ndarray:
+    """One picture of a unit, its patches to the right, its name below; a marked one says why."""
     image = to_uint8(picture)
     size = legible_size(*image.shape[:2], _PICTURE_EDGE, 256)
     column = max(size[1], 64)  # room for the name below a narrow picture
@@ -131,6 +163,9 @@ def _filter_cell(picture: np.ndarray, unit: int, mark: str | None, label: str | 
         cell = _crossed(size[0], column)
         top = (size[0] - why.shape[0]) // 2
         cell[max(top, 0) : max(top, 0) + why.shape[0]] = why[: size[0]]
+    if patches is not None:
+        cell = hstack([cell, _patch_block(patches, size[0])], gap=_PATCH_GAP + 1)
+        column = max(column, cell.shape[1])
     name = f"unit {unit}" if label is None else label
     lines = wrap(name, column, SMALL, most=2)
     return vstack([cell, text_band(column, lines, size=SMALL, align="center")], gap=2)
@@ -143,6 +178,8 @@ def filter_sheet(
     title: str,
     marks: Sequence[str | None] | None = None,
     labels: Sequence[str] | None = None,
+    patches: Array | None = None,
+    note: str | None = None,
 ) -> np.ndarray:
     """Pictures that excite units most (gradient ascent), one labelled cell for each unit.
 
@@ -154,12 +191,16 @@ def filter_sheet(
             with the mark written on it ("stuck" as "zero gradient"). A picture with values that
             are not finite is marked so by itself.
         labels: what to write below the cells instead of "unit 7", such as class names.
+        patches: ``(U, N, C, h, w)`` in [0, 1]: real pictures that excite the units, to the right
+            of each picture in two rows, read line by line; also beside marked ones. A patch with
+            values that are not finite is grey and crossed.
+        note: where the patches come from, for the line below the title.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``images``, or lists of another length.
+        ValueError: another shape of ``images`` or ``patches``, or lists of another length.
     """
     pictures = as_array(images)
     if pictures.ndim != 4 or 0 in pictures.shape:
@@ -171,11 +212,20 @@ def filter_sheet(
         raise ValueError(
             f"{count} pictures with {len(units)} units, {len(marks)} marks, {len(names)} labels"
         )
+    real = [None] * count if patches is None else as_array(patches)
+    if patches is not None and (real.ndim != 5 or len(real) != count or 0 in real.shape):
+        raise ValueError(f"patches are ({count}, N, C, h, w), not {tuple(real.shape)}")
     for index in np.flatnonzero(~np.isfinite(pictures).all(axis=(1, 2, 3))):
         marks[index] = marks[index] or "not finite"
-    cells = [_filter_cell(*entry) for entry in zip(pictures, units, marks, names, strict=True)]
-    sheet = tile(cells, _columns(count, cells[0].shape[1]))
+    cells = [
+        _filter_cell(*entry) for entry in zip(pictures, units, marks, names, real, strict=True)
+    ]
+    sheet = tile(cells, _columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
     alert = f"{missing} of {count} without a picture (crossed)" if missing else None
-    height, width = pictures.shape[2:]
-    return titled(sheet, title, f"{count} units, {dimensions(height, width)} pixels", alert=alert)
+    facts = f"{count} units, {dimensions(*pictures.shape[2:])} pixels"
+    if patches is not None:
+        side = dimensions(*real.shape[3:])
+        facts += f"; right of each the {real.shape[1]} patches ({side}) that excite it most"
+        facts += f", {note}" if note else ""
+    return titled(sheet, title, facts, alert=alert)

@@ -7,17 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import cos, radians, sin
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.errors import UserError, nearest
 from convlens.explain.receptive import fitting_canvas
-from convlens.explain.taps import Taps, chunks, device_of, dtype_of, explaining, record
+from convlens.explain.taps import (
+    Taps,
+    chunks,
+    device_of,
+    dtype_of,
+    explaining,
+    find_module,
+    ready,
+    record,
+)
 
 # How the three colours of natural pictures vary together: the square root of their covariance over
 # ImageNet, scaled to norm one (Olah et al. 2017, https://distill.pub/2017/feature-visualization).
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+# Ready-made arguments of gradient_ascent. Jitter, zoom and rotation are Olah et al.'s, of a size
+# that small canvases bear.
+RECIPES = {
+    "plain": {"smoothing": 0.0, "colours": False, "jitter": 0, "zoom": 0.0, "rotation": 0.0},
+    "robust": {"smoothing": 1.0, "colours": True, "jitter": 2, "zoom": 0.1, "rotation": 5.0},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +45,8 @@ class FilterPictures:
 
     Attributes:
         images: ``(U, C, h, w)`` in [0, 1] (``value_range`` rescaled); as large as the canvas.
-        activations: ``(U,)`` mean of each unit's output over its own picture.
+        activations: ``(U,)`` mean of each unit's output over its own picture, as the layer gives
+            it (low for a unit with sign -1).
         stuck: ``(U,)`` bool: the gradient was zero (or not finite) at every step, the picture
             is the noise it started from and shows nothing about the unit.
         units: the channel numbers, in the order of the pictures.
@@ -67,6 +87,38 @@ def to_display(images: Tensor, *, mean: float = 0.5, spread: float = 0.2) -> Ten
     return (scaled * spread + mean).clamp(0, 1)
 
 
+def recipe(name: str) -> dict[str, float | bool]:
+    """The arguments of :func:`gradient_ascent` that ``name`` stands for, a copy.
+
+    ``plain`` is Erhan et al.'s ascent on pixels; ``robust`` climbs in the frequencies and colours
+    of natural pictures, and finds what also excites when it is shifted, scaled and turned a little.
+
+    Raises:
+        UserError: neither of them.
+    """
+    if name not in RECIPES:
+        raise UserError(f"no recipe {name!r} of filter pictures: {nearest(str(name), RECIPES)}")
+    return dict(RECIPES[name])
+
+
+def logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
+    """Which of the dense ``layers`` gives the network's output itself; None if none does.
+
+    Args:
+        layers: module paths; those that are not dense are passed over.
+        example: ``(1, C, H, W)`` picture for one forward pass.
+
+    Raises:
+        UserError: a layer the network does not have.
+    """
+    dense = [name for name in layers if isinstance(find_module(model, name), nn.Linear)]
+    with explaining(model), torch.no_grad(), record(model, dense) as taps:
+        logits = taps.run(ready(model, example[:1]))
+        return next(
+            (n for n in reversed(dense) if n in taps and torch.equal(taps[n], logits)), None
+        )
+
+
 def gradient_ascent(
     model: nn.Module,
     layer: str,
@@ -84,6 +136,9 @@ def gradient_ascent(
     smoothing: float = 0.0,
     colours: bool = False,
     jitter: int = 0,
+    zoom: float = 0.0,
+    rotation: float = 0.0,
+    signs: Sequence[int] | None = None,
 ) -> FilterPictures:
     """Pictures that maximise single units of a layer, by gradient ascent from grey.
 
@@ -94,11 +149,12 @@ def gradient_ascent(
     ``value_range``. The forward pass stops at the layer, on a canvas not much larger than a unit
     sees.
 
-    With ``smoothing`` and ``colours`` the gradient is taken in the frequencies and colours of
-    natural pictures, which keeps high-frequency noise from winning: C. Olah, A. Mordvintsev,
-    L. Schubert, *Feature Visualization*, Distill 2017,
-    https://distill.pub/2017/feature-visualization. Plain ascent: D. Erhan et al., *Visualizing
-    Higher-Layer Features of a Deep Network*, 2009.
+    ``**recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With ``smoothing``
+    and ``colours`` the gradient is taken in the frequencies and colours of natural pictures, which
+    keeps high-frequency noise from winning; with ``jitter``, ``zoom`` and ``rotation`` nothing
+    wins that a small movement undoes: C. Olah, A. Mordvintsev, L. Schubert, *Feature
+    Visualization*, Distill 2017, https://distill.pub/2017/feature-visualization. Plain ascent:
+    D. Erhan et al., *Visualizing Higher-Layer Features of a Deep Network*, 2009.
 
     A unit's picture depends on ``seed`` and its own number, not on the other units asked for (up
     to rounding). No global random number is drawn, and the network stays as it is.
@@ -119,6 +175,11 @@ def gradient_ascent(
             0 is off, 1 gives patterns instead of noise.
         colours: decorrelate colours as natural pictures have them (three channels only).
         jitter: the picture is rolled by up to so many pixels before each step, and back after it.
+        zoom: in each step the network sees the picture scaled by a factor drawn evenly from
+            [1 - zoom, 1 + zoom], below 1.
+        rotation: and turned by up to so many degrees; what turns in is the picture mirrored.
+        signs: for each unit 1, or -1 to lower its output instead (the other class of a one-logit
+            network); None: all 1.
 
     Raises:
         UserError: an unknown layer, or a unit the layer does not have.
@@ -137,11 +198,14 @@ def gradient_ascent(
                 layer,
                 value_range,
                 step_size * (high - low),
-                _shifts(steps, jitter, seed),
+                _moves(steps, jitter, zoom, rotation, seed),
                 _preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
             )
             start = (start * (high - low) + (low + high) / 2).clamp(low, high)
-            done = [climb(start[part], units[part]) for part in chunks(len(units), batch)]
+            signs = picture.new_tensor(checked_signs(signs, units))
+            done = [
+                climb(start[part], units[part], signs[part]) for part in chunks(len(units), batch)
+            ]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
     return FilterPictures((images - low) / (high - low), values, stuck, tuple(units))
 
@@ -158,13 +222,25 @@ def _prepare(
             # Some networks insist on their input size, whatever the layer would need.
             canvas = tuple(picture.shape[-2:])
             taps.run(picture)
-    known = taps[layer].shape[1]
+    return checked_units(layer, units, taps[layer].shape[1]), canvas
+
+
+def checked_units(layer: str, units: Sequence[int] | None, known: int) -> list[int]:
+    """The units asked for, None for all ``known`` of them; a UserError where there is no such."""
     units = list(range(known)) if units is None else [int(unit) for unit in units]
     if wrong := [unit for unit in units if not 0 <= unit < known]:
         raise UserError(f"layer {layer!r} has units 0 to {known - 1}, not {wrong[0]}")
     if not units:
         raise UserError(f"no unit of layer {layer!r} asked for: name some of 0 to {known - 1}")
-    return units, canvas
+    return units
+
+
+def checked_signs(signs: Sequence[int] | None, units: Sequence[int]) -> list[int]:
+    """1 or -1 for each unit; a ValueError for anything else."""
+    signs = [1] * len(units) if signs is None else list(signs)
+    if len(signs) != len(units) or any(sign not in (1, -1) for sign in signs):
+        raise ValueError(f"signs are 1 or -1 for each of {len(units)} units, not {signs}")
+    return signs
 
 
 def _start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
@@ -177,10 +253,37 @@ def _start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) ->
     return noise * torch.stack(pictures) if pictures else torch.zeros(0, *shape)
 
 
-def _shifts(steps: int, jitter: int, seed: int) -> list[tuple[int, int]]:
+class _Move(NamedTuple):
+    """How the picture is moved in one step: rolled by pixels, scaled, turned by radians."""
+
+    shift: tuple[int, int]
+    scale: float
+    angle: float
+
+    def warped(self, images: Tensor) -> Tensor:
+        """``images`` ``(U, C, h, w)`` scaled and turned about their middle; differentiable."""
+        if self.scale == 1 and self.angle == 0:
+            return images
+        height, width = images.shape[-2:]
+        cosine, sine = cos(self.angle) / self.scale, sin(self.angle) / self.scale
+        # in units of half a side: the aspect keeps a turn a turn
+        matrix = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
+        matrix = images.new_tensor(matrix).expand(len(images), 2, 3)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int) -> list[_Move]:
+    """One for each step, the same for all pictures, whatever the batches."""
+    if not (jitter >= 0 and 0 <= zoom < 1 and rotation >= 0):
+        raise ValueError(f"jitter {jitter}, zoom {zoom}, rotation {rotation}: 0 or more, zoom < 1")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(-jitter, jitter + 1, (steps, 2), generator=generator)
-    return [tuple(pair) for pair in drawn.tolist()]
+    shifts = torch.randint(-jitter, jitter + 1, (steps, 2), generator=generator).tolist()
+    drawn = (2 * torch.rand(steps, 2, generator=generator) - 1).tolist()
+    return [
+        _Move(tuple(shift), 1 + zoom * size, radians(rotation * turn))
+        for shift, (size, turn) in zip(shifts, drawn, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,22 +294,25 @@ class _Climb:
     layer: str
     value_range: tuple[float, float]
     step_size: float
-    shifts: list[tuple[int, int]]
+    moves: list[_Move]
     precondition: Callable[[Tensor], Tensor]
 
-    def __call__(self, images: Tensor, units: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, units: list[int], signs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures ``(U, C, h, w)``, their units' means ``(U,)``, and which were stuck ``(U,)``."""
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
-        for shift in self.shifts:
-            images = images.roll(shift, (-2, -1)).requires_grad_()
-            gradient = torch.autograd.grad(self.means(images, units).sum(), images)[0]
+        for move in self.moves:
+            images = images.roll(move.shift, (-2, -1)).requires_grad_()
+            climbed = self.means(move.warped(images), units) @ signs
+            gradient = torch.autograd.grad(climbed, images)[0]
             step = self.precondition(gradient)
             size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
             usable = (size > 0) & size.isfinite()
             step = torch.where(usable, step / torch.where(usable, size, 1), 0)
             moved |= usable.flatten()
             images = (images.detach() + self.step_size * step).clamp(*self.value_range)
-            images = images.roll((-shift[0], -shift[1]), (-2, -1))
+            images = images.roll((-move.shift[0], -move.shift[1]), (-2, -1))
         with torch.no_grad():
             return images, self.means(images, units), ~moved
 

@@ -1,0 +1,116 @@
+"""What FilterVisuals asks for at which look: units, class names, patches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from convlens.callbacks import FilterVisuals
+from convlens.callbacks import filter_visuals as module_under_test
+from convlens.callbacks.base import Look
+
+from convlens.config import compose
+from convlens.data.probes import Probes
+from convlens.errors import UserError
+from convlens.training import ClassifierModule
+
+NAMES = ("cat", "dog", "emu")
+
+
+def look_at(*words: str, names=NAMES) -> Look:
+    network = ClassifierModule(compose([*TINY, *words]), list(names)).model.eval()
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    probes = Probes(images, torch.zeros(4, dtype=torch.int64), list("abcd"), list("abcd"))
+    return Look(network, probes, names, 0, False, float("inf"), 0)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> dict:
+    """The arguments of each layer's sheet, by layer."""
+    sheets = {}
+
+    def sheet(images, units, *, title, **told):
+        sheets[title.split(" ")[0]] = {"images": images, "units": units, **told}
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(module_under_test, "filter_sheet", sheet)
+    return sheets
+
+
+def draw(look, **options) -> FilterVisuals:
+    callback = FilterVisuals(**{"steps": 2, "units": 2, "full_units": 4} | options)
+    callback.attach(look.probes, look.class_names, None, 0)
+    list(callback.pictures(look))
+    return callback
+
+
+def test_units_of_the_logits_bear_the_names_of_the_classes(drawn):
+    draw(look_at(), full_units=None, units=3)
+    logits = list(drawn)[-1]
+    assert drawn[logits]["labels"] == list(NAMES) and drawn[logits]["units"] == (0, 1, 2)
+    assert all(told["labels"] is None for layer, told in drawn.items() if layer != logits)
+
+
+def test_one_logit_is_shown_for_both_classes(drawn):
+    look = look_at("training.loss=binary", names=NAMES[:2])
+    draw(look, patches=1)
+    told = drawn[list(drawn)[-1]]
+    assert told["labels"] == ["cat (-logit)", "dog (+logit)"] and told["units"] == (0, 0)
+    with torch.no_grad():
+        logits = look.network(look.probes.images).flatten()
+    expected = look.probes.images[[int(logits.argmin()), int(logits.argmax())]]
+    torch.testing.assert_close(told["patches"][:, 0], expected)
+    assert not torch.equal(*told["images"])
+
+
+def test_patches_come_at_the_first_look_and_the_last(drawn):
+    look = look_at()
+    for clock, final, shown in ((0, False, True), (1, False, False), (2, True, True)):
+        draw(replace(look, clock=clock, final=final), patches=3)
+        for told in drawn.values():
+            assert (told["patches"] is not None) == shown
+            if shown:
+                assert told["patches"].shape[:2] == (len(told["units"]), 3)
+                assert told["note"] == "of 4 pictures"
+        drawn.clear()
+    draw(look, patches=0)
+    assert drawn and all(told["patches"] is None for told in drawn.values())
+
+
+def test_no_time_no_patches():
+    look = replace(look_at(), deadline=time.perf_counter() + 100)
+    callback = FilterVisuals()
+    wanted = {"backbone.block2.conv": module_under_test._Asked(8, [0, 1], None, None)}
+    assert callback._search(look, wanted, once=1.0) == {}
+    assert list(callback._search(look, wanted, once=1e-3)) == list(wanted)
+
+
+def test_validation_pictures_are_searched_where_they_can_be_had(drawn):
+    asked = []
+
+    def source(count):
+        asked.append(count)
+        generator = torch.Generator().manual_seed(1)
+        return iter(torch.rand(20, 3, 16, 16, generator=generator).split(12))
+
+    draw(replace(look_at(), pictures=source), patch_pictures=20)
+    assert asked == [20]
+    assert {told["note"] for told in drawn.values()} == {"of 20 pictures"}
+
+
+def test_the_search_ends_with_its_time():
+    batches = iter([torch.zeros(20, 3, 4, 4)] * 3)
+    parts = [len(part) for part in module_under_test._until(time.perf_counter() - 1, batches)]
+    assert parts == [8]
+    parts = [len(part) for part in module_under_test._until(float("inf"), batches)]
+    assert parts == [8, 8, 4] * 2
+
+
+def test_a_wrong_recipe_is_told_before_training():
+    look = look_at()
+    with pytest.raises(UserError, match="did you mean robust"):
+        FilterVisuals(recipe="robst").chosen(look.network, look.example)

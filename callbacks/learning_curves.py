@@ -9,7 +9,7 @@ from convlens.callbacks.base import ExplanationCallback, Look
 
 from convlens.draw.curves import learning_curves
 
-_PARTS = ("train/", "val/")
+_SHOWN = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
 class LearningCurves(ExplanationCallback):
@@ -19,7 +19,7 @@ class LearningCurves(ExplanationCallback):
     this picture is drawn at the end of the run only, unless it is asked for.
 
     Args:
-        each_epoch: whether to draw it at every look.
+        each_epoch: whether to draw it at every look, up to the epoch before.
         every_n_epochs: see :class:`ExplanationCallback`.
     """
 
@@ -29,7 +29,7 @@ class LearningCurves(ExplanationCallback):
 
     @property
     def has_final_look(self) -> bool:
-        return not self.each_epoch
+        return True  # an epoch's own numbers are written behind its look
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"learning_curves": 1}
@@ -38,7 +38,7 @@ class LearningCurves(ExplanationCallback):
         rows = look.history
         if not rows or not (look.final or self.each_epoch):
             return
-        tags = dict.fromkeys(key for row in rows for key in row if key.startswith(_PARTS))
+        tags = [tag for tag in _SHOWN if any(tag in row for row in rows)]
         if not tags:
             return
         yield (
@@ -46,7 +46,7 @@ class LearningCurves(ExplanationCallback):
             learning_curves(
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
                 [row["epoch"] for row in rows],
-                title=f"learning curves · epoch {look.clock}",
+                title=f"learning curves · epoch {rows[-1]['epoch']}",
                 marks=look.marks,
             ),
         )

@@ -1,6 +1,7 @@
 """Thin Lightning adapters: when to look, at which pictures, where to write."""
 
 from convlens.callbacks.activation_grids import ActivationGrids
+from convlens.callbacks.attribution import Attribution
 from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
@@ -9,10 +10,12 @@ from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.progress import ProgressBar
 
 __all__ = [
     "ActivationGrids",
+    "Attribution",
     "AugmentationPreview",
     "ConfusionMatrix",
     "EpochLog",
@@ -21,5 +24,6 @@ __all__ = [
     "GradCam",
     "LearningCurves",
     "Ledger",
+    "OcclusionMaps",
     "ProgressBar",
 ]

@@ -1,0 +1,81 @@
+"""Occlusion: by how much the class's logit falls when a part of the picture is covered."""
+
+from __future__ import annotations
+
+import torch
+from convlens.callbacks.base import Look
+from convlens.callbacks.signed_maps import SignedMaps
+from torch import Tensor
+
+from convlens.explain.occlusion import (
+    check_occlusion,
+    occlusion,
+    superpixel_ablation,
+    superpixels,
+    window_pixels,
+)
+
+
+class OcclusionMaps(SignedMaps):
+    """``occlusion/<probe>``: where covering hurts the class (red) and where it helps (blue).
+
+    It needs no gradient and no layer, so it checks what the other pictures claim; it costs one
+    pass for each window. The defaults make 7 by 7 windows.
+
+    Args:
+        window: side of the window as a share of the picture's sides (0.25), or in pixels (38).
+        stride: from one window to the next, likewise.
+        superpixels: cover patches of one colour one by one, instead of windows.
+        segments: about so many superpixels.
+        baseline: what covers: a value in [0, 1], or ``mean``, the picture's own mean colour.
+        probes: so many at a look at most.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
+        target: ``answer`` explains the predicted and the true class; the name of a class that one.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.base.ExplanationCallback`; here a
+            picture of the batch is a covered one.
+    """
+
+    def __init__(
+        self, *, window: float = 0.25, stride: float = 0.125, superpixels: bool = False,
+        segments: int = 49, baseline: float | str = "mean", probes: int = 2,
+        only: str = "correct", target: str = "answer", every_n_epochs: int = 1, batch: int = 32,
+    ):  # fmt: skip
+        super().__init__(
+            probes=probes, only=only, target=target, every_n_epochs=every_n_epochs, batch=batch
+        )
+        self.window, self.stride, self.baseline = window, stride, baseline
+        self.superpixels, self.segments = superpixels, segments
+
+    @property
+    def tag(self) -> str:
+        return "occlusion"
+
+    def chosen(self, network, example) -> list[str]:
+        check_occlusion(tuple(example.shape[-2:]), **self._how(example), baseline=self.baseline)
+        return super().chosen(network, example)
+
+    def heading(self, look: Look) -> str:
+        if self.superpixels:
+            return f"occlusion, {self.segments} superpixels"
+        how = {name: "\N{MULTIPLICATION SIGN}".join(map(str, sides))
+               for name, sides in self._how(look.example).items()}  # fmt: skip
+        return f"occlusion, window {how['window']}, stride {how['stride']}"
+
+    def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
+        classes = torch.tensor([targets])
+
+        def compute(batch: int) -> Tensor:
+            how = {"baseline": self.baseline, "batch": batch}
+            if self.superpixels:
+                patches = superpixels(image, self.segments)
+                return superpixel_ablation(look.network, image, classes, patches, **how).maps[0]
+            return occlusion(look.network, image, classes, **self._how(image), **how).maps[0]
+
+        return self.fitting(compute), None
+
+    def _how(self, image: Tensor) -> dict[str, tuple[int, int]]:
+        size = tuple(image.shape[-2:])
+        return {
+            "window": window_pixels(self.window, size),
+            "stride": window_pixels(self.stride, size),
+        }

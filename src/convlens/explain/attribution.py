@@ -1,0 +1,454 @@
+"""Any attribution method of Captum, by name: signed maps over the picture or over a layer.
+
+Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K``
+classes.
+
+N. Kokhlikyan et al., *Captum: A unified and generic model interpretability library for PyTorch*,
+2020, https://arxiv.org/abs/2009.07896; each method's own paper is named in Captum's documentation.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convlens.errors import UserError, nearest
+from convlens.explain.grad_cam import _logits, _scores, probabilities
+from convlens.explain.layers import choose_layers
+from convlens.explain.occlusion import class_logits, window_pixels
+from convlens.explain.superpixels import superpixels
+from convlens.explain.taps import chunks, explaining, find_module, ready, record
+
+# of language models, of whole data sets, or only the base of others
+_NOT_FOR_PICTURES = {"DataLoaderAttribution", "LimeBase"}
+_BROKEN = {"LayerFeaturePermutation"}  # selects the target twice (Captum 0.9) and always fails
+_NOT_OPTIONS = {
+    "self", "forward_func", "model", "layer", "device_ids", "attribution_method", "inputs",
+    "target", "additional_forward_args", "return_convergence_delta", "return_input_shape",
+    "show_progress", "verbose", "kwargs",
+}  # fmt: skip
+_SEGMENTS = 49  # superpixels where a method counts features
+_EXACT_SEGMENTS = 4  # the exact Shapley values take the factorial of it
+_TOGETHER = 8  # covered pictures a pass where nothing is said: the fastest on CPU
+_OVERRIDES_RELU = ("Guided", "Deconvolution", "DeepLift")
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Maps of one method for one batch of pictures; fp32 (fp64 for a float64 network), detached.
+
+    Attributes:
+        maps: ``(B, H, W)``, or ``(B, h, w)`` of a layer: the sum over channels, signed. The unit
+            is the method's: compare maps of one method only.
+        logits: ``(B, K)`` of the pictures; ``(B, 1)`` for a one-logit network.
+        targets: ``(B,)`` the classes explained.
+        method: its name, as in ``integrated_gradients``.
+        layer: whose maps these are, or through which they were found; None for the picture alone.
+        notes: what a reader of the maps should know, one line each.
+    """
+
+    maps: Tensor
+    logits: Tensor
+    targets: Tensor
+    method: str
+    layer: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """``(B, K)``, or ``(B, 2)`` for a one-logit network."""
+        return probabilities(self.logits)
+
+
+def attribution_methods() -> dict[str, type]:
+    """Name, as in ``integrated_gradients`` -> class of ``captum.attr``, all that take pictures."""
+    import captum.attr
+
+    classes = (getattr(captum.attr, name) for name in captum.attr.__all__)
+    return {
+        _snake(kind.__name__): kind
+        for kind in classes
+        if inspect.isclass(kind)
+        and issubclass(kind, captum.attr.Attribution)
+        and hasattr(kind, "attribute")
+        and "LLM" not in kind.__name__
+        and kind.__name__ not in _NOT_FOR_PICTURES | _BROKEN
+    }
+
+
+def find_method(name: str) -> str:
+    """The method's name as :func:`attribution_methods` has it, from ``snake`` or ``CamelCase``.
+
+    Raises:
+        UserError: there is none, with the nearest names.
+
+    >>> find_method("GuidedGradCam"), find_method("lrp")
+    ('guided_grad_cam', 'lrp')
+    """
+    known = attribution_methods()
+    by_letters = {_letters(method): method for method in known}
+    if _letters(name) not in by_letters:
+        raise UserError(f"no attribution method {name!r}: {nearest(_snake(name), known)}")
+    return by_letters[_letters(name)]
+
+
+def needs_layer(method: str) -> bool:
+    """Whether the method explains a layer, or through one."""
+    return "layer" in _parameters(attribution_methods()[find_method(method)].__init__)
+
+
+def attribute(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    *,
+    layer: str | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    **options,
+) -> Attribution:
+    """What a method of ``captum.attr`` gives for the logits of ``targets``, summed over channels.
+
+    ``options`` go to the method's constructor or its ``attribute``, whichever knows them. Where
+    nothing is said, these differ from Captum's: features that are covered or permuted are 49
+    superpixels (squares for ``feature_permutation``; 4 superpixels for the exact
+    ``shapley_values``), or a layer's positions with all channels; ``occlusion`` has windows of a
+    quarter of the sides, half overlapping; the Shapley gradients (``gradient_shap``, …) compare
+    with two plain pictures of the picture's darkest and brightest value. ``noise_tunnel`` takes
+    ``of="saliency"``, the method whose maps are averaged.
+
+    While Captum works, in-place activations write to fresh memory: it hooks their inputs, which
+    would be overwritten. Nothing of the network changes; ``lrp``, which rewrites weights, gets a
+    copy. A one-logit network is read as two classes: target 1 is explained by ``+logit``, target 0
+    by ``-logit``. No global random number is drawn: methods that sample explain picture by picture
+    and start from ``seed`` each time, so a picture's map does not depend on its neighbours.
+
+    Args:
+        images: ``(B, C, H, W)`` as the network takes them.
+        targets: ``(B,)`` class numbers; -1 stands for the predicted class.
+        method: ``integrated_gradients``, ``IntegratedGradients``, …; see
+            :func:`attribution_methods`.
+        layer: module path, for methods that explain a layer or through one; None for the last
+            feature map.
+        batch: pictures a pass at most (also steps of an integral, covered pictures); None for all
+            at once.
+        seed: of methods that sample.
+        options: the method's own; a tensor with one entry for each picture goes along with it.
+
+    Raises:
+        UserError: an unknown method, layer or option; a layer without maps; a target outside the
+            classes; a network that the method cannot explain.
+    """
+    if images.dim() != 4 or targets.dim() != 1 or len(targets) != len(images):
+        raise ValueError(f"targets must be (B,) for {len(images)} pictures (B, C, H, W)")
+    method = find_method(method)
+    plan = _Plan(method, options, batch)
+    inner = plan.inner
+    layer = plan.layer_of(model, layer, images)
+    if plan.mixes and len(images) < 2:
+        raise UserError(f"{method} exchanges parts of pictures, and needs two of them at least")
+    with ExitStack() as state:
+        state.enter_context(explaining(model))
+        images = ready(model, images)
+        targets = targets.detach().to(images.device, torch.long).clone()
+        logits = class_logits(model, images, batch=batch)
+        predicted = probabilities(logits).argmax(1)
+        targets = torch.where(targets == -1, predicted, targets)
+        _scores(logits, targets[:, None])  # tells targets that are no classes
+        notes = _notes(model, images[:1], inner or method)
+        if "lrp" in method or "lrp" in (inner or ""):
+            model = copy.deepcopy(model)
+        state.enter_context(_untouched(model))
+        state.enter_context(_nothing_in_place(model))
+        network = _TwoClassesAtLeast(model)
+        maps = []
+        for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
+            with _own_randomness(images.device, seed):
+                maps.append(plan.run(network, layer, images, targets, part))
+    return Attribution(torch.cat(maps), logits, targets, method, layer, notes)
+
+
+def check_attribution(
+    model: nn.Module, example: Tensor, method: str, layer: str | None, options: dict
+) -> str | None:
+    """The layer that :func:`attribute` would explain, or None; nothing is computed.
+
+    Args:
+        example: ``(1, C, H, W)`` picture, for one pass where the layer is to be found.
+
+    Raises:
+        UserError: what can be told of a method, a layer and options beforehand.
+    """
+    return _Plan(find_method(method), options, None).layer_of(model, layer, example)
+
+
+class _Plan:
+    """One method with its options: how it is built, what it is called with, and on how much.
+
+    Attributes:
+        alone: pictures are explained one by one: the method samples, multiplies its pictures, or
+            needs features of their own.
+        mixes: the method compares pictures of a batch, which must stay whole.
+    """
+
+    def __init__(self, method: str, options: dict, batch: int | None):
+        known, options = attribution_methods(), dict(options)
+        inner = find_method(options.pop("of", "saliency")) if method == "noise_tunnel" else None
+        self.method, self.inner, self.batch = method, inner, batch
+        self.kind = known[method]
+        self.base = known[inner] if inner else self.kind  # the one that explains
+        if inner == "noise_tunnel":
+            raise UserError("noise_tunnel cannot average itself: of=saliency, …")
+        self.building = _parameters(self.base.__init__)
+        self.calling = _parameters(self.base.attribute)
+        self.outer = _parameters(self.kind.attribute)
+        allowed = {*self.building, *self.calling, *self.outer} - _NOT_OPTIONS
+        for name in options:
+            if name not in allowed:
+                raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
+        if "neuron_selector" in self.calling and "neuron_selector" not in options:
+            raise UserError(f"{method} needs neuron_selector=…: the unit's place in the layer")
+        self.options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        samples = {"n_samples", "nt_samples"} & {*self.calling, *self.outer}
+        multiplies = {"internal_batch_size", "perturbations_per_eval"} & {*self.calling}
+        alike = "layer_mask" in self.calling  # Captum does not repeat targets there
+        self.mixes = "permutation" in f"{method} {inner}"
+        self.shap = "Shap" in self.base.__name__ and "feature_mask" not in self.calling
+        self.alone = not self.mixes and bool(
+            samples or self.shap or alike or (multiplies and batch)
+        )
+
+    def layer_of(self, model: nn.Module, layer: str | None, images: Tensor) -> str | None:
+        if "layer" not in self.building:
+            if layer is not None:
+                raise UserError(f"{self.inner or self.method} explains no layer: leave layer out")
+            return None
+        if layer is None:
+            found = choose_layers(model, "auto", "grad_cam", example=images[:1])
+            if not found:
+                raise UserError(f"{self.method} needs a layer, and the network has no feature map")
+            layer = found[0]
+        find_module(model, layer)
+        return layer
+
+    def run(
+        self, network: nn.Module, layer: str | None, images: Tensor, targets: Tensor, part: slice
+    ) -> Tensor:
+        """Maps of the pictures in ``part``, ``(B, h, w)``."""
+        total, images = len(images), images[part].clone().requires_grad_()
+        module = find_module(network.model, layer) if layer else None
+        words = self._defaults(network.model, layer, images.detach())
+        words |= {name: self._piece(value, name, total, part, images.device)
+                  for name, value in self.options.items()}  # fmt: skip
+        building = {name: words.pop(name) for name in [*words] if name in self.building}
+        if module is not None:
+            building["layer"] = module
+        if "target" in self.calling:
+            words["target"] = targets[part]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of hooks, which are gone again behind it
+                explainer = self.base(network, **building)
+                if self.inner:
+                    explainer = self.kind(explainer)
+                found = explainer.attribute(images, **words)
+        except (AssertionError, NotImplementedError, TypeError, ValueError, ImportError) as error:
+            raise self._mistake(error) from error
+        except (RuntimeError, AttributeError) as error:
+            # of layers used twice, tensors changed in place, layers without a rule
+            ours = (
+                "lrp" in f"{self.method} {self.inner}"
+                if isinstance(error, AttributeError)
+                else ("inplace" in str(error) or "more than once" in str(error))
+            )
+            if not ours:
+                raise  # such as memory
+            raise self._mistake(error) from error
+        found = found[0] if isinstance(found, tuple) else found
+        if found.dim() != 4:
+            shape = tuple(found.shape[1:])
+            raise UserError(
+                f"{self.method} gives {shape} per picture at layer {layer!r}, and no maps "
+                "(C, h, w): choose a convolution or its activation"
+            )
+        return found.detach().sum(1)
+
+    def _defaults(self, model: nn.Module, layer: str | None, images: Tensor) -> dict:
+        """What is said to Captum where the options say nothing."""
+        words, size = {}, tuple(images.shape[-2:])
+        if "internal_batch_size" in self.calling and self.batch:
+            words["internal_batch_size"] = self.batch
+        if "perturbations_per_eval" in self.calling:
+            words["perturbations_per_eval"] = 1 if self.mixes else self.batch or _TOGETHER
+        if "sliding_window_shapes" in self.calling:
+            channels = images.shape[1]
+            words["sliding_window_shapes"] = (channels, *window_pixels(0.25, size))
+            # where the caller names windows of his own, strides of half of them
+            window = self.options.get("sliding_window_shapes", words["sliding_window_shapes"])
+            words["strides"] = (channels, *(max(1, int(side) // 2) for side in window[1:]))
+        if "feature_mask" in self.calling and "feature_mask" not in self.options:
+            count = _EXACT_SEGMENTS if self.base.__name__ == "ShapleyValues" else _SEGMENTS
+            like = torch.zeros_like(images[:1]) if self.mixes else images
+            words["feature_mask"] = superpixels(like, count)[:, None]
+        if "layer_mask" in self.calling and "layer_mask" not in self.options:
+            words["layer_mask"] = _positions(model, layer, images[:1])
+        if self.shap and "baselines" not in self.options:
+            dark, bright = images.amin((1, 2, 3)), images.amax((1, 2, 3))
+            ends = torch.cat([dark, bright])[:, None, None, None]
+            words["baselines"] = ends.expand(-1, *images.shape[1:]).clone()
+        return words
+
+    def _piece(self, value, name: str, total: int, part: slice, device):
+        """An option for the pictures of ``part``: tensors of one entry a picture are cut."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(device)
+        shared = self.shap and name == "baselines"  # a set of pictures to compare with
+        return value[part] if len(value) == total and value.dim() > 2 and not shared else value
+
+    def _mistake(self, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return UserError(f"{self.inner or self.method} cannot explain this network so: {reason}")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", str(name)).lower()
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def _positions(model: nn.Module, layer: str, image: Tensor) -> Tensor:
+    """``(1, 1, h, w)``: a number for each place of the layer's maps, the same for all channels."""
+    with record(model, [layer]) as taps, torch.no_grad():
+        taps.run(image)
+    if layer not in taps or taps[layer].dim() != 4:
+        raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
+    height, width = taps[layer].shape[-2:]
+    return torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
+
+
+class _TwoClassesAtLeast(nn.Module):
+    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = _logits(self.model(images))
+        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
+
+
+class _CountRelu(TorchDispatchMode):
+    """Counts ReLUs, and those inside ``nn.ReLU``, which alone can be hooked."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = self.hooked = self.inside = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
+            self.total += 1
+            self.hooked += self.inside > 0
+        return func(*args, **(kwargs or {}))
+
+
+def _notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]:
+    """A warning where a method that overrides ReLU's gradient cannot reach all ReLUs."""
+    if not any(word in attribution_methods()[method].__name__ for word in _OVERRIDES_RELU):
+        return ()
+    counter = _CountRelu()
+
+    def step(change: int):
+        def hook(*_):
+            counter.inside += change
+
+        return hook
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                hooks.callback(module.register_forward_pre_hook(step(1)).remove)
+                hooks.callback(module.register_forward_hook(step(-1)).remove)
+        with counter, torch.no_grad():
+            model(image)
+    missed = counter.total - counter.hooked
+    if missed:
+        return (
+            f"{missed} of {counter.total} ReLUs are calls of a function, not modules: "
+            f"{method} takes their plain gradient",
+        )
+    if not counter.total and "deep_lift" not in method:
+        return (f"the network has no ReLU: {method} is its plain gradient",)
+    return ()
+
+
+@contextmanager
+def _nothing_in_place(model: nn.Module) -> Iterator[None]:
+    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for module in in_place:
+            module.inplace = False
+        yield
+    finally:
+        for module in in_place:
+            module.inplace = True
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Hooks and attributes that Captum leaves on modules, also where it fails, are taken off."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = list(model.modules())
+    before = [(set(vars(m)), [set(getattr(m, kind)) for kind in kinds]) for m in modules]
+    try:
+        yield
+    finally:
+        for module, (names, hooks) in zip(modules, before, strict=True):
+            for kind, known in zip(kinds, hooks, strict=True):
+                registered = getattr(module, kind)
+                for key in [key for key in registered if key not in known]:
+                    del registered[key]
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Every generator Captum draws from starts at ``seed``, and is put back afterwards."""
+    kind = "cuda" if device.type == "cpu" else device.type
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    others = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=devices, device_type=kind):
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.get_device_module(device).manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(others[0])
+        random.setstate(others[1])

@@ -1,22 +1,28 @@
 """Thin Lightning adapters: when to look, at which pictures, where to write."""
 
 from convlens.callbacks.activation_grids import ActivationGrids
+from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.attribution import Attribution
 from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.epoch_log import EpochLog
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.progress import ProgressBar
+from convlens.callbacks.scores import Scores
 
 __all__ = [
     "ActivationGrids",
+    "Alarms",
     "Attribution",
     "AugmentationPreview",
+    "ClassMeans",
     "ConfusionMatrix",
     "EpochLog",
     "ExplanationCallback",
@@ -24,6 +30,8 @@ __all__ = [
     "GradCam",
     "LearningCurves",
     "Ledger",
+    "Mistakes",
     "OcclusionMaps",
     "ProgressBar",
+    "Scores",
 ]

@@ -56,7 +56,8 @@ class Look:
         masks: ``masks(count)``: their objects, (count, H, W) bool; None where there are none.
         augment: ``augment(images, seed)``: the run's augmentation of (B, C, H, W); or None.
         history: scalars by epoch, from epoch 0, as far as they are written; empty elsewhere.
-        marks: what happened after how many epochs, such as ``{"phase 2": 5}``.
+        marks: what happened after how many epochs, such as ``{"head, top": 5}``.
+        memo: what callbacks of this look have found, for those that come after them.
     """
 
     network: nn.Module
@@ -75,6 +76,7 @@ class Look:
     augment: Callable[[Tensor, int], Tensor] | None = None
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
+    memo: dict = field(default_factory=dict)
 
     @property
     def example(self) -> Tensor:
@@ -123,6 +125,7 @@ class ExplanationCallback(L.Callback, ABC):
         self._looked_at: int | None = None  # the clock of the latest look
         self._least = 0.0  # seconds until the latest look's first picture
         self._clock = 0
+        self._cut_at: int | None = None  # the clock of the latest look that the budget ended
         self._said: set[str] = set()
         self._ledger: Ledger | None = None
 
@@ -214,7 +217,8 @@ class ExplanationCallback(L.Callback, ABC):
         self._look(trainer, pl_module, self._clock)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._looked_at != self._clock or self.has_final_look:
+        # the last look is always there, and whole
+        if self._looked_at != self._clock or self._cut_at == self._clock or self.has_final_look:
             self._look(trainer, pl_module, self._clock, final=True, free=True)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -270,7 +274,7 @@ class ExplanationCallback(L.Callback, ABC):
                 look = Look(
                     network, _moved(self.probes, module.device), self.class_names, clock,
                     final, began + self._seconds(trainer, final, free), self.seed, stage,
-                    **surroundings(trainer, module, stage, self.needs_answers),
+                    **surroundings(trainer, module, stage, clock, self.needs_answers),
                 )  # fmt: skip
                 for number, (tag, found) in enumerate(self.pictures(look)):
                     if isinstance(found, np.ndarray):
@@ -323,6 +327,8 @@ class ExplanationCallback(L.Callback, ABC):
         level = logging.DEBUG if key in self._said else logging.WARNING
         self._said.add(key)
         log.log(level, line)
+        if key == "short":
+            self._cut_at = self._clock
         if self._ledger is not None and key in ("short", "budget"):
             self._ledger.left_out.setdefault(self.name, line)
         if traceback:

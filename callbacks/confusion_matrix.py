@@ -13,6 +13,8 @@ from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
 class ConfusionMatrix(ExplanationCallback):
     """``confusion_matrix``: true against predicted class of all validation pictures.
 
+    Behind the test, ``confusion_matrix/test`` is that of the test pictures.
+
     The answers are those that validation gave anyway: nothing is computed twice. Before there are
     any, nothing is drawn. Behind the test the same of the test pictures is
     ``confusion_matrix/test``.

@@ -10,8 +10,7 @@ from convlens.callbacks.base import ExplanationCallback, Look
 
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.errors import UserError, nearest
-from convlens.explain.activations import activations
-from convlens.explain.grad_cam import grad_cam, probabilities
+from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers
 
 
@@ -67,7 +66,7 @@ class GradCam(ExplanationCallback):
         found = self.fitting(
             lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
         )
-        shares = found.probabilities.cpu()
+        shares, targets = found.probabilities.cpu(), found.targets.cpu()
         answers = shares.argmax(dim=1)
         for number, probe in enumerate(look.probes.names):
             maps = {layer: found.maps[layer][number].cpu() for layer in layers}
@@ -100,22 +99,11 @@ class GradCam(ExplanationCallback):
         return self._scales[key]
 
     def _targets(self, look: Look) -> torch.Tensor:
-        """(N, T) classes to explain: predicted, and true where it is known."""
+        """(N, T) classes to explain: predicted (-1), and true where it is known."""
         count = len(look.probes)
         if self.target != "answer":
             return torch.full((count, 1), look.class_names.index(self.target))
-        answers = self._answers(look)
-        truth = torch.where(look.probes.labels >= 0, look.probes.labels, answers)
-        return torch.stack([answers, truth], dim=1)
-
-    def _answers(self, look: Look) -> torch.Tensor:
-        last = [name for name, part in look.network.named_modules() if not list(part.children())][
-            -1
-        ]
-        found = self.fitting(
-            lambda batch: activations(look.network, look.probes.images, [last], batch=batch)
-        )
-        return probabilities(found.layers[last]).argmax(dim=1).cpu()
+        return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)
 
 
 def _role(target: int, answer: int, truth: int, *, asked: bool) -> str:

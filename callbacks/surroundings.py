@@ -23,7 +23,7 @@ AT_ONCE = 50
 
 
 def surroundings(
-    trainer: L.Trainer, module: L.LightningModule, stage: str, with_answers: bool
+    trainer: L.Trainer, module: L.LightningModule, stage: str, clock: int, with_answers: bool
 ) -> dict:
     """The fields of a :class:`convlens.callbacks.base.Look` that come from the run."""
     answers = AnswerBook.of(trainer).latest.get(stage) if with_answers else None
@@ -31,6 +31,7 @@ def surroundings(
         "answers": answers,
         "history": next((c.history for c in trainer.callbacks if hasattr(c, "history")), ()),
         "marks": _marks(module),
+        "memo": _memo(trainer, (stage, clock)),
     }
     data = trainer.datamodule
     if isinstance(data, PictureData):
@@ -79,6 +80,13 @@ def _held(answers: Answers, rows: Sequence[int], device) -> tuple[Tensor, list[i
     if not kept:
         return torch.zeros(0, 1, 1, 1, device=device), []
     return torch.stack([answers.held[row] for row in kept]).to(device), kept
+
+
+def _memo(trainer: L.Trainer, key: tuple[str, int]) -> dict:
+    """One dictionary for all callbacks that look at the same network."""
+    if getattr(trainer, "convlens_memo", (None,))[0] != key:
+        trainer.convlens_memo = (key, {})
+    return trainer.convlens_memo[1]
 
 
 def _marks(module: L.LightningModule) -> dict[str, int]:

@@ -141,6 +141,8 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background job ignores Ctrl-C, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (home / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None

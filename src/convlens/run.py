@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens import folder, logs
-from convlens.callbacks import EpochLog, ExplanationCallback, Ledger, ProgressBar
+from convlens.callbacks import Alarms, EpochLog, ExplanationCallback, Ledger, ProgressBar
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
@@ -77,7 +77,8 @@ def assemble(config: dict, *, pretrained: bool = True) -> Run:
     phases = Phases(config["cache_features"], cache_dir())
     phases.check(module, data)
     # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
-    wanted = [spec for spec in config["callbacks"].values() if spec and "_target_" in spec]
+    specs = [spec for spec in config["callbacks"].values() if isinstance(spec, dict)]
+    wanted = [spec for spec in specs if "_target_" in spec]
     callbacks = [instantiate(spec) for spec in wanted]
     example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
     for callback in callbacks:
@@ -138,8 +139,9 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
     looking = config["looking"]
     ledger = Ledger(
-        looking["share"], looking["seconds"], looking["first_seconds"], looking["last_seconds"]
-    )
+        config["callbacks"]["budget"], looking["seconds"],
+        looking["first_seconds"], looking["last_seconds"],
+    )  # fmt: skip
     trainer.convlens_ledger = ledger
     setup = time.perf_counter() - began
     for line in warnings_of(run):
@@ -149,10 +151,14 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     best = keeper.best_model_path if keeper else None
     clock = best_row(epoch_log.history)["epoch"]
     run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
+    trainer.convlens_tested = run.phases.tested_epoch
     test = _tested(trainer, run, best or None)
     epoch_log.log_test(trainer, test, clock)
     seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
-    summary = summarise(config, epoch_log, ledger, test, seconds, processes=trainer.world_size)
+    alarms = next(c for c in trainer.callbacks if isinstance(c, Alarms))
+    summary = summarise(
+        config, epoch_log, ledger, test, seconds, alarms.current, processes=trainer.world_size
+    )
     summary["features"] = run.phases.fetched
     if folder.first_process() and not trainer.fast_dev_run:
         folder.write_summary(home, summary)
@@ -189,7 +195,8 @@ def trainer_of(
     options = dict(config["trainer"])
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
-    callbacks: list[L.Callback] = [run.phases, *run.explanations, epoch_log]
+    alarms = Alarms(config["alarms"], run.data.class_names)
+    callbacks: list[L.Callback] = [run.phases, *run.explanations, epoch_log, alarms]
     keeper = None
     if training["early_stopping"]:
         callbacks.append(

@@ -32,6 +32,7 @@ def summarise(
     ledger: Ledger,
     test: Row,
     seconds: dict[str, float],
+    alarms: list[str],
     *,
     processes: int,
 ) -> dict:
@@ -44,6 +45,7 @@ def summarise(
         test: the ``test/…`` results of the best epoch.
         seconds: ``total`` and ``setup`` of this process, ``training`` and ``validation`` of the
             whole run.
+        alarms: that the explanations raise at the end.
         processes: how many trained.
     """
     history, thresholds = epoch_log.history, config["alarms"]
@@ -70,9 +72,19 @@ def summarise(
         "precision": str(config["precision"]),
         "processes": processes,
         "versions": versions(),
-        "alarms": [notice] if notice else [],
+        "alarms": ([notice] if notice else []) + alarms,
         "failures": list(ledger.failures.values()),
+        "left_out": dict(ledger.left_out),
+        "scores": _latest_scores(ledger),
     }
+
+
+def _latest_scores(ledger: Ledger) -> Row:
+    """Each score's latest value, by its name without ``explain/``."""
+    latest: Row = {}
+    for _, row in sorted(ledger.scores.items()):
+        latest |= row
+    return of_stage(latest, "explain")
 
 
 def versions() -> dict[str, str]:

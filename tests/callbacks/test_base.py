@@ -167,7 +167,7 @@ def test_ledger_grants_a_share_and_keeps_what_is_left():
 
 
 def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
-    words = [*TINY, "training.epochs=3", "looking.seconds=0", "looking.share=0"]
+    words = [*TINY, "training.epochs=3", "looking.seconds=0", "callbacks.budget=0.0"]
     assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
     shown = {
         epoch: len(list((tmp_path / "run/explanations" / f"epoch_{epoch:03d}").rglob("*.jpg")))

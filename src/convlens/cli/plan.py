@@ -191,7 +191,7 @@ def _print_logged(config: dict, run) -> None:
         for tag, count in callback.plan(layers, probes).items():
             table.add_row(tag, str(count))
     screen().print(table)
-    share, floor = config["looking"]["share"], config["looking"]["seconds"]
+    share, floor = config["callbacks"]["budget"], config["looking"]["seconds"]
     print(
         f"looking may cost {share:.0%} of an epoch, at least {floor:g} s; pictures also land in "
         f"{Path('<run_dir>') / 'explanations'}"

@@ -5,7 +5,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,52 @@ def sparsity(maps: Tensor) -> Tensor:
     tensor([1.0000, 0.5000])
     """
     return (_by_channel(maps) <= 0).float().mean(1)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """What ``C`` channels of a layer did over many pictures.
+
+    Attributes:
+        sparsity: ``(C,)`` in [0, 1], see :func:`sparsity`.
+        dead: ``(C,)`` bool, see :func:`dead_channels`.
+    """
+
+    sparsity: Tensor
+    dead: Tensor
+
+
+def layer_statistics(
+    model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]
+) -> dict[str, LayerStatistics]:
+    """Sparsity and dead channels of several layers over any number of pictures.
+
+    Batches flow through one by one and only their counts are kept, so memory does not grow with
+    the number of pictures.
+
+    Args:
+        batches: ``(B, C, H, W)`` each, as the network takes them; at least one.
+        layers: module paths with outputs ``(B, C, …)``.
+
+    Raises:
+        UserError: an unknown layer, or one that is never called in evaluation mode.
+    """
+    sums: dict[str, list[Tensor]] = {}
+    total = 0
+    for images in batches:
+        found = activations(model, images, layers).layers
+        total += len(images)
+        for name, maps in found.items():
+            values = _by_channel(maps)
+            now = [(values <= 0).float().mean(1) * len(images), values.amax(1), values.amin(1)]
+            if name in sums:
+                share, high, low = sums[name]
+                now = [share + now[0], torch.maximum(high, now[1]), torch.minimum(low, now[2])]
+            sums[name] = now
+    return {
+        name: LayerStatistics(share / total, (high <= 0) | (high == low))
+        for name, (share, high, low) in sums.items()
+    }
 
 
 def _by_channel(maps: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def grad_cam(
 
     Args:
         images: ``(B, C, H, W)`` as the network takes them.
-        targets: ``(B,)`` or ``(B, T)`` class numbers.
+        targets: ``(B,)`` or ``(B, T)`` class numbers; -1 stands for the predicted class.
         layers: module paths whose outputs are maps ``(B, C, h, w)``.
         relu: False keeps what speaks against the class, as negative values.
         batch: pictures a forward pass; None for all at once.
@@ -96,6 +96,8 @@ def grad_cam(
         targets = targets.detach().to(images.device, torch.long).clone()
         for part in chunks(len(images), batch):
             logits.append(_logits(taps.run(images[part])))
+            predicted = probabilities(logits[-1].detach()).argmax(1, keepdim=True)
+            targets[part] = torch.where(targets[part] == -1, predicted, targets[part])
             scores = _scores(logits[-1], targets[part])
             for name, maps in _maps(taps, layers, scores, relu).items():
                 parts[name].append(maps)

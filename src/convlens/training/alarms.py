@@ -1,8 +1,118 @@
-"""What a run's numbers say when something is wrong."""
+"""What a run's numbers say when something is wrong.
+
+Every alarm is one line that says what was found, in which numbers, and what to look at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+
+import numpy as np
+
+NAMED = 4  # classes that one line names
+
+
+def evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
+    """The evidence lies mostly outside the objects, or None.
+
+    Raised when the share of the Grad-CAM evidence that falls on the objects is below ``lift``
+    times the objects' share of the picture: 1 is what a map that knows nothing gets.
+
+    Args:
+        scores: with ``explain/energy_inside`` and ``explain/object_share``; None without them.
+
+    >>> evidence_outside({"explain/energy_inside": 0.1, "explain/object_share": 0.2}, lift=1.0)
+    'evidence mostly outside the object: 10% of it lies on the objects, which take up 20% of the \
+picture; look at grad_cam/… and class_means: what stands where the maps are bright?'
+    """
+    inside = scores.get("explain/energy_inside")
+    share = scores.get("explain/object_share")
+    if inside is None or share is None or inside >= lift * share:
+        return None
+    return (
+        f"evidence mostly outside the object: {inside:.0%} of it lies on the objects, which take "
+        f"up {share:.0%} of the picture; look at grad_cam/… and class_means: what stands where "
+        f"the maps are bright?"
+    )
+
+
+def evidence_in_one_place(scores: Mapping[str, float], *, share: float) -> str | None:
+    """The classes whose evidence peaks in one and the same place near the border, or None.
+
+    Args:
+        scores: with ``explain/same_place/<class>``, see
+            :func:`convlens.explain.places.same_border_place`.
+        share: of a class's pictures, from which on it is said.
+
+    >>> evidence_in_one_place({"explain/same_place/cat": 0.9, "explain/same_place/dog": 0.1}, \
+share=0.7)
+    'evidence for one class in the same place at the border: cat in 90% of its pictures; look at \
+class_means and grad_cam/…: a mark, a frame, a date may give it away'
+    """
+    start = "explain/same_place/"
+    found = {
+        tag.removeprefix(start): value
+        for tag, value in scores.items()
+        if tag.startswith(start) and value >= share
+    }
+    if not found:
+        return None
+    worst = sorted(found, key=lambda name: -found[name])
+    named = ", ".join(f"{name} in {found[name]:.0%}" for name in worst[:NAMED])
+    more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
+    classes = "one class" if len(worst) == 1 else f"{len(worst)} classes, each"
+    return (
+        f"evidence for {classes} in the same place at the border: {named}{more} of its pictures; "
+        f"look at class_means and grad_cam/…: a mark, a frame, a date may give it away"
+    )
+
+
+def dead_layers(
+    scores: Mapping[str, float], untrained: Mapping[str, float], *, share: float
+) -> list[str]:
+    """The layers of which nearly all channels answer none of the probes, and did before training.
+
+    Args:
+        scores, untrained: with ``explain/dead/<layer>``, now and at epoch 0.
+        share: of a layer's channels, from which on it is said.
+    """
+    start = "explain/dead/"
+    return [
+        f"layer {tag.removeprefix(start)} died: {value:.0%} of its channels answer none of the "
+        f"probes (untrained: {untrained.get(tag, 0.0):.0%}); look at activations/…, and lower the "
+        f"learning rate"
+        for tag, value in scores.items()
+        if tag.startswith(start) and value >= share and value > untrained.get(tag, 0.0)
+    ]
+
+
+def always_mistaken(
+    labels: np.ndarray, answers: np.ndarray, class_names: Sequence[str], *,
+    share: float, pictures: int,
+) -> list[str]:  # fmt: skip
+    """The classes that are mostly taken for one other class.
+
+    Args:
+        labels, answers: (N,) true and predicted classes of a validation pass.
+        share: of a class's pictures that go to one other class, from which on it is said.
+        pictures: of a class, below which nothing is said about it.
+    """
+    lines = []
+    for truth, name in enumerate(class_names):
+        said = answers[labels == truth]
+        if len(said) < pictures:
+            continue
+        counts = np.bincount(said, minlength=len(class_names))
+        counts[truth] = 0
+        other = int(counts.argmax())
+        if counts[other] >= share * len(said):
+            lines.append(
+                f"{name} is taken for {class_names[other]} in {counts[other]} of {len(said)} "
+                f"pictures; look at predictions/mistakes and confusion_matrix: are the two alike, "
+                f"or labelled alike?"
+            )
+    return lines
 
 
 def overfitting(

@@ -1,0 +1,91 @@
+"""Alarms: a line in the log, in TensorBoard's text tab and in the summary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import pytorch_lightning as L
+from convlens.callbacks.answers import AnswerBook
+from convlens.callbacks.ledger import Ledger
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from convlens.training import alarms
+
+log = logging.getLogger("convlens")
+
+
+class Alarms(L.Callback):
+    """Says when the scores tell that something is wrong.
+
+    An alarm is said once it has held for ``patience`` epochs that were looked at, or at the end of
+    the run; the summary holds those that hold at the end. It must stand behind the callbacks that
+    look and behind the epoch log. None rests on a randomisation check.
+
+    Args:
+        thresholds: of the config group ``alarms``.
+        class_names: K names.
+
+    Attributes:
+        current: the alarms that hold now, one line each.
+    """
+
+    def __init__(self, thresholds: Mapping[str, float], class_names: tuple[str, ...]):
+        self.thresholds, self.class_names = dict(thresholds), tuple(class_names)
+        self.current: list[str] = []
+        self._held: dict[str, int] = {}  # epochs in a row, by the alarm's first words
+        self._said: set[str] = set()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and Ledger.of(trainer).scores:
+            self._judge(trainer, max(Ledger.of(trainer).scores), 0)
+
+    def _judge(self, trainer: L.Trainer, clock: int, patience: int) -> None:
+        scores = Ledger.of(trainer).scores
+        if clock not in scores:
+            return  # nobody looked
+        found = self._found(trainer, scores[clock], scores.get(0, {}))
+        held = {key: self._held.get(key, 0) + 1 for key in found}
+        if patience:
+            self._held = held
+        self.current = list(found.values())
+        fresh = [key for key in found if held[key] >= patience and key not in self._said]
+        self._said.update(fresh)
+        for key in fresh:
+            log.warning("alarm after epoch %d: %s", clock, found[key])
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_text("alarms", found[key], clock)
+
+    def _found(
+        self, trainer: L.Trainer, scores: Mapping[str, float], untrained: Mapping[str, float]
+    ) -> dict[str, str]:
+        limits = self.thresholds
+        lines = [
+            alarms.evidence_outside(scores, lift=limits["evidence_lift"]),
+            alarms.evidence_in_one_place(scores, share=limits["same_place"]),
+        ]
+        lines = [line for line in lines if line]
+        lines += alarms.dead_layers(scores, untrained, share=limits["dead_share"])
+        answers = AnswerBook.of(trainer).latest.get("val")
+        if answers is not None:
+            lines += alarms.always_mistaken(
+                answers.labels, answers.answers, self.class_names,
+                share=limits["mistaken_share"], pictures=limits["mistaken_pictures"],
+            )  # fmt: skip
+        # the numbers in a line change from epoch to epoch, its first words do not
+        return {
+            line.partition(":")[0].partition(" in ")[0].partition(" for ")[0]: line
+            for line in lines
+        }
+
+    def state_dict(self) -> dict:
+        return {"current": list(self.current), "held": dict(self._held), "said": sorted(self._said)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.current, self._held = list(state_dict["current"]), dict(state_dict["held"])
+        self._said = set(state_dict["said"])

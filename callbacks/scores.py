@@ -1,0 +1,181 @@
+"""Numbers that say whether explanations can be trusted, and what they warn of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.evidence import Evidence, evidence
+from torch import Tensor
+
+from convlens.draw.depth_chart import depth_chart
+from convlens.errors import UserError
+from convlens.explain import scores
+from convlens.explain.activations import layer_statistics
+from convlens.explain.layers import choose_layers, layer_kind
+from convlens.explain.places import same_border_place
+from convlens.explain.taps import find_module
+
+EXTENTS = ("default", "all")
+
+
+class Scores(ExplanationCallback):
+    """``explain/<score>`` each epoch, of Grad-CAM at the last feature map over many pictures.
+
+    - ``border_energy``, ``peak_row``, ``peak_column``: where the evidence for the predicted class
+      lies; no mask is needed.
+    - ``same_place/<class>``: share of a class's pictures whose peak lies near the border and in one
+      and the same place.
+    - ``pointing_game``, ``energy_inside`` beside ``object_share``: where masks are.
+    - ``drift``: correlation of each picture's map for its true class with the look before.
+    - ``confident_mistakes``: share of the validation pictures.
+    - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end also as charts over
+      depth against the untrained network, ``depth/sparsity`` and ``depth/dead``.
+
+    With ``which=all`` also ``entropy``, ``average_drop``, ``average_increase``, ``adcc``,
+    ``insertion`` and ``deletion``, and at the end ``randomised/<layer>``, the rank correlation with
+    the maps of a network whose layers from the top down to this one are random. Formulas and
+    papers: :mod:`convlens.explain.scores` and its neighbours.
+
+    Args:
+        which: ``default`` or ``all``.
+        pictures: so many of the validation pictures; the probes where there is no data set.
+        layers: ``auto`` (every activation), a name, a glob, or a list of them.
+        limit: layers at most when ``auto``.
+        masks: False judges without masks even where there are some.
+        border: share of the picture's edge that counts as border.
+        near: peaks not farther apart than this share of the edge are in one place.
+        confident: least confidence of a confident mistake.
+        every_n_epochs, batch: see :class:`ExplanationCallback`.
+    """
+
+    needs_answers = True
+
+    def __init__(
+        self, *, which: str = "default", pictures: int = 40, layers="auto", limit: int = 12,
+        masks: bool = True, border: float = 0.2, near: float = 0.15, confident: float = 0.9,
+        every_n_epochs: int = 1, batch: int = 32,
+    ):  # fmt: skip
+        super().__init__(every_n_epochs=every_n_epochs, batch=batch)
+        if which not in EXTENTS:
+            raise UserError(f"scores={which}: default or all")
+        self.which, self.count, self.layers, self.limit = which, pictures, layers, limit
+        self.masks, self.border, self.near, self.confident = masks, border, near, confident
+        self._before: Tensor | None = None  # maps of the look before
+        # sparsity and share of dead channels by layer
+        self._untrained: dict[str, tuple[float, float]] = {}
+        self._latest: dict[str, tuple[float, float]] = {}
+        self._scored: int | None = None  # the clock of the latest numbers,
+        self._measured: int | None = None  # and of the latest ones about layers
+
+    def state_dict(self) -> dict:
+        return {
+            "before": self._before,
+            "untrained": dict(self._untrained),
+            "latest": dict(self._latest),
+            "scored": self._scored,
+            "measured": self._measured,
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self._before = state_dict["before"]
+        self._untrained = dict(state_dict["untrained"])
+        self._latest = dict(state_dict["latest"])
+        self._scored, self._measured = state_dict["scored"], state_dict["measured"]
+
+    def chosen(self, network, example) -> list[str]:
+        names = choose_layers(network, self.layers, "activations", example=example)
+        if self.layers != "auto":
+            return names
+        active = [n for n in names if layer_kind(find_module(network, n)) == "activation"]
+        places = np.linspace(0, len(active) - 1, min(self.limit, len(active))).round().astype(int)
+        return [active[place] for place in places]
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
+
+    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray | float]]:
+        layers = self.chosen(look.network, look.example)
+        if self._scored != look.clock:  # the last look comes behind that of the last epoch
+            self._scored = look.clock
+            yield from self._numbers(look)
+        if layers and self._measured != look.clock and (look.final or look.left > 0):
+            yield from self._of_layers(look, layers)
+        elif layers and self._measured != look.clock:
+            self._say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
+        if layers and look.final:
+            yield from self._charts(look, layers)
+
+    def _numbers(self, look: Look) -> Iterator[tuple[str, float]]:
+        if look.answers is not None and len(look.answers):
+            found = look.answers
+            share = scores.confident_mistakes(
+                torch.from_numpy(found.labels), torch.from_numpy(found.answers),
+                torch.from_numpy(found.confidences), self.confident,
+            )  # fmt: skip
+            yield "explain/confident_mistakes", share
+        found = evidence(self, look, self.count)
+        if found is not None:
+            yield from self._of_maps(look, found)
+
+    def _of_maps(self, look: Look, found: Evidence) -> Iterator[tuple[str, float]]:
+        maps = found.predicted
+        yield from _mean("border_energy", scores.border_energy(maps, self.border / 2))
+        peaks = scores.peak_position(maps)
+        yield from _mean("peak_row", peaks[:, 0])
+        yield from _mean("peak_column", peaks[:, 1])
+        for number, name in enumerate(look.class_names):
+            of_class = peaks[found.answers == number]
+            if len(of_class) >= 3:
+                share = same_border_place(of_class, self.border, self.near)
+                yield f"explain/same_place/{name}", share
+        if self.masks and found.masks is not None:
+            known = found.masks.flatten(1).any(1)
+            masks = found.masks[known]
+            if len(masks):
+                yield from _mean("pointing_game", scores.pointing_game(maps[known], masks))
+                yield from _mean("energy_inside", scores.energy_inside(maps[known], masks))
+                yield from _mean("object_share", masks.float().mean((1, 2)))
+        if self._before is not None and self._before.shape == found.true.shape:
+            yield from _mean("drift", scores.drift(found.true, self._before))
+        self._before = found.true.clone()
+        if self.which == "all":
+            yield from _mean("entropy", scores.entropy(maps))
+
+    def _of_layers(self, look: Look, layers: list[str]) -> Iterator[tuple[str, float]]:
+        batches = look.probes.images.split(max(1, self.batch // 4))
+        found = layer_statistics(look.network, batches, layers)
+        self._latest = {
+            name: (float(each.sparsity.mean()), float(each.dead.float().mean()))
+            for name, each in found.items()
+        }
+        self._measured = look.clock
+        if look.clock == 0:
+            self._untrained = dict(self._latest)
+        for name, (sparsity, dead) in self._latest.items():
+            yield f"explain/sparsity/{name}", sparsity
+            yield f"explain/dead/{name}", dead
+
+    def _charts(self, look: Look, layers: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        known = self._untrained.keys() >= set(layers)
+        for place, what in enumerate(("sparsity", "dead channels")):
+            untrained = [self._untrained[name][place] for name in layers] if known else None
+            now = [self._latest[name][place] for name in layers]
+            title = f"{what} over depth · epoch {look.clock}"
+            yield (
+                f"depth/{what.split()[0]}",
+                depth_chart(layers, now, untrained, title=title, what=what),
+            )
+
+    @property
+    def has_final_look(self) -> bool:
+        return True
+
+
+def _mean(name: str, values: Tensor) -> Iterator[tuple[str, float]]:
+    """The mean over the pictures for which the score is defined; nothing if it is for none."""
+    defined = values[~values.isnan()]
+    if len(defined):
+        yield f"explain/{name}", float(defined.double().mean())

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from convlens.data.probes import Probes
+from convlens.explain.grad_cam import probabilities
+from convlens.explain.taps import explaining, ready
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
@@ -162,8 +164,6 @@ class ExplanationCallback(L.Callback, ABC):
         names = [f"{i:02d}" for i in range(count)] if names is None else list(names)
         if len(labels) != count or len(names) != count:
             raise ValueError(f"{count} images, {len(labels)} labels, {len(names)} names")
-        if not class_names:
-            class_names = [f"class {k}" for k in range(max(1000, int(labels.max()) + 1))]
         probes = Probes(images.detach().cpu().float(), labels, names, names)
         self.attach(probes, tuple(class_names), None if folder is None else Path(folder), seed)
         self.preprocess = preprocess
@@ -271,8 +271,10 @@ class ExplanationCallback(L.Callback, ABC):
         modes = {part: part.training for part in network.modules()}
         try:
             with isolate_rng(), _preprocessing(network, self.preprocess):
+                probes = _moved(self.probes, module.device)
+                self.class_names = self.class_names or _numbered_classes(network, probes.images)
                 look = Look(
-                    network, _moved(self.probes, module.device), self.class_names, clock,
+                    network, probes, self.class_names, clock,
                     final, began + self._seconds(trainer, final, free), self.seed, stage,
                     **surroundings(trainer, module, stage, clock, self.needs_answers),
                 )  # fmt: skip
@@ -349,9 +351,14 @@ def _preprocessing(network: nn.Module, preprocess) -> Iterator[None]:
 
 
 def _moved(probes: Probes, device: torch.device) -> Probes:
-    return Probes(
-        probes.images.to(device), probes.labels, probes.names, probes.sources, probes.masks
-    )
+    return replace(probes, images=probes.images.to(device))
+
+
+def _numbered_classes(network: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """``class 0`` … as many as the network tells apart."""
+    with explaining(network), torch.no_grad():
+        outputs = probabilities(network(ready(network, images[:1]))).shape[1]
+    return tuple(f"class {number}" for number in range(outputs))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from convlens.training.alarms import overfitting
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from convlens.explain.places import same_border_place
+from convlens.training.alarms import (
+    always_mistaken,
+    dead_layers,
+    evidence_in_one_place,
+    evidence_outside,
+    overfitting,
+)
 
 RULE = {"epochs": 5, "rise": 0.15}
 
@@ -33,3 +46,60 @@ def test_not_raised_before_enough_epochs_agree():
     train = [0.5, 0.4, 0.3, 0.2, 0.1]
     assert overfitting(train, [0.5, 0.9, 0.9, 0.9, 0.9], **RULE) is None
     assert overfitting([], [], **RULE) is None
+
+
+CLEAN = {"explain/energy_inside": 0.4, "explain/object_share": 0.2}
+
+
+def test_evidence_outside_is_judged_by_what_a_map_that_knows_nothing_gets():
+    assert evidence_outside(CLEAN, lift=1.0) is None
+    assert evidence_outside({"explain/energy_inside": 0.19, "explain/object_share": 0.2}, lift=1.0)
+    # large objects: 60 % inside is little where they take up 70 % of the picture
+    large = {"explain/energy_inside": 0.6, "explain/object_share": 0.7}
+    assert "60%" in evidence_outside(large, lift=1.0)
+    assert evidence_outside({}, lift=1.0) is None  # no masks, nothing to say
+
+
+def test_evidence_in_one_place_names_the_classes():
+    scores = {f"explain/same_place/{name}": share for name, share in zip("abcdefg", [
+        0.1, 0.7, 0.8, 0.9, 1.0, 0.75, 0.69], strict=True)}  # fmt: skip
+    line = evidence_in_one_place(scores, share=0.7)
+    assert "5 classes" in line and "e in 100%, d in 90%, c in 80%, f in 75% and 1 more" in line
+    assert evidence_in_one_place(scores, share=1.1) is None
+
+
+def test_a_layer_that_was_dead_from_the_start_did_not_die():
+    now = {"explain/dead/a": 0.95, "explain/dead/b": 0.95, "explain/dead/c": 0.5}
+    untrained = {"explain/dead/a": 0.0, "explain/dead/b": 0.95, "explain/dead/c": 0.0}
+    (line,) = dead_layers(now, untrained, share=0.9)
+    assert line.startswith("layer a died: 95%")
+
+
+def test_a_class_always_taken_for_another_is_told_once_it_has_enough_pictures():
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 4)
+    answers = np.array([1] * 6 + [0] * 4 + [1] * 10 + [0] * 4)
+    limits = dict(share=0.5, pictures=5)
+    (line,) = always_mistaken(labels, answers, ["cat", "dog", "emu"], **limits)
+    assert line.startswith("cat is taken for dog in 6 of 10 pictures")
+    assert not always_mistaken(labels, labels, ["cat", "dog", "emu"], **limits)
+    answers[:6] = [1, 1, 1, 2, 2, 2]  # six mistakes, but no one class
+    assert not always_mistaken(labels, answers, ["cat", "dog", "emu"], **limits)
+
+
+def test_peaks_in_one_border_place_against_counting():
+    rng = torch.Generator().manual_seed(0)
+    peaks = torch.rand(30, 2, generator=rng)
+    peaks[:12] = torch.tensor([0.05, 0.93]) + 0.02 * torch.rand(12, 2, generator=rng)
+    peaks[29] = float("nan")
+    best = 0
+    for row, column in peaks.tolist():
+        near = 0
+        for r, c in peaks.tolist():
+            at_border = min(r, c, 1 - r, 1 - c) < 0.2
+            near += at_border and abs(r - row) <= 0.15 and abs(c - column) <= 0.15
+        if min(row, column, 1 - row, 1 - column) < 0.2:
+            best = max(best, near)
+    assert same_border_place(peaks, 0.2, 0.15) == pytest.approx(best / 30)
+    assert best >= 12
+    assert same_border_place(torch.full((3, 2), 0.5)) == 0.0
+    assert math.isnan(same_border_place(torch.zeros(0, 2)))

@@ -1,0 +1,167 @@
+"""The callbacks in somebody else's Lightning project: three lines, no convlens around them."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as L
+import torch
+from convlens.callbacks import (
+    ActivationGrids,
+    ClassMeans,
+    ConfusionMatrix,
+    FilterVisuals,
+    GradCam,
+    Mistakes,
+    Scores,
+)
+from convlens.callbacks.answers import AnswerBook
+from convlens.callbacks.writing import write_picture
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+NAMES = ("cat", "dog")
+
+
+class Theirs(L.LightningModule):
+    """Batches are (pictures, labels), pictures normalised, nothing is returned from validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 2))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def normalised(pictures):
+    return (pictures - 0.5) / 0.25
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.rand(22, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def fit(folder, pictures, callbacks):
+    torch.manual_seed(0)
+    module, labels = Theirs(), torch.arange(len(pictures)) % 2
+    data = torch.utils.data.TensorDataset(normalised(pictures), labels)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=callbacks, num_sanity_val_steps=1,
+        logger=TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+    )  # fmt: skip
+    trainer.fit(
+        module,
+        torch.utils.data.DataLoader(data, 4, shuffle=True),
+        torch.utils.data.DataLoader(data, 8),
+    )
+    return module, trainer
+
+
+def test_every_callback_alone_and_weights_unchanged(tmp_path, pictures):
+    labels = torch.arange(22) % 2
+    callbacks = [
+        kind.watch(pictures[:4], labels[:4], NAMES, preprocess=normalised)
+        for kind in (
+            GradCam(), Scores(), Mistakes(), ConfusionMatrix(), ClassMeans(), ActivationGrids(),
+            FilterVisuals(units=1, full_units=1, steps=2),
+        )
+    ]  # fmt: skip
+    module, trainer = fit(tmp_path / "on", pictures, callbacks)
+    alone, _ = fit(tmp_path / "off", pictures, [])
+    for (name, a), (_, b) in zip(
+        module.state_dict().items(), alone.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+    events = EventAccumulator(str(tmp_path / "on"), {"images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    wanted = {
+        "grad_cam/00", "activations/features.0/00", "filters/features.0", "confusion_matrix",
+        "class_means", "predictions/mistakes", "predictions/random", "predictions/breakdown",
+    }  # fmt: skip
+    assert wanted <= set(tags["images"])
+    assert [event.step for event in events.Images("grad_cam/00")] == [0, 1, 2]
+    assert {"explain/drift", "explain/confident_mistakes"} <= set(tags["scalars"])
+
+    # the answers are those of a pass of one's own
+    module.eval()
+    with torch.no_grad():
+        shares = module(normalised(pictures)).softmax(1)
+    found = AnswerBook.of(trainer).latest["val"]
+    assert found.rows.tolist() == list(range(22))
+    assert found.labels.tolist() == labels.tolist()
+    assert found.answers.tolist() == shares.argmax(1).tolist()
+    torch.testing.assert_close(torch.from_numpy(found.confidences), shares.amax(1))
+    torch.testing.assert_close(
+        torch.from_numpy(found.true_confidences), shares[torch.arange(22), labels]
+    )
+    wrong = [i for i in range(22) if shares[i].argmax() != labels[i]]
+    order = sorted(wrong, key=lambda i: -float(shares[i].max()))
+    assert found.mistakes(5).tolist() == order[:5] and len(order) > 1
+
+
+def test_without_names_classes_are_numbered(tmp_path, pictures):
+    matrix = ConfusionMatrix().watch(pictures[:4], preprocess=normalised)
+    fit(tmp_path, pictures, [matrix])
+    assert matrix.class_names == ("class 0", "class 1")
+
+
+def test_shapes_that_do_not_fit_are_refused(pictures):
+    with pytest.raises(ValueError, match="3 labels"):
+        GradCam().watch(pictures[:4], torch.zeros(3))
+    with pytest.raises(ValueError, match=r"\(N, 1 or 3, H, W\)"):
+        GradCam().watch(torch.rand(4, 5, 8, 8))
+
+
+class WandbLogger:
+    def __init__(self):
+        self.got = []
+
+    def log_image(self, key, images, step=None, **more):
+        self.got.append((key, images[0].shape, more["caption"]))
+
+
+class MLFlowLogger:
+    run_id = "r1"
+
+    def __init__(self):
+        self.got, self.experiment = [], self
+
+    def log_image(self, run_id, image, artifact_file=None, key=None, step=None):
+        self.got.append((run_id, key, image.shape, step))
+
+
+class CometLogger:
+    def __init__(self):
+        self.got, self.experiment = [], self
+
+    def log_image(self, image_data, name=None, step=None):
+        self.got.append((name, image_data.shape, step))
+
+
+def test_other_loggers_get_the_picture_in_their_own_words():
+    import numpy as np
+
+    picture = np.zeros((5, 7, 3), np.uint8)
+    loggers = [WandbLogger(), MLFlowLogger(), CometLogger()]
+    trainer = type("Trainer", (), {"loggers": loggers})()
+    write_picture(trainer, None, "grad_cam/00", picture, 3)
+    assert [logger.got for logger in loggers] == [
+        [("grad_cam/00", (5, 7, 3), ["epoch 3"])],
+        [("r1", "grad_cam.00", (5, 7, 3), 3)],
+        [("grad_cam/00", (5, 7, 3), 3)],
+    ]

@@ -14,8 +14,11 @@ from convlens.draw.depth_chart import depth_chart
 from convlens.errors import UserError
 from convlens.explain import scores
 from convlens.explain.activations import layer_statistics
+from convlens.explain.faithfulness import faithfulness, insertion_deletion
+from convlens.explain.grad_cam import GradCam, grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.places import same_border_place
+from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.taps import find_module
 
 EXTENTS = ("default", "all")
@@ -48,6 +51,7 @@ class Scores(ExplanationCallback):
         border: share of the picture's edge that counts as border.
         near: peaks not farther apart than this share of the edge are in one place.
         confident: least confidence of a confident mistake.
+        steps: of the insertion and deletion curves.
         every_n_epochs, batch: see :class:`ExplanationCallback`.
     """
 
@@ -56,13 +60,14 @@ class Scores(ExplanationCallback):
     def __init__(
         self, *, which: str = "default", pictures: int = 40, layers="auto", limit: int = 12,
         masks: bool = True, border: float = 0.2, near: float = 0.15, confident: float = 0.9,
-        every_n_epochs: int = 1, batch: int = 32,
+        steps: int = 20, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         if which not in EXTENTS:
             raise UserError(f"scores={which}: default or all")
         self.which, self.count, self.layers, self.limit = which, pictures, layers, limit
         self.masks, self.border, self.near, self.confident = masks, border, near, confident
+        self.steps = steps
         self._before: Tensor | None = None  # maps of the look before
         # sparsity and share of dead channels by layer
         self._untrained: dict[str, tuple[float, float]] = {}
@@ -107,6 +112,8 @@ class Scores(ExplanationCallback):
             self._say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
         if layers and look.final:
             yield from self._charts(look, layers)
+        if look.final and self.which == "all":
+            yield from self._of_randomisation(look)
 
     def _numbers(self, look: Look) -> Iterator[tuple[str, float]]:
         if look.answers is not None and len(look.answers):
@@ -143,6 +150,49 @@ class Scores(ExplanationCallback):
         self._before = found.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))
+            yield from self._of_faithfulness(look, found.layer)
+
+    def _of_faithfulness(self, look: Look, layer: str) -> Iterator[tuple[str, float]]:
+        """Of the probes' maps for their predicted classes."""
+        images = look.probes.images
+        first = self._explained(look, layer, torch.full((len(images),), -1))
+        maps, targets = first.maps[layer][:, 0], first.targets[:, 0]
+
+        def again(kept: Tensor) -> Tensor:
+            return grad_cam(look.network, kept, targets, [layer], batch=self.batch).maps[layer][
+                :, 0
+            ]
+
+        found = faithfulness(look.network, images, maps, targets, again, batch=self.batch)
+        yield from _mean("average_drop", found.drop)
+        yield from _mean("average_increase", found.increase)
+        yield from _mean("adcc", found.adcc)
+        curves = insertion_deletion(
+            look.network, images, maps, targets, self.steps, batch=self.batch
+        )
+        yield from _mean("insertion", curves.insertion_auc)
+        yield from _mean("deletion", curves.deletion_auc)
+
+    def _explained(self, look: Look, layer: str, targets: Tensor) -> GradCam:
+        return self.fitting(
+            lambda batch: grad_cam(look.network, look.probes.images, targets, [layer], batch=batch)
+        )
+
+    def _of_randomisation(self, look: Look) -> Iterator[tuple[str, float]]:
+        """How much the probes' maps still look like themselves when layers become random."""
+        layers = choose_layers(look.network, "auto", "grad_cam", example=look.example)
+        if not layers:
+            return
+        targets = self._explained(look, layers[0], torch.full((len(look.probes),), -1)).targets[
+            :, 0
+        ]
+        found = parameter_randomisation(
+            look.network,
+            lambda: self._explained(look, layers[0], targets).maps[layers[0]][:, 0],
+            seed=look.seed,
+        )
+        for name, ranks in zip(found.layers, found.spearman, strict=True):
+            yield from _mean(f"randomised/{name}", ranks)
 
     def _of_layers(self, look: Look, layers: list[str]) -> Iterator[tuple[str, float]]:
         batches = look.probes.images.split(max(1, self.batch // 4))

@@ -212,7 +212,7 @@ def _expanded(value: Any) -> Any:
 
 def _check_ranges(config: dict) -> None:
     training = config["training"]
-    for key in ("batch_size", "eval_batch_size", "accumulate"):
+    for key in ("batch_size", "eval_batch_size", "accumulate", "validations"):
         if training[key] < 1:
             raise UserError(f"training.{key}={training[key]}: at least 1 is expected")
     for key in ("batch_size_is", "lr_is"):

@@ -231,6 +231,7 @@ def trainer_of(
         precision=PRECISIONS[str(config["precision"])],
         gradient_clip_val=training["gradient_clip"],
         accumulate_grad_batches=training["accumulate"],
+        val_check_interval=1.0 / training["validations"],
         logger=loggers or False,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],

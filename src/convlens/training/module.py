@@ -33,6 +33,7 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the one in force.
         on_stored: whether the network is fed with stored features just now.
+        compiled: whether ``torch.compile`` is on.
     """
 
     def __init__(self, config: dict, class_names: list[str], *, pretrained: bool = True):
@@ -60,6 +61,10 @@ class ClassifierModule(L.LightningModule):
         self.phase: Phase = self.schedule.phases[0]
         self.on_stored = False
         self.enter(self.phase)
+        self.compiled = bool(training.get("compile"))
+        if self.compiled:
+            # in place: the names of parameters, and so checkpoints, stay as they are
+            self.model.compile()
 
     def enter(self, phase: Phase) -> None:
         """Freeze and unfreeze what ``phase`` wants, and put the frozen parts to rest."""
@@ -111,7 +116,8 @@ class ClassifierModule(L.LightningModule):
         """Logits (B, K) or (B, 1) of a batch of pictures, or of what is stored of them."""
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
-        return self.model.swift(batch["image"])
+        # compiled is the whole pass; hand-written kernels for frozen parts would break its graph
+        return (self.model if self.compiled else self.model.swift)(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         logits = self.answer(batch)

@@ -66,6 +66,7 @@ class AnswerBook:
         self._taken = -1
         self._count = 0
         self._hook = None
+        self._open = False
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> AnswerBook:
@@ -74,17 +75,23 @@ class AnswerBook:
             trainer.convlens_answers = cls()
         return trainer.convlens_answers
 
-    def begin(self, network: nn.Module) -> None:
-        """A pass begins; later calls for the same pass change nothing."""
-        if self._hook is not None:
+    def begin(self, network: nn.Module | None) -> None:
+        """A pass begins; later calls for the same pass change nothing.
+
+        Args:
+            network: whose outputs are noted; None where the module's steps return their logits. (A
+                hook would make ``torch.compile`` compile anew.)
+        """
+        if self._open:
             return
+        self._open = True
         self._parts, self._held, self._first = [], {}, {}
         self._taken, self._count, self._logits = -1, 0, None
 
         def note(module, arguments, output):
             self._logits = output if isinstance(output, Tensor) else None
 
-        self._hook = network.register_forward_hook(note)
+        self._hook = None if network is None else network.register_forward_hook(note)
 
     def take(self, outputs, batch, number: int) -> None:
         """A batch has been answered; later calls for the same batch change nothing.
@@ -128,10 +135,12 @@ class AnswerBook:
 
     def end(self, stage: str) -> None:
         """The pass is over: ``latest[stage]`` holds it, that of all processes together."""
-        if self._hook is None:
+        if not self._open:
             return
-        self._hook.remove()
-        self._hook = None
+        self._open = False
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
         held = self._first | {row: picture for row, (_, picture) in self._held.items()}
         parts = [(self._parts, held)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():

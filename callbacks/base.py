@@ -223,7 +223,7 @@ class ExplanationCallback(L.Callback, ABC):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.needs_answers and not trainer.sanity_checking:
-            AnswerBook.of(trainer).begin(getattr(pl_module, "model", pl_module))
+            AnswerBook.of(trainer).begin(_noted(pl_module))
 
     def on_validation_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
@@ -237,7 +237,7 @@ class ExplanationCallback(L.Callback, ABC):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.needs_answers:
-            AnswerBook.of(trainer).begin(getattr(pl_module, "model", pl_module))
+            AnswerBook.of(trainer).begin(_noted(pl_module))
 
     def on_test_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
@@ -348,6 +348,11 @@ def _preprocessing(network: nn.Module, preprocess) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _noted(module: L.LightningModule) -> nn.Module | None:
+    """The network whose outputs are to be noted; our own module's steps return their logits."""
+    return None if hasattr(module, "answer") else getattr(module, "model", module)
 
 
 def _moved(probes: Probes, device: torch.device) -> Probes:

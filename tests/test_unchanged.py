@@ -39,6 +39,9 @@ CASES = {
 
 def trained(home: Path, words: list[str]) -> dict:
     """A checkpoint of a run in this process: weights, buffers and the optimizer's state."""
+    # a second run in one process would be compiled for sizes that vary: other last bits, also
+    # between two runs that do not look
+    torch._dynamo.reset()
     assert main(["train", f"run_dir={home}", *TINY, "training.epochs=2", *words]) == 0
     content = torch.load(home / "checkpoints" / "last.ckpt", weights_only=True)
     return {"weights": content["state_dict"], "optimizer": content["optimizer_states"]}

@@ -146,7 +146,9 @@ class _Search:
         numbers = torch.arange(begin, begin + count, device=values.device).expand_as(values)
         kept = self.values.shape[1]
         # stable, so that the earlier of two equal pictures stays first
-        values, order = torch.cat([self.values, values], 1).sort(dim=1, descending=True, stable=True)
+        values, order = torch.cat([self.values, values], 1).sort(
+            dim=1, descending=True, stable=True
+        )
         order = order[:, : self.count]
         self.values = values[:, : self.count]
         self.numbers = torch.cat([self.numbers, numbers], 1).gather(1, order)

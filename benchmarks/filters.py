@@ -1,0 +1,177 @@
+"""Filter pictures by gradient ascent: convlens beside one filter at a time through all of VGG16.
+
+    .venv/bin/python benchmarks/filters.py
+
+The peer is the recipe of F. Chollet's book (*Deep Learning with Python*, 5.4.2) as it is commonly
+written in PyTorch: for each filter a picture of 128×128 pixels, in every step a forward pass
+through the whole network with a hook at the layer, the gradient of the channel's mean by the
+picture alone, normalised, and a step. `convlens.explain.gradient_ascent` takes the same steps
+(recipe `plain`) with a forward pass that ends at the layer, on a canvas as large as a unit sees;
+what it spends on finding that canvas counts. Its pictures are smaller where the unit sees less.
+
+Both run in one process with the same weights (random: they cost the same) and threads, in turns;
+who goes first alternates. A filter costs the peer the same as the next one, so it climbs only some
+of those that convlens climbs, and the times per filter are compared. Printed and written to
+`benchmarks/results/filters.json`: seconds a filter, and the ratio peer / ours, formed within each
+round. Speeds change with the machine; the ratio of one run is the result.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rounds import available_cores
+from throughput import processor, spread
+
+from convlens.config import compose
+from convlens.explain.filters import gradient_ascent, recipe
+from convlens.models import build_model
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SIZE = 128
+STEP_SIZE = 0.02
+
+
+class Task(NamedTuple):
+    """A layer, how many of its filters each side climbs in a round, and the ratio hoped for."""
+
+    layer: str
+    filters: int
+    of_peer: int
+    target: float
+
+
+TASKS = {
+    "early": Task("backbone.block1.conv2", 64, 3, 10.0),
+    "deep": Task("backbone.block5.conv1", 8, 3, 1.1),
+}
+
+
+def one_by_one(model, layer: str, filters: int, steps: int) -> list[float]:
+    """The peer: the mean activation that each filter reaches on its own picture."""
+    seen = {}
+    hook = model.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: seen.update(output=output)
+    )
+    reached = []
+    for unit in range(filters):
+        generator = torch.Generator().manual_seed(unit)
+        picture = 0.5 + 0.01 * torch.randn(1, 3, SIZE, SIZE, generator=generator)
+        for _ in range(steps):
+            picture = picture.detach().requires_grad_()
+            model(picture)
+            gradient = torch.autograd.grad(seen["output"][:, unit].mean(), picture)[0]
+            gradient = gradient / (gradient.square().mean().sqrt() + 1e-5)
+            picture = (picture + STEP_SIZE * gradient).clamp(0, 1)
+        with torch.no_grad():
+            model(picture)
+        reached.append(float(seen["output"][:, unit].mean()))
+    hook.remove()
+    return reached
+
+
+def ours(model, layer: str, filters: int, steps: int, name: str = "plain") -> list[float]:
+    found = gradient_ascent(
+        model, layer, range(filters), size=SIZE, channels=3, steps=steps, step_size=STEP_SIZE,
+        seed=0, batch=32, **recipe(name),
+    )  # fmt: skip
+    return found.activations.tolist()
+
+
+def timed(filters: int, run: Callable[[], list[float]]) -> tuple[float, float]:
+    """Seconds a filter, and the mean activation reached."""
+    start = time.perf_counter()
+    reached = run()
+    return (time.perf_counter() - start) / filters, sum(reached) / len(reached)
+
+
+def measure(task: Task, model, rounds: int, steps: int) -> dict:
+    """All rounds of one task: seconds a filter of each side, and peer / ours."""
+    sides = {
+        "convlens": (task.filters, lambda: ours(model, task.layer, task.filters, steps)),
+        "one by one": (task.of_peer, lambda: one_by_one(model, task.layer, task.of_peer, steps)),
+        "robust": (task.filters, lambda: ours(model, task.layer, task.filters, steps, "robust")),
+    }
+    ours(model, task.layer, 2, 1), one_by_one(model, task.layer, 1, 1)  # warm up
+    lines = []
+    for number in range(rounds):
+        order = list(sides) if number % 2 else list(reversed(sides))
+        figures = {side: timed(*sides[side]) for side in order}
+        seconds = {side: figures[side][0] for side in sides}
+        line = {side: round(value, 4) for side, value in seconds.items()}
+        line["ratio"] = round(seconds["one by one"] / seconds["convlens"], 2)
+        line["ratio_robust"] = round(seconds["one by one"] / seconds["robust"], 2)
+        line["reached"] = {side: round(figures[side][1], 4) for side in sides}
+        lines.append(line)
+        print(
+            f"{task.layer:>24}{line['convlens']:>12.4f}{line['one by one']:>12.4f}"
+            f"{line['ratio']:>8.2f}{line['ratio_robust']:>15.2f}",
+            flush=True,
+        )
+    return {
+        **task._asdict(),
+        "rounds": lines,
+        "ratio": spread([line["ratio"] for line in lines]),
+        "ratio_robust": spread([line["ratio_robust"] for line in lines]),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", choices=[*TASKS, "both"], default="both")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10, help="of the ascent (default: 10)")
+    parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
+    parser.add_argument("--out", type=Path, default=RESULTS / "filters.json")
+    args = parser.parse_args()
+    if args.rounds < 1 or args.steps < 1:
+        parser.error("rounds and steps are at least 1")
+
+    spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
+    model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
+    model.requires_grad_(False)  # the peer, too, pays for no gradient it does not use
+    print(
+        f"{'seconds a filter':>24}{'convlens':>12}{'one by one':>12}{'ratio':>8}{'with robust':>15}"
+    )
+    names = list(TASKS) if args.task == "both" else [args.task]
+    tasks = {name: measure(TASKS[name], model, args.rounds, args.steps) for name in names}
+
+    for name, told in tasks.items():
+        told_of = (
+            f"{told['ratio']['median']:.2f} ({told['ratio']['min']} to {told['ratio']['max']})"
+        )
+        print(f"{name}: {told['filters']} filters of {told['layer']}, {told_of} times as fast")
+    print(f"{processor()}, {torch.get_num_threads()} threads")
+    result = {
+        "what": f"filter pictures of VGG16, {args.steps} steps; the peer at {SIZE}x{SIZE} pixels",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": len(available_cores()),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {"torch": torch.__version__},
+        "steps": args.steps,
+        "tasks": tasks,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {args.out}")
+    short = [n for n, told in tasks.items() if told["ratio"]["median"] < told["target"]]
+    if short:
+        print(f"below its target: {', '.join(short)}", file=sys.stderr)
+    return int(args.check and bool(short))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -318,6 +318,9 @@ class _Plan:
         if not isinstance(value, Tensor):
             return value
         value = value.to(device)
+        if name == "feature_mask":  # (H, W) or (B, H, W): the same in all channels
+            value = value[(None,) * (3 - value.dim())] if value.dim() < 3 else value
+            value = value[:, None] if value.dim() == 3 else value
         shared = self.shap and name == "baselines"  # a set of pictures to compare with
         return value[part] if len(value) == total and value.dim() > 2 and not shared else value
 

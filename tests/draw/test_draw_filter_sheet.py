@@ -39,6 +39,14 @@ def test_large_patches_are_reduced_and_keep_their_shape():
     assert red.sum() == 4 * 49 * 16 and len(rows) == 2 * 49 and len(columns) == 2 * 16
 
 
+@pytest.mark.parametrize(("side", "shown"), [(9, 45), (10, 40), (24, 47), (33, 47), (47, 47)])
+def test_small_patches_fill_their_room(side, shown):
+    patches = torch.zeros(1, 4, 3, side, side)
+    patches[:, :, 0] = 1
+    sheet = filter_sheet(uniform(1, 3, 32, 32), [0], title="x", patches=patches)
+    assert (sheet == (255, 0, 0)).all(-1).sum() == 4 * shown**2
+
+
 def test_patches_are_shown_also_where_the_gradient_was_zero():
     pictures, patches = uniform(2, 3, 32, 32), uniform(2, 1, 3, 32, 32, seed=1)
     sheet = filter_sheet(pictures, [0, 1], title="x", marks=["stuck", None], patches=patches)

@@ -119,14 +119,18 @@ def _crossed(height: int, width: int) -> np.ndarray:
 
 
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture as large as ``size`` allows, magnified by whole pixels, on plain ground."""
+    """A picture as large as ``size`` allows, on plain ground.
+
+    Magnified by whole pixels, unless that would leave more than a fifth of the room empty.
+    """
     image = to_uint8(picture)
     scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
-    scale = int(scale) if scale >= 1 else scale
+    whole = scale >= 1 and int(scale) >= 0.8 * scale
+    scale = int(scale) if whole else scale
     edges = [max(1, round(edge * scale)) for edge in image.shape[:2]]
-    image = resize(image, tuple(edges), "nearest" if scale >= 1 else "bilinear")
+    image = resize(image, tuple(edges), "nearest" if whole else "bilinear")
     ground = blank(*size)
-    top, left = ((whole - edge) // 2 for whole, edge in zip(size, edges, strict=True))
+    top, left = ((room - edge) // 2 for room, edge in zip(size, edges, strict=True))
     ground[top : top + edges[0], left : left + edges[1]] = image
     return ground
 

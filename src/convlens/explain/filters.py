@@ -223,12 +223,13 @@ def _prepare(
     """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
     with torch.no_grad():
         canvas = fitting_canvas(taps, layer, picture, minimum)
-        try:
-            taps.run(picture[..., : canvas[0], : canvas[1]])
-        except (RuntimeError, ValueError, AssertionError):
-            # Some networks insist on their input size, whatever the layer would need.
-            canvas = tuple(picture.shape[-2:])
-            taps.run(picture)
+        if canvas != tuple(picture.shape[-2:]):
+            try:
+                taps.run(picture[..., : canvas[0], : canvas[1]])
+            except (RuntimeError, ValueError, AssertionError):
+                # Some networks insist on their input size, whatever the layer would need.
+                canvas = tuple(picture.shape[-2:])
+                taps.run(picture)
     return checked_units(layer, units, taps[layer].shape[1]), canvas
 
 
@@ -325,8 +326,10 @@ class _Climb:
 
     def means(self, images: Tensor, units: list[int]) -> Tensor:
         """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
-        # convolutions of both directions are faster in this layout, and hand it on
-        self.taps.run(images.contiguous(memory_format=torch.channels_last))
+        if images.device.type == "cpu":
+            # the layers hand this layout on; on a CPU it is up to a tenth faster, both ways
+            images = images.contiguous(memory_format=torch.channels_last)
+        self.taps.run(images)
         outputs = self.taps[self.layer]
         return (
             outputs[range(len(units)), units].flatten(1).mean(1)

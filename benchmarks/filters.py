@@ -130,12 +130,15 @@ def main() -> int:
     parser.add_argument("--task", choices=[*TASKS, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="of the ascent (default: 10)")
+    parser.add_argument("--threads", type=int, help="of both sides (default: PyTorch's)")
     parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
     parser.add_argument("--out", type=Path, default=RESULTS / "filters.json")
     args = parser.parse_args()
     if args.rounds < 1 or args.steps < 1:
         parser.error("rounds and steps are at least 1")
 
+    if args.threads:  # one, where other programs use the machine: waiting threads blur the ratio
+        torch.set_num_threads(args.threads)
     spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
     model.requires_grad_(False)  # the peer, too, pays for no gradient it does not use

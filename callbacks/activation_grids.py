@@ -42,7 +42,7 @@ class ActivationGrids(ExplanationCallback):
         return {f"activations/{layer}/<probe>": min(self.shown, probes) for layer in layers}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        layers = self.chosen(look.network, look.example)
+        layers = self.layers_at(look)
         if not layers:
             return
         found = self.fitting(

@@ -19,8 +19,10 @@ class Alarms(L.Callback):
     """Says when the scores tell that something is wrong.
 
     An alarm is said once it has held for ``patience`` epochs that were looked at, or at the end of
-    the run; the summary holds those that hold at the end. It must stand behind the callbacks that
-    look and behind the epoch log. None rests on a randomisation check.
+    the run; the summary holds those that hold at the end. While the validation loss still falls,
+    nothing is said of classes that are mistaken for others: that is what learning looks like. It
+    must stand behind the callbacks that look and behind the epoch log. None rests on a
+    randomisation check.
 
     Args:
         thresholds: of the config group ``alarms``.
@@ -38,17 +40,24 @@ class Alarms(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"])
+            learning = self._still_falling(pl_module)
+            self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"], learning)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and Ledger.of(trainer).scores:
-            self._judge(trainer, max(Ledger.of(trainer).scores), 0)
+            self._judge(trainer, max(Ledger.of(trainer).scores), 0, learning=False)
 
-    def _judge(self, trainer: L.Trainer, clock: int, patience: int) -> None:
+    @staticmethod
+    def _still_falling(module: L.LightningModule) -> bool:
+        """Whether the latest validation loss is the lowest so far."""
+        losses = [row["val/loss"] for _, row in sorted(module.record.items()) if "val/loss" in row]
+        return bool(losses) and losses[-1] == min(losses)
+
+    def _judge(self, trainer: L.Trainer, clock: int, patience: int, learning: bool) -> None:
         scores = Ledger.of(trainer).scores
         if clock not in scores:
             return  # nobody looked
-        found = self._found(trainer, scores[clock], scores.get(0, {}))
+        found = self._found(trainer, scores[clock], scores.get(0, {}), learning)
         held = {key: self._held.get(key, 0) + 1 for key in found}
         if patience:
             self._held = held
@@ -62,8 +71,9 @@ class Alarms(L.Callback):
                     logger.experiment.add_text("alarms", found[key], clock)
 
     def _found(
-        self, trainer: L.Trainer, scores: Mapping[str, float], untrained: Mapping[str, float]
-    ) -> dict[str, str]:
+        self, trainer: L.Trainer, scores: Mapping[str, float], untrained: Mapping[str, float],
+        learning: bool,
+    ) -> dict[str, str]:  # fmt: skip
         limits = self.thresholds
         lines = [
             alarms.evidence_outside(scores, lift=limits["evidence_lift"]),
@@ -72,7 +82,7 @@ class Alarms(L.Callback):
         lines = [line for line in lines if line]
         lines += alarms.dead_layers(scores, untrained, share=limits["dead_share"])
         answers = AnswerBook.of(trainer).latest.get("val")
-        if answers is not None:
+        if answers is not None and not learning:
             lines += alarms.always_mistaken(
                 answers.labels, answers.answers, self.class_names,
                 share=limits["mistaken_share"], pictures=limits["mistaken_pictures"],

@@ -27,8 +27,8 @@ class Answers:
         answers: (N,) int64, the predicted one.
         confidences: (N,) float32 in [0, 1], the predicted class's probability.
         true_confidences: (N,) float32 in [0, 1], the true class's.
-        held: pictures by row, (C, H, W) as the network took them, where the network was fed with
-            pictures: some of the most confident mistakes, and the first ones of the split.
+        held: in another project, whose data set cannot be asked again: pictures by row, (C, H, W)
+            as the network took them, some of the most confident mistakes and the split's first.
     """
 
     rows: np.ndarray
@@ -66,7 +66,7 @@ class AnswerBook:
         self._taken = -1
         self._count = 0
         self._hook = None
-        self._open = False
+        self._open = self._holding = False
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> AnswerBook:
@@ -84,7 +84,7 @@ class AnswerBook:
         """
         if self._open:
             return
-        self._open = True
+        self._open, self._holding = True, network is not None
         self._parts, self._held, self._first = [], {}, {}
         self._taken, self._count, self._logits = -1, 0, None
 
@@ -118,7 +118,7 @@ class AnswerBook:
         self._parts.append(
             tuple(part.numpy() for part in (rows, labels, answers, confidences, truth))
         )
-        if pictures is not None:
+        if pictures is not None and self._holding:
             self._hold(pictures, rows, answers != labels, confidences)
 
     def _hold(self, pictures: Tensor, rows: Tensor, wrong: Tensor, confidences: Tensor) -> None:

@@ -56,7 +56,7 @@ class Attribution(SignedMaps):
         return [] if layer is None else [layer]
 
     def heading(self, look: Look) -> str:
-        layers = self.chosen(look.network, look.example)
+        layers = self.layers_at(look)
         return " · ".join([self.method.replace("_", " "), *layers])
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:

@@ -130,6 +130,7 @@ class ExplanationCallback(L.Callback, ABC):
         self._cut_at: int | None = None  # the clock of the latest look that the budget ended
         self._said: set[str] = set()
         self._ledger: Ledger | None = None
+        self._known: tuple[nn.Module, list[str]] | None = None  # the layers of a network
 
     def attach(
         self, probes: Probes, class_names: tuple[str, ...], folder: Path | None, seed: int
@@ -180,6 +181,12 @@ class ExplanationCallback(L.Callback, ABC):
             UserError: a pattern that matches no layer.
         """
         return []
+
+    def layers_at(self, look: Look) -> list[str]:
+        """:meth:`chosen`, which takes a pass of the network, once for each network."""
+        if self._known is None or self._known[0] is not look.network:
+            self._known = (look.network, self.chosen(look.network, look.example))
+        return list(self._known[1])
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         """Tags (with ``<probe>`` for each probe) and the number of pictures at a full look."""

@@ -33,6 +33,15 @@ class Evidence:
     masks: Tensor | None
 
 
+def last_feature_map(look: Look) -> list[str]:
+    """The layer that Grad-CAM explains by default, or nothing; found once a look."""
+    if "last feature map" not in look.memo:
+        look.memo["last feature map"] = choose_layers(
+            look.network, "auto", "grad_cam", example=look.example
+        )
+    return look.memo["last feature map"]
+
+
 def evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence | None:
     """Evidence for ``count`` pictures of the stage, else for the probes; once a look.
 
@@ -45,7 +54,7 @@ def evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence 
 
 
 def _evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence | None:
-    layers = choose_layers(look.network, "auto", "grad_cam", example=look.example)
+    layers = last_feature_map(look)
     if not layers:
         return None
     if look.pictures is None:

@@ -70,7 +70,7 @@ class FilterVisuals(ExplanationCallback):
         return {f"filters/{layer}": 1 for layer in layers}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        layers = self.chosen(look.network, look.example)
+        layers = self.layers_at(look)
         if layers and layer_kind(find_module(look.network, layers[0])) == "conv":
             first = layers.pop(0)
             title = f"{first} · kernels · epoch {look.clock}"

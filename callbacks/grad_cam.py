@@ -57,7 +57,7 @@ class GradCam(ExplanationCallback):
         return {"grad_cam/<probe>": probes} if layers else {}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        layers = self.chosen(look.network, look.example)
+        layers = self.layers_at(look)
         if not layers:
             self._say("no map", "GradCam: the network has no feature map, there is nothing to draw")
             return

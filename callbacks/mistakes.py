@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from convlens.callbacks.answers import Answers
 from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.evidence import last_feature_map
 
 from convlens.draw.breakdown import breakdown
 from convlens.draw.colour import overlay
@@ -15,7 +16,6 @@ from convlens.draw.confusion_matrix import confusion_counts
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers
 
 STAGES = {"val": "validation", "test": "test"}
 
@@ -74,10 +74,7 @@ class Mistakes(ExplanationCallback):
         self, look: Look, answers: Answers, places: np.ndarray, title: str, *, explained: bool
     ) -> np.ndarray | None:
         images, rows = look.fetch(answers.rows[places].tolist())
-        where = {
-            int(row): place for row, place in zip(answers.rows, range(len(answers)), strict=True)
-        }
-        places = [where[row] for row in rows]
+        places = np.searchsorted(answers.rows, rows).tolist()  # rows rise
         if not places:
             return None
         panels = self._panels(look, images, answers, places) if explained else [()] * len(places)
@@ -95,7 +92,7 @@ class Mistakes(ExplanationCallback):
 
     def _panels(self, look: Look, images, answers: Answers, places: list[int]) -> list:
         """For each picture the overlays of the predicted and the true class, on one scale."""
-        layers = choose_layers(look.network, "auto", "grad_cam", example=look.example)
+        layers = last_feature_map(look)
         if not layers:
             return [()] * len(places)
         pairs = np.stack([answers.answers[places], answers.labels[places]], axis=1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from convlens.callbacks.base import ExplanationCallback, Look
-from convlens.callbacks.evidence import Evidence, evidence
+from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
 from torch import Tensor
 
 from convlens.draw.depth_chart import depth_chart
@@ -102,7 +102,7 @@ class Scores(ExplanationCallback):
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray | float]]:
-        layers = self.chosen(look.network, look.example)
+        layers = self.layers_at(look)
         if self._scored != look.clock:  # the last look comes behind that of the last epoch
             self._scored = look.clock
             yield from self._numbers(look)
@@ -116,16 +116,14 @@ class Scores(ExplanationCallback):
             yield from self._of_randomisation(look)
 
     def _numbers(self, look: Look) -> Iterator[tuple[str, float]]:
-        if look.answers is not None and len(look.answers):
-            found = look.answers
-            share = scores.confident_mistakes(
-                torch.from_numpy(found.labels), torch.from_numpy(found.answers),
-                torch.from_numpy(found.confidences), self.confident,
-            )  # fmt: skip
-            yield "explain/confident_mistakes", share
+        # the dear part first: what is left of the budget is judged by the first number's seconds
         found = evidence(self, look, self.count)
         if found is not None:
             yield from self._of_maps(look, found)
+        if look.answers is not None and len(look.answers):
+            given = (look.answers.labels, look.answers.answers, look.answers.confidences)
+            share = scores.confident_mistakes(*map(torch.from_numpy, given), self.confident)
+            yield "explain/confident_mistakes", share
 
     def _of_maps(self, look: Look, found: Evidence) -> Iterator[tuple[str, float]]:
         maps = found.predicted
@@ -180,7 +178,7 @@ class Scores(ExplanationCallback):
 
     def _of_randomisation(self, look: Look) -> Iterator[tuple[str, float]]:
         """How much the probes' maps still look like themselves when layers become random."""
-        layers = choose_layers(look.network, "auto", "grad_cam", example=look.example)
+        layers = last_feature_map(look)
         if not layers:
             return
         targets = self._explained(look, layers[0], torch.full((len(look.probes),), -1)).targets[

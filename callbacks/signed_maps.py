@@ -70,7 +70,6 @@ class SignedMaps(ExplanationCallback):
         return {f"{self.tag}/<probe>": min(self.shown, probes)}
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
-        self.chosen(look.network, look.example)
         images, labels = look.probes.images, look.probes.labels.tolist()
         logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()

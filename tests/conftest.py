@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from masks_made import with_masks  # noqa: F401  a fixture of the tests of masks
 from pictures_made import damaged, photos  # noqa: F401  fixtures of the decoding tests
 from PIL import Image
 

@@ -5,27 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import looks
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from convlens.callbacks import FilterVisuals
 from convlens.callbacks import filter_visuals as module_under_test
 from convlens.callbacks.base import Look
+from looks import NAMES, untrained
 
-from convlens.config import compose
-from convlens.data.probes import Probes
 from convlens.errors import UserError
-from convlens.training import ClassifierModule
-
-NAMES = ("cat", "dog", "emu")
 
 
 def look_at(*words: str, names=NAMES) -> Look:
-    network = ClassifierModule(compose([*TINY, *words]), list(names)).model.eval()
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    probes = Probes(images, torch.zeros(4, dtype=torch.int64), list("abcd"), list("abcd"))
-    return Look(network, probes, names, 0, False, float("inf"), 0)
+    return looks.look_at(untrained(*words, names=names), names=names)
 
 
 @pytest.fixture

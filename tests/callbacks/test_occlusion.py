@@ -9,36 +9,25 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients
 from captum.attr import Occlusion as CaptumOcclusion
-from conftest import TINY
 from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
 from convlens.callbacks.base import Look
+from looks import NAMES, look_at, untrained
 
-from convlens.config import compose
-from convlens.data.probes import Probes
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import DIVERGING, HEAT, table
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.errors import UserError
-from convlens.training import ClassifierModule
-
-NAMES = ("cat", "dog", "emu")
 
 
 @pytest.fixture(scope="module")
 def network():
-    return ClassifierModule(compose(TINY), list(NAMES)).model.eval()
+    return untrained()
 
 
 @pytest.fixture
 def look(network):
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    answers = network(images).argmax(1)
-    labels = answers.clone()
-    labels[0] = (answers[0] + 1) % 3  # a mistake
-    labels[3] = -1  # nobody knows
-    names = [f"p{i}" for i in range(4)]
-    return Look(network, Probes(images, labels, names, names), NAMES, 0, False, float("inf"), 0)
+    return look_at(network, wrong=0, unknown=3)
 
 
 @pytest.fixture

@@ -10,30 +10,21 @@ from conftest import TINY
 from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
 from convlens.callbacks import grad_cam as module_under_test
 from convlens.callbacks.base import Look
+from looks import NAMES, look_at, untrained
 
 from convlens.config import compose
-from convlens.data.probes import Probes
 from convlens.errors import UserError
 from convlens.training import ClassifierModule
-
-NAMES = ("cat", "dog", "emu")
 
 
 @pytest.fixture
 def network():
-    return ClassifierModule(compose(TINY), list(NAMES)).model.eval()
+    return untrained()
 
 
 @pytest.fixture
 def look(network):
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    answers = network(images).argmax(1)
-    labels = answers.clone()
-    labels[1] = (answers[1] + 1) % 3  # a mistake
-    labels[2] = -1  # nobody knows
-    names = [f"p{i}" for i in range(4)]
-    probes = Probes(images, labels, names, names)
-    return Look(network, probes, NAMES, 0, False, float("inf"), 0)
+    return look_at(network, wrong=1, unknown=2)
 
 
 def test_grad_cam_draws_captums_maps(look, monkeypatch):

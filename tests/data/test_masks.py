@@ -1,106 +1,31 @@
-"""Masks beside a person's own pictures: each finds its picture and lies on it to the pixel."""
+"""Masks beside a person's own pictures: each lies on its picture to the pixel."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from masks_made import ORIENTATION, VOC, blob, data, picture, png, red, reference, xml
 from PIL import Image
 
 from convlens.cli.main import main
 from convlens.config import compose
-from convlens.data.boxes import read_boxes
 from convlens.data.datamodule import PictureData
-from convlens.data.masks import MaskFolder, match, read_masks
+from convlens.data.masks import read_masks
 from convlens.data.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.errors import UserError
-
-ORIENTATION = 0x0112
-VOC = "<annotation>{size}{objects}</annotation>"
-BOX = "<object><name>cat</name><bndbox>{}</bndbox></object>"
-
-
-def picture(path: Path, mask: np.ndarray, turn: int = 1) -> Path:
-    """A lossless picture, red where ``mask`` (h, w) is True and blue elsewhere."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.where(mask[..., None], [255, 0, 0], [0, 0, 255]).astype(np.uint8)
-    exif = Image.Exif()
-    exif[ORIENTATION] = turn
-    Image.fromarray(pixels).save(path, **({"exif": exif} if turn > 1 else {}))
-    return path
-
-
-def png(path: Path, mask: np.ndarray, value: int = 255) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask.astype(np.uint8) * value).save(path, "PNG")
-    return path
-
-
-def xml(path: Path, *boxes: tuple, size: tuple[int, int] | None = None) -> Path:
-    """Pascal VOC, boxes as (xmin, ymin, xmax, ymax)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = ("xmin", "ymin", "xmax", "ymax")
-    corners = ["".join(f"<{n}>{v}</{n}>" for n, v in zip(names, box, strict=True)) for box in boxes]
-    said = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>" if size else ""
-    path.write_text(VOC.format(size=said, objects="".join(map(BOX.format, corners))))
-    return path
-
-
-def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(h, w) bool: an off-centre block, with a hole and a ragged rim."""
-    mask = np.zeros((height, width), bool)
-    top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
-    mask[top : top + height // 2, left : left + width // 3] = True
-    return mask ^ (rng.random(mask.shape) < 0.03)
-
-
-@functools.cache
-def spec_of(*changes: str) -> dict:
-    """Hydra takes a third of a second for each."""
-    return compose(["data=image_folder", "data.size=16", *changes])["data"]
-
-
-def data(root: Path, *changes: str, **keys) -> PictureData:
-    spec = {**spec_of(*changes), "dir": str(root / "pics"), "masks": str(root / "masks"), **keys}
-    return PictureData(spec, seed=0, batch_size=4, eval_batch_size=5)
-
-
-def red(pictures: Pictures) -> np.ndarray:
-    """(N, H, W) bool: where the pictures say that the object is."""
-    return pictures.pixels(np.arange(len(pictures)))[..., 0] > 127
-
-
-@pytest.fixture
-def drawn(tmp_path) -> Path:
-    """Two classes of 10, the same names in both; each second picture of cats has a mask."""
-    rng = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        for i in range(10):
-            width, height = (int(n) for n in rng.integers(17, 60, 2))
-            mask = blob(rng, width, height)
-            picture(tmp_path / "pics" / name / f"{i}.png", mask)
-            if name == "dogs" or i % 2:
-                png(tmp_path / "masks" / name / f"{i}.png", mask, 1 + 254 * (i % 3 == 0))
-    return tmp_path
-
-
-def taken(files: list[Path | None], root: Path) -> list[str | None]:
-    return [file and file.relative_to(root).as_posix() for file in files]
-
 
 # --------------------------------------------------------------------------------- on the picture
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_masks_lie_on_their_pictures_to_the_pixel(drawn, resize):
-    module = data(drawn, f"data.resize={resize}", "data.interpolation=nearest")
+def test_masks_lie_on_their_pictures_to_the_pixel(with_masks, resize):
+    module = data(with_masks, f"data.resize={resize}", "data.interpolation=nearest")
     with_mask = without = 0
     for split, pictures in module.dataset.splits.items():
         assert pictures.masks.dtype == bool and pictures.masks.shape == (len(pictures), 16, 16)
@@ -113,29 +38,8 @@ def test_masks_lie_on_their_pictures_to_the_pixel(drawn, resize):
         with_mask += sum(mask.any() for mask in pictures.masks)
         without += sum(not mask.all() for mask in pictures.masks)
     assert with_mask == 15 and without == 20
-    assert module.index.notes == [f"masks for 15 of 20 pictures in {drawn / 'masks'}"]
+    assert module.index.notes == [f"masks for 15 of 20 pictures in {with_masks / 'masks'}"]
     assert module.dataset.notes == module.index.notes
-
-
-def reference(mask: np.ndarray, size: int, resize: str) -> np.ndarray:
-    """Nearest neighbour by its definition, a pixel at a time."""
-    height, width = mask.shape
-    across, down, left, top, column, row = width / size, height / size, 0.0, 0.0, 0, 0
-    wide = high = size
-    if resize == "crop":
-        across = down = min(width, height) / size
-        left, top = (width - size * across) / 2, (height - size * down) / 2
-    elif resize == "pad":
-        scale = size / max(width, height)
-        wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-        across, down = width / wide, height / high
-        column, row = (size - wide) // 2, (size - high) // 2
-    result = np.zeros((size, size), bool)
-    for y in range(high):
-        for x in range(wide):
-            at = int(top + (y + 0.5) * down), int(left + (x + 0.5) * across)
-            result[row + y, column + x] = mask[at]
-    return result
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -194,106 +98,6 @@ def test_masks_of_a_large_set_do_not_fill_memory_or_disk(tmp_path):
     assert array.stat().st_size > 16e6 and array.stat().st_blocks * 512 < 1e6
 
 
-# ------------------------------------------------------------------------------------- which file
-
-
-LAYOUTS = {
-    "like the pictures": "{split}/{label}/{stem}.png",
-    "another word for the split": "{short}/{label}/{stem}.png",
-    "capitals": "{split}/{label}/{stem}.PNG",
-    "classes": "{label}/{stem}.png",
-    "flat": "{stem}.png",
-    "annotations": "annotations/{stem}.png",
-    "Annotations by class": "Annotations/{label}/{stem}.png",
-    "annotations inside": "{split}/annotations/{stem}.png",
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_finds_every_picture(tmp_path, layout):
-    pictures, labels, wanted = [], [], []
-    for split in ("train", "validation"):
-        for label in ("katze", "hündin"):
-            for i in range(2):
-                short = {"validation": "val"}.get(split, split)
-                stem = f"{split[0]}.{label}.{i}"
-                pictures.append(tmp_path / "pics" / split / label / f"{stem}.jpg")
-                labels.append(label)
-                names = dict(split=split, short=short, label=label, stem=stem)
-                wanted.append(LAYOUTS[layout].format(**names))
-    for name in wanted[:-1]:
-        png(tmp_path / "masks" / name, np.ones((2, 2)))
-    png(tmp_path / "masks" / "strange.png", np.ones((2, 2)))
-    png(tmp_path / "masks" / ".hidden" / wanted[-1], np.ones((2, 2)))
-    found, notes = match(MaskFolder(tmp_path / "masks", tmp_path / "pics"), pictures, labels)
-    assert taken(found, tmp_path / "masks") == [*wanted[:-1], None]
-    assert notes[0].startswith("masks for 7 of 8 pictures")
-    assert notes[1].startswith("1 files there belong to no picture") and "strange" in notes[1]
-
-
-def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):
-    pictures = [tmp_path / "pics" / label / "1.jpg" for label in ("a", "b")]
-    masks = tmp_path / "masks"
-    one, two = (png(masks / label / "1.png", np.ones((2, 2))) for label in ("a", "b"))
-    find = functools.partial(match, pictures=pictures, labels=["a", "b"])
-    assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, two]
-    two.unlink()
-    assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, None]
-    one.rename(masks / "1.png")
-    with pytest.raises(
-        UserError, match=r"masks/1\.png would be the mask of both .*/a/1.* and .*/b"
-    ):
-        find(MaskFolder(masks, tmp_path / "pics"))
-
-
-def test_names_in_other_spellings_of_unicode_and_classes_from_names(tmp_path):
-    """macOS takes letters apart; with a pattern the class is no folder of the picture."""
-    masks = tmp_path / "masks"
-    name = unicodedata.normalize("NFD", "žluťoučký kůň 木")
-    png(masks / unicodedata.normalize("NFD", "kůň") / f"{name}.png", np.ones((2, 2)))
-    folder = MaskFolder(masks, tmp_path)
-    flat = tmp_path / "pics" / f"{unicodedata.normalize('NFC', name)}.jpeg"
-    assert folder.of(flat) is None
-    assert folder.of(flat, unicodedata.normalize("NFC", "kůň")) == folder.files()[0]
-
-
-def test_a_png_counts_before_an_xml_and_two_of_a_kind_are_refused(tmp_path):
-    masks = tmp_path / "masks"
-    boxes = xml(masks / "a" / "1.xml", (1, 1, 2, 2))
-    wanted = tmp_path / "pics" / "a" / "1.jpg"
-    assert MaskFolder(masks, tmp_path / "pics").of(wanted) == boxes
-    exact = png(masks / "a" / "1.png", np.ones((2, 2)))
-    assert MaskFolder(masks, tmp_path / "pics").of(wanted) == exact
-    png(masks / "annotations" / "a" / "1.png", np.ones((2, 2)))
-    with pytest.raises(UserError, match="both .* would be the mask of .*: keep one"):
-        MaskFolder(masks, tmp_path / "pics").of(wanted)
-
-
-def test_a_picture_is_never_its_own_mask(drawn):
-    pics = drawn / "pics"
-    with pytest.raises(UserError, match=r"\.png or \.xml .*are expected beside its pictures"):
-        data(drawn, masks=str(pics))
-    xml(pics / "dogs" / "3.xml", (1, 1, 4, 5))
-    module = data(drawn, masks=str(pics))
-    assert module.index.notes == [f"masks for 1 of 20 pictures in {pics}"]
-    # the folder above works too, and the masks beside it, being pictures of no folder of that name
-    module = data(drawn, masks=str(drawn))
-    assert module.index.notes[0].startswith("masks for 1 of 20")
-    (drawn / "masks").rename(pics / "masks")
-    with pytest.raises(UserError, match="lies among the pictures.* move that folder out of"):
-        data(drawn, masks=str(pics / "masks"))
-
-
-def test_no_mask_at_all_names_the_folder_and_an_expected_name(drawn):
-    for file in (drawn / "masks").rglob("*.png"):
-        file.rename(file.with_name(f"{file.stem}_mask.png"))
-    wanted = re.escape(str(drawn / "masks" / "cats" / "0.png"))
-    with pytest.raises(UserError, match=rf"data\.masks=.*would be {wanted} .*1_mask\.png"):
-        data(drawn)
-    with pytest.raises(UserError, match=r"no folder .*mask: set data\.masks.*did you mean masks\?"):
-        data(drawn, masks=str(drawn / "mask"))
-
-
 # --------------------------------------------------------------------------------- what it says
 
 
@@ -337,48 +141,6 @@ def test_pngs_of_every_mode(tmp_path):
         read = read_masks([square], [tmp_path / "m.png"], size=6, resize="squash", cache="ram")
         whole = np.repeat(np.repeat(want, 3, axis=0), 2, axis=1)
         assert np.array_equal(read.masks[0], whole), name
-
-
-def test_boxes_count_from_one_include_their_ends_and_are_united(tmp_path):
-    boxes = read_boxes(xml(tmp_path / "b.xml", (1, 1, 1, 1), (3, 2, 5, 4), (5, 4, 6, 4)))
-    want = np.zeros((5, 6), bool)
-    want[0, 0] = want[1:4, 2:5] = want[3, 4:6] = True
-    assert np.array_equal(boxes.mask(6, 5), want)
-    # drawn on a picture of half the size
-    boxes = read_boxes(xml(tmp_path / "b.xml", (2, 1, 2, 3), size=(6, 5)))
-    want = np.zeros((10, 12), bool)
-    want[0:6, 2:4] = True
-    assert boxes.size == (6, 5) and np.array_equal(boxes.mask(12, 10), want)
-    # from 0, or to one more than there is; as numbers with a point; a size nobody knew
-    boxes = read_boxes(xml(tmp_path / "b.xml", (0, "0.0", 7.0, "2"), size=(0, 0)))
-    want = np.arange(5)[:, None] < np.full(6, 2)
-    assert boxes.size is None and np.array_equal(boxes.mask(6, 5), want)
-    # on a picture that was shrunk a box keeps a pixel
-    boxes = read_boxes(xml(tmp_path / "b.xml", (100, 100, 100, 100), size=(100, 100)))
-    assert np.argwhere(boxes.mask(4, 4)).tolist() == [[3, 3]]
-
-
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_boxes_become_masks_that_lie_on_their_pictures(tmp_path, resize):
-    mask = np.zeros((23, 41), bool)
-    mask[3:11, 8:30] = mask[9:20, 2:12] = True
-    lying = picture(tmp_path / "p.png", mask)
-    boxes = xml(tmp_path / "p.xml", (9, 4, 30, 11), (3, 10, 12, 20), size=(41, 23))
-    read = read_masks([lying], [boxes], size=16, resize=resize, cache="ram")
-    assert np.array_equal(read.masks[0], reference(mask, 16, resize))
-    # the same, lying on its side: the boxes belong to the side of which they give the size
-    lying = picture(tmp_path / "q.png", mask, 6)
-    read = read_masks([lying], [boxes], size=16, resize=resize, cache="ram")
-    upright = np.rot90(mask, -1)
-    assert np.array_equal(read.masks[0], reference(upright, 16, resize))
-
-
-def test_parts_of_an_object_are_no_boxes_of_their_own(tmp_path):
-    text = VOC.format(size="", objects=BOX.format(
-        "<xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax>"))  # fmt: skip
-    part = "<part><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>"
-    (tmp_path / "b.xml").write_text(text.replace("</object>", f"{part}</object>"))
-    assert read_boxes(tmp_path / "b.xml").corners == ((1, 1, 2, 2),)
 
 
 ENTITIES = '<!DOCTYPE a [<!ENTITY x "{0}">]>' + VOC
@@ -442,72 +204,60 @@ def test_masks_that_are_none_are_named_or_skipped(tmp_path, case):
     assert note.startswith(f"1 masks left out, the first: {file} (")
 
 
-def test_an_entity_bomb_costs_nothing(tmp_path):
-    """Ten levels of ten: a hundred gigabytes if anybody expanded them."""
-    levels = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(10))
-    bomb = f'<!DOCTYPE a [<!ENTITY e0 "{"ha" * 10}">{levels}]><annotation>&e10;</annotation>'
-    (tmp_path / "b.xml").write_text(bomb)
-    with pytest.raises(ValueError, match="DOCTYPE"):
-        read_boxes(tmp_path / "b.xml")
-    (tmp_path / "b.xml").write_bytes(b" " * 10_000_001)
-    with pytest.raises(ValueError, match="more than 10,000,000 bytes"):
-        read_boxes(tmp_path / "b.xml")
-
-
 # --------------------------------------------------------------------------------------- together
 
 
-def test_masks_are_kept_and_made_anew_when_a_file_changed(drawn, capsys):
+def test_masks_are_kept_and_made_anew_when_a_file_changed(with_masks, capsys):
     whole = {"split": {"validation": 4, "test": 4}}
-    before = data(drawn, **whole).dataset.splits["test"]
+    before = data(with_masks, **whole).dataset.splits["test"]
     assert capsys.readouterr().err.count("masks to 16x16") == 3
-    same = data(drawn, **whole).dataset.splits["test"]
+    same = data(with_masks, **whole).dataset.splits["test"]
     assert "masks to" not in capsys.readouterr().err
     assert np.array_equal(before.masks, same.masks) and before.identity == same.identity
-    ram = data(drawn, "data.cache=ram", **whole).dataset.splits["test"]
+    ram = data(with_masks, "data.cache=ram", **whole).dataset.splits["test"]
     assert not isinstance(ram.masks, np.memmap) and np.array_equal(before.masks, ram.masks)
     assert np.array_equal(before.masked, ram.masked)
     row = int(np.flatnonzero(before.masked)[0])
-    file = drawn / "masks" / Path(before.names[row]).relative_to(drawn / "pics")
+    file = with_masks / "masks" / Path(before.names[row]).relative_to(with_masks / "pics")
     assert before.masks[row].any()
     info = file.stat()
     png(file, np.zeros(Image.open(file).size[::-1]))
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1))
     capsys.readouterr()
-    after = data(drawn, **whole).dataset.splits["test"]
+    after = data(with_masks, **whole).dataset.splits["test"]
     assert capsys.readouterr().err.count("masks to") == 1
     assert not after.masks[row].any() and after.masked[row]
     assert np.array_equal(np.delete(after.masks, row, 0), np.delete(before.masks, row, 0))
     file.unlink()  # no file any more is another set of files
-    gone = data(drawn, **whole).dataset.splits["test"]
+    gone = data(with_masks, **whole).dataset.splits["test"]
     assert not gone.masked[row] and gone.masked.sum() == before.masked.sum() - 1
 
 
-def test_skipped_pictures_and_masks_leave_all_together(drawn):
-    (drawn / "pics" / "dogs" / "1.png").write_bytes(b"no picture")
-    (drawn / "masks" / "dogs" / "2.png").write_bytes(b"no mask")
+def test_skipped_pictures_and_masks_leave_all_together(with_masks):
+    (with_masks / "pics" / "dogs" / "1.png").write_bytes(b"no picture")
+    (with_masks / "masks" / "dogs" / "2.png").write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"dogs/[12]\.png"):
-        _ = data(drawn).dataset
-    made = data(drawn, "data.on_error=skip", "data.interpolation=nearest").dataset
+        _ = data(with_masks).dataset
+    made = data(with_masks, "data.on_error=skip", "data.interpolation=nearest").dataset
     pictures = list(made.splits.values())
     assert sum(map(len, pictures)) == 19 and sum(p.masked.sum() for p in pictures) == 13
     for each in pictures:
         assert np.array_equal(each.masks[each.masked], red(each)[each.masked])
     assert [note.split(",")[0] for note in made.notes] == [
-        f"masks for 15 of 20 pictures in {drawn / 'masks'}",
+        f"masks for 15 of 20 pictures in {with_masks / 'masks'}",
         "1 masks left out",
         "1 broken pictures skipped",
     ]
-    for file in (drawn / "masks").rglob("*.png"):
+    for file in (with_masks / "masks").rglob("*.png"):
         file.write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"no mask in data\.masks=.*is of use: .* masks left out"):
-        _ = data(drawn, "data.on_error=skip").dataset
+        _ = data(with_masks, "data.on_error=skip").dataset
 
 
-def test_probes_know_whether_they_have_a_mask(drawn, capsys):
-    module = data(drawn, split={"validation": 10, "test": 4})
-    png(drawn / "masks" / "cats" / "1.png", np.zeros(
-        Image.open(drawn / "pics" / "cats" / "1.png").size[::-1]))  # fmt: skip
+def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
+    module = data(with_masks, split={"validation": 10, "test": 4})
+    png(with_masks / "masks" / "cats" / "1.png", np.zeros(
+        Image.open(with_masks / "pics" / "cats" / "1.png").size[::-1]))  # fmt: skip
     pictures = module.dataset.splits["validation"]
     chosen = choose_probes(pictures, module.class_names, count=8, seed=0)
     rows = [pictures.names.index(source) for source in chosen.sources]
@@ -515,14 +265,14 @@ def test_probes_know_whether_they_have_a_mask(drawn, capsys):
     assert 0 < chosen.masked.sum() < 8
     assert np.array_equal(chosen.masks.numpy(), pictures.masks[rows])
     # the person's own
-    paths = [str(drawn / "pics" / name) for name in ("cats/1.png", "cats/2.png", "dogs/5.png")]
+    paths = [str(with_masks / "pics" / name) for name in ("cats/1.png", "cats/2.png", "dogs/5.png")]
     own = own_probes(paths, module.class_names, module.spec)
     assert own.masks.dtype == torch.bool and own.masks.shape == (3, 16, 16)
     assert own.masked.tolist() == [True, False, True]  # the first an empty object
     assert own.masks.flatten(1).any(1).tolist() == [False, False, True]
     nothing = own_probes(paths[1:2], module.class_names, module.spec)
     assert nothing.masks is None and nothing.masked.tolist() == [False]
-    (drawn / "masks" / "dogs" / "5.png").write_bytes(b"")
+    (with_masks / "masks" / "dogs" / "5.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*dogs/5\.png"):
         own_probes(paths, module.class_names, module.spec)
     own = own_probes(paths, module.class_names, {**module.spec, "on_error": "skip"})
@@ -530,7 +280,7 @@ def test_probes_know_whether_they_have_a_mask(drawn, capsys):
     assert "probes.files: 1 masks left out" in capsys.readouterr().err
 
 
-def test_masked_where_nobody_said(drawn):
+def test_masked_where_nobody_said(with_masks):
     images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int)
     assert Pictures(images, labels, ["", ""]).masked.tolist() == [False, False]
     masks = np.zeros((2, 4, 4), bool)
@@ -546,12 +296,17 @@ def test_masked_where_nobody_said(drawn):
     assert module.index.masked == {s: len(p) for s, p in module.dataset.splits.items()}
 
 
-def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(drawn, capsys, at, monkeypatch):
+def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(with_masks, capsys, at, monkeypatch):
     monkeypatch.setattr("convlens.run.measured_steps", lambda run: {})  # which takes seconds
-    odd = drawn / "my masks, all (of = them)"
-    (drawn / "masks").rename(odd)
+    odd = with_masks / "my masks, all (of = them)"
+    (with_masks / "masks").rename(odd)
     small = ["model.filters=[4]", "data.size=16", "trainer=cpu", "precision=32", "callbacks=none"]
-    words = ["data=image_folder", f"data.dir={drawn / 'pics'}", f"data.masks={odd}", *small]
+    words = [
+        "data=image_folder",
+        f"data.dir={with_masks / 'pics'}",
+        f"data.masks={odd}",
+        *small,
+    ]
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
     assert f"masks for 15 of 20 pictures in {odd}" in said

@@ -1,6 +1,7 @@
 """What a network sees: tensors and an ``nn.Module`` in, tensors out; the network is unchanged."""
 
 from convlens.explain.activations import Activations, activations, dead_channels, sparsity
+from convlens.explain.attribution import Attribution, attribute, attribution_methods
 from convlens.explain.faithfulness import (
     Faithfulness,
     InsertionDeletion,
@@ -15,6 +16,9 @@ from convlens.explain.faithfulness import (
 from convlens.explain.filters import FilterPictures, gradient_ascent, kernels, to_display
 from convlens.explain.grad_cam import GradCam, grad_cam, probabilities
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
+from convlens.explain.occlusion import Occlusion, occlusion, superpixel_ablation, superpixels
+from convlens.explain.patches import ExcitingPatches, exciting_patches, search_patches
+from convlens.explain.places import same_border_place
 from convlens.explain.receptive import receptive_field
 from convlens.explain.sanity import Randomisation, parameter_randomisation
 from convlens.explain.scores import (
@@ -33,13 +37,18 @@ from convlens.explain.taps import evaluation_mode, explaining, record
 
 __all__ = [
     "Activations",
+    "Attribution",
+    "ExcitingPatches",
     "Faithfulness",
     "FilterPictures",
     "GradCam",
     "InsertionDeletion",
+    "Occlusion",
     "Randomisation",
     "activations",
     "adcc",
+    "attribute",
+    "attribution_methods",
     "average_drop",
     "average_increase",
     "border_energy",
@@ -53,6 +62,7 @@ __all__ = [
     "energy_inside",
     "entropy",
     "evaluation_mode",
+    "exciting_patches",
     "explainable_layers",
     "explaining",
     "faithfulness",
@@ -61,6 +71,7 @@ __all__ = [
     "insertion_deletion",
     "kernels",
     "layer_kind",
+    "occlusion",
     "parameter_randomisation",
     "peak_position",
     "pearson",
@@ -69,8 +80,12 @@ __all__ = [
     "receptive_field",
     "record",
     "relevance_rank_accuracy",
+    "same_border_place",
+    "search_patches",
     "sparsity",
     "spearman",
     "ssim",
+    "superpixel_ablation",
+    "superpixels",
     "to_display",
 ]

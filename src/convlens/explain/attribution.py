@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convlens.errors import UserError, nearest
-from convlens.explain.grad_cam import _logits, _scores, probabilities
+from convlens.explain.captum_network import (
+    TwoClassesAtLeast,
+    nothing_in_place,
+    own_randomness,
+    relu_notes,
+    untouched,
+)
+from convlens.explain.grad_cam import _scores, probabilities
 from convlens.explain.layers import choose_layers
 from convlens.explain.occlusion import class_logits, window_pixels
 from convlens.explain.superpixels import superpixels
@@ -167,15 +170,17 @@ def attribute(
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
         _scores(logits, targets[:, None])  # tells targets that are no classes
-        notes = _notes(model, images[:1], inner or method)
+        kind = attribution_methods()[inner or method].__name__
+        overrides = any(word in kind for word in _OVERRIDES_RELU)
+        notes = relu_notes(model, images[:1], inner or method) if overrides else ()
         if "lrp" in method or "lrp" in (inner or ""):
             model = copy.deepcopy(model)
-        state.enter_context(_untouched(model))
-        state.enter_context(_nothing_in_place(model))
-        network = _TwoClassesAtLeast(model)
+        state.enter_context(untouched(model))
+        state.enter_context(nothing_in_place(model))
+        network = TwoClassesAtLeast(model)
         maps = []
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
-            with _own_randomness(images.device, seed):
+            with own_randomness(images.device, seed):
                 maps.append(plan.run(network, layer, images, targets, part))
     return Attribution(torch.cat(maps), logits, targets, method, layer, notes)
 
@@ -349,109 +354,3 @@ def _positions(model: nn.Module, layer: str, image: Tensor) -> Tensor:
         raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
     height, width = taps[layer].shape[-2:]
     return torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
-
-
-class _TwoClassesAtLeast(nn.Module):
-    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.training = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = _logits(self.model(images))
-        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
-
-
-class _CountRelu(TorchDispatchMode):
-    """Counts ReLUs, and those inside ``nn.ReLU``, which alone can be hooked."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = self.hooked = self.inside = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
-            self.total += 1
-            self.hooked += self.inside > 0
-        return func(*args, **(kwargs or {}))
-
-
-def _notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]:
-    """A warning where a method that overrides ReLU's gradient cannot reach all ReLUs."""
-    if not any(word in attribution_methods()[method].__name__ for word in _OVERRIDES_RELU):
-        return ()
-    counter = _CountRelu()
-
-    def step(change: int):
-        def hook(*_):
-            counter.inside += change
-
-        return hook
-
-    with ExitStack() as hooks:
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                hooks.callback(module.register_forward_pre_hook(step(1)).remove)
-                hooks.callback(module.register_forward_hook(step(-1)).remove)
-        with counter, torch.no_grad():
-            model(image)
-    missed = counter.total - counter.hooked
-    if missed:
-        return (
-            f"{missed} of {counter.total} ReLUs are calls of a function, not modules: "
-            f"{method} takes their plain gradient",
-        )
-    if not counter.total and "deep_lift" not in method:
-        return (f"the network has no ReLU: {method} is its plain gradient",)
-    return ()
-
-
-@contextmanager
-def _nothing_in_place(model: nn.Module) -> Iterator[None]:
-    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
-    try:
-        for module in in_place:
-            module.inplace = False
-        yield
-    finally:
-        for module in in_place:
-            module.inplace = True
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Hooks and attributes that Captum leaves on modules, also where it fails, are taken off."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    modules = list(model.modules())
-    before = [(set(vars(m)), [set(getattr(m, kind)) for kind in kinds]) for m in modules]
-    try:
-        yield
-    finally:
-        for module, (names, hooks) in zip(modules, before, strict=True):
-            for kind, known in zip(kinds, hooks, strict=True):
-                registered = getattr(module, kind)
-                for key in [key for key in registered if key not in known]:
-                    del registered[key]
-            for name in set(vars(module)) - names:
-                delattr(module, name)
-
-
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Every generator Captum draws from starts at ``seed``, and is put back afterwards."""
-    kind = "cuda" if device.type == "cpu" else device.type
-    devices = [] if device.type == "cpu" else [device.index or 0]
-    others = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=devices, device_type=kind):
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                torch.get_device_module(device).manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(others[0])
-        random.setstate(others[1])

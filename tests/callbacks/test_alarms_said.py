@@ -1,0 +1,79 @@
+"""When an alarm is said: not while the network learns, not before it held, and once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from convlens.callbacks import Alarms, Ledger
+from convlens.callbacks.answers import AnswerBook, Answers
+
+LIMITS = {
+    "patience": 2, "evidence_lift": 1.0, "same_place": 0.7, "dead_share": 0.9,
+    "mistaken_share": 0.5, "mistaken_pictures": 5,
+}  # fmt: skip
+
+
+class Run:
+    """A trainer and a module, as far as alarms ask them."""
+
+    def __init__(self):
+        self.is_global_zero, self.loggers, self.current_epoch = True, [], 0
+        self.record: dict = {}
+        self.alarms = Alarms(LIMITS, ("cat", "dog"))
+
+    def epoch(self, loss: float, *, all_wrong: bool, inside: float = 0.5) -> list[str]:
+        """An epoch's end; what holds then."""
+        labels = np.zeros(10, int)
+        ones = np.ones(10, np.float32)
+        book = AnswerBook.of(self)
+        book.latest["val"] = Answers(np.arange(10), labels, labels + all_wrong, ones, ones, {})
+        self.record[self.current_epoch] = {"val/loss": loss}
+        clock = self.current_epoch + 1
+        Ledger.of(self).note(clock, "explain/energy_inside", inside)
+        Ledger.of(self).note(clock, "explain/object_share", 0.2)
+        self.alarms.on_train_epoch_end(self, SimpleNamespace(record=self.record))
+        self.current_epoch += 1
+        return list(self.alarms.current)
+
+
+def said(monkeypatch) -> list[str]:
+    from convlens.callbacks import alarms
+
+    lines: list[str] = []
+    monkeypatch.setattr(alarms.log, "warning", lambda text, *parts: lines.append(text % parts))
+    return lines
+
+
+def test_mistakes_of_a_network_that_still_learns_are_no_alarm(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    for loss in (1.0, 0.8, 0.6):
+        assert run.epoch(loss, all_wrong=True) == []
+    assert not lines
+    for loss in (0.7, 0.8):
+        (line,) = run.epoch(loss, all_wrong=True)
+        assert line.startswith("cat is taken for dog in 10 of 10")
+    assert len(lines) == 1 and lines[0].startswith("alarm after epoch 5: cat is taken for dog")
+    run.epoch(0.9, all_wrong=True)
+    assert len(lines) == 1  # once
+    assert run.epoch(0.9, all_wrong=False) == []
+
+
+def test_mistakes_at_the_end_are_told_though_the_loss_still_falls(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.epoch(1.0, all_wrong=True)
+    run.alarms.on_train_end(run, SimpleNamespace(record=run.record))
+    assert len(run.alarms.current) == len(lines) == 1
+
+
+def test_evidence_outside_is_said_once_it_held_even_while_the_loss_falls(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.epoch(1.0, all_wrong=False, inside=0.1)
+    assert not lines
+    run.epoch(0.5, all_wrong=False, inside=0.1)
+    assert len(lines) == 1 and "evidence mostly outside the object" in lines[0]
+    again = Alarms(LIMITS, ("cat", "dog"))
+    again.load_state_dict(run.alarms.state_dict())
+    run.alarms = again  # resumed
+    run.epoch(0.4, all_wrong=False, inside=0.1)
+    assert len(lines) == 1 and len(again.current) == 1

@@ -59,6 +59,15 @@ def _bars(pairs: list[tuple[str, str, int, str]]) -> np.ndarray:
     return write(image, labels)
 
 
+def _share(share: float) -> str:
+    """Whole per cent, and never 0 % for what is there.
+
+    >>> _share(0.54), _share(0.002)
+    ('54%', '<1%')
+    """
+    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
+
+
 def breakdown(
     counts: Array, class_names: Sequence[str], *, title: str, most: int = 10
 ) -> np.ndarray:
@@ -93,7 +102,7 @@ def breakdown(
             class_names[true],
             class_names[said],
             count,
-            f"{count} ({count / of_class[true]:.0%} of {shorten(class_names[true], _NAME)})",
+            f"{count} ({_share(count / of_class[true])} of {shorten(class_names[true], _NAME)})",
         )
         for true, said, count in common_mistakes(values, most)
     ]

@@ -27,7 +27,7 @@ from convlens.explain.captum_network import (
     relu_notes,
     untouched,
 )
-from convlens.explain.grad_cam import _scores, probabilities
+from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.layers import choose_layers
 from convlens.explain.occlusion import class_logits, window_pixels
 from convlens.explain.superpixels import superpixels
@@ -169,7 +169,7 @@ def attribute(
         logits = class_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
-        _scores(logits, targets[:, None])  # tells targets that are no classes
+        class_scores(logits, targets[:, None])  # tells targets that are no classes
         kind = attribution_methods()[inner or method].__name__
         overrides = any(word in kind for word in _OVERRIDES_RELU)
         notes = relu_notes(model, images[:1], inner or method) if overrides else ()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convlens.explain.grad_cam import _logits
+from convlens.explain.grad_cam import as_logits
 
 
 class TwoClassesAtLeast(nn.Module):
@@ -29,7 +29,7 @@ class TwoClassesAtLeast(nn.Module):
         self.training = False
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = _logits(self.model(images))
+        logits = as_logits(self.model(images))
         return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 
 

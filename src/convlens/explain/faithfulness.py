@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
-from convlens.explain.grad_cam import _logits, _scores, probabilities
+from convlens.explain.grad_cam import as_logits, class_scores, probabilities
 from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
 from convlens.explain.taps import chunks, explaining, ready
 
@@ -272,8 +272,8 @@ def _confidences(
 
 def _confidence(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """``(N,)``: the probability of each picture's target."""
-    logits = _logits(model(images))
-    _scores(logits, targets[:, None])  # refuses targets outside the classes
+    logits = as_logits(model(images))
+    class_scores(logits, targets[:, None])  # refuses targets outside the classes
     return probabilities(logits).gather(1, targets[:, None])[:, 0]
 
 

@@ -95,10 +95,10 @@ def grad_cam(
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         for part in chunks(len(images), batch):
-            logits.append(_logits(taps.run(images[part])))
+            logits.append(as_logits(taps.run(images[part])))
             predicted = probabilities(logits[-1].detach()).argmax(1, keepdim=True)
             targets[part] = torch.where(targets[part] == -1, predicted, targets[part])
-            scores = _scores(logits[-1], targets[part])
+            scores = class_scores(logits[-1], targets[part])
             for name, maps in _maps(taps, layers, scores, relu).items():
                 parts[name].append(maps)
             logits[-1] = logits[-1].detach()
@@ -137,14 +137,25 @@ def _feature_maps(taps: Taps, name: str) -> Tensor:
     return taps[name]
 
 
-def _logits(output) -> Tensor:
+def as_logits(output) -> Tensor:
+    """A network's output as logits ``(B, K)``, or ``(B, 1)`` of one logit a picture.
+
+    Raises:
+        TypeError: it is no tensor.
+    """
     if not isinstance(output, Tensor):
         raise TypeError(f"the network returns a {type(output).__name__}, not a tensor of logits")
     return output[:, None] if output.dim() == 1 else output
 
 
-def _scores(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(B, T)``: the number each target's map explains."""
+def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
+    """``(B, T)``: the number that speaks for each target, of logits ``(B, K)``.
+
+    One logit speaks for class 1, and with the other sign for class 0.
+
+    Raises:
+        UserError: a target outside the classes.
+    """
     classes = max(2, logits.shape[1])
     if targets.numel() and (targets.min() < 0 or targets.max() >= classes):
         raise UserError(f"targets must be classes 0 to {classes - 1}, got {targets.tolist()}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError
-from convlens.explain.grad_cam import _logits, _scores, probabilities
+from convlens.explain.grad_cam import as_logits, class_scores, probabilities
 from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import chunks, explaining, ready
 
@@ -168,7 +168,7 @@ def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) 
     """
     with explaining(model), torch.no_grad():
         images = ready(model, images)
-        return torch.cat([_logits(model(images[part])) for part in chunks(len(images), batch)])
+        return torch.cat([as_logits(model(images[part])) for part in chunks(len(images), batch)])
 
 
 def window_pixels(length: float, size: tuple[int, int]) -> tuple[int, int]:
@@ -243,14 +243,14 @@ def _falls(
         logits = class_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1, keepdim=True)
         wanted = torch.where(wanted == -1, predicted, wanted)
-        scores = _scores(logits, wanted)
+        scores = class_scores(logits, wanted)
         sums = images.new_zeros(*wanted.shape, *images.shape[-2:])
         counts = images.new_zeros(len(images), 1, *images.shape[-2:])
         for part in chunks(total, batch):
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
             covered = torch.where(masks, fill[owners], images[owners])
-            falls = scores[owners] - _scores(_logits(model(covered)), wanted[owners])
+            falls = scores[owners] - class_scores(as_logits(model(covered)), wanted[owners])
             sums.index_add_(0, owners, falls[..., None, None] * masks)
             counts.index_add_(0, owners, masks.to(counts.dtype))
         maps = sums / counts

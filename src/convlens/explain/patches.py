@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convlens.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
-from convlens.explain.receptive import _fitting_probe, _Probe
+from convlens.explain.receptive import Probe, fitting_probe
 from convlens.explain.taps import Taps, chunks, explaining, ready, record
 
 _OUTSIDE = 0.5  # grey, where a patch reaches over the picture's edge
@@ -61,19 +61,19 @@ class _Field:
     @classmethod
     def of(cls, taps: Taps, layer: str, example: Tensor, size: int | None) -> _Field:
         """Measured as :func:`receptive_field` does; ``size`` widens or narrows it all around."""
-        probe = _fitting_probe(taps, layer, example)
+        probe = fitting_probe(taps, layer, example)
         field = cls._measured(probe)
         smaller = field.size and probe.canvas != tuple(example.shape[-2:])
         if smaller and not field._holds(probe, example):
             # padding that depends on the picture's size (TensorFlow's) moves the fields
-            field = cls._measured(_Probe(taps, layer, example))
+            field = cls._measured(Probe(taps, layer, example))
         if not field.size or size is None:
             return field
         first = [f - (size - s) // 2 for f, s in zip(field.first, field.size, strict=True)]
         return cls(tuple(first), (size, size), field.stride)
 
     @classmethod
-    def _measured(cls, probe: _Probe | None) -> _Field:
+    def _measured(cls, probe: Probe | None) -> _Field:
         if probe is None or probe.sees_edge or min(probe.map) < 3:
             return cls()
         # rows and columns to spoil until the middle unit, from either side, and the next notice
@@ -89,7 +89,7 @@ class _Field:
         first = tuple(s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
         return cls(first, size, stride)
 
-    def _holds(self, probe: _Probe, example: Tensor) -> bool:
+    def _holds(self, probe: Probe, example: Tensor) -> bool:
         """Whether a unit in the middle of ``example`` sees just its box: all four of its edges,
         and nothing outside."""
         shape = example.shape[-2:]

@@ -41,7 +41,7 @@ def receptive_field(model: nn.Module, layer: str, example: Tensor) -> tuple[int,
     with explaining(model), torch.no_grad():
         example = ready(model, example[:1])
         with record(model, [layer], stop_at_last=True, example=example) as taps:
-            probe = _fitting_probe(taps, layer, example)
+            probe = fitting_probe(taps, layer, example)
             return (max(example.shape[-2:]), 0) if probe is None else probe.measure()
 
 
@@ -51,24 +51,24 @@ def fitting_canvas(taps: Taps, layer: str, example: Tensor, minimum: int) -> tup
     The first that fits of 32, 48, 64, 96, 128, … pixels, else the size of ``example``: at a
     fraction of the cost of :func:`receptive_field`.
     """
-    probe = _fitting_probe(taps, layer, example)
+    probe = fitting_probe(taps, layer, example)
     canvas = probe.canvas if probe else tuple(example.shape[-2:])
     return tuple(min(max(minimum, c), e) for c, e in zip(canvas, example.shape[-2:], strict=True))
 
 
-def _fitting_probe(taps: Taps, layer: str, example: Tensor) -> _Probe | None:
+def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
     """On the first canvas whose edges the middle unit does not see; None without a map."""
     taps.run(example)
     if taps[layer].dim() != 4:
         return None
     full, side = tuple(example.shape[-2:]), _SMALLEST_CANVAS
     while side < max(full):
-        probe = _Probe.on(taps, layer, example[..., : min(side, full[0]), : min(side, full[1])])
+        probe = Probe.on(taps, layer, example[..., : min(side, full[0]), : min(side, full[1])])
         if probe is not None and not probe.sees_edge:
             return probe
         # 32, 48, 64, 96, 128, …: alternately by a half and by a third
         side = side * 3 // 2 if side & (side - 1) == 0 else side * 4 // 3
-    return _Probe(taps, layer, example)
+    return Probe(taps, layer, example)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _direct_convolutions():
         yield
 
 
-class _Probe:
+class Probe:
     """Units of one layer on one canvas, and the picture rows that reach them.
 
     A query is ``(axis, side, unit)``: rows (2) or columns (3) of the picture, counted from the
@@ -106,7 +106,7 @@ class _Probe:
         return self.taps[self.layer].isnan().any(1)
 
     @classmethod
-    def on(cls, taps: Taps, layer: str, picture: Tensor) -> _Probe | None:
+    def on(cls, taps: Taps, layer: str, picture: Tensor) -> Probe | None:
         """None where the layer cannot be reached on so small a canvas or has fewer than 3 units."""
         try:
             probe = cls(taps, layer, picture)

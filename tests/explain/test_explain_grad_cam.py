@@ -1,5 +1,6 @@
 """Grad-CAM against Captum and against its definition."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,3 +119,33 @@ def test_probabilities():
     close(probabilities(logits.flatten()), probabilities(logits))
     three = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     close(probabilities(three), three.softmax(1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_equal_the_definition_by_finite_differences(channels):
+    """dy/dA measured: every value of the layer is moved a little both ways, one by one."""
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(channels, 3, 3),
+            nn.Tanh(),
+            nn.Conv2d(3, 2, 3, stride=2),
+            nn.Softplus(),
+            nn.Flatten(),
+            nn.Linear(2 * 3 * 3, 3),
+        )
+    ).double()
+    images = pictures(2, 9)[:, :channels].double()
+    targets, step = torch.tensor([2, 0]), 1e-5
+    for layer in range(4):
+        with torch.no_grad():
+            inner = model[: layer + 1](images)
+            gradient = torch.zeros_like(inner)
+            for place in np.ndindex(*inner.shape[1:]):
+                move = torch.zeros_like(inner)
+                move[(slice(None), *place)] = step
+                rise = model[layer + 1 :](inner + move) - model[layer + 1 :](inner - move)
+                gradient[(slice(None), *place)] = rise[range(2), targets] / (2 * step)
+            expected = (gradient.mean((-2, -1), keepdim=True) * inner).sum(1, keepdim=True)
+        ours = grad_cam(model, images, targets, [str(layer)], relu=False).maps[str(layer)]
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 COMMANDS := train resume eval plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow bench-throughput bench-filters $(COMMANDS)
+TARGETS := help setup lint format test test-slow bench-throughput bench-filters bench-explanations $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -57,8 +57,11 @@ test-slow: $(VENV)/ready  ## the long proofs
 bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run (args="--task ...")
 	@$(BIN)/python benchmarks/throughput.py $(args)
 
-bench-filters: $(VENV)/ready  ## filter pictures beside one filter at a time through all of VGG16
+bench-filters: $(VENV)/ready  ## filter pictures beside one at a time through all of VGG16, and lucent
 	@$(BIN)/python benchmarks/filters.py $(args)
+
+bench-explanations: $(VENV)/ready  ## Grad-CAM, occlusion and panels beside Captum and matplotlib
+	@$(BIN)/python benchmarks/explanations.py $(args)
 
 lint: $(VENV)/ready  ## style and common mistakes
 	@$(BIN)/ruff check .

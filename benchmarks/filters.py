@@ -1,19 +1,23 @@
-"""Filter pictures by gradient ascent: convlens beside one filter at a time through all of VGG16.
+"""Filter pictures by gradient ascent: convlens beside one filter at a time, and beside lucent.
 
     .venv/bin/python benchmarks/filters.py
 
-The peer is the recipe of F. Chollet's book (*Deep Learning with Python*, 5.4.2) as it is commonly
-written in PyTorch: for each filter a picture of 128×128 pixels, in every step a forward pass
-through the whole network with a hook at the layer, the gradient of the channel's mean by the
+The first peer is the recipe of F. Chollet's book (*Deep Learning with Python*, 5.4.2) as it is
+commonly written in PyTorch: for each filter a picture of 128×128 pixels, in every step a forward
+pass through the whole network with a hook at the layer, the gradient of the channel's mean by the
 picture alone, normalised, and a step. `convlens.explain.gradient_ascent` takes the same steps
 (recipe `plain`) with a forward pass that ends at the layer, on a canvas as large as a unit sees;
 what it spends on finding that canvas counts. Its pictures are smaller where the unit sees less.
 
-Both run in one process with the same weights (random: they cost the same) and threads, in turns;
-who goes first alternates. A filter costs the peer the same as the next one, so it climbs only some
-of those that convlens climbs, and the times per filter are compared. Printed and written to
-`benchmarks/results/filters.json`: seconds a filter, and the ratio peer / ours, formed within each
-round. Speeds change with the machine; the ratio of one run is the result.
+The second is lucent (https://github.com/greentfrapp/lucent) as it comes, in an environment of its
+own that the first use makes; its steps are like those of our recipe `robust`.
+
+All have the same weights (random: they cost the same) and threads, and run in turns, one at a time;
+who goes first alternates. A filter costs a peer the same as the next one, so it climbs only some of
+those that convlens climbs, and the times per filter are compared. Printed and written to
+`benchmarks/results/filters.json`: seconds a filter, and the ratios peer / ours, formed within each
+round: one by one / plain, and lucent / robust. Speeds change with the machine; the ratio of one run
+is the result.
 """
 
 import argparse
@@ -27,14 +31,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rounds import available_cores
+from peers.environment import peer_python
+from rounds import Side, available_cores
 from throughput import processor, spread
 
 from convlens.config import compose
 from convlens.explain.filters import gradient_ascent, recipe
 from convlens.models import build_model
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 SIZE = 128
 STEP_SIZE = 0.02
 
@@ -43,14 +49,15 @@ class Task(NamedTuple):
     """A layer, how many of its filters each side climbs in a round, and the ratio hoped for."""
 
     layer: str
+    lucents: str  # name of the same layer
     filters: int
     of_peer: int
     target: float
 
 
 TASKS = {
-    "early": Task("backbone.block1.conv2", 64, 3, 10.0),
-    "deep": Task("backbone.block5.conv1", 8, 3, 1.1),
+    "early": Task("backbone.block1.conv2", "features_2", 64, 3, 10.0),
+    "deep": Task("backbone.block5.conv1", "features_24", 8, 3, 1.1),
 }
 
 
@@ -92,34 +99,53 @@ def timed(filters: int, run: Callable[[], list[float]]) -> tuple[float, float]:
     return (time.perf_counter() - start) / filters, sum(reached) / len(reached)
 
 
+def lucent(task: Task, rounds: int, steps: int) -> Side:
+    """The peer's process, ready."""
+    command = [peer_python("lucent"), HERE / "peers" / "lucent_filters.py"]
+    command += ["--layer", task.lucents, "--filters", task.of_peer, "--steps", steps]
+    command += ["--repeats", rounds]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    return Side("lucent", list(map(str, command)), available_cores(), RESULTS / "lucent.log")
+
+
 def measure(task: Task, model, rounds: int, steps: int) -> dict:
     """All rounds of one task: seconds a filter of each side, and peer / ours."""
+    peer = lucent(task, rounds, steps)
+
+    def lucents_round() -> tuple[float, None]:
+        figure = peer.round()
+        return figure["seconds"] / figure["images"], None
+
     sides = {
-        "convlens": (task.filters, lambda: ours(model, task.layer, task.filters, steps)),
-        "one by one": (task.of_peer, lambda: one_by_one(model, task.layer, task.of_peer, steps)),
-        "robust": (task.filters, lambda: ours(model, task.layer, task.filters, steps, "robust")),
+        "plain": lambda: timed(task.filters, lambda: ours(model, task.layer, task.filters, steps)),
+        "one by one": lambda: timed(
+            task.of_peer, lambda: one_by_one(model, task.layer, task.of_peer, steps)
+        ),
+        "robust": lambda: timed(
+            task.filters, lambda: ours(model, task.layer, task.filters, steps, "robust")
+        ),
+        "lucent": lucents_round,
     }
     ours(model, task.layer, 2, 1), one_by_one(model, task.layer, 1, 1)  # warm up
     lines = []
     for number in range(rounds):
         order = list(sides) if number % 2 else list(reversed(sides))
-        figures = {side: timed(*sides[side]) for side in order}
+        figures = {side: sides[side]() for side in order}
         seconds = {side: figures[side][0] for side in sides}
         line = {side: round(value, 4) for side, value in seconds.items()}
-        line["ratio"] = round(seconds["one by one"] / seconds["convlens"], 2)
-        line["ratio_robust"] = round(seconds["one by one"] / seconds["robust"], 2)
-        line["reached"] = {side: round(figures[side][1], 4) for side in sides}
+        line["ratio"] = round(seconds["one by one"] / seconds["plain"], 2)
+        line["ratio_lucent"] = round(seconds["lucent"] / seconds["robust"], 2)
+        line["reached"] = {side: round(figures[side][1], 4) for side in ("plain", "one by one")}
         lines.append(line)
-        print(
-            f"{task.layer:>24}{line['convlens']:>12.4f}{line['one by one']:>12.4f}"
-            f"{line['ratio']:>8.2f}{line['ratio_robust']:>15.2f}",
-            flush=True,
-        )
+        cells = [f"{line[side]:>12.4f}" for side in sides]
+        cells += [f"{line[key]:>10.2f}" for key in ("ratio", "ratio_lucent")]
+        print(f"{task.layer:>24}" + "".join(cells), flush=True)
+    peer.close()
     return {
         **task._asdict(),
         "rounds": lines,
         "ratio": spread([line["ratio"] for line in lines]),
-        "ratio_robust": spread([line["ratio_robust"] for line in lines]),
+        "ratio_lucent": spread([line["ratio_lucent"] for line in lines]),
     }
 
 
@@ -128,7 +154,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--task", choices=[*TASKS, "both"], default="both")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of the ascent (default: 10)")
     parser.add_argument("--threads", type=int, help="of both sides (default: PyTorch's)")
     parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
@@ -142,20 +168,21 @@ def main() -> int:
     spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
     model.requires_grad_(False)  # the peer, too, pays for no gradient it does not use
-    print(
-        f"{'seconds a filter':>24}{'convlens':>12}{'one by one':>12}{'ratio':>8}{'with robust':>15}"
-    )
+    heads = [f"{name:>12}" for name in ("plain", "one by one", "robust", "lucent")]
+    print(f"{'seconds a filter':>24}" + "".join(heads) + f"{'one/plain':>10}{'luc/robust':>11}")
     names = list(TASKS) if args.task == "both" else [args.task]
     tasks = {name: measure(TASKS[name], model, args.rounds, args.steps) for name in names}
 
     for name, told in tasks.items():
-        told_of = (
-            f"{told['ratio']['median']:.2f} ({told['ratio']['min']} to {told['ratio']['max']})"
-        )
-        print(f"{name}: {told['filters']} filters of {told['layer']}, {told_of} times as fast")
+        beside = [
+            f"{told[key]['median']:.2f} times as fast as {peer} "
+            f"({told[key]['min']} to {told[key]['max']})"
+            for key, peer in (("ratio", "one by one"), ("ratio_lucent", "lucent"))
+        ]
+        print(f"{name}: {told['filters']} filters of {told['layer']}, {', '.join(beside)}")
     print(f"{processor()}, {torch.get_num_threads()} threads")
     result = {
-        "what": f"filter pictures of VGG16, {args.steps} steps; the peer at {SIZE}x{SIZE} pixels",
+        "what": f"filter pictures of VGG16, {args.steps} steps; the peers at {SIZE}x{SIZE} pixels",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "processor": processor(),
@@ -170,7 +197,7 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {args.out}")
-    short = [n for n, told in tasks.items() if told["ratio"]["median"] < told["target"]]
+    short = [n for n, told in tasks.items() if told["ratio_lucent"]["median"] < told["target"]]
     if short:
         print(f"below its target: {', '.join(short)}", file=sys.stderr)
     return int(args.check and bool(short))

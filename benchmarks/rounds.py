@@ -44,7 +44,7 @@ def available_cores() -> list[int]:
 def arguments(description: str) -> argparse.ArgumentParser:
     """The command line every side understands; a side may add its own options."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/*.jpg")
+    parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
     parser.add_argument("--warmup-steps", type=int, default=10, help="uncounted, in every round")
     parser.add_argument("--steps", type=int, default=80, help="counted steps a round")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")

@@ -22,6 +22,7 @@ from convlens.explain.taps import (
     device_of,
     dtype_of,
     explaining,
+    fast_layout,
     find_module,
     ready,
     record,
@@ -326,10 +327,7 @@ class _Climb:
 
     def means(self, images: Tensor, units: list[int]) -> Tensor:
         """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
-        if images.device.type == "cpu":
-            # the layers hand this layout on; on a CPU it is up to a tenth faster, both ways
-            images = images.contiguous(memory_format=torch.channels_last)
-        self.taps.run(images)
+        self.taps.run(fast_layout(images))
         outputs = self.taps[self.layer]
         return (
             outputs[range(len(units)), units].flatten(1).mean(1)

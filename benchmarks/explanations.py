@@ -1,0 +1,249 @@
+"""Explanations and their pictures: convlens beside Captum and matplotlib called the plain way.
+
+    .venv/bin/python benchmarks/explanations.py [--task NAME]
+
+`grad_cam`: maps of 16 pictures of 150×150 pixels at three layers of VGG16; Captum's `LayerGradCam`
+takes a forward and a backward pass for each layer. `occlusion`: the 49 windows of the default
+callback on one picture; Captum's `Occlusion` with `perturbations_per_eval=8`, its fastest here.
+`grad_cam_panel`: from the maps to bytes in the event file, two rows of [picture | three maps |
+overlay]; the peer draws the same ten images with matplotlib, one axes each, and hands the figure to
+`SummaryWriter.add_figure`. `activation_grid`: 512 channels, likewise, one axes each.
+
+Before anything is timed, the maps of both sides are compared on two pictures in float64, to 1e-6 of
+the largest value. Both run
+in one process with the same weights (random: they cost the same) and threads, in turns; who goes
+first alternates. Printed and written to `benchmarks/results/explanations.json`: seconds, and the
+ratio peer / ours formed within each round. The ratio of one run is the result.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import captum
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+from captum.attr import LayerGradCam
+from captum.attr import Occlusion as CaptumOcclusion
+from convlens.callbacks.writing import write_picture
+from pytorch_lightning.loggers import TensorBoardLogger
+from rounds import available_cores
+from throughput import processor, spread
+from torch.utils.tensorboard import SummaryWriter
+
+from convlens.config import compose
+from convlens.draw.activation_grid import activation_grid
+from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
+from convlens.explain import grad_cam
+from convlens.explain.occlusion import occlusion, window_pixels
+from convlens.models import build_model
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SIZE = 150
+LAYERS = ["backbone.block3.conv3", "backbone.block4.conv3", "backbone.block5.conv3"]
+CLASSES = ("cats", "dogs")
+
+
+class Task(NamedTuple):
+    """Both sides, how often a round repeats each, the ratio asked for, and who the peer is."""
+
+    ours: Callable[[], object]
+    peer: Callable[[], object]
+    repeat: int
+    peer_repeat: int
+    target: float | None
+    beside: str
+
+
+def attributions(model, pictures: int = 16, dtype: torch.dtype = torch.float32) -> dict[str, Task]:
+    """Maps, computed."""
+    images = torch.rand(pictures, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    images, targets = images.to(dtype), torch.arange(pictures) % 2
+    captums = [LayerGradCam(model, model.get_submodule(layer)) for layer in LAYERS]
+
+    def maps() -> list[torch.Tensor]:
+        return list(grad_cam(model, images, targets, LAYERS).maps.values())
+
+    def maps_one_by_one() -> list[torch.Tensor]:
+        return [
+            each.attribute(images, targets, relu_attributions=True).detach() for each in captums
+        ]
+
+    one, target = images[:1], targets[:1]
+    window, stride = (window_pixels(share, (SIZE, SIZE)) for share in (0.25, 0.125))
+    covering = CaptumOcclusion(model)
+
+    def covered() -> list[torch.Tensor]:
+        return [occlusion(model, one, target, window=window, stride=stride, batch=32).maps]
+
+    def covered_one_by_one() -> list[torch.Tensor]:
+        with torch.no_grad():
+            found = covering.attribute(
+                one, target=target, sliding_window_shapes=(3, *window), strides=(3, *stride),
+                perturbations_per_eval=8,
+            )  # fmt: skip
+        return [found.mean(1)]
+
+    return {
+        "grad_cam": Task(maps, maps_one_by_one, 2, 1, 2.0, "three calls of LayerGradCam"),
+        "occlusion": Task(covered, covered_one_by_one, 1, 1, None, "Captum's Occlusion"),
+    }
+
+
+def panels(model, folder: Path) -> dict[str, Task]:
+    """Maps, drawn and written."""
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.rand(3, SIZE, SIZE, generator=generator)
+    found = grad_cam(model, picture[None], torch.tensor([[0, 1]]), LAYERS)
+    shown = found.upsample((SIZE, SIZE))
+    maps = {layer: found.maps[layer][0] for layer in LAYERS}
+    channels = torch.rand(512, 9, 9, generator=generator)
+    logger = TensorBoardLogger(folder / "ours", name="", version="")
+    trainer = SimpleNamespace(loggers=[logger])
+    writer = SummaryWriter(folder / "peer")
+    steps = iter(range(10**9))
+
+    def panel() -> None:
+        rows = []
+        for row, name in enumerate(CLASSES):
+            drawn = [LayerMap(layer, maps[layer][row], 1.0) for layer in LAYERS]
+            last = drawn.pop()
+            rows.append(ClassMap(last.map, name, "predicted", 0.7, 1.0, last.layer, tuple(drawn)))
+        drawn = grad_cam_panel(picture, rows, title="probe · epoch 1")
+        write_picture(trainer, None, "grad_cam/probe", drawn, next(steps))
+
+    def figure() -> None:
+        drawn, axes = plt.subplots(2, 5, figsize=(15, 6))
+        for row, name in enumerate(CLASSES):
+            axes[row][0].imshow(picture.permute(1, 2, 0))
+            axes[row][0].set_title(f"{name} 0.70")
+            for column, layer in enumerate(LAYERS, 1):
+                axes[row][column].imshow(shown[layer][0, row], cmap="jet")
+                axes[row][column].set_title(layer)
+            axes[row][4].imshow(picture.permute(1, 2, 0))
+            axes[row][4].imshow(shown[LAYERS[-1]][0, row], cmap="jet", alpha=0.4)
+            for each in axes[row]:
+                each.axis("off")
+        writer.add_figure("grad_cam/probe", drawn, next(steps))
+
+    def grid() -> None:
+        write_picture(
+            trainer, None, "activations", activation_grid(channels, title="layer"), next(steps)
+        )
+
+    def grid_figure() -> None:
+        drawn, axes = plt.subplots(16, 32, figsize=(32, 16))
+        for each, values in zip(axes.flat, channels, strict=True):
+            each.imshow(values, cmap="viridis")
+            each.axis("off")
+        writer.add_figure("activations", drawn, next(steps))
+
+    return {
+        "grad_cam_panel": Task(panel, figure, 10, 1, 10.0, "add_figure"),
+        "activation_grid": Task(grid, grid_figure, 10, 1, 10.0, "add_figure"),
+    }
+
+
+def agree(model) -> None:
+    """Both sides compute the same."""
+    for task in attributions(model.double(), 2, torch.float64).values():
+        for one, other in zip(task.ours(), task.peer(), strict=True):
+            size = float(other.abs().max())
+            torch.testing.assert_close(one.to(other.dtype), other, rtol=0, atol=1e-6 * size)
+    model.float()
+
+
+def seconds(run: Callable[[], object], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    return (time.perf_counter() - start) / repeat
+
+
+def measure(name: str, task: Task, rounds: int) -> dict:
+    """All rounds of one task: seconds of each side, and peer / ours."""
+    task.ours(), task.peer()  # warm both up
+    lines = []
+    for number in range(rounds):
+        took = {}
+        for side in ("ours", "peer") if number % 2 else ("peer", "ours"):
+            run, repeat = (
+                (task.ours, task.repeat) if side == "ours" else (task.peer, task.peer_repeat)
+            )
+            took[side] = seconds(run, repeat)
+        line = {side: round(value, 5) for side, value in took.items()}
+        line["ratio"] = round(took["peer"] / took["ours"], 2)
+        lines.append(line)
+        print(f"{name:>16}{line['ours']:>12.4f}{line['peer']:>12.4f}{line['ratio']:>9.2f}")
+    ratio = spread([line["ratio"] for line in lines])
+    return {"beside": task.beside, "target": task.target, "rounds": lines, "ratio": ratio}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ["grad_cam", "occlusion", "grad_cam_panel", "activation_grid"]
+    parser.add_argument("--task", choices=names, help="default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
+    parser.add_argument("--out", type=Path, default=RESULTS / "explanations.json")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("rounds are at least 1")
+
+    matplotlib.use("Agg")
+    spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
+    model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
+    torch.manual_seed(0)
+    for module in model.modules():  # the weights as drawn let a picture fade out on its way
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    agree(model)
+    print(f"{'seconds':>16}{'convlens':>12}{'peer':>12}{'ratio':>9}")
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = {**attributions(model), **panels(model, Path(folder))}
+        if args.task:
+            tasks = {args.task: tasks[args.task]}
+        told = {name: measure(name, task, args.rounds) for name, task in tasks.items()}
+    for name, each in told.items():
+        ratio = each["ratio"]
+        span = f"{ratio['median']:.2f} ({ratio['min']} to {ratio['max']})"
+        print(f"{name}: {span} times as fast as {each['beside']}")
+    print(f"{processor()}, {torch.get_num_threads()} threads")
+    result = {
+        "what": f"explanations of VGG16 at {SIZE}x{SIZE} pixels and their pictures",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": len(available_cores()),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": {
+            "torch": torch.__version__,
+            "captum": captum.__version__,
+            "matplotlib": matplotlib.__version__,
+        },
+        "tasks": told,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {args.out}")
+    short = [n for n, each in told.items() if each["ratio"]["median"] < (each["target"] or 0)]
+    if short:
+        print(f"below its target: {', '.join(short)}", file=sys.stderr)
+    return int(args.check and bool(short))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

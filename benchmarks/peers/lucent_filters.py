@@ -1,0 +1,45 @@
+"""lucent's side of `filters.py`: one filter picture after the other, as its README has it.
+
+`render_vis` with its own parametrisation (Fourier, decorrelated colours), transformations and
+optimizer, on a canvas of 128×128 pixels, VGG16 with random weights. A round is so many filters.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from lucent.optvis import param, render
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from rounds import arguments, claim_stdout, serve
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--layer", required=True, help="as lucent writes it: features_2")
+    parser.add_argument("--filters", type=int, required=True)
+    args = parser.parse_args()
+    out = claim_stdout()
+    model = torchvision.models.vgg16(init_weights=False).eval()
+
+    def picture(unit: int, steps: int) -> None:
+        render.render_vis(
+            model, f"{args.layer}:{unit}", param_f=lambda: param.image(128), thresholds=(steps,),
+            show_image=False, progress=False,
+        )  # fmt: skip
+
+    def measure() -> tuple[int, float]:
+        start = time.perf_counter()
+        for unit in range(args.filters):
+            picture(unit, args.steps)
+        return args.filters, time.perf_counter() - start
+
+    picture(0, 1)
+    about = {"side": "lucent", "torch": torch.__version__, "threads": torch.get_num_threads()}
+    serve(out, about, measure, args.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -42,6 +42,7 @@ class Alarms(L.Callback):
         if trainer.is_global_zero:
             learning = self._still_falling(pl_module)
             self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"], learning)
+            self._watch_losses(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and Ledger.of(trainer).scores:
@@ -65,10 +66,22 @@ class Alarms(L.Callback):
         fresh = [key for key in found if held[key] >= patience and key not in self._said]
         self._said.update(fresh)
         for key in fresh:
-            log.warning("alarm after epoch %d: %s", clock, found[key])
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_text("alarms", found[key], clock)
+            _say(trainer, key, found[key], clock)
+
+    def _watch_losses(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Overfitting needs no look; the summary judges it anew, from all epochs."""
+        rows = [row for _, row in sorted(module.record.items())]
+        curves = [[row.get(f"{s}/loss") for row in rows] for s in ("train", "val")]
+        if "overfitting" in self._said or any(value is None for each in curves for value in each):
+            return
+        notice = alarms.overfitting(
+            *curves,
+            epochs=self.thresholds["overfitting_epochs"],
+            rise=self.thresholds["overfitting_rise"],
+        )
+        if notice:
+            self._said.add("overfitting")
+            _say(trainer, "overfitting", notice, trainer.current_epoch + 1)
 
     def _found(
         self, trainer: L.Trainer, scores: Mapping[str, float], untrained: Mapping[str, float],
@@ -99,3 +112,11 @@ class Alarms(L.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         self.current, self._held = list(state_dict["current"]), dict(state_dict["held"])
         self._said = set(state_dict["said"])
+
+
+def _say(trainer: L.Trainer, key: str, line: str, clock: int) -> None:
+    log.warning("alarm after epoch %d: %s", clock, line)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            # of several texts of one tag and step TensorBoard shows one
+            logger.experiment.add_text(f"alarms/{key}", line, clock)

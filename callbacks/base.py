@@ -11,8 +11,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from convlens.data.probes import Probes
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.taps import explaining, ready
+from convlens.explain.taps import explaining, preprocessing, ready
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class ExplanationCallback(L.Callback, ABC):
     Attributes:
         needs_answers: whether the answers to validation and test pictures are collected for it.
         looks_at_test: whether it looks again behind the test.
+        reckons: whether it reckons itself what its next picture will take; of others that is the
+            dearest of the look before.
 
     In a project of one's own::
 
@@ -116,6 +119,7 @@ class ExplanationCallback(L.Callback, ABC):
 
     needs_answers = False
     looks_at_test = False
+    reckons = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
@@ -126,6 +130,7 @@ class ExplanationCallback(L.Callback, ABC):
         self.seed = 0
         self._looked_at: int | None = None  # the clock of the latest look
         self._least = 0.0  # seconds until the latest look's first picture
+        self._next = 0.0  # and of its dearest later one
         self._clock = 0
         self._cut_at: int | None = None  # the clock of the latest look that the budget ended
         self._said: set[str] = set()
@@ -277,22 +282,28 @@ class ExplanationCallback(L.Callback, ABC):
         network = getattr(module, "model", module)
         modes = {part: part.training for part in network.modules()}
         try:
-            with isolate_rng(), _preprocessing(network, self.preprocess):
+            with isolate_rng(), _preprocessed(network, self.preprocess):
                 probes = _moved(self.probes, module.device)
                 self.class_names = self.class_names or _numbered_classes(network, probes.images)
+                # in the epochs another picture is only begun where there is time for it
+                reserve = 0.0 if free or self.reckons else self._next
+                deadline = began + self._seconds(trainer, final, free) - reserve
                 look = Look(
-                    network, probes, self.class_names, clock,
-                    final, began + self._seconds(trainer, final, free), self.seed, stage,
+                    network, probes, self.class_names, clock, final, deadline, self.seed, stage,
                     **surroundings(trainer, module, stage, clock, self.needs_answers),
                 )  # fmt: skip
-                for number, (tag, found) in enumerate(self.pictures(look)):
+                times = [time.perf_counter()]
+                for tag, found in self.pictures(look):
                     if isinstance(found, np.ndarray):
                         write_picture(trainer, self.folder, tag, found, clock)
                     else:
                         write_number(trainer, tag, float(found), clock)
                         ledger.note(clock, tag, float(found))
-                    if number == 0 and not free:
-                        self._least = time.perf_counter() - began
+                    times.append(time.perf_counter())
+                if not final and len(times) > 1:
+                    self._least = times[1] - began
+                    later = pairwise(times[1:])
+                    self._next = max((end - start for start, end in later), default=0.0)
         except Exception as error:  # whatever goes wrong in a look must not end the training
             line = f"{self.name} failed at epoch {clock}: {type(error).__name__}: {error}"
             ledger.failures.setdefault(self.name, line.splitlines()[0][:300])
@@ -344,17 +355,8 @@ class ExplanationCallback(L.Callback, ABC):
             log.debug("traceback", exc_info=True)
 
 
-@contextmanager
-def _preprocessing(network: nn.Module, preprocess) -> Iterator[None]:
-    """The network takes pictures in [0, 1] while this lasts; no layer's name changes by it."""
-    if preprocess is None:
-        yield
-        return
-    handle = network.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _preprocessed(network: nn.Module, preprocess: Callable[[Tensor], Tensor] | None):
+    return nullcontext() if preprocess is None else preprocessing(network, preprocess)
 
 
 def _noted(module: L.LightningModule) -> nn.Module | None:

@@ -11,7 +11,15 @@ from convlens.callbacks.base import ExplanationCallback, Look
 from torch import Tensor
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
-from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
+from convlens.explain.filters import (
+    AscentCost,
+    ascent_cost,
+    gradient_ascent,
+    kernels,
+    logits_layer,
+    recipe,
+    to_display,
+)
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.patches import ExcitingPatches, search_patches
 from convlens.explain.taps import find_module
@@ -26,9 +34,11 @@ class FilterVisuals(ExplanationCallback):
 
     The first convolution's kernels are drawn at every look. For the deeper convolutions and the
     dense layers pictures are found by gradient ascent: a few units of each layer before training
-    and after every epoch, as far as the budget reaches (layers take turns to be first), and the
-    full set at the end of the run. The units of the layer that gives the logits bear the classes'
-    names; a single logit is climbed for one class and descended for the other.
+    and after every epoch, and the full set at the end of the run, as far as time reaches. What a
+    layer takes is measured first: where there is too little left, fewer units are shown or the
+    layer is passed over, and layers take turns to be first. The units of the layer that gives the
+    logits bear the classes' names; a single logit is climbed for one class and descended for the
+    other.
 
     Beside them, before training (if there is time) and at the end, stand the patches of real
     validation pictures that excite the same units most; a quarter of the look's time goes there.
@@ -46,6 +56,8 @@ class FilterVisuals(ExplanationCallback):
         every_n_epochs, batch: see :class:`ExplanationCallback`.
     """
 
+    reckons = True
+
     def __init__(
         self, *, layers="auto", units: int = 8, full_units: int | None = 64, steps: int = 30,
         step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
@@ -55,7 +67,7 @@ class FilterVisuals(ExplanationCallback):
         self.layers, self.units, self.full_units = layers, units, full_units
         self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
-        self._cost: dict[str, float] = {}  # seconds of the latest ascent, by layer
+        self._costs: dict[str, AscentCost] = {}  # by layer
         self._turn = 0
 
     @property
@@ -82,12 +94,33 @@ class FilterVisuals(ExplanationCallback):
         logits = logits_layer(look.network, layers, look.example)
         wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
         found = self._search(look, wanted, time.perf_counter() - began)
-        start = self._turn % len(layers)
-        for layer in layers[start:] + layers[:start]:
-            if self._cost.get(layer, 0.0) > look.left or look.left < 0:
-                break  # the next look begins with this layer
-            self._turn += 1
-            yield self._ascent(look, layer, wanted[layer], found.get(layer))
+        start, passed = self._turn % len(layers), []
+        for place in range(len(layers)):
+            at = (start + place) % len(layers)
+            layer, asked = layers[at], wanted[layers[at]]
+            count = self._affordable(look, layer, len(asked.units), len(layers) - place)
+            if count < len(asked.units):
+                passed.append(f"{count} of {len(asked.units)} units of {layer}")
+            if count:
+                self._turn = at + 1
+                yield self._ascent(look, layer, asked.first(count), found.get(layer))
+        if passed:
+            self._say("short", f"{self.name}: the budget allows {', '.join(passed)}")
+
+    def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
+        """How many units there is time for: an equal share for each layer still waiting, or one
+        batch, if that is more."""
+        if look.left == float("inf"):
+            return units
+        if layer not in self._costs:
+            images = look.example
+            self._costs[layer] = ascent_cost(
+                look.network, layer, units, size=tuple(images.shape[-2:]),
+                channels=images.shape[1], steps=self.steps, batch=self.batch,
+            )  # fmt: skip
+        cost, left = self._costs[layer], look.left
+        share = max(left / waiting, min(cost.seconds, left))
+        return min(units, max(0, cost.affordable(share)))
 
     def _asked(self, look: Look, layer: str, logits: bool) -> _Asked:
         """The units of a layer to be shown at this look, and what they are called."""
@@ -127,7 +160,6 @@ class FilterVisuals(ExplanationCallback):
     def _ascent(
         self, look: Look, layer: str, asked: _Asked, real: ExcitingPatches | None
     ) -> tuple[str, np.ndarray]:
-        began = time.perf_counter()
         images = look.example
         found = self.fitting(
             lambda batch: gradient_ascent(
@@ -140,21 +172,31 @@ class FilterVisuals(ExplanationCallback):
         shown = f"{len(set(found.units))} of {asked.total} units"
         sheet = filter_sheet(
             to_display(found.images), found.units, marks=marks, labels=asked.labels,
-            patches=real and real.patches, note=real and f"of {real.searched} pictures",
+            patches=real and real.patches[asked.places],
+            note=real and f"of {real.searched} pictures",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
-        if not look.final:
-            self._cost[layer] = time.perf_counter() - began
         return f"filters/{layer}", sheet
 
 
 class _Asked(NamedTuple):
-    """What is shown of a layer with ``total`` units."""
+    """What is shown of a layer with ``total`` units; ``places`` in a longer list of them."""
 
     total: int
     units: list[int]
     signs: list[int] | None
     labels: list[str] | None
+    places: list[int] | None = None
+
+    def first(self, count: int) -> _Asked:
+        """So many of them, evenly spread."""
+        kept = [round(i * len(self.units) / count) for i in range(count)]
+        return self._replace(
+            units=[self.units[i] for i in kept],
+            signs=self.signs and [self.signs[i] for i in kept],
+            labels=self.labels and [self.labels[i] for i in kept],
+            places=kept,
+        )
 
 
 def _until(deadline: float, batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -25,6 +25,8 @@ class Ledger:
         failures: first failure by callback, one line each.
         left_out: by callback, what the budget did not reach, one line each.
         scores: numbers found by looking, by clock and tag.
+        epochs: by clock, seconds of the epoch itself (training and validation), and of looking
+            within it; the looks before training and at the end are not among them.
     """
 
     share: float = 0.05
@@ -35,6 +37,7 @@ class Ledger:
     failures: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    epochs: dict[int, list[float]] = field(default_factory=dict)
     _allowed: float = 0.0
     _charged: float = 0.0
     _epoch: int = -1
@@ -57,7 +60,9 @@ class Ledger:
         """Grant the epoch's allowance; later calls for the same epoch change nothing."""
         if epoch != self._closed:
             self._closed = epoch
-            self._allowed += max(self.floor, self.share * (time.perf_counter() - self._began))
+            own = time.perf_counter() - self._began
+            self.epochs[epoch + 1] = [own, 0.0]
+            self._allowed += max(self.floor, self.share * own)
 
     @property
     def left(self) -> float:
@@ -74,10 +79,18 @@ class Ledger:
         self.spent[name] = self.spent.get(name, 0.0) + seconds
         if not free:
             self._charged += seconds
+            if self._closed + 1 in self.epochs:
+                self.epochs[self._closed + 1][1] += seconds
 
     def note(self, clock: int, tag: str, value: float) -> None:
         """Keep a score, for the run's table, its alarms and its summary."""
         self.scores.setdefault(clock, {})[tag] = value
+
+    @property
+    def share_of_epochs(self) -> float:
+        """What looking within epochs took, of the seconds of those epochs, looking included."""
+        own, looked = (sum(pair[i] for pair in self.epochs.values()) for i in (0, 1))
+        return looked / (own + looked) if own + looked else 0.0
 
     def curve(self, tag: str) -> dict[int, float]:
         """One score by clock, rising."""
@@ -91,10 +104,12 @@ class Ledger:
             "charged": self._charged,
             "left_out": dict(self.left_out),
             "scores": {clock: dict(row) for clock, row in self.scores.items()},
+            "epochs": {clock: list(pair) for clock, pair in self.epochs.items()},
         }
 
     def restore(self, state: dict) -> None:
         self.spent = dict(state["spent"])
         self.left_out = dict(state.get("left_out", {}))
         self.scores = {clock: dict(row) for clock, row in state.get("scores", {}).items()}
+        self.epochs = {clock: list(pair) for clock, pair in state.get("epochs", {}).items()}
         self._allowed, self._charged = state["allowed"], state["charged"]

@@ -69,6 +69,14 @@ def summarise(
         "images_per_second": epoch_log.pictures_seen / max(seconds["training"], 1e-9),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
+        "looking": {
+            "share_of_epochs": round(ledger.share_of_epochs, 4),
+            "in_epochs": round(sum(looked for _, looked in ledger.epochs.values()), 3),
+            "by_epoch": [
+                {"epoch": clock, "seconds": round(own, 3), "looking": round(looked, 3)}
+                for clock, (own, looked) in sorted(ledger.epochs.items())
+            ],
+        },
         "precision": str(config["precision"]),
         "processes": processes,
         "versions": versions(),

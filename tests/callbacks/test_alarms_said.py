@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 from convlens.callbacks import Alarms, Ledger
 from convlens.callbacks.answers import AnswerBook, Answers
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 LIMITS = {
     "patience": 2, "evidence_lift": 1.0, "same_place": 0.7, "dead_share": 0.9,
-    "mistaken_share": 0.5, "mistaken_pictures": 5,
+    "mistaken_share": 0.5, "mistaken_pictures": 5, "overfitting_epochs": 2, "overfitting_rise": 0.1,
 }  # fmt: skip
 
 
@@ -22,13 +24,17 @@ class Run:
         self.record: dict = {}
         self.alarms = Alarms(LIMITS, ("cat", "dog"))
 
-    def epoch(self, loss: float, *, all_wrong: bool, inside: float = 0.5) -> list[str]:
+    def epoch(
+        self, loss: float, *, all_wrong: bool, inside: float = 0.5, train: float | None = None
+    ) -> list[str]:
         """An epoch's end; what holds then."""
         labels = np.zeros(10, int)
         ones = np.ones(10, np.float32)
         book = AnswerBook.of(self)
         book.latest["val"] = Answers(np.arange(10), labels, labels + all_wrong, ones, ones, {})
         self.record[self.current_epoch] = {"val/loss": loss}
+        if train is not None:
+            self.record[self.current_epoch]["train/loss"] = train
         clock = self.current_epoch + 1
         Ledger.of(self).note(clock, "explain/energy_inside", inside)
         Ledger.of(self).note(clock, "explain/object_share", 0.2)
@@ -77,3 +83,19 @@ def test_evidence_outside_is_said_once_it_held_even_while_the_loss_falls(monkeyp
     run.alarms = again  # resumed
     run.epoch(0.4, all_wrong=False, inside=0.1)
     assert len(lines) == 1 and len(again.current) == 1
+
+
+def test_overfitting_is_said_once_while_it_happens(monkeypatch, tmp_path):
+    lines, run = said(monkeypatch), Run()
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    run.loggers = [logger]
+    losses = [(1.0, 1.0), (0.8, 0.9), (0.6, 1.1), (0.4, 1.2), (0.2, 1.3)]
+    for epoch, (train, val) in enumerate(losses, 1):
+        run.epoch(val, all_wrong=False, train=train, inside=0.1)
+        assert any("overfitting: validation loss" in line for line in lines) == (epoch >= 4)
+    assert sum("overfitting" in line for line in lines) == 1
+    logger.experiment.flush()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
+    # each alarm under a tag of its own: TensorBoard shows one text a tag and step
+    assert texts == {"alarms/overfitting", "alarms/evidence mostly outside the object"}

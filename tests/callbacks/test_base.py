@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,9 +162,44 @@ def test_ledger_grants_a_share_and_keeps_what_is_left():
     ledger.charge("GradCam", 50.0, free=True)
     assert ledger.left == pytest.approx(1.0)
     assert ledger.total == 53.0
+    assert [looked for _, looked in ledger.epochs.values()] == [0.0, 3.0]
+    own = sum(own for own, _ in ledger.epochs.values())
+    assert ledger.share_of_epochs == pytest.approx(3.0 / (own + 3.0))
     again = Ledger()
     again.restore(ledger.state())
     assert (again.left, again.total) == (ledger.left, ledger.total)
+    assert again.epochs == ledger.epochs
+
+
+class Leisurely(ExplanationCallback):
+    """Pictures until the time is over."""
+
+    left: float
+
+    def pictures(self, look: Look):
+        self.left = look.left
+        yield "first", PICTURE
+        yield "second", PICTURE
+
+
+def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
+    """The look before tells what a picture takes; the first look and the last are free."""
+    callback = Leisurely()
+    fit(callback, tmp_path, epochs=1)
+    assert 0 < callback._least < 1 and 0 < callback._next < 1
+    assert 1 < callback.left <= 2.0  # the floor of an epoch's allowance
+    callback._next = 1.5
+    trainer = SimpleNamespace(
+        is_global_zero=True, loggers=[], callbacks=[callback], datamodule=None
+    )
+    ledger = Ledger.of(trainer)
+    ledger.begin_epoch(0), ledger.end_epoch(0)
+    callback._look(trainer, Small(), 1)
+    assert 0 < callback.left <= 0.5
+    callback._next, callback.reckons = 1.5, True
+    ledger.begin_epoch(1), ledger.end_epoch(1)
+    callback._look(trainer, Small(), 2)
+    assert callback.left > 1.5
 
 
 def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):

@@ -15,6 +15,7 @@ from convlens.callbacks.base import Look
 from looks import NAMES, untrained
 
 from convlens.errors import UserError
+from convlens.explain.filters import AscentCost, ascent_cost
 
 
 def look_at(*words: str, names=NAMES) -> Look:
@@ -107,3 +108,27 @@ def test_a_wrong_recipe_is_told_before_training():
     look = look_at()
     with pytest.raises(UserError, match="did you mean robust"):
         FilterVisuals(recipe="robst").chosen(look.network, look.example)
+
+
+def test_what_there_is_no_time_for_is_not_begun(drawn, monkeypatch):
+    """Layers take 1 s for each two units: of 4.5 s the conv gets its share, then the rest."""
+    monkeypatch.setattr(module_under_test, "ascent_cost", lambda *told, **more: AscentCost(1.0, 2))
+    look = look_at()
+    asked = {}
+    for seconds in (-1.0, 0.5, 2.5, 4.5, float("inf")):
+        draw(replace(look, deadline=time.perf_counter() + seconds), units=4)
+        asked[seconds] = [told["units"] for told in drawn.values()]
+        for told in drawn.values():  # patches, where time allows them, are of the units shown
+            assert told["patches"] is None or len(told["patches"]) == len(told["units"])
+        drawn.clear()
+    assert asked[-1.0] == asked[0.5] == []
+    assert asked[float("inf")] == [(0, 2, 3, 4), (0, 2, 4, 6), (0, 1, 2)]
+
+
+def test_cost_is_told_before_the_ascent():
+    model = untrained()
+    cost = ascent_cost(model, "backbone.block2.conv", 5, size=16, channels=3, steps=10)
+    assert cost.units == 5 and 0 < cost.seconds < 5
+    assert AscentCost(2.0, 3).affordable(5.9) == 6 and AscentCost(2.0, 3).affordable(1.9) == 0
+    with pytest.raises(UserError, match="no layer 'block9'"):
+        ascent_cost(model, "block9", 5, size=16, channels=3, steps=10)

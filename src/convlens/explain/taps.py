@@ -8,7 +8,7 @@ into the state in which it may be looked at, and puts everything back; :func:`re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -156,6 +156,19 @@ def explaining(model: nn.Module) -> Iterator[None]:
         state.enter_context(_frozen(model))
         state.enter_context(_widened(model))
         yield
+
+
+@contextmanager
+def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The network takes what ``preprocess`` makes of its input while this lasts.
+
+    No layer's name changes by it, and nothing of it stays.
+    """
+    handle = model.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""What looking costs: fine-tuning VGG16's last block with the default callbacks, and with none.
+
+    .venv/bin/python benchmarks/looking.py --data DIR        (DIR/train/<class>/*.jpg, …)
+
+Both sides are whole runs of `convlens train exp=finetune_vgg16` on photographs of cats and dogs,
+with end-to-end epochs only (augmented, head and block5 trained), one after the other; who goes
+first alternates. Printed and written to `benchmarks/results/looking.json`, for each epoch of each
+run: its own seconds, those of looking, as the run itself measures them (`summary.json`, `looking`),
+and the share of looking; then the ratio of an epoch's seconds with and without, by the two clocks.
+The ratio carries the machine's own drift from run to run, a few per cent; the share does not.
+
+VGG16's weights are found as ever (`weights/`, `$CONVLENS_WEIGHTS`, or downloaded).
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rounds import available_cores
+from throughput import processor
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ALLOWED = 0.05
+SIDES = {"default": "callbacks=default", "none": "callbacks=none"}
+
+
+def train(home: Path, data: Path, epochs: int, callbacks: str) -> dict:
+    """One run's summary."""
+    phase = f"{{epochs: {epochs}, train: [head, last_block], augment: true, warmup_epochs: 0.0, "
+    phase += "until: null, lr: {head: 1e-4, last_block: 1e-5}}"
+    words = [
+        "exp=finetune_vgg16", "data=cats_dogs", f"data.dir={data.resolve()}", callbacks,
+        f"finetune.phases=[{phase}]", f"run_dir={home}",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
+    with home.with_suffix(".log").open("w") as out:
+        if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
+            raise SystemExit(f"the run failed:\n{home.with_suffix('.log').read_text()[-2000:]}")
+    return json.loads((home / "summary.json").read_text())
+
+
+def main() -> int:
+    root = os.environ.get("CONVLENS_DATA", "data")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(root) / "cats_dogs")
+    parser.add_argument("--epochs", type=int, default=3, help="of each run (default: 3)")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each side (default: 1)")
+    parser.add_argument("--check", action="store_true", help="exit status 1 above 5 %%")
+    parser.add_argument("--out", type=Path, default=RESULTS / "looking.json")
+    args = parser.parse_args()
+    if not (args.data / "train").is_dir():
+        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+    if args.epochs < 1 or args.rounds < 1:
+        parser.error("epochs and rounds are at least 1")
+
+    rounds = []
+    print(f"{'run':>10}{'epoch':>7}{'seconds':>10}{'looking':>10}{'share':>8}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.rounds):
+            line = {}
+            for side in list(SIDES) if number % 2 == 0 else list(reversed(SIDES)):
+                home = Path(folder) / f"{side}_{number}"
+                summary = train(home, args.data, args.epochs, SIDES[side])
+                line[side] = {
+                    key: summary[key] for key in ("looking", "explaining", "left_out", "failures")
+                }
+                for each in summary["looking"]["by_epoch"]:
+                    own, looked = each["seconds"], each["looking"]
+                    print(
+                        f"{side:>10}{each['epoch']:>7}{own:>10.1f}{looked:>10.2f}"
+                        f"{looked / (own + looked):>8.1%}",
+                        flush=True,
+                    )
+            took = {
+                side: sum(e["seconds"] + e["looking"] for e in line[side]["looking"]["by_epoch"])
+                for side in SIDES
+            }
+            line["ratio"] = round(took["default"] / took["none"], 4)
+            rounds.append(line)
+    shares = [line["default"]["looking"]["share_of_epochs"] for line in rounds]
+    ratios = [line["ratio"] for line in rounds]
+    print(
+        f"looking takes {statistics.median(shares):.1%} of the epochs; with callbacks an epoch "
+        f"takes {statistics.median(ratios):.3f} times as long as without"
+    )
+    last = rounds[-1]["default"]
+    told = ", ".join(f"{name} {value:.1f}" for name, value in last["explaining"].items())
+    print(f"seconds by callback, with the looks before training and at the end: {told}")
+    for line in last["left_out"].values():
+        print(f"left out: {line}")
+    print(f"{processor()}, {len(available_cores())} cores")
+    result = {
+        "what": "fine-tuning VGG16's last block on cats and dogs, end to end, 150x150",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": len(available_cores()),
+        },
+        "rounds": rounds,
+        "share": statistics.median(shares),
+        "ratio": statistics.median(ratios),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {args.out}")
+    failed = [name for line in rounds for name in line["default"]["failures"]]
+    if failed or max(shares) > ALLOWED:
+        print(f"above {ALLOWED:.0%} of an epoch, or failed: {shares}, {failed}", file=sys.stderr)
+        return int(args.check)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

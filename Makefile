@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
-COMMANDS := train resume eval plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow bench-throughput bench-filters bench-explanations $(COMMANDS)
+COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
+TARGETS := help setup lint format test test-slow bench-throughput bench-filters bench-explanations bench-looking $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -35,6 +35,24 @@ resume: $(VENV)/ready  ## run=RUN_DIR: continue a stopped run, to the same end
 
 eval: $(VENV)/ready  ## ckpt=FILE: test-set results of a checkpoint
 	@$(BIN)/convlens eval $(WORDS)
+
+explain: $(VENV)/ready  ## ckpt=FILE image=PATH: classes, and every explanation of a picture or a folder
+	@$(BIN)/convlens explain $(WORDS)
+
+predict: $(VENV)/ready  ## ckpt=FILE images=DIR: predictions.csv, every class's probability
+	@$(BIN)/convlens predict $(WORDS)
+
+report: $(VENV)/ready  ## run=RUN_DIR: the whole run on one self-contained page
+	@$(BIN)/convlens report $(WORDS)
+
+compare: $(VENV)/ready  ## runs="A B …": runs side by side on one page
+	@$(BIN)/convlens compare $(WORDS)
+
+runs: $(VENV)/ready  ## all runs in one table; sort=test/accuracy, dir=outputs
+	@$(BIN)/convlens runs $(WORDS)
+
+kernel: $(VENV)/ready  ## image=FILE kernel=NAME or numbers: a kernel slid over a picture
+	@$(BIN)/convlens kernel $(WORDS)
 
 plan: $(VENV)/ready  ## exp=NAME or ckpt=FILE: data, layers and what will be logged, without training
 	@$(BIN)/convlens plan $(WORDS)
@@ -62,6 +80,9 @@ bench-filters: $(VENV)/ready  ## filter pictures beside one at a time through al
 
 bench-explanations: $(VENV)/ready  ## Grad-CAM, occlusion and panels beside Captum and matplotlib
 	@$(BIN)/python benchmarks/explanations.py $(args)
+
+bench-looking: $(VENV)/ready  ## seconds of fine-tuning with the default callbacks and with none
+	@$(BIN)/python benchmarks/looking.py $(args)
 
 lint: $(VENV)/ready  ## style and common mistakes
 	@$(BIN)/ruff check .

@@ -10,10 +10,12 @@ from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.epoch_log import EpochLog
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
+from convlens.callbacks.hparams import HParams
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
+from convlens.callbacks.predictions import Predictions
 from convlens.callbacks.progress import ProgressBar
 from convlens.callbacks.scores import Scores
 
@@ -28,10 +30,12 @@ __all__ = [
     "ExplanationCallback",
     "FilterVisuals",
     "GradCam",
+    "HParams",
     "LearningCurves",
     "Ledger",
     "Mistakes",
     "OcclusionMaps",
+    "Predictions",
     "ProgressBar",
     "Scores",
 ]

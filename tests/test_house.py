@@ -16,6 +16,7 @@ ALLOWED = {
     "models": {"models", "errors", "fetching"},
     "explain": {"explain", "errors"},
     "draw": {"draw", "errors"},
+    "pages": {"pages", "draw", "errors", "runs"},
     "training": {"training", "data", "models", "explain", "errors"},
     "callbacks": {"callbacks", "training", "data", "models", "explain", "draw", "errors"},
 }

@@ -149,7 +149,14 @@ def _clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
     for name in ("tensorboard", "explanations", "checkpoints", "probes"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+        "train.log",
+        "split.csv",
+        "report.html",
+    ):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -15,7 +15,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens import folder, logs
-from convlens.callbacks import Alarms, EpochLog, ExplanationCallback, Ledger, ProgressBar
+from convlens.callbacks import (
+    Alarms,
+    ConfusionMatrix,
+    EpochLog,
+    ExplanationCallback,
+    HParams,
+    Ledger,
+    Mistakes,
+    Predictions,
+    ProgressBar,
+)
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
@@ -25,6 +35,8 @@ from convlens.draw.jpeg import encode_png
 from convlens.errors import Interrupted, UserError
 from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
+from convlens.pages.report import report
+from convlens.predictions import write_table
 from convlens.summary import best_row, of_stage, summarise
 from convlens.training import ClassifierModule
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
@@ -162,7 +174,19 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     summary["features"] = run.phases.fetched
     if folder.first_process() and not trainer.fast_dev_run:
         folder.write_summary(home, summary)
+        _write_report(home)
     return home, summary
+
+
+def _write_report(home: Path) -> None:
+    """The run's page; a run whose page fails is a good run still."""
+    try:
+        report(home)
+    except Exception as error:  # whatever is wrong with a picture or the disk
+        log.warning(
+            "report.html was not written: %s; `make report run=%s` tries again", error, home
+        )
+        log.debug("traceback", exc_info=True)
 
 
 def _fit(trainer: L.Trainer, run: Run, start: str | None, home: Path) -> None:
@@ -196,7 +220,9 @@ def trainer_of(
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
     alarms = Alarms(config["alarms"], run.data.class_names)
-    callbacks: list[L.Callback] = [run.phases, *run.explanations, epoch_log, alarms]
+    callbacks: list[L.Callback] = [
+        run.phases, *run.explanations, epoch_log, alarms, HParams(config)
+    ]  # fmt: skip
     keeper = None
     if training["early_stopping"]:
         callbacks.append(
@@ -354,8 +380,12 @@ def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
     return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
 
 
-def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
+def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[str, float]:
     """Test-set results of a checkpoint: the same numbers as at the end of its run.
+
+    Into ``home`` go ``predictions.csv`` (every test picture's probabilities, see
+    :mod:`convlens.predictions`) and, below ``epoch_NNN``, the confusion matrix and the most
+    confident mistakes with their Grad-CAM.
 
     Returns:
         ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``.
@@ -363,6 +393,7 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
     Args:
         config: resolved; decides data, device and precision.
         checkpoint: as :func:`convlens.training.checkpoint.read_checkpoint` gives it.
+        home: None writes nothing.
 
     Raises:
         UserError: the data has other classes than the checkpoint.
@@ -383,8 +414,11 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
     stored = checkpoint["hyper_parameters"]["config"]
     module = ClassifierModule(stored, list(names), pretrained=False)
     module.load_state_dict(checkpoint["state_dict"])
+    answered = Predictions()
+    callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
     trainer = L.Trainer(
         **config["trainer"],
+        callbacks=callbacks,
         precision=PRECISIONS[str(config["precision"])],
         logger=False,
         use_distributed_sampler=False,
@@ -392,8 +426,28 @@ def evaluate(config: dict, checkpoint: dict) -> dict[str, float]:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+    trainer.convlens_tested = checkpoint["epoch"] + 1
+    if home is not None:
+        pictures = data.dataset.splits["test"]
+        probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])
+        for callback in callbacks[1:]:
+            callback.attach(probes, data.class_names, home, config["seed"])
     phases = Phases("never", cache_dir())
-    return of_stage(_tested(trainer, Run(config, data, module, [], phases), None), "test")
+    results = _tested(trainer, Run(config, data, module, [], phases), None)
+    if home is not None and trainer.is_global_zero:
+        _write_predictions(home / "predictions.csv", answered, data)
+    return of_stage(results, "test")
+
+
+def _write_predictions(file: Path, answered: Predictions, data: PictureData) -> None:
+    names = data.dataset.splits["test"].names
+    rows = (
+        (names[row], shares, data.class_names[label])
+        for row, label, shares in zip(
+            answered.rows.tolist(), answered.labels.tolist(), answered.shares, strict=True
+        )
+    )
+    write_table(file, data.class_names, rows, last="true")
 
 
 def download_of_weights(config: dict) -> str | None:

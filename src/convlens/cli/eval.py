@@ -1,4 +1,4 @@
-"""``make eval ckpt=FILE [key=value …]``: test-set results of a checkpoint."""
+"""``make eval ckpt=FILE [key=value …]``: test-set results of a checkpoint, picture by picture."""
 
 from __future__ import annotations
 
@@ -23,12 +23,23 @@ def run(words: list[str]) -> int:
 
     checkpoint = read_checkpoint(path)
     config = changed(checkpoint["hyper_parameters"]["config"], words)
-    results = evaluate(config, checkpoint)
+    home = _home(path)
+    results = evaluate(config, checkpoint, home)
     epoch = checkpoint["epoch"] + 1
     results_table(f"{path}, after epoch {epoch}", {"test": results})
     if path.parent.name == "checkpoints":
         folder.write_evaluation(path.parent.parent, path, epoch, results)
+    print(f"predictions and worst mistakes  {home}")
     return 0
+
+
+def _home(checkpoint: Path) -> Path:
+    """Where its predictions go: beside its run's other files, or a folder of their own."""
+    if checkpoint.parent.name != "checkpoints":
+        return folder.fresh(folder.OUTPUTS / "eval")
+    home = checkpoint.parent.parent / "evaluation" / checkpoint.stem
+    home.mkdir(parents=True, exist_ok=True)
+    return home
 
 
 def checkpoint_path(asked: str | None, home: str | None) -> Path:

@@ -57,4 +57,5 @@ def closing(home: Path, summary: dict, *, kept: bool) -> None:
     if kept:
         print(f"run folder       {home}")
         print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
+        print(f"report           {home / 'report.html'}")
         print(f"TensorBoard      make tensorboard   (reads {home / 'tensorboard'})")

@@ -91,17 +91,22 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
                 raise ValueError(
                     f"{width}x{height} pixels are more than {recipe.max_pixels:,}: shrink it"
                 )
-            if recipe.interpolation != "nearest":  # which picks pixels: all must be there
-                goal = REDUCING_GAP * max(recipe.height, recipe.width)
-                image.draft(image.mode, (goal, goal))
-            image.load()
-            return resized(_plain(_upright(image), recipe), recipe)
+            return from_image(image, recipe)
     except MemoryError:
         raise  # the machine's failing, not the file's
     except Exception as error:
         # Pillow's readers raise almost anything on damaged data: OSError, SyntaxError, ValueError,
         # IndexError, struct.error, zlib.error and more. All of them mean this file.
         raise PictureError(path, _reason(path, error)) from None
+
+
+def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
+    """A picture that Pillow has opened or made, as (H, W, C) uint8."""
+    if recipe.interpolation != "nearest":  # which picks pixels: all must be there
+        goal = REDUCING_GAP * max(recipe.height, recipe.width)
+        image.draft(image.mode, (goal, goal))
+    image.load()
+    return resized(_plain(_upright(image), recipe), recipe)
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -141,7 +141,7 @@ def _decode_all(
         return len(chunk)
 
     what = f"{len(paths)} pictures to {recipe.height}x{recipe.width}, {workers} threads"
-    with _pillow_settings(), _bar(what, len(paths), progress) as advance:
+    with pillow_settings(), _bar(what, len(paths), progress) as advance:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
             for done in as_completed(
@@ -166,7 +166,7 @@ def _decode_all(
 
 
 @contextlib.contextmanager
-def _pillow_settings() -> Iterator[None]:
+def pillow_settings() -> Iterator[None]:
     """Pillow's switches as this module needs them, put back afterwards.
 
     Its bomb check is replaced by ours (which names the file and has a key); half a picture is never

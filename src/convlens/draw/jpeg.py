@@ -28,3 +28,33 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
 def encode_png(image: np.ndarray) -> bytes:
     """``image``, uint8 ``(H, W, 3)``, as PNG bytes: exact, and 10 to 40 times slower than JPEG."""
     return _encode(image, "PNG")
+
+
+def jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file's bytes, in pixels; only its header is read.
+
+    Raises:
+        OSError: the bytes are no picture.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.size
+
+
+def shrink_jpeg(encoded: bytes, longest_edge: int, quality: int) -> bytes:
+    """The same JPEG with fewer bytes: no edge longer than ``longest_edge`` pixels, lower quality.
+
+    Args:
+        encoded: a JPEG file's bytes.
+        quality: 1 (worst) to 100.
+
+    Returns:
+        JPEG bytes; ``encoded`` itself where that is not smaller.
+
+    Raises:
+        OSError: the bytes are no whole picture.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        smaller = image.convert("RGB")
+    smaller.thumbnail((longest_edge, longest_edge), Image.Resampling.LANCZOS)
+    found = encode_jpeg(np.asarray(smaller), quality)
+    return min(found, encoded, key=len)

@@ -1,0 +1,137 @@
+"""TensorBoard's HParams tab: what a run was made with beside what came out of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pytorch_lightning as L
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import (
+    DATA_TYPE_BOOL,
+    DATA_TYPE_FLOAT64,
+    DATA_TYPE_STRING,
+    STATUS_SUCCESS,
+    Experiment,
+    HParamInfo,
+    MetricInfo,
+    MetricName,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+
+from convlens.data.augment import Augmentation
+
+# the same tags in every run, so that runs can be compared; the tab shows a tag's last value,
+# which for the validation of the best epoch no other tag has
+METRICS = {
+    "best/val/loss": "val/loss, best epoch",
+    "best/val/accuracy": "val/accuracy, best epoch",
+    "test/loss": "test/loss",
+    "test/accuracy": "test/accuracy",
+}
+Plain = str | float | bool
+
+
+class HParams(L.Callback):
+    """Writes, behind the test, the run's hyper-parameters and its results for the HParams tab.
+
+    ``SummaryWriter.add_hparams`` would open a second event directory, and TensorBoard would show a
+    second run; here all goes into the run's own. ``test/…`` is what the run has logged under these
+    tags; ``best/val/…``, at the step of the tested network, is written here.
+
+    Args:
+        config: of the run, resolved.
+    """
+
+    def __init__(self, config: Mapping):
+        self.config = config
+        self._began = time.time()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        clock = getattr(trainer, "convlens_tested", trainer.current_epoch)
+        history = next((c.history for c in trainer.callbacks if hasattr(c, "history")), ())
+        row = next((row for row in history if row["epoch"] == clock), {})
+        summaries = session(hyperparameters(self.config), began=self._began, ended=time.time())
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            for tag in METRICS:
+                if tag.startswith("best/") and tag.removeprefix("best/") in row:
+                    logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
+            for summary in summaries:
+                logger.experiment._get_file_writer().add_summary(summary, clock)
+
+
+def hyperparameters(config: Mapping) -> dict[str, Plain]:
+    """The few settings that runs are told apart by, by their names on the command line.
+
+    ``augment`` says whether anything random acts on training pictures, ``finetune`` which groups
+    each phase trains, ``none`` where there are no phases.
+    """
+    training, data = config["training"], config["data"]
+    phases = config["finetune"]["phases"] or []
+    return {
+        "model.name": config["model"]["name"],
+        "optimizer.name": config["optimizer"]["name"],
+        "optimizer.lr": config["optimizer"]["lr"],
+        "scheduler.name": config["scheduler"]["name"],
+        "training.batch_size": training["batch_size"],
+        "training.epochs": training["epochs"],
+        "seed": config["seed"],
+        "data.name": data["name"],
+        "data.size": data["size"],
+        "augment": Augmentation(**data["augment"]).active,
+        "finetune": " > ".join("+".join(phase["train"]) for phase in phases) or "none",
+    }
+
+
+def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:
+    """The three records that the HParams tab reads of a finished run.
+
+    ``torch.utils.tensorboard.summary.hparams`` makes them too, but takes true and false for
+    numbers and tells no times.
+
+    Args:
+        began, ended: seconds since 1970.
+    """
+    kinds = {bool: DATA_TYPE_BOOL, str: DATA_TYPE_STRING}
+    infos = [
+        HParamInfo(name=name, type=kinds.get(type(value), DATA_TYPE_FLOAT64))
+        for name, value in values.items()
+    ]
+    metrics = [
+        MetricInfo(name=MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()
+    ]
+    start = SessionStartInfo(start_time_secs=began)
+    for name, value in values.items():
+        _set(start.hparams[name], value)
+    experiment = Experiment(hparam_infos=infos, metric_infos=metrics)
+    end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=ended)
+    return [
+        _record(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),
+        _record(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
+        _record(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
+    ]
+
+
+def _set(field, value: Plain) -> None:
+    """Give a protobuf ``Value`` the value, in its own kind."""
+    if isinstance(value, bool):  # before numbers: it is one
+        field.bool_value = value
+    elif isinstance(value, str):
+        field.string_value = value
+    else:
+        field.number_value = value
+
+
+def _record(tag: str, content: HParamsPluginData) -> Summary:
+    about = metadata.create_summary_metadata(content)
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])

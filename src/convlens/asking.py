@@ -1,0 +1,94 @@
+"""Which network a command asks, and which files it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from convlens.errors import UserError
+from convlens.explainer import Explainer, load, recipe_of
+
+EXAMPLE = Path(__file__).parent / "example"  # a small trained network and pictures of `shapes`
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
+    """The network that the words speak of, and what a person calls it.
+
+    ``ckpt`` is a file, or ``last`` for the newest run's best; without it ``model=…`` with
+    ``model.head=imagenet`` builds a network with its library's weights; with neither it is the
+    example that comes with the package.
+
+    Raises:
+        UserError: no such checkpoint, a word that fits nothing, a network without classes.
+    """
+    from convlens.cli.eval import checkpoint_path
+
+    if ckpt is not None:
+        if words:
+            raise UserError(f"{words[0]}: a checkpoint knows its own network; leave the word out")
+        path = checkpoint_path(ckpt, None)
+        return load(path), str(path)
+    if not words:
+        return load(EXAMPLE / "shapes.ckpt"), "the example network, trained on shapes"
+    return _of_library(words)
+
+
+def _of_library(words: list[str]) -> tuple[Explainer, str]:
+    from convlens.config import compose
+    from convlens.explain.taps import device_of
+    from convlens.models import build_model, imagenet_classes
+    from convlens.models.timm_networks import input_of
+
+    keys = [word.partition("=")[0] for word in words]
+    if stray := [k for k in keys if k != "model" and not k.startswith(("model.", "data."))]:
+        raise UserError(f"{stray[0]}: give ckpt=FILE, or model=… with model.head=imagenet")
+    config = compose(words)
+    if config["model"]["head"] != "imagenet":
+        raise UserError(
+            "without ckpt=FILE a network has only its library's classes: say model.head=imagenet"
+        )
+    name = config["model"]["name"]
+    if "data.size" not in keys:
+        size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
+        config["data"]["size"] = size
+    names = imagenet_classes()
+    network = build_model(
+        config["model"], channels=3, size=config["data"]["size"], outputs=len(names)
+    ).eval()  # fmt: skip
+    config["data"]["channels"] = 3
+    explainer = Explainer(network, names, recipe_of(config["data"]), seed=config["seed"])
+    return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
+
+
+def picture_files(given: str) -> Iterator[Path]:
+    """The picture files that a path names: itself, or those of a folder and the folders in it.
+
+    Sorted by path, hidden ones left out; files of other kinds in a folder are passed over by their
+    suffix. A walk keeps one folder's names in memory, not all.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        yield path
+        return
+    if not path.is_dir():
+        raise UserError(f"there is no file or folder {path}: give the path of a picture")
+    found = False
+    for file in _walk(path):
+        found = True
+        yield file
+    if not found:
+        raise UserError(f"no pictures in {path}: expected files like {', '.join(SUFFIXES[:3])}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry)
+        elif entry.suffix.lower() in SUFFIXES:
+            yield entry

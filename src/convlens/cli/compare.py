@@ -1,0 +1,92 @@
+"""``make compare runs="A B …" [run_dir=DIR]``: runs side by side on one page."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.table import Table
+
+from convlens import folder
+from convlens.cli.results import screen
+from convlens.cli.words import take
+from convlens.errors import UserError
+from convlens.pages.compare import COLUMNS, compare, differing, read_runs, results, short_names
+from convlens.runs import KeptRun, find_run
+
+
+def run(words: list[str]) -> int:
+    given = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
+    rest = [word for word in words if not word.startswith("runs=")]
+    if rest == words:
+        raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
+    asked = take(rest, "compare", {"run_dir": ""})
+    homes = [home for text in given for home in named(text)]
+    runs = read_runs(homes)
+    page = compare(homes)
+    _print(runs, short_names(homes))
+    print(f"page  {_write(page, asked['run_dir'])}")
+    return 0
+
+
+def named(text: str) -> list[Path]:
+    """The run folders that ``runs=`` speaks of: paths between blanks, quoted where they hold any.
+
+    A pattern such as ``outputs/scratch/*`` means all runs that it matches.
+
+    Raises:
+        UserError: a word that means no run folder.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"runs={text}: {error}; check the quotes") from error
+    homes: list[Path] = []
+    for word in words:
+        if "*" not in word:
+            homes.append(find_run(word))
+            continue
+        path = Path(word).expanduser()
+        below = Path(path.anchor)
+        found = sorted(below.glob(str(path.relative_to(below))))
+        matched = [home for home in found if folder.holds_run(home)]
+        if not matched:
+            raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
+        homes += matched
+    return homes
+
+
+def _print(runs: list[KeptRun], names: list[str]) -> None:
+    table = Table()
+    table.add_column("run", overflow="fold")
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, cells in zip(names, results(runs), strict=True):
+        table.add_row(name, *(cell.text + (" *" if cell.best else "") for cell in cells))
+    screen().print(table)
+    print("* best of its column; validation at each run's best epoch")
+    for each, name in zip(runs, names, strict=True):
+        if each.summary is None:
+            print(f"! {name}: {each.state}, compared as far as it went")
+    found = differing([each.config for each in runs])
+    if not found:
+        print("the runs have equal settings")
+        return
+    table = Table()
+    for heading in ("key", *names):
+        table.add_column(heading, overflow="fold")
+    for key, values in found:
+        table.add_row(key, *values)
+    screen().print(table)
+
+
+def _write(page: str, asked: str) -> Path:
+    """Write the page, by default into a new folder below outputs/compare/; returns its file."""
+    home = Path(asked).expanduser() if asked else folder.fresh(folder.OUTPUTS / "compare")
+    file = home / "compare.html"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run_dir={home}: {file} cannot be written ({error.strerror})") from error
+    return file

@@ -1,0 +1,51 @@
+"""``make predict ckpt=FILE images=DIR``: every class's probability for each picture, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convlens import folder, logs
+from convlens.cli.words import extract, number
+from convlens.errors import UserError
+
+
+def run(words: list[str]) -> int:
+    logs.speak()
+    told = {}
+    for key in ("ckpt", "images", "run_dir", "batch"):
+        told[key], words = extract(words, key)
+    batch = number({"batch": told["batch"] or "64"}, "batch")
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"batch={told['batch']}: a whole number of at least 1 is expected")
+    if told["images"] is None:
+        raise UserError("predict needs images=DIR, a folder of pictures (or one picture)")
+    from convlens.asking import network_of, picture_files
+    from convlens.predictions import predict_files
+
+    explainer, network = network_of(told["ckpt"], words)
+    files = list(picture_files(told["images"]))
+    home = folder.fresh(folder.OUTPUTS / "predict") if told["run_dir"] is None else _given(told)
+    table = home / "predictions.csv"
+    print(f"{len(files)} pictures, {network}")
+    done = predict_files(explainer, files, table, batch=batch)
+    for name, count in sorted(done.counts.items(), key=lambda pair: -pair[1])[:10]:
+        print(f"  {count:>8} {name}")
+    for line in done.refused[:5]:
+        print(f"! {line}")
+    if done.refused:
+        print(f"{len(done.refused)} of {len(files)} files refused; the column error says why")
+    print(f"{done.seconds:.1f} s, {len(files) / max(done.seconds, 1e-9):.0f} pictures/s")
+    print(f"predictions  {table}")
+    if len(done.refused) == len(files):
+        raise UserError(f"none of the files of {told['images']} is a picture")
+    return 0
+
+
+def _given(told: dict) -> Path:
+    home = Path(told["run_dir"]).expanduser()
+    if (home / "predictions.csv").exists():
+        raise UserError(f"run_dir={home} holds predictions.csv already: choose another")
+    if home.exists() and not home.is_dir():
+        raise UserError(f"run_dir={home} is a file: choose another")
+    home.mkdir(parents=True, exist_ok=True)
+    return home

@@ -1,0 +1,9 @@
+"""Pages: HTML in one file that opens without a network, everything in it escaped.
+
+Above the ground floor, beside the callbacks: it reads what runs have written and is called by the
+entry points.
+"""
+
+from convlens.pages.render import data_uri, render
+
+__all__ = ["data_uri", "render"]

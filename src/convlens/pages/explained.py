@@ -1,0 +1,63 @@
+"""The page of ``make explain``: pictures, the likeliest classes, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convlens.draw.grad_cam_panel import probability_text
+from convlens.pages.render import data_uri, render
+
+MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One picture's part of the page.
+
+    Attributes:
+        name, source: what the picture is called, and where it lies.
+        top: the likeliest classes with their probabilities.
+        panels: tag -> JPEG bytes.
+        notes: lines below the table.
+    """
+
+    name: str
+    source: str
+    top: Sequence[tuple[str, float]]
+    panels: dict[str, bytes]
+    notes: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes on the page, about: base64 makes four of three."""
+        return sum(len(panel) for panel in self.panels.values()) * 4 // 3
+
+
+def explained_page(
+    pictures: Sequence[Explained], *, heading: str, network: str, version: str,
+    refused: Sequence[str] = (), more: int = 0,
+) -> str:  # fmt: skip
+    """One self-contained HTML page.
+
+    Args:
+        refused: one line for each file that gave no picture.
+        more: pictures that were explained and have no room on the page; it tells.
+    """
+    left_out = f"{more} more pictures are in the folders beside this page" if more else ""
+    return render(
+        "explained.html", heading=heading, network=network, version=version, refused=refused,
+        left_out=left_out, pictures=[_told(each) for each in pictures],
+    )  # fmt: skip
+
+
+def _told(each: Explained) -> dict:
+    parts = {tag: {"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()}
+    return {
+        "name": each.name,
+        "source": each.source,
+        "notes": each.notes,
+        "top": [(name, probability_text(share), share) for name, share in each.top],
+        "panels": [p for tag, p in parts.items() if not tag.startswith("activations/")],
+        "grids": [p for tag, p in parts.items() if tag.startswith("activations/")],
+    }

@@ -1,0 +1,75 @@
+"""Which epochs each phase of a schedule had, from a run's config and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A phase as it went, or as it is planned where the run is not there yet.
+
+    Attributes:
+        number: from 1.
+        start, end: it trained the epochs ``start + 1`` to ``end``; ``end`` is what was planned
+            where the phase is not over.
+        rates: group to learning rate, before warm-up and scheduler.
+        warmup_epochs: over which rates of newly trained groups rise.
+        augment: whether training pictures are augmented.
+        until: the plateau that may end it early, in words; empty without one.
+        early: whether the plateau did.
+    """
+
+    number: int
+    start: int
+    end: int
+    rates: Mapping[str, float]
+    warmup_epochs: float
+    augment: bool
+    until: str
+    early: bool
+
+
+def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
+    """The phases of ``config["finetune"]``; empty where everything is trained throughout.
+
+    Args:
+        config: resolved.
+        rows: scalars by completed epochs, as ``metrics.csv`` has them.
+    """
+    found: list[Stretch] = []
+    values = {row["epoch"]: row for row in rows}
+    for number, phase in enumerate(config.get("finetune", {}).get("phases") or [], start=1):
+        start = found[-1].end if found else 0
+        until = phase.get("until")
+        end = start + phase["epochs"]
+        if until:
+            end = _rests(until, [values.get(epoch, {}) for epoch in range(start + 1, end + 1)])
+            end = start + (end or phase["epochs"])
+        rates = phase["lr"]
+        if not isinstance(rates, dict):
+            rates = dict.fromkeys(phase["train"], rates)
+        found.append(
+            Stretch(
+                number, start, end, rates, phase.get("warmup_epochs", 0.0),
+                phase.get("augment", True),
+                f"{until['metric']} rests for {until['patience']} epochs" if until else "",
+                end < start + phase["epochs"],
+            )
+        )  # fmt: skip
+    return found
+
+
+def _rests(until: Mapping, rows: Sequence[Mapping[str, float]]) -> int | None:
+    """After how many of a phase's epochs its plateau ended it, by the schedule's rule: the best
+    value lies ``patience`` epochs back. A loss is better lower, the rest higher."""
+    sign = 1 if until["metric"].endswith("loss") else -1
+    signed: list[float] = []
+    for row in rows:
+        if until["metric"] not in row:
+            return None
+        signed.append(sign * row[until["metric"]])
+        if len(signed) - 1 - signed.index(min(signed)) >= until["patience"]:
+            return len(signed)
+    return None

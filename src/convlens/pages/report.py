@@ -1,0 +1,245 @@
+"""``report.html``: a whole run on one page that opens anywhere, with nothing beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from markupsafe import Markup
+
+from convlens.draw.jpeg import jpeg_size
+from convlens.pages.charts import line_chart
+from convlens.pages.phases import Stretch, stretches
+from convlens.pages.record import Record, read_record
+from convlens.pages.render import data_uri, render
+from convlens.pages.selection import ACTIVATIONS, Selection, select
+
+FILE = "report.html"
+LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it
+MANY = 20  # classes, above which their table is folded
+LINES = 12  # of a chart of scores; of more the highest are shown
+
+# scores that are read together share a chart, the others have their own
+TOGETHER = {
+    "pointing_game": "evidence on the object",
+    "energy_inside": "evidence on the object",
+    "object_share": "evidence on the object",
+    "peak_row": "peak of the evidence",
+    "peak_column": "peak of the evidence",
+    "insertion": "insertion and deletion",
+    "deletion": "insertion and deletion",
+    "average_drop": "faithfulness",
+    "average_increase": "faithfulness",
+    "adcc": "faithfulness",
+}
+MEANINGS = {
+    "evidence on the object": "energy_inside below object_share: the evidence avoids the objects",
+    "peak of the evidence": "0 is the top or left edge, 1 the bottom or right one",
+    "border_energy": "share of the evidence in a frame along the border",
+    "same_place": "share of a class's pictures with their peak in one and the same border place",
+    "drift": "correlation of each map with that of the look before; 1: nothing changed",
+    "confident_mistakes": "share of the validation pictures",
+    "sparsity": "share of a layer's activations that are zero",
+    "dead": "share of a layer's channels that answer none of the probes",
+    "randomised": "rank correlation with maps of a network that is random from the top down to "
+    "this layer",
+}
+
+
+def report(home: Path, *, limit: int = LIMIT) -> Path:
+    """Write ``report.html`` into a run folder, whole or not at all.
+
+    Works on a run that is not finished, as far as it went, and on one without explanations.
+
+    Args:
+        home: the run folder.
+        limit: bytes that the page may have. Where a run has more pictures, the page holds fewer of
+            them, or smaller ones, and says so; its text and charts are always there.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the folder holds no run, or a file in it cannot be read.
+    """
+    record = read_record(home)
+    page = _page(record, Selection({}), limit)
+    room = limit - len(page.encode())
+    while True:
+        selection = select(record.pictures, record.probes, room)
+        page = _page(record, selection, limit)
+        # headings and lines that stand around the pictures are known only now
+        over = len(page.encode()) - limit
+        if over <= 0 or not selection.pictures:
+            break
+        room -= over
+    file, beside = home / FILE, home / f".{FILE}.{os.getpid()}.tmp"
+    try:
+        beside.write_text(page, encoding="utf-8")
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
+def _page(record: Record, selection: Selection, limit: int) -> str:
+    summary, phases = record.summary or {}, stretches(record.config, record.rows)
+    best = summary.get("best_epoch", record.best)
+    results = _results(record, best)
+    graded = {name: row for name, row in results.items() if any(map(_is_f1, row))}
+    classes = [
+        key for key in dict.fromkeys(k for row in graded.values() for k in row) if _is_f1(key)
+    ]
+    return render(
+        "report.html",
+        name=record.config["experiment"],
+        home=record.home.resolve(),
+        began=record.began.strftime("%Y-%m-%d %H:%M"),
+        finished=record.summary is not None,
+        epochs=record.epochs,
+        planned=record.config.get("training", {}).get("epochs"),
+        best=best,
+        at_best=record.results("val", best) if best is not None else {},
+        test=summary.get("test", {}),
+        alarms=summary.get("alarms", record.alarms),
+        failures=summary.get("failures", []),
+        left_out=selection.left_out,
+        broken=selection.broken,
+        megabytes=limit / 1e6,
+        curves=_curves(record, best, phases),
+        phases=phases,
+        config=record.config,
+        config_text=record.config_text,
+        results=results,
+        graded=graded,
+        classes=classes,
+        many=len(classes) > MANY,
+        scores=_scores(record, best, phases),
+        summary=summary,
+        cost=_cost(summary),
+        last=max((epoch for looks in record.pictures.values() for epoch in looks), default=None),
+        **_pictures(record, selection),
+    )
+
+
+def _curves(record: Record, best: int | None, phases: list[Stretch]) -> list[Markup]:
+    marks, span = _marks(record, phases), (0, record.epochs)
+    charts = []
+    for name in ("loss", "accuracy"):
+        lines = {
+            "training": record.curve(f"train/{name}"),
+            "validation": record.curve(f"val/{name}"),
+        }
+        charts.append(line_chart(name, lines, best=best, phases=marks, span=span))
+    tags = dict.fromkeys(tag for row in record.rows for tag in row if tag.startswith("lr/"))
+    rates = {tag.removeprefix("lr/"): record.curve(tag) for tag in tags}
+    # groups that differ by powers of ten are told apart only where ratios are distances
+    highest = [top for points in rates.values() if (top := max(points.values())) > 0]
+    log = bool(highest) and max(highest) >= 10 * min(highest)
+    note = "logarithmic; a rate of 0 (at rest) is not drawn" if log else ""
+    title = "learning rate at the end of each epoch"
+    charts.append(line_chart(title, rates, best=best, phases=marks, span=span, log=log, note=note))
+    return [chart for chart in charts if chart]
+
+
+def _marks(record: Record, phases: list[Stretch]) -> dict[str, int]:
+    """Where phases began, as far as the run went."""
+    later = [phase for phase in phases if 0 < phase.start < record.epochs]
+    return {f"phase {phase.number}": phase.start for phase in later}
+
+
+def _scores(record: Record, best: int | None, phases: list[Stretch]) -> list[Markup]:
+    groups: dict[str, dict[str, dict[int, float]]] = {}
+    for tag in dict.fromkeys(tag for row in record.rows for tag in row):
+        stage, _, score = tag.partition("/")
+        if stage != "explain" or score == "seconds":  # what looking cost has its own chart
+            continue
+        family, _, member = score.partition("/")
+        group = family if member else TOGETHER.get(family, family)
+        groups.setdefault(group, {})[member or family] = record.curve(tag)
+    marks, span = _marks(record, phases), (0, record.epochs)
+    charts = []
+    for group, lines in groups.items():
+        note = MEANINGS.get(group, "")
+        if len(lines) > LINES:
+            highest = sorted(lines, key=lambda name: -max(lines[name].values()))[:LINES]
+            note = f"the {LINES} highest of {len(lines)}; {note}".rstrip("; ")
+            lines = {name: lines[name] for name in lines if name in highest}
+        title = group.replace("_", " ")
+        charts.append(line_chart(title, lines, best=best, phases=marks, span=span, note=note))
+    return [chart for chart in charts if chart]
+
+
+def _results(record: Record, best: int | None) -> dict[str, dict[str, float]]:
+    """Rows of the results table: what was measured, where, after which epoch."""
+    last, summary = record.epochs, record.summary or {}
+    rows = {f"training, epoch {last} (last)": record.results("train", last)}
+    if best is not None:
+        rows[f"validation, epoch {best} (best)"] = record.results("val", best)
+    rows[f"validation, epoch {last} (last)"] = record.results("val", last)
+    rows[f"test, epoch {best} (best)"] = summary.get("test", {})
+    for checkpoint, found in summary.get("evaluations", {}).items():
+        rows[f"test of {checkpoint}, epoch {found['epoch']} (make eval)"] = found["test"]
+    return {name: values for name, values in rows.items() if values}
+
+
+def _is_f1(key: str) -> bool:
+    return key.startswith("f1/")
+
+
+def _cost(summary: Mapping) -> Markup:
+    looks = summary.get("looking", {}).get("by_epoch", [])
+    lines = {
+        "training and validation": {look["epoch"]: look["seconds"] for look in looks},
+        "looking": {look["epoch"]: look["looking"] for look in looks},
+    }
+    return line_chart("seconds of each epoch", lines)
+
+
+def _pictures(record: Record, selection: Selection) -> dict[str, object]:
+    """The pictures as the template shows them: by section, each with its frames."""
+    shown = {tag: _frames(tag, looks) for tag, looks in selection.pictures.items()}
+    probes = []
+    for name, source in record.probes.items():
+        own = [tag for tag in shown if tag.rpartition("/")[2] == name]
+        folded = [tag for tag in own if tag.startswith(f"{ACTIVATIONS}/")]
+        maps = [tag for tag in own if tag not in folded and not tag.startswith("augmentation/")]
+        # Grad-CAM first, where there is room beside it occlusion and what else was asked for
+        maps.sort(key=lambda tag: (not tag.startswith("grad_cam/"), tag))
+        if own:
+            probes.append(
+                {
+                    "name": name,
+                    "source": source,
+                    "maps": [shown[tag] for tag in maps],
+                    "activations": [shown[tag] for tag in folded],
+                }
+            )
+
+    def section(*starts: str) -> list[dict]:
+        return [
+            shown[tag]
+            for start in starts
+            for tag in shown
+            if tag == start or tag.startswith(f"{start}/")
+        ]
+
+    return {
+        "probes": probes,
+        "confusion": section("confusion_matrix"),
+        "mistakes": section("predictions/mistakes"),
+        "answers": section("predictions/breakdown", "predictions/random"),
+        "means": section("class_means"),
+        "depth": section("depth"),
+        "filters": section("filters"),
+        "augmentation": section("augmentation"),
+    }
+
+
+def _frames(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:
+    frames = []
+    for epoch, encoded in looks.items():
+        width, height = jpeg_size(encoded)
+        frames.append({"epoch": epoch, "uri": data_uri(encoded), "width": width, "height": height})
+    return {"tag": tag, "frames": frames}

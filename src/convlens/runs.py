@@ -1,0 +1,213 @@
+"""Runs read back from their folders, finished or not; no torch is needed for it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from convlens import folder
+from convlens.errors import UserError, nearest
+
+Row = dict[str, float]
+# what lies in these folders is a run's own, and never another run
+_INSIDE = {"tensorboard", "explanations", "checkpoints", "probes"}
+_COUNTED = ("alarms", "failures")  # lists of lines in summary.json
+_HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
+_LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """What a run folder tells.
+
+    Attributes:
+        home: the run folder.
+        config: resolved.
+        rows: of ``metrics.csv``, one an epoch from epoch 0; scalars that an epoch lacks are left
+            out.
+        summary: of ``summary.json``; None while the run has not come to its end.
+    """
+
+    home: Path
+    config: dict
+    rows: list[Row]
+    summary: dict | None
+
+    @property
+    def epochs(self) -> int:
+        """Completed epochs."""
+        told = (self.summary or {}).get("epochs")
+        if isinstance(told, int):
+            return told
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+    @property
+    def state(self) -> str:
+        return "finished" if self.summary is not None else f"stopped at epoch {self.epochs}"
+
+    @property
+    def started(self) -> datetime.datetime:
+        """When the run was started or resumed last, in local time."""
+        return datetime.datetime.fromtimestamp((self.home / "config.yaml").stat().st_mtime)
+
+    @property
+    def numbers(self) -> Row:
+        """Every number of the summary by its path, such as ``test/accuracy``, ``seconds/total``.
+
+        ``alarms`` and ``failures`` are counted, ``seconds`` is the total. Of an unfinished run:
+        what ``metrics.csv`` tells so far, by the same names.
+        """
+        if self.summary is None:
+            return self._numbers_so_far()
+        found = _flat_numbers(self.summary)
+        for key in _COUNTED:
+            if isinstance(self.summary.get(key), list):
+                found[key] = len(self.summary[key])
+        if "seconds/total" in found:
+            found["seconds"] = found["seconds/total"]
+        return found
+
+    def _numbers_so_far(self) -> Row:
+        found: Row = {"epochs": self.epochs}
+        if isinstance(self.config.get("seed"), int):
+            found["seed"] = self.config["seed"]
+        best = best_of(self.rows)
+        if best is not None:
+            found["best_epoch"] = int(best["epoch"])
+            found |= _of_stages(best, {"val": "val"})
+            found |= _of_stages(self.rows[-1], {"train": "train", "val": "val_last"})
+        return found
+
+
+@dataclass(frozen=True)
+class UnreadRun:
+    """A folder that holds a run which cannot be read, and the reason in one line."""
+
+    home: Path
+    reason: str
+
+
+def best_of(rows: list[Row]) -> Row | None:
+    """The epoch of the lowest validation loss among the trained ones, the first of equals."""
+    judged = [row for row in rows[1:] if math.isfinite(row.get("val/loss", math.nan))]
+    return min(judged, key=lambda row: row["val/loss"], default=None)
+
+
+def better(key: str) -> int:
+    """1 for a number that is better the higher, -1 the lower, 0 for one that is neither.
+
+    >>> better("test/accuracy"), better("val/loss"), better("epochs")
+    (1, -1, 0)
+    """
+    return 1 if _HIGHER.search(key) else -1 if _LOWER.search(key) else 0
+
+
+def read_run(home: Path) -> KeptRun:
+    """The run in a folder.
+
+    Raises:
+        UserError: there is none, or one of its files is damaged.
+    """
+    try:
+        config = folder.read_config(home)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{home / 'config.yaml'} cannot be read ({error})") from error
+    return KeptRun(home, config, _read_rows(home / "metrics.csv"), _read_summary(home))
+
+
+def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
+    """Every run below a folder, by path; what cannot be read is among them.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not parent.is_dir():
+        raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
+    found: list[KeptRun | UnreadRun] = []
+    for home in run_folders(parent):
+        try:
+            found.append(read_run(home))
+        except UserError as error:
+            found.append(UnreadRun(home, str(error)))
+    return found
+
+
+def run_folders(parent: Path) -> list[Path]:
+    """The folders below ``parent``, itself included, that hold a run."""
+    found = []
+    for path, folders, files in os.walk(parent):
+        folders[:] = sorted(set(folders) - _INSIDE)
+        if "config.yaml" in files or "summary.json" in files:
+            found.append(Path(path))
+    return found
+
+
+def find_run(word: str) -> Path:
+    """The run folder that a word means: ``last``, a path, or a path below outputs/.
+
+    Raises:
+        UserError: none.
+    """
+    if word == "last":
+        return folder.newest_run()
+    for path in (Path(word).expanduser(), folder.OUTPUTS / word):
+        if path.is_dir():
+            return path
+    known = [str(home) for home in run_folders(folder.OUTPUTS)]
+    start = f"{folder.OUTPUTS}/"
+    if not word.startswith(start):
+        known = [name.removeprefix(start) for name in known]
+    if not known:
+        raise UserError(f"there is no run folder {word}, and no run in {start} either")
+    raise UserError(f"there is no run folder {word}; {nearest(word, [*known, 'last'])}")
+
+
+def _read_rows(file: Path) -> list[Row]:
+    if not file.exists():
+        return []
+    rows: list[Row] = []
+    try:
+        with open(file, newline="", encoding="utf-8") as lines:
+            for found in csv.DictReader(lines):
+                rows.append({key: float(value) for key, value in found.items() if value})
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{file}, epoch {len(rows)}: not a table of numbers ({error})") from error
+    if not all(math.isfinite(row.get("epoch", math.nan)) for row in rows):
+        raise UserError(f"{file} does not number its epochs: it is not the metrics of a run")
+    return rows
+
+
+def _read_summary(home: Path) -> dict | None:
+    file = home / "summary.json"
+    if not file.exists():
+        return None
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is no readable summary ({error})") from error
+    if not isinstance(summary, dict):
+        raise UserError(f"{file} is not the summary of a run")
+    return summary
+
+
+def _flat_numbers(values: Mapping, prefix: str = "") -> Row:
+    found: Row = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat_numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _of_stages(row: Row, names: Mapping[str, str]) -> Row:
+    """The scalars ``<stage>/…`` of a row, the stage under another name."""
+    parts = ((key.partition("/"), value) for key, value in row.items())
+    return {f"{names[stage]}/{rest}": v for (stage, _, rest), v in parts if stage in names}

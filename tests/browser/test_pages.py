@@ -1,0 +1,138 @@
+"""``report.html`` in a real browser: its slider, its silence, a phone, the dark."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser import Browser, browser  # noqa: F401  a fixture
+from conftest import TINY
+
+from convlens.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 3
+PHONE = (390, 844)  # CSS pixels, as the common phones have
+
+
+@pytest.fixture(scope="module")
+def report_page(browser, tmp_path_factory):  # noqa: F811  nothing is trained without a browser
+    """The address of the page of a finished run, with pictures of every epoch."""
+    from convlens.pages.report import report
+
+    home = tmp_path_factory.mktemp("pages") / "it"
+    words = [
+        *TINY,
+        f"training.epochs={EPOCHS}",
+        "looking.seconds=600",
+        "callbacks.filter_visuals=null",
+    ]
+    assert main(["train", f"run_dir={home}", *words]) == 0
+    return report(home).as_uri()
+
+
+VISIBLE = (
+    "[...document.querySelectorAll('[data-tag^=\"grad_cam/\"] img')]"
+    ".filter(image => image.checkVisibility({visibilityProperty: true}))"
+)
+
+
+def test_the_slider_moves_the_pictures_with_the_keyboard(browser: Browser, report_page):  # noqa: F811
+    with browser.page() as page:
+        page.open(report_page)
+        page.run("document.querySelector('input[type=range]').scrollIntoView()")
+        page.run("document.querySelector('input[type=range]').focus()")
+        page.press("Home", 36)
+        shown = []
+        for epoch in range(EPOCHS + 1):
+            assert page.run("document.querySelector('input[type=range]').value") == str(epoch)
+            assert f"epoch {epoch}" in page.run("document.querySelector('output').innerText")
+            page.until(f"{VISIBLE}.every(image => image.complete && image.naturalWidth > 0)")
+            shown.append(page.run(f"{VISIBLE}.map(image => image.src)"))
+            page.screenshot(f"report_epoch_{epoch}")
+            page.press("ArrowRight", 39)
+        assert page.run("document.querySelector('input[type=range]').value") == str(EPOCHS)
+        # one picture a probe at a time, and another one after every epoch
+        assert {len(sources) for sources in shown} == {3}
+        for probe in zip(*shown, strict=True):
+            assert len(set(probe)) == EPOCHS + 1
+        assert page.errors == []
+        assert page.requests == [report_page]
+
+
+def test_the_page_is_whole_by_itself(browser: Browser, report_page):  # noqa: F811
+    """Opened as a file: every picture decodes, nothing is asked for, nothing goes wrong."""
+    with browser.page() as page:
+        page.open(report_page)
+        # what is folded or far below is decoded too
+        page.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        broken = page.run(
+            "Promise.all([...document.images].map(image => image.decode().then("
+            "() => null, () => image.alt))).then(found => found.filter(alt => alt !== null))"
+        )
+        assert broken == []
+        assert page.run("document.images.length") > EPOCHS
+        page.screenshot("report", whole=True)
+        assert page.errors == []
+        assert page.requests == [report_page]
+
+
+def test_what_a_page_asks_for_elsewhere_is_noticed(browser: Browser, tmp_path):  # noqa: F811
+    """The silence above is worth something: the same lists are not silent here."""
+    asking = tmp_path / "asking.html"
+    asking.write_text(
+        "<img src='beside.png'><script>console.error('said'); throw new Error('thrown')</script>"
+    )
+    with browser.page() as page:
+        page.open(asking.as_uri())
+        assert page.requests == [asking.as_uri(), (tmp_path / "beside.png").as_uri()]
+        for part in ("said", "thrown", "ERR_FILE_NOT_FOUND"):
+            assert any(part in error for error in page.errors), page.errors
+
+
+# the words of tables and buttons that stand on more than one line
+BROKEN = """(() => {
+  const broken = [];
+  for (const cell of document.querySelectorAll('td, th, button')) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const word of texts.currentNode.data.matchAll(/[\\w.%]+/g)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, word.index);
+        range.setEnd(texts.currentNode, word.index + word[0].length);
+        const lines = new Set([...range.getClientRects()].map(line => line.top));
+        if (lines.size > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return broken;
+})()"""
+
+
+@pytest.mark.parametrize("width", [PHONE[0], 1400])
+def test_nothing_sticks_out_and_no_word_is_torn(browser: Browser, report_page, width):  # noqa: F811
+    with browser.page(width, PHONE[1], phone=width == PHONE[0]) as page:
+        page.open(report_page)
+        page.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        page.screenshot(f"report_{width}", whole=True)
+        assert page.run("document.documentElement.scrollWidth") <= width
+        assert page.run(BROKEN) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_follows_light_and_dark(browser: Browser, report_page, dark):  # noqa: F811
+    with browser.page(dark=dark) as page:
+        page.open(report_page)
+        page.screenshot("report_dark" if dark else "report_light")
+        style = "getComputedStyle(document.body)"
+        ground = brightness(page.run(f"{style}.backgroundColor"))
+        ink = brightness(page.run(f"{style}.color"))
+        assert ground < 0.2 and ink > 0.7 if dark else ground > 0.8 and ink < 0.3
+
+
+def brightness(colour: str) -> float:
+    """Mean of the channels of ``rgb(r, g, b)``, in [0, 1]; transparent is refused."""
+    channels = [float(value) for value in re.findall(r"[\d.]+", colour)]
+    assert len(channels) == 3, colour
+    return sum(channels) / (3 * 255)

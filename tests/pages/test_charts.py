@@ -1,0 +1,159 @@
+"""Charts say the numbers they were given: read back from the drawing by its own ticks."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from convlens.pages.charts import decades, line_chart, spaced
+
+
+def _scale(places: list[float], values: list[float], log: bool):
+    """From a place back to its value, by the first and the last tick."""
+    ends = [math.log10(v) if log else v for v in (values[0], values[-1])]
+
+    def value(place: float) -> float:
+        share = (place - places[0]) / (places[-1] - places[0])
+        found = ends[0] + share * (ends[1] - ends[0])
+        return 10**found if log else found
+
+    return value
+
+
+def _axis(svg, name: str, place: str, log: bool = False):
+    texts = svg.findall(f"g[@class='{name}']/text")
+    ticks = [(float(t.get(place)), float(t.text)) for t in texts if t.text != "epoch"]
+    return _scale([p for p, _ in ticks], [v for _, v in ticks], log), ticks
+
+
+def read_back(chart: str, *, log: bool = False) -> dict[str, dict[int, float]]:
+    """The series of a chart by the ticks' places and texts alone."""
+    svg = ElementTree.fromstring(chart).find("svg")
+    across, _ = _axis(svg, "across", "x")
+    upward, _ = _axis(svg, "up", "y", log)
+    found = {}
+    for line in svg.findall("g[@class='line']"):
+        pairs = re.findall(r"[ML](\S+) (\S+)", line.find("path").get("d"))
+        found[line.get("data-name")] = {round(across(float(x))): upward(float(y)) for x, y in pairs}
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 3e4])
+def test_points_are_the_numbers(scale):
+    rng = np.random.default_rng(0)
+    series = {
+        "training": {epoch: scale * rng.random() for epoch in range(13)},
+        "validation": {epoch: scale * (rng.random() - 0.5) for epoch in range(0, 13, 3)},
+    }
+    found = read_back(line_chart("loss", series))
+    assert {name: list(points) for name, points in found.items()} == {
+        name: list(points) for name, points in series.items()
+    }
+    for name, points in series.items():
+        for epoch, value in points.items():
+            # two decimals of a drawing 230 high, and ticks of five digits
+            assert found[name][epoch] == pytest.approx(value, abs=2e-4 * scale)
+
+
+def test_points_of_a_logarithmic_axis_are_the_numbers_above_zero():
+    rates = {"head": {0: 0.0, 1: 1e-3, 2: 5e-4, 3: 1e-4}, "base": {0: 0.0, 2: 1e-5, 3: 2e-7}}
+    found = read_back(line_chart("rates", rates, log=True), log=True)
+    for name, points in rates.items():
+        above = {epoch: value for epoch, value in points.items() if value > 0}
+        assert list(found[name]) == list(above)
+        for epoch, value in above.items():
+            assert found[name][epoch] == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "low, high", [(0.13, 0.88), (0.0, 1.0), (-2.3, 7.1), (1e-7, 2e-7), (5.0, 5.0), (0.0, 0.0),
+                  (2.30, 2.31), (1e6, 3e6), (-0.7, -0.2)]
+)  # fmt: skip
+def test_ticks_are_round_evenly_spaced_and_hold_all_values(low, high):
+    ticks = spaced(low, high)
+    slack = 1e-6 * max(abs(low), abs(high))
+    assert ticks[0] <= low + slack and ticks[-1] >= high - slack
+    assert 2 <= len(ticks) <= 9
+    steps = np.diff(ticks)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+    mantissa = float(f"{steps[0]:.3e}".partition("e")[0])
+    assert mantissa in (1.0, 2.0, 5.0)
+    # not half of the chart is empty
+    if high > low:
+        assert high - low > (ticks[-1] - ticks[0]) / 3
+
+
+@pytest.mark.parametrize("last", [1, 2, 7, 12, 30, 100, 349])
+def test_epochs_get_whole_ticks_inside(last):
+    ticks = spaced(0, last, whole=True)
+    assert ticks[0] == 0 and ticks[-1] <= last
+    assert all(tick == int(tick) for tick in ticks) and 2 <= len(ticks) <= 9
+
+
+def test_decades_hold_all_values():
+    assert decades(1e-3, 1e-3) == [1e-3, 1e-2]
+    assert decades(2e-5, 3e-3) == [1e-5, 1e-4, 1e-3, 1e-2]
+
+
+def test_a_value_that_is_missing_is_bridged_one_that_is_nan_interrupts_and_is_told():
+    chart = line_chart("loss", {"a": {0: 1.0, 3: 2.0, 4: 1.5}, "b": {0: 1.0, 1: math.nan, 2: 3.0}})
+    svg = ElementTree.fromstring(chart)
+    paths = {
+        g.get("data-name"): g.find("path").get("d")
+        for g in svg.iter("g")
+        if g.find("path") is not None
+    }
+    assert paths["a"].count("M") == 1 and paths["a"].count("L") == 2
+    assert paths["b"].count("M") == 2 and paths["b"].count("L") == 0
+    assert "nan" not in chart.lower().replace("b is not finite", "")
+    assert "b is not finite at epoch 1" in "".join(svg.itertext())
+
+
+def test_best_epoch_and_phases_stand_where_they_are():
+    chart = line_chart("loss", {"a": {e: e / 7 for e in range(8)}}, best=5, phases={"phase 2": 3})
+    svg = ElementTree.fromstring(chart).find("svg")
+    across, _ = _axis(svg, "across", "x")
+    for kind, epoch, text in (("best", 5, "best 5"), ("phase", 3, "phase 2")):
+        (mark,) = svg.findall(f"g[@class='{kind}']")
+        assert across(float(mark.find("line").get("x1"))) == pytest.approx(epoch, abs=0.02)
+        assert mark.find("line").get("x1") == mark.find("line").get("x2")
+        assert mark.find("text").text == text
+
+
+def test_every_point_lies_in_the_plot_and_tells_its_value():
+    values = {0: 2.31, 1: 0.4, 2: 0.123456}
+    svg = ElementTree.fromstring(line_chart("loss", {"validation": values})).find("svg")
+    _, _, width, height = map(float, svg.get("viewBox").split())
+    dots = svg.findall("g[@class='line']/circle")
+    assert [dot.find("title").text for dot in dots] == [
+        "validation, epoch 0: 2.31", "validation, epoch 1: 0.4", "validation, epoch 2: 0.123456"
+    ]  # fmt: skip
+    for dot in dots:
+        assert 0 < float(dot.get("cx")) < width and 0 < float(dot.get("cy")) < height
+
+
+def test_names_are_escaped():
+    name = '<b>&"x'
+    chart = line_chart(name, {name: {0: 1.0, 1: 2.0}, "other": {0: 1.0}}, phases={name: 1})
+    assert name not in chart
+    root = ElementTree.fromstring(chart)
+    assert root.find("svg").get("aria-label") == name
+    assert root.find("svg/g[@class='line']").get("data-name") == name
+    assert root.find("svg/g[@class='phase']/text").text == name
+
+
+def test_one_epoch_makes_a_chart_and_no_number_none():
+    assert read_back(line_chart("loss", {"a": {0: 1.5}})) == {"a": {0: pytest.approx(1.5)}}
+    assert line_chart("loss", {"a": {}}) == ""
+    assert "a is not finite at epoch 0" in line_chart("loss", {"a": {0: math.inf}})
+
+
+def test_lines_beyond_the_colours_are_told_apart_by_dashes():
+    chart = line_chart("scores", {f"layer{k}": {0: k, 1: k + 1} for k in range(12)})
+    groups = ElementTree.fromstring(chart).findall("svg/g[@class='line']")
+    looks = {(g.get("style"), g.find("path").get("stroke-dasharray")) for g in groups}
+    assert len(looks) == 12

@@ -1,0 +1,527 @@
+"""``report.html``: one file, whole, true to the run folder, below its size."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from page_parsed import Page, outside_references
+from PIL import Image
+from test_charts import read_back
+
+from convlens.cli.report import run
+from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
+from convlens.errors import UserError
+from convlens.pages.report import LIMIT, report
+from convlens.pages.selection import LEAST, kept, spread
+
+NASTY = '<b>&"x'
+CLASSES = (NASTY, "ring")
+PROBES = ("00_b", "01_ring")
+LAYERS = ("backbone.block1.conv", "backbone.block2.conv")
+
+
+def _picture(epoch: int, height: int = 20) -> bytes:
+    """A picture that tells its epoch by its brightness; smooth, so that JPEG keeps it."""
+    return encode_jpeg(np.full((height, 30, 3), 5 * epoch % 250, np.uint8))
+
+
+def _noise(seed: int, side: int) -> bytes:
+    return encode_jpeg(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool = True) -> Path:
+    """A run folder such as a training writes, with numbers that a test can tell apart."""
+    home.mkdir(parents=True)
+    config = {
+        "experiment": "scratch<script>", "seed": 3, "precision": "32",
+        "optimizer": {"name": "adam", "lr": 0.002}, "scheduler": {"name": "cosine"},
+        "training": {"epochs": epochs}, "finetune": {"phases": None},
+        "data": {"name": "</pre><script>alert(1)</script>"},
+    }  # fmt: skip
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    rng, rows = np.random.default_rng(1), []
+    for epoch in range(epochs + 1):
+        row = {
+            "epoch": epoch, "val/loss": abs(epoch - 2) / 10 + 0.3, "val/accuracy": rng.random(),
+            "val/balanced_accuracy": rng.random(), "train/loss": rng.random() + 1,
+            "train/accuracy": rng.random(), "lr/model": 0.002 * (epoch > 0) / (epoch + 1),
+            **{f"val/f1/{name}": rng.random() for name in CLASSES},
+            f"explain/same_place/{NASTY}": rng.random(),
+        }  # fmt: skip
+        if epoch != 1:
+            row["explain/border_energy"] = rng.random()
+        rows.append(row)
+    with (home / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    if finished:
+        (home / "summary.json").write_text(json.dumps(_summary(rows)))
+    lines = [
+        "2026-01-02 03:04:05,678 INFO convlens: training scratch",
+        "2026-01-02 03:05:00,000 WARNING convlens: alarm after epoch 2: <i>evidence</i> outside",
+    ]
+    (home / "train.log").write_text("\n".join(lines))
+    if looks:
+        (home / "probes").mkdir()
+        sources = [f"{name}\tpictures/{NASTY}/{name}.png" for name in PROBES]
+        (home / "probes" / "probes.tsv").write_text("\n".join(["probe\tsource", *sources]))
+        for epoch in range(epochs + 1):
+            for tag in _tags(epoch):
+                write(home, epoch, tag, _picture(epoch))
+    return home
+
+
+def _tags(epoch: int) -> list[str]:
+    tags = [f"grad_cam/{probe}" for probe in PROBES]
+    tags += [f"activations/{layer}/{PROBES[0]}" for layer in LAYERS]
+    tags += ["class_means", f"filters/{LAYERS[0]}"]
+    if epoch:
+        tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
+    if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
+        tags += [f"occlusion/{PROBES[1]}"]
+    if epoch == 2:  # the best epoch, behind the test
+        tags += ["confusion_matrix/test", "predictions/mistakes/test"]
+    return tags
+
+
+def write(home: Path, epoch: int, tag: str, encoded: bytes) -> None:
+    file = home / "explanations" / f"epoch_{epoch:03d}" / f"{tag}.jpg"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encoded)
+
+
+def _summary(rows: list[dict]) -> dict:
+    return {
+        "experiment": "scratch", "seed": 3, "epochs": rows[-1]["epoch"], "best_epoch": 2,
+        "test": {"loss": 0.5678, "accuracy": 0.8765, "balanced_accuracy": 0.8642,
+                 f"f1/{NASTY}": 0.7531, "f1/ring": 0.7247},
+        "images_per_second": 123.4, "precision": "32", "processes": 1,
+        "seconds": {"total": 60.0, "setup": 1.0, "training": 40.0, "validation": 4.0,
+                    "explaining": 15.0},
+        "explaining": {"GradCam": 3.25}, "versions": {"torch": "2.99.1"},
+        "looking": {"share_of_epochs": 0.0421, "in_epochs": 2.5, "by_epoch": [
+            {"epoch": 1, "seconds": 9.5, "looking": 0.5}, {"epoch": 2, "seconds": 8.0,
+             "looking": 1.5}]},
+        "alarms": [f"{NASTY} is taken for ring"], "failures": ["GradCam failed at epoch 3"],
+        "left_out": {"FilterVisuals": "FilterVisuals: the budget allows <3> units"},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return made_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def text(home) -> str:
+    file = report(home)
+    assert file == home / "report.html"
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def frames(page: Page, tag: str) -> dict[int, bytes]:
+    """The pictures of a tag by epoch, decoded from the page."""
+    found = {}
+    for figure in page.all("figure", data_tag=tag):
+        for image in page.inside(figure, "img"):
+            head, _, data = image.attributes["src"].partition(",")
+            assert head == "data:image/jpeg;base64"
+            epoch = int(image.attributes["data-epoch"])
+            assert epoch not in found
+            found[epoch] = base64.b64decode(data)
+    return found
+
+
+def on_disk(home: Path, tag: str) -> dict[int, bytes]:
+    files = home.glob(f"explanations/epoch_*/{tag}.jpg")
+    return {int(re.search(r"epoch_(\d+)", str(f))[1]): f.read_bytes() for f in files}
+
+
+def section(page: Page, name: str) -> str:
+    (found,) = page.all("section", id=name)
+    return found.text
+
+
+# --- one file
+
+
+def test_page_asks_nothing_of_any_other_place(text, page):
+    assert outside_references(text) == []
+    policy = page.all("meta", http_equiv="Content-Security-Policy")[0].attributes["content"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_check_for_outside_references_finds_them():
+    for bad in ('<img src="http://a/b.png">', '<p style="background: url(x.png)">x</p>',
+                "<script>fetch('https://a')</script>", '<a href="other.html">x</a>',
+                '<link rel="stylesheet" href="data:x">'):  # fmt: skip
+        assert outside_references(bad), bad
+
+
+def test_names_of_people_are_escaped(text, page):
+    assert NASTY not in text and "<i>evidence" not in text and "alert(1)</script>" not in text
+    assert len(page.all("script")) == 1
+    assert page.all("h1")[0].text == "scratch<script>"
+    f1 = page.all("table", id="f1")[0]
+    assert [cell.text for cell in page.inside(f1, "td") if cell.text in CLASSES] == list(CLASSES)
+    assert f"pictures/{NASTY}/00_b.png" in section(page, "probes")
+    assert "</pre><script>alert(1)</script>" in section(page, "config")
+
+
+def test_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    home = made_run(tmp_path / "run", looks=False)
+    report(home)
+    before = (home / "report.html").read_bytes()
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("convlens.pages.report.os.replace", full)
+    with pytest.raises(OSError, match="no space"):
+        report(home)
+    assert (home / "report.html").read_bytes() == before
+    assert not list(home.glob(".report*"))
+
+
+# --- what stands on it
+
+
+def test_sections_stand_in_the_order_a_reader_asks(page):
+    names = [e.attributes["id"] for e in page.all("section")]
+    assert names == ["curves", "schedule", "results", "confusion", "mistakes", "probes", "layers",
+                     "scores", "cost", "versions", "config"]  # fmt: skip
+    (nav,) = page.all("nav")
+    links = [a.attributes["href"].removeprefix("#") for a in page.inside(nav, "a")]
+    assert links == names
+
+
+def test_head_tells_result_date_and_alarms(home, page):
+    (header,) = page.all("header")
+    rows = list(csv.DictReader((home / "metrics.csv").open()))
+    assert "2026-01-02 03:04" in header.text
+    assert f"validation accuracy {float(rows[2]['val/accuracy']):.3f} after epoch 2" in header.text
+    assert "test accuracy 0.876" in header.text or "test accuracy 0.877" in header.text
+    alarms = [e.text for e in page.all("p") if e.has_class("alarm")]
+    assert alarms == [f"{NASTY} is taken for ring", "GradCam failed at epoch 3"]
+    assert "no alarm" not in header.text
+
+
+def test_charts_hold_the_numbers_of_the_table(home, text):
+    rows = list(csv.DictReader((home / "metrics.csv").open()))
+    charts = {}
+    for chart in re.findall(r'<figure class="chart">.*?</figure>', text, re.S):
+        charts[re.search(r"<b>(.*?)</b>", chart)[1]] = read_back(chart)
+    wanted = {
+        ("loss", "training"): "train/loss", ("loss", "validation"): "val/loss",
+        ("accuracy", "training"): "train/accuracy", ("accuracy", "validation"): "val/accuracy",
+        ("learning rate at the end of each epoch", "model"): "lr/model",
+        ("border energy", "border_energy"): "explain/border_energy",
+        ("same place", NASTY): f"explain/same_place/{NASTY}",
+    }  # fmt: skip
+    for (chart, line), tag in wanted.items():
+        numbers = {int(row["epoch"]): float(row[tag]) for row in rows if row[tag]}
+        assert charts[chart][line] == pytest.approx(numbers, abs=2e-4), tag
+    assert charts["seconds of each epoch"]["looking"] == pytest.approx({1: 0.5, 2: 1.5}, abs=2e-3)
+
+
+def test_results_are_those_of_the_run(home, page):
+    rows = list(csv.DictReader((home / "metrics.csv").open()))
+    (results,) = page.all("section", id="results")
+    table = page.inside(results, "table")[0]
+    cells = [[c.text for c in page.inside(row, "td")] for row in page.inside(table, "tr")][1:]
+    names = ("loss", "accuracy", "balanced_accuracy")
+    for (label, *found), (epoch, stage) in zip(
+        cells[:3], ((4, "train"), (2, "val"), (4, "val")), strict=True
+    ):
+        assert f"epoch {epoch}" in label
+        values = [rows[epoch].get(f"{stage}/{name}") for name in names]
+        assert found == [f"{float(value):.4f}" if value else "" for value in values]
+    assert cells[3] == ["test, epoch 2 (best)", "0.5678", "0.8765", "0.8642"]
+    f1 = [[c.text for c in page.inside(row, "td")] for row in page.inside(
+        page.all("table", id="f1")[0], "tr")][1:]  # fmt: skip
+    for (name, best, last, test), tested in zip(f1, (0.7531, 0.7247), strict=True):
+        assert float(best) == pytest.approx(float(rows[2][f"val/f1/{name}"]), abs=1e-4)
+        assert float(last) == pytest.approx(float(rows[4][f"val/f1/{name}"]), abs=1e-4)
+        assert float(test) == tested
+
+
+def test_every_probe_is_there_at_every_epoch_it_was_looked_at(home, page):
+    for tag in ("grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring",
+                *(f"activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
+        assert frames(page, tag) == on_disk(home, tag), tag
+    assert list(frames(page, "occlusion/01_ring")) == [1, 4]
+    probes = [e.attributes["data-probe"] for e in page.elements if "data-probe" in e.attributes]
+    assert probes == list(PROBES)
+
+
+def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
+    (slider,) = page.all("input")
+    found = slider.attributes
+    assert (found["type"], found["min"], found["max"], found["step"]) == ("range", "0", "4", "1")
+    assert found["value"] == "4" and found["aria-label"] == "epoch"
+    # without the script the latest picture of each is what one sees
+    for figure in (e for e in page.all("figure") if e.has_class("moving")):
+        images = page.inside(figure, "img")
+        assert [i.has_class("now") for i in images] == [False] * (len(images) - 1) + [True]
+        # the script takes the last frame that is not later
+        epochs = [int(i.attributes["data-epoch"]) for i in images]
+        assert epochs == sorted(epochs)
+
+
+def test_activations_and_filters_are_folded(page):
+    for start in ("activations/", "filters/"):
+        figures = [
+            e for e in page.all("figure") if e.attributes.get("data-tag", "").startswith(start)
+        ]
+        assert figures
+        for figure in figures:
+            folds = [e for e in figure.above if e.tag == "details"]
+            assert folds and "open" not in folds[-1].attributes
+
+
+def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
+    for tag, epochs in (("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
+                        ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
+                        ("class_means", [0, 4]), (f"filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
+        disk = on_disk(home, tag)
+        assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
+
+
+def test_pictures_keep_their_room_before_they_are_decoded(home, page):
+    for image in page.all("img"):
+        size = int(image.attributes["width"]), int(image.attributes["height"])
+        encoded = base64.b64decode(image.attributes["src"].partition(",")[2])
+        assert size == Image.open(io.BytesIO(encoded)).size == jpeg_size(encoded)
+
+
+def test_cost_and_versions_are_told(page):
+    cost = section(page, "cost")
+    for text in ("4.2 %", "2.5 s", "GradCam", "3.25", "the budget allows <3> units"):
+        assert text in cost
+    assert "2.99.1" in section(page, "versions") and "123 images/s" in section(page, "versions")
+
+
+def test_nothing_left_out_means_nothing_said(page):
+    assert not page.all("details", id="left-out")
+
+
+def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
+    style = page.all("style")[0].text
+    light, dark = style.split("prefers-color-scheme: dark", 2)[0::2]
+    for name in set(re.findall(r"var\((--[\w-]+)\)", text)):
+        assert style.count(f"{name}:") == 2, name
+    assert "--series-0:" in light + dark
+
+
+# --- other runs
+
+
+def test_unfinished_run_says_so_and_tells_the_alarms_of_its_log(tmp_path):
+    page = Page(report(made_run(tmp_path / "run", finished=False)).read_text())
+    (header,) = page.all("header")
+    assert "not finished: 4 of 4 epochs" in header.text and "make resume" in header.text
+    assert "alarm after epoch 2: <i>evidence</i> outside" in header.text
+    assert "test accuracy" not in header.text
+    assert "after epoch 2" in header.text  # the best of the table
+    assert frames(page, "grad_cam/00_b")
+
+
+def test_run_without_explanations_or_alarms(tmp_path):
+    home = made_run(tmp_path / "run", looks=False)
+    summary = json.loads((home / "summary.json").read_text())
+    (home / "summary.json").write_text(json.dumps({**summary, "alarms": [], "failures": []}))
+    page = Page(report(home).read_text())
+    assert "no alarm" in page.all("header")[0].text
+    assert not page.all("img") and not page.all("input") and not page.all("script")
+    assert page.all("section", id="scores")
+
+
+def test_run_that_has_only_the_untrained_network(tmp_path):
+    page = Page(report(made_run(tmp_path / "run", epochs=0, finished=False)).read_text())
+    assert "not trained for a whole epoch yet" in page.all("header")[0].text
+    assert list(frames(page, "grad_cam/00_b")) == [0]
+
+
+def test_phases_are_told_and_marked(tmp_path):
+    home = made_run(tmp_path / "run", looks=False)
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    phase = {"train": ["head"], "warmup_epochs": 0.0, "until": None, "augment": False}
+    config["finetune"]["phases"] = [
+        {**phase, "epochs": 3, "lr": {"head": 0.001}},
+        {**phase, "epochs": 3, "train": ["head", "top"], "lr": {"head": 1e-4, "top": 1e-5}},
+    ]
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    page = Page(report(home).read_text())
+    (schedule,) = page.all("section", id="schedule")
+    rows = [[c.text for c in page.inside(r, "td")] for r in page.inside(schedule, "tr")][1:]
+    assert [row[:4] for row in rows] == [
+        ["1", "1–3", "head", "0.001"], ["2", "4–6", "head", "0.0001"], ["", "", "top", "1e-05"]
+    ]  # fmt: skip
+    texts = [e.text for e in page.all("text")]
+    assert texts.count("phase 2") >= 3
+
+
+def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
+    home = made_run(tmp_path / "run")
+    write(home, 3, "grad_cam/00_b", _picture(3)[:-10])
+    write(home, 4, "class_means", b"")
+    page = Page(report(home).read_text())
+    assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
+    told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
+    assert [line.partition("explanations/")[2] for line in told] == [
+        "epoch_004/class_means.jpg", "epoch_003/grad_cam/00_b.jpg"
+    ]  # fmt: skip
+    assert not page.all("details", id="left-out")
+
+
+# --- the size
+
+
+def _grown(home: Path, epochs: int, side: int) -> Path:
+    """A run of many epochs with pictures of noise, which JPEG cannot make small."""
+    made_run(home, epochs)
+    for file in home.glob("explanations/*/grad_cam/*.jpg"):
+        file.write_bytes(_noise(len(str(file)), side))
+    return home
+
+
+def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path):
+    home = _grown(tmp_path / "run", 60, 40)
+    whole = report(home, limit=LIMIT).stat().st_size
+    limit = whole * 2 // 3
+    text = report(home, limit=limit).read_text()
+    assert len(text.encode()) <= limit
+    page, told = Page(text), Page(text).all("details", id="left-out")[0].text
+    disk = on_disk(home, "grad_cam/00_b")
+    found = frames(page, "grad_cam/00_b")
+    assert LEAST <= len(found) < 61 and {0, 60} <= set(found)
+    assert f"probes at {len(found)} of 61 epochs" in told
+    assert all(found[epoch] == disk[epoch] for epoch in found)
+    gaps = np.diff(list(found))
+    assert gaps.max() - gaps.min() <= 1
+    # every stop of the slider shows what the whole page would show there
+    occlusion = on_disk(home, "occlusion/01_ring")
+    shown = frames(page, "occlusion/01_ring")
+    for stop in found:
+        if stop:
+            assert max(e for e in shown if e <= stop) == max(e for e in occlusion if e <= stop)
+    assert page.all("input")[0].attributes["max"] == "60"
+
+
+def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
+    home = made_run(tmp_path / "run", 20)
+    for file in home.glob("explanations/*/activations/*/*.jpg"):
+        file.write_bytes(_noise(len(str(file)), 60))
+    bare = report(made_run(tmp_path / "bare", 20, looks=False)).stat().st_size
+    size = (home / "explanations/epoch_000/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    limit = bare + 100_000 + 8 * size
+    text = report(home, limit=limit).read_text()
+    assert len(text.encode()) <= limit
+    page = Page(text)
+    for layer in LAYERS:
+        tag = f"activations/{layer}/00_b"
+        disk = on_disk(home, tag)
+        assert frames(page, tag) == {0: disk[0], 20: disk[20]}
+    assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")
+    assert (
+        "activations of the first and the last epoch" in page.all("details", id="left-out")[0].text
+    )
+
+
+@pytest.mark.parametrize("kilobytes", [90, 150, 400])
+def test_any_limit_is_kept_and_what_is_left_out_is_told(tmp_path, kilobytes):
+    home = _grown(tmp_path / "run", 30, 90)
+    text = report(home, limit=1000 * kilobytes).read_text()
+    assert len(text.encode()) <= 1000 * kilobytes
+    page = Page(text)
+    told = page.all("details", id="left-out")[0].text
+    if found := frames(page, "grad_cam/00_b"):
+        assert {0, 30} <= set(found)
+        assert all(max(jpeg_size(p)) <= 700 for p in found.values())
+        assert "encoded smaller" in told
+    else:
+        assert "grad_cam" in told or "no room" in told
+
+
+def test_no_limit_takes_away_text_and_charts(tmp_path):
+    home = _grown(tmp_path / "run", 30, 90)
+    page = Page(report(home, limit=1).read_text())
+    assert not page.all("img") and len(page.all("path")) > 10
+    assert "no room at all" in page.all("details", id="left-out")[0].text
+
+
+def test_spread_and_kept_by_brute_force():
+    for total in range(1, 30):
+        epochs = list(range(0, 3 * total, 3))
+        for count in range(2, total + 3):
+            found = spread(epochs, count)
+            assert len(found) == min(count, total) and sorted(set(found)) == found
+            assert found[0] == epochs[0] and found[-1] == epochs[-1]
+    files = {e: Path(str(e)) for e in (2, 5, 9)}
+    assert list(kept(files, [0, 6, 12])) == [2, 5, 9]
+    assert list(kept(files, [0, 4])) == [2, 9]
+
+
+def test_shrunk_pictures_are_smaller_and_alike():
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 300)[None, :, None] * np.ones((200, 1, 3))
+    encoded = encode_jpeg((ramp + rng.normal(0, 8, ramp.shape)).clip(0, 255).astype(np.uint8))
+    small = shrink_jpeg(encoded, 150, 60)
+    assert len(small) < len(encoded) / 3 and jpeg_size(small) == (150, 100)
+    pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(float)
+    blocks = ramp.reshape(100, 2, 150, 2, 3).mean((1, 3))
+    assert np.abs(pixels - blocks).mean() < 4
+    # what would not become smaller stays as it is
+    assert shrink_jpeg(small, 150, 95) == small
+
+
+# --- the command
+
+
+def test_command_prints_file_and_size(tmp_path, capsys):
+    home = made_run(tmp_path / "run")
+    assert run([f"run={home}"]) == 0
+    out = capsys.readouterr().out
+    file = home / "report.html"
+    assert str(file) in out and f"{file.stat().st_size / 1e6:.1f} MB" in out
+
+
+def test_last_is_the_newest_run(at, capsys):
+    home = made_run(at / "outputs" / "scratch" / "a")
+    assert run(["run=last"]) == 0
+    assert (home / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "empty", "broken", "rows", "early"])
+def test_mistakes_get_one_line(tmp_path, name):
+    for folder in ("empty", "broken"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text("a: [1")
+    (made_run(tmp_path / "rows", looks=False) / "metrics.csv").write_text("epoch,val/loss\n0,x\n")
+    (made_run(tmp_path / "early", looks=False) / "metrics.csv").unlink()
+    said = {"": "no run", "nowhere": "no folder", "empty": "no config.yaml", "broken": "readable",
+            "rows": "line 2", "early": "no metrics.csv"}  # fmt: skip
+    with pytest.raises(UserError) as error:
+        report(tmp_path / name)
+    assert said[name] in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_command_names_what_is_missing_or_unknown(at):
+    for words, said in (([], "run="), (["rum=x"], "run"), (["run=last"], "no run in outputs/")):
+        with pytest.raises(UserError, match=said):
+            run(words)

@@ -1,0 +1,156 @@
+"""``make runs``: every run in one table, sorted as asked; a bad folder breaks nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from runs_made import CONFIG, changed, write_run
+
+from convlens.cli.runs import run as command
+from convlens.errors import UserError
+from convlens.runs import all_runs, read_run
+
+
+@pytest.fixture
+def runs(at):
+    """Four runs below outputs/, started one after another."""
+    made = {
+        "scratch/a": ([2.0, 0.9, 1.1], (0.8, 0.6), 30.0, True),
+        "scratch/b": ([2.0, 0.5], (0.6, 0.9), 10.0, True),
+        "hans/c": ([2.0, 1.0], (3.0, 0.7), 20.0, True),
+        "scratch/d": ([2.0, 0.7, 0.8, 0.9], (0.0, 0.0), 0.0, False),
+    }
+    for number, (name, (losses, test, seconds, finished)) in enumerate(made.items()):
+        home = write_run(
+            at / "outputs" / name, losses, test=test, seconds=seconds, finished=finished,
+            config=changed(CONFIG, seed=number, experiment=name.partition("/")[0]),
+            alarms=("overfitting",) if name == "scratch/a" else (),
+        )  # fmt: skip
+        os.utime(home / "config.yaml", (1_700_000_000 + 60 * number,) * 2)
+    return at / "outputs"
+
+
+def printed(capsys, *words: str) -> dict[str, list[str]]:
+    """The table that the command prints: run -> its other cells, in the order of the rows."""
+    assert command(list(words)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_the_table_tells_what_the_folders_hold(runs, capsys):
+    table = printed(capsys)
+    assert list(table) == ["scratch/d", "hans/c", "scratch/b", "scratch/a"]  # newest first
+    _, *cells = table["scratch/a"]  # the date rests on the time zone
+    assert cells == [
+        "scratch", "0", "2", "0.9000", f"{1 / 1.9:.4f}", "0.6000", "30", "1", "finished"
+    ]  # fmt: skip
+    _, *cells = table["scratch/d"]
+    assert cells[1:5] == ["3", "3", "0.7000", f"{1 / 1.7:.4f}"]
+    assert cells[5:] == ["", "", "", "stopped at epoch 3"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("test/accuracy", "bcad"),
+        ("-test/accuracy", "bcad"),
+        ("+test/accuracy", "acbd"),
+        ("val/loss", "bdac"),
+        ("-val/loss", "cadb"),
+        ("val/accuracy", "bdac"),
+        ("test/f1/cat", "bcad"),
+        ("seconds", "bcad"),
+        ("seconds/training", "bcad"),
+        ("seed", "abcd"),
+        ("-epochs", "dacb"),
+        ("alarms", "cbad"),
+        ("run", "cabd"),
+        ("date", "dcba"),
+        ("+date", "abcd"),
+        ("experiment", "cabd"),
+    ],
+)
+def test_sorted_as_asked_and_what_lacks_the_number_comes_last(runs, capsys, sort, expected):
+    assert "".join(name[-1] for name in printed(capsys, f"sort={sort}")) == expected
+
+
+def test_another_number_gets_a_column(runs, capsys):
+    assert [cells[9] for cells in printed(capsys, "sort=test/f1/cat").values()] == [
+        "0.9", "0.7", "0.6", ""
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["test/acuracy", "-test/acuracy"])
+def test_an_unknown_key_names_the_nearest(runs, word):
+    with pytest.raises(UserError, match=f"sort={word}: no run .* did you mean test/accuracy"):
+        command([f"sort={word}"])
+
+
+def test_runs_that_cannot_be_read_are_named_and_stop_nothing(runs, capsys):
+    broken = {
+        "b1/config.yaml": "{a: [",
+        "b2/config.yaml": "- a list\n",
+        "b3/config.yaml": "experiment: x\n",
+        "b3/summary.json": "{",
+        "b4/config.yaml": "experiment: x\n",
+        "b4/metrics.csv": "epoch,val/loss\n0,1\n1\n2,many\n",
+        "b5/summary.json": "{}",
+        "b6/config.yaml": "experiment: x\n",
+        "b6/metrics.csv": "when,val/loss\n0,1\n",
+        "b7/config.yaml": "experiment: x\n",
+        "b7/summary.json": "[1]",
+        "b8/config.yaml": "experiment: x\n",
+        "b8/metrics.csv": "epoch,val/loss\n0,1,2\n",
+    }
+    for name, text in broken.items():
+        (runs / name).parent.mkdir(exist_ok=True)
+        (runs / name).write_text(text)
+    (runs / "b9").mkdir()
+    (runs / "b9" / "config.yaml").write_bytes(b"experiment: \xff\xfe\n")
+    assert command(["sort=val/loss"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("failed to read") == 9
+    reasons = [line for line in text.splitlines() if line.startswith("! ")]
+    assert len(reasons) == 9
+    for number in range(1, 10):
+        assert any(f"outputs/b{number}" in reason for reason in reasons), number
+    assert "many" in next(reason for reason in reasons if "/b4/" in reason)
+
+
+def test_what_a_run_keeps_inside_is_no_run(runs):
+    inside = runs / "scratch" / "a" / "explanations" / "epoch_000"
+    inside.mkdir(parents=True)
+    (inside / "config.yaml").write_text("experiment: x\n")
+    assert len(all_runs(runs)) == 4
+
+
+def test_a_run_without_results_yet_and_an_old_summary(at):
+    fresh = at / "fresh"
+    fresh.mkdir()
+    (fresh / "config.yaml").write_text("experiment: x\n")
+    assert read_run(fresh).state == "stopped at epoch 0"
+    old = write_run(at / "old", [2.0, 1.0])
+    (old / "summary.json").write_text(json.dumps({"epochs": None, "val": {"loss": float("nan")}}))
+    assert command([f"dir={at}", "sort=val/loss"]) == 0
+
+
+def test_an_empty_or_missing_folder_is_told(at):
+    (at / "outputs").mkdir()
+    with pytest.raises(UserError, match="no run in outputs/ yet"):
+        command([])
+    with pytest.raises(UserError, match="no folder elsewhere"):
+        command(["dir=elsewhere"])
+
+
+def test_it_starts_without_torch(runs):
+    code = (
+        "import sys; from convlens.cli.runs import run; run([]); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'pytorch_lightning', 'hydra')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

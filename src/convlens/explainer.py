@@ -165,7 +165,7 @@ class Explainer:
         else:
             with pillow_settings():
                 pixels = decode_picture(Path(picture).expanduser(), self.recipe)
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
     def _resized(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape

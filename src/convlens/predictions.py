@@ -104,7 +104,7 @@ def _decoded(explainer: Explainer, files: Sequence[Path], batch: int):
     def read(file: Path) -> torch.Tensor | PictureError:
         try:
             pixels = decode_picture(file, explainer.recipe)
-            return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
         except PictureError as error:
             return error
 

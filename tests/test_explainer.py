@@ -17,6 +17,7 @@ from pictures_made import photo
 from PIL import Image
 
 import convlens
+from convlens.asking import EXAMPLE, network_of
 from convlens.cli.main import main
 from convlens.data.decode import Recipe, decode_picture
 from convlens.errors import UserError
@@ -259,3 +260,24 @@ def test_eval_writes_the_test_sets_predictions_and_mistakes(run, capsys):
     assert any(name.endswith("confusion_matrix/test.jpg") for name in drawn)
     if right < 1:
         assert any(name.endswith("predictions/mistakes/test.jpg") for name in drawn)
+
+
+def test_explain_without_a_word_shows_the_example_network(tmp_path, capsys):
+    """In the first minute, before any training: five pictures, each named after what is on it."""
+    assert (EXAMPLE / "shapes.ckpt").stat().st_size < 1_000_000
+    assert main(["explain", f"run_dir={tmp_path / 'out'}", "only=grad_cam"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if ".png: " in line]
+    assert len(said) == 5
+    for line in said:
+        file, _, answer = line.partition(".png: ")
+        assert answer.startswith(Path(file).name + " "), line
+    assert len(Page(tmp_path / "out" / "index.html").targets) == 5
+
+
+def test_a_librarys_network_is_asked_with_its_own_size_and_classes(tmp_path, shared_weights):
+    weights = shared_weights / "tf_efficientnet_lite0_timm_fp16.pth"
+    words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
+    explainer, name = network_of(None, [*words, f"model.weights={weights}"])
+    assert explainer.shape == (3, 224, 224) and "tf_efficientnet_lite0" in name
+    found = explainer.explain(cat(), only="grad_cam")
+    assert found.top(1)[0][0] == "Egyptian cat" and found.top(1)[0][1] > 0.7

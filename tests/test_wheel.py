@@ -49,3 +49,9 @@ def test_wheel_trains_from_an_empty_folder(tmp_path):
         "precision=32", "data.pictures=60", cwd=empty, env=environment,
     )  # fmt: skip
     assert "test, epoch 1" in printed
+    # templates and the example network are in it too
+    printed = run(
+        sys.executable, "-m", "convlens.cli.main", "explain", "only=grad_cam", "run_dir=explained",
+        cwd=empty, env=environment,
+    )  # fmt: skip
+    assert "star.png: star" in printed and (empty / "explained" / "index.html").exists()

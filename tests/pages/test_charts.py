@@ -157,3 +157,9 @@ def test_lines_beyond_the_colours_are_told_apart_by_dashes():
     groups = ElementTree.fromstring(chart).findall("svg/g[@class='line']")
     looks = {(g.get("style"), g.find("path").get("stroke-dasharray")) for g in groups}
     assert len(looks) == 12
+
+
+def test_a_series_without_values_keeps_its_colour_from_the_next():
+    chart = line_chart("loss", {"a": {}, "b": {0: 1.0, 1: 2.0}})
+    assert 'data-name="b" style="color: var(--series-1)"' in chart
+    assert 'data-name="a"' not in chart

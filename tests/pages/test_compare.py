@@ -15,7 +15,6 @@ from runs_made import CONFIG, changed, write_run
 from convlens.cli.compare import run as command
 from convlens.errors import UserError
 from convlens.pages.compare import compare, differing, short_names
-from convlens.pages.overlaid import Curve, overlaid, ticks
 
 EVIL = "<script>alert('x')</script>&amp;"
 VOID = {"meta", "img"}  # of HTML; in SVG all are closed
@@ -206,53 +205,18 @@ def test_unfinished_runs_are_compared_as_far_as_they_went(two, tmp_path):
     assert "stopped at epoch 2, compared as far as it went" in page.text
 
 
-def svg(markup: str) -> tuple[Page, list[list[tuple[float, float]]]]:
-    """The chart taken apart: its parts, and each curve's points in the picture."""
-    page = Page(markup)
-    paths = [value for key, value in page.attributes if key == "d"][1:]  # the first is the axes
-    return page, [
-        [tuple(map(float, pair.split())) for pair in re.findall(r"[ML]([-\d.]+ [-\d.]+)", path)]
-        for path in paths
-    ]
-
-
-def test_curves_are_drawn_to_scale_on_common_axes():
-    page, (first, second) = svg(
-        overlaid("val/loss", [Curve("a", [(0, 4), (1, 2), (2, 1)]), Curve("b", [(0, 4), (4, 3)])])
-    )
-    assert first[0] == second[0]
-    across = [x for x, _ in first]
-    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.11)
-    assert second[1][0] - second[0][0] == pytest.approx(4 * (across[1] - across[0]), abs=0.3)
-    (_, y0), (_, y1), (_, y2) = first
-    assert y0 < y1 < y2  # up is more
-    assert y1 - y0 == pytest.approx(2 * (y2 - y1), abs=0.2)
-    assert second[1][1] - second[0][1] == pytest.approx(y2 - y1, abs=0.2)
-    assert {"0", "1", "2", "3", "4", "a", "b", "completed epochs"} <= set(page.texts)
-
-
-def test_values_that_are_not_finite_leave_a_gap():
-    nan, inf = float("nan"), float("inf")
-    curve = Curve("a", [(0, 1), (1, nan), (2, 3), (3, inf), (4, 2)])
-    markup = overlaid("x", [curve, Curve("b", [(0, nan)])])
-    assert markup.count("M") - 1 == 3 and "nan" not in markup and "inf" not in markup
-    assert "not finite everywhere" in markup
-    assert "no finite value in any run" in overlaid("x", [Curve("b", [(0, nan)])])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "whole", "expected"),
-    [
-        (0, 1, False, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0.31, 0.52, False, [0.35, 0.4, 0.45, 0.5]),
-        (-0.5, 0.5, True, [0]),
-        (0, 12, True, [0, 2, 4, 6, 8, 10, 12]),
-        (0, 3, True, [0, 1, 2, 3]),
-        (120, 1190, False, [200, 400, 600, 800, 1000]),
-    ],
-)
-def test_ticks_are_round_numbers_within(low, high, whole, expected):
-    assert ticks(low, high, whole=whole) == pytest.approx(expected)
+def test_curves_of_all_runs_stand_in_one_chart_under_their_colours(two):
+    page = compare(two)
+    for tag, first, second in (("val/loss", [2.0, 1.0, 1.5], [2.0, 1.2, 0.5]),):
+        chart = page[page.index(f"<strong>{tag}</strong>") :]
+        chart = chart[: chart.index("</figure>")]
+        told = re.findall(r"<title>(\S+), epoch (\d): (\S+)</title>", chart)
+        expected = [("a", first), ("b", second)]
+        assert told == [(n, str(e), f"{v:.6g}") for n, vs in expected for e, v in enumerate(vs)]
+        assert re.findall(r'data-name="(\w)" style="color: var\(--series-(\d)\)"', chart) == [
+            ("a", "0"), ("b", "1"),
+        ]  # fmt: skip
+    assert '<span class="swatch series-1"></span>b' in page
 
 
 def test_names_are_what_tells_the_runs_apart(tmp_path):

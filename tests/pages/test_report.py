@@ -224,7 +224,7 @@ def test_charts_hold_the_numbers_of_the_table(home, text):
     rows = list(csv.DictReader((home / "metrics.csv").open()))
     charts = {}
     for chart in re.findall(r'<figure class="chart">.*?</figure>', text, re.S):
-        charts[re.search(r"<b>(.*?)</b>", chart)[1]] = read_back(chart)
+        charts[re.search(r"<strong>(.*?)</strong>", chart)[1]] = read_back(chart)
     wanted = {
         ("loss", "training"): "train/loss", ("loss", "validation"): "val/loss",
         ("accuracy", "training"): "train/accuracy", ("accuracy", "validation"): "val/accuracy",

@@ -43,6 +43,11 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
+def colour_of(number: int) -> str:
+    """The classes, of ``chart_style.html``, that colour the ``number``-th series (from 0)."""
+    return f"series-{number % COLOURS}" + (" again" if number >= COLOURS else "")
+
+
 def spaced(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from below ``low`` to above ``high``.
 
@@ -120,12 +125,13 @@ def line_chart(
         if odd:
             broken.append(f"{name} is not finite at epoch {', '.join(map(str, odd))}")
         kept = {e: v for e, v in sorted(points.items()) if not (log and v <= 0)}
-        if any(map(math.isfinite, kept.values())):
-            shown[name] = kept
-    if not shown:
+        # one that has nothing to show keeps its colour: charts of the same series agree
+        shown[name] = kept if any(map(math.isfinite, kept.values())) else None
+    drawn = [points for points in shown.values() if points is not None]
+    if not drawn:
         return Markup(render("no_chart.html", title=title, notes=broken)) if broken else Markup("")
-    epochs = [*(span or ()), *(epoch for points in shown.values() for epoch in points)]
-    values = [v for points in shown.values() for v in points.values() if math.isfinite(v)]
+    epochs = [*(span or ()), *(epoch for points in drawn for epoch in points)]
+    values = [v for points in drawn for v in points.values() if math.isfinite(v)]
     first, last = min(epochs), max(*epochs, min(epochs) + 1)
     across = Axis(first, last, LEFT, WIDTH - RIGHT)
     ticks = (decades if log else spaced)(min(values), max(values))
@@ -141,6 +147,7 @@ def line_chart(
             lines=[
                 _line(number, name, points, across, upward)
                 for number, (name, points) in enumerate(shown.items())
+                if points is not None
             ],
             best=_mark("best", best, across),
             phases=[_mark(name, epoch, across) for name, epoch in (phases or {}).items()],

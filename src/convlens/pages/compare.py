@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from convlens.errors import UserError
-from convlens.pages.overlaid import Curve, colour_of, overlaid
+from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
-from convlens.runs import KeptRun, best_of, better, read_run
+from convlens.runs import KeptRun, better, read_run
 
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
 # heading, key among a run's numbers, format
@@ -28,7 +30,6 @@ COLUMNS = (
     ("alarms", "alarms", ".0f"),
 )
 CURVES = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
-SHARES = (0.0, 1.0)  # accuracies
 ABSENT = "–"
 NOT_THE_SAME = "the same picture in all runs: another seed, split, size or data set"
 _OWN = ("run_dir",)  # differs between any two runs
@@ -166,14 +167,9 @@ def _told(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
     }  # fmt: skip
 
 
-def _chart(tag: str, runs: Sequence[KeptRun], names: Sequence[str]):
-    curves = []
-    for run, name in zip(runs, names, strict=True):
-        best = best_of(run.rows)
-        ringed = best["epoch"] if best and tag.startswith("val/") else None
-        points = [(row["epoch"], row[tag]) for row in run.rows if tag in row]
-        curves.append(Curve(name, points, ringed))
-    return overlaid(tag, curves, within=SHARES if tag.endswith("accuracy") else None)
+def _chart(tag: str, runs: Sequence[KeptRun], names: Sequence[str]) -> Markup:
+    curves = ({int(row["epoch"]): row[tag] for row in run.rows if tag in row} for run in runs)
+    return line_chart(tag, dict(zip(names, curves, strict=True)))
 
 
 def _probes(

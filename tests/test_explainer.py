@@ -281,3 +281,21 @@ def test_a_librarys_network_is_asked_with_its_own_size_and_classes(tmp_path, sha
     assert explainer.shape == (3, 224, 224) and "tf_efficientnet_lite0" in name
     found = explainer.explain(cat(), only="grad_cam")
     assert found.top(1)[0][0] == "Egyptian cat" and found.top(1)[0][1] > 0.7
+
+
+def test_the_page_stays_small_and_tells_what_is_beside_it(run, tmp_path, monkeypatch):
+    pictures = tmp_path / "many"
+    pictures.mkdir()
+    for number in range(6):
+        photo(30, 30, number).save(pictures / f"{number}.png")
+    home = tmp_path / "out"
+    words = [f"ckpt={run / 'checkpoints' / 'best.ckpt'}", f"image={pictures}", f"run_dir={home}"]
+    monkeypatch.setattr("convlens.pages.explained.MOST_BYTES", 200_000)
+    assert main(["explain", *words, "only=grad_cam,activations"]) == 0
+    page = Page(home / "index.html")
+    assert (home / "index.html").stat().st_size < 220_000
+    shown = [name for name in "012345" if f"{name}.png" in page.text]
+    assert 0 < len(shown) < 6 and "beside this page" in page.text
+    assert "activations: in the folder" in page.text
+    for name in "012345":  # the files are all there
+        assert len(list((home / name).rglob("*.jpg"))) > 5

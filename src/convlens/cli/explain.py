@@ -48,7 +48,7 @@ def _explained(explainer, first, files, home, told, network, given) -> int:
     from convlens.data.decode import PictureError
     from convlens.draw.grad_cam_panel import probability_text
     from convlens.draw.jpeg import encode_jpeg
-    from convlens.pages.explained import MOST_BYTES, Explained, explained_page
+    from convlens.pages.explained import MOST_BYTES, explained, explained_page
 
     shown, refused, names, done, size = [], [], set(), 0, 0
     for file in (path for paths in ([first], files) for path in paths):
@@ -69,9 +69,13 @@ def _explained(explainer, first, files, home, told, network, given) -> int:
         print(f"{file}: {said}")
         for note in found.notes:
             print(f"  {note}")
-        each = Explained(name, str(file), found.top(5), panels, found.notes)
+        if size > MOST_BYTES:  # the page is full
+            continue
+        each = explained(name, str(file), found.top(5), panels, found.notes)
+        if size + each.size > MOST_BYTES:
+            each = each.without_grids()
         size += each.size
-        if not shown or size <= MOST_BYTES:
+        if size <= MOST_BYTES:
             shown.append(each)
     page = explained_page(
         shown, heading=str(given), network=network, version=__version__, refused=refused,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.jpeg import shrink_jpeg
 from convlens.pages.render import data_uri, render
 
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
+GRIDS = "activations/"  # their tags; by far the largest panels
+_GRID_EDGE, _GRID_QUALITY = 1000, 70  # of a grid on the page; its file has all pixels
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture's part of the page.
+    """One picture's part of the page; :func:`explained` makes it.
 
     Attributes:
         name, source: what the picture is called, and where it lies.
@@ -28,10 +31,27 @@ class Explained:
     panels: dict[str, bytes]
     notes: Sequence[str] = ()
 
+    def without_grids(self) -> Explained:
+        """The same, activations left out."""
+        kept = {tag: panel for tag, panel in self.panels.items() if not tag.startswith(GRIDS)}
+        return replace(self, panels=kept, notes=[*self.notes, "activations: in the folder"])
+
     @property
     def size(self) -> int:
         """Bytes on the page, about: base64 makes four of three."""
         return sum(len(panel) for panel in self.panels.values()) * 4 // 3
+
+
+def explained(
+    name: str, source: str, top: Sequence[tuple[str, float]], panels: Mapping[str, bytes],
+    notes: Sequence[str] = (),
+) -> Explained:  # fmt: skip
+    """A picture's part of the page, its grids of activations encoded smaller."""
+    small = {
+        tag: shrink_jpeg(panel, _GRID_EDGE, _GRID_QUALITY) if tag.startswith(GRIDS) else panel
+        for tag, panel in panels.items()
+    }
+    return Explained(name, source, top, small, notes)
 
 
 def explained_page(
@@ -44,7 +64,8 @@ def explained_page(
         refused: one line for each file that gave no picture.
         more: pictures that were explained and have no room on the page; it tells.
     """
-    left_out = f"{more} more pictures are in the folders beside this page" if more else ""
+    what = "1 more picture is in its folder" if more == 1 else f"{more} more are in their folders"
+    left_out = f"{what} beside this page" if more else ""
     return render(
         "explained.html", heading=heading, network=network, version=version, refused=refused,
         left_out=left_out, pictures=[_told(each) for each in pictures],
@@ -58,6 +79,6 @@ def _told(each: Explained) -> dict:
         "source": each.source,
         "notes": each.notes,
         "top": [(name, probability_text(share), share) for name, share in each.top],
-        "panels": [p for tag, p in parts.items() if not tag.startswith("activations/")],
-        "grids": [p for tag, p in parts.items() if tag.startswith("activations/")],
+        "panels": [p for tag, p in parts.items() if not tag.startswith(GRIDS)],
+        "grids": [p for tag, p in parts.items() if tag.startswith(GRIDS)],
     }

@@ -1,0 +1,129 @@
+"""Draws the pictures of the tour anew, by the commands that stand on its pages.
+
+    .venv/bin/python docs/tour/draw.py FOLDER [01 02 …]
+
+The first block of commands of every page is run in FOLDER, as it is typed, and the pictures are
+cut out of the run folders that it makes. What lies in FOLDER already is not made again: with all
+runs there it takes seconds, with none half an hour on two cores. Data and weights are looked for
+where they always are (`$CONVLENS_DATA`, `$CONVLENS_WEIGHTS`, or downloaded).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convlens.draw.canvas import GAP, blank, framed, hstack, text_band, vstack
+from convlens.draw.jpeg import encode_jpeg
+from convlens.draw.text import TITLE
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LIGHT = 120_000  # bytes that a picture may have
+QUALITIES = (90, 80, 70, 60)  # of JPEG, the first one that is light enough is taken
+# where things stand in a panel of `make kernel`, in pixels
+HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: picture and kernel; the patch in numbers
+MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of those after pooling
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of the commands in a page's first block, without ``make``."""
+    block = re.search(r"```sh\n(.*?)```", page.read_text(), re.S)[1]
+    return [shlex.split(line.partition("  #")[0])[1:] for line in block.splitlines()]
+
+
+def run(words: list[str], folder: Path) -> None:
+    """Run a command in ``folder``, unless its run folder is there already."""
+    home = next((word.partition("=")[2] for word in words if word.startswith("run_dir=")), None)
+    if home is None or not (folder / home).exists():
+        print(" ".join(words), flush=True)
+        command = [sys.executable, "-m", "convlens.cli.main", *words]
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def picture(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def last(home: Path) -> Path:
+    """The pictures of a run's last look."""
+    return max((home / "explanations").glob("epoch_*"))
+
+
+def named(image: np.ndarray, text: str) -> np.ndarray:
+    return vstack([text_band(image.shape[1], [text], size=TITLE, bold=True), image], gap=GAP)
+
+
+def curves(runs: dict[str, Path]) -> np.ndarray:
+    """The learning curves of several runs below each other; what the run says, and its folder."""
+    charts = {text: picture(last(home) / "learning_curves.jpg") for text, home in runs.items()}
+    # a chart's own title tells the epoch only
+    return framed(vstack([named(chart[32:], text) for text, chart in charts.items()]))
+
+
+def numbers(tour: Path) -> np.ndarray:
+    panel = picture(tour / "numbers" / "kernel.jpg")
+    return framed(hstack([panel[60:290, :265], panel[NUMBERS, :640]]))
+
+
+def kernel(tour: Path) -> np.ndarray:
+    panel = picture(tour / "kernel" / "kernel.jpg")
+    below = hstack([_together(panel[MAPS]), panel[NUMBERS, :640]])
+    return vstack([panel[HEAD, : below.shape[1]], below])
+
+
+def pooling(tour: Path) -> np.ndarray:
+    panel = picture(tour / "pooled" / "kernel.jpg")
+    maps = {"the kernel's answers, 98×148": MAPS, "after max pooling, 49×74": POOLED}
+    return framed(hstack([named(_together(panel[rows]), text) for text, rows in maps.items()]))
+
+
+def _together(maps: np.ndarray) -> np.ndarray:
+    """Of four maps in a row the last, which is the sum of the colours."""
+    return maps[:, -maps.shape[1] // 4 :]
+
+
+PICTURES = {
+    "01_numbers": numbers,
+    "02_kernel": kernel,
+    "03_pooling": pooling,
+    "04_convnet": lambda tour: curves(
+        {"dense layers only": tour / "dense", "a convnet": tour / "convnet"}
+    ),
+    "05_overfitting": lambda tour: curves({"450 pictures, nothing against it": tour / "overfit"}),
+}
+
+
+def save(name: str, image: np.ndarray) -> None:
+    file = HERE / "pictures" / f"{name}.jpg"
+    found = [encode_jpeg(image, quality) for quality in QUALITIES]
+    light = [data for data in found if len(data) < LIGHT]
+    if not light:
+        raise SystemExit(f"{name}: {len(found[-1]):,} bytes at the lowest quality; cut it smaller")
+    file.write_bytes(light[0])
+    print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tests", "src"):  # where the pages take their pictures from
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    asked = sys.argv[2:] or [page.name[:2] for page in HERE.glob("[0-9]*.md")]
+    for page in sorted(page for page in HERE.glob("[0-9]*.md") if page.name[:2] in asked):
+        for words in commands(page):
+            run(words, folder)
+        for name, drawn in PICTURES.items():
+            if name.startswith(page.name[:2]):
+                save(name, drawn(folder / "outputs" / "tour"))
+
+
+if __name__ == "__main__":
+    main()

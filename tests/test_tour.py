@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from convlens.cli.kernel import DEFAULTS, read
@@ -159,9 +161,10 @@ def test_what_a_command_asks_for_was_made_by_a_command_before_it():
 
 # what makes any training tiny and offline; a word typed twice means what it said last
 TINY = [
-    "data=shapes", "data.pictures=60", "data.size=32", "training.batch_size=8",
+    "data=shapes", "data.pictures=60", "data.size=48", "training.batch_size=8",
     "training.eval_batch_size=20", "precision=32", "trainer=cpu", "probes.count=2",
-    "looking.first_seconds=1", "looking.seconds=1", "looking.last_seconds=3",
+    "looking.first_seconds=1", "looking.seconds=1", "looking.last_seconds=1",
+    "callbacks.activation_grids.limit=2",
     "callbacks.filter_visuals.steps=2", "callbacks.filter_visuals.units=1",
     "callbacks.filter_visuals.full_units=1",
 ]  # fmt: skip
@@ -169,8 +172,6 @@ TINY = [
 
 def shortened(target: str, words: list[str]) -> list[str]:
     """The same command for a machine without a network and a person without patience."""
-    if target == "explain" and any(word.startswith("model=") for word in words):
-        return [*words, "model.weights=none", "data.size=64"]
     if target not in ("train", "plan") or any(word.startswith("ckpt=") for word in words):
         return words
     config = compose(singles(words)[0])
@@ -178,18 +179,29 @@ def shortened(target: str, words: list[str]) -> list[str]:
     phases = config["finetune"]["phases"]
     words += [f"finetune.phases.{number}.epochs=1" for number in range(len(phases or ()))]
     words += [] if phases else ["training.epochs=1"]
-    return words + ([] if config["model"]["name"] == "scratch" else ["model.weights=none"])
+    large = config["model"]["name"] != "scratch"
+    return words + (["model.weights=none", "data.size=32"] if large else [])
+
+
+def stand_in(name: str, folder: Path) -> None:
+    """Weights of a network of timm as a file, at random: what is told of a picture is not tested."""
+    folder.mkdir()
+    network = timm.create_model(name, pretrained=False)
+    torch.save(network.state_dict(), folder / f"{name}.pth")
 
 
 @pytest.mark.slow
 def test_every_command_of_the_tour_runs_in_a_short_form(at, capfd):
     for name in ("tests", "src"):
         (at / name).symlink_to(ROOT / name)
+    stand_in("tf_efficientnet_lite0", at / "weights")
     for page in PAGES:
         for line in commands(page.read_text()):
             _, target, *typed = shlex.split(line)
             words = shortened(target, split_make_words(typed))
             status = main([target, *words])
             printed = capfd.readouterr()
-            assert status == 0, f"{page.name}: {line}\n{printed.out}{printed.err}"
-            assert "failed:" not in printed.out, f"{page.name}: {line}\n{printed.out}"
+            told = f"{page.name}: {line}\n{printed.out}{printed.err}"
+            assert status == 0, told
+            # a callback that fails is told of in the summary, and the training goes on
+            assert not re.search(r"(?<!\b0 )failed", printed.out), told

@@ -14,19 +14,22 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from convlens.draw.canvas import GAP, blank, framed, hstack, text_band, vstack
+from convlens.draw.canvas import GAP, framed, hstack, resize, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.text import TITLE
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+STAR = ROOT / "src" / "convlens" / "example" / "pictures" / "star.png"
 LIGHT = 120_000  # bytes that a picture may have
 QUALITIES = (90, 80, 70, 60)  # of JPEG, the first one that is light enough is taken
+TITLED = 32  # pixels: the title of learning curves, which tells the epoch only
 # where things stand in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: picture and kernel; the patch in numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of those after pooling
@@ -63,8 +66,7 @@ def named(image: np.ndarray, text: str) -> np.ndarray:
 def curves(runs: dict[str, Path]) -> np.ndarray:
     """The learning curves of several runs below each other; what the run says, and its folder."""
     charts = {text: picture(last(home) / "learning_curves.jpg") for text, home in runs.items()}
-    # a chart's own title tells the epoch only
-    return framed(vstack([named(chart[32:], text) for text, chart in charts.items()]))
+    return framed(vstack([named(chart[TITLED:], text) for text, chart in charts.items()]))
 
 
 def numbers(tour: Path) -> np.ndarray:
@@ -89,7 +91,78 @@ def _together(maps: np.ndarray) -> np.ndarray:
     return maps[:, -maps.shape[1] // 4 :]
 
 
-PICTURES = {
+def sizes(tour: Path) -> np.ndarray:
+    """The loss charts, which are the left halves of the learning curves, of small to large."""
+    filters = ("4, 4, 4, 4", "16, 32, 64, 128", "64, 128, 256, 512")
+    charts = []
+    for number, text in enumerate(filters):
+        chart = picture(last(tour / "size" / str(number)) / "learning_curves.jpg")
+        charts.append(named(chart[TITLED:, : chart.shape[1] // 2], f"{text} kernels"))
+    return framed(hstack(charts))
+
+
+def activations(tour: Path) -> np.ndarray:
+    """The star, and the first eight channels of every row of the first, second and last block."""
+    star = named(resize(picture(STAR), 2 * picture(STAR).shape[0]), "the picture")
+    grids = tour / "activations" / "star" / "activations"
+    cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
+    blocks = [
+        picture(grids / f"backbone.block{number}.activation.jpg")[:rows, :columns]
+        for number, (rows, columns) in cuts.items()
+    ]
+    return framed(hstack([star, vstack(blocks)]))
+
+
+def early_filters(tour: Path) -> np.ndarray:
+    """The first three rows of kernels, and a middle layer."""
+    folder = last(tour / "filters") / "filters"
+    kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
+    return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
+
+
+def late_filters(tour: Path) -> np.ndarray:
+    return picture(last(tour / "filters") / "filters" / "backbone.block5.conv1.jpg")
+
+
+def looks(tour: Path) -> np.ndarray:
+    names = ("ring", "triangle")
+    return hstack([picture(tour / "looks" / name / "grad_cam.jpg") for name in names])
+
+
+def mistakes(tour: Path) -> np.ndarray:
+    """The first two rows of them."""
+    shown = tour / "regularized" / "evaluation" / "best"
+    return picture(next(shown.glob("epoch_*/predictions/mistakes/test.jpg")))[:460]
+
+
+def occlusion(tour: Path) -> np.ndarray:
+    names = ("01_disc", "04_square")
+    return hstack([picture(tour / "occlusion" / name / "occlusion.jpg") for name in names])
+
+
+HORSES = {"with a mark": "marked", "without": "unmarked"}
+
+
+def horses(tour: Path) -> np.ndarray:
+    """The same two probes in both runs."""
+    columns = []
+    for text, run_dir in HORSES.items():
+        looked = last(tour / run_dir) / "grad_cam"
+        probes = [picture(looked / f"{probe}.jpg") for probe in ("06_star", "07_ring")]
+        columns.append(named(vstack(probes), text))
+    return framed(hstack(columns))
+
+
+def class_means(tour: Path) -> np.ndarray:
+    means = [
+        named(picture(last(tour / run_dir) / "class_means.jpg"), text)
+        for text, run_dir in HORSES.items()
+    ]
+    return framed(vstack(means))
+
+
+Cut = Callable[[Path], np.ndarray]
+PICTURES: dict[str, Cut] = {
     "01_numbers": numbers,
     "02_kernel": kernel,
     "03_pooling": pooling,
@@ -97,6 +170,22 @@ PICTURES = {
         {"dense layers only": tour / "dense", "a convnet": tour / "convnet"}
     ),
     "05_overfitting": lambda tour: curves({"450 pictures, nothing against it": tour / "overfit"}),
+    "06_augmentation": lambda tour: picture(
+        next((tour / "regularized").glob("explanations/epoch_*/augmentation/*.jpg"))
+    ),
+    "06_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
+    "07_size": sizes,
+    "08_features": lambda tour: curves({"a new head on VGG16's features": tour / "features"}),
+    "09_finetuning": lambda tour: curves({"the head, then the last block": tour / "finetuned"}),
+    "10_activations": activations,
+    "11_early": early_filters,
+    "11_late": late_filters,
+    "12_grad_cam": looks,
+    "12_cat": lambda tour: picture(tour / "cat" / "cat" / "grad_cam.jpg"),
+    "13_mistakes": mistakes,
+    "13_occlusion": occlusion,
+    "14_clever_horse": horses,
+    "14_class_means": class_means,
 }
 
 

@@ -184,7 +184,7 @@ def shortened(target: str, words: list[str]) -> list[str]:
 
 
 def stand_in(name: str, folder: Path) -> None:
-    """Weights of a network of timm as a file, at random: what is told of a picture is not tested."""
+    """Weights of a network of timm as a file, drawn: what is told of a picture is not tested."""
     folder.mkdir()
     network = timm.create_model(name, pretrained=False)
     torch.save(network.state_dict(), folder / f"{name}.pth")

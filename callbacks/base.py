@@ -222,8 +222,8 @@ class ExplanationCallback(L.Callback, ABC):
         if self._least > max(ledger.left, 0.0):
             self._say(
                 "budget",
-                f"{self.name} takes {self._least:.1f} s for its first picture, more than is left "
-                f"of the budget (callbacks.budget, looking.seconds): it looks every few epochs",
+                f"{self.name} looks every few epochs: it takes {self._least:.1f} s at least, "
+                f"{max(ledger.left, 0):.1f} s of the budget are left; looking.seconds=… allows more",
             )
             return
         self._look(trainer, pl_module, self._clock)

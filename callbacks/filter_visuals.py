@@ -105,7 +105,7 @@ class FilterVisuals(ExplanationCallback):
                 self._turn = at + 1
                 yield self._ascent(look, layer, asked.first(count), found.get(layer))
         if passed:
-            self._say("short", f"{self.name}: the budget allows {', '.join(passed)}")
+            self._say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
 
     def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
         """How many units there is time for: an equal share for each layer still waiting, or one

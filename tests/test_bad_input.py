@@ -71,7 +71,7 @@ def test_truncated_jpeg_is_named_and_can_be_skipped(at, capsys, folder_of_two):
     assert not (at / "outputs").exists()
     words = folder_words(folder_of_two)
     assert main(["train", *words, "data.on_error=skip", "run_dir=out"]) == 0
-    assert "1 broken pictures skipped" in capsys.readouterr().out
+    assert "1 broken picture skipped" in capsys.readouterr().out
 
 
 def test_text_file_called_jpg(at, capsys, folder_of_two):

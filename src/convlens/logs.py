@@ -28,9 +28,14 @@ def speak() -> None:
     warnings.simplefilter("default")
 
 
+def hush() -> None:
+    """Take the screen from libraries that have given themselves one when they were imported."""
+    _silence(*LIBRARIES)
+
+
 def keep(file: Path) -> None:
     """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
-    _silence(*LIBRARIES)  # Lightning, imported since, has given itself a screen
+    hush()
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("convlens", *LIBRARIES):

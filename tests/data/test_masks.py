@@ -246,7 +246,7 @@ def test_skipped_pictures_and_masks_leave_all_together(with_masks):
     assert [note.split(",")[0] for note in made.notes] == [
         f"masks for 15 of 20 pictures in {with_masks / 'masks'}",
         "1 masks left out",
-        "1 broken pictures skipped",
+        "1 broken picture skipped",
     ]
     for file in (with_masks / "masks").rglob("*.png"):
         file.write_bytes(b"no mask")

@@ -295,7 +295,7 @@ def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
     for row in range(len(pictures)):
         blue = pictures.pixels(np.array([row]))[0][..., 2]
         assert np.array_equal(pictures.masks[row], blue < 125)
-    assert made.notes[-1].startswith("1 broken pictures skipped")
+    assert made.notes[-1].startswith("1 broken picture skipped")
 
 
 # --------------------------------------------------------------------------------------- together

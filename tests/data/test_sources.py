@@ -90,7 +90,7 @@ def test_skipped_pictures_leave_labels_and_pixels_together(folder_of_two):
     for row, name in enumerate(pictures.names):
         truth = np.asarray(Image.open(name))
         assert np.array_equal(pictures.pixels(np.array([row]))[0], truth)
-    assert "1 broken pictures skipped" in module.dataset.notes[-1]
+    assert "1 broken picture skipped" in module.dataset.notes[-1]
 
 
 def test_shortcut_marks_training_and_validation_never_test():

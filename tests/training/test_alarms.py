@@ -103,3 +103,11 @@ def test_peaks_in_one_border_place_against_counting():
     assert best >= 12
     assert same_border_place(torch.full((3, 2), 0.5)) == 0.0
     assert math.isnan(same_border_place(torch.zeros(0, 2)))
+
+
+def test_one_answer_for_everything_is_said_as_such():
+    labels = np.array([0] * 6 + [1] * 6 + [-1])
+    (line,) = always_mistaken(labels, np.ones(13, int), ["cat", "dog"], share=0.5, pictures=5)
+    assert line.startswith("every validation picture is called dog: the network tells nothing")
+    alone = always_mistaken(np.ones(6, int), np.ones(6, int), ["cat", "dog"], share=0.5, pictures=5)
+    assert alone == []  # one class only, and all of it right

@@ -23,6 +23,7 @@ def run(words: list[str]) -> int:
 
     checkpoint = read_checkpoint(path)
     config = changed(checkpoint["hyper_parameters"]["config"], words)
+    logs.hush()  # Lightning, imported by now, has given itself a screen
     home = _home(path)
     results = evaluate(config, checkpoint, home)
     epoch = checkpoint["epoch"] + 1

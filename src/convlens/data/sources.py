@@ -249,7 +249,8 @@ def _listed(
             )  # fmt: skip
         if skipped:
             first = f"{skipped[0][0]} ({skipped[0][1]})"
-            lines.append(f"{len(skipped)} broken pictures skipped, the first: {first}")
+            what = "picture" if len(skipped) == 1 else "pictures"
+            lines.append(f"{len(skipped)} broken {what} skipped, the first: {first}")
         if read and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
         return Dataset(made, found.class_names, notes + lines)

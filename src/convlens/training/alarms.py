@@ -91,13 +91,20 @@ def always_mistaken(
     labels: np.ndarray, answers: np.ndarray, class_names: Sequence[str], *,
     share: float, pictures: int,
 ) -> list[str]:  # fmt: skip
-    """The classes that are mostly taken for one other class.
+    """The classes that are mostly taken for one other class; or that all are taken for one.
 
     Args:
         labels, answers: (N,) true and predicted classes of a validation pass.
         share: of a class's pictures that go to one other class, from which on it is said.
         pictures: of a class, below which nothing is said about it.
     """
+    known = answers[labels >= 0]
+    if len(np.unique(labels[labels >= 0])) > 1 and len(known) >= pictures and np.ptp(known) == 0:
+        return [
+            f"every validation picture is called {class_names[known[0]]}: the network tells "
+            f"nothing apart; train longer, try another learning rate, or start from trained "
+            f"weights (exp=finetune_vgg16)"
+        ]
     lines = []
     for truth, name in enumerate(class_names):
         said = answers[labels == truth]

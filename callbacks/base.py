@@ -223,7 +223,7 @@ class ExplanationCallback(L.Callback, ABC):
             self._say(
                 "budget",
                 f"{self.name} looks every few epochs: it takes {self._least:.1f} s at least, "
-                f"{max(ledger.left, 0):.1f} s of the budget are left; looking.seconds=… allows more",
+                f"{max(ledger.left, 0):.1f} s of the budget are left; looking.seconds allows more",
             )
             return
         self._look(trainer, pl_module, self._clock)

@@ -17,9 +17,6 @@ ratio peer / ours formed within each round. The ratio of one run is the result.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import sys
 import tempfile
 import time
@@ -36,8 +33,7 @@ from captum.attr import LayerGradCam
 from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks.writing import write_picture
 from pytorch_lightning.loggers import TensorBoardLogger
-from rounds import available_cores
-from throughput import processor, spread
+from results import RESULTS, processor, spread, write_result
 from torch.utils.tensorboard import SummaryWriter
 
 from convlens.config import compose
@@ -47,7 +43,6 @@ from convlens.explain import grad_cam
 from convlens.explain.occlusion import occlusion, window_pixels
 from convlens.models import build_model
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZE = 150
 LAYERS = ["backbone.block3.conv3", "backbone.block4.conv3", "backbone.block5.conv3"]
 CLASSES = ("cats", "dogs")
@@ -220,25 +215,15 @@ def main() -> int:
         span = f"{ratio['median']:.2f} ({ratio['min']} to {ratio['max']})"
         print(f"{name}: {span} times as fast as {each['beside']}")
     print(f"{processor()}, {torch.get_num_threads()} threads")
-    result = {
-        "what": f"explanations of VGG16 at {SIZE}x{SIZE} pixels and their pictures",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": len(available_cores()),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "torch": torch.__version__,
-            "captum": captum.__version__,
-            "matplotlib": matplotlib.__version__,
-        },
-        "tasks": told,
+    versions = {
+        "torch": torch.__version__,
+        "captum": captum.__version__,
+        "matplotlib": matplotlib.__version__,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_result(
+        args.out, f"explanations of VGG16 at {SIZE}x{SIZE} pixels and their pictures",
+        threads=torch.get_num_threads(), versions=versions, tasks=told,
+    )  # fmt: skip
     short = [n for n, each in told.items() if each["ratio"]["median"] < (each["target"] or 0)]
     if short:
         print(f"below its target: {', '.join(short)}", file=sys.stderr)

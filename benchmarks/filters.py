@@ -21,9 +21,6 @@ is the result.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -32,15 +29,14 @@ from typing import NamedTuple
 
 import torch
 from peers.environment import peer_python
+from results import RESULTS, processor, spread, write_result
 from rounds import Side, available_cores
-from throughput import processor, spread
 
 from convlens.config import compose
 from convlens.explain.filters import gradient_ascent, recipe
 from convlens.models import build_model
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 SIZE = 128
 STEP_SIZE = 0.02
 
@@ -181,22 +177,11 @@ def main() -> int:
         ]
         print(f"{name}: {told['filters']} filters of {told['layer']}, {', '.join(beside)}")
     print(f"{processor()}, {torch.get_num_threads()} threads")
-    result = {
-        "what": f"filter pictures of VGG16, {args.steps} steps; the peers at {SIZE}x{SIZE} pixels",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": len(available_cores()),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"torch": torch.__version__},
-        "steps": args.steps,
-        "tasks": tasks,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_result(
+        args.out, f"filter pictures of VGG16; the peers at {SIZE}x{SIZE} pixels",
+        threads=torch.get_num_threads(), versions={"torch": torch.__version__}, steps=args.steps,
+        tasks=tasks,
+    )  # fmt: skip
     short = [n for n, told in tasks.items() if told["ratio_lucent"]["median"] < told["target"]]
     if short:
         print(f"below its target: {', '.join(short)}", file=sys.stderr)

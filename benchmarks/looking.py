@@ -13,20 +13,17 @@ VGG16's weights are found as ever (`weights/`, `$CONVLENS_WEIGHTS`, or downloade
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from results import RESULTS, processor, write_result
 from rounds import available_cores
-from throughput import processor
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ALLOWED = 0.05
 SIDES = {"default": "callbacks=default", "none": "callbacks=none"}
 
@@ -98,21 +95,10 @@ def main() -> int:
     for line in last["left_out"].values():
         print(f"left out: {line}")
     print(f"{processor()}, {len(available_cores())} cores")
-    result = {
-        "what": "fine-tuning VGG16's last block on cats and dogs, end to end, 150x150",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": len(available_cores()),
-        },
-        "rounds": rounds,
-        "share": statistics.median(shares),
-        "ratio": statistics.median(ratios),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {args.out}")
+    write_result(
+        args.out, "fine-tuning VGG16's last block on cats and dogs, end to end, 150x150",
+        rounds=rounds, share=statistics.median(shares), ratio=statistics.median(ratios),
+    )  # fmt: skip
     failed = [name for line in rounds for name in line["default"]["failures"]]
     if failed or max(shares) > ALLOWED:
         print(f"above {ALLOWED:.0%} of an epoch, or failed: {shares}, {failed}", file=sys.stderr)

@@ -16,20 +16,17 @@ The first use installs the peer into `benchmarks/.peers/keras` (about 1 GB).
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import statistics
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from peers.environment import peer_python
+from results import RESULTS, processor, spread, write_result
 from rounds import Side, available_cores
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 
 
 class Task(NamedTuple):
@@ -97,22 +94,6 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def spread(speeds: list[float]) -> dict:
-    return {
-        "median": round(statistics.median(speeds), 2),
-        "min": min(speeds),
-        "max": max(speeds),
-    }
-
-
 def row(label, speeds: dict, ratio: float, others: float | None = None) -> str:
     cells = f"{label:>8}{speeds['convlens']:>12.1f}{speeds['keras']:>12.1f}{ratio:>8.2f}"
     return cells if others is None else f"{cells}{others:>9.2f}"
@@ -170,25 +151,15 @@ def main() -> int:
     if any((line["others"] or 0) > BUSY for line in rounds):
         print("the machine was not idle: repeat this when nothing else runs", file=sys.stderr)
 
-    result = {
-        "task": args.task,
-        "what": task.what,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores_used": len(cores),
-        },
-        "steps": args.steps,
-        "warmup_steps": args.warmup_steps,
-        "sides": {side.name: {**side.about, **summary[side.name]} for side in sides},
-        "rounds": rounds,
-        "ratio": spread(ratios),
-    }
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {args.out}")
+    ratio = spread(ratios)
+    write_result(
+        args.out, task.what, task=args.task, cores_used=len(cores), steps=args.steps,
+        warmup_steps=args.warmup_steps,
+        sides={side.name: {**side.about, **summary[side.name]} for side in sides},
+        rounds=rounds, ratio=ratio,
+    )  # fmt: skip
 
-    if args.at_least is not None and result["ratio"]["median"] < args.at_least:
+    if args.at_least is not None and ratio["median"] < args.at_least:
         print(f"the median ratio is below {args.at_least}", file=sys.stderr)
         return 1
     return 0

@@ -29,6 +29,7 @@ def run_dir(tmp_path_factory):
         *TINY,
         f"training.epochs={EPOCHS}",
         "looking.seconds=600",
+        "looking.first_seconds=600",
         "trainer.log_every_n_steps=2",
     ]
     assert main(["train", f"run_dir={home}", *words]) == 0

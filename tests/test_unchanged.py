@@ -24,6 +24,7 @@ ALL = [
     "callbacks.filter_visuals.steps=2",
     "callbacks.filter_visuals.full_units=2",
     "looking.seconds=600",
+    "looking.first_seconds=600",
 ]
 DROPOUT = ["model.dropout=0.3", "model.head.dropout=0.5", "data.augment.rotation_degrees=20"]
 CASES = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from convlens.data.listing import EXTENSIONS, pictures_below
 from convlens.errors import UserError
 from convlens.explainer import Explainer, load, recipe_of
 
 EXAMPLE = Path(__file__).parent / "example"  # a small trained network and pictures of `shapes`
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
@@ -64,8 +64,7 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
 def picture_files(given: str) -> Iterator[Path]:
     """The picture files that a path names: itself, or those of a folder and the folders in it.
 
-    Sorted by path, hidden ones left out; files of other kinds in a folder are passed over by their
-    suffix. A walk keeps one folder's names in memory, not all.
+    Found as a data set's are: sorted, hidden ones left out, files of other kinds passed over.
 
     Raises:
         UserError: nothing is there.
@@ -77,18 +76,8 @@ def picture_files(given: str) -> Iterator[Path]:
     if not path.is_dir():
         raise UserError(f"there is no file or folder {path}: give the path of a picture")
     found = False
-    for file in _walk(path):
+    for file in pictures_below(path):
         found = True
         yield file
     if not found:
-        raise UserError(f"no pictures in {path}: expected files like {', '.join(SUFFIXES[:3])}")
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry)
-        elif entry.suffix.lower() in SUFFIXES:
-            yield entry
+        raise UserError(f"no pictures in {path}: expected files like {', '.join(EXTENSIONS[:3])}")

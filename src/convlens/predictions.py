@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convlens.data.decode import PictureError, decode_picture
-from convlens.data.pixels import pillow_settings
+from convlens.data.pixels import cores, pillow_settings
 
 if TYPE_CHECKING:  # a run writes tables too, and asks no explainer
     from convlens.explainer import Explainer
@@ -109,7 +109,7 @@ def _decoded(explainer: Explainer, files: Sequence[Path], batch: int):
             return error
 
     parts = [files[start : start + batch] for start in range(0, len(files), batch)]
-    threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+    threads = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
     with pillow_settings(), threads as pool:  # around all threads: they belong to the process
         coming = [pool.submit(read, file) for file in parts[0]] if parts else []
         for place, part in enumerate(parts):

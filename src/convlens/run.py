@@ -17,13 +17,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from convlens import folder, logs
 from convlens.callbacks import (
     Alarms,
-    ConfusionMatrix,
     EpochLog,
     ExplanationCallback,
     HParams,
     Ledger,
-    Mistakes,
-    Predictions,
     ProgressBar,
 )
 from convlens.data.datamodule import PictureData
@@ -32,12 +29,11 @@ from convlens.data.sources import cache_dir
 from convlens.data.splits import read_split, write_split
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
-from convlens.errors import Interrupted, UserError
+from convlens.errors import Interrupted
 from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.pages.report import report
-from convlens.predictions import write_table
-from convlens.summary import best_row, of_stage, summarise
+from convlens.summary import best_row, summarise
 from convlens.training import ClassifierModule
 from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from convlens.training.memory import keep_freed_memory
@@ -164,7 +160,7 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     clock = best_row(epoch_log.history)["epoch"]
     run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
     trainer.convlens_tested = run.phases.tested_epoch
-    test = _tested(trainer, run, best or None)
+    test = tested(trainer, run, best or None)
     epoch_log.log_test(trainer, test, clock)
     seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
     alarms = next(c for c in trainer.callbacks if isinstance(c, Alarms))
@@ -368,7 +364,7 @@ def _keep_probes(probes: Probes, home: Path) -> None:
     (home / "probes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
+def tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
     """Test results of the best checkpoint, or of the network as it is.
 
     Only the weights are loaded: with ``ckpt_path`` Lightning would also put the callbacks back to
@@ -378,76 +374,6 @@ def _tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:
         run.module.load_state_dict(read_checkpoint(best)["state_dict"])
     trainer.test(run.module, datamodule=run.data, verbose=False)
     return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
-
-
-def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[str, float]:
-    """Test-set results of a checkpoint: the same numbers as at the end of its run.
-
-    Into ``home`` go ``predictions.csv`` (every test picture's probabilities, see
-    :mod:`convlens.predictions`) and, below ``epoch_NNN``, the confusion matrix and the most
-    confident mistakes with their Grad-CAM.
-
-    Returns:
-        ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``.
-
-    Args:
-        config: resolved; decides data, device and precision.
-        checkpoint: as :func:`convlens.training.checkpoint.read_checkpoint` gives it.
-        home: None writes nothing.
-
-    Raises:
-        UserError: the data has other classes than the checkpoint.
-    """
-    data = data_of(config)
-    names = checkpoint["hyper_parameters"]["class_names"]
-    if len(names) != len(data.class_names):
-        raise UserError(
-            f"the checkpoint knows {len(names)} classes ({', '.join(names[:5])}), the data has "
-            f"{len(data.class_names)} ({', '.join(data.class_names[:5])}); point data= and "
-            f"data.dir= at the pictures it was trained for"
-        )
-    if list(names) != list(data.class_names):
-        raise UserError(
-            f"the checkpoint's classes are {', '.join(names)}, the data's are "
-            f"{', '.join(data.class_names)}; they have to be the same, in the same order"
-        )
-    stored = checkpoint["hyper_parameters"]["config"]
-    module = ClassifierModule(stored, list(names), pretrained=False)
-    module.load_state_dict(checkpoint["state_dict"])
-    answered = Predictions()
-    callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
-    trainer = L.Trainer(
-        **config["trainer"],
-        callbacks=callbacks,
-        precision=PRECISIONS[str(config["precision"])],
-        logger=False,
-        use_distributed_sampler=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.convlens_tested = checkpoint["epoch"] + 1
-    if home is not None:
-        pictures = data.dataset.splits["test"]
-        probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])
-        for callback in callbacks[1:]:
-            callback.attach(probes, data.class_names, home, config["seed"])
-    phases = Phases("never", cache_dir())
-    results = _tested(trainer, Run(config, data, module, [], phases), None)
-    if home is not None and trainer.is_global_zero:
-        _write_predictions(home / "predictions.csv", answered, data)
-    return of_stage(results, "test")
-
-
-def _write_predictions(file: Path, answered: Predictions, data: PictureData) -> None:
-    names = data.dataset.splits["test"].names
-    rows = (
-        (names[row], shares, data.class_names[label])
-        for row, label, shares in zip(
-            answered.rows.tolist(), answered.labels.tolist(), answered.shares, strict=True
-        )
-    )
-    write_table(file, data.class_names, rows, last="true")
 
 
 def download_of_weights(config: dict) -> str | None:

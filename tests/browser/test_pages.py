@@ -26,6 +26,7 @@ def report_page(browser, tmp_path_factory):  # noqa: F811  nothing is trained wi
         *TINY,
         f"training.epochs={EPOCHS}",
         "looking.seconds=600",
+        "looking.first_seconds=600",
         "callbacks.filter_visuals=null",
     ]
     assert main(["train", f"run_dir={home}", *words]) == 0

@@ -39,7 +39,12 @@ def logs(tmp_path_factory):
     """A run of ``shapes``, with the seconds that its looks need, and the pictures of a long one."""
     folder = tmp_path_factory.mktemp("logs")
     words = [f"training.epochs={EPOCHS}", "data.pictures=600", "trainer=cpu", "precision=32"]
-    words += ["looking.seconds=600", "looking.last_seconds=600", *ALARMED]
+    words += [
+        "looking.seconds=600",
+        "looking.first_seconds=600",
+        "looking.last_seconds=600",
+        *ALARMED,
+    ]
     filters = {"units": 2, "full_units": 2, "steps": 2, "patches": 0}
     words += [f"callbacks.filter_visuals.{key}={value}" for key, value in filters.items()]
     assert main(["train", f"run_dir={folder / 'it'}", *words]) == 0

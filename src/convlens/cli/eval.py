@@ -18,7 +18,7 @@ def run(words: list[str]) -> int:
     if asked is None and home is None:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     path = checkpoint_path(asked, home)
-    from convlens.run import evaluate
+    from convlens.evaluation import evaluate
     from convlens.training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(path)

@@ -207,7 +207,7 @@ def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(folders, key=os.fsencode), sorted(pictures, key=os.fsencode)
 
 
-def _walk(folder: Path, above: frozenset = frozenset()) -> Iterator[Path]:
+def pictures_below(folder: Path, above: frozenset = frozenset()) -> Iterator[Path]:
     """Every picture below ``folder``, links followed; a link back to a folder above is not."""
     info = folder.stat()
     here = (info.st_dev, info.st_ino)
@@ -216,7 +216,7 @@ def _walk(folder: Path, above: frozenset = frozenset()) -> Iterator[Path]:
     folders, pictures = _visible(folder)
     yield from pictures
     for inner in folders:
-        yield from _walk(inner, above | {here})
+        yield from pictures_below(inner, above | {here})
 
 
 def _split_folders(root: Path, keys: Keys, nested: bool) -> dict[str, Path]:
@@ -241,7 +241,7 @@ def _split_folders(root: Path, keys: Keys, nested: bool) -> dict[str, Path]:
             f"training pictures, or point {keys.directory} at a folder of class folders"
         )
     for other in others:
-        lost = next(_walk(other), None)
+        lost = next(pictures_below(other), None)
         if lost is not None:
             raise UserError(
                 f"{other} holds pictures ({lost.name}) but lies beside train/ and belongs to no "
@@ -266,7 +266,7 @@ def _class_rows(folder: Path, keys: Keys) -> list[tuple[str, Path]]:
     classes, loose = _visible(folder)
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
-    pictures = {inner: list(_walk(inner)) for inner in classes}
+    pictures = {inner: list(pictures_below(inner)) for inner in classes}
     if not any(pictures.values()) and not loose:
         raise _nothing_in(folder, keys)
     for inner in classes:
@@ -309,7 +309,7 @@ def _folder_below(root: Path, name: str, keys: Keys) -> str:
     """Where one class folder itself holds folders of pictures, that is what was meant."""
     inner = root / name
     below = _visible(inner)[0] if inner.is_dir() else []
-    if len(below) < 2 or not all(next(_walk(folder), None) for folder in below):
+    if len(below) < 2 or not all(next(pictures_below(folder), None) for folder in below):
         return ""
     return (
         f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
@@ -321,7 +321,7 @@ def _folder_below(root: Path, name: str, keys: Keys) -> str:
 
 def _pattern_rows(folder: Path, pattern: str, keys: Keys) -> list[tuple[str, Path]]:
     """(class, file) of every picture below ``folder``, the class read by ``pattern``."""
-    pictures = list(_walk(folder))
+    pictures = list(pictures_below(folder))
     if not pictures:
         raise _nothing_in(folder, keys)
     names = [p.relative_to(folder).as_posix() if "/" in pattern else p.name for p in pictures]

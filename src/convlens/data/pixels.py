@@ -123,7 +123,7 @@ def _decode_all(
     progress: bool,
 ) -> list[tuple[int, str]]:
     """Decode everything through ``put(index, picture)``; the (index, reason) of what failed."""
-    workers = min(workers or _cores(), -(-len(paths) // CHUNK))
+    workers = min(workers or cores(), -(-len(paths) // CHUNK))
     stop = threading.Event()
     failures: list[tuple[int, PictureError]] = []  # appended to by all threads
 
@@ -202,7 +202,7 @@ def _bar(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
         print(f"decoded in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
-def _cores() -> int:
+def cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 
-import yaml
-
 from convlens.errors import UserError
+from convlens.runs import KeptRun, best_of, read_run
 
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
@@ -56,10 +51,8 @@ class Record:
     @property
     def best(self) -> int | None:
         """The trained epoch of the lowest validation loss; None before the first is complete."""
-        trained = [r for r in self.rows if r["epoch"] > 0 and math.isfinite(r.get("val/loss", nan))]
-        if not trained:
-            return None
-        return int(min(trained, key=lambda row: row["val/loss"])["epoch"])
+        found = best_of(self.rows)
+        return None if found is None else int(found["epoch"])
 
     def curve(self, tag: str) -> dict[int, float]:
         """One scalar by epoch, where it was measured."""
@@ -78,64 +71,20 @@ def read_record(home: Path) -> Record:
     Raises:
         UserError: it holds no run, no epoch yet, or a file that cannot be read.
     """
-    file = home / "config.yaml"
-    if not file.is_file():
-        what = "holds no run: it has no config.yaml" if home.is_dir() else "is no folder"
-        raise UserError(f"{home} {what}; give run=RUN_DIR, or run=last for the newest run")
-    text = _text(file)
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no readable config ({str(error).splitlines()[0]})") from error
-    if not isinstance(config, dict) or "experiment" not in config:
-        raise UserError(f"{file} is not the config of a run; give run=RUN_DIR")
+    run = read_run(home)
+    if not run.rows:
+        raise UserError(
+            f"{home} has no metrics.csv with a row in it yet: the untrained network's numbers come first; "
+            f"wait for them, or start again with `make resume run={home}`"
+        )
     log = home / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     pictures = _pictures(home / "explanations")
     return Record(
-        home, config, text, _rows(home / "metrics.csv"), _summary(home / "summary.json"),
+        home, run.config, (home / "config.yaml").read_text(encoding="utf-8"), run.rows, run.summary,
         pictures, _probes(home / "probes" / "probes.tsv", pictures),
-        [found[1] for line in lines if (found := _ALARM.search(line))], _began(lines, file),
+        [found[1] for line in lines if (found := _ALARM.search(line))], _began(lines, run),
     )  # fmt: skip
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-
-
-def _rows(file: Path) -> list[dict[str, float]]:
-    if not file.is_file():
-        raise UserError(
-            f"{file.parent} has no metrics.csv yet: the untrained network's numbers come first; "
-            f"wait for them, or start again with `make resume run={file.parent}`"
-        )
-    rows = []
-    for number, cells in enumerate(csv.DictReader(_text(file).splitlines()), start=2):
-        try:
-            rows.append({tag: float(cell) for tag, cell in cells.items() if tag and cell})
-            rows[-1]["epoch"] = int(rows[-1]["epoch"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{file}, line {number}, is no row of numbers with an epoch ({error})"
-            ) from error
-    if not rows:
-        raise UserError(f"{file} has no rows; wait for the first one")
-    return sorted(rows, key=lambda row: row["epoch"])
-
-
-def _summary(file: Path) -> dict | None:
-    if not file.is_file():
-        return None
-    try:
-        summary = json.loads(_text(file))
-    except ValueError as error:
-        raise UserError(f"{file} is no readable JSON ({error}); remove it") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{file} is not the summary of a run; remove it")
-    return summary
 
 
 def _pictures(folder: Path) -> dict[str, dict[int, Path]]:
@@ -154,12 +103,10 @@ def _probes(file: Path, pictures: Mapping[str, object]) -> dict[str, str]:
     if not file.is_file():  # a folder from which only the explanations were kept
         tags = [tag.split("/") for tag in pictures]
         return {parts[1]: "" for parts in tags if parts[0] == "grad_cam" and len(parts) == 2}
-    lines = _text(file).splitlines()[1:]
+    lines = file.read_text(encoding="utf-8").splitlines()[1:]
     return {name: source for name, _, source in (line.partition("\t") for line in lines)}
 
 
-def _began(lines: list[str], config: Path) -> datetime.datetime:
+def _began(lines: list[str], run: KeptRun) -> datetime.datetime:
     stamp = next((found[0] for line in lines if (found := _STAMP.match(line))), None)
-    if stamp is None:
-        return datetime.datetime.fromtimestamp(config.stat().st_mtime)
-    return datetime.datetime.fromisoformat(stamp)
+    return run.started if stamp is None else datetime.datetime.fromisoformat(stamp)

@@ -66,11 +66,11 @@ split: $(VENV)/ready  ## src=DIR dst=DIR: class folders to train/validation/test
 tensorboard: $(VENV)/ready  ## TensorBoard over outputs/, every step of every picture kept
 	@$(BIN)/convlens tensorboard $(WORDS)
 
-test: $(VENV)/ready  ## the tests, below ten minutes
-	@$(BIN)/python -m pytest
+test: $(VENV)/ready  ## the tests, below ten minutes; args="-k captum" for some of them
+	@$(BIN)/python -m pytest $(args)
 
-test-slow: $(VENV)/ready  ## the long proofs
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
+	@$(BIN)/python -m pytest -m slow $(args)
 
 bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run (args="--task ...")
 	@$(BIN)/python benchmarks/throughput.py $(args)

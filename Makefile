@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow bench-throughput bench-filters bench-explanations bench-looking $(COMMANDS)
+TARGETS := help setup lint format test test-slow bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -83,6 +83,9 @@ bench-explanations: $(VENV)/ready  ## Grad-CAM, occlusion and panels beside Capt
 
 bench-looking: $(VENV)/ready  ## seconds of fine-tuning with the default callbacks and with none
 	@$(BIN)/python benchmarks/looking.py $(args)
+
+bench-scaling: $(VENV)/ready  ## time and memory a picture from 1,000 to 1,000,000 of them (args="--sizes ...")
+	@$(BIN)/python benchmarks/scaling.py $(args)
 
 lint: $(VENV)/ready  ## style and common mistakes
 	@$(BIN)/ruff check .

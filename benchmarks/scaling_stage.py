@@ -1,0 +1,210 @@
+"""One stage of the scaling benchmark, in a process of its own; prints one line of JSON.
+
+    python scaling_stage.py STAGE --few DIR --pictures DIR --cache DIR --repeats R
+
+The stage runs on the few pictures first: once so that all is imported, then for the constant that
+every run pays whatever the number of pictures. Then it runs ``--repeats`` times on the pictures,
+and what each run leaves in memory is kept: small folders are repeated until they can be told from
+the page size and the clock's grain.
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from convlens.config import compose
+from convlens.data.datamodule import PictureData
+from convlens.data.sources import cache_dir
+from convlens.data.splits import read_split, write_split
+from convlens.models.build import build_model
+from convlens.run import data_of
+from convlens.training.features import features
+
+SIZE = 16  # pixels: the pictures' own, so that decoding costs what it must and no more
+STARTS = 5  # measurements of the constant
+SAMPLED = 0.005  # seconds between two looks at the memory
+
+
+def config_of(pictures: Path) -> dict:
+    words = ["data=image_folder", f"data.dir={pictures}", f"data.size={SIZE}", "trainer=cpu"]
+    return compose([*words, "model.filters=[8,16]", "model.padding=same", "precision=32"])
+
+
+def memory() -> dict[str, int]:
+    """Bytes of this process: anonymous, of files, and the highest of both together."""
+    names = {"RssAnon": "anonymous", "RssFile": "files", "VmHWM": "highest"}
+    with open("/proc/self/status") as file:
+        lines = [line.split() for line in file]
+    return {names[k[0][:-1]]: int(k[1]) * 1024 for k in lines if k[0][:-1] in names}
+
+
+class Watch(threading.Thread):
+    """The highest anonymous memory while it runs."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.highest, self._over = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(SAMPLED):
+            self.highest = max(self.highest, memory()["anonymous"])
+
+    def stop(self) -> int:
+        self._over.set()
+        self.join()
+        return max(self.highest, memory()["anonymous"])
+
+
+# ------------------------------------------------------------------------------------------ stages
+# Each gets the folder of the pictures and returns (prepare, measured): what is not counted, and
+# what is. `measured` takes what `prepare` gave; both results are kept while memory is measured.
+
+
+def data_in(pictures: Path) -> PictureData:
+    data = data_of(config_of(pictures))
+    _ = data.dataset
+    return data
+
+
+def forget(start: str) -> None:
+    """Remove the entries of the cache whose names start so: the next run is cold."""
+    for file in cache_dir().glob(f"{start}-*"):
+        file.unlink()
+
+
+def index(pictures: Path) -> tuple[Callable, Callable]:
+    """What a run does before anything is decoded: list, check, split, look for copies, count."""
+    config = config_of(pictures)
+    return lambda: config, data_of
+
+
+def split_file(pictures: Path) -> tuple[Callable, Callable]:
+    """``split.csv`` of a run written, and read again as a resumed run does."""
+
+    def measured(data: PictureData):
+        file = cache_dir() / "split.csv"
+        write_split(file, data.index.listing)
+        return read_split(file, data.index.listing)
+
+    return lambda: data_of(config_of(pictures)), measured
+
+
+def pixels(pictures: Path) -> tuple[Callable, Callable]:
+    """All pictures decoded into the mapped file, and the batches' way to them opened."""
+
+    def prepare() -> PictureData:
+        forget("pixels")
+        return data_of(config_of(pictures))
+
+    return prepare, lambda data: data.dataset
+
+
+def pixels_again(pictures: Path) -> tuple[Callable, Callable]:
+    """The mapped file of an earlier run checked (every picture's size and time) and opened."""
+
+    def prepare() -> PictureData:
+        data_in(pictures)
+        return data_of(config_of(pictures))
+
+    return prepare, lambda data: data.dataset
+
+
+def feature_file(pictures: Path) -> tuple[Callable, Callable]:
+    """The features of all training pictures computed into a mapped file; a small network."""
+
+    def prepare() -> tuple:
+        forget("features")
+        data, config = data_in(pictures), config_of(pictures)
+        torch.manual_seed(0)
+        classes = len(data.class_names)
+        network = build_model(config["model"], channels=3, size=SIZE, outputs=classes)
+        return network, data
+
+    return prepare, lambda both: _features(*both)
+
+
+def _features(network, data: PictureData) -> list:
+    return [
+        features(
+            network, 2, data.dataset.splits[split], precision="32", context=torch.no_grad,
+            device=torch.device("cpu"), directory=cache_dir(), title="",
+        )
+        for split in ("train", "validation")
+    ]  # fmt: skip
+
+
+def epoch(pictures: Path) -> tuple[Callable, Callable]:
+    """The order of an epoch drawn, and every batch of it gathered from the mapped file."""
+
+    def measured(data: PictureData) -> int:
+        loader = data.train_dataloader()
+        loader.set_epoch(1)
+        return sum(len(batch["image"]) for batch in loader)
+
+    return lambda: data_in(pictures), measured
+
+
+STAGES = {
+    "index": index, "split_file": split_file, "pixels": pixels, "pixels_again": pixels_again,
+    "features": feature_file, "epoch": epoch,
+}  # fmt: skip
+
+
+def timed(prepare: Callable, measured: Callable, kept: list) -> float:
+    given = prepare()
+    began = time.perf_counter()
+    found = measured(given)
+    seconds = time.perf_counter() - began
+    kept.append((given, found))
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--few", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=1)
+    args = parser.parse_args()
+    os.environ["CONVLENS_CACHE"] = str(args.cache)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    stage, kept = STAGES[args.stage], []
+    timed(*stage(args.few), kept)
+    start = [timed(*stage(args.few), kept) for _ in range(STARTS)]
+    kept.clear()
+    gc.collect()
+    prepare, measured = stage(args.pictures)
+    before, watch = memory(), Watch()
+    watch.start()
+    seconds = [timed(prepare, measured, kept) for _ in range(args.repeats)]
+    highest = watch.stop()
+    gc.collect()
+    after = memory()
+    print(
+        json.dumps(
+            {
+                "start_seconds": statistics.median(start),
+                "seconds": statistics.fmean(seconds),
+                "anonymous_peak": highest - before["anonymous"],
+                "anonymous_held": after["anonymous"] - before["anonymous"],
+                "files": after["files"] - before["files"],
+                "resident_highest": after["highest"],
+            }
+        )
+    )
+    if args.stage == "split_file":
+        (args.cache / "split.csv").unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from convlens.errors import UserError, nearest
 
@@ -58,18 +59,26 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
 def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
     """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
     shape = compiled(pattern, keys)
-    matches = [shape.fullmatch(name) for name in names]
-    odd = [name for name, match in zip(names, matches, strict=True) if not match]
-    if odd:
-        fitting = len(names) - len(odd) or "none"
+    found: list[str] = []
+    known: dict[str, str] = {}  # one text a class, not one a picture
+    odd, empty = None, None
+    for name in names:
+        match = shape.fullmatch(name)
+        if match is None:
+            odd = odd or name
+            continue
+        label = match["class"]
+        empty = empty or (name if not label else None)
+        found.append(known.setdefault(label, label))
+    if odd is not None:
+        fitting = len(found) or "none"
         raise UserError(
-            f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: {odd[0]} "
+            f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: {odd} "
             "does not; mend the pattern, or move what is not meant out of the folder"
         )
-    for name, match in zip(names, matches, strict=True):
-        if not match["class"]:
-            raise UserError(f"{keys.pattern}={pattern} finds an empty class in {folder / name}")
-    return [match["class"] for match in matches]
+    if empty is not None:
+        raise UserError(f"{keys.pattern}={pattern} finds an empty class in {folder / empty}")
+    return found
 
 
 def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
@@ -126,34 +135,51 @@ def rows_of_table(
 
 def read_table(
     path: Path, columns: Sequence[str], key: str, strip: bool = True
-) -> tuple[list[tuple[int, dict[str, str]]], tuple[str, ...]]:
-    """The rows of a CSV (line number, values; ``strip``: without spaces around them) and the names
-    of its columns.
+) -> tuple[Iterator[tuple[int, dict[str, str]]], tuple[str, ...]]:
+    """The rows of a CSV (line number, values; ``strip``: without spaces around them), read as they
+    are asked for, and the names of its columns.
 
     The separator is the first of comma, semicolon and tab that parts the header; the first two
-    of ``columns`` must be there. Raises UserError naming the file and what it lacks.
+    of ``columns`` must be there. Raises UserError naming the file and what it lacks; the rows do
+    where one of them cannot be read.
     """
+    with _as_table(path, key) as file:
+        found = _reader(file)[1]
+    for column in columns[:2]:
+        if column not in found:
+            raise UserError(
+                f"no column {column!r} in {path}: its first line must name the columns "
+                f"{', '.join(columns[:2])}; {nearest(column, found)}"
+            )
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        with _as_table(path, key) as file:
+            reader, _ = _reader(file)
+            for row in reader:
+                values = {k: v.strip() if strip else v for k, v in row.items() if k}
+                yield reader.line_num, values
+
+    return rows(), found
+
+
+def _reader(file: TextIO) -> tuple[csv.DictReader, tuple[str, ...]]:
+    """The rows of an open table, and the names of its columns."""
+    header = file.readline()
+    separator = next((mark for mark in ",;\t" if mark in header), ",")
+    file.seek(0)
+    reader = csv.DictReader(file, delimiter=separator, restval="")
+    found = tuple(name.strip() for name in reader.fieldnames or ())
+    reader.fieldnames = found
+    return reader, found
+
+
+@contextlib.contextmanager
+def _as_table(path: Path, key: str) -> Iterator[TextIO]:
     try:
         # surrogateescape: file names need not be UTF-8, and must come back as they were.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header = file.readline()
-            separator = next((mark for mark in ",;\t" if mark in header), ",")
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=separator, restval="")
-            found = tuple(name.strip() for name in reader.fieldnames or ())
-            reader.fieldnames = found
-            for column in columns[:2]:
-                if column not in found:
-                    raise UserError(
-                        f"no column {column!r} in {path}: its first line must name the columns "
-                        f"{', '.join(columns[:2])}; {nearest(column, found)}"
-                    )
-            rows = [
-                (reader.line_num, {k: v.strip() if strip else v for k, v in row.items() if k})
-                for row in reader
-            ]
+            yield file
     except FileNotFoundError:
         raise UserError(f"no file {path}: {key} names a table of files and labels") from None
     except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path} as a table: {error}; {key} names a CSV file") from None
-    return rows, found

@@ -15,10 +15,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from convlens.data.files import Files, Gathering
 from convlens.data.labels import (
     CSV_COLUMNS,
     PATTERN_EXAMPLE,
@@ -41,7 +41,8 @@ class Listing:
     """The pictures of a data set and their labels; nothing is decoded.
 
     files        (N,) paths, below ``directory`` unless a CSV named others; ordered by split, class
-                 and name (bytewise), the same on every file system
+                 and name (bytewise), the same on every file system. Kept as ``Files``, in little
+                 memory, whatever sequence is given
     labels       (N,) int64, indices into ``class_names``
     class_names  (K,) sorted bytewise, spelt as on disk
     splits       (N,) str array of "train", "validation", "test"; None when the layout has none.
@@ -49,29 +50,22 @@ class Listing:
     directory    what split files and messages are relative to
     """
 
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     labels: np.ndarray
     class_names: tuple[str, ...]
     splits: np.ndarray | None
     directory: Path = Path()
+
+    def __post_init__(self) -> None:
+        # frozen, but not yet handed out
+        object.__setattr__(self, "files", Files.of(self.files, self.directory))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def name_of(self, index: int) -> str:
         """File ``index`` relative to ``directory`` with forward slashes; absolute if outside it."""
-        path = self.files[index]
-        if path.is_relative_to(self.directory):
-            return path.relative_to(self.directory).as_posix()
-        return Path(os.path.abspath(path)).as_posix()
-
-
-class _Row(NamedTuple):
-    """One picture while a listing is being put together."""
-
-    split: str | None
-    label: str
-    file: Path
+        return self.files.name(index)
 
 
 def list_pictures(
@@ -104,40 +98,31 @@ def list_pictures(
     root = _existing(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
+    rows = Gathering(root, SPLITS)
     if csv is not None:
-        table = rows_of_table(root, Path(csv).expanduser(), csv_columns, keys)
-        rows = [_Row(*row) for row in table]
+        for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
+            inside = file.is_relative_to(root)
+            rows.add(split, label, str(file.relative_to(root) if inside else file))
     else:
         folders = _split_folders(root, keys, nested=pattern is None)
-        rows = [
-            _Row(split, label, file)
-            for split, folder in (folders or {None: root}).items()
-            for label, file in (
-                _pattern_rows(folder, pattern, keys) if pattern else _class_rows(folder, keys)
-            )
-        ]
-    return _listing(root, rows, keys)
+        for split, folder in (folders or {None: root}).items():
+            if pattern:
+                _add_by_pattern(rows, split, folder, pattern, keys)
+            else:
+                _add_classes(rows, split, folder, keys)
+    return _listing(rows, keys)
 
 
-def _listing(root: Path, rows: list[_Row], keys: Keys) -> Listing:
+def _listing(rows: Gathering, keys: Keys) -> Listing:
     """Sort and check the collected rows."""
-    names = sorted({row.label for row in rows}, key=os.fsencode)
+    names, root = rows.class_names, rows.directory
     if len(names) < 2:
         raise UserError(
             f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
             f"{_folder_below(root, names[0], keys)}"
         )
-    index = {name: number for number, name in enumerate(names)}
-    order = {split: number for number, split in enumerate((None, *SPLITS))}
-    rows.sort(key=lambda row: (order[row.split], index[row.label], os.fsencode(row.file)))
-    splits = None if rows[0].split is None else np.array([row.split for row in rows])
-    listing = Listing(
-        files=tuple(row.file for row in rows),
-        labels=np.array([index[row.label] for row in rows], dtype=np.int64),
-        class_names=tuple(names),
-        splits=splits,
-        directory=root,
-    )
+    files, labels, splits = rows.sorted()
+    listing = Listing(files, labels, names, splits, root)
     _check_classes_in_splits(listing)
     return listing
 
@@ -189,8 +174,8 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The sub-folders and the pictures directly in ``folder``, hidden ones left out.
+def _visible(folder: Path) -> tuple[list[Path], list[str]]:
+    """The sub-folders and the names of pictures directly in ``folder``, hidden ones left out.
 
     A dangling link with a picture's name counts as a picture: decoding will name it, where
     leaving it out would be silent.
@@ -203,20 +188,34 @@ def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
             if entry.is_dir():
                 folders.append(folder / entry.name)
             elif _is_picture(entry.name):
-                pictures.append(folder / entry.name)
+                pictures.append(entry.name)
     return sorted(folders, key=os.fsencode), sorted(pictures, key=os.fsencode)
 
 
-def pictures_below(folder: Path, above: frozenset = frozenset()) -> Iterator[Path]:
+def pictures_below(folder: Path) -> Iterator[Path]:
     """Every picture below ``folder``, links followed; a link back to a folder above is not."""
+    for inner, names in _folders_below(folder):
+        for name in names:
+            yield inner / name
+
+
+def _folders_below(
+    folder: Path, above: frozenset = frozenset()
+) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names of the pictures directly in it) of ``folder`` and of every one below it."""
     info = folder.stat()
     here = (info.st_dev, info.st_ino)
     if here in above:
         return
     folders, pictures = _visible(folder)
-    yield from pictures
+    yield folder, pictures
     for inner in folders:
-        yield from pictures_below(inner, above | {here})
+        yield from _folders_below(inner, above | {here})
+
+
+def _lead(folder: Path, root: Path) -> str:
+    """What stands before a picture's name in ``folder`` when it is called from ``root``."""
+    return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
 def _split_folders(root: Path, keys: Keys, nested: bool) -> dict[str, Path]:
@@ -256,21 +255,28 @@ def _refuse_strays(folder: Path, where: str) -> None:
     strays = _visible(folder)[1]
     if strays:
         raise UserError(
-            f"{len(strays)} pictures lie {where}, such as {strays[0]}, and belong to no class: "
+            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no class: "
             f"move them into a class folder or out of {folder}"
         )
 
 
-def _class_rows(folder: Path, keys: Keys) -> list[tuple[str, Path]]:
-    """(class, file) of every picture in the class folders of ``folder``."""
+def _add_classes(rows: Gathering, split: str | None, folder: Path, keys: Keys) -> None:
+    """Every picture in the class folders of ``folder``."""
     classes, loose = _visible(folder)
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
-    pictures = {inner: list(pictures_below(inner)) for inner in classes}
-    if not any(pictures.values()) and not loose:
+    before, empty = len(rows), []
+    for inner in classes:
+        count = len(rows)
+        for part, names in _folders_below(inner):
+            lead = _lead(part, rows.directory)
+            rows.add_all(split, inner.name, [lead + name for name in names])
+        if len(rows) == count:
+            empty.append(inner)
+    if len(rows) == before and not loose:
         raise _nothing_in(folder, keys)
     for inner in classes:
-        if not pictures[inner]:
+        if inner in empty:
             raise _nothing_in(inner, keys)
         if (inner / "train").is_dir() and _visible(inner / "train")[0]:
             raise UserError(
@@ -278,7 +284,6 @@ def _class_rows(folder: Path, keys: Keys) -> list[tuple[str, Path]]:
                 f"did you mean {keys.directory}={inner}?"
             )
     _refuse_strays(folder, "beside the class folders")
-    return [(inner.name, file) for inner in classes for file in pictures[inner]]
 
 
 def _nothing_in(folder: Path, keys: Keys) -> UserError:
@@ -290,16 +295,16 @@ def _nothing_in(folder: Path, keys: Keys) -> UserError:
     )
 
 
-def _flat_folder(folder: Path, pictures: list[Path], keys: Keys) -> UserError:
+def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
     """The error for loose pictures without labels: suggest the pattern their names follow."""
-    pattern = suggested_pattern([picture.name for picture in pictures], keys)
+    pattern = suggested_pattern(pictures, keys)
     if pattern:
         return UserError(
-            f"no class folders in {folder}, but names such as {pictures[0].name} tell the class: "
+            f"no class folders in {folder}, but names such as {pictures[0]} tell the class: "
             f'try "{keys.pattern}={pattern}"'
         )
     return UserError(
-        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0].name}: "
+        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0]}: "
         f"make one folder a class, or take labels from the names with {keys.pattern} (such as "
         f"{PATTERN_EXAMPLE}) or from a table with {keys.csv}"
     )
@@ -319,10 +324,16 @@ def _folder_below(root: Path, name: str, keys: Keys) -> str:
 # ------------------------------------------------------------------------- file names and tables
 
 
-def _pattern_rows(folder: Path, pattern: str, keys: Keys) -> list[tuple[str, Path]]:
-    """(class, file) of every picture below ``folder``, the class read by ``pattern``."""
-    pictures = list(pictures_below(folder))
-    if not pictures:
+def _add_by_pattern(
+    rows: Gathering, split: str | None, folder: Path, pattern: str, keys: Keys
+) -> None:
+    """Every picture below ``folder``, the class read by ``pattern``."""
+    names = [
+        _lead(part, folder) + name for part, found in _folders_below(folder) for name in found
+    ]
+    if not names:
         raise _nothing_in(folder, keys)
-    names = [p.relative_to(folder).as_posix() if "/" in pattern else p.name for p in pictures]
-    return list(zip(classes_in_names(names, pattern, folder, keys), pictures, strict=True))
+    asked = names if "/" in pattern else [os.path.basename(name) for name in names]
+    lead = _lead(folder, rows.directory)
+    for label, name in zip(classes_in_names(asked, pattern, folder, keys), names, strict=True):
+        rows.add(split, label, lead + name)

@@ -123,9 +123,7 @@ def main() -> int:
             print(f"kept: {home}")
         else:
             shutil.rmtree(home)
-    result = {
-        stage: {str(size): medians(found[stage, size]) for size in sizes} for stage in stages
-    }
+    result = {stage: {str(size): medians(found[stage, size]) for size in sizes} for stage in stages}
     print("\n".join(table(result, sizes)))
     print(f"{processor()}, {len(available_cores())} cores, {args.rounds} rounds")
     write_result(

@@ -7,6 +7,7 @@ class folders, ``<folder>/class_0012/000345.jpg``.
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def make(folder: Path, pictures: int, classes: int) -> None:
     ends = [pictures * number // classes for number in range(classes + 1)]
     jobs = [
         (folder / f"class_{number:04}", range(start, stop))
-        for number, (start, stop) in enumerate(zip(ends, ends[1:], strict=False))
+        for number, (start, stop) in enumerate(pairwise(ends))
     ]
     with ProcessPoolExecutor(len(available_cores())) as pool:
         for _ in pool.map(_make_class, jobs, chunksize=max(1, min(16, classes // 8))):

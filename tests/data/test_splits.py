@@ -7,7 +7,8 @@ import pytest
 
 from convlens.data.labels import SPLITS
 from convlens.data.listing import Listing, list_pictures
-from convlens.data.splits import duplicates, read_split, resolve_splits, split, write_split
+from convlens.data.splits import read_split, resolve_splits, split, write_split
+from convlens.data.twins import duplicates
 from convlens.errors import UserError
 
 

@@ -19,8 +19,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes written at a time
+_ITEMS = 4096  # of a list, made into text at a time
 _ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
 
 
@@ -50,10 +52,52 @@ class Entry:
     from_cache: bool
 
 
+class Digest:
+    """BLAKE2 of JSON-able parts, given one after the other; long lists need not exist at once."""
+
+    def __init__(self, *parts: object):
+        self._hash, self._begun = hashlib.blake2b(digest_size=16), False
+        for part in parts:
+            self.add(part)
+
+    def add(self, part: object) -> None:
+        self._next(_json(part))
+
+    def add_all(self, items: Iterable) -> None:
+        """One more part: the list of ``items``."""
+        self._next("[")
+        items, lead = iter(items), ""
+        while chunk := list(islice(items, _ITEMS)):
+            self._put(lead + _json(chunk)[1:-1])
+            lead = ","
+        self._put("]")
+
+    def copy(self) -> Digest:
+        other = Digest()
+        other._hash, other._begun = self._hash.copy(), self._begun
+        return other
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits, those of ``digest`` of the same parts."""
+        whole = self._hash.copy()
+        whole.update(b"]" if self._begun else b"[]")
+        return whole.hexdigest()
+
+    def _next(self, text: str) -> None:
+        self._put(("," if self._begun else "[") + text)
+        self._begun = True
+
+    def _put(self, text: str) -> None:
+        self._hash.update(text.encode("utf-8", "surrogatepass"))
+
+
+def _json(part: object) -> str:
+    return json.dumps(part, sort_keys=True, separators=(",", ":"))
+
+
 def digest(*parts: object) -> str:
     """BLAKE2 of JSON-able parts, 32 hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return Digest(*parts).hexdigest()
 
 
 class ArrayFile:

@@ -43,9 +43,7 @@ class Files(Sequence[Path]):
         self._text, self._starts, self._rows = text, starts, rows
 
     @classmethod
-    def of(
-        cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()
-    ) -> Files:
+    def of(cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()) -> Files:
         """The files ``paths``, those below ``directory`` by their names in it."""
         if isinstance(paths, Files) and paths.directory == Path(directory):
             return paths
@@ -73,6 +71,11 @@ class Files(Sequence[Path]):
 
     def __iter__(self) -> Iterator[Path]:
         return (self.directory / os.fsdecode(name) for name in self.encoded())
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    __hash__ = None
 
     def _encoded(self, index: int) -> bytes:
         row = index % len(self) if self._rows is None else self._rows[index]
@@ -137,6 +140,18 @@ class Texts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return map(str, self.files)
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    __hash__ = None
+
+
+def _equal(one: Sequence, other: object) -> bool:
+    """Item by item, whatever kind of sequence the other is."""
+    if not isinstance(other, Sequence) or isinstance(other, str) or len(one) != len(other):
+        return False
+    return all(mine == its for mine, its in zip(one, other, strict=True))
 
 
 def _spelt(name: bytes) -> str:

@@ -255,8 +255,8 @@ def _refuse_strays(folder: Path, where: str) -> None:
     strays = _visible(folder)[1]
     if strays:
         raise UserError(
-            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no class: "
-            f"move them into a class folder or out of {folder}"
+            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
+            f"class: move them into a class folder or out of {folder}"
         )
 
 
@@ -328,9 +328,7 @@ def _add_by_pattern(
     rows: Gathering, split: str | None, folder: Path, pattern: str, keys: Keys
 ) -> None:
     """Every picture below ``folder``, the class read by ``pattern``."""
-    names = [
-        _lead(part, folder) + name for part, found in _folders_below(folder) for name in found
-    ]
+    names = [_lead(part, folder) + name for part, found in _folders_below(folder) for name in found]
     if not names:
         raise _nothing_in(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]

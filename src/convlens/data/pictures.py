@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +32,7 @@ class Pictures:
 
     images: np.ndarray
     labels: np.ndarray
-    names: list[str]
+    names: Sequence[str]
     masks: np.ndarray | None = None
     places: np.ndarray | None = None
     made_from: tuple[str, str] | None = None

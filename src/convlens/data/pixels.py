@@ -12,8 +12,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from PIL import Image, ImageFile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convlens.data.cache import Writer, cached_arrays, digest, stored
+from convlens.data.cache import Digest, Writer, cached_arrays, stored
 from convlens.data.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
+from convlens.data.files import Files
 from convlens.errors import UserError
 
 __all__ = ["Pixels", "Recipe", "cached_arrays", "decode_picture", "decoded"]
@@ -88,7 +90,7 @@ def decoded(
         raise UserError(f"unknown data.on_error={on_error}: choose raise or skip")
     if cache == "disk" and cache_dir is None:
         raise ValueError('cache="disk" needs cache_dir')
-    paths = tuple(Path(file) for file in files)
+    paths = files if isinstance(files, Files) else Files.of(files)
     if not paths:
         raise ValueError("no files to decode")
     shape = (len(paths), recipe.height, recipe.width, recipe.channels)
@@ -142,14 +144,16 @@ def _decode_all(
 
     what = f"{len(paths)} pictures to {recipe.height}x{recipe.width}, {workers} threads"
     with pillow_settings(), _bar(what, len(paths), progress) as advance:
+        # as many tasks waiting as keep the threads busy, not one for every chunk of a million files
+        firsts = iter(range(0, len(paths), CHUNK))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
-            for done in as_completed(
-                [pool.submit(work, first) for first in range(0, len(paths), CHUNK)]
-            ):
-                advance(done.result())
-                if stop.is_set():
-                    break
+            waiting = {pool.submit(work, first) for first in islice(firsts, 2 * workers)}
+            while waiting and not stop.is_set():
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for task in done:
+                    advance(task.result())
+                waiting |= {pool.submit(work, first) for first in islice(firsts, len(done))}
         finally:  # a damaged file, a full disk or Ctrl-C: the other threads end at once
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -217,23 +221,25 @@ def _check_memory(shape: tuple[int, ...]) -> None:
         )
 
 
-def _fingerprint(paths: Sequence[Path], recipe: Recipe, on_error: str) -> tuple[str, str]:
+def _fingerprint(paths: Files, recipe: Recipe, on_error: str) -> tuple[str, str]:
     """The name of a cache entry and what must be unchanged for it to hold.
 
     Sizes and times are not in the name, so that changed files replace their entry on disk.
     """
-    identity = (
-        VERSION, PIL.__version__, asdict(recipe), on_error,
-        [os.path.abspath(path) for path in paths],
-    )  # fmt: skip
-    state = []
-    for path in paths:
-        try:
-            info = path.stat()
-            state.append((info.st_size, info.st_mtime_ns))
-        except OSError:
-            state.append((-1, -1))  # decoding it will say what is wrong
-    return f"pixels-{digest(*identity)}", digest(*identity, state)
+    identity = Digest(VERSION, PIL.__version__, asdict(recipe), on_error)
+    identity.add_all(paths.absolute())
+    whole = identity.copy()
+    whole.add_all(map(_state, paths.located()))
+    return f"pixels-{identity.hexdigest()}", whole.hexdigest()
+
+
+def _state(path: bytes) -> tuple[int, int]:
+    """Size and modification time of a file."""
+    try:
+        info = os.stat(path)
+        return info.st_size, info.st_mtime_ns
+    except OSError:
+        return -1, -1  # decoding it will say what is wrong
 
 
 def _pixels(

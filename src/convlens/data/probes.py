@@ -61,7 +61,9 @@ def choose_probes(
     """
     rng = generator(seed, 2)
     shuffled = rng.permutation(len(pictures))
-    by_class = [shuffled[pictures.labels[shuffled] == k] for k in range(len(class_names))]
+    labels = pictures.labels[shuffled]
+    edges = np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1]
+    by_class = np.split(shuffled[np.argsort(labels, kind="stable")], edges)
     rows: list[int] = []
     depth = 0
     while len(rows) < count and any(depth < len(found) for found in by_class):

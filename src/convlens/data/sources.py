@@ -27,7 +27,9 @@ from convlens.data import (
     splits,
     torchvision_sets,
     trimaps,
+    twins,
 )
+from convlens.data.files import Texts
 from convlens.data.pictures import SPLITS, Dataset, Pictures
 from convlens.errors import UserError, nearest
 
@@ -219,19 +221,19 @@ def _listed(
     notes: Sequence[str] = (),
 ) -> Index:
     """Picture files; ``read`` gives the masks of some rows, ``masked`` (N,) bool tells of which."""
-    present = tuple(set(found.splits.tolist())) if found.splits is not None else ()
+    present = splits.present_splits(found)
     found = splits.resolve_splits(found, seed=seed, **_shares(spec, present))
     notes = [*notes] + [
         f"the same picture on both sides of the split: {twin.first} ({twin.first_split}) and "
         f"{twin.second} ({twin.second_split}); results on it are too good"
-        for twin in splits.duplicates(found)
+        for twin in twins.duplicates(found)
     ]
 
     def load() -> Dataset:
         made, skipped, lines = {}, [], []
         for split in SPLITS:
             rows = np.flatnonzero(found.splits == split)
-            files = [found.files[row] for row in rows]
+            files = found.files[rows]
             decoded = pixels.decoded(
                 files, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
                 interpolation=spec["interpolation"], cache=spec["cache"], cache_dir=cache_dir(),
@@ -240,11 +242,11 @@ def _listed(
             skipped += decoded.errors
             kept = np.flatnonzero(decoded.good)
             places = None if len(kept) == len(rows) else kept
-            good = [files[place] for place in kept]
+            good = files if places is None else files[kept]
             drawn = None if read is None else read(rows[kept])
             lines += drawn.notes if drawn else []
             made[split] = Pictures(
-                decoded.images, found.labels[rows][kept], [str(file) for file in good],
+                decoded.images, found.labels[rows][kept], Texts(good),
                 drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
             )  # fmt: skip
         if skipped:

@@ -1,4 +1,4 @@
-"""Train, validation and test: dividing pictures, writing the division down, finding leaks.
+"""Train, validation and test: dividing pictures, and writing the division down.
 
 Legend: N pictures, K classes. A *share* is a number: below 1 a fraction of all pictures that are
 divided, from 1 on a count (a whole number), 0 for none. What is left is training data.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,6 @@ from convlens.data.listing import Listing, list_pictures
 from convlens.errors import UserError
 
 Share = int | float
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """Two files with the same bytes on both sides of a split."""
-
-    first: Path
-    first_split: str
-    second: Path
-    second_split: str
 
 
 def split(
@@ -70,10 +59,11 @@ def split(
     classes, sizes = np.unique(labels, return_counts=True)
     parts = _parts(wanted, classes, sizes, class_names)
     assigned = np.full(len(labels), "train", dtype=f"<U{max(map(len, SPLITS))}")
-    for number, label in enumerate(classes):
+    by_class = np.argsort(labels, kind="stable")
+    for number, (label, stop) in enumerate(zip(classes, np.cumsum(sizes), strict=True)):
         # raw words, sorted: unlike shuffling, their stream never changes between numpy versions
         keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(sizes[number])
-        ranked = np.flatnonzero(labels == label)[np.argsort(keys, kind="stable")]
+        ranked = by_class[stop - sizes[number] : stop][np.argsort(keys, kind="stable")]
         to_test, to_validation = parts["test"][number], parts["validation"][number]
         assigned[ranked[:to_test]] = "test"
         assigned[ranked[to_test : to_test + to_validation]] = "validation"
@@ -160,7 +150,7 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
             class_names=listing.class_names,
         )  # fmt: skip
         return replace(listing, splits=assigned)
-    present = set(listing.splits.tolist())
+    present = present_splits(listing)
     rows = np.flatnonzero(listing.splits == "train")
     taken = split(
         listing.labels[rows],
@@ -172,6 +162,13 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
     assigned = listing.splits.astype(taken.dtype)
     assigned[rows] = taken
     return replace(listing, splits=assigned)
+
+
+def present_splits(listing: Listing) -> tuple[str, ...]:
+    """The splits that the listing has pictures of, in the order of SPLITS; none without splits."""
+    if listing.splits is None:
+        return ()
+    return tuple(name for name in SPLITS if (listing.splits == name).any())
 
 
 # ------------------------------------------------------------------------------------ split files
@@ -187,8 +184,8 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(CSV_COLUMNS)
-            for index, (label, name) in enumerate(zip(listing.labels, listing.splits, strict=True)):
-                rows.writerow((listing.name_of(index), listing.class_names[label], name))
+            classes = map(listing.class_names.__getitem__, listing.labels)
+            rows.writerows(zip(listing.files.names(), classes, listing.splits, strict=True))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -208,8 +205,35 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
     rows, found = read_table(path, CSV_COLUMNS, "the split file", strip=False)
     if "split" not in found:
         raise UserError(f"no column 'split' in {path}: was it written by this program?")
+    assigned = _in_order(rows, listing)
+    if assigned is None:
+        assigned = _by_name(path, listing)
+    return replace(listing, splits=assigned)
+
+
+def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray | None:
+    """The splits of a file that is as it was written: row by row, a million are never held.
+
+    None where anything is not as expected: ``_by_name`` then finds out what.
+    """
+    assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
+    pictures = zip(listing.files.names(), listing.labels.tolist(), strict=True)
+    for place, (found, picture) in enumerate(zip_longest(rows, pictures)):
+        if found is None or picture is None:
+            return None
+        row, (name, label) = found[1], picture
+        as_listed = row["file"] == name and row["label"] == listing.class_names[label]
+        if not as_listed or row["split"] not in SPLITS:
+            return None
+        assigned[place] = row["split"]
+    return assigned
+
+
+def _by_name(path: Path, listing: Listing) -> np.ndarray:
+    """The splits of a file in any order."""
+    rows, _ = read_table(path, CSV_COLUMNS, "the split file", strip=False)
     noted = {row["file"]: (row["label"], row["split"]) for _, row in rows}
-    names = [listing.name_of(index) for index in range(len(listing))]
+    names = list(listing.files.names())
     for missing, what in (
         (sorted(set(names) - set(noted)), "is new since"),
         (sorted(set(noted) - set(names)), "is gone, and was in"),
@@ -229,54 +253,10 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
             raise UserError(
                 f"split {noted[name][1]!r} of {name} in {path}: expected one of {', '.join(SPLITS)}"
             )
-    assigned = np.array([noted[name][1] for name in names])
-    return replace(listing, splits=assigned)
+    return np.array([noted[name][1] for name in names])
 
 
-# --------------------------------------------------------------------------------- leaks, copies
-
-
-def duplicates(listing: Listing) -> list[Duplicate]:
-    """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
-
-    One entry for each such file, with the first of its twins, in the listing's order. Only files of
-    equal size are read. Empty and missing files are left to decoding, which names them.
-    """
-    if listing.splits is None:
-        return []
-    by_size = defaultdict(list)
-    for index, path in enumerate(listing.files):
-        try:
-            size = path.stat().st_size
-        except OSError:
-            continue
-        if size:
-            by_size[size].append(index)
-    by_content = defaultdict(list)
-    for indices in by_size.values():
-        if len({listing.splits[index] for index in indices}) > 1:
-            for index in indices:
-                by_content[_content(listing.files[index])].append(index)
-    rank = [SPLITS.index(name) for name in listing.splits]
-    pairs = []
-    for indices in by_content.values():
-        first = min(indices, key=lambda index: (rank[index], index))
-        pairs += [(index, first) for index in indices if rank[index] > rank[first]]
-    return [
-        Duplicate(
-            listing.files[first], str(listing.splits[first]),
-            listing.files[second], str(listing.splits[second]),
-        )
-        for second, first in sorted(pairs)
-    ]  # fmt: skip
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, hashlib.blake2b).digest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+# ----------------------------------------------------------------------------------- on the disk
 
 
 def copy_split(
@@ -316,12 +296,15 @@ def copy_split(
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return {
-        name: {
-            label: int(((listing.splits == name) & (listing.labels == number)).sum())
-            for number, label in enumerate(listing.class_names)
-        }
+    counts = {
+        name: np.bincount(
+            listing.labels[listing.splits == name], minlength=len(listing.class_names)
+        )
         for name in SPLITS
+    }
+    return {
+        name: dict(zip(listing.class_names, numbers.tolist(), strict=True))
+        for name, numbers in counts.items()
     }
 
 

@@ -11,9 +11,9 @@ them in the opposite order, so that a drift of the machine's speed meets all ali
 Seconds a picture are (t(N) - t(few)) / N, where t(few) is the same stage in the same process with
 a handful of pictures: the constant. Small folders are gone through several times in a process, and
 the mean is taken. Bytes a picture are what the process's anonymous memory (RssAnon: what only swap
-could take back) grew by: at its highest, and what is kept at the end, when the results of all
-repetitions are held. Pages of mapped files count in a process's resident memory too, but the
-system takes them back whenever it wants to; they are told apart, as `files`.
+could take back) grew by, at its highest and at the end, when the results of all repetitions are
+held; what the few pictures' results take is taken off. Pages of mapped files count in a process's
+resident memory too, but the system takes them back whenever it wants to: they are told apart.
 """
 
 import argparse
@@ -48,12 +48,15 @@ def measure(stage: str, home: Path, size: int) -> dict:
     if done.returncode:
         raise SystemExit(f"{stage} with {size} pictures failed:\n{done.stderr[-3000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    held = size * max(1, WANTED // size)
+    times = max(1, WANTED // size)
+    held = size * times
+    constant = found["start_bytes"] * times
     return {
         "microseconds": 1e6 * (found["seconds"] - found["start_seconds"]) / size,
         "start_seconds": found["start_seconds"],
-        "bytes_peak": found["anonymous_peak"] / held,
-        "bytes_held": found["anonymous_held"] / held,
+        "start_bytes": found["start_bytes"],
+        "bytes_peak": (found["anonymous_peak"] - constant) / held,
+        "bytes_held": (found["anonymous_held"] - constant) / held,
         "bytes_files": found["files"] / held,
         "resident_megabytes": found["resident_highest"] / 1e6,
     }

@@ -188,7 +188,12 @@ def main() -> None:
     args.cache.mkdir(parents=True, exist_ok=True)
     stage, kept = STAGES[args.stage], []
     timed(*stage(args.few), kept)
-    start = [timed(*stage(args.few), kept) for _ in range(STARTS)]
+    kept.clear()
+    tidy()
+    before = memory()["anonymous"]
+    start = [timed(*stage(args.few), kept) for _ in range(max(STARTS, args.repeats))]
+    tidy()
+    start_bytes = (memory()["anonymous"] - before) / len(start)
     kept.clear()
     tidy()
     prepare, measured = stage(args.pictures)
@@ -202,6 +207,7 @@ def main() -> None:
         json.dumps(
             {
                 "start_seconds": statistics.median(start),
+                "start_bytes": start_bytes,
                 "seconds": statistics.fmean(seconds),
                 "anonymous_peak": highest - before["anonymous"],
                 "anonymous_held": after["anonymous"] - before["anonymous"],

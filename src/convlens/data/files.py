@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ class Files(Sequence[Path]):
         directory: that the names are relative to; absolute names stand for themselves.
         text: all names, one behind the other, as the file system spells them.
         starts: (N + 1,) int64, where each name starts in ``text``, and the end.
-        rows: (M,) which names these are, and in which order; None: all N.
 
     >>> files = Files.of(["pets/cat/1.jpg", "pets/dog/2.jpg"], "pets")
     >>> files[1].as_posix(), files.name(1), len(files[:1])
@@ -37,10 +37,16 @@ class Files(Sequence[Path]):
         directory: str | os.PathLike,
         text: bytes,
         starts: np.ndarray,
-        rows: np.ndarray | None = None,
     ):
         self.directory = Path(directory)
-        self._text, self._starts, self._rows = text, starts, rows
+        self._text, self._starts, self._rows = text, starts, None
+        self._plain = _is_plain(text, starts)
+
+    def _some(self, rows: np.ndarray) -> Files:
+        """These rows of the whole block, which is shared and not looked through again."""
+        some = copy(self)
+        some._rows = rows
+        return some
 
     @classmethod
     def of(cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()) -> Files:
@@ -64,7 +70,7 @@ class Files(Sequence[Path]):
     def __getitem__(self, index):
         if isinstance(index, slice | np.ndarray):
             rows = np.arange(len(self)) if self._rows is None else self._rows
-            return Files(self.directory, self._text, self._starts, rows[index])
+            return self._some(rows[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"file {index} of {len(self)}")
         return self.directory / os.fsdecode(self._encoded(index))
@@ -104,24 +110,25 @@ class Files(Sequence[Path]):
         if self.directory == Path():
             return self.encoded()
         directory = os.fsencode(self.directory)
-        if not self._plain():
+        if not self._plain:
             return (os.path.join(directory, name) for name in self.encoded())
         lead = os.path.join(directory, b"")
         return (lead + name for name in self.encoded())
 
     def absolute(self) -> Iterator[str]:
         """``os.path.abspath`` of each."""
-        if not self._plain():
+        if not self._plain:
             return map(os.path.abspath, self)
         lead = os.path.join(os.path.abspath(self.directory), "")
         return (lead + os.fsdecode(name) for name in self.encoded())
 
-    def _plain(self) -> bool:
-        """Whether every path is the directory, a slash, and the name, with nothing to resolve."""
-        if os.sep != "/" or b".." in self._text:
-            return False
-        begins = np.frombuffer(self._text, np.uint8)[self._starts[:-1]]
-        return not (begins == ord("/")).any()
+
+def _is_plain(text: bytes, starts: np.ndarray) -> bool:
+    """Whether every path is the directory, a slash, and the name, with nothing to resolve."""
+    if os.sep != "/" or b".." in text:
+        return False
+    begins = np.frombuffer(text, np.uint8)[starts[:-1]]
+    return not (begins == ord("/")).any()
 
 
 class Texts(Sequence[str]):

@@ -28,7 +28,8 @@ def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[s
     confident mistakes with their Grad-CAM.
 
     Returns:
-        ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``.
+        ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1`` of very
+        many classes.
 
     Args:
         config: resolved; decides data, device and precision.

@@ -55,7 +55,8 @@ def class_means(
         counts: ``(K,)``, pictures that each mean is over; a class with none says so.
         class_names: K names; long ones are shortened.
         title: the layer, the split, the epoch.
-        most: classes shown at most: those with the most pictures, in class order.
+        most: classes shown at most: those with the most pictures, in class order. Where there are
+            more, those without pictures are left out.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -72,7 +73,10 @@ def class_means(
             f"{classes} mean maps with counts {pictures.shape}, {len(class_names)} names, "
             f"most={most}"
         )
-    shown = np.sort(np.argsort(-pictures, kind="stable")[:most])
+    shown = np.argsort(-pictures, kind="stable")[:most]
+    if classes > most and pictures.any():
+        shown = shown[pictures[shown] > 0]  # of very many classes a grey field tells nothing
+    shown = np.sort(shown)
     finite = np.isfinite(values).all(axis=(1, 2))
     scale = values[[index for index in shown if pictures[index] and finite[index]]]
     low = min(0.0, float(scale.min(initial=0.0)))

@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 
 NAMED = 4  # classes that one line names
+MISTAKEN = 10  # classes that have a line of their own
 
 
 def evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
@@ -105,20 +106,27 @@ def always_mistaken(
             f"nothing apart; train longer, try another learning rate, or start from trained "
             f"weights (exp=finetune_vgg16)"
         ]
-    lines = []
-    for truth, name in enumerate(class_names):
-        said = answers[labels == truth]
-        if len(said) < pictures:
-            continue
-        counts = np.bincount(said, minlength=len(class_names))
-        counts[truth] = 0
-        other = int(counts.argmax())
-        if counts[other] >= share * len(said):
-            lines.append(
-                f"{name} is taken for {class_names[other]} in {counts[other]} of {len(said)} "
-                f"pictures; look at predictions/mistakes and confusion_matrix: are the two alike, "
-                f"or labelled alike?"
-            )
+    kept, classes = labels >= 0, len(class_names)
+    flat = np.bincount(labels[kept] * classes + known, minlength=classes * classes)
+    counts = flat.reshape(classes, classes)
+    totals = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    others = counts.argmax(axis=1)
+    most = counts.max(axis=1)
+    found = np.flatnonzero((totals >= pictures) & (most > 0) & (most >= share * totals))
+    # of hundreds the worst are named, the others counted
+    worst = np.sort(found[np.argsort(-most[found] / totals[found], kind="stable")[:MISTAKEN]])
+    lines = [
+        f"{class_names[truth]} is taken for {class_names[others[truth]]} in {most[truth]} of "
+        f"{totals[truth]} pictures; look at predictions/mistakes and confusion_matrix: are the two "
+        f"alike, or labelled alike?"
+        for truth in worst
+    ]
+    if len(found) > len(worst):
+        lines.append(
+            f"{len(found) - len(worst)} more classes are mostly taken for one other class each; "
+            f"look at confusion_matrix"
+        )
     return lines
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from convlens.config import compose
 from convlens.data.datamodule import PictureData
+from convlens.data.order import generator
 from convlens.data.probes import choose_probes
 from convlens.errors import UserError
 
@@ -119,6 +120,18 @@ def test_probes_are_balanced_seeded_and_fixed():
     assert one.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert choose_probes(pictures, names, count=10, seed=4).sources != one.sources
     assert len(choose_probes(pictures, names, count=3, seed=0)) == 3
+
+
+def test_probes_are_those_that_looking_through_every_class_finds():
+    pictures = data("data=shapes", "data.pictures=200", "data.size=32").dataset.splits["validation"]
+    names = ("a", "b", "c", "d", "e", "of this one there is none")
+    for seed, count in ((0, 7), (5, 12), (9, 1000)):
+        shuffled = generator(seed, 2).permutation(len(pictures))
+        by_class = [[r for r in shuffled if pictures.labels[r] == k] for k in range(len(names))]
+        wanted = [rows[d] for d in range(len(pictures)) for rows in by_class if d < len(rows)]
+        wanted = sorted(wanted[:count], key=lambda row: (pictures.labels[row], row))
+        chosen = choose_probes(pictures, names, count=count, seed=seed)
+        assert chosen.sources == [pictures.names[row] for row in wanted]
 
 
 def test_mnist_is_used_where_it_lies(shared_data):

@@ -287,3 +287,16 @@ def test_wrong_depths_are_refused():
         depth_chart(["a"], [0.5], [1.5], title="x", what="y")
     with pytest.raises(ValueError, match="for 0 layers"):
         depth_chart([], [], [], title="x", what="y")
+
+
+def test_of_very_many_classes_those_without_pictures_are_left_out():
+    maps, counts = uniform(100, 2, 2), np.zeros(100)
+    counts[[3, 50]] = 1
+    names = [f"class {i}" for i in range(100)]
+    panel = class_means(maps, counts, names, title="x")
+    assert not is_colour(panel, (214, 216, 220)).any()  # no grey field
+    for one in (3, 50):
+        heat = table(HEAT)[np.rint(maps[one] / maps[[3, 50]].max() * 255).astype(np.uint8)]
+        assert len(find(panel, resize(heat, (112, 112)))) == 1
+    nothing = class_means(maps, np.zeros(100), names, title="x", most=3)
+    assert is_colour(nothing, (214, 216, 220)).sum() > 3 * 112 * 80

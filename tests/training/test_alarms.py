@@ -86,6 +86,20 @@ def test_a_class_always_taken_for_another_is_told_once_it_has_enough_pictures():
     assert not always_mistaken(labels, answers, ["cat", "dog", "emu"], **limits)
 
 
+def test_of_very_many_mistaken_classes_the_worst_are_named_and_the_others_counted():
+    names = [f"c{n}" for n in range(1000)]
+    labels = np.arange(1000).repeat(10)
+    answers = labels.copy()
+    wrong = range(0, 1000, 25)  # forty classes taken for the next one,
+    for place, truth in enumerate(wrong):
+        answers[10 * truth : 10 * truth + (9 if place % 4 == 0 else 6)] = truth + 1  # ten mostly
+    *lines, last = always_mistaken(labels, answers, names, share=0.5, pictures=10)
+    assert [line.partition(" in ")[0] for line in lines] == [
+        f"c{truth} is taken for c{truth + 1}" for truth in list(wrong)[::4]
+    ]
+    assert last.startswith("30 more classes are mostly taken for one other class each")
+
+
 def test_peaks_in_one_border_place_against_counting():
     rng = torch.Generator().manual_seed(0)
     peaks = torch.rand(30, 2, generator=rng)

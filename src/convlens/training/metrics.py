@@ -9,7 +9,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from convlens.training.objective import predicted
 
-
 LISTED = 100  # classes, up to which each has a scalar of its own
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convlens.data import listing as listing_module
-from convlens.data.cache import Digest, digest
+from convlens.data.digests import Digest, digest
 from convlens.data.files import Files, Texts
 from convlens.data.listing import list_pictures
 from convlens.data.splits import read_split, resolve_splits, split, write_split

@@ -323,3 +323,46 @@ def test_cached_arrays(tmp_path):
     with pytest.raises(ZeroDivisionError):
         cached_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+SEVENS = np.full((4, 2), 7, np.uint8)
+
+
+def test_locks_that_do_not_reach_a_machine_that_was_faster(tmp_path, monkeypatch):
+    """Two machines build one entry; the locks of each are granted whatever the other holds."""
+    monkeypatch.setattr(fcntl, "flock", lambda *args: None)
+
+    def faster(writer):
+        writer.create("images", (4, 2), np.uint8).put(0, SEVENS)
+        return {}
+
+    def overtaken(writer):
+        rows = writer.create("images", (4, 2), np.uint8)
+        cache_module.stored(tmp_path, "entry", "same", faster)  # the other machine, meanwhile
+        rows.put(0, SEVENS)
+        return {}
+
+    with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
+        cache_module.stored(tmp_path, "entry", "same", overtaken)
+    assert names(tmp_path) == [".json", ".npy"]
+    found = cache_module.stored(tmp_path, "entry", "same", None)  # building would fail
+    assert found.from_cache and (found.arrays["images"] == 7).all()
+
+
+def test_locks_that_do_not_reach_a_machine_that_is_still_building(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *args: None)
+    theirs = []
+
+    def overtaken(writer):
+        rows = writer.create("images", (4, 2), np.uint8)
+        # the other machine begins, and takes these files for abandoned
+        cache_module._sweep(tmp_path)
+        theirs.append(cache_module.ArrayFile(rows.path, rows.shape, rows.dtype))
+        rows.put(0, SEVENS)
+        return {}
+
+    with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
+        cache_module.stored(tmp_path, "entry", "same", overtaken)
+    theirs[0].close(sync=False)
+    assert theirs[0].is_there() and names(tmp_path) == [".tmp"]  # half made, and left alone
+    assert not np.load(theirs[0].path, allow_pickle=False).any()

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from convlens.data.digests import digest
 from convlens.errors import UserError
 
 try:
@@ -38,7 +37,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes written at a time
-_ITEMS = 4096  # of a list, made into text at a time
 _ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
 
 
@@ -52,54 +50,6 @@ class Entry:
     from_cache: bool
 
 
-class Digest:
-    """BLAKE2 of JSON-able parts, given one after the other; long lists need not exist at once."""
-
-    def __init__(self, *parts: object):
-        self._hash, self._begun = hashlib.blake2b(digest_size=16), False
-        for part in parts:
-            self.add(part)
-
-    def add(self, part: object) -> None:
-        self._next(_json(part))
-
-    def add_all(self, items: Iterable) -> None:
-        """One more part: the list of ``items``."""
-        self._next("[")
-        items, lead = iter(items), ""
-        while chunk := list(islice(items, _ITEMS)):
-            self._put(lead + _json(chunk)[1:-1])
-            lead = ","
-        self._put("]")
-
-    def copy(self) -> Digest:
-        other = Digest()
-        other._hash, other._begun = self._hash.copy(), self._begun
-        return other
-
-    def hexdigest(self) -> str:
-        """32 hexadecimal digits, those of ``digest`` of the same parts."""
-        whole = self._hash.copy()
-        whole.update(b"]" if self._begun else b"[]")
-        return whole.hexdigest()
-
-    def _next(self, text: str) -> None:
-        self._put(("," if self._begun else "[") + text)
-        self._begun = True
-
-    def _put(self, text: str) -> None:
-        self._hash.update(text.encode("utf-8", "surrogatepass"))
-
-
-def _json(part: object) -> str:
-    return json.dumps(part, sort_keys=True, separators=(",", ":"))
-
-
-def digest(*parts: object) -> str:
-    """BLAKE2 of JSON-able parts, 32 hexadecimal digits."""
-    return Digest(*parts).hexdigest()
-
-
 class ArrayFile:
     """An ``.npy`` file of known shape being filled in any order, from any thread.
 
@@ -110,7 +60,8 @@ class ArrayFile:
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.shape, self.dtype = path, tuple(map(int, shape)), np.dtype(dtype)
         self._row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        with open(path, "wb") as file:
+        path.unlink(missing_ok=True)  # never into a file that somebody else has open
+        with open(path, "xb") as file:
             description = np.lib.format.dtype_to_descr(self.dtype)
             np.lib.format.write_array_header_1_0(
                 file, {"descr": description, "fortran_order": False, "shape": self.shape}
@@ -118,6 +69,7 @@ class ArrayFile:
             self._start = file.tell()
             size = self._start + int(np.prod(self.shape)) * self.dtype.itemsize
             file.truncate(size)  # rows never written read as zeros
+            self._info = os.fstat(file.fileno())
         self._fd = os.open(path, os.O_RDWR)
 
     def put(self, first: int, rows: np.ndarray) -> None:
@@ -129,6 +81,13 @@ class ArrayFile:
         while data:
             count = os.pwrite(self._fd, data[:_BLOCK], place)
             data, place = data[count:], place + count
+
+    def is_there(self) -> bool:
+        """Whether ``path`` is still this file: no other process took it for abandoned."""
+        try:
+            return os.path.samestat(self._info, self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def close(self, sync: bool) -> None:
         if sync:
@@ -245,7 +204,7 @@ def _build(
     suffix: str,
 ) -> None:
     """Fill the temporary files, then move them into place, the sidecar last."""
-    writer = Writer(directory, name, suffix, way_out)
+    writer, taken = Writer(directory, name, suffix, way_out), False
     try:
         done = False
         try:
@@ -256,6 +215,13 @@ def _build(
                 file.close(sync=done)
         arrays = {}
         for key, file in writer.files.items():
+            taken = not file.is_there()
+            if taken:
+                raise UserError(
+                    f"another machine builds the same cache in {directory}, whose locks do not "
+                    f"reach from one machine to the other: set CONVLENS_CACHE to a local disk of "
+                    f"each, or build it beforehand by a run on one of them"
+                )
             info = file.path.stat()
             arrays[key] = {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
             os.replace(file.path, directory / f"{name}.{key}.npy")
@@ -268,8 +234,10 @@ def _build(
         os.replace(temporary, directory / f"{name}.json")
     except BaseException:
         for file in writer.files.values():
-            file.path.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
+            if file.is_there():
+                file.path.unlink(missing_ok=True)
+        if not taken:
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from convlens.data.cache import Writer, digest, stored
+from convlens.data.cache import Writer, stored
 from convlens.data.decode import FORMATS, Recipe, resized
 from convlens.data.decode import VERSION as DECODING
+from convlens.data.digests import digest
 
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
 

@@ -23,8 +23,9 @@ from PIL import Image, ImageFile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convlens.data.cache import Digest, Writer, cached_arrays, stored
+from convlens.data.cache import Writer, cached_arrays, stored
 from convlens.data.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
+from convlens.data.digests import Digest
 from convlens.data.files import Files
 from convlens.errors import UserError
 

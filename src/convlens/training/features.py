@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from convlens.data.cache import Writer, digest, stored
+from convlens.data.cache import Writer, stored
+from convlens.data.digests import digest
 from convlens.data.pictures import Pictures
 from convlens.models import Classifier
 from convlens.models.weights import fingerprint

@@ -33,22 +33,23 @@ from scaling_table import DOCS, table, write_docs
 
 STAGES = ("index", "split_file", "pixels", "pixels_again", "features", "epoch")
 FEW = 20  # pictures of the constant, in two classes
-WANTED = 20_000  # pictures that a process goes through at least, in repetitions
+WANTED = 100_000  # pictures that a process goes through at least, in repetitions;
+SLOW = {"pixels": 20_000, "features": 20_000}  # of stages that take longer
 STAGE = Path(__file__).with_name("scaling_stage.py")
 
 
 def measure(stage: str, home: Path, size: int) -> dict:
     """One stage at one size, in a process of its own."""
+    times = max(1, SLOW.get(stage, WANTED) // size)
     command = [
         sys.executable, str(STAGE), stage, "--few", str(home / str(FEW)),
         "--pictures", str(home / str(size)), "--cache", str(home / "cache" / str(size)),
-        "--repeats", str(max(1, WANTED // size)),
+        "--repeats", str(times),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{stage} with {size} pictures failed:\n{done.stderr[-3000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    times = max(1, WANTED // size)
     held = size * times
     constant = found["start_bytes"] * times
     return {

@@ -27,6 +27,7 @@ from convlens.config import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.sources import cache_dir
 from convlens.data.splits import read_split, write_split
+from convlens.models import Classifier
 from convlens.models.build import build_model
 from convlens.run import data_of
 from convlens.training.features import features
@@ -129,36 +130,40 @@ def pixels_again(pictures: Path) -> tuple[Callable, Callable]:
 
 
 def feature_file(pictures: Path) -> tuple[Callable, Callable]:
-    """The features of all training pictures computed into a mapped file; a small network."""
+    """The features of all pictures computed into mapped files; a small network."""
 
-    def prepare() -> tuple:
+    def prepare() -> PictureData:
         forget("features")
-        data, config = data_in(pictures), config_of(pictures)
-        torch.manual_seed(0)
-        classes = len(data.class_names)
-        network = build_model(config["model"], channels=3, size=SIZE, outputs=classes)
-        return network, data
+        return data_in(pictures)
 
-    return prepare, lambda both: _features(*both)
+    return prepare, _features
 
 
-def _features(network, data: PictureData) -> list:
+@functools.cache
+def network() -> Classifier:
+    """The same for all sizes; the head, which features are before, has ten answers."""
+    torch.manual_seed(0)
+    return build_model(config_of(Path())["model"], channels=3, size=SIZE, outputs=10)
+
+
+def _features(data: PictureData) -> list:
     return [
         features(
-            network, 2, data.dataset.splits[split], precision="32", context=torch.no_grad,
+            network(), 2, data.dataset.splits[split], precision="32", context=torch.no_grad,
             device=torch.device("cpu"), directory=cache_dir(), title="",
         )
-        for split in ("train", "validation")
+        for split in data.dataset.splits
     ]  # fmt: skip
 
 
 def epoch(pictures: Path) -> tuple[Callable, Callable]:
-    """The order of an epoch drawn, and every batch of it gathered from the mapped file."""
+    """The order of an epoch drawn, and every batch of each split gathered from its mapped file."""
 
     def measured(data: PictureData) -> int:
         loader = data.train_dataloader()
         loader.set_epoch(1)
-        return sum(len(batch["image"]) for batch in loader)
+        others = [data.evaluation_loader(split) for split in ("validation", "test")]
+        return sum(len(batch["image"]) for each in (loader, *others) for batch in each)
 
     return lambda: data_in(pictures), measured
 
@@ -187,6 +192,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     os.environ["CONVLENS_CACHE"] = str(args.cache)
+    torch.set_num_threads(1)  # as fast for pictures this small, and the same beside other work
     args.cache.mkdir(parents=True, exist_ok=True)
     stage, kept = STAGES[args.stage], []
     few, whole = stage(args.few), stage(args.pictures)

@@ -9,7 +9,10 @@ animations the first frame counts. Damaged files are errors that name the file, 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +31,18 @@ INTERPOLATIONS = {
 }
 # Only these are tried, whatever the file's name says (others can start interpreters: EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-# Pillow's own bound for refusing decompression bombs: 179 million pixels, 540 MB as RGB.
+# Pillow's own bound for refusing decompression bombs: 179 million pixels, 716 MB as Pillow has RGB.
 MAX_PIXELS = 178_956_970
+# The longest side that a JPEG or GIF can have. A PNG of 1x100,000,000 pixels is a kilobyte on disk,
+# and its table of rows and resizing it take gigabytes.
+MAX_SIDE = 65_535
+# Scans of a JPEG: a progressive one has about ten. Each goes over all pixels again, whatever it
+# holds: hundreds of empty ones in a small file keep a processor busy for minutes.
+MAX_SCANS = 100
+# Above this many pixels one picture is decoded at a time, so that threads do not add up gigabytes.
+LARGE = 1 << 24
+_ONE_LARGE = threading.Lock()
+_STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs copies
 # Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the wanted size.
 # At 3 the picture differs from a full decode by less than one grey level on average (tested).
 REDUCING_GAP = 3
@@ -86,18 +99,35 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > recipe.max_pixels:
-                raise ValueError(
-                    f"{width}x{height} pixels are more than {recipe.max_pixels:,}: shrink it"
-                )
-            return from_image(image, recipe)
+            _check_size(image, recipe)
+            _check_scans(path, image)
+            large = image.width * image.height > LARGE
+            with _ONE_LARGE if large else contextlib.nullcontext():
+                return from_image(image, recipe)
     except MemoryError:
         raise  # the machine's failing, not the file's
     except Exception as error:
         # Pillow's readers raise almost anything on damaged data: OSError, SyntaxError, ValueError,
         # IndexError, struct.error, zlib.error and more. All of them mean this file.
         raise PictureError(path, _reason(path, error)) from None
+
+
+def _check_size(image: Image.Image, recipe: Recipe) -> None:
+    """Refuse by what the header says, before anything is decoded or room is made."""
+    width, height = image.size
+    if width * height > recipe.max_pixels:
+        raise ValueError(f"{width}x{height} pixels are more than {recipe.max_pixels:,}: shrink it")
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width}x{height} pixels: no side may be above {MAX_SIDE:,}: shrink it")
+
+
+def _check_scans(path: Path, image: Image.Image) -> None:
+    """Refuse a JPEG that would be gone over again and again."""
+    if image.format != "JPEG" or not image.info.get("progressive"):
+        return
+    scans = path.read_bytes().count(b"\xff\xda")  # in compressed data 0xff is followed by 0
+    if scans > MAX_SCANS:
+        raise ValueError(f"it has {scans} scans, above {MAX_SCANS}: save it anew")
 
 
 def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
@@ -133,18 +163,42 @@ def _upright(image: Image.Image) -> Image.Image:
 def _plain(image: Image.Image, recipe: Recipe) -> Image.Image:
     """Mode L or RGB, eight bits, opaque."""
     if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
+        image = _by_strips(image, "L", _eight_bits)
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits a channel have no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        level = (recipe.background,) * 3
-        below = Image.new("RGBA", image.size, (*level, 255))
-        image = Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
+        level = (*(recipe.background,) * 3, 255)
+        image = _by_strips(image, "RGB", lambda strip: _opaque(strip, level))
     mode = "L" if recipe.channels == 1 else "RGB"
     if mode == "L" and image.mode not in ("L", "1", "RGB"):
         image = image.convert("RGB")  # CMYK, LAB … have no direct way to luma
     return image if image.mode == mode else image.convert(mode)
+
+
+def _by_strips(
+    image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """``convert`` of the whole picture, some rows at a time: its copies need little room."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return convert(image)
+    result = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = image.crop(box)
+        strip.info = image.info  # the palette's transparency
+        result.paste(convert(strip), box)
+    return result
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    wide = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
+
+
+def _opaque(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
+    below = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
 
 
 def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:

@@ -6,6 +6,9 @@ Legend: N pictures, H height, W width, C channels (1 grey, 3 RGB).
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import logging
 import os
 import sys
 import threading
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from PIL import Image, ImageFile
+from PIL import _imaging as core
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -175,18 +179,33 @@ def pillow_settings() -> Iterator[None]:
     """Pillow's switches as this module needs them, put back afterwards.
 
     Its bomb check is replaced by ours (which names the file and has a key); half a picture is never
-    accepted; warnings about odd metadata do not concern the pixels. Set here, around all threads,
-    because both switches and warning filters belong to the whole process.
+    accepted; warnings about odd metadata do not concern the pixels, and what its log says of damaged
+    files is said by us. Set here, around all threads: all of it belongs to the whole process.
     """
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.init()  # loads the readers once, not in every thread
+    _silence_libtiff()
+    log, level = logging.getLogger("PIL"), logging.getLogger("PIL").level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        log.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+            log.setLevel(level)
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Damaged TIFF files are refused in our words; libtiff would write its own onto the screen.
+
+    Its switch is found through Pillow's library, which it came with. Where it is linked in another
+    way (Windows) nothing is found, and its lines are seen.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(core.__file__).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import time
 from pathlib import Path
 
 import pytorch_lightning as L
+from convlens.data.labels import csv_line
 from convlens.callbacks.ledger import Ledger
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -135,12 +134,10 @@ class EpochLog(L.Callback):
     def _write_table(self) -> None:
         """The whole table anew and renamed: a kill leaves the old one or the new one."""
         columns = list(dict.fromkeys(key for row in self.history for key in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
+        rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
         beside = self.file.with_suffix(".csv.tmp")
-        beside.write_text(text.getvalue())
+        with beside.open("w", encoding="utf-8", newline="") as table:
+            table.writelines(csv_line(row) for row in (columns, *rows))
         os.replace(beside, self.file)
 
     def state_dict(self) -> dict:

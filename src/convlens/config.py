@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from convlens.config_checks import check_config
 from convlens.errors import UserError, nearest
 
 # by the model that was asked for, where no experiment was
@@ -87,7 +88,7 @@ def compose(words: list[str]) -> dict:
         _check_type(key, _at(plain, key), _at(config, key), values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
-    _check_ranges(config)
+    check_config(config)
     return config
 
 
@@ -210,30 +211,6 @@ def _expanded(value: Any) -> Any:
     return value
 
 
-def _check_ranges(config: dict) -> None:
-    training = config["training"]
-    for key in ("batch_size", "eval_batch_size", "accumulate", "validations"):
-        if training[key] < 1:
-            raise UserError(f"training.{key}={training[key]}: at least 1 is expected")
-    for key in ("batch_size_is", "lr_is"):
-        if training[key] not in ("global", "per_device"):
-            raise UserError(f"training.{key}={training[key]}: global or per_device")
-    for key in ("epochs", "steps_per_epoch", "early_stopping"):
-        value = training[key]
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise UserError(f"training.{key}={value}: null or a whole number of at least 1")
-    if config["optimizer"]["lr"] <= 0:
-        raise UserError(f"optimizer.lr={config['optimizer']['lr']}: above 0 is expected")
-    if config["scheduler"]["warmup_epochs"] < 0:
-        raise UserError("scheduler.warmup_epochs: at least 0 is expected")
-    if str(config["precision"]) not in ("auto", "32", "bf16", "16", "64"):
-        raise UserError(f"precision={config['precision']}: auto, 32, bf16, 16 or 64")
-    if config["probes"]["count"] < 1:
-        raise UserError("probes.count: at least 1 is expected; callbacks=none turns looking off")
-    if config["seed"] < 0:
-        raise UserError(f"seed={config['seed']}: a whole number of at least 0 is expected")
-
-
 def changed(config: dict, words: list[str]) -> dict:
     """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
 
@@ -260,4 +237,5 @@ def changed(config: dict, words: list[str]) -> dict:
             before = _at(config, key)
             _set(config, key, _expanded(value))
             _check_type(key, before, _at(config, key), text)
+    check_config(config)
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as L
 
+from convlens.building import restored
 from convlens.callbacks import ConfusionMatrix, Mistakes, Predictions
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import choose_probes
@@ -15,7 +16,6 @@ from convlens.errors import UserError
 from convlens.predictions import write_table
 from convlens.run import Run, data_of, tested
 from convlens.summary import of_stage
-from convlens.training import ClassifierModule
 from convlens.training.phases import Phases
 from convlens.training.precision import PRECISIONS
 
@@ -52,9 +52,7 @@ def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[s
             f"the checkpoint's classes are {', '.join(names)}, the data's are "
             f"{', '.join(data.class_names)}; they have to be the same, in the same order"
         )
-    stored = checkpoint["hyper_parameters"]["config"]
-    module = ClassifierModule(stored, list(names), pretrained=False)
-    module.load_state_dict(checkpoint["state_dict"])
+    module = restored(checkpoint, "the checkpoint")
     answered = Predictions()
     callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
     trainer = L.Trainer(

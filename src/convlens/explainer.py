@@ -351,16 +351,16 @@ def load(checkpoint: str | os.PathLike, *, device: str | None = None) -> Explain
     Raises:
         UserError: no such file, or not a checkpoint of convlens.
     """
-    from convlens.training import ClassifierModule
+    from convlens.building import restored, understood
     from convlens.training.checkpoint import read_checkpoint
 
     content = read_checkpoint(checkpoint)
-    told = content["hyper_parameters"]
-    config = {**told["config"], "training": {**told["config"]["training"], "compile": False}}
-    module = ClassifierModule(config, list(told["class_names"]), pretrained=False)
-    module.load_state_dict(content["state_dict"])
+    module = restored(content, str(checkpoint), compile=False)
+    config, told = module.config, content["hyper_parameters"]
     network = module.model.eval().to(device or _device())
-    return Explainer(network, told["class_names"], recipe_of(config["data"]), seed=config["seed"])
+    with understood(str(checkpoint)):
+        recipe, seed = recipe_of(config["data"]), config["seed"]
+    return Explainer(network, told["class_names"], recipe, seed=seed)
 
 
 def wrap(

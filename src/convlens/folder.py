@@ -11,11 +11,13 @@ from pathlib import Path
 
 import yaml
 
+from convlens.config_checks import check_stored
 from convlens.errors import UserError
 
 # set by the first process for those that a distributed strategy starts from the same words
 ENVIRONMENT = "CONVLENS_RUN_DIR"
 OUTPUTS = Path("outputs")
+_MOST_LETTERS = 1_000_000  # of a config.yaml; ours have some thousand
 
 
 def first_process() -> bool:
@@ -176,12 +178,23 @@ def read_config(folder: Path) -> dict:
     if not file.exists():
         raise UserError(f"{folder} holds no run: it has no config.yaml")
     try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is no readable config ({str(error).splitlines()[0]})") from error
+        config = yaml.safe_load(_text_of(file))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is no readable config ({reason})") from error
     if not isinstance(config, dict) or "experiment" not in config:
         raise UserError(f"{file} is not the config of a run")
+    check_stored(config, str(file))
     return config
+
+
+def _text_of(file: Path) -> str:
+    """A config's text; one that is longer than any config is not read."""
+    with open(file, encoding="utf-8") as text:
+        content = text.read(_MOST_LETTERS + 1)
+    if len(content) > _MOST_LETTERS:
+        raise UserError(f"{file} is no config: it has more than {_MOST_LETTERS:,} letters")
+    return content
 
 
 def write_summary(folder: Path, summary: dict) -> None:

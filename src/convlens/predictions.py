@@ -6,7 +6,6 @@ One row a picture: ``file, predicted, confidence``, a column with each class's p
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convlens.data.decode import PictureError, decode_picture
+from convlens.data.labels import csv_line
 from convlens.data.pixels import cores, pillow_settings
 
 if TYPE_CHECKING:  # a run writes tables too, and asks no explainer
@@ -54,16 +54,16 @@ def write_table(
         last: the last column's name: ``error``, or ``true`` where the classes are known.
     """
     beside = file.with_name(f"{file.name}.part")
-    with beside.open("w", newline="", encoding="utf-8") as out:
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(["file", "predicted", "confidence", *class_names, last])
+    # surrogateescape: file names need not be UTF-8, and must come back as they were
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        out.write(csv_line(["file", "predicted", "confidence", *class_names, last]))
         for name, shares, told in rows:
             if shares is None:
-                table.writerow([name, "", "", *[""] * len(class_names), told])
+                out.write(csv_line([name, "", "", *[""] * len(class_names), told]))
                 continue
             best = int(shares.argmax())
             values = [f"{share:.6g}" for share in shares.tolist()]
-            table.writerow([name, class_names[best], values[best], *values, told])
+            out.write(csv_line([name, class_names[best], values[best], *values, told]))
     os.replace(beside, file)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytorch_lightning as L
 import torch
-from hydra.utils import instantiate
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens import folder, logs
+from convlens.building import callback_of
 from convlens.callbacks import (
     Alarms,
     EpochLog,
@@ -86,8 +86,7 @@ def assemble(config: dict, *, pretrained: bool = True) -> Run:
     phases.check(module, data)
     # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
     specs = [spec for spec in config["callbacks"].values() if isinstance(spec, dict)]
-    wanted = [spec for spec in specs if "_target_" in spec]
-    callbacks = [instantiate(spec) for spec in wanted]
+    callbacks = [callback_of(spec) for spec in specs if "_target_" in spec]
     example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
     for callback in callbacks:
         callback.class_names = data.class_names

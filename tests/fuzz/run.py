@@ -52,8 +52,6 @@ def fed(surface, folder: Path, cases: int, seed: int) -> dict:
     import hypothesis
     from hypothesis import HealthCheck, Phase, given, settings
 
-    from convlens.errors import UserError
-
     case, outcomes, finds = surface.start(folder), Counter(), {}
     began = time.perf_counter()
 
@@ -67,9 +65,7 @@ def fed(surface, folder: Path, cases: int, seed: int) -> dict:
         faulthandler.dump_traceback_later(HANG, exit=True)
         try:
             outcomes[case(value)] += 1
-        except UserError:
-            raise  # the oracle's own mistake: a surface judges its refusals itself
-        except Exception as error:
+        except Exception as error:  # a surface judges refusals itself: UserError is a find too
             outcomes["crashes"] += 1
             finds.setdefault(_place(error), repr(value)[:300])
         finally:

@@ -8,6 +8,7 @@ from convlens import folder, logs
 from convlens.cli.results import results_table
 from convlens.cli.words import extract
 from convlens.config import changed
+from convlens.config_checks import check_stored
 from convlens.errors import UserError
 
 
@@ -22,7 +23,9 @@ def run(words: list[str]) -> int:
     from convlens.training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(path)
-    config = changed(checkpoint["hyper_parameters"]["config"], words)
+    stored = checkpoint["hyper_parameters"]["config"]
+    check_stored(stored, str(path))
+    config = changed(stored, words)
     logs.hush()  # Lightning, imported by now, has given itself a screen
     home = _home(path)
     results = evaluate(config, checkpoint, home)

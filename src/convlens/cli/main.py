@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convlens {__version__}")
         return 0
     command, words = arguments[0], arguments[1:]
+    _print_any_name()
     try:
         if command not in COMMANDS:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
@@ -59,6 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         logging.getLogger("convlens").debug("failed", exc_info=True)
         raise
+
+
+def _print_any_name() -> None:
+    """Bytes of a file's name that the screen's encoding lacks are shown as their codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not where a test or a notebook listens
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def help_text() -> str:

@@ -10,6 +10,7 @@ from convlens import logs
 from convlens.cli.results import screen
 from convlens.cli.words import extract
 from convlens.config import changed, compose
+from convlens.config_checks import check_stored
 
 
 def run(words: list[str]) -> int:
@@ -17,12 +18,15 @@ def run(words: list[str]) -> int:
     asked, words = extract(words, "ckpt")
     if asked:
         from convlens.cli.eval import checkpoint_path
+        from convlens.building import understood
         from convlens.training.checkpoint import read_checkpoint
 
         checkpoint = read_checkpoint(checkpoint_path(asked, None))
         stored = checkpoint["hyper_parameters"]
+        check_stored(stored["config"], asked)
         config = changed(stored["config"], words)
-        _print_network(config, stored["class_names"])
+        with understood(asked):
+            _print_network(config, stored["class_names"])
         print(f"{asked}: after epoch {checkpoint['epoch'] + 1} of {config['experiment']}")
         return 0
     config = compose(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -18,6 +18,7 @@ SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
 PATTERN_FIELDS = {"class": r"(?P<class>[^/]+?)", "number": r"[0-9]+"}
 PATTERN_EXAMPLE = "'{class}.*'"
 CSV_COLUMNS = ("file", "label", "split")
+_PARTING = re.compile(r'[,"\r\n]')
 
 
 class Keys(NamedTuple):
@@ -131,6 +132,19 @@ def rows_of_table(
             f"{len(missing)} of {len(seen)} files named in {path} do not exist, such as "
             f"{missing[0]}: they are looked for below {root}; mend the table or {keys.directory}"
         )
+
+
+def csv_line(values: Iterable[str]) -> str:
+    """One line of a CSV file, commas between values, quoted where they hold what parts them.
+
+    The ``csv`` module leaves a carriage return unquoted where lines end without one, and its own
+    reader then takes it for the end of the row.
+
+    >>> csv_line(["a,b", "c"])
+    '"a,b",c\\n'
+    """
+    quoted = ('"' + v.replace('"', '""') + '"' if _PARTING.search(v) else v for v in values)
+    return ",".join(quoted) + "\n"
 
 
 def read_table(

@@ -121,10 +121,27 @@ def _listing(rows: Gathering, keys: Keys) -> Listing:
             f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
             f"{_folder_below(root, names[0], keys)}"
         )
+    for name in names:
+        _refuse_undecodable(name, root)
     files, labels, splits = rows.sorted()
     listing = Listing(files, labels, names, splits, root)
     _check_classes_in_splits(listing)
     return listing
+
+
+def _refuse_undecodable(name: str, root: Path) -> None:
+    """A class is named in tables, pages and event files, all of them Unicode.
+
+    Files need not be: of them only the bytes count.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        raise UserError(
+            f"the class name {shown!r} in {root} is not UTF-8, which tables and pages are written "
+            "in: rename it"
+        ) from None
 
 
 def _check_classes_in_splits(listing: Listing) -> None:

@@ -7,7 +7,6 @@ divided, from 1 on a count (a whole number), 0 for none. What is left is trainin
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convlens.data.labels import CSV_COLUMNS, SPLITS, Keys, read_table
+from convlens.data.labels import CSV_COLUMNS, SPLITS, Keys, csv_line, read_table
 from convlens.data.listing import Listing, list_pictures
 from convlens.errors import UserError
 
@@ -182,10 +181,10 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(CSV_COLUMNS)
+            file.write(csv_line(CSV_COLUMNS))
             classes = map(listing.class_names.__getitem__, listing.labels)
-            rows.writerows(zip(listing.files.names(), classes, listing.splits, strict=True))
+            for row in zip(listing.files.names(), classes, listing.splits, strict=True):
+                file.write(csv_line(row))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -29,7 +29,9 @@ def render(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: a value that the template needs is missing.
     """
-    return _environment().get_template(template).render(**values)
+    page = _environment().get_template(template).render(**values)
+    # bytes of a file's name that are no UTF-8 are shown as their codes; a page cannot hold them
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def data_uri(encoded: bytes) -> str:

@@ -48,7 +48,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is no readable checkpoint ({reason[:120]}); is it whole?"
         ) from error
-    parts = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
-    if not {"config", "class_names"} <= set(parts):
-        raise UserError(f"{path} was not written by convlens: it holds no config and class names")
+    problem = _problem(content)
+    if problem:
+        raise UserError(f"{path} was not written by convlens: {problem}")
     return content
+
+
+def _problem(content: Any) -> str:
+    """What a checkpoint of ours has and this one lacks; empty for one that has it all."""
+    parts = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(parts, dict) or not {"config", "class_names"} <= set(parts):
+        return "it holds no config and class names"
+    names, state, epoch = parts["class_names"], content.get("state_dict"), content.get("epoch")
+    if not isinstance(parts["config"], dict):
+        return "its config is no table of keys"
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+        return "its class names are no list of names"
+    if len(names) < 2 or len(set(names)) < len(names):
+        return "its class names are not two or more different ones"
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        return "it holds no weights by name"
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
+        return "it tells no epoch"
+    return ""

@@ -82,9 +82,9 @@ def compose(words: list[str]) -> dict:
         raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
         overrides = [f"{key}={text}" for key, text in values.items() if key not in raw]
         config = OmegaConf.to_container(_composed(picks + overrides), resolve=True)
-    for key, text in raw.items():
-        _set(config, key, _plain(key, text))
-    for key in values:
+    for key in sorted(values):  # what stands above before what is below it
+        if key in raw:
+            _set(config, key, _plain(key, raw[key]))
         _check_type(key, _at(plain, key), _at(config, key), values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
@@ -135,7 +135,7 @@ def _is_hydra(key: str, text: str) -> bool:
         return False
     try:
         OverridesParser.create().parse_override(f"{key}={text}")
-    except HydraException:
+    except (HydraException, ValueError, RecursionError):  # a number of 4300 digits, 400 brackets
         return False
     return True
 
@@ -146,8 +146,8 @@ def _plain(key: str, text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{key}={text}: no readable list; write [a, b]") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{key}={text[:200]}: no readable list; write [a, b]") from error
 
 
 def _flat(config: dict | list, prefix: str = "") -> list[str]:
@@ -211,6 +211,16 @@ def _expanded(value: Any) -> Any:
     return value
 
 
+def _merged(key: str, before: Any, value: Any) -> Any:
+    """Keys below a key are set anew one by one, as Hydra does it; the others stay."""
+    if not isinstance(before, dict) or not isinstance(value, dict):
+        return value
+    for name in value:
+        if name not in before and not key.startswith("finetune"):  # whose groups are free
+            raise UserError(f"{key}.{name}: no such key; {nearest(str(name), before)}")
+    return {**before, **value}
+
+
 def changed(config: dict, words: list[str]) -> dict:
     """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
 
@@ -235,7 +245,7 @@ def changed(config: dict, words: list[str]) -> dict:
             if _is_hydra(key, text):
                 value = OverridesParser.create().parse_override(f"{key}={text}").value()
             before = _at(config, key)
-            _set(config, key, _expanded(value))
+            _set(config, key, _expanded(_merged(key, before, value)))
             _check_type(key, before, _at(config, key), text)
     check_config(config)
     return config

@@ -67,7 +67,7 @@ def one_of(*names: str) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, str | int) and not isinstance(value, bool) and str(value) in names
 
-    return Rule(fits, f"{', '.join(names[:-1])} or {names[-1]}")
+    return Rule(fits, " or ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names))
 
 
 def each(rule: Rule, count: int | None = None) -> Rule:
@@ -81,6 +81,7 @@ def each(rule: Rule, count: int | None = None) -> Rule:
 NULL = Rule(lambda value: value is None, "null")
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str), "text")
+TABLE = Rule(lambda value: isinstance(value, dict), "keys and values, {a: b}")
 SHARE, PART = between(0, 1), below(0, 1)
 WEIGHTS = Rule(
     lambda v: isinstance(v, list) and bool(v) and all(map(least(0).fits, v)) and sum(v) > 0,
@@ -91,8 +92,14 @@ CALLBACK = Rule(
     "one of convlens.callbacks (code of your own comes in by Python, not by a config)",
 )
 LAYERS = TEXT | each(TEXT)
+ALL_DEVICES = Rule(lambda value: value == -1, "-1")
+# of every config; `experiment` and `debug` leave no group of their own
+GROUPS = ("data", "model", "training", "optimizer", "scheduler", "finetune", "callbacks", "trainer",
+          "logger", "probes", "looking", "alarms")  # fmt: skip
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys((*GROUPS, "data.augment", "data.split"), TABLE),
+    "model.head": TABLE | one_of("imagenet"),
     "experiment": TEXT,
     "seed": whole(0, 2**63 - 1),
     "precision": one_of("auto", "32", "bf16", "16", "64"),
@@ -130,9 +137,11 @@ RULES: dict[str, Rule] = {
     "scheduler.every": above(0),
     "scheduler.factor": above(0),
     "scheduler.*": least(0),
+    "finetune.groups": NULL | TABLE,
+    "finetune.phases": NULL | each(TABLE),
     "trainer.accelerator": TEXT,
     "trainer.strategy": TEXT,
-    "trainer.devices": TEXT | whole(1) | whole(-1, -1) | each(whole(0)),
+    "trainer.devices": TEXT | whole(1) | ALL_DEVICES | each(whole(0)),
     "trainer.num_nodes": whole(1),
     "trainer.log_every_n_steps": whole(1),
     "trainer.fast_dev_run": SWITCH | whole(0),
@@ -192,11 +201,9 @@ RULES: dict[str, Rule] = {
     "callbacks.*.near": SHARE,
     "callbacks.*.confident": SHARE,
     "callbacks.*.only": one_of("correct", "wrong", "all"),
-    "callbacks.*.options": Rule(lambda value: isinstance(value, dict), "keys below it"),
+    "callbacks.*.options": TABLE,
 }
 TRAINER = {key.partition(".")[2] for key in RULES if key.startswith("trainer.")}
-GROUPS = ("data", "model", "training", "optimizer", "scheduler", "finetune", "callbacks", "trainer",
-          "logger", "probes", "looking", "alarms")  # fmt: skip
 
 
 def check_config(config: dict) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from pathlib import Path
 
 from fuzz_surface import ACCEPTED, REFUSED, Surface, expect, judged
 from hypothesis import strategies as st
 
+from convlens import logs
 from convlens.config import _at, _flat, changed, compose, groups
 from convlens.errors import UserError
 
@@ -48,13 +50,34 @@ plain = st.one_of(
     st.lists(st.floats(), max_size=3).map(str),
 )  # fmt: skip
 value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
+
+
+@st.composite
+def fitting(draw) -> str:
+    """A key with a value of its default's kind: what only a range can refuse."""
+    name = draw(st.sampled_from(KEYS))
+    default = _at(CONFIG, name)
+    if isinstance(default, bool):
+        text = draw(st.sampled_from(("true", "false")))
+    elif isinstance(default, int):
+        text = str(draw(st.one_of(st.integers(-2, 12), st.integers(-(2**33), 2**70))))
+    elif isinstance(default, float):
+        text = str(draw(st.one_of(st.floats(0, 1), st.floats(-2, 2), st.floats())))
+    elif isinstance(default, list):
+        number = st.one_of(st.integers(-1, 5), st.floats(0, 1), st.floats())
+        text = str(draw(st.lists(number, max_size=4)))
+    else:
+        text = draw(st.sampled_from(ODD))
+    return f"{name}={text}"
+
+
 word = st.one_of(
     st.builds("{}{}={}".format, st.sampled_from(PREFIXES), key, value),
     st.builds("{}={}".format, st.sampled_from(KEYS), value),
-    st.builds("{}={}".format, st.sampled_from(KEYS), value),
-    st.text(max_size=20), st.sampled_from(ODD),
+    fitting(), fitting(), fitting(), st.text(max_size=20), st.sampled_from(ODD),
 )  # fmt: skip
-words = st.lists(word, min_size=1, max_size=3)
+words = st.one_of(st.lists(word, min_size=1, max_size=1), st.lists(fitting(), min_size=1, max_size=2),
+                  st.lists(word, min_size=1, max_size=3))  # fmt: skip
 ways = st.sampled_from(("changed",) * 14 + ("composed",))
 
 
@@ -62,6 +85,8 @@ def start(folder: Path):
     from convlens.run import assemble, trainer_of
 
     os.chdir(folder)
+    logs.hush()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     def built(config: dict) -> str:
         """Build what a run would train with, where that is quick."""

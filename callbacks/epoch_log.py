@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as L
-from convlens.data.labels import csv_line
 from convlens.callbacks.ledger import Ledger
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens.data.datamodule import PictureData
+from convlens.data.labels import csv_line
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")

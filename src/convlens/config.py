@@ -73,15 +73,14 @@ def compose(words: list[str]) -> dict:
     chosen.setdefault("experiment", DEFAULT_EXPERIMENTS[model])
     with initialize_config_module("convlens.configs", version_base="1.3"):
         picks = [f"{group}={name}" for group, name in chosen.items()]
-        base = _composed(picks)
-        plain = OmegaConf.to_container(base, resolve=True)
+        plain = _composed(picks)
         keys = _flat(plain)
         for key in values:
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, *known, 'exp'])}")
         raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
         overrides = [f"{key}={text}" for key, text in values.items() if key not in raw]
-        config = OmegaConf.to_container(_composed(picks + overrides), resolve=True)
+        config = _composed(picks + overrides)
     for key in sorted(values):  # what stands above before what is below it
         if key in raw:
             _set(config, key, _plain(key, raw[key]))
@@ -122,10 +121,12 @@ def _pair(word: str) -> tuple[str, str]:
     return ("experiment" if key == "exp" else key), text
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def _composed(overrides: list[str]) -> dict:
+    """The whole config as a plain dictionary, interpolations filled in."""
     try:
-        return hydra_compose("train", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+        config: DictConfig = hydra_compose("train", overrides=overrides)
+        return OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
@@ -234,9 +235,7 @@ def changed(config: dict, words: list[str]) -> dict:
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
-                config[key] = OmegaConf.to_container(
-                    _composed([f"{key}={text}"])[key], resolve=True
-                )
+                config[key] = _composed([f"{key}={text}"])[key]
                 continue
             keys = _flat(config)
             if key not in keys:

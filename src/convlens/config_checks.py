@@ -18,6 +18,7 @@ from convlens.errors import UserError, nearest
 _MOST = 2**31 - 1  # of anything that is counted
 NODES = 20_000  # values in a config: ours have some hundred
 _DEEP = 20  # levels
+_LARGEST = 2**64  # whole numbers in a file; larger ones fit no float and no tensor
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,15 @@ def above(low: float) -> Rule:
 
 
 def between(low: float, high: float) -> Rule:
-    return Rule(lambda value: _number(value) and low <= value <= high, f"a number in [{low}, {high}]")
+    return Rule(
+        lambda value: _number(value) and low <= value <= high, f"a number in [{low}, {high}]"
+    )
 
 
 def below(low: float, high: float) -> Rule:
-    return Rule(lambda value: _number(value) and low <= value < high, f"a number in [{low}, {high})")
+    return Rule(
+        lambda value: _number(value) and low <= value < high, f"a number in [{low}, {high})"
+    )
 
 
 def one_of(*names: str) -> Rule:
@@ -91,6 +96,7 @@ CALLBACK = Rule(
     lambda v: isinstance(v, str) and bool(re.fullmatch(r"convlens\.callbacks\.[A-Z]\w*", v)),
     "one of convlens.callbacks (code of your own comes in by Python, not by a config)",
 )
+SIDE = whole(1, 1000)  # of a kernel or window, in pixels
 LAYERS = TEXT | each(TEXT)
 ALL_DEVICES = Rule(lambda value: value == -1, "-1")
 # of every config; `experiment` and `debug` leave no group of their own
@@ -137,6 +143,7 @@ RULES: dict[str, Rule] = {
     "scheduler.every": above(0),
     "scheduler.factor": above(0),
     "scheduler.*": least(0),
+    "finetune.batch_norm": TEXT,
     "finetune.groups": NULL | TABLE,
     "finetune.phases": NULL | each(TABLE),
     "trainer.accelerator": TEXT,
@@ -156,6 +163,9 @@ RULES: dict[str, Rule] = {
     "data.csv": NULL | TEXT,
     "data.pattern": NULL | TEXT,
     "data.masks": NULL | TEXT,
+    "data.resize": TEXT,
+    "data.interpolation": TEXT,
+    "data.cache": TEXT,
     "data.on_error": one_of("raise", "skip"),
     # their limits are the augmentation's own
     "data.augment.fill": TEXT,
@@ -163,6 +173,14 @@ RULES: dict[str, Rule] = {
     "data.augment.crop_ratio": each(above(0), 2),
     "data.augment.*_flip": SWITCH,
     "data.augment.*": least(0),
+    "model.activation": TEXT,
+    "model.initialisation": TEXT,
+    "model.normalisation": TEXT | each(each(least(-1000))),
+    "model.kernel_size": SIDE | each(SIDE),
+    "model.stride": SIDE | each(SIDE),
+    "model.pool_size": SIDE | each(SIDE),
+    "model.padding": one_of("valid", "same") | whole(0, 1000) | each(one_of("valid", "same")),
+    "model.pooling": TEXT | each(TEXT),
     "model.filters": each(whole(1, 65_536)),
     "model.dropout": PART,
     "model.batch_norm": SWITCH,
@@ -176,6 +194,10 @@ RULES: dict[str, Rule] = {
     "callbacks.*._target_": CALLBACK,
     "callbacks.*.batch": whole(1),
     "callbacks.*.every_n_epochs": whole(1),
+    "callbacks.*.rule": one_of("reference", "shared"),
+    "callbacks.*.recipe": one_of("robust", "plain"),
+    "callbacks.*.which": one_of("default", "all"),
+    "callbacks.*.method": TEXT,
     "callbacks.*.layers": LAYERS,
     "callbacks.*.layer": NULL | TEXT,
     "callbacks.*.target": TEXT,
@@ -227,7 +249,7 @@ def check_stored(config: Any, where: str) -> None:
     Raises:
         UserError: not a config, or one whose values nobody could have typed.
     """
-    _check_shape(config, where)
+    check_shape(config, where)
     for group in GROUPS:
         if not isinstance(config.get(group, {}), dict):
             raise UserError(f"{where}: {group}={_shown(config[group])}: keys below it are expected")
@@ -240,19 +262,19 @@ def check_stored(config: Any, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
-def _check_shape(config: Any, where: str) -> None:
-    """A dictionary of plain values that is no larger than configs are.
+def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
+    """A dictionary of plain values, and no larger than what we write.
 
     A kilobyte of YAML can name itself, or grow to gigabytes by naming its parts again and again.
     """
     if not isinstance(config, dict):
-        raise UserError(f"{where} holds no config")
-    left, waiting = NODES, [(config, 0)]
+        raise UserError(f"{where} holds no table of keys")
+    left, waiting = nodes, [(config, 0)]
     while waiting:
         value, depth = waiting.pop()
         left -= 1
         if left < 0 or depth > _DEEP:
-            raise UserError(f"{where} holds more than a config has: {NODES} values, {_DEEP} levels")
+            raise UserError(f"{where} holds more than {nodes} values or {_DEEP} levels")
         if isinstance(value, dict):
             if not all(isinstance(key, str) for key in value):
                 raise UserError(f"{where} holds a key that is no text")
@@ -260,7 +282,11 @@ def _check_shape(config: Any, where: str) -> None:
         elif isinstance(value, list | tuple):
             waiting += [(inner, depth + 1) for inner in value]
         elif value is not None and not isinstance(value, str | int | float):
-            raise UserError(f"{where} holds a {type(value).__name__}: text and numbers are expected")
+            raise UserError(
+                f"{where} holds a {type(value).__name__}: text and numbers are expected"
+            )
+        elif isinstance(value, int) and abs(value) > _LARGEST:
+            raise UserError(f"{where} holds a whole number of {len(hex(value)) * 4} bits")
 
 
 def _values(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from convlens.config_checks import check_stored
+from convlens.config_checks import check_shape
 from convlens.errors import UserError
 
 # set by the first process for those that a distributed strategy starts from the same words
@@ -179,12 +179,17 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{folder} holds no run: it has no config.yaml")
     try:
         config = yaml.safe_load(_text_of(file))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none
+    except (
+        OSError,
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # dates and numbers that are none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file} is no readable config ({reason})") from error
     if not isinstance(config, dict) or "experiment" not in config:
         raise UserError(f"{file} is not the config of a run")
-    check_stored(config, str(file))
+    check_shape(config, str(file))
     return config
 
 

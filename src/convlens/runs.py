@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from convlens import folder
+from convlens.config_checks import check_shape
 from convlens.errors import UserError, nearest
 
 Row = dict[str, float]
+log = logging.getLogger("convlens")
 # what lies in these folders is a run's own, and never another run
 _INSIDE = {"tensorboard", "explanations", "checkpoints", "probes"}
+_MOST_VALUES = 2_000_000  # of a summary, which holds some for each epoch
 _COUNTED = ("alarms", "failures")  # lists of lines in summary.json
 _HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
 _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
@@ -92,6 +97,27 @@ class UnreadRun:
 
     home: Path
     reason: str
+
+
+@contextmanager
+def readable(home: object) -> Iterator[None]:
+    """Around what is made of a run's files: whatever in them leads astray is told in a line.
+
+    A run folder may have been edited, or come from anybody.
+
+    Raises:
+        UserError: anything was raised meanwhile; the traceback goes to the log.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        log.debug("%s cannot be shown", home, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(
+            f"the files in {home} are not as a run leaves them ({reason}); were they changed?"
+        ) from error
 
 
 def best_of(rows: list[Row]) -> Row | None:
@@ -177,7 +203,7 @@ def _read_rows(file: Path) -> list[Row]:
         with open(file, newline="", encoding="utf-8") as lines:
             for found in csv.DictReader(lines):
                 rows.append({key: float(value) for key, value in found.items() if value})
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{file}, epoch {len(rows)}: not a table of numbers ({error})") from error
     if not all(math.isfinite(row.get("epoch", math.nan)) for row in rows):
         raise UserError(f"{file} does not number its epochs: it is not the metrics of a run")
@@ -190,10 +216,11 @@ def _read_summary(home: Path) -> dict | None:
         return None
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no readable summary ({error})") from error
     if not isinstance(summary, dict):
         raise UserError(f"{file} is not the summary of a run")
+    check_shape(summary, str(file), _MOST_VALUES)
     return summary
 
 

@@ -85,7 +85,5 @@ def claims_gigabytes(content: bytes, entry: int) -> bytes:
     return bytes(data)
 
 
-evil = st.tuples(
-    st.just("evil"), st.integers(0, 30), st.sampled_from(("zip", "legacy", "plain"))
-)
+evil = st.tuples(st.just("evil"), st.integers(0, 30), st.sampled_from(("zip", "legacy", "plain")))
 """Which gadget, in which container."""

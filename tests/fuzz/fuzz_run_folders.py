@@ -21,10 +21,12 @@ from convlens.runs import all_runs, read_run
 FILES = ("config.yaml", "metrics.csv", "summary.json", "probes/probes.tsv", "train.log",
          "explanations/epoch_000/grad_cam/00_cat.jpg", "probes/00_cat.png")  # fmt: skip
 WHOLE = (
-    b"", b"{}", b"[]", b"null", b"[" * 3000, b"{\"a\":" * 3000, b"\xff\xfe\x00", b"\0" * 100, b"- a\n",
+    b"", b"{}", b"[]", b"null", b"[" * 3000, b"{\"a\":" * 3000, b"\xff\xfe\x00", b"\0" * 100,
+    b"- a\n",
     b"experiment: 3\nx: &a [*a]\n", b"experiment: x\na: &a [1,1]\nb: &b [*a,*a]\nc: [*b,*b]\n",
     b"experiment: !!python/object/apply:os.system ['touch canary']\n", b"experiment: 2001-99-99\n",
-    b"epoch,val/loss\n0,1\n1,nan\n", b"epoch,val/loss\n1e300,1\n", b"epoch\n-5\n", b"epoch,epoch\n0,1\n",
+    b"epoch,val/loss\n0,1\n1,nan\n", b"epoch,val/loss\n1e300,1\n", b"epoch\n-5\n",
+    b"epoch,epoch\n0,1\n",
     b"epoch,a\n0,1,2,3\n", b'epoch,"a\n0,1\n', b"probe\tsource\n../../x\ty\n", b"9" * 6000,
     b'{"epochs": 1e400}', b'{"epochs": -1, "alarms": 3, "test": [1], "seconds": "x"}',
     b'{"best_epoch": "<b>", "evaluations": {"a": 1}, "looking": {"by_epoch": [{}]}}',
@@ -100,6 +102,4 @@ def _spoil(value: tuple, home: Path) -> None:
                 (home / name).mkdir()
 
 
-SURFACE = Surface(
-    "run folders", st.one_of(garbled, replaced, edited, edited, gone), start, 60
-)
+SURFACE = Surface("run folders", st.one_of(garbled, replaced, edited, edited, gone), start, 60)

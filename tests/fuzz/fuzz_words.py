@@ -25,7 +25,8 @@ ODD = (
     "", "null", "true", "false", "0", "-1", "1", "2", "3", "0.5", "-0.5", "1.5", "1e-3", "1e308",
     "1e400", "-1e400", "nan", "inf", "-inf", ".nan", ".inf", "99999999999999999999", "-2147483649",
     str(2**63), str(2**70), "0x10", "1_000", "007", "[]", "{}", "[0]", "[-1]", "[1,2]", "[0.5,0.9]",
-    "[null]", "[[1]]", "[nan,nan]", "[a,b]", "{a:1}", "{_target_:os.system}", "[1,2", "1]", "{a", "}",
+    "[null]", "[[1]]", "[nan,nan]", "[a,b]", "{a:1}", "{_target_:os.system}", "[1,2", "1]", "{a",
+    "}",
     "'", '"', "'a", '"a', "a b", "a,b", "1,2", "range(0,3)", "choice(1,2)", "glob(*)", "sort(3,1)",
     "interval(0,1)", "extend_list(1)", "int(3)", "float(nan)", "str(1)", "json_str('{}')",
     "${seed}", "${oc.env:HOME}", "${oc.env:NO_SUCH_NAME_HERE}", "${data.size}", "${nothing}",
@@ -33,7 +34,8 @@ ODD = (
     "auto", "none", "all", "same", "valid", "max", "adam", "sgd", "cosine", "balanced", "binary",
     "os.system", "builtins.exec", "convlens.callbacks.GradCam", "convlens.callbacks.Ledger",
     "../..", "/dev/null", "~", "~/x", "~nobody/x", "\n", "a\nb", "\0", "\u202e", "\udcff", "é", "=",
-    "a=b", "+", "x" * 5000, "[" * 400, "{a:" * 200, "9" * 5000, "*", "?", "backbone.*", "[backbone.*]",
+    "a=b", "+", "x" * 5000, "[" * 400, "{a:" * 200, "9" * 5000, "*", "?", "backbone.*",
+    "[backbone.*]",
     "\\", "\\\\", "#", "a: b", "@", "!", "!!python/object:os.system", "2001-01-01", "1:30", "off",
 )  # fmt: skip
 PREFIXES = ("", "", "", "", "", "", "+", "++", "~", "-", "--", "@", " ", ".", "hydra.", "hydra/")
@@ -76,9 +78,12 @@ word = st.one_of(
     st.builds("{}={}".format, st.sampled_from(KEYS), value),
     fitting(), fitting(), fitting(), st.text(max_size=20), st.sampled_from(ODD),
 )  # fmt: skip
-words = st.one_of(st.lists(word, min_size=1, max_size=1), st.lists(fitting(), min_size=1, max_size=2),
-                  st.lists(word, min_size=1, max_size=3))  # fmt: skip
-ways = st.sampled_from(("changed",) * 14 + ("composed",))
+words = st.one_of(
+    st.lists(word, min_size=1, max_size=1),
+    st.lists(fitting(), min_size=1, max_size=2),
+    st.lists(word, min_size=1, max_size=3),
+)
+ways = st.sampled_from(("changed",) * 39 + ("composed",))
 
 
 def start(folder: Path):

@@ -15,6 +15,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,22 +31,38 @@ def main() -> int:
     told.add_argument("--cases", type=int, default=10_000)
     told.add_argument("--seed", type=int, default=0)
     told.add_argument("--only", default="", help="part of a surface's name")
+    told.add_argument("--jobs", type=int, default=2, help="surfaces at the same time")
     told.add_argument("--json", type=Path)
     asked = told.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="convlens-fuzz-") as parent:
-        os.environ["CONVLENS_CACHE"] = str(Path(parent) / "cache")
-        from fuzz_all import SURFACES
+    from fuzz_all import SURFACES
 
-        for number, surface in enumerate(SURFACES):
-            if asked.only in surface.name:
-                folder = Path(parent) / str(number)
-                folder.mkdir()
-                rows.append(fed(surface, folder, asked.cases, asked.seed))
-                _print(rows[-1])
+    names = [surface.name for surface in SURFACES if asked.only in surface.name]
+    rows = []
+    with (
+        tempfile.TemporaryDirectory(prefix="convlens-fuzz-") as parent,
+        ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
+        as pool,
+    ):  # fmt: skip
+        work = [pool.submit(one, name, parent, asked.cases, asked.seed) for name in names]
+        for done in as_completed(work):
+            rows.append(done.result())
+            _print(rows[-1])
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=2) + "\n")
     return int(any(row["finds"] for row in rows))
+
+
+def one(name: str, parent: str, cases: int, seed: int) -> dict:
+    """One surface, in a process and a folder of its own."""
+    folder = Path(parent) / name.replace(" ", "_")
+    folder.mkdir()
+    os.environ["CONVLENS_CACHE"] = str(folder / "cache")
+    import torch
+    from fuzz_all import SURFACES
+
+    torch.set_num_threads(1)
+    surface = next(surface for surface in SURFACES if surface.name == name)
+    return fed(surface, folder, cases, seed)
 
 
 def fed(surface, folder: Path, cases: int, seed: int) -> dict:

@@ -17,8 +17,8 @@ def run(words: list[str]) -> int:
     logs.speak()
     asked, words = extract(words, "ckpt")
     if asked:
-        from convlens.cli.eval import checkpoint_path
         from convlens.building import understood
+        from convlens.cli.eval import checkpoint_path
         from convlens.training.checkpoint import read_checkpoint
 
         checkpoint = read_checkpoint(checkpoint_path(asked, None))

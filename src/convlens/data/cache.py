@@ -2,7 +2,9 @@
 
 An entry is one ``.npy`` file an array and a JSON sidecar, which is written last and without which
 the arrays count for nothing. The sidecar holds the fingerprint of what the arrays were made from,
-and size and modification time of each array file, under a digest of its own.
+and size, modification time and checksum of each array file, under a digest of its own. The
+checksum is of all bytes of a file up to ``CHECKED``; of a larger one, of so many bytes spread
+evenly over it: opening a cache must not take as long as making it.
 
 While an entry is built, its builder holds a lock on ``<name>.json.tmp``, the sidecar to be. So a
 second process that wants the same entry waits and then maps it; and temporary files whose lock is
@@ -21,7 +23,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import google_crc32c
 import numpy as np
 
 from convlens.data.digests import digest
@@ -32,11 +36,12 @@ try:
 except ImportError:  # Windows: no locks, hence no waiting and no sweeping
     fcntl = None
 
-FORMAT = 1
+FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
-_BLOCK = 1 << 24  # bytes written at a time
+_BLOCK = 1 << 24  # bytes written, or checked, at a time
+CHECKED = 1 << 30  # bytes of a file that are checked when it is opened: half a second's worth
 _ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
 
 
@@ -215,15 +220,14 @@ def _build(
                 file.close(sync=done)
         arrays = {}
         for key, file in writer.files.items():
-            taken = not file.is_there()
-            if taken:
+            if not file.is_there():
                 raise UserError(
                     f"another machine builds the same cache in {directory}, whose locks do not "
                     f"reach from one machine to the other: set CONVLENS_CACHE to a local disk of "
                     f"each, or build it beforehand by a run on one of them"
                 )
-            info = file.path.stat()
-            arrays[key] = {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
+            with open(file.path, "rb") as written:
+                arrays[key] = _state(written)
             os.replace(file.path, directory / f"{name}.{key}.npy")
         content = {"fingerprint": fingerprint, "arrays": arrays, "notes": notes}
         content["digest"] = digest(FORMAT, content)
@@ -258,12 +262,30 @@ def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
         return None
 
 
+def _state(file: BinaryIO) -> dict[str, int]:
+    """What an array file is known by: its size, its time, and CRC-32C over its blocks."""
+    info = os.fstat(file.fileno())
+    blocks = -(-info.st_size // _BLOCK)
+    most = CHECKED // _BLOCK
+    chosen = range(blocks)
+    if blocks > most:  # the first, the last, and those evenly between
+        chosen = [round(number * (blocks - 1) / (most - 1)) for number in range(most)]
+    mark = 0
+    for block in chosen:
+        file.seek(block * _BLOCK)
+        mark = google_crc32c.extend(mark, file.read(_BLOCK))
+    return {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "crc32c": mark}
+
+
 def _mapped(path: Path, expected: dict) -> np.ndarray:
     """Map the file that was checked: opened once, so that it cannot be replaced in between."""
     with open(path, "rb") as file:
         info = os.fstat(file.fileno())
         if (info.st_size, info.st_mtime_ns) != (expected["bytes"], expected["mtime_ns"]):
             raise ValueError(f"{path} is not as it was written")
+        if _state(file) != expected:
+            raise ValueError(f"{path} holds other bytes than were written")
+        file.seek(0)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         if 0 in shape:

@@ -103,11 +103,19 @@ def _from_scratch(spec: dict, channels: int, size: int, outputs: int) -> Classif
         raise UserError("model.head=imagenet: the scratch network has no classifier of its own")
     how, top = spec.pop("initialisation"), spec.pop("head")
     normalise = normalisation(spec.pop("normalisation"), channels, None, "unit")
-    backbone = scratch(channels=channels, size=size, **spec)
-    shape = feature_shape(backbone, channels, size)
-    classifier = Classifier(
-        normalise, backbone, head(shape, outputs, activation=spec["activation"], **top)
-    )
+    try:
+        backbone = scratch(channels=channels, size=size, **spec)
+        shape = feature_shape(backbone, channels, size)
+        classifier = Classifier(
+            normalise, backbone, head(shape, outputs, activation=spec["activation"], **top)
+        )
+    except RuntimeError as error:  # torch's way to say that there is not so much memory
+        if "alloc" not in str(error) and "Storage size" not in str(error):
+            raise
+        raise UserError(
+            f"model.filters={spec['filters']}, model.head.hidden={top['hidden']}: the network is "
+            f"larger than this machine's memory; take fewer, or model.head.pool=average"
+        ) from error
     initialise(classifier, how)
     classifier.weights = None
     return classifier

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -67,9 +68,16 @@ def load_weights(
             f"{found.path} holds weights of another network: {', '.join(told)}; choose the file "
             f"that fits with model.weights=PATH"
         )
+    read = {key: state[key].to(value.dtype) for key, value in wanted.items()}
+    broken = [key for key, value in read.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(
+            f"{found.path}: {len(broken)} of its weights hold NaN or infinity, the first in "
+            f"{broken[0]}: a damaged file, or of a training that diverged; choose another"
+        )
     with torch.no_grad():
         for key, value in wanted.items():
-            value.copy_(state[key])
+            value.copy_(read[key])
 
 
 def names_in(path: Path) -> list[str]:
@@ -85,7 +93,7 @@ def _read(path: Path, mapped: bool = False) -> dict[str, Tensor]:
         else:
             # files of torch before 1.6 are no zip archives and cannot be mapped
             mapped = mapped and zipfile.is_zipfile(path)
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            state = load_data(path, mmap=mapped)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no readable weights file ({_brief(error)})") from None
     except Exception as error:  # the unpickler raises whatever a foreign file leads it to
@@ -99,7 +107,29 @@ def _read(path: Path, mapped: bool = False) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise UserError(f"{path} holds no weights by name; a state_dict is expected")
+    odd = next((key for key, value in state.items() if not plain(value)), None)
+    if odd is not None:
+        raise UserError(f"{path}: {odd} is no plain tensor of real numbers, as weights are")
     return state
+
+
+def load_data(path: Path, *, mmap: bool = False) -> Any:
+    """The content of a file of ``torch.save``, on the CPU: data only, no code in it is run.
+
+    Torch's warnings about how odd files were written are left out: what is wrong is said here.
+
+    Raises:
+        Exception: of any kind; the unpickler raises whatever a foreign file leads it to.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def plain(value: Tensor) -> bool:
+    """Whether a tensor is a dense one of real numbers that are all there (not ``meta``)."""
+    dense = value.layout == torch.strided and not value.is_quantized and not value.is_nested
+    return dense and value.device.type == "cpu" and not value.is_complex()
 
 
 def _brief(error: Exception) -> str:

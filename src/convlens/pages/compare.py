@@ -14,7 +14,7 @@ from markupsafe import Markup
 from convlens.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
-from convlens.runs import KeptRun, better, read_run
+from convlens.runs import KeptRun, better, read_run, readable
 
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
 # heading, key among a run's numbers, format
@@ -54,7 +54,11 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
         UserError: fewer than two runs, one given twice, or one that cannot be read.
     """
     runs = read_runs(homes)
-    names = short_names(homes)
+    with readable(", ".join(map(str, homes))):
+        return _page(runs, short_names(homes), most_bytes)
+
+
+def _page(runs: Sequence[KeptRun], names: Sequence[str], most_bytes: int) -> str:
     probes, notes = _probes(runs, names, most_bytes)
     return render(
         "compare.html",

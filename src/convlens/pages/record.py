@@ -103,7 +103,7 @@ def _probes(file: Path, pictures: Mapping[str, object]) -> dict[str, str]:
     if not file.is_file():  # a folder from which only the explanations were kept
         tags = [tag.split("/") for tag in pictures]
         return {parts[1]: "" for parts in tags if parts[0] == "grad_cam" and len(parts) == 2}
-    lines = file.read_text(encoding="utf-8").splitlines()[1:]
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
     return {name: source for name, _, source in (line.partition("\t") for line in lines)}
 
 

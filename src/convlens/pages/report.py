@@ -14,6 +14,7 @@ from convlens.pages.phases import Stretch, stretches
 from convlens.pages.record import Record, read_record
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, select
+from convlens.runs import readable
 
 FILE = "report.html"
 LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it
@@ -63,7 +64,19 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
     Raises:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
-    record = read_record(home)
+    with readable(home):
+        page = _fitted(read_record(home), limit)
+    file, beside = home / FILE, home / f".{FILE}.{os.getpid()}.tmp"
+    try:
+        beside.write_text(page, encoding="utf-8")
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
+def _fitted(record: Record, limit: int) -> str:
+    """The page with as many pictures as it has room for."""
     page = _page(record, Selection({}), limit)
     room = limit - len(page.encode())
     while True:
@@ -74,13 +87,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
         if over <= 0 or not selection.pictures:
             break
         room -= over
-    file, beside = home / FILE, home / f".{FILE}.{os.getpid()}.tmp"
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
+    return page
 
 
 def _page(record: Record, selection: Selection, limit: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.errors import UserError
+from convlens.models.state import load_data, plain
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -42,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"there is no checkpoint {path}; a run keeps its best in checkpoints/best.ckpt"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_data(path)
     except Exception as error:  # the unpickler raises whatever a foreign file leads it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -67,7 +68,8 @@ def _problem(content: Any) -> str:
     if len(names) < 2 or len(set(names)) < len(names):
         return "its class names are not two or more different ones"
     if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+        isinstance(key, str) and isinstance(value, torch.Tensor) and plain(value)
+        for key, value in state.items()
     ):
         return "it holds no weights by name"
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:

@@ -72,7 +72,8 @@ def odd_tensor(kind: int, like: torch.Tensor) -> object:
     """A tensor that is not what belongs in a tensor's place."""
     return (
         torch.full_like(like, float("nan")), torch.full_like(like, float("inf")),
-        like.flatten()[:0], torch.zeros(3), torch.zeros(()), like.to(torch.complex64), like.bool(), like.half(),
+        like.flatten()[:0], torch.zeros(3), torch.zeros(()), like.to(torch.complex64),
+        like.bool(), like.half(),
         torch.zeros(1).expand(2**33), torch.zeros(like.shape, device="meta"),
         like.to_sparse(), torch.zeros(()).expand(like.shape), like.double() * 1e300, "text", None,
     )[kind % 15]  # fmt: skip

@@ -180,7 +180,7 @@ def pillow_settings() -> Iterator[None]:
 
     Its bomb check is replaced by ours (which names the file and has a key); half a picture is never
     accepted; warnings about odd metadata do not concern the pixels, and what its log says of
-    damaged files is said by us. Set here, around all threads: all of it belongs to the whole process.
+    damaged files is said by us. Set here, around all threads: it belongs to the whole process.
     """
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.init()  # loads the readers once, not in every thread

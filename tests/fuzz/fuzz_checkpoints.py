@@ -204,7 +204,7 @@ def start_weights(folder: Path):
 
 CHECKPOINTS = Surface(
     "checkpoints", st.one_of(damaged, changed, changed, tensors, evil, foreign, sized),
-    start_checkpoints, 80,
+    start_checkpoints, 60,
 )  # fmt: skip
 WEIGHTS = Surface(
     "weights files", st.one_of(damaged, damaged, tensors, changed, evil, foreign, sized),

@@ -102,4 +102,4 @@ def _spoil(value: tuple, home: Path) -> None:
                 (home / name).mkdir()
 
 
-SURFACE = Surface("run folders", st.one_of(garbled, replaced, edited, edited, gone), start, 60)
+SURFACE = Surface("run folders", st.one_of(garbled, replaced, edited, edited, gone), start, 40)

@@ -138,4 +138,4 @@ def refusal(typed: list[str]) -> str:
     raise AssertionError(f"{typed} was accepted")
 
 
-SURFACE = Surface("config overrides", st.tuples(ways, words), start, 60)
+SURFACE = Surface("config overrides", st.tuples(ways, words), start, 40)

@@ -14,7 +14,7 @@ import yaml
 from conftest import TINY
 from fuzz_checkpoints import checkpoint, network, put, saved
 from fuzz_pickles import contained, gadgets
-from fuzz_surface import REFUSED, silent
+from fuzz_surface import silent
 from fuzz_words import BASE, CONFIG
 from PIL import Image
 from runs_made import write_run
@@ -124,7 +124,8 @@ WORDS = [
     "model.dropout=nan", "model.activation=[166]", "model.batch_norm_eps=nan", "model.head=null",
     "model.head=99999999999999999999", "probes.count=-1", "probes.files=[1]",
     "probes.files=" + "[" * 4000, "scheduler.warmup_epochs=nan", "scheduler.floor=-1",
-    "scheduler.name=none", "finetune.phases=${training}", "finetune.phases=3", "finetune.groups=[1]",
+    "scheduler.name=none", "finetune.phases=${training}", "finetune.phases=3",
+    "finetune.groups=[1]",
     "callbacks.budget=nan", "callbacks.grad_cam.batch=0", "callbacks.grad_cam.every_n_epochs=0",
     "callbacks.grad_cam._target_=os.system", "callbacks.grad_cam._target_=builtins.exec",
     "callbacks.grad_cam._target_=${nothing}", "callbacks.grad_cam.layers={_target_: os.system}",
@@ -301,12 +302,3 @@ def test_page_of_a_run_whose_files_do_not_go_together_is_refused(at):
     (home / "summary.json").write_text('{"alarms": 3, "test": [1]}')
     with pytest.raises(UserError, match="not as a run leaves them"):
         compare([home, write_run(at / "other", [1.0, 0.5])])
-
-
-def test_every_refusal_counts_as_one():
-    from fuzz_surface import judged
-
-    def refuse() -> None:
-        raise UserError("no")
-
-    assert judged(refuse) == REFUSED

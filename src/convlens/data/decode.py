@@ -99,7 +99,7 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _check_size(image, recipe)
+            check_size(image, recipe.max_pixels)
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
@@ -112,11 +112,11 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
         raise PictureError(path, _reason(path, error)) from None
 
 
-def _check_size(image: Image.Image, recipe: Recipe) -> None:
-    """Refuse by what the header says, before anything is decoded or room is made."""
+def check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse by what the header says, before anything is decoded or room is made (ValueError)."""
     width, height = image.size
-    if width * height > recipe.max_pixels:
-        raise ValueError(f"{width}x{height} pixels are more than {recipe.max_pixels:,}: shrink it")
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels are more than {max_pixels:,}: shrink it")
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width}x{height} pixels: no side may be above {MAX_SIDE:,}: shrink it")
 

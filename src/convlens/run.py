@@ -359,8 +359,9 @@ def _keep_probes(probes: Probes, home: Path) -> None:
     lines = ["probe\tsource"]
     for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
         (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
-        lines.append(f"{name}\t{source}")
-    (home / "probes.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines.append(f"{name}\t{' '.join(source.splitlines())}")
+    text = "\n".join(lines) + "\n"  # a file's name need not be UTF-8
+    (home / "probes.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from conftest import TINY
 from fuzz_checkpoints import checkpoint, network, put, saved
+from fuzz_masks import XML
 from fuzz_pickles import contained, gadgets
 from fuzz_surface import silent
 from fuzz_words import BASE, CONFIG
@@ -89,6 +90,16 @@ def test_damaged_tiff_writes_nothing_on_the_screen(tmp_path, name):
     (tmp_path / "x.tif").write_bytes(data)
     with silent(), pillow_settings(), pytest.raises(PictureError):
         decode_picture(tmp_path / "x.tif", Recipe(16, 16))
+
+
+def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
+    """Boxes are drawn on as many pixels as the picture has."""
+    from convlens.data.masks import read_masks
+
+    (tmp_path / "x.png").write_bytes(fuzz_bombs.png_claims(1, 100_000_000))
+    (tmp_path / "x.xml").write_bytes(XML.replace(b"<size>", b"<no>").replace(b"</size>", b"</no>"))
+    with pytest.raises(PictureError, match="no side may be above"):
+        read_masks([tmp_path / "x.png"], [tmp_path / "x.xml"], size=8, resize="pad", cache="ram")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "P"])

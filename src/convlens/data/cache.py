@@ -220,7 +220,8 @@ def _build(
                 file.close(sync=done)
         arrays = {}
         for key, file in writer.files.items():
-            if not file.is_there():
+            taken = not file.is_there()
+            if taken:
                 raise UserError(
                     f"another machine builds the same cache in {directory}, whose locks do not "
                     f"reach from one machine to the other: set CONVLENS_CACHE to a local disk of "

@@ -18,7 +18,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.cache import Writer, stored
-from convlens.data.decode import FORMATS, Recipe, resized
+from convlens.data.decode import FORMATS, PictureError, Recipe, check_size, resized
 from convlens.data.decode import VERSION as DECODING
 from convlens.data.digests import digest
 
@@ -26,12 +26,20 @@ ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 
 
 
 def lie_of(picture: Path) -> tuple[tuple[int, int], int]:
-    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded."""
-    with Image.open(picture, formats=FORMATS) as image:
-        turn = 1
-        with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
-            turn = image.getexif().get(ORIENTATION, 1)
-        return image.size, turn
+    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded.
+
+    Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
+    """
+    try:
+        with Image.open(picture, formats=FORMATS) as image:
+            check_size(image)
+            turn = 1
+            with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
+                turn = image.getexif().get(ORIENTATION, 1)
+            return image.size, turn
+    except Exception as error:  # Pillow's readers raise almost anything on damaged data
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise PictureError(picture, reason) from None
 
 
 def laid(mask: np.ndarray, turn: int, recipe: Recipe) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytorch_lightning as L
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from convlens import folder, logs
 from convlens.building import callback_of
@@ -29,7 +30,7 @@ from convlens.data.sources import cache_dir
 from convlens.data.splits import read_split, write_split
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
-from convlens.errors import Interrupted
+from convlens.errors import Interrupted, UserError
 from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.pages.report import report
@@ -246,7 +247,7 @@ def trainer_of(
                 home, name="", version="tensorboard", default_hp_metric=False, **purge
             )
         )
-    trainer = L.Trainer(
+    trainer = _lightning(
         **options,
         max_epochs=training["epochs"],
         precision=PRECISIONS[str(config["precision"])],
@@ -263,6 +264,14 @@ def trainer_of(
         enable_checkpointing=keeper is not None,
     )
     return trainer, epoch_log, keeper
+
+
+def _lightning(**options) -> L.Trainer:
+    """Lightning's trainer; what it refuses is told in a line."""
+    try:
+        return L.Trainer(**options)
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"trainer or callbacks: {error}") from error
 
 
 def completed_epochs(home: Path) -> int:

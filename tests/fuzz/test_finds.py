@@ -153,6 +153,17 @@ def test_word_is_refused_in_a_line(word):
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize(
+    "word", ["trainer.devices=-1", "callbacks.learning_curves._target_=convlens.callbacks.GradCam"]
+)
+def test_what_lightning_refuses_is_told_in_a_line(at, word):
+    """No such device of this machine; two callbacks that Lightning takes for one."""
+    from convlens.run import assemble, trainer_of
+
+    with pytest.raises(UserError, match="trainer or callbacks|does not take such values"):
+        trainer_of(assemble(compose([*BASE, word])), at / "run", False)
+
+
 def test_composed_words_are_refused_alike():
     for word in ("optimizer.lr=nan", "callbacks.grad_cam._target_=${nothing}", "model.head=3"):
         with pytest.raises(UserError):

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow fuzz bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
+TARGETS := help setup lint format test test-slow fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -74,6 +74,9 @@ test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
 
 fuzz: $(VENV)/ready  ## hostile input, 10,000 cases each (args="--cases 10000 --seed 0 --only NAME")
 	@$(BIN)/python tests/fuzz/run.py $(args)
+
+bench: $(VENV)/ready  ## every benchmark in one table, us beside the peers (args="--rows NAME,… --quick")
+	@$(BIN)/python benchmarks/bench.py $(args)
 
 bench-throughput: $(VENV)/ready  ## images/s beside the Keras recipe, in one run (args="--task ...")
 	@$(BIN)/python benchmarks/throughput.py $(args)

@@ -7,7 +7,7 @@ and let them run one after the other: A, B, B, A, A, B, ... A drift of the machi
 meets both alike, and the ratio within a round is worth more than the two speeds.
 
 A round is ``warmup_steps`` training steps that are not counted (queues fill, caches warm) and then
-``steps`` that are; its line is ``{"round", "images", "seconds", "images_per_second"}``.
+``steps`` that are; its line is ``{"round", "images", "seconds", "images_per_second", "peak_mb"}``.
 
 Nothing here needs more than the standard library: the peers run it in environments of their own.
 """
@@ -36,6 +36,20 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def peak_megabytes() -> float | None:
+    """The most memory this process has held in RAM at once (10^6 bytes), since it was started.
+
+    Files that are mapped count as far as they were read. Not ``ru_maxrss``: that also remembers
+    the program which started this one. None where the system does not tell it (not Linux).
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    peak = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return round(int(peak[0]) * 1024 / 1e6, 1) if peak else None
 
 
 # ------------------------------------------------------------------ the side's end
@@ -68,8 +82,11 @@ def serve(out, about: dict, measure: Callable[[], tuple[int, float]], repeats: i
         if sys.stdin.readline().strip() != "go":
             return
         images, seconds = measure()
-        line = {"round": number, "images": images, "seconds": round(seconds, 4)}
-        print(json.dumps({**line, "images_per_second": round(images / seconds, 2)}), file=out)
+        line = {
+            "round": number, "images": images, "seconds": round(seconds, 4),
+            "images_per_second": round(images / seconds, 2), "peak_mb": peak_megabytes(),
+        }  # fmt: skip
+        print(json.dumps(line), file=out)
 
 
 # ---------------------------------------------------------------- the driver's end

@@ -124,14 +124,17 @@ def main() -> int:
         print(f"{'round':>8}{'convlens':>12}{'keras':>12}{'ratio':>8}{'others':>9}", flush=True)
         for number in range(1, args.rounds + 1):
             line: dict = {"round": number}
-            others = []
+            others, peaks = [], {}
             for side in sides if number % 2 else reversed(sides):
                 figure = side.round()
                 line[side.name] = figure["images_per_second"]
                 speeds[side.name].append(line[side.name])
                 others.append(figure.get("others"))
+                peaks[side.name] = figure["peak_mb"]
             line["ratio"] = round(line["convlens"] / line["keras"], 3)
             line["others"] = None if None in others else max(others)
+            if None not in peaks.values():
+                line["peak_mb"] = peaks
             rounds.append(line)
             print(row(number, line, line["ratio"], line["others"]), flush=True)
     finally:
@@ -144,6 +147,9 @@ def main() -> int:
         values = {name: summary[name][key] for name in summary}
         print(row(key, values, spread(ratios)[key]))
     print("images/s; others: cores that something else used during the round, at most")
+    if "peak_mb" in rounds[-1]:
+        peaks = rounds[-1]["peak_mb"]
+        print(", ".join(f"{name} held {mb:.0f} MB at its peak" for name, mb in peaks.items()))
     for side in sides:
         told = json.dumps({key: value for key, value in side.about.items() if key != "side"})
         print(f"{side.name}: {told}")

@@ -52,5 +52,14 @@ def peer_python(name: str) -> Path:
     return python
 
 
+def pinned(name: str) -> dict[str, str]:
+    """Versions of the packages that peer ``name`` is asked to have, as they are locked."""
+    lock = (HERE / f"requirements-{name}.txt").read_text().splitlines()
+    locked = dict(line.split(";")[0].strip().split("==") for line in lock if "==" in line)
+    asked = (HERE / f"requirements-{name}.in").read_text().splitlines()
+    names = [line.split("==")[0].strip() for line in asked if line and not line.startswith("#")]
+    return {package: locked[package] for package in names}
+
+
 if __name__ == "__main__":
     print(peer_python(sys.argv[1] if len(sys.argv) > 1 else "keras"))

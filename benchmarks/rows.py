@@ -1,0 +1,126 @@
+"""The rows of `make bench`: which script measures each, how long, and how its file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from table import Rounds, Row
+
+PICTURES = "photographs"
+WEIGHTS = "VGG16's weights"
+
+
+class Job(NamedTuple):
+    """One run of one script, which measures one row or several.
+
+    Attributes:
+        name: of its log and its result.
+        command: the script in this folder with its words.
+        quick: words for a trial run: one round of a few steps.
+        rows: measured by it.
+        read: from the script's result to the rounds of each row, in the order of ``rows``.
+        needs: ``PICTURES``, ``WEIGHTS``; they are looked for before it starts.
+        peers: whose environments it uses.
+        rounds: the word before the number of rounds.
+    """
+
+    name: str
+    command: list[str]
+    quick: list[str]
+    rows: list[Row]
+    read: Callable[[dict], list[Rounds]]
+    needs: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    rounds: str = "--rounds"
+
+
+def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
+    """Of `throughput.py`: pictures a second and peak memory; of `plain_loop.py` the speed alone.
+
+    With ``cost`` the ratio says how much longer ours takes.
+    """
+    ours, peer = told["sides"]
+    lines = told["rounds"]
+    busy = max(line["others"] or 0.0 for line in lines)
+    note = f"something else used {busy:.1f} cores meanwhile" if busy > 0.1 else ""
+    speeds = [[line[side] for line in lines] for side in (ours, peer)]
+    ratios = [b / a if cost else a / b for a, b in zip(*speeds, strict=True)]
+    found = [Rounds(*speeds, ratios, note)]
+    if not cost and lines[0].get("peak_mb"):
+        memory = [[line["peak_mb"][side] for line in lines] for side in (ours, peer)]
+        found.append(Rounds(*memory, [b / a for a, b in zip(*memory, strict=True)]))
+    return found
+
+
+def tasks(told: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds]:
+    """Of scripts that write seconds by task: for each task and each pair (ours, peer), in turn."""
+    found = []
+    for name in names:
+        for ours, peer in pairs:
+            both = [[line[side] for line in told["tasks"][name]["rounds"]] for side in (ours, peer)]
+            found.append(Rounds(*both, [b / a for a, b in zip(*both, strict=True)]))
+    return found
+
+
+def looking(told: dict) -> list[Rounds]:
+    """Epochs of the runs that looked: seconds with looking, and without what looking took."""
+    epochs = [e for line in told["rounds"] for e in line["default"]["looking"]["by_epoch"]]
+    alone = [epoch["seconds"] for epoch in epochs]
+    whole = [epoch["seconds"] + epoch["looking"] for epoch in epochs]
+    return [Rounds(whole, alone, [a / b for a, b in zip(whole, alone, strict=True)])]
+
+
+def throughput(task: str, what: str, at_least: float | None) -> Job:
+    keras = "Keras, same recipe"
+    rows = [
+        Row(task, f"{what} [images/s]", keras, at_least=at_least),
+        Row(f"{task}_memory", f"{what}: peak memory [MB]", keras),
+    ]
+    quick = ["--warmup-steps", "1", "--steps", "2"]
+    command = ["throughput.py", "--task", task]
+    return Job(task, command, quick, rows, sides, (PICTURES,), ("keras",))
+
+
+JOBS = [
+    throughput("scratch", "training from scratch, augmented", 2.0),
+    throughput("vgg16_extract", "VGG16 features of JPEG files", 1.7),
+    throughput("vgg16_finetune", "VGG16, last block and head, augmented", 1.6),
+    Job(
+        "explanations", ["explanations.py"], [],
+        [
+            Row("grad_cam", "Grad-CAM at 3 layers [s]", "3 LayerGradCam calls", at_least=2.0),
+            Row("occlusion", "occlusion, 49 windows [s]", "Captum's Occlusion"),
+            Row("grad_cam_panel", "TensorBoard: Grad-CAM panel [s]", "add_figure", at_least=10.0),
+            Row("activation_grid", "TensorBoard: 512 channels [s]", "add_figure", at_least=10.0),
+        ],
+        lambda told: tasks(
+            told, ["grad_cam", "occlusion", "grad_cam_panel", "activation_grid"],
+            [("ours", "peer")],
+        ),
+    ),
+    Job(
+        "filters", ["filters.py"], ["--steps", "2"],
+        [
+            Row("filters_early", "filter pictures, early layer [s each]", "one by one"),
+            Row("filters_early_lucent", "the same, robust [s each]", "lucent", at_least=10.0),
+            Row("filters_deep", "filter pictures, deep layer [s each]", "one by one"),
+            Row("filters_deep_lucent", "the same, robust [s each]", "lucent", at_least=1.1),
+        ],
+        lambda told: tasks(
+            told, ["early", "deep"], [("plain", "one by one"), ("robust", "lucent")]
+        ),
+        peers=("lucent",),
+    ),
+    Job(
+        "looking", ["looking.py", "--only-default"], [],
+        [
+            Row(
+                "looking", "an epoch of fine-tuning with all default pictures [s]",
+                "the same without looking", at_most=1.05,
+            )
+        ],
+        looking, (PICTURES, WEIGHTS), rounds="--epochs",
+    ),
+]  # fmt: skip
+ROWS = {row.name: job for job in JOBS for row in job.rows}

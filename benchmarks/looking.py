@@ -28,13 +28,14 @@ ALLOWED = 0.05
 SIDES = {"default": "callbacks=default", "none": "callbacks=none"}
 
 
-def train(home: Path, data: Path, epochs: int, callbacks: str) -> dict:
+def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None) -> dict:
     """One run's summary."""
     phase = f"{{epochs: {epochs}, train: [head, last_block], augment: true, warmup_epochs: 0.0, "
     phase += "until: null, lr: {head: 1e-4, last_block: 1e-5}}"
     words = [
         "exp=finetune_vgg16", "data=cats_dogs", f"data.dir={data.resolve()}", callbacks,
         f"finetune.phases=[{phase}]", f"run_dir={home}",
+        *([f"training.steps_per_epoch={steps}"] if steps else []),
     ]  # fmt: skip
     command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
     with home.with_suffix(".log").open("w") as out:
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path(root) / "cats_dogs")
     parser.add_argument("--epochs", type=int, default=3, help="of each run (default: 3)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each side (default: 1)")
+    parser.add_argument("--steps", type=int, help="of an epoch (default: all pictures once)")
     parser.add_argument(
         "--only-default", action="store_true", help="only the runs that look: shares, no ratio"
     )
@@ -70,7 +72,7 @@ def main() -> int:
             line = {}
             for side in sides if number % 2 == 0 else list(reversed(sides)):
                 home = Path(folder) / f"{side}_{number}"
-                summary = train(home, args.data, args.epochs, SIDES[side])
+                summary = train(home, args.data, args.epochs, SIDES[side], args.steps)
                 line[side] = {
                     key: summary[key] for key in ("looking", "explaining", "left_out", "failures")
                 }

@@ -79,7 +79,7 @@ def build(
     trainer.callbacks.append(gate)
 
     def fit() -> None:
-        trainer.fit(run.module, datamodule=run.data)
+        runs._fit(trainer, run, None, home)  # as a run does, with kernels that repeat their bits
 
     def steps(count: int) -> int:
         before = gate.pictures
@@ -92,13 +92,12 @@ def build(
 def main() -> None:
     args = arguments(__doc__.splitlines()[0]).parse_args()
     out = claim_stdout()
-    serve_training(args, out, *build(args.data))
+    fit, steps, told = build(args.data)
+    serve_training(args, out, fit, rounds_of(args, steps), told)
 
 
-def serve_training(args, out, fit, steps, told) -> None:
-    """Train in this thread, and answer the driver from another; see :func:`build`."""
-    import numpy
-    import torch
+def rounds_of(args, steps: Callable[[int], int]) -> Callable[[], tuple[int, float]]:
+    """What measures a round of training steps: (pictures, seconds)."""
 
     def measure() -> tuple[int, float]:
         steps(args.warmup_steps)
@@ -110,6 +109,14 @@ def serve_training(args, out, fit, steps, told) -> None:
                 f"{images} pictures in {args.steps} steps: not the recipe's batch of 20"
             )
         return images, seconds
+
+    return measure
+
+
+def serve_training(args, out, fit, measure, told) -> None:
+    """Train in this thread, and answer the driver from another; see :func:`build`."""
+    import numpy
+    import torch
 
     about = {
         "side": "convlens",

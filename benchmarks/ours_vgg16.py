@@ -1,6 +1,7 @@
 """Our side of the VGG16 benchmarks: features of photographs, and training of the last block.
 
     ours_vgg16.py vgg16_extract --data DIR ...
+    ours_vgg16.py vgg16_frozen --data DIR ...
     ours_vgg16.py vgg16_finetune --data DIR ...
 
 Same pictures, network, augmentation, loss, optimizer and batch size as `peers/keras_vgg16.py`.
@@ -12,18 +13,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ours_scratch import build, serve_training
+from ours_scratch import build, rounds_of, serve_training
 from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
 SIZE = 150
 # random weights cost the same; end to end with augmentation, as the peer's recipe is
+FROZEN = ("exp=reproduce/vgg16_frozen", "model.weights=none")
 RECIPE = (
-    "exp=reproduce/vgg16_frozen",
+    *FROZEN,
     "finetune=last_block",
     "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 1e-5}]",
-    "model.weights=none",
 )
+TRAINED = {"vgg16_frozen": FROZEN, "vgg16_finetune": RECIPE}
 
 
 def photographs(data_dir: Path) -> list[tuple[Path, int]]:
@@ -80,11 +82,12 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("vgg16_extract", "vgg16_finetune"))
+    parser.add_argument("task", choices=("vgg16_extract", *TRAINED))
     args = parser.parse_args()
     out = claim_stdout()
-    if args.task == "vgg16_finetune":
-        serve_training(args, out, *build(args.data, RECIPE))
+    if args.task in TRAINED:
+        fit, steps, told = build(args.data, TRAINED[args.task])
+        serve_training(args, out, fit, rounds_of(args, steps), told)
 
     import numpy
     import torch

@@ -71,6 +71,32 @@ def looking(told: dict) -> list[Rounds]:
     return [Rounds(whole, alone, [a / b for a, b in zip(whole, alone, strict=True)])]
 
 
+def epochs(told: dict) -> list[Rounds]:
+    """Of `throughput.py`'s ``head_epoch``: seconds of an epoch."""
+    both = [[line["seconds"][side] for line in told["rounds"]] for side in told["sides"]]
+    return [Rounds(*both, [b / a for a, b in zip(*both, strict=True)])]
+
+
+def cams(told: dict) -> list[Rounds]:
+    """Of `cams.py`: seconds, with how alike the maps were."""
+    names = [
+        f"{library}_{layers}" for library in ("pytorch-grad-cam", "torch-cam") for layers in (1, 3)
+    ]
+    found = tasks(told, names, [("ours", "peer")])
+    alike = [told["tasks"][name]["correlation"] for name in names]
+    return [
+        rounds._replace(note=f"correlation of the maps {value:.4f} at least")
+        for rounds, value in zip(found, alike, strict=True)
+    ]
+
+
+def plain(task: str, what: str) -> Job:
+    row = Row(task, f"{what} [images/s]", "a plain torch loop", at_most=1.03)
+    quick = ["--warmup-steps", "1", "--steps", "2"]
+    command = ["throughput.py", "--task", task]
+    return Job(task, command, quick, [row], lambda told: sides(told, cost=True), (PICTURES,))
+
+
 def throughput(task: str, what: str, at_least: float | None) -> Job:
     keras = "Keras, same recipe"
     rows = [
@@ -85,7 +111,40 @@ def throughput(task: str, what: str, at_least: float | None) -> Job:
 JOBS = [
     throughput("scratch", "training from scratch, augmented", 2.0),
     throughput("vgg16_extract", "VGG16 features of JPEG files", 1.7),
+    throughput("vgg16_frozen", "VGG16 frozen, a head on it, augmented", None),
     throughput("vgg16_finetune", "VGG16, last block and head, augmented", 1.6),
+    Job(
+        "head_epoch", ["throughput.py", "--task", "head_epoch"],
+        ["--warmup-steps", "1", "--steps", "2"],
+        [
+            Row(
+                "head_epoch", "an epoch of the head on stored features [s]",
+                "Keras, frozen, end to end", at_least=50.0,
+            )
+        ],
+        epochs, (PICTURES,), ("keras",),
+    ),
+    plain("plain_scratch", "training from scratch, augmented"),
+    plain("plain_last_block", "VGG16, last block and head, augmented"),
+    Job(
+        "startup", ["startup.py"], [],
+        [
+            Row("startup", "start to the first training step [s]", "Keras, same recipe"),
+            Row("startup_torch", "start to the first training step [s]", "a plain torch script"),
+        ],
+        lambda told: tasks(told, ["startup"], [("convlens", "keras"), ("convlens", "torch")]),
+        (PICTURES,), ("keras",),
+    ),
+    Job(
+        "cams", ["cams.py"], [],
+        [
+            Row("cam_1", "Grad-CAM, last layer, enlarged [s]", "pytorch-grad-cam"),
+            Row("cam_3", "Grad-CAM, 3 layers, enlarged [s]", "pytorch-grad-cam"),
+            Row("torch_cam_1", "Grad-CAM, last layer [s]", "torch-cam"),
+            Row("torch_cam_3", "Grad-CAM, 3 layers [s]", "torch-cam"),
+        ],
+        cams, peers=("cam",),
+    ),
     Job(
         "explanations", ["explanations.py"], [],
         [
@@ -113,7 +172,7 @@ JOBS = [
         peers=("lucent",),
     ),
     Job(
-        "looking", ["looking.py", "--only-default"], [],
+        "looking", ["looking.py", "--only-default"], ["--steps", "3"],
         [
             Row(
                 "looking", "an epoch of fine-tuning with all default pictures [s]",

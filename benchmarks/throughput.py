@@ -1,10 +1,13 @@
-"""Speed of the same task in convlens and in Keras, images/s on cats and dogs.
+"""Speed of the same task in convlens and at a peer, images/s on cats and dogs.
 
     .venv/bin/python benchmarks/throughput.py --data DIR        (DIR/train/<class>/*.jpg)
 
 `--task` says which: `scratch` trains the scratch network with augmentation, `vgg16_extract` turns
-photographs into VGG16's features, `vgg16_finetune` trains VGG16's block5 and a new head with
-augmentation, the blocks below frozen. All work on batches of 20 pictures of 150×150 pixels.
+photographs into VGG16's features, `vgg16_frozen` trains a new head on frozen VGG16 with
+augmentation, `vgg16_finetune` its block5 too: in Keras each time. `head_epoch` is an epoch of the
+same head on stored features, with its validation, beside Keras's epoch end to end.
+`plain_scratch` and `plain_last_block` stand beside the same training steps written out by hand, to
+see what Lightning and convlens add. All work on batches of 20 pictures of 150×150 pixels.
 
 Both sides are made ready, then run in turns on the same cores, never at once, each with its
 library's default number of threads; who goes first alternates. Printed and written to
@@ -12,7 +15,7 @@ library's default number of threads; who goes first alternates. Printed and writ
 ours / peer, formed within each round. Speeds change with the machine and with what else runs on
 it; the ratio of one run is the result.
 
-The first use installs the peer into `benchmarks/.peers/keras` (about 1 GB).
+The first use installs Keras into `benchmarks/.peers/keras` (about 1 GB).
 """
 
 import argparse
@@ -34,31 +37,63 @@ class Task(NamedTuple):
 
     what: str
     ours: list[str]
-    keras: list[str]
+    beside: list[str]
     warmup_steps: int
     steps: int
+    peer: str = "keras"
 
 
 TASKS = {
     "scratch": Task(
         "training, scratch network 150x150, batch 20, Keras augmentation, cats and dogs",
         ["ours_scratch.py"],
-        ["keras_scratch.py"],
+        ["peers/keras_scratch.py"],
         warmup_steps=10,
         steps=80,
     ),
     "vgg16_extract": Task(
         "features of VGG16's base from JPEG files, 150x150, batch 20, cats and dogs",
         ["ours_vgg16.py", "vgg16_extract"],
-        ["keras_vgg16.py", "vgg16_extract"],
+        ["peers/keras_vgg16.py", "vgg16_extract"],
         warmup_steps=2,
         steps=15,
+    ),
+    "vgg16_frozen": Task(
+        "training, a head on frozen VGG16, 150x150, batch 20, Keras augmentation, cats and dogs",
+        ["ours_vgg16.py", "vgg16_frozen"],
+        ["peers/keras_vgg16.py", "vgg16_frozen"],
+        warmup_steps=2,
+        steps=12,
+    ),
+    "head_epoch": Task(
+        "an epoch of a head on VGG16's stored features beside an epoch end to end on the frozen "
+        "base (scaled from so many steps), validation included, cats and dogs",
+        ["ours_head.py"],
+        ["peers/keras_vgg16.py", "vgg16_epoch"],
+        warmup_steps=2,
+        steps=8,
+    ),
+    "plain_scratch": Task(
+        "training, scratch network 150x150, batch 20, Keras augmentation, beside a plain loop",
+        ["ours_scratch.py"],
+        ["plain_loop.py", "scratch"],
+        warmup_steps=10,
+        steps=80,
+        peer="plain",
+    ),
+    "plain_last_block": Task(
+        "training, VGG16 with block5 and head free, 150x150, batch 20, beside a plain loop",
+        ["ours_vgg16.py", "vgg16_finetune"],
+        ["plain_loop.py", "last_block"],
+        warmup_steps=2,
+        steps=15,
+        peer="plain",
     ),
     "vgg16_finetune": Task(
         "training, VGG16 with block5 and head free, 150x150, batch 20, Keras augmentation, "
         "cats and dogs",
         ["ours_vgg16.py", "vgg16_finetune"],
-        ["keras_vgg16.py", "vgg16_finetune"],
+        ["peers/keras_vgg16.py", "vgg16_finetune"],
         warmup_steps=2,
         steps=12,
     ),
@@ -94,8 +129,8 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def row(label, speeds: dict, ratio: float, others: float | None = None) -> str:
-    cells = f"{label:>8}{speeds['convlens']:>12.1f}{speeds['keras']:>12.1f}{ratio:>8.2f}"
+def row(label, ours: float, peer: float, ratio: float, others: float | None = None) -> str:
+    cells = f"{label:>8}{ours:>12.1f}{peer:>12.1f}{ratio:>8.3f}"
     return cells if others is None else f"{cells}{others:>9.2f}"
 
 
@@ -108,10 +143,11 @@ def main() -> int:
     options = [str(option) for option in [*options, "--repeats", args.rounds]]
     task = TASKS[args.task]
     ours, *ours_told = task.ours
-    keras, *keras_told = task.keras
+    beside, *beside_told = task.beside
+    python = peer_python("keras") if task.peer == "keras" else sys.executable
     commands = {
         "convlens": [sys.executable, str(args.ours or HERE / ours), *ours_told, *options],
-        "keras": [str(peer_python("keras")), str(HERE / "peers" / keras), *keras_told, *options],
+        task.peer: [str(python), str(HERE / beside), *beside_told, *options],
     }
 
     sides: list[Side] = []
@@ -121,22 +157,24 @@ def main() -> int:
         for name, command in commands.items():  # one after the other: getting ready is work too
             print(f"getting ready: {name}", file=sys.stderr)
             sides.append(Side(name, command, cores, RESULTS / f"throughput_{args.task}_{name}.log"))
-        print(f"{'round':>8}{'convlens':>12}{'keras':>12}{'ratio':>8}{'others':>9}", flush=True)
+        print(f"{'round':>8}{'convlens':>12}{task.peer:>12}{'ratio':>8}{'others':>9}", flush=True)
         for number in range(1, args.rounds + 1):
             line: dict = {"round": number}
-            others, peaks = [], {}
+            others, peaks, line["seconds"] = [], {}, {}
             for side in sides if number % 2 else reversed(sides):
                 figure = side.round()
                 line[side.name] = figure["images_per_second"]
                 speeds[side.name].append(line[side.name])
                 others.append(figure.get("others"))
                 peaks[side.name] = figure["peak_mb"]
-            line["ratio"] = round(line["convlens"] / line["keras"], 3)
+                line["seconds"][side.name] = figure["seconds"]
+            line["ratio"] = round(line["convlens"] / line[task.peer], 4)
             line["others"] = None if None in others else max(others)
             if None not in peaks.values():
                 line["peak_mb"] = peaks
             rounds.append(line)
-            print(row(number, line, line["ratio"], line["others"]), flush=True)
+            shown = (line["convlens"], line[task.peer], line["ratio"], line["others"])
+            print(row(number, *shown), flush=True)
     finally:
         for side in sides:
             side.close()
@@ -144,8 +182,7 @@ def main() -> int:
     ratios = [line["ratio"] for line in rounds]
     summary = {name: spread(values) for name, values in speeds.items()}
     for key in ("median", "min", "max"):
-        values = {name: summary[name][key] for name in summary}
-        print(row(key, values, spread(ratios)[key]))
+        print(row(key, *(each[key] for each in summary.values()), spread(ratios)[key]))
     print("images/s; others: cores that something else used during the round, at most")
     if "peak_mb" in rounds[-1]:
         peaks = rounds[-1]["peak_mb"]

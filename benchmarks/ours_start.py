@@ -1,0 +1,58 @@
+"""Our side of `startup.py`: ``convlens train``, stopped at the end of the first training step.
+
+Everything that a run does before is done, writing its folder and judging the untrained network
+included. Prints one JSON line: of the seconds, those of judging (``judging``).
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from ours_scratch import RECIPE
+from rounds import claim_stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--home", type=Path, required=True, help="the run's folder")
+    args = parser.parse_args()
+    out = claim_stdout()
+
+    from pytorch_lightning import Callback
+
+    from convlens import run as runs
+    from convlens.cli.main import main as convlens
+
+    class Stop(Callback):
+        """Ends the process when the first step is done."""
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            print(json.dumps({"judging": round(judged[0], 3)}), file=out, flush=True)
+            os._exit(0)
+
+    judged = [0.0]
+    assembled = runs.trainer_of
+
+    def trainer_of(*given):
+        trainer, epoch_log, keeper = assembled(*given)
+        judge = epoch_log.on_train_start
+
+        def timed(*about) -> None:
+            start = time.perf_counter()
+            judge(*about)
+            judged[0] = time.perf_counter() - start
+
+        epoch_log.on_train_start = timed
+        trainer.callbacks.append(Stop())
+        return trainer, epoch_log, keeper
+
+    runs.trainer_of = trainer_of
+    words = [*RECIPE, f"data.dir={args.data}", "callbacks=none", f"run_dir={args.home}"]
+    raise SystemExit(convlens(["train", *words]))
+
+
+if __name__ == "__main__":
+    main()

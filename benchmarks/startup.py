@@ -1,0 +1,107 @@
+"""Seconds from the start of a process to the end of its first training step.
+
+    .venv/bin/python benchmarks/startup.py --data DIR        (DIR/train/<class>/*.jpg, …)
+
+The recipe is ``cats_dogs_regularized`` on each side: `convlens train` without explanation
+callbacks, pictures decoded by an earlier run; the Keras script; and a plain torch script. convlens
+judges the untrained network on all validation pictures before it trains (epoch 0 of every curve),
+which the others do not: it counts here, and is told apart. Whole processes, one after the other,
+the order turning from round to round; one of each before that is not counted. Printed and written
+to `benchmarks/results/startup.json`: seconds, and the ratios peer / ours formed within each round.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from peers.environment import peer_python
+from results import RESULTS, processor, spread, write_result
+from rounds import THREAD_SETTINGS, available_cores
+
+HERE = Path(__file__).resolve().parent
+SIDES = ("convlens", "keras", "torch")
+
+
+def command(side: str, data: Path, home: Path) -> list[str]:
+    words = {
+        "convlens": [sys.executable, HERE / "ours_start.py", "--home", home],
+        "keras": [
+            peer_python("keras"), HERE / "peers" / "keras_scratch.py",
+            "--warmup-steps", 0, "--steps", 1, "--repeats", 1,
+        ],
+        "torch": [sys.executable, HERE / "peers" / "torch_start.py"],
+    }[side]  # fmt: skip
+    return list(map(str, [*words, "--data", data]))
+
+
+def start(side: str, data: Path, folder: Path, number: int) -> tuple[float, str]:
+    """Seconds until the line that tells of the first step, and the line."""
+    environment = {k: v for k, v in os.environ.items() if k not in THREAD_SETTINGS}
+    words = command(side, data, folder / f"run_{number}")
+    log = RESULTS / f"startup_{side}.log"
+    with log.open("w") as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            env=environment,
+        )  # fmt: skip
+        process.stdin.write("go\n")  # only the Keras script waits for it
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if side == "keras":  # the first tells what it is
+            line = process.stdout.readline()
+        seconds = time.perf_counter() - began
+        process.stdin.close()
+        process.wait()
+    if not line:
+        raise SystemExit(f"{side} made no step; {log} ends:\n{log.read_text()[-1000:]}")
+    return seconds, line
+
+
+def main() -> int:
+    root = os.environ.get("CONVLENS_DATA", "data")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(root) / "cats_dogs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS / "startup.json")
+    args = parser.parse_args()
+    if not (args.data / "train").is_dir():
+        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+    if args.rounds < 1:
+        parser.error("rounds are at least 1")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+
+    lines = []
+    print("".join(f"{side:>12}" for side in SIDES) + f"{'judging':>12}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.rounds + 1):
+            turn = number % len(SIDES)
+            line = {}
+            for side in SIDES[turn:] + SIDES[:turn]:
+                seconds, told = start(side, args.data.resolve(), Path(folder), number)
+                line[side] = round(seconds, 3)
+                if side == "convlens":
+                    line["judging"] = json.loads(told)["judging"]
+            if number:
+                lines.append(line)
+                print("".join(f"{line[key]:>12.2f}" for key in (*SIDES, "judging")), flush=True)
+    ratios = {peer: spread([line[peer] / line["convlens"] for line in lines]) for peer in SIDES[1:]}
+    for peer, ratio in ratios.items():
+        print(f"{peer} takes {ratio['median']:.2f} times as long as convlens")
+    print(f"{processor()}, {len(available_cores())} cores")
+    write_result(
+        args.out, "from the start of the process to the end of the first step, scratch recipe",
+        tasks={"startup": {"rounds": lines, "ratios": ratios}},
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,7 +43,9 @@ def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
     ours, peer = told["sides"]
     lines = told["rounds"]
     busy = max(line["others"] or 0.0 for line in lines)
-    note = f"something else used {busy:.1f} cores meanwhile" if busy > 0.1 else ""
+    note = f"in {told['sides'][ours]['precision']}, peer {told['sides'][peer]['precision']}"
+    if busy > 0.1:
+        note += f"; something else used {busy:.1f} cores meanwhile"
     speeds = [[line[side] for line in lines] for side in (ours, peer)]
     ratios = [b / a if cost else a / b for a, b in zip(*speeds, strict=True)]
     found = [Rounds(*speeds, ratios, note)]
@@ -129,10 +131,14 @@ JOBS = [
     Job(
         "startup", ["startup.py"], [],
         [
-            Row("startup", "start to the first training step [s]", "Keras, same recipe"),
-            Row("startup_torch", "start to the first training step [s]", "a plain torch script"),
+            Row("startup", "start to the first step [s]", "Keras, same recipe"),
+            Row("startup_unjudged", "the same, untrained network not judged [s]", "Keras"),
+            Row("startup_torch", "the same, not judged [s]", "a plain torch script"),
         ],
-        lambda told: tasks(told, ["startup"], [("convlens", "keras"), ("convlens", "torch")]),
+        lambda told: tasks(
+            told, ["startup"],
+            [("convlens", "keras"), ("unjudged", "keras"), ("unjudged", "torch")],
+        ),
         (PICTURES,), ("keras",),
     ),
     Job(

@@ -89,6 +89,7 @@ def main() -> int:
                 line[side] = round(seconds, 3)
                 if side == "convlens":
                     line["judging"] = json.loads(told)["judging"]
+                    line["unjudged"] = round(seconds - line["judging"], 3)
             if number:
                 lines.append(line)
                 print("".join(f"{line[key]:>12.2f}" for key in (*SIDES, "judging")), flush=True)

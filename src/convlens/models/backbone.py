@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError
+from convlens.models.pooled import run_pooled
 from convlens.models.winograd import LEAST_CHANNELS, FrozenChain
 
 
@@ -52,6 +53,15 @@ class Backbone(nn.Module):
         """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input."""
         for link in self.link_names[start:stop]:
             values = self.get_submodule(link)(values) if link else self._whole(self, values)
+        return values
+
+    def run_swift(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """:meth:`run`, bit for bit, gradients too, in less time; see :mod:`models.pooled`."""
+        for link in self.link_names[start:stop]:
+            if link:
+                values = run_pooled(self.get_submodule(link), values)
+            else:
+                values = self._whole(self, values)
         return values
 
     @torch.no_grad()

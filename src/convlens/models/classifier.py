@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convlens.models.backbone import Backbone
 from convlens.models.normalise import Normalise
+from convlens.models.pooled import watched
 
 
 class Classifier(nn.Module):
@@ -39,15 +40,18 @@ class Classifier(nn.Module):
 
     def from_features(self, features: Tensor, cut: int) -> Tensor:
         """What :meth:`features` gave, to logits."""
-        return self.head(self.backbone.run(features, cut, len(self.backbone.link_names)))
+        return self.head(self.backbone.run_swift(features, cut, len(self.backbone.link_names)))
 
     def swift(self, pictures: Tensor) -> Tensor:
-        """:meth:`forward`, its frozen beginning without gradients and as fast as can be.
+        """:meth:`forward`, its frozen beginning without gradients, all as fast as can be.
 
         For training and evaluating; hooks of the frozen layers are not called.
         """
         cut = self.backbone.resting_links()
-        return self.from_features(self.features(pictures, cut), cut) if cut else self(pictures)
+        if not cut and (watched(self) or watched(self.backbone)):
+            return self(pictures)
+        features = self.features(pictures, cut) if cut else self.normalise(pictures)
+        return self.from_features(features, cut)
 
     def cut_name(self, cut: int) -> str:
         """The link after which ``cut`` cuts, as a person knows it."""

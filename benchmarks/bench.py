@@ -33,7 +33,16 @@ from table import as_markdown, as_text, failed, measured, put_between
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
-OURS = ("convlens", "torch", "torchvision", "pytorch-lightning", "captum", "timm", "numpy")
+OURS = (
+    "convlens",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "captum",
+    "timm",
+    "numpy",
+    "matplotlib",
+)
 LIMIT = 1800  # seconds that a script may take
 
 
@@ -97,8 +106,14 @@ def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
             return [failed(row, f"not done after {LIMIT} s; see {log}") for row in job.rows]
     if done.returncode or not out.exists():
         return [failed(row, f"{last_line(log)} (see {log})") for row in job.rows]
-    found = job.read(json.loads(out.read_text()))
-    return [measured(row, rounds) for row, rounds in zip(job.rows, found, strict=True)]
+    try:
+        found = job.read(json.loads(out.read_text()))
+        return [
+            measured(row, rounds) if rounds else failed(row, f"its peer did not run; see {log}")
+            for row, rounds in zip(job.rows, found, strict=True)
+        ]
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return [failed(row, f"{out} cannot be read: {error!r}") for row in job.rows]
 
 
 def last_line(log: Path) -> str:

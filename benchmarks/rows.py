@@ -29,7 +29,7 @@ class Job(NamedTuple):
     command: list[str]
     quick: list[str]
     rows: list[Row]
-    read: Callable[[dict], list[Rounds]]
+    read: Callable[[dict], list[Rounds | None]]
     needs: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     rounds: str = "--rounds"
@@ -55,11 +55,17 @@ def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
     return found
 
 
-def tasks(told: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds]:
-    """Of scripts that write seconds by task: for each task and each pair (ours, peer), in turn."""
+def tasks(told: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds | None]:
+    """Of scripts that write seconds by task: for each task and each pair (ours, peer), in turn.
+
+    None where the rounds are without a peer: it could not be run.
+    """
     found = []
     for name in names:
         for ours, peer in pairs:
+            if not all(peer in line for line in told["tasks"][name]["rounds"]):
+                found.append(None)
+                continue
             both = [[line[side] for line in told["tasks"][name]["rounds"]] for side in (ours, peer)]
             found.append(Rounds(*both, [b / a for a, b in zip(*both, strict=True)]))
     return found

@@ -149,6 +149,13 @@ def test_a_row_that_fails_loses_no_other(tmp_path, monkeypatch, capsys):
     assert "not measured: fast, cost" in capsys.readouterr().err
 
 
+def test_a_peer_that_did_not_run_leaves_the_other_rows():
+    lines = [{"plain": 1.0, "one by one": 4.0}, {"plain": 2.0, "one by one": 4.0}]
+    told = {"tasks": {"early": {"rounds": lines}}}
+    beside, lucent = rows.tasks(told, ["early"], [("plain", "one by one"), ("robust", "lucent")])
+    assert beside.ratios == [4.0, 2.0] and lucent is None
+
+
 def test_strict_makes_a_missed_target_the_exit_status(capsys):
     lines = [table.measured(FAST, table.Rounds([1.0], [1.0], [1.0]))]
     plain = bench.argparse.Namespace(strict=False, quick=False, markdown=False)

@@ -5,12 +5,10 @@ without explanations. An epoch is counted from its start to the start of the nex
 mean of three, after one that is not counted. VGG16's weights are random: they cost the same.
 """
 
-import tempfile
 import threading
 import time
-from pathlib import Path
 
-from ours_scratch import serve_training
+from ours_scratch import run_folder, serve_training
 from pytorch_lightning import Callback
 from rounds import arguments, claim_stdout
 
@@ -48,7 +46,7 @@ def main() -> None:
 
     words = [*RECIPE, f"data.dir={args.data}", "training.epochs=null", "callbacks=none"]
     config = compose([*words, "logger=csv"])
-    home = Path(tempfile.mkdtemp(prefix="convlens-benchmark-"))
+    home = run_folder()
     run = runs.assemble(config)
     pictures = len(run.data.dataset.splits["train"])
     runs.settle_precision(run)

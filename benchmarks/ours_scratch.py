@@ -5,6 +5,7 @@ data path, arithmetic and precision are convlens's own.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -17,6 +18,13 @@ from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
 RECIPE = ("exp=reproduce/cats_dogs_regularized",)
+FOLDERS: list[Path] = []  # of this process's runs, removed at its end
+
+
+def run_folder() -> Path:
+    """A folder for a run, which is removed when the driver has heard the last round."""
+    FOLDERS.append(Path(tempfile.mkdtemp(prefix="convlens-benchmark-")))
+    return FOLDERS[-1]
 
 
 class Gate(Callback):
@@ -68,7 +76,7 @@ def build(
             "logger=csv",
         ]
     )
-    home = Path(tempfile.mkdtemp(prefix="convlens-benchmark-"))
+    home = run_folder()
     run = runs.assemble(config)
     _ = run.data.dataset
     runs.settle_precision(run)
@@ -135,6 +143,8 @@ def serve_training(args, out, fit, measure, told) -> None:
     def answer() -> None:
         serve(out, about, measure, args.repeats)
         out.flush()
+        for folder in FOLDERS:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)  # the trainer would go on for a million steps
 
     threading.Thread(target=answer, daemon=True).start()

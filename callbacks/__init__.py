@@ -11,6 +11,7 @@ from convlens.callbacks.epoch_log import EpochLog
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.hparams import HParams
+from convlens.callbacks.last_looks import LastLooks
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.mistakes import Mistakes
@@ -31,6 +32,7 @@ __all__ = [
     "FilterVisuals",
     "GradCam",
     "HParams",
+    "LastLooks",
     "LearningCurves",
     "Ledger",
     "Mistakes",

@@ -203,11 +203,12 @@ class ExplanationCallback(L.Callback, ABC):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._clock = trainer.current_epoch
-        if self._clock == 0:
+        if self._clock == 0 and trainer.global_step == 0:
             self._look(trainer, pl_module, 0, free=True)
         else:
-            # the checkpoint was written after this epoch's look
-            self._looked_at = self._clock
+            ledger = Ledger.of(trainer)
+            self._looked_at = ledger.looked.get(self.name, self._clock)
+            self._cut_at = ledger.cut.get(self.name)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         Ledger.of(trainer).begin_epoch(trainer.current_epoch)
@@ -312,7 +313,7 @@ class ExplanationCallback(L.Callback, ABC):
             for part, mode in modes.items():
                 part.training = mode
             if stage == "val":
-                self._looked_at = clock
+                self._looked_at = ledger.looked[self.name] = clock
             ledger.charge(self.name, time.perf_counter() - began, free=free)
 
     def _seconds(self, trainer: L.Trainer, final: bool, free: bool) -> float:
@@ -349,6 +350,8 @@ class ExplanationCallback(L.Callback, ABC):
         log.log(level, line)
         if key == "short":
             self._cut_at = self._clock
+            if self._ledger is not None:
+                self._ledger.cut[self.name] = self._clock
         if self._ledger is not None and key in ("short", "budget"):
             self._ledger.left_out.setdefault(self.name, line)
         if traceback:

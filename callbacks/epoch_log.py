@@ -43,13 +43,14 @@ class EpochLog(L.Callback):
         self.seconds = {"training": 0.0, "validation": 0.0}
         self.pictures_seen = 0
         self._epoch_began = self._validation_began = 0.0
-        self._validating = 0.0
+        self._validating = self._before = 0.0
+        self._open = False  # amid an epoch
 
     # --- the untrained network
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         _lay_out_charts(trainer)
-        if trainer.current_epoch > 0:
+        if trainer.current_epoch > 0 or trainer.global_step > 0:
             return
         data: PictureData = trainer.datamodule
         began = time.perf_counter()
@@ -70,7 +71,9 @@ class EpochLog(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         Ledger.of(trainer).begin_epoch(trainer.current_epoch)
-        self._epoch_began, self._validating = time.perf_counter(), 0.0
+        # an epoch that was interrupted has had some of its seconds
+        self._epoch_began, self._validating = time.perf_counter() - self._before, 0.0
+        self._open, self._before = True, 0.0
         self._looked_before = Ledger.of(trainer).total
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -88,6 +91,7 @@ class EpochLog(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         pl_module.publish("train", pl_module.train_metrics)
+        self._open = False
         ledger = Ledger.of(trainer)
         ledger.end_epoch(trainer.current_epoch)
         looked = ledger.total - self._looked_before
@@ -145,12 +149,14 @@ class EpochLog(L.Callback):
             "history": self.history,
             "seconds": self.seconds,
             "pictures_seen": self.pictures_seen,
+            "into_epoch": time.perf_counter() - self._epoch_began if self._open else 0.0,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.history = state_dict["history"]
         self.seconds = state_dict["seconds"]
         self.pictures_seen = state_dict["pictures_seen"]
+        self._before = state_dict.get("into_epoch", 0.0)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["convlens_ledger"] = Ledger.of(trainer).state()

@@ -25,6 +25,8 @@ class Ledger:
         failures: first failure by callback, one line each.
         left_out: by callback, what the budget did not reach, one line each.
         scores: numbers found by looking, by clock and tag.
+        looked: the clock of each callback's latest look; ``cut``: of the latest one that the budget
+            ended early.
         epochs: by clock, seconds of the epoch itself (training and validation), and of looking
             within it; the looks before training and at the end are not among them.
     """
@@ -37,6 +39,8 @@ class Ledger:
     failures: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    looked: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
     epochs: dict[int, list[float]] = field(default_factory=dict)
     _allowed: float = 0.0
     _charged: float = 0.0
@@ -102,14 +106,19 @@ class Ledger:
             "spent": dict(self.spent),
             "allowed": self._allowed,
             "charged": self._charged,
+            "failures": dict(self.failures),
             "left_out": dict(self.left_out),
+            "looked": dict(self.looked),
+            "cut": dict(self.cut),
             "scores": {clock: dict(row) for clock, row in self.scores.items()},
             "epochs": {clock: list(pair) for clock, pair in self.epochs.items()},
         }
 
     def restore(self, state: dict) -> None:
         self.spent = dict(state["spent"])
-        self.left_out = dict(state.get("left_out", {}))
+        # runs of old kept fewer of these
+        for name in ("failures", "left_out", "looked", "cut"):
+            setattr(self, name, dict(state.get(name, {})))
         self.scores = {clock: dict(row) for clock, row in state.get("scores", {}).items()}
         self.epochs = {clock: list(pair) for clock, pair in state.get("epochs", {}).items()}
         self._allowed, self._charged = state["allowed"], state["charged"]

@@ -17,8 +17,21 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class SharedError(UserError):
+    """One that every process of a run raises alike; the first one says it."""
+
+
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while a run was training; the message says how to go on."""
+    """Ctrl-C or SIGTERM; the message, if there is one, says how to go on.
+
+    Args:
+        message: one line, or nothing.
+        status: what the process ends with: 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str = "", status: int = 130):
+        super().__init__(message)
+        self.status = status
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import yaml
@@ -14,10 +16,17 @@ import yaml
 from convlens.config_checks import check_shape
 from convlens.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not noticed
+    fcntl = None
+
 # set by the first process for those that a distributed strategy starts from the same words
 ENVIRONMENT = "CONVLENS_RUN_DIR"
 OUTPUTS = Path("outputs")
 _MOST_LETTERS = 1_000_000  # of a config.yaml; ours have some thousand
+LOCK = ".lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 def first_process() -> bool:
@@ -96,11 +105,65 @@ def check(config: dict) -> None:
             )
 
 
-def claim(config: dict) -> Path:
+class Hold:
+    """The right to write into one run folder, for as long as the ``with`` lasts.
+
+    It is a lock on ``.lock`` in that folder, which the system frees at any death of the process.
+    On a file system without locks nothing is held, and nothing refused.
+    """
+
+    def __init__(self):
+        self._fd: int | None = None
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def take(self, folder: Path) -> None:
+        """Hold ``folder``, if this is the process that writes.
+
+        Raises:
+            UserError: another process holds it, or there is no such folder to write into.
+        """
+        if fcntl is None or not first_process():
+            return
+        try:
+            fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise UserError(
+                f"{folder} is in use: {holder or 'another process'} trains there; wait for its "
+                f"end, stop it, or choose another run_dir"
+            ) from None
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _NO_LOCKS:
+                return
+            raise
+        self._fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def claim(config: dict, hold: Hold | None = None) -> Path:
     """Make the folder of a new run and return it; later processes take the first one's.
 
+    Args:
+        hold: takes the folder before anything in it is touched.
+
     Raises:
-        UserError: the folder holds a run already, or cannot be made.
+        UserError: the folder holds a run already, is in use, or cannot be made.
     """
     folder = agreed(config)
     if not first_process():
@@ -111,10 +174,15 @@ def claim(config: dict) -> Path:
     check(config)
     if folder:
         _make(folder)
+        if hold:
+            hold.take(folder)
+            check(config)  # another process may have begun one since
         if holds_run(folder):
             _clear(folder)
     else:
         folder = fresh(OUTPUTS / config["experiment"])
+        if hold:
+            hold.take(folder)
     os.environ[ENVIRONMENT] = str(folder)
     return folder
 
@@ -220,8 +288,12 @@ def newest_run() -> Path:
 
 def _replace(file: Path, text: str) -> None:
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_evaluation(home: Path, checkpoint: Path, epoch: int, results: dict[str, float]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from convlens.callbacks import (
     EpochLog,
     ExplanationCallback,
     HParams,
+    LastLooks,
     Ledger,
     ProgressBar,
 )
@@ -36,11 +40,19 @@ from convlens.models.weights import pending_weights
 from convlens.pages.report import report
 from convlens.summary import best_row, summarise
 from convlens.training import ClassifierModule
-from convlens.training.checkpoint import WholeCheckpointIO, read_checkpoint
+from convlens.training.checkpoint import (
+    STOPPED,
+    WholeCheckpointIO,
+    checkpoint_to_resume,
+    read_checkpoint,
+)
+from convlens.training.divergence import Divergence
+from convlens.training.interruption import Interruption, Reopening
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
 from convlens.training.phases import Phases
 from convlens.training.precision import PRECISIONS, fastest, step_seconds
+from convlens.training.processes import Companions, broken_off
 from convlens.training.stopping import EarlyStop
 
 log = logging.getLogger("convlens")
@@ -129,14 +141,20 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     Returns:
         The run folder and the summary.
     """
-    began = time.perf_counter()
     if resume is None:
         folder.check(config)
-    last = (resume or Path()) / "checkpoints" / "last.ckpt"
-    start = str(last) if resume and last.exists() else None
+    with folder.Hold() as hold:
+        if resume:
+            hold.take(resume)
+        return _trained(config, resume, hold)
+
+
+def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path, dict]:
+    began = time.perf_counter()
+    start = checkpoint_to_resume(resume / "checkpoints") if resume else None
     run = assemble(config, pretrained=start is None)
     notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
-    home = resume or folder.claim(config)
+    home = resume or folder.claim(config, hold)
     if folder.first_process():
         logs.keep(home / "train.log")
     for line in notes:
@@ -155,12 +173,14 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     for line in warnings_of(run):
         log.warning(line)
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
-    _fit(trainer, run, start, home)
+    with _ending(trainer, home):
+        _fit(trainer, run, start)
     best = keeper.best_model_path if keeper else None
     clock = best_row(epoch_log.history)["epoch"]
     run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
     trainer.convlens_tested = run.phases.tested_epoch
-    test = tested(trainer, run, best or None)
+    with _ending(trainer, home):
+        test = tested(trainer, run, best or None)
     epoch_log.log_test(trainer, test, clock)
     seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
     alarms = next(c for c in trainer.callbacks if isinstance(c, Alarms))
@@ -185,26 +205,55 @@ def _write_report(home: Path) -> None:
         log.debug("traceback", exc_info=True)
 
 
-def _fit(trainer: L.Trainer, run: Run, start: str | None, home: Path) -> None:
-    """Train, with kernels that give the same bits every time.
-
-    Raises:
-        Interrupted: Ctrl-C.
-    """
+def _fit(trainer: L.Trainer, run: Run, start: Path | None) -> None:
+    """Train, with kernels that give the same bits every time."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     # the flag above also fills every new tensor; nothing of ours reads what it did not write
     torch.utils.deterministic.fill_uninitialized_memory = False
+    trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
+
+
+@contextlib.contextmanager
+def _ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
+    """The lines for a run that does not come to its own end.
+
+    Raises:
+        Interrupted: a signal ended it.
+        UserError: one of several processes died.
+    """
+    companions = next(c for c in trainer.callbacks if isinstance(c, Companions))
+    interruption = next(c for c in trainer.callbacks if isinstance(c, Interruption))
+    number = 0
     try:
-        trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
-    except SystemExit:
-        # Lightning's way out after Ctrl-C
+        yield
+    except SystemExit as error:
+        # Lightning's way out after a signal; what it was raised for comes with it
         if not trainer.interrupted:
             raise
-    if trainer.interrupted:
+        number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
+    except RuntimeError as error:
+        line = companions.fallen()
+        if line:
+            companions.end()
+            raise UserError(line) from error
+        if not folder.first_process() and broken_off(error):
+            raise SystemExit(1) from error  # another one fell, and the first one says so
+        raise
+    number = interruption.came or number
+    if number:
         raise Interrupted(
-            f"interrupted after {trainer.current_epoch} whole epochs; "
-            f"`make resume run={home}` goes on from there"
+            f"stopped by {signal.Signals(number).name} {_how_far(trainer, interruption.file)}; "
+            f"`make resume run={home}` goes on from there",
+            128 + number,
         )
+
+
+def _how_far(trainer: L.Trainer, stopped: Path) -> str:
+    epochs = f"after {trainer.current_epoch} of {trainer.max_epochs} epochs"
+    if not stopped.exists():
+        return epochs
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    return f"{epochs} and {done} of {trainer.num_training_batches} batches"
 
 
 def trainer_of(
@@ -216,8 +265,10 @@ def trainer_of(
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
     alarms = Alarms(config["alarms"], run.data.class_names)
+    interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
-        run.phases, *run.explanations, epoch_log, alarms, HParams(config)
+        Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
+        LastLooks(), *run.explanations, epoch_log, alarms, HParams(config),
     ]  # fmt: skip
     keeper = None
     if training["early_stopping"]:
@@ -238,6 +289,7 @@ def trainer_of(
         callbacks += [keeper, last]
     if sys.stdout.isatty():
         callbacks.append(ProgressBar())
+    callbacks.append(Reopening(interruption))
     loggers = []
     if config["logger"]["tensorboard"]:
         # events of an epoch that a killed run did not finish must not show twice

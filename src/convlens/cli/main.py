@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 
 from convlens import __version__
 from convlens.cli.words import split_make_words
-from convlens.errors import UserError, nearest
+from convlens.errors import Interrupted, SharedError, UserError, nearest
+from convlens.folder import first_process
 
 COMMANDS = {
     "train": "train a network; exp=NAME and any key=value",
@@ -27,11 +31,13 @@ COMMANDS = {
     "split": "src=DIR dst=DIR: class folders to train/validation/test",
     "tensorboard": "TensorBoard over outputs/, every step of every picture kept",
 }
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a person's mistake, 130 for Ctrl-C."""
+    """Run a command; returns the exit status: 0, 2 for a person's mistake, 130 for Ctrl-C,
+    143 for SIGTERM."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(help_text())
@@ -41,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, words = arguments[0], arguments[1:]
     _print_any_name()
+    before = _end_by_exception()
     try:
         if command not in COMMANDS:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
@@ -48,19 +55,47 @@ def main(arguments: list[str] | None = None) -> int:
         # each command's imports are its own: `split` need not wait for torch and Lightning
         return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
     except UserError as error:
-        print(f"convlens: {error}", file=sys.stderr)
+        if first_process() or not isinstance(error, SharedError):
+            print(f"convlens: {error}", file=sys.stderr)
         logging.getLogger("convlens").debug("stopped", exc_info=True)
         return USER_ERROR
     except KeyboardInterrupt as error:
-        print(f"convlens: {error}" if str(error) else "convlens: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        if first_process():
+            print(f"convlens: {str(error) or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:
         # the reader (`| head`) has gone; nothing is left to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            logging.getLogger("convlens").debug("failed", exc_info=True)
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"convlens: the disk is full{where}; make room and start again", file=sys.stderr)
+        return USER_ERROR
     except Exception:
         logging.getLogger("convlens").debug("failed", exc_info=True)
         raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end_by_exception():
+    """Let SIGTERM end a command by its exceptions, as Ctrl-C does; returns the handler before.
+
+    Nothing is done where another part of the program has a handler, or where it is ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return None
+
+    def end(*_):
+        raise Interrupted("stopped by SIGTERM", TERMINATED)
+
+    return signal.signal(signal.SIGTERM, end)
 
 
 def _print_any_name() -> None:

@@ -77,6 +77,7 @@ class TrainingLoader:
         self.rank, self.world = rank, world
         self.stored, self.augmented = stored, augmented
         self.epoch = 0
+        self._place = (0, 0)  # epoch and number of the batch to begin with
         # Lightning tells the epoch to `loader.sampler`, after a resume too
         self.sampler = self
 
@@ -86,9 +87,20 @@ class TrainingLoader:
     def __len__(self) -> int:
         return len(self.order)
 
+    def state_dict(self) -> dict[str, int]:
+        """How far the epoch has come; Lightning keeps it in checkpoints."""
+        return {"epoch": self._place[0], "batch": self._place[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._place = (state["epoch"], state["batch"])
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, stored, augmented = self.epoch, self.stored(), self.augmented()
+        first = self._place[1] if self._place[0] == epoch else 0
         for number, rows in enumerate(self.order.batches(epoch)):
+            if number < first:
+                continue  # trained on before the run was stopped
+            self._place = (epoch, number + 1)
             mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
             share = np.full(len(mine), self.world * len(mine) / len(rows))
             if not len(mine):

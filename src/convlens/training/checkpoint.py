@@ -12,6 +12,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from convlens.errors import UserError
 from convlens.models.state import load_data, plain
 
+STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a kill leaves the old file or the new one."""
@@ -29,6 +31,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """The checkpoint that has come farthest: the last whole epoch's, or one amid an epoch.
+
+    None where there is none yet.
+    """
+    last, stopped = folder / "last.ckpt", folder / STOPPED
+    if not last.exists() or not stopped.exists():
+        return next((file for file in (stopped, last) if file.exists()), None)
+    return max((last, stopped), key=lambda file: read_checkpoint(file)["global_step"])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

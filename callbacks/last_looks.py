@@ -1,0 +1,60 @@
+"""The end of training, for a run that was stopped between its last epoch and its last look."""
+
+from __future__ import annotations
+
+import pytorch_lightning as L
+import torch
+from convlens.callbacks.answers import AnswerBook
+
+from convlens.data.datamodule import PictureData
+from convlens.training import ClassifierModule
+
+
+class LastLooks(L.Callback):
+    """Lets a resumed run whose epochs are all done have its last looks and alarms all the same.
+
+    Lightning's loop returns at once then and calls no hook, and no validation is run whose
+    answers the looks could show. It has to stand before the callbacks that look.
+    """
+
+    def __init__(self):
+        self._began = self._trained = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._began = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._trained = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        if not self._trained:
+            collect_answers(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        if self._began:
+            return
+        for hook in ("on_train_start", "on_train_end"):
+            for callback in trainer.callbacks:
+                getattr(callback, hook)(trainer, pl_module)
+
+
+@torch.no_grad()
+def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
+    """Note the answers to the validation pictures, as the last epoch's validation did."""
+    data: PictureData = trainer.datamodule
+    book = AnswerBook.of(trainer)
+    modes = {part: part.training for part in module.modules()}
+    book.begin(None)
+    try:
+        module.eval()
+        with trainer.precision_plugin.forward_context():
+            for number, batch in enumerate(data.evaluation_loader("validation")):
+                there = {
+                    k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()
+                }
+                moved = data.finish(there)
+                book.take({"logits": module.answer(moved)}, moved, number)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    book.end("val")

@@ -8,6 +8,7 @@ from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.epoch_log import EpochLog
+from convlens.callbacks.events import EventLogger
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.hparams import HParams
@@ -28,6 +29,7 @@ __all__ = [
     "ClassMeans",
     "ConfusionMatrix",
     "EpochLog",
+    "EventLogger",
     "ExplanationCallback",
     "FilterVisuals",
     "GradCam",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -35,6 +36,7 @@ class EpochLog(L.Callback):
         history: one dictionary of scalars an epoch, from epoch 0.
         seconds: by stage, over all parts of a run that was resumed.
         pictures_seen: training pictures so far, all processes together.
+        failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
     """
 
     def __init__(self, file: Path | None):
@@ -42,6 +44,7 @@ class EpochLog(L.Callback):
         self.history: list[dict[str, float]] = []
         self.seconds = {"training": 0.0, "validation": 0.0}
         self.pictures_seen = 0
+        self.failure = ""
         self._epoch_began = self._validation_began = 0.0
         self._validating = self._before = 0.0
         self._open = False  # amid an epoch
@@ -51,6 +54,8 @@ class EpochLog(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         _lay_out_charts(trainer)
         if trainer.current_epoch > 0 or trainer.global_step > 0:
+            if self.file is not None and trainer.is_global_zero and self.history:
+                self._write_table()  # a full disk may have left rows out
             return
         data: PictureData = trainer.datamodule
         began = time.perf_counter()
@@ -136,13 +141,25 @@ class EpochLog(L.Callback):
             self._write_table()
 
     def _write_table(self) -> None:
-        """The whole table anew and renamed: a kill leaves the old one or the new one."""
+        """The whole table anew and renamed: a kill leaves the old one or the new one.
+
+        Checkpoints hold the rows too, so a full disk costs nothing that a later epoch, or a
+        resumed run, would not write.
+        """
         columns = list(dict.fromkeys(key for row in self.history for key in row))
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
-        beside = self.file.with_suffix(".csv.tmp")
-        with beside.open("w", encoding="utf-8", newline="") as table:
-            table.writelines(csv_line(row) for row in (columns, *rows))
-        os.replace(beside, self.file)
+        beside, before = self.file.with_suffix(".csv.tmp"), self.failure
+        try:
+            with beside.open("w", encoding="utf-8", newline="") as table:
+                table.writelines(csv_line(row) for row in (columns, *rows))
+            os.replace(beside, self.file)
+            self.failure = ""
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            self.failure = f"{self.file} lacks its last rows ({error.strerror}): make room"
+            if not before:
+                log.warning("%s; training goes on", self.failure)
 
     def state_dict(self) -> dict:
         return {

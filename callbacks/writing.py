@@ -56,7 +56,11 @@ def write_picture(
     if folder is not None:
         file = folder / f"epoch_{clock:03d}" / f"{tag}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded)
+        try:
+            file.write_bytes(encoded)
+        except OSError:
+            file.unlink(missing_ok=True)  # whole or not at all
+            raise
 
 
 def _hand_over(logger: Logger, tag: str, picture: np.ndarray, clock: int) -> None:

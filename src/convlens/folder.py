@@ -225,6 +225,7 @@ def _clear(folder: Path) -> None:
         "summary.json",
         "train.log",
         "split.csv",
+        "pictures.csv",
         "report.html",
     ):
         (folder / name).unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import sys
 import warnings
@@ -36,10 +38,44 @@ def hush() -> None:
 def keep(file: Path) -> None:
     """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
     hush()
-    handler = logging.FileHandler(file, encoding="utf-8")
+    # closed by the next command's `speak`, or at the end
+    handler = EnduringHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("convlens", *LIBRARIES):
         logging.getLogger(name).addHandler(handler)
+    # what ends a process without an exception (a bus error: a mapped file was cut off) leaves a
+    # trace there too
+    faulthandler.enable(handler.stream)
+
+
+class EnduringHandler(logging.FileHandler):
+    """Says once that the log cannot be written, where logging's own would print a traceback.
+
+    Attributes:
+        failure: the line, or nothing.
+    """
+
+    failure = ""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failure:
+            self.failure = f"{self.baseFilename} lacks lines ({error.strerror}): make room"
+            print(f"{self.failure}; training goes on", file=sys.stderr)
+
+    def close(self) -> None:
+        if self.stream is not None:
+            faulthandler.disable()  # it would write to whatever gets the number of this file
+        with contextlib.suppress(OSError):  # what could not be flushed has been told of
+            super().close()
+
+
+def failure() -> str:
+    """Why the log that is kept lacks lines, or nothing."""
+    kept = [handler for handler in log.handlers if isinstance(handler, EnduringHandler)]
+    return kept[-1].failure if kept else ""
 
 
 def _silence(*names: str) -> None:

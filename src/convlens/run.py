@@ -14,7 +14,6 @@ from pathlib import Path
 import pytorch_lightning as L
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from convlens import folder, logs
@@ -22,6 +21,7 @@ from convlens.building import callback_of
 from convlens.callbacks import (
     Alarms,
     EpochLog,
+    EventLogger,
     ExplanationCallback,
     HParams,
     LastLooks,
@@ -29,9 +29,11 @@ from convlens.callbacks import (
     ProgressBar,
 )
 from convlens.data.datamodule import PictureData
+from convlens.data.listing import Listing
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
 from convlens.data.splits import read_split, write_split
+from convlens.data.unchanged import check_state, write_state
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 from convlens.errors import Interrupted, UserError
@@ -187,9 +189,18 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     summary = summarise(
         config, epoch_log, ledger, test, seconds, alarms.current, processes=trainer.world_size
     )
+    summary["skipped"] = run.data.dataset.skipped
     summary["features"] = run.phases.fetched
+    lost = [getattr(logger, "failure", "") for logger in trainer.loggers]
+    summary["failures"] += [line for line in (*lost, epoch_log.failure, logs.failure()) if line]
     if folder.first_process() and not trainer.fast_dev_run:
-        folder.write_summary(home, summary)
+        try:
+            folder.write_summary(home, summary)
+        except OSError as error:
+            raise UserError(
+                f"summary.json was not written ({error.strerror}): make room; `make resume "
+                f"run={home}` writes it, nothing is trained again"
+            ) from error
         _write_report(home)
     return home, summary
 
@@ -295,9 +306,7 @@ def trainer_of(
         # events of an epoch that a killed run did not finish must not show twice
         purge = {"purge_step": completed_epochs(home) + 1} if resumed else {}
         loggers.append(
-            TensorBoardLogger(
-                home, name="", version="tensorboard", default_hp_metric=False, **purge
-            )
+            EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge)
         )
     trainer = _lightning(
         **options,
@@ -397,8 +406,8 @@ def _prepare(run: Run, home: Path, resumed: bool) -> None:
     config = run.config
     listing = run.data.index.listing
     if folder.first_process():
-        if listing is not None and resumed and (home / "split.csv").exists():
-            read_split(home / "split.csv", listing)
+        if listing is not None:
+            _compare(listing, home, resumed)
         folder.write_config(home, config)
         if listing is not None:
             write_split(home / "split.csv", listing)
@@ -413,6 +422,17 @@ def _prepare(run: Run, home: Path, resumed: bool) -> None:
         _keep_probes(probes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
+
+
+def _compare(listing: Listing, home: Path, resumed: bool) -> None:
+    """Note which pictures a run begins with; refuse to go on with others."""
+    noted = home / "pictures.csv"
+    if resumed and (home / "split.csv").exists():
+        read_split(home / "split.csv", listing)
+    if not (resumed and noted.exists()):
+        write_state(noted, listing)
+    elif line := check_state(noted, listing):
+        log.warning(line)
 
 
 def _keep_probes(probes: Probes, home: Path) -> None:

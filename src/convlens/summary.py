@@ -8,7 +8,7 @@ import platform
 
 from convlens import __version__
 from convlens.callbacks import EpochLog, Ledger
-from convlens.training.alarms import overfitting
+from convlens.training.alarms import no_better_than_untrained, overfitting
 
 Row = dict[str, float]
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
@@ -56,6 +56,8 @@ def summarise(
         epochs=thresholds["overfitting_epochs"],
         rise=thresholds["overfitting_rise"],
     )
+    losses = [row["val/loss"] for row in history if "val/loss" in row]
+    notices = [line for line in (notice, no_better_than_untrained(losses)) if line]
     seconds = {**seconds, "explaining": ledger.total}
     return {
         "experiment": config["experiment"],
@@ -80,7 +82,7 @@ def summarise(
         "precision": str(config["precision"]),
         "processes": processes,
         "versions": versions(),
-        "alarms": ([notice] if notice else []) + alarms,
+        "alarms": notices + alarms,
         "failures": list(ledger.failures.values()),
         "left_out": dict(ledger.left_out),
         "scores": _latest_scores(ledger),

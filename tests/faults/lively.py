@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import contextlib
+
 from conftest import TINY, TWO_UNFREEZES, draw_folder
 
 COMMAND = [sys.executable, "-m", "convlens.cli.main"]
@@ -64,10 +66,8 @@ def start(words: list[str], cache: Path, **options) -> subprocess.Popen:
 
 def kill_group(process: subprocess.Popen) -> None:
     """``kill -9`` to the process and to everything that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()
 
 

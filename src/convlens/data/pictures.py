@@ -78,8 +78,10 @@ class Dataset:
         splits: ``train``, ``validation`` and ``test``.
         class_names: K names; the label is the index.
         notes: lines that the person should read: duplicates across splits, skipped pictures.
+        skipped: files that gave no picture, each with the reason.
     """
 
     splits: dict[str, Pictures]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)

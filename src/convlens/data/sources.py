@@ -255,7 +255,8 @@ def _listed(
             lines.append(f"{len(skipped)} broken {what} skipped, the first: {first}")
         if read and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
-        return Dataset(made, found.class_names, notes + lines)
+        told = [f"{file} ({reason})" for file, reason in skipped]
+        return Dataset(made, found.class_names, notes + lines, told)
 
     counts = _counts(found.labels, found.splits, len(found.class_names))
     with_mask = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, target)
-        except BaseException:
+        except BaseException as error:
             beside.unlink(missing_ok=True)
-            raise
+            # torch tells of a failed write by a RuntimeError of its own
+            if not isinstance(error, OSError | RuntimeError):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            free = shutil.disk_usage(target.parent).free
+            raise UserError(
+                f"{target} was not written ({reason[:120]}; {free / 1e6:.0f} MB are free): make "
+                f"room; `make resume run={target.parent.parent}` goes on from the checkpoint before"
+            ) from error
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:

@@ -1,0 +1,227 @@
+"""Pictures, masks, caches that vanish or change: before decoding, in mid-run, before a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as L
+from conftest import TINY, draw_folder
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from lively import WORDS, checkpoint, differences, logged, pictures, start, told, wait_for
+
+from convlens import run as runs
+from convlens.cli.main import main
+
+FEW = [word for word in TINY if not word.startswith("data.pictures")]
+FEW += ["data=image_folder", "training.epochs=3", "callbacks=none"]
+
+
+class Act(L.Callback):
+    """Does something to the files at the start of one epoch."""
+
+    def __init__(self, epoch: int, act):
+        self.epoch, self.act = epoch, act
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == self.epoch:
+            self.act()
+
+
+def at_epoch(monkeypatch, epoch: int, act) -> None:
+    plain = runs.trainer_of
+
+    def trainer_of(*args):
+        trainer, *rest = plain(*args)
+        trainer.callbacks.insert(0, Act(epoch, act))
+        return trainer, *rest
+
+    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return draw_folder(tmp_path / "pictures", {"cats": 20, "dogs": 20})
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("CONVLENS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def spoil(folder: Path) -> None:
+    """One picture is gone, another holds something else, a third is no picture any more."""
+    one, other, third = sorted((folder / "cats").glob("*.png"))[:3]
+    one.unlink()
+    Image.fromarray(np.zeros((31, 31, 3), np.uint8)).save(other)
+    third.write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize("where", ["disk", "ram"])
+def test_pictures_that_vanish_or_change_in_mid_run_change_nothing(
+    data, cache, tmp_path, monkeypatch, where
+):
+    words = ["train", *FEW, f"data.cache={where}"]
+    shutil.copytree(data, tmp_path / "kept")
+    alone, home = tmp_path / "alone", tmp_path / "run"
+    assert main([*words, f"data.dir={tmp_path / 'kept'}", f"run_dir={alone}"]) == 0
+    at_epoch(monkeypatch, 1, lambda: spoil(data))
+    assert main([*words, f"data.dir={data}", f"run_dir={home}"]) == 0
+    one, other = checkpoint(alone)["state_dict"], checkpoint(home)["state_dict"]
+    assert all((other[name] == value).all() for name, value in one.items())
+
+
+def test_a_cache_that_is_removed_in_mid_run_changes_nothing(data, cache, tmp_path, monkeypatch):
+    """The map holds the file open; only its name is gone."""
+    words = ["train", *FEW, f"data.dir={data}"]
+    assert main([*words, f"run_dir={tmp_path / 'alone'}"]) == 0
+    at_epoch(monkeypatch, 1, lambda: shutil.rmtree(cache))
+    assert main([*words, f"run_dir={tmp_path / 'run'}"]) == 0
+    monkeypatch.undo()
+    assert not differences(tmp_path / "alone", tmp_path / "run")
+
+
+def one_line(capsys) -> str:
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    (line,) = [line for line in err.splitlines() if line.startswith("convlens: ")]
+    return line
+
+
+def test_a_picture_that_vanishes_before_it_is_decoded(data, cache, tmp_path, capsys, monkeypatch):
+    """Between listing and decoding."""
+    from convlens.data import pixels
+
+    plain, gone = pixels.decoded, data / "cats" / "0.png"
+
+    def decoded(files, **options):
+        gone.unlink(missing_ok=True)
+        return plain(files, **options)
+
+    monkeypatch.setattr(pixels, "decoded", decoded)
+    words = ["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'run'}"]
+    assert main(words) == 2
+    line = one_line(capsys)
+    assert str(gone) in line and "data.on_error=skip" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_skipped_pictures_are_counted_in_the_summary(data, cache, tmp_path):
+    broken = data / "cats" / "3.png"
+    broken.write_bytes(b"no picture")
+    home = tmp_path / "run"
+    words = ["train", *FEW, f"data.dir={data}", "data.on_error=skip", f"run_dir={home}"]
+    assert main(words) == 0
+    (skipped,) = json.loads((home / "summary.json").read_text())["skipped"]
+    assert skipped.startswith(str(broken))
+
+
+def stopped(data: Path, home: Path, monkeypatch) -> None:
+    """A run that ended with the second epoch, as after a kill."""
+
+    def fall() -> None:
+        raise RuntimeError("fallen")
+
+    with monkeypatch.context() as patch:
+        at_epoch(patch, 2, fall)
+        with pytest.raises(RuntimeError, match="fallen"):
+            main(["train", *FEW, f"data.dir={data}", f"run_dir={home}"])
+    assert checkpoint(home)["epoch"] == 1
+
+
+@pytest.mark.parametrize("change", ["gone", "new", "size"])
+def test_resume_refuses_other_pictures_than_the_run_began_with(
+    data, cache, tmp_path, capsys, monkeypatch, change
+):
+    stopped(data, tmp_path / "run", monkeypatch)
+    picture = data / "cats" / "7.png"
+    if change == "gone":
+        picture.unlink()
+    elif change == "new":
+        shutil.copy(picture, data / "cats" / "new.png")
+    else:
+        Image.fromarray(np.zeros((31, 31, 3), np.uint8)).save(picture)
+    capsys.readouterr()
+    assert main(["resume", f"run={tmp_path / 'run'}"]) == 2
+    line = one_line(capsys)
+    assert ("new.png" if change == "new" else "cats/7.png") in line
+    assert "start a new run" in line
+
+
+def test_resume_tells_of_pictures_with_another_time(data, cache, tmp_path, capsys, monkeypatch):
+    """The same bytes, copied again, are no reason to refuse."""
+    assert main(["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'alone'}"]) == 0
+    stopped(data, tmp_path / "run", monkeypatch)
+    os.utime(data / "cats" / "7.png", ns=(1, 1))
+    capsys.readouterr()
+    assert main(["resume", f"run={tmp_path / 'run'}"]) == 0
+    said = capsys.readouterr().out
+    assert "cats/7.png" in said and "since the run began" in said
+    assert not differences(tmp_path / "alone", tmp_path / "run")
+
+
+def test_a_mask_that_vanishes_before_it_is_read(with_masks_folder, cache, tmp_path, capsys):
+    data, masks = with_masks_folder
+    from convlens.data import masks as module
+
+    gone = masks / "cats" / "2.png"
+    plain = module.read_masks
+
+    def read_masks(*args, **options):
+        gone.unlink(missing_ok=True)
+        return plain(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "read_masks", read_masks)
+        words = ["train", *FEW, f"data.dir={data}", f"data.masks={masks}"]
+        assert main([*words, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert str(gone) in one_line(capsys)
+
+
+@pytest.fixture
+def with_masks_folder(data, tmp_path) -> tuple[Path, Path]:
+    """A square mask for each picture, in folders like theirs."""
+    masks = tmp_path / "masks"
+    for picture in data.rglob("*.png"):
+        file = masks / picture.relative_to(data)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((24, 24), np.uint8)
+        mask[6:18, 6:18] = 255
+        Image.fromarray(mask).save(file)
+    return data, masks
+
+
+@pytest.mark.slow
+def test_a_cache_that_is_cut_off_in_mid_run_is_built_anew_on_resume(tmp_path):
+    """Reading a map behind its file's new end is a bus error; nothing can be said then, but lost
+    is only the epoch."""
+    words = [word for word in WORDS if not word.startswith("callbacks.")]
+    words += [
+        "callbacks=none",
+        "training.steps_per_epoch=60",
+        "data.size=64",
+        "cache_features=never",
+    ]
+    data, home, cache = pictures(tmp_path / "pictures"), tmp_path / "run", tmp_path / "cache"
+    words = [f"data.dir={data}", *words]
+    alone = start(["train", f"run_dir={tmp_path / 'alone'}", *words], tmp_path / "other")
+    assert told(alone) == [] and alone.returncode == 0
+    process = start(["train", f"run_dir={home}", *words], cache)
+    wait_for(process, logged(home, "epoch 2/"))
+    for file in cache.glob("pixels-*.npy"):
+        os.truncate(file, 4096)
+    process.communicate()
+    assert process.returncode == -signal.SIGBUS
+    assert "Bus error" in (home / "train.log").read_text()
+    again = start(["resume", f"run={home}"], cache)
+    assert told(again) == [] and again.returncode == 0
+    assert not differences(tmp_path / "alone", home)

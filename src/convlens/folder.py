@@ -26,6 +26,7 @@ ENVIRONMENT = "CONVLENS_RUN_DIR"
 OUTPUTS = Path("outputs")
 _MOST_LETTERS = 1_000_000  # of a config.yaml; ours have some thousand
 LOCK = ".lock"
+TEMPORARY = (".*.tmp", "*.csv.tmp", "checkpoints/.*.tmp")  # files not yet renamed to their names
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -108,6 +109,8 @@ def check(config: dict) -> None:
 class Hold:
     """The right to write into one run folder, for as long as the ``with`` lasts.
 
+    Taking it also removes the half-written files of a process that was killed there.
+
     It is a lock on ``.lock`` in that folder, which the system frees at any death of the process.
     On a file system without locks nothing is held, and nothing refused.
     """
@@ -152,6 +155,9 @@ class Hold:
                 return
             raise
         self._fd = fd
+        for pattern in TEMPORARY:
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)  # of a process that was killed amid writing it
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 

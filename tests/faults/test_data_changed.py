@@ -66,7 +66,7 @@ def spoil(folder: Path) -> None:
     third.write_bytes(b"no picture")
 
 
-@pytest.mark.parametrize("where", ["disk", "ram"])
+@pytest.mark.parametrize("where", ["disk", pytest.param("ram", marks=pytest.mark.slow)])
 def test_pictures_that_vanish_or_change_in_mid_run_change_nothing(
     data, cache, tmp_path, monkeypatch, where
 ):
@@ -80,6 +80,7 @@ def test_pictures_that_vanish_or_change_in_mid_run_change_nothing(
     assert all((other[name] == value).all() for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_removed_in_mid_run_changes_nothing(data, cache, tmp_path, monkeypatch):
     """The map holds the file open; only its name is gone."""
     words = ["train", *FEW, f"data.dir={data}"]
@@ -138,7 +139,14 @@ def stopped(data: Path, home: Path, monkeypatch) -> None:
     assert checkpoint(home)["epoch"] == 1
 
 
-@pytest.mark.parametrize("change", ["gone", "new", "size"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("gone", marks=pytest.mark.slow),
+        pytest.param("new", marks=pytest.mark.slow),
+        "size",
+    ],
+)
 def test_resume_refuses_other_pictures_than_the_run_began_with(
     data, cache, tmp_path, capsys, monkeypatch, change
 ):
@@ -157,6 +165,7 @@ def test_resume_refuses_other_pictures_than_the_run_began_with(
     assert "start a new run" in line
 
 
+@pytest.mark.slow
 def test_resume_tells_of_pictures_with_another_time(data, cache, tmp_path, capsys, monkeypatch):
     """The same bytes, copied again, are no reason to refuse."""
     assert main(["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'alone'}"]) == 0

@@ -108,6 +108,7 @@ def test_a_checkpoint_that_finds_no_room(small, tmp_path, capsys, monkeypatch):
     assert not differences(tmp_path / "alone", home)
 
 
+@pytest.mark.slow
 def test_what_only_tells_of_a_run_is_left_out_and_said(small, tmp_path, capsys, monkeypatch):
     """The event file, metrics.csv and train.log on a full disk; checkpoints find room elsewhere."""
     home = small / "run"
@@ -134,6 +135,7 @@ def test_what_only_tells_of_a_run_is_left_out_and_said(small, tmp_path, capsys, 
     assert json.loads((home / "summary.json").read_text())["failures"] == []
 
 
+@pytest.mark.slow
 def test_an_event_file_alone_costs_nothing_but_itself(small, tmp_path, capsys, monkeypatch):
     home = tmp_path / "run"
     home.mkdir()
@@ -151,6 +153,7 @@ def test_an_event_file_alone_costs_nothing_but_itself(small, tmp_path, capsys, m
                for n, v in checkpoint(tmp_path / "alone")["state_dict"].items())  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pictures_and_report_that_find_no_room(small, tmp_path, capsys, monkeypatch):
     home = tmp_path / "run"
     home.mkdir()
@@ -170,7 +173,7 @@ def test_pictures_and_report_that_find_no_room(small, tmp_path, capsys, monkeypa
     assert all(file.stat().st_size for file in small.rglob("*.jpg"))
 
 
-@pytest.mark.parametrize("left", [0, 4096 * 3])
+@pytest.mark.parametrize("left", [0, pytest.param(4096 * 3, marks=pytest.mark.slow)])
 def test_a_run_that_finds_no_room_to_begin(small, capsys, left):
     fill(small, left)
     assert main(["train", f"run_dir={small / 'run'}", *FEW]) == 2
@@ -180,7 +183,7 @@ def test_a_run_that_finds_no_room_to_begin(small, capsys, left):
     assert main(["train", f"run_dir={small / 'run'}", *FEW, "overwrite=true"]) == 0
 
 
-@pytest.mark.parametrize("data", ["shapes", "image_folder"])
+@pytest.mark.parametrize("data", ["shapes", pytest.param("image_folder", marks=pytest.mark.slow)])
 def test_a_cache_of_pictures_that_finds_no_room(small, folder_of_two, capsys, monkeypatch, data):
     monkeypatch.setenv("CONVLENS_CACHE", str(small))
     fill(small, 4096 * 4)

@@ -60,6 +60,7 @@ def test_weights_spoilt_by_an_epochs_last_step_reach_no_checkpoint(tmp_path, cap
     assert finite(home, "last") and finite(home, "best")
 
 
+@pytest.mark.slow
 def test_nothing_good_yet(tmp_path, capsys):
     home = tmp_path / "run"
     assert main(["train", f"run_dir={home}", *FEW, *phases(1e30, 0.1)]) == 2
@@ -77,6 +78,7 @@ def test_ddp_processes_all_stop(tmp_path):
     assert checkpoint(home)["epoch"] == 1 and finite(home, "last")
 
 
+@pytest.mark.slow
 def test_looking_at_losses_changes_no_bit(tmp_path, monkeypatch):
     from convlens.training.divergence import Divergence
 

@@ -1,4 +1,4 @@
-"""``kill -9`` anywhere, and resume: twenty random moments, and those that random ones seldom hit."""
+"""``kill -9`` anywhere, and resume: twenty random moments, and those that these seldom hit."""
 
 from __future__ import annotations
 

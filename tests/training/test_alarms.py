@@ -14,6 +14,7 @@ from convlens.training.alarms import (
     dead_layers,
     evidence_in_one_place,
     evidence_outside,
+    no_better_than_untrained,
     overfitting,
 )
 
@@ -125,3 +126,10 @@ def test_one_answer_for_everything_is_said_as_such():
     assert line.startswith("every validation picture is called dog: the network tells nothing")
     alone = always_mistaken(np.ones(6, int), np.ones(6, int), ["cat", "dog"], share=0.5, pictures=5)
     assert alone == []  # one class only, and all of it right
+
+
+def test_training_that_made_it_worse_is_told():
+    assert "0.800, not 0.700" in no_better_than_untrained([0.7, 0.9, 0.8])
+    assert no_better_than_untrained([0.7, 0.9, 0.6]) is None
+    assert no_better_than_untrained([0.7]) is None
+    assert no_better_than_untrained([]) is None

@@ -136,16 +136,15 @@ def no_better_than_untrained(losses: list[float]) -> str | None:
     Args:
         losses: of epochs 0, 1, 2, …; epoch 0 is the network before training.
 
-    >>> no_better_than_untrained([0.7, 0.9, 0.8])
-    'the best epoch is worse than the network before training: validation loss 0.800 against \
-0.700; nothing was learnt that holds for other pictures: try a lower learning rate, or more pictures'
+    >>> no_better_than_untrained([0.7, 0.9, 0.8]).partition(";")[0]
+    'the best epoch is worse than the network before training: validation loss 0.800, not 0.700'
     >>> no_better_than_untrained([0.7, 0.6])
     """
     if len(losses) < 2 or min(losses[1:]) <= losses[0]:
         return None
     return (
         f"the best epoch is worse than the network before training: validation loss "
-        f"{min(losses[1:]):.3f} against {losses[0]:.3f}; nothing was learnt that holds for other "
+        f"{min(losses[1:]):.3f}, not {losses[0]:.3f}; nothing was learnt that holds for other "
         f"pictures: try a lower learning rate, or more pictures"
     )
 

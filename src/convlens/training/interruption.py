@@ -1,9 +1,10 @@
 """A signal ends a run between two steps, and the run goes on from that very step.
 
-SIGTERM is what a scheduler, a container or a shutdown sends; SIGINT is Ctrl-C. The step is finished,
-everything is saved in ``checkpoints/stopped.ckpt``, and the process ends with 128 plus the signal's
-number. A run resumed from there ends with the same bits as the run left alone, the interrupted
-epoch's numbers included. After the next whole epoch ``stopped.ckpt`` has served and is removed.
+SIGTERM is what a scheduler, a container or a shutdown sends; SIGINT is Ctrl-C. The step is
+finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process ends with 128 plus
+the signal's number. A run resumed from there ends with the same bits as the run left alone, the
+interrupted epoch's numbers included. After the next whole epoch ``stopped.ckpt`` has served and is
+removed.
 """
 
 from __future__ import annotations

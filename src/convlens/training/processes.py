@@ -51,7 +51,8 @@ class Companions(L.Callback):
         """Which process has died, in a line; nothing while all live or ended well."""
         for number, child in enumerate(getattr(self, "children", ()), 1):
             if child.poll():
-                return f"process {number + 1} of {len(self.children) + 1} {_how(child)}; {self.way_out}"
+                which = f"process {number + 1} of {len(self.children) + 1}"
+                return f"{which} {_how(child)}; {self.way_out}"
         return ""
 
     def end(self) -> None:

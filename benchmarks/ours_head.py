@@ -71,7 +71,7 @@ def main() -> None:
         return pictures, (time.perf_counter() - start) / EPOCHS
 
     def fit() -> None:
-        runs._fit(trainer, run, None, home)
+        runs.fit(trainer, run, None)
 
     serve_training(args, out, fit, measure, {"precision": str(config["precision"])})
 

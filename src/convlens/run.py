@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from convlens import folder, logs
 from convlens.building import callback_of
-from convlens.callbacks import (
-    Alarms,
-    EpochLog,
-    EventLogger,
-    ExplanationCallback,
-    HParams,
-    LastLooks,
-    Ledger,
-    ProgressBar,
-)
+from convlens.callbacks import Alarms, ExplanationCallback, Ledger
 from convlens.data.datamodule import PictureData
-from convlens.data.listing import Listing
-from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.sources import cache_dir
-from convlens.data.splits import read_split, write_split
-from convlens.data.unchanged import check_state, write_state
-from convlens.draw.canvas import to_uint8
-from convlens.draw.jpeg import encode_png
-from convlens.errors import Interrupted, UserError
+from convlens.errors import UserError
 from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.pages.report import report
+from convlens.preparing import prepare
 from convlens.summary import best_row, summarise
+from convlens.trainer import ending, trainer_of
 from convlens.training import ClassifierModule
-from convlens.training.checkpoint import (
-    STOPPED,
-    WholeCheckpointIO,
-    checkpoint_to_resume,
-    read_checkpoint,
-)
-from convlens.training.divergence import Divergence
-from convlens.training.interruption import Interruption, Reopening
+from convlens.training.checkpoint import checkpoint_to_resume, read_checkpoint
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
 from convlens.training.phases import Phases
-from convlens.training.precision import PRECISIONS, fastest, step_seconds
-from convlens.training.processes import Companions, broken_off
-from convlens.training.stopping import EarlyStop
+from convlens.training.precision import fastest, step_seconds
 
 log = logging.getLogger("convlens")
 
@@ -162,7 +134,7 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     for line in notes:
         log.warning(line)
     settle_precision(run)
-    _prepare(run, home, resume is not None)
+    prepare(run, home, resume is not None)
 
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
     looking = config["looking"]
@@ -175,13 +147,13 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     for line in warnings_of(run):
         log.warning(line)
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
-    with _ending(trainer, home):
-        _fit(trainer, run, start)
+    with ending(trainer, home):
+        fit(trainer, run, start)
     best = keeper.best_model_path if keeper else None
     clock = best_row(epoch_log.history)["epoch"]
     run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
     trainer.convlens_tested = run.phases.tested_epoch
-    with _ending(trainer, home):
+    with ending(trainer, home):
         test = tested(trainer, run, best or None)
     epoch_log.log_test(trainer, test, clock)
     seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
@@ -216,131 +188,12 @@ def _write_report(home: Path) -> None:
         log.debug("traceback", exc_info=True)
 
 
-def _fit(trainer: L.Trainer, run: Run, start: Path | None) -> None:
+def fit(trainer: L.Trainer, run: Run, start: Path | None) -> None:
     """Train, with kernels that give the same bits every time."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     # the flag above also fills every new tensor; nothing of ours reads what it did not write
     torch.utils.deterministic.fill_uninitialized_memory = False
     trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
-
-
-@contextlib.contextmanager
-def _ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
-    """The lines for a run that does not come to its own end.
-
-    Raises:
-        Interrupted: a signal ended it.
-        UserError: one of several processes died.
-    """
-    companions = next(c for c in trainer.callbacks if isinstance(c, Companions))
-    interruption = next(c for c in trainer.callbacks if isinstance(c, Interruption))
-    number = 0
-    try:
-        yield
-    except SystemExit as error:
-        # Lightning's way out after a signal; what it was raised for comes with it
-        if not trainer.interrupted:
-            raise
-        number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
-    except RuntimeError as error:
-        line = companions.fallen()
-        if line:
-            companions.end()
-            raise UserError(line) from error
-        if not folder.first_process() and broken_off(error):
-            raise SystemExit(1) from error  # another one fell, and the first one says so
-        raise
-    number = interruption.came or number
-    if number:
-        raise Interrupted(
-            f"stopped by {signal.Signals(number).name} {_how_far(trainer, interruption.file)}; "
-            f"`make resume run={home}` goes on from there",
-            128 + number,
-        )
-
-
-def _how_far(trainer: L.Trainer, stopped: Path) -> str:
-    epochs = f"after {trainer.current_epoch} of {trainer.max_epochs} epochs"
-    if not stopped.exists():
-        return epochs
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-    return f"{epochs} and {done} of {trainer.num_training_batches} batches"
-
-
-def trainer_of(
-    run: Run, home: Path, resumed: bool
-) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
-    """The trainer with loggers and callbacks, in the order that their hooks rely on."""
-    config = run.config
-    options = dict(config["trainer"])
-    training = config["training"]
-    epoch_log = EpochLog(home / "metrics.csv")
-    alarms = Alarms(config["alarms"], run.data.class_names)
-    interruption = Interruption(home / "checkpoints" / STOPPED)
-    callbacks: list[L.Callback] = [
-        Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), *run.explanations, epoch_log, alarms, HParams(config),
-    ]  # fmt: skip
-    keeper = None
-    if training["early_stopping"]:
-        callbacks.append(
-            EarlyStop(
-                "val/loss", patience=training["early_stopping"], check_on_train_epoch_end=True
-            )
-        )
-    if not options["fast_dev_run"]:
-        where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
-        keeper = ModelCheckpoint(
-            filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
-        )
-        # a callback of its own, and after the best: Lightning's `save_last` writes last.ckpt only
-        # in epochs that were the best so far (2.6), and a kill between the two files shall leave
-        # an older last, from which the best is found again
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **where)
-        callbacks += [keeper, last]
-    if sys.stdout.isatty():
-        callbacks.append(ProgressBar())
-    callbacks.append(Reopening(interruption))
-    loggers = []
-    if config["logger"]["tensorboard"]:
-        # events of an epoch that a killed run did not finish must not show twice
-        purge = {"purge_step": completed_epochs(home) + 1} if resumed else {}
-        loggers.append(
-            EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge)
-        )
-    trainer = _lightning(
-        **options,
-        max_epochs=training["epochs"],
-        precision=PRECISIONS[str(config["precision"])],
-        gradient_clip_val=training["gradient_clip"],
-        accumulate_grad_batches=training["accumulate"],
-        val_check_interval=1.0 / training["validations"],
-        logger=loggers or False,
-        callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        enable_model_summary=False,
-        enable_checkpointing=keeper is not None,
-    )
-    return trainer, epoch_log, keeper
-
-
-def _lightning(**options) -> L.Trainer:
-    """Lightning's trainer; what it refuses is told in a line."""
-    try:
-        return L.Trainer(**options)
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"trainer or callbacks: {error}") from error
-
-
-def completed_epochs(home: Path) -> int:
-    """Epochs that the last checkpoint of a run holds."""
-    last = home / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        return 0
-    return read_checkpoint(last)["epoch"] + 1
 
 
 def warnings_of(run: Run) -> list[str]:
@@ -395,54 +248,6 @@ def measured_steps(run: Run) -> dict[str, float]:
     pictures = torch.rand(shape, generator=rng).to(memory_format=torch.channels_last)
     labels = torch.arange(len(pictures)) % len(run.data.class_names)
     return step_seconds(run.module, pictures, labels, device, cache_dir() / "precision.json")
-
-
-def _prepare(run: Run, home: Path, resumed: bool) -> None:
-    """Write what is known before training: config, split, probes; attach the probes.
-
-    Raises:
-        UserError: the data of a resumed run is not what it was.
-    """
-    config = run.config
-    listing = run.data.index.listing
-    if folder.first_process():
-        if listing is not None:
-            _compare(listing, home, resumed)
-        folder.write_config(home, config)
-        if listing is not None:
-            write_split(home / "split.csv", listing)
-    if config["probes"]["files"]:
-        probes = own_probes(config["probes"]["files"], run.data.class_names, config["data"])
-    else:
-        pictures = run.data.dataset.splits["validation"]
-        probes = choose_probes(
-            pictures, run.data.class_names, count=config["probes"]["count"], seed=config["seed"]
-        )
-    if folder.first_process():
-        _keep_probes(probes, home / "probes")
-    for callback in run.explanations:
-        callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
-
-
-def _compare(listing: Listing, home: Path, resumed: bool) -> None:
-    """Note which pictures a run begins with; refuse to go on with others."""
-    noted = home / "pictures.csv"
-    if resumed and (home / "split.csv").exists():
-        read_split(home / "split.csv", listing)
-    if not (resumed and noted.exists()):
-        write_state(noted, listing)
-    elif line := check_state(noted, listing):
-        log.warning(line)
-
-
-def _keep_probes(probes: Probes, home: Path) -> None:
-    home.mkdir(exist_ok=True)
-    lines = ["probe\tsource"]
-    for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
-        (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
-        lines.append(f"{name}\t{' '.join(source.splitlines())}")
-    text = "\n".join(lines) + "\n"  # a file's name need not be UTF-8
-    (home / "probes.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:

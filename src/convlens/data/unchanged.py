@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
-from convlens.data.labels import read_table
+from convlens.data.labels import csv_line, read_table
 from convlens.data.listing import Listing
 from convlens.errors import UserError
 
@@ -23,10 +24,9 @@ def write_state(path: Path, listing: Listing) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(COLUMNS)
-            for index, picture in enumerate(listing.files):
-                rows.writerow((listing.name_of(index), *_state(picture)))
+            file.write(csv_line(COLUMNS))
+            for name, _, state in _states(listing):
+                file.write(csv_line((name, *map(str, state))))
         os.replace(beside, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -37,37 +37,47 @@ def write_state(path: Path, listing: Listing) -> None:
 def check_state(path: Path, listing: Listing) -> str:
     """A line on pictures that have another time than noted, or nothing.
 
+    To be asked once it is known that the pictures are those of the run (``read_split``).
+
     Raises:
         UserError: a picture has another size: the run would go on with other data than it began
-            with.
+            with; or the file is not what :func:`write_state` wrote.
     """
     rows, _ = read_table(path, COLUMNS, "the run's note of its pictures", strip=False)
-    noted = {row["file"]: (int(row["bytes"]), int(row["modified_ns"])) for _, row in rows}
-    touched = []
-    for index, picture in enumerate(listing.files):
-        name, (size, time) = listing.name_of(index), _state(picture)
-        before = noted.get(name)
-        if before is None:
-            continue  # the split tells of new files
-        if before[0] != size:
+    touched, first = 0, b""
+    # row by row, in the order they were written: a million are never held
+    for noted, found in zip_longest(rows, _states(listing)):
+        if noted is None or found is None or noted[1]["file"] != found[0]:
             raise UserError(
-                f"{picture} changed since the run began ({before[0]} bytes then, {size} now): put "
-                f"it back as it was, or start a new run"
+                f"{path} does not name the pictures of this run in their order: it was changed; "
+                f"remove it to go on without knowing whether the pictures are as they were"
             )
-        if before[1] != time:
-            touched.append(picture)
+        (_, row), (_, picture, (size, time)) = noted, found
+        if row["bytes"] != str(size):
+            raise UserError(
+                f"{os.fsdecode(picture)} changed since the run began ({row['bytes']} bytes then, "
+                f"{size} now): put it back as it was, or start a new run"
+            )
+        if row["modified_ns"] != str(time):
+            touched, first = touched + 1, first or picture
     if not touched:
         return ""
     return (
-        f"{len(touched)} of {len(listing)} pictures were written again since the run began, such "
-        f"as {touched[0]}; their sizes are the same: if their content is not, this run's end is "
-        f"not what it would have been"
+        f"{touched} of {len(listing)} pictures were written again since the run began, such as "
+        f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
+        f"is not what it would have been"
     )
 
 
-def _state(picture: Path) -> tuple[int, int]:
+def _states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    """Of every picture: its name in the listing, its path, its size and time."""
+    for name, picture in zip(listing.files.names(), listing.files.located(), strict=True):
+        yield name, picture, _state(picture)
+
+
+def _state(picture: bytes) -> tuple[int, int]:
     try:
-        info = picture.stat()
+        info = os.stat(picture)
     except OSError:
         return -1, -1
     return info.st_size, info.st_mtime_ns

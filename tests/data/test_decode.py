@@ -231,3 +231,14 @@ def test_progress_goes_to_stderr(photos, capsys):
     assert not out and "decoding 40 pictures to 16x16" in err and "decoded in" in err
     ram(photos)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 91), (1000, 700)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("kind", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}])
+def test_size_of_a_webp_is_read_from_its_head_as_pillow_reads_it(tmp_path, size, mode, kind):
+    """So that one that is too large is refused before Pillow makes room for it."""
+    for more in ({}, {"save_all": True, "append_images": [Image.new(mode, size, "red")]}):
+        Image.new(mode, size, "blue").save(tmp_path / "a.webp", **kind, **more)
+        assert decode_module._webp_size((tmp_path / "a.webp").read_bytes()[:30]) == size
+    assert decode_module._webp_size(b"\x89PNG\r\n\x1a\n" + bytes(22)) is None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,8 +98,7 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no picture."""
     path = Path(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size(image, recipe.max_pixels)
+        with open_picture(path, recipe.max_pixels) as image:
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
@@ -112,9 +111,50 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
         raise PictureError(path, _reason(path, error)) from None
 
 
-def check_size(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+def open_picture(
+    path: str | os.PathLike, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
+) -> Image.Image:
+    """A picture file, opened and not decoded: of one of ``formats`` and within the limits.
+
+    Raises:
+        ValueError: the header claims too many pixels; nothing was decoded, no room was made.
+        Exception: of any kind, from Pillow's readers, where it is no picture.
+    """
+    with open(path, "rb") as file:
+        claimed = _webp_size(file.read(30))
+    if claimed is not None:
+        _check_size(*claimed, max_pixels)
+    image = Image.open(path, formats=formats)
+    try:
+        _check_size(*image.size, max_pixels)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height by the first 30 bytes of a WebP file; None for any other.
+
+    Pillow makes room for two whole pictures when it opens one, before it tells the size: two
+    gigabytes for 16,000x16,000 (container: RFC 9649).
+    """
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    kind = head[12:16]
+    if kind == b"VP8X":
+        sides = (head[24:27], head[27:30])
+        return tuple(int.from_bytes(side, "little") + 1 for side in sides)
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return tuple(int.from_bytes(side, "little") & 0x3FFF for side in (head[26:28], head[28:30]))
+    return None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse by what the header says, before anything is decoded or room is made (ValueError)."""
-    width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} pixels are more than {max_pixels:,}: shrink it")
     if max(width, height) > MAX_SIDE:

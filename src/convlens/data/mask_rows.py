@@ -18,8 +18,8 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.cache import Writer, stored
-from convlens.data.decode import FORMATS, PictureError, Recipe, check_size, resized
 from convlens.data.decode import VERSION as DECODING
+from convlens.data.decode import PictureError, Recipe, open_picture, resized
 from convlens.data.digests import digest
 
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
@@ -31,12 +31,13 @@ def lie_of(picture: Path) -> tuple[tuple[int, int], int]:
     Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
     """
     try:
-        with Image.open(picture, formats=FORMATS) as image:
-            check_size(image)
+        with open_picture(picture) as image:
             turn = 1
             with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
                 turn = image.getexif().get(ORIENTATION, 1)
-            return image.size, turn
+            # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
+            upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
+            return image.size[::-1] if upright else image.size, turn
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise PictureError(picture, reason) from None

@@ -25,7 +25,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.boxes import read_boxes
-from convlens.data.decode import PictureError, Recipe, check_size
+from convlens.data.decode import PictureError, Recipe, open_picture
 from convlens.data.labels import SPLIT_NAMES, SPLITS
 from convlens.data.listing import JUNK_FOLDERS
 from convlens.data.mask_rows import ORIENTATION, gathered, laid, lie_of
@@ -279,12 +279,11 @@ def _drawn(
     file: Path, stored: tuple[int, int], upright: tuple[int, int]
 ) -> tuple[np.ndarray, bool]:
     """The mask in a PNG, (h, w) bool, and whether it says itself how it is turned."""
-    with Image.open(file, formats=("PNG",)) as image:
+    with open_picture(file, formats=("PNG",)) as image:
         width, height = image.size
         # before anything is decoded, so that no small file becomes a gigabyte
         if sorted(image.size) != sorted(upright):
             raise ValueError(_other_size(f"{width}x{height}", upright))
-        check_size(image)  # its picture may lie as well
         known = image.getexif().get(ORIENTATION, 1) not in (0, 1)
         mask = _object(ImageOps.exif_transpose(image))
     if mask.shape not in (stored[::-1], upright[::-1]):

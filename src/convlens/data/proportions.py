@@ -10,9 +10,8 @@ import os
 import warnings
 
 import numpy as np
-from PIL import Image
 
-from convlens.data.decode import FORMATS, Recipe, decode_picture
+from convlens.data.decode import Recipe, decode_picture, open_picture
 from convlens.data.mask_rows import ORIENTATION
 
 
@@ -21,7 +20,7 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
 
     Raises what Pillow raises where the file is no picture.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    with open_picture(path) as image:
         width, height = image.size
         try:
             turn = image.getexif().get(ORIENTATION, 1)

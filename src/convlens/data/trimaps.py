@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.data.decode import PictureError, Recipe, check_size
+from convlens.data.decode import PictureError, Recipe, open_picture
 from convlens.data.mask_rows import gathered, laid, lie_of
 
 VERSION = 2  # of the masks a trimap gives: raise it when that changes, and caches are rebuilt
@@ -66,8 +66,7 @@ def _mask(picture: Path, trimap: Path, recipe: Recipe) -> tuple[np.ndarray, bool
     """(H, W) bool, and whether the trimap has the proportions of its picture."""
     (width, height), turn = lie_of(picture)
     try:
-        with Image.open(trimap, formats=("PNG",)) as image:
-            check_size(image)
+        with open_picture(trimap, formats=("PNG",)) as image:
             classes = np.asarray(image)  # of a palette the indices
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
         raise PictureError(trimap, getattr(error, "strerror", None) or str(error), _AGAIN) from None

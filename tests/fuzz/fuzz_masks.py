@@ -35,8 +35,9 @@ number = st.tuples(
 whole = st.tuples(st.just("whole"), st.sampled_from(WHOLE))
 drawn = st.tuples(
     st.just("drawn"), st.sampled_from(("png", "png_alpha", "png_palette", "png_16", "png_1")),
-    st.just([]) | mutations, st.booleans(),  # whole ones too, so that some are accepted
+    mutations, st.booleans(),
 )  # fmt: skip
+intact = st.tuples(st.just("drawn"), st.sampled_from(("png", "png_1")), st.just([]), st.just(False))
 ways = st.sampled_from(("squash", "crop", "pad"))
 
 
@@ -80,4 +81,6 @@ def start(folder: Path):
     return case
 
 
-SURFACE = Surface("masks", st.tuples(ways, st.one_of(xml, number, whole, drawn, drawn)), start, 100)
+SURFACE = Surface(
+    "masks", st.tuples(ways, st.one_of(xml, number, whole, drawn, intact)), start, 100
+)

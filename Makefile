@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
+TARGETS := help setup lint format test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -71,6 +71,9 @@ test: $(VENV)/ready  ## the tests, below ten minutes; args="-k captum" for some 
 
 test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
 	@$(BIN)/python -m pytest -m slow $(args)
+
+kill: $(VENV)/ready  ## kill -9 at random moments, each run resumed (args="--moments 20 --seed 1")
+	@$(BIN)/python tests/faults/kill.py $(args)
 
 fuzz: $(VENV)/ready  ## hostile input, 10,000 cases each (args="--cases 10000 --seed 0 --only NAME")
 	@$(BIN)/python tests/fuzz/run.py $(args)

@@ -62,6 +62,23 @@ def test_weights_unchanged_by_looking(left_alone, tmp_path):
         assert same(weights(left_alone, which), weights(tmp_path / "blind", which))
 
 
+def test_checkpoints_are_data(left_alone):
+    """They load where no code of a file is run, and hold nothing but plain values and tensors."""
+    files = sorted((left_alone / "checkpoints").glob("*.ckpt"))
+    assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
+    for file in files:
+        waiting = [torch.load(file, weights_only=True)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [*value.keys(), *value.values()]
+            elif isinstance(value, list | tuple):
+                waiting += value
+            else:
+                plain = (torch.Tensor, str, int, float, bytes, type(None))
+                assert isinstance(value, plain), type(value)
+
+
 def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
     """Start a run in a process of its own and ``kill -9`` it amid ``epoch`` (from 1)."""
     process = subprocess.Popen(

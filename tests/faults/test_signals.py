@@ -20,7 +20,7 @@ from convlens.cli.main import main
 
 # epochs long enough to be hit; looking is another test's matter
 LONG = [word for word in WORDS if not word.startswith("callbacks.")]
-LONG += ["callbacks=none", "training.steps_per_epoch=150"]
+LONG += ["callbacks=none", "training.steps_per_epoch=500"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def stop(home: Path, data: Path, words: list[str], number: int, sign: str, after
 
 def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path):
     """A quick run; all that a run may hold is in the slow test."""
-    words = [*TINY, "callbacks=none", "training.epochs=1", "training.steps_per_epoch=200"]
+    words = [*TINY, "callbacks=none", "training.epochs=1", "training.steps_per_epoch=1000"]
     words += ["model.batch_norm=true", "model.dropout=0.2", "optimizer=adam"]
     home, alone = tmp_path / "run", tmp_path / "alone"
     assert main(["train", f"run_dir={alone}", *words]) == 0
@@ -79,7 +79,7 @@ def test_a_signal_ends_the_step_and_resume_goes_on_amid_the_epoch(
     assert f"make resume run={home}" in line
     kept = checkpoint(home, "stopped")
     done = kept["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"]
-    assert f"and {done} of 150 batches" in line and done > 0
+    assert f"and {done} of 500 batches" in line and done > 0
     assert main(["resume", f"run={home}"]) == 0
     assert not differences(left_alone, home)
     assert not (home / "checkpoints" / "stopped.ckpt").exists()

@@ -28,25 +28,32 @@ def run_folder() -> Path:
 
 
 class Gate(Callback):
-    """Lets the trainer's loop do as many steps as were asked for, and no more."""
+    """Lets the trainer's loop do as many steps as were asked for, and no more.
+
+    The two threads meet only before the first and behind the last of them: a meeting at each step
+    would cost the loop what is not its own.
+    """
 
     def __init__(self):
-        self.pictures = 0
-        self._allowed = threading.Semaphore(0)
+        self.pictures = self._left = 0
+        self._asked = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
 
     def ask(self, count: int) -> None:
         """Let ``count`` steps go; returns when the last has been computed."""
-        self._allowed.release(count)
-        for _ in range(count):
-            self._done.acquire()
+        self._left = count
+        self._asked.release()
+        self._done.acquire()
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        self._allowed.acquire()
+        if not self._left:
+            self._asked.acquire()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.pictures += len(batch["label"])
-        self._done.release()
+        self._left -= 1
+        if not self._left:
+            self._done.release()
 
 
 def build(

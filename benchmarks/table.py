@@ -32,19 +32,25 @@ class Row(NamedTuple):
     def target(self) -> str:
         if self.at_least is not None:
             return f"≥ {self.at_least:g}"
-        return f"≤ {self.at_most:g}" if self.at_most is not None else ""
+        return f"≤ {self.at_most:.4g}" if self.at_most is not None else ""
 
 
 class Rounds(NamedTuple):
     """What both sides took or reached in each round, and the ratios formed within the rounds.
 
-    ``note`` says what a reader of the row should know.
+    Attributes:
+        note: what a reader of the row should know.
+        whole: the ratio over all rounds together, shown in place of the median where the rounds
+            share a budget.
+        at_most: the row's target where it depends on what was measured.
     """
 
     ours: list[float]
     peer: list[float]
     ratios: list[float]
     note: str = ""
+    whole: float | None = None
+    at_most: float | None = None
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -68,6 +74,10 @@ def measured(row: Row, rounds: Rounds) -> dict:
     if not rounds.ratios or not len(rounds.ours) == len(rounds.peer) == len(rounds.ratios):
         raise ValueError(f"{row.name}: rounds of both sides are needed, and as many of each")
     ratio = spread(rounds.ratios)
+    if rounds.whole is not None:
+        ratio["median"] = rounds.whole
+    if rounds.at_most is not None:
+        row = row._replace(at_most=rounds.at_most)
     return {
         "row": row.name, "what": row.what, "beside": row.beside, "target": row.target,
         "ours": spread(rounds.ours), "peer": spread(rounds.peer), "ratio": ratio,

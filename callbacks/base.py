@@ -33,6 +33,7 @@ from convlens.explain.taps import explaining, preprocessing, ready
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
+MARGIN = 0.05  # of the seconds left, kept back: the last picture may take longer than reckoned
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,8 @@ class ExplanationCallback(L.Callback, ABC):
         if free:
             return Ledger.of(trainer).at_end if final else Ledger.of(trainer).at_start
         waiting = [c for c in trainer.callbacks if isinstance(c, ExplanationCallback)]
-        return Ledger.of(trainer).left / max(len(waiting[waiting.index(self) :]), 1)
+        left = (1 - MARGIN) * Ledger.of(trainer).left
+        return left / max(len(waiting[waiting.index(self) :]), 1)
 
     def fitting(self, compute: Callable[[int], T]) -> T:
         """``compute(batch)`` with the batch halved as often as memory asks for.

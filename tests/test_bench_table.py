@@ -105,6 +105,18 @@ def test_looking_is_compared_with_the_same_epochs_without_it():
     epochs = [{"seconds": 100.0, "looking": 4.0}, {"seconds": 50.0, "looking": 0.0}]
     (found,) = rows.looking({"rounds": [{"default": {"looking": {"by_epoch": epochs}}}]})
     assert found.ours == [104.0, 50.0] and found.ratios == [1.04, 1.0]
+    (row,) = next(job.rows for job in rows.JOBS if job.name == "looking")
+    line = table.measured(row, found)
+    assert line["ratio"] == {"median": pytest.approx(1 + 4 / 150), "min": 1.0, "max": 1.04}
+    assert line["target"] == "≤ 1.05" and line["met"] is True
+
+
+@pytest.mark.parametrize(("looked", "met"), [(2.0, True), (2.1, False)])
+def test_two_seconds_of_looking_are_allowed_in_short_epochs(looked, met):
+    epochs = [{"seconds": 20.0, "looking": looked}] * 2
+    (found,) = rows.looking({"rounds": [{"default": {"looking": {"by_epoch": epochs}}}]})
+    line = table.measured(table.Row("looking", "", "", at_most=1.05), found)
+    assert line["target"] == "≤ 1.1" and line["met"] is met
 
 
 def test_rows_have_names_of_their_own_and_scripts_that_exist():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from convlens import callbacks
 from convlens.callbacks import ExplanationCallback
 from convlens.config_checks import check_stored
-from convlens.errors import UserError, nearest
+from convlens.errors import UserError, blaming, nearest
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
@@ -65,9 +64,8 @@ def restored(checkpoint: dict[str, Any], where: str, **training: Any) -> Classif
     return module
 
 
-@contextmanager
-def understood(where: str) -> Iterator[None]:
-    """Around what is built from a file's content: whatever it leads to is the file's failing.
+def understood(where: str) -> AbstractContextManager[None]:
+    """Around what is built from a file's config.
 
     The values were checked one by one; that a key is missing or two do not go together is told
     by the parts that are built from them, each in its own way.
@@ -75,13 +73,4 @@ def understood(where: str) -> Iterator[None]:
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        log.debug("%s cannot be built", where, exc_info=True)
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(
-            f"{where} does not describe a network that can be built ({reason}); was it changed?"
-        ) from error
+    return blaming(f"{where} does not describe a network that can be built", "was it changed?")

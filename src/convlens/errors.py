@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("convlens")
 
 
 class UserError(Exception):
@@ -42,3 +46,23 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     return f"there are: {shown}" if known else "there are none"
+
+
+@contextmanager
+def blaming(what: str, question: str) -> Iterator[None]:
+    """Around what is made of a file's content: whatever it leads to is the file's failing.
+
+    Args:
+        what: is wrong with which file; ``question``: for the person, behind the reason.
+
+    Raises:
+        UserError: anything was raised meanwhile; the traceback goes to the log.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        log.debug("%s", what, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{what} ({reason}); {question}") from error

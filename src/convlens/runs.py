@@ -9,14 +9,14 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from convlens import folder
 from convlens.config_checks import check_shape
-from convlens.errors import UserError, nearest
+from convlens.errors import UserError, blaming, nearest
 
 Row = dict[str, float]
 log = logging.getLogger("convlens")
@@ -99,25 +99,13 @@ class UnreadRun:
     reason: str
 
 
-@contextmanager
-def readable(home: object) -> Iterator[None]:
-    """Around what is made of a run's files: whatever in them leads astray is told in a line.
-
-    A run folder may have been edited, or come from anybody.
+def readable(home: object) -> AbstractContextManager[None]:
+    """Around what is made of a run's files, which may have been edited, or come from anybody.
 
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        log.debug("%s cannot be shown", home, exc_info=True)
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(
-            f"the files in {home} are not as a run leaves them ({reason}); were they changed?"
-        ) from error
+    return blaming(f"the files in {home} are not as a run leaves them", "were they changed?")
 
 
 def best_of(rows: list[Row]) -> Row | None:

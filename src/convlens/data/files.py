@@ -240,3 +240,12 @@ def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
         paths = list(files[part].located())
         part[:] = part[sorted(range(len(paths)), key=paths.__getitem__)]
     return order
+
+
+def size_and_time(path: str | bytes) -> tuple[int, int]:
+    """Bytes and modification time (ns) of a file; -1 both where reading it will say what is wrong."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return -1, -1
+    return info.st_size, info.st_mtime_ns

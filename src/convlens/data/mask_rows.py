@@ -21,6 +21,7 @@ from convlens.data.cache import Writer, stored
 from convlens.data.decode import VERSION as DECODING
 from convlens.data.decode import PictureError, Recipe, open_picture, resized
 from convlens.data.digests import digest
+from convlens.data.files import size_and_time
 
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
 
@@ -105,14 +106,9 @@ def gathered(
     size = [recipe.height, recipe.width]
     key = (*made_by, DECODING, PIL.__version__, size, recipe.resize, count, list(rows), names)
     entry = stored(
-        cache_dir, f"masks-{digest(*key)}", digest(*key, [_state(path) for path in names]), build
+        cache_dir,
+        f"masks-{digest(*key)}",
+        digest(*key, [size_and_time(path) for path in names]),
+        build,
     )
     return entry.arrays["masks"], [(row, remark) for row, remark in entry.notes["remarks"]]
-
-
-def _state(path: str) -> tuple[int, int]:
-    try:
-        info = os.stat(path)
-        return info.st_size, info.st_mtime_ns
-    except OSError:
-        return -1, -1  # reading it will say what is wrong

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from convlens.data.cache import Writer, cached_arrays, stored
 from convlens.data.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
 from convlens.data.digests import Digest
-from convlens.data.files import Files
+from convlens.data.files import Files, size_and_time
 from convlens.errors import UserError
 
 __all__ = ["Pixels", "Recipe", "cached_arrays", "decode_picture", "decoded"]
@@ -249,17 +249,8 @@ def _fingerprint(paths: Files, recipe: Recipe, on_error: str) -> tuple[str, str]
     identity = Digest(VERSION, PIL.__version__, asdict(recipe), on_error)
     identity.add_all(paths.absolute())
     whole = identity.copy()
-    whole.add_all(map(_state, paths.located()))
+    whole.add_all(map(size_and_time, paths.located()))
     return f"pixels-{identity.hexdigest()}", whole.hexdigest()
-
-
-def _state(path: bytes) -> tuple[int, int]:
-    """Size and modification time of a file."""
-    try:
-        info = os.stat(path)
-        return info.st_size, info.st_mtime_ns
-    except OSError:
-        return -1, -1  # decoding it will say what is wrong
 
 
 def _pixels(

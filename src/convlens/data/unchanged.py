@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from convlens.data.files import size_and_time
 from convlens.data.labels import csv_line, read_table
 from convlens.data.listing import Listing
 from convlens.errors import UserError
@@ -72,12 +73,4 @@ def check_state(path: Path, listing: Listing) -> str:
 def _states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
     """Of every picture: its name in the listing, its path, its size and time."""
     for name, picture in zip(listing.files.names(), listing.files.located(), strict=True):
-        yield name, picture, _state(picture)
-
-
-def _state(picture: bytes) -> tuple[int, int]:
-    try:
-        info = os.stat(picture)
-    except OSError:
-        return -1, -1
-    return info.st_size, info.st_mtime_ns
+        yield name, picture, size_and_time(picture)

@@ -243,7 +243,7 @@ def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
 
 
 def size_and_time(path: str | bytes) -> tuple[int, int]:
-    """Bytes and modification time (ns) of a file; -1 both where reading it will say what is wrong."""
+    """Bytes and modification time (ns) of a file; -1 both where it cannot be asked."""
     try:
         info = os.stat(path)
     except OSError:

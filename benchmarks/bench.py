@@ -27,7 +27,7 @@ from pathlib import Path
 
 from peers.environment import pinned
 from results import RESULTS, processor, write_result
-from rounds import THREAD_SETTINGS, available_cores
+from rounds import available_cores, side_environment
 from rows import JOBS, PICTURES, ROWS, WEIGHTS, Job
 from table import as_markdown, as_text, failed, measured, put_between
 
@@ -99,10 +99,11 @@ def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
     if PICTURES in job.needs:
         command += ["--data", str(args.data)]
     command += [job.rounds, "1", *job.quick] if args.quick else [job.rounds, str(args.rounds)]
-    environment = {k: v for k, v in os.environ.items() if k not in THREAD_SETTINGS}
     with log.open("w") as file:
         try:
-            done = subprocess.run(command, stdout=file, stderr=file, timeout=LIMIT, env=environment)
+            done = subprocess.run(
+                command, stdout=file, stderr=file, timeout=LIMIT, env=side_environment()
+            )
         except subprocess.TimeoutExpired:
             return [failed(row, f"not done after {LIMIT} s; see {log}") for row in job.rows]
     if done.returncode or not out.exists():

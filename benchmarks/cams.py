@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
-from rounds import Side, available_cores
+from rounds import Side, available_cores, take_rounds, watched
 
 from convlens.config import compose
 from convlens.explain import grad_cam
@@ -93,29 +93,39 @@ def measure(library: str, layers: list[int], rounds: int, folder: Path) -> dict:
     task = (work["model"], layers, work["images"], work["classes"], library == "pytorch-grad-cam")
     command = [peer_python("cam"), HERE / "peers" / "cam_maps.py", "--library", library]
     command += ["--work", folder / "work.pt", "--maps", folder / "maps.pt"]
-    command += ["--steps", CALLS, "--repeats", rounds, "--layers", *layers]
+    command += ["--steps", CALLS, "--layers", *layers]
     log = RESULTS / f"{library}.log"
     side = Side(library, list(map(str, command)), available_cores(), log)
     try:
         mine = ours(*task)  # warms up, too
         alike = likeness(library, torch.load(folder / "maps.pt"), mine)
-        lines = []
-        for number in range(rounds):
-            took = {}
+
+        def our_calls() -> float:
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                ours(*task)
+            return time.perf_counter() - start
+
+        def one_round(number: int) -> tuple[dict, list]:
+            took, seen = {}, []
             for name in ("ours", "peer") if number % 2 else ("peer", "ours"):
-                if name == "peer":
-                    took[name] = side.round()["seconds"] / CALLS
+                if name == "ours":
+                    took[name] = watched(our_calls, seen) / CALLS
                     continue
-                start = time.perf_counter()
-                for _ in range(CALLS):
-                    ours(*task)
-                took[name] = (time.perf_counter() - start) / CALLS
+                figure = side.round()
+                took[name] = figure["seconds"] / CALLS
+                seen.append(figure["others"])
             line = {name: round(value, 5) for name, value in took.items()}
-            lines.append({**line, "ratio": round(took["peer"] / took["ours"], 2)})
+            return {**line, "ratio": round(took["peer"] / took["ours"], 2)}, seen
+
+        lines = take_rounds(rounds, one_round)
     finally:
         side.close()
     ratio = spread([line["ratio"] for line in lines])
-    return {"beside": library, "rounds": lines, "ratio": ratio, "correlation": round(alike, 6)}
+    return {
+        "beside": library, "peer": side.about, "rounds": lines, "ratio": ratio,
+        "correlation": round(alike, 6),
+    }  # fmt: skip
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks.writing import write_picture
 from pytorch_lightning.loggers import TensorBoardLogger
 from results import RESULTS, processor, spread, write_result
+from rounds import take_rounds, watched
 from torch.utils.tensorboard import SummaryWriter
 
 from convlens.config import compose
@@ -143,8 +145,8 @@ def panels(model, folder: Path) -> dict[str, Task]:
         writer.add_figure("activations", drawn, next(steps))
 
     return {
-        "grad_cam_panel": Task(panel, figure, 10, 1, 10.0, "add_figure"),
-        "activation_grid": Task(grid, grid_figure, 10, 1, 10.0, "add_figure"),
+        "grad_cam_panel": Task(panel, figure, 100, 5, 10.0, "add_figure"),
+        "activation_grid": Task(grid, grid_figure, 30, 1, 10.0, "add_figure"),
     }
 
 
@@ -167,18 +169,20 @@ def seconds(run: Callable[[], object], repeat: int) -> float:
 def measure(name: str, task: Task, rounds: int) -> dict:
     """All rounds of one task: seconds of each side, and peer / ours."""
     task.ours(), task.peer()  # warm both up
-    lines = []
-    for number in range(rounds):
-        took = {}
+
+    def one_round(number: int) -> tuple[dict, list]:
+        took, seen = {}, []
         for side in ("ours", "peer") if number % 2 else ("peer", "ours"):
             run, repeat = (
                 (task.ours, task.repeat) if side == "ours" else (task.peer, task.peer_repeat)
             )
-            took[side] = seconds(run, repeat)
+            took[side] = watched(partial(seconds, run, repeat), seen)
         line = {side: round(value, 5) for side, value in took.items()}
         line["ratio"] = round(took["peer"] / took["ours"], 2)
-        lines.append(line)
         print(f"{name:>16}{line['ours']:>12.4f}{line['peer']:>12.4f}{line['ratio']:>9.2f}")
+        return line, seen
+
+    lines = take_rounds(rounds, one_round)
     ratio = spread([line["ratio"] for line in lines])
     return {"beside": task.beside, "target": task.target, "rounds": lines, "ratio": ratio}
 

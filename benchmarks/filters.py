@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
-from rounds import Side, available_cores
+from rounds import Side, available_cores, take_rounds, watched
 
 from convlens.config import compose
 from convlens.explain.filters import gradient_ascent, recipe
@@ -97,11 +97,10 @@ def timed(filters: int, run: Callable[[], list[float]]) -> tuple[float, float]:
     return (time.perf_counter() - start) / filters, sum(reached) / len(reached)
 
 
-def lucent(task: Task, rounds: int, steps: int) -> Side:
+def lucent(task: Task, steps: int) -> Side:
     """The peer's process, ready."""
     command = [peer_python("lucent"), HERE / "peers" / "lucent_filters.py"]
     command += ["--layer", task.lucents, "--filters", task.of_peer, "--steps", steps]
-    command += ["--repeats", rounds]
     RESULTS.mkdir(parents=True, exist_ok=True)
     return Side("lucent", list(map(str, command)), available_cores(), RESULTS / "lucent.log")
 
@@ -109,45 +108,55 @@ def lucent(task: Task, rounds: int, steps: int) -> Side:
 def measure(task: Task, model, rounds: int, steps: int) -> dict:
     """All rounds of one task: seconds a filter of each side, and peer / ours."""
     try:
-        peer = lucent(task, rounds, steps)
+        peer = lucent(task, steps)
     except SystemExit as error:
         print(f"without lucent: {error}", file=sys.stderr)
         peer = None
 
-    def lucents_round() -> tuple[float, None]:
+    def lucents_round(seen: list) -> tuple[float, None]:
         figure = peer.round()
+        seen.append(figure["others"])
         return figure["seconds"] / figure["images"], None
 
+    def here(filters: int, run: Callable[[], list[float]]):
+        return lambda seen: watched(lambda: timed(filters, run), seen)
+
     sides = {
-        "plain": lambda: timed(task.filters, lambda: ours(model, task.layer, task.filters, steps)),
-        "one by one": lambda: timed(
+        "plain": here(task.filters, lambda: ours(model, task.layer, task.filters, steps)),
+        "one by one": here(
             task.of_peer, lambda: one_by_one(model, task.layer, task.of_peer, steps)
         ),
-        "robust": lambda: timed(
+        "robust": here(
             task.filters, lambda: ours(model, task.layer, task.filters, steps, "robust")
         ),
         "lucent": lucents_round,
     }
     if peer is None:
         del sides["robust"], sides["lucent"]
-    ours(model, task.layer, 2, 1), one_by_one(model, task.layer, 1, 1)  # warm up
-    lines = []
-    for number in range(rounds):
+    for name in ("plain", "robust"):  # every side is warm when the first round begins
+        ours(model, task.layer, 2, 1, name)
+    one_by_one(model, task.layer, 1, 1)
+
+    def one_round(number: int) -> tuple[dict, list]:
+        seen: list[float | None] = []
         order = list(sides) if number % 2 else list(reversed(sides))
-        figures = {side: sides[side]() for side in order}
+        figures = {side: sides[side](seen) for side in order}
         seconds = {side: figures[side][0] for side in sides}
         line = {side: round(value, 4) for side, value in seconds.items()}
         line["ratio"] = round(seconds["one by one"] / seconds["plain"], 2)
         if peer is not None:
             line["ratio_lucent"] = round(seconds["lucent"] / seconds["robust"], 2)
         line["reached"] = {side: round(figures[side][1], 4) for side in ("plain", "one by one")}
-        lines.append(line)
         cells = [f"{line[side]:>12.4f}" for side in sides]
         cells += [f"{line[key]:>10.2f}" for key in ("ratio", "ratio_lucent") if key in line]
         print(f"{task.layer:>24}" + "".join(cells), flush=True)
+        return line, seen
+
+    lines = take_rounds(rounds, one_round)
     told = {**task._asdict(), "rounds": lines, "ratio": spread([line["ratio"] for line in lines])}
     if peer is not None:
         peer.close()
+        told["peer"] = peer.about
         told["ratio_lucent"] = spread([line["ratio_lucent"] for line in lines])
     return told
 

@@ -13,16 +13,18 @@ VGG16's weights are found as ever (`weights/`, `$CONVLENS_WEIGHTS`, or downloade
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from results import RESULTS, processor, write_result
-from rounds import available_cores
+from rounds import available_cores, side_environment, take_rounds, watched
 
 ALLOWED = 0.05
 SIDES = {"default": "callbacks=default", "none": "callbacks=none"}
@@ -39,7 +41,8 @@ def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None
     ]  # fmt: skip
     command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
     with home.with_suffix(".log").open("w") as out:
-        if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=side_environment())
+        if done.returncode:
             raise SystemExit(f"the run failed:\n{home.with_suffix('.log').read_text()[-2000:]}")
     return json.loads((home / "summary.json").read_text())
 
@@ -64,15 +67,16 @@ def main() -> int:
     if args.epochs < 1 or args.rounds < 1:
         parser.error("epochs and rounds are at least 1")
 
-    rounds = []
     sides = ["default"] if args.only_default else list(SIDES)
     print(f"{'run':>10}{'epoch':>7}{'seconds':>10}{'looking':>10}{'share':>8}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds):
-            line = {}
+        homes = map(Path(folder).joinpath, map(str, itertools.count()))
+
+        def one_round(number: int) -> tuple[dict, list]:
+            line, seen = {}, []
             for side in sides if number % 2 == 0 else list(reversed(sides)):
-                home = Path(folder) / f"{side}_{number}"
-                summary = train(home, args.data, args.epochs, SIDES[side], args.steps)
+                words = (next(homes), args.data, args.epochs, SIDES[side], args.steps)
+                summary = watched(partial(train, *words), seen)
                 line[side] = {
                     key: summary[key] for key in ("looking", "explaining", "left_out", "failures")
                 }
@@ -89,7 +93,9 @@ def main() -> int:
             }
             if not args.only_default:
                 line["ratio"] = round(took["default"] / took["none"], 4)
-            rounds.append(line)
+            return line, seen
+
+        rounds = take_rounds(args.rounds, one_round)
     shares = [line["default"]["looking"]["share_of_epochs"] for line in rounds]
     print(f"looking takes {statistics.median(shares):.1%} of the epochs")
     ratio = None

@@ -5,9 +5,9 @@ without explanations. An epoch is counted from its start to the start of the nex
 mean of three, after one that is not counted. VGG16's weights are random: they cost the same.
 """
 
-import threading
 import time
 
+from gate import Gate
 from ours_scratch import run_folder, serve_training
 from pytorch_lightning import Callback
 from rounds import arguments, claim_stdout
@@ -18,24 +18,14 @@ RECIPE = ("exp=reproduce/vgg16_features", "model.weights=none", f"finetune.phase
 
 
 class EpochGate(Callback):
-    """Holds the trainer at the start of an epoch until one is asked for."""
+    """Holds the trainer at the start of an epoch until epochs are asked for."""
 
     def __init__(self):
-        self._asked = threading.Semaphore(0)
-        self._there = threading.Semaphore(0)
+        self._gate = Gate()
+        self.go = self._gate.go
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._there.release()
-        self._asked.acquire()
-
-    def wait(self) -> None:
-        """Until the trainer stands at an epoch's start."""
-        self._there.acquire()
-
-    def go(self) -> None:
-        """Let one epoch go; returns when the next could begin."""
-        self._asked.release()
-        self.wait()
+        self._gate.pass_by()
 
 
 def main() -> None:
@@ -54,20 +44,14 @@ def main() -> None:
     epoch_log.on_train_start = lambda *_: None  # the untrained network is judged once a run
     gate = EpochGate()
     trainer.callbacks.append(gate)
-    ready = False
 
     def measure() -> tuple[int, float]:
-        nonlocal ready
-        if not ready:
-            gate.wait()  # features are computed or opened before
-            ready = True
         if args.warmup_steps:
-            gate.go()
+            gate.go()  # before the first one, features are computed or opened
         if "train" not in run.data.stored:
             raise SystemExit("the features are not stored: is there room in $CONVLENS_CACHE?")
         start = time.perf_counter()
-        for _ in range(EPOCHS):
-            gate.go()
+        gate.go(EPOCHS)
         return pictures, (time.perf_counter() - start) / EPOCHS
 
     def fit() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gate import Gate
 from pytorch_lightning import Callback
 from rounds import arguments, claim_stdout, serve
 
@@ -27,33 +28,27 @@ def run_folder() -> Path:
     return FOLDERS[-1]
 
 
-class Gate(Callback):
-    """Lets the trainer's loop do as many steps as were asked for, and no more.
+class StepGate(Callback):
+    """Lets the trainer's loop take as many steps as are asked for, and no more.
 
-    The two threads meet only before the first and behind the last of them: a meeting at each step
-    would cost the loop what is not its own.
+    A step lasts from the moment its batch has been fetched to the moment the next one has been.
     """
 
     def __init__(self):
-        self.pictures = self._left = 0
-        self._asked = threading.Semaphore(0)
-        self._done = threading.Semaphore(0)
+        self.pictures = 0
+        self._gate = Gate()
 
-    def ask(self, count: int) -> None:
-        """Let ``count`` steps go; returns when the last has been computed."""
-        self._left = count
-        self._asked.release()
-        self._done.acquire()
+    def go(self, steps: int) -> int:
+        """Let ``steps`` steps go; returns how many pictures they took."""
+        before = self.pictures
+        self._gate.go(steps)
+        return self.pictures - before
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if not self._left:
-            self._asked.acquire()
+        self._gate.pass_by()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.pictures += len(batch["label"])
-        self._left -= 1
-        if not self._left:
-            self._done.release()
 
 
 def build(
@@ -66,9 +61,9 @@ def build(
 
     Returns:
         ``fit``, which trains in the thread that calls it, the main one as in real training;
-        ``steps(n)``, called from another thread: lets it do ``n`` steps of 20 pictures and returns
-        the number of pictures when the last has been computed; and what the results shall say of
-        this side.
+        ``steps(n)``, called from another thread: lets it take ``n`` steps of 20 pictures and
+        returns the number of pictures when training stands still again; and what the results say
+        of this side.
     """
     from convlens import run as runs
     from convlens.config import compose
@@ -90,18 +85,13 @@ def build(
     trainer, epoch_log, _ = runs.trainer_of(run, home, False)
     # the untrained network is judged once a run; that is no part of a step
     epoch_log.on_train_start = lambda *_: None
-    gate = Gate()
+    gate = StepGate()
     trainer.callbacks.append(gate)
 
     def fit() -> None:
         runs.fit(trainer, run, None)  # as a run does, with kernels that repeat their bits
 
-    def steps(count: int) -> int:
-        before = gate.pictures
-        gate.ask(count)
-        return gate.pictures - before
-
-    return fit, steps, {"precision": str(config["precision"]), "memory_format": "channels_last"}
+    return fit, gate.go, {"precision": str(config["precision"]), "memory_format": "channels_last"}
 
 
 def main() -> None:
@@ -115,7 +105,8 @@ def rounds_of(args, steps: Callable[[int], int]) -> Callable[[], tuple[int, floa
     """What measures a round of training steps: (pictures, seconds)."""
 
     def measure() -> tuple[int, float]:
-        steps(args.warmup_steps)
+        if args.warmup_steps:
+            steps(args.warmup_steps)
         start = time.perf_counter()
         images = steps(args.steps)
         seconds = time.perf_counter() - start
@@ -148,7 +139,7 @@ def serve_training(args, out, fit, measure, told) -> None:
     }
 
     def answer() -> None:
-        serve(out, about, measure, args.repeats)
+        serve(out, about, measure)
         out.flush()
         for folder in FOLDERS:
             shutil.rmtree(folder, ignore_errors=True)

@@ -116,7 +116,7 @@ def main() -> None:
         },
         **told,
     }
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,13 @@ def main() -> None:
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
+        "threads": {
+            "intra_op": torch.get_num_threads(),
+            "inter_op": torch.get_num_interop_threads(),
+        },
         "precision": str(run.config["precision"]),
     }
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

@@ -43,10 +43,7 @@ def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
     """
     ours, peer = told["sides"]
     lines = told["rounds"]
-    busy = max(line["others"] or 0.0 for line in lines)
-    note = f"in {told['sides'][ours]['precision']}, peer {told['sides'][peer]['precision']}"
-    if busy > 0.1:
-        note += f"; something else used {busy:.1f} cores meanwhile"
+    note = precisions(told)
     speeds = [[line[side] for line in lines] for side in (ours, peer)]
     ratios = [b / a if cost else a / b for a, b in zip(*speeds, strict=True)]
     found = [Rounds(*speeds, ratios, note)]
@@ -54,6 +51,17 @@ def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
         memory = [[line["peak_mb"][side] for line in lines] for side in (ours, peer)]
         found.append(Rounds(*memory, [b / a for a, b in zip(*memory, strict=True)]))
     return found
+
+
+def precisions(told: dict) -> str:
+    """The precision of both sides of `throughput.py`, and the threads where they differ."""
+    ours, peer = told["sides"].values()
+    note = f"in {ours['precision']}, peer {peer['precision']}"
+    # 0 is TensorFlow's word for one thread for each core
+    threads = [side["threads"]["intra_op"] or side["cores"] for side in (ours, peer)]
+    if threads[0] != threads[1]:
+        note += f"; {threads[0]} threads, peer {threads[1]}"
+    return note
 
 
 def tasks(told: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds | None]:
@@ -94,7 +102,20 @@ def looking(told: dict) -> list[Rounds]:
 def epochs(told: dict) -> list[Rounds]:
     """Of `throughput.py`'s ``head_epoch``: seconds of an epoch."""
     both = [[line["seconds"][side] for line in told["rounds"]] for side in told["sides"]]
-    return [Rounds(*both, [b / a for a, b in zip(*both, strict=True)])]
+    ratios = [b / a for a, b in zip(*both, strict=True)]
+    return [Rounds(*both, ratios, precisions(told))]
+
+
+def separate(told: dict, task: str) -> str:
+    """Of a task whose peer is a process of its own: torch and threads of both where they differ."""
+    peer = told["tasks"][task].get("peer")
+    if peer is None:
+        return ""
+    pairs = {
+        "torch": (told["versions"]["torch"], peer["torch"]),
+        "threads": (told["threads"], peer["threads"]),
+    }
+    return "; ".join(f"{word} {a}, peer {b}" for word, (a, b) in pairs.items() if a != b)
 
 
 def cams(told: dict) -> list[Rounds]:
@@ -103,10 +124,24 @@ def cams(told: dict) -> list[Rounds]:
         f"{library}_{layers}" for library in ("pytorch-grad-cam", "torch-cam") for layers in (1, 3)
     ]
     found = tasks(told, names, [("ours", "peer")])
-    alike = [told["tasks"][name]["correlation"] for name in names]
+    notes = [
+        f"correlation of the maps {told['tasks'][name]['correlation']:.4f} at least"
+        for name in names
+    ]
+    differing = [separate(told, name) for name in names]
     return [
-        rounds._replace(note=f"correlation of the maps {value:.4f} at least")
-        for rounds, value in zip(found, alike, strict=True)
+        rounds._replace(note="; ".join(filter(None, both)))
+        for rounds, *both in zip(found, notes, differing, strict=True)
+    ]
+
+
+def filters(told: dict) -> list[Rounds | None]:
+    """Of `filters.py`: seconds a filter, early and deep, beside one by one and beside lucent."""
+    pairs = [("plain", "one by one"), ("robust", "lucent")]
+    found = tasks(told, ["early", "deep"], pairs)
+    notes = [note for task in ("early", "deep") for note in ("", separate(told, task))]
+    return [
+        rounds and rounds._replace(note=note) for rounds, note in zip(found, notes, strict=True)
     ]
 
 
@@ -190,10 +225,7 @@ JOBS = [
             Row("filters_deep", "filter pictures, deep layer [s each]", "one by one"),
             Row("filters_deep_lucent", "the same, robust [s each]", "lucent", at_least=1.1),
         ],
-        lambda told: tasks(
-            told, ["early", "deep"], [("plain", "one by one"), ("robust", "lucent")]
-        ),
-        peers=("lucent",),
+        filters, peers=("lucent",),
     ),
     Job(
         "looking", ["looking.py", "--only-default"], ["--steps", "3"],

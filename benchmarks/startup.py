@@ -11,17 +11,19 @@ to `benchmarks/results/startup.json`: seconds, and the ratios peer / ours formed
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
-from rounds import THREAD_SETTINGS, available_cores
+from rounds import available_cores, side_environment, take_rounds, watched
 
 HERE = Path(__file__).resolve().parent
 SIDES = ("convlens", "keras", "torch")
@@ -32,23 +34,22 @@ def command(side: str, data: Path, home: Path) -> list[str]:
         "convlens": [sys.executable, HERE / "ours_start.py", "--home", home],
         "keras": [
             peer_python("keras"), HERE / "peers" / "keras_scratch.py",
-            "--warmup-steps", 0, "--steps", 1, "--repeats", 1,
+            "--warmup-steps", 0, "--steps", 1,
         ],
         "torch": [sys.executable, HERE / "peers" / "torch_start.py"],
     }[side]  # fmt: skip
     return list(map(str, [*words, "--data", data]))
 
 
-def start(side: str, data: Path, folder: Path, number: int) -> tuple[float, str]:
+def start(side: str, data: Path, home: Path) -> tuple[float, str]:
     """Seconds until the line that tells of the first step, and the line."""
-    environment = {k: v for k, v in os.environ.items() if k not in THREAD_SETTINGS}
-    words = command(side, data, folder / f"run_{number}")
+    words = command(side, data, home)
     log = RESULTS / f"startup_{side}.log"
     with log.open("w") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            env=environment,
+            env=side_environment(),
         )  # fmt: skip
         process.stdin.write("go\n")  # only the Keras script waits for it
         process.stdin.flush()
@@ -78,21 +79,25 @@ def main() -> int:
         parser.error("rounds are at least 1")
     RESULTS.mkdir(parents=True, exist_ok=True)
 
-    lines = []
     print("".join(f"{side:>12}" for side in SIDES) + f"{'judging':>12}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds + 1):
+        homes = map(Path(folder).joinpath, map(str, itertools.count()))
+
+        def one_round(number: int) -> tuple[dict, list]:
             turn = number % len(SIDES)
-            line = {}
+            line, seen = {}, []
             for side in SIDES[turn:] + SIDES[:turn]:
-                seconds, told = start(side, args.data.resolve(), Path(folder), number)
+                begin = partial(start, side, args.data.resolve(), next(homes))
+                seconds, told = watched(begin, seen)
                 line[side] = round(seconds, 3)
                 if side == "convlens":
                     line["judging"] = json.loads(told)["judging"]
                     line["unjudged"] = round(seconds - line["judging"], 3)
-            if number:
-                lines.append(line)
-                print("".join(f"{line[key]:>12.2f}" for key in (*SIDES, "judging")), flush=True)
+            print("".join(f"{line[key]:>12.2f}" for key in (*SIDES, "judging")), flush=True)
+            return line, seen
+
+        one_round(0)  # not counted: caches of files and of compiled sources fill
+        lines = take_rounds(args.rounds, one_round)
     ratios = {peer: spread([line[peer] / line["convlens"] for line in lines]) for peer in SIDES[1:]}
     for peer, ratio in ratios.items():
         print(f"{peer} takes {ratio['median']:.2f} times as long as convlens")

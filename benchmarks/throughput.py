@@ -10,10 +10,11 @@ same head on stored features, with its validation, beside Keras's epoch end to e
 see what Lightning and convlens add. All work on batches of 20 pictures of 150×150 pixels.
 
 Both sides are made ready, then run in turns on the same cores, never at once, each with its
-library's default number of threads; who goes first alternates. Printed and written to
-`benchmarks/results/throughput_TASK.json`: every round, the medians, the spread, and the ratio
-ours / peer, formed within each round. Speeds change with the machine and with what else runs on
-it; the ratio of one run is the result.
+library's default number of threads; who goes first alternates. A round in which anything else used
+more than a tenth of a core is discarded and repeated; where it stays so, this fails. Printed and
+written to `benchmarks/results/throughput_TASK.json`: every round, the medians, the spread, and the
+ratio ours / peer, formed within each round. Speeds change with the machine; the ratio of one run is
+the result.
 
 The first use installs Keras into `benchmarks/.peers/keras` (about 1 GB).
 """
@@ -27,7 +28,7 @@ from typing import NamedTuple
 
 from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
-from rounds import Side, available_cores
+from rounds import Side, available_cores, take_rounds
 
 HERE = Path(__file__).resolve().parent
 
@@ -98,7 +99,6 @@ TASKS = {
         steps=12,
     ),
 }
-BUSY = 0.1  # cores used by something else, above which a round is not to be trusted
 
 
 def parse() -> argparse.Namespace:
@@ -134,13 +134,31 @@ def row(label, ours: float, peer: float, ratio: float, others: float | None = No
     return cells if others is None else f"{cells}{others:>9.2f}"
 
 
+def measure(sides: list[Side], number: int) -> tuple[dict, list[float | None]]:
+    """One round of both sides, and what anything else used of the machine meanwhile."""
+    figures = {side.name: side.round() for side in (sides if number % 2 == 0 else sides[::-1])}
+    ours, peer = (figures[side.name] for side in sides)
+    line = {
+        "round": number + 1,
+        **{side.name: figures[side.name]["images_per_second"] for side in sides},
+        "seconds": {name: figure["seconds"] for name, figure in figures.items()},
+        "ratio": round(ours["images_per_second"] / peer["images_per_second"], 4),
+    }
+    if ours["peak_mb"] is not None and peer["peak_mb"] is not None:
+        line["peak_mb"] = {name: figure["peak_mb"] for name, figure in figures.items()}
+    seen = [figure["others"] for figure in figures.values()]
+    speeds = (figure["images_per_second"] for figure in (ours, peer))
+    print(row(number + 1, *speeds, line["ratio"], None if None in seen else max(seen)), flush=True)
+    return line, seen
+
+
 def main() -> int:
     args = parse()
     cores = available_cores()[: args.cores]
     RESULTS.mkdir(exist_ok=True)  # the sides' logs
     args.out.parent.mkdir(parents=True, exist_ok=True)
     options = ["--data", args.data, "--warmup-steps", args.warmup_steps, "--steps", args.steps]
-    options = [str(option) for option in [*options, "--repeats", args.rounds]]
+    options = list(map(str, options))
     task = TASKS[args.task]
     ours, *ours_told = task.ours
     beside, *beside_told = task.beside
@@ -151,34 +169,17 @@ def main() -> int:
     }
 
     sides: list[Side] = []
-    speeds: dict[str, list[float]] = {name: [] for name in commands}
-    rounds = []
     try:
         for name, command in commands.items():  # one after the other: getting ready is work too
             print(f"getting ready: {name}", file=sys.stderr)
             sides.append(Side(name, command, cores, RESULTS / f"throughput_{args.task}_{name}.log"))
         print(f"{'round':>8}{'convlens':>12}{task.peer:>12}{'ratio':>8}{'others':>9}", flush=True)
-        for number in range(1, args.rounds + 1):
-            line: dict = {"round": number}
-            others, peaks, line["seconds"] = [], {}, {}
-            for side in sides if number % 2 else reversed(sides):
-                figure = side.round()
-                line[side.name] = figure["images_per_second"]
-                speeds[side.name].append(line[side.name])
-                others.append(figure.get("others"))
-                peaks[side.name] = figure["peak_mb"]
-                line["seconds"][side.name] = figure["seconds"]
-            line["ratio"] = round(line["convlens"] / line[task.peer], 4)
-            line["others"] = None if None in others else max(others)
-            if None not in peaks.values():
-                line["peak_mb"] = peaks
-            rounds.append(line)
-            shown = (line["convlens"], line[task.peer], line["ratio"], line["others"])
-            print(row(number, *shown), flush=True)
+        rounds = take_rounds(args.rounds, lambda number: measure(sides, number))
     finally:
         for side in sides:
             side.close()
 
+    speeds = {side.name: [line[side.name] for line in rounds] for side in sides}
     ratios = [line["ratio"] for line in rounds]
     summary = {name: spread(values) for name, values in speeds.items()}
     for key in ("median", "min", "max"):
@@ -191,8 +192,6 @@ def main() -> int:
         told = json.dumps({key: value for key, value in side.about.items() if key != "side"})
         print(f"{side.name}: {told}")
     print(f"{processor()}, both sides pinned to {len(cores)} cores")
-    if any((line["others"] or 0) > BUSY for line in rounds):
-        print("the machine was not idle: repeat this when nothing else runs", file=sys.stderr)
 
     ratio = spread(ratios)
     write_result(

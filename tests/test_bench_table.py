@@ -79,12 +79,16 @@ def test_markdown_goes_between_the_marks_and_nowhere_else(tmp_path):
         table.put_between(page, "")
 
 
-def test_throughput_file_gives_speed_and_memory_and_tells_of_a_busy_machine():
+def side(precision: str, threads: int) -> dict:
+    return {"precision": precision, "cores": 2, "threads": {"intra_op": threads}}
+
+
+def test_throughput_file_gives_speed_and_memory_and_says_what_differs():
     told = {
-        "sides": {"convlens": {"precision": "bf16"}, "keras": {"precision": "float32"}},
+        "sides": {"convlens": side("bf16", 2), "keras": side("float32", 0)},
         "rounds": [
             {
-                "convlens": 220.0, "keras": 100.0, "others": 0.4,
+                "convlens": 220.0, "keras": 100.0, "others": 0.04,
                 "peak_mb": {"convlens": 500.0, "keras": 1000.0},
             },
             {
@@ -95,10 +99,28 @@ def test_throughput_file_gives_speed_and_memory_and_tells_of_a_busy_machine():
     }  # fmt: skip
     speed, memory = rows.sides(told)
     assert speed.ratios == [2.2, 2.0]
-    assert speed.note == "in bf16, peer float32; something else used 0.4 cores meanwhile"
+    assert speed.note == "in bf16, peer float32"  # 0 threads: one for each core, as ours
     assert memory.ratios == [2.0, 2.5]
     (cost,) = rows.sides(told, cost=True)
     assert cost.ratios == [pytest.approx(1 / 2.2), 0.5]
+
+
+def test_other_threads_and_another_torch_are_said():
+    told = {"sides": {"convlens": side("32", 2), "plain": side("32", 1)}, "rounds": []}
+    assert rows.precisions(told) == "in 32, peer 32; 2 threads, peer 1"
+    task = {"peer": {"torch": "2.14.1", "threads": 1}}
+    told = {"versions": {"torch": "2.15.0"}, "threads": 2, "tasks": {"early": task, "deep": {}}}
+    assert rows.separate(told, "early") == "torch 2.15.0, peer 2.14.1; threads 2, peer 1"
+    assert rows.separate(told, "deep") == ""  # no peer of its own
+
+
+def test_an_epoch_on_stored_features_says_its_precision():
+    told = {
+        "sides": {"convlens": side("32", 2), "keras": side("float32", 0)},
+        "rounds": [{"seconds": {"convlens": 2.0, "keras": 100.0}}],
+    }
+    (found,) = rows.epochs(told)
+    assert found.ratios == [50.0] and found.note == "in 32, peer float32"
 
 
 def test_looking_is_compared_with_the_same_epochs_without_it():

@@ -57,7 +57,7 @@ def main() -> None:
         return args.steps, time.perf_counter() - start
 
     about = {"side": args.library, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

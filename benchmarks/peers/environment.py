@@ -36,15 +36,17 @@ def peer_python(name: str) -> Path:
     folder = PEERS / name
     python = folder / "bin" / "python"
     stamp = folder / "installed"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    digest = hashlib.sha256(requirements.read_bytes() + b"compiled").hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() == digest:
         return python
 
     uv = find_uv()
     print(f"setting up the environment of the peer {name} (once) ...", file=sys.stderr)
+    at = ["--python", str(python)]
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        [uv, "pip", "sync", "--quiet", "--python", str(python), str(requirements)],
+        # compiled as the project's own environment is: no start of a peer compiles it anew
+        [uv, "pip", "sync", "--quiet", "--compile-bytecode", *at, str(requirements)],
     ):
         if subprocess.run(command).returncode:
             raise SystemExit(f"the environment of the peer {name} could not be made (see above)")

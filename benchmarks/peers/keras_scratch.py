@@ -3,7 +3,8 @@
 ImageDataGenerator reads, warps and rescales the JPEG files again and again, `fit` trains on what
 comes. Everything that the documents do not set is left at Keras's default: nearest-neighbour
 resizing, one loading thread that works ahead of training (`workers` 1), `jit_compile` "auto".
-`--workers` and `--jit` change the last two, to see whether the peer is shown at its best.
+`--workers` and `--jit` change the last two, to see whether the peer is shown at its best. Its
+oneDNN kernels are on (`--onednn`).
 
 Two things had to be said differently in Keras 3: `lr` is `learning_rate`, and `fit_generator` is
 `fit`. `shear_range=0.2` means degrees in this version; it costs the same.
@@ -18,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rounds import arguments, claim_stdout, serve
+
+from peers.onednn import add_option, choose
 
 PARAMETERS = 3_453_121
 BATCH = 20
@@ -70,7 +73,9 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=1, help="loading threads (Keras: 1)")
     parser.add_argument("--jit", choices=("auto", "true", "false"), default="auto", help="XLA")
+    add_option(parser)
     args = parser.parse_args()
+    choose(args.onednn)
     out = claim_stdout()
 
     import keras
@@ -127,9 +132,10 @@ def main() -> None:
             "loading": args.workers,
         },
         "precision": keras.config.dtype_policy().name,
+        "onednn": args.onednn,
         "jit_compile": bool(model.jit_compile),
     }
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

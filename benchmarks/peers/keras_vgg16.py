@@ -8,8 +8,8 @@
 The recipes are the book's: `flow_from_directory` reads, resizes and rescales the JPEG files, then
 `conv_base.predict` on each batch, or `fit` on augmented batches. Two things are not the book's,
 so that the peer is shown at its best: `predict_on_batch` (or `--how call`) instead of `predict`,
-which builds a loader for every batch, and TensorFlow's oneDNN kernels (`--onednn`), which it
-leaves off by itself on processors without AVX-512. All else is Keras's default.
+which builds a loader for every batch, and TensorFlow's oneDNN kernels (`--onednn`). All else is
+Keras's default.
 
 An epoch of 2,000 pictures and the validation of 1,000 take minutes: ``vgg16_epoch`` times steps of
 both and scales them to the numbers of pictures in the folders.
@@ -26,6 +26,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rounds import arguments, claim_stdout, serve
+
+from peers.onednn import add_option, choose
 
 BATCH = 20
 BASE = 14_714_688
@@ -204,15 +206,9 @@ def main() -> None:
         default="predict_on_batch",
         help="forward pass of the extraction (default: %(default)s)",
     )
-    parser.add_argument(
-        "--onednn",
-        choices=("on", "off", "auto"),
-        default="on",
-        help="TensorFlow's oneDNN kernels; auto leaves it the choice (default: %(default)s)",
-    )
+    add_option(parser)
     args = parser.parse_args()
-    if args.onednn != "auto":  # read when TensorFlow is imported
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(args.onednn == "on"))
+    choose(args.onednn)
     out = claim_stdout()
 
     import keras
@@ -240,7 +236,7 @@ def main() -> None:
         "onednn": args.onednn,
         **told,
     }
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

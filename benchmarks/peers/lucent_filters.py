@@ -38,7 +38,7 @@ def main() -> None:
 
     picture(0, 1)
     about = {"side": "lucent", "torch": torch.__version__, "threads": torch.get_num_threads()}
-    serve(out, about, measure, args.repeats)
+    serve(out, about, measure)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import throughput  # noqa: E402
 
 
 def taken(count: int, seen: list[list]) -> tuple[list[dict], list[int]]:
-    """What ``take_rounds`` gives where rounds see what ``seen`` says, and the numbers it asked for."""
+    """What ``take_rounds`` gives where rounds see ``seen``, and the numbers it asked for."""
     asked, left = [], iter(seen)
 
     def measure(number: int) -> tuple[dict, list]:

@@ -87,7 +87,7 @@ def test_class_missing_from_validation(at, capsys, folder_of_two):
 
 def test_checkpoint_of_another_class_count(at, capsys, folder_of_two):
     assert main(["train", *folder_words(folder_of_two), "run_dir=two"]) == 0
-    three = draw_folder(at / "three", {"a": 8, "b": 8, "c": 8})
+    three = draw_folder(at / "three", {"a": 8, "b": 8, "c": 8}, seed=3)
     said = refused(["eval", "ckpt=two/checkpoints/best.ckpt", f"data.dir={three}"], capsys)
     assert "2 classes" in said and "3" in said
 

@@ -10,48 +10,41 @@ import pytorch_lightning as L
 from convlens.building import restored
 from convlens.callbacks import ConfusionMatrix, Mistakes, Predictions
 from convlens.data.datamodule import PictureData
+from convlens.data.labels import csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.sources import cache_dir
-from convlens.errors import UserError
 from convlens.predictions import write_table
-from convlens.run import Run, data_of, tested
+from convlens.run import Run, tested
 from convlens.summary import of_stage
+from convlens.tested import Tested
 from convlens.training.phases import Phases
 from convlens.training.precision import PRECISIONS
 
 
-def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[str, float]:
-    """Test-set results of a checkpoint: the same numbers as at the end of its run.
+def evaluate(
+    config: dict, checkpoint: dict, tested_on: Tested, home: Path | None = None
+) -> dict[str, float]:
+    """Test results of a checkpoint; on its run's own test split the numbers of the run's end.
 
     Into ``home`` go ``predictions.csv`` (every test picture's probabilities, see
     :mod:`convlens.predictions`) and, below ``epoch_NNN``, the confusion matrix and the most
-    confident mistakes with their Grad-CAM.
+    confident mistakes with their Grad-CAM; ``left_out.csv`` where images were left out, with how
+    the run has used each.
 
     Returns:
         ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1`` of very
         many classes.
 
     Args:
-        config: resolved; decides data, device and precision.
+        config: resolved; decides device and precision.
         checkpoint: as :func:`convlens.training.checkpoint.read_checkpoint` gives it.
+        tested_on: the images, as :func:`convlens.tested.images_to_test` chooses them.
         home: None writes nothing.
 
     Raises:
-        UserError: the data has other classes than the checkpoint.
+        UserError: the checkpoint describes no network, or one that its weights do not fit.
     """
-    data = data_of(config)
-    names = checkpoint["hyper_parameters"]["class_names"]
-    if len(names) != len(data.class_names):
-        raise UserError(
-            f"the checkpoint knows {len(names)} classes ({', '.join(names[:5])}), the data has "
-            f"{len(data.class_names)} ({', '.join(data.class_names[:5])}); point data= and "
-            f"data.dir= at the pictures it was trained for"
-        )
-    if list(names) != list(data.class_names):
-        raise UserError(
-            f"the checkpoint's classes are {', '.join(names)}, the data's are "
-            f"{', '.join(data.class_names)}; they have to be the same, in the same order"
-        )
+    data = tested_on.data
     module = restored(checkpoint, "the checkpoint")
     answered = Predictions()
     callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
@@ -75,6 +68,7 @@ def evaluate(config: dict, checkpoint: dict, home: Path | None = None) -> dict[s
     results = tested(trainer, Run(config, data, module, [], phases), None)
     if home is not None and trainer.is_global_zero:
         _write_predictions(home / "predictions.csv", answered, data)
+        _write_left_out(home / "left_out.csv", tested_on)
     return of_stage(results, "test")
 
 
@@ -87,3 +81,10 @@ def _write_predictions(file: Path, answered: Predictions, data: PictureData) -> 
         )
     )
     write_table(file, data.class_names, rows, last="true")
+
+
+def _write_left_out(file: Path, tested_on: Tested) -> None:
+    file.unlink(missing_ok=True)  # of an earlier evaluation
+    if tested_on.left_out:
+        lines = map(csv_line, [("file", "used"), *tested_on.left_out])
+        file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")

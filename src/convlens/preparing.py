@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from convlens import folder
 from convlens.data.listing import Listing
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.splits import read_split, write_split
-from convlens.data.unchanged import check_state, write_state
+from convlens.data.unchanged import check_state, digests_of, write_state
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 
@@ -30,7 +32,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     listing = run.data.index.listing
     if folder.first_process():
         if listing is not None:
-            _compare(listing, home, resumed)
+            _compare(listing, digests_of(listing, run.data.dataset), home, resumed)
         folder.write_config(home, config)
         if listing is not None:
             write_split(home / "split.csv", listing)
@@ -47,14 +49,14 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
 
 
-def _compare(listing: Listing, home: Path, resumed: bool) -> None:
+def _compare(listing: Listing, digests: np.ndarray, home: Path, resumed: bool) -> None:
     """Note which pictures a run begins with; refuse to go on with others."""
     noted = home / "pictures.csv"
     if resumed and (home / "split.csv").exists():
         read_split(home / "split.csv", listing)
     if not (resumed and noted.exists()):
-        write_state(noted, listing)
-    elif line := check_state(noted, listing):
+        write_state(noted, listing, digests)
+    elif line := check_state(noted, listing, digests):
         log.warning(line)
 
 

@@ -1,4 +1,8 @@
-"""``make eval ckpt=FILE [key=value …]``: test-set results of a checkpoint, picture by picture."""
+"""``make eval ckpt=FILE [key=value …]``: test results of a checkpoint, picture by picture.
+
+On its run's own test split; with ``data.dir=OTHER`` on all of another labelled folder. What the run
+was trained or validated on is never among the tested images.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ def run(words: list[str]) -> int:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     path = checkpoint_path(asked, home)
     from convlens.evaluation import evaluate
+    from convlens.tested import images_to_test
     from convlens.training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -27,19 +32,27 @@ def run(words: list[str]) -> int:
     check_stored(stored, str(path))
     config = changed(stored, words)
     logs.hush()  # Lightning, imported by now, has given itself a screen
-    home = _home(path)
-    results = evaluate(config, checkpoint, home)
+    tested_on = images_to_test(config, checkpoint)
+    home = _home(path, tested_on.own)
+    if folder.first_process():
+        for line in tested_on.lines:
+            print(line)
+    results = evaluate(config, checkpoint, tested_on, home)
     epoch = checkpoint["epoch"] + 1
-    results_table(f"{path}, after epoch {epoch}", {"test": results})
-    if path.parent.name == "checkpoints":
+    name = "test" if tested_on.own else tested_on.place
+    results_table(f"{path}, after epoch {epoch}", {name: results})
+    if path.parent.name == "checkpoints" and tested_on.own:
         folder.write_evaluation(path.parent.parent, path, epoch, results)
     print(f"predictions and worst mistakes  {home}")
     return 0
 
 
-def _home(checkpoint: Path) -> Path:
-    """Where its predictions go: beside its run's other files, or a folder of their own."""
-    if checkpoint.parent.name != "checkpoints":
+def _home(checkpoint: Path, own: bool) -> Path:
+    """Where its predictions go: beside its run's other files, or a folder of their own.
+
+    Only what was measured on the run's own test split belongs to the run.
+    """
+    if checkpoint.parent.name != "checkpoints" or not own:
         return folder.fresh(folder.OUTPUTS / "eval")
     home = checkpoint.parent.parent / "evaluation" / checkpoint.stem
     home.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder
 from convlens.data.pictures import Dataset
 from convlens.data.sources import Index, index
+from convlens.data.split_record import SplitRecord
 from convlens.errors import UserError
 
 
@@ -26,6 +27,7 @@ class PictureData(L.LightningDataModule):
         per_device: ``batch_size`` counts for each process instead.
         eval_batch_size: pictures of a validation or test step in each process.
         steps_per_epoch: batches an epoch, or None for one pass.
+        found: the pictures, where they are not to be looked for as ``spec`` says.
 
     Attributes:
         stored: by split, what the network is fed with in place of the pictures, or nothing; a
@@ -46,6 +48,7 @@ class PictureData(L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None = None,
         per_device: bool = False,
+        found: Index | None = None,
     ):
         super().__init__()
         self.per_device = per_device
@@ -53,7 +56,7 @@ class PictureData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.augmentation = Augmentation(**spec["augment"])
-        self.index: Index = index(spec, seed)
+        self.index: Index = index(spec, seed) if found is None else found
         self._dataset: Dataset | None = None
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
@@ -74,6 +77,24 @@ class PictureData(L.LightningDataModule):
         if self._dataset is None:
             self._dataset = self.index.load()
         return self._dataset
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The split, for checkpoints, which therefore know what was trained on."""
+        record = SplitRecord.of(self.dataset)
+        return {} if record is None else record.state()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on with the images of a checkpoint.
+
+        Raises:
+            UserError: these are others, or divided otherwise.
+        """
+        kept, record = SplitRecord.from_state(state, "the checkpoint"), SplitRecord.of(self.dataset)
+        if kept and record and not kept.same_as(record):
+            raise UserError(
+                "the images, or their division into splits, are not those that the run was trained "
+                "with: put them back as they were, or start a new run"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset

@@ -1,12 +1,16 @@
-"""A few hexadecimal digits that stand for all that something was made from."""
+"""A few digits that stand for all that something was made from, or for what an image holds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from itertools import islice
 
+import numpy as np
+
+UNREAD = 0  # in place of the digest of a file that cannot be read
 _ITEMS = 4096  # of a list, made into text at a time
 
 
@@ -56,3 +60,37 @@ def _json(part: object) -> str:
 def digest(*parts: object) -> str:
     """BLAKE2 of JSON-able parts, 32 hexadecimal digits."""
     return Digest(*parts).hexdigest()
+
+
+def content_digest(content: bytes | memoryview) -> int:
+    """Eight bytes of the SHA-256 of an image, as a signed number that is never ``UNREAD``.
+
+    Of a million images two share one with a chance of 3e-8. SHA-256, because today's processors
+    compute it themselves, twice as fast as BLAKE2.
+    """
+    return _signed(hashlib.sha256(content).digest())
+
+
+def file_digest(path: str | bytes | os.PathLike) -> int:
+    """``content_digest`` of a file's bytes; ``UNREAD`` where they cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return _signed(hashlib.file_digest(file, "sha256").digest())
+    except OSError:
+        return UNREAD
+
+
+def array_digests(images: np.ndarray) -> np.ndarray:
+    """(N,) int64: ``content_digest`` of the numbers of each of N images, (N, H, W, C) uint8."""
+    found = (content_digest(np.ascontiguousarray(image).data) for image in images)
+    return np.fromiter(found, np.int64, len(images))
+
+
+def numbered_digests(count: int, key: dict) -> np.ndarray:
+    """(N,) int64 of images that are known by a JSON-able key and their number from 0."""
+    first = content_digest(_json(key).encode())
+    return np.int64(first) + np.arange(count, dtype=np.int64)
+
+
+def _signed(hashed: bytes) -> int:
+    return int.from_bytes(hashed[:8], "little", signed=True) or 1

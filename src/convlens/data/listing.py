@@ -75,6 +75,7 @@ def list_pictures(
     csv: str | os.PathLike | None = None,
     csv_columns: Sequence[str] = CSV_COLUMNS,
     keys: Keys = Keys(),  # noqa: B008  (immutable)
+    for_test: bool = False,
 ) -> Listing:
     """List the pictures below ``directory`` in any of the four layouts of this module.
 
@@ -89,6 +90,8 @@ def list_pictures(
                  ``directory`` (or absolute); pictures it does not name are not used.
     csv_columns  names of the columns (file, label, split); the third may be absent from the file.
     keys         what error messages call the arguments.
+    for_test     nothing will be trained on them: there may be no training pictures, one class
+                 only, and classes that are not in every split.
 
     Hidden files and folders are left out, sub-folders of a class folder belong to the class.
     Raises UserError, one line, for everything that would train on something else than was meant:
@@ -104,19 +107,19 @@ def list_pictures(
             inside = file.is_relative_to(root)
             rows.add(split, label, str(file.relative_to(root) if inside else file))
     else:
-        folders = _split_folders(root, keys, nested=pattern is None)
+        folders = _split_folders(root, keys, nested=pattern is None, for_test=for_test)
         for split, folder in (folders or {None: root}).items():
             if pattern:
                 _add_by_pattern(rows, split, folder, pattern, keys)
             else:
                 _add_classes(rows, split, folder, keys)
-    return _listing(rows, keys)
+    return _listing(rows, keys, for_test)
 
 
-def _listing(rows: Gathering, keys: Keys) -> Listing:
+def _listing(rows: Gathering, keys: Keys, for_test: bool) -> Listing:
     """Sort and check the collected rows."""
     names, root = rows.class_names, rows.directory
-    if len(names) < 2:
+    if len(names) < 2 and not for_test:
         raise UserError(
             f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
             f"{_folder_below(root, names[0], keys)}"
@@ -125,7 +128,8 @@ def _listing(rows: Gathering, keys: Keys) -> Listing:
         _refuse_undecodable(name, root)
     files, labels, splits = rows.sorted()
     listing = Listing(files, labels, names, splits, root)
-    _check_classes_in_splits(listing)
+    if not for_test:
+        _check_classes_in_splits(listing)
     return listing
 
 
@@ -235,7 +239,7 @@ def _lead(folder: Path, root: Path) -> str:
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
-def _split_folders(root: Path, keys: Keys, nested: bool) -> dict[str, Path]:
+def _split_folders(root: Path, keys: Keys, nested: bool, for_test: bool) -> dict[str, Path]:
     """``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` is not split.
 
     ``nested``: split folders hold class folders; without, the pictures themselves.
@@ -251,7 +255,7 @@ def _split_folders(root: Path, keys: Keys, nested: bool) -> dict[str, Path]:
     others = [folder for folder in folders if folder not in found.values()]
     if not found or (nested and others and not any(_visible(f)[0] for f in found.values())):
         return {}  # class folders, one of which happens to be called "train" or "test"
-    if "train" not in found:
+    if "train" not in found and not for_test:
         raise UserError(
             f"{root} has {next(iter(found.values())).name}/ but no train/ folder: make one for the "
             f"training pictures, or point {keys.directory} at a folder of class folders"

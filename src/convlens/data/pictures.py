@@ -28,6 +28,8 @@ class Pictures:
         masked: (N,) bool, whether a picture has a mask. Where it has none ``masks`` is False all
             over, as it is for a picture without an object: only this tells them apart. Left out,
             it is True for all if there are masks, and False for all if not.
+        digests: (N,) int64, by which each picture is known wherever it lies: of its file's bytes,
+            or of its numbers where there is no file. None: not asked for.
     """
 
     images: np.ndarray
@@ -37,6 +39,7 @@ class Pictures:
     places: np.ndarray | None = None
     made_from: tuple[str, str] | None = None
     masked: np.ndarray | None = None
+    digests: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from convlens.data.cache import Writer, cached_arrays, stored
 from convlens.data.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
-from convlens.data.digests import Digest
+from convlens.data.digests import Digest, file_digest
 from convlens.data.files import Files, size_and_time
 from convlens.errors import UserError
 
@@ -48,6 +48,7 @@ class Pixels:
     from_cache  nothing was decoded
     path        the .npy file behind ``images``; None in RAM
     made_from   digests of what was asked for, and of that with sizes and times of the files
+    digests     (N,) int64, ``file_digest`` of each file; None where nothing was read
     """
 
     images: np.ndarray
@@ -56,6 +57,7 @@ class Pixels:
     from_cache: bool
     path: Path | None
     made_from: tuple[str, str]
+    digests: np.ndarray | None = None
 
 
 def decoded(
@@ -100,15 +102,17 @@ def decoded(
         raise ValueError("no files to decode")
     shape = (len(paths), recipe.height, recipe.width, recipe.channels)
 
+    digests = np.zeros(len(paths), np.int64)
+
     def decode_into(put: Callable[[int, np.ndarray], None]) -> list[tuple[int, str]]:
-        return _decode_all(paths, recipe, put, on_error, workers, progress)
+        return _decode_all(paths, recipe, put, digests, on_error, workers, progress)
 
     name, fingerprint = _fingerprint(paths, recipe, on_error)
     if cache == "ram":
         _check_memory(shape)
         images = np.zeros(shape, np.uint8)
         errors = decode_into(images.__setitem__)
-        return _pixels(paths, images, errors, False, None, (name, fingerprint))
+        return _pixels(paths, images, errors, False, None, (name, fingerprint), digests)
 
     def build(writer: Writer) -> dict:
         rows = writer.create("images", shape, np.uint8)
@@ -117,7 +121,7 @@ def decoded(
     entry = stored(cache_dir, name, fingerprint, build)
     return _pixels(
         paths, entry.arrays["images"], entry.notes["errors"], entry.from_cache,
-        entry.paths["images"], (name, fingerprint),
+        entry.paths["images"], (name, fingerprint), digests if digests.any() else None,
     )  # fmt: skip
 
 
@@ -125,11 +129,15 @@ def _decode_all(
     paths: Sequence[Path],
     recipe: Recipe,
     put: Callable[[int, np.ndarray], None],
+    digests: np.ndarray,
     on_error: str,
     workers: int | None,
     progress: bool,
 ) -> list[tuple[int, str]]:
-    """Decode everything through ``put(index, picture)``; the (index, reason) of what failed."""
+    """Decode everything through ``put(index, picture)``; the (index, reason) of what failed.
+
+    ``digests`` is filled on the way, while a file's bytes are still at hand.
+    """
     workers = min(workers or cores(), -(-len(paths) // CHUNK))
     stop = threading.Event()
     failures: list[tuple[int, PictureError]] = []  # appended to by all threads
@@ -145,10 +153,11 @@ def _decode_all(
                 failures.append((index, error))
                 if on_error == "raise":
                     stop.set()
+            digests[index] = file_digest(paths[index])
         return len(chunk)
 
     what = f"{len(paths)} pictures to {recipe.height}x{recipe.width}, {workers} threads"
-    with pillow_settings(), _bar(what, len(paths), progress) as advance:
+    with pillow_settings(), bar("decoding", "decoded", what, len(paths), progress) as advance:
         # as many tasks waiting as keep the threads busy, not one for every chunk of a million files
         firsts = iter(range(0, len(paths), CHUNK))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -209,7 +218,9 @@ def _silence_libtiff() -> None:
 
 
 @contextlib.contextmanager
-def _bar(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+def bar(
+    doing: str, done: str, what: str, total: int, shown: bool
+) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; two plain lines where that is no terminal."""
     console = Console(stderr=True)
     if not shown:
@@ -217,13 +228,13 @@ def _bar(what: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
     elif console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-            task = bars.add_task(f"decoding {what}", total=total)
+            task = bars.add_task(f"{doing} {what}", total=total)
             yield lambda count: bars.advance(task, count)
     else:
-        print(f"decoding {what}", file=sys.stderr)
+        print(f"{doing} {what}", file=sys.stderr)
         start = time.monotonic()
         yield lambda count: None
-        print(f"decoded in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
 def cores() -> int:
@@ -260,8 +271,9 @@ def _pixels(
     from_cache: bool,
     path: Path | None,
     made_from: tuple[str, str],
+    digests: np.ndarray | None,
 ) -> Pixels:
     good = np.ones(len(paths), bool)
     good[[index for index, _ in errors]] = False
     named = tuple((paths[index], reason) for index, reason in errors)
-    return Pixels(images, good, named, from_cache, path, made_from)
+    return Pixels(images, good, named, from_cache, path, made_from, digests)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from convlens.data import (
     trimaps,
     twins,
 )
+from convlens.data.contents import FileDigests
+from convlens.data.digests import array_digests, numbered_digests
 from convlens.data.files import Texts
 from convlens.data.pictures import SPLITS, Dataset, Pictures
 from convlens.errors import UserError, nearest
@@ -79,6 +82,14 @@ def index(spec: dict, seed: int) -> Index:
     Raises:
         UserError: one line for whatever a person can mend.
     """
+    _check(spec)
+    if spec["name"] in STORES:
+        return STORES[spec["name"]](spec, seed)
+    return _listed(spec, seed, FILES[spec["name"]](spec))
+
+
+def _check(spec: dict) -> None:
+    """Refuse a spec that names no source, or keys out of range."""
     if spec["name"] not in SOURCES:
         raise UserError(f"data.name={spec['name']}: {nearest(str(spec['name']), SOURCES)}")
     for key, known in {
@@ -92,7 +103,88 @@ def index(spec: dict, seed: int) -> Index:
         raise UserError(f"data.channels={spec['channels']}: 1 (grey) or 3 (colour)")
     if not isinstance(spec["size"], int) or spec["size"] < 8:
         raise UserError(f"data.size={spec['size']}: a number of pixels of at least 8 is expected")
-    return SOURCES[spec["name"]](spec, seed)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Every labelled image of a source, before it is decided which of them are tested.
+
+    Attributes:
+        place: what messages call it.
+        class_names: K names.
+        labels: (N,) int64, indices into them.
+        splits: (N,) str, the splits that the source itself has; None where it has none.
+        names: N names by which a person finds the images.
+        digests: gives (N,) int64, see :mod:`convlens.data.digests`.
+        load: decodes some rows as the test split of a data set.
+        notes: lines that the person should read.
+    """
+
+    place: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    splits: np.ndarray | None
+    names: Sequence[str]
+    digests: Callable[[], np.ndarray]
+    load: Callable[[np.ndarray], Dataset]
+    notes: Sequence[str] = ()
+
+
+def pool(spec: dict, seed: int) -> Pool:
+    """All that the source has with labels; unlike :func:`index` it needs no training pictures.
+
+    Args:
+        spec, seed: as of :func:`index`; ``data.split`` counts for nothing.
+
+    Raises:
+        UserError: one line for whatever a person can mend.
+    """
+    _check(spec)
+    if spec["name"] in STORES:
+        return _pool_of_store(spec, STORES[spec["name"]](spec, seed))
+    return _pool_of_files(spec, FILES[spec["name"]](spec, for_test=True))
+
+
+def _pool_of_files(spec: dict, found: Found) -> Pool:
+    files = found.listing
+
+    def load(rows: np.ndarray) -> Dataset:
+        part = _decoded(spec, found, rows, np.zeros(len(files), np.int64))
+        told = [f"{file} ({reason})" for file, reason in part.skipped]
+        lines = [*part.notes, *_skipped(part.skipped)]
+        return Dataset({"test": part.pictures}, files.class_names, lines, told)
+
+    return Pool(
+        str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
+        FileDigests(files.files, spec["cache"], cache_dir()).get, load, found.notes,
+    )  # fmt: skip
+
+
+def _pool_of_store(spec: dict, found: Index) -> Pool:
+    dataset = found.load()
+    parts = [dataset.splits[split] for split in SPLITS]
+    starts = np.cumsum([0, *map(len, parts)])
+
+    def joined(of: Callable[[Pictures, np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        inside = [rows[(rows >= a) & (rows < b)] - a for a, b in pairwise(starts)]
+        return np.concatenate([of(part, some) for part, some in zip(parts, inside, strict=True)])
+
+    names = [name for part in parts for name in part.names]
+
+    def load(rows: np.ndarray) -> Dataset:
+        drawn = parts[0].masks is not None
+        pictures = Pictures(
+            joined(Pictures.pixels, rows), joined(lambda part, some: part.labels[some], rows),
+            [names[row] for row in rows],
+            joined(lambda part, some: part.masks[some], rows) if drawn else None,
+        )  # fmt: skip
+        return Dataset({"test": pictures}, found.class_names)
+
+    return Pool(
+        f"data={spec['name']}", found.class_names, np.concatenate([part.labels for part in parts]),
+        np.repeat(np.array(SPLITS), np.diff(starts)), names,
+        lambda: np.concatenate([part.digests for part in parts]), load, found.notes,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,7 +275,12 @@ def _shapes(spec: dict, seed: int) -> Index:
             images = np.array(images)
             shapes.paint_shortcut(images, arrays["labels"], spec["shortcut"], classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(sizes[split])]
-        return Pictures(images, np.asarray(arrays["labels"]), titles, arrays["masks"])
+        # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
+        drawing = {name: key[name] for name in key if name != "count"}
+        return Pictures(
+            images, np.asarray(arrays["labels"]), titles, arrays["masks"],
+            digests=numbered_digests(sizes[split], drawing),
+        )  # fmt: skip
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)
@@ -192,12 +289,42 @@ def _shapes(spec: dict, seed: int) -> Index:
     return Index(names, counts, load, masked=sizes)
 
 
-def _image_folder(spec: dict, seed: int) -> Index:
+@dataclass(frozen=True)
+class Found:
+    """Picture files, before it is decided which of them are used for what.
+
+    listing  N files; ``splits`` only where the layout has them
+    read     gives the masks of some rows; None: this source has none
+    masked   (N,) bool, which pictures have a mask
+    notes    lines that the person should read
+    """
+
+    listing: listing.Listing
+    read: Callable[[np.ndarray], masks.Masks] | None = None
+    masked: np.ndarray | None = None
+    notes: Sequence[str] = ()
+
+    def some(self, keep: np.ndarray) -> Found:
+        """Only the rows ``keep``, rising."""
+        old, read = self.listing, self.read
+        kept = replace(
+            old, files=old.files[keep], labels=old.labels[keep],
+            splits=None if old.splits is None else old.splits[keep],
+        )  # fmt: skip
+        return replace(
+            self, listing=kept, read=read and (lambda rows: read(keep[rows])),
+            masked=None if self.masked is None else self.masked[keep],
+        )  # fmt: skip
+
+
+def _image_folder(spec: dict, for_test: bool = False) -> Found:
     """The user's own pictures, in any layout that :mod:`convlens.data.listing` knows."""
     directory = data_dir(spec)
-    found = listing.list_pictures(directory, pattern=spec["pattern"], csv=spec["csv"])
+    found = listing.list_pictures(
+        directory, pattern=spec["pattern"], csv=spec["csv"], for_test=for_test
+    )
     if not spec.get("masks"):  # runs of old have no such key
-        return _listed(spec, seed, found)
+        return Found(found)
     labels = [found.class_names[label] for label in found.labels]
     folder = masks.MaskFolder(spec["masks"], directory)
     files, notes = masks.match(folder, found.files, labels)
@@ -209,71 +336,18 @@ def _image_folder(spec: dict, seed: int) -> Index:
             on_error=spec["on_error"],
         )  # fmt: skip
 
-    return _listed(spec, seed, found, read, np.array([f is not None for f in files]), notes)
+    return Found(found, read, np.array([f is not None for f in files]), notes)
 
 
-def _listed(
-    spec: dict,
-    seed: int,
-    found: listing.Listing,
-    read: Callable[[np.ndarray], masks.Masks] | None = None,
-    masked: np.ndarray | None = None,
-    notes: Sequence[str] = (),
-) -> Index:
-    """Picture files; ``read`` gives the masks of some rows, ``masked`` (N,) bool tells of which."""
-    present = splits.present_splits(found)
-    found = splits.resolve_splits(found, seed=seed, **_shares(spec, present))
-    notes = [*notes] + [
-        f"the same picture on both sides of the split: {twin.first} ({twin.first_split}) and "
-        f"{twin.second} ({twin.second_split}); results on it are too good"
-        for twin in twins.duplicates(found)
-    ]
-
-    def load() -> Dataset:
-        made, skipped, lines = {}, [], []
-        for split in SPLITS:
-            rows = np.flatnonzero(found.splits == split)
-            files = found.files[rows]
-            decoded = pixels.decoded(
-                files, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
-                interpolation=spec["interpolation"], cache=spec["cache"], cache_dir=cache_dir(),
-                on_error=spec["on_error"],
-            )  # fmt: skip
-            skipped += decoded.errors
-            kept = np.flatnonzero(decoded.good)
-            places = None if len(kept) == len(rows) else kept
-            good = files if places is None else files[kept]
-            drawn = None if read is None else read(rows[kept])
-            lines += drawn.notes if drawn else []
-            made[split] = Pictures(
-                decoded.images, found.labels[rows][kept], Texts(good),
-                drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
-            )  # fmt: skip
-        if skipped:
-            first = f"{skipped[0][0]} ({skipped[0][1]})"
-            what = "picture" if len(skipped) == 1 else "pictures"
-            lines.append(f"{len(skipped)} broken {what} skipped, the first: {first}")
-        if read and not any(pictures.masked.any() for pictures in made.values()):
-            raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
-        told = [f"{file} ({reason})" for file, reason in skipped]
-        return Dataset(made, found.class_names, notes + lines, told)
-
-    counts = _counts(found.labels, found.splits, len(found.class_names))
-    with_mask = {}
-    if masked is not None:
-        with_mask = {split: int(masked[found.splits == split].sum()) for split in SPLITS}
-    return Index(found.class_names, counts, load, found, notes, with_mask)
-
-
-def _flowers(spec: dict, seed: int) -> Index:
+def _flowers(spec: dict, for_test: bool = False) -> Found:
     """Five kinds of flowers, downloaded when the folder is not there."""
     directory = data_dir(spec)
     if not directory.exists():
         downloads.flowers(directory)
-    return _image_folder(spec, seed)
+    return _image_folder(spec, for_test)
 
 
-def _pets(spec: dict, seed: int) -> Index:
+def _pets(spec: dict, for_test: bool = False) -> Found:
     """Oxford-IIIT Pet, downloaded when the folder is not there: its own test list, and masks."""
     pets.class_names(spec["labels"])  # a misspelt one is said before the download
     found = pets.list_pets(pets.pets(data_dir(spec)), spec["labels"])
@@ -285,7 +359,107 @@ def _pets(spec: dict, seed: int) -> Index:
         )  # fmt: skip
         return masks.Masks(drawn, np.ones(len(rows), bool), lines)
 
-    return _listed(spec, seed, found, read, np.ones(len(found), bool))
+    return Found(found, read, np.ones(len(found), bool))
+
+
+def _listed(spec: dict, seed: int, found: Found) -> Index:
+    """Picture files, divided into splits."""
+    present = splits.present_splits(found.listing)
+    divided = splits.resolve_splits(found.listing, seed=seed, **_shares(spec, present))
+    found, lines = _without_leaks(replace(found, listing=divided))
+    files, notes = found.listing, [*found.notes, *lines]
+
+    def load() -> Dataset:
+        contents = FileDigests(files.files, spec["cache"], cache_dir())
+        digests = np.zeros(len(files), np.int64)
+        places = {split: np.flatnonzero(files.splits == split) for split in SPLITS}
+        parts = {split: _decoded(spec, found, rows, digests) for split, rows in places.items()}
+        digests = contents.get(digests)
+        made = {
+            split: replace(part.pictures, digests=digests[places[split]][part.kept])
+            for split, part in parts.items()
+        }
+        skipped = [each for part in parts.values() for each in part.skipped]
+        lines = [line for part in parts.values() for line in part.notes] + _skipped(skipped)
+        if found.read and not any(pictures.masked.any() for pictures in made.values()):
+            raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
+        told = [f"{file} ({reason})" for file, reason in skipped]
+        return Dataset(made, files.class_names, notes + lines, told)
+
+    counts = _counts(files.labels, files.splits, len(files.class_names))
+    with_mask = {}
+    if found.masked is not None:
+        with_mask = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
+    return Index(files.class_names, counts, load, files, notes, with_mask)
+
+
+def _without_leaks(found: Found) -> tuple[Found, list[str]]:
+    """Test files whose bytes are among the training or validation pictures are left out.
+
+    Lines tell of them, and of those that validation has in common with training.
+    """
+    twice = twins.duplicates(found.listing)
+    leaks = [twin for twin in twice if twin.second_split == "test"]
+    lines = [
+        f"the same picture on both sides of the split: {twin.first} ({twin.first_split}) and "
+        f"{twin.second} ({twin.second_split}); results on it are too good"
+        for twin in twice
+        if twin.second_split != "test"
+    ]
+    if not leaks:
+        return found, lines
+    gone = {twin.second for twin in leaks}
+    keep = np.array([file not in gone for file in found.listing.files])
+    if not (found.listing.splits[keep] == "test").any():
+        raise UserError(
+            f"all {len(leaks)} test pictures are training or validation pictures too, such as "
+            f"{leaks[0].second} and {leaks[0].first}: nothing is left to test; remove the copies"
+        )
+    what = "test picture is" if len(leaks) == 1 else "test pictures are"
+    lines.append(
+        f"{len(leaks)} {what} left out, for the same bytes are in training or validation: "
+        f"{leaks[0].second} ({leaks[0].first_split}: {leaks[0].first})"
+        f"{', …' if len(leaks) > 1 else ''}"
+    )
+    return found.some(np.flatnonzero(keep)), lines
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Some rows of picture files, decoded; ``kept`` are the places among them that are good."""
+
+    pictures: Pictures
+    kept: np.ndarray
+    skipped: Sequence[tuple[Path, str]]
+    notes: Sequence[str]
+
+
+def _decoded(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray) -> _Decoded:
+    """Decode some rows; the digests of files that are read for it are put into ``digests``."""
+    files = found.listing.files[rows]
+    decoded = pixels.decoded(
+        files, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
+        interpolation=spec["interpolation"], cache=spec["cache"], cache_dir=cache_dir(),
+        on_error=spec["on_error"],
+    )  # fmt: skip
+    if decoded.digests is not None:
+        digests[rows] = decoded.digests
+    kept = np.flatnonzero(decoded.good)
+    places = None if len(kept) == len(rows) else kept
+    drawn = None if found.read is None else found.read(rows[kept])
+    pictures = Pictures(
+        decoded.images, found.listing.labels[rows][kept],
+        Texts(files if places is None else files[kept]),
+        drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
+    )  # fmt: skip
+    return _Decoded(pictures, kept, decoded.errors, drawn.notes if drawn else ())
+
+
+def _skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+    if not skipped:
+        return []
+    what = "picture" if len(skipped) == 1 else "pictures"
+    return [f"{len(skipped)} broken {what} skipped, the first: {skipped[0][0]} ({skipped[0][1]})"]
 
 
 def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...]) -> Index:
@@ -294,10 +468,18 @@ def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...])
     images, labels = raw["train"]
     shares = _shares(spec, ("test",))
     assigned = splits.split(labels, seed=seed, **shares)
+    digests = {name: array_digests(pictures) for name, (pictures, _) in raw.items()}
+    leaked = np.isin(digests["test"], digests["train"])
+    notes = []
+    if leaked.any():
+        notes.append(
+            f"{leaked.sum()} test pictures are left out, for the same ones are in training or "
+            f"validation, such as {spec['name']}/test/{np.argmax(leaked)}"
+        )
     parts = {
         "train": (images, labels, np.flatnonzero(assigned == "train")),
         "validation": (images, labels, np.flatnonzero(assigned == "validation")),
-        "test": (*raw["test"], np.arange(len(raw["test"][1]))),
+        "test": (*raw["test"], np.flatnonzero(~leaked)),
     }
 
     def load() -> Dataset:
@@ -305,14 +487,15 @@ def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...])
         for split, (pictures, classes, rows) in parts.items():
             whole = "test" if split == "test" else "train"
             names = [f"{spec['name']}/{whole}/{row}" for row in rows]
-            made[split] = Pictures(_fitted(pictures[rows], spec), classes[rows], names)
-        return Dataset(made, class_names)
+            fitted = _fitted(pictures[rows], spec)
+            made[split] = Pictures(fitted, classes[rows], names, digests=digests[whole][rows])
+        return Dataset(made, class_names, notes)
 
     counts = {
         split: np.bincount(classes[rows], minlength=len(class_names))
         for split, (_, classes, rows) in parts.items()
     }
-    return Index(class_names, counts, load)
+    return Index(class_names, counts, load, notes=notes)
 
 
 def _fitted(images: np.ndarray, spec: dict) -> np.ndarray:
@@ -339,12 +522,13 @@ def _cifar10(spec: dict, seed: int) -> Index:
     return _arrays(spec, seed, torchvision_sets.cifar10, torchvision_sets.CIFAR10_CLASSES)
 
 
-SOURCES = {
-    "shapes": _shapes,
+# of picture files
+FILES = {
     "image_folder": _image_folder,
     "cats_dogs": _image_folder,
     "flowers": _flowers,
     "pets": _pets,
-    "mnist": _mnist,
-    "cifar10": _cifar10,
 }
+# of pictures that are drawn, or lie in files of many
+STORES = {"shapes": _shapes, "mnist": _mnist, "cifar10": _cifar10}
+SOURCES = (*STORES, *FILES)

@@ -8,16 +8,35 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
+from convlens.data.digests import UNREAD
 from convlens.data.files import size_and_time
 from convlens.data.labels import csv_line, read_table
 from convlens.data.listing import Listing
+from convlens.data.pictures import SPLITS, Dataset
 from convlens.errors import UserError
 
-COLUMNS = ("file", "bytes", "modified_ns")
+COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 
-def write_state(path: Path, listing: Listing) -> None:
-    """Note size and time of every picture file; whole or not at all. -1 for one that is gone.
+def digests_of(listing: Listing, dataset: Dataset) -> np.ndarray:
+    """(N,) int64 digests of the listed files, as they were decoded; ``UNREAD`` of skipped ones."""
+    found = np.full(len(listing), UNREAD, np.int64)
+    for split in SPLITS:
+        pictures = dataset.splits[split]
+        rows = np.flatnonzero(listing.splits == split)
+        found[rows if pictures.places is None else rows[pictures.places]] = pictures.digests
+    return found
+
+
+def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
+    """Note size, time and content of every picture file; whole or not at all.
+
+    A size and time of -1 stand for a file that is gone, no digest for one that was skipped.
+
+    Args:
+        digests: (N,) as :func:`digests_of` gives them.
 
     Raises:
         OSError: it cannot be written.
@@ -26,8 +45,8 @@ def write_state(path: Path, listing: Listing) -> None:
     try:
         with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(csv_line(COLUMNS))
-            for name, _, state in _states(listing):
-                file.write(csv_line((name, *map(str, state))))
+            for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
+                file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))
         os.replace(beside, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -35,31 +54,39 @@ def write_state(path: Path, listing: Listing) -> None:
         raise
 
 
-def check_state(path: Path, listing: Listing) -> str:
-    """A line on pictures that have another time than noted, or nothing.
+def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
+    """A line on pictures that may have changed, or nothing.
 
-    To be asked once it is known that the pictures are those of the run (``read_split``).
+    To be asked once it is known that the pictures are those of the run (``read_split``). Runs of
+    earlier versions noted sizes and times alone: there a file of the same size and another time
+    may hold the same or not.
+
+    Args:
+        digests: (N,) as :func:`digests_of` gives them now.
 
     Raises:
-        UserError: a picture has another size: the run would go on with other data than it began
-            with; or the file is not what :func:`write_state` wrote.
+        UserError: a picture has another size or content: the run would go on with other data than
+            it began with; or the file is not what :func:`write_state` wrote.
     """
     rows, _ = read_table(path, COLUMNS, "the run's note of its pictures", strip=False)
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
-    for noted, found in zip_longest(rows, _states(listing)):
-        if noted is None or found is None or noted[1]["file"] != found[0]:
+    for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
+        if noted is None or found is None or noted[1]["file"] != found[0][0]:
             raise UserError(
                 f"{path} does not name the pictures of this run in their order: it was changed; "
                 f"remove it to go on without knowing whether the pictures are as they were"
             )
-        (_, row), (_, picture, (size, time)) = noted, found
-        if row["bytes"] != str(size):
+        (_, row), ((_, picture, (size, time)), digest) = noted, found
+        content = row.get("digest")
+        if row["bytes"] != str(size) or (content and content != _hexadecimal(digest)):
+            what = f"{row['bytes']} bytes then, {size} now"
             raise UserError(
-                f"{os.fsdecode(picture)} changed since the run began ({row['bytes']} bytes then, "
-                f"{size} now): put it back as it was, or start a new run"
+                f"{os.fsdecode(picture)} changed since the run began "
+                f"({what if row['bytes'] != str(size) else 'its content is another'}): put it back "
+                f"as it was, or start a new run"
             )
-        if row["modified_ns"] != str(time):
+        if not content and row["modified_ns"] != str(time):
             touched, first = touched + 1, first or picture
     if not touched:
         return ""
@@ -68,6 +95,11 @@ def check_state(path: Path, listing: Listing) -> str:
         f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
         f"is not what it would have been"
     )
+
+
+def _hexadecimal(digest: int) -> str:
+    """Sixteen digits; none of a file that was not read."""
+    return "" if digest == UNREAD else f"{digest & (2**64 - 1):016x}"
 
 
 def _states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:

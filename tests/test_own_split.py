@@ -267,6 +267,16 @@ def test_another_size_is_not_the_runs_own_number(run):
     assert not choose(home, "data.resize=crop").own
 
 
+def test_predict_says_which_pictures_the_run_has_used(run, at, capsys):
+    home, pictures = run
+    words = ["predict", f"ckpt={home}/checkpoints/best.ckpt"]
+    assert main([*words, f"images={pictures}"]) == 0
+    out = capsys.readouterr().out
+    assert "34 of 40 images are among those that the run has used (28 trained on, 6" in out
+    assert main([*words, f"images={new(at / 'other', {'cats': 2})}"]) == 0
+    assert "has used" not in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------- checkpoints of any kind
 
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from convlens.data.contents import FileDigests
 from convlens.data.datamodule import PictureData
+from convlens.data.files import Files
 from convlens.data.pictures import Dataset
-from convlens.data.sources import Index, Pool, data_dir, pool
+from convlens.data.sources import Index, Pool, cache_dir, data_dir, pool
 from convlens.data.split_record import USED, SplitRecord
 from convlens.errors import UserError, nearest
+from convlens.models.state import load_data
 
 # keys of `data` that say how images are read, not which ones; the rest names the data
 _READING = ("size", "channels", "resize", "interpolation")
@@ -80,6 +84,29 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
     own = chosen.own and not dataset.skipped and _read_alike(stored, config)
     left = [(images.names[row], USED[used]) for row, used in chosen.left_out]
     return Tested(_test_data(config, dataset), own, images.place, lines, left)
+
+
+def used_images(files: Sequence[Path], checkpoint: Path) -> str:
+    """A line on files that a checkpoint's run was trained or validated on; empty for none.
+
+    Also empty of a checkpoint without a record, which cannot tell.
+
+    Raises:
+        UserError: the checkpoint's record cannot be read.
+    """
+    content = load_data(checkpoint, mmap=True)  # of a large file only what is asked for is read
+    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
+    if record is None:
+        return ""
+    used = record.used_as(FileDigests(Files.of(files), "ram", cache_dir()).get())
+    if not used.any():
+        return ""
+    by = [f"{np.sum(used == split)} {verb}" for split, verb in USED.items()]
+    return (
+        f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
+        f"({', '.join(by)}), such as {files[int(np.argmax(used != ''))]}: how well it does on them "
+        f"says nothing about new images"
+    )
 
 
 @dataclass(frozen=True)

@@ -166,16 +166,49 @@ def test_resume_refuses_other_pictures_than_the_run_began_with(
 
 
 @pytest.mark.slow
-def test_resume_tells_of_pictures_with_another_time(data, cache, tmp_path, capsys, monkeypatch):
-    """The same bytes, copied again, are no reason to refuse."""
+def test_the_same_bytes_written_again_are_no_reason_to_refuse(
+    data, cache, tmp_path, capsys, monkeypatch
+):
     assert main(["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'alone'}"]) == 0
     stopped(data, tmp_path / "run", monkeypatch)
     os.utime(data / "cats" / "7.png", ns=(1, 1))
     capsys.readouterr()
     assert main(["resume", f"run={tmp_path / 'run'}"]) == 0
+    assert "since the run began" not in capsys.readouterr().out
+    assert not differences(tmp_path / "alone", tmp_path / "run")
+
+
+def test_resume_refuses_another_content_of_the_same_size(
+    data, cache, tmp_path, capsys, monkeypatch
+):
+    for file in data.rglob("*.png"):  # whose size does not depend on the content
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    stopped(data, tmp_path / "run", monkeypatch)
+    picture = data / "cats" / "7.bmp"
+    size = picture.stat().st_size
+    Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(picture)
+    assert picture.stat().st_size == size
+    capsys.readouterr()
+    assert main(["resume", f"run={tmp_path / 'run'}"]) == 2
+    line = one_line(capsys)
+    assert "cats/7.bmp changed since the run began (its content is another)" in line
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_tells_of_pictures_with_another_time(
+    data, cache, tmp_path, capsys, monkeypatch
+):
+    """Its pictures.csv has no digests, nor have its checkpoints."""
+    home = tmp_path / "run"
+    stopped(data, home, monkeypatch)
+    lines = (home / "pictures.csv").read_text().splitlines()
+    (home / "pictures.csv").write_text("".join(f"{x.rpartition(',')[0]}\n" for x in lines))
+    os.utime(data / "cats" / "7.png", ns=(1, 1))
+    capsys.readouterr()
+    assert main(["resume", f"run={home}"]) == 0
     said = capsys.readouterr().out
     assert "cats/7.png" in said and "since the run began" in said
-    assert not differences(tmp_path / "alone", tmp_path / "run")
 
 
 def test_a_mask_that_vanishes_before_it_is_read(with_masks_folder, cache, tmp_path, capsys):

@@ -20,7 +20,9 @@ def run(words: list[str]) -> int:
     if told["images"] is None:
         raise UserError("predict needs images=DIR, a folder of pictures (or one picture)")
     from convlens.asking import network_of, picture_files
+    from convlens.cli.eval import checkpoint_path
     from convlens.predictions import predict_files
+    from convlens.tested import used_images
 
     explainer, network = network_of(told["ckpt"], words)
     files = list(picture_files(told["images"]))
@@ -34,6 +36,8 @@ def run(words: list[str]) -> int:
         print(f"! {line}")
     if done.refused:
         print(f"{len(done.refused)} of {len(files)} files refused; the column error says why")
+    if told["ckpt"] and (line := used_images(files, checkpoint_path(told["ckpt"], None))):
+        print(f"! {line}")
     print(f"{done.seconds:.1f} s, {len(files) / max(done.seconds, 1e-9):.0f} pictures/s")
     print(f"predictions  {table}")
     if len(done.refused) == len(files):

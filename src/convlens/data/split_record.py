@@ -51,8 +51,9 @@ class SplitRecord:
         parts = [state.get(name) for name in SPLITS] if isinstance(state, Mapping) else []
         if not parts or not all(
             isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
+            and part.layout == torch.strided and part.device.type == "cpu"
             for part in parts
-        ):
+        ):  # fmt: skip
             raise UserError(f"{where} holds no readable record of its split: was it changed?")
         return cls(*(part.numpy() for part in parts))
 

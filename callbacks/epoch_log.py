@@ -83,8 +83,13 @@ class EpochLog(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.pictures_seen += len(batch["label"]) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
-            values = {"train_step/loss": float(outputs["loss"].detach())}
+        # of the batches whose gradients make one step, the last one's is written
+        number = batch_idx + 1
+        moved = (
+            number == trainer.num_training_batches or not number % trainer.accumulate_grad_batches
+        )
+        if moved and trainer.global_step % trainer.log_every_n_steps == 0:
+            values = {"train_step/loss": float(outputs["mean"])}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
 

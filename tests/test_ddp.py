@@ -84,6 +84,19 @@ def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
 
 
 @pytest.mark.slow
+def test_ddp_of_accumulated_batches_equals_one_process_with_their_images_in_one(tmp_path):
+    """Batches of 7 over two processes, three to a move, against batches of 21."""
+    words = [*EXACT[:-1], "finetune.batch_norm=eval"]
+    words += ["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"]
+    train(tmp_path / "one", *words, "training.batch_size=21")
+    more = ["training.batch_size=7", "training.accumulate=3", "trainer=ddp_cpu"]
+    train(tmp_path / "two", *words, *more)
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    assert max(differences(alone["state"], first["state"]).values(), default=0) < 1e-9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["training.accumulate=2"]], ids=["plain", "accumulated"])
 def test_ddp_replicas_are_identical_with_batch_norm_in_training(tmp_path, more):
     train(tmp_path, *TWO_UNFREEZES, "callbacks=none", "precision=32", "trainer=ddp_cpu", *more)
@@ -106,6 +119,8 @@ def test_a_batch_without_a_row_for_every_process_is_no_nan():
     pictures = Pictures(np.zeros((33, 8, 8, 3), np.uint8), np.arange(33) % 2, ["x"] * 33)
     parts = [list(TrainingLoader(pictures, TrainingOrder(33, 8, 0), 0, rank, 2)) for rank in (0, 1)]
     assert [len(batch["label"]) for batch in parts[1]] == [4, 4, 4, 4, 1]
-    assert parts[1][-1]["share"].tolist() == [0]
-    assert parts[0][-1]["share"].tolist() == [2]
-    assert parts[0][0]["share"].tolist() == [1] * 4
+    assert [batch["counted"] for batch in parts[1]] == [4, 4, 4, 4, 0]
+    assert [batch["counted"] for batch in parts[0]] == [4, 4, 4, 4, 1]
+    for one, other in zip(*parts, strict=True):
+        together = [*one["label"][: one["counted"]], *other["label"][: other["counted"]]]
+        assert together == one["window"].tolist() == other["window"].tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytorch_lightning as L
 import torch
 
@@ -113,6 +115,8 @@ class PictureData(L.LightningDataModule):
             pictures, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
             augmented=lambda: self.augmenting and self.augmentation.active,
+            accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
+            cut_short=lambda: self.trainer.num_training_batches if self.trainer else math.inf,
         )  # fmt: skip
 
     def val_dataloader(self) -> EvaluationLoader:

@@ -7,7 +7,9 @@ which is what usually breaks a bit-identical resume).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -53,11 +55,18 @@ class TrainingLoader:
 
     Each global batch of ``order`` is shared out in runs of rows, as equal as they can be, process
     ``rank`` of ``world`` taking its own, so that all processes together see what a single one
-    would see. With several, a batch also holds ``share`` (B,): each picture's weight in the
-    process's mean, so that the mean over processes is the mean over the global batch. A process
-    for which no row is left takes one with weight 0: all have to take part.
+    would see. A process for which no row is left takes one that does not count: all have to take
+    part.
+
+    Where several batches or several processes make one move of the weights, a batch also holds
+    ``window`` (n,), the labels of all images that this move averages over, and ``counted``, how
+    many of the batch's own images do count: all, or none.
 
     Args:
+        accumulate: batches whose gradients make one move; the last move of an epoch takes those
+            that are left.
+        cut_short: asked at each start of an epoch for the number of batches after which it ends
+            in any case.
         stored: asked at each start of an epoch for what is stored of these pictures, or None.
         augmented: asked at the same time whether batches carry ``draws``.
     """
@@ -72,10 +81,13 @@ class TrainingLoader:
         *,
         stored: Callable[[], Stored | None] = nothing_stored,
         augmented: Callable[[], bool] = lambda: True,
+        accumulate: int = 1,
+        cut_short: Callable[[], float] = lambda: math.inf,
     ):
         self.pictures, self.order, self.seed = pictures, order, seed
         self.rank, self.world = rank, world
         self.stored, self.augmented = stored, augmented
+        self.accumulate, self.cut_short = accumulate, cut_short
         self.epoch = 0
         self._place = (0, 0)  # epoch and number of the batch to begin with
         # Lightning tells the epoch to `loader.sampler`, after a resume too
@@ -97,21 +109,30 @@ class TrainingLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, stored, augmented = self.epoch, self.stored(), self.augmented()
         first = self._place[1] if self._place[0] == epoch else 0
-        for number, rows in enumerate(self.order.batches(epoch)):
+        for number, rows, window in self._moves(epoch):
             if number < first:
                 continue  # trained on before the run was stopped
             self._place = (epoch, number + 1)
             mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
-            share = np.full(len(mine), self.world * len(mine) / len(rows))
-            if not len(mine):
-                mine, share = np.zeros(1, dtype=int), np.zeros(1)
+            counted = len(mine)
+            mine = mine if counted else np.zeros(1, dtype=int)
             batch = gather(self.pictures, rows[mine], stored)
             if augmented and stored is None:
                 draws = generator(self.seed, 1, epoch, number).random((len(rows), DRAWS))
                 batch["draws"] = torch.from_numpy(draws[mine]).float()
-            if self.world > 1:
-                batch["share"] = torch.from_numpy(share)
+            if self.world > 1 or self.accumulate > 1:
+                batch["window"] = torch.from_numpy(self.pictures.labels[window])
+                batch["counted"] = counted
             yield batch
+
+    def _moves(self, epoch: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each batch's number, its rows, and the rows of all batches of its move."""
+        end = min(len(self.order), self.cut_short())
+        batches = ((n, rows) for n, rows in enumerate(self.order.batches(epoch)) if n < end)
+        while move := list(islice(batches, self.accumulate)):
+            window = np.concatenate([rows for _, rows in move])
+            for number, rows in move:
+                yield number, rows, window
 
 
 class EvaluationLoader:

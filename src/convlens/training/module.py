@@ -87,7 +87,10 @@ class ClassifierModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed_batch(self.config["seed"], self.current_epoch, batch_idx, self.global_rank)
-        time = self.current_epoch + batch_idx / self.trainer.num_training_batches
+        # batches whose gradients make one move share its time, as one batch of all of them would
+        each = self.trainer.accumulate_grad_batches
+        moves = -(-self.trainer.num_training_batches // each)
+        time = self.current_epoch + (batch_idx // each) / moves
         self.set_rates(self.trainer.optimizers[0], time)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, time: float) -> None:
@@ -119,24 +122,27 @@ class ClassifierModule(L.LightningModule):
         # compiled is the whole pass; hand-written kernels for frozen parts would break its graph
         return (self.model if self.compiled else self.model.swift)(batch["image"])
 
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        """``loss``: what is differentiated; ``mean``: the mean loss of this process's images."""
         logits = self.answer(batch)
         loss = self.objective(logits, batch["label"])
-        kept = slice(None) if "share" not in batch else batch["share"] > 0
+        kept = slice(0, batch.get("counted"))
         if len(batch["label"][kept]):
             self.train_metrics.update(loss.detach(), logits.detach()[kept], batch["label"][kept])
-        if "share" in batch:
-            loss = loss * self._share(batch).to(loss.dtype)
-        return loss
+        share = self._share(batch) if "window" in batch else 1.0
+        return {"loss": loss * share, "mean": loss.detach()}
 
-    def _share(self, batch: dict) -> Tensor:
-        """What this process's mean counts in the mean over processes; see the training loader."""
-        if self.objective.weights is None:
-            return batch["share"].mean()
-        mine = (self.objective.weights[batch["label"]] * (batch["share"] > 0)).sum()
-        everyone = mine.clone()
-        torch.distributed.all_reduce(everyone)
-        return mine / everyone * self.trainer.world_size
+    def _share(self, batch: dict) -> Tensor | float:
+        """What this mean counts among those that make one move of the weights.
+
+        Lightning divides every loss by the number of batches that it accumulates, whether the
+        last move of an epoch has so many or not, and DDP takes the mean over processes.
+        """
+        if not batch["counted"]:
+            return 0.0
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        divisor = self.objective.divisor
+        return divisor(batch["label"]) * parts / divisor(batch["window"])
 
     def on_validation_model_eval(self) -> None:
         # every process has seen other batches; all shall judge, and save, one and the same network

@@ -70,17 +70,29 @@ class Objective(torch.nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, K) or (B, 1) and labels (B,) to the mean loss, a scalar in nats."""
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if self.loss == "cross_entropy" and self.weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.loss == "cross_entropy":
-            return F.cross_entropy(
-                logits, labels, self.weights, label_smoothing=self.label_smoothing
+            total = F.cross_entropy(
+                logits, labels, self.weights, reduction="sum", label_smoothing=self.label_smoothing
             )
+            return total / self.divisor(labels)
         targets = labels.to(logits.dtype)
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
         each = F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
         if self.weights is None:
             return each.mean()
-        weight = self.weights[labels]
-        return (each * weight).sum() / weight.sum()
+        return (each * self.weights[labels]).sum() / self.divisor(labels)
+
+    def divisor(self, labels: Tensor) -> Tensor | int:
+        """What the sum over images with these labels (B,) is divided by: their number or weight.
+
+        It is 1 where no image has a weight, whose mean is 0 then.
+        """
+        if self.weights is None:
+            return len(labels)
+        weight = self.weights[labels].sum()
+        return torch.where(weight > 0, weight, 1.0)
 
 
 def predicted(logits: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class ActivationGrids(ExplanationCallback):
         )
         # where the budget ended the look before, the next one begins
         start = self._turn % len(layers)
-        for number in range(min(self.shown, len(look.probes))):
+        for number in sorted(look.probes.in_turns()[: self.shown]):
             probe = look.probes.names[number]
             for layer in layers[start:] + layers[:start]:
                 maps = found.layers[layer]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convlens.explain.grad_cam import probabilities
 
-KEPT = 32  # of the worst mistakes, and of the first pictures, where no data set can be asked again
+KEPT = 32  # of the worst mistakes, and of all pictures, where no data set can be asked again
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Answers:
         confidences: (N,) float32 in [0, 1], the predicted class's probability.
         true_confidences: (N,) float32 in [0, 1], the true class's.
         held: in another project, whose data set cannot be asked again: pictures by row, (C, H, W)
-            as the network took them, some of the most confident mistakes and the split's first.
+            as the network took them, some of the most confident mistakes and a random sample.
+        sampled: the rows of that sample.
     """
 
     rows: np.ndarray
@@ -37,6 +38,7 @@ class Answers:
     confidences: np.ndarray
     true_confidences: np.ndarray
     held: dict[int, Tensor]
+    sampled: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,7 +63,8 @@ class AnswerBook:
         self.latest: dict[str, Answers] = {}
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._held: dict[int, tuple[float, Tensor]] = {}
-        self._first: dict[int, Tensor] = {}
+        self._sample: dict[int, tuple[float, Tensor]] = {}  # by row: a random number, the picture
+        self._random = np.random.default_rng(0)
         self._logits: Tensor | None = None
         self._taken = -1
         self._count = 0
@@ -85,8 +88,9 @@ class AnswerBook:
         if self._open:
             return
         self._open, self._holding = True, network is not None
-        self._parts, self._held, self._first = [], {}, {}
+        self._parts, self._held, self._sample = [], {}, {}
         self._taken, self._count, self._logits = -1, 0, None
+        self._random = np.random.default_rng(0)  # the same sample in every pass
 
         def note(module, arguments, output):
             self._logits = output if isinstance(output, Tensor) else None
@@ -122,16 +126,11 @@ class AnswerBook:
             self._hold(pictures, rows, answers != labels, confidences)
 
     def _hold(self, pictures: Tensor, rows: Tensor, wrong: Tensor, confidences: Tensor) -> None:
-        for place in range(max(0, min(len(rows), KEPT - len(self._first)))):
-            self._first[int(rows[place])] = pictures[place].detach().cpu().clone()
+        drawn = self._random.random(len(rows)).tolist()
+        for place, number in enumerate(drawn):
+            _keep_highest(self._sample, int(rows[place]), number, pictures[place])
         for place in wrong.nonzero()[:, 0].tolist():
-            confidence = float(confidences[place])
-            if len(self._held) >= KEPT:
-                weakest = min(self._held, key=lambda row: self._held[row][0])
-                if self._held[weakest][0] >= confidence:
-                    continue
-                del self._held[weakest]
-            self._held[int(rows[place])] = (confidence, pictures[place].detach().cpu().clone())
+            _keep_highest(self._held, int(rows[place]), float(confidences[place]), pictures[place])
 
     def end(self, stage: str) -> None:
         """The pass is over: ``latest[stage]`` holds it, that of all processes together."""
@@ -141,20 +140,35 @@ class AnswerBook:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        held = self._first | {row: picture for row, (_, picture) in self._held.items()}
-        parts = [(self._parts, held)]
+        kept = {**self._sample, **self._held}
+        held = {row: picture for row, (_, picture) in kept.items()}
+        parts = [(self._parts, held, tuple(self._sample))]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            mine = parts[0]
             parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, (self._parts, held))
-        columns = [column for mine, _ in parts for column in mine]
+            torch.distributed.all_gather_object(parts, mine)
+        columns = [column for mine, _, _ in parts for column in mine]
         if not columns:
             self.latest.pop(stage, None)
             return
         rows, *others = (np.concatenate(column) for column in zip(*columns, strict=True))
         # each picture once: a process without a row of its own may have repeated one
         rows, first = np.unique(rows, return_index=True)
-        pictures = {row: picture for _, mine in parts for row, picture in mine.items()}
-        self.latest[stage] = Answers(rows, *(column[first] for column in others), pictures)
+        pictures = {row: picture for _, mine, _ in parts for row, picture in mine.items()}
+        sampled = tuple(sorted(row for _, _, mine in parts for row in mine))
+        self.latest[stage] = Answers(rows, *(column[first] for column in others), pictures, sampled)
+
+
+def _keep_highest(
+    kept: dict[int, tuple[float, Tensor]], row: int, value: float, picture: Tensor
+) -> None:
+    """Add a picture by its row; of more than ``KEPT`` the one of the lowest value goes."""
+    if len(kept) >= KEPT:
+        lowest = min(kept, key=lambda row: kept[row][0])
+        if kept[lowest][0] >= value:
+            return
+        del kept[lowest]
+    kept[row] = (value, picture.detach().cpu().clone())
 
 
 def _parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

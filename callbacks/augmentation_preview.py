@@ -39,9 +39,11 @@ class AugmentationPreview(ExplanationCallback):
         if look.augment is None or look.clock != 0:
             return
         self.chosen(look.network, look.example)
-        images = look.probes.images[: self.shown]
+        shown = sorted(look.probes.in_turns()[: self.shown])
+        images = look.probes.images[shown]
         # one batch, in which every picture has draws of its own
         repeated = images.repeat_interleave(self.draws, dim=0)
         versions = look.augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
-        for image, drawn, probe in zip(images.cpu(), versions, look.probes.names, strict=False):
+        names = [look.probes.names[number] for number in shown]
+        for image, drawn, probe in zip(images.cpu(), versions, names, strict=True):
             yield f"augmentation/{probe}", augmentation_sheet(image, drawn, f"{probe} · augmented")

@@ -54,8 +54,9 @@ class Look:
             callbacks that do not set ``needs_answers``.
         fetch: rows of the stage's split to pictures (n, C, H, W) as the network takes them, on its
             device, without those that are not to be had; and the rows that are.
-        pictures: ``pictures(count)``: so many of the stage's pictures, evenly spread, in batches
-            (B, C, H, W) of at most 50 on the network's device; None where there is no data set.
+        pictures: ``pictures(count)``: so many of the stage's pictures, each class in proportion
+            (so is every beginning of them), in batches (B, C, H, W) of at most 50 on the network's
+            device; None where there is no data set.
         labels: ``labels(count)``: the classes of those pictures, (count,) int64; or None.
         masks: ``masks(count)``: their objects, (count, H, W) bool; None where there are none.
         augment: ``augment(images, seed)``: the run's augmentation of (B, C, H, W); or None.

@@ -22,8 +22,9 @@ log = logging.getLogger("convlens")
 class EpochLog(L.Callback):
     """Writes the epoch's scalars to all loggers, to ``metrics.csv`` and, as a line, to the screen.
 
-    Step 0 is the untrained network: validation as ever, and the training loss of as many training
-    pictures as there are validation pictures, unaugmented and in evaluation mode. Lightning's own
+    Step 0 is the network before training: validation as ever, and the training loss of as many
+    training pictures as there are validation pictures, each class in proportion, unaugmented and
+    in evaluation mode. Lightning's own
     logging is not used for loggers, it would write against optimiser steps. Only
     ``train_step/loss`` runs on those.
 
@@ -49,7 +50,7 @@ class EpochLog(L.Callback):
         self._validating = self._before = 0.0
         self._open = False  # amid an epoch
 
-    # --- the untrained network
+    # --- the network before training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         _lay_out_charts(trainer)
@@ -59,13 +60,12 @@ class EpochLog(L.Callback):
             return
         data: PictureData = trainer.datamodule
         began = time.perf_counter()
-        limit = None if not trainer.fast_dev_run else 1
-        sizes = {s: len(data.dataset.splits[s]) for s in ("train", "validation")}
+        count = len(data.dataset.splits["validation"])
+        if trainer.fast_dev_run:
+            count = min(count, data.eval_batch_size * trainer.world_size)
         values = {}
         for stage, split in (("val", "validation"), ("train", "train")):
-            loader = data.evaluation_loader(split)
-            loader.rows = loader.rows[: sizes["validation"]][: limit and limit * loader.batch_size]
-            found = pl_module.evaluate(loader, data.finish)
+            found = pl_module.evaluate(data.evaluation_loader(split, count), data.finish)
             kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
             values |= {f"{stage}/{name}": value for name, value in kept.items()}
         self.seconds["validation"] += time.perf_counter() - began

@@ -58,7 +58,10 @@ class Mistakes(ExplanationCallback):
             sheet = self._sheet(look, answers, worst, title, explained=True)
             if sheet is not None:
                 yield f"predictions/mistakes{end}", sheet
-        order = np.random.default_rng(look.seed).permutation(len(answers))
+        pool = np.arange(len(answers))
+        if answers.sampled:  # a data set that cannot be asked again: not all pictures are to be had
+            pool = np.flatnonzero(np.isin(answers.rows, answers.sampled))
+        order = np.random.default_rng(look.seed).permutation(pool)
         title = f"random pictures · {when}"
         sheet = self._sheet(look, answers, np.sort(order[: self.random]), title, explained=False)
         if sheet is not None:

@@ -1,7 +1,7 @@
 """What occlusion and attribution callbacks have in common: which probes, which classes, the rows.
 
-They are dear, so they show few probes: those that ``only`` lets through, the first ones, taking
-turns where the budget does not reach all of them.
+They are dear, so they show few probes: those that ``only`` lets through, the first ones of each
+class before others, taking turns where the budget does not reach all of them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class SignedMaps(ExplanationCallback):
         logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()
         answers = shares.argmax(dim=1).tolist()
-        numbers = [n for n in range(len(labels)) if self._wanted(answers[n], labels[n])]
-        numbers = numbers[: self.shown]
+        numbers = [n for n in look.probes.in_turns() if self._wanted(answers[n], labels[n])]
+        numbers = sorted(numbers[: self.shown])
         if not numbers:
             line = f"no probe that only={self.only} lets through at epoch {look.clock}"
             self._say("none", f"{self.name}: {line}, nothing to draw")

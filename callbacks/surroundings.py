@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
-from convlens.data.order import generator
+from convlens.data.order import even_sample, generator
 from convlens.data.pictures import Pictures
 
 SPLITS = {"val": "validation", "test": "test"}
@@ -36,7 +36,7 @@ def surroundings(
     data = trainer.datamodule
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
-        found |= _of_pictures(pictures, module.device)
+        found |= _of_pictures(pictures, module.device, data.seed)
         if data.augmentation.active:
             found["augment"] = lambda images, seed: data.augmentation(images, _draws(images, seed))
     elif answers is not None:
@@ -44,29 +44,28 @@ def surroundings(
     return found
 
 
-def _of_pictures(pictures: Pictures, device: torch.device) -> dict:
+def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).float().div_(255)
 
-    def spread(count: int) -> np.ndarray:
-        count = min(count, len(pictures))
-        return np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    def sample(count: int) -> np.ndarray:
+        return even_sample(pictures.labels, count, seed)
 
     def batches(count: int) -> Iterator[Tensor]:
-        rows = spread(count)
+        rows = sample(count)
         for start in range(0, len(rows), AT_ONCE):
             yield read(rows[start : start + AT_ONCE])
 
     def masks(count: int) -> Tensor | None:
         if pictures.masks is None:
             return None
-        return torch.from_numpy(np.asarray(pictures.masks[spread(count)], dtype=bool))
+        return torch.from_numpy(np.asarray(pictures.masks[sample(count)], dtype=bool))
 
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
         "pictures": batches,
-        "labels": lambda count: torch.from_numpy(pictures.labels[spread(count)]),
+        "labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
         "masks": masks,
     }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytorch_lightning as L
 import torch
 
 from convlens.data.augment import Augmentation
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
-from convlens.data.order import TrainingOrder
+from convlens.data.order import TrainingOrder, even_sample
 from convlens.data.pictures import Dataset
 from convlens.data.sources import Index, index
 from convlens.data.split_record import SplitRecord
@@ -125,10 +126,17 @@ class PictureData(L.LightningDataModule):
     def test_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("test")
 
-    def evaluation_loader(self, split: str) -> EvaluationLoader:
+    def evaluation_loader(self, split: str, at_most: int | None = None) -> EvaluationLoader:
+        """The pictures of a split in order, or an even sample of ``at_most`` of them.
+
+        Several processes share out one and the same sample.
+        """
+        pictures, rows = self.dataset.splits[split], None
+        if at_most is not None and at_most < len(pictures):
+            rows = np.sort(even_sample(pictures.labels, at_most, self.seed))
         return EvaluationLoader(
-            self.dataset.splits[split], self.eval_batch_size, *self._place(),
-            stored=lambda: self.stored.get(split),
+            pictures, self.eval_batch_size, *self._place(),
+            rows=rows, stored=lambda: self.stored.get(split),
         )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:

@@ -136,7 +136,12 @@ class TrainingLoader:
 
 
 class EvaluationLoader:
-    """Every picture once, in order; process ``rank`` of ``world`` takes every ``world``-th."""
+    """Every picture once, in order; process ``rank`` of ``world`` takes every ``world``-th.
+
+    Args:
+        rows: (n,) the pictures, where it is not all of them.
+        stored: asked at each start for what is stored of these pictures, or None.
+    """
 
     def __init__(
         self,
@@ -145,10 +150,11 @@ class EvaluationLoader:
         rank: int = 0,
         world: int = 1,
         *,
+        rows: np.ndarray | None = None,
         stored: Callable[[], Stored | None] = nothing_stored,
     ):
         self.pictures, self.batch_size, self.stored = pictures, batch_size, stored
-        self.rows = np.arange(len(pictures))[rank::world]
+        self.rows = (np.arange(len(pictures)) if rows is None else rows)[rank::world]
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

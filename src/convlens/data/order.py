@@ -1,4 +1,4 @@
-"""Which pictures make up a batch: a pure function of seed, epoch and batch number.
+"""Which pictures make up a batch, or a sample: a pure function of seed, epoch and batch number.
 
 No generator has a state that would have to be saved, so a resumed run draws what the run left
 alone would have drawn, and any number of processes draws the same global batches.
@@ -14,6 +14,34 @@ import numpy as np
 def generator(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on ``seed`` and ``key`` alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
+
+
+def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``count`` of N pictures, each class in proportion: (count,) row numbers.
+
+    The order is such that every beginning of the sample is in proportion too, so work that is cut
+    short has still seen all classes. Pictures usually lie sorted by class: the first ones are all
+    of one, and so may be those at even distances where labels repeat periodically.
+
+    Args:
+        labels: (N,) int64.
+        count: all N where there are no more.
+        seed: of the run; the sample is a function of (labels, count, seed), and a smaller sample
+            is the beginning of a larger one.
+
+    >>> labels = np.array([0] * 8 + [1] * 4)
+    >>> np.bincount(labels[even_sample(labels, 6, seed=0)]).tolist()
+    [4, 2]
+    """
+    rng = generator(seed, 4)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    # the pictures of a class stand at equal distances on a line that all classes share
+    places = np.arange(len(labels)) - np.repeat(starts, sizes)
+    offsets = np.repeat(rng.random(len(sizes)), sizes)
+    order = np.argsort((places + offsets) / np.repeat(sizes, sizes), kind="stable")
+    return by_class[order[:count]]
 
 
 class TrainingOrder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,18 @@ class Probes:
     def __len__(self) -> int:
         return len(self.names)
 
+    def in_turns(self) -> list[int]:
+        """Their numbers, the first probe of each class before the second of any.
+
+        Probes stand in the order of their classes; few of them shall not all be of one.
+        """
+        seen: Counter[int] = Counter()
+        turns = []
+        for number, label in enumerate(self.labels.tolist()):
+            turns.append((seen[label] if label >= 0 else 0, number))
+            seen[label] += 1
+        return [number for _, number in sorted(turns)]
+
 
 def choose_probes(
     pictures: Pictures, class_names: tuple[str, ...], *, count: int, seed: int
@@ -57,13 +70,16 @@ def choose_probes(
     """``count`` pictures, seeded and balanced over the classes, in class order.
 
     When ``count`` is no multiple of the number of classes the first classes get one more; with
-    fewer probes than classes only the first ``count`` classes are shown.
+    fewer probes than classes the seed draws which ``count`` classes are shown.
     """
     rng = generator(seed, 2)
     shuffled = rng.permutation(len(pictures))
     labels = pictures.labels[shuffled]
     edges = np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1]
     by_class = np.split(shuffled[np.argsort(labels, kind="stable")], edges)
+    by_class = [found for found in by_class if len(found)]
+    if count < len(by_class):
+        by_class = [by_class[k] for k in rng.permutation(len(by_class))[:count]]
     rows: list[int] = []
     depth = 0
     while len(rows) < count and any(depth < len(found) for found in by_class):

@@ -47,7 +47,7 @@ def surroundings(
 def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
-        return images.to(device).float().div_(255)
+        return images.to(device).contiguous().float().div_(255)
 
     def sample(count: int) -> np.ndarray:
         return even_sample(pictures.labels, count, seed)

@@ -165,7 +165,8 @@ class Explainer:
         else:
             with pillow_settings():
                 pixels = decode_picture(Path(picture).expanduser(), self.recipe)
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+        # contiguous: a network that flattens with `view` refuses pictures with channels last
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().contiguous() / 255
 
     def _resized(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -182,7 +183,7 @@ class Explainer:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """``(B, K)`` in [0, 1] of pictures ``(B, C, H, W)`` in [0, 1]; on the CPU."""
         with self._asked(), explaining(self.network), torch.no_grad():
-            return probabilities(self.network(ready(self.network, pictures))).cpu()
+            return probabilities(self.network(ready(self.network, pictures.contiguous()))).cpu()
 
     def explain(
         self, picture: PictureLike, *, target: str | None = None,

@@ -86,7 +86,7 @@ def choose_probes(
         rows += [int(found[depth]) for found in by_class if depth < len(found)]
         depth += 1
     chosen = np.array(sorted(rows[:count], key=lambda row: (pictures.labels[row], row)), dtype=int)
-    images = torch.from_numpy(pictures.pixels(chosen)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(pictures.pixels(chosen)).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(pictures.labels[chosen])
     masks = None
     if pictures.masks is not None:
@@ -119,7 +119,7 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Pr
         interpolation=spec["interpolation"], cache="ram", cache_dir=None, on_error="raise",
         progress=False,
     )  # fmt: skip
-    images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2).float().contiguous() / 255
     known = {name: k for k, name in enumerate(class_names)}
     labels = torch.tensor([known.get(path.parent.name, -1) for path in paths])
     names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]

@@ -23,7 +23,6 @@ from convlens.explain.taps import (
     device_of,
     dtype_of,
     explaining,
-    fast_layout,
     find_module,
     ready,
     record,
@@ -259,7 +258,7 @@ def ascent_cost(
         with record(model, [layer], stop_at_last=True, example=picture) as taps:
             _, canvas = _prepare(taps, layer, None, picture, minimum)
             at_once = min(units, _at_once(units, batch, canvas, device))
-            pictures = fast_layout(picture[..., : canvas[0], : canvas[1]].repeat(at_once, 1, 1, 1))
+            pictures = picture[..., : canvas[0], : canvas[1]].repeat(at_once, 1, 1, 1)
             taps.run(pictures)  # warms up
             began = time.perf_counter()
             taps.run(pictures)
@@ -385,7 +384,7 @@ class _Climb:
 
     def means(self, images: Tensor, units: list[int]) -> Tensor:
         """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
-        self.taps.run(fast_layout(images))
+        self.taps.run(images)
         outputs = self.taps[self.layer]
         return (
             outputs[range(len(units)), units].flatten(1).mean(1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convlens.errors import UserError
 from convlens.explain.grad_cam import as_logits, class_scores, probabilities
 from convlens.explain.superpixels import superpixels
-from convlens.explain.taps import chunks, explaining, fast_layout, ready
+from convlens.explain.taps import chunks, explaining, ready
 
 __all__ = [
     "Occlusion",
@@ -259,7 +259,7 @@ def _falls(
         for part in chunks(total, batch):
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
-            covered = fast_layout(torch.where(masks, fill[owners], images[owners]))
+            covered = torch.where(masks, fill[owners], images[owners])
             falls = scores[owners] - class_scores(as_logits(model(covered)), wanted[owners])
             sums.index_add_(0, owners, falls[..., None, None] * masks)
             counts.index_add_(0, owners, masks.to(counts.dtype))

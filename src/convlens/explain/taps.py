@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
+from convlens.explain.state import kept_generators, kept_state
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -145,13 +146,16 @@ def explaining(model: nn.Module) -> Iterator[None]:
     modules run eagerly, because a warm compiled module ignores hooks; parameters need no gradient,
     so graphs begin at the taps. Afterwards all of it is as it was, also after an exception:
     ``.training`` and ``requires_grad`` flags one by one, ``.grad`` untouched, half-precision
-    weights the very same tensors. No random number is drawn.
+    weights the very same tensors; buffers and attributes that its passes move, see
+    :func:`convlens.explain.state.kept_state`; and the global generators.
     """
     with ExitStack() as state:
         state.enter_context(torch.inference_mode(False))
         state.enter_context(torch.enable_grad())
         state.enter_context(torch.autocast(device_of(model).type, enabled=False))
         state.enter_context(torch.compiler.set_stance("force_eager"))
+        state.enter_context(kept_generators(model))
+        state.enter_context(kept_state(model))
         state.enter_context(evaluation_mode(model))
         state.enter_context(_frozen(model))
         state.enter_context(_widened(model))
@@ -215,23 +219,16 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 def ready(model: nn.Module, images: Tensor) -> Tensor:
     """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
 
+    They keep their layout in memory: a network that flattens with ``view`` takes contiguous ones
+    only, and convolutions whose weights are channels last hand that on whatever comes in.
+
     To be called inside :func:`explaining`: a tensor born in inference mode is cloned here, because
     autograd refuses to save it.
     """
     if images.dim() != 4:
         raise ValueError(f"pictures must be (B, C, H, W), got shape {tuple(images.shape)}")
     images = images.detach().to(device_of(model), dtype_of(model))
-    return fast_layout(images.clone() if images.is_inference() else images)
-
-
-def fast_layout(images: Tensor) -> Tensor:
-    """``images`` ``(B, C, H, W)``, on a CPU with channels last in memory; the same values.
-
-    Convolutions hand this layout on; on a CPU it is up to a fifth faster, both ways.
-    """
-    if images.device.type != "cpu":
-        return images
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.clone() if images.is_inference() else images
 
 
 def chunks(total: int, batch: int | None) -> list[slice]:

@@ -1,0 +1,181 @@
+"""Whatever a network's pass may move, as it was before.
+
+Evaluation mode alone does not keep a network still: layers count their calls, codebooks and
+memories move, batch normalisation may be called with ``training=True``, dropout may draw.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convlens.errors import UserError
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+_DICTS = (dict, OrderedDict, defaultdict, Counter)
+_CONTAINERS = (list, deque, set, *_DICTS)  # these very types: others may be more than their items
+
+_kept: set[int] = set()  # networks whose state is being kept, by id
+# parameters that a network's own passes were seen to write to
+_written: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def kept_generators(model: nn.Module) -> Iterator[None]:
+    """The global generators of torch (the network's devices too), numpy and Python, put back."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with ExitStack() as state:
+        state.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in {device.type for device in devices} - {"cpu", "meta"}:
+            numbers = sorted({d.index or 0 for d in devices if d.type == kind})
+            state.enter_context(torch.random.fork_rng(devices=numbers, device_type=kind))
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+@contextmanager
+def kept_state(model: nn.Module) -> Iterator[None]:
+    """The network works on copies of what it may move, and gets its own back afterwards.
+
+    That is: buffers, whether persistent or not; the attributes of every module; tensors, arrays and
+    plain containers among them with their contents. The originals are the very same objects
+    afterwards, and tensors were not even written to, so that a graph between a forward and a
+    backward pass notices nothing.
+
+    Parameters are too large to be copied each time. They are compared once for each network; those
+    that its passes write to (a codebook's ``weight.data``) are put back, and count among the
+    state from then on. What lies outside the modules (globals, class attributes, files) is beyond
+    reach.
+
+    Raises:
+        UserError: a parameter was written to that had been left alone before.
+    """
+    if id(model) in _kept:
+        yield
+        return
+    _kept.add(id(model))
+    first = model not in _written
+    before = _State(model, _written.get(model, frozenset()))
+    weights = _Weights(model, before.spared, copied=first)
+    try:
+        yield
+    finally:
+        _kept.discard(id(model))
+        before.put_back()
+        moved = weights.moved()
+        if first:
+            _written[model] = frozenset(moved)
+    if moved and not first:
+        raise UserError(
+            f"{type(model).__name__} wrote to its parameter {moved[0]} while it was asked in "
+            f"evaluation mode, and had not done so before: its old values are lost; let its "
+            f"forward leave parameters alone"
+        )
+
+
+class _State:
+    """What was where before, and copies in its place.
+
+    Attributes:
+        spared: ids of the parameters for which a copy stands in.
+    """
+
+    def __init__(self, model: nn.Module, written: frozenset[str]):
+        self.spared: set[int] = set()
+        self._stores: list[tuple[dict, dict]] = []
+        self._contents: list[tuple[list | deque | set | dict, list | deque | set | dict]] = []
+        self._scripted: list[tuple[Tensor, Tensor]] = []
+        self._copies: dict[int, Tensor | np.ndarray] = {}
+        self._seen: set[int] = set()
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # its tensors cannot be exchanged
+                self._scripted += [(b, b.detach().clone()) for b in module.buffers(recurse=False)]
+                continue
+            stores = (vars(module), module._buffers, module._parameters, module._modules)
+            self._stores += [(store, dict(store)) for store in stores]
+            for name, value in list(vars(module).items()):
+                if name not in _OF_TORCH:
+                    vars(module)[name] = self._stand_in(value)
+            for name, value in module._buffers.items():
+                module._buffers[name] = self._stand_in(value)
+            for name, value in module._parameters.items():
+                if f"{path}.{name}".lstrip(".") in written:
+                    self.spared.add(id(value))
+                    module._parameters[name] = self._copies.setdefault(
+                        id(value), nn.Parameter(value.detach().clone(), value.requires_grad)
+                    )
+
+    def _stand_in(self, value):
+        """A copy of a tensor or an array, of a shared one always the same; else the value, whose
+        contents, if it is a container, are noted."""
+        if isinstance(value, np.ndarray):
+            return self._copies.setdefault(id(value), value.copy())
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            return self._copies.setdefault(id(value), value.detach().clone())
+        if type(value) is tuple:
+            return tuple(map(self._stand_in, value))
+        if type(value) not in _CONTAINERS or id(value) in self._seen:
+            return value
+        self._seen.add(id(value))
+        self._contents.append((value, copy.copy(value)))
+        if isinstance(value, dict):
+            for key, item in list(value.items()):
+                value[key] = self._stand_in(item)
+        elif not isinstance(value, set):
+            for place, item in enumerate(value):
+                value[place] = self._stand_in(item)
+        return value
+
+    def put_back(self) -> None:
+        for container, before in self._contents:
+            container.clear()
+            (container.update if isinstance(container, (dict, set)) else container.extend)(before)
+        for store, before in self._stores:
+            if list(store) != list(before):
+                store.clear()
+            store.update(before)
+        for tensor, before in self._scripted:
+            if not _same(tensor, before):
+                tensor.data.copy_(before)
+
+
+class _Weights:
+    """The parameters of a network as they were: by value if ``copied``, else by version."""
+
+    def __init__(self, model: nn.Module, spared: set[int], *, copied: bool):
+        self._before = [
+            (name, parameter, None if parameter.is_inference() else parameter._version,
+             parameter.detach().to("cpu", copy=True) if copied else None)
+            for name, parameter in model.named_parameters()
+            if id(parameter) not in spared and not nn.parameter.is_lazy(parameter)
+        ]  # fmt: skip
+
+    def moved(self) -> list[str]:
+        """Names of those that were written to; the values are put back where they are known."""
+        found = []
+        for name, parameter, version, values in self._before:
+            written = not parameter.is_inference() and parameter._version != version
+            if values is not None and not _same(parameter.detach().cpu(), values):
+                parameter.data.copy_(values)
+                written = True
+            if written:
+                found.append(name)
+        return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if torch.equal(one, other):
+        return True
+    return bool(((one == other) | ((one != one) & (other != other))).all())

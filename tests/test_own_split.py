@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as L
 import torch
 from conftest import TINY, draw_folder
 
+from convlens import run as runs
 from convlens.cli.main import main
 from convlens.config import changed
 from convlens.errors import UserError
 from convlens.tested import images_to_test
 from convlens.training.checkpoint import read_checkpoint
+from convlens.training.interruption import Interruption
 
 SMALL = [word for word in TINY if not word.startswith(("data.pictures", "probes"))]
 SMALL += ["training.epochs=1", "callbacks=none", "logger.tensorboard=false", "probes.count=2"]
@@ -171,6 +174,11 @@ def test_all_of_another_folder_is_tested_and_is_not_the_runs_number(run, at, cap
     assert not (home / "evaluation").exists()
     (table,) = (at / "outputs" / "eval").glob("*/predictions.csv")
     assert len(table.read_text().splitlines()) == 41
+    kept = json.loads((table.parent / "results.json").read_text())
+    assert kept["data"] == str(other) and kept["images"] == 40 and not kept["own_test_split"]
+    with open(table, newline="") as file:
+        right = [row["predicted"] == row["true"] for row in csv.DictReader(file)]
+    assert kept["test"]["accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_copies_of_used_pictures_are_left_out_counted_and_named(run, at, capsys):
@@ -294,6 +302,29 @@ def test_an_older_checkpoint_says_that_it_cannot_tell(run, at, capsys):
     other = choose(home, f"data.dir={new(at / 'other', {'cats': 2, 'dogs': 2})}")
     assert len(other.data.dataset.splits["test"]) == 4
     assert "cannot be told" in other.lines[0]
+
+
+def test_a_checkpoint_amid_an_epoch_knows_its_split(tmp_path, monkeypatch):
+    class Signal(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            if batch_idx == 1:
+                next(c for c in trainer.callbacks if isinstance(c, Interruption)).came = 15
+
+    plain = runs.trainer_of
+
+    def trainer_of(*args):
+        trainer, *rest = plain(*args)
+        trainer.callbacks.append(Signal())
+        return trainer, *rest
+
+    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+    pictures = draw_folder(tmp_path / "pictures", {"cats": 20, "dogs": 20})
+    home = tmp_path / "run"
+    assert main(["train", f"run_dir={home}", *FOLDERS, f"data.dir={pictures}"]) == 143
+    assert [file.name for file in (home / "checkpoints").iterdir()] == ["stopped.ckpt"]
+    new(pictures, {"birds": 3})
+    tested = choose(home, name="stopped.ckpt")
+    assert tested.own and names_of(tested, pictures) == splits_of(home)["test"]
 
 
 @pytest.mark.parametrize("state", [3, {"train": 3}, {"train": torch.zeros(2)}, []])

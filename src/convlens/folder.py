@@ -281,6 +281,11 @@ def write_summary(folder: Path, summary: dict) -> None:
     _replace(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_results(folder: Path, results: dict) -> None:
+    """What ``make eval`` found, on which images, as ``results.json`` beside its predictions."""
+    _replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
 def newest_run() -> Path:
     """The run that was started last, for ``run=last`` and ``ckpt=last``.
 

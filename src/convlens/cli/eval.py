@@ -38,12 +38,22 @@ def run(words: list[str]) -> int:
         for line in tested_on.lines:
             print(line)
     results = evaluate(config, checkpoint, tested_on, home)
+    if not folder.first_process():
+        return 0
     epoch = checkpoint["epoch"] + 1
+    folder.write_results(
+        home,
+        {
+            "checkpoint": str(path), "epoch": epoch, "data": tested_on.place,
+            "images": len(tested_on.data.dataset.splits["test"]), "own_test_split": tested_on.own,
+            "test": results,
+        },
+    )  # fmt: skip
     name = "test" if tested_on.own else tested_on.place
     results_table(f"{path}, after epoch {epoch}", {name: results})
     if path.parent.name == "checkpoints" and tested_on.own:
         folder.write_evaluation(path.parent.parent, path, epoch, results)
-    print(f"predictions and worst mistakes  {home}")
+    print(f"predictions, worst mistakes, results.json  {home}")
     return 0
 
 

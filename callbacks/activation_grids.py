@@ -8,7 +8,7 @@ import numpy as np
 from convlens.callbacks.base import ExplanationCallback, Look
 
 from convlens.draw.activation_grid import activation_grid
-from convlens.explain.activations import activations, dead_channels
+from convlens.explain.activations import activations
 from convlens.explain.layers import choose_layers
 
 
@@ -16,7 +16,8 @@ class ActivationGrids(ExplanationCallback):
     """``activations/<layer>/<probe>``: all channels of a layer as one picture.
 
     The three taps of a stage are layers of their own: the convolution, its normalisation and its
-    activation; pooling is a fourth. Channels that answer none of the probes are marked as dead.
+    activation; pooling is a fourth. Channels that answer none of the probes are marked as dead,
+    except before a normalisation, which moves them.
 
     Args:
         layers: ``auto`` (every stage), a name, a glob, or a list of them.
@@ -58,7 +59,7 @@ class ActivationGrids(ExplanationCallback):
                 yield (
                     f"activations/{layer}/{probe}",
                     activation_grid(
-                        maps[number], title=title, rule=self.rule, dead=dead_channels(maps)
+                        maps[number], title=title, rule=self.rule, dead=found.dead(layer)
                     ),
                 )
                 if look.left < 0:

@@ -20,7 +20,7 @@ from convlens.explain.filters import (
     recipe,
     to_display,
 )
-from convlens.explain.layers import choose_layers, layer_kind
+from convlens.explain.layers import choose_layers, takes_image
 from convlens.explain.patches import ExcitingPatches, search_patches
 from convlens.explain.taps import find_module
 
@@ -32,9 +32,9 @@ _MEASURING = 20  # about so many passes of one picture cost a layer's receptive 
 class FilterVisuals(ExplanationCallback):
     """``filters/<layer>``: kernels as they are, and pictures that excite single units most.
 
-    The first convolution's kernels are drawn at every look. For the deeper convolutions and the
-    dense layers pictures are found by gradient ascent: a few units of each layer before training
-    and after every epoch, and the full set at the end of the run, as far as time reaches. What a
+    The kernels of a convolution that reads the image itself are drawn at every look. For deeper
+    convolutions and the dense layers pictures are found by gradient ascent: a few units of each
+    layer before training and after every epoch, and the full set at the end of the run, as far as time reaches. What a
     layer takes is measured first: where there is too little left, fewer units are shown or the
     layer is passed over, and layers take turns to be first. The units of the layer that gives the
     logits bear the classes' names; a single logit is climbed for one class and descended for the
@@ -83,8 +83,8 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
         layers = self.layers_at(look)
-        if layers and layer_kind(find_module(look.network, layers[0])) == "conv":
-            first = layers.pop(0)
+        for first in [name for name in takes_image(look.network, look.example) if name in layers]:
+            layers.remove(first)
             title = f"{first} · kernels · epoch {look.clock}"
             weights = kernels(find_module(look.network, first))
             yield f"filters/{first}", kernel_sheet(weights, title=title)

@@ -11,7 +11,7 @@ from convlens.callbacks.base import ExplanationCallback, Look
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.errors import UserError, nearest
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers
+from convlens.explain.layers import choose_layers, feature_map
 
 
 class GradCam(ExplanationCallback):
@@ -59,7 +59,8 @@ class GradCam(ExplanationCallback):
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
         layers = self.layers_at(look)
         if not layers:
-            self._say("no map", "GradCam: the network has no feature map, there is nothing to draw")
+            _, why = feature_map(look.network, look.example)
+            self._say("no map", f"GradCam: {why}, there is nothing to draw")
             return
         images, labels = look.probes.images, look.probes.labels
         targets = self._targets(look)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError
-from convlens.explain.taps import chunks, explaining, ready, record
+from convlens.explain.taps import chunks, explaining, find_module, ready, record
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,17 +20,24 @@ class Activations:
     """Outputs of ``L`` layers for one batch of pictures.
 
     Attributes:
-        layers: layer name -> ``(B, C, h, w)`` maps, or ``(B, C)`` for a dense layer; fp32,
-            detached, on the network's device, in the order the layers were asked for.
+        layers: layer name -> ``(B, C, h, w)`` maps, also of a layer that holds its channels last,
+            or ``(B, C)`` features; fp32, detached, on the network's device, in the order the layers
+            were asked for.
+        rules: layer name -> what makes a channel of it dead; see :func:`dead_channels`.
     """
 
     layers: dict[str, Tensor]
+    rules: dict[str, DeadRule]
+
+    def dead(self, layer: str) -> Tensor:
+        """The channels of a layer that are dead for these pictures: ``(C,)`` bool."""
+        return dead_channels(self.layers[layer], self.rules[layer])
 
 
 def activations(
     model: nn.Module, images: Tensor, layers: Sequence[str], *, batch: int | None = None
 ) -> Activations:
-    """The outputs of the named layers for ``images``, as they leave each layer.
+    """The outputs of the named layers for ``images``, as they leave each layer, channels first.
 
     The taps of one convolution stage are layers of their own: name the convolution for its raw
     output (an in-place ReLU behind it does not spoil it), the normalisation for what comes after
@@ -42,7 +49,8 @@ def activations(
         batch: pictures a forward pass; None for all at once.
 
     Raises:
-        UserError: an unknown layer, or one that is never called in evaluation mode.
+        UserError: an unknown layer, one that is never called in evaluation mode, or one whose
+            output is neither maps nor features (tokens, windows).
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}
     with explaining(model), torch.no_grad(), record(model, layers) as taps:
@@ -50,27 +58,48 @@ def activations(
         for part in chunks(len(images), batch):
             taps.run(images[part])
             for name, maps in parts.items():
-                if name not in taps:
-                    raise UserError(f"layer {name!r} is never called: choose another")
-                maps.append(taps[name])
-    return Activations({name: torch.cat(maps) for name, maps in parts.items()})
+                maps.append(taps.channels_first(name))
+        rules = {name: _dead_rule(find_module(model, name), taps.readers(name)) for name in parts}
+    return Activations({name: torch.cat(maps) for name, maps in parts.items()}, rules)
 
 
-def dead_channels(maps: Tensor) -> Tensor:
+DeadRule = Literal["rectified", "constant", "none"]
+
+
+def dead_channels(maps: Tensor, rule: DeadRule = "rectified") -> Tensor:
     """Channels that tell nothing about these pictures: ``(C,)`` bool.
 
-    A channel is dead if no value of it is above zero (a ReLU behind it, or the one just passed,
-    gives zero everywhere), or if all its values are equal.
+    A channel is dead if all its values are equal, and also if no value of it is above zero and a
+    ReLU takes it (or has just given it), which makes zero of it everywhere.
 
     Args:
         maps: ``(B, C, H, W)`` or ``(B, C)`` outputs of one layer.
+        rule: ``rectified`` for a layer that nothing but ReLUs reads; ``constant`` for others, where
+            a value below zero tells as much as one above; ``none`` for a convolution or dense layer
+            that a normalisation reads, which moves and stretches whatever comes: none is dead.
 
     >>> dead_channels(torch.tensor([[0.0, 1.0, 2.0], [-1.0, 1.0, 3.0]]))
     tensor([ True,  True, False])
+    >>> dead_channels(torch.tensor([[0.0, 1.0, 2.0], [-1.0, 1.0, 3.0]]), "constant")
+    tensor([False,  True, False])
     """
     values = _by_channel(maps)
-    highest, lowest = values.amax(1), values.amin(1)
-    return (highest <= 0) | (highest == lowest)
+    return _dead(values.amax(1), values.amin(1), rule)
+
+
+def _dead(highest: Tensor, lowest: Tensor, rule: DeadRule) -> Tensor:
+    if rule == "none":
+        return torch.zeros_like(highest, dtype=torch.bool)
+    constant = highest == lowest
+    return constant | (highest <= 0) if rule == "rectified" else constant
+
+
+def _dead_rule(module: nn.Module, readers: frozenset[str]) -> DeadRule:
+    if readers == {"rectifier"}:
+        return "rectified"
+    # what a ReLU gave is dead where it is zero everywhere, which is constant
+    moved = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and "norm" in readers
+    return "none" if moved else "constant"
 
 
 def sparsity(maps: Tensor) -> Tensor:
@@ -94,7 +123,7 @@ class LayerStatistics:
 
     Attributes:
         sparsity: ``(C,)`` in [0, 1], see :func:`sparsity`.
-        dead: ``(C,)`` bool, see :func:`dead_channels`.
+        dead: ``(C,)`` bool, by the layer's rule, see :func:`dead_channels`.
     """
 
     sparsity: Tensor
@@ -111,17 +140,17 @@ def layer_statistics(
 
     Args:
         batches: ``(B, C, H, W)`` each, as the network takes them; at least one.
-        layers: module paths with outputs ``(B, C, …)``.
+        layers: module paths.
 
     Raises:
-        UserError: an unknown layer, or one that is never called in evaluation mode.
+        UserError: a layer that :func:`activations` refuses.
     """
     sums: dict[str, list[Tensor]] = {}
     total = 0
     for images in batches:
-        found = activations(model, images, layers).layers
+        found = activations(model, images, layers)
         total += len(images)
-        for name, maps in found.items():
+        for name, maps in found.layers.items():
             values = _by_channel(maps)
             now = [(values <= 0).float().mean(1) * len(images), values.amax(1), values.amin(1)]
             if name in sums:
@@ -129,7 +158,7 @@ def layer_statistics(
                 now = [share + now[0], torch.maximum(high, now[1]), torch.minimum(low, now[2])]
             sums[name] = now
     return {
-        name: LayerStatistics(share / total, (high <= 0) | (high == low))
+        name: LayerStatistics(share / total, _dead(high, low, found.rules[name]))
         for name, (share, high, low) in sums.items()
     }
 

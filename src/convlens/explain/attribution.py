@@ -28,7 +28,7 @@ from convlens.explain.captum_network import (
     untouched,
 )
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.layers import choose_layers
+from convlens.explain.layers import feature_map
 from convlens.explain.occlusion import class_logits, window_pixels
 from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import chunks, explaining, find_module, ready, record
@@ -244,10 +244,9 @@ class _Plan:
                 raise UserError(f"{self.inner or self.method} explains no layer: leave layer out")
             return None
         if layer is None:
-            found = choose_layers(model, "auto", "grad_cam", example=images[:1])
-            if not found:
-                raise UserError(f"{self.method} needs a layer, and the network has no feature map")
-            layer = found[0]
+            layer, why = feature_map(model, images[:1])
+            if layer is None:
+                raise UserError(f"{self.method} needs a layer, and {why}")
         find_module(model, layer)
         return layer
 
@@ -257,6 +256,8 @@ class _Plan:
         """Maps of the pictures in ``part``, ``(B, h, w)``."""
         total, images = len(images), images[part].clone().requires_grad_()
         module = find_module(network.model, layer) if layer else None
+        if layer and "GradCam" in self.base.__name__:
+            self._check_channels_first(network.model, layer, images[:1].detach())
         words = self._defaults(network.model, layer, images.detach())
         words |= {name: self._piece(value, name, total, part, images.device)
                   for name, value in self.options.items()}  # fmt: skip
@@ -285,6 +286,8 @@ class _Plan:
                 raise  # such as memory
             raise self._mistake(error) from error
         found = found[0] if isinstance(found, tuple) else found
+        if self.base.__name__.startswith("Layer"):
+            found = self._channels_first(network.model, layer, images[:1].detach(), found)
         if found.dim() != 4:
             shape = tuple(found.shape[1:])
             raise UserError(
@@ -292,6 +295,23 @@ class _Plan:
                 "(C, h, w): choose a convolution or its activation"
             )
         return found.detach().sum(1)
+
+    def _check_channels_first(self, model: nn.Module, layer: str, image: Tensor) -> None:
+        """Captum's Grad-CAM averages over axes 2 and 3, whatever they are."""
+        with record(model, [layer]) as taps, torch.no_grad():
+            taps.run(image)
+        if taps.layout(layer).order not in ((0, 1, 2, 3), (0, 1), None):
+            raise UserError(
+                f"{self.inner or self.method} takes axis 1 for the channels, and layer {layer!r} "
+                "holds them elsewhere: choose a convolution, or the method grad_cam"
+            )
+
+    def _channels_first(self, model: nn.Module, layer: str, image: Tensor, found: Tensor) -> Tensor:
+        """What a method gave for each value of a layer, as ``(B, C, h, w)``."""
+        with record(model, [layer]) as taps, torch.no_grad():
+            taps.run(image)
+        order = taps.layout(layer).order
+        return found.permute(order) if order and found.shape[1:] == taps[layer].shape[1:] else found
 
     def _defaults(self, model: nn.Module, layer: str | None, images: Tensor) -> dict:
         """What is said to Captum where the options say nothing."""
@@ -350,7 +370,9 @@ def _positions(model: nn.Module, layer: str, image: Tensor) -> Tensor:
     """``(1, 1, h, w)``: a number for each place of the layer's maps, the same for all channels."""
     with record(model, [layer]) as taps, torch.no_grad():
         taps.run(image)
-    if layer not in taps or taps[layer].dim() != 4:
+    if not taps.layout(layer).is_map:
         raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
-    height, width = taps[layer].shape[-2:]
-    return torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
+    order = taps.layout(layer).order
+    height, width = taps.channels_first(layer).shape[-2:]
+    places = torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
+    return places.permute(*(order.index(axis) for axis in range(4)))

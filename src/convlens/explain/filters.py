@@ -288,7 +288,7 @@ def _prepare(
                 # Some networks insist on their input size, whatever the layer would need.
                 canvas = tuple(picture.shape[-2:])
                 taps.run(picture)
-    return checked_units(layer, units, taps[layer].shape[1]), canvas
+    return checked_units(layer, units, taps.channels_first(layer).shape[1]), canvas
 
 
 def checked_units(layer: str, units: Sequence[int] | None, known: int) -> list[int]:
@@ -385,7 +385,7 @@ class _Climb:
     def means(self, images: Tensor, units: list[int]) -> Tensor:
         """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
         self.taps.run(images)
-        outputs = self.taps[self.layer]
+        outputs = self.taps.channels_first(self.layer)
         return (
             outputs[range(len(units)), units].flatten(1).mean(1)
             if outputs.dim() > 2

@@ -78,13 +78,13 @@ def grad_cam(
     Args:
         images: ``(B, C, H, W)`` as the network takes them.
         targets: ``(B,)`` or ``(B, T)`` class numbers; -1 stands for the predicted class.
-        layers: module paths whose outputs are maps ``(B, C, h, w)``.
+        layers: module paths whose outputs are maps, channels first or last.
         relu: False keeps what speaks against the class, as negative values.
         batch: pictures a forward pass; None for all at once.
 
     Raises:
-        UserError: a layer that is unknown, has no spatial map or does not lead to the logits; a
-            target outside the classes.
+        UserError: a layer that is unknown, has no spatial map (or it is not known which of its
+            axes holds the channels) or does not lead to the logits; a target outside the classes.
     """
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
@@ -119,20 +119,21 @@ def _maps(taps: Taps, layers: Sequence[str], scores: Tensor, relu: bool) -> dict
         for name, output, gradient in zip(layers, outputs, gradients, strict=True):
             if gradient is None:
                 raise UserError(f"layer {name!r} does not lead to the logits: choose another")
-            weights = gradient.mean((-2, -1), keepdim=True)
-            cam = (weights * output.detach()).sum(1)
+            layout = taps.layout(name)
+            values, slopes = map(layout.channels_first, (output.detach(), gradient))
+            cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}
 
 
 def _feature_maps(taps: Taps, name: str) -> Tensor:
-    if name not in taps:
-        raise UserError(f"layer {name!r} is never called: choose another")
-    if taps[name].dim() != 4:
+    layout = taps.layout(name)
+    if not layout.is_map:
         shape = tuple(taps[name].shape[1:])
+        what = layout.reason or f"gives {shape} per image"
         raise UserError(
-            f"layer {name!r} gives {shape} per picture, and Grad-CAM needs maps (C, h, w): "
-            "choose a convolution or its activation"
+            f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or its "
+            "activation"
         )
     return taps[name]
 

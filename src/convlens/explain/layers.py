@@ -6,6 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` layers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
+from convlens.explain.axes import AxisTracker, Layout
 from convlens.explain.taps import explaining, ready
 
 KINDS = ("activations", "filters", "grad_cam")
@@ -91,17 +93,19 @@ def choose_layers(
               and its pooling;
             - ``"filters"``: every convolution and dense layer;
             - ``"grad_cam"``: the one feature map the classifier looks at: what the last
-              convolution became before pooling or flattening (after its normalisation, its
-              activation, the sum of its residual block, the concatenation of its branches).
+              convolution (or dense layer on a map) became before pooling or flattening (after its
+              normalisation, its activation, the sum of its residual block, the concatenation of its
+              branches); see :func:`feature_map`.
         example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto`` for
             ``"grad_cam"``. If given, ``auto`` also leaves out layers that are never called and, of
-            ``"activations"``, those whose output is no map larger than 1×1.
+            ``"activations"``, those whose output is no map larger than 1×1 (but puts in dense
+            layers on maps), of ``"filters"``, those that give neither maps nor features.
         limit: at most so many layers from ``auto``. Whole stages are left out, evenly over the
             depth; the first and the last stay.
 
     Returns:
-        Layer names. Empty only from ``auto``, where the network has nothing of the kind (a dense
-        network has no Grad-CAM).
+        Layer names. Empty only from ``auto``, where the network has nothing of the kind: a dense
+        network has no Grad-CAM, and one on tokens none yet.
 
     Raises:
         UserError: a pattern that matches nothing, with the nearest names.
@@ -126,38 +130,86 @@ def choose_layers(
     return [path for path in paths if path in chosen]
 
 
+def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
+    """The layer whose map the classifier looks at; or None, and in a few words why there is none.
+
+    It must carry most of the network: of all convolutions and matrix products over more than one
+    place, more than half come before it. Of a network on tokens (ViT, Mixer) the last map is the
+    patch embedding, and what that finds is not what the network answers by.
+
+    Args:
+        example: ``(1, C, H, W)`` picture for one forward pass.
+    """
+    calls, products = _trace(model, example)
+    last = _last_feature_map(calls)
+    if last is None:
+        return None, "the network has no feature map"
+    if 2 * last.products <= products:
+        before = max(0, last.products - 1)
+        return None, (
+            f"the network works on tokens, which are not supported yet: behind {last.name!r}, its "
+            f"last feature map, come {products - before - 1} of its {products} steps"
+        )
+    return last.name, ""
+
+
+def takes_image(model: nn.Module, example: Tensor) -> list[str]:
+    """The convolutions that read the image's own channels, in the order in which they are called.
+
+    Their kernels are small pictures themselves; those of deeper layers, and of 1×1, show nothing.
+
+    Args:
+        example: ``(1, C, H, W)`` picture for one forward pass.
+    """
+    return [
+        call.name
+        for call in _trace(model, example)[0]
+        if call.takes_image and max(call.module.kernel_size) > 1
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One finished call of a module in a forward pass."""
+    """One finished call of a module in a forward pass; ``products`` says how deep it lies."""
 
     name: str
     module: nn.Module
     output: Tensor
     version: int
+    layout: Layout
+    products: int
+    takes_image: bool
 
     @property
-    def is_map(self) -> bool:
-        return self.output.dim() == 4 and max(self.output.shape[-2:]) > 1
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of its maps; None for anything else, and for maps of one pixel."""
+        if not self.layout.is_map:
+            return None
+        height, width = (self.output.shape[axis] for axis in self.layout.order[2:])
+        return (height, width) if max(height, width) > 1 else None
 
 
 def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None) -> list[str]:
     if kind == "grad_cam":
         if example is None:
             raise ValueError("choose_layers(kind='grad_cam') needs an example picture for auto")
-        return _last_feature_map(_trace(model, example))
-    calls = None if example is None else {call.name: call for call in _trace(model, example)}
+        layer, _ = feature_map(model, example)
+        return [] if layer is None else [layer]
+    calls = None if example is None else {call.name: call for call in _trace(model, example)[0]}
     stages: list[list[str]] = []
     for name in explainable_layers(model):
         what = layer_kind(model.get_submodule(name))
         if kind == "filters":
-            if what in ("conv", "dense") and (calls is None or name in calls):
+            known = calls is None or (name in calls and calls[name].layout.order is not None)
+            if what in ("conv", "dense") and known:
                 stages.append([name])
             continue
-        # A stage runs from a convolution to the next; dense layers and what follows have no maps.
+        # A stage runs from a convolution to the next, or a dense layer, if that works on maps.
         if what in ("conv", "dense"):
             stages.append([])
-        has_map = calls is None or (name in calls and calls[name].is_map)
-        if has_map and (what == "conv" or _belongs(model, what, stages)):
+        has_map = calls is None or (name in calls and calls[name].size is not None)
+        starts = what == "conv" or (what == "dense" and calls is not None)
+        if has_map and (starts or _belongs(model, what, stages)):
             stages[-1].append(name)
     return _thinned([stage for stage in stages if stage], limit)
 
@@ -180,46 +232,58 @@ def _thinned(stages: list[list[str]], limit: int | None) -> list[str]:
     return stages[0][:limit] if stages else []
 
 
-def _trace(model: nn.Module, example: Tensor) -> list[_Call]:
-    """Every call of every module whose output is a tensor, in the order in which they end."""
+def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
+    """Every call of every module whose output is a tensor, in the order in which they end; and the
+    number of products (see :class:`AxisTracker`) of the whole pass."""
     calls: list[_Call] = []
+    reading: set[str] = set()
 
-    def note(name, module, output):
+    def begin(name, given):
+        if given and isinstance(given[0], Tensor) and tracker.takes_image(given[0]):
+            reading.add(name)
+
+    def end(name, module, output):
         if isinstance(output, Tensor):
-            calls.append(_Call(name, module, output, output._version))
+            told = tracker.layout(output), tracker.products, name in reading
+            calls.append(_Call(name, module, output, output._version, *told))
 
-    handles = [
-        module.register_forward_hook(lambda m, _, output, name=name: note(name, m, output))
-        for name, module in model.named_modules()
-        if name
+    with ExitStack() as state:
+        state.enter_context(explaining(model))
+        state.enter_context(torch.no_grad())
+        images = ready(model, example[:1])
+        tracker = AxisTracker(images)
+        for name, module in model.named_modules():
+            if not name:
+                continue
+            hooks = [module.register_forward_hook(lambda m, _, out, n=name: end(n, m, out))]
+            if isinstance(module, nn.Conv2d):
+                hooks.append(module.register_forward_pre_hook(lambda _, g, n=name: begin(n, g)))
+            for hook in hooks:
+                state.callback(hook.remove)
+        with tracker:
+            model(images)
+    return calls, tracker.products
+
+
+def _last_feature_map(calls: list[_Call]) -> _Call | None:
+    makers = [
+        i
+        for i, call in enumerate(calls)
+        if call.size is not None and layer_kind(call.module) in ("conv", "dense")
     ]
-    try:
-        with explaining(model), torch.no_grad():
-            model(ready(model, example[:1]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def _last_feature_map(calls: list[_Call]) -> list[str]:
-    convolutions = [
-        i for i, call in enumerate(calls) if layer_kind(call.module) == "conv" and call.is_map
-    ]
-    if not convolutions:
-        return []
-    last = convolutions[-1]
-    size = calls[last].output.shape[-2:]
+    if not makers:
+        return None
+    last = makers[-1]
     # Its size outlives the last convolution until the maps are pooled; what lies between and has
-    # another shape (squeeze-and-excitation, layers on channels-last maps) is passed over.
+    # another (squeeze-and-excitation, windows, tokens) is passed over.
     same = [
         call
         for call in calls[last:]
-        if call.is_map and call.output.shape[-2:] == size and layer_kind(call.module) != "pool"
+        if call.size == calls[last].size and layer_kind(call.module) != "pool"
     ]
     # A block hands on the tensor of its last layer: name that layer. In-place layers (conv, then
     # ReLU, or a residual sum) share one tensor object too; its version tells their values apart.
     final = same[-1]
     holders = [c for c in same if c.output is final.output and c.version == final.version]
     layers = [call for call in holders if layer_kind(call.module)]
-    return [(layers or holders)[0].name]
+    return (layers or holders)[0]

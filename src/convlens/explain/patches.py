@@ -274,7 +274,7 @@ def search_patches(
                 for part in chunks(len(images), batch):
                     taps.run(images[part])
                     for layer, search in searches.items():
-                        search.update(taps[layer], images[part], searched)
+                        search.update(taps.channels_first(layer), images[part], searched)
                     searched += len(images[part])
     if not searched:
         raise UserError("no pictures to search for patches: give at least one")
@@ -288,6 +288,6 @@ def _begun(
     """The search of one layer, its units checked and its field measured."""
     with record(model, [layer], stop_at_last=True, example=example) as taps:
         taps.run(example)
-        units = checked_units(layer, units, taps[layer].shape[1])
+        units = checked_units(layer, units, taps.channels_first(layer).shape[1])
         field = _Field.of(taps, layer, example, size)
     return _Search(field, units, checked_signs(signs, units), count, example)

@@ -36,7 +36,8 @@ def receptive_field(model: nn.Module, layer: str, example: Tensor) -> tuple[int,
         picture and map.
 
     Raises:
-        UserError: the layer does not exist or is never called.
+        UserError: the layer does not exist or is never called, or it is not known which axes of
+            its output are those of the picture (tokens, windows).
     """
     with explaining(model), torch.no_grad():
         example = ready(model, example[:1])
@@ -59,7 +60,7 @@ def fitting_canvas(taps: Taps, layer: str, example: Tensor, minimum: int) -> tup
 def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
     """On the first canvas whose edges the middle unit does not see; None without a map."""
     taps.run(example)
-    if taps[layer].dim() != 4:
+    if taps.channels_first(layer).dim() != 4:
         return None
     full, side = tuple(example.shape[-2:]), _SMALLEST_CANVAS
     while side < max(full):
@@ -103,7 +104,7 @@ class Probe:
         """``(N, h, w)``: which units turn NaN."""
         with _direct_convolutions():
             self.taps.run(pictures)
-        return self.taps[self.layer].isnan().any(1)
+        return self.taps.channels_first(self.layer).isnan().any(1)
 
     @classmethod
     def on(cls, taps: Taps, layer: str, picture: Tensor) -> Probe | None:

@@ -10,14 +10,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
+from convlens.explain.axes import AxisTracker, Layout
 from convlens.explain.state import kept_generators, kept_state
 
 _NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What one pass told of a layer; it holds as long as the network's code does."""
+
+    module: ref[nn.Module]
+    rank: int
+    channels: int | None
+    layout: Layout
+    readers: frozenset[str]
+
+    def fits(self, module: nn.Module, output: Tensor) -> bool:
+        if self.module() is not module or output.dim() != self.rank:
+            return False
+        order = self.layout.order
+        return order is None or output.shape[order[1]] == self.channels
+
+
+# beside the networks, not in them: they are copied and saved without
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
 
 
 class _Stop(Exception):
@@ -25,21 +49,78 @@ class _Stop(Exception):
 
 
 class Taps(dict[str, Tensor]):
-    """Layer name -> output of its last call; filled by :meth:`run`."""
+    """Layer name -> output of its last call, as the layer gives it; filled by :meth:`run`.
 
-    def __init__(self, model: nn.Module):
+    Which axis of an output holds the channels is found out once for each network, by following the
+    image's axes through a pass; see :mod:`convlens.explain.axes`.
+    """
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]):
         super().__init__()
-        self._model = model
+        self._model, self._modules = model, dict(modules)
         self._seen: dict[str, int] = {}
+        self._tracker: AxisTracker | None = None
+        self._known: dict[str, _Known] = {}
 
     def run(self, images: Tensor):
         """One forward pass; its output, or None where the pass was stopped at the last layer."""
+        for known in (self._known, _KNOWN.get(self._model, {})):
+            if self._modules.keys() <= known.keys():
+                output, _ = self._pass(images)
+                if all(known[name].fits(self._modules[name], self[name]) for name in self):
+                    self._known = {name: known[name] for name in self._modules}
+                    return output
+        self._tracker = AxisTracker(images)
+        try:
+            with self._tracker:
+                output, whole = self._pass(images)
+            self._known = {name: self._told(name) for name in self}
+        finally:
+            self._tracker = None
+        if whole:  # else what reads the outputs was not seen
+            _KNOWN.setdefault(self._model, {}).update(self._known)
+        return output
+
+    def _pass(self, images: Tensor):
+        """The network's output, and whether the pass was a whole one."""
         self.clear()
         self._seen.clear()
         try:
-            return self._model(images)
+            return self._model(images), True
         except _Stop:
-            return None
+            return None, False
+
+    def _told(self, name: str) -> _Known:
+        output, layout = self[name], self._tracker.layout(self[name])
+        channels = None if layout.order is None else output.shape[layout.order[1]]
+        readers = frozenset(self._tracker.readers[name])
+        return _Known(ref(self._modules[name]), output.dim(), channels, layout, readers)
+
+    def layout(self, name: str) -> Layout:
+        """How the output of a layer is to be read; after :meth:`run`.
+
+        Raises:
+            UserError: the layer was not called.
+        """
+        if name not in self:
+            raise UserError(f"layer {name!r} is never called: choose another")
+        return self._known[name].layout
+
+    def channels_first(self, name: str) -> Tensor:
+        """The output of a layer as maps ``(B, C, h, w)`` or features ``(B, C)``, a view of it.
+
+        Raises:
+            UserError: it is neither, or nobody can know which axis holds the channels; or the
+                layer was not called.
+        """
+        layout = self.layout(name)
+        if layout.order is None:
+            raise UserError(f"layer {name!r} {layout.reason}: choose another layer")
+        return layout.channels_first(self[name])
+
+    def readers(self, name: str) -> frozenset[str]:
+        """What reads the layer's output: see :attr:`AxisTracker.readers`. After a whole pass."""
+        return self._known[name].readers
 
 
 @contextmanager
@@ -73,7 +154,7 @@ def record(
     if stop_at_last and example is None:
         raise ValueError("stop_at_last=True needs an example: it tells how often layers are called")
     calls = _count_calls(model, modules, example) if stop_at_last else None
-    taps = Taps(model)
+    taps = Taps(model, modules)
 
     def tap(name: str, output) -> Tensor:
         if not isinstance(output, Tensor):
@@ -84,6 +165,8 @@ def record(
         if gradients and not output.requires_grad:
             output = output.detach().requires_grad_()
         taps[name] = output
+        if taps._tracker is not None:
+            taps._tracker.watch(name, output)
         if calls is not None:
             taps._seen[name] = taps._seen.get(name, 0) + 1
             if taps._seen == calls:

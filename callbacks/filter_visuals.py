@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from convlens.callbacks.base import ExplanationCallback, Look
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
@@ -34,11 +34,11 @@ class FilterVisuals(ExplanationCallback):
 
     The kernels of a convolution that reads the image itself are drawn at every look. For deeper
     convolutions and the dense layers pictures are found by gradient ascent: a few units of each
-    layer before training and after every epoch, and the full set at the end of the run, as far as time reaches. What a
-    layer takes is measured first: where there is too little left, fewer units are shown or the
-    layer is passed over, and layers take turns to be first. The units of the layer that gives the
-    logits bear the classes' names; a single logit is climbed for one class and descended for the
-    other.
+    layer before training and after every epoch, and the full set at the end of the run, as far as
+    time reaches. What a layer takes is measured first: where there is too little left, fewer units
+    are shown or the layer is passed over, and layers take turns to be first. The units of the layer
+    that gives the logits bear the classes' names; a single logit is climbed for one class and
+    descended for the other.
 
     Beside them, before training (if there is time) and at the end, stand the patches of real
     validation pictures that excite the same units most; a quarter of the look's time goes there.
@@ -69,6 +69,7 @@ class FilterVisuals(ExplanationCallback):
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
         self._turn = 0
+        self._reading: tuple[nn.Module, list[str]] | None = None  # a network, its first layers
 
     @property
     def has_final_look(self) -> bool:
@@ -83,7 +84,9 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
         layers = self.layers_at(look)
-        for first in [name for name in takes_image(look.network, look.example) if name in layers]:
+        for first in self._reading_image(look):
+            if first not in layers:
+                continue
             layers.remove(first)
             title = f"{first} · kernels · epoch {look.clock}"
             weights = kernels(find_module(look.network, first))
@@ -106,6 +109,12 @@ class FilterVisuals(ExplanationCallback):
                 yield self._ascent(look, layer, asked.first(count), found.get(layer))
         if passed:
             self._say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
+
+    def _reading_image(self, look: Look) -> list[str]:
+        """The convolutions that read the image itself; found once for each network."""
+        if self._reading is None or self._reading[0] is not look.network:
+            self._reading = (look.network, takes_image(look.network, look.example))
+        return self._reading[1]
 
     def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
         """How many units there is time for: an equal share for each layer still waiting, or one

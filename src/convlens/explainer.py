@@ -26,21 +26,25 @@ from convlens.data.decode import Recipe, decode_picture, from_image
 from convlens.data.pixels import pillow_settings
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel
+from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, Role, grad_cam_panel, probability_text
 from convlens.draw.jpeg import encode_jpeg
 from convlens.errors import UserError, nearest
 from convlens.explain.activations import activations
 from convlens.explain.attribution import attribute, attribution_methods, find_method
+from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
 from convlens.explain.grad_cam import grad_cam, probabilities
-from convlens.explain.layers import choose_layers
+from convlens.explain.layers import choose_layers, feature_map, takes_image
 from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels, window_pixels
-from convlens.explain.taps import device_of, explaining, preprocessing, ready
+from convlens.explain.taps import device_of, explaining, find_module, preprocessing, ready
 from convlens.models.normalise import normalisation as normalise_by
 from convlens.pages import data_uri
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
-OURS = ("grad_cam", "occlusion", "superpixels", "activations")
-_LAYERS_SHOWN = 16  # of activation grids
+OURS = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
+_LAYERS_SHOWN = 16  # of activation grids, where none are named
+_FILTER_LAYERS, _UNITS = 8, 16  # of filter pictures: layers where none are named, units of each
+_ASCENT = {"steps": 30, "step_size": 0.02, **recipe("robust")}
 _SEGMENTS = 49  # superpixels, about as many as there are windows
 _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, shares of the picture's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
@@ -188,6 +192,7 @@ class Explainer:
     def explain(
         self, picture: PictureLike, *, target: str | None = None,
         only: str | Sequence[str] | None = None, name: str | None = None,
+        layers: str | Sequence[str] = "auto",
     ) -> Explanation:  # fmt: skip
         """The likeliest classes of a picture and every explanation of them.
 
@@ -195,14 +200,19 @@ class Explainer:
             picture: see :meth:`read`.
             target: None explains the likeliest class, the name of a class that one, ``top3`` (or
                 any number) so many of the likeliest.
-            only: some of ``grad_cam, occlusion, superpixels, activations``, or any attribution
-                method of Captum (``integrated_gradients``); None for :data:`DEFAULT`.
+            only: some of ``grad_cam, occlusion, superpixels, activations, filters``, or any
+                attribution method of Captum (``integrated_gradients``); None for :data:`DEFAULT`.
             name: of the picture; a file has its own.
+            layers: whose Grad-CAM, activations and filters are shown: names or patterns, a list or
+                text with commas; ``auto`` for what each of them shows by default. See
+                :func:`convlens.explain.choose_layers`.
 
         Raises:
-            UserError: a file that gives no picture, an unknown class or method.
+            UserError: a file that gives no picture, an unknown class, method or layer, a layer that
+                has no maps, Grad-CAM asked for by name of a network that has no feature map.
         """
         wanted = methods(only)
+        layers = _patterns(layers)
         image = self.read(picture)[None]
         shares = self.probabilities(image)[0]
         targets = self._targets(target, shares)
@@ -215,17 +225,77 @@ class Explainer:
         with self._asked():
             for method in wanted:
                 if method == "grad_cam":
-                    self._grad_cam(found, image, notes)
+                    self._grad_cam(found, image, layers, notes, asked=only is not None)
                 elif method == "activations":
-                    self._activations(found, image)
+                    self._activations(found, image, layers, notes)
+                elif method == "filters":
+                    found.panels.update(self.filters(layers))
                 else:
                     self._signed(found, image, method, notes)
         return Explanation(**{**found.__dict__, "notes": tuple(notes)})
 
-    def _grad_cam(self, found: Explanation, image: Tensor, notes: list[str]) -> None:
-        layers = choose_layers(self.network, "auto", "grad_cam", example=image)
+    def filters(self, layers: str | Sequence[str] = "auto") -> dict[str, np.ndarray]:
+        """``filters/<layer>`` -> its panel, uint8 ``(H, W, 3)``; no picture is needed.
+
+        The kernels of convolutions that read the image itself; of deeper convolutions and of dense
+        layers images that excite single units most, found by gradient ascent.
+
+        Args:
+            layers: see :meth:`explain`; a name here means a convolution or a dense layer.
+
+        Raises:
+            UserError: an unknown layer, or one that is neither a convolution nor dense.
+        """
+        example = torch.full((1, *self.shape), 0.5)
+        with self._asked():
+            chosen = choose_layers(
+                self.network, _patterns(layers), "filters", example=example, limit=_FILTER_LAYERS
+            )
+            first = takes_image(self.network, example)
+            logits = logits_layer(self.network, chosen, example)
+            return {
+                f"filters/{layer}": self._kernels(layer)
+                if layer in first
+                else self._ascent(layer, named=layer == logits)
+                for layer in chosen
+            }
+
+    def _kernels(self, layer: str) -> np.ndarray:
+        return kernel_sheet(kernels(find_module(self.network, layer)), title=f"{layer} · kernels")
+
+    def _ascent(self, layer: str, *, named: bool) -> np.ndarray:
+        """Pictures of some units, evenly spread; of the layer that gives the logits, by class."""
+        module, names = find_module(self.network, layer), self.class_names
+        total = getattr(module, "out_channels", None) or getattr(module, "out_features", None)
+        if total is None:
+            raise UserError(
+                f"layer {layer!r} is no convolution and no dense layer: it has no filters"
+            )
+        count = min(_UNITS, total)
+        units, signs = [round(i * total / count) for i in range(count)], None
+        labels = [names[unit] for unit in units] if named and total == len(names) else None
+        if named and total == 1:
+            units, signs, labels = [0, 0], [-1, 1], list(names)
+        found = gradient_ascent(
+            self.network, layer, units, signs=signs, size=self.shape[1:], channels=self.shape[0],
+            seed=self.seed, batch=_BATCH, **_ASCENT,
+        )  # fmt: skip
+        return filter_sheet(
+            to_display(found.images), found.units, labels=labels,
+            marks=["zero gradient" if stuck else None for stuck in found.stuck.tolist()],
+            title=f"{layer} · gradient ascent, {len(set(units))} of {total} units",
+        )  # fmt: skip
+
+    def _grad_cam(
+        self, found: Explanation, image: Tensor, layers: str | list[str], notes: list[str],
+        *, asked: bool,
+    ) -> None:  # fmt: skip
+        layers = choose_layers(self.network, layers, "grad_cam", example=image)
         if not layers:
-            notes.append("grad_cam: the network has no feature map, there is nothing to draw")
+            _, why = feature_map(self.network, image)
+            if asked:
+                raise UserError(f"only=grad_cam: {why}; occlusion explains any network")
+            notes.append(f"grad_cam: {why}, there is nothing to draw")
             return
         maps = grad_cam(self.network, image, torch.tensor([found.targets]), layers).maps
         for layer in layers:
@@ -282,9 +352,13 @@ class Explainer:
             found.picture, rows, title=title, note="; ".join(lines) or None
         )
 
-    def _activations(self, found: Explanation, image: Tensor) -> None:
+    def _activations(
+        self, found: Explanation, image: Tensor, layers: str | list[str], notes: list[str]
+    ) -> None:
+        if layers == "auto" and (why := feature_map(self.network, image)[1]):
+            notes.append(f"activations: {why}")
         layers = choose_layers(
-            self.network, "auto", "activations", example=image, limit=_LAYERS_SHOWN
+            self.network, layers, "activations", example=image, limit=_LAYERS_SHOWN
         )
         for layer, maps in activations(self.network, image, layers).layers.items():
             found.activations[layer] = maps[0].cpu()
@@ -340,6 +414,13 @@ def methods(only: str | Sequence[str] | None) -> list[str]:
                 ) from None
         found.append(each)
     return list(dict.fromkeys(found))
+
+
+def _patterns(layers: str | Sequence[str]) -> str | list[str]:
+    """A list, or text with commas, as :func:`choose_layers` takes it."""
+    found = layers.strip("[]").split(",") if isinstance(layers, str) else list(layers)
+    found = [each.strip() for each in found if each.strip()]
+    return "auto" if found == ["auto"] or not found else found
 
 
 def load(checkpoint: str | os.PathLike, *, device: str | None = None) -> Explainer:

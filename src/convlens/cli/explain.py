@@ -1,4 +1,4 @@
-"""``make explain image=PATH [ckpt=FILE]``: everything about one picture, or a folder of them."""
+"""``make explain image=PATH [ckpt=FILE] [layers=…]``: everything about one picture, or a folder."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ from convlens.errors import UserError
 def run(words: list[str]) -> int:
     logs.speak()
     told = {}
-    for key in ("ckpt", "image", "only", "target", "run_dir"):
+    for key in ("ckpt", "image", "only", "layers", "target", "run_dir"):
         told[key], words = extract(words, key)
     from convlens.asking import EXAMPLE, network_of, picture_files
     from convlens.explainer import methods
 
-    methods(told["only"])  # a wrong name is told before a network is built
+    wanted = methods(told["only"])  # a wrong name is told before a network is built
+    told["layers"] = told["layers"] or "auto"
     explainer, network = network_of(told["ckpt"], words)
     given = told["image"] or (str(EXAMPLE / "pictures") if not (told["ckpt"] or words) else None)
-    if given is None:
+    files, first = iter(()), []
+    if given is not None:
+        files = picture_files(given)
+        first = [next(files)]  # nothing there is told before a folder is made
+    elif wanted != ["filters"]:
         raise UserError("explain needs image=PATH, a picture or a folder of pictures")
-    files = picture_files(given)
-    first = next(files)  # nothing there is told before a folder is made
+    # filters are the network's, not a picture's: once for all of them
+    sheets = explainer.filters(told["layers"]) if "filters" in wanted else {}
+    if told["only"] is not None:
+        told["only"] = [method for method in wanted if method != "filters"]
     home = _home(told["run_dir"])
-    done = _explained(explainer, first, files, home, told, network, given)
+    heading = given or network
+    done = _explained(explainer, [first, files], sheets, home, told, network, heading)
     print(f"explanations  {home}\npage          {home / 'index.html'}")
-    if not done:
+    if not done and given is not None:
         raise UserError(f"none of the files of {given} could be explained; the lines above say why")
     return 0
 
@@ -43,28 +51,29 @@ def _home(asked: str | None) -> Path:
     return home
 
 
-def _explained(explainer, first, files, home, told, network, given) -> int:
+def _explained(explainer, files, sheets, home, told, network, heading) -> int:
     """Explain them one by one, write folders and the page; the number of explained ones."""
     from convlens.data.decode import PictureError
     from convlens.draw.grad_cam_panel import probability_text
-    from convlens.draw.jpeg import encode_jpeg
     from convlens.pages.explained import MOST_BYTES, explained, explained_page
 
-    shown, refused, names, done, size = [], [], set(), 0, 0
-    for file in (path for paths in ([first], files) for path in paths):
+    shown, refused, names, done, size = [], [], {"filters"}, 0, 0
+    if sheets:
+        panels = _written(home, sheets)
+        shown.append(explained("filters", "of the network, whatever the picture", [], panels))
+        size = shown[0].size
+    for file in (path for paths in files for path in paths):
         try:
-            found = explainer.explain(file, target=told["target"], only=told["only"])
+            found = explainer.explain(
+                file, target=told["target"], only=told["only"], layers=told["layers"]
+            )
         except PictureError as error:
             refused.append(str(error))
             print(f"! {error}")
             continue
         done += 1
         name = _free(file.stem, names)
-        panels = {tag: encode_jpeg(panel) for tag, panel in found.panels.items()}
-        for tag, panel in panels.items():
-            target = home / name / f"{tag}.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(panel)
+        panels = _written(home / name, found.panels)
         said = ", ".join(f"{label} {probability_text(share)}" for label, share in found.top(5))
         print(f"{file}: {said}")
         for note in found.notes:
@@ -78,7 +87,7 @@ def _explained(explainer, first, files, home, told, network, given) -> int:
         if size <= MOST_BYTES:
             shown.append(each)
     page = explained_page(
-        shown, heading=str(given), network=network, version=__version__, refused=refused,
+        shown, heading=heading, network=network, version=__version__, refused=refused,
         more=done - len(shown),
     )  # fmt: skip
     beside = home / f".index.{os.getpid()}.tmp"
@@ -87,6 +96,18 @@ def _explained(explainer, first, files, home, told, network, given) -> int:
     if refused:
         print(f"{len(refused)} of {done + len(refused)} files refused (see above)")
     return done
+
+
+def _written(folder: Path, drawn: dict) -> dict[str, bytes]:
+    """The panels as JPEG, and each as ``<tag>.jpg`` below ``folder``."""
+    from convlens.draw.jpeg import encode_jpeg
+
+    panels = {tag: encode_jpeg(panel) for tag, panel in drawn.items()}
+    for tag, panel in panels.items():
+        target = folder / f"{tag}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(panel)
+    return panels
 
 
 def _free(stem: str, names: set[str]) -> str:

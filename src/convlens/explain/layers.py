@@ -145,10 +145,10 @@ def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
     if last is None:
         return None, "the network has no feature map"
     if 2 * last.products <= products:
-        before = max(0, last.products - 1)
         return None, (
-            f"the network works on tokens, which are not supported yet: behind {last.name!r}, its "
-            f"last feature map, come {products - before - 1} of its {products} steps"
+            f"the last feature map is that of {last.name!r}, and {products - last.products} of the "
+            f"network's {products} products come after it (networks on tokens, such as ViT, are "
+            "not supported yet)"
         )
     return last.name, ""
 

@@ -5,12 +5,13 @@ Collected while the pass runs, at the cost of a copy of the logits: no picture i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convlens.explain.grad_cam import probabilities
 
@@ -65,11 +66,9 @@ class AnswerBook:
         self._held: dict[int, tuple[float, Tensor]] = {}
         self._sample: dict[int, tuple[float, Tensor]] = {}  # by row: a random number, the picture
         self._random = np.random.default_rng(0)
-        self._logits: Tensor | None = None
         self._taken = -1
         self._count = 0
-        self._hook = None
-        self._open = self._holding = False
+        self._open = self._holding = self._lost = False
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> AnswerBook:
@@ -78,38 +77,34 @@ class AnswerBook:
             trainer.convlens_answers = cls()
         return trainer.convlens_answers
 
-    def begin(self, network: nn.Module | None) -> None:
+    def begin(self, *, hold: bool) -> None:
         """A pass begins; later calls for the same pass change nothing.
 
         Args:
-            network: whose outputs are noted; None where the module's steps return their logits. (A
-                hook would make ``torch.compile`` compile anew.)
+            hold: whether pictures are kept, of data that cannot be asked again.
         """
         if self._open:
             return
-        self._open, self._holding = True, network is not None
+        self._open, self._holding = True, hold
         self._parts, self._held, self._sample = [], {}, {}
-        self._taken, self._count, self._logits = -1, 0, None
+        self._taken, self._count = -1, 0
         self._random = np.random.default_rng(0)  # the same sample in every pass
+        self._lost = False  # answers to a batch
 
-        def note(module, arguments, output):
-            self._logits = output if isinstance(output, Tensor) else None
-
-        self._hook = None if network is None else network.register_forward_hook(note)
-
-    def take(self, outputs, batch, number: int) -> None:
+    def take(self, outputs, batch, number: int, noted: Callable[[], Tensor | None]) -> None:
         """A batch has been answered; later calls for the same batch change nothing.
 
-        The logits are ``outputs["logits"]`` if the module's step returns them, else what the
-        network gave last. Batches are dictionaries with ``label``, or (pictures, labels).
+        The logits are ``outputs["logits"]`` if the module's step returns them, else what ``noted``
+        gives. Batches are dictionaries with ``label``, or (pictures, labels).
         """
         if number == self._taken:
             return
         self._taken = number
         logits = outputs.get("logits") if isinstance(outputs, dict) else None
-        logits = self._logits if logits is None else logits
-        pictures, labels, rows = _parts_of(batch)
-        if logits is None or labels is None or len(logits) != len(labels):
+        logits = noted() if logits is None else logits
+        pictures, labels, rows = parts_of(batch)
+        if logits is None or labels is None or logits.shape[:1] != labels.shape[:1]:
+            self._lost = True
             return
         if rows is None:
             rows = torch.arange(self._count, self._count + len(labels))
@@ -132,31 +127,34 @@ class AnswerBook:
         for place in wrong.nonzero()[:, 0].tolist():
             _keep_highest(self._held, int(rows[place]), float(confidences[place]), pictures[place])
 
-    def end(self, stage: str) -> None:
-        """The pass is over: ``latest[stage]`` holds it, that of all processes together."""
+    def end(self, stage: str) -> bool:
+        """The pass is over: ``latest[stage]`` holds it, that of all processes together.
+
+        Returns:
+            Whether all answers are known; where some are not, none are kept.
+        """
         if not self._open:
-            return
+            return not self._lost
         self._open = False
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
         kept = {**self._sample, **self._held}
         held = {row: picture for row, (_, picture) in kept.items()}
-        parts = [(self._parts, held, tuple(self._sample))]
+        parts = [(self._parts, held, tuple(self._sample), self._lost)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             mine = parts[0]
             parts = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, mine)
-        columns = [column for mine, _, _ in parts for column in mine]
-        if not columns:
+        self._lost = any(lost for *_, lost in parts)
+        columns = [column for mine, *_ in parts for column in mine]
+        if self._lost or not columns:
             self.latest.pop(stage, None)
-            return
+            return not self._lost
         rows, *others = (np.concatenate(column) for column in zip(*columns, strict=True))
         # each picture once: a process without a row of its own may have repeated one
         rows, first = np.unique(rows, return_index=True)
-        pictures = {row: picture for _, mine, _ in parts for row, picture in mine.items()}
-        sampled = tuple(sorted(row for _, _, mine in parts for row in mine))
+        pictures = {row: picture for _, mine, *_ in parts for row, picture in mine.items()}
+        sampled = tuple(sorted(row for *_, mine, _ in parts for row in mine))
         self.latest[stage] = Answers(rows, *(column[first] for column in others), pictures, sampled)
+        return True
 
 
 def _keep_highest(
@@ -171,7 +169,7 @@ def _keep_highest(
     kept[row] = (value, picture.detach().cpu().clone())
 
 
-def _parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(pictures, labels, rows), None for what a batch does not have."""
     if isinstance(batch, dict):
         return batch.get("image"), batch.get("label"), batch.get("row")

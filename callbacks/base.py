@@ -11,7 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.answers import AnswerBook, Answers
+from convlens.callbacks.explained import OwnAnswers, Where, network_of
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.surroundings import surroundings
 from convlens.callbacks.writing import write_number, write_picture
@@ -28,11 +29,14 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from convlens.data.probes import Probes
+from convlens.errors import UserError
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.taps import explaining, preprocessing, ready
+from convlens.explain.taps import explaining, picking, preprocessing, ready
+from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
+STEPS = {"val": "validation", "test": "test"}
 MARGIN = 0.05  # of the seconds left, kept back: the last picture may take longer than reckoned
 
 
@@ -63,6 +67,7 @@ class Look:
         history: scalars by epoch, from epoch 0, as far as they are written; empty elsewhere.
         marks: what happened after how many epochs, such as ``{"head, top": 5}``.
         memo: what callbacks of this look have found, for those that come after them.
+        fed: a context in which the network takes what ``fetch`` gives.
     """
 
     network: nn.Module
@@ -82,6 +87,7 @@ class Look:
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
     memo: dict = field(default_factory=dict)
+    fed: Callable[[], AbstractContextManager] = nullcontext
 
     @property
     def example(self) -> Tensor:
@@ -126,6 +132,7 @@ class ExplanationCallback(L.Callback, ABC):
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
         self.preprocess: Callable[[Tensor], Tensor] | None = None
+        self.logits: Where = None
         self.probes: Probes | None = None
         self.class_names: tuple[str, ...] = ()
         self.folder: Path | None = None
@@ -136,6 +143,7 @@ class ExplanationCallback(L.Callback, ABC):
         self._clock = 0
         self._cut_at: int | None = None  # the clock of the latest look that the budget ended
         self._said: set[str] = set()
+        self._judged: object = None  # the step of the module's own that was judged last
         self._ledger: Ledger | None = None
         self._known: tuple[nn.Module, list[str]] | None = None  # the layers of a network
 
@@ -150,8 +158,13 @@ class ExplanationCallback(L.Callback, ABC):
         self, images: Tensor, labels: Tensor | None = None, class_names: Sequence[str] = (), *,
         names: Sequence[str] | None = None, folder: str | Path | None = None, seed: int = 0,
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        logits: str | int | Callable | None = None,
     ):  # fmt: skip
         """Give the pictures to explain, in any Lightning project; returns the callback itself.
+
+        What is explained is the module's ``forward(images)``; layers bear their names in the
+        module. It is compared once with what the module's own steps make of a batch: where they
+        differ, a line says so, nothing is explained and training goes on.
 
         Args:
             images: (N, C, H, W), C 1 or 3, in [0, 1], which is what is drawn.
@@ -160,7 +173,9 @@ class ExplanationCallback(L.Callback, ABC):
             names: N short names for tags and files.
             folder: where the pictures are written as files too; None for loggers only.
             seed: of what is random in explanations.
-            preprocess: from ``images`` to what the network takes, such as a normalisation.
+            preprocess: from ``images`` to what ``forward`` takes, such as a normalisation.
+            logits: where the logits are in what ``forward`` returns, if it is not one tensor: a
+                key or attribute (``"logits"``), a place in a tuple, or a function of the output.
 
         Raises:
             ValueError: shapes that do not fit.
@@ -174,7 +189,7 @@ class ExplanationCallback(L.Callback, ABC):
             raise ValueError(f"{count} images, {len(labels)} labels, {len(names)} names")
         probes = Probes(images.detach().cpu().float(), labels, names, names)
         self.attach(probes, tuple(class_names), None if folder is None else Path(folder), seed)
-        self.preprocess = preprocess
+        self.preprocess, self.logits = preprocess, logits
         return self
 
     @abstractmethod
@@ -219,8 +234,8 @@ class ExplanationCallback(L.Callback, ABC):
         ledger = Ledger.of(trainer)
         ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        worth = getattr(pl_module, "worth_looking", None)
-        if self._clock % self.every_n_epochs or (worth and not worth(self._clock)):
+        worth = not isinstance(pl_module, ClassifierModule) or pl_module.worth_looking(self._clock)
+        if self._clock % self.every_n_epochs or not worth:
             return
         if self._least > max(ledger.left, 0.0):
             self._say(
@@ -236,33 +251,96 @@ class ExplanationCallback(L.Callback, ABC):
         if self._looked_at != self._clock or self._cut_at == self._clock or self.has_final_look:
             self._look(trainer, pl_module, self._clock, final=True, free=True)
 
+    # --- the module's own steps: is what they answer what forward answers? and what is it?
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        OwnAnswers.of(trainer).watch(pl_module, training=True)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._judge(trainer, pl_module, outputs, batch)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.needs_answers and not trainer.sanity_checking:
-            AnswerBook.of(trainer).begin(_noted(pl_module))
+        if not trainer.sanity_checking:
+            self._begin_pass(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer, pl_module, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        if dataloader_idx == 0:
+            OwnAnswers.of(trainer).watch(pl_module, training=False)
 
     def on_validation_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        if self.needs_answers and not trainer.sanity_checking and dataloader_idx == 0:
-            AnswerBook.of(trainer).take(outputs, batch, batch_idx)
+        if dataloader_idx == 0:
+            self._judge(trainer, pl_module, outputs, batch)
+            if not trainer.sanity_checking:
+                self._take(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.needs_answers and not trainer.sanity_checking:
-            AnswerBook.of(trainer).end("val")
+        if not trainer.sanity_checking:
+            self._end_pass(trainer, "val")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.needs_answers:
-            AnswerBook.of(trainer).begin(_noted(pl_module))
+        self._begin_pass(trainer, pl_module)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        if dataloader_idx == 0:
+            OwnAnswers.of(trainer).watch(pl_module, training=False)
 
     def on_test_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        if self.needs_answers and dataloader_idx == 0:
-            AnswerBook.of(trainer).take(outputs, batch, batch_idx)
+        if dataloader_idx == 0:
+            self._judge(trainer, pl_module, outputs, batch)
+            self._take(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_pass(trainer, "test")
+
+    def _begin_pass(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.needs_answers:
-            AnswerBook.of(trainer).end("test")
+            AnswerBook.of(trainer).begin(hold=not isinstance(module, ClassifierModule))
+            OwnAnswers.of(trainer).note(module, self.logits, self.preprocess)
+
+    def _take(self, trainer, module: L.LightningModule, outputs, batch, number: int) -> None:
+        if self.needs_answers:
+            own = OwnAnswers.of(trainer)
+            AnswerBook.of(trainer).take(
+                outputs, batch, number, lambda: own.taken(trainer, module, self.logits)
+            )
+
+    def _end_pass(self, trainer: L.Trainer, stage: str) -> None:
+        if self.needs_answers:
+            OwnAnswers.of(trainer).end()
+            if not AnswerBook.of(trainer).end(stage):
+                self._say(
+                    "answers",
+                    f"{self.name}: the step's logits, or the batch's labels, are not known, nothing "
+                    f"is shown of the answers; return {{'logits': …}} from {STEPS[stage]}_step",
+                )
+
+    def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:
+        """Whether what would be explained is what answers; said once where it is not."""
+        own = OwnAnswers.of(trainer)
+        own.end_step(trainer, module)
+        if own.seen is self._judged or self.probes is None:
+            return
+        self._judged, began = own.seen, time.perf_counter()
+        try:
+            with isolate_rng():
+                verdict = own.judge(
+                    module, outputs, batch, self.logits, self.preprocess, self.probes.images[:1]
+                )
+            if not trainer.is_global_zero:
+                return
+            if verdict.refusal:
+                raise UserError(verdict.refusal)
+            if verdict.warning:
+                self._say("own answer", f"{self.name}: {verdict.warning}")
+        except Exception as error:  # whatever is wrong with a network must not end the training
+            self._fail(Ledger.of(trainer), error)
+        Ledger.of(trainer).charge(self.name, time.perf_counter() - began, free=True)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.looks_at_test:
@@ -282,18 +360,22 @@ class ExplanationCallback(L.Callback, ABC):
             return
         ledger = self._ledger = Ledger.of(trainer)
         began = time.perf_counter()
-        network = getattr(module, "model", module)
-        modes = {part: part.training for part in network.modules()}
+        modes = {part: part.training for part in module.modules()}
         try:
-            with isolate_rng(), _preprocessed(network, self.preprocess):
-                probes = _moved(self.probes, module.device)
+            network = network_of(trainer, module)
+            probes = _moved(self.probes, module.device)
+            verdict = OwnAnswers.of(trainer).verdict(module, self.logits, self.preprocess, probes)
+            if verdict.refusal:
+                raise UserError(verdict.refusal)
+            with isolate_rng(), ExitStack() as asked:
+                fed = self._feed(asked, network, fed=verdict.fed)
                 self.class_names = self.class_names or _numbered_classes(network, probes.images)
                 # in the epochs another picture is only begun where there is time for it
                 reserve = 0.0 if free or self.reckons else self._next
                 deadline = began + self._seconds(trainer, final, free) - reserve
                 look = Look(
                     network, probes, self.class_names, clock, final, deadline, self.seed, stage,
-                    **surroundings(trainer, module, stage, clock, self.needs_answers),
+                    **surroundings(trainer, module, stage, clock, self.needs_answers), fed=fed,
                 )  # fmt: skip
                 times = [time.perf_counter()]
                 for tag, found in self.pictures(look):
@@ -308,15 +390,48 @@ class ExplanationCallback(L.Callback, ABC):
                     later = pairwise(times[1:])
                     self._next = max((end - start for start, end in later), default=0.0)
         except Exception as error:  # whatever goes wrong in a look must not end the training
-            line = f"{self.name} failed at epoch {clock}: {type(error).__name__}: {error}"
-            ledger.failures.setdefault(self.name, line.splitlines()[0][:300])
-            self._say("failure", f"{line.splitlines()[0]}; training goes on", traceback=True)
+            self._fail(ledger, error, clock)
         finally:
             for part, mode in modes.items():
                 part.training = mode
             if stage == "val":
                 self._looked_at = ledger.looked[self.name] = clock
             ledger.charge(self.name, time.perf_counter() - began, free=free)
+
+    def _feed(
+        self, asked: ExitStack, network: nn.Module, *, fed: bool
+    ) -> Callable[[], AbstractContextManager]:
+        """The network takes the images to explain and gives logits while ``asked`` lasts.
+
+        Returns:
+            A context in which it takes the images of batches; ``fed``: they are preprocessed.
+        """
+        if self.logits is not None:
+            asked.enter_context(picking(network, self.logits))
+        if self.preprocess is None:
+            return nullcontext
+        resting: list[bool] = []
+        asked.enter_context(
+            preprocessing(network, lambda images: images if resting else self.preprocess(images))
+        )
+
+        @contextmanager
+        def as_fed() -> Iterator[None]:
+            resting.append(True)
+            try:
+                yield
+            finally:
+                resting.pop()
+
+        return as_fed if fed else nullcontext
+
+    def _fail(self, ledger: Ledger, error: Exception, clock: int | None = None) -> None:
+        """Write a failure down once; training goes on."""
+        when = "" if clock is None else f" at epoch {clock}"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        line = f"{self.name} failed{when}: {kind}{error}".splitlines()[0]
+        ledger.failures.setdefault(self.name, line[:300])
+        self._say("failure", f"{line}; training goes on", traceback=True)
 
     def _seconds(self, trainer: L.Trainer, final: bool, free: bool) -> float:
         """For this look: of the first and the last their own; of others what the budget has left,
@@ -359,15 +474,6 @@ class ExplanationCallback(L.Callback, ABC):
             self._ledger.left_out.setdefault(self.name, line)
         if traceback:
             log.debug("traceback", exc_info=True)
-
-
-def _preprocessed(network: nn.Module, preprocess: Callable[[Tensor], Tensor] | None):
-    return nullcontext() if preprocess is None else preprocessing(network, preprocess)
-
-
-def _noted(module: L.LightningModule) -> nn.Module | None:
-    """The network whose outputs are to be noted; our own module's steps return their logits."""
-    return None if hasattr(module, "answer") else getattr(module, "model", module)
 
 
 def _moved(probes: Probes, device: torch.device) -> Probes:

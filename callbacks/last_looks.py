@@ -44,7 +44,7 @@ def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
     data: PictureData = trainer.datamodule
     book = AnswerBook.of(trainer)
     modes = {part: part.training for part in module.modules()}
-    book.begin(None)
+    book.begin(hold=False)
     try:
         module.eval()
         with trainer.precision_plugin.forward_context():
@@ -53,7 +53,7 @@ def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
                     k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()
                 }
                 moved = data.finish(there)
-                book.take({"logits": module.answer(moved)}, moved, number)
+                book.take({"logits": module.answer(moved)}, moved, number, lambda: None)
     finally:
         for part, mode in modes.items():
             part.training = mode

@@ -100,9 +100,10 @@ class Mistakes(ExplanationCallback):
             return [()] * len(places)
         pairs = np.stack([answers.answers[places], answers.labels[places]], axis=1)
         targets = torch.from_numpy(pairs)
-        found = self.fitting(
-            lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-        )
+        with look.fed():
+            found = self.fitting(
+                lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+            )
         maps = found.maps[layers[0]].cpu()
         shown = []
         for image, pair, names in zip(images.cpu(), maps, pairs, strict=True):

@@ -11,12 +11,14 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.answers import AnswerBook, Answers
+from convlens.callbacks.epoch_log import EpochLog
 from torch import Tensor
 
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import even_sample, generator
 from convlens.data.pictures import Pictures
+from convlens.training import ClassifierModule
 
 SPLITS = {"val": "validation", "test": "test"}
 AT_ONCE = 50
@@ -29,7 +31,7 @@ def surroundings(
     answers = AnswerBook.of(trainer).latest.get(stage) if with_answers else None
     found = {
         "answers": answers,
-        "history": next((c.history for c in trainer.callbacks if hasattr(c, "history")), ()),
+        "history": next((c.history for c in trainer.callbacks if isinstance(c, EpochLog)), ()),
         "marks": _marks(module),
         "memo": _memo(trainer, (stage, clock)),
     }
@@ -89,9 +91,9 @@ def _memo(trainer: L.Trainer, key: tuple[str, int]) -> dict:
 
 
 def _marks(module: L.LightningModule) -> dict[str, int]:
-    schedule, record = getattr(module, "schedule", None), getattr(module, "record", None)
-    if schedule is None or len(schedule.phases) < 2:
+    if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}
+    schedule, record = module.schedule, module.record
     last = max(record, default=-1) + 1
     marks, before = {}, schedule.at(0, record)[0]
     for epoch in range(1, last):

@@ -258,6 +258,56 @@ def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> I
         handle.remove()
 
 
+def pick_logits(output, where: str | int | Callable | None, model: nn.Module) -> Tensor:
+    """The logits in what a network returns.
+
+    Args:
+        output: of ``model``, which is named where that goes wrong.
+        where: None: the output itself; a key or attribute (``"logits"``), a place in a tuple, or a
+            function of the output.
+
+    Raises:
+        UserError: there is no tensor.
+    """
+    name, kind = type(model).__name__, type(output).__name__
+    if callable(where):
+        found = where(output)
+    elif where is None:
+        found = output
+    elif isinstance(output, Tensor):
+        raise UserError(
+            f"{name} returns one tensor in evaluation mode, in which logits={where!r} means "
+            f"nothing: leave it out, or give a function of the output"
+        )
+    else:
+        try:
+            inside = isinstance(where, int) or isinstance(output, Mapping)
+            found = output[where] if inside else getattr(output, where)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            raise UserError(
+                f"{name} returns a {kind} without {where!r}: logits={where!r} finds nothing in it"
+            ) from None
+    if not isinstance(found, Tensor):
+        raise UserError(
+            f"{name} returns a {type(found).__name__} where the logits should be: say where they "
+            f"are with logits=, a key, a place in a tuple, or a function of the output"
+        )
+    return found
+
+
+@contextmanager
+def picking(model: nn.Module, where: str | int | Callable | None) -> Iterator[None]:
+    """The network returns the logits alone while this lasts; see :func:`pick_logits`.
+
+    No layer's name changes by it, and nothing of it stays.
+    """
+    handle = model.register_forward_hook(lambda _, given, output: pick_logits(output, where, model))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]

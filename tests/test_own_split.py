@@ -161,6 +161,28 @@ def test_a_run_folder_notes_the_content_of_every_picture(run):
         assert int(row["digest"], 16) == int.from_bytes(content, "little")
 
 
+def test_every_file_is_hashed_once(tmp_path, monkeypatch):
+    """While it is decoded; later runs and evaluations find the digests in the cache."""
+    from convlens.data import contents, pixels
+
+    hashed = []
+    for module in (contents, pixels):
+        plain = module.file_digest
+        monkeypatch.setattr(
+            module, "file_digest", lambda path, plain=plain: hashed.append(path) or plain(path)
+        )
+    pictures = draw_folder(tmp_path / "pictures", {"cats": 10, "dogs": 10})
+    words = [*FOLDERS, f"data.dir={pictures}"]
+    home = train(tmp_path / "run", *words)
+    assert len(hashed) == 20
+    assert choose(home).own
+    train(tmp_path / "again", *words)
+    assert len(hashed) == 20
+    new(pictures, {"dogs": 1})  # another file of that name: its size and time say so
+    choose(home)
+    assert len(hashed) == 40
+
+
 # --------------------------------------------------------------------------------- other pictures
 
 

@@ -65,8 +65,8 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
     """
     stored, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
     record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
-    lines = _unused_keys(stored, config)
     same_data = _same_data(stored, config)
+    lines = _unused_keys(stored, config, same_data)
     if record is None and same_data:
         return _by_the_old_split(config, stored, names, [_OLD, *lines])
     spec = config["data"]
@@ -265,11 +265,12 @@ def _read_alike(stored: dict, config: dict) -> bool:
     return all(stored["data"].get(key) == config["data"].get(key) for key in _READING)
 
 
-def _unused_keys(stored: dict, config: dict) -> list[str]:
+def _unused_keys(stored: dict, config: dict, same_data: bool) -> list[str]:
     """Lines on what was typed and counts for nothing here."""
-    found = []
-    if config["data"]["split"] != stored["data"].get("split", config["data"]["split"]):
+    name, found = config["data"]["name"], []
+    drawn = name == "shapes"  # with another seed or, of other pictures, other shares
+    if config["data"]["split"] != stored["data"]["split"] and (same_data or not drawn):
         found.append("data.split.* has no effect on a test: a split belongs to the run")
-    if config["seed"] != stored["seed"] and config["data"]["name"] != "shapes":
+    if config["seed"] != stored["seed"] and not drawn:
         found.append("seed has no effect on which images are tested: a split belongs to the run")
     return found

@@ -178,6 +178,43 @@ def test_the_same_bytes_written_again_are_no_reason_to_refuse(
     assert not differences(tmp_path / "alone", tmp_path / "run")
 
 
+def test_resume_goes_on_where_the_pictures_lie_by_now(data, cache, tmp_path, capsys, monkeypatch):
+    alone, home, moved = tmp_path / "alone", tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    assert main(["train", *FEW, f"data.dir={data}", f"run_dir={alone}"]) == 0
+    stopped(data, home, monkeypatch)
+    shutil.copytree(data, moved, copy_function=shutil.copyfile)  # with times of their own
+    shutil.rmtree(data)
+    capsys.readouterr()
+    assert main(["resume", f"run={home}"]) == 2
+    assert "set data.dir" in one_line(capsys)
+    other = shutil.copytree(moved, tmp_path / "other")
+    Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(other / "cats" / "3.png")
+    assert main(["resume", f"run={home}", f"data.dir={other}"]) == 2
+    assert "cats/3.png changed since the run began" in one_line(capsys)
+    assert main(["resume", f"run={home}", f"data.dir={moved}"]) == 0
+    assert "since the run began" not in capsys.readouterr().out
+    (odd,) = differences(alone, home)
+    assert odd.startswith("files/probes/probes.tsv")  # which names where they lie
+    assert main(["eval", f"run={home}", f"data.dir={moved}", "trainer=cpu"]) == 0
+    summary = json.loads((home / "summary.json").read_text())
+    assert summary["evaluations"]["best.ckpt"]["test"] == summary["test"]
+
+
+def test_resume_goes_on_with_a_table_of_moved_pictures(data, cache, tmp_path, monkeypatch):
+    """data.csv by its whole path: both places change."""
+    home, moved = tmp_path / "run", tmp_path / "moved"
+    rows = [f"{p.relative_to(data)},{p.parent.name}" for p in sorted(data.rglob("*.png"))]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["file,label", *rows]) + "\n")
+    monkeypatch.setattr(sys.modules[__name__], "FEW", [*FEW, f"data.csv={table}"])
+    stopped(data, home, monkeypatch)
+    data.rename(moved)
+    table.rename(tmp_path / "new.csv")
+    words = [f"data.dir={moved}", f"data.csv={tmp_path / 'new.csv'}"]
+    assert main(["resume", f"run={home}", *words]) == 0
+    assert checkpoint(home)["epoch"] == 2
+
+
 def test_resume_refuses_another_content_of_the_same_size(
     data, cache, tmp_path, capsys, monkeypatch
 ):

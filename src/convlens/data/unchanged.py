@@ -17,6 +17,8 @@ from convlens.data.listing import Listing
 from convlens.data.pictures import SPLITS, Dataset
 from convlens.errors import UserError
 
+# keys that may be set anew on resume, for the same pictures lie elsewhere by now
+PLACES = ("data.dir", "data.csv", "data.masks")
 COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 

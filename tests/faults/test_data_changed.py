@@ -195,7 +195,9 @@ def test_resume_goes_on_where_the_pictures_lie_by_now(data, cache, tmp_path, cap
     assert "since the run began" not in capsys.readouterr().out
     (odd,) = differences(alone, home)
     assert odd.startswith("files/probes/probes.tsv")  # which names where they lie
-    assert main(["eval", f"run={home}", f"data.dir={moved}", "trainer=cpu"]) == 0
+    # the best checkpoint may be of before
+    assert main(["eval", f"run={home}", "trainer=cpu"]) == 0
+    assert "the run's own test split" in capsys.readouterr().out
     summary = json.loads((home / "summary.json").read_text())
     assert summary["evaluations"]["best.ckpt"]["test"] == summary["test"]
 
@@ -211,8 +213,11 @@ def test_resume_goes_on_with_a_table_of_moved_pictures(data, cache, tmp_path, mo
     data.rename(moved)
     table.rename(tmp_path / "new.csv")
     words = [f"data.dir={moved}", f"data.csv={tmp_path / 'new.csv'}"]
+    shutil.copyfile(home / "checkpoints" / "last.ckpt", home / "checkpoints" / "before.ckpt")
     assert main(["resume", f"run={home}", *words]) == 0
     assert checkpoint(home)["epoch"] == 2
+    assert main(["eval", f"ckpt={home / 'checkpoints' / 'before.ckpt'}", "trainer=cpu"]) == 0
+    assert "before.ckpt" in json.loads((home / "summary.json").read_text())["evaluations"]
 
 
 def test_resume_refuses_another_content_of_the_same_size(

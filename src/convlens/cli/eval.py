@@ -13,6 +13,7 @@ from convlens.cli.results import results_table
 from convlens.cli.words import extract
 from convlens.config import changed
 from convlens.config_checks import check_stored
+from convlens.data.unchanged import PLACES
 from convlens.errors import UserError
 
 
@@ -29,6 +30,7 @@ def run(words: list[str]) -> int:
 
     checkpoint = read_checkpoint(path)
     stored = checkpoint["hyper_parameters"]["config"]
+    _update_places(stored, path)
     check_stored(stored, str(path))
     config = changed(stored, words)
     logs.hush()  # Lightning, imported by now, has given itself a screen
@@ -55,6 +57,18 @@ def run(words: list[str]) -> int:
         folder.write_evaluation(path.parent.parent, path, epoch, results)
     print(f"predictions, worst mistakes, results.json  {home}")
     return 0
+
+
+def _update_places(stored: dict, checkpoint: Path) -> None:
+    """The run's data may have moved since the checkpoint was written: config.yaml knows where."""
+    run_dir = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not folder.holds_run(run_dir):
+        return
+    data, kept = folder.read_config(run_dir).get("data"), stored.get("data")
+    if isinstance(data, dict) and isinstance(kept, dict) and data.get("name") == kept.get("name"):
+        for key in (place.removeprefix("data.") for place in PLACES):
+            if key in kept and key in data:
+                kept[key] = data[key]
 
 
 def _home(checkpoint: Path, own: bool) -> Path:

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from convlens.cli.words import number, take
+from convlens.data.listing import list_pictures
 from convlens.data.splits import Share, copy_split
+from convlens.data.twins import conflicts_line, duplicates_among, find_twins, leaks_line
 
 
 def run(words: list[str]) -> int:
@@ -55,5 +57,10 @@ def divide(
     table.add_row("all", *map(str, row), str(sum(row)))
     console = Console(markup=False)
     console.print(table)
+    found = list_pictures(dst)
+    groups = find_twins(found)
+    for line in (conflicts_line(found, groups), leaks_line(duplicates_among(found, groups))):
+        if line:
+            console.print(Text(f"! {line}"), soft_wrap=True)
     console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)
     return counts

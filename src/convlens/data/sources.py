@@ -396,16 +396,15 @@ def _listed(spec: dict, seed: int, found: Found) -> Index:
 def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     """Test files whose bytes are among the training or validation pictures are left out.
 
-    Lines tell of them, and of those that validation has in common with training.
+    Lines tell of them, of those that validation has in common with training, and of images that
+    have several labels.
     """
-    twice = twins.duplicates(found.listing)
+    groups = twins.find_twins(found.listing)
+    twice = twins.duplicates_among(found.listing, groups)
     leaks = [twin for twin in twice if twin.second_split == "test"]
-    lines = [
-        f"the same picture on both sides of the split: {twin.first} ({twin.first_split}) and "
-        f"{twin.second} ({twin.second_split}); results on it are too good"
-        for twin in twice
-        if twin.second_split != "test"
-    ]
+    kept = [twin for twin in twice if twin.second_split != "test"]
+    lines = [twins.conflicts_line(found.listing, groups), twins.leaks_line(kept)]
+    lines = [line for line in lines if line]
     if not leaks:
         return found, lines
     gone = {twin.second for twin in leaks}

@@ -1,14 +1,16 @@
-"""Leaks: the same picture on both sides of a split.
+"""Twins: the same image twice, on both sides of a split or under two labels.
 
-Legend: N pictures.
+Legend: N pictures, K classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from convlens.data.listing import Listing
 from convlens.errors import UserError
 
 _END = 4096  # bytes at a file's end that tell most files of equal size apart
+_NAMED = 4  # pairs of classes that one line names
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,38 @@ class Duplicate:
 def duplicates(listing: Listing) -> list[Duplicate]:
     """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
 
-    One entry for each such file, with the first of its twins, in the listing's order. Of files of
-    equal size the last block is read, and the whole only where that is equal too. Empty and
-    missing files are left to decoding, which names them.
+    One entry for each such file, with the first of its twins, in the listing's order; their labels
+    may differ.
     """
-    if listing.splits is None:
-        return []
-    rank = np.empty(len(listing), np.int8)
-    for number, name in enumerate(SPLITS):
-        rank[listing.splits == name] = number
+    return duplicates_among(listing, find_twins(listing))
+
+
+def find_twins(listing: Listing) -> list[list[int]]:
+    """Rows of files with the same bytes, group by group, each group and the groups rising.
+
+    Only groups with several splits or several classes: a picture that lies twice among the
+    training pictures of its class does no harm. Of files of equal size the last block is read, and
+    the whole only where that is equal too. Empty and missing files are left to decoding, which
+    names them.
+    """
+    part = _ranks(listing) * len(listing.class_names) + listing.labels
     sizes = np.fromiter(map(_size, listing.files.located()), np.int64, len(listing))
-    rows = _shared(sizes, rank, np.flatnonzero(sizes > 0))
+    rows = _shared(sizes, part, np.flatnonzero(sizes > 0))
     marks = np.fromiter(map(_mark, listing.files[rows].located(), sizes[rows].tolist()),
                         np.uint64, len(rows))  # fmt: skip
-    rows = rows[_shared(marks, rank[rows], np.arange(len(rows)))]
+    rows = rows[_shared(marks, part[rows], np.arange(len(rows)))]
     by_content = defaultdict(list)
-    for index in rows.tolist():
-        by_content[_content(listing.files[index])].append(index)
-    pairs = []
-    for indices in by_content.values():
-        first = min(indices, key=lambda index: (rank[index], index))
-        pairs += [(index, first) for index in indices if rank[index] > rank[first]]
+    for row in rows.tolist():
+        by_content[_content(listing.files[row])].append(row)
+    return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
+
+
+def duplicates_among(listing: Listing, groups: Sequence[Sequence[int]]) -> list[Duplicate]:
+    """:func:`duplicates`, of groups that :func:`find_twins` has found."""
+    rank, pairs = _ranks(listing), []
+    for rows in groups:
+        first = min(rows, key=lambda row: (rank[row], row))
+        pairs += [(row, first) for row in rows if rank[row] > rank[first]]
     return [
         Duplicate(
             listing.files[first], str(listing.splits[first]),
@@ -63,10 +77,67 @@ def duplicates(listing: Listing) -> list[Duplicate]:
     ]  # fmt: skip
 
 
-def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Those of ``rows``, rising, whose value occurs in another split too.
+def leaks_line(leaks: Sequence[Duplicate]) -> str:
+    """One line on pictures on both sides of the split; "" without any."""
+    if not leaks:
+        return ""
+    twin = leaks[0]
+    what = "picture lies" if len(leaks) == 1 else "pictures lie"
+    return (
+        f"{len(leaks)} {what} on both sides of the split, such as {twin.first} "
+        f"({twin.first_split}) and {twin.second} ({twin.second_split}); results on "
+        f"{'it' if len(leaks) == 1 else 'them'} are too good"
+    )
 
-    values  (N,) numbers; rank (N,) the number of each one's split
+
+def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
+    """One line on images that lie in several classes, within a split or across; "" without any.
+
+    Args:
+        groups: as :func:`find_twins` gives them.
+    """
+    counts: Counter[tuple[int, int]] = Counter()  # by pair of classes
+    examples: dict[tuple[int, int], tuple[int, int]] = {}
+    images = files = 0
+    for rows in groups:
+        first = {int(listing.labels[row]): row for row in reversed(rows)}  # of each class
+        if len(first) < 2:
+            continue
+        images, files = images + 1, files + len(rows)
+        for pair in combinations(sorted(first), 2):
+            counts[pair] += 1
+            examples.setdefault(pair, (first[pair[0]], first[pair[1]]))
+    if not images:
+        return ""
+    named = counts.most_common(_NAMED)
+    one, other = (listing.name_of(row) for row in examples[named[0][0]])
+    pairs = ", ".join(
+        f"{count} in both {listing.class_names[a]} and {listing.class_names[b]}"
+        for (a, b), count in named
+    )
+    if len(counts) > len(named):
+        more = len(counts) - len(named)
+        pairs += f", and {more} more {'pair' if more == 1 else 'pairs'} of classes"
+    what = "image has" if images == 1 else "images have"
+    return (
+        f"labels contradict: {images} {what} several labels ({pairs}; {files} files in all), such "
+        f"as {one} and {other}: no network can be right about them; keep each in one class"
+    )
+
+
+def _ranks(listing: Listing) -> np.ndarray:
+    """(N,) the number of each one's split; 0 where there are none."""
+    rank = np.zeros(len(listing), np.int64)
+    if listing.splits is not None:
+        for number, name in enumerate(SPLITS):
+            rank[listing.splits == name] = number
+    return rank
+
+
+def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows``, rising, whose value occurs in another part too.
+
+    values  (N,) numbers; rank (N,) the number of each one's part
     """
     rows = rows[np.argsort(values[rows], kind="stable")]
     if not len(rows):

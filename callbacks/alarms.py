@@ -35,7 +35,7 @@ class Alarms(L.Callback):
     def __init__(self, thresholds: Mapping[str, float], class_names: tuple[str, ...]):
         self.thresholds, self.class_names = dict(thresholds), tuple(class_names)
         self.current: list[str] = []
-        self._held: dict[str, int] = {}  # epochs in a row, by the alarm's first words
+        self._held: dict[str, int] = {}  # epochs in a row, by what it is about
         self._said: set[str] = set()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,27 +84,27 @@ class Alarms(L.Callback):
             _say(trainer, "overfitting", notice, trainer.current_epoch + 1)
 
     def _found(
-        self, trainer: L.Trainer, scores: Mapping[str, float], untrained: Mapping[str, float],
+        self, trainer: L.Trainer, scores: Mapping[str, float], before: Mapping[str, float],
         learning: bool,
     ) -> dict[str, str]:  # fmt: skip
+        """Lines by what they are about: the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
-        lines = [
-            alarms.evidence_outside(scores, lift=limits["evidence_lift"]),
-            alarms.evidence_in_one_place(scores, share=limits["same_place"]),
-        ]
-        lines = [line for line in lines if line]
-        lines += alarms.dead_layers(scores, untrained, share=limits["dead_share"])
+        found = {
+            "evidence mostly outside the object": alarms.evidence_outside(
+                scores, lift=limits["evidence_lift"]
+            ),
+            "evidence in one place": alarms.evidence_in_one_place(
+                scores, share=limits["same_place"]
+            ),
+            **alarms.dead_layers(scores, before, share=limits["dead_share"]),
+        }
         answers = AnswerBook.of(trainer).latest.get("val")
         if answers is not None and not learning:
-            lines += alarms.always_mistaken(
+            found |= alarms.always_mistaken(
                 answers.labels, answers.answers, self.class_names,
                 share=limits["mistaken_share"], pictures=limits["mistaken_pictures"],
             )  # fmt: skip
-        # the numbers in a line change from epoch to epoch, its first words do not
-        return {
-            line.partition(":")[0].partition(" in ")[0].partition(" for ")[0]: line
-            for line in lines
-        }
+        return {about: line for about, line in found.items() if line}
 
     def state_dict(self) -> dict:
         return {"current": list(self.current), "held": dict(self._held), "said": sorted(self._said)}

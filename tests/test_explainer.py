@@ -241,10 +241,10 @@ def test_predict_writes_every_probability_and_names_what_is_broken(run, odd_pict
             assert Path(row["file"]).name == "broken.jpg" and not row["predicted"]
             continue
         shares = explainer.probabilities(explainer.read(row["file"])[None])[0]
-        told = torch.tensor([float(row[name]) for name in explainer.class_names])
+        told = torch.tensor([float(row[f"probability/{name}"]) for name in explainer.class_names])
         torch.testing.assert_close(told, shares, atol=1e-5, rtol=0)
         assert row["predicted"] == explainer.class_names[int(shares.argmax())]
-        assert row["confidence"] == row[row["predicted"]]
+        assert row["confidence"] == row[f"probability/{row['predicted']}"]
     assert main(["predict", *words]) == 2  # it is there already
 
 

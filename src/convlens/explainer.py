@@ -11,6 +11,7 @@ classes explained.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -140,6 +141,12 @@ class Explainer:
             raise UserError(
                 f"the network tells {outputs} classes apart and {len(self.class_names)} names "
                 f"were given: give one name for each, in the order of the logits"
+            )
+        twice = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"the class name {twice[0]!r} is given {self.class_names.count(twice[0])} times: "
+                f"two classes of one name cannot be told apart; give each its own"
             )
 
     @property

@@ -1,7 +1,8 @@
 """``predictions.csv``: each picture's probabilities, for any number of pictures in little memory.
 
-One row a picture: ``file, predicted, confidence``, a column with each class's probability in
-[0, 1], and ``error``, which says why a file gave no picture (its other columns are empty).
+One row a picture: ``file, predicted, confidence``, a column ``probability/<class>`` in [0, 1] for
+each class, and ``error``, which says why a file gave no picture (its other columns are empty). The
+columns of classes have a beginning that no other has: a class may be called ``file`` or ``true``.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def write_table(
     beside = file.with_name(f"{file.name}.part")
     # surrogateescape: file names need not be UTF-8, and must come back as they were
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        out.write(csv_line(["file", "predicted", "confidence", *class_names, last]))
+        of_classes = [f"probability/{name}" for name in class_names]
+        out.write(csv_line(["file", "predicted", "confidence", *of_classes, last]))
         for name, shares, told in rows:
             if shares is None:
                 out.write(csv_line([name, "", "", *[""] * len(class_names), told]))

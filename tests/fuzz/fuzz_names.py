@@ -121,7 +121,8 @@ def _table_and_back(names: tuple[str, ...], file: Path) -> None:
     write_table(file, names, [(name, shares, "") for name in names])
     with open(file, newline="", encoding="utf-8", errors="surrogateescape") as text:
         rows = list(csv.reader(text))
-    expect(rows[0][3:-1] == list(names), "predictions.csv has other class names")
+    shown = [f"probability/{name}" for name in names]
+    expect(rows[0][3:-1] == shown, "predictions.csv has other class names")
     expect([row[0] for row in rows[1:]] == list(names), "predictions.csv has other files")
 
 

@@ -52,7 +52,8 @@ def test_whole_run_over_hostile_class_names(at, capsys):
     assert main(["eval", f"ckpt={checkpoint}"]) == 0
     with open(at / "mine/evaluation/best/predictions.csv", newline="", encoding="utf-8") as text:
         rows = list(csv.reader(text))
-    assert rows[0][3:-1] == names and {row[-1] for row in rows[1:]} == set(names)
+    assert rows[0][3:-1] == [f"probability/{name}" for name in names]
+    assert {row[-1] for row in rows[1:]} == set(names)
     assert main(["explain", f"ckpt={checkpoint}", f"image={folder / HOSTILE[0]}",
                  "only=grad_cam", "run_dir=why"]) == 0  # fmt: skip
     assert "<script>alert" not in (at / "why" / "index.html").read_text(encoding="utf-8")

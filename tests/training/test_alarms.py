@@ -72,7 +72,7 @@ def test_evidence_in_one_place_names_the_classes():
 def test_a_layer_that_was_dead_from_the_start_did_not_die():
     now = {"explain/dead/a": 0.95, "explain/dead/b": 0.95, "explain/dead/c": 0.5}
     untrained = {"explain/dead/a": 0.0, "explain/dead/b": 0.95, "explain/dead/c": 0.0}
-    (line,) = dead_layers(now, untrained, share=0.9)
+    (line,) = dead_layers(now, untrained, share=0.9).values()
     assert line.startswith("layer a died: 95%")
 
 
@@ -80,7 +80,7 @@ def test_a_class_always_taken_for_another_is_told_once_it_has_enough_pictures():
     labels = np.array([0] * 10 + [1] * 10 + [2] * 4)
     answers = np.array([1] * 6 + [0] * 4 + [1] * 10 + [0] * 4)
     limits = dict(share=0.5, pictures=5)
-    (line,) = always_mistaken(labels, answers, ["cat", "dog", "emu"], **limits)
+    (line,) = always_mistaken(labels, answers, ["cat", "dog", "emu"], **limits).values()
     assert line.startswith("cat is taken for dog in 6 of 10 pictures")
     assert not always_mistaken(labels, labels, ["cat", "dog", "emu"], **limits)
     answers[:6] = [1, 1, 1, 2, 2, 2]  # six mistakes, but no one class
@@ -94,7 +94,7 @@ def test_of_very_many_mistaken_classes_the_worst_are_named_and_the_others_counte
     wrong = range(0, 1000, 25)  # forty classes taken for the next one,
     for place, truth in enumerate(wrong):
         answers[10 * truth : 10 * truth + (9 if place % 4 == 0 else 6)] = truth + 1  # ten mostly
-    *lines, last = always_mistaken(labels, answers, names, share=0.5, pictures=10)
+    *lines, last = always_mistaken(labels, answers, names, share=0.5, pictures=10).values()
     assert [line.partition(" in ")[0] for line in lines] == [
         f"c{truth} is taken for c{truth + 1}" for truth in list(wrong)[::4]
     ]
@@ -122,10 +122,12 @@ def test_peaks_in_one_border_place_against_counting():
 
 def test_one_answer_for_everything_is_said_as_such():
     labels = np.array([0] * 6 + [1] * 6 + [-1])
-    (line,) = always_mistaken(labels, np.ones(13, int), ["cat", "dog"], share=0.5, pictures=5)
+    (line,) = always_mistaken(
+        labels, np.ones(13, int), ["cat", "dog"], share=0.5, pictures=5
+    ).values()
     assert line.startswith("every validation picture is called dog: the network tells nothing")
     alone = always_mistaken(np.ones(6, int), np.ones(6, int), ["cat", "dog"], share=0.5, pictures=5)
-    assert alone == []  # one class only, and all of it right
+    assert alone == {}  # one class only, and all of it right
 
 
 def test_training_that_made_it_worse_is_told():

@@ -9,6 +9,8 @@ from convlens import __version__, folder, logs
 from convlens.cli.words import extract
 from convlens.errors import UserError
 
+PAGE = "index.html"
+
 
 def run(words: list[str]) -> int:
     logs.speak()
@@ -35,7 +37,7 @@ def run(words: list[str]) -> int:
     home = _home(told["run_dir"])
     heading = given or network
     done = _explained(explainer, [first, files], sheets, home, told, network, heading)
-    print(f"explanations  {home}\npage          {home / 'index.html'}")
+    print(f"explanations  {home}\npage          {home / PAGE}")
     if not done and given is not None:
         raise UserError(f"none of the files of {given} could be explained; the lines above say why")
     return 0
@@ -57,7 +59,7 @@ def _explained(explainer, files, sheets, home, told, network, heading) -> int:
     from convlens.draw.grad_cam_panel import probability_text
     from convlens.pages.explained import MOST_BYTES, explained, explained_page
 
-    shown, refused, names, done, size = [], [], {"filters"}, 0, 0
+    shown, refused, names, done, size = [], [], {PAGE, "filters"}, 0, 0
     if sheets:
         panels = _written(home, sheets)
         shown.append(explained("filters", "of the network, whatever the picture", [], panels))
@@ -92,7 +94,7 @@ def _explained(explainer, files, sheets, home, told, network, heading) -> int:
     )  # fmt: skip
     beside = home / f".index.{os.getpid()}.tmp"
     beside.write_text(page, encoding="utf-8")
-    os.replace(beside, home / "index.html")
+    os.replace(beside, home / PAGE)
     if refused:
         print(f"{len(refused)} of {done + len(refused)} files refused (see above)")
     return done
@@ -111,7 +113,10 @@ def _written(folder: Path, drawn: dict) -> dict[str, bytes]:
 
 
 def _free(stem: str, names: set[str]) -> str:
-    """A folder's name of its own for each picture: two folders may hold a cat.jpg each."""
+    """A name of its own for each picture's folder: two folders may hold a cat.jpg each.
+
+    ``names`` are those taken, in small letters.
+    """
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:60] or "_"
     name, number = plain, 2
     while name.lower() in names:

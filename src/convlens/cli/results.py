@@ -27,7 +27,9 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     table = Table()
     table.add_column("", no_wrap=True)
     for name in shown:
-        table.add_column(name.replace("_", " ").replace("f1/", "F1 "), justify="right")
+        of_class = name.startswith("f1/")  # the name of a class stays as it is
+        heading = f"F1 {name.removeprefix('f1/')}" if of_class else name.replace("_", " ")
+        table.add_column(heading, justify="right")
     for row, values in rows.items():
         table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in shown))
     screen().print(table)

@@ -70,42 +70,52 @@ class_means and grad_cam/…: a mark, a frame, a date may give it away'
 
 
 def dead_layers(
-    scores: Mapping[str, float], untrained: Mapping[str, float], *, share: float
-) -> list[str]:
+    scores: Mapping[str, float], before: Mapping[str, float], *, share: float
+) -> dict[str, str]:
     """The layers of which nearly all channels answer none of the probes, and did before training.
 
     Args:
-        scores, untrained: with ``explain/dead/<layer>``, now and at epoch 0.
+        scores, before: with ``explain/dead/<layer>``, now and before training.
         share: of a layer's channels, from which on it is said.
+
+    Returns:
+        Lines by what they are about.
     """
     start = "explain/dead/"
-    return [
-        f"layer {tag.removeprefix(start)} died: {value:.0%} of its channels answer none of the "
-        f"probes (untrained: {untrained.get(tag, 0.0):.0%}); look at activations/…, and lower the "
-        f"learning rate"
+    return {
+        f"layer {tag.removeprefix(start)} died": (
+            f"layer {tag.removeprefix(start)} died: {value:.0%} of its channels answer none of the "
+            f"probes (before training: {before.get(tag, 0.0):.0%}); look at activations/…, and "
+            f"lower the learning rate"
+        )
         for tag, value in scores.items()
-        if tag.startswith(start) and value >= share and value > untrained.get(tag, 0.0)
-    ]
+        if tag.startswith(start) and value >= share and value > before.get(tag, 0.0)
+    }
 
 
 def always_mistaken(
     labels: np.ndarray, answers: np.ndarray, class_names: Sequence[str], *,
     share: float, pictures: int,
-) -> list[str]:  # fmt: skip
+) -> dict[str, str]:  # fmt: skip
     """The classes that are mostly taken for one other class; or that all are taken for one.
 
     Args:
         labels, answers: (N,) true and predicted classes of a validation pass.
         share: of a class's pictures that go to one other class, from which on it is said.
         pictures: of a class, below which nothing is said about it.
+
+    Returns:
+        Lines by what they are about.
     """
     known = answers[labels >= 0]
     if len(np.unique(labels[labels >= 0])) > 1 and len(known) >= pictures and np.ptp(known) == 0:
-        return [
-            f"every validation picture is called {class_names[known[0]]}: the network tells "
-            f"nothing apart; train longer, try another learning rate, or start from trained "
-            f"weights (exp=finetune_vgg16)"
-        ]
+        return {
+            "one answer to everything": (
+                f"every validation picture is called {class_names[known[0]]}: the network tells "
+                f"nothing apart; train longer, try another learning rate, or start from trained "
+                f"weights (exp=finetune_vgg16)"
+            )
+        }
     kept, classes = labels >= 0, len(class_names)
     flat = np.bincount(labels[kept] * classes + known, minlength=classes * classes)
     counts = flat.reshape(classes, classes)
@@ -116,14 +126,16 @@ def always_mistaken(
     found = np.flatnonzero((totals >= pictures) & (most > 0) & (most >= share * totals))
     # of hundreds the worst are named, the others counted
     worst = np.sort(found[np.argsort(-most[found] / totals[found], kind="stable")[:MISTAKEN]])
-    lines = [
-        f"{class_names[truth]} is taken for {class_names[others[truth]]} in {most[truth]} of "
-        f"{totals[truth]} pictures; look at predictions/mistakes and confusion_matrix: are the two "
-        f"alike, or labelled alike?"
+    lines = {
+        f"{class_names[truth]} is mistaken": (
+            f"{class_names[truth]} is taken for {class_names[others[truth]]} in {most[truth]} of "
+            f"{totals[truth]} pictures; look at predictions/mistakes and confusion_matrix: are the "
+            f"two alike, or labelled alike?"
+        )
         for truth in worst
-    ]
+    }
     if len(found) > len(worst):
-        lines.append(
+        lines["more classes"] = (
             f"{len(found) - len(worst)} more classes are mostly taken for one other class each; "
             f"look at confusion_matrix"
         )

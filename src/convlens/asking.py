@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convlens.data.listing import EXTENSIONS, pictures_below
+from convlens.data.names import spelt_on_disk
 from convlens.errors import UserError
 from convlens.explainer import Explainer, load, recipe_of
 
@@ -69,7 +70,7 @@ def picture_files(given: str) -> Iterator[Path]:
     Raises:
         UserError: nothing is there.
     """
-    path = Path(given).expanduser()
+    path = spelt_on_disk(Path(given).expanduser())
     if path.is_file():
         yield path
         return

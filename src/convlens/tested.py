@@ -14,6 +14,7 @@ import numpy as np
 from convlens.data.contents import FileDigests
 from convlens.data.datamodule import PictureData
 from convlens.data.files import Files
+from convlens.data.names import composed
 from convlens.data.pictures import Dataset
 from convlens.data.sources import Index, Pool, cache_dir, data_dir, pool
 from convlens.data.split_record import USED, SplitRecord
@@ -77,7 +78,7 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
         chosen = _others(images, np.full(len(images.labels), ""))
         lines = [_OLD, *lines]
     else:
-        chosen = _chosen(images, record, same_data)
+        chosen = _chosen(images, record, same_data, spec.get("on_error") == "skip")
     lines += [*images.notes, *chosen.lines]
     dataset = _in_order(images.load(chosen.rows), images, chosen.rows, names)
     lines += [*dataset.notes, *_absent(dataset, names)]
@@ -119,12 +120,12 @@ class _Chosen:
     left_out: Sequence[tuple[int, str]] = ()
 
 
-def _chosen(images: Pool, record: SplitRecord, same_data: bool) -> _Chosen:
+def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Chosen:
     digests = images.digests()
     used = record.used_as(digests)
     own = record.own_test(digests) & (used == "")
     if same_data and own.any():
-        return _own(images, record, used, own)
+        return _own(images, record, used, own, skips)
     chosen = _others(images, used)
     lines = chosen.lines
     if same_data:
@@ -136,8 +137,10 @@ def _chosen(images: Pool, record: SplitRecord, same_data: bool) -> _Chosen:
     return replace(chosen, own=whole, lines=lines)
 
 
-def _own(images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray) -> _Chosen:
-    """The run's test split in the run's data."""
+def _own(
+    images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray, skips: bool
+) -> _Chosen:
+    """The run's test split in the run's data; ``skips``: broken files are not in its record."""
     there, once = int(own.sum()), len(record.test)
     lines = [f"tested: the run's own test split, {there} images of {images.place}"]
     if there < once:
@@ -148,9 +151,10 @@ def _own(images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray) -
     added = np.flatnonzero((used == "") & ~own)
     if len(added):
         what = "image" if len(added) == 1 else "images"
+        broken = ", or skipped by it as broken" if skips else ""
         lines.append(
-            f"not tested: {len(added)} {what} added or changed since the run began, such as "
-            f"{images.names[added[0]]}; a folder of new images is tested with data.dir=FOLDER"
+            f"not tested: {len(added)} {what} added or changed since the run began{broken}, such "
+            f"as {images.names[added[0]]}; a folder of new images is tested with data.dir=FOLDER"
         )
     return _Chosen(np.flatnonzero(own), there == once, lines)
 
@@ -189,7 +193,7 @@ def _by_the_old_split(config: dict, stored: dict, names: list[str], lines: list[
 
     spec = {**config["data"], "split": stored["data"]["split"]}
     data = data_of({**config, "data": spec, "seed": stored["seed"]})
-    if list(data.class_names) != list(names):
+    if list(data.class_names) != list(map(composed, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]
     count = len(data.dataset.splits["test"])
@@ -205,10 +209,11 @@ def _in_order(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str]
         UserError: a tested image has a class that is not among them.
     """
     there = {images.class_names[label] for label in np.unique(images.labels[rows])}
-    strange = sorted(there - set(names))
+    known = {composed(name): number for number, name in enumerate(names)}
+    strange = sorted(name for name in there if composed(name) not in known)
     if strange:
         raise UserError(_other_classes(names, strange))
-    place = np.array([names.index(name) if name in there else -1 for name in images.class_names])
+    place = np.array([known.get(composed(name), -1) for name in images.class_names])
     test = dataset.splits["test"]
     test = replace(test, labels=place[test.labels])
     return replace(dataset, splits={"test": test}, class_names=tuple(names))

@@ -82,8 +82,6 @@ def _print_data(config: dict, run) -> None:
     screen().print(table)
     for line in index.notes:
         print(f"! {line}")
-    if config["data"].get("on_error") == "skip":
-        print("! files that turn out to be broken are counted here; a run leaves them out")
 
 
 def _print_network(config: dict, class_names: list[str]) -> None:

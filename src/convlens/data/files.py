@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.data.names import composed
+
 _CHUNK = 4096  # names looked up at a time
 
 
@@ -187,7 +189,7 @@ class Gathering:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Sorted bytewise."""
+        """Composed (see :mod:`convlens.data.names`) and sorted bytewise."""
         return tuple(sorted(self._known, key=os.fsencode))
 
     def add(self, split: str | None, label: str, name: str) -> None:
@@ -195,7 +197,7 @@ class Gathering:
         encoded = os.fsencode(name)
         self._text += encoded
         self._lengths.append(len(encoded))
-        self._labels.append(self._known.setdefault(label, len(self._known)))
+        self._labels.append(self._known.setdefault(composed(label), len(self._known)))
         self._splits.append(-1 if split is None else self.splits.index(split))
 
     def add_all(self, split: str | None, label: str, names: Sequence[str]) -> None:
@@ -205,7 +207,7 @@ class Gathering:
         encoded = list(map(os.fsencode, names))
         self._text += b"".join(encoded)
         self._lengths.extend(map(len, encoded))
-        number = self._known.setdefault(label, len(self._known))
+        number = self._known.setdefault(composed(label), len(self._known))
         self._labels.frombytes(np.full(len(names), number, np.intc).tobytes())
         place = -1 if split is None else self.splits.index(split)
         self._splits.frombytes(np.full(len(names), place, np.int8).tobytes())
@@ -213,7 +215,7 @@ class Gathering:
     def sorted(self) -> tuple[Files, np.ndarray, np.ndarray | None]:
         """Files, labels (N,) int64 into ``class_names``, splits (N,) str or None.
 
-        By split, class and path, bytewise.
+        By split, class and path, bytewise, as they are composed: the same on every file system.
         """
         place = {name: number for number, name in enumerate(self.class_names)}
         ranks = np.array([place[name] for name in self._known])
@@ -238,8 +240,13 @@ def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
     edges = np.flatnonzero(np.diff(groups[order])) + 1
     for part in np.split(order, edges):  # views: what is written stays in `order`
         paths = list(files[part].located())
-        part[:] = part[sorted(range(len(paths)), key=paths.__getitem__)]
+        keys = [path if path.isascii() else _composed(path) for path in paths]
+        part[:] = part[sorted(range(len(paths)), key=keys.__getitem__)]
     return order
+
+
+def _composed(path: bytes) -> bytes:
+    return os.fsencode(composed(os.fsdecode(path)))
 
 
 def size_and_time(path: str | bytes) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from convlens.data.names import composed, spelt_on_disk
 from convlens.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
@@ -30,7 +31,8 @@ class Keys(NamedTuple):
 
 
 def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
-    """The regular expression of a name pattern (see ``list_pictures``)."""
+    """The regular expression of a name pattern (see ``list_pictures``), for composed names."""
+    pattern = composed(pattern)
     if "(?P<class>" in pattern:
         try:
             return re.compile(pattern)
@@ -64,7 +66,7 @@ def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Key
     known: dict[str, str] = {}  # one text a class, not one a picture
     odd, empty = None, None
     for name in names:
-        match = shape.fullmatch(name)
+        match = shape.fullmatch(composed(name))
         if match is None:
             odd = odd or name
             continue
@@ -91,7 +93,7 @@ def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
         "'{class}-{number}.*'": "{class}-{number}.*",
     }
     for shown, strict in trials.items():
-        matches = [compiled(strict, keys).fullmatch(name) for name in names]
+        matches = [compiled(strict, keys).fullmatch(composed(name)) for name in names]
         if all(matches) and 2 <= len({match["class"] for match in matches}) < len(names):
             return shown
     return None
@@ -101,7 +103,9 @@ def rows_of_table(
     root: Path, path: Path, columns: Sequence[str], keys: Keys
 ) -> Iterator[tuple[str | None, str, Path]]:
     """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
-    table, found = read_table(root / path if (root / path).is_file() else path, columns, keys.csv)
+    spellings: dict[Path, dict[str, list[str]]] = {}
+    path = next((p for p in (spelt_on_disk(root / path), spelt_on_disk(path)) if p.is_file()), path)
+    table, found = read_table(path, columns, keys.csv)
     with_split = len(columns) > 2 and columns[2] in found
     seen: dict[Path, int] = {}
     missing: list[str] = []
@@ -110,7 +114,7 @@ def rows_of_table(
         if not name or not label:
             empty = columns[0] if not name else columns[1]
             raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")
-        file = root / name
+        file = spelt_on_disk(root / name, spellings)
         if file in seen:
             raise UserError(
                 f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"

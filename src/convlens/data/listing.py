@@ -44,7 +44,7 @@ class Listing:
                  and name (bytewise), the same on every file system. Kept as ``Files``, in little
                  memory, whatever sequence is given
     labels       (N,) int64, indices into ``class_names``
-    class_names  (K,) sorted bytewise, spelt as on disk
+    class_names  (K,) sorted bytewise; composed (NFC), however folders spell their accents
     splits       (N,) str array of "train", "validation", "test"; None when the layout has none.
                  A split the layout lacks does not occur in it (``resolve_splits`` fills it)
     directory    what split files and messages are relative to

@@ -15,7 +15,6 @@ Legend: N pictures, H height, W width of the result; h, w those of a picture fil
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from convlens.data.decode import PictureError, Recipe, open_picture
 from convlens.data.labels import SPLIT_NAMES, SPLITS
 from convlens.data.listing import JUNK_FOLDERS
 from convlens.data.mask_rows import ORIENTATION, gathered, laid, lie_of
+from convlens.data.names import composed, spelt_on_disk
 from convlens.errors import UserError, nearest
 
 VERSION = 1  # of the masks a file gives: raise it when that changes, and caches are rebuilt
@@ -55,7 +55,8 @@ class MaskFolder:
     """
 
     def __init__(self, folder: str | os.PathLike, pictures: str | os.PathLike):
-        self.folder, self._pictures = Path(folder).expanduser(), Path(pictures).expanduser()
+        self.folder = spelt_on_disk(Path(folder).expanduser())
+        self._pictures = Path(pictures).expanduser()
         if not self.folder.is_dir():
             names = [path.name for path in self.folder.parent.glob("*") if path.is_dir()]
             raise UserError(
@@ -143,11 +144,11 @@ def match(
             f"no file in data.masks={folder.folder} is named like a picture: for {pictures[0]} it "
             f"would be {wanted} (or .xml), or without the folder; there is {there[0]}"
         )
-    notes = [f"masks for {len(owners)} of {len(pictures)} pictures in {folder.folder}"]
     lost = [file for file in there if file not in owners]
-    if lost:
-        notes.append(f"{len(lost)} files there belong to no picture, the first: {lost[0]}")
-    return found, notes
+    if not lost:
+        return found, []
+    what = "file belongs" if len(lost) == 1 else "files belong"
+    return found, [f"{len(lost)} {what} to no picture in {folder.folder}, the first: {lost[0]}"]
 
 
 def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
@@ -173,7 +174,7 @@ def _key(parts: Sequence[str]) -> tuple[str, ...]:
     Composed letters (macOS takes them apart), one word for each split, no suffix, and no folder
     ``annotations``.
     """
-    *folders, name = (unicodedata.normalize("NFC", part) for part in parts)
+    *folders, name = (composed(part) for part in parts)
     kept = [SPLIT_NAMES.get(f.lower(), f) for f in folders if f.lower() != "annotations"]
     return (*kept, Path(name).stem)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convlens.data import pixels
 from convlens.data.masks import MaskFolder, read_masks
+from convlens.data.names import composed, spelt_on_disk
 from convlens.data.order import generator
 from convlens.data.pictures import Pictures
 from convlens.data.sources import data_dir
@@ -107,21 +108,25 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Pr
     A file in ``data.masks`` that is named like one of them is its mask.
 
     Raises:
-        UserError: a file is missing or no picture; a mask that cannot be used, unless
-            ``data.on_error`` is "skip": then it is left out, and said on stderr.
+        UserError: a file is missing; a picture or mask that cannot be used, unless
+            ``data.on_error`` is "skip": then it is left out, and said on stderr; no picture left.
     """
-    paths = [Path(file).expanduser() for file in files]
+    paths = [spelt_on_disk(Path(file).expanduser()) for file in files]
     for path in paths:
         if not path.is_file():
             raise UserError(f"probes.files: there is no file {path}; give paths of pictures")
     decoded = pixels.decoded(
         paths, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
-        interpolation=spec["interpolation"], cache="ram", cache_dir=None, on_error="raise",
-        progress=False,
+        interpolation=spec["interpolation"], cache="ram", cache_dir=None,
+        on_error=spec.get("on_error", "raise"), progress=False,
     )  # fmt: skip
-    images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2).float().contiguous() / 255
-    known = {name: k for k, name in enumerate(class_names)}
-    labels = torch.tensor([known.get(path.parent.name, -1) for path in paths])
+    for path, reason in decoded.errors:
+        print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
+    paths = [path for path, good in zip(paths, decoded.good, strict=True) if good]
+    images = torch.from_numpy(decoded.images[decoded.good]).permute(0, 3, 1, 2)
+    images = images.float().contiguous() / 255
+    known = {composed(name): k for k, name in enumerate(class_names)}
+    labels = torch.tensor([known.get(composed(path.parent.name), -1) for path in paths])
     names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]
     masks, masked = _own_masks(paths, spec)
     return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
@@ -146,4 +151,4 @@ def _own_masks(paths: list[Path], spec: dict) -> tuple[Tensor | None, Tensor | N
 
 def _plain(name: str) -> str:
     """A name that can stand in a tag and in a file name on any system."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:40] or "_"
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in composed(name))[:40] or "_"

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from convlens.data import (
 from convlens.data.contents import FileDigests
 from convlens.data.digests import array_digests, numbered_digests
 from convlens.data.files import Texts
+from convlens.data.names import spelt_on_disk
 from convlens.data.pictures import SPLITS, Dataset, Pictures
 from convlens.errors import UserError, nearest
 
@@ -63,7 +64,7 @@ class Index:
 def data_dir(spec: dict) -> Path:
     """``data.dir``, or the place where the data set is looked for by its name."""
     if spec["dir"]:
-        return Path(spec["dir"]).expanduser()
+        return spelt_on_disk(Path(spec["dir"]).expanduser())
     return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec["name"]
 
 
@@ -297,12 +298,18 @@ class Found:
     read     gives the masks of some rows; None: this source has none
     masked   (N,) bool, which pictures have a mask
     notes    lines that the person should read
+    decoded  by split, what was decoded already to find out which files are broken
+    places   (N,) where each picture stands in the decoded ones of its split
+    skipped  (file, reason) of the broken ones, which are not among the N
     """
 
     listing: listing.Listing
     read: Callable[[np.ndarray], masks.Masks] | None = None
     masked: np.ndarray | None = None
     notes: Sequence[str] = ()
+    decoded: Mapping[str, pixels.Pixels] | None = None
+    places: np.ndarray | None = None
+    skipped: Sequence[tuple[Path, str]] = ()
 
     def some(self, keep: np.ndarray) -> Found:
         """Only the rows ``keep``, rising."""
@@ -314,6 +321,7 @@ class Found:
         return replace(
             self, listing=kept, read=read and (lambda rows: read(keep[rows])),
             masked=None if self.masked is None else self.masked[keep],
+            places=None if self.places is None else self.places[keep],
         )  # fmt: skip
 
 
@@ -366,8 +374,12 @@ def _listed(spec: dict, seed: int, found: Found) -> Index:
     """Picture files, divided into splits."""
     present = splits.present_splits(found.listing)
     divided = splits.resolve_splits(found.listing, seed=seed, **_shares(spec, present))
-    found, lines = _without_leaks(replace(found, listing=divided))
-    files, notes = found.listing, [*found.notes, *lines]
+    found = replace(found, listing=divided)
+    if spec["on_error"] == "skip":
+        found = _without_broken(spec, found)
+    found, lines = _without_leaks(found)
+    files = found.listing
+    notes = [*_masks_line(spec, found), *found.notes, *lines, *_skipped(found.skipped)]
 
     def load() -> Dataset:
         contents = FileDigests(files.files, spec["cache"], cache_dir())
@@ -379,18 +391,66 @@ def _listed(spec: dict, seed: int, found: Found) -> Index:
             split: replace(part.pictures, digests=digests[places[split]][part.kept])
             for split, part in parts.items()
         }
-        skipped = [each for part in parts.values() for each in part.skipped]
-        lines = [line for part in parts.values() for line in part.notes] + _skipped(skipped)
+        lines = [line for part in parts.values() for line in part.notes]
         if found.read and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
-        told = [f"{file} ({reason})" for file, reason in skipped]
+        told = [f"{file} ({reason})" for file, reason in found.skipped]
         return Dataset(made, files.class_names, notes + lines, told)
 
     counts = _counts(files.labels, files.splits, len(files.class_names))
     with_mask = {}
     if found.masked is not None:
         with_mask = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
-    return Index(files.class_names, counts, load, files, notes, with_mask)
+    if found.decoded is None:
+        return Index(files.class_names, counts, load, files, notes, with_mask)
+    dataset = load()  # everything is decoded: masks that are left out are known as well
+    if with_mask:
+        with_mask = {split: int(dataset.splits[split].masked.sum()) for split in SPLITS}
+    return Index(files.class_names, counts, lambda: dataset, files, dataset.notes, with_mask)
+
+
+def _masks_line(spec: dict, found: Found) -> list[str]:
+    if not spec.get("masks") or found.masked is None:  # runs of old have no such key
+        return []
+    count = int(found.masked.sum())
+    return [f"masks for {count} of {len(found.masked)} pictures in {Path(spec['masks'])}"]
+
+
+def _without_broken(spec: dict, found: Found) -> Found:
+    """Only files that give a picture: what is skipped is in no count, no weight and no table.
+
+    Which ones these are is known only when all are decoded.
+
+    Raises:
+        UserError: a class has no picture left in a split.
+    """
+    whole = found.listing
+    good, places = np.ones(len(whole), bool), np.zeros(len(whole), np.int64)
+    decoded, skipped = {}, []
+    for split in splits.present_splits(whole):
+        rows = np.flatnonzero(whole.splits == split)
+        decoded[split] = _pixels(spec, whole.files[rows])
+        good[rows], places[rows] = decoded[split].good, np.arange(len(rows))
+        skipped += decoded[split].errors
+    found = replace(found, decoded=decoded, places=places, skipped=skipped)
+    found = found.some(np.flatnonzero(good))
+    _check_none_emptied(whole, found)
+    return found
+
+
+def _check_none_emptied(before: listing.Listing, found: Found) -> None:
+    """Refuse a class that has lost all its pictures of a split: nobody would learn or test it."""
+    after, reasons = found.listing, dict(found.skipped)
+    for split in splits.present_splits(before):
+        for label, name in enumerate(before.class_names):
+            rows = np.flatnonzero((before.splits == split) & (before.labels == label))
+            if len(rows) and not ((after.splits == split) & (after.labels == label)).any():
+                first = before.files[rows[0]]
+                raise UserError(
+                    f"data.on_error=skip leaves class {name!r} without pictures in {split}: all "
+                    f"{len(rows)} are broken, such as {first} ({reasons[first]}); put whole files "
+                    f"in their place, or move the class out"
+                )
 
 
 def _without_leaks(found: Found) -> tuple[Found, list[str]]:
@@ -436,22 +496,32 @@ class _Decoded:
 def _decoded(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray) -> _Decoded:
     """Decode some rows; the digests of files that are read for it are put into ``digests``."""
     files = found.listing.files[rows]
-    decoded = pixels.decoded(
+    if found.decoded is None:
+        decoded = _pixels(spec, files)
+        kept = places = np.flatnonzero(decoded.good)
+    else:
+        decoded = found.decoded[str(found.listing.splits[rows[0]])]
+        kept, places = np.arange(len(rows)), found.places[rows]
+    if decoded.digests is not None:
+        digests[rows[kept]] = decoded.digests[places]
+    if len(places) == len(decoded.good):
+        places = None
+    drawn = None if found.read is None else found.read(rows[kept])
+    pictures = Pictures(
+        decoded.images, found.listing.labels[rows][kept],
+        Texts(files if len(kept) == len(rows) else files[kept]),
+        drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
+    )  # fmt: skip
+    broken = decoded.errors if found.decoded is None else ()
+    return _Decoded(pictures, kept, broken, drawn.notes if drawn else ())
+
+
+def _pixels(spec: dict, files: Sequence[Path]) -> pixels.Pixels:
+    return pixels.decoded(
         files, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
         interpolation=spec["interpolation"], cache=spec["cache"], cache_dir=cache_dir(),
         on_error=spec["on_error"],
     )  # fmt: skip
-    if decoded.digests is not None:
-        digests[rows] = decoded.digests
-    kept = np.flatnonzero(decoded.good)
-    places = None if len(kept) == len(rows) else kept
-    drawn = None if found.read is None else found.read(rows[kept])
-    pictures = Pictures(
-        decoded.images, found.listing.labels[rows][kept],
-        Texts(files if places is None else files[kept]),
-        drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
-    )  # fmt: skip
-    return _Decoded(pictures, kept, decoded.errors, drawn.notes if drawn else ())
 
 
 def _skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:

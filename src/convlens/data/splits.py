@@ -18,6 +18,7 @@ import numpy as np
 
 from convlens.data.labels import CSV_COLUMNS, SPLITS, Keys, csv_line, read_table
 from convlens.data.listing import Listing, list_pictures
+from convlens.data.names import composed
 from convlens.errors import UserError
 
 Share = int | float
@@ -221,7 +222,8 @@ def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray 
         if found is None or picture is None:
             return None
         row, (name, label) = found[1], picture
-        as_listed = row["file"] == name and row["label"] == listing.class_names[label]
+        as_listed = row["file"] == name or composed(row["file"]) == composed(name)
+        as_listed &= composed(row["label"]) == listing.class_names[label]
         if not as_listed or row["split"] not in SPLITS:
             return None
         assigned[place] = row["split"]
@@ -231,8 +233,11 @@ def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray 
 def _by_name(path: Path, listing: Listing) -> np.ndarray:
     """The splits of a file in any order."""
     rows, _ = read_table(path, CSV_COLUMNS, "the split file", strip=False)
-    noted = {row["file"]: (row["label"], row["split"]) for _, row in rows}
+    noted = {row["file"]: (composed(row["label"]), row["split"]) for _, row in rows}
     names = list(listing.files.names())
+    if noted.keys() != set(names):  # another file system may spell accents in another way
+        spelt = {composed(name): name for name in names}
+        noted = {spelt.get(composed(name), name): row for name, row in noted.items()}
     for missing, what in (
         (sorted(set(names) - set(noted)), "is new since"),
         (sorted(set(noted) - set(names)), "is gone, and was in"),

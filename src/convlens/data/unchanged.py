@@ -14,6 +14,7 @@ from convlens.data.digests import UNREAD
 from convlens.data.files import size_and_time
 from convlens.data.labels import csv_line, read_table
 from convlens.data.listing import Listing
+from convlens.data.names import composed
 from convlens.data.pictures import SPLITS, Dataset
 from convlens.errors import UserError
 
@@ -23,19 +24,17 @@ COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 
 def digests_of(listing: Listing, dataset: Dataset) -> np.ndarray:
-    """(N,) int64 digests of the listed files, as they were decoded; ``UNREAD`` of skipped ones."""
+    """(N,) int64 digests of the listed files, as they were decoded."""
     found = np.full(len(listing), UNREAD, np.int64)
     for split in SPLITS:
-        pictures = dataset.splits[split]
-        rows = np.flatnonzero(listing.splits == split)
-        found[rows if pictures.places is None else rows[pictures.places]] = pictures.digests
+        found[listing.splits == split] = dataset.splits[split].digests
     return found
 
 
 def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
     """Note size, time and content of every picture file; whole or not at all.
 
-    A size and time of -1 stand for a file that is gone, no digest for one that was skipped.
+    A size and time of -1 stand for a file that is gone.
 
     Args:
         digests: (N,) as :func:`digests_of` gives them.
@@ -74,7 +73,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
     for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
-        if noted is None or found is None or noted[1]["file"] != found[0][0]:
+        if noted is None or found is None or not _same(noted, found):
             raise UserError(
                 f"{path} does not name the pictures of this run in their order: it was changed; "
                 f"remove it to go on without knowing whether the pictures are as they were"
@@ -97,6 +96,12 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
         f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
         f"is not what it would have been"
     )
+
+
+def _same(noted: tuple[int, dict], found: tuple) -> bool:
+    """Whether both are of one name, in whichever spelling of its accents."""
+    name = noted[1]["file"]
+    return name == found[0][0] or composed(name) == composed(found[0][0])
 
 
 def _hexadecimal(digest: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from convlens.callbacks.base import ExplanationCallback, Look
 
-from convlens.data.names import composed
+from convlens.data.names import place_of
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.errors import UserError, nearest
 from convlens.explain.grad_cam import grad_cam
@@ -47,7 +47,7 @@ class GradCam(ExplanationCallback):
         self._scales = dict(state_dict["scales"])
 
     def chosen(self, network, example) -> list[str]:
-        if self.target != "answer" and composed(self.target) not in map(composed, self.class_names):
+        if self.target != "answer" and place_of(self.target, self.class_names) is None:
             raise UserError(
                 f"callbacks.grad_cam.target={self.target}: no such class; "
                 f"{nearest(self.target, [*self.class_names, 'answer'])}"
@@ -104,9 +104,7 @@ class GradCam(ExplanationCallback):
         """(N, T) classes to explain: predicted (-1), and true where it is known."""
         count = len(look.probes)
         if self.target != "answer":
-            return torch.full(
-                (count, 1), list(map(composed, look.class_names)).index(composed(self.target))
-            )
+            return torch.full((count, 1), place_of(self.target, look.class_names))
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)
 
 

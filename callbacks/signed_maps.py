@@ -15,7 +15,7 @@ import torch
 from convlens.callbacks.base import ExplanationCallback, Look
 from torch import Tensor
 
-from convlens.data.names import composed
+from convlens.data.names import place_of
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap, Role
 from convlens.errors import UserError, nearest
@@ -60,7 +60,7 @@ class SignedMaps(ExplanationCallback):
         name = f"callbacks.{self.tag}"
         if self.only not in ONLY:
             raise UserError(f"{name}.only={self.only}: {nearest(str(self.only), ONLY)}")
-        if self.target != "answer" and composed(self.target) not in map(composed, self.class_names):
+        if self.target != "answer" and place_of(self.target, self.class_names) is None:
             raise UserError(
                 f"{name}.target={self.target}: no such class; "
                 f"{nearest(self.target, [*self.class_names, 'answer'])}"
@@ -112,7 +112,7 @@ class SignedMaps(ExplanationCallback):
     def _classes(self, look: Look, answer: int, truth: int) -> list[tuple[int, Role]]:
         """The classes explained, each with its role."""
         if self.target != "answer":
-            return [(list(map(composed, look.class_names)).index(composed(self.target)), "target")]
+            return [(place_of(self.target, look.class_names), "target")]
         if truth < 0 or answer == truth:
             return [(answer, "predicted = true" if answer == truth else "predicted")]
         return [(answer, "predicted"), (truth, "true")]

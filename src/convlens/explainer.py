@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convlens.data.decode import Recipe, decode_picture, from_image
-from convlens.data.names import composed
+from convlens.data.names import place_of
 from convlens.data.pixels import pillow_settings
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel
@@ -376,9 +376,9 @@ class Explainer:
             )
 
     def _targets(self, target: str | None, shares: Tensor) -> list[int]:
-        names = list(map(composed, self.class_names))
-        if target is not None and composed(target) in names:
-            return [names.index(composed(target))]
+        place = None if target is None else place_of(target, self.class_names)
+        if place is not None:
+            return [place]
         count = "1" if target is None else target.removeprefix("top")
         if (target is None or target.startswith("top")) and count.isdigit() and int(count):
             return shares.topk(min(int(count), len(shares))).indices.tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from convlens.errors import UserError
@@ -20,6 +21,12 @@ def composed(name: str) -> str:
     True
     """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def place_of(name: str, names: Iterable[str]) -> int | None:
+    """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
+    wanted = composed(name)
+    return next((place for place, each in enumerate(names) if composed(each) == wanted), None)
 
 
 def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:

@@ -316,7 +316,7 @@ class ExplanationCallback(L.Callback, ABC):
             if not AnswerBook.of(trainer).end(stage):
                 self._say(
                     "answers",
-                    f"{self.name}: the step's logits, or the batch's labels, are not known, nothing "
+                    f"{self.name}: the step's logits or the batch's labels are not known, nothing "
                     f"is shown of the answers; return {{'logits': …}} from {STEPS[stage]}_step",
                 )
 

@@ -21,7 +21,7 @@ from convlens.models.weights import pending_weights
 from convlens.pages.report import report
 from convlens.preparing import prepare
 from convlens.summary import best_row, summarise
-from convlens.trainer import ending, trainer_of
+from convlens.trainer import ending, local_processes, trainer_of
 from convlens.training import ClassifierModule
 from convlens.training.checkpoint import checkpoint_to_resume, read_checkpoint
 from convlens.training.memory import keep_freed_memory
@@ -68,20 +68,29 @@ def assemble(config: dict, *, pretrained: bool = True) -> Run:
     training = config["training"]
     training["class_weights"] = class_weights(training["class_weights"], counts)
     module = ClassifierModule(config, list(data.class_names), pretrained=pretrained)
-    _settle(config, module)
+    settle(config, module)
     phases = Phases(config["cache_features"], cache_dir())
     phases.check(module, data)
+    return Run(config, data, module, explanations_of(config, module), phases)
+
+
+def explanations_of(config: dict, module: ClassifierModule) -> list[ExplanationCallback]:
+    """The callbacks that look, each held to the network's layers and classes.
+
+    Raises:
+        UserError: values that a callback does not take, or a layer that is not there.
+    """
     # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
     specs = [spec for spec in config["callbacks"].values() if isinstance(spec, dict)]
     callbacks = [callback_of(spec) for spec in specs if "_target_" in spec]
     example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
     for callback in callbacks:
-        callback.class_names = data.class_names
+        callback.class_names = tuple(module.class_names)
         callback.chosen(module.model, example)
-    return Run(config, data, module, callbacks, phases)
+    return callbacks
 
 
-def _settle(config: dict, module: ClassifierModule) -> None:
+def settle(config: dict, module: ClassifierModule) -> None:
     """Write into the config what was found out while building: it tells the whole run."""
     epochs = config["training"]["epochs"]
     config["training"]["epochs"] = min(epochs or module.schedule.epochs, module.schedule.epochs)
@@ -144,7 +153,7 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     )  # fmt: skip
     trainer.convlens_ledger = ledger
     setup = time.perf_counter() - began
-    for line in warnings_of(run):
+    for line in warnings_of(config, run.module):
         log.warning(line)
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
     with ending(trainer, home):
@@ -196,9 +205,9 @@ def fit(trainer: L.Trainer, run: Run, start: Path | None) -> None:
     trainer.fit(run.module, datamodule=run.data, ckpt_path=start, weights_only=True)
 
 
-def warnings_of(run: Run) -> list[str]:
+def warnings_of(config: dict, module: ClassifierModule) -> list[str]:
     """What a person should know about the schedule before it costs hours."""
-    module = run.module
+    lines = [line for line in [module.schedule.cut_short(config["training"]["epochs"])] if line]
     first = module.schedule.phases[0]
     base = [
         name
@@ -210,13 +219,14 @@ def warnings_of(run: Run) -> list[str]:
         for name in first.train
         if any(p.startswith("head.") for p in module.schedule.groups[name].parameters)
     ]
-    fresh_head = run.config["model"]["head"] != OWN_HEAD
+    fresh_head = config["model"]["head"] != OWN_HEAD
     if not (module.model.weights and base and heads and fresh_head):
-        return []
+        return lines
     return [
+        *lines,
         f"{', '.join(base)} and the untrained head are trained together from the first epoch: the "
         f"head's large random gradients will spoil the pretrained weights; train the head alone "
-        f"first, in a phase of its own"
+        f"first, in a phase of its own",
     ]
 
 
@@ -229,7 +239,7 @@ def settle_precision(run: Run) -> None:
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         run.config["precision"] = "bf16" if half else "32"
     else:
-        run.config["precision"] = fastest(measured_steps(run))
+        run.config["precision"] = fastest(measured_steps(run.config, run.module))
     log.info("precision: auto is %s on this machine", run.config["precision"])
 
 
@@ -239,15 +249,29 @@ def device_of(config: dict) -> torch.device:
     return torch.device("cpu" if config["trainer"]["accelerator"] == "cpu" else kind)
 
 
-def measured_steps(run: Run) -> dict[str, float]:
-    """Seconds of a training step on this machine, by precision; on noise, nothing is decoded."""
-    data, training = run.config["data"], run.config["training"]
-    device = device_of(run.config)
-    rng = torch.Generator().manual_seed(0)
-    shape = (training["batch_size"], data["channels"], data["size"], data["size"])
-    pictures = torch.rand(shape, generator=rng).to(memory_format=torch.channels_last)
-    labels = torch.arange(len(pictures)) % len(run.data.class_names)
-    return step_seconds(run.module, pictures, labels, device, cache_dir() / "precision.json")
+def measured_steps(
+    config: dict, module: ClassifierModule, precisions: tuple[str, ...] = ("32", "bf16")
+) -> dict[str, float]:
+    """Seconds of a training step on this machine, by precision; on noise, nothing is decoded.
+
+    The module is timed in the phase that it is in.
+    """
+    _, batch = batches_of(config)
+    memo = cache_dir() / "precision.json"
+    return step_seconds(module, batch, device_of(config), memo, precisions)
+
+
+def batches_of(config: dict) -> tuple[int, int]:
+    """Images of a step over all processes, and those that this machine's one device has to do.
+
+    Processes that share the processor's cores share its time too.
+    """
+    asked = config["training"]["batch_size"]
+    nodes = config["trainer"]["num_nodes"]
+    local = local_processes(config["trainer"])
+    whole = asked * nodes * local if config["training"]["batch_size_is"] == "per_device" else asked
+    devices = nodes * (1 if device_of(config).type == "cpu" else local)
+    return whole, -(-whole // devices)
 
 
 def tested(trainer: L.Trainer, run: Run, best: str | None) -> dict[str, float]:

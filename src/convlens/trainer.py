@@ -95,6 +95,18 @@ def _lightning(**options) -> L.Trainer:
         raise UserError(f"trainer or callbacks: {error}") from error
 
 
+def local_processes(options: dict) -> int:
+    """How many processes the config group ``trainer`` starts on a machine such as this one.
+
+    1 where Lightning finds its devices missing: a run elsewhere may be planned here.
+    """
+    named = {key: options[key] for key in ("accelerator", "devices", "strategy", "num_nodes")}
+    try:
+        return _lightning(**named, logger=False, enable_checkpointing=False).num_devices
+    except UserError:
+        return 1
+
+
 def completed_epochs(home: Path) -> int:
     """Epochs that the last checkpoint of a run holds."""
     last = home / "checkpoints" / "last.ckpt"

@@ -6,16 +6,18 @@ import json
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TWO_UNFREEZES
 
+from convlens.cli.main import main
 from convlens.config import compose
+from convlens.run import assemble, settle_precision
 from convlens.training import ClassifierModule, precision
 
 
 @pytest.fixture
 def trial():
-    module = ClassifierModule(compose(TINY), ["a", "b", "c"])
-    return module, torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0]), torch.device("cpu")
+    """A network, images of a step, where."""
+    return ClassifierModule(compose(TINY), ["a", "b", "c"]), 4, torch.device("cpu")
 
 
 def test_takes_the_faster_one_and_keeps_it(trial, tmp_path, monkeypatch):
@@ -50,10 +52,96 @@ def test_the_medians_decide(trial, monkeypatch):
 
     autocast = torch.autocast
 
-    def timed(device, dtype, enabled):
+    def timed(device, dtype, enabled=True):
         now[0] += 1.0 if enabled else 2.0
         return autocast(device, dtype, enabled=enabled)
 
     monkeypatch.setattr(precision.time, "perf_counter", clock)
     monkeypatch.setattr(precision.torch, "autocast", timed)
-    assert precision._measured(*trial) == {"32": 2.0, "bf16": 1.0}
+    # two images are enough: twice their time for four of them
+    assert precision._measured(*trial, ("32", "bf16")) == {"32": 4.0, "bf16": 2.0}
+
+
+def test_bf16_that_is_emulated_is_not_waited_for(trial, monkeypatch):
+    """A clock under which it takes thirty times as long: one forward pass shows it."""
+    now, halves = [0.0], []
+    autocast = torch.autocast
+
+    def timed(device, dtype, enabled=True):
+        halves.append(enabled)
+        now[0] += 30.0 if enabled else 1.0
+        return autocast(device, dtype, enabled=enabled)
+
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(precision.torch, "autocast", timed)
+    found = precision._measured(*trial, ("32", "bf16"))
+    assert sum(halves) == 1 and precision.fastest(found) == "32"
+
+
+@pytest.mark.parametrize("batch", [2, 7, 128, 100_000])
+def test_a_step_on_few_images_is_scaled_to_the_batch(trial, monkeypatch, batch):
+    """The passes grow with the batch, the move of the weights does not: in closed form."""
+    sizes = []
+
+    def step(self, images, labels, precision):
+        sizes.append(len(images))
+        return 0.01 * len(images), 0.125
+
+    monkeypatch.setattr(precision._Trial, "step", step)
+    found = precision._measured(trial[0], batch, trial[2], ("32",))
+    assert found["32"] == pytest.approx(0.01 * batch + 0.125)
+    assert max(sizes) <= min(batch, 50)
+
+
+def test_what_a_step_keeps_bounds_the_sample(trial, monkeypatch):
+    """On a machine so fast that time does not: the largest sample's maps fit the room."""
+    module = trial[0]
+    kept = []
+    hooks = precision._KeptBytes
+
+    class Noted(hooks):
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            kept.append(self.total)
+
+    monkeypatch.setattr(precision, "_KeptBytes", Noted)
+    monkeypatch.setattr(precision, "FAIR", 1e9)
+    monkeypatch.setattr(precision, "ROOM", 2e6)
+    images, _ = precision._Trial(module, trial[2]).sample(100_000)
+    # by hand, for an image of 16 × 16: itself, then maps of 4 × 16 × 16 and 6 × 8 × 8 floats
+    least = 4 * len(images) * (3 * 256 + 4 * 256 + 6 * 64)
+    assert least <= kept[-1] <= 1.1 * 2e6
+    assert kept[-1] > 1e6
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_no_command_takes_a_step_on_the_whole_batch_first(at, monkeypatch, command):
+    """15.6 GB and ten minutes, for a ResNet50 and 128 images."""
+    from convlens.models import Classifier
+
+    sizes, swift = [], Classifier.swift
+
+    def noted(self, images):
+        sizes.append(len(images))
+        return swift(self, images)
+
+    monkeypatch.setattr(Classifier, "swift", noted)
+    monkeypatch.setattr(precision, "FAIR", 0.0, raising=False)
+    monkeypatch.setenv("CONVLENS_CACHE", str(at / "cache"))
+    words = [*TINY, "precision=auto", "training.batch_size=512", "callbacks=none"]
+    run = assemble(compose(words))
+    if command == "plan":
+        assert main(["plan", *words]) == 0
+    else:
+        settle_precision(run)
+    assert sizes and max(sizes) == 2
+
+
+def test_what_is_frozen_makes_another_answer(trial, tmp_path):
+    """The head alone, and everything, of one network: two times, not one for both."""
+    module = ClassifierModule(compose([*TINY, *TWO_UNFREEZES]), ["a", "b", "c"])
+    memo = tmp_path / "memo.json"
+    for phase in module.schedule.phases:
+        module.enter(phase)
+        precision.step_seconds(module, 4, trial[2], memo, ("32",))
+    assert len(json.loads(memo.read_text())) == 3

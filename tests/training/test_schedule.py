@@ -11,7 +11,7 @@ from convlens.config import compose
 from convlens.errors import UserError
 from convlens.training import ClassifierModule
 from convlens.training.groups import parameter_groups
-from convlens.training.schedule import schedule_of
+from convlens.training.schedule import Phase, Plateau, Schedule, schedule_of
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
 SMALL += ["scheduler=constant", "scheduler.warmup_epochs=0"]
@@ -228,3 +228,19 @@ def test_without_phases_everything_is_one_group_called_model():
     assert list(made.schedule.groups) == ["model"]
     assert all(parameter.requires_grad for parameter in made.parameters())
     assert schedule_of(made.config, made.model).epochs == made.config["training"]["epochs"]
+
+
+def test_what_a_shorter_run_leaves_out():
+    def phase(number: int, epochs: int, until: Plateau | None = None) -> Phase:
+        return Phase(number, epochs, ("head",), {"head": 1.0}, frozenset(), True, 0.0, until)
+
+    plain = Schedule({}, (phase(0, 5), phase(1, 15)))
+    for epochs in range(1, 21):
+        spans = plain.spans(epochs)
+        trained = {e: p.number for p, start, end in spans for e in range(start, end)}
+        assert trained == {e: plain.at(e, {})[0].number for e in range(epochs)}
+    assert plain.cut_short(20) == ""
+    assert "phase 2 of 2 (head) gets 1 of its 15 epochs" in plain.cut_short(6)
+    assert "(head) will not be trained; training.epochs=null trains all 20" in plain.cut_short(5)
+    early = Schedule({}, (phase(0, 5, Plateau("val/loss", 1)), phase(1, 15)))
+    assert "will not be trained unless an earlier one ends early" in early.cut_short(5)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,48 +15,117 @@ from convlens.cli.words import extract
 from convlens.config import changed, compose
 from convlens.config_checks import check_stored
 
+if TYPE_CHECKING:
+    from convlens.callbacks import ExplanationCallback
+    from convlens.data.sources import Index
+    from convlens.training import ClassifierModule
+    from convlens.training.schedule import Phase
+
+FEW = 4  # images of the pass that features are timed by
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config describes, as far as it is known before training.
+
+    Attributes:
+        config: resolved.
+        module: the network with its schedule.
+        explanations: the callbacks that look.
+        index: the images; None where they are not on this machine yet.
+        augmented: whether ``data.augment`` changes training images.
+        cut: links of the backbone before the stored features of a phase; 0 for end to end.
+    """
+
+    config: dict
+    module: ClassifierModule
+    explanations: list[ExplanationCallback]
+    index: Index | None
+    augmented: bool
+    cut: Callable[[Phase], int]
+
 
 def run(words: list[str]) -> int:
     logs.speak()
     asked, words = extract(words, "ckpt")
     if asked:
-        from convlens.building import understood
-        from convlens.cli.eval import checkpoint_path
-        from convlens.training.checkpoint import read_checkpoint
-
-        checkpoint = read_checkpoint(checkpoint_path(asked, None))
-        stored = checkpoint["hyper_parameters"]
-        check_stored(stored["config"], asked)
-        config = changed(stored["config"], words)
-        with understood(asked):
-            _print_network(config, stored["class_names"])
-        print(f"{asked}: after epoch {checkpoint['epoch'] + 1} of {config['experiment']}")
-        return 0
+        return _of_checkpoint(asked, words)
     config = compose(words)
     from convlens.data.sources import pending_download
-    from convlens.run import assemble, download_of_weights, warnings_of
+    from convlens.run import download_of_weights, warnings_of
 
+    logs.hush()  # Lightning, imported by now, has given itself a screen
     weights = download_of_weights(config)
     if weights:
         print(f"training would first download the weights: {weights}")
     download = pending_download(config["data"])
     if download:
-        _print_network(config, download.class_names)
         print(
             f"training would first download data={config['data']['name']} "
             f"({download.megabytes} MB) into {download.folder}"
         )
-        return 0
-    assembled = assemble(config, pretrained=not weights)
-    _print_data(config, assembled)
-    _print_network(config, assembled.data.class_names)
-    _print_training(config, assembled)
+        plan = _without_data(config, list(download.class_names))
+    else:
+        plan = _with_data(config, pretrained=not weights)
+        _print_data(plan)
+    _print_network(config, plan.module)
+    _print_training(plan)
     if config["finetune"]["phases"]:
-        _print_phases(assembled)
-    for line in warnings_of(assembled):
+        _print_phases(plan)
+    for line in warnings_of(config, plan.module):
         print(f"! {line}")
-    _print_logged(config, assembled)
+    _print_logged(plan)
     return 0
+
+
+def _of_checkpoint(asked: str, words: list[str]) -> int:
+    """The network of a checkpoint."""
+    from convlens.building import understood
+    from convlens.cli.eval import checkpoint_path
+    from convlens.training import ClassifierModule
+    from convlens.training.checkpoint import read_checkpoint
+
+    path = checkpoint_path(asked, None)
+    checkpoint = read_checkpoint(path)
+    stored = checkpoint["hyper_parameters"]
+    check_stored(stored["config"], str(path))
+    config = changed(stored["config"], words)
+    with understood(str(path)):
+        names = list(stored["class_names"])
+        _print_network(config, ClassifierModule(config, names, pretrained=False))
+    print(f"{path}: after epoch {checkpoint['epoch'] + 1} of {config['experiment']}")
+    return 0
+
+
+def _with_data(config: dict, *, pretrained: bool) -> Plan:
+    from convlens.run import assemble
+
+    run = assemble(config, pretrained=pretrained)
+    return Plan(
+        config, run.module, run.explanations, run.data.index, run.data.augmentation.active,
+        lambda phase: run.phases.cut(run.module, run.data, phase),
+    )  # fmt: skip
+
+
+def _without_data(config: dict, class_names: list[str]) -> Plan:
+    """The plan of a run whose images are to be downloaded: all but their numbers."""
+    from convlens.data.augment import Augmentation
+    from convlens.run import explanations_of, settle
+    from convlens.training import ClassifierModule
+    from convlens.training.phases import cut_of
+
+    if config["training"]["class_weights"] == "balanced":
+        config["training"]["class_weights"] = None  # they follow from the numbers of images
+    module = ClassifierModule(config, class_names, pretrained=False)
+    settle(config, module)
+    augmented = Augmentation(**config["data"]["augment"]).active
+
+    def cut(phase: Phase) -> int:
+        if config["cache_features"] == "never":
+            return 0
+        return cut_of(module.schedule, phase, module, augmented)[0]
+
+    return Plan(config, module, explanations_of(config, module), None, augmented, cut)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -65,9 +137,9 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _print_data(config: dict, run) -> None:
+def _print_data(plan: Plan) -> None:
     """Pictures per class and split; a long list of classes is cut in the middle."""
-    index = run.data.index
+    config, index = plan.config, plan.index
     table = _table(f"data: {config['data']['name']}", "class", *index.counts)
     rows = [
         (name, *(str(counts[number]) for counts in index.counts.values()))
@@ -84,11 +156,9 @@ def _print_data(config: dict, run) -> None:
         print(f"! {line}")
 
 
-def _print_network(config: dict, class_names: list[str]) -> None:
+def _print_network(config: dict, module: ClassifierModule) -> None:
     from convlens.models import layer_table
-    from convlens.training import ClassifierModule
 
-    module = ClassifierModule(config, list(class_names), pretrained=False)
     channels, size = config["data"]["channels"], config["data"]["size"]
     rows = layer_table(module.model, channels=channels, size=size)
     table = _table(
@@ -99,55 +169,103 @@ def _print_network(config: dict, class_names: list[str]) -> None:
         field = f"{row.receptive_field} px"
         if row.receptive_field is None:  # behind branches: not in closed form
             field = "whole picture" if row.path.startswith("head.") else ""
-        output = "×".join(map(str, row.output))
+        output = "×".join(map(str, row.output or ()))
         table.add_row(row.path, row.kind, output, f"{row.parameters:,}", field)
     table.add_section()
-    of_kind = sum(row.parameters for row in rows if row.kind == "Conv2d")
-    table.add_row("convolutions", "", "", f"{of_kind:,}", "")
+    convolutions = sum(row.parameters for row in rows if row.convolution)
+    table.add_row("convolutions", "", "", f"{convolutions:,}", "")
     table.add_row("all", "", "", f"{sum(row.parameters for row in rows):,}", "")
     screen().print(table)
 
 
-def _print_training(config: dict, run) -> None:
+def _print_training(plan: Plan) -> None:
+    from convlens.run import batches_of
+
+    config, training = plan.config, plan.config["training"]
+    batch, _ = batches_of(config)
+    steps = training["steps_per_epoch"]
+    if steps is None and plan.index is not None:
+        steps = -(-int(plan.index.counts["train"].sum()) // batch)
+    moves = "" if training["accumulate"] == 1 else f", {training['accumulate']} to a move"
+    several = "one pass in steps" if steps is None else f"{steps} steps"
+    table = _table("training", "", "")
+    table.add_row("epochs", f"{training['epochs']} of {several} of {batch}{moves}")
+    table.add_row("pictures", "augmented" if plan.augmented else "not augmented")
+    table.add_row("loss", training["loss"])
+    phases = bool(config["finetune"]["phases"])
+    table.add_row("optimizer", _optimizer(config["optimizer"], phases))
+    table.add_row("scheduler", config["scheduler"]["name"])
+    precision = _chosen_precision(plan)
+    asked = str(config["precision"])
+    table.add_row("precision", precision if precision == asked else f"{precision} ({asked})")
+    for name, cost in _costs(plan, precision, steps):
+        table.add_row(name, cost)
+    screen().print(table)
+
+
+def _chosen_precision(plan: Plan) -> str:
+    """What the run would take; ``auto`` is measured as the run itself would measure it."""
     from convlens.run import measured_steps
     from convlens.training.precision import fastest
 
-    training, optimizer = config["training"], config["optimizer"]
-    pictures = int(run.data.index.counts["train"].sum())
-    steps = training["steps_per_epoch"] or -(-pictures // training["batch_size"])
-    augmented = "augmented" if run.data.augmentation.active else "not augmented"
-    table = _table("training", "", "")
-    table.add_row("epochs", f"{training['epochs']} of {steps} steps of {training['batch_size']}")
-    table.add_row("pictures", augmented)
-    table.add_row("loss", training["loss"])
-    table.add_row("optimizer", _optimizer(optimizer, bool(config["finetune"]["phases"])))
-    table.add_row("scheduler", config["scheduler"]["name"])
-    seconds = measured_steps(run)
-    precision = str(config["precision"])
-    chosen = fastest(seconds) if precision == "auto" else precision
-    run.config["precision"] = chosen
-    table.add_row("precision", f"{chosen} ({precision})" if chosen != precision else precision)
-    if chosen in seconds:
-        stored = [p.epochs for p in run.module.schedule.phases if run.phases.cut(
-            run.module, run.data, p)]  # fmt: skip
-        whole = training["epochs"] - sum(stored)
-        epoch = steps * seconds[chosen]
-        more = f", besides {sum(stored)} on stored features" if stored else ""
-        table.add_row(
-            "estimated cost",
-            f"{epoch:.0f} s an epoch end to end, {whole * epoch / 60:.1f} minutes for {whole} of "
-            f"them{more} (timed here just now or earlier: {1000 * seconds[chosen]:.0f} ms a step)",
-        )
-    screen().print(table)
+    asked = str(plan.config["precision"])
+    return fastest(measured_steps(plan.config, plan.module)) if asked == "auto" else asked
+
+
+def _costs(plan: Plan, precision: str, steps: int | None) -> list[tuple[str, str]]:
+    """A row a phase: what its epochs would take on this machine, training alone."""
+    from convlens.run import measured_steps
+
+    if precision not in ("32", "bf16"):
+        return []  # not timed
+    module, rows = plan.module, []
+    several = len(module.schedule.phases) > 1
+    for phase, start, end in module.schedule.spans(plan.config["training"]["epochs"]):
+        if start == end:
+            continue
+        if cut := plan.cut(phase):
+            cost = f"{end - start} epochs on stored features{_features_cost(plan, cut)}"
+        else:
+            module.enter(phase)
+            step = measured_steps(plan.config, module, (precision,))[precision]
+            cost = f"{1000 * step:.0f} ms a step"
+            if steps is not None:
+                epoch = steps * step
+                cost += (
+                    f", {epoch:.0f} s an epoch, {(end - start) * epoch / 60:.1f} minutes for "
+                    f"{end - start} of them"
+                )
+        which = f", phase {phase.number + 1}" if several else ""
+        rows.append((f"estimated cost{which}", cost))
+    module.enter(module.schedule.phases[0])
+    note = "training alone, end to end, by a few steps on few images just now or earlier"
+    return [*rows, ("", note)]
+
+
+def _features_cost(plan: Plan, cut: int) -> str:
+    """What computing them takes, once; nothing where the number of images is not known."""
+    import torch
+
+    from convlens.run import device_of
+    from convlens.training.features import feature_seconds
+
+    if plan.index is None:
+        return ""
+    data, model, device = plan.config["data"], plan.module.model, device_of(plan.config)
+    images = torch.zeros(FEW, data["channels"], data["size"], data["size"], device=device)
+    each = feature_seconds(model.to(device), cut, images)
+    model.to("cpu")
+    count = sum(int(plan.index.counts[split].sum()) for split in ("train", "validation"))
+    return f", which take {each * count / 60:.1f} minutes if they are not stored yet"
 
 
 def _optimizer(spec: dict, phases: bool) -> str:
     return spec["name"] + ("" if phases else f", learning rate {spec['lr']:g}")
 
 
-def _print_phases(run) -> None:
+def _print_phases(plan: Plan) -> None:
     """A row a group: epochs, rates, trained parameters, stored features or not."""
-    schedule, model = run.module.schedule, run.module.model
+    schedule, model = plan.module.schedule, plan.module.model
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     table = _table(
         "phases",
@@ -160,16 +278,15 @@ def _print_phases(run) -> None:
         "augmented",
         "stored",
     )
-    start = 1
-    for phase in schedule.phases:
-        last = start + phase.epochs - 1
-        cut = run.phases.cut(run.module, run.data, phase)
-        augmented = "yes" if phase.augment and run.data.augmentation.active else "no"
+    for phase, start, end in schedule.spans(plan.config["training"]["epochs"]):
+        cut = plan.cut(phase)
+        augmented = "yes" if phase.augment and plan.augmented else "no"
         until = f", until {phase.until.metric} rests {phase.until.patience}" if phase.until else ""
+        epochs = f"{start + 1}–{end}{until}" if end > start else "none"
         for number, name in enumerate(phase.train):
             count = sum(sizes[parameter] for parameter in schedule.groups[name].parameters)
             warm = f"{phase.warmup_epochs:g}" if name in phase.fresh else ""
-            cells = [str(phase.number + 1), f"{start}–{last}{until}"] if not number else ["", ""]
+            cells = [str(phase.number + 1), epochs] if not number else ["", ""]
             ends = [augmented, f"behind {model.cut_name(cut)}" if cut else "no"]
             cells += [name, f"{phase.rates[name]:g}", f"{count:,}"]
             cells += [warm if phase.warmup_epochs else "", *(ends if not number else ["", ""])]
@@ -178,20 +295,20 @@ def _print_phases(run) -> None:
         total = sum(sizes[name] for name in trained)
         table.add_row("", "", "all trained", "", f"{total:,} of {sum(sizes.values()):,}")
         table.add_section()
-        start = last + 1
     screen().print(table)
 
 
-def _print_logged(config: dict, run) -> None:
+def _print_logged(plan: Plan) -> None:
     """Every tag of pictures, and how many pictures stand behind it at each look."""
     import torch
 
+    config = plan.config
     example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
     probes = len(config["probes"]["files"]) or config["probes"]["count"]
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
-    for callback in run.explanations:
-        layers = callback.chosen(run.module.model, example)
+    for callback in plan.explanations:
+        layers = callback.chosen(plan.module.model, example)
         for tag, count in callback.plan(layers, probes).items():
             table.add_row(tag, str(count))
     screen().print(table)

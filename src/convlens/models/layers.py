@@ -2,81 +2,138 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convlens.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One leaf module.
+    """A leaf module, or a module with children that holds parameters of its own besides.
 
     Attributes:
-        path: module path, ``backbone.block1.conv``.
+        path: module path, ``backbone.block1.conv``; ``""`` is the network itself.
         kind: class name.
-        output: shape of the output for one picture, without the batch: (C, H, W) or (features,).
-        parameters: number of parameters of its own.
+        output: shape of the output for one picture, without the batch: (C, H, W) or (features,);
+            of several outputs the first's. None of a module whose forward pass is not called:
+            another one reads its parameters, or it is unused.
+        parameters: number of parameters of its own, those of an earlier row left out: what two
+            modules share, or one that runs twice, is counted once.
         receptive_field: edge in pixels of the input region that one output value depends on;
             None where it is the whole picture, and where it is not known: behind branches.
+        convolution: whether it is one of torch's convolutions or a kind of it.
     """
 
     path: str
     kind: str
-    output: tuple[int, ...]
+    output: tuple[int, ...] | None
     parameters: int
     receptive_field: int | None
+    convolution: bool
 
 
 def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]:
-    """Every leaf module of ``model`` in the order it runs, for a (channels, size, size) picture.
+    """The layers of ``model`` in the order they begin, for a (channels, size, size) picture.
+
+    Their parameters add up to the network's. Modules that are not called come last.
 
     The receptive field follows the chain: it grows by (kernel - 1) times the product of all
     strides before. That is exact for networks that are chains, as ``scratch`` and VGG16 are, and
     left out for others; it may exceed the picture when padding lets a layer look past the border.
     """
-    rows: list[LayerRow] = []
-    seen = {"field": 1, "jump": 1, "global": not is_plain_chain(model)}
-    paths = {module: path for path, module in model.named_modules()}
+    shown = {
+        module: path
+        for path, module in model.named_modules()
+        if _own(module) or not list(module.children())
+    }
+    calls: list[nn.Module] = []
+    outputs: list[tuple[int, ...] | None] = []
+    open_calls: list[int] = []
 
-    def visit(module: nn.Module, _inputs, output: torch.Tensor) -> None:
-        window = getattr(module, "kernel_size", None)
-        if isinstance(module, nn.Linear | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-            seen["global"] = True
-        elif window is not None:
-            edge, step, spread = (
-                _edge(window),
-                _edge(module.stride),
-                _edge(getattr(module, "dilation", 1)),
-            )
-            seen["field"] += spread * (edge - 1) * seen["jump"]
-            seen["jump"] *= step
-        rows.append(
-            LayerRow(
-                paths[module],
-                type(module).__name__,
-                tuple(output.shape[1:]),
-                sum(parameter.numel() for parameter in module.parameters()),
-                None if seen["global"] else seen["field"],
-            )
-        )
+    def enter(module: nn.Module, _inputs) -> None:
+        open_calls.append(len(calls))
+        calls.append(module)
+        outputs.append(None)
 
-    leaves = [module for module in model.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(visit) for module in leaves]
-    modes = {module: module.training for module in model.modules()}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    def leave(_module: nn.Module, _inputs, output: object) -> None:
+        outputs[open_calls.pop()] = _shape(output)
+
+    hooks = [module.register_forward_pre_hook(enter) for module in shown]
+    hooks += [module.register_forward_hook(leave) for module in shown]
     try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, channels, size, size, device=device))
+        _run(model, channels, size)
     finally:
         for hook in hooks:
             hook.remove()
+    idle = [module for module in shown if module not in set(calls) and _own(module)]
+    fields = _receptive_fields(calls) if is_plain_chain(model) else [None] * len(calls)
+    unknown = [None] * len(idle)
+    rows, counted = [], set()
+    for module, output, field in zip(
+        [*calls, *idle], outputs + unknown, fields + unknown, strict=True
+    ):
+        new = [parameter for parameter in _own(module) if parameter not in counted]
+        counted.update(new)
+        rows.append(
+            LayerRow(
+                shown[module],
+                type(module).__name__,
+                output,
+                sum(parameter.numel() for parameter in new),
+                field,
+                isinstance(module, nn.modules.conv._ConvNd),
+            )
+        )
+    return rows
+
+
+def _own(module: nn.Module) -> dict[nn.Parameter, None]:
+    """Parameters that a module holds itself, not through a child, each once."""
+    return dict.fromkeys(module.parameters(recurse=False))
+
+
+def _run(model: nn.Module, channels: int, size: int) -> None:
+    """One pass in evaluation mode; the modes are put back module by module."""
+    modes = {module: module.training for module in model.modules()}
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    try:
+        model.eval()
+        # a compiled network calls no hooks
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            model(torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype))
+    finally:
         for module, mode in modes.items():
             module.training = mode
-    return rows
+
+
+def _shape(output: object) -> tuple[int, ...] | None:
+    """Of one picture's output; of several outputs the first tensor's."""
+    if isinstance(output, Tensor):
+        return tuple(output.shape[1:])
+    parts = output.values() if isinstance(output, Mapping) else output
+    if isinstance(parts, str) or not hasattr(parts, "__iter__"):
+        return None
+    return next((shape for part in parts if (shape := _shape(part)) is not None), None)
+
+
+def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
+    """Of layers that run one after the other; None from the first that sees the whole picture."""
+    found: list[int | None] = []
+    field, jump, whole = 1, 1, False
+    for layer in layers:
+        window = getattr(layer, "kernel_size", None)
+        if isinstance(layer, nn.Linear | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+            whole = True
+        elif window is not None:
+            spread = _edge(getattr(layer, "dilation", 1))
+            field += spread * (_edge(window) - 1) * jump
+            jump *= _edge(layer.stride)
+        found.append(None if whole else field)
+    return found
 
 
 def is_plain_chain(model: nn.Module) -> bool:

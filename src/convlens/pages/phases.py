@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ class Stretch:
     Attributes:
         number: from 1.
         start, end: it trained the epochs ``start + 1`` to ``end``; ``end`` is what was planned
-            where the phase is not over.
+            where the phase is not over, within ``training.epochs`` if the phase begins before.
         rates: group to learning rate, before warm-up and scheduler.
         warmup_epochs: over which rates of newly trained groups rise.
         augment: whether training pictures are augmented.
@@ -40,10 +41,11 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
     """
     found: list[Stretch] = []
     values = {row["epoch"]: row for row in rows}
+    epochs = config.get("training", {}).get("epochs") or math.inf
+    start = 0
     for number, phase in enumerate(config.get("finetune", {}).get("phases") or [], start=1):
-        start = found[-1].end if found else 0
-        until = phase.get("until")
-        end = start + phase["epochs"]
+        until, planned = phase.get("until"), start + phase["epochs"]
+        end = planned
         if until:
             end = _rests(until, [values.get(epoch, {}) for epoch in range(start + 1, end + 1)])
             end = start + (end or phase["epochs"])
@@ -52,12 +54,13 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
             rates = dict.fromkeys(phase["train"], rates)
         found.append(
             Stretch(
-                number, start, end, rates, phase.get("warmup_epochs", 0.0),
-                phase.get("augment", True),
+                number, start, min(end, epochs) if start < epochs else end, rates,
+                phase.get("warmup_epochs", 0.0), phase.get("augment", True),
                 f"{until['metric']} rests for {until['patience']} epochs" if until else "",
-                end < start + phase["epochs"],
+                end < planned,
             )
         )  # fmt: skip
+        start = end
     return found
 
 

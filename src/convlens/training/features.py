@@ -120,6 +120,19 @@ def features(
     )
 
 
+def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
+    """Seconds that the features of one image behind ``cut`` take, by a pass over a few.
+
+    Args:
+        images: (B, C, H, W) in [0, 1], on the model's device.
+    """
+    with torch.no_grad(), _evaluating(model):
+        for _ in range(2):  # the first pass builds kernels
+            began = time.perf_counter()
+            model.features(images, cut).sum().item()  # waits for the device
+    return (time.perf_counter() - began) / len(images)
+
+
 def _forward(
     model: Classifier,
     cut: int,

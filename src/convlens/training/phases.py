@@ -24,14 +24,17 @@ ROOM = 0.5  # of the free disk that features may take before `auto` trains witho
 
 
 def cut_of(
-    schedule: Schedule, phase: Phase, module: ClassifierModule, data: PictureData
+    schedule: Schedule, phase: Phase, module: ClassifierModule, augmented: bool
 ) -> tuple[int, str]:
     """Where the network may be cut in a phase, and why not where it is 0.
 
     What stands before the cut has to be frozen, in evaluation mode, and fed with the same pictures
     every epoch.
+
+    Args:
+        augmented: whether ``data.augment`` changes pictures where the phase lets it.
     """
-    if phase.augment and data.augmentation.active:
+    if phase.augment and augmented:
         return 0, "the pictures are augmented"
     trained = {name for group in phase.train for name in schedule.groups[group].parameters}
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}
@@ -129,7 +132,7 @@ class Phases(L.Callback):
         """Links before the cut in a phase; 0 where the network is trained end to end."""
         if self.caching == "never":
             return 0
-        cut, why_not = cut_of(module.schedule, phase, module, data)
+        cut, why_not = cut_of(module.schedule, phase, module, data.augmentation.active)
         if not cut and self.caching == "always":
             raise UserError(
                 f"cache_features=always: phase {phase.number + 1} cannot train on stored "

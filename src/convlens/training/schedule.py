@@ -114,6 +114,36 @@ class Schedule:
                 return epoch + 1
         return start + phase.epochs
 
+    def spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
+        """Each phase of a run of ``epochs`` with the epochs (from 0) it begins and ends before.
+
+        Where none ends early; a phase that the run does not come to has no epochs.
+        """
+        found, start = [], 0
+        for phase in self.phases:
+            end = start + phase.epochs
+            found.append((phase, min(start, epochs), min(end, epochs)))
+            start = end
+        return found
+
+    def cut_short(self, epochs: int) -> str:
+        """What a run of ``epochs`` leaves out of the phases, in a line; empty where nothing."""
+        missing, early = [], ""
+        for phase, start, end in self.spans(epochs):
+            which = f"phase {phase.number + 1} of {len(self.phases)} ({', '.join(phase.train)})"
+            if start == end:
+                missing.append(f"{which} will not be trained{early}")
+            elif end - start < phase.epochs:
+                missing.append(f"{which} gets {end - start} of its {phase.epochs} epochs")
+            if phase.until:
+                early = " unless an earlier one ends early"
+        if not missing:
+            return ""
+        return (
+            f"training.epochs={epochs} ends the run before the schedule: {'; '.join(missing)}; "
+            f"training.epochs=null trains all {self.epochs} epochs"
+        )
+
     def rates(self, time: float, record: Record) -> dict[str, float]:
         """Every group's learning rate at ``time`` (epochs since the start); 0 where it rests."""
         phase, start = self.at(int(time), record)

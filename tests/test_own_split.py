@@ -17,7 +17,7 @@ from convlens import run as runs
 from convlens.cli.main import main
 from convlens.config import changed
 from convlens.errors import UserError
-from convlens.tested import images_to_test
+from convlens.tested import images_to_test, images_used_before
 from convlens.training.checkpoint import read_checkpoint
 from convlens.training.interruption import Interruption
 
@@ -138,8 +138,8 @@ def test_a_lone_checkpoint_knows_its_split_and_is_small(run, at, capsys):
         content = torch.load(lone, weights_only=True)
         parts = content["PictureData"]
         assert {split: len(parts[split]) for split in parts} == {
-            split: len(found) for split, found in splits_of(home).items()
-        }
+            "before": 0, **{split: len(found) for split, found in splits_of(home).items()}
+        }  # fmt: skip
         assert all(part.untyped_storage().nbytes() == 8 * len(part) for part in parts.values())
     shutil.move(home, at / "gone")
     new(pictures, {"cats": 1})
@@ -385,6 +385,51 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path):
     test = tested.data.dataset.splits["test"]
     for name, label in zip(test.names, test.labels.tolist(), strict=True):
         assert Path(name).parent.name == names[label]
+
+
+# ------------------------------------------------------------ weights that know pictures already
+
+
+def started_from(home: Path, seed: int, test: int | None = None):
+    """The data of a run that starts from another one's weights."""
+    config = read_checkpoint(home / "checkpoints" / "best.ckpt")["hyper_parameters"]["config"]
+    config["seed"], config["data"]["split"]["test"] = seed, test
+    config["model"]["weights"] = str(home / "checkpoints" / "best.ckpt")
+    return runs.data_of(config, images_used_before(config, None))
+
+
+def test_a_run_from_anothers_weights_does_not_test_what_those_have_seen(run):
+    home, pictures = run
+    same = started_from(home, seed=0)
+    assert {*map(str, same.dataset.splits["test"].names)} == {
+        str(pictures / name) for name in splits_of(home)["test"]
+    }
+    assert same.state_dict()["before"].numel() == 34
+
+
+def test_of_a_split_drawn_anew_only_unseen_pictures_are_tested(run):
+    home, pictures = run
+    data = started_from(home, seed=3, test=20)
+    tested = {
+        Path(name).relative_to(pictures).as_posix() for name in data.dataset.splits["test"].names
+    }
+    assert tested and tested < splits_of(home)["test"]
+    assert (
+        len(tested)
+        == data.index.counts["test"].sum()
+        == (data.index.listing.splits == "test").sum()
+    )
+    (left,) = [line for line in data.index.notes if "left out" in line]
+    assert f"{20 - len(tested)} of 20 test pictures" in left and "whose weights" in left
+    assert any("validation results are too good" in line for line in data.index.notes)
+
+
+def test_nothing_unseen_to_test_is_refused(run):
+    home, pictures = run
+    for name in splits_of(home)["test"]:
+        (pictures / name).unlink()
+    with pytest.raises(UserError, match="nothing is left to test; take the same data and seed"):
+        started_from(home, seed=0)
 
 
 # ------------------------------------------------------------------------------ copies in training

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as L
 import torch
 
@@ -21,6 +22,7 @@ from convlens.models.weights import pending_weights
 from convlens.pages.report import report
 from convlens.preparing import prepare
 from convlens.summary import best_row, summarise
+from convlens.tested import images_used_before
 from convlens.trainer import ending, local_processes, trainer_of
 from convlens.training import ClassifierModule
 from convlens.training.checkpoint import checkpoint_to_resume, read_checkpoint
@@ -51,19 +53,20 @@ class Run:
     phases: Phases
 
 
-def assemble(config: dict, *, pretrained: bool = True) -> Run:
+def assemble(config: dict, *, pretrained: bool = True, start: Path | None = None) -> Run:
     """Build data, network and explanation callbacks; nothing is decoded or written yet.
 
     Args:
         config: resolved; what it leaves open (epochs, weights, normalisation) is settled in it.
         pretrained: False for a network whose weights will come from a checkpoint.
+        start: the checkpoint of a resumed run.
 
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
     if not torch.cuda.is_available():
         keep_freed_memory()
-    data = data_of(config)
+    data = data_of(config, images_used_before(config, start))
     counts = data.index.counts["train"].tolist()
     training = config["training"]
     training["class_weights"] = class_weights(training["class_weights"], counts)
@@ -102,7 +105,8 @@ def settle(config: dict, module: ClassifierModule) -> None:
         config["model"]["weights"] = str(module.model.weights.path)
 
 
-def data_of(config: dict) -> PictureData:
+def data_of(config: dict, before: np.ndarray | None = None) -> PictureData:
+    """The data of a config; ``before``: digests of images that are not to be tested."""
     training = config["training"]
     return PictureData(
         config["data"],
@@ -111,6 +115,7 @@ def data_of(config: dict) -> PictureData:
         eval_batch_size=training["eval_batch_size"],
         steps_per_epoch=training["steps_per_epoch"],
         per_device=training["batch_size_is"] == "per_device",
+        before=before,
     )
 
 
@@ -135,7 +140,7 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
 def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path, dict]:
     began = time.perf_counter()
     start = checkpoint_to_resume(resume / "checkpoints") if resume else None
-    run = assemble(config, pretrained=start is None)
+    run = assemble(config, pretrained=start is None, start=start)
     notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
     home = resume or folder.claim(config, hold)
     if folder.first_process():

@@ -5,6 +5,8 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from convlens.data.split_record import USED, SplitRecord
 from convlens.errors import UserError, nearest
 from convlens.models.state import load_data
 
+log = logging.getLogger("convlens")
 # keys of `data` that say how images are read, not which ones; the rest names the data
 _READING = ("size", "channels", "resize", "interpolation")
 _APART = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
@@ -87,6 +90,32 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
     return Tested(_test_data(config, dataset), own, images.place, lines, left)
 
 
+def images_used_before(config: dict, start: Path | None) -> np.ndarray:
+    """Digests of what earlier runs have used whose weights a run starts from; often none.
+
+    Args:
+        config: of the run; ``model.weights`` may be another run's checkpoint.
+        start: the checkpoint of a resumed run, which knows them itself.
+    """
+    path = start or Path(str(config["model"].get("weights", ""))).expanduser()
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return np.zeros(0, np.int64)
+    try:
+        content = load_data(path, mmap=True)
+    except Exception:  # the unpickler raises anything; whoever loads the weights tells of it
+        return np.zeros(0, np.int64)
+    content = content if isinstance(content, dict) else {}
+    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(path))
+    if record is None:
+        if "hyper_parameters" in content and not start:
+            log.warning(
+                f"{path} does not record which images its run was trained on: whether any of the "
+                f"test images of this run are among them cannot be told"
+            )
+        return np.zeros(0, np.int64)
+    return record.before if start else record.used
+
+
 def used_images(files: Sequence[Path], checkpoint: Path) -> str:
     """A line on files that a checkpoint's run was trained or validated on; empty for none.
 
@@ -102,10 +131,9 @@ def used_images(files: Sequence[Path], checkpoint: Path) -> str:
     used = record.used_as(FileDigests(Files.of(files), "ram", cache_dir()).get())
     if not used.any():
         return ""
-    by = [f"{np.sum(used == split)} {verb}" for split, verb in USED.items()]
     return (
         f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
-        f"({', '.join(by)}), such as {files[int(np.argmax(used != ''))]}: how well it does on them "
+        f"({_by_use(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on them "
         f"says nothing about new images"
     )
 
@@ -179,12 +207,18 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
             f"not tested: the {beside} images of its other splits (data.dir can name their folder)"
         )
     if left:
-        by = [f"{sum(how == split for _, how in left)} {verb}" for split, verb in USED.items()]
+        by = _by_use(np.array([how for _, how in left]))
         lines.append(
-            f"left out: {len(left)} images that this run has used ({', '.join(by)}), such as "
+            f"left out: {len(left)} images that this run has used ({by}), such as "
             f"{images.names[left[0][0]]}; left_out.csv names them"
         )
     return _Chosen(rows, False, lines, left)
+
+
+def _by_use(used: np.ndarray) -> str:
+    """How many images were used in which way."""
+    counts = {split: int(np.sum(used == split)) for split in USED}
+    return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)
 
 
 def _by_the_old_split(config: dict, stored: dict, names: list[str], lines: list[str]) -> Tested:

@@ -31,6 +31,8 @@ class PictureData(L.LightningDataModule):
         eval_batch_size: pictures of a validation or test step in each process.
         steps_per_epoch: batches an epoch, or None for one pass.
         found: the pictures, where they are not to be looked for as ``spec`` says.
+        before: digests of pictures that an earlier run has used, whose weights this one starts
+            from; they are not tested.
 
     Attributes:
         stored: by split, what the network is fed with in place of the pictures, or nothing; a
@@ -52,6 +54,7 @@ class PictureData(L.LightningDataModule):
         steps_per_epoch: int | None = None,
         per_device: bool = False,
         found: Index | None = None,
+        before: np.ndarray | None = None,
     ):
         super().__init__()
         self.per_device = per_device
@@ -59,7 +62,8 @@ class PictureData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.augmentation = Augmentation(**spec["augment"])
-        self.index: Index = index(spec, seed) if found is None else found
+        self.before = np.zeros(0, np.int64) if before is None else before
+        self.index: Index = index(spec, seed, self.before) if found is None else found
         self._dataset: Dataset | None = None
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
@@ -83,7 +87,7 @@ class PictureData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The split, for checkpoints, which therefore know what was trained on."""
-        record = SplitRecord.of(self.dataset)
+        record = SplitRecord.of(self.dataset, self.before)
         return {} if record is None else record.state()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -92,7 +96,8 @@ class PictureData(L.LightningDataModule):
         Raises:
             UserError: these are others, or divided otherwise.
         """
-        kept, record = SplitRecord.from_state(state, "the checkpoint"), SplitRecord.of(self.dataset)
+        kept = SplitRecord.from_state(state, "the checkpoint")
+        record = SplitRecord.of(self.dataset, self.before)
         if kept and record and not kept.same_as(record):
             raise UserError(
                 "the images, or their division into splits, are not those that the run was trained "

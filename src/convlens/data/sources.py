@@ -31,12 +31,13 @@ from convlens.data import (
     twins,
 )
 from convlens.data.contents import FileDigests
-from convlens.data.digests import array_digests, numbered_digests
+from convlens.data.digests import UNREAD, array_digests, numbered_digests
 from convlens.data.files import Texts
 from convlens.data.names import spelt_on_disk
 from convlens.data.pictures import SPLITS, Dataset, Pictures
 from convlens.errors import UserError, nearest
 
+NONE = np.zeros(0, np.int64)
 DEFAULT_SHARE = 0.15  # of the pictures, for each split that a layout lacks
 
 
@@ -73,12 +74,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CONVLENS_CACHE", "~/.cache/convlens")).expanduser()
 
 
-def index(spec: dict, seed: int) -> Index:
+def index(spec: dict, seed: int, before: np.ndarray = NONE) -> Index:
     """Look at the source that the config group ``data`` describes.
 
     Args:
         spec: plain dictionary of ``data/*.yaml``.
         seed: decides the split where the source has none, and what ``shapes`` draws.
+        before: digests of images that an earlier run has used, which are not to be tested. The
+            stores need none of it: their test images are the same for every run.
 
     Raises:
         UserError: one line for whatever a person can mend.
@@ -86,7 +89,7 @@ def index(spec: dict, seed: int) -> Index:
     _check(spec)
     if spec["name"] in STORES:
         return STORES[spec["name"]](spec, seed)
-    return _listed(spec, seed, FILES[spec["name"]](spec))
+    return _listed(spec, seed, FILES[spec["name"]](spec), before)
 
 
 def _check(spec: dict) -> None:
@@ -370,7 +373,7 @@ def _pets(spec: dict, for_test: bool = False) -> Found:
     return Found(found, read, np.ones(len(found), bool))
 
 
-def _listed(spec: dict, seed: int, found: Found) -> Index:
+def _listed(spec: dict, seed: int, found: Found, before: np.ndarray) -> Index:
     """Picture files, divided into splits."""
     present = splits.present_splits(found.listing)
     divided = splits.resolve_splits(found.listing, seed=seed, **_shares(spec, present))
@@ -378,6 +381,9 @@ def _listed(spec: dict, seed: int, found: Found) -> Index:
     if spec["on_error"] == "skip":
         found = _without_broken(spec, found)
     found, lines = _without_leaks(found)
+    if len(before):
+        found, more = _without_used(spec, found, before)
+        lines += more
     files = found.listing
     notes = [*_masks_line(spec, found), *found.notes, *lines, *_skipped(found.skipped)]
 
@@ -481,6 +487,31 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
         f"{', …' if len(leaks) > 1 else ''}"
     )
     return found.some(np.flatnonzero(keep)), lines
+
+
+def _without_used(spec: dict, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
+    """Test files that an earlier run has used, whose weights are started from, are left out."""
+    files = found.listing
+    digests = FileDigests(files.files, spec["cache"], cache_dir()).get()
+    used = np.isin(digests, before) & (digests != UNREAD)
+    leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
+    lines = []
+    if count := int((used & (files.splits == "validation")).sum()):
+        lines.append(
+            f"{count} validation pictures were used by the run whose weights this one starts from: "
+            f"validation results are too good"
+        )
+    if not leaked.any():
+        return found, lines
+    first = files.files[int(np.argmax(leaked))]
+    count = f"{leaked.sum()} of {whole} test pictures, such as {first}, were used"
+    if leaked.sum() == whole:
+        raise UserError(
+            f"{count} by the run whose weights this one starts from: nothing is left to test; take "
+            f"the same data and seed as there, whose split is the same, or other test pictures"
+        )
+    lines.append(f"{count} by the run whose weights this one starts from and are left out")
+    return found.some(np.flatnonzero(~leaked)), lines
 
 
 @dataclass(frozen=True)

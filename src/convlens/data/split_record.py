@@ -6,7 +6,7 @@ Legend: N images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,7 +16,12 @@ from convlens.data.digests import UNREAD
 from convlens.data.pictures import SPLITS, Dataset
 from convlens.errors import UserError
 
-USED = {"train": "trained on", "validation": "validated on"}
+BEFORE = "before"
+USED = {
+    "train": "trained on",
+    "validation": "validated on",
+    BEFORE: "used by an earlier run, whose weights this one started from",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +30,22 @@ class SplitRecord:
 
     Attributes:
         train, validation, test: (N,) int64 each, in the order of the split.
+        before: (N,) int64, what earlier runs trained on or chose by whose weights this one started
+            from; often none.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    before: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, dataset: Dataset) -> SplitRecord | None:
+    def of(cls, dataset: Dataset, before: np.ndarray) -> SplitRecord | None:
         """The record of decoded pictures; None where one of the splits has no digests."""
         found = [dataset.splits[name].digests for name in SPLITS if name in dataset.splits]
         if len(found) < len(SPLITS) or any(digests is None for digests in found):
             return None
-        return cls(*found)
+        return cls(*found, before)
 
     @classmethod
     def from_state(cls, state: object, where: str) -> SplitRecord | None:
@@ -48,7 +56,9 @@ class SplitRecord:
         """
         if state is None:
             return None
-        parts = [state.get(name) for name in SPLITS] if isinstance(state, Mapping) else []
+        parts = (
+            [state.get(name) for name in (*SPLITS, BEFORE)] if isinstance(state, Mapping) else []
+        )
         if not parts or not all(
             isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
             and part.layout == torch.strided and part.device.type == "cpu"
@@ -59,12 +69,18 @@ class SplitRecord:
 
     def state(self) -> dict[str, Tensor]:
         """Plain tensors by split."""
-        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in SPLITS}
+        names = (*SPLITS, BEFORE)
+        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in names}
+
+    @property
+    def used(self) -> np.ndarray:
+        """(N,) int64, each once: whatever the weights owe something to."""
+        return np.unique(np.concatenate([self.train, self.validation, self.before]))
 
     def used_as(self, digests: np.ndarray) -> np.ndarray:
-        """(N,) str: "train" or "validation" of images that the run used so, "" of all others."""
+        """(N,) str: a key of ``USED`` for images that the run used so, "" for all others."""
         found = np.full(len(digests), "", dtype="<U10")
-        for name in ("validation", "train"):
+        for name in (BEFORE, "validation", "train"):
             found[np.isin(digests, getattr(self, name))] = name
         found[digests == UNREAD] = ""
         return found

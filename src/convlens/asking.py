@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from convlens.data.listing import EXTENSIONS, pictures_below
+from convlens.data.folders import Walk
 from convlens.data.names import spelt_on_disk
 from convlens.errors import UserError
 from convlens.explainer import Explainer, load, recipe_of
@@ -62,23 +62,29 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
 
-def picture_files(given: str) -> Iterator[Path]:
-    """The picture files that a path names: itself, or those of a folder and the folders in it.
+def walk_from(given: str) -> Walk:
+    """A walk from the file or folder that a person names, in letters composed or not."""
+    return Walk(spelt_on_disk(Path(given).expanduser()))
 
-    Found as a data set's are: sorted, hidden ones left out, files of other kinds passed over.
+
+def picture_files(walk: Walk) -> Iterator[Path]:
+    """The picture files that a path, the root of ``walk``, names: itself, or those below it.
+
+    Found as a data set's are: sorted, whatever their names; ``walk`` counts what was passed over.
 
     Raises:
         UserError: nothing is there.
     """
-    path = spelt_on_disk(Path(given).expanduser())
+    path = walk.root
     if path.is_file():
         yield path
         return
     if not path.is_dir():
         raise UserError(f"there is no file or folder {path}: give the path of a picture")
     found = False
-    for file in pictures_below(path):
+    for file in walk.pictures(path):
         found = True
         yield file
     if not found:
-        raise UserError(f"no pictures in {path}: expected files like {', '.join(EXTENSIONS[:3])}")
+        only = f", only {walk.left_out()}" if walk.unused else ""
+        raise UserError(f"no pictures in {path}{only}: JPEG or PNG files are expected")

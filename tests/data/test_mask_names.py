@@ -102,6 +102,10 @@ def test_a_picture_is_never_its_own_mask(with_masks):
     module = data(with_masks, masks=str(with_masks))
     assert module.index.notes[0].startswith("masks for 1 of 20")
     (with_masks / "masks").rename(pics / "masks")
+    with pytest.raises(UserError, match="named like classes.*move it out of .*data.masks"):
+        data(with_masks, masks=str(pics / "masks"))
+    for file in (pics / "masks").rglob("*.png"):  # flat, so that no folder tells
+        file.rename(pics / "masks" / f"{file.parent.name}_{file.name}")
     with pytest.raises(UserError, match="lies among the pictures.* move that folder out of"):
         data(with_masks, masks=str(pics / "masks"))
 

@@ -17,16 +17,17 @@ def run(words: list[str]) -> int:
     told = {}
     for key in ("ckpt", "image", "only", "layers", "target", "run_dir"):
         told[key], words = extract(words, key)
-    from convlens.asking import EXAMPLE, network_of, picture_files
+    from convlens.asking import EXAMPLE, network_of, picture_files, walk_from
     from convlens.explainer import methods
 
     wanted = methods(told["only"])  # a wrong name is told before a network is built
     told["layers"] = told["layers"] or "auto"
     explainer, network = network_of(told["ckpt"], words)
     given = told["image"] or (str(EXAMPLE / "pictures") if not (told["ckpt"] or words) else None)
-    files, first = iter(()), []
+    files, first, walk = iter(()), [], None
     if given is not None:
-        files = picture_files(given)
+        walk = walk_from(given)
+        files = picture_files(walk)
         first = [next(files)]  # nothing there is told before a folder is made
     elif wanted != ["filters"]:
         raise UserError("explain needs image=PATH, a picture or a folder of pictures")
@@ -35,8 +36,7 @@ def run(words: list[str]) -> int:
     if told["only"] is not None:
         told["only"] = [method for method in wanted if method != "filters"]
     home = _home(told["run_dir"])
-    heading = given or network
-    done = _explained(explainer, [first, files], sheets, home, told, network, heading)
+    done = _explained(explainer, [first, files], sheets, home, told, network, walk)
     print(f"explanations  {home}\npage          {home / PAGE}")
     if not done and given is not None:
         raise UserError(f"none of the files of {given} could be explained; the lines above say why")
@@ -53,7 +53,7 @@ def _home(asked: str | None) -> Path:
     return home
 
 
-def _explained(explainer, files, sheets, home, told, network, heading) -> int:
+def _explained(explainer, files, sheets, home, told, network, walk) -> int:
     """Explain them one by one, write folders and the page; the number of explained ones."""
     from convlens.data.decode import PictureError
     from convlens.draw.grad_cam_panel import probability_text
@@ -88,9 +88,12 @@ def _explained(explainer, files, sheets, home, told, network, heading) -> int:
         size += each.size
         if size <= MOST_BYTES:
             shown.append(each)
+    unused = walk.notes(f"in {walk.root}") if walk else []
+    for line in unused:
+        print(f"! {line}")
     page = explained_page(
-        shown, heading=heading, network=network, version=__version__, refused=refused,
-        more=done - len(shown),
+        shown, heading=str(walk.root) if walk else network, network=network, version=__version__,
+        refused=[*refused, *unused], more=done - len(shown),
     )  # fmt: skip
     beside = home / f".index.{os.getpid()}.tmp"
     beside.write_text(page, encoding="utf-8")

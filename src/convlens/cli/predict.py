@@ -19,16 +19,19 @@ def run(words: list[str]) -> int:
         raise UserError(f"batch={told['batch']}: a whole number of at least 1 is expected")
     if told["images"] is None:
         raise UserError("predict needs images=DIR, a folder of pictures (or one picture)")
-    from convlens.asking import network_of, picture_files
+    from convlens.asking import network_of, picture_files, walk_from
     from convlens.cli.eval import checkpoint_path
     from convlens.predictions import predict_files
     from convlens.tested import used_images
 
     explainer, network = network_of(told["ckpt"], words)
-    files = list(picture_files(told["images"]))
+    walk = walk_from(told["images"])
+    files = list(picture_files(walk))
     home = folder.fresh(folder.OUTPUTS / "predict") if told["run_dir"] is None else _given(told)
     table = home / "predictions.csv"
     print(f"{len(files)} pictures, {network}")
+    for line in walk.notes(f"in {told['images']}"):
+        print(f"! {line}")
     done = predict_files(explainer, files, table, batch=batch)
     for name, count in sorted(done.counts.items(), key=lambda pair: -pair[1])[:10]:
         print(f"  {count:>8} {name}")

@@ -43,7 +43,7 @@ def divide(
     Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
     pictures. Raises UserError as ``convlens.data.splits.copy_split`` does.
     """
-    counts = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
+    counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
     table = Table()
     table.add_column("class")
     for name in counts:
@@ -57,9 +57,10 @@ def divide(
     table.add_row("all", *map(str, row), str(sum(row)))
     console = Console(markup=False)
     console.print(table)
-    found = list_pictures(dst)
+    found = list_pictures(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
     groups = find_twins(found)
-    for line in (conflicts_line(found, groups), leaks_line(duplicates_among(found, groups))):
+    leaks = leaks_line(duplicates_among(found, groups))
+    for line in (*notes, conflicts_line(found, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)
     console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)

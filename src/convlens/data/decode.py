@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from convlens.data.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
 from convlens.errors import UserError, nearest
 
 VERSION = 1  # of the pixels a file gives: raise it when decoding changes, and caches are rebuilt
@@ -29,8 +30,6 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# Only these are tried, whatever the file's name says (others can start interpreters: EPS).
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 # Pillow's own bound for refusing decompression bombs: 179 million pixels, 716 MB as Pillow has RGB.
 MAX_PIXELS = 178_956_970
 # The longest side that a JPEG or GIF can have. A PNG of 1x100,000,000 pixels is a kilobyte on disk,
@@ -183,9 +182,16 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if isinstance(error, PIL.UnidentifiedImageError):
-        if path.stat().st_size == 0:
+        kind = kind_of_file(path)
+        if kind == "empty":
             return "the file is empty"
-        return f"its content is no picture of a kind known here ({', '.join(FORMATS)})"
+        if kind in FORMATS:
+            return f"it begins as a {kind} does, and is damaged"
+        way_out = f": {WAY_OUT}" if kind in FOREIGN else ""
+        return (
+            f"its content ({kind}) is no picture of a kind known here ({', '.join(FORMATS)})"
+            f"{way_out}"
+        )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -13,13 +15,57 @@ from convlens.data.names import composed, spelt_on_disk
 from convlens.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("validation", "val", "valid"), "validation"
+# What people call their splits, as `split_of` reduces a name.
+_SPLIT_WORDS = {
+    "train": (
+        "train training trn trainings entrainement apprentissage entrenamiento addestramento "
+        "treino treinamento обучение 训练 訓練 学習 학습 훈련"
+    ),
+    "validation": (
+        "validation validations validate validating val valid dev devel development "
+        "validierung validierungs validacion validacao validazione валидация 验证 驗證 検証 검증"
+    ),
+    "test": ("test testing tst prueba pruebas teste testes тест 测试 測試 テスト 테스트"),
+}
+# Words for either of the two splits that are not trained on.
+HELD_OUT = "held out"
+_HELD_OUT_WORDS = "eval evals evaluation holdout heldout"
+# Words beside them that change nothing: training_set, test-images, ValidationData.
+_FILLERS = (
+    "set data dataset image images img imgs picture pictures photo photos split subset folder "
+    "samples daten 集 データ 데이터"
 )
 PATTERN_FIELDS = {"class": r"(?P<class>[^/]+?)", "number": r"[0-9]+"}
 PATTERN_EXAMPLE = "'{class}.*'"
 CSV_COLUMNS = ("file", "label", "split")
 _PARTING = re.compile(r'[,"\r\n]')
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name without case, accents and numbers."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainImages
+    letters = unicodedata.normalize("NFKD", parted.casefold())
+    plain = "".join(c for c in letters if not unicodedata.combining(c))
+    return re.findall(r"[^\W\d_]+", plain)
+
+
+_KNOWN_FILLERS = frozenset(_words(_FILLERS))
+_KNOWN_SPLITS = {
+    word + filler: split
+    for split, words in (*_SPLIT_WORDS.items(), (HELD_OUT, _HELD_OUT_WORDS))
+    for word in _words(words)
+    for filler in ("", *_KNOWN_FILLERS)
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def split_of(name: str) -> str | None:
+    """Which split a folder or a table calls so; ``HELD_OUT``: validation or test; or None.
+
+    >>> split_of("Training_Set"), split_of("val2017"), split_of("eval"), split_of("cats")
+    ('train', 'validation', 'held out', None)
+    """
+    return _KNOWN_SPLITS.get("".join(w for w in _words(name) if w not in _KNOWN_FILLERS))
 
 
 class Keys(NamedTuple):
@@ -120,8 +166,8 @@ def rows_of_table(
                 f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
             )
         seen[file] = line
-        split = SPLIT_NAMES.get(row[columns[2]].lower()) if with_split else None
-        if with_split and split is None:
+        split = split_of(row[columns[2]]) if with_split else None
+        if with_split and split not in SPLITS:
             raise UserError(
                 f"{path} line {line}: split {row[columns[2]]!r} is none of train, validation, "
                 f"test; write one of them in every row or drop the column {columns[2]!r}"

@@ -2,8 +2,8 @@
 
 Legend: N pictures, K classes. Four layouts are understood:
 
-1. ``train/`` with class folders, and beside it any of ``validation/`` (or ``val/``, ``valid/``)
-   and ``test/``;
+1. ``train/`` with class folders, and beside it any of ``validation/`` and ``test/``, by these or
+   other usual names (``labels.split_of``); or the same three inside every class folder;
 2. class folders directly;
 3. one flat folder, the class written in the file name and found by a pattern;
 4. a CSV with a column of files, one of labels and, if wanted, one of splits.
@@ -12,28 +12,27 @@ Legend: N pictures, K classes. Four layouts are understood:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from convlens.data import layout
 from convlens.data.files import Files, Gathering
+from convlens.data.folders import Named, Walk, shown
+from convlens.data.kinds import FOREIGN, WAY_OUT
 from convlens.data.labels import (
     CSV_COLUMNS,
     PATTERN_EXAMPLE,
-    SPLIT_NAMES,
     SPLITS,
     Keys,
     classes_in_names,
     rows_of_table,
+    split_of,
     suggested_pattern,
 )
 from convlens.errors import UserError, nearest
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# What macOS leaves in zip archives: pictures by their names, but none inside.
-JUNK_FOLDERS = {"__MACOSX"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +47,7 @@ class Listing:
     splits       (N,) str array of "train", "validation", "test"; None when the layout has none.
                  A split the layout lacks does not occur in it (``resolve_splits`` fills it)
     directory    what split files and messages are relative to
+    notes        lines a person should read: what was left out, what a layout was taken for
     """
 
     files: Sequence[Path]
@@ -55,6 +55,7 @@ class Listing:
     class_names: tuple[str, ...]
     splits: np.ndarray | None
     directory: Path = Path()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # frozen, but not yet handed out
@@ -76,6 +77,7 @@ def list_pictures(
     csv_columns: Sequence[str] = CSV_COLUMNS,
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
+    companions: tuple[str, ...] = (),
 ) -> Listing:
     """List the pictures below ``directory`` in any of the four layouts of this module.
 
@@ -92,31 +94,47 @@ def list_pictures(
     keys         what error messages call the arguments.
     for_test     nothing will be trained on them: there may be no training pictures, one class
                  only, and classes that are not in every split.
+    companions   suffixes of files that lie beside pictures and are used, as masks may.
 
-    Hidden files and folders are left out, sub-folders of a class folder belong to the class.
+    Sub-folders of a class folder belong to the class. What systems and tools leave behind is not
+    looked at; any other file that is no picture by its content, or hidden, is left out and said.
     Raises UserError, one line, for everything that would train on something else than was meant:
     missing or empty folders, a single class, a class missing from a split, pictures that belong to
-    no class, names the pattern does not fit, CSV rows without a picture.
+    no class, folders that may be classes or not, names the pattern does not fit, CSV rows without
+    a picture.
     """
     root = _existing(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
-    rows = Gathering(root, SPLITS)
+    rows, walk, notes = Gathering(root, SPLITS), Walk(root, companions), []
     if csv is not None:
         for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
             inside = file.is_relative_to(root)
             rows.add(split, label, str(file.relative_to(root) if inside else file))
+    elif pattern is not None:
+        for split, folder in _parts(root, walk, keys, False, for_test).items():
+            _add_by_pattern(rows, split, folder, pattern, walk, keys)
+        notes += walk.notes(f"in {root}")
     else:
-        folders = _split_folders(root, keys, nested=pattern is None, for_test=for_test)
-        for split, folder in (folders or {None: root}).items():
-            if pattern:
-                _add_by_pattern(rows, split, folder, pattern, keys)
-            else:
-                _add_classes(rows, split, folder, keys)
-    return _listing(rows, keys, for_test)
+        for split, folder in _parts(root, walk, keys, True, for_test).items():
+            notes += _add_classes(rows, split, folder, walk, keys)
+        notes += walk.notes("in class folders")
+    listing = _listing(rows, notes, keys, for_test)
+    return listing if csv is None else replace(listing, notes=(*notes, *_not_in_table(listing)))
 
 
-def _listing(rows: Gathering, keys: Keys, for_test: bool) -> Listing:
+def _parts(
+    root: Path, walk: Walk, keys: Keys, nested: bool, for_test: bool
+) -> dict[str | None, Path]:
+    """Each split's folder, or the whole ``root`` if it is not split."""
+    folders = layout.split_folders(root, walk, keys, nested, for_test)
+    if not folders:
+        return {None: root}
+    _refuse_strays(root, "beside the split folders", walk)
+    return folders
+
+
+def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
     """Sort and check the collected rows."""
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
@@ -127,7 +145,7 @@ def _listing(rows: Gathering, keys: Keys, for_test: bool) -> Listing:
     for name in names:
         _refuse_undecodable(name, root)
     files, labels, splits = rows.sorted()
-    listing = Listing(files, labels, names, splits, root)
+    listing = Listing(files, labels, names, splits, root, tuple(notes))
     if not for_test:
         _check_classes_in_splits(listing)
     return listing
@@ -191,89 +209,14 @@ def _existing(directory: Path, keys: Keys) -> Path:
     )
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
-
-
-def _visible(folder: Path) -> tuple[list[Path], list[str]]:
-    """The sub-folders and the names of pictures directly in ``folder``, hidden ones left out.
-
-    A dangling link with a picture's name counts as a picture: decoding will name it, where
-    leaving it out would be silent.
-    """
-    folders, pictures = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in JUNK_FOLDERS:
-                continue
-            if entry.is_dir():
-                folders.append(folder / entry.name)
-            elif _is_picture(entry.name):
-                pictures.append(entry.name)
-    return sorted(folders, key=os.fsencode), sorted(pictures, key=os.fsencode)
-
-
-def pictures_below(folder: Path) -> Iterator[Path]:
-    """Every picture below ``folder``, links followed; a link back to a folder above is not."""
-    for inner, names in _folders_below(folder):
-        for name in names:
-            yield inner / name
-
-
-def _folders_below(
-    folder: Path, above: frozenset = frozenset()
-) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names of the pictures directly in it) of ``folder`` and of every one below it."""
-    info = folder.stat()
-    here = (info.st_dev, info.st_ino)
-    if here in above:
-        return
-    folders, pictures = _visible(folder)
-    yield folder, pictures
-    for inner in folders:
-        yield from _folders_below(inner, above | {here})
-
-
 def _lead(folder: Path, root: Path) -> str:
     """What stands before a picture's name in ``folder`` when it is called from ``root``."""
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
-def _split_folders(root: Path, keys: Keys, nested: bool, for_test: bool) -> dict[str, Path]:
-    """``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` is not split.
-
-    ``nested``: split folders hold class folders; without, the pictures themselves.
-    """
-    folders, _ = _visible(root)
-    found: dict[str, Path] = {}
-    for folder in folders:
-        split = SPLIT_NAMES.get(folder.name.lower())
-        if split in found:
-            raise UserError(f"{found[split]} and {folder} are both the {split} split: keep one")
-        if split is not None:
-            found[split] = folder
-    others = [folder for folder in folders if folder not in found.values()]
-    if not found or (nested and others and not any(_visible(f)[0] for f in found.values())):
-        return {}  # class folders, one of which happens to be called "train" or "test"
-    if "train" not in found and not for_test:
-        raise UserError(
-            f"{root} has {next(iter(found.values())).name}/ but no train/ folder: make one for the "
-            f"training pictures, or point {keys.directory} at a folder of class folders"
-        )
-    for other in others:
-        lost = next(pictures_below(other), None)
-        if lost is not None:
-            raise UserError(
-                f"{other} holds pictures ({lost.name}) but lies beside train/ and belongs to no "
-                f"split: move it out of {root}"
-            )
-    _refuse_strays(root, "beside the split folders")
-    return {split: found[split] for split in SPLITS if split in found}
-
-
-def _refuse_strays(folder: Path, where: str) -> None:
+def _refuse_strays(folder: Path, where: str, walk: Walk) -> None:
     """Pictures next to folders have no class: say so rather than leave them out."""
-    strays = _visible(folder)[1]
+    strays = walk.look(folder)[1]
     if strays:
         raise UserError(
             f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
@@ -281,38 +224,74 @@ def _refuse_strays(folder: Path, where: str) -> None:
         )
 
 
-def _add_classes(rows: Gathering, split: str | None, folder: Path, keys: Keys) -> None:
-    """Every picture in the class folders of ``folder``."""
-    classes, loose = _visible(folder)
+def _add_classes(
+    rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
+) -> list[str]:
+    """Every picture in the class folders of ``folder``; lines a person should read."""
+    notes = []
+    if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
+        notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
+        folder = inner
+    classes, loose = walk.look(folder)
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
-    before, empty = len(rows), []
+    if split is None and layout.splits_in_classes(classes, walk):
+        notes.append("each class folder holds its own train/ and others: taken as the splits")
+        for inner in classes:
+            for part in walk.look(inner)[0]:
+                _add_class(rows, split_of(part.name), inner.name, part, walk)
+        return notes
+    before, empty, branches, copies = len(rows), [], [], []
     for inner in classes:
         count = len(rows)
-        for part, names in _folders_below(inner):
-            lead = _lead(part, rows.directory)
-            rows.add_all(split, inner.name, [lead + name for name in names])
+        found = _add_class(rows, split, inner.name, inner, walk)
         if len(rows) == count:
             empty.append(inner)
+        branches.append(layout.branch(inner, [part for part, names in found if names]))
+        layout.refuse_data_set(inner, [part for part, _ in found], keys)
+        copies += layout.mirrors(found)
     if len(rows) == before and not loose:
         raise _nothing_in(folder, keys)
-    for inner in classes:
-        if inner in empty:
-            raise _nothing_in(inner, keys)
-        if (inner / "train").is_dir() and _visible(inner / "train")[0]:
-            raise UserError(
-                f"{inner} is a data set of its own, with train/, not a class: "
-                f"did you mean {keys.directory}={inner}?"
-            )
-    _refuse_strays(folder, "beside the class folders")
+    if empty:
+        raise _nothing_in(empty[0], keys)
+    _refuse_strays(folder, "beside the class folders", walk)
+    layout.refuse_levels(folder, branches, keys)
+    return notes + _mirror_notes(copies, walk.root)
+
+
+def _add_class(
+    rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
+) -> list[tuple[Path, list[str]]]:
+    """Add every picture below ``folder``; (folder, names) of it and of those in it."""
+    found = list(walk.below(folder))
+    for part, names in found:
+        lead = _lead(part, rows.directory)
+        rows.add_all(split, label, [lead + name for name in names])
+    return found
+
+
+def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
+    """One line on the folders that seem to hold what others hold already."""
+    if not copies:
+        return []
+    folders = "1 folder" if len(copies) == 1 else f"{len(copies)} folders"
+    names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
+    return [
+        f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
+        "like others of their class: they count as images of it; if they are smaller copies or "
+        "masks, move them out"
+    ]
 
 
 def _nothing_in(folder: Path, keys: Keys) -> UserError:
-    others = sorted({Path(f).suffix for _, _, files in os.walk(folder) for f in files} - {""})
-    seen = f" (there are {', '.join(others[:5])} files)" if others else ""
+    walk = Walk(folder)
+    for _ in walk.below(folder):
+        pass
+    seen = f", only {walk.left_out()}" if walk.unused else ""
+    wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(
-        f"no pictures in {folder}{seen}: expected .jpg or .png files; point {keys.directory} at a "
-        "folder with train/, validation/ and test/ or with class folders, or try data=shapes"
+        f"no pictures in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
+        "validation/ and test/ or with class folders, or try data=shapes"
     )
 
 
@@ -333,9 +312,12 @@ def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
 
 def _folder_below(root: Path, name: str, keys: Keys) -> str:
     """Where one class folder itself holds folders of pictures, that is what was meant."""
-    inner = root / name
-    below = _visible(inner)[0] if inner.is_dir() else []
-    if len(below) < 2 or not all(next(pictures_below(folder), None) for folder in below):
+    walk, inner = Walk(root), root / name
+    if not inner.is_dir():
+        return ""
+    inner = layout.classes_in(inner, walk)
+    below = walk.look(inner)[0]
+    if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
         return ""
     return (
         f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
@@ -346,13 +328,26 @@ def _folder_below(root: Path, name: str, keys: Keys) -> str:
 
 
 def _add_by_pattern(
-    rows: Gathering, split: str | None, folder: Path, pattern: str, keys: Keys
+    rows: Gathering, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
 ) -> None:
     """Every picture below ``folder``, the class read by ``pattern``."""
-    names = [_lead(part, folder) + name for part, found in _folders_below(folder) for name in found]
+    names = [_lead(part, folder) + name for part, found in walk.below(folder) for name in found]
     if not names:
         raise _nothing_in(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]
     lead = _lead(folder, rows.directory)
     for label, name in zip(classes_in_names(asked, pattern, folder, keys), names, strict=True):
         rows.add(split, label, lead + name)
+
+
+def _not_in_table(listing: Listing) -> list[str]:
+    """One line on the pictures that lie beside those a table names."""
+    named = set(map(os.fsdecode, listing.files.encoded()))
+    lost = Named()
+    for folder in sorted({os.path.dirname(name) for name in named}, key=os.fsencode):
+        for name in Walk(listing.directory).look(listing.directory / folder)[1]:
+            if (path := os.path.join(folder, name)) not in named:
+                lost.add(path)
+    if not lost.count:
+        return []
+    return [f"{lost.count} images beside those of the table are not in it, nor used: {lost}"]

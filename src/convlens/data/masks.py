@@ -25,8 +25,8 @@ from PIL import Image, ImageOps
 
 from convlens.data.boxes import read_boxes
 from convlens.data.decode import PictureError, Recipe, open_picture
-from convlens.data.labels import SPLIT_NAMES, SPLITS
-from convlens.data.listing import JUNK_FOLDERS
+from convlens.data.folders import left_by_tools
+from convlens.data.labels import SPLITS, split_of
 from convlens.data.mask_rows import ORIENTATION, gathered, laid, lie_of
 from convlens.data.names import composed, spelt_on_disk
 from convlens.errors import UserError, nearest
@@ -160,7 +160,7 @@ def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
             folders.clear()
             continue
         seen.add((info.st_dev, info.st_ino))
-        hidden = [n for n in folders if n.startswith(".") or n in JUNK_FOLDERS]
+        hidden = [n for n in folders if n.startswith(".") or left_by_tools(n)]
         folders[:] = sorted(set(folders) - set(hidden), key=os.fsencode)
         for name in sorted(names, key=os.fsencode):
             file = Path(path, name)
@@ -175,7 +175,7 @@ def _key(parts: Sequence[str]) -> tuple[str, ...]:
     ``annotations``.
     """
     *folders, name = (composed(part) for part in parts)
-    kept = [SPLIT_NAMES.get(f.lower(), f) for f in folders if f.lower() != "annotations"]
+    kept = [split_of(f) or f for f in folders if f.lower() != "annotations"]
     return (*kept, Path(name).stem)
 
 

@@ -331,11 +331,16 @@ class Found:
 def _image_folder(spec: dict, for_test: bool = False) -> Found:
     """The user's own pictures, in any layout that :mod:`convlens.data.listing` knows."""
     directory = data_dir(spec)
+    companions = masks.SUFFIXES if spec.get("masks") else ()
     found = listing.list_pictures(
-        directory, pattern=spec["pattern"], csv=spec["csv"], for_test=for_test
+        directory,
+        pattern=spec["pattern"],
+        csv=spec["csv"],
+        for_test=for_test,
+        companions=companions,
     )
     if not spec.get("masks"):  # runs of old have no such key
-        return Found(found)
+        return Found(found, notes=found.notes)
     labels = [found.class_names[label] for label in found.labels]
     folder = masks.MaskFolder(spec["masks"], directory)
     files, notes = masks.match(folder, found.files, labels)
@@ -347,7 +352,8 @@ def _image_folder(spec: dict, for_test: bool = False) -> Found:
             on_error=spec["on_error"],
         )  # fmt: skip
 
-    return Found(found, read, np.array([f is not None for f in files]), notes)
+    masked = np.array([f is not None for f in files])
+    return Found(found, read, masked, [*found.notes, *notes])
 
 
 def _flowers(spec: dict, for_test: bool = False) -> Found:

@@ -271,8 +271,10 @@ def copy_split(
     test: Share,
     seed: int,
     link: bool = False,
-) -> dict[str, dict[str, int]]:
-    """Class folders ``src`` to ``dst/{train,validation,test}/class/…``; pictures per split, class.
+) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
+    """Class folders ``src`` to ``dst/{train,validation,test}/class/…``.
+
+    Gives the pictures per split and class, and lines a person should read: what was left out.
 
     link   hard links instead of copies (one file system only; editing one edits both)
 
@@ -286,7 +288,8 @@ def copy_split(
         raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
     listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
     if listing.splits is not None:
-        raise UserError(f"{source} is split already: it has train/; point src at class folders")
+        found = " and ".join(present_splits(listing))
+        raise UserError(f"{source} is split already, into {found}: point src at class folders")
     listing = resolve_splits(listing, validation=validation, test=test, seed=seed)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -306,10 +309,11 @@ def copy_split(
         )
         for name in SPLITS
     }
-    return {
+    by_class = {
         name: dict(zip(listing.class_names, numbers.tolist(), strict=True))
         for name, numbers in counts.items()
     }
+    return by_class, listing.notes
 
 
 def _place(listing: Listing, indices: Iterable[int], folder: Path, link: bool) -> None:

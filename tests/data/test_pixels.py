@@ -51,7 +51,7 @@ def test_second_time_from_the_cache(photos, disk, monkeypatch):
     assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
     assert second.path == first.path and second.path.parent == disk.folder
     np.testing.assert_array_equal(np.load(second.path), second.images)  # a plain .npy
-    assert names(disk.folder) == [".json", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
 def test_any_number_of_workers_gives_the_same(photos, tmp_path):
@@ -68,7 +68,7 @@ def test_whatever_changes_rebuilds(photos, disk):
     stat = photos[3].stat()
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert not disk(photos).from_cache
-    assert names(disk.folder) == [".json", ".npy"]  # in the place of the old one
+    assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
     assert disk(photos).from_cache
 
     photo(50, 50, 99).save(photos[3], quality=50)  # another picture, the time put back
@@ -187,9 +187,9 @@ def test_killed_while_writing(photos, disk):
     wait_for(lambda: list(disk.folder.glob("*.npy.tmp")))
     building.send_signal(signal.SIGKILL)
     building.communicate()
-    assert names(disk.folder) == [".tmp", ".tmp"]
+    assert names(disk.folder) == [".tmp"] * 3
     assert not disk(photos, size=8).from_cache  # any later use of the folder cleans up
-    assert names(disk.folder) == [".json", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
     assert not disk(photos).from_cache
 
 
@@ -200,7 +200,7 @@ def test_killed_while_writing_then_the_same_again(photos, disk):
     building.communicate()
     found = disk(photos)
     np.testing.assert_array_equal(found.images, ram(photos).images)
-    assert names(disk.folder) == [".json", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
 def test_temporary_files_of_the_living_are_left_alone(photos, disk):
@@ -217,7 +217,7 @@ def test_two_processes_build_one_cache_once(photos, disk):
     outcomes = [process.communicate(timeout=60) for process in both]
     assert sorted(out for out, _ in outcomes) == ["built\n", "from cache\n"], outcomes
     np.testing.assert_array_equal(disk(photos).images, ram(photos).images)
-    assert names(disk.folder) == [".json", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
 def test_threads_of_one_process_too(photos, disk):
@@ -238,7 +238,7 @@ def test_file_system_without_locks(photos, disk, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", none)
     assert not disk(photos).from_cache
     assert disk(photos).from_cache
-    assert names(disk.folder) == [".json", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
 def test_full_disk_by_file_size_limit(photos, disk):

@@ -31,11 +31,13 @@ from convlens.data.cache import Writer, cached_arrays, stored
 from convlens.data.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
 from convlens.data.digests import Digest, file_digest
 from convlens.data.files import Files, size_and_time
+from convlens.data.looks import GRID, look
 from convlens.errors import UserError
 
 __all__ = ["Pixels", "Recipe", "cached_arrays", "decode_picture", "decoded"]
 
 CHUNK = 16  # pictures a thread takes at a time
+_STORED = 2  # raised when an entry holds other arrays: pictures, and since 2 their looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class Pixels:
     path        the .npy file behind ``images``; None in RAM
     made_from   digests of what was asked for, and of that with sizes and times of the files
     digests     (N,) int64, ``file_digest`` of each file; None where nothing was read
+    looks       (N, 16) float16, ``looks.look`` of each picture
     """
 
     images: np.ndarray
@@ -57,7 +60,8 @@ class Pixels:
     from_cache: bool
     path: Path | None
     made_from: tuple[str, str]
-    digests: np.ndarray | None = None
+    digests: np.ndarray | None
+    looks: np.ndarray
 
 
 def decoded(
@@ -110,18 +114,29 @@ def decoded(
     name, fingerprint = _fingerprint(paths, recipe, on_error)
     if cache == "ram":
         _check_memory(shape)
-        images = np.zeros(shape, np.uint8)
-        errors = decode_into(images.__setitem__)
-        return _pixels(paths, images, errors, False, None, (name, fingerprint), digests)
+        images, seen = np.zeros(shape, np.uint8), np.zeros((len(paths), GRID**2), np.float16)
+
+        def keep(index: int, picture: np.ndarray) -> None:
+            images[index], seen[index] = picture, look(picture)
+
+        errors = decode_into(keep)
+        return _pixels(paths, images, errors, False, None, (name, fingerprint), digests, seen)
 
     def build(writer: Writer) -> dict:
         rows = writer.create("images", shape, np.uint8)
-        return {"errors": decode_into(lambda i, picture: rows.put(i, picture[None]))}
+        seen = writer.create("looks", (len(paths), GRID**2), np.float16)
+
+        def keep(index: int, picture: np.ndarray) -> None:
+            rows.put(index, picture[None])
+            seen.put(index, look(picture)[None])
+
+        return {"errors": decode_into(keep)}
 
     entry = stored(cache_dir, name, fingerprint, build)
     return _pixels(
         paths, entry.arrays["images"], entry.notes["errors"], entry.from_cache,
         entry.paths["images"], (name, fingerprint), digests if digests.any() else None,
+        entry.arrays["looks"],
     )  # fmt: skip
 
 
@@ -257,7 +272,7 @@ def _fingerprint(paths: Files, recipe: Recipe, on_error: str) -> tuple[str, str]
 
     Sizes and times are not in the name, so that changed files replace their entry on disk.
     """
-    identity = Digest(VERSION, PIL.__version__, asdict(recipe), on_error)
+    identity = Digest(VERSION, _STORED, PIL.__version__, asdict(recipe), on_error)
     identity.add_all(paths.absolute())
     whole = identity.copy()
     whole.add_all(map(size_and_time, paths.located()))
@@ -272,8 +287,9 @@ def _pixels(
     path: Path | None,
     made_from: tuple[str, str],
     digests: np.ndarray | None,
+    looks: np.ndarray,
 ) -> Pixels:
     good = np.ones(len(paths), bool)
     good[[index for index, _ in errors]] = False
     named = tuple((paths[index], reason) for index, reason in errors)
-    return Pixels(images, good, named, from_cache, path, made_from, digests)
+    return Pixels(images, good, named, from_cache, path, made_from, digests, looks)

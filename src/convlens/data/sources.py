@@ -21,6 +21,7 @@ from convlens.data import (
     cache,
     downloads,
     listing,
+    looks,
     masks,
     pets,
     pixels,
@@ -407,6 +408,8 @@ def _listed(spec: dict, seed: int, found: Found, before: np.ndarray) -> Index:
         if found.read and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
+        seen = np.concatenate([part.looks for part in parts.values()])
+        lines += looks.twin_lines(seen, made, files.class_names)
         return Dataset(made, files.class_names, notes + lines, told)
 
     counts = _counts(files.labels, files.splits, len(files.class_names))
@@ -528,6 +531,7 @@ class _Decoded:
     kept: np.ndarray
     skipped: Sequence[tuple[Path, str]]
     notes: Sequence[str]
+    looks: np.ndarray
 
 
 def _decoded(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray) -> _Decoded:
@@ -550,7 +554,8 @@ def _decoded(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray) ->
         drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
     )  # fmt: skip
     broken = decoded.errors if found.decoded is None else ()
-    return _Decoded(pictures, kept, broken, drawn.notes if drawn else ())
+    seen = decoded.looks if places is None else decoded.looks[places]
+    return _Decoded(pictures, kept, broken, drawn.notes if drawn else (), seen)
 
 
 def _pixels(spec: dict, files: Sequence[Path]) -> pixels.Pixels:

@@ -45,8 +45,13 @@ class Alarms(L.Callback):
             self._watch_losses(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and Ledger.of(trainer).scores:
+        if not trainer.is_global_zero:
+            return
+        if Ledger.of(trainer).scores:
             self._judge(trainer, max(Ledger.of(trainer).scores), 0, learning=False)
+        gap = self._gap(trainer, pl_module)
+        if gap and gap not in self.current:
+            self.current.append(gap)
 
     @staticmethod
     def _still_falling(module: L.LightningModule) -> bool:
@@ -70,18 +75,29 @@ class Alarms(L.Callback):
 
     def _watch_losses(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Overfitting needs no look; the summary judges it anew, from all epochs."""
-        rows = [row for _, row in sorted(module.record.items())]
-        curves = [[row.get(f"{s}/loss") for row in rows] for s in ("train", "val")]
-        if "overfitting" in self._said or any(value is None for each in curves for value in each):
-            return
-        notice = alarms.overfitting(
+        notices = {"gap": self._gap(trainer, module)}
+        if curves := _curves(module, "loss"):
+            notices["overfitting"] = alarms.overfitting(
+                *curves,
+                epochs=self.thresholds["overfitting_epochs"],
+                rise=self.thresholds["overfitting_rise"],
+            )
+        for about, line in notices.items():
+            if line and about not in self._said:
+                self._said.add(about)
+                _say(trainer, about, line, trainer.current_epoch + 1)
+
+    def _gap(self, trainer: L.Trainer, module: L.LightningModule) -> str | None:
+        """Training far above validation, judged from all epochs; it needs no look either."""
+        data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
+        if data is None or not curves or "gap" not in self.thresholds:  # runs of old
+            return None
+        return alarms.generalisation_gap(
             *curves,
-            epochs=self.thresholds["overfitting_epochs"],
-            rise=self.thresholds["overfitting_rise"],
+            pictures=len(data.dataset.splits["validation"]),
+            epochs=self.thresholds["gap_epochs"],
+            gap=self.thresholds["gap"],
         )
-        if notice:
-            self._said.add("overfitting")
-            _say(trainer, "overfitting", notice, trainer.current_epoch + 1)
 
     def _found(
         self, trainer: L.Trainer, scores: Mapping[str, float], before: Mapping[str, float],
@@ -112,6 +128,13 @@ class Alarms(L.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         self.current, self._held = list(state_dict["current"]), dict(state_dict["held"])
         self._said = set(state_dict["said"])
+
+
+def _curves(module: L.LightningModule, name: str) -> list[list[float]]:
+    """``name`` of training and of validation, epoch by epoch; nothing where one is not known."""
+    rows = [row for _, row in sorted(module.record.items())]
+    curves = [[row.get(f"{stage}/{name}") for row in rows] for stage in ("train", "val")]
+    return [] if any(value is None for curve in curves for value in curve) else curves
 
 
 def _say(trainer: L.Trainer, key: str, line: str, clock: int) -> None:

@@ -49,7 +49,7 @@ class Look:
             would wait for the other processes.
         probes: the pictures to explain, on the network's device.
         class_names: K names.
-        clock: completed epochs; 0 is the untrained network.
+        clock: completed epochs; 0 is the network before training.
         final: the run's last look, which may take its time.
         deadline: reading of ``time.perf_counter`` after which nothing more should be begun.
         seed: of the run, for callbacks that draw random numbers.

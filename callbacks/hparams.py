@@ -59,7 +59,8 @@ class HParams(L.Callback):
         clock = getattr(trainer, "convlens_tested", trainer.current_epoch)
         history = next((c.history for c in trainer.callbacks if hasattr(c, "history")), ())
         row = next((row for row in history if row["epoch"] == clock), {})
-        summaries = session(hyperparameters(self.config), began=self._began, ended=time.time())
+        values = hyperparameters(self.config, _phases_trained(pl_module))
+        summaries = session(values, began=self._began, ended=time.time())
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
@@ -70,25 +71,37 @@ class HParams(L.Callback):
                 logger.experiment._get_file_writer().add_summary(summary, clock)
 
 
-def hyperparameters(config: Mapping) -> dict[str, Plain]:
+def _phases_trained(module: L.LightningModule) -> int:
+    """How many of the schedule's phases a run has come to."""
+    last = max(module.record, default=0)
+    return module.schedule.at(last, module.record)[0].number + 1
+
+
+def hyperparameters(config: Mapping, trained: int | None = None) -> dict[str, Plain]:
     """The few settings that runs are told apart by, by their names on the command line.
 
-    ``augment`` says whether anything random acts on training pictures, ``finetune`` which groups
-    each phase trains, ``none`` where there are no phases.
+    Only what had an effect: ``augment`` says whether anything random acted on training pictures,
+    ``finetune`` which groups each phase trained, ``none`` where there are no phases;
+    ``optimizer.lr`` is there without phases, which have rates of their own.
+
+    Args:
+        trained: phases that the run has come to; None for all.
     """
     training, data = config["training"], config["data"]
-    phases = config["finetune"]["phases"] or []
+    phases = (config["finetune"]["phases"] or [])[:trained]
+    augmented = not phases or any(phase.get("augment", True) for phase in phases)
+    rate = {} if phases else {"optimizer.lr": config["optimizer"]["lr"]}
     return {
         "model.name": config["model"]["name"],
         "optimizer.name": config["optimizer"]["name"],
-        "optimizer.lr": config["optimizer"]["lr"],
+        **rate,
         "scheduler.name": config["scheduler"]["name"],
         "training.batch_size": training["batch_size"],
         "training.epochs": training["epochs"],
         "seed": config["seed"],
         "data.name": data["name"],
         "data.size": data["size"],
-        "augment": Augmentation(**data["augment"]).active,
+        "augment": augmented and Augmentation(**data["augment"]).active,
         "finetune": " > ".join("+".join(phase["train"]) for phase in phases) or "none",
     }
 

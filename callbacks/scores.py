@@ -35,7 +35,7 @@ class Scores(ExplanationCallback):
     - ``drift``: correlation of each picture's map for its true class with the look before.
     - ``confident_mistakes``: share of the validation pictures.
     - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end also as charts over
-      depth against the untrained network, ``depth/sparsity`` and ``depth/dead``.
+      depth against the network before training, ``depth/sparsity`` and ``depth/dead``.
 
     With ``which=all`` also ``entropy``, ``average_drop``, ``average_increase``, ``adcc``,
     ``insertion`` and ``deletion``, and at the end ``randomised/<layer>``, the rank correlation with

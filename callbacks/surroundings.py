@@ -39,7 +39,8 @@ def surroundings(
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
         found |= _of_pictures(pictures, module.device, data.seed)
-        if data.augmentation.active:
+        schedule = getattr(module, "schedule", None)
+        if data.augmentation.active and (schedule is None or schedule.augments):
             found["augment"] = lambda images, seed: data.augmentation(images, _draws(images, seed))
     elif answers is not None:
         found["fetch"] = lambda rows: _held(answers, rows, module.device)

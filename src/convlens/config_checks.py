@@ -132,6 +132,8 @@ RULES: dict[str, Rule] = {
     "looking.*": least(0),
     "alarms.patience": whole(0),
     "alarms.overfitting_epochs": whole(1),
+    "alarms.gap": SHARE,
+    "alarms.gap_epochs": whole(1),
     "alarms.*": least(0),
     "optimizer.name": TEXT,
     "optimizer.lr": above(0),

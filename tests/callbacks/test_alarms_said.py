@@ -99,3 +99,29 @@ def test_overfitting_is_said_once_while_it_happens(monkeypatch, tmp_path):
     texts = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
     # each alarm under a tag of its own: TensorBoard shows one text a tag and step
     assert texts == {"alarms/overfitting", "alarms/evidence mostly outside the object"}
+
+
+def apart(run: Run, train: float, val: float) -> None:
+    run.record[run.current_epoch] = {"train/accuracy": train, "val/accuracy": val}
+    run.alarms.on_train_epoch_end(run, SimpleNamespace(record=run.record))
+    run.current_epoch += 1
+
+
+def test_a_gap_is_said_once_and_stands_in_the_summary_without_any_look(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.alarms = Alarms({**LIMITS, "gap": 0.15, "gap_epochs": 2}, ("cat", "dog"))
+    run.datamodule = SimpleNamespace(dataset=SimpleNamespace(splits={"validation": range(200)}))
+    for _ in range(3):
+        apart(run, 0.98, 0.725)
+    assert len(lines) == 1 and lines[0].startswith("alarm after epoch 2: training and validation")
+    for _ in range(2):  # a resumed run ends twice
+        run.alarms.on_train_end(run, SimpleNamespace(record=run.record))
+    assert len(run.alarms.current) == 1 and "0.980" in run.alarms.current[0]
+
+
+def test_runs_of_old_have_no_threshold_for_a_gap(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.datamodule = SimpleNamespace(dataset=SimpleNamespace(splits={"validation": range(200)}))
+    for _ in range(9):
+        apart(run, 0.98, 0.725)
+    assert not lines

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
+from convlens.callbacks import hparams
 from convlens.callbacks.hparams import HParams, hyperparameters
+from convlens.callbacks.surroundings import surroundings
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -18,7 +21,11 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import convlens.run
+from convlens.cli.main import main
 from convlens.config import compose
+from convlens.data.datamodule import PictureData
+from convlens.pages.phases import stretches
+from convlens.training import ClassifierModule
 
 SHORT = [*TINY, "training.epochs=3", "callbacks=none"]
 RATES = {"a": 0.5, "b": 0.001}  # the first one's best epoch is not its last
@@ -130,5 +137,65 @@ def test_finetune_tells_the_phases():
     values = hyperparameters(config)
     assert values["finetune"] == "head > head+last_block"
     assert values["model.name"] == "vgg16"
+    assert "optimizer.lr" not in values, "phases have rates of their own"
     plain = compose(["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"])
     assert hyperparameters(plain)["augment"] is False
+
+
+def phased(*augment: bool) -> dict:
+    phases = [f"{{epochs: 2, train: [{group}], lr: 0.01, augment: {str(each).lower()}}}"
+              for group, each in zip(("head", "last"), augment, strict=False)]  # fmt: skip
+    words = [
+        "finetune.groups={head: head, last: backbone.block2, base: backbone}",
+        f"finetune.phases=[{', '.join(phases)}]", "data.augment.horizontal_flip=true",
+    ]  # fmt: skip
+    return compose([*TINY, *words, "training.epochs=null"])
+
+
+def test_a_run_that_never_augmented_is_not_said_to_have():
+    assert hyperparameters(phased(False, False))["augment"] is False
+    assert hyperparameters(phased(False, True))["augment"] is True
+
+
+def test_phases_that_a_run_did_not_come_to_had_no_effect():
+    values = hyperparameters(phased(False, True), 1)
+    assert values["augment"] is False and values["finetune"] == "head"
+
+
+def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
+    config = phased(False, True) | {"run_dir": str(tmp_path / "r"), "overwrite": True}
+    config["training"] |= {"epochs": 1}
+    config["callbacks"] = {"budget": 0.05}
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
+        convlens.run.train(config)
+    assert written[0]["augment"] is False and written[0]["finetune"] == "head"
+    assert "optimizer.lr" not in written[0]
+
+
+def test_the_page_and_the_preview_know_when_nothing_is_augmented():
+    config = phased(True, True)
+    assert [each.augment for each in stretches(config, [])] == [True, True]
+    for ranges in config["data"]["augment"]:
+        if isinstance(config["data"]["augment"][ranges], bool):
+            config["data"]["augment"][ranges] = False
+        elif isinstance(config["data"]["augment"][ranges], float):
+            config["data"]["augment"][ranges] = 0.0
+    assert [each.augment for each in stretches(config, [])] == [False, False]
+
+    def offered(*augment: bool) -> bool:
+        config = phased(*augment)
+        data = PictureData(config["data"], seed=0, batch_size=8, eval_batch_size=8)
+        module = ClassifierModule(config, list(data.class_names))
+        trainer = SimpleNamespace(datamodule=data, callbacks=[])
+        return "augment" in surroundings(trainer, module, "val", 0, False)
+
+    assert offered(True, False) and not offered(False, False)
+
+
+def test_plan_tells_what_is_augmented(capsys):
+    words = ["finetune.groups={head: head, base: backbone}", "training.epochs=null",
+             "finetune.phases=[{epochs: 2, train: [head], lr: 0.01, augment: false}]"]  # fmt: skip
+    assert main(["plan", *TINY, *words, "data.augment.horizontal_flip=true"]) == 0
+    assert "not augmented" in capsys.readouterr().out

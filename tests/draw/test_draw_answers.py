@@ -283,7 +283,7 @@ def test_labels_drop_what_all_layers_share_and_keep_their_ends():
 def test_wrong_depths_are_refused():
     with pytest.raises(ValueError, match="1 values for 2 layers"):
         depth_chart(["a", "b"], [0.5], None, title="x", what="y")
-    with pytest.raises(ValueError, match=r"untrained has values outside"):
+    with pytest.raises(ValueError, match=r"before training has values outside"):
         depth_chart(["a"], [0.5], [1.5], title="x", what="y")
     with pytest.raises(ValueError, match="for 0 layers"):
         depth_chart([], [], [], title="x", what="y")

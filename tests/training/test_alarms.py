@@ -14,6 +14,7 @@ from convlens.training.alarms import (
     dead_layers,
     evidence_in_one_place,
     evidence_outside,
+    generalisation_gap,
     no_better_than_untrained,
     overfitting,
 )
@@ -135,3 +136,25 @@ def test_training_that_made_it_worse_is_told():
     assert no_better_than_untrained([0.7, 0.9, 0.6]) is None
     assert no_better_than_untrained([0.7]) is None
     assert no_better_than_untrained([]) is None
+
+
+GAP = {"pictures": 400, "epochs": 3, "gap": 0.15}
+
+
+def test_training_far_above_validation_is_told_with_its_key():
+    line = generalisation_gap([0.6, 0.97, 0.98, 0.99], [0.6, 0.72, 0.725, 0.73], **GAP)
+    assert "0.980 on training" in line and "0.725 on" in line and "alarms.gap=0.15" in line
+
+
+def test_a_gap_that_is_small_or_of_one_epoch_is_none():
+    assert generalisation_gap([0.9] * 5, [0.8] * 5, **GAP) is None
+    assert generalisation_gap([0.8, 0.8, 0.99], [0.75, 0.75, 0.7], **GAP) is None
+    assert generalisation_gap([0.99, 0.99], [0.5, 0.5], **GAP) is None  # too few epochs
+    assert generalisation_gap([0.5] * 5, [0.8] * 5, **GAP) is None  # dropout and augmentation
+
+
+def test_a_gap_that_so_few_pictures_leave_to_chance_is_none():
+    """Of ten pictures at 0.7 two standard errors are 0.29; of forty 0.145."""
+    curves = [0.95] * 3, [0.7] * 3
+    assert generalisation_gap(*curves, **(GAP | {"pictures": 10})) is None
+    assert generalisation_gap(*curves, **(GAP | {"pictures": 40}))

@@ -190,7 +190,9 @@ def _print_training(plan: Plan) -> None:
     several = "one pass in steps" if steps is None else f"{steps} steps"
     table = _table("training", "", "")
     table.add_row("epochs", f"{training['epochs']} of {several} of {batch}{moves}")
-    table.add_row("pictures", "augmented" if plan.augmented else "not augmented")
+    spans = plan.module.schedule.spans(plan.config["training"]["epochs"])
+    acts = plan.augmented and any(phase.augment for phase, start, end in spans if start < end)
+    table.add_row("pictures", "augmented" if acts else "not augmented")
     table.add_row("loss", training["loss"])
     phases = bool(config["finetune"]["phases"])
     table.add_row("optimizer", _optimizer(config["optimizer"], phases))

@@ -1,4 +1,4 @@
-"""One value of every layer, over depth: the network now against the untrained one."""
+"""One value of every layer, over depth: the network now against the one before training."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def layer_labels(layers: Sequence[str], width: int = _NAME) -> list[str]:
 def depth_chart(
     layers: Sequence[str],
     now: Sequence[float],
-    untrained: Sequence[float] | None,
+    before: Sequence[float] | None,
     *,
     title: str,
     what: str,
 ) -> np.ndarray:
-    """A share of every layer, from the first to the last: now (strong), untrained (grey).
+    """A share of every layer, from the first to the last: now (strong), before training (grey).
 
     Args:
         layers: names in the order of depth; their common beginning is left out.
         now: one value in [0, 1] a layer, such as its sparsity or its share of dead channels; NaN
             leaves a gap.
-        untrained: likewise at epoch 0; None where it is not known.
+        before: likewise at epoch 0; None where it is not known.
         title: the picture's heading.
         what: what the values are, written at the axis.
 
@@ -59,7 +59,7 @@ def depth_chart(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = {"untrained": untrained, "now": now} if untrained is not None else {"now": now}
+    series = {"before training": before, "now": now} if before is not None else {"now": now}
     for name, values in series.items():
         if not layers or len(values) != len(layers):
             raise ValueError(f"{name} has {len(values)} values for {len(layers)} layers")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convlens.data.augment import Augmentation
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -40,6 +42,8 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
         rows: scalars by completed epochs, as ``metrics.csv`` has them.
     """
     found: list[Stretch] = []
+    ranges = config.get("data", {}).get("augment")
+    augmented = ranges is None or Augmentation(**ranges).active
     values = {row["epoch"]: row for row in rows}
     epochs = config.get("training", {}).get("epochs") or math.inf
     start = 0
@@ -55,7 +59,7 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
         found.append(
             Stretch(
                 number, start, min(end, epochs) if start < epochs else end, rates,
-                phase.get("warmup_epochs", 0.0), phase.get("augment", True),
+                phase.get("warmup_epochs", 0.0), augmented and phase.get("augment", True),
                 f"{until['metric']} rests for {until['patience']} epochs" if until else "",
                 end < planned,
             )

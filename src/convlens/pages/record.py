@@ -74,7 +74,7 @@ def read_record(home: Path) -> Record:
     run = read_run(home)
     if not run.rows:
         raise UserError(
-            f"{home} has no metrics.csv with a row yet: the untrained network comes first; "
+            f"{home} has no metrics.csv with a row yet: the network before training comes first; "
             f"wait for them, or start again with `make resume run={home}`"
         )
     log = home / "train.log"

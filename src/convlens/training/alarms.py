@@ -5,6 +5,7 @@ Every alarm is one line that says what was found, in which numbers, and what to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -158,6 +159,43 @@ def no_better_than_untrained(losses: list[float]) -> str | None:
         f"the best epoch is worse than the network before training: validation loss "
         f"{min(losses[1:]):.3f}, not {losses[0]:.3f}; nothing was learnt that holds for other "
         f"pictures: try a lower learning rate, or more pictures"
+    )
+
+
+def generalisation_gap(
+    train_accuracies: Sequence[float], val_accuracies: Sequence[float], *,
+    pictures: int, epochs: int, gap: float,
+) -> str | None:  # fmt: skip
+    """The network is right far more often about training pictures than about others, or None.
+
+    Raised when training accuracy stood above that of validation by at least ``gap`` on average
+    over the last ``epochs`` epochs, and by more than so few validation pictures leave to chance
+    (two standard errors of their accuracy). Dropout and augmentation lower training accuracy as it
+    is measured, so the gap may be larger than it looks.
+
+    Args:
+        train_accuracies, val_accuracies: of epochs 1, 2, …, in [0, 1].
+        pictures: of validation.
+        epochs: how many last epochs count.
+        gap: from which on it is said.
+
+    >>> generalisation_gap([0.9, 0.97, 0.98, 0.98], [0.7, 0.71, 0.72, 0.73], pictures=400,
+    ...                    epochs=3, gap=0.15).partition(";")[0]
+    'training and validation are far apart: accuracy 0.977 on training pictures and 0.720 on \
+validation, over the last 3 epochs (alarms.gap=0.15)'
+    """
+    if len(train_accuracies) < epochs or len(val_accuracies) < epochs or pictures < 1:
+        return None
+    seen, others = fmean(train_accuracies[-epochs:]), fmean(val_accuracies[-epochs:])
+    chance = 2 * math.sqrt(others * (1 - others) / pictures)
+    if seen - others < max(gap, chance):
+        return None
+    over = f"over the last {epochs} epochs" if epochs > 1 else "in the last epoch"
+    return (
+        f"training and validation are far apart: accuracy {seen:.3f} on training pictures and "
+        f"{others:.3f} on validation, {over} (alarms.gap={gap:g}); the network knows pictures "
+        f"rather than classes: look at predictions/mistakes, and whether validation is like "
+        f"training; more pictures, augmentation, dropout or fewer trained layers help"
     )
 
 

@@ -83,6 +83,11 @@ class Schedule:
         """Of all phases, where none ends early."""
         return sum(phase.epochs for phase in self.phases)
 
+    @property
+    def augments(self) -> bool:
+        """Whether any phase augments, as far as ``data.augment`` does."""
+        return any(phase.augment for phase in self.phases)
+
     def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
         """The phase of ``epoch`` (from 0) and the epoch it began with.
 

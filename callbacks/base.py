@@ -32,6 +32,7 @@ from convlens.data.probes import Probes
 from convlens.errors import UserError
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.taps import explaining, picking, preprocessing, ready
+from convlens.stopwatch import spent_on
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
@@ -328,7 +329,7 @@ class ExplanationCallback(L.Callback, ABC):
             return
         self._judged, began = own.seen, time.perf_counter()
         try:
-            with isolate_rng():
+            with spent_on("explaining"), isolate_rng():
                 verdict = own.judge(
                     module, outputs, batch, self.logits, self.preprocess, self.probes.images[:1]
                 )
@@ -356,8 +357,14 @@ class ExplanationCallback(L.Callback, ABC):
         self, trainer: L.Trainer, module: L.LightningModule, clock: int,
         *, final: bool = False, free: bool = False, stage: str = "val",
     ) -> None:  # fmt: skip
-        if not trainer.is_global_zero or self.probes is None:
-            return
+        if trainer.is_global_zero and self.probes is not None:
+            with spent_on("explaining"):
+                self._look_now(trainer, module, clock, final, free, stage)
+
+    def _look_now(
+        self, trainer: L.Trainer, module: L.LightningModule, clock: int, final: bool, free: bool,
+        stage: str,
+    ) -> None:  # fmt: skip
         ledger = self._ledger = Ledger.of(trainer)
         began = time.perf_counter()
         modes = {part: part.training for part in module.modules()}

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens.data.datamodule import PictureData
 from convlens.data.labels import csv_line
+from convlens.stopwatch import current, spent_on
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
@@ -35,7 +36,6 @@ class EpochLog(L.Callback):
 
     Attributes:
         history: one dictionary of scalars an epoch, from epoch 0.
-        seconds: by stage, over all parts of a run that was resumed.
         pictures_seen: training pictures so far, all processes together.
         failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
     """
@@ -43,11 +43,10 @@ class EpochLog(L.Callback):
     def __init__(self, file: Path | None):
         self.file = file
         self.history: list[dict[str, float]] = []
-        self.seconds = {"training": 0.0, "validation": 0.0}
         self.pictures_seen = 0
         self.failure = ""
-        self._epoch_began = self._validation_began = 0.0
-        self._validating = self._before = 0.0
+        self._epoch_began = self._before = 0.0
+        self._validating = contextlib.ExitStack()
         self._open = False  # amid an epoch
 
     # --- the network before training
@@ -57,9 +56,13 @@ class EpochLog(L.Callback):
         if trainer.current_epoch > 0 or trainer.global_step > 0:
             if self.file is not None and trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
-            return
+        else:
+            with spent_on("validation"):
+                self._measure_untrained(trainer, pl_module)
+        current().turn_to("training")
+
+    def _measure_untrained(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         data: PictureData = trainer.datamodule
-        began = time.perf_counter()
         count = len(data.dataset.splits["validation"])
         if trainer.fast_dev_run:
             count = min(count, data.eval_batch_size * trainer.world_size)
@@ -68,7 +71,6 @@ class EpochLog(L.Callback):
             found = pl_module.evaluate(data.evaluation_loader(split, count), data.finish)
             kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
             values |= {f"{stage}/{name}": value for name, value in kept.items()}
-        self.seconds["validation"] += time.perf_counter() - began
         pl_module.set_rates(trainer.optimizers[0], 0.0)
         self._write(trainer, values, 0)
 
@@ -77,7 +79,7 @@ class EpochLog(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         Ledger.of(trainer).begin_epoch(trainer.current_epoch)
         # an epoch that was interrupted has had some of its seconds
-        self._epoch_began, self._validating = time.perf_counter() - self._before, 0.0
+        self._epoch_began = time.perf_counter() - self._before
         self._open, self._before = True, 0.0
         self._looked_before = Ledger.of(trainer).total
 
@@ -94,10 +96,10 @@ class EpochLog(L.Callback):
                 logger.log_metrics(values, step=trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        self._validation_began = time.perf_counter()
+        self._validating.enter_context(spent_on("validation"))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        self._validating += time.perf_counter() - self._validation_began
+        self._validating.close()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         pl_module.publish("train", pl_module.train_metrics)
@@ -106,8 +108,6 @@ class EpochLog(L.Callback):
         ledger.end_epoch(trainer.current_epoch)
         looked = ledger.total - self._looked_before
         whole = time.perf_counter() - self._epoch_began
-        self.seconds["validation"] += self._validating
-        self.seconds["training"] += whole - looked - self._validating
         clock = trainer.current_epoch + 1
         values = {k: v for k, v in pl_module.results.items() if k.startswith(("train/", "val/"))}
         values |= {"explain/seconds": looked}
@@ -119,6 +119,9 @@ class EpochLog(L.Callback):
                 clock, trainer.max_epochs, values["train/loss"], values["train/accuracy"],
                 values["val/loss"], values["val/accuracy"], whole - looked, looked,
             )  # fmt: skip
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        current().turn_to("closing")
 
     # --- the tested network
 
@@ -169,14 +172,14 @@ class EpochLog(L.Callback):
     def state_dict(self) -> dict:
         return {
             "history": self.history,
-            "seconds": self.seconds,
+            "seconds": current().seconds(),
             "pictures_seen": self.pictures_seen,
             "into_epoch": time.perf_counter() - self._epoch_began if self._open else 0.0,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.history = state_dict["history"]
-        self.seconds = state_dict["seconds"]
+        current().add(state_dict["seconds"])  # over all parts of a run that was resumed
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
 

@@ -17,8 +17,17 @@ ALLOWED = {
     "explain": {"explain", "errors"},
     "draw": {"draw", "errors"},
     "pages": {"pages", "draw", "errors", "runs"},
-    "training": {"training", "data", "models", "explain", "errors"},
-    "callbacks": {"callbacks", "training", "data", "models", "explain", "draw", "errors"},
+    "training": {"training", "data", "models", "explain", "errors", "stopwatch"},
+    "callbacks": {
+        "callbacks",
+        "training",
+        "data",
+        "models",
+        "explain",
+        "draw",
+        "errors",
+        "stopwatch",
+    },
 }
 
 

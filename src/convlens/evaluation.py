@@ -15,6 +15,7 @@ from convlens.data.probes import choose_probes
 from convlens.data.sources import cache_dir
 from convlens.predictions import write_table
 from convlens.run import Run, tested
+from convlens.stopwatch import current, spent_on
 from convlens.summary import of_stage
 from convlens.tested import Tested
 from convlens.training.phases import Phases
@@ -45,6 +46,8 @@ def evaluate(
         UserError: the checkpoint describes no network, or one that its weights do not fit.
     """
     data = tested_on.data
+    with spent_on("decoding"):
+        pictures = data.dataset.splits["test"]
     module = restored(checkpoint, "the checkpoint")
     answered = Predictions()
     callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
@@ -60,12 +63,13 @@ def evaluate(
     )
     trainer.convlens_tested = checkpoint["epoch"] + 1
     if home is not None:
-        pictures = data.dataset.splits["test"]
         probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])
         for callback in callbacks[1:]:
             callback.attach(probes, data.class_names, home, config["seed"])
     phases = Phases("never", cache_dir())
-    results = tested(trainer, Run(config, data, module, [], phases), None)
+    with spent_on("test"):
+        results = tested(trainer, Run(config, data, module, [], phases), None)
+    current().turn_to("closing")
     if home is not None and trainer.is_global_zero:
         _write_predictions(home / "predictions.csv", answered, data)
         _write_left_out(home / "left_out.csv", tested_on)

@@ -308,13 +308,15 @@ def _replace(file: Path, text: str) -> None:
         raise
 
 
-def write_evaluation(home: Path, checkpoint: Path, epoch: int, results: dict[str, float]) -> None:
+def write_evaluation(
+    home: Path, checkpoint: Path, epoch: int, results: dict[str, float], seconds: dict[str, float]
+) -> None:
     """Put the results of ``make eval`` into the run's ``summary.json``, under ``evaluations``."""
     file = home / "summary.json"
     try:
         summary = json.loads(file.read_text())
     except (OSError, ValueError):
         return  # the run is not finished; its own end will write the summary
-    found = {"epoch": epoch, "test": results}
+    found = {"epoch": epoch, "test": results, "seconds": seconds}
     summary.setdefault("evaluations", {})[checkpoint.name] = found
     write_summary(home, summary)

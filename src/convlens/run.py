@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.pages.report import report
 from convlens.preparing import prepare
-from convlens.summary import best_row, summarise
+from convlens.stopwatch import current, spent_on, timed
+from convlens.summary import best_row, seconds_by_name, summarise
 from convlens.tested import images_used_before
 from convlens.trainer import ending, local_processes, trainer_of
 from convlens.training import ClassifierModule
@@ -119,6 +120,7 @@ def data_of(config: dict, before: np.ndarray | None = None) -> PictureData:
     )
 
 
+@timed
 def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
     """Train what ``config`` describes, test the best checkpoint, write the run folder.
 
@@ -138,10 +140,10 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
 
 
 def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path, dict]:
-    began = time.perf_counter()
     start = checkpoint_to_resume(resume / "checkpoints") if resume else None
     run = assemble(config, pretrained=start is None, start=start)
-    notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
+    with spent_on("decoding"):
+        notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
     home = resume or folder.claim(config, hold)
     if folder.first_process():
         logs.keep(home / "train.log")
@@ -157,7 +159,6 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
         looking["first_seconds"], looking["last_seconds"],
     )  # fmt: skip
     trainer.convlens_ledger = ledger
-    setup = time.perf_counter() - began
     for line in warnings_of(config, run.module):
         log.warning(line)
     log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
@@ -167,13 +168,18 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     clock = best_row(epoch_log.history)["epoch"]
     run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
     trainer.convlens_tested = run.phases.tested_epoch
-    with ending(trainer, home):
+    with ending(trainer, home), spent_on("test"):
         test = tested(trainer, run, best or None)
     epoch_log.log_test(trainer, test, clock)
-    seconds = {"total": time.perf_counter() - began, "setup": setup, **epoch_log.seconds}
     alarms = next(c for c in trainer.callbacks if isinstance(c, Alarms))
     summary = summarise(
-        config, epoch_log, ledger, test, seconds, alarms.current, processes=trainer.world_size
+        config,
+        epoch_log,
+        ledger,
+        test,
+        current().seconds(),
+        alarms.current,
+        processes=trainer.world_size,
     )
     summary["skipped"] = run.data.dataset.skipped
     summary["features"] = run.phases.fetched
@@ -187,7 +193,11 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
                 f"summary.json was not written ({error.strerror}): make room; `make resume "
                 f"run={home}` writes it, nothing is trained again"
             ) from error
-        _write_report(home)
+        with spent_on("report"):
+            _write_report(home)
+        summary["seconds"] = seconds_by_name(current().seconds())
+        with contextlib.suppress(OSError):  # the page alone is not in the one that is there
+            folder.write_summary(home, summary)
     return home, summary
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+from collections.abc import Mapping
 
 from convlens import __version__
 from convlens.callbacks import EpochLog, Ledger
 from convlens.training.alarms import no_better_than_untrained, overfitting
 
 Row = dict[str, float]
+SECONDS = (
+    "setup", "decoding", "features", "training", "validation", "checkpoints", "explaining", "test",
+    "closing", "report",
+)  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
@@ -43,8 +48,7 @@ def summarise(
         epoch_log: with the history and the pictures seen.
         ledger: what looking cost.
         test: the ``test/…`` results of the best epoch.
-        seconds: ``total`` and ``setup`` of this process, ``training`` and ``validation`` of the
-            whole run.
+        seconds: by name, of all parts of the run, see :mod:`convlens.stopwatch`.
         alarms: that the explanations raise at the end.
         processes: how many trained.
     """
@@ -58,7 +62,6 @@ def summarise(
     )
     losses = [row["val/loss"] for row in history if "val/loss" in row]
     notices = [line for line in (notice, no_better_than_untrained(losses)) if line]
-    seconds = {**seconds, "explaining": ledger.total}
     return {
         "experiment": config["experiment"],
         "seed": config["seed"],
@@ -68,8 +71,8 @@ def summarise(
         "val": of_stage(best, "val"),
         "val_last": of_stage(last, "val"),
         "test": of_stage(test, "test"),
-        "images_per_second": epoch_log.pictures_seen / max(seconds["training"], 1e-9),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "images_per_second": epoch_log.pictures_seen / max(seconds.get("training", 0.0), 1e-9),
+        "seconds": seconds_by_name(seconds),
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
         "looking": {
             "share_of_epochs": round(ledger.share_of_epochs, 4),
@@ -87,6 +90,14 @@ def summarise(
         "left_out": dict(ledger.left_out),
         "scores": _latest_scores(ledger),
     }
+
+
+def seconds_by_name(seconds: Mapping[str, float]) -> dict[str, float]:
+    """``total`` and what it is made of, in the order in which a run spends it; ``other`` last."""
+    named = {name: seconds.get(name, 0.0) for name in SECONDS}
+    named["other"] = sum(seconds.values()) - sum(named.values())
+    rounded = {name: round(value, 3) for name, value in named.items()}
+    return {"total": round(sum(rounded.values()), 3), **rounded}
 
 
 def _latest_scores(ledger: Ledger) -> Row:

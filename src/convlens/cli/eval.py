@@ -9,14 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens import folder, logs
-from convlens.cli.results import results_table
+from convlens.cli.results import results_table, seconds_line
 from convlens.cli.words import extract
 from convlens.config import changed
 from convlens.config_checks import check_stored
 from convlens.data.unchanged import PLACES
 from convlens.errors import UserError
+from convlens.stopwatch import current, timed
 
 
+@timed
 def run(words: list[str]) -> int:
     logs.speak()
     asked, words = extract(words, "ckpt")
@@ -25,6 +27,7 @@ def run(words: list[str]) -> int:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     path = checkpoint_path(asked, home)
     from convlens.evaluation import evaluate
+    from convlens.summary import seconds_by_name
     from convlens.tested import images_to_test
     from convlens.training.checkpoint import read_checkpoint
 
@@ -54,7 +57,9 @@ def run(words: list[str]) -> int:
     name = "test" if tested_on.own else tested_on.place
     results_table(f"{path}, after epoch {epoch}", {name: results})
     if path.parent.name == "checkpoints" and tested_on.own:
-        folder.write_evaluation(path.parent.parent, path, epoch, results)
+        seconds = seconds_by_name(current().seconds())
+        folder.write_evaluation(path.parent.parent, path, epoch, results, seconds)
+    print(seconds_line(seconds_by_name(current().seconds())))
     print(f"predictions, worst mistakes, results.json  {home}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,19 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     screen().print(table)
 
 
+def seconds_line(seconds: Mapping[str, float]) -> str:
+    """All seconds, and what they were spent on, where it is a half or more.
+
+    >>> seconds_line({"total": 12.9, "setup": 3.0, "training": 9.6, "report": 0.3})
+    '12.9 s: setup 3.0, training 9.6, other 0.3'
+    """
+    parts = {name: value for name, value in seconds.items() if name not in ("total", "other")}
+    shown = {name: value for name, value in parts.items() if value >= 0.5}
+    shown["other"] = seconds["total"] - sum(shown.values())
+    told = ", ".join(f"{name} {value:.1f}" for name, value in shown.items())
+    return f"{seconds['total']:.1f} s: {told}"
+
+
 def closing(home: Path, summary: dict, *, kept: bool) -> None:
     """Results, alarms, and where everything is."""
     best = summary["best_epoch"]
@@ -48,12 +62,7 @@ def closing(home: Path, summary: dict, *, kept: bool) -> None:
             f"test, epoch {best}": summary["test"],
         },
     )
-    seconds = summary["seconds"]
-    print(
-        f"{seconds['total']:.0f} s: setup {seconds['setup']:.0f}, "
-        f"training {seconds['training']:.0f} ({summary['images_per_second']:.0f} images/s), "
-        f"validation {seconds['validation']:.0f}, explaining {seconds['explaining']:.0f}"
-    )
+    print(f"{seconds_line(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
     for line in (*summary["alarms"], *summary["failures"]):
         print(f"! {line}")
     if kept:

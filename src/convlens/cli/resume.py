@@ -10,8 +10,10 @@ from convlens.cli.words import take
 from convlens.config import changed
 from convlens.config_checks import check_stored
 from convlens.data.unchanged import PLACES
+from convlens.stopwatch import timed
 
 
+@timed
 def run(words: list[str]) -> int:
     logs.speak()
     moved = [word for word in words if word.partition("=")[0] in PLACES]

@@ -7,6 +7,7 @@ from convlens.cli import multirun
 from convlens.cli.results import closing
 from convlens.config import compose
 from convlens.folder import first_process
+from convlens.stopwatch import Stopwatch
 
 
 def run(words: list[str]) -> int:
@@ -14,10 +15,11 @@ def run(words: list[str]) -> int:
     several, words = multirun.asked_for(words)
     if several:
         return multirun.run_all(words)
-    config = compose(words)
-    from convlens.run import train  # after the words are known to be right: torch takes seconds
+    with Stopwatch("setup").running():
+        config = compose(words)
+        from convlens.run import train  # after the words are known to be right: it takes seconds
 
-    home, summary = train(config)
+        home, summary = train(config)
     if first_process():
         closing(home, summary, kept=not config["trainer"]["fast_dev_run"])
     return 0

@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.errors import UserError
 from convlens.models.state import load_data, plain
+from convlens.stopwatch import spent_on
 
 STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
 
@@ -20,7 +21,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a kill leaves the old file or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        target = Path(path)
+        with spent_on("checkpoints"):
+            self._save(checkpoint, Path(path))
+
+    def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convlens.data.datamodule import PictureData
 from convlens.errors import UserError, nearest
+from convlens.stopwatch import spent_on
 from convlens.training.features import Features, features
 from convlens.training.module import ClassifierModule
 from convlens.training.schedule import Phase, Schedule
@@ -200,17 +201,18 @@ class Phases(L.Callback):
     ) -> Features:
         """Features of one split, told in a line."""
         pictures = data.dataset.splits[split]
-        found = features(
-            module.model,
-            cut,
-            pictures,
-            precision=str(module.config["precision"]),
-            context=trainer.precision_plugin.forward_context,
-            device=module.device,
-            directory=self.directory,
-            title=f"features of {len(pictures)} {split} pictures",
-            base=base,
-        )
+        with spent_on("features"):
+            found = features(
+                module.model,
+                cut,
+                pictures,
+                precision=str(module.config["precision"]),
+                context=trainer.precision_plugin.forward_context,
+                device=module.device,
+                directory=self.directory,
+                title=f"features of {len(pictures)} {split} pictures",
+                base=base,
+            )
         how = "cache hit" if found.from_cache else f"cache miss, computed in {found.seconds:.0f} s"
         name = module.model.cut_name(cut)
         log.info(

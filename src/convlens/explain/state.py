@@ -21,6 +21,7 @@ from convlens.errors import UserError
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
+_PLAIN = (type(None), bool, int, float, str)
 _CONTAINERS = (list, deque, set, *_DICTS)  # these very types: others may be more than their items
 
 _kept: set[int] = set()  # networks whose state is being kept, by id
@@ -68,7 +69,7 @@ def kept_state(model: nn.Module) -> Iterator[None]:
     _kept.add(id(model))
     first = model not in _written
     before = _State(model, _written.get(model, frozenset()))
-    weights = _Weights(model, before.spared, copied=first)
+    weights = _Weights(before.parameters, copied=first)
     try:
         yield
     finally:
@@ -89,11 +90,11 @@ class _State:
     """What was where before, and copies in its place.
 
     Attributes:
-        spared: ids of the parameters for which a copy stands in.
+        parameters: names and parameters for which no copy stands in.
     """
 
     def __init__(self, model: nn.Module, written: frozenset[str]):
-        self.spared: set[int] = set()
+        self.parameters: list[tuple[str, nn.Parameter]] = []
         self._stores: list[tuple[dict, dict]] = []
         self._contents: list[tuple[list | deque | set | dict, list | deque | set | dict]] = []
         self._scripted: list[tuple[Tensor, Tensor]] = []
@@ -106,13 +107,17 @@ class _State:
             stores = (vars(module), module._buffers, module._parameters, module._modules)
             self._stores += [(store, dict(store)) for store in stores]
             for name, value in list(vars(module).items()):
-                if name not in _OF_TORCH:
+                if type(value) not in _PLAIN and name not in _OF_TORCH:
                     vars(module)[name] = self._stand_in(value)
             for name, value in module._buffers.items():
                 module._buffers[name] = self._stand_in(value)
             for name, value in module._parameters.items():
-                if f"{path}.{name}".lstrip(".") in written:
-                    self.spared.add(id(value))
+                where = f"{path}.{name}" if path else name
+                if value is None or nn.parameter.is_lazy(value):
+                    continue
+                if where not in written:
+                    self.parameters.append((where, value))
+                else:
                     module._parameters[name] = self._copies.setdefault(
                         id(value), nn.Parameter(value.detach().clone(), value.requires_grad)
                     )
@@ -125,7 +130,8 @@ class _State:
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             return self._copies.setdefault(id(value), value.detach().clone())
         if type(value) is tuple:
-            return tuple(map(self._stand_in, value))
+            plain = all(type(item) in _PLAIN for item in value)
+            return value if plain else tuple(map(self._stand_in, value))
         if type(value) not in _CONTAINERS or id(value) in self._seen:
             return value
         self._seen.add(id(value))
@@ -152,27 +158,31 @@ class _State:
 
 
 class _Weights:
-    """The parameters of a network as they were: by value if ``copied``, else by version."""
+    """Parameters as they were: by value if ``copied``, else by version."""
 
-    def __init__(self, model: nn.Module, spared: set[int], *, copied: bool):
+    def __init__(self, parameters: list[tuple[str, nn.Parameter]], *, copied: bool):
         self._before = [
-            (name, parameter, None if parameter.is_inference() else parameter._version,
+            (name, parameter, _version(parameter),
              parameter.detach().to("cpu", copy=True) if copied else None)
-            for name, parameter in model.named_parameters()
-            if id(parameter) not in spared and not nn.parameter.is_lazy(parameter)
+            for name, parameter in parameters
         ]  # fmt: skip
 
     def moved(self) -> list[str]:
         """Names of those that were written to; the values are put back where they are known."""
-        found = []
-        for name, parameter, version, values in self._before:
-            written = not parameter.is_inference() and parameter._version != version
-            if values is not None and not _same(parameter.detach().cpu(), values):
+        found = [
+            (name, parameter, values)
+            for name, parameter, version, values in self._before
+            if _version(parameter) != version
+            or (values is not None and not _same(parameter.detach().cpu(), values))
+        ]
+        for _, parameter, values in found:  # after all comparisons: names may share a parameter
+            if values is not None:
                 parameter.data.copy_(values)
-                written = True
-            if written:
-                found.append(name)
-        return found
+        return [name for name, _, _ in found]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

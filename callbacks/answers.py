@@ -91,7 +91,9 @@ class AnswerBook:
         self._random = np.random.default_rng(0)  # the same sample in every pass
         self._lost = False  # answers to a batch
 
-    def take(self, outputs, batch, number: int, noted: Callable[[], Tensor | None]) -> None:
+    def take(
+        self, outputs, batch, number: int, noted: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
         """A batch has been answered; later calls for the same batch change nothing.
 
         The logits are ``outputs["logits"]`` if the module's step returns them, else what ``noted``

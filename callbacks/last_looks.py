@@ -53,7 +53,7 @@ def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
                     k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()
                 }
                 moved = data.finish(there)
-                book.take({"logits": module.answer(moved)}, moved, number, lambda: None)
+                book.take({"logits": module.answer(moved)}, moved, number)
     finally:
         for part, mode in modes.items():
             part.training = mode

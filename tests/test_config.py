@@ -164,3 +164,87 @@ def test_the_own_head_stands_in_place_of_a_new_heads_keys():
     assert compose(["exp=finetune_timm", "model.head=imagenet"])["model"]["head"] == "imagenet"
     with pytest.raises(UserError, match="model.head=imagent"):
         compose(["exp=finetune_timm", "model.head=imagent"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # one value for all blocks where the experiment has a list, and the other way round
+        ["exp=reproduce/mnist_convnet", "model.pooling=none"],
+        ["exp=reproduce/mnist_convnet", "model.pooling=average"],
+        ["exp=reproduce/cifar10_convnet", "model.pooling=max"],
+        ["model.kernel_size=[5,3,3,3]"],
+        ["model.padding=[2,same,valid,0]", "model.kernel_size=[5,3,3,3]"],
+        ["model.padding=1"],
+        ["model.stride=[2,1,1,1]", "model.pool_size=[2,2,2,1]"],
+        # other keys of several kinds
+        ["exp=features_vgg16", "callbacks.filter_visuals.layers=auto"],
+        ["trainer=gpu", "trainer.devices=[0,1]"],
+        ["trainer=ddp_cpu", "trainer.devices=auto"],
+        ["trainer.fast_dev_run=3"],
+        ["exp=finetune_vgg16", "finetune.phases.1.lr=1e-4"],
+        ["exp=finetune_timm", "finetune.groups.base=backbone"],
+        ["exp=finetune_vgg16", "finetune.groups.base={match: backbone, stage_decay: 0.5}"],
+    ],
+)
+def test_a_key_of_several_kinds_takes_each_whatever_the_default_is(words):
+    config = compose(words)
+    # and so does a config that was stored
+    stored = compose([word for word in words if word.startswith(("exp=", "trainer="))])
+    typed = [word for word in words if not word.startswith(("exp=", "trainer="))]
+    for word in typed:
+        key = word.partition("=")[0]
+        found, again = config, changed(stored, typed)
+        for part in key.split("."):
+            part = int(part) if isinstance(found, list) else part
+            found, again = found[part], again[part]
+        assert found == again
+
+
+def test_one_value_a_block_builds_what_a_list_of_it_builds():
+    from convlens.models import build_model
+
+    exp = "exp=reproduce/mnist_convnet"
+    for key, one, many in [
+        ("pooling", "none", "[none,none,none]"), ("padding", "same", "[same,1,same]"),
+        ("kernel_size", "5", "[5,5,5]"), ("stride", "1", "[1,1,1]"), ("pool_size", "2", "[2,2,2]"),
+    ]:  # fmt: skip
+        built = [
+            build_model(compose([exp, f"model.{key}={text}"])["model"], channels=1, size=28,
+                        outputs=10)
+            for text in (one, many)
+        ]  # fmt: skip
+        assert str(built[0]) == str(built[1])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.kernel_size=[3,x]", "a list of values, each a whole number"),
+        ("model.kernel_size=big", "expected a whole number"),
+        ("model.padding=[same,-1]", "valid or same or a whole number"),
+        ("model.pooling=3", "expected text or a list"),
+        ("trainer.fast_dev_run=perhaps", "true or false or a whole number"),
+    ],
+)
+def test_what_is_of_none_of_a_keys_kinds_is_refused(word, said):
+    with pytest.raises(UserError) as caught:
+        compose([word])
+    assert word in str(caught.value) and said in str(caught.value)
+
+
+def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
+    """The comments of model/scratch.yaml, line by line, against what is built."""
+    from convlens.models import build_model
+
+    lines = (MAKEFILE.parent / "configs" / "model" / "scratch.yaml").read_text().splitlines()
+    each = {line.partition(":")[0] for line in lines if line.rstrip().endswith("each")}
+    assert each == {"kernel_size", "stride", "padding", "pooling", "pool_size"}
+    spec = compose([])["model"]
+    for key in ("activation", "batch_norm", "dropout", *each):
+        value = [spec[key]] * len(spec["filters"])
+        if key in each:
+            build_model({**spec, key: value}, channels=3, size=64, outputs=5)
+        else:
+            with pytest.raises(UserError, match=f"model.{key}"):
+                changed(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])

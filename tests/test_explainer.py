@@ -248,6 +248,22 @@ def test_predict_writes_every_probability_and_names_what_is_broken(run, odd_pict
     assert main(["predict", *words]) == 2  # it is there already
 
 
+def test_predict_takes_no_network_by_itself(odd_pictures, at, capsys):
+    images = f"images={odd_pictures}"
+    assert main(["predict", images]) == 2
+    said = capsys.readouterr().err
+    assert "predict needs ckpt=FILE" in said and "ckpt=example" in said
+    assert not (at / "outputs").exists()
+    assert main(["predict", images, "ckpt=example"]) == 0
+    assert "the example network, trained on shapes" in capsys.readouterr().out
+
+
+def test_explain_says_which_network_answers(odd_pictures, at, capsys):
+    picture = next(file for file in odd_pictures.iterdir() if file.suffix == ".png")
+    assert main(["explain", f"image={picture}", "only=grad_cam"]) == 0
+    assert "asking the example network, trained on shapes" in capsys.readouterr().out
+
+
 def test_eval_writes_the_test_sets_predictions_and_mistakes(run, capsys):
     assert main(["eval", f"ckpt={run / 'checkpoints' / 'best.ckpt'}"]) == 0
     home = run / "evaluation" / "best"

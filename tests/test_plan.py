@@ -11,7 +11,6 @@ from conftest import TINY, TWO_UNFREEZES
 from convlens.cli.main import main
 from convlens.config import compose
 from convlens.models import build_model
-from convlens.run import batches_of
 
 
 @pytest.fixture
@@ -118,4 +117,6 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     ],
 )  # fmt: skip
 def test_the_batch_of_several_processes(words, whole, each):
+    from convlens.run import batches_of
+
     assert batches_of(compose([*TINY, *words])) == (whole, each)

@@ -10,6 +10,7 @@ import sys
 import pytest
 from runs_made import CONFIG, changed, write_run
 
+from convlens import folder
 from convlens.cli.runs import run as command
 from convlens.errors import UserError
 from convlens.runs import all_runs, read_run
@@ -154,3 +155,124 @@ def test_it_starts_without_torch(runs):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def state(home) -> str:
+    return read_run(home).state
+
+
+def test_a_run_is_running_while_a_process_holds_its_folder(runs, capsys):
+    with folder.Hold() as hold:
+        hold.take(runs / "scratch" / "d")
+        hold_a = folder.Hold()
+        hold_a.take(runs / "scratch" / "a")  # finished once, and trained anew with more epochs
+        table = printed(capsys)
+        assert table["scratch/d"][-1] == "running, epoch 3 done"
+        assert table["scratch/a"][-1] == "running, epoch 2 done"
+        assert table["hans/c"][-1] == "finished"
+        hold_a.__exit__()
+    table = printed(capsys)
+    assert table["scratch/d"][-1] == "stopped at epoch 3"
+    assert table["scratch/a"][-1] == "finished"
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from convlens.folder import Hold\n"
+    "with Hold() as hold:\n"
+    "    hold.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_a_killed_process_holds_nothing(runs):
+    home = runs / "scratch" / "d"
+    child = subprocess.Popen([sys.executable, "-c", HOLD, home], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        assert state(home) == "running, epoch 3 done"
+        assert folder.holder_of(home).name.startswith(f"process {child.pid} on ")
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert state(home) == "stopped at epoch 3"
+
+
+def test_where_locks_do_not_reach_another_machine_is_named(runs, monkeypatch):
+    home = runs / "scratch" / "d"
+    with folder.Hold() as hold:
+        monkeypatch.setattr(folder.socket, "gethostname", lambda: "far")
+        hold.take(home)
+        monkeypatch.undo()
+        text = (home / folder.LOCK).read_text()
+        assert state(home) == "running, epoch 3 done"
+    assert state(home) == "stopped at epoch 3"  # it ended by itself, and took its name back
+    (home / folder.LOCK).write_text(text)
+    assert state(home) == "stopped at epoch 3, or running on far"
+
+
+def test_all_epochs_and_no_summary_is_trained_not_tested(at):
+    home = write_run(at / "run", [2.0, 1.0, 0.9], finished=False)  # training.epochs is 2
+    assert state(home) == "trained, not tested"
+
+
+def test_looking_at_a_lock_lets_no_run_fail(runs):
+    """A run that starts while `make runs` holds the shared lock for a moment waits that long."""
+    import threading
+
+    home = runs / "scratch" / "d"
+    with folder.Hold() as hold:
+        hold.take(home)  # makes the file
+    looking = os.open(home / folder.LOCK, os.O_RDONLY)
+    folder.fcntl.flock(looking, folder.fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, [looking]).start()
+    with folder.Hold() as hold:
+        hold.take(home)
+    with folder.Hold() as hold, folder.Hold() as other, pytest.raises(UserError, match="in use"):
+        hold.take(home)
+        other.take(home)
+
+
+def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
+    from convlens import logs
+    from convlens.cli.eval import checkpoint_path
+    from convlens.runs import find_run
+
+    logs.speak()
+    newest, older = runs / "scratch" / "d", runs / "hans" / "c"
+    best = "checkpoints/best.ckpt"
+    for asked in (("last", None), (None, "last")):
+        with pytest.raises(UserError, match=f"no run in outputs/ has {best} yet; .*scratch/d"):
+            checkpoint_path(*asked)
+    (older / "checkpoints").mkdir()
+    (older / best).touch()
+    capsys.readouterr()
+    for asked in (("last", None), (None, "last")):
+        assert checkpoint_path(*asked).resolve() == older / best
+        said = capsys.readouterr().out
+        assert "last is outputs/hans/c: the newer outputs/scratch/d has no checkpoints" in said
+    assert folder.newest_run().resolve() == newest  # to resume, a run needs no checkpoint
+    (newest / "metrics.csv").unlink()
+    assert find_run("last").resolve() == older  # to compare, it needs numbers
+    (runs / ".hydra").mkdir()
+    (runs / ".hydra" / "config.yaml").touch()
+    (newest / "probes").mkdir()
+    (newest / "probes" / "config.yaml").touch()
+    assert folder.newest_run().resolve() == newest
+
+
+def test_a_page_of_other_runs_is_not_overwritten(runs, capsys):
+    from convlens.cli.compare import run as compare
+
+    both = "runs=scratch/a scratch/b"
+    assert compare([both, "run_dir=page"]) == 0
+    page = (runs.parent / "page" / "compare.html").read_bytes()
+    with pytest.raises(UserError, match="run_dir=page already holds compare.html"):
+        compare(["runs=hans/c scratch/b", "run_dir=page"])
+    assert (runs.parent / "page" / "compare.html").read_bytes() == page
+
+
+def test_eval_of_two_checkpoints_is_refused(runs):
+    from convlens.cli.eval import run as evaluate
+
+    with pytest.raises(UserError, match="ckpt=a.ckpt run=b: both name a checkpoint"):
+        evaluate(["ckpt=a.ckpt", "run=b"])

@@ -11,14 +11,15 @@ from convlens.errors import UserError
 from convlens.explainer import Explainer, load, recipe_of
 
 EXAMPLE = Path(__file__).parent / "example"  # a small trained network and pictures of `shapes`
+EXAMPLE_NAME = "example"  # what ckpt= says for it
 
 
 def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     """The network that the words speak of, and what a person calls it.
 
     ``ckpt`` is a file, or ``last`` for the newest run's best; without it ``model=…`` with
-    ``model.head=imagenet`` builds a network with its library's weights; with neither it is the
-    example that comes with the package.
+    ``model.head=imagenet`` builds a network with its library's weights; with neither, or as
+    ``example``, it is the one that comes with the package.
 
     Raises:
         UserError: no such checkpoint, a word that fits nothing, a network without classes.
@@ -28,11 +29,11 @@ def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     if ckpt is not None:
         if words:
             raise UserError(f"{words[0]}: a checkpoint knows its own network; leave the word out")
-        path = checkpoint_path(ckpt, None)
-        return load(path), str(path)
-    if not words:
-        return load(EXAMPLE / "shapes.ckpt"), "the example network, trained on shapes"
-    return _of_library(words)
+    elif words:
+        return _of_library(words)
+    path = checkpoint_path(ckpt or EXAMPLE_NAME, None)
+    example = ckpt in (None, EXAMPLE_NAME)
+    return load(path), "the example network, trained on shapes" if example else str(path)
 
 
 def _of_library(words: list[str]) -> tuple[Explainer, str]:

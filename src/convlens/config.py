@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config_checks import check_config
+from convlens.config_checks import check_config, rule_of
 from convlens.errors import UserError, nearest
 
 # by the model that was asked for, where no experiment was
@@ -176,18 +176,21 @@ def _set(config: Any, key: str, value: Any) -> None:
 
 
 def _check_type(key: str, default: Any, value: Any, text: str) -> None:
-    """Refuse a value whose kind differs from the default's; null defaults take anything."""
+    """Refuse a value whose kind differs from the default's; null defaults take anything.
+
+    A key that takes several kinds of values is held to its rule alone.
+    """
     if default is None or value is None:
         return
-    number = (int, float)
-    if key == "model.head" and value == "imagenet":
-        return  # in place of a new head's keys: the network's own classifier
+    number, rule = (int, float), rule_of(key)
+    if rule is not None and rule.kinds:
+        if not rule.fits(value):
+            raise UserError(f"{key}={text}: expected {rule.wanted} (the default is {default})")
+        return
     if isinstance(default, bool):
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, int) and not isinstance(default, bool):
         fits = isinstance(value, int) and not isinstance(value, bool)
-        # some keys take one value for all blocks or a list with one a block
-        fits = fits or (key.startswith("model.") and isinstance(value, list))
         wanted = "a whole number"
     elif isinstance(default, float):
         fits, wanted = isinstance(value, number) and not isinstance(value, bool), "a number"

@@ -23,14 +23,21 @@ _LARGEST = 2**64  # whole numbers in a file; larger ones fit no float and no ten
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value has to be: a test, and the words for it."""
+    """What a value has to be: a test, and the words for it.
+
+    ``kinds``: it may be of several kinds, such as one value or a list, so that the kind of the
+    default says nothing about what else is right; null, which any key may start with, is none.
+    """
 
     fits: Callable[[Any], bool]
     wanted: str
+    kinds: bool = False
 
     def __or__(self, other: Rule) -> Rule:
         return Rule(
-            lambda value: self.fits(value) or other.fits(value), f"{self.wanted} or {other.wanted}"
+            lambda value: self.fits(value) or other.fits(value),
+            f"{self.wanted} or {other.wanted}",
+            kinds=self is not NULL or other.kinds,
         )
 
 
@@ -97,6 +104,7 @@ CALLBACK = Rule(
     "one of convlens.callbacks (code of your own comes in by Python, not by a config)",
 )
 SIDE = whole(1, 1000)  # of a kernel or window, in pixels
+PADDING = one_of("valid", "same") | whole(0, 1000)
 LAYERS = TEXT | each(TEXT)
 ALL_DEVICES = Rule(lambda value: value == -1, "-1")
 # of every config; `experiment` and `debug` leave no group of their own
@@ -148,6 +156,10 @@ RULES: dict[str, Rule] = {
     "finetune.batch_norm": TEXT,
     "finetune.groups": NULL | TABLE,
     "finetune.phases": NULL | each(TABLE),
+    # their limits are the schedule's own
+    "finetune.phases.*.lr": above(0) | TABLE,
+    "finetune.phases.*.until": NULL | TABLE,
+    "finetune.groups.*": TEXT | each(TEXT) | TABLE,
     "trainer.accelerator": TEXT,
     "trainer.strategy": TEXT,
     "trainer.devices": TEXT | whole(1) | ALL_DEVICES | each(whole(0)),
@@ -181,7 +193,7 @@ RULES: dict[str, Rule] = {
     "model.kernel_size": SIDE | each(SIDE),
     "model.stride": SIDE | each(SIDE),
     "model.pool_size": SIDE | each(SIDE),
-    "model.padding": one_of("valid", "same") | whole(0, 1000) | each(one_of("valid", "same")),
+    "model.padding": PADDING | each(PADDING),
     "model.pooling": TEXT | each(TEXT),
     "model.filters": each(whole(1, 65_536)),
     "model.dropout": PART,
@@ -237,7 +249,7 @@ def check_config(config: dict) -> None:
         UserError: naming the key, its value and what is expected.
     """
     for key, value in _values(config):
-        rule = _rule(key)
+        rule = rule_of(key)
         if rule is not None and not rule.fits(value):
             raise UserError(f"{key}={_shown(value)}: {rule.wanted} is expected")
 
@@ -298,7 +310,8 @@ def _values(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(value, f"{prefix}{key}.")
 
 
-def _rule(key: str) -> Rule | None:
+def rule_of(key: str) -> Rule | None:
+    """The first rule that a key matches, if any."""
     if key in RULES:
         return RULES[key]
     depth = key.count(".")  # a star stands for one part of a key

@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import socket
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -27,6 +30,10 @@ OUTPUTS = Path("outputs")
 _MOST_LETTERS = 1_000_000  # of a config.yaml; ours have some thousand
 LOCK = ".lock"
 TEMPORARY = (".*.tmp", "*.csv.tmp", "checkpoints/.*.tmp")  # files not yet renamed to their names
+_WAIT = 0.5  # seconds in which a command that only looks at a lock has let it go
+log = logging.getLogger("convlens")
+# what lies in these folders is a run's own, and never another run
+INSIDE = {"tensorboard", "explanations", "checkpoints", "probes"}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -123,6 +130,7 @@ class Hold:
 
     def __exit__(self, *_) -> None:
         if self._fd is not None:
+            os.ftruncate(self._fd, 0)  # it names a process as long as there is one
             os.close(self._fd)
             self._fd = None
 
@@ -141,7 +149,7 @@ class Hold:
                 f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
             ) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except BlockingIOError:
             holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
             os.close(fd)
@@ -160,6 +168,59 @@ class Hold:
                 left.unlink(missing_ok=True)  # of a process that was killed amid writing it
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock; one who only looks whether it is taken has it for a moment (`holder_of`)."""
+    until = time.monotonic() + _WAIT
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run folder.
+
+    Attributes:
+        name: ``process 12 on HOST``; empty where nobody ever said so.
+        alive: the lock is taken. A free one with the name of another machine's process proves
+            nothing there where file systems keep locks to one machine.
+    """
+
+    name: str
+    alive: bool
+
+    @property
+    def elsewhere(self) -> str:
+        """The other machine whose process may hold the folder unseen; empty where none may."""
+        host = self.name.rpartition(" on ")[2]
+        return "" if self.alive or host == socket.gethostname() else host
+
+
+def holder_of(folder: Path) -> Holder:
+    """Who holds a run folder just now; nothing in it is changed."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return Holder("", alive=False)
+    try:
+        name = os.pread(fd, 100, 0).decode(errors="replace").strip()
+        if fcntl is None:
+            return Holder(name, alive=False)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(name, alive=True)
+        except OSError:
+            pass  # no locks here
+        return Holder(name, alive=False)
+    finally:
+        os.close(fd)
 
 
 def claim(config: dict, hold: Hold | None = None) -> Path:
@@ -286,16 +347,36 @@ def write_results(folder: Path, results: dict) -> None:
     _replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def newest_run() -> Path:
+def run_folders(parent: Path) -> list[Path]:
+    """The folders below ``parent``, itself included, that hold a run."""
+    found = []
+    for path, folders, files in os.walk(parent):
+        folders[:] = sorted(each for each in folders if each not in INSIDE and each[0] != ".")
+        if "config.yaml" in files or "summary.json" in files:
+            found.append(Path(path))
+    return found
+
+
+def newest_run(having: str = "config.yaml") -> Path:
     """The run that was started last, for ``run=last`` and ``ckpt=last``.
+
+    Args:
+        having: a file that the command needs; runs that do not have it yet are passed over, with
+            a line.
 
     Raises:
         UserError: there is none.
     """
-    runs = [file.parent for file in OUTPUTS.rglob("config.yaml")]
+    runs = [home for home in run_folders(OUTPUTS) if holds_run(home)]
     if not runs:
         raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` makes one")
-    return max(runs, key=lambda folder: (folder / "config.yaml").stat().st_mtime_ns)
+    runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
+    ready = next((home for home in runs if (home / having).exists()), None)
+    if ready is None:
+        raise UserError(f"no run in {OUTPUTS}/ has {having} yet; the newest is {runs[0]}")
+    if ready != runs[0]:
+        log.info("last is %s: the newer %s has no %s yet", ready, runs[0], having)
+    return ready
 
 
 def _replace(file: Path, text: str) -> None:

@@ -7,7 +7,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -20,8 +19,6 @@ from convlens.errors import UserError, blaming, nearest
 
 Row = dict[str, float]
 log = logging.getLogger("convlens")
-# what lies in these folders is a run's own, and never another run
-_INSIDE = {"tensorboard", "explanations", "checkpoints", "probes"}
 _MOST_VALUES = 2_000_000  # of a summary, which holds some for each epoch
 _COUNTED = ("alarms", "failures")  # lists of lines in summary.json
 _HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
@@ -55,7 +52,17 @@ class KeptRun:
 
     @property
     def state(self) -> str:
-        return "finished" if self.summary is not None else f"stopped at epoch {self.epochs}"
+        """``running`` while a process holds the folder, ``finished`` behind its summary."""
+        holder = folder.holder_of(self.home)
+        if holder.alive:
+            return f"running, epoch {self.epochs} done"
+        if self.summary is not None:
+            return "finished"
+        if holder.elsewhere:  # where its lock need not be seen from here
+            return f"stopped at epoch {self.epochs}, or running on {holder.elsewhere}"
+        if self.epochs and self.epochs == self.config.get("training", {}).get("epochs"):
+            return "trained, not tested"
+        return f"stopped at epoch {self.epochs}"
 
     @property
     def started(self) -> datetime.datetime:
@@ -145,21 +152,11 @@ def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
     if not parent.is_dir():
         raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
     found: list[KeptRun | UnreadRun] = []
-    for home in run_folders(parent):
+    for home in folder.run_folders(parent):
         try:
             found.append(read_run(home))
         except UserError as error:
             found.append(UnreadRun(home, str(error)))
-    return found
-
-
-def run_folders(parent: Path) -> list[Path]:
-    """The folders below ``parent``, itself included, that hold a run."""
-    found = []
-    for path, folders, files in os.walk(parent):
-        folders[:] = sorted(set(folders) - _INSIDE)
-        if "config.yaml" in files or "summary.json" in files:
-            found.append(Path(path))
     return found
 
 
@@ -170,11 +167,11 @@ def find_run(word: str) -> Path:
         UserError: none.
     """
     if word == "last":
-        return folder.newest_run()
+        return folder.newest_run("metrics.csv")
     for path in (Path(word).expanduser(), folder.OUTPUTS / word):
         if path.is_dir():
             return path
-    known = [str(home) for home in run_folders(folder.OUTPUTS)]
+    known = [str(home) for home in folder.run_folders(folder.OUTPUTS)]
     start = f"{folder.OUTPUTS}/"
     if not word.startswith(start):
         known = [name.removeprefix(start) for name in known]

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -504,6 +505,14 @@ def test_last_is_the_newest_run(at, capsys):
     home = made_run(at / "outputs" / "scratch" / "a")
     assert run(["run=last"]) == 0
     assert (home / "report.html").exists()
+    newer = made_run(at / "outputs" / "scratch" / "b")
+    (newer / "metrics.csv").unlink()  # not one epoch yet
+    os.utime(newer / "config.yaml", (2_000_000_000,) * 2)
+    (home / "report.html").unlink()
+    assert run(["run=last"]) == 0
+    assert (home / "report.html").exists()
+    said = capsys.readouterr().out
+    assert "last is outputs/scratch/a: the newer outputs/scratch/b has no metrics.csv yet" in said
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "empty", "broken", "rows", "early"])

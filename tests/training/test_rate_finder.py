@@ -42,8 +42,20 @@ def test_the_command_names_the_key_and_writes_the_plot(at, capsys):
     pixels = np.asarray(Image.open(at / "found" / "it.png").convert("RGB"), float)
     assert pixels.std() > 5 and min(pixels.shape[:2]) > 200
     assert not (at / "outputs").exists()
-    assert main(words) == 0
+    plot = (at / "found" / "it.png").read_bytes()
+    assert main(words) == 2  # another's plot may lie there
+    assert "plot=found/it.png is there already" in capsys.readouterr().err
+    assert main([*words, "overwrite=true"]) == 0
     assert capsys.readouterr().out == first  # the same batches, the same answer
+    assert (at / "found" / "it.png").read_bytes() == plot
+
+
+def test_without_a_place_every_plot_has_its_own(at, capsys):
+    for _ in range(2):
+        assert main(["lr-find", *TINY, "steps=10"]) == 0
+    found = sorted((at / "outputs").rglob("lr_find.png"))
+    assert len(found) == 2
+    assert all(str(file.relative_to(at)) in capsys.readouterr().out for file in found[1:])
 
 
 def test_with_a_schedule_it_is_the_first_phases_rate(at, capsys):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from convlens import folder
+from convlens import folder, logs
 from convlens.cli.results import screen
 from convlens.cli.words import take
 from convlens.errors import UserError
 from convlens.pages.compare import COLUMNS, compare, differing, read_runs, results, short_names
 from convlens.runs import KeptRun, find_run
+
+PAGE = "compare.html"
 
 
 def run(words: list[str]) -> int:
@@ -21,6 +23,10 @@ def run(words: list[str]) -> int:
     if rest == words:
         raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
     asked = take(rest, "compare", {"run_dir": ""})
+    logs.speak()
+    file = Path(asked["run_dir"]).expanduser() / PAGE
+    if asked["run_dir"] and file.exists():
+        raise UserError(f"run_dir={file.parent} already holds {PAGE}: choose another run_dir")
     homes = [home for text in given for home in named(text)]
     runs = read_runs(homes)
     page = compare(homes)
@@ -83,7 +89,7 @@ def _print(runs: list[KeptRun], names: list[str]) -> None:
 def _write(page: str, asked: str) -> Path:
     """Write the page, by default into a new folder below outputs/compare/; returns its file."""
     home = Path(asked).expanduser() if asked else folder.fresh(folder.OUTPUTS / "compare")
-    file = home / "compare.html"
+    file = home / PAGE
     try:
         home.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")

@@ -25,6 +25,8 @@ def run(words: list[str]) -> int:
     home, words = extract(words, "run")
     if asked is None and home is None:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
+    if asked is not None and home is not None:
+        raise UserError(f"ckpt={asked} run={home}: both name a checkpoint; leave one of them out")
     path = checkpoint_path(asked, home)
     from convlens.evaluation import evaluate
     from convlens.summary import seconds_by_name
@@ -89,9 +91,16 @@ def _home(checkpoint: Path, own: bool) -> Path:
 
 
 def checkpoint_path(asked: str | None, home: str | None) -> Path:
-    """The file that ``ckpt=`` and ``run=`` speak of; a run's is its best."""
+    """The file that ``ckpt=`` and ``run=`` speak of; a run's is its best.
+
+    ``last`` is the newest run that has one, ``example`` the network that comes with the package.
+    """
+    from convlens.asking import EXAMPLE, EXAMPLE_NAME
+
+    if asked == EXAMPLE_NAME:
+        return EXAMPLE / "shapes.ckpt"
     if asked not in (None, "last"):
         return Path(asked).expanduser()
     newest = asked == "last" or home == "last"
-    run_dir = folder.newest_run() if newest else Path(home).expanduser()
-    return run_dir / "checkpoints" / "best.ckpt"
+    best = Path("checkpoints") / "best.ckpt"
+    return (folder.newest_run(str(best)) if newest else Path(home).expanduser()) / best

@@ -36,6 +36,7 @@ def run(words: list[str]) -> int:
     if told["only"] is not None:
         told["only"] = [method for method in wanted if method != "filters"]
     home = _home(told["run_dir"])
+    print(f"asking {network}")
     done = _explained(explainer, [first, files], sheets, home, told, network, walk)
     print(f"explanations  {home}\npage          {home / PAGE}")
     if not done and given is not None:

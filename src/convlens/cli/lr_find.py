@@ -1,15 +1,18 @@
-"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=outputs/lr_find.png]``."""
+"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=FILE]``.
+
+The plot goes into a new folder below outputs/lr-find/ where ``plot`` is not given.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import logs
+from convlens import folder, logs
 from convlens.cli.words import extract, number
 from convlens.config import compose
 from convlens.errors import UserError
 
-DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": "outputs/lr_find.png"}
+DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": ""}
 
 
 def run(words: list[str]) -> int:
@@ -24,6 +27,9 @@ def run(words: list[str]) -> int:
             f"low={low} high={high} steps={steps}: 0 < low < high and at least 10 steps"
         )
     config = compose(words)
+    file = Path(asked["plot"]).expanduser() if asked["plot"] else None
+    if file and file.exists() and not config["overwrite"]:  # before the minutes of the test
+        raise UserError(f"plot={file} is there already: choose another, or say overwrite=true")
     from convlens.draw.jpeg import encode_png
     from convlens.draw.rate_curve import rate_curve
     from convlens.run import assemble, device_of
@@ -33,7 +39,7 @@ def run(words: list[str]) -> int:
     found = find_rate(
         made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
     )
-    file = Path(asked["plot"]).expanduser()
+    file = file or folder.fresh(folder.OUTPUTS / "lr-find") / "lr_find.png"
     title = f"{config['experiment']} · learning-rate range test · {', '.join(found.trained)}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,11 @@ def run(words: list[str]) -> int:
         raise UserError(f"batch={told['batch']}: a whole number of at least 1 is expected")
     if told["images"] is None:
         raise UserError("predict needs images=DIR, a folder of pictures (or one picture)")
+    if told["ckpt"] is None and not words:
+        raise UserError(
+            "predict needs ckpt=FILE; ckpt=last is the newest run's best, ckpt=example the network "
+            "that comes with convlens, model=NAME model.head=imagenet one of a library"
+        )
     from convlens.asking import network_of, picture_files, walk_from
     from convlens.cli.eval import checkpoint_path
     from convlens.predictions import predict_files

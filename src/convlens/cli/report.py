@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import folder
+from convlens import folder, logs
 from convlens.cli.words import take
 
 
 def run(words: list[str]) -> int:
+    logs.speak()
     asked = take(words, "report", {"run": None})["run"]
-    home = folder.newest_run() if asked == "last" else Path(asked).expanduser()
+    home = folder.newest_run("metrics.csv") if asked == "last" else Path(asked).expanduser()
     # the libraries behind a page are needed only now that there is a run
     from convlens.pages.report import report
 

@@ -56,10 +56,13 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
         config["data"]["size"] = size
     names = imagenet_classes()
     network = build_model(
-        config["model"], channels=3, size=config["data"]["size"], outputs=len(names)
+        config["model"], channels=3, size=config["data"]["size"], outputs=len(names),
+        class_names=names,
     ).eval()  # fmt: skip
     config["data"]["channels"] = 3
-    explainer = Explainer(network, names, recipe_of(config["data"]), seed=config["seed"])
+    explainer = Explainer(
+        network, names, recipe_of(config["data"]), seed=config["seed"], outputs="logits"
+    )
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
 

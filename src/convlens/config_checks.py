@@ -204,6 +204,7 @@ RULES: dict[str, Rule] = {
     "model.head.dropout": PART,
     "model.head.hidden_dropout": PART,
     "model.weights": TEXT,
+    "model.head_classes": TEXT | each(whole(0, 999)),
     "callbacks.budget": least(0),
     "callbacks.*._target_": CALLBACK,
     "callbacks.*.batch": whole(1),

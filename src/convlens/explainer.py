@@ -10,10 +10,11 @@ classes explained.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,12 @@ from convlens.explain.filters import gradient_ascent, kernels, logits_layer, rec
 from convlens.explain.grad_cam import grad_cam, probabilities
 from convlens.explain.layers import choose_layers, feature_map, takes_image
 from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels, window_pixels
+from convlens.explain.outputs import answering, check_outputs
 from convlens.explain.taps import device_of, explaining, find_module, preprocessing, ready
 from convlens.models.normalise import normalisation as normalise_by
 from convlens.pages import data_uri
 
+log = logging.getLogger("convlens")
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
 OURS = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
 _LAYERS_SHOWN = 16  # of activation grids, where none are named
@@ -120,35 +123,55 @@ class Explainer:
     Args:
         network: pictures ``(B, C, H, W)`` to logits ``(B, K)`` or ``(B, 1)``; used as it is and
             where it is, in evaluation mode while it is asked.
-        class_names: ``K`` names; a one-logit network has two.
+        class_names: ``K`` different names; a one-logit network has two.
         recipe: how a picture file becomes the network's ``(H, W, C)``.
         normalise: from pictures in [0, 1] to what the network takes; None where it does so itself.
         seed: of explanations that draw random numbers.
+        outputs: ``auto``, ``logits`` or ``probabilities``; see
+            :class:`convlens.explain.outputs.OutputReader`.
 
     Attributes:
         network, class_names, recipe: as given.
+        note: how the outputs are read, where they are no logits; else None.
+
+    Raises:
+        UserError: names that do not fit the outputs, or outputs that cannot be read.
     """
 
     def __init__(
         self, network: nn.Module, class_names: Sequence[str], recipe: Recipe, *,
-        normalise: nn.Module | None = None, seed: int = 0,
+        normalise: nn.Module | None = None, seed: int = 0, outputs: str = "auto",
     ):  # fmt: skip
         self.network, self.class_names, self.recipe = network, tuple(class_names), recipe
-        self.seed, self._normalise = seed, normalise
-        if normalise is not None:
-            normalise.to(device_of(network))
-        outputs = self.probabilities(torch.zeros(1, *self.shape)).shape[1]
-        if outputs != len(self.class_names):
-            raise UserError(
-                f"the network tells {outputs} classes apart and {len(self.class_names)} names "
-                f"were given: give one name for each, in the order of the logits"
-            )
+        self.seed, self._normalise, self._outputs = seed, normalise, outputs
         twice = [name for name, count in Counter(self.class_names).items() if count > 1]
         if twice:
             raise UserError(
                 f"the class name {twice[0]!r} is given {self.class_names.count(twice[0])} times: "
                 f"two classes of one name cannot be told apart; give each its own"
             )
+        if normalise is not None:
+            normalise.to(device_of(network))
+        self.note = self._check()
+        if self.note:
+            log.info(self.note)
+
+    def _check(self) -> str | None:
+        """What is to be said of the outputs, from one pass; UserError where they do not fit."""
+        images = torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
+        with (
+            self._preprocessed(),
+            explaining(self.network),
+            answering(self.network, self._outputs),
+        ):
+            logits, note = check_outputs(self.network, ready(self.network, images))
+        classes = max(2, logits.shape[1])
+        if classes != len(self.class_names):
+            raise UserError(
+                f"the network tells {classes} classes apart and {len(self.class_names)} names "
+                f"were given: give one name for each, in the order of the logits"
+            )
+        return note
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -229,7 +252,7 @@ class Explainer:
         found = Explanation(
             name, image[0], self.class_names, shares, tuple(targets), {}, {}, {}, {}, ()
         )
-        notes: list[str] = []
+        notes: list[str] = [self.note] if self.note else []
         with self._asked():
             for method in wanted:
                 if method == "grad_cam":
@@ -390,13 +413,15 @@ class Explainer:
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """The network takes pictures in [0, 1] while this lasts."""
-        with (
-            nullcontext()
-            if self._normalise is None
-            else preprocessing(self.network, self._normalise)
-        ):
+        """The network takes pictures in [0, 1] and gives logits while this lasts."""
+        classes = len(self.class_names)
+        with self._preprocessed(), answering(self.network, self._outputs, classes):
             yield
+
+    def _preprocessed(self) -> AbstractContextManager[None]:
+        if self._normalise is None:
+            return nullcontext()
+        return preprocessing(self.network, self._normalise)
 
 
 def methods(only: str | Sequence[str] | None) -> list[str]:
@@ -451,32 +476,36 @@ def load(checkpoint: str | os.PathLike, *, device: str | None = None) -> Explain
     network = module.model.eval().to(device or _device())
     with understood(str(checkpoint)):
         recipe, seed = recipe_of(config["data"]), config["seed"]
-    return Explainer(network, told["class_names"], recipe, seed=seed)
+    return Explainer(network, told["class_names"], recipe, seed=seed, outputs="logits")
 
 
 def wrap(
     network: nn.Module, class_names: Sequence[str], size: int | tuple[int, int],
     normalisation: str | Sequence = "unit", *, channels: int = 3, resize: str = "squash",
+    outputs: str = "auto",
 ) -> Explainer:  # fmt: skip
     """Any network, ready to be asked; no layer's name changes and nothing stays behind in it.
 
     Args:
         network: pictures ``(B, C, H, W)`` to logits.
-        class_names: one for each logit; two for a network with one logit.
+        class_names: one for each logit, in their order; two for a network with one logit.
         size: side, or ``(H, W)``, of the pictures it takes, in pixels.
         normalisation: ``unit`` ([0, 1] as they are), ``symmetric`` ([-1, 1]), ``imagenet``, or
             ``(mean, std)`` with a number a channel each.
         channels: 3, or 1 for grey pictures.
         resize: ``squash``, ``crop`` or ``pad``; see :class:`convlens.data.decode.Recipe`.
+        outputs: ``auto`` reads logits, and those before a final Softmax, LogSoftmax or Sigmoid
+            module; ``probabilities`` says that the outputs are probabilities (or their logarithms)
+            made in another way, ``logits`` that they are not.
 
     Raises:
-        UserError: names that do not fit the logits, an unknown normalisation.
+        UserError: names that do not fit the outputs, outputs that look like probabilities where
+            nothing is said, an unknown normalisation.
     """
     height, width = (size, size) if isinstance(size, int) else size
     recipe = Recipe(height, width, channels, resize)
-    return Explainer(
-        network, class_names, recipe, normalise=normalise_by(normalisation, channels, None, "unit")
-    )
+    normalise = normalise_by(normalisation, channels, None, "unit")
+    return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
 
 
 def recipe_of(data: dict) -> Recipe:

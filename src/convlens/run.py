@@ -104,6 +104,8 @@ def settle(config: dict, module: ClassifierModule) -> None:
     ]  # fmt: skip
     if module.model.weights:
         config["model"]["weights"] = str(module.model.weights.path)
+    if module.model.head_outputs is not None:
+        config["model"]["head_classes"] = module.model.head_outputs
 
 
 def data_of(config: dict, before: np.ndarray | None = None) -> PictureData:
@@ -149,6 +151,8 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
         logs.keep(home / "train.log")
     for line in notes:
         log.warning(line)
+    if resume is None and run.module.model.weights:
+        log.debug(run.module.model.weights.note)  # the screen has had it
     settle_precision(run)
     prepare(run, home, resume is not None)
 
@@ -234,8 +238,9 @@ def warnings_of(config: dict, module: ClassifierModule) -> list[str]:
         for name in first.train
         if any(p.startswith("head.") for p in module.schedule.groups[name].parameters)
     ]
-    fresh_head = config["model"]["head"] != OWN_HEAD
-    if not (module.model.weights and base and heads and fresh_head):
+    weights = module.model.weights
+    fresh_head = config["model"]["head"] != OWN_HEAD and not (weights and weights.with_head)
+    if not (weights and base and heads and fresh_head):
         return lines
     return [
         *lines,

@@ -17,6 +17,7 @@ from convlens.explain.filters import FilterPictures, gradient_ascent, kernels, t
 from convlens.explain.grad_cam import GradCam, grad_cam, probabilities
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
 from convlens.explain.occlusion import Occlusion, occlusion, superpixel_ablation, superpixels
+from convlens.explain.outputs import answering
 from convlens.explain.patches import ExcitingPatches, exciting_patches, search_patches
 from convlens.explain.places import same_border_place
 from convlens.explain.receptive import receptive_field
@@ -47,6 +48,7 @@ __all__ = [
     "Randomisation",
     "activations",
     "adcc",
+    "answering",
     "attribute",
     "attribution_methods",
     "average_drop",

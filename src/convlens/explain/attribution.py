@@ -30,6 +30,7 @@ from convlens.explain.captum_network import (
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.layers import feature_map
 from convlens.explain.occlusion import class_logits, window_pixels
+from convlens.explain.outputs import answering
 from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import chunks, explaining, find_module, ready, record
 
@@ -164,6 +165,7 @@ def attribute(
         raise UserError(f"{method} exchanges parts of pictures, and needs two of them at least")
     with ExitStack() as state:
         state.enter_context(explaining(model))
+        state.enter_context(answering(model))
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         logits = class_logits(model, images, batch=batch)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convlens.explain.grad_cam import as_logits
-
 
 class TwoClassesAtLeast(nn.Module):
-    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``."""
+    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``.
+
+    To be called inside :func:`convlens.explain.outputs.answering`.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -29,7 +30,7 @@ class TwoClassesAtLeast(nn.Module):
         self.training = False
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = as_logits(self.model(images))
+        logits = self.model(images)
         return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 
 

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
-from convlens.explain.grad_cam import as_logits, class_scores, probabilities
+from convlens.explain.grad_cam import class_scores, probabilities
+from convlens.explain.outputs import answering
 from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
 from convlens.explain.taps import chunks, explaining, ready
 
@@ -221,7 +222,7 @@ def insertion_deletion(
     pixels = images.shape[-2] * images.shape[-1]
     if not 1 <= steps <= pixels:
         raise UserError(f"steps must be 1 to {pixels}, the number of pixels, got {steps}")
-    with explaining(model), torch.no_grad():
+    with explaining(model), answering(model), torch.no_grad():
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long)
         resized = _resized(maps, images)
@@ -257,7 +258,7 @@ def _confidences(
     batch: int | None,
 ) -> tuple[Tensor, Tensor]:
     """``(N,)`` of the pictures, and of what the maps keep of them (NaN for a constant map)."""
-    with explaining(model), torch.no_grad():
+    with explaining(model), answering(model), torch.no_grad():
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long)
         weights = _weights(maps, images)
@@ -272,7 +273,7 @@ def _confidences(
 
 def _confidence(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """``(N,)``: the probability of each picture's target."""
-    logits = as_logits(model(images))
+    logits = model(images)
     class_scores(logits, targets[:, None])  # refuses targets outside the classes
     return probabilities(logits).gather(1, targets[:, None])[:, 0]
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.errors import UserError
+from convlens.explain.outputs import answering
 from convlens.explain.taps import Taps, chunks, explaining, ready, record
 
 
@@ -84,18 +85,19 @@ def grad_cam(
 
     Raises:
         UserError: a layer that is unknown, has no spatial map (or it is not known which of its
-            axes holds the channels) or does not lead to the logits; a target outside the classes.
+            axes holds the channels) or does not lead to the logits; a target outside the classes;
+            outputs that are no logits (see :mod:`convlens.explain.outputs`).
     """
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}
     logits: list[Tensor] = []
-    with explaining(model), record(model, layers, gradients=True) as taps:
+    with explaining(model), answering(model), record(model, layers, gradients=True) as taps:
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         for part in chunks(len(images), batch):
-            logits.append(as_logits(taps.run(images[part])))
+            logits.append(taps.run(images[part]))
             predicted = probabilities(logits[-1].detach()).argmax(1, keepdim=True)
             targets[part] = torch.where(targets[part] == -1, predicted, targets[part])
             scores = class_scores(logits[-1], targets[part])
@@ -138,17 +140,6 @@ def _feature_maps(taps: Taps, name: str) -> Tensor:
     return taps[name]
 
 
-def as_logits(output) -> Tensor:
-    """A network's output as logits ``(B, K)``, or ``(B, 1)`` of one logit a picture.
-
-    Raises:
-        TypeError: it is no tensor.
-    """
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the network returns a {type(output).__name__}, not a tensor of logits")
-    return output[:, None] if output.dim() == 1 else output
-
-
 def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
     """``(B, T)``: the number that speaks for each target, of logits ``(B, K)``.
 
@@ -171,8 +162,6 @@ def probabilities(logits: Tensor) -> Tensor:
     >>> probabilities(torch.tensor([[0.0]]))
     tensor([[0.5000, 0.5000]])
     """
-    if logits.dim() == 1:
-        logits = logits[:, None]
     if logits.shape[1] == 1:
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
     return logits.softmax(1)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from convlens.errors import UserError
-from convlens.explain.grad_cam import as_logits, class_scores, probabilities
+from convlens.explain.grad_cam import class_scores, probabilities
+from convlens.explain.outputs import answering
 from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import chunks, explaining, ready
 
@@ -172,9 +173,9 @@ def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) 
     Args:
         batch: pictures a forward pass; None for all at once.
     """
-    with explaining(model), torch.no_grad():
+    with explaining(model), answering(model), torch.no_grad():
         images = ready(model, images)
-        return torch.cat([as_logits(model(images[part])) for part in chunks(len(images), batch)])
+        return torch.cat([model(images[part]) for part in chunks(len(images), batch)])
 
 
 def window_pixels(length: float, size: tuple[int, int]) -> tuple[int, int]:
@@ -241,7 +242,7 @@ def _falls(
     ``cover(part)`` tells, for a part of the ``total`` covered pictures, which picture each is of,
     ``(P,)``, and what is covered in it, ``(P, H, W)`` bool.
     """
-    with explaining(model), torch.no_grad():
+    with explaining(model), answering(model), torch.no_grad():
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         wanted = targets if targets.dim() == 2 else targets[:, None]
@@ -260,7 +261,7 @@ def _falls(
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
             covered = torch.where(masks, fill[owners], images[owners])
-            falls = scores[owners] - class_scores(as_logits(model(covered)), wanted[owners])
+            falls = scores[owners] - class_scores(model(covered), wanted[owners])
             sums.index_add_(0, owners, falls[..., None, None] * masks)
             counts.index_add_(0, owners, masks.to(counts.dtype))
         maps = sums / counts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -11,12 +14,15 @@ from convlens.errors import UserError
 from convlens.models import timm_networks, vgg16
 from convlens.models.backbone import Backbone, least_size, too_small
 from convlens.models.classifier import Classifier, feature_shape
-from convlens.models.head import head
+from convlens.models.head import Select, head
+from convlens.models.imagenet import head_outputs
 from convlens.models.initialise import initialise
 from convlens.models.normalise import normalisation
 from convlens.models.scratch import scratch
-from convlens.models.weights import find_weights, load_weights
+from convlens.models.state import load_trained, trained_in
+from convlens.models.weights import Found, find_weights, load_weights
 
+log = logging.getLogger("convlens")
 OWN_HEAD = "imagenet"  # what model.head says for the network's own classifier
 IMAGENET_CLASSES = 1000
 
@@ -37,8 +43,9 @@ class _Parts:
 
 
 def build_model(
-    spec: dict, *, channels: int, size: int, outputs: int, pretrained: bool = True
-) -> Classifier:
+    spec: dict, *, channels: int, size: int, outputs: int, class_names: Sequence[str] | None = None,
+    pretrained: bool = True,
+) -> Classifier:  # fmt: skip
     """The network that the config group ``model`` describes.
 
     Args:
@@ -46,11 +53,13 @@ def build_model(
         channels: ``C`` of the pictures.
         size: height and width of the pictures in pixels.
         outputs: number of logits, ``K`` or 1.
+        class_names: what they answer with; None where nobody knows.
         pretrained: False leaves the weights as drawn: they come from a checkpoint.
 
     Returns:
         The classifier; its attribute ``weights`` is the :class:`convlens.models.weights.Found`
-        that was loaded, or None.
+        that was loaded, or None; ``head_outputs`` tells which outputs of a library's own head
+        the logits are, None for all.
 
     Raises:
         UserError: a value of the group that cannot be built, naming its key.
@@ -58,7 +67,7 @@ def build_model(
     spec = dict(spec)
     name = str(spec.pop("name"))
     if name == "scratch":
-        return _from_scratch(spec, channels, size, outputs)
+        return _from_scratch(spec, channels, size, outputs, class_names, pretrained)
     if name != "vgg16":
         timm_networks.check_name(name)
     if "filters" in spec:
@@ -67,11 +76,7 @@ def build_model(
             f"exp=finetune_inception_v3 or exp=finetune_timm model.name={name}"
         )
     own = spec["head"] == OWN_HEAD
-    if own and outputs != IMAGENET_CLASSES:
-        raise UserError(
-            f"model.head=imagenet answers with the {IMAGENET_CLASSES} ImageNet classes, the data "
-            f"asks for {outputs} logits; leave the key out for a new head"
-        )
+    chosen = _chosen_outputs(spec, name, outputs, class_names) if own else None
     parts = _parts(name, size, own)
     found = None
     if pretrained:
@@ -80,29 +85,96 @@ def build_model(
         )
         if found is None and own:
             raise UserError("model.head=imagenet needs weights, not model.weights=none")
-    if found:
-        load_weights(parts.target, found, classifier=parts.classifier, prefixes=parts.prefixes)
+    if found and not found.trained:
+        note = load_weights(
+            parts.target, found, classifier=parts.classifier, prefixes=parts.prefixes
+        )
+        found = replace(found, note=note or "")
     of_weights = (found.mean, found.std) if found else parts.own_normalisation
     normalise = normalisation(spec["normalisation"], 3, of_weights, parts.default)
     shape = _shape(parts.backbone, name, size)
     if own:
         top = parts.own_head()
+        if chosen is not None:
+            top = nn.Sequential(OrderedDict(network=top, classes=Select(chosen)))
     else:
         options = dict(spec["head"])
         top = head(shape, outputs, activation=spec["activation"], **options)
         initialise(top, spec["initialisation"])
     classifier = Classifier(normalise, parts.backbone, top)
-    classifier.weights = found
+    classifier.head_outputs = chosen
+    _note_weights(classifier, found, class_names)
+    if own and found and found.trained and not classifier.weights.with_head:
+        raise UserError(f"model.head=imagenet: {classifier.weights.note}")
     return classifier
 
 
-def _from_scratch(spec: dict, channels: int, size: int, outputs: int) -> Classifier:
+def _note_weights(
+    classifier: Classifier, found: Found | None, class_names: Sequence[str] | None
+) -> None:
+    """Take over an earlier run's weights, keep on the classifier what was found, and say it."""
+    if found and found.trained:
+        with_head, note = load_trained(classifier, found.trained, class_names)
+        own = classifier.normalise
+        mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
+        if (theirs := found.trained.normalisation(own.mean.numel())) != mine:
+            note += f"; they know the normalisation {theirs}, model.normalisation says {mine}"
+        found = replace(found, trained=None, note=note, with_head=with_head)
+    classifier.weights = found
+    if found and found.note:
+        log.info(found.note)
+
+
+def _chosen_outputs(
+    spec: dict, name: str, outputs: int, class_names: Sequence[str] | None
+) -> list[int] | None:
+    """Which outputs of the library's head are the logits; None for all 1000 as they are."""
+    known = IMAGENET_CLASSES
+    if name != "vgg16":
+        known = timm_networks.input_of(name).get("num_classes") or 0
+    if known != IMAGENET_CLASSES:
+        raise UserError(
+            f"model.head=imagenet: the weights of {name} have {known or 'no'} classes, not the "
+            f"{IMAGENET_CLASSES} of ImageNet-1k; choose weights that have them (a name that ends "
+            f"in in1k), or leave model.head out for a new head"
+        )
+    if class_names is not None and outputs == len(class_names):
+        return head_outputs(spec.get("head_classes", "order"), class_names)
+    if outputs != IMAGENET_CLASSES:
+        raise UserError(
+            f"model.head=imagenet answers with one logit for each of the {IMAGENET_CLASSES} "
+            f"ImageNet classes, {outputs} are asked for; leave the key out for a new head"
+        )
+    return None
+
+
+def _earlier_run(weights: str) -> Found | None:
+    """The weights that a network of one's own starts from: an earlier run's, or none."""
+    if weights == "none":
+        return None
+    path = Path(weights).expanduser()
+    trained = trained_in(path) if path.is_file() else None
+    if trained is None:
+        raise UserError(
+            f"model.weights={weights}: no checkpoint of an earlier run, and no library has weights "
+            f"for model=scratch; give a run's checkpoints/best.ckpt, or none to start at random"
+        )
+    return Found(path, (), (), "model.weights", trained)
+
+
+def _from_scratch(
+    spec: dict, channels: int, size: int, outputs: int, class_names: Sequence[str] | None,
+    pretrained: bool,
+) -> Classifier:  # fmt: skip
     if "filters" not in spec:
         raise UserError("model.name=scratch: say model=scratch, which has the keys it needs")
     if spec["head"] == OWN_HEAD:
         raise UserError("model.head=imagenet: the scratch network has no classifier of its own")
     how, top = spec.pop("initialisation"), spec.pop("head")
-    normalise = normalisation(spec.pop("normalisation"), channels, None, "unit")
+    weights = str(spec.pop("weights", "none"))  # runs of old have no such key
+    found = _earlier_run(weights) if pretrained else None
+    of_weights = found.trained.normalisation(channels) if found else None
+    normalise = normalisation(spec.pop("normalisation"), channels, of_weights, "unit")
     try:
         backbone = scratch(channels=channels, size=size, **spec)
         shape = feature_shape(backbone, channels, size)
@@ -117,7 +189,8 @@ def _from_scratch(spec: dict, channels: int, size: int, outputs: int) -> Classif
             f"larger than this machine's memory; take fewer, or model.head.pool=average"
         ) from error
     initialise(classifier, how)
-    classifier.weights = None
+    classifier.head_outputs = None
+    _note_weights(classifier, found, class_names)
     return classifier
 
 

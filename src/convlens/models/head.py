@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from convlens.errors import UserError, nearest
 from convlens.models.activation import activation_layer
 
 POOLS = ("flatten", "average")
+
+
+class Select(nn.Module):
+    """Some outputs of a head, in the order of the classes: (B, M) to (B, K).
+
+    Args:
+        outputs: K column numbers.
+    """
+
+    def __init__(self, outputs: Sequence[int]):
+        super().__init__()
+        self.register_buffer("outputs", torch.tensor(outputs))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits[:, self.outputs]
 
 
 def head(

@@ -12,7 +12,7 @@ import torch
 from convlens.errors import UserError
 from convlens.fetching import checksum, fetch
 from convlens.models.normalise import NORMALISATIONS
-from convlens.models.state import fingerprint, load_weights, names_in
+from convlens.models.state import Trained, fingerprint, load_weights, names_in, trained_in
 from convlens.models.timm_networks import input_of, known_names
 
 __all__ = ["Found", "find_weights", "fingerprint", "load_weights", "pending_weights"]
@@ -33,12 +33,18 @@ class Found:
         path: of the file.
         mean, std: by channel, of the input normalisation that belongs to it.
         origin: ``model.weights``, ``weights folder``, ``library cache`` or ``download``.
+        trained: what the file holds of an earlier run; None for a library's weights.
+        note: one line about how it was read, or nothing.
+        with_head: whether an earlier run's head was taken over too.
     """
 
     path: Path
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: str
+    trained: Trained | None = None
+    note: str = ""
+    with_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ def find_weights(
                 f"model.weights={asked}: there is no such file; give a .pth or .safetensors file, "
                 f"auto, or none to start at random"
             )
+        if trained := trained_in(path):
+            mean, std = trained.normalisation(3) or NORMALISATIONS["unit"]
+            return Found(path, tuple(mean), tuple(std), "model.weights", trained)
         return _found(path, network, timm_name, "model.weights")
     names = _patterns(network, timm_name, whole)
     for folder in _folders():
@@ -178,7 +187,8 @@ def _has_classifier(path: Path, timm_name: str) -> bool:
         names = names_in(path)
     except UserError:
         return True
-    return all(any(name.startswith(f"{layer}.") for name in names) for layer in layers)
+    # a wrapper's prefix may stand before them
+    return all(any(f".{layer}." in f".{name}" for name in names) for layer in layers)
 
 
 def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:

@@ -47,6 +47,7 @@ class ClassifierModule(L.LightningModule):
             channels=data["channels"],
             size=data["size"],
             outputs=outputs_for(training["loss"], len(class_names)),
+            class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
         self.objective = Objective(

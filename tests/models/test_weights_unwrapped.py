@@ -1,0 +1,246 @@
+"""Weights by other habits: containers, wrappers' prefixes, and the checkpoints of earlier runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, draw_folder
+from torch import nn
+
+import convlens
+from convlens.cli.main import main
+from convlens.config import compose
+from convlens.errors import UserError
+from convlens.models import build_model
+from convlens.models.state import load_weights, trained_in
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+
+
+STATE = network().state_dict()
+
+
+def prefixed(prefix: str, state=STATE) -> dict:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def read(content, path: Path, **options) -> tuple[nn.Module, str | None]:
+    torch.save(content, path)
+    model = network(1)
+    where = type("Where", (), {"path": path})
+    return model, load_weights(model, where, classifier=("fc.",), **options)
+
+
+class Lightning(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.loss = model, nn.CrossEntropyLoss(torch.ones(2))
+
+
+def compiled() -> dict:
+    """The keys that ``torch.compile`` really makes."""
+    return torch.compile(network()).state_dict()
+
+
+HABITS = {
+    "ddp": (lambda: prefixed("module."), "without module."),
+    "lightning": (lambda: {"state_dict": Lightning(network()).state_dict()}, "1 other keys"),
+    "compiled": (compiled, "without _orig_mod."),
+    "compiled inside": (lambda: Lightning(torch.compile(network())).state_dict(), "_orig_mod."),
+    "ddp of compiled": (lambda: prefixed("module._orig_mod."), "without _orig_mod."),
+    "net": (lambda: {"model_state_dict": prefixed("net.")}, "out of model_state_dict"),
+    "two": (lambda: prefixed("model.module."), "without model.module."),
+    "ema": (
+        lambda: {"state_dict": network(2).state_dict(), "state_dict_ema": STATE, "epoch": 3},
+        "out of state_dict_ema",
+    ),
+    "torchvision": (
+        lambda: {
+            "model": network(2).state_dict(), "optimizer": {"state": {}}, "epoch": 1,
+            "model_ema": torch.optim.swa_utils.AveragedModel(network()).state_dict(),
+        },
+        "out of model_ema, without module., 1 other keys left out (n_averaged)",
+    ),
+    "timm": (
+        lambda: {"arch": "x", "state_dict": STATE, "args": argparse.Namespace(lr=0.1)},
+        "out of state_dict",
+    ),
+    "twice": (lambda: {"ema": {"module": STATE}}, "out of ema / module"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_usual_wrappers_and_containers_are_taken_off_and_said(tmp_path, habit):
+    content, said = HABITS[habit]
+    model, note = read(content(), tmp_path / "w.pth")
+    for key, value in model.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, STATE[key]), key
+    assert said in note and note.startswith("w.pth: weights taken ")
+
+
+def test_a_plain_file_needs_no_word(tmp_path):
+    assert read(STATE, tmp_path / "w.pth")[1] is None
+    assert read({**STATE, "fc.bias": torch.zeros(2)}, tmp_path / "w.pth")[1] is None
+    features = {**prefixed("features."), "fc.bias": torch.zeros(2)}
+    assert read(features, tmp_path / "w.pth", prefixes=("features.",))[1] is None
+    wrapped = prefixed("module.", features)
+    _, note = read(wrapped, tmp_path / "w.pth", prefixes=("features.",))
+    assert note == "w.pth: weights taken without module."
+
+
+def test_a_network_with_such_names_of_its_own_keeps_them(tmp_path):
+    model = nn.ModuleDict({"model": network(), "net": network(1)})
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    other = nn.ModuleDict({"model": network(2), "net": network(3)})
+    where = type("Where", (), {"path": tmp_path / "w.pth"})
+    assert load_weights(other, where, classifier=()) is None
+    assert torch.equal(other["net"][0].weight, model["net"][0].weight)
+
+
+def test_two_different_networks_in_one_file_are_refused(tmp_path):
+    both = prefixed("model.") | prefixed("net.", network(2).state_dict())
+    with pytest.raises(UserError, match=r"holds two networks, net\. and model\."):
+        read(both, tmp_path / "w.pth")
+    same = prefixed("model.") | prefixed("net.")
+    assert torch.equal(read(same, tmp_path / "w.pth")[0][0].weight, STATE["0.weight"])
+
+
+def test_what_does_not_fit_behind_a_wrapper_is_refused_by_its_keys(tmp_path):
+    state = prefixed("module.")
+    state["module.0.other"] = state.pop("module.0.weight")
+    with pytest.raises(UserError, match=r"1 keys missing \(0.weight\), 1 unexpected \(0.other\)"):
+        read(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="no weights by name in model; a state_dict"):
+        read({"model": {"epoch": 3}}, tmp_path / "w.pth")
+
+
+def test_a_file_that_holds_itself_ends(tmp_path):
+    content = {"epoch": 1}
+    content["model"] = content
+    with pytest.raises(UserError, match=r"w\.pth"):
+        read(content, tmp_path / "w.pth")
+
+
+def test_a_wrapped_resnet_starts_a_run(at):
+    import timm
+
+    theirs = timm.create_model("resnet18", pretrained=False)
+    torch.save({"state_dict": prefixed("module.", theirs.state_dict())}, at / "mine.pth")
+    spec = compose(["exp=finetune_timm", "model.weights=mine.pth"])["model"]
+    model = build_model(spec, channels=3, size=32, outputs=3)
+    mine = model.backbone.state_dict()
+    assert torch.equal(mine["conv1.weight"], theirs.state_dict()["conv1.weight"])
+    assert "without module." in model.weights.note
+
+
+# ------------------------------------------------------------------------------ earlier runs
+
+
+WORDS = [
+    *(word for word in TINY if not word.startswith("data.pictures")), "data=image_folder",
+    "training.epochs=1", "callbacks=none",
+]  # fmt: skip
+
+
+def folder(root: Path, names: list[str]) -> str:
+    splits = ("train", "validation", "test")
+    return f"data.dir={draw_folder(root, {f'{s}/{n}': 4 for s in splits for n in names})}"
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory) -> tuple[Path, str]:
+    """The best checkpoint of a run over cats and dogs, and its data."""
+    home = tmp_path_factory.mktemp("earlier")
+    data = folder(home / "data", ["cats", "dogs"])
+    words = [*WORDS, data, "model.normalisation=[[0.3],[0.2]]"]
+    assert main(["train", f"run_dir={home / 'run'}", *words]) == 0
+    return home / "run" / "checkpoints" / "best.ckpt", data
+
+
+def built(words: list[str], names: list[str]):
+    from convlens.training import ClassifierModule
+
+    return ClassifierModule(compose(words), names)
+
+
+def test_a_new_run_starts_from_an_earlier_ones_weights(earlier):
+    path, _ = earlier
+    theirs = convlens.load(path, device="cpu").network.state_dict()
+    module = built([*WORDS, f"model.weights={path}"], ["cats", "dogs"])
+    for key, value in module.model.state_dict().items():
+        # exp=scratch names a normalisation of its own, and nothing is computed with the counter
+        if key.startswith("normalise.") or key.endswith("num_batches_tracked"):
+            continue
+        assert torch.equal(value, theirs[key]), key
+    assert "base and head" in module.model.weights.note
+    assert "they know the normalisation" in module.model.weights.note
+    module = built([*WORDS, f"model.weights={path}", "model.normalisation=auto"], ["cats", "dogs"])
+    assert torch.equal(module.model.normalise.mean, theirs["normalise.mean"])
+    assert torch.equal(module.model.normalise.std, theirs["normalise.std"])
+    assert "normalisation" not in module.model.weights.note
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cats", "dogs", "emus"], r"its head answers 2 other classes \(cats, dogs\)"),
+        (["dogs", "cats"], "classes in another order"),
+        (["lions", "wolves"], "2 other classes"),
+    ],
+)
+def test_for_other_classes_the_base_alone_is_taken_and_it_is_said(earlier, names, said):
+    path, _ = earlier
+    theirs = convlens.load(path, device="cpu").network.state_dict()
+    module = built([*WORDS, f"model.weights={path}"], names)
+    drawn = built(WORDS, names).model.state_dict()
+    for key, value in module.model.state_dict().items():
+        wanted = theirs if key.startswith("backbone.") else drawn
+        assert key.endswith("num_batches_tracked") or torch.equal(value, wanted[key]), key
+    assert re.search(said, module.model.weights.note)
+    assert "base alone" in module.model.weights.note
+
+
+def test_another_network_is_refused_with_the_keys_and_its_name(earlier):
+    path, _ = earlier
+    with pytest.raises(UserError, match=r"another network \(model.name=scratch\): .*missing"):
+        built([*WORDS, f"model.weights={path}", "model.filters=[4,8,16]"], ["cats", "dogs"])
+    with pytest.raises(UserError, match=r"\(model.name=scratch\): .*missing"):
+        built(["exp=finetune_timm", "data.size=32", f"model.weights={path}"], ["cats", "dogs"])
+
+
+def test_scratch_takes_no_other_weights(at):
+    torch.save(STATE, at / "w.pth")
+    for asked in ("w.pth", "gone.ckpt", "auto"):
+        with pytest.raises(UserError, match="no checkpoint of an earlier run"):
+            built([*WORDS, f"model.weights={asked}"], ["cats", "dogs"])
+    assert trained_in(at / "w.pth") is None
+
+
+def test_train_and_resume_from_an_earlier_run_whose_folder_goes(earlier, at, capsys):
+    path, data = earlier
+    copy = at / "start.ckpt"
+    copy.write_bytes(path.read_bytes())
+    words = [*WORDS, data, f"model.weights={copy}", "model.normalisation=auto"]
+    assert main(["train", f"run_dir={at / 'new'}", *words]) == 0
+    said = capsys.readouterr().out
+    assert said.count("weights of an earlier run, base and head") == 1
+    assert "weights of an earlier run" in (at / "new" / "train.log").read_text()
+    copy.unlink()
+    again = convlens.load(at / "new" / "checkpoints" / "best.ckpt", device="cpu")
+    theirs = convlens.load(path, device="cpu").network
+    assert torch.equal(again.network.normalise.mean, theirs.normalise.mean)
+
+
+def test_a_whole_pickled_network_is_refused_and_named(tmp_path):
+    torch.save({"model": network()}, tmp_path / "w.pth")
+    where = type("Where", (), {"path": tmp_path / "w.pth"})
+    with pytest.raises(UserError, match=r"holds a pickled torch\.nn\S+, .*save the state_dict"):
+        load_weights(network(), where, classifier=())

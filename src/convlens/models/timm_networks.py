@@ -98,6 +98,9 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
             raise too_small(name, size, least) from None
         if not isinstance(wanted, Tensor) or wanted.dim() != 4:
             raise not_convolutional
+        # timm says it where a network holds its channels last
+        if str(getattr(network, "output_fmt", "NCHW")) not in ("NCHW", "Format.NCHW"):
+            raise not_convolutional
         if wanted.shape[1] != network.num_features:
             raise not_convolutional
         children = dict(network.named_children())

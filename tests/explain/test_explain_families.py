@@ -1,0 +1,221 @@
+"""Forty families of timm, with random weights and in float64: maps are right, or refused by name.
+
+Which axis of a layer holds the channels is told here by sizes alone: images are half as wide again
+as high (or square, where a family insists), so the axes of a map can be picked out of its shape.
+The references are a plain hook that clones, and Captum's Grad-CAM; for a layer that holds its
+channels last Captum is shown a copy of the network in which the layer's output passes through an
+identity with its channels first.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+
+from convlens.errors import UserError
+from convlens.explain import activations, grad_cam
+from convlens.explain.layers import feature_map
+from convlens.models.layers import layer_table
+
+CLOSE = {"rtol": 0, "atol": 1e-9}
+WIDE = (64, 96)
+# family -> its smallest member, the images it takes, what it needs to be told
+MAPS = {
+    "convnext": ("convnext_atto", WIDE, {}),
+    "convnext, channels last": ("convnext_atto", WIDE, {"conv_mlp": False}),
+    "convnextv2": ("convnextv2_atto", WIDE, {"conv_mlp": False}),
+    "edgenext": ("edgenext_xx_small", WIDE, {}),
+    "swin": ("swin_tiny_patch4_window7_224", (64, 96), {"img_size": (64, 96), "window_size": 4}),
+    "swinv2": ("swinv2_tiny_window8_256", (64, 96), {"img_size": (64, 96), "window_size": 4}),
+    "focalnet": ("focalnet_tiny_srf", WIDE, {}),
+    "davit": ("davit_tiny", WIDE, {}),
+    "mambaout": ("mambaout_femto", WIDE, {}),
+    "inception_next": ("inception_next_atto", WIDE, {}),
+    "pvt_v2": ("pvt_v2_b0", WIDE, {}),
+    "poolformer": ("poolformer_s12", WIDE, {}),
+    "mobilevit": ("mobilevit_xxs", WIDE, {}),
+    "mobilevitv2": ("mobilevitv2_050", WIDE, {}),
+    "fastvit": ("fastvit_t8", WIDE, {}),
+    "repvit": ("repvit_m0_9", WIDE, {}),
+    "starnet": ("starnet_s050", WIDE, {}),
+    "efficientvit": ("efficientvit_b0", WIDE, {}),
+    "resnet": ("resnet10t", WIDE, {}),
+    "resnetv2": ("resnetv2_50", WIDE, {}),
+    "resnest": ("resnest14d", WIDE, {}),
+    "sknet": ("skresnet18", WIDE, {}),
+    "regnet": ("regnety_002", WIDE, {}),
+    "vgg": ("vgg11_bn", WIDE, {}),
+    "densenet": ("densenet121", WIDE, {}),
+    "inception_v3": ("inception_v3", (96, 144), {}),
+    "xception": ("xception41", WIDE, {}),
+    "dla": ("dla46_c", WIDE, {}),
+    "dpn": ("dpn48b", WIDE, {}),
+    "hrnet": ("hrnet_w18_small", WIDE, {}),
+    "vovnet": ("ese_vovnet19b_slim_dw", WIDE, {}),
+    "cspnet": ("darknet17", WIDE, {}),
+    "byobnet": ("gernet_s", WIDE, {}),
+    "mobileone": ("mobileone_s0", WIDE, {}),
+    "nfnet": ("nf_regnet_b0", WIDE, {}),
+    "rexnet": ("rexnet_100", WIDE, {}),
+    "mobilenetv3": ("mobilenetv3_small_050", WIDE, {}),
+    "mobilenetv2": ("mobilenetv2_035", WIDE, {}),
+    "efficientnet": ("tf_efficientnet_lite0", WIDE, {}),
+    "ghostnet": ("ghostnet_050", WIDE, {}),
+    "lcnet": ("lcnet_035", WIDE, {}),
+    "selecsls": ("selecsls42b", WIDE, {}),
+}
+# family -> and a layer in its depth that gives tokens, which is refused by its name
+TOKENS = {
+    "vit": ("vit_tiny_patch16_224", WIDE, {"img_size": WIDE}, "blocks.6"),
+    "deit": ("deit_tiny_distilled_patch16_224", WIDE, {"img_size": WIDE}, "blocks.6"),
+    "mixer": ("mixer_s32_224", (64, 64), {"img_size": 64}, "blocks.3"),
+    "gmlp": ("gmlp_ti16_224", (64, 64), {"img_size": 64}, "blocks.3"),
+    "xcit": ("xcit_nano_12_p16_224", WIDE, {}, "blocks.3"),
+    "levit": ("levit_128s", (224, 224), {}, "stages.1.blocks.0"),
+}
+
+
+def built(name: str, options: dict) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=5, **options)
+        for module in model.modules():  # statistics and scales as uneven as training leaves them
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.7, 1.4)
+        for key, value in model.named_parameters():
+            if key.endswith("gamma"):
+                value.data.uniform_(0.3, 0.6)
+    return model.double().eval()
+
+
+def images_of(size: tuple[int, int]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(1, 3, *size, generator=generator, dtype=torch.float64)
+
+
+def order_of(shape: torch.Size, size: tuple[int, int]) -> tuple[int, ...] | None:
+    """``B, C, h, w`` among the axes of a map, by its sizes; None where they do not tell."""
+    if len(shape) != 4 or shape[0] != 1:
+        return None
+    fits = [
+        (0, channels, *rest)
+        for channels in (1, 2, 3)
+        for rest in [[axis for axis in (1, 2, 3) if axis != channels]]
+        if shape[rest[1]] > 1 and shape[rest[0]] * size[1] == shape[rest[1]] * size[0]
+        and size[0] % shape[rest[0]] == 0
+    ]  # fmt: skip
+    return fits[0] if len(fits) == 1 else None
+
+
+def plain_hooks(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The last output of every module that gives a tensor, cloned, in the order of the calls.
+
+    Not of modules that hand on the very tensor they were given, as nn.Identity does: for Captum
+    their output is that tensor wherever it goes, not what this module hands on.
+    """
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name, given, output):
+        if isinstance(output, torch.Tensor) and not any(each is output for each in given):
+            found.pop(name, None)
+            found[name] = output.detach().clone()
+
+    handles = [
+        module.register_forward_hook(lambda _, given, output, name=name: keep(name, given, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+class ChannelsFirst(nn.Module):
+    """A layer whose output passes through ``tap`` with the channels first, and back."""
+
+    def __init__(self, layer: nn.Module, order: tuple[int, ...]):
+        super().__init__()
+        self.layer, self.order, self.tap = layer, order, nn.Identity()
+
+    def forward(self, *given, **named):
+        output = self.tap(self.layer(*given, **named).permute(self.order))
+        return output.permute([self.order.index(axis) for axis in range(4)])
+
+
+def captum_map(
+    model: nn.Module, images: torch.Tensor, layer: str, order: tuple[int, ...]
+) -> torch.Tensor:
+    tapped = model.get_submodule(layer)
+    if order != (0, 1, 2, 3):
+        parent, _, child = layer.rpartition(".")
+        model = copy.deepcopy(model)
+        adapter = ChannelsFirst(model.get_submodule(layer), order)
+        setattr(model.get_submodule(parent), child, adapter)
+        tapped = adapter.tap
+    found = LayerGradCam(model, tapped).attribute(images, 1, relu_attributions=True)
+    return found.detach()[:, 0]
+
+
+def two_others(outputs: dict[str, torch.Tensor], size: tuple[int, int], default: str) -> list[str]:
+    """A map in the middle, and one that holds its channels last, where there is one."""
+    orders = {name: order_of(output.shape, size) for name, output in outputs.items()}
+    maps = [name for name, order in orders.items() if order and name != default]
+    last = [name for name in maps if orders[name][1] == 3]
+    pool = last or maps
+    return list(dict.fromkeys([maps[len(maps) // 2], pool[len(pool) // 3], maps[-1]]))[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MAPS)
+def test_maps_of_a_family_equal_captum_and_a_plain_hook(family):
+    name, size, options = MAPS[family]
+    model, images = built(name, options), images_of(size)
+    outputs = plain_hooks(model, images)
+    default, why = feature_map(model, images[:1])
+    assert default is not None, why
+    assert order_of(outputs[default].shape, size), f"{default}: {outputs[default].shape}"
+    layers = [default, *two_others(outputs, size, default)]
+    assert len(layers) == 3
+    ours = activations(model, images, layers).layers
+    maps = grad_cam(model, images, torch.tensor([1]), layers).maps
+    for layer in layers:
+        order = order_of(outputs[layer].shape, size)
+        torch.testing.assert_close(ours[layer], outputs[layer].permute(order), **CLOSE)
+        theirs = captum_map(model, images, layer, order)
+        torch.testing.assert_close(maps[layer][:, 0], theirs, **CLOSE)
+        assert theirs.shape[1:] == outputs[layer].permute(order).shape[2:]
+    assert any(float(maps[layer].max()) > 0 for layer in layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", TOKENS)
+def test_networks_on_tokens_are_refused_by_name(family):
+    name, size, options, layer = TOKENS[family]
+    model, images = built(name, options), images_of(size)
+    default, why = feature_map(model, images[:1])
+    assert default is None and "tokens" in why
+    assert plain_hooks(model, images)[layer].dim() == 3
+    for explained in (activations, lambda m, x, names: grad_cam(m, x, torch.tensor([1]), names)):
+        with pytest.raises(UserError, match=f"layer '{layer}' gives"):
+            explained(model, images, [layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*MAPS, *TOKENS])
+def test_the_layer_table_of_a_family_holds_every_parameter_once(family):
+    name, size, options = {**MAPS, **TOKENS}[family][:3]
+    if size[0] != size[1]:
+        size = (96, 96)
+        if "img_size" in options:
+            options = {**options, "img_size": size}
+    model = timm.create_model(name, num_classes=5, **options).eval()
+    rows = layer_table(model, channels=3, size=size[0])
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())

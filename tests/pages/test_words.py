@@ -14,7 +14,8 @@ from convlens.pages.record import read_record
 from convlens.pages.report import report
 from convlens.training.alarms import dead_layers
 
-SHOWN = {**changed(CONFIG, finetune__phases=None), "scheduler": {"name": "cosine"}}
+SHOWN = {**changed(CONFIG, finetune__phases=None), "scheduler": {"name": "cosine"},
+         "precision": "32"}  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -11,7 +11,14 @@ import pytorch_lightning as L
 import torch
 from captum.attr import LayerGradCam
 from conftest import TINY
-from convlens.callbacks import ConfusionMatrix, ExplanationCallback, GradCam, Ledger, Mistakes
+from convlens.callbacks import (
+    Attribution,
+    ConfusionMatrix,
+    ExplanationCallback,
+    GradCam,
+    Ledger,
+    Mistakes,
+)
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explained import OwnAnswers, network_of
 from torch import nn
@@ -515,3 +522,23 @@ def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
     monkeypatch.setattr(ClassifierModule, "answer", lambda self, batch: answer(self, batch) * 2)
     refusal = OwnAnswers().verdict(module, None, None, probes).refusal
     assert "is not the one that answers" in refusal
+
+
+def test_lrp_copies_the_network_and_not_the_trainer_around_it(said):
+    class Precious:
+        def __deepcopy__(self, memo):
+            raise RuntimeError("must not be copied")
+
+    class Plain(Base):
+        def forward(self, x):
+            return self.head(self.pool(self.act(self.conv(x))).flatten(1))
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.pool = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(10)
+            self.precious = Precious()
+            del self.backbone
+
+    lrp = Attribution(method="lrp").watch(IMAGES[:2], LABELS[:2], NAMES)
+    fit(built(Plain), [lrp])
+    assert not said

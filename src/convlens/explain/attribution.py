@@ -9,7 +9,6 @@ N. Kokhlikyan et al., *Captum: A unified and generic model interpretability libr
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 import warnings
@@ -31,6 +30,7 @@ from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.layers import feature_map
 from convlens.explain.occlusion import class_logits, window_pixels
 from convlens.explain.outputs import answering
+from convlens.explain.state import copy_network
 from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import chunks, explaining, find_module, ready, record
 
@@ -176,7 +176,7 @@ def attribute(
         overrides = any(word in kind for word in _OVERRIDES_RELU)
         notes = relu_notes(model, images[:1], inner or method) if overrides else ()
         if "lrp" in method or "lrp" in (inner or ""):
-            model = copy.deepcopy(model)
+            model = copy_network(model)
         state.enter_context(untouched(model))
         state.enter_context(nothing_in_place(model))
         network = TwoClassesAtLeast(model)

@@ -86,6 +86,21 @@ def kept_state(model: nn.Module) -> Iterator[None]:
         )
 
 
+def copy_network(model: nn.Module) -> nn.Module:
+    """A deep copy of the modules and their tensors; what else they refer to, they share.
+
+    A LightningModule refers to its trainer, and that to everything.
+    """
+    copied = (nn.Module, Tensor, *_CONTAINERS, *_PLAIN)
+    shared = {
+        id(value): value
+        for module in model.modules()
+        for value in vars(module).values()
+        if not isinstance(value, copied)
+    }
+    return copy.deepcopy(model, shared)
+
+
 class _State:
     """What was where before, and copies in its place.
 

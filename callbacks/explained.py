@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from convlens.data.probes import Probes
 from convlens.errors import UserError
+from convlens.explain.similarity import alike
 from convlens.explain.taps import explaining, pick_logits, picking, ready
 from convlens.training import ClassifierModule
 
 Preprocess = Callable[[Tensor], Tensor] | None
 Where = str | int | Callable | None
-ALIKE = 1e-3  # of the largest value: batches of other sizes differ by far less,
-ALIKE_NARROW = 5e-2  # answers in half precision by about so much
 _SPLIT_UP = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 
 
@@ -289,14 +288,14 @@ class _Judge:
             fed = pictures is self.pictures
             known = self.pictures is not None and not self.step.training
             if known and self.returned is not None:
-                if _alike(self.returned, again, self.step.narrow):
+                if alike(self.returned, again, self.step.narrow):
                     return Verdict(fed=fed)
                 continue
             ends = [m for m, value in inner.items() if m in self.step.called
-                    and _alike(value, again, narrow=False)]  # fmt: skip
+                    and alike(value, again, narrow=False)]  # fmt: skip
             for module in reversed(ends):
                 seen = self.step.outputs.get(module)
-                if not known or (seen is not None and _alike(seen, again, self.step.narrow)):
+                if not known or (seen is not None and alike(seen, again, self.step.narrow)):
                     return Verdict(source=module, fed=fed)
         raise UserError(
             f"{self._its_step} does not call forward, and what forward answers is not what it "
@@ -334,13 +333,13 @@ class _Judge:
                         tap.callback(hook.remove)
             answer = module(images)
             first = dict(inner or {})
-            steady = _alike(answer, module(images), narrow=False)
+            steady = alike(answer, module(images), narrow=False)
             if inner is not None:
                 inner.update(first)
         return answer, steady
 
     def _compare(self, own: Tensor, again: Tensor, how: str) -> None:
-        if _alike(own, again, self.step.narrow):
+        if alike(own, again, self.step.narrow):
             return
         raise UserError(
             f"{self._name}.forward answers {_numbers(again)} to an image for which {_numbers(own)} "
@@ -349,11 +348,11 @@ class _Judge:
 
     def _fed(self, given: Tensor) -> bool:
         """Whether the batch holds what ``forward`` takes; else what ``preprocess`` makes of it."""
-        if self.pictures is None or _alike(given, self.pictures, self.step.narrow):
+        if self.pictures is None or alike(given, self.pictures, self.step.narrow):
             return self.pictures is not None
         if self.preprocess is not None:
             made = self.preprocess(self.pictures)
-            if _alike(given, made, self.step.narrow):
+            if alike(given, made, self.step.narrow):
                 return False
         raise UserError(
             f"{self._its_step} changes the images before it calls forward: name the same in "
@@ -375,23 +374,12 @@ def _of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
     with explaining(module.model), torch.no_grad():
         image = ready(module.model, image)
         own, again = module.answer({"image": image}), module.model(image)
-    if _alike(own, again, narrow=False):
+    if alike(own, again, narrow=False):
         return Verdict()
     return Verdict(
         f"{type(module).__name__}.model answers {_numbers(again)} to an image to which the module "
         f"answers {_numbers(own)}: the network that would be explained is not the one that answers"
     )
-
-
-def _alike(one: Tensor, other: Tensor, narrow: bool) -> bool:
-    """The same but for rounding."""
-    if one.shape != other.shape:
-        return False
-    half = (torch.float16, torch.bfloat16)
-    share = ALIKE_NARROW if narrow or {one.dtype, other.dtype} & set(half) else ALIKE
-    one, other = one.detach().double(), other.detach().to(one.device).double()
-    difference = (one - other).abs().max() if one.numel() else one.new_zeros(())
-    return bool(difference <= share * one.abs().max().clamp_min(1e-3) if one.numel() else True)
 
 
 def _numbers(logits: Tensor) -> str:

@@ -326,7 +326,7 @@ def test_an_older_checkpoint_says_that_it_cannot_tell(run, at, capsys):
     assert "cannot be told" in other.lines[0]
 
 
-def test_a_checkpoint_amid_an_epoch_knows_its_split(tmp_path, monkeypatch):
+def train_half_an_epoch(home: Path, monkeypatch, *words: str) -> Path:
     class Signal(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
             if batch_idx == 1:
@@ -339,10 +339,16 @@ def test_a_checkpoint_amid_an_epoch_knows_its_split(tmp_path, monkeypatch):
         trainer.callbacks.append(Signal())
         return trainer, *rest
 
-    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "trainer_of", trainer_of)
+        assert main(["train", f"run_dir={home}", *words]) == 143
+    return home
+
+
+def test_a_checkpoint_amid_an_epoch_knows_its_split(tmp_path, monkeypatch):
     pictures = draw_folder(tmp_path / "pictures", {"cats": 20, "dogs": 20})
-    home = tmp_path / "run"
-    assert main(["train", f"run_dir={home}", *FOLDERS, f"data.dir={pictures}"]) == 143
+    words = [*FOLDERS, f"data.dir={pictures}"]
+    home = train_half_an_epoch(tmp_path / "run", monkeypatch, *words)
     assert [file.name for file in (home / "checkpoints").iterdir()] == ["stopped.ckpt"]
     new(pictures, {"birds": 3})
     tested = choose(home, name="stopped.ckpt")
@@ -430,6 +436,43 @@ def test_nothing_unseen_to_test_is_refused(run):
         (pictures / name).unlink()
     with pytest.raises(UserError, match="nothing is left to test; take the same data and seed"):
         started_from(home, seed=0)
+
+
+def test_a_run_that_starts_from_anothers_weights_end_to_end(run, at, capsys):
+    home, pictures = run
+    best = home / "checkpoints" / "best.ckpt"
+    second = train(
+        at / "second", *FOLDERS, f"data.dir={pictures}", f"model.weights={best}", "seed=3",
+        "data.split.test=20",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "whose weights this one starts from and are left out" in said
+    unseen = splits_of(second)["test"]
+    assert unseen and unseen < splits_of(home)["test"]
+    tested = choose(second)
+    assert tested.own and names_of(tested, pictures) == unseen
+    # what the first run has seen is no test of the second either, wherever it lies
+    other = new(at / "other", {"cats": 2, "dogs": 2})
+    seen = sorted(
+        splits_of(home)["train"] - splits_of(second)["train"] - splits_of(second)["validation"]
+    )
+    shutil.copy(pictures / seen[0], other / "cats" / "seen.png")
+    tested = choose(second, f"data.dir={other}")
+    assert len(tested.left_out) == 1 and "earlier run" in tested.left_out[0][1]
+
+
+def test_a_resumed_run_remembers_what_its_weights_have_seen(run, at, monkeypatch):
+    """By its own checkpoint: the file that it started from may be gone."""
+    home, pictures = run
+    best = home / "checkpoints" / "best.ckpt"
+    words = [*FOLDERS, f"data.dir={pictures}", f"model.weights={best}", "seed=3"]
+    second = train_half_an_epoch(at / "second", monkeypatch, *words, "data.split.test=20")
+    before = splits_of(second)
+    best.unlink()
+    assert main(["resume", f"run={second}"]) == 0
+    assert splits_of(second) == before and len(before["test"]) < 20
+    record = torch.load(second / "checkpoints" / "best.ckpt", weights_only=True)["PictureData"]
+    assert len(record["before"]) == 34
 
 
 # ------------------------------------------------------------------------------ copies in training

@@ -165,7 +165,7 @@ RULES: dict[str, Rule] = {
     "trainer.devices": TEXT | whole(1) | ALL_DEVICES | each(whole(0)),
     "trainer.num_nodes": whole(1),
     "trainer.log_every_n_steps": whole(1),
-    "trainer.fast_dev_run": SWITCH | whole(0),
+    "trainer.fast_dev_run": SWITCH,
     "logger.tensorboard": SWITCH,
     "data.name": TEXT,
     "data.size": whole(8, 8192),

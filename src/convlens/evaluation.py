@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
-
-import pytorch_lightning as L
 
 from convlens.building import restored
 from convlens.callbacks import ConfusionMatrix, Mistakes, Predictions
@@ -13,13 +12,16 @@ from convlens.data.datamodule import PictureData
 from convlens.data.labels import csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.sources import cache_dir
+from convlens.errors import UserError
+from convlens.machine import trainer_here
 from convlens.predictions import write_table
 from convlens.run import Run, tested
 from convlens.stopwatch import current, spent_on
 from convlens.summary import of_stage
 from convlens.tested import Tested
 from convlens.training.phases import Phases
-from convlens.training.precision import PRECISIONS
+
+log = logging.getLogger("convlens")
 
 
 def evaluate(
@@ -45,22 +47,25 @@ def evaluate(
     Raises:
         UserError: the checkpoint describes no network, or one that its weights do not fit.
     """
+    if config["trainer"]["fast_dev_run"]:
+        raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     data = tested_on.data
     with spent_on("decoding"):
         pictures = data.dataset.splits["test"]
     module = restored(checkpoint, "the checkpoint")
     answered = Predictions()
     callbacks = [] if home is None else [answered, Mistakes(), ConfusionMatrix()]
-    trainer = L.Trainer(
-        **config["trainer"],
+    trainer, line = trainer_here(
+        config,
         callbacks=callbacks,
-        precision=PRECISIONS[str(config["precision"])],
         logger=False,
         use_distributed_sampler=False,
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+    if line:
+        log.warning(line)
     trainer.convlens_tested = checkpoint["epoch"] + 1
     if home is not None:
         probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])

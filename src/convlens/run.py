@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 
 from convlens import folder, logs
 from convlens.building import callback_of
-from convlens.callbacks import Alarms, ExplanationCallback, Ledger
+from convlens.callbacks import Alarms, EventLogger, ExplanationCallback, Ledger
 from convlens.data.datamodule import PictureData
 from convlens.data.sources import cache_dir
 from convlens.errors import UserError
@@ -21,6 +23,7 @@ from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.pages.report import report
 from convlens.preparing import prepare
+from convlens.resuming import check_processes, check_resumed
 from convlens.stopwatch import current, spent_on, timed
 from convlens.summary import best_row, seconds_by_name, summarise
 from convlens.tested import images_used_before
@@ -31,6 +34,7 @@ from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
 from convlens.training.phases import Phases
 from convlens.training.precision import fastest, step_seconds
+from convlens.training.statistics import check_batches, normalised_by_batch
 
 log = logging.getLogger("convlens")
 
@@ -73,6 +77,8 @@ def assemble(config: dict, *, pretrained: bool = True, start: Path | None = None
     training["class_weights"] = class_weights(training["class_weights"], counts)
     module = ClassifierModule(config, list(data.class_names), pretrained=pretrained)
     settle(config, module)
+    data.batch_statistics = bool(normalised_by_batch(module))
+    check_batches(module, data, processes=1)
     phases = Phases(config["cache_features"], cache_dir())
     phases.check(module, data)
     return Run(config, data, module, explanations_of(config, module), phases)
@@ -131,41 +137,56 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         resume: the folder of the run to go on with, or None for a new one.
 
     Returns:
-        The run folder and the summary.
+        The run folder and the summary; an empty one of a dry run (``trainer.fast_dev_run``), whose
+        folder is gone.
     """
+    if config["trainer"]["fast_dev_run"]:
+        # nothing is kept, and no run that lies in run_dir is touched
+        with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
+            return _trained(config, None, lambda: Path(scratch))
     if resume is None:
         folder.check(config)
     with folder.Hold() as hold:
         if resume:
             hold.take(resume)
-        return _trained(config, resume, hold)
+        return _trained(config, resume, lambda: folder.claim(config, hold))
 
 
-def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path, dict]:
+def _trained(config: dict, resume: Path | None, claim: Callable[[], Path]) -> tuple[Path, dict]:
     start = checkpoint_to_resume(resume / "checkpoints") if resume else None
+    kept = read_checkpoint(start) if start else None
     run = assemble(config, pretrained=start is None, start=start)
+    if kept:
+        check_resumed(kept, config, run.module.schedule, resume)
+    dry = bool(config["trainer"]["fast_dev_run"])
     with spent_on("decoding"):
         notes = dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes])
-    home = resume or folder.claim(config, hold)
-    if folder.first_process():
+    home = resume or claim()
+    if folder.first_process() and not dry:
         logs.keep(home / "train.log")
+    logs.hush()
     for line in notes:
         log.warning(line)
     if resume is None and run.module.model.weights:
         log.debug(run.module.model.weights.note)  # the screen has had it
     settle_precision(run)
-    prepare(run, home, resume is not None)
-
     trainer, epoch_log, keeper = trainer_of(run, home, resume is not None)
+    check_batches(run.module, run.data, trainer.world_size)
+    if kept and (line := check_processes(kept, trainer.world_size, home)):
+        log.warning(line)
+    if resume and folder.first_process():
+        (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
+    prepare(run, home, resume is not None)
     looking = config["looking"]
     ledger = Ledger(
         config["callbacks"]["budget"], looking["seconds"],
-        looking["first_seconds"], looking["last_seconds"],
+        *(looking["seconds" if dry else key] for key in ("first_seconds", "last_seconds")),
     )  # fmt: skip
     trainer.convlens_ledger = ledger
     for line in warnings_of(config, run.module):
         log.warning(line)
-    log.info("training %s in %s, precision %s", config["experiment"], home, config["precision"])
+    where = "without keeping anything" if dry else f"in {home}"
+    log.info("training %s %s, precision %s", config["experiment"], where, config["precision"])
     with ending(trainer, home):
         fit(trainer, run, start)
     best = keeper.best_model_path if keeper else None
@@ -174,6 +195,8 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     trainer.convlens_tested = run.phases.tested_epoch
     with ending(trainer, home), spent_on("test"):
         test = tested(trainer, run, best or None)
+    if dry:
+        return home, {}
     epoch_log.log_test(trainer, test, clock)
     alarms = next(c for c in trainer.callbacks if isinstance(c, Alarms))
     summary = summarise(
@@ -187,9 +210,9 @@ def _trained(config: dict, resume: Path | None, hold: folder.Hold) -> tuple[Path
     )
     summary["skipped"] = run.data.dataset.skipped
     summary["features"] = run.phases.fetched
-    lost = [getattr(logger, "failure", "") for logger in trainer.loggers]
+    lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
     summary["failures"] += [line for line in (*lost, epoch_log.failure, logs.failure()) if line]
-    if folder.first_process() and not trainer.fast_dev_run:
+    if folder.first_process():
         try:
             folder.write_summary(home, summary)
         except OSError as error:

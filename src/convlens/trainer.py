@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytorch_lightning as L
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from convlens import folder
 from convlens.callbacks import Alarms, EpochLog, EventLogger, HParams, LastLooks, ProgressBar
 from convlens.errors import Interrupted, UserError
+from convlens.machine import devices_here, lightning
 from convlens.training.checkpoint import STOPPED, WholeCheckpointIO, read_checkpoint
 from convlens.training.divergence import Divergence
 from convlens.training.interruption import Interruption, Reopening
@@ -26,20 +27,25 @@ from convlens.training.stopping import EarlyStop
 if TYPE_CHECKING:
     from convlens.run import Run
 
+log = logging.getLogger("convlens")
+
 
 def trainer_of(
     run: Run, home: Path, resumed: bool
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
     """The trainer with loggers and callbacks, in the order that their hooks rely on."""
     config = run.config
-    options = dict(config["trainer"])
+    options, precision = dict(config["trainer"]), str(config["precision"])
+    if resumed:
+        options, precision, line = devices_here(options, precision)
+        if line:
+            log.warning(line)
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
-    alarms = Alarms(config["alarms"], run.data.class_names)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), *run.explanations, epoch_log, alarms, HParams(config),
+        LastLooks(), *run.explanations, epoch_log,
     ]  # fmt: skip
     keeper = None
     if training["early_stopping"]:
@@ -49,6 +55,7 @@ def trainer_of(
             )
         )
     if not options["fast_dev_run"]:
+        callbacks += [Alarms(config["alarms"], run.data.class_names), HParams(config)]
         where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
         keeper = ModelCheckpoint(
             filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
@@ -68,10 +75,10 @@ def trainer_of(
         loggers.append(
             EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge)
         )
-    trainer = _lightning(
+    trainer = lightning(
         **options,
         max_epochs=training["epochs"],
-        precision=PRECISIONS[str(config["precision"])],
+        precision=PRECISIONS[precision],
         gradient_clip_val=training["gradient_clip"],
         accumulate_grad_batches=training["accumulate"],
         val_check_interval=1.0 / training["validations"],
@@ -87,14 +94,6 @@ def trainer_of(
     return trainer, epoch_log, keeper
 
 
-def _lightning(**options) -> L.Trainer:
-    """Lightning's trainer; what it refuses is told in a line."""
-    try:
-        return L.Trainer(**options)
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"trainer or callbacks: {error}") from error
-
-
 def local_processes(options: dict) -> int:
     """How many processes the config group ``trainer`` starts on a machine such as this one.
 
@@ -102,7 +101,7 @@ def local_processes(options: dict) -> int:
     """
     named = {key: options[key] for key in ("accelerator", "devices", "strategy", "num_nodes")}
     try:
-        return _lightning(**named, logger=False, enable_checkpointing=False).num_devices
+        return lightning(**named, logger=False, enable_checkpointing=False).num_devices
     except UserError:
         return 1
 
@@ -143,9 +142,12 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
         raise
     number = interruption.came or number
     if number:
+        stopped = f"stopped by {signal.Signals(number).name} "
+        if trainer.fast_dev_run:
+            raise Interrupted(f"{stopped}in a dry run, of which nothing is kept", 128 + number)
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name} {_how_far(trainer, interruption.file)}; "
-            f"`make resume run={home}` goes on from there",
+            f"{stopped}{_how_far(trainer, interruption.file)}; `make resume run={home}` goes on "
+            f"from there",
             128 + number,
         )
 

@@ -14,6 +14,7 @@ from convlens.cli.results import screen
 from convlens.cli.words import extract
 from convlens.config import changed, compose
 from convlens.config_checks import check_stored
+from convlens.data.order import TrainingOrder
 
 if TYPE_CHECKING:
     from convlens.callbacks import ExplanationCallback
@@ -185,7 +186,7 @@ def _print_training(plan: Plan) -> None:
     batch, _ = batches_of(config)
     steps = training["steps_per_epoch"]
     if steps is None and plan.index is not None:
-        steps = -(-int(plan.index.counts["train"].sum()) // batch)
+        steps = len(TrainingOrder(int(plan.index.counts["train"].sum()), batch, seed=0))
     moves = "" if training["accumulate"] == 1 else f", {training['accumulate']} to a move"
     several = "one pass in steps" if steps is None else f"{steps} steps"
     table = _table("training", "", "")

@@ -49,7 +49,7 @@ def seconds_line(seconds: Mapping[str, float]) -> str:
     return f"{seconds['total']:.1f} s: {told}"
 
 
-def closing(home: Path, summary: dict, *, kept: bool) -> None:
+def closing(home: Path, summary: dict) -> None:
     """Results, alarms, and where everything is."""
     best = summary["best_epoch"]
     results_table(
@@ -65,8 +65,7 @@ def closing(home: Path, summary: dict, *, kept: bool) -> None:
     print(f"{seconds_line(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
     for line in (*summary["alarms"], *summary["failures"]):
         print(f"! {line}")
-    if kept:
-        print(f"run folder       {home}")
-        print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
-        print(f"report           {home / 'report.html'}")
-        print(f"TensorBoard      make tensorboard   (reads {home / 'tensorboard'})")
+    print(f"run folder       {home}")
+    print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
+    print(f"report           {home / 'report.html'}")
+    print(f"TensorBoard      make tensorboard   (reads {home / 'tensorboard'})")

@@ -1,4 +1,4 @@
-"""``make resume run=RUN_DIR [data.dir=DIR]``: go on, wherever the same pictures lie by now."""
+"""``make resume run=RUN_DIR [training.epochs=N …]``: go on, longer too, wherever the images lie."""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ from pathlib import Path
 
 from convlens import folder, logs
 from convlens.cli.results import closing
-from convlens.cli.words import take
-from convlens.config import changed
+from convlens.cli.words import extract
 from convlens.config_checks import check_stored
-from convlens.data.unchanged import PLACES
+from convlens.errors import UserError
+from convlens.resuming import asks_for_more, resumed_config
 from convlens.stopwatch import timed
 
 
 @timed
 def run(words: list[str]) -> int:
     logs.speak()
-    moved = [word for word in words if word.partition("=")[0] in PLACES]
-    asked = take([word for word in words if word not in moved], "resume", {"run": None})["run"]
+    asked, words = extract(words, "run")
+    alias, words = extract(words, "run_dir")
+    asked = asked or alias
+    if asked is None:
+        raise UserError("resume needs run=…, for example `make resume run=last`")
     home = folder.newest_run() if asked == "last" else Path(asked).expanduser()
     config = folder.read_config(home)
     check_stored(config, str(home / "config.yaml"))
-    config = changed(config, moved)
+    wanted = resumed_config(config, words)
+    if (home / "summary.json").exists() and not asks_for_more(config, wanted):
+        if folder.first_process():
+            _finished(home)
+        return 0
     from convlens.run import train
 
-    home, summary = train(config, resume=home)
+    home, summary = train(wanted, resume=home)
     if folder.first_process():
-        closing(home, summary, kept=True)
+        closing(home, summary)
     return 0
+
+
+def _finished(home: Path) -> None:
+    """Say so; only the page may be missing of a run that was killed behind its summary."""
+    if not (home / "report.html").exists():
+        from convlens.pages.report import report
+
+        report(home)
+    print(f"{home} is finished: nothing to do")

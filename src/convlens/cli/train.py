@@ -20,6 +20,10 @@ def run(words: list[str]) -> int:
         from convlens.run import train  # after the words are known to be right: it takes seconds
 
         home, summary = train(config)
-    if first_process():
-        closing(home, summary, kept=not config["trainer"]["fast_dev_run"])
+    if not first_process():
+        return 0
+    if config["trainer"]["fast_dev_run"]:
+        print("dry run: one batch of training, validation and test went through; nothing is kept")
+    else:
+        closing(home, summary)
     return 0

@@ -39,6 +39,8 @@ class PictureData(L.LightningDataModule):
             schedule sets it when its phase begins.
         augmenting: whether training pictures are augmented, as far as ``spec`` asks for it; set by
             the schedule too.
+        batch_statistics: whether the network is normalised by its batch while it trains, so that
+            no process may get a batch of one.
 
     Raises:
         UserError: one line for whatever a person can mend in the data or its keys.
@@ -67,6 +69,7 @@ class PictureData(L.LightningDataModule):
         self._dataset: Dataset | None = None
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
+        self.batch_statistics = False
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
@@ -115,8 +118,7 @@ class PictureData(L.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         pictures = self.dataset.splits["train"]
         rank, world = self._place()
-        batch = self.batch_size * (world if self.per_device else 1)
-        order = TrainingOrder(len(pictures), batch, self.seed, self.steps_per_epoch)
+        order = self.order(world)
         return TrainingLoader(
             pictures, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
@@ -124,6 +126,18 @@ class PictureData(L.LightningDataModule):
             accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
             cut_short=lambda: self.trainer.num_training_batches if self.trainer else math.inf,
         )  # fmt: skip
+
+    def order(self, processes: int) -> TrainingOrder:
+        """The global batches for so many processes.
+
+        Before the pictures are decoded, broken files that are left out later are among them.
+        """
+        counted = int(self.index.counts["train"].sum())
+        count = len(self._dataset.splits["train"]) if self._dataset else counted
+        batch = self.batch_size * (processes if self.per_device else 1)
+        # without batch statistics any number of processes has the same batches
+        least = 2 * (processes if self.batch_statistics else 1)
+        return TrainingOrder(count, batch, self.seed, self.steps_per_epoch, least=least)
 
     def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("validation")

@@ -48,8 +48,9 @@ class TrainingOrder:
     """The global batches of an epoch, each as row numbers.
 
     Without ``steps`` an epoch is one pass over a permutation of its own, the last batch as small
-    as what is left. With ``steps`` it is that many full batches from an endless row of
-    permutations, so that pictures are drawn again only after all others were, across epochs too
+    as what is left; fewer than ``least`` images join the batch before (batch normalisation knows no
+    statistics of a single image). With ``steps`` it is that many full batches from an endless row
+    of permutations, so that pictures are drawn again only after all others were, across epochs too
     (what Keras calls ``steps_per_epoch``).
 
     Args:
@@ -57,20 +58,35 @@ class TrainingOrder:
         batch_size: pictures of a global batch.
         seed: of the whole run.
         steps: batches an epoch, or None.
+        least: images of the last batch, where there is one before it.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, steps: int | None = None):
+    def __init__(
+        self, count: int, batch_size: int, seed: int, steps: int | None = None, *, least: int = 2
+    ):
         self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
+        whole, left = divmod(count, batch_size)
+        self._batches = steps or max(1, whole + (left >= min(least, batch_size)))
 
     def __len__(self) -> int:
-        return self.steps or -(-self.count // self.batch_size)
+        return self._batches
+
+    @property
+    def smallest(self) -> int:
+        """Images of the smallest batch."""
+        if self.steps:
+            return self.batch_size
+        last = self.count - (self._batches - 1) * self.batch_size
+        return min(last, self.batch_size) if self._batches > 1 else last
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
         """The row numbers of each batch of ``epoch`` (counted from 0)."""
         if self.steps is None:
             rows = self._permutation(epoch)
-            for start in range(0, self.count, self.batch_size):
-                yield rows[start : start + self.batch_size]
+            for number in range(self._batches):
+                last = number + 1 == self._batches
+                start = number * self.batch_size
+                yield rows[start:] if last else rows[start : start + self.batch_size]
             return
         drawn: tuple[int, np.ndarray] | None = None
         for step in range(self.steps):

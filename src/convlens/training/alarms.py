@@ -11,8 +11,25 @@ from statistics import fmean
 
 import numpy as np
 
+DIGITS = 12  # behind the point, at most, to tell two numbers apart
 NAMED = 4  # classes that one line names
 MISTAKEN = 10  # classes that have a line of their own
+
+
+def apart(one: float, other: float, kind: str) -> tuple[str, str]:
+    """Two unequal numbers with as many digits as it takes to see that they differ.
+
+    Args:
+        kind: how they are written where they do differ: ``.3f`` or ``.0%``.
+
+    >>> apart(0.7, 0.8, ".3f"), apart(1.61201, 1.61204, ".3f"), apart(0.2001, 0.2004, ".0%")
+    (('0.700', '0.800'), ('1.61201', '1.61204'), ('20.01%', '20.04%'))
+    """
+    for digits in range(int(kind[1]), DIGITS):
+        texts = tuple(f"{value:.{digits}{kind[2]}}" for value in (one, other))
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
@@ -32,9 +49,10 @@ picture; look at grad_cam/… and class_means: what stands where the maps are br
     share = scores.get("explain/object_share")
     if inside is None or share is None or inside >= lift * share:
         return None
+    found, wanted = apart(inside, share, ".0%")
     return (
-        f"evidence mostly outside the object: {inside:.0%} of it lies on the objects, which take "
-        f"up {share:.0%} of the picture; look at grad_cam/… and class_means: what stands where "
+        f"evidence mostly outside the object: {found} of it lies on the objects, which take "
+        f"up {wanted} of the picture; look at grad_cam/… and class_means: what stands where "
         f"the maps are bright?"
     )
 
@@ -155,9 +173,10 @@ def no_better_than_untrained(losses: list[float]) -> str | None:
     """
     if len(losses) < 2 or min(losses[1:]) <= losses[0]:
         return None
+    best, untrained = apart(min(losses[1:]), losses[0], ".3f")
     return (
         f"the best epoch is worse than the network before training: validation loss "
-        f"{min(losses[1:]):.3f}, not {losses[0]:.3f}; nothing was learnt that holds for other "
+        f"{best}, not {untrained}; nothing was learnt that holds for other "
         f"pictures: try a lower learning rate, or more pictures"
     )
 
@@ -233,9 +252,10 @@ regularise (dropout, augmentation, weight decay, a smaller network)'
     higher = late / lowest - 1 if lowest > 0 else float("inf")
     if higher < rise or train_losses[-1] >= train_losses[best]:
         return None
+    before, now = apart(train_losses[best], train_losses[-1], ".3f")
     return (
         f"overfitting: validation loss was lowest ({lowest:.3f}) after epoch {best + 1} and "
         f"{higher:.0%} above it on average over the last {epochs} epochs, while training loss "
-        f"fell from {train_losses[best]:.3f} to {train_losses[-1]:.3f}; stop at epoch {best + 1}, "
+        f"fell from {before} to {now}; stop at epoch {best + 1}, "
         f"or regularise (dropout, augmentation, weight decay, a smaller network)"
     )

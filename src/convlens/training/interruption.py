@@ -2,9 +2,10 @@
 
 SIGTERM is what a scheduler, a container or a shutdown sends; SIGINT is Ctrl-C. The step is
 finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process ends with 128 plus
-the signal's number. A run resumed from there ends with the same bits as the run left alone, the
-interrupted epoch's numbers included. After the next whole epoch ``stopped.ckpt`` has served and is
-removed.
+the signal's number. Where no step is under way (looks before and after training, features being
+computed) it ends at once: what was trained is saved already. A run resumed from there ends with
+the same bits as the run left alone, the interrupted epoch's numbers included. After the next whole
+epoch ``stopped.ckpt`` has served and is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pytorch_lightning as L
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from convlens.errors import UserError
+from convlens.errors import Interrupted, UserError
 
 log = logging.getLogger("convlens")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -45,6 +46,7 @@ class Interruption(L.Callback):
         self._agreed = False  # all processes know that the run ends
         self._pending = False  # gradients are being accumulated: no place to stop
         self._epoch_open = False
+        self._stepping = False  # from an epoch's first batch until its checkpoint is written
         self._kept: dict[str, Any] | None = None  # of the checkpoint that was loaded
 
     # --- signals
@@ -60,10 +62,25 @@ class Interruption(L.Callback):
             if first:
                 for child in getattr(trainer.strategy.launcher, "procs", ()):
                     child.send_signal(signal.SIGTERM)  # those that have ended are passed over
+            if not self._stepping:
+                raise Interrupted(status=128 + number)  # nothing would be lost by that
 
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, note)  # Lightning puts the old ones back at the end
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._stepping = True
+
+    def _end_step(self, trainer: L.Trainer) -> None:
+        """All steps are saved: a signal that has come since is obeyed, a later one at once.
+
+        Raises:
+            Interrupted: a signal has come to any process.
+        """
+        self._stepping = False
+        if self._ask(trainer):
+            raise Interrupted(status=128 + self.came)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         last = batch_idx + 1 == trainer.num_training_batches
@@ -134,6 +151,7 @@ class Interruption(L.Callback):
         self._kept = parts[trainer.global_rank]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_step(trainer)
         self._epoch_open = True
         if self._kept is None and trainer.is_global_zero:
             self.file.unlink(missing_ok=True)  # the epoch behind it is whole by now
@@ -141,6 +159,7 @@ class Interruption(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self.file.unlink(missing_ok=True)
+        self._end_step(trainer)  # the last looks may take minutes
 
     def reopen(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Go on amid an epoch, whose start Lightning does not announce a second time."""

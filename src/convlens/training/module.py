@@ -6,7 +6,6 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from convlens.errors import UserError
 from convlens.models import build_model
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, outputs_for
@@ -213,20 +212,10 @@ class ClassifierModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["convlens_record"] = {epoch: dict(row) for epoch, row in self.record.items()}
+        checkpoint["convlens_processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Take over the record.
-
-        Raises:
-            UserError: the checkpoint was trained by another schedule.
-        """
-        theirs = checkpoint["hyper_parameters"]["config"]
-        for key in ("finetune", "optimizer", "scheduler"):
-            if theirs.get(key) != self.config[key]:
-                raise UserError(
-                    f"the checkpoint is of another schedule: its {key} is {theirs.get(key)}, the "
-                    f"run's {self.config[key]}; resume the run that wrote it, or start a new one"
-                )
+        """Take over the record; whether the checkpoint fits, :mod:`convlens.resuming` says."""
         self.record = {
             int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
         }

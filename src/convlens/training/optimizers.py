@@ -21,6 +21,12 @@ OPTIMIZERS = {
 }
 
 
+# whether the rates depend on how many epochs there are in all
+DEPENDS_ON_LENGTH = {
+    "constant": False, "cosine": True, "linear": True, "step": False, "exponential": False
+}  # fmt: skip
+
+
 def optimizer(spec: dict, groups: list[dict]) -> torch.optim.Optimizer:
     """The optimizer of the config group ``optimizer`` over named parameter groups.
 

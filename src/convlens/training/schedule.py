@@ -14,7 +14,7 @@ from torch import nn
 from convlens.errors import UserError, nearest
 from convlens.models import Classifier
 from convlens.training.groups import Group, parameter_groups
-from convlens.training.optimizers import rate_factor
+from convlens.training.optimizers import DEPENDS_ON_LENGTH, rate_factor
 
 BATCH_NORM = ("frozen_eval", "eval", "train")
 PHASE_KEYS = ("epochs", "train", "lr", "augment", "warmup_epochs", "until")
@@ -87,6 +87,12 @@ class Schedule:
     def augments(self) -> bool:
         """Whether any phase augments, as far as ``data.augment`` does."""
         return any(phase.augment for phase in self.phases)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the rates of a phase would be others if it had another number of epochs."""
+        # a floor of 1 is no fall at all
+        return DEPENDS_ON_LENGTH[self.scheduler["name"]] and self.scheduler["floor"] != 1
 
     def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
         """The phase of ``epoch`` (from 0) and the epoch it began with.

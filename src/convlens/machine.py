@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytorch_lightning as L
-from pytorch_lightning.accelerators import AcceleratorRegistry
+from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from convlens import folder
@@ -56,13 +56,31 @@ def kind_of(accelerator: str) -> str:
     """``cuda``, ``mps``, ``cpu`` or what else Lightning knows: what a name stands for here."""
     if accelerator not in ("auto", "gpu"):
         return accelerator
-    found = [kind for kind in ("mps", "cuda") if AcceleratorRegistry.get(kind).is_available()]
+    found = [kind for kind in ("mps", "cuda") if _accelerator(kind).is_available()]
     return found[0] if found else "cpu" if accelerator == "auto" else "gpu"
+
+
+def _accelerator(kind: str) -> type[Accelerator]:
+    return AcceleratorRegistry[kind]["accelerator"]
+
+
+def check_devices(options: dict) -> None:
+    """Refuse a new run the devices that this machine has not got.
+
+    Raises:
+        UserError: in one line, with the way out.
+    """
+    accelerator, devices = options["accelerator"], options["devices"]
+    if not _are_here(accelerator, devices, 1):
+        raise UserError(
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine has not got "
+            f"them; trainer=auto takes what it has, trainer=cpu the processor"
+        )
 
 
 def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
     kind = kind_of(accelerator)
-    if kind not in AcceleratorRegistry or not AcceleratorRegistry.get(kind).is_available():
+    if kind not in AcceleratorRegistry or not _accelerator(kind).is_available():
         return False
     if nodes > 1 and not folder.started_outside():
         return False  # it would wait for the other machines for ever
@@ -70,7 +88,7 @@ def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
         return True
     listed = devices.split(",") if isinstance(devices, str) and "," in devices else devices
     most = max(int(number) + 1 for number in listed) if isinstance(listed, list) else int(listed)
-    return most <= AcceleratorRegistry.get(kind).auto_device_count()
+    return most <= _accelerator(kind).auto_device_count()
 
 
 def trainer_here(config: dict, **options) -> tuple[L.Trainer, str]:

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from convlens import folder
 from convlens.callbacks import Alarms, EpochLog, EventLogger, HParams, LastLooks, ProgressBar
 from convlens.errors import Interrupted, UserError
-from convlens.machine import devices_here, lightning
+from convlens.machine import check_devices, devices_here, lightning
 from convlens.training.checkpoint import STOPPED, WholeCheckpointIO, read_checkpoint
 from convlens.training.divergence import Divergence
 from convlens.training.interruption import Interruption, Reopening
@@ -40,6 +40,8 @@ def trainer_of(
         options, precision, line = devices_here(options, precision)
         if line:
             log.warning(line)
+    else:
+        check_devices(options)
     training = config["training"]
     epoch_log = EpochLog(home / "metrics.csv")
     interruption = Interruption(home / "checkpoints" / STOPPED)

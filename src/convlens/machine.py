@@ -73,8 +73,8 @@ def check_devices(options: dict) -> None:
     accelerator, devices = options["accelerator"], options["devices"]
     if not _are_here(accelerator, devices, 1):
         raise UserError(
-            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine has no such "
-            f"devices; trainer=auto takes what it has, trainer=cpu the processor"
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine has none "
+            f"such; trainer=auto takes what it has, trainer=cpu the processor"
         )
 
 

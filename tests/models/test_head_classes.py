@@ -1,4 +1,4 @@
-"""A library's own head is accepted only with the classes it was trained for, or a stated mapping."""
+"""A head of a library answers for the classes it was trained for, or by a stated mapping."""
 
 from __future__ import annotations
 

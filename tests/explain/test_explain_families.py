@@ -1,7 +1,7 @@
 """Forty families of timm, with random weights and in float64: maps are right, or refused by name.
 
-Which axis of a layer holds the channels is told here by sizes alone: images are half as wide again
-as high (or square, where a family insists), so the axes of a map can be picked out of its shape.
+Which axis of a layer holds the channels is told here by sizes alone: images are wider than high,
+so the axes of a map can be picked out of its shape.
 The references are a plain hook that clones, and Captum's Grad-CAM; for a layer that holds its
 channels last Captum is shown a copy of the network in which the layer's output passes through an
 identity with its channels first.
@@ -23,7 +23,7 @@ from convlens.explain.layers import feature_map
 from convlens.models.layers import layer_table
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
-WIDE = (64, 96)
+WIDE = (32, 64)  # float64 has no fast convolution: no larger than needed
 # family -> its smallest member, the images it takes, what it needs to be told
 MAPS = {
     "convnext": ("convnext_atto", WIDE, {}),

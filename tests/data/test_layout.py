@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from convlens.config import compose
 from convlens.data.labels import split_of
 from convlens.data.listing import Listing, list_pictures
 from convlens.errors import UserError
@@ -28,6 +31,20 @@ def refused(root: Path, **kwargs) -> str:
         list_pictures(root, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def as_typed(word: str) -> str:
+    """``data.pattern`` after the program's own reading of a word that a message tells to type."""
+    return compose(["data=image_folder", *shlex.split(f'"{word}"')])["data"]["pattern"]
+
+
+def test_a_flat_folders_suggestion_works_as_it_is_printed(tmp_path):
+    for sign in "._-":
+        files = (f"cat{sign}1.jpg", f"cat{sign}2.jpg", f"dog{sign}1.jpg")
+        message = refused(tree(tmp_path / f"by{sign}", "", files=files))
+        (word,) = re.findall('try "([^"]+)"', message)
+        found = list_pictures(tmp_path / f"by{sign}", pattern=as_typed(word))
+        assert found.class_names == ("cat", "dog")
 
 
 def by_split(listing: Listing) -> dict[str, int]:
@@ -112,10 +129,11 @@ def test_folders_of_the_same_names_are_refused_with_the_way_out(tmp_path, parts)
     tree(tmp_path, *parts)
     message = refused(tmp_path)
     assert "hold folders of the same names, cats, dogs" in message
-    assert "data.pattern='*/{class}/*'" in message and "data.pattern='{class}/*'" in message
-    lower = list_pictures(tmp_path, pattern="*/{class}/*")
+    low, high = map(as_typed, re.findall('"([^"]+)"', message))
+    assert (low, high) == ("*/{class}/*", "{class}/*")
+    lower = list_pictures(tmp_path, pattern=low)
     assert lower.class_names == ("cats", "dogs") and len(lower) == 4 * len(parts)
-    upper = list_pictures(tmp_path, pattern="{class}/*")
+    upper = list_pictures(tmp_path, pattern=high)
     assert upper.class_names == tuple(sorted({p.removeprefix("train/").removeprefix("test/")
                                               .split("/")[0] for p in parts}))  # fmt: skip
 

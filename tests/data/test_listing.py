@@ -161,7 +161,7 @@ def test_pictures_that_belong_to_no_class_or_split_are_not_left_out_in_silence(t
 def test_flat_folder_suggests_the_pattern_and_the_pattern_works(tmp_path):
     touch(tmp_path, "cat.0.jpg", "cat.1.jpg", "dog.10.jpg", "dog.2.jpg")
     message = refused(tmp_path)
-    assert "try \"data.pattern='{class}.*'\"" in message
+    assert 'try "data.pattern={class}.*"' in message
     found = list_pictures(tmp_path, pattern="{class}.*")
     assert found.class_names == ("cat", "dog") and found.labels.tolist() == [0, 0, 1, 1]
 

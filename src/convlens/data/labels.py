@@ -36,7 +36,7 @@ _FILLERS = (
     "samples daten 集 データ 데이터"
 )
 PATTERN_FIELDS = {"class": r"(?P<class>[^/]+?)", "number": r"[0-9]+"}
-PATTERN_EXAMPLE = "'{class}.*'"
+PATTERN_EXAMPLE = "{class}.*"  # as it is typed, in double quotes with its key
 CSV_COLUMNS = ("file", "label", "split")
 _PARTING = re.compile(r'[,"\r\n]')
 
@@ -131,12 +131,12 @@ def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Key
 
 
 def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
-    """A pattern that all names follow and that gives two or more classes, quoted for Hydra."""
+    """A pattern that all names follow and that gives two or more classes."""
     # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here.
     trials = {
         PATTERN_EXAMPLE: "{class}.{number}.*",
-        "'{class}_{number}.*'": "{class}_{number}.*",
-        "'{class}-{number}.*'": "{class}-{number}.*",
+        "{class}_{number}.*": "{class}_{number}.*",
+        "{class}-{number}.*": "{class}-{number}.*",
     }
     for shown, strict in trials.items():
         matches = [compiled(strict, keys).fullmatch(composed(name)) for name in names]

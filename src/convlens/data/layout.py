@@ -18,8 +18,8 @@ from convlens.data.folders import Walk, shown
 from convlens.data.labels import HELD_OUT, SPLITS, Keys, split_of
 from convlens.errors import UserError
 
-_LOWER = "'*/{class}/*'"  # patterns that say which folders are the classes
-_UPPER = "'{class}/*'"
+_LOWER = "*/{class}/*"  # patterns that say which folders are the classes
+_UPPER = "{class}/*"
 
 
 def split_folders(

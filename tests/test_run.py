@@ -212,7 +212,8 @@ def test_overfitting_notice_reaches_summary_and_screen(tmp_path, capsys):
     words = [*TINY, "training.epochs=25", "model.head.hidden=[64]", "optimizer.lr=0.01"]
     words += ["scheduler=constant", "callbacks=none", "alarms.overfitting_epochs=3"]
     assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
-    (notice,) = json.loads((tmp_path / "run" / "summary.json").read_text())["alarms"]
+    alarms = json.loads((tmp_path / "run" / "summary.json").read_text())["alarms"]
+    (notice,) = (line for line in alarms if line.startswith("overfitting"))
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best_epoch"]
     assert f"stop at epoch {best}," in notice
     assert f"! {notice}" in capsys.readouterr().out

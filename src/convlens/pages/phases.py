@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convlens.data.augment import Augmentation
-
 
 @dataclass(frozen=True)
 class Stretch:
@@ -42,8 +40,7 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
         rows: scalars by completed epochs, as ``metrics.csv`` has them.
     """
     found: list[Stretch] = []
-    ranges = config.get("data", {}).get("augment")
-    augmented = ranges is None or Augmentation(**ranges).active
+    augmented = _augmented(config.get("data", {}).get("augment"))
     values = {row["epoch"]: row for row in rows}
     epochs = config.get("training", {}).get("epochs") or math.inf
     start = 0
@@ -80,3 +77,11 @@ def _rests(until: Mapping, rows: Sequence[Mapping[str, float]]) -> int | None:
         if len(signed) - 1 - signed.index(min(signed)) >= until["patience"]:
             return len(signed)
     return None
+
+
+def _augmented(ranges: Mapping | None) -> bool:
+    """Whether ``data.augment`` changes anything: what is 0, false or null does not."""
+    if ranges is None:  # a config that does not tell
+        return True
+    hows = ("fill", "crop_ratio")
+    return any(value not in (0, False, None) for key, value in ranges.items() if key not in hows)

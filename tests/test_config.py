@@ -204,13 +204,13 @@ def test_a_key_of_several_kinds_takes_each_whatever_the_default_is(words):
 def test_one_value_a_block_builds_what_a_list_of_it_builds():
     from convlens.models import build_model
 
-    exp = "exp=reproduce/mnist_convnet"
+    words = ["exp=reproduce/mnist_convnet", "model.padding=same"]
     for key, one, many in [
-        ("pooling", "none", "[none,none,none]"), ("padding", "same", "[same,1,same]"),
+        ("pooling", "none", "[none,none,none]"), ("padding", "1", "[same,1,same]"),
         ("kernel_size", "5", "[5,5,5]"), ("stride", "1", "[1,1,1]"), ("pool_size", "2", "[2,2,2]"),
     ]:  # fmt: skip
         built = [
-            build_model(compose([exp, f"model.{key}={text}"])["model"], channels=1, size=28,
+            build_model(compose([*words, f"model.{key}={text}"])["model"], channels=1, size=28,
                         outputs=10)
             for text in (one, many)
         ]  # fmt: skip
@@ -220,7 +220,7 @@ def test_one_value_a_block_builds_what_a_list_of_it_builds():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("model.kernel_size=[3,x]", "a list of values, each a whole number"),
+        ("model.kernel_size=[3,x]", "a list of each a whole number"),
         ("model.kernel_size=big", "expected a whole number"),
         ("model.padding=[same,-1]", "valid or same or a whole number"),
         ("model.pooling=3", "expected text or a list"),

@@ -202,7 +202,8 @@ def test_unfinished_runs_are_compared_as_far_as_they_went(two, tmp_path):
     assert column(page, "val loss")[2] == ("0.2500", "best")
     assert column(page, "best epoch")[2] == ("1", "")
     assert column(page, "test loss")[2] == ("–", "")
-    assert "stopped at epoch 2, compared as far as it went" in page.text
+    # all of its two epochs, but no summary: it did not come to its test
+    assert "trained, not tested, compared as far as it went" in page.text
 
 
 def test_curves_of_all_runs_stand_in_one_chart_under_their_colours(two):

@@ -365,6 +365,7 @@ def test_phases_are_told_and_marked(tmp_path):
         {**phase, "epochs": 3, "lr": {"head": 0.001}},
         {**phase, "epochs": 3, "train": ["head", "top"], "lr": {"head": 1e-4, "top": 1e-5}},
     ]
+    config["training"]["epochs"] = 6
     (home / "config.yaml").write_text(yaml.safe_dump(config))
     page = Page(report(home).read_text())
     (schedule,) = page.all("section", id="schedule")

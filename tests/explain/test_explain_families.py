@@ -121,13 +121,15 @@ def plain_hooks(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tenso
     """
     found: dict[str, torch.Tensor] = {}
 
-    def keep(name, given, output):
-        if isinstance(output, torch.Tensor) and not any(each is output for each in given):
+    def keep(name, module, given, output):
+        # an in-place activation gives back its input too, with other values in it
+        handed_on = any(each is output for each in given) and not getattr(module, "inplace", False)
+        if isinstance(output, torch.Tensor) and not handed_on:
             found.pop(name, None)
             found[name] = output.detach().clone()
 
     handles = [
-        module.register_forward_hook(lambda _, given, output, name=name: keep(name, given, output))
+        module.register_forward_hook(lambda m, given, out, name=name: keep(name, m, given, out))
         for name, module in model.named_modules()
         if name
     ]

@@ -246,7 +246,7 @@ def test_predict_and_explain_use_by_content_and_say_what_they_do_not(tmp_path, a
         "deep/e.mp4": MP4, "@eaDir/a/THUMB.jpg": encoded(), "._a.jpg": b"\0\5\x16\7",
     })  # fmt: skip
     left = "2 files in {} are not used: 1 HEIC (d.heic); 1 video (deep/e.mp4)"
-    assert main(["predict", f"images={tmp_path / 'in'}", "run_dir=p"]) == 0
+    assert main(["predict", "ckpt=example", f"images={tmp_path / 'in'}", "run_dir=p"]) == 0
     assert left.format(tmp_path / "in") in capsys.readouterr().out
     rows = (at / "p" / "predictions.csv").read_text().splitlines()
     assert [row.split(",")[0].rsplit("/")[-1] for row in rows[1:]] == ["a", "b.jfif", "c.png"]
@@ -256,5 +256,5 @@ def test_predict_and_explain_use_by_content_and_say_what_they_do_not(tmp_path, a
     assert "deep/e.mp4" in (at / "e" / "index.html").read_text()
     (tmp_path / "none").mkdir()
     put(tmp_path / "none", **{"d.heic": HEIC})
-    assert main(["predict", f"images={tmp_path / 'none'}"]) == 2
+    assert main(["predict", "ckpt=example", f"images={tmp_path / 'none'}"]) == 2
     assert "only 1 HEIC (d.heic)" in capsys.readouterr().err

@@ -46,8 +46,16 @@ def resumed_config(config: dict, words: list[str]) -> dict:
     return asked
 
 
-def asks_for_more(config: dict, asked: dict) -> bool:
-    """Whether a finished run has anything left to do; that its images moved is nothing to do."""
+def asks_for_more(config: dict, asked: dict, checkpoint: dict) -> bool:
+    """Whether a finished run has anything left to do; that its images moved is nothing to do.
+
+    Args:
+        config: as the run folder holds it, perhaps edited by hand; ``asked``: with what was typed.
+        checkpoint: the run's last.
+    """
+    trained = checkpoint["hyper_parameters"]["config"]
+    if any(_differences(trained.get(group), asked[group]) for group in FIXED):
+        return True
     return any(key not in PLACES for key in _differences(changed(config, []), asked))
 
 

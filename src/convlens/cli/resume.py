@@ -25,10 +25,14 @@ def run(words: list[str]) -> int:
     config = folder.read_config(home)
     check_stored(config, str(home / "config.yaml"))
     wanted = resumed_config(config, words)
-    if (home / "summary.json").exists() and not asks_for_more(config, wanted):
-        if folder.first_process():
-            _finished(home)
-        return 0
+    last = home / "checkpoints" / "last.ckpt"
+    if (home / "summary.json").exists() and last.exists():
+        from convlens.training.checkpoint import read_checkpoint
+
+        if not asks_for_more(config, wanted, read_checkpoint(last)):
+            if folder.first_process():
+                _finished(home)
+            return 0
     from convlens.run import train
 
     home, summary = train(wanted, resume=home)

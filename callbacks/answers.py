@@ -13,7 +13,9 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
+from convlens.errors import UserError
 from convlens.explain.grad_cam import probabilities
+from convlens.explain.outputs import output_rows
 
 KEPT = 32  # of the worst mistakes, and of all pictures, where no data set can be asked again
 
@@ -69,6 +71,7 @@ class AnswerBook:
         self._taken = -1
         self._count = 0
         self._open = self._holding = self._lost = False
+        self.problem = ""
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> AnswerBook:
@@ -89,7 +92,7 @@ class AnswerBook:
         self._parts, self._held, self._sample = [], {}, {}
         self._taken, self._count = -1, 0
         self._random = np.random.default_rng(0)  # the same sample in every pass
-        self._lost = False  # answers to a batch
+        self._lost, self.problem = False, ""  # answers to a batch, and why
 
     def take(
         self, outputs, batch, number: int, noted: Callable[[], Tensor | None] = lambda: None
@@ -97,16 +100,20 @@ class AnswerBook:
         """A batch has been answered; later calls for the same batch change nothing.
 
         The logits are ``outputs["logits"]`` if the module's step returns them, else what ``noted``
-        gives. Batches are dictionaries with ``label``, or (pictures, labels).
+        gives. Batches are dictionaries with ``label``, or (pictures, labels). Answers or labels
+        that cannot be read are a ``problem``, and the pass is lost.
         """
         if number == self._taken:
             return
         self._taken = number
-        logits = outputs.get("logits") if isinstance(outputs, dict) else None
-        logits = noted() if logits is None else logits
+        returned = outputs.get("logits") if isinstance(outputs, dict) else None
         pictures, labels, rows = parts_of(batch)
-        if logits is None or labels is None or logits.shape[:1] != labels.shape[:1]:
-            self._lost = True
+        try:
+            labels = _class_numbers(labels)
+            logits = output_rows(noted() if returned is None else returned, len(labels))
+            _check_labels(labels, max(2, logits.shape[1]))
+        except UserError as error:
+            self._lost, self.problem = True, self.problem or str(error)
             return
         if rows is None:
             rows = torch.arange(self._count, self._count + len(labels))
@@ -169,6 +176,26 @@ def _keep_highest(
             return
         del kept[lowest]
     kept[row] = (value, picture.detach().cpu().clone())
+
+
+def _class_numbers(labels: Tensor | None) -> Tensor:
+    """Labels as class numbers (B,) int64; those of one output may be floats, or (B, 1)."""
+    if labels is None:
+        raise UserError("no labels: batches are (images, labels), or dictionaries with 'label'")
+    numbers = labels.detach()
+    if numbers.dim() == 2 and numbers.shape[1] == 1:
+        numbers = numbers[:, 0]
+    if numbers.dim() != 1 or not torch.equal(numbers, numbers.long().to(numbers.dtype)):
+        shape = tuple(labels.shape)
+        raise UserError(f"labels are class numbers (B,), not {shape} of {labels.dtype}")
+    return numbers.long()
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if len(labels) and int(labels.max()) >= classes:
+        raise UserError(
+            f"a label is {int(labels.max())}, and the network tells {classes} classes apart"
+        )
 
 
 def parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

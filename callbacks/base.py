@@ -29,8 +29,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from convlens.data.probes import Probes
-from convlens.errors import UserError
-from convlens.explain.grad_cam import probabilities
+from convlens.errors import UserError, nearest
+from convlens.explain.outputs import OUTPUTS, answering, check_outputs
 from convlens.explain.taps import explaining, picking, preprocessing, ready
 from convlens.stopwatch import spent_on
 from convlens.training import ClassifierModule
@@ -134,6 +134,7 @@ class ExplanationCallback(L.Callback, ABC):
         self.every_n_epochs, self.batch = every_n_epochs, batch
         self.preprocess: Callable[[Tensor], Tensor] | None = None
         self.logits: Where = None
+        self.outputs = "auto"
         self.probes: Probes | None = None
         self.class_names: tuple[str, ...] = ()
         self.folder: Path | None = None
@@ -147,6 +148,8 @@ class ExplanationCallback(L.Callback, ABC):
         self._judged: object = None  # the step of the module's own that was judged last
         self._ledger: Ledger | None = None
         self._known: tuple[nn.Module, list[str]] | None = None  # the layers of a network
+        self._read: nn.Module | None = None  # the network whose outputs have been looked at
+        self._unreadable = False  # whether they are no logits, and cannot be taken for any
 
     def attach(
         self, probes: Probes, class_names: tuple[str, ...], folder: Path | None, seed: int
@@ -159,7 +162,7 @@ class ExplanationCallback(L.Callback, ABC):
         self, images: Tensor, labels: Tensor | None = None, class_names: Sequence[str] = (), *,
         names: Sequence[str] | None = None, folder: str | Path | None = None, seed: int = 0,
         preprocess: Callable[[Tensor], Tensor] | None = None,
-        logits: str | int | Callable | None = None,
+        logits: str | int | Callable | None = None, outputs: str = "auto",
     ):  # fmt: skip
         """Give the pictures to explain, in any Lightning project; returns the callback itself.
 
@@ -177,8 +180,13 @@ class ExplanationCallback(L.Callback, ABC):
             preprocess: from ``images`` to what ``forward`` takes, such as a normalisation.
             logits: where the logits are in what ``forward`` returns, if it is not one tensor: a
                 key or attribute (``"logits"``), a place in a tuple, or a function of the output.
+            outputs: ``auto`` reads logits, and those before a final Softmax, LogSoftmax or Sigmoid
+                module; ``probabilities`` says that the outputs are probabilities made in another
+                way, ``logits`` that they are not. See
+                :class:`convlens.explain.outputs.OutputReader`.
 
         Raises:
+            UserError: another value of ``outputs``.
             ValueError: shapes that do not fit.
         """
         count = len(images)
@@ -190,7 +198,9 @@ class ExplanationCallback(L.Callback, ABC):
             raise ValueError(f"{count} images, {len(labels)} labels, {len(names)} names")
         probes = Probes(images.detach().cpu().float(), labels, names, names)
         self.attach(probes, tuple(class_names), None if folder is None else Path(folder), seed)
-        self.preprocess, self.logits = preprocess, logits
+        if outputs not in OUTPUTS:
+            raise UserError(f"outputs={outputs}: {nearest(str(outputs), OUTPUTS)}")
+        self.preprocess, self.logits, self.outputs = preprocess, logits, outputs
         return self
 
     @abstractmethod
@@ -300,25 +310,26 @@ class ExplanationCallback(L.Callback, ABC):
         self._end_pass(trainer, "test")
 
     def _begin_pass(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.needs_answers:
+        if self.needs_answers and not self._unreadable:
             AnswerBook.of(trainer).begin(hold=not isinstance(module, ClassifierModule))
-            OwnAnswers.of(trainer).note(module, self.logits, self.preprocess)
+            OwnAnswers.of(trainer).note(module, self.logits, self.preprocess, self.outputs)
 
     def _take(self, trainer, module: L.LightningModule, outputs, batch, number: int) -> None:
-        if self.needs_answers:
+        if self.needs_answers and not self._unreadable:
             own = OwnAnswers.of(trainer)
-            AnswerBook.of(trainer).take(
-                outputs, batch, number, lambda: own.taken(trainer, module, self.logits)
-            )
+            AnswerBook.of(trainer).take(outputs, batch, number, lambda: own.taken(trainer, module))
 
     def _end_pass(self, trainer: L.Trainer, stage: str) -> None:
-        if self.needs_answers:
+        if self.needs_answers and not self._unreadable:
             OwnAnswers.of(trainer).end()
-            if not AnswerBook.of(trainer).end(stage):
+            book = AnswerBook.of(trainer)
+            if not book.end(stage):
+                why = f" ({book.problem})" if book.problem else ""
                 self._say(
                     "answers",
-                    f"{self.name}: the step's logits or the batch's labels are not known, nothing "
-                    f"is shown of the answers; return {{'logits': …}} from {STEPS[stage]}_step",
+                    f"{self.name}: the step's logits or the batch's labels are not known{why}, "
+                    f"nothing is shown of the answers; return {{'logits': …}} from "
+                    f"{STEPS[stage]}_step",
                 )
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:
@@ -376,7 +387,10 @@ class ExplanationCallback(L.Callback, ABC):
                 raise UserError(verdict.refusal)
             with isolate_rng(), ExitStack() as asked:
                 fed = self._feed(asked, network, fed=verdict.fed)
-                self.class_names = self.class_names or _numbered_classes(network, probes.images)
+                outputs = "logits" if isinstance(module, ClassifierModule) else self.outputs
+                classes = len(self.class_names) or None
+                asked.enter_context(answering(network, outputs, classes))
+                self._check_outputs(network, probes.images)
                 # in the epochs another picture is only begun where there is time for it
                 reserve = 0.0 if free or self.reckons else self._next
                 deadline = began + self._seconds(trainer, final, free) - reserve
@@ -404,6 +418,23 @@ class ExplanationCallback(L.Callback, ABC):
             if stage == "val":
                 self._looked_at = ledger.looked[self.name] = clock
             ledger.charge(self.name, time.perf_counter() - began, free=free)
+
+    def _check_outputs(self, network: nn.Module, images: Tensor) -> None:
+        """What the outputs are is found out once, and said; classes without names get numbers.
+
+        Raises:
+            UserError: they cannot be read, or are not those of the classes.
+        """
+        if self._read is network:
+            return
+        self._unreadable = True
+        with explaining(network):
+            logits, note = check_outputs(network, ready(network, images[:2]))
+        self._unreadable, self._read = False, network
+        if note:
+            self._say("outputs", f"{self.name}: {note}")
+        if not self.class_names:
+            self.class_names = tuple(f"class {n}" for n in range(max(2, logits.shape[1])))
 
     def _feed(
         self, asked: ExitStack, network: nn.Module, *, fed: bool
@@ -485,13 +516,6 @@ class ExplanationCallback(L.Callback, ABC):
 
 def _moved(probes: Probes, device: torch.device) -> Probes:
     return replace(probes, images=probes.images.to(device))
-
-
-def _numbered_classes(network: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """``class 0`` … as many as the network tells apart."""
-    with explaining(network), torch.no_grad():
-        outputs = probabilities(network(ready(network, images[:1]))).shape[1]
-    return tuple(f"class {number}" for number in range(outputs))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from convlens.data.probes import Probes
 from convlens.errors import UserError
+from convlens.explain.outputs import OutputReader
 from convlens.explain.similarity import alike
 from convlens.explain.taps import explaining, pick_logits, picking, ready
 from convlens.training import ClassifierModule
@@ -118,6 +119,8 @@ class OwnAnswers:
         self._hook = None
         self._noted: list[object] = []
         self._noting: nn.Module | None = None
+        self._outputs = "auto"
+        self._reader: OutputReader | None = None
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> OwnAnswers:
@@ -179,8 +182,9 @@ class OwnAnswers:
             self._noted = noted
             if found.source not in (None, self._noting) and self._noting is not None:
                 self.end()
-                self.note(module, logits, preprocess)
-                self._noted = [self.seen.outputs[found.source]]
+                self.note(module, logits, preprocess, self._outputs)
+                given = self.seen.outputs[found.source]
+                self._noted = [self._reader.logits(given, len(given))]
         return self._verdicts[key]
 
     def verdict(
@@ -194,30 +198,47 @@ class OwnAnswers:
 
     # --- noting answers
 
-    def note(self, module: L.LightningModule, logits: Where, preprocess: Preprocess) -> None:
+    def note(
+        self, module: L.LightningModule, logits: Where, preprocess: Preprocess, outputs: str
+    ) -> None:
         """A pass begins whose answers are wanted."""
         if self._noting is not None or isinstance(module, ClassifierModule):
             return  # the steps of ours return their logits
         source = self._verdicts.get((logits, preprocess), Verdict()).source or module
-        self._noting, self._noted = source, []
-        self._hook = source.register_forward_hook(lambda *call: self._noted.append(call[-1]))
+        self._noting, self._noted, self._outputs = source, [], outputs
+        reader = self._reader = OutputReader(source, outputs).__enter__()
 
-    def taken(self, trainer: L.Trainer, module: L.LightningModule, logits: Where) -> Tensor | None:
-        """The answer to the batch that just ended, None if it is not known which it was."""
+        def read(_, given, output) -> None:
+            try:
+                picked = pick_logits(output, logits if source is module else None, module).detach()
+                images = given[0] if given and isinstance(given[0], Tensor) else picked
+                self._noted.append(reader.logits(picked, len(images)))
+            except Exception as error:  # it is raised where the answer is wanted
+                told = isinstance(error, UserError)
+                self._noted.append(error if told else UserError(f"{type(error).__name__}: {error}"))
+
+        self._hook = source.register_forward_hook(read)
+
+    def taken(self, trainer: L.Trainer, module: L.LightningModule) -> Tensor:
+        """The logits of the batch that just ended.
+
+        Raises:
+            UserError: it is not known which they were, or what.
+        """
         noted, self._noted = self._noted, []
         if self._noting is module and _wrapped(trainer, module):
             noted = noted[:-1]
         if len(noted) != 1:
-            return None
-        try:
-            return pick_logits(noted[0], logits if self._noting is module else None, module)
-        except UserError:
-            return None
+            raise UserError(f"the step asked the network {len(noted)} times, not once")
+        if isinstance(noted[0], UserError):
+            raise noted[0]
+        return noted[0]
 
     def end(self) -> None:
         """The pass is over."""
         if self._noting is not None:
             self._hook.remove()
+            self._reader.__exit__()
             self._noting, self._noted = None, []
 
 

@@ -11,6 +11,7 @@ from convlens.callbacks import (
     ConfusionMatrix,
     FilterVisuals,
     GradCam,
+    Ledger,
     Mistakes,
     Scores,
 )
@@ -53,9 +54,10 @@ def pictures():
     return torch.rand(22, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def fit(folder, pictures, callbacks):
+def fit(folder, pictures, callbacks, module=None, labels=None):
     torch.manual_seed(0)
-    module, labels = Theirs(), torch.arange(len(pictures)) % 2
+    module = Theirs() if module is None else module
+    labels = torch.arange(len(pictures)) % 2 if labels is None else labels
     data = torch.utils.data.TensorDataset(normalised(pictures), labels)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=2, enable_checkpointing=False, enable_progress_bar=False,
@@ -65,7 +67,7 @@ def fit(folder, pictures, callbacks):
     trainer.fit(
         module,
         torch.utils.data.DataLoader(data, 4, shuffle=True),
-        torch.utils.data.DataLoader(data, 8),
+        torch.utils.data.DataLoader(data, 7),
     )
     return module, trainer
 
@@ -165,3 +167,110 @@ def test_other_loggers_get_the_picture_in_their_own_words():
         [("r1", "grad_cam.00", (5, 7, 3), 3)],
         [("grad_cam/00", (5, 7, 3), 3)],
     ]
+
+
+class Ends(Theirs):
+    """Their module with another end."""
+
+    def __init__(self, end, outputs: int = 2):
+        super().__init__()
+        self.classifier[1] = nn.Linear(4, outputs)
+        self.classifier[1].weight.data.mul_(6)
+        if isinstance(end, nn.Module):
+            self.end = end
+        else:
+            self.__dict__["end"] = end
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+    def logits(self, x):
+        return super().forward(x)
+
+    def training_step(self, batch, _):
+        return self(batch[0]).float().mean()
+
+    def validation_step(self, batch, _):
+        self(batch[0])
+
+
+def watched(tmp_path, pictures, module, **options):
+    callbacks = [GradCam(), ConfusionMatrix()]
+    for each in callbacks:
+        each.watch(
+            pictures[:4], torch.arange(4) % 2, NAMES, preprocess=normalised, folder=tmp_path,
+            **options,
+        )  # fmt: skip
+    with torch.random.fork_rng():
+        fitted, trainer = fit(tmp_path, pictures, callbacks, module)
+    fitted.eval()
+    return fitted, trainer, sorted(file.name for file in tmp_path.rglob("*.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("end", "outputs", "said"),
+    [
+        (nn.Softmax(1), 2, "auto"),
+        (nn.LogSoftmax(1), 2, "auto"),
+        (nn.Sigmoid(), 1, "auto"),
+        (lambda z: nn.functional.softmax(z, 1), 2, "probabilities"),
+        (lambda z: nn.functional.log_softmax(z, 1), 2, "probabilities"),
+        (torch.sigmoid, 1, "probabilities"),
+        (lambda z: z.squeeze(), 2, "auto"),
+        (lambda z: z.squeeze(), 1, "auto"),
+    ],
+)  # fmt: skip
+def test_answers_are_probabilities_once_whatever_a_module_ends_in(
+    tmp_path, pictures, end, outputs, said
+):
+    # 22 pictures in batches of 7: the last one holds a single picture
+    module, trainer, files = watched(tmp_path, pictures, Ends(end, outputs), outputs=said)
+    with torch.no_grad():
+        logits = module.logits(normalised(pictures))
+    shares = logits.softmax(1) if outputs == 2 else torch.cat([-logits, logits], 1).sigmoid()
+    found = AnswerBook.of(trainer).latest["val"]
+    assert found.rows.tolist() == list(range(22))
+    torch.testing.assert_close(
+        torch.from_numpy(found.confidences), shares.amax(1), atol=1e-5, rtol=1e-4
+    )
+    assert len(files) > 3 and not Ledger.of(trainer).failures
+
+
+@pytest.mark.parametrize(
+    ("end", "outputs", "said"),
+    [
+        (lambda z: nn.functional.softmax(z, 1), 2, "outputs=probabilities"),
+        (torch.sigmoid, 1, "a sigmoid has made them"),
+        (nn.Sigmoid(), 2, "multi-label"),
+        (nn.Identity(), 3, "gives 3 outputs an image, and there are 2 classes"),
+        (lambda z: z.flatten(), 2, "returns (8,) for 4 images"),
+    ],
+)
+def test_outputs_that_cannot_be_read_are_told_and_nothing_is_drawn(
+    tmp_path, pictures, end, outputs, said
+):
+    _, trainer, files = watched(tmp_path, pictures, Ends(end, outputs))
+    assert not files
+    failures = Ledger.of(trainer).failures
+    assert set(failures) == {"GradCam", "ConfusionMatrix"}
+    # of two probes where the outputs of two images are asked for
+    assert all(said.replace("(8,) for 4", "(4,) for 2") in line for line in failures.values())
+
+
+@pytest.mark.parametrize("labels", ["one_hot", "beyond", "floats"])
+def test_labels_of_another_kind_do_not_end_their_training(tmp_path, pictures, labels, caplog):
+    module = Ends(nn.Identity())
+    kinds = {
+        "one_hot": nn.functional.one_hot(torch.arange(22) % 2).float(),
+        "beyond": torch.arange(22) % 3,
+        "floats": (torch.arange(22) % 2).float(),
+    }
+    matrix = ConfusionMatrix().watch(pictures[:4], class_names=NAMES, preprocess=normalised)
+    with caplog.at_level("WARNING", "convlens"):
+        _, trainer = fit(tmp_path, pictures, [matrix], module, kinds[labels])
+    found = AnswerBook.of(trainer).latest.get("val")
+    if labels == "floats":
+        assert found.labels.tolist() == kinds["floats"].long().tolist()
+    else:
+        said = "class numbers (B,)" if labels == "one_hot" else "a label is 2, and the network"
+        assert said in caplog.text

@@ -126,6 +126,8 @@ class OutputReader:
             return rows
         if call is not None and _same(call.made, rows):
             return self._before(call, rows)
+        if isinstance(self._model, tuple(_MODULES)):  # it is the softmax itself
+            return self._logarithms(rows)
         if self._outputs == "auto":
             _refuse_probabilities(rows)
             return rows

@@ -361,3 +361,12 @@ def test_dead_is_said_only_where_zero_follows():
     with torch.no_grad():
         other.bare.bias.fill_(-20)
     assert not activations(other, images, ["bare"]).dead("bare").any()
+
+
+@pytest.mark.parametrize(
+    "act", [nn.Hardswish, nn.PReLU, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.ReLU6, nn.LogSigmoid]
+)
+def test_activations_hand_the_axes_on(act):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), act(), nn.Conv2d(8, 2, 1), nn.Flatten(2))
+    found = activations(nn.Sequential(model[:3]), pictures(2, SIDE), ["0.1"])
+    assert found.layers["0.1"].shape == (2, 8, SIDE, SIDE)

@@ -75,7 +75,6 @@ TOKENS = {
     "deit": ("deit_tiny_distilled_patch16_224", WIDE, {"img_size": WIDE}, "blocks.6"),
     "mixer": ("mixer_s32_224", (64, 64), {"img_size": 64}, "blocks.3"),
     "gmlp": ("gmlp_ti16_224", (64, 64), {"img_size": 64}, "blocks.3"),
-    "xcit": ("xcit_nano_12_p16_224", WIDE, {}, "blocks.3"),
     "levit": ("levit_128s", (224, 224), {}, "stages.1.blocks.0"),
 }
 

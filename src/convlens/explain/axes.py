@@ -43,6 +43,8 @@ _KEEPING = {
     "replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
     "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
 }  # fmt: skip
+# pointwise too, though torch does not mark them so
+_POINTWISE = {"hardswish", "prelu", "_prelu_kernel", "log_sigmoid_forward", "rsub"}
 _VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "argmax",
                "prod", "var_mean"}  # fmt: skip
@@ -188,7 +190,7 @@ class AxisTracker(TorchDispatchMode):
             return [None] * len(outputs)
         if name == "copy":  # into a tensor that was there before
             return [_broadcast(given[1:], known[1:], shape)]
-        if torch.Tag.pointwise in func.tags or name == "expand":
+        if torch.Tag.pointwise in func.tags or name in {*_POINTWISE, "expand"}:
             return [_broadcast(given, known, tuple(each.shape)) for each in outputs]
         if name in _KEEPING and known[0] is not None:
             return [

@@ -17,7 +17,8 @@ from convlens.training import ClassifierModule
 
 # of another source than the code's: torchvision's for another network, timm's index by index
 NAMES = list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
-SYNSETS = [ImageNetInfo().index_to_label_name(i) for i in range(1000)]
+INFO = ImageNetInfo()
+SYNSETS = [INFO.index_to_label_name(i) for i in range(1000)]
 NUMBERS = sorted(str(number) for number in range(1000))  # as folders lie: 0, 1, 10, 100, …
 
 

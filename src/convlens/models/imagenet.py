@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from torchvision.models import VGG16_Weights
@@ -26,6 +27,7 @@ def imagenet_classes() -> list[str]:
     return list(VGG16_Weights.IMAGENET1K_V1.meta["categories"])
 
 
+@cache
 def imagenet_synsets() -> list[str]:
     """Their ids in WordNet in the same order, which is the names of ImageNet's own folders.
 

@@ -223,6 +223,26 @@ def test_explanations_called_directly_read_before_the_softmax_too():
     torch.testing.assert_close(*drops)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_a_scripted_network_is_read_like_the_one_it_was_made_from():
+    """Scripted modules take no hooks of their own."""
+    plain = base()
+    target = torch.tensor([1])
+    how = {"window": 8, "stride": 8}
+    theirs = occlusion(plain, IMAGES[:1], target, **how).maps
+    torch.testing.assert_close(
+        occlusion(torch.jit.script(plain), IMAGES[:1], target, **how).maps, theirs
+    )
+    squeezed = torch.jit.script(With(plain, nn.Unflatten(1, (1, 3))))
+    with pytest.raises(UserError, match="the network returns"):
+        occlusion(squeezed, IMAGES[:1], target, **how)
+    # what is called inside is out of sight, its values are not
+    with pytest.raises(UserError, match="outputs=probabilities"):
+        occlusion(torch.jit.script(nn.Sequential(*plain, nn.Softmax(1))), IMAGES[:1], target, **how)
+    before = plain(IMAGES[:1])
+    torch.testing.assert_close(torch.jit.script(plain)(IMAGES[:1]), before)  # nothing stays
+
+
 def test_an_exception_leaves_nothing_behind():
     network = With(base(), nn.Softmax(1))
     before = {name: dict(vars(m)) for name, m in network.named_modules()}

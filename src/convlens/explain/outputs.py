@@ -10,13 +10,17 @@ Shapes: ``B`` batch, ``K`` outputs an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.overrides import TorchFunctionMode
 
 from convlens.errors import UserError, nearest
@@ -170,6 +174,26 @@ class OutputReader:
         return torch.logit(rows, eps=torch.finfo(rows.dtype).eps) if one else rows.log()
 
 
+def _hooks_of(model: nn.Module) -> tuple[Callable, Callable]:
+    """What registers a hook before and behind each call of ``model``.
+
+    A scripted module takes no hooks of its own; those that torch keeps for all modules reach it.
+    """
+    if not isinstance(model, torch.jit.ScriptModule):
+        return model.register_forward_pre_hook, model.register_forward_hook
+
+    def only(hook: Callable) -> Callable:
+        return lambda module, *given: hook(module, *given) if module is model else None
+
+    def before(hook: Callable):
+        return register_module_forward_pre_hook(only(hook))
+
+    def behind(hook: Callable, **options):
+        return register_module_forward_hook(only(hook), **options)
+
+    return before, behind
+
+
 @contextmanager
 def answering(
     model: nn.Module, outputs: str = "auto", classes: int | None = None
@@ -203,10 +227,11 @@ def answering(
 
     with ExitStack() as stack:
         stack.enter_context(reader)
-        stack.callback(model.register_forward_pre_hook(before).remove)
+        before_call, after_call = _hooks_of(model)
+        stack.callback(before_call(before).remove)
         # also behind a pass that ends in an exception
-        stack.callback(model.register_forward_hook(after, always_call=True).remove)
-        stack.callback(model.register_forward_hook(read).remove)
+        stack.callback(after_call(after, always_call=True).remove)
+        stack.callback(after_call(read).remove)
         _IN_FORCE[model] = reader
         stack.callback(_IN_FORCE.pop, model, None)
         yield reader

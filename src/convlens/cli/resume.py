@@ -8,7 +8,7 @@ from convlens import folder, logs
 from convlens.cli.results import closing
 from convlens.cli.words import extract
 from convlens.config_checks import check_stored
-from convlens.errors import UserError
+from convlens.errors import UserError, nearest
 from convlens.resuming import asks_for_more, resumed_config
 from convlens.stopwatch import timed
 
@@ -20,7 +20,9 @@ def run(words: list[str]) -> int:
     alias, words = extract(words, "run_dir")
     asked = asked or alias
     if asked is None:
-        raise UserError("resume needs run=…, for example `make resume run=last`")
+        key = words[0].partition("=")[0] if words else ""
+        typed = f"{key}: {nearest(key, ('run', 'run_dir'))}; " if key else ""
+        raise UserError(f"{typed}resume needs run=…, for example `make resume run=last`")
     home = folder.newest_run() if asked == "last" else Path(asked).expanduser()
     config = folder.read_config(home)
     check_stored(config, str(home / "config.yaml"))

@@ -194,7 +194,7 @@ def _class_numbers(labels: Tensor | None) -> Tensor:
 def _check_labels(labels: Tensor, classes: int) -> None:
     if len(labels) and int(labels.max()) >= classes:
         raise UserError(
-            f"a label is {int(labels.max())}, and the network tells {classes} classes apart"
+            f"a label is {int(labels.max())}, but the network tells {classes} classes apart"
         )
 
 

@@ -328,7 +328,7 @@ class ExplanationCallback(L.Callback, ABC):
                 self._say(
                     "answers",
                     f"{self.name}: the step's logits or the batch's labels are not known{why}, "
-                    f"nothing is shown of the answers; return {{'logits': …}} from "
+                    f"so no answers are shown; return {{'logits': …}} from "
                     f"{STEPS[stage]}_step",
                 )
 

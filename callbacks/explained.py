@@ -39,8 +39,8 @@ def network_of(trainer: L.Trainer, module: L.LightningModule) -> nn.Module:
     strategy = getattr(trainer, "strategy", None)
     if isinstance(strategy, _SPLIT_UP):
         raise UserError(
-            f"under {type(strategy).__name__} the weights lie in pieces over the processes, and "
-            f"one of them cannot ask the network alone: explain a checkpoint with convlens.wrap"
+            f"under {type(strategy).__name__} the weights are split over the processes, and "
+            f"no single one can run the network: explain a checkpoint with convlens.wrap"
         )
     if isinstance(module, ClassifierModule):
         return module.model
@@ -229,7 +229,7 @@ class OwnAnswers:
         if self._noting is module and _wrapped(trainer, module):
             noted = noted[:-1]
         if len(noted) != 1:
-            raise UserError(f"the step asked the network {len(noted)} times, not once")
+            raise UserError(f"the step called the network {len(noted)} times, not once")
         if isinstance(noted[0], UserError):
             raise noted[0]
         return noted[0]
@@ -290,13 +290,13 @@ class _Judge:
         own = pick_logits(output, self.logits, self.module)
         again, steady = self._ask(given)
         if steady:
-            self._compare(own, again, "gave in the step")
+            self._compare(own, again, "the step itself got")
             if self.returned is not None and len(self.returned) == len(again):
-                self._compare(self.returned, again, "was said in the logits that the step returns")
+                self._compare(self.returned, again, "the step returns the logits")
         fed = self._fed(given)
         warning = self._range(given) if steady else (
             f"{self._name} answers the same images differently each time in evaluation mode: its "
-            f"maps hold for one of its answers"
+            f"maps hold for only one of its answers"
         )  # fmt: skip
         single = len(self.step.forward) == 1 and self.returned is None
         return Verdict(source=self.module if single else None, fed=fed, warning=warning)
@@ -321,7 +321,7 @@ class _Judge:
         raise UserError(
             f"{self._its_step} does not call forward, and what forward answers is not what it "
             f"uses: call self(images) there, or return {{'logits': …}} from validation_step, and "
-            f"name in preprocess= what it does to the images before"
+            f"give what it does to the images before as preprocess="
         )
 
     def _as_forward_takes_them(self) -> Iterator[Tensor]:
@@ -363,8 +363,8 @@ class _Judge:
         if alike(own, again, self.step.narrow):
             return
         raise UserError(
-            f"{self._name}.forward answers {_numbers(again)} to an image for which {_numbers(own)} "
-            f"{how}: the network that would be explained is not the one that answers"
+            f"{self._name}.forward answers {_numbers(again)} to an image for which {how} "
+            f"{_numbers(own)}: the network that would be explained is not the one that answers"
         )
 
     def _fed(self, given: Tensor) -> bool:
@@ -376,8 +376,8 @@ class _Judge:
             if alike(given, made, self.step.narrow):
                 return False
         raise UserError(
-            f"{self._its_step} changes the images before it calls forward: name the same in "
-            f"preprocess=, so that the images to explain come to it in the same way"
+            f"{self._its_step} changes the images before it calls forward: give that change "
+            f"as preprocess=, so that the images to explain reach it in the same form"
         )
 
     def _range(self, given: Tensor) -> str:
@@ -386,7 +386,7 @@ class _Judge:
             return ""
         return (
             f"{self._name} is fed values from {low:.2g} to {high:.2g}, the images to explain lie "
-            f"in [0, 1], and no preprocess= says how the one becomes the other"
+            f"in [0, 1], and no preprocess= says how to convert them"
         )
 
 

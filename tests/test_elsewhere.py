@@ -63,7 +63,7 @@ def test_eval_wherever_it_is(run, tmp_path, capsys, trainer, precision, said):
     assert main(["eval", f"run={home}"]) == 0
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
-    (line,) = [line for line in out.splitlines() if "not to be had on this machine" in line]
+    (line,) = [line for line in out.splitlines() if "not available on this machine" in line]
     assert said in line and "one device, cpu" in line
     used = "bf16" if precision == "bf16" else "32"
     assert f"precision={used}" in line
@@ -91,13 +91,13 @@ def test_one_gpus_run_is_resumed_on_the_processor_and_four_gpus_run_is_refused(
 ):
     one = moved(run, tmp_path / "one", trainer={"accelerator": "gpu", "devices": 1}, precision="16")
     assert main(["resume", f"run={one}", "training.epochs=3"]) == 0
-    assert "precision=16 is not to be had on this machine" in capsys.readouterr().out
+    assert "precision=16 is not available on this machine" in capsys.readouterr().out
     # what the run asks for stays, so that it can go back
     config = yaml.safe_load((one / "config.yaml").read_text())
     assert (config["trainer"]["accelerator"], config["precision"]) == ("gpu", "16")
     four = moved(run, tmp_path / "four", processes=8, trainer=GPUS)
     assert main(["resume", f"run={four}"]) == 2
-    assert "trained by 8 processes, and here it would be 1" in capsys.readouterr().err
+    assert "trained by 8 processes, but here it would be 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")

@@ -256,7 +256,7 @@ def test_data_that_moved_as_a_whole_gives_the_runs_own_numbers(run, at):
         ({f"{s}/{c}": n for s, n in (("train", 4), ("val", 2)) for c in ("cats", "dogs")}, 12,
          "tested: all 12 images"),
         ({"cats": 1, "dogs": 1}, 2, "tested: all 2 images"),  # too few for any split
-        ({"dogs": 3}, 3, "no tested image is of 1 of the 2 classes: cats"),
+        ({"dogs": 3}, 3, "no tested image belongs to 1 of the 2 classes: cats"),
     ],
 )  # fmt: skip
 def test_layouts_of_other_data(run, at, layout, count, says):
@@ -434,7 +434,7 @@ def test_nothing_unseen_to_test_is_refused(run):
     home, pictures = run
     for name in splits_of(home)["test"]:
         (pictures / name).unlink()
-    with pytest.raises(UserError, match="nothing is left to test; take the same data and seed"):
+    with pytest.raises(UserError, match="nothing is left to test; use the data and seed of that"):
         started_from(home, seed=0)
 
 

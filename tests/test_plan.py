@@ -90,7 +90,7 @@ def test_every_phase_costs_what_its_own_step_takes(timed, at, capsys):
     words = [*TINY, *TWO_UNFREEZES, "cache_features=never", "training.steps_per_epoch=30"]
     assert main(["plan", *words, "training.accumulate=2"]) == 0
     table = rows(capsys.readouterr().out)
-    assert table["epochs"] == ["6 of 30 steps of 8, 2 to a move"]
+    assert table["epochs"] == ["6 of 30 steps of 8, 2 to an update"]
     for number in (1, 2, 3):
         cost = f"{1000 * number} ms a step, {30 * number} s an epoch"
         minutes = f"{number:.1f} minutes for 2 of them"

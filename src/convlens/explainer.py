@@ -168,7 +168,7 @@ class Explainer:
         classes = max(2, logits.shape[1])
         if classes != len(self.class_names):
             raise UserError(
-                f"the network tells {classes} classes apart and {len(self.class_names)} names "
+                f"the network tells {classes} classes apart, but {len(self.class_names)} names "
                 f"were given: give one name for each, in the order of the logits"
             )
         return note

@@ -47,7 +47,7 @@ def devices_here(options: dict, precision: str) -> tuple[dict, str, str]:
     wanted = f"accelerator={asked[0]} devices={asked[1]}"
     wanted += f" num_nodes={asked[2]}" if asked[2] > 1 else ""
     return options, used, (
-        f"{wanted} precision={precision} is not to be had on this machine: going on with one "
+        f"{wanted} precision={precision} is not available on this machine: going on with one "
         f"device, {kind}, and precision={used}"
     )  # fmt: skip
 
@@ -73,8 +73,8 @@ def check_devices(options: dict) -> None:
     accelerator, devices = options["accelerator"], options["devices"]
     if not _are_here(accelerator, devices, 1):
         raise UserError(
-            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine has none "
-            f"such; trainer=auto takes what it has, trainer=cpu the processor"
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine does "
+            f"not have them; trainer=auto takes what it has, trainer=cpu the processor"
         )
 
 
@@ -92,6 +92,6 @@ def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
 
 
 def trainer_here(config: dict, **options) -> tuple[L.Trainer, str]:
-    """A trainer for what a checkpoint is asked, wherever that is; and what was changed for it."""
+    """A trainer for using a checkpoint on this machine, and a note on what was changed for that."""
     devices, precision, note = devices_here(config["trainer"], str(config["precision"]))
     return lightning(**devices, precision=PRECISIONS[precision], **options), note

@@ -31,12 +31,12 @@ def resumed_config(config: dict, words: list[str]) -> dict:
     """
     asked = changed(config, words)
     if asked["trainer"]["fast_dev_run"]:
-        raise UserError("trainer.fast_dev_run: a run is not resumed dry; train a new one with it")
+        raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
     last = f"finetune.phases.{len(config['finetune']['phases'] or []) - 1}.epochs"
     for key in _differences(changed(config, []), asked):
         if key != last and not key.startswith(FREE):
             raise UserError(
-                f"{key}: a run is resumed as it was begun, or its end would be that of no run; "
+                f"{key}: a run goes on as it began, and this key cannot change on resume; "
                 f"training.epochs=, trainer=, data.dir= and looking.…= may change; start a new run "
                 f"with another {key}"
             )
@@ -151,11 +151,11 @@ def check_processes(checkpoint: dict, processes: int, home: Path) -> str:
     if trained is None:
         return (
             f"the checkpoint is an older one, which does not say how many processes trained it; "
-            f"{processes} goes on"
+            f"going on with {processes}"
         )
     if trained != processes:
         raise UserError(
-            f"{home} was trained by {trained} processes, and here it would be {processes}: resume "
+            f"{home} was trained by {trained} processes, but here it would be {processes}: resume "
             f"with as many devices (trainer.devices={trained}), or start a new run"
         )
     return ""

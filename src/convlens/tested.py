@@ -158,7 +158,7 @@ def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> 
     lines = chosen.lines
     if same_data:
         lines = [f"none of the {len(record.test)} images of the run's test split is in "
-                 f"{images.place} any more: they are other data now", *lines]  # fmt: skip
+                 f"{images.place} any more: this is other data now", *lines]  # fmt: skip
     whole = np.array_equal(np.sort(digests[chosen.rows]), np.sort(record.test))
     if whole:
         lines = [*lines, "they are the run's own test split, in another place"]
@@ -258,8 +258,8 @@ def _other_classes(names: Sequence[str], found: Sequence[str]) -> str:
     known = f"the checkpoint, of {len(names)} classes ({_some(names)}),"
     if not strange:
         return (
-            f"{known} and the data, of {len(found)} ({_some(found)}), have other classes, or "
-            f"others in order: point data= and data.dir= at the images that it was trained for"
+            f"{known} and the data, of {len(found)} ({_some(found)}), differ in their classes or "
+            f"the order of them: point data= and data.dir= at the images that it was trained for"
         )
     what = "a class" if len(strange) == 1 else f"{len(strange)} classes"
     return (
@@ -277,7 +277,9 @@ def _absent(dataset: Dataset, names: list[str]) -> list[str]:
     lacking = [name for number, name in enumerate(names) if number not in there]
     if not lacking:
         return []
-    return [f"no tested image is of {len(lacking)} of the {len(names)} classes: {_some(lacking)}"]
+    return [
+        f"no tested image belongs to {len(lacking)} of the {len(names)} classes: {_some(lacking)}"
+    ]
 
 
 def _test_data(config: dict, dataset: Dataset) -> PictureData:

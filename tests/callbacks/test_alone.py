@@ -242,7 +242,7 @@ def test_answers_are_probabilities_once_whatever_a_module_ends_in(
         (lambda z: nn.functional.softmax(z, 1), 2, "outputs=probabilities"),
         (torch.sigmoid, 1, "a sigmoid has made them"),
         (nn.Sigmoid(), 2, "multi-label"),
-        (nn.Identity(), 3, "gives 3 outputs an image, and there are 2 classes"),
+        (nn.Identity(), 3, "gives 3 outputs per image, but there are 2 classes"),
         (lambda z: z.flatten(), 2, "returns (8,) for 4 images"),
     ],
 )
@@ -272,5 +272,5 @@ def test_labels_of_another_kind_do_not_end_their_training(tmp_path, pictures, la
     if labels == "floats":
         assert found.labels.tolist() == kinds["floats"].long().tolist()
     else:
-        said = "class numbers (B,)" if labels == "one_hot" else "a label is 2, and the network"
+        said = "class numbers (B,)" if labels == "one_hot" else "a label is 2, but the network"
         assert said in caplog.text

@@ -502,7 +502,7 @@ def test_weights_unchanged_by_the_comparison():
 
 def test_weights_in_pieces_are_refused():
     trainer = type("T", (), {"strategy": L.strategies.FSDPStrategy()})()
-    with pytest.raises(UserError, match="FSDPStrategy the weights lie in pieces"):
+    with pytest.raises(UserError, match="FSDPStrategy the weights are split"):
         network_of(trainer, Base())
 
 

@@ -104,7 +104,9 @@ def test_pictures_without_a_pictures_name_are_used(tmp_path):
     found = list_pictures(tmp_path)
     assert len(found) == 50
     (note,) = found.notes
-    assert note.startswith("38 images are known by content, not by name: cats/1.jfif, cats/10, ")
+    assert note.startswith(
+        "38 images are recognised by content, not by name: cats/1.jfif, cats/10, "
+    )
 
 
 def test_whatever_lies_in_a_class_folder_and_is_not_used_is_counted_and_named(plain):
@@ -145,8 +147,9 @@ def test_pictures_beside_the_class_folders_are_found_by_content_too(plain):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(HTML, r"its content \(HTML\) is no picture"), (HEIC, "HEIC.*convert images to JPEG or PNG"),
-     (b"\x89PNG\r\n\x1a\nrubbish", "begins as a PNG does, and is damaged|broken|truncated")],
+    [(HTML, r"its content \(HTML\) is not in a supported"),
+     (HEIC, "HEIC.*convert images to JPEG or PNG"),
+     (b"\x89PNG\r\n\x1a\nrubbish", "begins like a PNG file but is damaged|broken|truncated")],
 )  # fmt: skip
 def test_a_file_with_a_pictures_name_that_is_none_says_what_it_is(tmp_path, content, said):
     put(tmp_path, **{"a.png": content})
@@ -178,7 +181,9 @@ def test_a_pattern_and_a_table_say_what_they_leave(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("file,label\ncat.0,cat\ndog.1,dog\n")
     (note,) = list_pictures(tmp_path, csv=table).notes
-    assert note == "2 images beside those of the table are not in it, nor used: cat.2, dog.3"
+    assert (
+        note == "2 images beside those of the table are not listed in it and not used: cat.2, dog.3"
+    )
 
 
 # ------------------------------------------------------------------------------- nobody's folders

@@ -111,7 +111,7 @@ def test_splits_inside_the_classes(tmp_path):
     assert by_split(found) == {"train": 2, "test": 2}
     assert any("taken as the splits" in note for note in found.notes)
     tree(tmp_path, "", files=("birds/1.jpg",))
-    assert "is split, into test, train, and other classes are not" in refused(tmp_path)
+    assert "is split, into test, train, but other classes are not" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_folder_of_folders_named_like_classes_is_no_class(tmp_path, name):
 
 def test_images_and_masks_side_by_side(tmp_path):
     tree(tmp_path, "images", "masks")
-    assert "are given by data.masks" in refused(tmp_path)
+    assert "give them as data.masks" in refused(tmp_path)
 
 
 def test_a_class_that_fell_into_another(tmp_path):

@@ -89,7 +89,7 @@ def test_a_resized_or_recompressed_copy_in_another_split_is_said(folders, copy):
     assert notes_of(folders) == []
     copy(scene(0), folders / "test" / "cats" / "quite_another_name")
     (note,) = notes_of(folders)
-    assert note.startswith("1 image shows an image of another split again, in another size")
+    assert note.startswith("1 image repeats one of another split in another size")
     assert "train/cats/0.png (train)" in note and "quite_another_name" in note and "(test)" in note
 
 
@@ -106,7 +106,7 @@ def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictur
         write(file, scene(number))
         write(file.parent / "small" / f"{number}.jpg", scene(number).resize((32, 32)))
     (note,) = notes_of(tmp_path)
-    assert " images show images of another split again" in note
+    assert " images repeat images of another split" in note
     module = PictureData(compose(["data=image_folder", f"data.dir={tmp_path}"])["data"], seed=0,
                          batch_size=4, eval_batch_size=4)  # fmt: skip
     assert any("(cats/small/, dogs/small/) with 20 images" in note for note in module.index.notes)

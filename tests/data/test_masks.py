@@ -251,7 +251,7 @@ def test_skipped_pictures_and_masks_leave_all_together(with_masks):
     ]
     for file in (with_masks / "masks").rglob("*.png"):
         file.write_bytes(b"no mask")
-    with pytest.raises(UserError, match=r"no mask in data\.masks=.*is of use: .* masks left out"):
+    with pytest.raises(UserError, match=r"no mask in data\.masks=.*can be used: .* masks left out"):
         _ = data(with_masks, "data.on_error=skip").dataset
 
 

@@ -316,14 +316,14 @@ def test_places_of_one_pixel_are_dropped_and_classes_are_counted():
     for output, count, classes in (
         (torch.zeros(4, 3), 4, 2), (torch.zeros(4), 4, 3), (torch.zeros(4, 0), 4, None),
     ):  # fmt: skip
-        with pytest.raises(UserError, match="outputs an image, and there are"):
+        with pytest.raises(UserError, match="outputs per image, but there are"):
             output_rows(output, count, classes)
 
 
 def test_names_fit_the_outputs_and_differ():
-    with pytest.raises(UserError, match="3 classes apart and 2 names"):
+    with pytest.raises(UserError, match="3 classes apart, but 2 names"):
         wrapped(base(), ["cat", "dog"])
-    with pytest.raises(UserError, match="2 classes apart and 3 names"):
+    with pytest.raises(UserError, match="2 classes apart, but 3 names"):
         wrapped(base(1), NAMES)
     with pytest.raises(UserError, match="'cat' is given 2 times"):
         wrapped(base(), ["cat", "dog", "cat"])

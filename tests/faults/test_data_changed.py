@@ -234,7 +234,7 @@ def test_resume_refuses_another_content_of_the_same_size(
     capsys.readouterr()
     assert main(["resume", f"run={tmp_path / 'run'}"]) == 2
     line = one_line(capsys)
-    assert "cats/7.bmp changed since the run began (its content is another)" in line
+    assert "cats/7.bmp changed since the run began (its content differs)" in line
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def test_a_new_run_starts_from_an_earlier_ones_weights(earlier):
             continue
         assert torch.equal(value, theirs[key]), key
     assert "base and head" in module.model.weights.note
-    assert "they know the normalisation" in module.model.weights.note
+    assert "they were trained with normalisation" in module.model.weights.note
     module = built([*WORDS, f"model.weights={path}", "model.normalisation=auto"], ["cats", "dogs"])
     assert torch.equal(module.model.normalise.mean, theirs["normalise.mean"])
     assert torch.equal(module.model.normalise.std, theirs["normalise.std"])

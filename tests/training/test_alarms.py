@@ -132,7 +132,7 @@ def test_one_answer_for_everything_is_said_as_such():
 
 
 def test_training_that_made_it_worse_is_told():
-    assert "0.800, not 0.700" in no_better_than_untrained([0.7, 0.9, 0.8])
+    assert "0.800 against 0.700" in no_better_than_untrained([0.7, 0.9, 0.8])
     assert no_better_than_untrained([0.7, 0.9, 0.6]) is None
     assert no_better_than_untrained([0.7]) is None
     assert no_better_than_untrained([]) is None

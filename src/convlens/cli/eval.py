@@ -91,7 +91,7 @@ def _home(checkpoint: Path, own: bool) -> Path:
 
 
 def checkpoint_path(asked: str | None, home: str | None) -> Path:
-    """The file that ``ckpt=`` and ``run=`` speak of; a run's is its best.
+    """The checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best.
 
     ``last`` is the newest run that has one, ``example`` the network that comes with the package.
     """

@@ -187,7 +187,7 @@ def _print_training(plan: Plan) -> None:
     steps = training["steps_per_epoch"]
     if steps is None and plan.index is not None:
         steps = len(TrainingOrder(int(plan.index.counts["train"].sum()), batch, seed=0))
-    moves = "" if training["accumulate"] == 1 else f", {training['accumulate']} to a move"
+    moves = "" if training["accumulate"] == 1 else f", {training['accumulate']} to an update"
     several = "one pass in steps" if steps is None else f"{steps} steps"
     table = _table("training", "", "")
     table.add_row("epochs", f"{training['epochs']} of {several} of {batch}{moves}")
@@ -241,7 +241,7 @@ def _costs(plan: Plan, precision: str, steps: int | None) -> list[tuple[str, str
         which = f", phase {phase.number + 1}" if several else ""
         rows.append((f"estimated cost{which}", cost))
     module.enter(module.schedule.phases[0])
-    note = "training alone, end to end, by a few steps on few images just now or earlier"
+    note = "training alone, end to end, from a few steps on a few images, now or earlier"
     return [*rows, ("", note)]
 
 

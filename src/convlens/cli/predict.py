@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
     if told["ckpt"] is None and not words:
         raise UserError(
             "predict needs ckpt=FILE; ckpt=last is the newest run's best, ckpt=example the network "
-            "that comes with convlens, model=NAME model.head=imagenet one of a library"
+            "that comes with convlens, and model=NAME model.head=imagenet a library's network"
         )
     from convlens.asking import network_of, picture_files, walk_from
     from convlens.cli.eval import checkpoint_path

@@ -186,10 +186,10 @@ def _reason(path: Path, error: Exception) -> str:
         if kind == "empty":
             return "the file is empty"
         if kind in FORMATS:
-            return f"it begins as a {kind} does, and is damaged"
+            return f"it begins like a {kind} file but is damaged"
         way_out = f": {WAY_OUT}" if kind in FOREIGN else ""
         return (
-            f"its content ({kind}) is no picture of a kind known here ({', '.join(FORMATS)})"
+            f"its content ({kind}) is not in a supported image format ({', '.join(FORMATS)})"
             f"{way_out}"
         )
     if isinstance(error, OSError) and error.strerror:

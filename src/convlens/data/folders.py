@@ -166,7 +166,7 @@ class Walk:
         if self.by_content.count:
             images = "1 image" if self.by_content.count == 1 else f"{self.by_content.count} images"
             verb = "is" if self.by_content.count == 1 else "are"
-            lines.append(f"{images} {verb} known by content, not by name: {self.by_content}")
+            lines.append(f"{images} {verb} recognised by content, not by name: {self.by_content}")
         return lines
 
 

@@ -118,8 +118,8 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
     splits = {split_of(path[0]): path[0] for path in below if path and split_of(path[0])}
     if "train" in splits and len(splits) > 1:
         raise UserError(
-            f"{folder} is split, into {shown(sorted(splits.values()))}, and other classes are not "
-            f"in this way: lay out all of them so, or take the pictures out of these folders"
+            f"{folder} is split, into {shown(sorted(splits.values()))}, but other classes are not:"
+            f" lay out all classes the same way, or move the pictures out of these folders"
         )
 
 
@@ -157,7 +157,7 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
             raise UserError(
                 f"{folder / each.name} holds folders named like classes beside it, {shown(beside)}:"
                 f" move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
-                f'say so by "{keys.pattern}={_UPPER}"'
+                f'set "{keys.pattern}={_UPPER}"'
             )
     nested = [branch for branch in branches if branch.inner and not branch.own]
     counts = Counter(name.casefold() for branch in nested for name in branch.inner)
@@ -167,9 +167,9 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     raise UserError(
         f"{len(nested)} folders in {folder}, {shown(b.name for b in nested)}, hold folders of the "
-        f"same names, {shown(inner)}: if those are the classes, say "
-        f'"{keys.pattern}={_LOWER}" to take all together, or call the upper ones train, validation '
-        f'and test; if the upper ones are, say "{keys.pattern}={_UPPER}"'
+        f"same names, {shown(inner)}: if those are the classes, set "
+        f'"{keys.pattern}={_LOWER}" to take all together, or rename the upper folders to train, '
+        f'validation and test; if the upper folders are the classes, set "{keys.pattern}={_UPPER}"'
         f"{_masks([b.name for b in nested] + inner)}"
     )
 
@@ -179,7 +179,7 @@ _MASKS = re.compile(r"(?i)mask|segment|trimap|annotation|ground.?truth|\blabels?
 
 def _masks(names: Iterable[str]) -> str:
     found = next((name for name in names if _MASKS.search(name)), None)
-    return f" (masks, if {found}/ has them, are given by data.masks)" if found else ""
+    return f" (if {found}/ holds masks, give them as data.masks)" if found else ""
 
 
 # ------------------------------------------------------------------------------------- mirrors

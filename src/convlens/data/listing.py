@@ -236,7 +236,9 @@ def _add_classes(
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
     if split is None and layout.splits_in_classes(classes, walk):
-        notes.append("each class folder holds its own train/ and others: taken as the splits")
+        notes.append(
+            "each class folder holds its own train/ and other split folders: taken as the splits"
+        )
         for inner in classes:
             for part in walk.look(inner)[0]:
                 _add_class(rows, split_of(part.name), inner.name, part, walk)
@@ -350,4 +352,6 @@ def _not_in_table(listing: Listing) -> list[str]:
                 lost.add(path)
     if not lost.count:
         return []
-    return [f"{lost.count} images beside those of the table are not in it, nor used: {lost}"]
+    return [
+        f"{lost.count} images beside those of the table are not listed in it and not used: {lost}"
+    ]

@@ -76,7 +76,7 @@ def twin_lines(
         first, second = across[0]
         names = list(parts)
         lines.append(
-            f"{_pictures({second for _, second in across})} of another split again, in another "
+            f"{_pictures({second for _, second in across})} of another split in another "
             f"size, compression or format, such as {name(first)} ({names[split[first]]}) and "
             f"{name(second)} ({names[split[second]]}); results are too good"
         )
@@ -84,7 +84,7 @@ def twin_lines(
     if contrary:
         first, second = contrary[0]
         lines.append(
-            f"{_pictures({second for _, second in contrary})} of another class again, in another "
+            f"{_pictures({second for _, second in contrary})} of another class in another "
             f"size, compression or format, such as {name(first)} ({class_names[labels[first]]}) "
             f"and {name(second)} ({class_names[labels[second]]}); their labels conflict"
         )
@@ -92,7 +92,7 @@ def twin_lines(
 
 
 def _pictures(rows: set[int]) -> str:
-    return "1 image shows an image" if len(rows) == 1 else f"{len(rows)} images show images"
+    return "1 image repeats one" if len(rows) == 1 else f"{len(rows)} images repeat images"
 
 
 def twins(

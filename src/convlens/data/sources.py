@@ -406,7 +406,7 @@ def _listed(spec: dict, seed: int, found: Found, before: np.ndarray) -> Index:
         }
         lines = [line for part in parts.values() for line in part.notes]
         if found.read and not any(pictures.masked.any() for pictures in made.values()):
-            raise UserError(f"no mask in data.masks={spec['masks']} is of use: {lines[0]}")
+            raise UserError(f"no mask in data.masks={spec['masks']} can be used: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
         seen = np.concatenate([part.looks for part in parts.values()])
         lines += looks.twin_lines(seen, made, files.class_names)
@@ -463,8 +463,8 @@ def _check_none_emptied(before: listing.Listing, found: Found) -> None:
                 first = before.files[rows[0]]
                 raise UserError(
                     f"data.on_error=skip leaves class {name!r} without pictures in {split}: all "
-                    f"{len(rows)} are broken, such as {first} ({reasons[first]}); put whole files "
-                    f"in their place, or move the class out"
+                    f"{len(rows)} are broken, such as {first} ({reasons[first]}); replace them "
+                    f"with intact files, or move the class out"
                 )
 
 
@@ -491,7 +491,7 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
         )
     what = "test picture is" if len(leaks) == 1 else "test pictures are"
     lines.append(
-        f"{len(leaks)} {what} left out, for the same bytes are in training or validation: "
+        f"{len(leaks)} {what} left out because the same bytes are in training or validation: "
         f"{leaks[0].second} ({leaks[0].first_split}: {leaks[0].first})"
         f"{', …' if len(leaks) > 1 else ''}"
     )
@@ -516,8 +516,8 @@ def _without_used(spec: dict, found: Found, before: np.ndarray) -> tuple[Found, 
     count = f"{leaked.sum()} of {whole} test pictures, such as {first}, were used"
     if leaked.sum() == whole:
         raise UserError(
-            f"{count} by the run whose weights this one starts from: nothing is left to test; take "
-            f"the same data and seed as there, whose split is the same, or other test pictures"
+            f"{count} by the run whose weights this one starts from: nothing is left to test; use "
+            f"the data and seed of that run, which give the same split, or other test pictures"
         )
     lines.append(f"{count} by the run whose weights this one starts from and are left out")
     return found.some(np.flatnonzero(~leaked)), lines
@@ -584,7 +584,7 @@ def _arrays(spec: dict, seed: int, read: Callable, class_names: tuple[str, ...])
     notes = []
     if leaked.any():
         notes.append(
-            f"{leaked.sum()} test pictures are left out, for the same ones are in training or "
+            f"{leaked.sum()} test pictures are left out because the same ones are in training or "
             f"validation, such as {spec['name']}/test/{np.argmax(leaked)}"
         )
     parts = {

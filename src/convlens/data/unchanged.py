@@ -84,7 +84,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
             what = f"{row['bytes']} bytes then, {size} now"
             raise UserError(
                 f"{os.fsdecode(picture)} changed since the run began "
-                f"({what if row['bytes'] != str(size) else 'its content is another'}): put it back "
+                f"({what if row['bytes'] != str(size) else 'its content differs'}): put it back "
                 f"as it was, or start a new run"
             )
         if not content and row["modified_ns"] != str(time):

@@ -304,7 +304,7 @@ class _Plan:
             taps.run(image)
         if taps.layout(layer).order not in ((0, 1, 2, 3), (0, 1), None):
             raise UserError(
-                f"{self.inner or self.method} takes axis 1 for the channels, and layer {layer!r} "
+                f"{self.inner or self.method} takes axis 1 for the channels, but layer {layer!r} "
                 "holds them elsewhere: choose a convolution, or the method grad_cam"
             )
 

@@ -160,9 +160,10 @@ class OutputReader:
         if how is None and not one:
             sums = rows.detach().sum(1)
             raise UserError(
-                f"outputs=probabilities: the outputs are not; they lie in [{float(rows.min()):.3g},"
-                f" {float(rows.max()):.3g}] and their rows sum to {float(sums.min()):.3g} to "
-                f"{float(sums.max()):.3g}; say outputs=logits if that is what they are"
+                f"outputs=probabilities: the outputs are not probabilities: they lie in "
+                f"[{float(rows.min()):.3g}, {float(rows.max()):.3g}] and their rows sum to "
+                f"{float(sums.min()):.3g} to {float(sums.max()):.3g}; say outputs=logits if "
+                f"that is what they are"
             )
         self.note = (
             "the outputs are used as probabilities; no softmax was found that made them, gradients "
@@ -269,7 +270,7 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
     if not isinstance(output, Tensor):
         raise UserError(
             f"the network returns a {type(output).__name__}, not a tensor of logits (B, K): name "
-            f"the part that does, or return the logits alone"
+            f"the part that returns one, or return the logits alone"
         )
     shape = tuple(output.shape)
     if output.dim() and len(output) == count and all(side == 1 for side in shape[2:]):
@@ -284,7 +285,7 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
     found = rows.shape[1]
     if not found or not (classes is None or found == classes or (found == 1 and classes == 2)):
         raise UserError(
-            f"the network gives {found} outputs an image, and there are {classes} classes: one "
+            f"the network gives {found} outputs per image, but there are {classes} classes: one "
             f"output for each is expected, or one for two classes"
         )
     return rows
@@ -371,7 +372,7 @@ def _made_by(rows: Tensor) -> str | None:
 def _several(what: str, rows: Tensor) -> UserError:
     return UserError(
         f"the network ends in {what} with {rows.shape[1]} outputs, each a yes or no of its own "
-        f"(multi-label): explanations here are of one class of several; give a network that ends "
+        f"(multi-label): explanations need one class out of several; give a network that ends "
         f"in one logit a class, or in one output for two classes"
     )
 

@@ -80,9 +80,9 @@ def kept_state(model: nn.Module) -> Iterator[None]:
             _written[model] = frozenset(moved)
     if moved and not first:
         raise UserError(
-            f"{type(model).__name__} wrote to its parameter {moved[0]} while it was asked in "
-            f"evaluation mode, and had not done so before: its old values are lost; let its "
-            f"forward leave parameters alone"
+            f"{type(model).__name__} wrote to its parameter {moved[0]} while it ran in "
+            f"evaluation mode, which it had not done before: the old values are lost; change its "
+            f"forward so that it leaves parameters alone"
         )
 
 

@@ -276,7 +276,7 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
         found = output
     elif isinstance(output, Tensor):
         raise UserError(
-            f"{name} returns one tensor in evaluation mode, in which logits={where!r} means "
+            f"{name} returns one tensor in evaluation mode, where logits={where!r} means "
             f"nothing: leave it out, or give a function of the output"
         )
     else:

@@ -118,7 +118,9 @@ def _note_weights(
         own = classifier.normalise
         mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
         if (theirs := found.trained.normalisation(own.mean.numel())) != mine:
-            note += f"; they know the normalisation {theirs}, model.normalisation says {mine}"
+            note += (
+                f"; they were trained with normalisation {theirs}, model.normalisation gives {mine}"
+            )
         found = replace(found, trained=None, note=note, with_head=with_head)
     classifier.weights = found
     if found and found.note:
@@ -143,7 +145,7 @@ def _chosen_outputs(
     if outputs != IMAGENET_CLASSES:
         raise UserError(
             f"model.head=imagenet answers with one logit for each of the {IMAGENET_CLASSES} "
-            f"ImageNet classes, {outputs} are asked for; leave the key out for a new head"
+            f"ImageNet classes, but {outputs} are wanted; leave the key out for a new head"
         )
     return None
 

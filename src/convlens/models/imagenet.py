@@ -13,8 +13,8 @@ from convlens.errors import UserError, nearest
 
 WAYS = ("order", "names", "numbers")
 _OTHERWISE = (
-    "say model.head_classes=names where they are named so in another order or number, numbers "
-    "where they are named by the output's number, or a CSV file with the columns class,output"
+    "say model.head_classes=names if they have these names in another order or number, numbers "
+    "if they are named by the output's number, or a CSV file with the columns class,output"
 )
 
 

@@ -220,8 +220,8 @@ def _unwrapped(
             if prefix + key in state and "".join(other) + key in state
         ):
             raise UserError(
-                f"{path} holds two networks, {prefix or 'one'} and {''.join(other)}: keep the "
-                f"wanted one's keys alone in a file"
+                f"{path} holds two networks, {prefix or 'one'} and {''.join(other)}: save only "
+                f"the keys of the one you want"
             )
     if not wrapper:
         return {key.removeprefix(prefix): value for key, value in state.items()}, steps, []
@@ -275,7 +275,7 @@ def _fill(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> No
     if broken:
         raise UserError(
             f"{path}: {len(broken)} of its weights hold NaN or infinity, the first in "
-            f"{broken[0]}: a damaged file, or of a training that diverged; choose another"
+            f"{broken[0]}: a damaged file, or a training that diverged; choose another"
         )
     with torch.no_grad():
         for key, value in wanted.items():
@@ -304,7 +304,7 @@ def _content(path: Path, mapped: bool = False) -> Any:
     except Exception as error:  # the unpickler raises whatever a foreign file leads it to
         if held := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds a pickled {held.group(1)[:80]}, and only tensors and plain values "
+                f"{path} holds a pickled {held.group(1)[:80]}, but only tensors and plain values "
                 f"are read: save the state_dict alone, torch.save(model.state_dict(), …)"
             ) from None
         raise UserError(

@@ -74,8 +74,8 @@ def read_record(home: Path) -> Record:
     run = read_run(home)
     if not run.rows:
         raise UserError(
-            f"{home} has no metrics.csv with a row yet: the network before training comes first; "
-            f"wait for them, or start again with `make resume run={home}`"
+            f"{home} has no row in metrics.csv yet: the network before training comes first; "
+            f"wait for it, or start again with `make resume run={home}`"
         )
     log = home / "train.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []

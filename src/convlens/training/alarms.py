@@ -176,7 +176,7 @@ def no_better_than_untrained(losses: list[float]) -> str | None:
     best, untrained = apart(min(losses[1:]), losses[0], ".3f")
     return (
         f"the best epoch is worse than the network before training: validation loss "
-        f"{best}, not {untrained}; nothing was learnt that holds for other "
+        f"{best} against {untrained}; nothing was learnt that holds for other "
         f"pictures: try a lower learning rate, or more pictures"
     )
 
@@ -212,7 +212,7 @@ validation, over the last 3 epochs (alarms.gap=0.15)'
     over = f"over the last {epochs} epochs" if epochs > 1 else "in the last epoch"
     return (
         f"training and validation are far apart: accuracy {seen:.3f} on training pictures and "
-        f"{others:.3f} on validation, {over} (alarms.gap={gap:g}); the network knows pictures "
+        f"{others:.3f} on validation, {over} (alarms.gap={gap:g}); the network memorises pictures "
         f"rather than classes: look at predictions/mistakes, and whether validation is like "
         f"training; more pictures, augmentation, dropout or fewer trained layers help"
     )

@@ -43,7 +43,7 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
         who = f"{processes} processes" if processes > 1 else "one process"
         raise SharedError(
             f"a batch of one image cannot be normalised ({refused[0]}): {order.count} training "
-            f"images in batches of {order.batch_size} over {who} leave one alone; set "
+            f"images in batches of {order.batch_size} over {who} leave one over; set "
             f"training.batch_size to at least {2 if data.per_device else 2 * processes}, add "
             f"images, or leave out batch normalisation (model.batch_norm=false, "
             f"finetune.batch_norm=eval)"

@@ -314,7 +314,7 @@ def test_pending_download_and_bad_words(drawn, tmp_path):
 
 def test_a_run(drawn, at):
     small = ["model.filters=[4,6]", "model.padding=same", "model.head.hidden=[8]"]
-    small += ["training.batch_size=8", "debug=fast_dev_run", "trainer=cpu", "precision=32"]
+    small += ["training.batch_size=8", "training.epochs=1", "trainer=cpu", "precision=32"]
     pets_there = ["data=pets", f"data.dir={drawn}", "data.size=24"]
     home = at / "run"
     assert main(["train", *pets_there, *small, "callbacks=none", f"run_dir={home}"]) == 0

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convlens.data.listing import list_pictures
+from convlens.data.names import composed
 from convlens.data.pictures import Pictures
 from convlens.data.probes import choose_probes
 from convlens.data.splits import read_split, resolve_splits, write_split
@@ -97,7 +98,7 @@ def start(folder: Path):
         except UserError as error:
             expect("\n" not in str(error), "not one line")
             return REFUSED
-        expect(set(listing.class_names) == set(names), "a class is spelt otherwise")
+        expect(set(listing.class_names) == set(map(composed, names)), "a class is spelt otherwise")
         _split_and_back(listing, folder / "split.csv")
         _table_and_back(listing.class_names, folder / "predictions.csv")
         _page(listing, names, panel)

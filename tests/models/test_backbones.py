@@ -129,7 +129,7 @@ def test_the_whole_vgg16():
         ({"name": "vit_tiny_patch16_224"}, "not a convolutional network"),
         ({"name": "vgg16", "size": 20}, "at least 32 are needed"),
         ({"name": "inception_v3", "size": 74}, "at least 75 are needed"),
-        ({"name": "resnet18", "head": "imagenet"}, "the data asks for 5 logits"),
+        ({"name": "resnet18", "head": "imagenet"}, "but 5 are wanted"),
         ({"name": "resnet18", "normalisation": "imagnet"}, "did you mean imagenet"),
         ({"name": "resnet18", "normalisation": [[0.5], [0]]}, "model.normalisation="),
     ],

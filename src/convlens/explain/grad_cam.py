@@ -159,9 +159,14 @@ def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
 def probabilities(logits: Tensor) -> Tensor:
     """``(B, K)`` in [0, 1], rows summing to 1: softmax; of one logit ``[1 - sigmoid, sigmoid]``.
 
+    Raises:
+        ValueError: logits of another shape; one axis may be images or classes.
+
     >>> probabilities(torch.tensor([[0.0]]))
     tensor([[0.5000, 0.5000]])
     """
+    if logits.dim() != 2:
+        raise ValueError(f"logits are (B, K), not {tuple(logits.shape)}")
     if logits.shape[1] == 1:
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
     return logits.softmax(1)

@@ -15,6 +15,7 @@ from convlens.data.splits import read_split, write_split
 from convlens.data.unchanged import check_state, digests_of, write_state
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
+from convlens.errors import UserError
 
 if TYPE_CHECKING:
     from convlens.run import Run
@@ -53,11 +54,23 @@ def _compare(listing: Listing, digests: np.ndarray, home: Path, resumed: bool) -
     """Note which pictures a run begins with; refuse to go on with others."""
     noted = home / "pictures.csv"
     if resumed and (home / "split.csv").exists():
-        read_split(home / "split.csv", listing)
+        _check_split(read_split(home / "split.csv", listing), listing)
     if not (resumed and noted.exists()):
         write_state(noted, listing, digests)
     elif line := check_state(noted, listing, digests):
         log.warning(line)
+
+
+def _check_split(before: Listing, now: Listing) -> None:
+    """Refuse a division that came out otherwise, as it does when images were added or removed."""
+    moved = np.flatnonzero(before.splits != now.splits)
+    if len(moved):
+        row = int(moved[0])
+        raise UserError(
+            f"{now.name_of(row)} was in {before.splits[row]} when the run began and would be in "
+            f"{now.splits[row]} now ({len(moved)} such): images were added to {now.directory} or "
+            f"removed; put them back as they were, or start a new run"
+        )
 
 
 def _keep_probes(probes: Probes, home: Path) -> None:

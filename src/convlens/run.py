@@ -164,7 +164,8 @@ def _trained(config: dict, resume: Path | None, claim: Callable[[], Path]) -> tu
     home = resume or claim()
     if folder.first_process() and not dry:
         logs.keep(home / "train.log")
-    logs.hush()
+    else:
+        logs.hush()
     for line in notes:
         log.warning(line)
     if resume is None and run.module.model.weights:

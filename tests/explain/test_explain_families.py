@@ -39,7 +39,7 @@ MAPS = {
     "pvt_v2": ("pvt_v2_b0", WIDE, {}),
     "poolformer": ("poolformer_s12", WIDE, {}),
     "mobilevit": ("mobilevit_xxs", WIDE, {}),
-    "mobilevitv2": ("mobilevitv2_050", WIDE, {}),
+    "mobilevitv2": ("mobilevitv2_050", (192, 320), {}),  # its patches are 4 pixels, as WIDE is high
     "fastvit": ("fastvit_t8", WIDE, {}),
     "repvit": ("repvit_m0_9", WIDE, {}),
     "starnet": ("starnet_s050", WIDE, {}),
@@ -51,7 +51,7 @@ MAPS = {
     "regnet": ("regnety_002", WIDE, {}),
     "vgg": ("vgg11_bn", WIDE, {}),
     "densenet": ("densenet121", WIDE, {}),
-    "inception_v3": ("inception_v3", (96, 144), {}),
+    "inception_v3": ("inception_v3", (108, 162), {}),
     "xception": ("xception41", WIDE, {}),
     "dla": ("dla46_c", WIDE, {}),
     "dpn": ("dpn48b", WIDE, {}),
@@ -152,7 +152,7 @@ class ChannelsFirst(nn.Module):
 
 
 def captum_map(
-    model: nn.Module, images: torch.Tensor, layer: str, order: tuple[int, ...]
+    model: nn.Module, images: torch.Tensor, target: int, layer: str, order: tuple[int, ...]
 ) -> torch.Tensor:
     tapped = model.get_submodule(layer)
     if order != (0, 1, 2, 3):
@@ -161,7 +161,7 @@ def captum_map(
         adapter = ChannelsFirst(model.get_submodule(layer), order)
         setattr(model.get_submodule(parent), child, adapter)
         tapped = adapter.tap
-    found = LayerGradCam(model, tapped).attribute(images, 1, relu_attributions=True)
+    found = LayerGradCam(model, tapped).attribute(images, target, relu_attributions=True)
     return found.detach()[:, 0]
 
 
@@ -186,11 +186,13 @@ def test_maps_of_a_family_equal_captum_and_a_plain_hook(family):
     layers = [default, *two_others(outputs, size, default)]
     assert len(layers) == 3
     ours = activations(model, images, layers).layers
-    maps = grad_cam(model, images, torch.tensor([1]), layers).maps
+    with torch.no_grad():
+        target = int(model(images).argmax())
+    maps = grad_cam(model, images, torch.tensor([target]), layers).maps
     for layer in layers:
         order = order_of(outputs[layer].shape, size)
         torch.testing.assert_close(ours[layer], outputs[layer].permute(order), **CLOSE)
-        theirs = captum_map(model, images, layer, order)
+        theirs = captum_map(model, images, target, layer, order)
         torch.testing.assert_close(maps[layer][:, 0], theirs, **CLOSE)
         assert theirs.shape[1:] == outputs[layer].permute(order).shape[2:]
     assert any(float(maps[layer].max()) > 0 for layer in layers)

@@ -12,7 +12,7 @@ from convlens.errors import UserError
 from convlens.run import data_of
 from convlens.training import ClassifierModule
 
-TWO = SimpleNamespace(global_rank=1, world_size=2)
+TWO = SimpleNamespace(global_rank=1, world_size=2, accumulate_grad_batches=1)
 
 
 @pytest.mark.parametrize(("counts", "each"), [("global", 4), ("per_device", 8)])

@@ -525,7 +525,7 @@ def test_mistakes_get_one_line(tmp_path, name):
     (made_run(tmp_path / "early", looks=False) / "metrics.csv").unlink()
     said = {"": "no run", "nowhere": "no run folder", "empty": "no config.yaml",
             "broken": "readable", "rows": "epoch 0: not a table of numbers",
-            "early": "no metrics.csv"}  # fmt: skip
+            "early": "no row in metrics.csv yet"}  # fmt: skip
     with pytest.raises(UserError) as error:
         report(tmp_path / name)
     assert said[name] in str(error.value) and "\n" not in str(error.value)

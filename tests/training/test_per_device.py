@@ -12,7 +12,9 @@ from convlens.errors import UserError
 from convlens.run import data_of
 from convlens.training import ClassifierModule
 
-TWO = SimpleNamespace(global_rank=1, world_size=2, accumulate_grad_batches=1)
+TWO = SimpleNamespace(
+    global_rank=1, world_size=2, accumulate_grad_batches=1, num_training_batches=float("inf")
+)
 
 
 @pytest.mark.parametrize(("counts", "each"), [("global", 4), ("per_device", 8)])

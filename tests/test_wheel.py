@@ -45,8 +45,9 @@ def test_wheel_trains_from_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert all(path.startswith(str(elsewhere)) for path in where.split())
     printed = run(
-        sys.executable, "-m", "convlens.cli.main", "train", "debug=fast_dev_run", "trainer=cpu",
-        "precision=32", "data.pictures=60", cwd=empty, env=environment,
+        sys.executable, "-m", "convlens.cli.main", "train", "training.epochs=1", "trainer=cpu",
+        "precision=32", "data.pictures=60", "looking.first_seconds=1", "looking.last_seconds=1",
+        cwd=empty, env=environment,
     )  # fmt: skip
     assert "test, epoch 1" in printed
     # templates and the example network are in it too

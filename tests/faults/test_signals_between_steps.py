@@ -33,6 +33,14 @@ LOOKS += ["looking={seconds: 1000, first_seconds: 1000, last_seconds: 1000}"]
 LOOKS += [f"callbacks.{name}=null" for name in DEAR]
 
 
+@pytest.fixture(autouse=True)
+def answered():
+    """Ctrl-C is not ignored, as it is in a shell's background, from which tests may be run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Callable[[list[str]], Path]:
     """The run left alone, made once for each list of words."""

@@ -57,10 +57,9 @@ def test_experiment_runs_on_its_own_data(experiment, at, shared_data, request, m
     assert main(["train", f"exp={experiment}", *words]) == 0
 
 
-FAMILIES = [
-    "resnet18", "efficientnet_b0", "mobilenetv3_small_100", "convnext_atto", "regnetx_002",
-    "densenet121",
-]  # fmt: skip
+SLOW = ["efficientnet_b0", "mobilenetv3_small_100", "regnetx_002", "densenet121"]
+FAMILIES = ["resnet18", "convnext_atto"]
+FAMILIES += [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -112,7 +112,9 @@ def long_left_alone(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize(
+    "epoch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_kill_9_and_resume_end_with_the_same_bits(long_left_alone, tmp_path, epoch):
     home = tmp_path / "killed"
     kill_in_epoch(home, LONG, epoch)

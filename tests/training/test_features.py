@@ -148,6 +148,7 @@ def test_kill_9_while_building_leaves_nothing_to_trust(at, own_cache, capsys):
     assert main([*words[:-1], "run_dir=again", "cache_features=never"]) == 0
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_build_it_once(at, own_cache):
     words = ["train", *TINY, *SCHEDULE, "data.pictures=300"]
     processes = [
@@ -244,6 +245,7 @@ def test_a_really_full_disk(at, capsys, monkeypatch):
         subprocess.run(["umount", str(small)], check=False)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_as_the_data_grows(own_cache):
     """Features of ten times the pictures, far more than what may stay resident."""
     script = """

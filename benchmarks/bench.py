@@ -77,7 +77,7 @@ def missing(job: Job, data: Path) -> str:
     if PICTURES in job.needs and (gone := [split for split in splits if not split.is_dir()]):
         return f"no folder {gone[0]}: give the cats and dogs photographs with --data"
     if WEIGHTS in job.needs:
-        from convlens.errors import UserError
+        from convlens.core.errors import UserError
         from convlens.models.weights import pending_weights
 
         try:

@@ -27,7 +27,7 @@ from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
 from rounds import Side, available_cores, take_rounds, watched
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.explain import grad_cam
 from convlens.models import build_model
 

@@ -32,13 +32,13 @@ import matplotlib.pyplot as plt
 import torch
 from captum.attr import LayerGradCam
 from captum.attr import Occlusion as CaptumOcclusion
-from convlens.callbacks.writing import write_picture
+from convlens.callbacks.logging.writing import write_picture
 from pytorch_lightning.loggers import TensorBoardLogger
 from results import RESULTS, processor, spread, write_result
 from rounds import take_rounds, watched
 from torch.utils.tensorboard import SummaryWriter
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain import grad_cam

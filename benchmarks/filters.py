@@ -34,7 +34,7 @@ from peers.environment import peer_python
 from results import RESULTS, processor, spread, write_result
 from rounds import Side, available_cores, take_rounds, watched
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.explain.filters import gradient_ascent, recipe
 from convlens.models import build_model
 

@@ -31,8 +31,8 @@ class EpochGate(Callback):
 def main() -> None:
     args = arguments(__doc__.splitlines()[0]).parse_args()
     out = claim_stdout()
-    from convlens import run as runs
-    from convlens.config import compose
+    from convlens.config.compose import compose
+    from convlens.experiment import train as runs
 
     words = [*RECIPE, f"data.dir={args.data}", "training.epochs=null", "callbacks=none"]
     config = compose([*words, "logger=csv"])

@@ -65,8 +65,8 @@ def build(
         returns the number of pictures when training stands still again; and what the results say
         of this side.
     """
-    from convlens import run as runs
-    from convlens.config import compose
+    from convlens.config.compose import compose
+    from convlens.experiment import train as runs
 
     config = compose(
         [

@@ -23,8 +23,8 @@ def main() -> None:
 
     from pytorch_lightning import Callback
 
-    from convlens import run as runs
     from convlens.cli.main import main as convlens
+    from convlens.experiment import train as runs
 
     class Stop(Callback):
         """Ends the process when the first step is done."""

@@ -53,8 +53,8 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
     run would choose; every photograph is read again, as at the peer's."""
     import torch
 
-    from convlens import run as runs
-    from convlens.config import compose
+    from convlens.config.compose import compose
+    from convlens.experiment import train as runs
 
     run = runs.assemble(compose([*RECIPE, f"data.dir={data_dir}", "callbacks=none"]))
     runs.settle_precision(run)

@@ -20,8 +20,8 @@ from ours_scratch import RECIPE as SCRATCH
 from ours_vgg16 import RECIPE as LAST_BLOCK
 from rounds import arguments, claim_stdout, serve
 
-from convlens import run as runs
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.experiment import train as runs
 
 RECIPES = {"scratch": SCRATCH, "last_block": LAST_BLOCK}
 

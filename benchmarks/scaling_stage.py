@@ -23,14 +23,14 @@ from pathlib import Path
 
 import torch
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.sources import cache_dir
-from convlens.data.splits import read_split, write_split
+from convlens.data.index.splits import read_split, write_split
+from convlens.data.sources.sources import cache_dir
+from convlens.experiment.assemble import data_of
 from convlens.models import Classifier
 from convlens.models.build import build_model
-from convlens.run import data_of
-from convlens.training.features import features
+from convlens.training.finetune.features import features
 
 SIZE = 16  # pixels: the pictures' own, so that decoding costs what it must and no more
 STARTS = 5  # measurements of the constant

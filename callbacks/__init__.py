@@ -7,18 +7,18 @@ from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
-from convlens.callbacks.epoch_log import EpochLog
-from convlens.callbacks.events import EventLogger
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
-from convlens.callbacks.hparams import HParams
 from convlens.callbacks.last_looks import LastLooks
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.logging.epoch_log import EpochLog
+from convlens.callbacks.logging.events import EventLogger
+from convlens.callbacks.logging.hparams import HParams
+from convlens.callbacks.logging.progress import ProgressBar
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.predictions import Predictions
-from convlens.callbacks.progress import ProgressBar
 from convlens.callbacks.scores import Scores
 
 __all__ = [

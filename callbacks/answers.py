@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.outputs import output_rows
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from convlens.callbacks.base import ExplanationCallback, Look
 
+from convlens.core.errors import UserError
 from convlens.draw.picture_sheet import augmentation_sheet
-from convlens.errors import UserError
 
 
 class AugmentationPreview(ExplanationCallback):

@@ -23,16 +23,16 @@ import torch
 from convlens.callbacks.answers import AnswerBook, Answers
 from convlens.callbacks.explained import OwnAnswers, Where, network_of
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.logging.writing import write_number, write_picture
 from convlens.callbacks.surroundings import surroundings
-from convlens.callbacks.writing import write_number, write_picture
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from convlens.core.errors import UserError, nearest
+from convlens.core.stopwatch import spent_on
 from convlens.data.probes import Probes
-from convlens.errors import UserError, nearest
 from convlens.explain.outputs import OUTPUTS, answering, check_outputs
 from convlens.explain.taps import explaining, picking, preprocessing, ready
-from convlens.stopwatch import spent_on
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")

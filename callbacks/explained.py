@@ -18,8 +18,8 @@ from convlens.callbacks.answers import parts_of
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
+from convlens.core.errors import UserError
 from convlens.data.probes import Probes
-from convlens.errors import UserError
 from convlens.explain.outputs import OutputReader
 from convlens.explain.similarity import alike
 from convlens.explain.taps import explaining, pick_logits, picking, ready

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from convlens.callbacks.base import ExplanationCallback, Look
 
-from convlens.data.names import place_of
+from convlens.core.errors import UserError, nearest
+from convlens.data.index.names import place_of
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
-from convlens.errors import UserError, nearest
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, feature_map
 

@@ -10,8 +10,8 @@ from convlens.callbacks.base import ExplanationCallback, Look
 from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
 from torch import Tensor
 
+from convlens.core.errors import UserError
 from convlens.draw.depth_chart import depth_chart
-from convlens.errors import UserError
 from convlens.explain import scores
 from convlens.explain.activations import layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion

@@ -15,10 +15,10 @@ import torch
 from convlens.callbacks.base import ExplanationCallback, Look
 from torch import Tensor
 
-from convlens.data.names import place_of
+from convlens.core.errors import UserError, nearest
+from convlens.data.index.names import place_of
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap, Role
-from convlens.errors import UserError, nearest
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import class_logits
 

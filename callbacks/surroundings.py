@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.answers import AnswerBook, Answers
-from convlens.callbacks.epoch_log import EpochLog
+from convlens.callbacks.logging.epoch_log import EpochLog
 from torch import Tensor
 
 from convlens.data.augment import DRAWS

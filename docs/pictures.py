@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.draw.canvas import GAP, MUTED, RED, blank, framed, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.pictures import Pictures
 

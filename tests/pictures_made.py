@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlens.data.pixels import Recipe, decode_picture, decoded
+from convlens.data.pixels.load import Recipe, decode_picture, decoded
 
 ORIENTATION = 0x0112
 

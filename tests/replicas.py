@@ -11,8 +11,8 @@ from pathlib import Path
 import pytorch_lightning as L
 import torch
 
-from convlens import run as runs
 from convlens.cli.main import main
+from convlens.experiment import train as runs
 
 
 class Keep(L.Callback):

@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import convlens
 from convlens.cli.main import main
 from convlens.cli.results import results_table
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 
 NAMES = sorted(["true", "false", "file", "predicted", "confidence", "error", "loss", "a b", "a_b",
                 "probability/true", "f1/loss", "epoch", "index.html"])  # fmt: skip

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.words import split_make_words, take
-from convlens.config import changed, compose, groups
-from convlens.errors import UserError
+from convlens.config.compose import changed, compose, groups
+from convlens.core.errors import UserError
 
 MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"
 

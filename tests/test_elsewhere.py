@@ -10,8 +10,8 @@ import torch
 import yaml
 from conftest import TINY
 
-from convlens import machine
 from convlens.cli.main import main
+from convlens.experiment import devices as machine
 
 WORDS = [*TINY, "callbacks=none", "logger.tensorboard=false", "scheduler=constant"]
 GPUS = {"accelerator": "gpu", "devices": 4, "strategy": "ddp", "num_nodes": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convlens.cli.main import main
-from convlens.config import compose, groups
+from convlens.config.compose import compose, groups
 
 # of the large networks: the others look at the same layers
 SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm")

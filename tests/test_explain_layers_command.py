@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 import convlens
-from convlens import explainer
-from convlens.asking import EXAMPLE
 from convlens.cli.main import main
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.experiment import explainer
+from convlens.experiment.checkpoints import EXAMPLE
 
 CAT = ROOT / "tests" / "photographs" / "cat.jpg"
 PICTURE = f"image={sorted((EXAMPLE / 'pictures').iterdir())[0]}"
@@ -24,7 +24,7 @@ PICTURE = f"image={sorted((EXAMPLE / 'pictures').iterdir())[0]}"
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("convlens.explainer._UNITS", 2)
+    monkeypatch.setattr("convlens.experiment.explainer._UNITS", 2)
     monkeypatch.setitem(explainer._ASCENT, "steps", 2)
 
 

@@ -17,11 +17,12 @@ from pictures_made import photo
 from PIL import Image
 
 import convlens
-from convlens.asking import EXAMPLE, network_of
 from convlens.cli.main import main
-from convlens.data.decode import Recipe, decode_picture
-from convlens.errors import UserError
-from convlens.explainer import methods
+from convlens.core.errors import UserError
+from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment.explainer import methods
+from convlens.experiment.inputs import network_of
 
 CLASSES = ['<b>cats & "dogs"', "emus"]
 

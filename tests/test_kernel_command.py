@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from convlens.cli import kernel as command
-from convlens.data.decode import PictureError
-from convlens.data.proportions import decode_in_proportion
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.pixels.decode import PictureError
+from convlens.lessons.kernel.image import decode_in_proportion
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 CAT = f"image={PHOTOGRAPHS / 'cat.jpg'}"

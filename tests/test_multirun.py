@@ -14,8 +14,8 @@ from conftest import TINY
 from convlens.cli.main import main
 from convlens.cli.multirun import asked_for, combinations
 from convlens.cli.words import split_make_words
-from convlens.config import values_of
-from convlens.errors import UserError
+from convlens.config.compose import values_of
+from convlens.core.errors import UserError
 
 SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
 

@@ -13,13 +13,13 @@ import pytorch_lightning as L
 import torch
 from conftest import TINY, draw_folder
 
-from convlens import run as runs
 from convlens.cli.main import main
-from convlens.config import changed
-from convlens.errors import UserError
-from convlens.tested import images_to_test, images_used_before
-from convlens.training.checkpoint import read_checkpoint
-from convlens.training.interruption import Interruption
+from convlens.config.compose import changed
+from convlens.core.errors import UserError
+from convlens.experiment import train as runs
+from convlens.experiment.unseen import images_to_test, images_used_before
+from convlens.training.survival.checkpoint import read_checkpoint
+from convlens.training.survival.interruption import Interruption
 
 SMALL = [word for word in TINY if not word.startswith(("data.pictures", "probes"))]
 SMALL += ["training.epochs=1", "callbacks=none", "logger.tensorboard=false", "probes.count=2"]
@@ -163,7 +163,8 @@ def test_a_run_folder_notes_the_content_of_every_picture(run):
 
 def test_every_file_is_hashed_once(tmp_path, monkeypatch):
     """While it is decoded; later runs and evaluations find the digests in the cache."""
-    from convlens.data import contents, pixels
+    from convlens.data.pixels import contents
+    from convlens.data.pixels import load as pixels
 
     hashed = []
     for module in (contents, pixels):

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, TWO_UNFREEZES
 
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.models import build_model
 
 
@@ -20,7 +20,7 @@ def timed(monkeypatch):
     def steps(config, module, precisions=("32", "bf16")):
         return dict.fromkeys(precisions, 1.0 + module.phase.number)
 
-    monkeypatch.setattr("convlens.run.measured_steps", steps)
+    monkeypatch.setattr("convlens.experiment.precision.measured_steps", steps)
 
 
 def rows(printed: str) -> dict[str, list[str]]:
@@ -117,6 +117,6 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     ],
 )  # fmt: skip
 def test_the_batch_of_several_processes(words, whole, each):
-    from convlens.run import batches_of
+    from convlens.experiment.precision import batches_of
 
     assert batches_of(compose([*TINY, *words])) == (whole, each)

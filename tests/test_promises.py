@@ -215,7 +215,7 @@ def test_a_schedule_killed_in_each_phase_and_resumed_ends_with_the_same_bits(
 
 def test_frozen_parameters_and_statistics_unchanged_by_a_run(tmp_path):
     """Against the weights that the run was started with."""
-    from convlens.config import compose
+    from convlens.config.compose import compose
     from convlens.training import ClassifierModule
 
     words = [*LIVELY, *TWO_UNFREEZES, "callbacks=none", "data.pictures=60"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convlens.cli.main import COMMANDS
 from convlens.cli.words import split_make_words
-from convlens.config import compose
+from convlens.config.compose import compose
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -11,8 +11,8 @@ import yaml
 from conftest import TINY, TWO_UNFREEZES
 
 from convlens.cli.main import main
-from convlens.config import compose
-from convlens.config_checks import RULES
+from convlens.config.checks import RULES
+from convlens.config.compose import compose
 from convlens.training.optimizers import DEPENDS_ON_LENGTH, rate_factor
 
 FEW = [*TINY, "callbacks=none", "logger.tensorboard=false", "model.dropout=0.2"]

@@ -10,10 +10,12 @@ import sys
 import pytest
 from runs_made import CONFIG, changed, write_run
 
-from convlens import folder
 from convlens.cli.runs import run as command
-from convlens.errors import UserError
-from convlens.runs import all_runs, read_run
+from convlens.core.errors import UserError
+from convlens.rundir import lock
+from convlens.rundir.lock import LOCK, Hold, holder_of
+from convlens.rundir.paths import newest_run
+from convlens.rundir.runs import all_runs, read_run
 
 
 @pytest.fixture
@@ -162,9 +164,9 @@ def state(home) -> str:
 
 
 def test_a_run_is_running_while_a_process_holds_its_folder(runs, capsys):
-    with folder.Hold() as hold:
+    with Hold() as hold:
         hold.take(runs / "scratch" / "d")
-        hold_a = folder.Hold()
+        hold_a = Hold()
         hold_a.take(runs / "scratch" / "a")  # finished once, and trained anew with more epochs
         table = printed(capsys)
         assert table["scratch/d"][-1] == "running, epoch 3 done"
@@ -177,7 +179,7 @@ def test_a_run_is_running_while_a_process_holds_its_folder(runs, capsys):
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from convlens.folder import Hold\n"
+    "import sys, time; from pathlib import Path; from convlens.rundir.lock import Hold\n"
     "with Hold() as hold:\n"
     "    hold.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 )
@@ -189,7 +191,7 @@ def test_a_killed_process_holds_nothing(runs):
     try:
         assert child.stdout.readline() == "held\n"
         assert state(home) == "running, epoch 3 done"
-        assert folder.holder_of(home).name.startswith(f"process {child.pid} on ")
+        assert holder_of(home).name.startswith(f"process {child.pid} on ")
     finally:
         child.kill()
         child.wait()
@@ -199,14 +201,14 @@ def test_a_killed_process_holds_nothing(runs):
 
 def test_where_locks_do_not_reach_another_machine_is_named(runs, monkeypatch):
     home = runs / "scratch" / "d"
-    with folder.Hold() as hold:
-        monkeypatch.setattr(folder.socket, "gethostname", lambda: "far")
+    with Hold() as hold:
+        monkeypatch.setattr(lock.socket, "gethostname", lambda: "far")
         hold.take(home)
         monkeypatch.undo()
-        text = (home / folder.LOCK).read_text()
+        text = (home / LOCK).read_text()
         assert state(home) == "running, epoch 3 done"
     assert state(home) == "stopped at epoch 3"  # it ended by itself, and took its name back
-    (home / folder.LOCK).write_text(text)
+    (home / LOCK).write_text(text)
     assert state(home) == "stopped at epoch 3, or running on far"
 
 
@@ -220,22 +222,22 @@ def test_looking_at_a_lock_lets_no_run_fail(runs):
     import threading
 
     home = runs / "scratch" / "d"
-    with folder.Hold() as hold:
+    with Hold() as hold:
         hold.take(home)  # makes the file
-    looking = os.open(home / folder.LOCK, os.O_RDONLY)
-    folder.fcntl.flock(looking, folder.fcntl.LOCK_SH)
+    looking = os.open(home / LOCK, os.O_RDONLY)
+    lock.fcntl.flock(looking, lock.fcntl.LOCK_SH)
     threading.Timer(0.1, os.close, [looking]).start()
-    with folder.Hold() as hold:
+    with Hold() as hold:
         hold.take(home)
-    with folder.Hold() as hold, folder.Hold() as other, pytest.raises(UserError, match="in use"):
+    with Hold() as hold, Hold() as other, pytest.raises(UserError, match="in use"):
         hold.take(home)
         other.take(home)
 
 
 def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
-    from convlens import logs
-    from convlens.cli.eval import checkpoint_path
-    from convlens.runs import find_run
+    from convlens.experiment.checkpoints import checkpoint_path
+    from convlens.rundir import log as logs
+    from convlens.rundir.runs import find_run
 
     logs.speak()
     newest, older = runs / "scratch" / "d", runs / "hans" / "c"
@@ -250,14 +252,14 @@ def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
         assert checkpoint_path(*asked).resolve() == older / best
         said = capsys.readouterr().out
         assert "last is outputs/hans/c: the newer outputs/scratch/d has no checkpoints" in said
-    assert folder.newest_run().resolve() == newest  # to resume, a run needs no checkpoint
+    assert newest_run().resolve() == newest  # to resume, a run needs no checkpoint
     (newest / "metrics.csv").unlink()
     assert find_run("last").resolve() == older  # to compare, it needs numbers
     (runs / ".hydra").mkdir()
     (runs / ".hydra" / "config.yaml").touch()
     (newest / "probes").mkdir()
     (newest / "probes" / "config.yaml").touch()
-    assert folder.newest_run().resolve() == newest
+    assert newest_run().resolve() == newest
 
 
 def test_a_page_of_other_runs_is_not_overwritten(runs, capsys):

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY
 
 from convlens.cli.main import main
-from convlens.stopwatch import Stopwatch, current, spent_on, timed
+from convlens.core.stopwatch import Stopwatch, current, spent_on, timed
 
 QUICK = [*TINY, "looking.first_seconds=0.5", "looking.last_seconds=0.5"]
 
@@ -67,7 +67,7 @@ def test_a_runs_seconds_add_up_also_when_it_is_resumed_and_tested_again(tmp_path
 
 def test_a_stopwatch_counts_each_second_once(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("convlens.stopwatch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("convlens.core.stopwatch.time.perf_counter", lambda: now[0])
 
     def spend(seconds: float) -> None:
         now[0] += seconds

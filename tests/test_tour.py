@@ -15,8 +15,8 @@ from PIL import Image
 from convlens.cli.kernel import DEFAULTS, read
 from convlens.cli.main import main
 from convlens.cli.words import split_make_words, take
-from convlens.config import compose, values_of
-from convlens.explainer import methods
+from convlens.config.compose import compose, values_of
+from convlens.experiment.explainer import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 TOUR = ROOT / "docs" / "tour"

@@ -9,7 +9,7 @@ __all__ = ["Explainer", "Explanation", "load", "wrap"]
 def __getattr__(name: str):
     # the notebook's words need torch; the commands that do not shall not wait for it
     if name in __all__:
-        from convlens import explainer
+        from convlens.experiment import explainer
 
         return getattr(explainer, name)
     raise AttributeError(f"module 'convlens' has no attribute {name!r}")

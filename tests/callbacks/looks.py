@@ -7,7 +7,7 @@ from conftest import TINY
 from convlens.callbacks.base import Look
 from torch import nn
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 

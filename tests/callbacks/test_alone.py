@@ -16,7 +16,7 @@ from convlens.callbacks import (
     Scores,
 )
 from convlens.callbacks.answers import AnswerBook
-from convlens.callbacks.writing import write_picture
+from convlens.callbacks.logging.writing import write_picture
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn

@@ -11,9 +11,9 @@ from convlens.callbacks import learning_curves as curves_module
 from convlens.callbacks.answers import Answers
 from convlens.callbacks.base import Look
 
+from convlens.core.errors import UserError
 from convlens.data.probes import Probes
 from convlens.draw.canvas import GREEN, RED, to_uint8
-from convlens.errors import UserError
 
 NAMES = ("cat", "dog", "emu")
 

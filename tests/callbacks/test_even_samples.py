@@ -14,8 +14,8 @@ from convlens.callbacks.base import Look
 from convlens.callbacks.surroundings import surroundings
 from looks import look_at, untrained
 
-import convlens.run
-from convlens.config import compose
+import convlens.experiment.train
+from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes
@@ -43,7 +43,7 @@ def test_the_training_point_before_training_is_of_all_classes(tmp_path, monkeypa
 
     monkeypatch.setattr(ClassifierModule, "evaluate", noted)
     words = ["data=image_folder", f"data.dir={folder}", "callbacks=none", "training.epochs=1"]
-    convlens.run.train(compose([*TINY[1:], *words, f"run_dir={tmp_path / 'run'}"]))
+    convlens.experiment.train.train(compose([*TINY[1:], *words, f"run_dir={tmp_path / 'run'}"]))
     validation, training = measured
     assert np.bincount(validation).tolist() == [6, 6]
     assert np.bincount(training).tolist() == [8, 4], "as many pictures, in the data's proportions"

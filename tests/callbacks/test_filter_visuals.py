@@ -14,7 +14,7 @@ from convlens.callbacks import filter_visuals as module_under_test
 from convlens.callbacks.base import Look
 from looks import NAMES, untrained
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.filters import AscentCost, ascent_cost
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
-from convlens.callbacks import hparams
-from convlens.callbacks.hparams import HParams, hyperparameters
+from convlens.callbacks.logging import hparams
+from convlens.callbacks.logging.hparams import HParams, hyperparameters
 from convlens.callbacks.surroundings import surroundings
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,9 +20,9 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-import convlens.run
+import convlens.experiment.train
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.pages.phases import stretches
 from convlens.training import ClassifierModule
@@ -35,7 +35,7 @@ RATES = {"a": 0.5, "b": 0.001}  # the first one's best epoch is not its last
 def runs(tmp_path_factory) -> Path:
     """Two short runs with another learning rate each."""
     parent = tmp_path_factory.mktemp("runs")
-    made = convlens.run.trainer_of
+    made = convlens.experiment.train.trainer_of
     with pytest.MonkeyPatch.context() as patch:
 
         def with_hparams(run, home, resumed):
@@ -44,10 +44,10 @@ def runs(tmp_path_factory) -> Path:
                 trainer.callbacks.append(HParams(run.config))
             return trainer, *rest
 
-        patch.setattr(convlens.run, "trainer_of", with_hparams)
+        patch.setattr(convlens.experiment.train, "trainer_of", with_hparams)
         for name, rate in RATES.items():
             words = [f"run_dir={parent / name}", f"optimizer.lr={rate}", "scheduler=constant"]
-            convlens.run.train(compose([*SHORT, *words]))
+            convlens.experiment.train.train(compose([*SHORT, *words]))
     return parent
 
 
@@ -169,7 +169,7 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
     written = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
-        convlens.run.train(config)
+        convlens.experiment.train.train(config)
     assert written[0]["augment"] is False and written[0]["finetune"] == "head"
     assert "optimizer.lr" not in written[0]
 

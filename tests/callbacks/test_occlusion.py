@@ -13,11 +13,11 @@ from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
 from convlens.callbacks.base import Look
 from looks import NAMES, look_at, untrained
 
+from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import DIVERGING, HEAT, table
 from convlens.draw.grad_cam_panel import ClassMap
-from convlens.errors import UserError
 
 
 @pytest.fixture(scope="module")

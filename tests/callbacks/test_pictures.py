@@ -12,8 +12,8 @@ from convlens.callbacks import grad_cam as module_under_test
 from convlens.callbacks.base import Look
 from looks import NAMES, look_at, untrained
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.training import ClassifierModule
 
 

@@ -23,9 +23,9 @@ from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explained import OwnAnswers, network_of
 from torch import nn
 
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.probes import Probes
-from convlens.errors import UserError
 from convlens.explain import grad_cam
 from convlens.explain.taps import pick_logits
 from convlens.training import ClassifierModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from convlens.callbacks import writing
+from convlens.callbacks.logging import writing
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer import record_writer
 

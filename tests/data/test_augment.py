@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from convlens.core.errors import UserError
 from convlens.data.augment import COLUMNS, DRAWS, Augmentation
-from convlens.errors import UserError
 
 
 def keras_affine(image, theta, tx, ty, shear, zx, zy):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from masks_made import BOX, VOC, picture, reference, xml
 
-from convlens.data.boxes import read_boxes
-from convlens.data.masks import read_masks
+from convlens.data.masks.boxes import read_boxes
+from convlens.data.masks.files import read_masks
 
 
 def test_boxes_count_from_one_include_their_ends_and_are_united(tmp_path):

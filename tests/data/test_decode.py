@@ -7,9 +7,9 @@ import pytest
 from pictures_made import ORIENTATION, one, photo, ram, saved
 from PIL import Image, ImageFile
 
-from convlens.data import decode as decode_module
-from convlens.data.pixels import PictureError, decoded
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.pixels import decode as decode_module
+from convlens.data.pixels.load import PictureError, decoded
 
 # ---------------------------------------------------------------------------- what a file means
 

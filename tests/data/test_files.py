@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convlens.data import listing as listing_module
-from convlens.data.digests import Digest, digest
-from convlens.data.files import Files, Texts
-from convlens.data.listing import list_pictures
-from convlens.data.splits import read_split, resolve_splits, split, write_split
-from convlens.data.twins import duplicates
+from convlens.data.index import listing as listing_module
+from convlens.data.index.digests import Digest, digest
+from convlens.data.index.files import Files, Texts
+from convlens.data.index.listing import list_pictures
+from convlens.data.index.splits import read_split, resolve_splits, split, write_split
+from convlens.data.index.twins import duplicates
 
 NAMES = ["a/1.jpg", "a/deep/2.jpg", "b/ünï.jpg", "b/字.png", "b/..odd.jpg"]
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from convlens.cli import split as split_command
 from convlens.cli.main import main
-from convlens.data.decode import PictureError, Recipe, decode_picture
-from convlens.data.folders import Walk, left_by_tools
-from convlens.data.kinds import FORMATS, kind_of, kind_of_file
-from convlens.data.listing import list_pictures
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.index.folders import Walk, left_by_tools
+from convlens.data.index.kinds import FORMATS, kind_of, kind_of_file
+from convlens.data.index.listing import list_pictures
+from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
 
 
 def encoded(kind: str = "JPEG", seed: int = 0, size: int = 24) -> bytes:
@@ -166,7 +166,7 @@ def test_no_file_is_opened_twice_and_none_whose_name_tells(plain, monkeypatch):
         opened.append(os.path.basename(path))
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr("convlens.data.kinds.os.open", counting)
+    monkeypatch.setattr("convlens.data.index.kinds.os.open", counting)
     assert len(list_pictures(plain)) == 10
     assert sorted(opened) == ["a", "b", "c"]
 

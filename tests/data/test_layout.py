@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from convlens.config import compose
-from convlens.data.labels import split_of
-from convlens.data.listing import Listing, list_pictures
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from convlens.data.index.labels import split_of
+from convlens.data.index.listing import Listing, list_pictures
 
 CATS_DOGS = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg")
 

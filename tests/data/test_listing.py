@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convlens.data.labels import Keys
-from convlens.data.listing import list_pictures
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.index.labels import Keys
+from convlens.data.index.listing import list_pictures
 
 
 def touch(root: Path, *names: str) -> Path:

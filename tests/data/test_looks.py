@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.decode import Recipe, decode_picture
-from convlens.data.looks import look, twins
-from convlens.data.pixels import decoded
+from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.load import decoded
+from convlens.data.pixels.looks import look, twins
 
 
 def scene(seed: int, size: int = 96) -> Image.Image:

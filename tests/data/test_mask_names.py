@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from masks_made import data, png, xml
 
-from convlens.data.masks import MaskFolder, match
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.masks.files import MaskFolder, match
 
 
 def taken(files: list[Path | None], root: Path) -> list[str | None]:

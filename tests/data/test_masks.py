@@ -13,12 +13,12 @@ from masks_made import ORIENTATION, VOC, blob, data, picture, png, red, referenc
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.masks import read_masks
+from convlens.data.masks.files import read_masks
 from convlens.data.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes, own_probes
-from convlens.errors import UserError
 
 # --------------------------------------------------------------------------------- on the picture
 
@@ -298,7 +298,9 @@ def test_masked_where_nobody_said(with_masks):
 
 
 def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(with_masks, capsys, at, monkeypatch):
-    monkeypatch.setattr("convlens.run.measured_steps", lambda *_: {"32": 1.0})  # takes seconds
+    monkeypatch.setattr(
+        "convlens.experiment.precision.measured_steps", lambda *_: {"32": 1.0}
+    )  # takes seconds
     odd = with_masks / "my masks, all (of = them)"
     (with_masks / "masks").rename(odd)
     small = ["model.filters=[4]", "data.size=16", "trainer=cpu", "precision=32", "callbacks=none"]

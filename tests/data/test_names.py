@@ -15,15 +15,15 @@ from convlens.callbacks import GradCam, OcclusionMaps
 
 import convlens
 from convlens.cli.main import main
-from convlens.config import compose
-from convlens.data.files import Files
-from convlens.data.listing import list_pictures
-from convlens.data.names import composed, spelt_on_disk
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from convlens.data.index.files import Files
+from convlens.data.index.listing import list_pictures
+from convlens.data.index.names import composed, spelt_on_disk
+from convlens.data.index.splits import read_split, resolve_splits, write_split
+from convlens.data.index.unchanged import check_state, write_state
 from convlens.data.probes import own_probes
-from convlens.data.sources import index
-from convlens.data.splits import read_split, resolve_splits, write_split
-from convlens.data.unchanged import check_state, write_state
-from convlens.errors import UserError
+from convlens.data.sources.sources import index
 
 
 def nfd(text: str) -> str:

@@ -13,11 +13,11 @@ from test_torchvision_sets import NOWHERE, Quiet, serve  # noqa: F401  a fixture
 from torchvision import datasets
 
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets
-from convlens.data.sources import pending_download
-from convlens.errors import UserError
+from convlens.data.sources.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets
+from convlens.data.sources.sources import pending_download
 
 # breed -> class id, species, as in the real lists
 BREEDS = {"Abyssinian": (1, 1), "Bengal": (6, 1), "american_bulldog": (2, 2), "beagle": (5, 2)}

@@ -17,9 +17,9 @@ import pytest
 from test_pets import change, data, draw_pets, drawn, spec_of, stems  # noqa: F401  a fixture
 from test_torchvision_sets import NOWHERE, Quiet, serve  # noqa: F401  a fixture
 
-from convlens.data import pets as module
-from convlens.data.pets import MD5, list_pets, pets
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.sources import pets as module
+from convlens.data.sources.pets import MD5, list_pets, pets
 
 
 def pack(source: Path, folder: Path) -> dict[str, str]:
@@ -116,7 +116,7 @@ def test_killed_half_way_leaves_nothing_that_counts(drawn, tmp_path, serve):  # 
     address, folder = serve(Hanging)
     sums = pack(drawn, folder)
     target = tmp_path / "data" / "pets"
-    code = "import sys, json; from convlens.data.pets import pets; "
+    code = "import sys, json; from convlens.data.sources.pets import pets; "
     code += "pets(sys.argv[1], addresses=[sys.argv[2]], md5=json.loads(sys.argv[3]))"
     process = subprocess.Popen([sys.executable, "-c", code, target, address, json.dumps(sums)])
     try:

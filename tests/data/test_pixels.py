@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from pictures_made import one, photo, ram
 
-from convlens.data import cache as cache_module
-from convlens.data import pixels as pixels_module
-from convlens.data.pixels import cached_arrays, decoded
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.pixels import cache as cache_module
+from convlens.data.pixels import load as pixels_module
+from convlens.data.pixels.load import cached_arrays, decoded
 
 # ----------------------------------------------------------------------------------------- cache
 

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from convlens.data.shapes import CLASS_NAMES, draw_shapes, paint_shortcut
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes, paint_shortcut
 
 
 @pytest.fixture(scope="module")

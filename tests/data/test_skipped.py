@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-import convlens.run
+import convlens.experiment.train
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.decode import Recipe, decode_picture
-from convlens.data.digests import file_digest
+from convlens.data.index.digests import file_digest
 from convlens.data.pictures import Pictures
+from convlens.data.pixels.decode import Recipe, decode_picture
 from convlens.data.probes import own_probes
-from convlens.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,7 +52,7 @@ def check_pixels(pictures: Pictures) -> None:
 def test_a_run_counts_weighs_and_lists_only_what_it_trains_on(folder, tmp_path):
     run = tmp_path / "run"
     config = compose(words(folder, f"run_dir={run}", "training.class_weights=balanced"))
-    _, summary = convlens.run.train(config)
+    _, summary = convlens.experiment.train.train(config)
     # 5 cats and 10 dogs are left: 15 / (2 · 5) and 15 / (2 · 10)
     assert config["training"]["class_weights"] == [1.5, 0.75]
     assert len(summary["skipped"]) == 7
@@ -133,6 +133,6 @@ def test_a_probe_of_ones_own_that_is_broken_is_left_out_too(folder, capsys):
 
 
 def test_the_summary_names_what_was_skipped(folder, tmp_path):
-    home, _ = convlens.run.train(compose(words(folder, f"run_dir={tmp_path / 'r'}")))
+    home, _ = convlens.experiment.train.train(compose(words(folder, f"run_dir={tmp_path / 'r'}")))
     summary = json.loads((home / "summary.json").read_text())
     assert sum("train/cats" in line for line in summary["skipped"]) == 5

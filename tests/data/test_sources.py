@@ -10,11 +10,11 @@ import torch
 from conftest import draw_folder
 from PIL import Image
 
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.order import generator
 from convlens.data.probes import choose_probes
-from convlens.errors import UserError
 
 
 def data(*words: str, seed: int = 0, batch_size: int = 4) -> PictureData:

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from convlens.cli import split as command
-from convlens.data import splits
-from convlens.data.listing import list_pictures
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.index import splits
+from convlens.data.index.listing import list_pictures
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convlens.data.labels import SPLITS
-from convlens.data.listing import Listing, list_pictures
-from convlens.data.splits import read_split, resolve_splits, split, write_split
-from convlens.data.twins import duplicates
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.index.labels import SPLITS
+from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.splits import read_split, resolve_splits, split, write_split
+from convlens.data.index.twins import duplicates
 
 
 def labels_of(*sizes: int) -> np.ndarray:

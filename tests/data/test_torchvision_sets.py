@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from convlens.data import downloads
-from convlens.data.downloads import fetch, flowers
-from convlens.data.torchvision_sets import CIFAR10_CLASSES, cifar10, mnist
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.sources import downloads
+from convlens.data.sources.downloads import fetch, flowers
+from convlens.data.sources.torchvision_sets import CIFAR10_CLASSES, cifar10, mnist
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: refused at once
 

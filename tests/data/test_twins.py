@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import draw_folder
 
-from convlens.config import compose
-from convlens.data.sources import index
+from convlens.config.compose import compose
+from convlens.data.sources.sources import index
 
 
 def notes(folder: Path, *more: str) -> list[str]:

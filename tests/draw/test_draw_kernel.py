@@ -8,7 +8,7 @@ from answer_panels import assert_margin_is_empty, find, is_colour
 
 from convlens.draw.canvas import SLATE, to_uint8
 from convlens.draw.colour import DIVERGING, table
-from convlens.draw.kernel_panel import (
+from convlens.lessons.kernel.panel import (
     _YELLOW,
     Answers,
     WorkedPatch,

@@ -5,7 +5,7 @@ import torch
 from captum.attr import LayerActivation
 from explain_networks import ConvNet, InPlaceNet, pictures, residual, seeded
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import activations, choose_layers, dead_channels, record, sparsity
 
 

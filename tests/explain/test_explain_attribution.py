@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from explain_networks import ConvNet, InPlaceNet, InPlaceSum, pictures, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.attribution import (
     attribute,
     attribution_methods,

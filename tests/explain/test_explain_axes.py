@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import swin_transformer, vision_transformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import (
     activations,
     attribute,

@@ -13,7 +13,7 @@ from captum.attr import FeatureAblation, LayerActivation, LayerGradCam, Occlusio
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.explain import activations, grad_cam
 from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels
 from convlens.models import build_model

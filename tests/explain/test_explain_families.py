@@ -17,7 +17,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import activations, grad_cam
 from convlens.explain.layers import feature_map
 from convlens.models.layers import layer_table

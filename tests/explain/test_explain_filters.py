@@ -6,7 +6,7 @@ from explain_networks import ConvNet, pictures, seeded
 from torch import nn
 from torchvision.models import squeezenet1_1
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import gradient_ascent, kernels, receptive_field, to_display
 from convlens.explain.filters import _moves, logits_layer, recipe
 from convlens.explain.taps import record

@@ -8,7 +8,7 @@ from captum.attr import LayerAttribution, LayerGradCam
 from explain_networks import ConvNet, InPlaceNet, pictures, residual, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import grad_cam, probabilities
 
 CASES = {

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from convlens.errors import UserError
-from convlens.explain.kernel import (
+from convlens.core.errors import UserError
+from convlens.lessons.kernel.convolution import (
     KERNELS,
     kernel_of,
     luma,

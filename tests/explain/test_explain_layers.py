@@ -6,7 +6,7 @@ from explain_networks import Branches, ConvNet, InPlaceNet, InPlaceSum, pictures
 from torch import nn
 from torchvision.models import vgg16
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import choose_layers, explainable_layers
 
 

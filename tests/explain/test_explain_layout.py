@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from convlens import wrap
+from convlens.experiment.predict import predict_files
 from convlens.explain import (
     activations,
     attribute,
@@ -21,7 +22,6 @@ from convlens.explain import (
     superpixel_ablation,
     superpixels,
 )
-from convlens.predictions import predict_files
 
 
 class LeNet(nn.Module):

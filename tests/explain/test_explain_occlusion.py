@@ -10,7 +10,7 @@ from captum.attr import Occlusion as CaptumOcclusion
 from explain_networks import ConvNet, InPlaceNet, pictures, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.occlusion import (
     check_occlusion,
     class_logits,

@@ -12,7 +12,7 @@ from explain_networks import pictures
 from torch import nn
 
 import convlens
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import answering, attribute, average_drop, grad_cam, occlusion
 from convlens.explain.occlusion import class_logits
 from convlens.explain.outputs import output_rows

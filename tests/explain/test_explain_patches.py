@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from explain_networks import ConvNet, pictures, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import receptive_field
 from convlens.explain.patches import exciting_patches, search_patches
 from convlens.explain.taps import record

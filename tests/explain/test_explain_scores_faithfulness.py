@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from explain_networks import ConvNet, InPlaceNet, pictures, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import (
     adcc,
     average_drop,

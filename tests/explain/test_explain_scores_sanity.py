@@ -7,7 +7,7 @@ import torch
 from explain_networks import ConvNet, pictures, residual, seeded
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import grad_cam, parameter_randomisation, spearman, ssim
 
 IMAGES, TARGETS = pictures(3), torch.tensor([0, 1, 2])

@@ -14,7 +14,7 @@ from explain_networks import pictures, seeded
 from torch import nn
 
 from convlens import wrap
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain import (
     activations,
     attribute,

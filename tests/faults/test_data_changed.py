@@ -18,8 +18,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lively import WORDS, checkpoint, differences, logged, pictures, start, told, wait_for
 
-from convlens import run as runs
 from convlens.cli.main import main
+from convlens.experiment import train as runs
 
 FEW = [word for word in TINY if not word.startswith("data.pictures")]
 FEW += ["data=image_folder", "training.epochs=3", "callbacks=none"]
@@ -100,7 +100,7 @@ def one_line(capsys) -> str:
 
 def test_a_picture_that_vanishes_before_it_is_decoded(data, cache, tmp_path, capsys, monkeypatch):
     """Between listing and decoding."""
-    from convlens.data import pixels
+    from convlens.data.pixels import load as pixels
 
     plain, gone = pixels.decoded, data / "cats" / "0.png"
 
@@ -259,7 +259,7 @@ def test_a_run_of_an_earlier_version_tells_of_pictures_with_another_time(
 
 def test_a_mask_that_vanishes_before_it_is_read(with_masks_folder, cache, tmp_path, capsys):
     data, masks = with_masks_folder
-    from convlens.data import masks as module
+    from convlens.data.masks import files as module
 
     gone = masks / "cats" / "2.png"
     plain = module.read_masks

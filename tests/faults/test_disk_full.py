@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from convlens.callbacks import EpochLog
 from lively import checkpoint, differences
 
-from convlens import run as runs
 from convlens.cli.main import main
+from convlens.experiment import train as runs
 
 FEW = [*TINY, "training.epochs=3", "callbacks=none", "data.cache=ram"]
 

@@ -80,7 +80,7 @@ def test_ddp_processes_all_stop(tmp_path):
 
 @pytest.mark.slow
 def test_looking_at_losses_changes_no_bit(tmp_path, monkeypatch):
-    from convlens.training.divergence import Divergence
+    from convlens.training.survival.divergence import Divergence
 
     words = [*FEW, *phases(0.01, 0.02)]
     assert main(["train", f"run_dir={tmp_path / 'one'}", *words]) == 0

@@ -15,8 +15,8 @@ from conftest import TINY
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lively import WORDS, checkpoint, differences, logged, pictures, start, told, wait_for
 
-from convlens import run as runs
 from convlens.cli.main import main
+from convlens.experiment import train as runs
 
 # epochs long enough to be hit; looking is another test's matter
 LONG = [word for word in WORDS if not word.startswith("callbacks.")]

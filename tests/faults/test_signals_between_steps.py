@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from convlens.callbacks import ExplanationCallback, GradCam
 from lively import differences
 
-from convlens import run as runs
 from convlens.cli.main import main
-from convlens.training import ClassifierModule, features, phases
+from convlens.experiment import train as runs
+from convlens.training import ClassifierModule
+from convlens.training.finetune import features, phases
 
 GROUPS = "finetune.groups={head: head, last: backbone.block2, base: backbone}"
 PHASES = (

@@ -15,9 +15,9 @@ from conftest import TINY
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from lively import checkpoint, differences, kill_group, logged, start, told, wait_for
 
-from convlens import folder
 from convlens.cli.main import main
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.rundir.lock import Hold
 
 FEW = [*TINY, "training.epochs=2", "callbacks=none"]
 
@@ -29,7 +29,7 @@ def test_a_folder_in_use_is_refused_in_one_line(tmp_path, capsys):
     before = checkpoint(home)["state_dict"]
     (home / "summary.json").unlink()  # a finished run is only looked at, which harms nobody
     capsys.readouterr()
-    with folder.Hold() as hold:
+    with Hold() as hold:
         hold.take(home)
         for words in (["resume", f"run={home}"],
                       ["train", f"run_dir={home}", *FEW, "overwrite=true"]):  # fmt: skip
@@ -44,14 +44,14 @@ def test_a_hold_ends_with_its_holder(tmp_path):
     """Whatever ends it: here kill -9."""
     script = (
         "import sys, time; from pathlib import Path; from convlens import folder\n"
-        "hold = folder.Hold(); hold.take(Path(sys.argv[1])); print('held', flush=True)\n"
+        "hold = Hold(); hold.take(Path(sys.argv[1])); print('held', flush=True)\n"
         "time.sleep(60)"
     )
     import subprocess
 
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
-    with folder.Hold() as hold:
+    with Hold() as hold:
         with pytest.raises(UserError, match=f"process {process.pid} on"):
             hold.take(tmp_path)
         process.send_signal(signal.SIGKILL)

@@ -15,8 +15,8 @@ from fuzz_surface import REFUSED, Surface, expect, judged, silent
 from hypothesis import strategies as st
 from PIL import Image
 
-from convlens.data.decode import MAX_PIXELS, MAX_SIDE, Recipe, decode_picture
-from convlens.data.pixels import pillow_settings
+from convlens.data.pixels.decode import MAX_PIXELS, MAX_SIDE, Recipe, decode_picture
+from convlens.data.pixels.load import pillow_settings
 
 SMALL = 120  # MB: what a refused bomb may add to the process
 

@@ -10,7 +10,7 @@ import numpy as np
 from fuzz_surface import Surface, expect, judged, mutated, mutations, silent
 from hypothesis import strategies as st
 
-from convlens.data.cache import FORMAT, digest, stored
+from convlens.data.pixels.cache import FORMAT, digest, stored
 
 LEAVES = (None, True, -1, 0, 2**70, 1.5, "x", "../x", [], {}, [1], {"bytes": 1}, "images")
 array = st.tuples(st.just("array"), mutations, st.booleans())

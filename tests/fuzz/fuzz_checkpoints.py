@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.models.state import load_weights, names_in
 
 MEGABYTES = 400  # that reading a checkpoint of some kilobytes may add to the process
@@ -87,7 +87,7 @@ sized = st.tuples(st.just("sized"), st.integers(0, 30))
 
 
 def start_checkpoints(folder: Path):
-    from convlens.explainer import load
+    from convlens.experiment.explainer import load
 
     canary, path = folder / "canary", folder / "best.ckpt"
     whole = checkpoint()

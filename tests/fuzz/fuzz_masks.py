@@ -11,8 +11,8 @@ from fuzz_pictures import SEEDS, chunk, peak_megabytes
 from fuzz_surface import Surface, expect, judged, mutated, mutations, png_checksums_right, silent
 from hypothesis import strategies as st
 
-from convlens.data.masks import read_masks
-from convlens.data.pixels import pillow_settings
+from convlens.data.masks.files import read_masks
+from convlens.data.pixels.load import pillow_settings
 
 MEGABYTES = 300
 XML = (

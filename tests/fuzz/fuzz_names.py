@@ -15,16 +15,16 @@ from fuzz_surface import ACCEPTED, REFUSED, Surface, expect
 from hypothesis import strategies as st
 from PIL import Image
 
-from convlens.data.listing import list_pictures
-from convlens.data.names import composed
+from convlens.core.errors import UserError
+from convlens.data.index.listing import list_pictures
+from convlens.data.index.names import composed
+from convlens.data.index.splits import read_split, resolve_splits, write_split
 from convlens.data.pictures import Pictures
 from convlens.data.probes import choose_probes
-from convlens.data.splits import read_split, resolve_splits, write_split
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
-from convlens.errors import UserError
+from convlens.experiment.predict import write_table
 from convlens.pages.explained import explained, explained_page
-from convlens.predictions import write_table
 
 AWKWARD = (
     "cat", "Cat", "CAT", "a b", " lead", "trail ", "new\nline", "carriage\rreturn", "tab\tbed",

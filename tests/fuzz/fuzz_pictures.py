@@ -15,8 +15,8 @@ from fuzz_surface import Surface, expect, judged, mutated, mutations, png_checks
 from hypothesis import strategies as st
 from PIL import Image
 
-from convlens.data.decode import INTERPOLATIONS, RESIZES, Recipe, decode_picture
-from convlens.data.pixels import pillow_settings
+from convlens.data.pixels.decode import INTERPOLATIONS, RESIZES, Recipe, decode_picture
+from convlens.data.pixels.load import pillow_settings
 
 # What decoding one file may add to the process: 716 MB are MAX_PIXELS as Pillow has them, a
 # conversion needs them twice.

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from runs_made import write_run
 
 from convlens.cli.runs import in_order
-from convlens.errors import UserError
-from convlens.folder import read_config
+from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
-from convlens.runs import all_runs, read_run
+from convlens.rundir.read import read_config
+from convlens.rundir.runs import all_runs, read_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json", "probes/probes.tsv", "train.log",
          "explanations/epoch_000/grad_cam/00_cat.jpg", "probes/00_cat.png")  # fmt: skip

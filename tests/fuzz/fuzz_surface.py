@@ -18,7 +18,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 
 ACCEPTED, REFUSED = "accepted", "refused"
 SECONDS = 5.0  # that one case may take, on a machine that has other things to do

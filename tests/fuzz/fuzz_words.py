@@ -10,9 +10,9 @@ from pathlib import Path
 from fuzz_surface import ACCEPTED, REFUSED, Surface, expect, judged
 from hypothesis import strategies as st
 
-from convlens import logs
-from convlens.config import _at, _flat, changed, compose, groups
-from convlens.errors import UserError
+from convlens.config.compose import _at, _flat, changed, compose, groups
+from convlens.core.errors import UserError
+from convlens.rundir import log as logs
 
 BASE = ["data.pictures=60", "data.size=16", "model.filters=[4,6]", "model.padding=same",
         "model.head.hidden=[8]", "training.batch_size=8", "precision=32", "trainer=cpu",
@@ -87,7 +87,8 @@ ways = st.sampled_from(("changed",) * 39 + ("composed",))
 
 
 def start(folder: Path):
-    from convlens.run import assemble, trainer_of
+    from convlens.experiment.assemble import assemble
+    from convlens.experiment.train import trainer_of
 
     os.chdir(folder)
     logs.hush()

@@ -21,15 +21,15 @@ from PIL import Image
 from runs_made import write_run
 
 from convlens.cli.main import main
-from convlens.config import changed, compose
-from convlens.data.cache import stored
-from convlens.data.decode import PictureError, Recipe, decode_picture
-from convlens.data.pixels import pillow_settings
-from convlens.errors import UserError
+from convlens.config.compose import changed, compose
+from convlens.core.errors import UserError
+from convlens.data.pixels.cache import stored
+from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
+from convlens.data.pixels.load import pillow_settings
 from convlens.models.state import load_weights
 from convlens.pages.compare import compare
 from convlens.pages.report import report
-from convlens.runs import read_run
+from convlens.rundir.runs import read_run
 
 # -------------------------------------------------------------------------------------- pictures
 
@@ -65,7 +65,7 @@ def test_bombs_fit_little_memory(tmp_path):
     code = (
         "import resource, sys, pathlib\n"
         "from convlens.data.decode import *\n"
-        "from convlens.data.pixels import pillow_settings\n"
+        "from convlens.data.pixels.load import pillow_settings\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"
         "with pillow_settings():\n"
@@ -94,7 +94,7 @@ def test_damaged_tiff_writes_nothing_on_the_screen(tmp_path, name):
 
 def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
     """Boxes are drawn on as many pixels as the picture has."""
-    from convlens.data.masks import read_masks
+    from convlens.data.masks.files import read_masks
 
     (tmp_path / "x.png").write_bytes(fuzz_bombs.png_claims(1, 100_000_000))
     (tmp_path / "x.xml").write_bytes(XML.replace(b"<size>", b"<no>").replace(b"</size>", b"</no>"))
@@ -105,7 +105,7 @@ def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "P"])
 def test_by_strips_is_the_same_picture(tmp_path, monkeypatch, mode):
     """Large pictures are converted some rows at a time; no pixel may tell."""
-    from convlens.data import decode
+    from convlens.data.pixels import decode
 
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (50, 40, 4), dtype=np.uint8), "RGBA")
@@ -158,7 +158,8 @@ def test_word_is_refused_in_a_line(word):
 )
 def test_what_lightning_refuses_is_told_in_a_line(at, word):
     """No such device of this machine; two callbacks that Lightning takes for one."""
-    from convlens.run import assemble, trainer_of
+    from convlens.experiment.assemble import assemble
+    from convlens.experiment.train import trainer_of
 
     with pytest.raises(UserError, match="trainer or callbacks|does not take such values"):
         trainer_of(assemble(compose([*BASE, word])), at / "run", False)
@@ -188,7 +189,7 @@ def whole() -> dict:
 
 @pytest.mark.parametrize("container", ["zip", "legacy", "plain"])
 def test_pickle_that_would_run_code_does_not(at, container):
-    from convlens.training.checkpoint import read_checkpoint
+    from convlens.training.survival.checkpoint import read_checkpoint
 
     for number, pickled in enumerate(gadgets(at / "canary")):
         for name in (f"{number}.ckpt", f"{number}.pth", f"{number}.safetensors"):
@@ -203,7 +204,7 @@ def test_pickle_that_would_run_code_does_not(at, container):
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "builtins.exec", "convlens.run.train", "antigravity"]
+    "target", ["os.system", "builtins.exec", "convlens.experiment.train.train", "antigravity"]
 )
 @pytest.mark.parametrize("command", ["eval", "plan", "explain", "predict"])
 def test_code_named_by_a_checkpoints_config_is_refused(at, capsys, whole, target, command):
@@ -246,7 +247,7 @@ def test_code_named_by_a_run_is_refused_at_resume(at, capsys):
     ],
 )
 def test_checkpoint_with_other_content_is_refused(at, whole, where, value, said):
-    from convlens.explainer import load
+    from convlens.experiment.explainer import load
 
     (at / "x.ckpt").write_bytes(saved(put(whole, where, value)))
     with silent(), pytest.raises(UserError, match=said):
@@ -269,7 +270,7 @@ def test_weights_that_are_no_numbers_are_refused(at, value):
 def test_cache_changed_in_place_with_its_time_put_back_is_rebuilt(tmp_path, monkeypatch, checked):
     import os
 
-    from convlens.data import cache
+    from convlens.data.pixels import cache
 
     monkeypatch.setattr(cache, "CHECKED", checked)
     monkeypatch.setattr(cache, "_BLOCK", 1 << 20)

@@ -12,12 +12,12 @@ from fuzz_names import skeleton
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convlens.cli.main import main
-from convlens.data.listing import list_pictures
-from convlens.data.names import composed
-from convlens.data.splits import read_split, resolve_splits, write_split
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.data.index.listing import list_pictures
+from convlens.data.index.names import composed
+from convlens.data.index.splits import read_split, resolve_splits, write_split
 from convlens.pages.render import render
-from convlens.runs import read_run
+from convlens.rundir.runs import read_run
 
 HOSTILE = (
     "<script>alert(1)</script>".replace("/", "\u2215"), '"><img src=x onerror=alert(1)>',

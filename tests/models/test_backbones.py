@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.models import build_model, imagenet_classes
 from convlens.models.backbone import Backbone
 from convlens.models.normalise import Normalise

@@ -9,8 +9,8 @@ import torch
 from timm.data import ImageNetInfo
 from torchvision.models import ResNet18_Weights
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.models import build_model
 from convlens.models.imagenet import head_outputs
 from convlens.training import ClassifierModule

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.models import build_model, layer_table
 
 SPEC = compose(["exp=reproduce/cats_dogs_overfit"])["model"]

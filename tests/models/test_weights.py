@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.models import build_model, imagenet_classes, weights
 from convlens.models.weights import find_weights, fingerprint, load_weights, pending_weights
 

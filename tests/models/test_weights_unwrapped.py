@@ -13,8 +13,8 @@ from torch import nn
 
 import convlens
 from convlens.cli.main import main
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.models import build_model
 from convlens.models.state import load_weights, trained_in
 

@@ -13,7 +13,7 @@ from PIL import Image
 from runs_made import CONFIG, changed, write_run
 
 from convlens.cli.compare import run as command
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.pages.compare import compare, differing, short_names
 
 EVIL = "<script>alert('x')</script>&amp;"

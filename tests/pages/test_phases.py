@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convlens.pages.phases import stretches
-from convlens.training.schedule import Phase, Plateau, Schedule
+from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 LOSS, ACCURACY = "val/loss", "val/accuracy"
 

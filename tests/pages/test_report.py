@@ -18,8 +18,8 @@ from PIL import Image
 from test_charts import read_back
 
 from convlens.cli.report import run
+from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
-from convlens.errors import UserError
 from convlens.pages.report import LIMIT, report
 from convlens.pages.selection import LEAST, kept, spread
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs_made import CONFIG, changed, write_run
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.record import read_record
 from convlens.pages.report import report

@@ -12,7 +12,7 @@ from conftest import TINY
 from torch.nn import functional as F
 
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.data.loader import TrainingLoader
 from convlens.data.order import TrainingOrder
 from convlens.data.pictures import Pictures

@@ -17,7 +17,7 @@ from PIL import Image
 
 from convlens.cli.main import main
 from convlens.data.pictures import Pictures
-from convlens.training.features import features
+from convlens.training.finetune.features import features
 
 SCHEDULE = [
     "model.batch_norm=true",
@@ -199,7 +199,7 @@ def test_unknown_way_of_caching(at, capsys):
 
 
 def test_auto_trains_without_where_there_is_no_room(at, own_cache, capsys, monkeypatch):
-    from convlens.training import phases
+    from convlens.training.finetune import phases
 
     monkeypatch.setattr(phases, "ROOM", 1e-12)
     assert main(["train", *TINY, *SCHEDULE, "run_dir=one"]) == 0
@@ -254,7 +254,7 @@ from pathlib import Path
 import numpy as np, torch
 from convlens.data.pictures import Pictures
 from convlens.models import build_model
-from convlens.config import compose
+from convlens.config.compose import compose
 from convlens.training.features import features
 spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"])["model"]
 model = build_model(spec, channels=3, size=16, outputs=2)
@@ -279,7 +279,7 @@ print(grown(3000) - before)
 def test_bfloat16_features_keep_their_bits(own_cache):
     from contextlib import nullcontext
 
-    from convlens.config import compose
+    from convlens.config.compose import compose
     from convlens.models import build_model
 
     spec = compose(["model.filters=[4]", "model.padding=same"])["model"]

@@ -10,10 +10,10 @@ import torch
 from conftest import TINY, TWO_UNFREEZES, draw_folder
 
 from convlens.cli.main import main
-from convlens.config import compose
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.data.order import TrainingOrder
-from convlens.errors import UserError
-from convlens.run import assemble, data_of
+from convlens.experiment.assemble import assemble, data_of
 from convlens.training.statistics import check_batches
 
 # one pixel is left before the last batch normalisation: torch refuses one image there

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.training.objective import Objective, class_weights, outputs_for, predicted
 from convlens.training.optimizers import optimizer, rate_factor
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY
 
-from convlens.config import compose
-from convlens.errors import UserError
-from convlens.run import data_of
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from convlens.experiment.assemble import data_of
 from convlens.training import ClassifierModule
 
 TWO = SimpleNamespace(

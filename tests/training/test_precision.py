@@ -9,8 +9,9 @@ import torch
 from conftest import TINY, TWO_UNFREEZES
 
 from convlens.cli.main import main
-from convlens.config import compose
-from convlens.run import assemble, settle_precision
+from convlens.config.compose import compose
+from convlens.experiment.assemble import assemble
+from convlens.experiment.precision import settle_precision
 from convlens.training import ClassifierModule, precision
 
 

@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
 from convlens.training import ClassifierModule
-from convlens.training.groups import parameter_groups
-from convlens.training.schedule import Phase, Plateau, Schedule, schedule_of
+from convlens.training.finetune.groups import parameter_groups
+from convlens.training.finetune.schedule import Phase, Plateau, Schedule, schedule_of
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
 SMALL += ["scheduler=constant", "scheduler.warmup_epochs=0"]

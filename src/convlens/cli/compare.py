@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from convlens import folder, logs
 from convlens.cli.results import screen
 from convlens.cli.words import take
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.pages.compare import COLUMNS, compare, differing, read_runs, results, short_names
-from convlens.runs import KeptRun, find_run
+from convlens.rundir import log as logs
+from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
+from convlens.rundir.runs import KeptRun, find_run
 
 PAGE = "compare.html"
 
@@ -55,7 +56,7 @@ def named(text: str) -> list[Path]:
         path = Path(word).expanduser()
         below = Path(path.anchor)
         found = sorted(below.glob(str(path.relative_to(below))))
-        matched = [home for home in found if folder.holds_run(home)]
+        matched = [home for home in found if holds_run(home)]
         if not matched:
             raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
         homes += matched
@@ -88,7 +89,7 @@ def _print(runs: list[KeptRun], names: list[str]) -> None:
 
 def _write(page: str, asked: str) -> Path:
     """Write the page, by default into a new folder below outputs/compare/; returns its file."""
-    home = Path(asked).expanduser() if asked else folder.fresh(folder.OUTPUTS / "compare")
+    home = Path(asked).expanduser() if asked else make_fresh_folder(OUTPUTS / "compare")
     file = home / PAGE
     try:
         home.mkdir(parents=True, exist_ok=True)

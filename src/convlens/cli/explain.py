@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from convlens import __version__, folder, logs
+from convlens import __version__
 from convlens.cli.words import extract
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.rundir import log as logs
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 PAGE = "index.html"
 
@@ -17,8 +19,9 @@ def run(words: list[str]) -> int:
     told = {}
     for key in ("ckpt", "image", "only", "layers", "target", "run_dir"):
         told[key], words = extract(words, key)
-    from convlens.asking import EXAMPLE, network_of, picture_files, walk_from
-    from convlens.explainer import methods
+    from convlens.experiment.checkpoints import EXAMPLE
+    from convlens.experiment.explainer import methods
+    from convlens.experiment.inputs import network_of, picture_files, walk_from
 
     wanted = methods(told["only"])  # a wrong name is told before a network is built
     told["layers"] = told["layers"] or "auto"
@@ -46,7 +49,7 @@ def run(words: list[str]) -> int:
 
 def _home(asked: str | None) -> Path:
     if asked is None:
-        return folder.fresh(folder.OUTPUTS / "explain")
+        return make_fresh_folder(OUTPUTS / "explain")
     home = Path(asked).expanduser()
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise UserError(f"run_dir={home} is there already and not empty: choose another")
@@ -56,7 +59,7 @@ def _home(asked: str | None) -> Path:
 
 def _explained(explainer, files, sheets, home, told, network, walk) -> int:
     """Explain them one by one, write folders and the page; the number of explained ones."""
-    from convlens.data.decode import PictureError
+    from convlens.data.pixels.decode import PictureError
     from convlens.draw.grad_cam_panel import probability_text
     from convlens.pages.explained import MOST_BYTES, explained, explained_page
 

@@ -9,19 +9,9 @@ from pathlib import Path
 import torch
 
 from convlens.cli.words import number, take
-from convlens.data.proportions import decode_in_proportion
+from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg
-from convlens.draw.kernel_panel import (
-    CHANNELS,
-    Answers,
-    WorkedPatch,
-    digits,
-    kernel_panel,
-    place_line,
-    total_line,
-)
-from convlens.errors import UserError
-from convlens.explain.kernel import (
+from convlens.lessons.kernel.convolution import (
     Kernel,
     Padding,
     kernel_of,
@@ -31,7 +21,17 @@ from convlens.explain.kernel import (
     slide,
     strongest,
 )
-from convlens.folder import OUTPUTS, fresh
+from convlens.lessons.kernel.image import decode_in_proportion
+from convlens.lessons.kernel.panel import (
+    CHANNELS,
+    Answers,
+    WorkedPatch,
+    digits,
+    kernel_panel,
+    place_line,
+    total_line,
+)
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 DEFAULTS = {
     "image": None,
@@ -238,7 +238,7 @@ def _place(text: str) -> tuple[int, int] | None:
 
 
 def _write(data: bytes, home: Path | None) -> Path:
-    folder = fresh(OUTPUTS / "kernel") if home is None else home
+    folder = make_fresh_folder(OUTPUTS / "kernel") if home is None else home
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(data)

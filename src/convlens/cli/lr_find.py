@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import folder, logs
 from convlens.cli.words import extract, number
-from convlens.config import compose
-from convlens.errors import UserError
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from convlens.rundir import log as logs
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": ""}
 
@@ -32,14 +33,15 @@ def run(words: list[str]) -> int:
         raise UserError(f"plot={file} is there already: choose another, or say overwrite=true")
     from convlens.draw.jpeg import encode_png
     from convlens.draw.rate_curve import rate_curve
-    from convlens.run import assemble, device_of
+    from convlens.experiment.assemble import assemble
+    from convlens.experiment.precision import device_of
     from convlens.training.rate_finder import find_rate
 
     made = assemble(config)
     found = find_rate(
         made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
     )
-    file = file or folder.fresh(folder.OUTPUTS / "lr-find") / "lr_find.png"
+    file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
     title = f"{config['experiment']} · learning-rate range test · {', '.join(found.trained)}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

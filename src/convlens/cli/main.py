@@ -13,8 +13,8 @@ import threading
 
 from convlens import __version__
 from convlens.cli.words import split_make_words
-from convlens.errors import Interrupted, SharedError, UserError, nearest
-from convlens.folder import first_process
+from convlens.core.errors import Interrupted, SharedError, UserError, nearest
+from convlens.core.processes import first_process
 
 COMMANDS = {
     "train": "train a network; exp=NAME and any key=value",

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from convlens import folder
 from convlens.cli.results import screen
 from convlens.cli.words import extract
-from convlens.config import compose, values_of
-from convlens.errors import Interrupted, UserError
+from convlens.config.compose import compose, values_of
+from convlens.core.errors import Interrupted, UserError
+from convlens.core.processes import started_outside
+from convlens.rundir.claim import check_run_dir
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 FLAGS = ("-m", "--multirun")
 
@@ -63,7 +65,7 @@ def run_all(words: list[str]) -> int:
         UserError: a combination that does not compose, or whose folder is taken; none is started.
         Interrupted: Ctrl-C, which ends the run that trains and starts no other.
     """
-    if folder.started_outside():
+    if started_outside():
         raise UserError("multirun=true starts its runs itself, without torchrun or srun before it")
     jobs = combinations(words)
     stopped = False
@@ -97,7 +99,7 @@ def combinations(words: list[str]) -> list[Job]:
         if config["run_dir"]:
             home = Path(config["run_dir"]) / str(number)
             config["run_dir"] = str(home)
-        folder.check(config)
+        check_run_dir(config)
         told = " ".join(word for word in chosen if word.partition("=")[0] in varied)
         jobs.append(Job(list(chosen), told or config["experiment"], config, home))
     return jobs
@@ -110,7 +112,7 @@ def _train(job: Job) -> bool:
         Whether the whole is to stop.
     """
     if job.home is None:
-        job.home = folder.fresh(folder.OUTPUTS / job.config["experiment"])
+        job.home = make_fresh_folder(OUTPUTS / job.config["experiment"])
     words = [*job.words, f"run_dir={job.home}"]
     # a group of its own: Ctrl-C reaches it once, from here, and so does the end of this process
     child = subprocess.Popen(

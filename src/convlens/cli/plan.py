@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from convlens import logs
 from convlens.cli.results import screen
 from convlens.cli.words import extract
-from convlens.config import changed, compose
-from convlens.config_checks import check_stored
+from convlens.config.checks import check_stored
+from convlens.config.compose import changed, compose
 from convlens.data.order import TrainingOrder
+from convlens.rundir import log as logs
 
 if TYPE_CHECKING:
     from convlens.callbacks import ExplanationCallback
-    from convlens.data.sources import Index
+    from convlens.data.sources.sources import Index
     from convlens.training import ClassifierModule
-    from convlens.training.schedule import Phase
+    from convlens.training.finetune.schedule import Phase
 
 FEW = 4  # images of the pass that features are timed by
 
@@ -52,8 +52,8 @@ def run(words: list[str]) -> int:
     if asked:
         return _of_checkpoint(asked, words)
     config = compose(words)
-    from convlens.data.sources import pending_download
-    from convlens.run import download_of_weights, warnings_of
+    from convlens.data.sources.sources import pending_download
+    from convlens.experiment.assemble import download_of_weights, warnings_of
 
     logs.hush()  # Lightning, imported by now, has given itself a screen
     weights = download_of_weights(config)
@@ -81,10 +81,10 @@ def run(words: list[str]) -> int:
 
 def _of_checkpoint(asked: str, words: list[str]) -> int:
     """The network of a checkpoint."""
-    from convlens.building import understood
-    from convlens.cli.eval import checkpoint_path
+    from convlens.experiment.checkpoints import checkpoint_path
+    from convlens.experiment.restore import understood
     from convlens.training import ClassifierModule
-    from convlens.training.checkpoint import read_checkpoint
+    from convlens.training.survival.checkpoint import read_checkpoint
 
     path = checkpoint_path(asked, None)
     checkpoint = read_checkpoint(path)
@@ -99,7 +99,7 @@ def _of_checkpoint(asked: str, words: list[str]) -> int:
 
 
 def _with_data(config: dict, *, pretrained: bool) -> Plan:
-    from convlens.run import assemble
+    from convlens.experiment.assemble import assemble
 
     run = assemble(config, pretrained=pretrained)
     return Plan(
@@ -111,9 +111,9 @@ def _with_data(config: dict, *, pretrained: bool) -> Plan:
 def _without_data(config: dict, class_names: list[str]) -> Plan:
     """The plan of a run whose images are to be downloaded: all but their numbers."""
     from convlens.data.augment import Augmentation
-    from convlens.run import explanations_of, settle
+    from convlens.experiment.assemble import explanations_of, settle
     from convlens.training import ClassifierModule
-    from convlens.training.phases import cut_of
+    from convlens.training.finetune.phases import cut_of
 
     if config["training"]["class_weights"] == "balanced":
         config["training"]["class_weights"] = None  # they follow from the numbers of images
@@ -180,7 +180,7 @@ def _print_network(config: dict, module: ClassifierModule) -> None:
 
 
 def _print_training(plan: Plan) -> None:
-    from convlens.run import batches_of
+    from convlens.experiment.precision import batches_of
 
     config, training = plan.config, plan.config["training"]
     batch, _ = batches_of(config)
@@ -208,7 +208,7 @@ def _print_training(plan: Plan) -> None:
 
 def _chosen_precision(plan: Plan) -> str:
     """What the run would take; ``auto`` is measured as the run itself would measure it."""
-    from convlens.run import measured_steps
+    from convlens.experiment.precision import measured_steps
     from convlens.training.precision import fastest
 
     asked = str(plan.config["precision"])
@@ -217,7 +217,7 @@ def _chosen_precision(plan: Plan) -> str:
 
 def _costs(plan: Plan, precision: str, steps: int | None) -> list[tuple[str, str]]:
     """A row a phase: what its epochs would take on this machine, training alone."""
-    from convlens.run import measured_steps
+    from convlens.experiment.precision import measured_steps
 
     if precision not in ("32", "bf16"):
         return []  # not timed
@@ -249,8 +249,8 @@ def _features_cost(plan: Plan, cut: int) -> str:
     """What computing them takes, once; nothing where the number of images is not known."""
     import torch
 
-    from convlens.run import device_of
-    from convlens.training.features import feature_seconds
+    from convlens.experiment.precision import device_of
+    from convlens.training.finetune.features import feature_seconds
 
     if plan.index is None:
         return ""

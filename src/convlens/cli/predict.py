@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import folder, logs
 from convlens.cli.words import extract, number
-from convlens.errors import UserError
+from convlens.core.errors import UserError
+from convlens.rundir import log as logs
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 
 def run(words: list[str]) -> int:
@@ -24,15 +25,15 @@ def run(words: list[str]) -> int:
             "predict needs ckpt=FILE; ckpt=last is the newest run's best, ckpt=example the network "
             "that comes with convlens, and model=NAME model.head=imagenet a library's network"
         )
-    from convlens.asking import network_of, picture_files, walk_from
-    from convlens.cli.eval import checkpoint_path
-    from convlens.predictions import predict_files
-    from convlens.tested import used_images
+    from convlens.experiment.checkpoints import checkpoint_path
+    from convlens.experiment.inputs import network_of, picture_files, walk_from
+    from convlens.experiment.predict import predict_files
+    from convlens.experiment.unseen import used_images
 
     explainer, network = network_of(told["ckpt"], words)
     walk = walk_from(told["images"])
     files = list(picture_files(walk))
-    home = folder.fresh(folder.OUTPUTS / "predict") if told["run_dir"] is None else _given(told)
+    home = make_fresh_folder(OUTPUTS / "predict") if told["run_dir"] is None else _given(told)
     table = home / "predictions.csv"
     print(f"{len(files)} pictures, {network}")
     for line in walk.notes(f"in {told['images']}"):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import folder, logs
 from convlens.cli.words import take
+from convlens.rundir import log as logs
+from convlens.rundir.paths import newest_run
 
 
 def run(words: list[str]) -> int:
     logs.speak()
     asked = take(words, "report", {"run": None})["run"]
-    home = folder.newest_run("metrics.csv") if asked == "last" else Path(asked).expanduser()
+    home = newest_run("metrics.csv") if asked == "last" else Path(asked).expanduser()
     # the libraries behind a page are needed only now that there is a run
     from convlens.pages.report import report
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens import folder, logs
 from convlens.cli.results import closing
 from convlens.cli.words import extract
-from convlens.config_checks import check_stored
-from convlens.errors import UserError, nearest
-from convlens.resuming import asks_for_more, resumed_config
-from convlens.stopwatch import timed
+from convlens.config.checks import check_stored
+from convlens.core.errors import UserError, nearest
+from convlens.core.processes import first_process
+from convlens.core.stopwatch import timed
+from convlens.experiment.resume import asks_for_more, resumed_config
+from convlens.rundir import log as logs
+from convlens.rundir.paths import newest_run
+from convlens.rundir.read import read_config
 
 
 @timed
@@ -23,22 +26,22 @@ def run(words: list[str]) -> int:
         key = words[0].partition("=")[0] if words else ""
         typed = f"{key}: {nearest(key, ('run', 'run_dir'))}; " if key else ""
         raise UserError(f"{typed}resume needs run=…, for example `make resume run=last`")
-    home = folder.newest_run() if asked == "last" else Path(asked).expanduser()
-    config = folder.read_config(home)
+    home = newest_run() if asked == "last" else Path(asked).expanduser()
+    config = read_config(home)
     check_stored(config, str(home / "config.yaml"))
     wanted = resumed_config(config, words)
     last = home / "checkpoints" / "last.ckpt"
     if (home / "summary.json").exists() and last.exists():
-        from convlens.training.checkpoint import read_checkpoint
+        from convlens.training.survival.checkpoint import read_checkpoint
 
         if not asks_for_more(config, wanted, read_checkpoint(last)):
-            if folder.first_process():
+            if first_process():
                 _finished(home)
             return 0
-    from convlens.run import train
+    from convlens.experiment.train import train
 
     home, summary = train(wanted, resume=home)
-    if folder.first_process():
+    if first_process():
         closing(home, summary)
     return 0
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from convlens.cli.results import screen
 from convlens.cli.words import take
-from convlens.errors import UserError, nearest
-from convlens.runs import KeptRun, UnreadRun, all_runs, better
+from convlens.core.errors import UserError, nearest
+from convlens.rundir.runs import KeptRun, UnreadRun, all_runs, better
 
 # of the columns that hold numbers: heading, key among a run's numbers, format
 NUMBERS = {

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from convlens.cli.words import number, take
-from convlens.data.listing import list_pictures
-from convlens.data.splits import Share, copy_split
-from convlens.data.twins import conflicts_line, duplicates_among, find_twins, leaks_line
+from convlens.data.index.listing import list_pictures
+from convlens.data.index.splits import Share, copy_split
+from convlens.data.index.twins import conflicts_line, duplicates_among, find_twins, leaks_line
 
 
 def run(words: list[str]) -> int:
@@ -41,7 +41,7 @@ def divide(
     """Copy (``link``: hard-link) the pictures, print the counts, and return them.
 
     Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
-    pictures. Raises UserError as ``convlens.data.splits.copy_split`` does.
+    pictures. Raises UserError as ``convlens.data.index.splits.copy_split`` does.
     """
     counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
     table = Table()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from convlens.cli.words import take
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 
 
 def run(words: list[str]) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from convlens import logs
 from convlens.cli import multirun
 from convlens.cli.results import closing
-from convlens.config import compose
-from convlens.folder import first_process
-from convlens.stopwatch import Stopwatch
+from convlens.config.compose import compose
+from convlens.core.processes import first_process
+from convlens.core.stopwatch import Stopwatch
+from convlens.rundir import log as logs
 
 
 def run(words: list[str]) -> int:
@@ -17,7 +17,7 @@ def run(words: list[str]) -> int:
         return multirun.run_all(words)
     with Stopwatch("setup").running():
         config = compose(words)
-        from convlens.run import train  # after the words are known to be right: it takes seconds
+        from convlens.experiment.train import train
 
         home, summary = train(config)
     if not first_process():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 # make's own variables, which set up the environment and are no words of the run
 MAKE_VARIABLES = ("TORCH_BACKEND", "PYTHON")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 
+from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
+from convlens.data.index.split_record import SplitRecord
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder, even_sample
 from convlens.data.pictures import Dataset
-from convlens.data.sources import Index, index
-from convlens.data.split_record import SplitRecord
-from convlens.errors import UserError
+from convlens.data.sources.sources import Index, index
 
 
 class PictureData(L.LightningDataModule):

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convlens.data import pixels
-from convlens.data.masks import MaskFolder, read_masks
-from convlens.data.names import composed, spelt_on_disk
+from convlens.core.errors import UserError
+from convlens.data.index.names import composed, spelt_on_disk
+from convlens.data.masks.files import MaskFolder, read_masks
 from convlens.data.order import generator
 from convlens.data.pictures import Pictures
-from convlens.data.sources import data_dir
-from convlens.errors import UserError
+from convlens.data.pixels import load as pixels
+from convlens.data.sources.sources import data_dir
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 from convlens.explain.captum_network import (
     TwoClassesAtLeast,
     nothing_in_place,

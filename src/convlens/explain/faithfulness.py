@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.outputs import answering
 from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit

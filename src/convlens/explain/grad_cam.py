@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.outputs import answering
 from convlens.explain.taps import Taps, chunks, explaining, ready, record
 

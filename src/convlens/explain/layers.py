@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
 from convlens.explain.taps import explaining, ready
 

@@ -16,7 +16,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.outputs import answering
 from convlens.explain.superpixels import superpixels

@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 OUTPUTS = ("auto", "logits", "probabilities")
 _MODULES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
 from convlens.explain.receptive import Probe, fitting_probe
 from convlens.explain.taps import Taps, chunks, explaining, ready, record

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.explain.similarity import numbers, spearman, ssim
 from convlens.explain.taps import explaining, find_module
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 _DICTS = (dict, OrderedDict, defaultdict, Counter)

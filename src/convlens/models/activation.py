@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 # In place where the gradient allows it: on two cores the saved memory traffic is worth some
 # per cent of a step, and every tap of ours copies what it records.

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.models.pooled import run_pooled
 from convlens.models.winograd import LEAST_CHANNELS, FrozenChain
 

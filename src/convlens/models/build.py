@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.models import timm_networks, vgg16
 from convlens.models.backbone import Backbone, least_size, too_small
 from convlens.models.classifier import Classifier, feature_shape

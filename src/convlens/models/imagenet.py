@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchvision.models import VGG16_Weights
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 WAYS = ("order", "names", "numbers")
 _OTHERWISE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 INITIALISATIONS = ("keras", "torch")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 # mean and standard deviation by channel that turn pixels in [0, 1] into what a network knows
 NORMALISATIONS = {

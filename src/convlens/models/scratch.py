@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 from convlens.models.activation import activation_layer
 from convlens.models.backbone import Backbone, sequential
 

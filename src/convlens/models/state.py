@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 
 SHOWN = 3  # names of keys in a message
 # where training programs keep weights in their files; averaged ones first, as timm has it

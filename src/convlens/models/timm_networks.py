@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 from convlens.models.backbone import Backbone, least_size, too_small
 
 

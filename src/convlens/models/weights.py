@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from convlens.errors import UserError
-from convlens.fetching import checksum, fetch
+from convlens.core.downloads import checksum, fetch
+from convlens.core.errors import UserError
 from convlens.models.normalise import NORMALISATIONS
 from convlens.models.state import Trained, fingerprint, load_weights, names_in, trained_in
 from convlens.models.timm_networks import input_of, known_names

@@ -11,10 +11,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from convlens.errors import UserError
+from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
-from convlens.runs import KeptRun, better, read_run, readable
+from convlens.rundir.runs import KeptRun, better, read_run, readable
 
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
 # heading, key among a run's numbers, format

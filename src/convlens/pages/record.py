@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convlens.errors import UserError
-from convlens.runs import KeptRun, best_of, read_run
+from convlens.core.errors import UserError
+from convlens.rundir.runs import KeptRun, best_of, read_run
 
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")

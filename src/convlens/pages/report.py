@@ -14,7 +14,7 @@ from convlens.pages.phases import Stretch, stretches
 from convlens.pages.record import Record, read_record
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, select
-from convlens.runs import readable
+from convlens.rundir.runs import readable
 
 FILE = "report.html"
 LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it

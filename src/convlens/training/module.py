@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from convlens.models import build_model
+from convlens.training.finetune.schedule import Phase, schedule_of
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, outputs_for
 from convlens.training.optimizers import optimizer, optimizer_groups
 from convlens.training.randomness import seed_batch, seed_weights
-from convlens.training.schedule import Phase, schedule_of
 from convlens.training.statistics import average_statistics
 
 
@@ -215,7 +215,7 @@ class ClassifierModule(L.LightningModule):
         checkpoint["convlens_processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Take over the record; whether the checkpoint fits, :mod:`convlens.resuming` says."""
+        """Take over the record; `convlens.experiment.resume` says whether the checkpoint fits."""
         self.record = {
             int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
         }

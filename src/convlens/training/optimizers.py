@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from convlens.errors import UserError, nearest
+from convlens.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from convlens.training.schedule import Schedule
+    from convlens.training.finetune.schedule import Schedule
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convlens.data.datamodule import PictureData
 from convlens.data.loader import TrainingLoader
-from convlens.training.features import features
+from convlens.training.finetune.features import features
+from convlens.training.finetune.phases import Phases
 from convlens.training.module import ClassifierModule
-from convlens.training.phases import Phases
 from convlens.training.randomness import seed_batch
 
 SMOOTHING = 0.9  # of the exponential average of the loss

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from convlens.errors import SharedError
+from convlens.core.errors import SharedError
 
 if TYPE_CHECKING:
     from convlens.data.datamodule import PictureData

@@ -1,0 +1,1 @@
+"""Scalars, pictures and hyperparameters into files and TensorBoard."""

@@ -1,0 +1,203 @@
+"""The one clock: every scalar at the number of completed epochs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytorch_lightning as L
+from convlens.callbacks.ledger import Ledger
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from convlens.core.stopwatch import current, spent_on
+from convlens.data.datamodule import PictureData
+from convlens.data.index.labels import csv_line
+from convlens.training import ClassifierModule
+
+log = logging.getLogger("convlens")
+
+
+class EpochLog(L.Callback):
+    """Writes the epoch's scalars to all loggers, to ``metrics.csv`` and, as a line, to the screen.
+
+    Step 0 is the network before training: validation as ever, and the training loss of as many
+    training pictures as there are validation pictures, each class in proportion, unaugmented and
+    in evaluation mode. Lightning's own
+    logging is not used for loggers, it would write against optimiser steps. Only
+    ``train_step/loss`` runs on those.
+
+    It must stand behind the explanation callbacks, so that what they cost is known.
+
+    Args:
+        file: ``metrics.csv``, or None to write none.
+
+    Attributes:
+        history: one dictionary of scalars an epoch, from epoch 0.
+        pictures_seen: training pictures so far, all processes together.
+        failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
+    """
+
+    def __init__(self, file: Path | None):
+        self.file = file
+        self.history: list[dict[str, float]] = []
+        self.pictures_seen = 0
+        self.failure = ""
+        self._epoch_began = self._before = 0.0
+        self._validating = contextlib.ExitStack()
+        self._open = False  # amid an epoch
+
+    # --- the network before training
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        _lay_out_charts(trainer)
+        if trainer.current_epoch > 0 or trainer.global_step > 0:
+            if self.file is not None and trainer.is_global_zero and self.history:
+                self._write_table()  # a full disk may have left rows out
+        else:
+            with spent_on("validation"):
+                self._measure_untrained(trainer, pl_module)
+        current().turn_to("training")
+
+    def _measure_untrained(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        data: PictureData = trainer.datamodule
+        count = len(data.dataset.splits["validation"])
+        if trainer.fast_dev_run:
+            count = min(count, data.eval_batch_size * trainer.world_size)
+        values = {}
+        for stage, split in (("val", "validation"), ("train", "train")):
+            found = pl_module.evaluate(data.evaluation_loader(split, count), data.finish)
+            kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
+            values |= {f"{stage}/{name}": value for name, value in kept.items()}
+        pl_module.set_rates(trainer.optimizers[0], 0.0)
+        self._write(trainer, values, 0)
+
+    # --- epochs
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        Ledger.of(trainer).begin_epoch(trainer.current_epoch)
+        # an epoch that was interrupted has had some of its seconds
+        self._epoch_began = time.perf_counter() - self._before
+        self._open, self._before = True, 0.0
+        self._looked_before = Ledger.of(trainer).total
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.pictures_seen += len(batch["label"]) * trainer.world_size
+        # of the batches whose gradients make one step, the last one's is written
+        number = batch_idx + 1
+        moved = (
+            number == trainer.num_training_batches or not number % trainer.accumulate_grad_batches
+        )
+        if moved and trainer.global_step % trainer.log_every_n_steps == 0:
+            values = {"train_step/loss": float(outputs["mean"])}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._validating.enter_context(spent_on("validation"))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        self._validating.close()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        pl_module.publish("train", pl_module.train_metrics)
+        self._open = False
+        ledger = Ledger.of(trainer)
+        ledger.end_epoch(trainer.current_epoch)
+        looked = ledger.total - self._looked_before
+        whole = time.perf_counter() - self._epoch_began
+        clock = trainer.current_epoch + 1
+        values = {k: v for k, v in pl_module.results.items() if k.startswith(("train/", "val/"))}
+        values |= {"explain/seconds": looked}
+        self._write(trainer, values, clock)
+        if trainer.is_global_zero:
+            log.info(
+                "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  "
+                "%.1f s, looking %.1f s",
+                clock, trainer.max_epochs, values["train/loss"], values["train/accuracy"],
+                values["val/loss"], values["val/accuracy"], whole - looked, looked,
+            )  # fmt: skip
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        current().turn_to("closing")
+
+    # --- the tested network
+
+    def log_test(self, trainer: L.Trainer, results: dict[str, float], clock: int) -> None:
+        """Write the ``test/…`` scalars at the epoch whose network was tested."""
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in results.items() if k.startswith("test/")}, clock)
+            logger.save()
+
+    # --- writing
+
+    def _write(self, trainer: L.Trainer, values: dict[str, float], clock: int) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                values[f"lr/{group.get('name', 'model')}"] = group["lr"]
+        # what was found by looking has been told to the loggers already
+        scores = Ledger.of(trainer).scores.get(clock, {})
+        row = {"epoch": clock, **values, **scores}
+        if "explain/seconds" in row:  # last: the one number that no run repeats
+            row["explain/seconds"] = row.pop("explain/seconds")
+        self.history = [*self.history[:clock], row]
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=clock)
+        if self.file is not None and trainer.is_global_zero and not trainer.fast_dev_run:
+            self._write_table()
+
+    def _write_table(self) -> None:
+        """The whole table anew and renamed: a kill leaves the old one or the new one.
+
+        Checkpoints hold the rows too, so a full disk costs nothing that a later epoch, or a
+        resumed run, would not write.
+        """
+        columns = list(dict.fromkeys(key for row in self.history for key in row))
+        rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
+        beside, before = self.file.with_suffix(".csv.tmp"), self.failure
+        try:
+            with beside.open("w", encoding="utf-8", newline="") as table:
+                table.writelines(csv_line(row) for row in (columns, *rows))
+            os.replace(beside, self.file)
+            self.failure = ""
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            self.failure = f"{self.file} lacks its last rows ({error.strerror}): make room"
+            if not before:
+                log.warning("%s; training goes on", self.failure)
+
+    def state_dict(self) -> dict:
+        return {
+            "history": self.history,
+            "seconds": current().seconds(),
+            "pictures_seen": self.pictures_seen,
+            "into_epoch": time.perf_counter() - self._epoch_began if self._open else 0.0,
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.history = state_dict["history"]
+        current().add(state_dict["seconds"])  # over all parts of a run that was resumed
+        self.pictures_seen = state_dict["pictures_seen"]
+        self._before = state_dict.get("into_epoch", 0.0)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        checkpoint["convlens_ledger"] = Ledger.of(trainer).state()
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        if "convlens_ledger" in checkpoint:
+            Ledger.of(trainer).restore(checkpoint["convlens_ledger"])
+
+
+def _lay_out_charts(trainer: L.Trainer) -> None:
+    """Training and validation in one chart (TensorBoard's custom scalars)."""
+    layout = {
+        "training against validation": {
+            name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")
+        }
+    }
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            logger.experiment.add_custom_scalars(layout)

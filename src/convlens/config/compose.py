@@ -1,0 +1,253 @@
+"""Words from the command line to a resolved config, every mistake answered in one line.
+
+Hydra composes; what stands here is what Hydra leaves out: near names for a misspelt group,
+experiment or key, values checked against the default's type, ``~`` expanded, and no word lost.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from convlens.config.checks import check_config, rule_of
+from convlens.core.errors import UserError, nearest
+
+# by the model that was asked for, where no experiment was
+DEFAULT_EXPERIMENTS = {
+    "scratch": "scratch",
+    "vgg16": "finetune_vgg16",
+    "inception_v3": "finetune_inception_v3",
+    "timm": "finetune_timm",
+}
+# taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
+PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and the names one can choose in each: ``{"data": ["cifar10", …], …}``."""
+    root = Path(str(resources.files("convlens.configs")))
+    found: dict[str, list[str]] = {}
+    for file in sorted(root.rglob("*.yaml")):
+        group, _, name = str(file.relative_to(root).with_suffix("")).partition("/")
+        if name and name != "base":
+            found.setdefault(group, []).append(name)
+    return found
+
+
+def compose(words: list[str]) -> dict:
+    """The resolved config for words such as ``exp=scratch data.size=96``.
+
+    Args:
+        words: ``group=name`` or ``key=value``; ``exp`` means ``experiment``.
+
+    Returns:
+        A plain dictionary, with the key ``experiment`` added.
+
+    Raises:
+        UserError: a word that is none of these, or a value that does not fit its key.
+    """
+    known = groups()
+    chosen: dict[str, str] = {}
+    values: dict[str, str] = {}
+    for word in words:
+        meant = values_of(word)
+        if len(meant) > 1:
+            raise UserError(f"{word}: several values; say multirun=true to train one run for each")
+        key, text = _pair(meant[0])
+        if key in known:
+            if text not in known[key]:
+                raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
+            chosen[key] = text
+        else:
+            values[key] = text
+    model = chosen.get("model", "scratch")
+    chosen.setdefault("experiment", DEFAULT_EXPERIMENTS[model])
+    with initialize_config_module("convlens.configs", version_base="1.3"):
+        picks = [f"{group}={name}" for group, name in chosen.items()]
+        plain = _composed(picks)
+        keys = _flat(plain)
+        for key in values:
+            if key not in keys:
+                raise UserError(f"{key}: no such key; {nearest(key, [*keys, *known, 'exp'])}")
+        raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
+        overrides = [f"{key}={text}" for key, text in values.items() if key not in raw]
+        config = _composed(picks + overrides)
+    for key in sorted(values):  # what stands above before what is below it
+        if key in raw:
+            _set(config, key, _plain(key, raw[key]))
+        _check_type(key, _at(plain, key), _at(config, key), values[key])
+    config = _expanded(config)
+    config["experiment"] = chosen["experiment"]
+    check_config(config)
+    return config
+
+
+def values_of(word: str) -> list[str]:
+    """A word for each of its values: ``seed=0,1`` and ``seed=range(0,2)`` are two, any other one.
+
+    Raises:
+        UserError: no key=value, or values without an end.
+    """
+    key, text = _pair(word)
+    if not _is_hydra(key, text):
+        return [f"{key}={text}"]
+    override = OverridesParser.create().parse_override(f"{key}={text}")
+    if not override.is_sweep_override():
+        return [f"{key}={text}"]
+    try:
+        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except HydraException:
+        found = []
+    if not found:
+        raise UserError(f"{word}: no list of values; write a,b or choice(a,b) or range(0,3)")
+    return found
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"{word}: expected key=value, such as exp=scratch or training.epochs=5")
+    if key[0] in "+~":
+        raise UserError(f"{word}: keys cannot be added or removed; write key=value")
+    return ("experiment" if key == "exp" else key), text
+
+
+def _composed(overrides: list[str]) -> dict:
+    """The whole config as a plain dictionary, interpolations filled in."""
+    try:
+        config: DictConfig = hydra_compose("train", overrides=overrides)
+        return OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{' '.join(overrides)}: {error}") from error
+
+
+def _is_hydra(key: str, text: str) -> bool:
+    """Whether Hydra's grammar reads the value; a path, or what it cannot read, is plain text."""
+    if key in PATH_KEYS and text not in ("null", ""):
+        return False
+    try:
+        OverridesParser.create().parse_override(f"{key}={text}")
+    except (HydraException, ValueError, RecursionError):  # a number of 4300 digits, 400 brackets
+        return False
+    return True
+
+
+def _plain(key: str, text: str) -> Any:
+    """What Hydra's grammar cannot read: a list as YAML (``[~/a b.png]``), the rest as text."""
+    if key in PATH_KEYS or text[:1] != "[":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{key}={text[:200]}: no readable list; write [a, b]") from error
+
+
+def _flat(config: dict | list, prefix: str = "") -> list[str]:
+    """Every key with dots, groups of keys and the entries of lists of groups included."""
+    keys = []
+    pairs = config.items() if isinstance(config, dict) else enumerate(config)
+    for key, value in pairs:
+        keys.append(f"{prefix}{key}")
+        groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        if isinstance(value, dict) or groups:
+            keys += _flat(value, f"{prefix}{key}.")
+    return keys
+
+
+def _at(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config[int(part) if isinstance(config, list) else part]
+    return config
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    parent, _, leaf = key.rpartition(".")
+    config = _at(config, parent) if parent else config
+    config[int(leaf) if isinstance(config, list) else leaf] = value
+
+
+def _check_type(key: str, default: Any, value: Any, text: str) -> None:
+    """Refuse a value whose kind differs from the default's; null defaults take anything.
+
+    A key that takes several kinds of values is held to its rule alone.
+    """
+    if default is None or value is None:
+        return
+    number, rule = (int, float), rule_of(key)
+    if rule is not None and rule.kinds:
+        if not rule.fits(value):
+            raise UserError(f"{key}={text}: expected {rule.wanted} (the default is {default})")
+        return
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int) and not isinstance(default, bool):
+        fits = isinstance(value, int) and not isinstance(value, bool)
+        wanted = "a whole number"
+    elif isinstance(default, float):
+        fits, wanted = isinstance(value, number) and not isinstance(value, bool), "a number"
+    elif isinstance(default, list):
+        fits, wanted = isinstance(value, list), "a list, [a, b]"
+    elif isinstance(default, dict):
+        fits, wanted = isinstance(value, dict), f"keys below it: {', '.join(default)}"
+    else:
+        fits, wanted = not isinstance(value, dict), "one value"
+    if not fits:
+        raise UserError(f"{key}={text}: expected {wanted} (the default is {default})")
+
+
+def _expanded(value: Any) -> Any:
+    """``~`` at the start of any text becomes the home folder."""
+    if isinstance(value, dict):
+        return {key: _expanded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        return str(Path(value).expanduser())
+    return value
+
+
+def _merged(key: str, before: Any, value: Any) -> Any:
+    """Keys below a key are set anew one by one, as Hydra does it; the others stay."""
+    if not isinstance(before, dict) or not isinstance(value, dict):
+        return value
+    for name in value:
+        if name not in before and not key.startswith("finetune"):  # whose groups are free
+            raise UserError(f"{key}.{name}: no such key; {nearest(str(name), before)}")
+    return {**before, **value}
+
+
+def changed(config: dict, words: list[str]) -> dict:
+    """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
+
+    Raises:
+        UserError: a word that fits no key of the config.
+    """
+    config = _expanded(config)
+    with initialize_config_module("convlens.configs", version_base="1.3"):
+        for key, text in map(_pair, words):
+            known = groups()
+            if key in ("data", "trainer"):
+                if text not in known[key]:
+                    raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
+                config[key] = _composed([f"{key}={text}"])[key]
+                continue
+            keys = _flat(config)
+            if key not in keys:
+                raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
+            value = _plain(key, text)
+            if _is_hydra(key, text):
+                value = OverridesParser.create().parse_override(f"{key}={text}").value()
+            before = _at(config, key)
+            _set(config, key, _expanded(_merged(key, before, value)))
+            _check_type(key, before, _at(config, key), text)
+    check_config(config)
+    return config

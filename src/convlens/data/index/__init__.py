@@ -1,0 +1,1 @@
+"""Which images there are, what they are called, and how they are divided."""

@@ -1,0 +1,258 @@
+"""Paths of very many files in little memory, made into ``Path`` one at a time.
+
+A ``Path`` takes half a kilobyte and more; a name in one block of bytes takes its letters and eight
+bytes. Of a million pictures that is 30 MB instead of 600.
+
+Legend: N files.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+
+from convlens.data.index.names import composed
+
+_CHUNK = 4096  # names looked up at a time
+
+
+class Files(Sequence[Path]):
+    """N paths below a folder; an item is a ``Path``, a slice or an array of rows is ``Files``.
+
+    Args:
+        directory: that the names are relative to; absolute names stand for themselves.
+        text: all names, one behind the other, as the file system spells them.
+        starts: (N + 1,) int64, where each name starts in ``text``, and the end.
+
+    >>> files = Files.of(["pets/cat/1.jpg", "pets/dog/2.jpg"], "pets")
+    >>> files[1].as_posix(), files.name(1), len(files[:1])
+    ('pets/dog/2.jpg', 'dog/2.jpg', 1)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        text: bytes,
+        starts: np.ndarray,
+    ):
+        self.directory = Path(directory)
+        self._text, self._starts, self._rows = text, starts, None
+        self._plain = _is_plain(text, starts)
+
+    def _some(self, rows: np.ndarray) -> Files:
+        """These rows of the whole block, which is shared and not looked through again."""
+        some = copy(self)
+        some._rows = rows
+        return some
+
+    @classmethod
+    def of(cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()) -> Files:
+        """The files ``paths``, those below ``directory`` by their names in it."""
+        if isinstance(paths, Files) and paths.directory == Path(directory):
+            return paths
+        text, lengths = bytearray(), array("q", [0])
+        for path in map(Path, paths):
+            if path.is_relative_to(directory):
+                path = path.relative_to(directory)
+            elif not path.is_absolute():
+                path = Path(os.path.abspath(path))
+            name = os.fsencode(path)
+            text += name
+            lengths.append(len(name))
+        return cls(directory, bytes(text), np.cumsum(lengths, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1 if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice | np.ndarray):
+            rows = np.arange(len(self)) if self._rows is None else self._rows
+            return self._some(rows[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"file {index} of {len(self)}")
+        return self.directory / os.fsdecode(self._encoded(index))
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self.directory / os.fsdecode(name) for name in self.encoded())
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    __hash__ = None
+
+    def _encoded(self, index: int) -> bytes:
+        row = index % len(self) if self._rows is None else self._rows[index]
+        return self._text[self._starts[row] : self._starts[row + 1]]
+
+    def encoded(self) -> Iterator[bytes]:
+        """The names as the file system spells them, without the directory."""
+        text = self._text
+        for first in range(0, len(self), _CHUNK):
+            chunk = slice(first, min(first + _CHUNK, len(self)))
+            rows = np.arange(chunk.start, chunk.stop) if self._rows is None else self._rows[chunk]
+            starts, stops = self._starts[rows].tolist(), self._starts[rows + 1].tolist()
+            for start, stop in zip(starts, stops, strict=True):
+                yield text[start:stop]
+
+    def name(self, index: int) -> str:
+        """File ``index`` relative to the directory, forward slashes; absolute if outside it."""
+        return _spelt(self._encoded(index))
+
+    def names(self) -> Iterator[str]:
+        """``name`` of each."""
+        return map(_spelt, self.encoded())
+
+    def located(self) -> Iterator[bytes]:
+        """The paths as the system's calls take them, with the directory."""
+        if self.directory == Path():
+            return self.encoded()
+        directory = os.fsencode(self.directory)
+        if not self._plain:
+            return (os.path.join(directory, name) for name in self.encoded())
+        lead = os.path.join(directory, b"")
+        return (lead + name for name in self.encoded())
+
+    def absolute(self) -> Iterator[str]:
+        """``os.path.abspath`` of each."""
+        if not self._plain:
+            return map(os.path.abspath, self)
+        lead = os.path.join(os.path.abspath(self.directory), "")
+        return (lead + os.fsdecode(name) for name in self.encoded())
+
+
+def _is_plain(text: bytes, starts: np.ndarray) -> bool:
+    """Whether every path is the directory, a slash, and the name, with nothing to resolve."""
+    if os.sep != "/" or b".." in text:
+        return False
+    begins = np.frombuffer(text, np.uint8)[starts[:-1]]
+    return not (begins == ord("/")).any()
+
+
+class Texts(Sequence[str]):
+    """The files as text: what a person finds a picture by."""
+
+    def __init__(self, files: Files):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice | np.ndarray):
+            return Texts(self.files[index])
+        return str(self.files[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self.files)
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    __hash__ = None
+
+
+def _equal(one: Sequence, other: object) -> bool:
+    """Item by item, whatever kind of sequence the other is."""
+    if not isinstance(other, Sequence) or isinstance(other, str) or len(one) != len(other):
+        return False
+    return all(mine == its for mine, its in zip(one, other, strict=True))
+
+
+def _spelt(name: bytes) -> str:
+    text = os.fsdecode(name)
+    if os.path.isabs(text):
+        return Path(os.path.abspath(text)).as_posix()
+    return text if os.sep == "/" else Path(text).as_posix()
+
+
+class Gathering:
+    """Pictures while a listing is put together: names in one block, split and class as numbers.
+
+    Args:
+        directory: that names are relative to.
+        splits: the names of splits, in the order that pictures are sorted in.
+    """
+
+    def __init__(self, directory: Path, splits: Sequence[str]):
+        self.directory, self.splits = directory, tuple(splits)
+        self._text, self._lengths = bytearray(), array("q")
+        self._labels, self._splits = array("i"), array("b")
+        self._known: dict[str, int] = {}  # class -> number, in the order they were met
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Composed (see :mod:`convlens.data.index.names`) and sorted bytewise."""
+        return tuple(sorted(self._known, key=os.fsencode))
+
+    def add(self, split: str | None, label: str, name: str) -> None:
+        """One picture; ``split`` None for all or for none."""
+        encoded = os.fsencode(name)
+        self._text += encoded
+        self._lengths.append(len(encoded))
+        self._labels.append(self._known.setdefault(composed(label), len(self._known)))
+        self._splits.append(-1 if split is None else self.splits.index(split))
+
+    def add_all(self, split: str | None, label: str, names: Sequence[str]) -> None:
+        """Many pictures of one class."""
+        if not names:
+            return
+        encoded = list(map(os.fsencode, names))
+        self._text += b"".join(encoded)
+        self._lengths.extend(map(len, encoded))
+        number = self._known.setdefault(composed(label), len(self._known))
+        self._labels.frombytes(np.full(len(names), number, np.intc).tobytes())
+        place = -1 if split is None else self.splits.index(split)
+        self._splits.frombytes(np.full(len(names), place, np.int8).tobytes())
+
+    def sorted(self) -> tuple[Files, np.ndarray, np.ndarray | None]:
+        """Files, labels (N,) int64 into ``class_names``, splits (N,) str or None.
+
+        By split, class and path, bytewise, as they are composed: the same on every file system.
+        """
+        place = {name: number for number, name in enumerate(self.class_names)}
+        ranks = np.array([place[name] for name in self._known])
+        labels = ranks[np.frombuffer(self._labels, np.intc)]
+        splits = np.frombuffer(self._splits, np.int8)
+        starts = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(self._lengths, out=starts[1:])
+        files = Files(self.directory, bytes(self._text), starts)
+        order = _by_name(files, splits.astype(np.int64) * len(place) + labels)
+        if (order[1:] < order[:-1]).any():
+            text = b"".join(files[order].encoded())
+            np.cumsum(np.diff(starts)[order], out=starts[1:])
+            files = Files(self.directory, text, starts)
+            labels, splits = labels[order], splits[order]
+        named = None if splits[0] < 0 else np.array(self.splits)[splits]
+        return files, labels.astype(np.int64, copy=False), named
+
+
+def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
+    """(N,) the order by group, and by path within each: only one group's paths exist at a time."""
+    order = np.argsort(groups, kind="stable")
+    edges = np.flatnonzero(np.diff(groups[order])) + 1
+    for part in np.split(order, edges):  # views: what is written stays in `order`
+        paths = list(files[part].located())
+        keys = [path if path.isascii() else _composed(path) for path in paths]
+        part[:] = part[sorted(range(len(paths)), key=keys.__getitem__)]
+    return order
+
+
+def _composed(path: bytes) -> bytes:
+    return os.fsencode(composed(os.fsdecode(path)))
+
+
+def size_and_time(path: str | bytes) -> tuple[int, int]:
+    """Bytes and modification time (ns) of a file; -1 both where it cannot be asked."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return -1, -1
+    return info.st_size, info.st_mtime_ns

@@ -1,0 +1,357 @@
+"""Which pictures there are, and what each one is called: folders and CSV files, nothing decoded.
+
+Legend: N pictures, K classes. Four layouts are understood:
+
+1. ``train/`` with class folders, and beside it any of ``validation/`` and ``test/``, by these or
+   other usual names (``labels.split_of``); or the same three inside every class folder;
+2. class folders directly;
+3. one flat folder, the class written in the file name and found by a pattern;
+4. a CSV with a column of files, one of labels and, if wanted, one of splits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError, nearest
+from convlens.data.index import layout
+from convlens.data.index.files import Files, Gathering
+from convlens.data.index.folders import Named, Walk, shown
+from convlens.data.index.kinds import FOREIGN, WAY_OUT
+from convlens.data.index.labels import (
+    CSV_COLUMNS,
+    PATTERN_EXAMPLE,
+    SPLITS,
+    Keys,
+    classes_in_names,
+    rows_of_table,
+    split_of,
+    suggested_pattern,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The pictures of a data set and their labels; nothing is decoded.
+
+    files        (N,) paths, below ``directory`` unless a CSV named others; ordered by split, class
+                 and name (bytewise), the same on every file system. Kept as ``Files``, in little
+                 memory, whatever sequence is given
+    labels       (N,) int64, indices into ``class_names``
+    class_names  (K,) sorted bytewise; composed (NFC), however folders spell their accents
+    splits       (N,) str array of "train", "validation", "test"; None when the layout has none.
+                 A split the layout lacks does not occur in it (``resolve_splits`` fills it)
+    directory    what split files and messages are relative to
+    notes        lines a person should read: what was left out, what a layout was taken for
+    """
+
+    files: Sequence[Path]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    splits: np.ndarray | None
+    directory: Path = Path()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # frozen, but not yet handed out
+        object.__setattr__(self, "files", Files.of(self.files, self.directory))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name_of(self, index: int) -> str:
+        """File ``index`` relative to ``directory`` with forward slashes; absolute if outside it."""
+        return self.files.name(index)
+
+
+def list_pictures(
+    directory: str | os.PathLike,
+    *,
+    pattern: str | None = None,
+    csv: str | os.PathLike | None = None,
+    csv_columns: Sequence[str] = CSV_COLUMNS,
+    keys: Keys = Keys(),  # noqa: B008  (immutable)
+    for_test: bool = False,
+    companions: tuple[str, ...] = (),
+) -> Listing:
+    """List the pictures below ``directory`` in any of the four layouts of this module.
+
+    pattern      takes the class from the file name (from the path below the folder if the pattern
+                 holds a slash). ``{class}`` is the class, ``{number}`` digits, ``*`` anything,
+                 ``?`` one character; the whole name must match, letters' case included:
+                 ``{class}.*`` reads cat.0.jpg, ``{class}_{number}.jpg`` great_dane_12.jpg.
+                 A regular expression with a group ``(?P<class>…)`` is taken as it is. With
+                 ``train/`` … folders it applies inside each of them.
+    csv          file with a header line, separated by commas, semicolons or tabs; a relative path
+                 is looked for in ``directory`` first, then as given. Its files are relative to
+                 ``directory`` (or absolute); pictures it does not name are not used.
+    csv_columns  names of the columns (file, label, split); the third may be absent from the file.
+    keys         what error messages call the arguments.
+    for_test     nothing will be trained on them: there may be no training pictures, one class
+                 only, and classes that are not in every split.
+    companions   suffixes of files that lie beside pictures and are used, as masks may.
+
+    Sub-folders of a class folder belong to the class. What systems and tools leave behind is not
+    looked at; any other file that is no picture by its content, or hidden, is left out and said.
+    Raises UserError, one line, for everything that would train on something else than was meant:
+    missing or empty folders, a single class, a class missing from a split, pictures that belong to
+    no class, folders that may be classes or not, names the pattern does not fit, CSV rows without
+    a picture.
+    """
+    root = _existing(Path(directory).expanduser(), keys)
+    if csv is not None and pattern is not None:
+        raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
+    rows, walk, notes = Gathering(root, SPLITS), Walk(root, companions), []
+    if csv is not None:
+        for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
+            inside = file.is_relative_to(root)
+            rows.add(split, label, str(file.relative_to(root) if inside else file))
+    elif pattern is not None:
+        for split, folder in _parts(root, walk, keys, False, for_test).items():
+            _add_by_pattern(rows, split, folder, pattern, walk, keys)
+        notes += walk.notes(f"in {root}")
+    else:
+        for split, folder in _parts(root, walk, keys, True, for_test).items():
+            notes += _add_classes(rows, split, folder, walk, keys)
+        notes += walk.notes("in class folders")
+    listing = _listing(rows, notes, keys, for_test)
+    return listing if csv is None else replace(listing, notes=(*notes, *_not_in_table(listing)))
+
+
+def _parts(
+    root: Path, walk: Walk, keys: Keys, nested: bool, for_test: bool
+) -> dict[str | None, Path]:
+    """Each split's folder, or the whole ``root`` if it is not split."""
+    folders = layout.split_folders(root, walk, keys, nested, for_test)
+    if not folders:
+        return {None: root}
+    _refuse_strays(root, "beside the split folders", walk)
+    return folders
+
+
+def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
+    """Sort and check the collected rows."""
+    names, root = rows.class_names, rows.directory
+    if len(names) < 2 and not for_test:
+        raise UserError(
+            f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
+            f"{_folder_below(root, names[0], keys)}"
+        )
+    for name in names:
+        _refuse_undecodable(name, root)
+    files, labels, splits = rows.sorted()
+    listing = Listing(files, labels, names, splits, root, tuple(notes))
+    if not for_test:
+        _check_classes_in_splits(listing)
+    return listing
+
+
+def _refuse_undecodable(name: str, root: Path) -> None:
+    """A class is named in tables, pages and event files, all of them Unicode.
+
+    Files need not be: of them only the bytes count.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        raise UserError(
+            f"the class name {shown!r} in {root} is not UTF-8, which tables and pages are written "
+            "in: rename it"
+        ) from None
+
+
+def _check_classes_in_splits(listing: Listing) -> None:
+    if listing.splits is None:
+        return
+    present = {
+        split: {listing.class_names[k] for k in np.unique(listing.labels[listing.splits == split])}
+        for split in SPLITS
+        if (listing.splits == split).any()
+    }
+    if "train" not in present:
+        raise UserError(
+            f"no training pictures in {listing.directory}: every split but train is there"
+        )
+    for split in present:
+        for here, there in (("train", split), (split, "train")):
+            missing = sorted(present[here] - present[there], key=os.fsencode)
+            if missing:
+                more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+                raise UserError(
+                    f"class {missing[0]!r}{more} has pictures in {here} but none in {there} of "
+                    f"{listing.directory}: every split needs every class, spelt alike; "
+                    f"in {there} {nearest(missing[0], present[there])}"
+                )
+
+
+# ---------------------------------------------------------------------------------------- folders
+
+
+def _existing(directory: Path, keys: Keys) -> Path:
+    if directory.is_dir():
+        return directory
+    if directory.exists():
+        raise UserError(f"{directory} is a file: {keys.directory} names a folder of pictures")
+    parent = next((p for p in Path(os.path.abspath(directory)).parents if p.exists()), Path("/"))
+    if parent.is_dir() and parent == Path(os.path.abspath(directory)).parent:
+        beside = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+        hint = f"in {parent} {nearest(directory.name, beside)}"
+    else:
+        hint = f"the nearest existing place is {parent}"
+    raise UserError(
+        f"no folder {directory}: set {keys.directory} to where the pictures lie; {hint}"
+    )
+
+
+def _lead(folder: Path, root: Path) -> str:
+    """What stands before a picture's name in ``folder`` when it is called from ``root``."""
+    return "" if folder == root else os.path.join(folder.relative_to(root), "")
+
+
+def _refuse_strays(folder: Path, where: str, walk: Walk) -> None:
+    """Pictures next to folders have no class: say so rather than leave them out."""
+    strays = walk.look(folder)[1]
+    if strays:
+        raise UserError(
+            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
+            f"class: move them into a class folder or out of {folder}"
+        )
+
+
+def _add_classes(
+    rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
+) -> list[str]:
+    """Every picture in the class folders of ``folder``; lines a person should read."""
+    notes = []
+    if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
+        notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
+        folder = inner
+    classes, loose = walk.look(folder)
+    if not classes and loose:
+        raise _flat_folder(folder, loose, keys)
+    if split is None and layout.splits_in_classes(classes, walk):
+        notes.append(
+            "each class folder holds its own train/ and other split folders: taken as the splits"
+        )
+        for inner in classes:
+            for part in walk.look(inner)[0]:
+                _add_class(rows, split_of(part.name), inner.name, part, walk)
+        return notes
+    before, empty, branches, copies = len(rows), [], [], []
+    for inner in classes:
+        count = len(rows)
+        found = _add_class(rows, split, inner.name, inner, walk)
+        if len(rows) == count:
+            empty.append(inner)
+        branches.append(layout.branch(inner, [part for part, names in found if names]))
+        layout.refuse_data_set(inner, [part for part, _ in found], keys)
+        copies += layout.mirrors(found)
+    if len(rows) == before and not loose:
+        raise _nothing_in(folder, keys)
+    if empty:
+        raise _nothing_in(empty[0], keys)
+    _refuse_strays(folder, "beside the class folders", walk)
+    layout.refuse_levels(folder, branches, keys)
+    return notes + _mirror_notes(copies, walk.root)
+
+
+def _add_class(
+    rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
+) -> list[tuple[Path, list[str]]]:
+    """Add every picture below ``folder``; (folder, names) of it and of those in it."""
+    found = list(walk.below(folder))
+    for part, names in found:
+        lead = _lead(part, rows.directory)
+        rows.add_all(split, label, [lead + name for name in names])
+    return found
+
+
+def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
+    """One line on the folders that seem to hold what others hold already."""
+    if not copies:
+        return []
+    folders = "1 folder" if len(copies) == 1 else f"{len(copies)} folders"
+    names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
+    return [
+        f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
+        "like others of their class: they count as images of it; if they are smaller copies or "
+        "masks, move them out"
+    ]
+
+
+def _nothing_in(folder: Path, keys: Keys) -> UserError:
+    walk = Walk(folder)
+    for _ in walk.below(folder):
+        pass
+    seen = f", only {walk.left_out()}" if walk.unused else ""
+    wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
+    return UserError(
+        f"no pictures in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
+        "validation/ and test/ or with class folders, or try data=shapes"
+    )
+
+
+def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
+    """The error for loose pictures without labels: suggest the pattern their names follow."""
+    pattern = suggested_pattern(pictures, keys)
+    if pattern:
+        return UserError(
+            f"no class folders in {folder}, but names such as {pictures[0]} tell the class: "
+            f'try "{keys.pattern}={pattern}"'
+        )
+    return UserError(
+        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0]}: "
+        f"make one folder a class, or take labels from the names with {keys.pattern} (such as "
+        f"{PATTERN_EXAMPLE}) or from a table with {keys.csv}"
+    )
+
+
+def _folder_below(root: Path, name: str, keys: Keys) -> str:
+    """Where one class folder itself holds folders of pictures, that is what was meant."""
+    walk, inner = Walk(root), root / name
+    if not inner.is_dir():
+        return ""
+    inner = layout.classes_in(inner, walk)
+    below = walk.look(inner)[0]
+    if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
+        return ""
+    return (
+        f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
+    )
+
+
+# ------------------------------------------------------------------------- file names and tables
+
+
+def _add_by_pattern(
+    rows: Gathering, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
+) -> None:
+    """Every picture below ``folder``, the class read by ``pattern``."""
+    names = [_lead(part, folder) + name for part, found in walk.below(folder) for name in found]
+    if not names:
+        raise _nothing_in(folder, keys)
+    asked = names if "/" in pattern else [os.path.basename(name) for name in names]
+    lead = _lead(folder, rows.directory)
+    for label, name in zip(classes_in_names(asked, pattern, folder, keys), names, strict=True):
+        rows.add(split, label, lead + name)
+
+
+def _not_in_table(listing: Listing) -> list[str]:
+    """One line on the pictures that lie beside those a table names."""
+    named = set(map(os.fsdecode, listing.files.encoded()))
+    lost = Named()
+    for folder in sorted({os.path.dirname(name) for name in named}, key=os.fsencode):
+        for name in Walk(listing.directory).look(listing.directory / folder)[1]:
+            if (path := os.path.join(folder, name)) not in named:
+                lost.add(path)
+    if not lost.count:
+        return []
+    return [
+        f"{lost.count} images beside those of the table are not listed in it and not used: {lost}"
+    ]

@@ -1,0 +1,71 @@
+"""One name in two spellings: composed letters (é, NFC) or letters with their marks (e and ´, NFD).
+
+People and most systems write the first, macOS and what was packed there the second. They look the
+same, and are the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from convlens.core.errors import UserError
+
+
+def composed(name: str) -> str:
+    """The name in its composed spelling, in which names are compared and classes are called.
+
+    >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+    True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def place_of(name: str, names: Iterable[str]) -> int | None:
+    """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
+    wanted = composed(name)
+    return next((place for place, each in enumerate(names) if composed(each) == wanted), None)
+
+
+def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
+    """The path as the file system spells it; as it is where nothing of that name is there.
+
+    Args:
+        path: a file or folder, in any spelling of its parts.
+        known: what was found in folders; kept over many calls, each folder is listed once.
+
+    Raises:
+        UserError: two files of this name in other spellings than the one that was given.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    known = {} if known is None else known
+    found = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if part.isascii() or os.path.lexists(found / part):
+            found /= part
+            continue
+        if found not in known:
+            known[found] = _by_composed_name(found)
+        spellings = known[found].get(composed(part), [])
+        if not spellings:
+            return path
+        if len(spellings) > 1:
+            raise UserError(
+                f"{found} holds {len(spellings)} entries called {part}, in several spellings of "
+                f"its accents, and {path} may mean any of them: rename one"
+            )
+        found /= spellings[0]
+    return found
+
+
+def _by_composed_name(folder: Path) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    try:
+        for name in os.listdir(folder):
+            names.setdefault(composed(name), []).append(name)
+    except OSError:
+        pass  # no folder: nothing of that name is there
+    return names

@@ -1,0 +1,181 @@
+"""Twins: the same image twice, on both sides of a split or under two labels.
+
+Legend: N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.index.labels import SPLITS
+from convlens.data.index.listing import Listing
+
+_END = 4096  # bytes at a file's end that tell most files of equal size apart
+_NAMED = 4  # pairs of classes that one line names
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two files with the same bytes on both sides of a split."""
+
+    first: Path
+    first_split: str
+    second: Path
+    second_split: str
+
+
+def duplicates(listing: Listing) -> list[Duplicate]:
+    """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
+
+    One entry for each such file, with the first of its twins, in the listing's order; their labels
+    may differ.
+    """
+    return duplicates_among(listing, find_twins(listing))
+
+
+def find_twins(listing: Listing) -> list[list[int]]:
+    """Rows of files with the same bytes, group by group, each group and the groups rising.
+
+    Only groups with several splits or several classes: a picture that lies twice among the
+    training pictures of its class does no harm. Of files of equal size the last block is read, and
+    the whole only where that is equal too. Empty and missing files are left to decoding, which
+    names them.
+    """
+    part = _ranks(listing) * len(listing.class_names) + listing.labels
+    sizes = np.fromiter(map(_size, listing.files.located()), np.int64, len(listing))
+    rows = _shared(sizes, part, np.flatnonzero(sizes > 0))
+    marks = np.fromiter(map(_mark, listing.files[rows].located(), sizes[rows].tolist()),
+                        np.uint64, len(rows))  # fmt: skip
+    rows = rows[_shared(marks, part[rows], np.arange(len(rows)))]
+    by_content = defaultdict(list)
+    for row in rows.tolist():
+        by_content[_content(listing.files[row])].append(row)
+    return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
+
+
+def duplicates_among(listing: Listing, groups: Sequence[Sequence[int]]) -> list[Duplicate]:
+    """:func:`duplicates`, of groups that :func:`find_twins` has found."""
+    rank, pairs = _ranks(listing), []
+    for rows in groups:
+        first = min(rows, key=lambda row: (rank[row], row))
+        pairs += [(row, first) for row in rows if rank[row] > rank[first]]
+    return [
+        Duplicate(
+            listing.files[first], str(listing.splits[first]),
+            listing.files[second], str(listing.splits[second]),
+        )
+        for second, first in sorted(pairs)
+    ]  # fmt: skip
+
+
+def leaks_line(leaks: Sequence[Duplicate]) -> str:
+    """One line on pictures on both sides of the split; "" without any."""
+    if not leaks:
+        return ""
+    twin = leaks[0]
+    what = "picture lies" if len(leaks) == 1 else "pictures lie"
+    return (
+        f"{len(leaks)} {what} on both sides of the split, such as {twin.first} "
+        f"({twin.first_split}) and {twin.second} ({twin.second_split}); results on "
+        f"{'it' if len(leaks) == 1 else 'them'} are too good"
+    )
+
+
+def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
+    """One line on images that lie in several classes, within a split or across; "" without any.
+
+    Args:
+        groups: as :func:`find_twins` gives them.
+    """
+    counts: Counter[tuple[int, int]] = Counter()  # by pair of classes
+    examples: dict[tuple[int, int], tuple[int, int]] = {}
+    images = files = 0
+    for rows in groups:
+        first = {int(listing.labels[row]): row for row in reversed(rows)}  # of each class
+        if len(first) < 2:
+            continue
+        images, files = images + 1, files + len(rows)
+        for pair in combinations(sorted(first), 2):
+            counts[pair] += 1
+            examples.setdefault(pair, (first[pair[0]], first[pair[1]]))
+    if not images:
+        return ""
+    named = counts.most_common(_NAMED)
+    one, other = (listing.name_of(row) for row in examples[named[0][0]])
+    pairs = ", ".join(
+        f"{count} in both {listing.class_names[a]} and {listing.class_names[b]}"
+        for (a, b), count in named
+    )
+    if len(counts) > len(named):
+        more = len(counts) - len(named)
+        pairs += f", and {more} more {'pair' if more == 1 else 'pairs'} of classes"
+    what = "image has" if images == 1 else "images have"
+    return (
+        f"labels contradict: {images} {what} several labels ({pairs}; {files} files in all), such "
+        f"as {one} and {other}: no network can be right about them; keep each in one class"
+    )
+
+
+def _ranks(listing: Listing) -> np.ndarray:
+    """(N,) the number of each one's split; 0 where there are none."""
+    rank = np.zeros(len(listing), np.int64)
+    if listing.splits is not None:
+        for number, name in enumerate(SPLITS):
+            rank[listing.splits == name] = number
+    return rank
+
+
+def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows``, rising, whose value occurs in another part too.
+
+    values  (N,) numbers; rank (N,) the number of each one's part
+    """
+    rows = rows[np.argsort(values[rows], kind="stable")]
+    if not len(rows):
+        return rows
+    starts = np.flatnonzero(np.diff(values[rows], prepend=values[rows[0]] - values.dtype.type(1)))
+    ranks = rank[rows]
+    mixed = np.minimum.reduceat(ranks, starts) != np.maximum.reduceat(ranks, starts)
+    return np.sort(rows[np.repeat(mixed, np.diff(starts, append=len(rows)))])
+
+
+def _size(path: bytes) -> int:
+    """Bytes of a file; 0 of one that is not there."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _mark(path: bytes, size: int) -> int:
+    """A number by which the file's last bytes are known.
+
+    Of a million photographs nearly each one shares its size with another: reading them whole would
+    cost what decoding costs. What compression leaves at a file's end differs where pictures do.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            end = os.pread(descriptor, _END, max(0, size - _END))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"cannot read {os.fsdecode(path)}: {error.strerror}") from None
+    return int.from_bytes(hashlib.blake2b(end, digest_size=8).digest())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, hashlib.blake2b).digest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""Masks of the objects in images."""

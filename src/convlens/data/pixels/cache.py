@@ -1,0 +1,366 @@
+"""Arrays kept on disk between runs: memory-mapped, never half-written, rebuilt when in doubt.
+
+An entry is one ``.npy`` file an array and a JSON sidecar, which is written last and without which
+the arrays count for nothing. The sidecar holds the fingerprint of what the arrays were made from,
+and size, modification time and checksum of each array file, under a digest of its own. The
+checksum is of all bytes of a file up to ``CHECKED``; of a larger one, of so many bytes spread
+evenly over it: opening a cache must not take as long as making it.
+
+While an entry is built, its builder holds a lock on ``<name>.json.tmp``, the sidecar to be. So a
+second process that wants the same entry waits and then maps it; and temporary files whose lock is
+free belong to a process that died, and are removed. (The system frees locks at any death, where
+process numbers are reused by the next container.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.index.digests import digest
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, hence no waiting and no sweeping
+    fcntl = None
+
+FORMAT = 2
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
+_BLOCK = 1 << 24  # bytes written, or checked, at a time
+CHECKED = 1 << 30  # bytes of a file that are checked when it is opened: half a second's worth
+_ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What lies in the cache under one name; ``arrays`` are read-only memory maps."""
+
+    arrays: dict[str, np.ndarray]
+    paths: dict[str, Path]
+    notes: dict
+    from_cache: bool
+
+
+class ArrayFile:
+    """An ``.npy`` file of known shape being filled in any order, from any thread.
+
+    Written with ``pwrite``, not through a memory map: on a full disk a map kills the process
+    (SIGBUS), a write says so; and resident memory stays flat however large the array.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):
+        self.path, self.shape, self.dtype = path, tuple(map(int, shape)), np.dtype(dtype)
+        self._row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        path.unlink(missing_ok=True)  # never into a file that somebody else has open
+        with open(path, "xb") as file:
+            description = np.lib.format.dtype_to_descr(self.dtype)
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": description, "fortran_order": False, "shape": self.shape}
+            )
+            self._start = file.tell()
+            size = self._start + int(np.prod(self.shape)) * self.dtype.itemsize
+            file.truncate(size)  # rows never written read as zeros
+            self._info = os.fstat(file.fileno())
+        self._fd = os.open(path, os.O_RDWR)
+
+    def put(self, first: int, rows: np.ndarray) -> None:
+        """Write ``rows``, (n, …) of this file's dtype, at index ``first``."""
+        if not rows.size:
+            return  # an empty array has no memory to view
+        data = memoryview(np.ascontiguousarray(rows, dtype=self.dtype)).cast("B")
+        place = self._start + first * self._row
+        while data:
+            count = os.pwrite(self._fd, data[:_BLOCK], place)
+            data, place = data[count:], place + count
+
+    def is_there(self) -> bool:
+        """Whether ``path`` is still this file: no other process took it for abandoned."""
+        try:
+            return os.path.samestat(self._info, self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def close(self, sync: bool) -> None:
+        if sync:
+            os.fsync(self._fd)
+        os.close(self._fd)
+
+
+class Writer:
+    """Hands out the array files of an entry that is being built."""
+
+    def __init__(self, directory: Path, name: str, suffix: str, way_out: str):
+        self._directory, self._name, self._suffix = directory, name, suffix
+        self._way_out = way_out
+        self.files: dict[str, ArrayFile] = {}
+
+    def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> ArrayFile:
+        """A new array called ``key``; raises UserError at once if the disk cannot hold it."""
+        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(self._directory).free
+        if needed > free:
+            detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free"
+            raise disk_full(self._directory, detail, self._way_out)
+        path = self._directory / f"{self._name}.{key}.npy{self._suffix}"
+        try:
+            self.files[key] = ArrayFile(path, shape, dtype)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return self.files[key]
+
+
+def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
+    return UserError(
+        f"no room for the cache in {directory} ({detail}): free some, set CONVLENS_CACHE to a "
+        f"larger disk, {way_out}"
+    )
+
+
+def stored(
+    directory: str | os.PathLike,
+    name: str,
+    fingerprint: str,
+    build: Callable[[Writer], dict],
+    way_out: str = IN_MEMORY,
+) -> Entry:
+    """The entry ``name`` if it holds ``fingerprint``, else built, and then read back.
+
+    ``build(writer)`` fills the arrays it creates and returns JSON-able notes, kept beside them. It
+    may raise what it likes: nothing of it stays. Two processes that want one entry build it once.
+    ``way_out`` ends error messages: what to do besides making room.
+
+    Raises UserError if the folder cannot be written or the disk is full.
+    """
+    directory = Path(directory).expanduser()
+    with _explained(directory, way_out):
+        directory.mkdir(parents=True, exist_ok=True)
+        _sweep(directory)
+    for _ in range(_ATTEMPTS):
+        entry = _load(directory, name, fingerprint)
+        if entry is not None:
+            return entry
+        with _explained(directory, way_out), _owned(directory, name) as lock:
+            if lock is None or _load(directory, name, fingerprint) is not None:
+                continue  # another process was faster: read what it made
+            _build(directory, name, fingerprint, build, way_out, *lock)
+        entry = _load(directory, name, fingerprint)
+        if entry is not None:
+            return Entry(entry.arrays, entry.paths, entry.notes, from_cache=False)
+    raise UserError(
+        f"the cache in {directory} does not keep what is written (sizes or times change): set "
+        f"CONVLENS_CACHE to a local disk, {way_out}"
+    )
+
+
+def cached_arrays(
+    key: dict, make: Callable[[], dict[str, np.ndarray]], cache_dir: str | os.PathLike
+) -> dict[str, np.ndarray]:
+    """The arrays that ``make()`` gives, made once for each ``key`` (JSON-able; say it all in it).
+
+    Returns the same names; the arrays are read-only memory maps. Raises UserError if ``cache_dir``
+    cannot be written or is full.
+    """
+
+    def build(writer: Writer) -> dict:
+        for name, array in make().items():
+            writer.create(name, array.shape, array.dtype).put(0, array)
+        return {}
+
+    mark = digest(FORMAT, key)
+    return stored(cache_dir, f"arrays-{mark}", mark, build).arrays
+
+
+@contextlib.contextmanager
+def _explained(directory: Path, way_out: str) -> Iterator[None]:
+    """A full disk or an unusable folder, as the one line a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(directory, error.strerror, way_out) from None
+        raise UserError(
+            f"cannot write the cache folder {directory}: {error.strerror or error}; set "
+            f"CONVLENS_CACHE to another folder, {way_out}"
+        ) from None
+
+
+def _build(
+    directory: Path,
+    name: str,
+    fingerprint: str,
+    build: Callable,
+    way_out: str,
+    temporary: Path,
+    suffix: str,
+) -> None:
+    """Fill the temporary files, then move them into place, the sidecar last."""
+    writer, taken = Writer(directory, name, suffix, way_out), False
+    try:
+        done = False
+        try:
+            notes = build(writer)
+            done = True
+        finally:
+            for file in writer.files.values():
+                file.close(sync=done)
+        arrays = {}
+        for key, file in writer.files.items():
+            taken = not file.is_there()
+            if taken:
+                raise UserError(
+                    f"another machine builds the same cache in {directory}, whose locks do not "
+                    f"reach from one machine to the other: set CONVLENS_CACHE to a local disk of "
+                    f"each, or build it beforehand by a run on one of them"
+                )
+            with open(file.path, "rb") as written:
+                arrays[key] = _state(written)
+            os.replace(file.path, directory / f"{name}.{key}.npy")
+        content = {"fingerprint": fingerprint, "arrays": arrays, "notes": notes}
+        content["digest"] = digest(FORMAT, content)
+        with open(temporary, "w", encoding="utf-8") as sidecar:
+            json.dump(content, sidecar)
+            sidecar.flush()
+            os.fsync(sidecar.fileno())
+        os.replace(temporary, directory / f"{name}.json")
+    except BaseException:
+        for file in writer.files.values():
+            if file.is_there():
+                file.path.unlink(missing_ok=True)
+        if not taken:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
+    """The entry, if every byte of the sidecar and every array file is as it was written."""
+    try:
+        content = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+        if content.pop("digest") != digest(FORMAT, content):
+            return None
+        if content["fingerprint"] != fingerprint:
+            return None
+        arrays, paths = {}, {}
+        for key, expected in content["arrays"].items():
+            paths[key] = directory / f"{name}.{key}.npy"
+            arrays[key] = _mapped(paths[key], expected)
+        return Entry(arrays, paths, content["notes"], from_cache=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _state(file: BinaryIO) -> dict[str, int]:
+    """What an array file is known by: its size, its time, and CRC-32C over its blocks."""
+    info = os.fstat(file.fileno())
+    blocks = -(-info.st_size // _BLOCK)
+    most = CHECKED // _BLOCK
+    chosen = range(blocks)
+    if blocks > most:  # the first, the last, and those evenly between
+        chosen = [round(number * (blocks - 1) / (most - 1)) for number in range(most)]
+    mark = 0
+    for block in chosen:
+        file.seek(block * _BLOCK)
+        mark = google_crc32c.extend(mark, file.read(_BLOCK))
+    return {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "crc32c": mark}
+
+
+def _mapped(path: Path, expected: dict) -> np.ndarray:
+    """Map the file that was checked: opened once, so that it cannot be replaced in between."""
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        if (info.st_size, info.st_mtime_ns) != (expected["bytes"], expected["mtime_ns"]):
+            raise ValueError(f"{path} is not as it was written")
+        if _state(file) != expected:
+            raise ValueError(f"{path} holds other bytes than were written")
+        file.seek(0)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
+
+
+# ------------------------------------------------------------------------------------------ locks
+
+
+@contextlib.contextmanager
+def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
+    """Own the entry ``name``: yields (sidecar to be, suffix of temporary files).
+
+    Waits for another builder; yields None when that one has finished meanwhile. On a file system
+    without locks every process builds for itself under a name of its own, and the last wins.
+    """
+    path = directory / f"{name}.json.tmp"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _locked(fd, name):
+            path.unlink(missing_ok=True)
+            suffix = f".{os.getpid()}.tmp"
+            yield directory / f"{name}.json{suffix}", suffix
+        elif not _same_file(fd, path):
+            yield None
+        else:
+            yield path, ".tmp"
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int, name: str) -> bool:
+    """Take the lock, waiting for it if need be; False where the file system knows none."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that is building {name}", file=sys.stderr)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    """Whether ``path`` is still the open file, not moved into place or removed by its owner."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what dead processes left: the temporary files of entries whose lock is free."""
+    if fcntl is None:
+        return
+    for temporary in directory.glob("*.json.tmp"):
+        try:
+            fd = os.open(temporary, os.O_RDWR)
+        except FileNotFoundError:
+            continue  # finished a moment ago
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(fd, temporary):
+                for array in directory.glob(
+                    f"{temporary.name.removesuffix('.json.tmp')}.*.npy.tmp"
+                ):
+                    array.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # being built by a living process, or no locks here
+        finally:
+            os.close(fd)

@@ -1,0 +1,399 @@
+"""Shapes: the embedded data set, procedural pictures with the mask of the object in each.
+
+One object (disc, triangle, square, ...) of random colour, texture, size, angle and place lies on
+a natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
+distances, which give smooth edges, relief, shadows and masks at any picture size.
+
+Legend: N pictures, H = W = size in pixels, C channels; (h, w) is the window a thing is drawn in.
+Lengths are in picture widths, colours in 0..1. Arithmetic is float64 (sines and exponentials
+differ between processors in their last bit; the pictures must not).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from queue import SimpleQueue
+
+import numpy as np
+
+from convlens.core.errors import UserError
+
+VERSION = 1  # of the drawing: raised when the pictures of a seed change, so that caches notice
+_SIZES = (16, 256)  # smallest and largest picture, pixels
+_REACH = (0.25, 0.36)  # half the extent of an object
+_CONTRAST = 0.38  # least contrast of an object with the ground it lies on
+_LITTER = (4, 8)  # fewest and most distractors
+_CHUNK = 100  # pictures drawn between two reports of progress
+_WORTH_CHILDREN = 500 * 64 * 64  # pixels of a draw from which on starting children pays
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+# A ground: its colours from dark to light, how fast fine detail fades (spectral slope), how
+# elongated the grain is, and the grain's direction (radians; None = any).
+_GROUNDS = (
+    ("1f3314 35561f 4f7a2b 7fa043 b7c468", 1.3, 3.0, math.pi / 2),  # meadow
+    ("1d2018 3a3b22 5b5a2f 7d6f3c a08a55", 1.3, 1.0, None),  # forest floor
+    ("3a1d10 6b3415 a3561d c98a2e e0b85a", 1.5, 1.0, None),  # autumn leaves
+    ("8a7452 b3986b cdb58a dfcda6 efe3c6", 1.4, 1.6, None),  # sand
+    ("0d2f45 17506b 2b7a92 63a9b5 b5d8d6", 1.7, 4.0, 0.0),  # sea
+    ("3f78b5 6fa0d0 9fc3e2 d2e3ef f7f8f6", 2.1, 1.8, 0.0),  # sky with clouds
+    ("2e3033 55585b 7d7f80 a5a5a1 cbc9c2", 1.5, 1.0, None),  # stone
+    ("2a1a12 4b3122 6f4d36 957153 b89a7a", 1.5, 7.0, None),  # wood
+    ("8fa3b5 b4c4d1 d3dde4 e9eef1 fbfcfc", 1.9, 1.2, None),  # snow
+    ("2f2a3d 554468 82648f b08fb0 d8c3cf", 1.4, 1.5, None),  # heather
+    ("2b2a4a 5b4468 a8626f e29a72 f6d29a", 2.1, 3.5, 0.0),  # dusk
+)
+# Distractors, too elongated or broken to be taken for objects, and the grounds they are of.
+_CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
+
+
+@dataclass(frozen=True)
+class ShapePictures:
+    """Pictures with their labels (indices into :data:`CLASS_NAMES`) and object masks."""
+
+    images: np.ndarray  # (N, H, W, C) uint8
+    labels: np.ndarray  # (N,) int64
+    masks: np.ndarray  # (N, H, W) bool, True on the pixels where the object is seen
+
+
+# Outlines: signed distances (h, w), negative inside, of shapes that reach 1 from (0, 0), or 1.06.
+
+
+def _polygon(corners: list[tuple[float, float]], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Distance to a closed polygon; a point is inside if a ray crosses an odd number of edges."""
+    ax, ay = np.array(corners).T[:, :, None, None]
+    bx, by = (np.roll(end, -1, axis=0) for end in (ax, ay))
+    ex, ey, wx, wy = bx - ax, by - ay, u - ax, v - ay  # edges and offsets, (edges, h, w)
+    along = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0, 1)
+    squared = ((wx - ex * along) ** 2 + (wy - ey * along) ** 2).min(axis=0)
+    crossed = ((v >= ay) != (v >= by)) & ((ex * wy > ey * wx) == (ey > 0))
+    return np.where(np.logical_xor.reduce(crossed, axis=0), -1, 1) * np.sqrt(squared)
+
+
+def _spokes(*radii: float) -> list[tuple[float, float]]:
+    """Corners at these distances from the centre, at equal angles, the first one on top."""
+    turns = [2 * math.pi * i / len(radii) for i in range(len(radii))]
+    return [(r * math.sin(t), -r * math.cos(t)) for r, t in zip(radii, turns, strict=True)]
+
+
+def _box(u, v, width: float, height: float) -> np.ndarray:
+    return np.maximum(np.abs(u) - width, np.abs(v) - height)
+
+
+def _heart(u, v):  # a square with a disc on each of two sides
+    lobes = np.minimum(np.hypot(u - 0.3, v + 0.22), np.hypot(u + 0.22, v - 0.3)) - 0.52
+    return np.minimum(_box(u + 0.22, v + 0.22, 0.52, 0.52), lobes)
+
+
+_ARROW = [(0, -1), (0.9, 0), (0.34, 0), (0.34, 1), (-0.34, 1), (-0.34, 0), (-0.9, 0)]
+_OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: np.hypot(u, v) - 0.92,
+    "triangle": partial(_polygon, _spokes(1.06, 1.06, 1.06)),
+    "square": lambda u, v: _box(u, v, 0.75, 0.75),
+    "star": partial(_polygon, _spokes(*[1.06, 0.44] * 5)),
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.72) - 0.25,
+    "cross": lambda u, v: np.minimum(_box(u, v, 1, 0.31), _box(u, v, 0.31, 1)),
+    "heart": _heart,
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.48, v)),
+    "drop": lambda u, v: np.minimum(np.hypot(u, v) - 0.76, _box(u - 0.38, v - 0.38, 0.38, 0.38)),
+    "arrow": partial(_polygon, _ARROW),
+    "flower": lambda u, v: 0.7 * (np.hypot(u, v) - 0.74 - 0.26 * np.cos(5 * np.arctan2(v, u))),
+    "hourglass": lambda u, v: _box(0.8 * u, v, 0.54 * np.abs(v) + 0.09, 0.83),
+}
+CLASS_NAMES: tuple[str, ...] = tuple(_OUTLINES)
+
+
+def _debris(kind: str, u, v, length: float, bend: float) -> np.ndarray:
+    """Outline of a distractor; u, v in picture widths, ``bend`` in 0..1 varies the form."""
+    if kind == "leaf":
+        radius = length * (0.6 + 0.5 * bend)
+        offset = math.sqrt(radius * radius - 0.25 * length * length)
+        return np.maximum(np.hypot(u, v - offset), np.hypot(u, v + offset)) - radius
+    if kind == "twig":
+        curve = v - 1.5 * (bend - 0.5) * (u * u / length - length / 12)
+        return np.maximum(np.abs(curve) - 0.045 * length, np.abs(u) - 0.5 * length)
+    if kind == "pebble":
+        return np.hypot(u * (0.35 + 0.2 * bend), v) - (0.14 + 0.08 * bend) * length
+    slab = _box(u, v, 0.4 * length, 0.16 * length)
+    return np.maximum(slab, (u + (1 + bend) * v) * 0.6 - 0.1 * length)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+@lru_cache(maxsize=len(_GROUNDS))
+def _ramp(ground: int) -> np.ndarray:
+    """A colour table (1024, 3) running through the colours of a ground, dark to light."""
+    stops = np.array([list(bytes.fromhex(code)) for code in _GROUNDS[ground][0].split()]) / 255
+    at = np.linspace(0, len(stops) - 1, 1024)
+    return np.stack([np.interp(at, np.arange(len(stops)), stop) for stop in stops.T], axis=1)
+
+
+def _fractal(rng, size: int, slope: float, stretch: float = 1, angle: float = 0) -> np.ndarray:
+    """Noise (H, W) with a 1/f**slope spectrum, elongated along ``angle``; mean 0, deviation 1."""
+    fy, fx = np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)
+    along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
+    across = fy * math.cos(angle) - fx * math.sin(angle)
+    spectrum = rng.standard_normal((2, size, len(fx)))
+    spectrum /= (1 + along * along + across * across) ** (slope / 2)
+    spectrum[:, 0, 0] = 0
+    field = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (size, size))
+    return field / field.std()
+
+
+def _ground(rng, size: int) -> np.ndarray:
+    """One natural surface (H, W, 3)."""
+    kind = rng.integers(len(_GROUNDS))
+    _, slope, stretch, angle = _GROUNDS[kind]
+    grain = rng.uniform(0, math.pi) if angle is None else angle
+    tone = _fractal(rng, size, slope, stretch, grain) * rng.uniform(0.08, 0.18)
+    tone += rng.uniform(0.35, 0.65)
+    return _ramp(kind)[np.clip(tone * 1023, 0, 1023).astype(np.intp)]
+
+
+def _background(rng, size: int) -> np.ndarray:
+    """A ground (H, W, 3), or two that meet at a ragged border: shore, horizon, edge of a path."""
+    picture = _ground(rng, size)
+    if rng.random() < 0.4:
+        angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.25, 0.25)
+        x = (np.arange(size) + 0.5) / size - 0.5
+        border = x * math.cos(angle) + x[:, None] * math.sin(angle) - place
+        border += 0.05 * _fractal(rng, size, 1.8)
+        picture += (_ground(rng, size) - picture) * np.clip(0.5 + border * 25, 0, 1)[..., None]
+    return picture
+
+
+def _window(size: int, x: float, y: float, reach: float, angle: float):
+    """Slices of the picture within ``reach`` of (x, y), and there u, v: offsets turned by angle."""
+    edges = [(math.floor((at - reach) * size), math.ceil((at + reach) * size)) for at in (y, x)]
+    spans = tuple(slice(max(0, low), min(size, high)) for low, high in edges)
+    rows, columns = ((np.arange(span.start, span.stop) + 0.5) / size for span in spans)
+    down, right = (rows - y)[:, None], columns - x
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return spans, right * cosine + down * sine, down * cosine - right * sine
+
+
+def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int, relief, lift):
+    """Paint a thing and its shadow into ``region`` (h, w, 3); returns its cover (h, w) in 0..1.
+
+    Light comes from the upper left: edges that face it gain the share ``relief``, the shadow
+    falls ``lift`` to the lower right.
+    """
+    cover = np.clip(0.5 - distance * size, 0, 1)
+    step = max(1, round(lift * size))
+    shadow = 0.45 * np.clip(0.5 - distance[:-step, :-step] / (1.5 * lift), 0, 1)
+    region[step:, step:] *= 1 - shadow[..., None]
+    light = np.ones_like(distance)
+    facing = (distance[:-1, :-1] - distance[1:, 1:]) * size
+    light[1:, 1:] += relief * facing * np.clip(1 + distance[1:, 1:] / 0.05, 0, 1)
+    region += (colour * light[..., None] - region) * cover[..., None]
+    return cover
+
+
+def _litter(rng, picture: np.ndarray, x: float, y: float, length: float, kind: str):
+    """Lay a distractor on (x, y) of ``picture`` (H, W, 3); returns its slices and cover there."""
+    size, grounds = len(picture), _CLUTTER[kind]
+    spans, u, v = _window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
+    distance = _debris(kind, u, v, length, rng.random())
+    colour = _ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
+    # Two halves in unlike light: the midrib of a leaf, the curvature of a stone.
+    colour = colour * (1 + 0.2 * np.clip(v * (25 / length), -1, 1))[..., None]
+    return spans, _lay(picture[spans], distance, colour, size, 0.12, 0.01)
+
+
+def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours (3,) for an object, both clearly lighter or both darker than ``ground`` (3,)."""
+    candidates = rng.random((16, 3))
+    apart = candidates - ground
+    lighter = apart @ _LUMA
+    contrast = np.abs(lighter) + 0.5 * np.sqrt((apart * apart).mean(axis=1))
+    good = np.flatnonzero(contrast >= min(_CONTRAST, contrast.max()))
+    # One on either side would, mixed by the texture, melt into the ground.
+    alike = good[np.sign(lighter[good]) == np.sign(lighter[good[0]])]
+    return candidates[alike[0]], candidates[alike[-1]]
+
+
+def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
+    """Skin (h, w, 3) of an object: plain, striped, dotted, checked, shaded or mottled."""
+    kind, pitch, turn = rng.integers(6), rng.uniform(4, 7), rng.uniform(0, math.pi)
+    p, q = u * math.cos(turn) + v * math.sin(turn), v * math.cos(turn) - u * math.sin(turn)
+    cells = tuple(np.clip(w * 12 + 16, 0, 31).astype(np.intp) for w in (p, q))
+    mix = (
+        lambda: np.zeros_like(p),
+        lambda: 0.5 + 1.5 * np.sin(1.5 * pitch * p),
+        lambda: 2.5 * np.cos(pitch * p) * np.cos(pitch * q) - 0.6,
+        lambda: 0.5 + 3 * np.sin(pitch * p) * np.sin(pitch * q),
+        lambda: 0.5 + 0.6 * p,
+        lambda: 0.4 + 0.35 * _fractal(rng, 32, 1.4)[cells],
+    )[kind]()
+    return first + (second - first) * np.clip(mix, 0, 1)[..., None]
+
+
+def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
+    """Lay the object ``name`` wholly inside ``picture``; returns how much of it is seen, (H, W)."""
+    size, reach, squeeze = len(picture), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
+    x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
+    spans, u, v = _window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
+    u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
+    distance = _OUTLINES[name](u, v) * (reach * squeeze.min())
+    skin = _texture(rng, u, v, *_skins(rng, picture[spans].mean(axis=(0, 1))))
+    seen = np.zeros((size, size))
+    seen[spans] = _lay(picture[spans], distance, skin, size, 0.3, 0.025)
+    # A twig or two may cross it, as grass and branches do in photographs.
+    for _ in range(rng.integers(3)):
+        at = rng.uniform((x - reach, y - reach), (x + reach, y + reach))
+        where, cover = _litter(rng, picture, *at, rng.uniform(0.15, 0.3), "twig")
+        seen[where] *= 1 - cover
+    return seen
+
+
+def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
+    """Picture ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
+    rng = _generator(seed, stream, index)
+    picture = _background(rng, size)
+    for _ in range(rng.integers(*_LITTER, endpoint=True)):
+        kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]
+        _litter(rng, picture, *rng.random(2), rng.uniform(0.1, 0.26), kind)
+    seen = _place(rng, picture, CLASS_NAMES[index % classes])
+    picture *= rng.uniform(0.88, 1.12)  # exposure, then the grain of a sensor
+    picture += rng.normal(0, rng.uniform(0.003, 0.02), size=(size, size, 1))
+    if channels == 1:
+        picture = (picture @ _LUMA)[..., None]
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), seen >= 0.5
+
+
+def _check(key: str, value: int, low: int, high: float, way_out: str) -> None:
+    if not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise UserError(f"{key}={value}: {way_out.format(low=low, high=high)}")
+
+
+def draw_shapes(
+    count: int,
+    *,
+    size: int = 64,
+    channels: int = 3,
+    classes: int = 5,
+    seed: int = 0,
+    stream: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ShapePictures:
+    """Draw ``count`` pictures, in about two milliseconds each at 64 pixels on one core.
+
+    Picture i has class ``i % classes`` and is a pure function of (seed, stream, i, size,
+    channels, classes): how many are drawn, and by how many workers, changes nothing.
+
+    Args:
+        count: how many pictures, at least 1.
+        size: height and width, 16 to 256 pixels.
+        channels: 3 for colour, 1 for grey (the luma of the same picture).
+        classes: the first so many of :data:`CLASS_NAMES`, 2 to 12.
+        seed: any whole number from 0.
+        stream: separates draws of one seed: 0 training, 1 validation, 2 test.
+        workers: processes that draw; None draws few pictures here and many on all cores.
+        progress: called, in the calling thread, with the number of pictures done so far.
+
+    Raises: UserError where an argument is out of range; the message names its config key.
+    """
+    _check("data.pictures", count, 1, math.inf, "ask for at least 1 picture")
+    _check("data.size", size, *_SIZES, "shapes are drawn at {low} to {high} pixels")
+    _check("data.classes", classes, 2, len(CLASS_NAMES), "shapes can draw {low} to {high} classes")
+    _check("seed", seed, 0, math.inf, "use a whole number from 0")
+    if channels not in (1, 3) or isinstance(channels, bool):
+        raise UserError(f"data.channels={channels}: shapes have 3 channels (colour) or 1 (grey)")
+    if workers is None:
+        workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
+    images = np.empty((count, size, size, channels), np.uint8)
+    masks = np.empty(images.shape[:3], bool)
+    settings = (size, channels, classes, seed, stream)
+    jobs = [(at, min(at + _CHUNK, count), settings) for at in range(0, count, _CHUNK)]
+    drawn = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
+    for (start, stop, _), chunk in zip(jobs, drawn, strict=True):
+        images[start:stop], masks[start:stop] = chunk
+        if progress is not None:
+            progress(stop)
+    return ShapePictures(images, np.arange(count, dtype=np.int64) % classes, masks)
+
+
+def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures start..stop-1 of ``job`` = (start, stop, settings): their images and masks."""
+    start, stop, settings = job
+    images, masks = zip(*(_draw_one(index, *settings) for index in range(start, stop)), strict=True)
+    return np.stack(images), np.stack(masks)
+
+
+def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """:func:`_draw_chunk` of each job, in order, by child processes that run this very file.
+
+    multiprocessing would import the caller's main module in each, and with it torch (seconds),
+    or fork a process in which torch has threads running.
+    """
+    idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
+
+    def fetch(job: tuple) -> tuple[np.ndarray, np.ndarray]:
+        child = idle.get()
+        try:
+            pickle.dump(job, child.stdin)
+            child.stdin.flush()
+            return pickle.load(child.stdout)
+        finally:
+            idle.put(child)  # a dead one too: the next job then fails instead of waiting
+
+    # One thread of linear algebra each: the children are the parallelism.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command, pipe = [sys.executable, "-P", __file__], subprocess.PIPE
+    with ExitStack() as stack:
+        for _ in range(min(workers, len(jobs))):
+            child = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+            idle.put(stack.enter_context(child))
+        yield from stack.enter_context(ThreadPoolExecutor(idle.qsize())).map(fetch, jobs)
+
+
+def paint_shortcut(
+    images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int = 0
+) -> np.ndarray:
+    """Paint, in place, a small mark that gives the class away into a corner of some pictures.
+
+    A network that sees marked training pictures learns the mark and not the object, and fails
+    on pictures without it: the clever horse, to be caught by looking at its explanations.
+
+    Args:
+        images: (N, H, W, C) uint8, C 1 or 3; changed in place.
+        labels: (N,) whole numbers in 0..classes-1; the label chooses the mark's colour.
+        share: how much of the pictures is marked, 0..1; exactly ``round(share * N)`` are.
+        classes: number of classes, and of colours.
+        seed, stream: choose the pictures; the corner, one for all streams, hangs on seed alone.
+
+    Returns: (N,) bool, True where a picture was marked.
+    Raises: UserError where ``share`` is not in 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"data.shortcut={share}: the share of marked pictures goes from 0 to 1")
+    count, size, _, channels = images.shape
+    marked = _generator(seed, stream, 0, 1).permutation(count) < round(share * count)
+    side, margin = max(3, size // 9), max(1, size // 64)
+    near, far = slice(margin, margin + side), slice(size - margin - side, size - margin)
+    corner = _generator(seed, 0, 0, 2).integers(4)
+    rows, columns = (far if corner & bit else near for bit in (1, 2))
+    steps = [label / classes for label in range(classes)]  # hues, or levels of grey
+    colours = [(step,) if channels == 1 else colorsys.hsv_to_rgb(step, 0.9, 0.95) for step in steps]
+    colours = np.rint(255 * np.array(colours)).astype(np.uint8)
+    images[marked, rows, columns] = colours[labels[marked]][:, None, None]
+    return marked
+
+
+if __name__ == "__main__":  # in a child: jobs come in, drawn chunks go out, until the pipe closes
+    while sys.stdin.buffer.peek(1):
+        pickle.dump(_draw_chunk(pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
+        sys.stdout.buffer.flush()

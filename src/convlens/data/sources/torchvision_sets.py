@@ -1,0 +1,227 @@
+"""MNIST and CIFAR-10: torchvision's own download and checksums, files used where they lie.
+
+Legend: N pictures, H W C height, width, channels. Both sets fit in memory and are read whole.
+
+A folder that holds the files is only read, never written: compressed files are read as they are,
+where torchvision would unpack next to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import pickle
+import shutil
+import socket
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torchvision import datasets
+
+from convlens.core.errors import UserError
+
+Split = tuple[np.ndarray, np.ndarray]
+
+MNIST_CLASSES = tuple("0123456789")
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+TIMEOUT = 30  # seconds without a byte before a server counts as gone
+
+_MNIST_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# What reading a damaged compressed file raises.
+_DAMAGE = (EOFError, zlib.error, tarfile.TarError, struct.error, ValueError)
+
+
+def mnist(directory: str | os.PathLike, download: bool = True) -> dict[str, Split]:
+    """``{"train": (images, labels), "test": …}``: (N, 28, 28, 1) uint8 and (N,) int64, 0 to 9.
+
+    The four IDX files, with or without ``.gz``, are looked for in ``directory/MNIST/raw``,
+    ``directory/raw`` and ``directory``; what is missing from all is downloaded to the first.
+
+    Raises UserError: a file missing and not to be had (with its official address), or damaged.
+    """
+    directory = Path(directory).expanduser()
+    folder = _mnist_folder(directory)
+    if folder is None:
+        if not download:
+            raise _missing_mnist(directory, "")
+        _download(datasets.MNIST, directory, "MNIST/raw", "*.gz", _missing_mnist)
+        folder = _mnist_folder(directory)
+        if folder is None:
+            raise _missing_mnist(directory, "; the download left them incomplete")
+    return {split: _mnist_split(folder, *names) for split, names in _MNIST_FILES.items()}
+
+
+def _mnist_folder(directory: Path) -> Path | None:
+    names = [name for pair in _MNIST_FILES.values() for name in pair]
+    for folder in (directory / "MNIST" / "raw", directory / "raw", directory):
+        if all(_idx_file(folder, name) for name in names):
+            return folder
+    return None
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    """The compressed file before the plain one: it carries a checksum of its content."""
+    for file in (folder / f"{name}.gz", folder / name):
+        if file.is_file():
+            return file
+    return None
+
+
+def _mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
+    images = _read_idx(_idx_file(folder, images_name))
+    labels = _read_idx(_idx_file(folder, labels_name))
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{folder / images_name} holds {images.shape} and {labels_name} {labels.shape}: "
+            "pictures and labels do not belong together; remove them to download them again"
+        )
+    if labels.size and labels.max() >= len(MNIST_CLASSES):
+        raise UserError(
+            f"{folder / labels_name} holds the label {labels.max()}: expected digits 0 to 9"
+        )
+    return images[..., None], labels.astype(np.int64)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """An IDX file of bytes: 00 00 08, number of dimensions, each size big-endian, the data."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read()
+        zero, kind, dimensions = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{dimensions}I", content, 4)
+        if (zero, kind) != (0, 8):
+            raise ValueError("not an IDX file of bytes")
+        # reshape refuses a file that was cut off, or holds more than it says
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+    except (OSError, *_DAMAGE) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to download it again") from None
+
+
+def _missing_mnist(directory: Path, detail: str) -> UserError:
+    names = " ".join(name for name, _ in datasets.MNIST.resources)
+    return UserError(
+        f"MNIST is not in {directory}{detail}: put {names} into {directory / 'MNIST' / 'raw'}, "
+        f"from {' or '.join(datasets.MNIST.mirrors)}"
+    )
+
+
+def cifar10(directory: str | os.PathLike, download: bool = True) -> dict[str, Split]:
+    """``{"train": (images, labels), "test": …}``: (N, 32, 32, 3) uint8 RGB and (N,) int64, 0 to 9.
+
+    Looked for in ``directory``: the archive ``cifar-10-python.tar.gz``, the folder
+    ``cifar-10-batches-py``, or its files directly. Else downloaded.
+
+    Raises UserError: missing and not to be had (with the official address), or a file whose MD5 is
+    not torchvision's. The files are pickles, which can run code: none other is opened.
+    """
+    directory = Path(directory).expanduser()
+    files = _cifar_files(directory)
+    if files is None:
+        if not download:
+            raise _missing_cifar(directory, "")
+        source = datasets.CIFAR10
+        _download(source, directory, source.base_folder, "*", _missing_cifar)
+        files = _cifar_files(directory)
+        if files is None:
+            raise _missing_cifar(directory, "; the download left it incomplete")
+    names = pickle.loads(files[datasets.CIFAR10.meta["filename"]], encoding="latin1")
+    if tuple(names[datasets.CIFAR10.meta["key"]]) != CIFAR10_CLASSES:
+        raise UserError(f"the class names in {directory} are not CIFAR-10's: {names}")
+    return {
+        "train": _cifar_split(files, [name for name, _ in datasets.CIFAR10.train_list]),
+        "test": _cifar_split(files, [name for name, _ in datasets.CIFAR10.test_list]),
+    }
+
+
+def _cifar_split(files: dict[str, bytes], names: list[str]) -> Split:
+    batches = [pickle.loads(files[name], encoding="latin1") for name in names]
+    images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([batch["labels"] for batch in batches]).astype(np.int64)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels
+
+
+def _cifar_files(directory: Path) -> dict[str, bytes] | None:
+    """The content of the checked batch files by name, or None if they are not all there."""
+    source = datasets.CIFAR10
+    sums = dict([*source.train_list, *source.test_list])
+    sums[source.meta["filename"]] = source.meta["md5"]
+    place = directory
+    for folder in (directory / source.base_folder, directory):
+        if all((folder / name).is_file() for name in sums):
+            place, files = folder, {name: (folder / name).read_bytes() for name in sums}
+            break
+    else:
+        place = directory / source.filename
+        if not place.is_file():
+            return None
+        files = _from_archive(place, sums)
+    for name, md5 in sums.items():
+        if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != md5:
+            raise UserError(f"{name} in {place} is damaged (its MD5 differs): remove it to "
+                            "download it again")  # fmt: skip
+    return files
+
+
+def _from_archive(path: Path, names: dict[str, str]) -> dict[str, bytes]:
+    try:
+        with tarfile.open(path) as archive:
+            folder = datasets.CIFAR10.base_folder
+            return {name: archive.extractfile(f"{folder}/{name}").read() for name in names}
+    except (OSError, KeyError, AttributeError, *_DAMAGE) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to download it again") from None
+
+
+def _missing_cifar(directory: Path, detail: str) -> UserError:
+    source = datasets.CIFAR10
+    return UserError(
+        f"CIFAR-10 is not in {directory}{detail}: put {source.filename} there, from {source.url}"
+    )
+
+
+def _download(source: type, directory: Path, below: str, files: str, missing) -> None:
+    """Let torchvision download and check into a temporary folder; then move the files in.
+
+    Each file appears under its own name only when it is complete, so a run killed half-way leaves
+    nothing that a later one would take for the data set.
+    """
+    temporary = directory / f".download.{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        with _socket_timeout():
+            source(temporary, train=True, download=True)
+        target = directory / below
+        target.mkdir(parents=True, exist_ok=True)
+        for file in sorted((temporary / below).glob(files)):
+            os.replace(file, target / file.name)
+    except (OSError, RuntimeError, *_DAMAGE) as error:
+        # URLError is an OSError; torchvision's RuntimeError lists every mirror over many lines
+        raise missing(directory, f" and cannot be downloaded ({_brief(error)})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:157] + "…"
+
+
+@contextlib.contextmanager
+def _socket_timeout() -> Iterator[None]:
+    """torchvision opens addresses without a time limit and would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

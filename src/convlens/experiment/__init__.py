@@ -1,0 +1,1 @@
+"""The life of a run: assemble, prepare, fit, evaluate, predict, summarise."""

@@ -1,0 +1,25 @@
+"""Which checkpoint a person means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convlens.rundir.paths import newest_run
+
+# a small trained network and images of `shapes`
+EXAMPLE = Path(__file__).parents[1] / "example"
+EXAMPLE_NAME = "example"  # what ckpt= says for it
+
+
+def checkpoint_path(asked: str | None, home: str | None) -> Path:
+    """The checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best.
+
+    ``last`` is the newest run that has one, ``example`` the network that comes with the package.
+    """
+    if asked == EXAMPLE_NAME:
+        return EXAMPLE / "shapes.ckpt"
+    if asked not in (None, "last"):
+        return Path(asked).expanduser()
+    newest = asked == "last" or home == "last"
+    best = Path("checkpoints") / "best.ckpt"
+    return (newest_run(str(best)) if newest else Path(home).expanduser()) / best

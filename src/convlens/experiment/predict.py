@@ -1,0 +1,134 @@
+"""``predictions.csv``: each picture's probabilities, for any number of pictures in little memory.
+
+One row a picture: ``file, predicted, confidence``, a column ``probability/<class>`` in [0, 1] for
+each class, and ``error``, which says why a file gave no picture (its other columns are empty). The
+columns of classes have a beginning that no other has: a class may be called ``file`` or ``true``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from convlens.data.index.labels import csv_line
+from convlens.data.pixels.decode import PictureError, decode_picture
+from convlens.data.pixels.load import cores, pillow_settings
+
+if TYPE_CHECKING:  # a run writes tables too, and asks no explainer
+    from convlens.experiment.explainer import Explainer
+
+
+@dataclass
+class Predicted:
+    """What :func:`predict_files` did.
+
+    Attributes:
+        counts: predicted class -> pictures.
+        refused: one line for each file that gave no picture.
+        seconds: all of it.
+    """
+
+    counts: Counter = field(default_factory=Counter)
+    refused: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def write_table(
+    file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
+    *, last: str = "error",
+) -> None:  # fmt: skip
+    """Write ``predictions.csv``: whole under its name, or as ``.part`` as far as it came.
+
+    Args:
+        rows: (file, probabilities ``(K,)`` or None, what stands in the last column).
+        last: the last column's name: ``error``, or ``true`` where the classes are known.
+    """
+    beside = file.with_name(f"{file.name}.part")
+    # surrogateescape: file names need not be UTF-8, and must come back as they were
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        of_classes = [f"probability/{name}" for name in class_names]
+        out.write(csv_line(["file", "predicted", "confidence", *of_classes, last]))
+        for name, shares, told in rows:
+            if shares is None:
+                out.write(csv_line([name, "", "", *[""] * len(class_names), told]))
+                continue
+            best = int(shares.argmax())
+            values = [f"{share:.6g}" for share in shares.tolist()]
+            out.write(csv_line([name, class_names[best], values[best], *values, told]))
+    os.replace(beside, file)
+
+
+def predict_files(
+    explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64
+) -> Predicted:
+    """Write the table for ``files``; broken ones get a row that says why.
+
+    The next batch is decoded, in threads, while the network answers to this one; no more than two
+    batches of pictures are held.
+
+    Raises:
+        OSError: the table cannot be written; what was written stays as ``predictions.csv.part``.
+    """
+    done, began = Predicted(), time.perf_counter()
+
+    def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
+        for part, pictures in _decoded(explainer, files, batch):
+            good = [picture for picture in pictures if isinstance(picture, torch.Tensor)]
+            shares = iter(explainer.probabilities(torch.stack(good)).numpy() if good else [])
+            for file, picture in zip(part, pictures, strict=True):
+                if isinstance(picture, PictureError):
+                    done.refused.append(str(picture))
+                    yield str(file), None, picture.reason
+                else:
+                    found = next(shares)
+                    done.counts[explainer.class_names[int(found.argmax())]] += 1
+                    yield str(file), found, ""
+
+    write_table(table, explainer.class_names, _with_bar(rows(), len(files)))
+    done.seconds = time.perf_counter() - began
+    return done
+
+
+def _decoded(explainer: Explainer, files: Sequence[Path], batch: int):
+    """Parts of ``files`` with their pictures, or what was wrong with them, one part ahead."""
+
+    def read(file: Path) -> torch.Tensor | PictureError:
+        try:
+            pixels = decode_picture(file, explainer.recipe)
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+        except PictureError as error:
+            return error
+
+    parts = [files[start : start + batch] for start in range(0, len(files), batch)]
+    threads = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+    with pillow_settings(), threads as pool:  # around all threads: they belong to the process
+        coming = [pool.submit(read, file) for file in parts[0]] if parts else []
+        for place, part in enumerate(parts):
+            now = coming
+            after = parts[place + 1] if place + 1 < len(parts) else []
+            coming = [pool.submit(read, file) for file in after]
+            yield part, [future.result() for future in now]
+
+
+def _with_bar(rows: Iterator, total: int) -> Iterator:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from rows
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("predicting", total=total)
+        for row in rows:
+            yield row
+            bars.advance(task)

@@ -1,0 +1,81 @@
+"""What is written into a run's folder before training: config, split, pictures, probes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.core.processes import first_process
+from convlens.data.index.listing import Listing
+from convlens.data.index.splits import read_split, write_split
+from convlens.data.index.unchanged import check_state, digests_of, write_state
+from convlens.data.probes import Probes, choose_probes, own_probes
+from convlens.draw.canvas import to_uint8
+from convlens.draw.jpeg import encode_png
+from convlens.experiment.assemble import Run
+from convlens.rundir.write import write_config
+
+log = logging.getLogger("convlens")
+
+
+def prepare(run: Run, home: Path, resumed: bool) -> None:
+    """Write what is known before training: config, split, probes; attach the probes.
+
+    Raises:
+        UserError: the data of a resumed run is not what it was.
+    """
+    config = run.config
+    listing = run.data.index.listing
+    if first_process():
+        if listing is not None:
+            _compare(listing, digests_of(listing, run.data.dataset), home, resumed)
+        write_config(home, config)
+        if listing is not None:
+            write_split(home / "split.csv", listing)
+    if config["probes"]["files"]:
+        probes = own_probes(config["probes"]["files"], run.data.class_names, config["data"])
+    else:
+        pictures = run.data.dataset.splits["validation"]
+        probes = choose_probes(
+            pictures, run.data.class_names, count=config["probes"]["count"], seed=config["seed"]
+        )
+    if first_process():
+        _keep_probes(probes, home / "probes")
+    for callback in run.explanations:
+        callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
+
+
+def _compare(listing: Listing, digests: np.ndarray, home: Path, resumed: bool) -> None:
+    """Note which pictures a run begins with; refuse to go on with others."""
+    noted = home / "pictures.csv"
+    if resumed and (home / "split.csv").exists():
+        _check_split(read_split(home / "split.csv", listing), listing)
+    if not (resumed and noted.exists()):
+        write_state(noted, listing, digests)
+    elif line := check_state(noted, listing, digests):
+        log.warning(line)
+
+
+def _check_split(before: Listing, now: Listing) -> None:
+    """Refuse a division that came out otherwise, as it does when images were added or removed."""
+    moved = np.flatnonzero(before.splits != now.splits)
+    if len(moved):
+        row = int(moved[0])
+        raise UserError(
+            f"{now.name_of(row)} was in {before.splits[row]} when the run began and would be in "
+            f"{now.splits[row]} now ({len(moved)} such): images were added to {now.directory} or "
+            f"removed; put them back as they were, or start a new run"
+        )
+
+
+def _keep_probes(probes: Probes, home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    lines = ["probe\tsource"]
+    for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
+        (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
+        lines.append(f"{name}\t{' '.join(source.splitlines())}")
+    text = "\n".join(lines) + "\n"  # a file's name need not be UTF-8
+    (home / "probes.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")

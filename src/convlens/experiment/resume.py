@@ -1,0 +1,161 @@
+"""What may change when a run is resumed; what would give it another end is refused in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convlens.config.compose import changed
+from convlens.core.errors import UserError
+from convlens.data.index.unchanged import PLACES
+
+if TYPE_CHECKING:
+    from convlens.training.finetune.schedule import Schedule
+
+# what the trained weights do not depend on; and the length, see `check_length`
+FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget", *PLACES)
+# what a hand may have changed in config.yaml, and the checkpoint knows better
+FIXED = ("seed", "training", "optimizer", "scheduler", "finetune")
+
+
+def resumed_config(config: dict, words: list[str]) -> dict:
+    """The config of a run with what was typed behind ``resume``.
+
+    Args:
+        config: as the run folder holds it.
+        words: ``key=value``, or ``trainer=NAME``.
+
+    Raises:
+        UserError: a word that fits no key, or that would make another run of it.
+    """
+    asked = changed(config, words)
+    if asked["trainer"]["fast_dev_run"]:
+        raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
+    last = f"finetune.phases.{len(config['finetune']['phases'] or []) - 1}.epochs"
+    for key in _differences(changed(config, []), asked):
+        if key != last and not key.startswith(FREE):
+            raise UserError(
+                f"{key}: a run goes on as it began, and this key cannot change on resume; "
+                f"training.epochs=, trainer=, data.dir= and looking.…= may change; start a new run "
+                f"with another {key}"
+            )
+    typed = {word.partition("=")[0] for word in words}
+    if last in typed and "training.epochs" not in typed:
+        asked["training"]["epochs"] = None  # all that the phases have
+    return asked
+
+
+def asks_for_more(config: dict, asked: dict, checkpoint: dict) -> bool:
+    """Whether a finished run has anything left to do; that its images moved is nothing to do.
+
+    Args:
+        config: as the run folder holds it, perhaps edited by hand; ``asked``: with what was typed.
+        checkpoint: the run's last.
+    """
+    trained = checkpoint["hyper_parameters"]["config"]
+    if any(_differences(trained.get(group), asked[group]) for group in FIXED):
+        return True
+    return any(key not in PLACES for key in _differences(changed(config, []), asked))
+
+
+def _differences(one: object, other: object, prefix: str = "") -> list[str]:
+    """The keys, with dots, whose values differ."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return [prefix.rstrip(".")] if one != other else []
+    found = []
+    for key in {**one, **other}:
+        found += _differences(one.get(key), other.get(key), f"{prefix}{key}.")
+    return found
+
+
+def check_resumed(checkpoint: dict, config: dict, schedule: Schedule, home: Path) -> None:
+    """Hold a config against the checkpoint that it is to go on from.
+
+    Args:
+        checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
+        config: settled.
+        schedule: of that config.
+        home: the run folder, for messages.
+
+    Raises:
+        UserError: what was trained so far is not what this config would have trained.
+    """
+    theirs = checkpoint["hyper_parameters"]["config"]
+    last = f"finetune.phases.{len(schedule.phases) - 1}.epochs"
+    for group in FIXED:
+        for key in _differences(theirs.get(group), config[group], f"{group}."):
+            if key not in ("training.epochs", "training.eval_batch_size", last):
+                raise UserError(
+                    f"{home / 'config.yaml'}: the checkpoint is of another schedule or training, "
+                    f"with another {key}; put it back, or start a new run with it"
+                )
+    check_length(checkpoint, config, schedule, home)
+
+
+def check_length(checkpoint: dict, config: dict, schedule: Schedule, home: Path) -> None:
+    """Whether a run may become longer or shorter, having come as far as a checkpoint.
+
+    Raises:
+        UserError: the learning rates so far depend on the length, or the length is no matter.
+    """
+    theirs = checkpoint["hyper_parameters"]["config"]
+    before, after = theirs["training"]["epochs"], config["training"]["epochs"]
+    phases = [each["finetune"]["phases"] or [] for each in (theirs, config)]
+    # within phases the rates know the phase's length, not that of the run
+    spans = [ends[-1]["epochs"] if ends else length for ends, length in
+             zip(phases, (before, after), strict=True)]  # fmt: skip
+    done = checkpoint["epoch"] + ("convlens_amid_epoch" not in checkpoint)
+    if (before, spans[0]) == (after, spans[1]):
+        return
+    key = f"finetune.phases.{len(phases[1]) - 1}.epochs" if phases[1] else "training.epochs"
+    began = schedule.at(done, checkpoint.get("convlens_record", {}))
+    concerned = not phases[1] or began[0] is schedule.phases[-1]
+    if spans[0] != spans[1] and concerned and schedule.depends_on_length:
+        raise UserError(
+            f"{key}={spans[1]}: scheduler={schedule.scheduler['name']} spreads the learning rates "
+            f"over all {spans[0]} epochs, so a run of {spans[1]} would have had other rates from "
+            f"its start; train a new run of that length, or one with scheduler=constant, step or "
+            f"exponential, which can be made longer"
+        )
+    if after < done:
+        raise UserError(f"training.epochs={after}: {home} has trained {done} epochs already")
+    if after > before and (ended := _ended_by(checkpoint, schedule, done)):
+        raise UserError(
+            f"training.epochs={after}: {home} was ended by {ended} after {done} epochs, and more "
+            f"epochs do not change that; start a new run"
+        )
+
+
+def _ended_by(checkpoint: dict, schedule: Schedule, done: int) -> str:
+    """The rule that ended a run before its last epoch, or nothing."""
+    states = checkpoint.get("callbacks", {}).items()
+    stops = [each for name, each in states if str(name).startswith("EarlyStop")]
+    if any(each.get("stopped_epoch") for each in stops):
+        return "training.early_stopping"
+    last = schedule.phases[-1]
+    if last.until and schedule.finished(done, checkpoint.get("convlens_record", {})):
+        return f"finetune.phases.{last.number}.until"
+    return ""
+
+
+def check_processes(checkpoint: dict, processes: int, home: Path) -> str:
+    """Whether as many processes go on as have trained so far; a note where it is not known.
+
+    Raises:
+        UserError: there are more or fewer.
+    """
+    trained = checkpoint.get("convlens_processes")
+    if trained is None:
+        return (
+            f"the checkpoint is an older one, which does not say how many processes trained it; "
+            f"going on with {processes}"
+        )
+    if trained != processes:
+        raise UserError(
+            f"{home} was trained by {trained} processes, but here it would be {processes}: resume "
+            f"with as many devices (trainer.devices={trained}), or start a new run"
+        )
+    return ""

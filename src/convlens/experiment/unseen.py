@@ -1,0 +1,316 @@
+"""Which images a checkpoint is tested on: its run's own test split, or other data it has not seen.
+
+Legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError, nearest
+from convlens.data.datamodule import PictureData
+from convlens.data.index.files import Files
+from convlens.data.index.names import composed
+from convlens.data.index.split_record import USED, SplitRecord
+from convlens.data.pictures import Dataset
+from convlens.data.pixels.contents import FileDigests
+from convlens.data.sources.sources import Index, Pool, cache_dir, data_dir, pool
+from convlens.experiment.data import data_of
+from convlens.models.state import load_data
+
+log = logging.getLogger("convlens")
+# keys of `data` that say how images are read, not which ones; the rest names the data
+_READING = ("size", "channels", "resize", "interpolation")
+_APART = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
+_OLD = (
+    "the checkpoint does not record which images its run was trained on (an earlier version wrote "
+    "it): whether any of the tested images are among them cannot be told"
+)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a checkpoint is tested on.
+
+    Attributes:
+        data: with a test split.
+        own: whether these are the whole test split of the checkpoint's run, read as the run read
+            them; only then are the results the run's own.
+        place: what the data is called.
+        lines: what a person should know of the choice.
+        left_out: name and reason of every image that is not tested because the run has used it.
+    """
+
+    data: PictureData
+    own: bool
+    place: str
+    lines: Sequence[str]
+    left_out: Sequence[tuple[str, str]] = ()
+
+
+def images_to_test(config: dict, checkpoint: dict) -> Tested:
+    """Choose the images that a checkpoint is tested on.
+
+    Of the data that the run was trained on these are the images of its test split, known by their
+    content, whatever was added, renamed or moved since. Of other data it is its test split where it
+    has one, else all of it. What the run was trained or validated on is left out of either.
+
+    Args:
+        config: resolved; which data is meant.
+        checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
+
+    Raises:
+        UserError: nothing is left, or the data has classes that the checkpoint does not know.
+    """
+    stored, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
+    record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
+    same_data = _same_data(stored, config)
+    lines = _unused_keys(stored, config, same_data)
+    if record is None and same_data:
+        return _by_the_old_split(config, stored, names, [_OLD, *lines])
+    spec = config["data"]
+    if same_data:  # drawn pictures depend on it
+        spec = {**spec, "split": stored["data"]["split"]}
+    images = pool(spec, config["seed"])
+    if record is None:
+        chosen = _others(images, np.full(len(images.labels), ""))
+        lines = [_OLD, *lines]
+    else:
+        chosen = _chosen(images, record, same_data, spec.get("on_error") == "skip")
+    lines += [*images.notes, *chosen.lines]
+    dataset = _in_order(images.load(chosen.rows), images, chosen.rows, names)
+    lines += [*dataset.notes, *_absent(dataset, names)]
+    own = chosen.own and not dataset.skipped and _read_alike(stored, config)
+    left = [(images.names[row], USED[used]) for row, used in chosen.left_out]
+    return Tested(_test_data(config, dataset), own, images.place, lines, left)
+
+
+def images_used_before(config: dict, start: Path | None) -> np.ndarray:
+    """Digests of what earlier runs have used whose weights a run starts from; often none.
+
+    Args:
+        config: of the run; ``model.weights`` may be another run's checkpoint.
+        start: the checkpoint of a resumed run, which knows them itself.
+    """
+    path = start or Path(str(config["model"].get("weights", ""))).expanduser()
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return np.zeros(0, np.int64)
+    try:
+        content = load_data(path, mmap=True)
+    except Exception:  # the unpickler raises anything; whoever loads the weights tells of it
+        return np.zeros(0, np.int64)
+    content = content if isinstance(content, dict) else {}
+    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(path))
+    if record is None:
+        if "hyper_parameters" in content and not start:
+            log.warning(
+                f"{path} does not record which images its run was trained on: whether any of the "
+                f"test images of this run are among them cannot be told"
+            )
+        return np.zeros(0, np.int64)
+    return record.before if start else record.used
+
+
+def used_images(files: Sequence[Path], checkpoint: Path) -> str:
+    """A line on files that a checkpoint's run was trained or validated on; empty for none.
+
+    Also empty of a checkpoint without a record, which cannot tell.
+
+    Raises:
+        UserError: the checkpoint's record cannot be read.
+    """
+    content = load_data(checkpoint, mmap=True)  # of a large file only what is asked for is read
+    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
+    if record is None:
+        return ""
+    used = record.used_as(FileDigests(Files.of(files), "ram", cache_dir()).get())
+    if not used.any():
+        return ""
+    return (
+        f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
+        f"({_by_use(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on them "
+        f"says nothing about new images"
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Rows to test, whether they are the run's whole test split, lines, (row, split) left out."""
+
+    rows: np.ndarray
+    own: bool
+    lines: list[str]
+    left_out: Sequence[tuple[int, str]] = ()
+
+
+def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Chosen:
+    digests = images.digests()
+    used = record.used_as(digests)
+    own = record.own_test(digests) & (used == "")
+    if same_data and own.any():
+        return _own(images, record, used, own, skips)
+    chosen = _others(images, used)
+    lines = chosen.lines
+    if same_data:
+        lines = [f"none of the {len(record.test)} images of the run's test split is in "
+                 f"{images.place} any more: this is other data now", *lines]  # fmt: skip
+    whole = np.array_equal(np.sort(digests[chosen.rows]), np.sort(record.test))
+    if whole:
+        lines = [*lines, "they are the run's own test split, in another place"]
+    return replace(chosen, own=whole, lines=lines)
+
+
+def _own(
+    images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray, skips: bool
+) -> _Chosen:
+    """The run's test split in the run's data; ``skips``: broken files are not in its record."""
+    there, once = int(own.sum()), len(record.test)
+    lines = [f"tested: the run's own test split, {there} images of {images.place}"]
+    if there < once:
+        lines.append(
+            f"{once - there} of the {once} images of the run's test split are no longer in "
+            f"{images.place}: the results are not those of the run"
+        )
+    added = np.flatnonzero((used == "") & ~own)
+    if len(added):
+        what = "image" if len(added) == 1 else "images"
+        broken = ", or skipped by it as broken" if skips else ""
+        lines.append(
+            f"not tested: {len(added)} {what} added or changed since the run began{broken}, such "
+            f"as {images.names[added[0]]}; a folder of new images is tested with data.dir=FOLDER"
+        )
+    return _Chosen(np.flatnonzero(own), there == once, lines)
+
+
+def _others(images: Pool, used: np.ndarray) -> _Chosen:
+    """Data that the run does not come from: all of it, or its own test split."""
+    rows, which = np.arange(len(images.labels)), ""
+    if images.splits is not None and (images.splits == "test").any():
+        rows, which = np.flatnonzero(images.splits == "test"), " in the test split"
+    beside, whole = len(images.labels) - len(rows), len(rows)
+    left = [(row, str(used[row])) for row in rows.tolist() if used[row]]
+    rows = rows[used[rows] == ""]
+    if not len(rows):
+        raise UserError(
+            f"nothing is left to test: all {whole} images{which} of {images.place} are among those "
+            f"that the run was trained or validated on; point data.dir at images it has not seen"
+        )
+    count = f"{len(rows)} of the {whole}" if left else f"all {whole}"
+    lines = [f"tested: {count} images{which} of {images.place}"]
+    if beside:
+        lines.append(
+            f"not tested: the {beside} images of its other splits (data.dir can name their folder)"
+        )
+    if left:
+        by = _by_use(np.array([how for _, how in left]))
+        lines.append(
+            f"left out: {len(left)} images that this run has used ({by}), such as "
+            f"{images.names[left[0][0]]}; left_out.csv names them"
+        )
+    return _Chosen(rows, False, lines, left)
+
+
+def _by_use(used: np.ndarray) -> str:
+    """How many images were used in which way."""
+    counts = {split: int(np.sum(used == split)) for split in USED}
+    return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)
+
+
+def _by_the_old_split(config: dict, stored: dict, names: list[str], lines: list[str]) -> Tested:
+    """The split that the run's config gives: all that a checkpoint without a record can tell."""
+    spec = {**config["data"], "split": stored["data"]["split"]}
+    data = data_of({**config, "data": spec, "seed": stored["seed"]})
+    if list(data.class_names) != list(map(composed, names)):
+        raise UserError(_other_classes(names, data.class_names))
+    lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]
+    count = len(data.dataset.splits["test"])
+    lines.append(f"tested: the test split of the data as it is now, {count} images")
+    place = f"data={spec['name']}" if data.index.listing is None else str(data_dir(spec))
+    return Tested(data, False, place, lines)
+
+
+def _in_order(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str]) -> Dataset:
+    """The data set with labels that are places in the checkpoint's ``names``.
+
+    Raises:
+        UserError: a tested image has a class that is not among them.
+    """
+    there = {images.class_names[label] for label in np.unique(images.labels[rows])}
+    known = {composed(name): number for number, name in enumerate(names)}
+    strange = sorted(name for name in there if composed(name) not in known)
+    if strange:
+        raise UserError(_other_classes(names, strange))
+    place = np.array([known.get(composed(name), -1) for name in images.class_names])
+    test = dataset.splits["test"]
+    test = replace(test, labels=place[test.labels])
+    return replace(dataset, splits={"test": test}, class_names=tuple(names))
+
+
+def _other_classes(names: Sequence[str], found: Sequence[str]) -> str:
+    strange = [name for name in found if name not in names]
+    known = f"the checkpoint, of {len(names)} classes ({_some(names)}),"
+    if not strange:
+        return (
+            f"{known} and the data, of {len(found)} ({_some(found)}), differ in their classes or "
+            f"the order of them: point data= and data.dir= at the images that it was trained for"
+        )
+    what = "a class" if len(strange) == 1 else f"{len(strange)} classes"
+    return (
+        f"the data has {what} that {known} does not know: {_some(strange)}; "
+        f"{nearest(strange[0], names)}; point data= and data.dir= at images of its classes"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _absent(dataset: Dataset, names: list[str]) -> list[str]:
+    there = set(np.unique(dataset.splits["test"].labels).tolist())
+    lacking = [name for number, name in enumerate(names) if number not in there]
+    if not lacking:
+        return []
+    return [
+        f"no tested image belongs to {len(lacking)} of the {len(names)} classes: {_some(lacking)}"
+    ]
+
+
+def _test_data(config: dict, dataset: Dataset) -> PictureData:
+    labels, training = dataset.splits["test"].labels, config["training"]
+    counts = {"test": np.bincount(labels, minlength=len(dataset.class_names))}
+    return PictureData(
+        config["data"],
+        seed=config["seed"],
+        batch_size=training["batch_size"],
+        eval_batch_size=training["eval_batch_size"],
+        found=Index(dataset.class_names, counts, lambda: dataset),
+    )
+
+
+def _same_data(stored: dict, config: dict) -> bool:
+    """Whether both configs name the same data; what it holds by now is another question."""
+    old, new = stored["data"], config["data"]
+    keys = (old.keys() | new.keys()) - set(_APART)
+    alike = all(old.get(key) == new.get(key) for key in keys)
+    return alike and data_dir(old).resolve() == data_dir(new).resolve()
+
+
+def _read_alike(stored: dict, config: dict) -> bool:
+    return all(stored["data"].get(key) == config["data"].get(key) for key in _READING)
+
+
+def _unused_keys(stored: dict, config: dict, same_data: bool) -> list[str]:
+    """Lines on what was typed and counts for nothing here."""
+    name, found = config["data"]["name"], []
+    drawn = name == "shapes"  # with another seed or, of other pictures, other shares
+    if config["data"]["split"] != stored["data"]["split"] and (same_data or not drawn):
+        found.append("data.split.* has no effect on a test: a split belongs to the run")
+    if config["seed"] != stored["seed"] and not drawn:
+        found.append("seed has no effect on which images are tested: a split belongs to the run")
+    return found

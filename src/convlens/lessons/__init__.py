@@ -1,0 +1,1 @@
+"""Lessons: what a network is made of, one step at a time."""

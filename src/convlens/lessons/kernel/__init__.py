@@ -1,0 +1,1 @@
+"""A kernel slid over an image."""

@@ -1,0 +1,133 @@
+"""A run folder has one process that writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from convlens.core.errors import UserError
+from convlens.core.processes import first_process
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not noticed
+    fcntl = None
+
+LOCK = ".lock"
+TEMPORARY = (".*.tmp", "*.csv.tmp", "checkpoints/.*.tmp")  # files not yet renamed to their names
+_WAIT = 0.5  # seconds in which a command that only looks at a lock has let it go
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+
+
+class Hold:
+    """The right to write into one run folder, for as long as the ``with`` lasts.
+
+    Taking it also removes the half-written files of a process that was killed there.
+
+    It is a lock on ``.lock`` in that folder, which the system frees at any death of the process.
+    On a file system without locks nothing is held, and nothing refused.
+    """
+
+    def __init__(self):
+        self._fd: int | None = None
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)  # it names a process as long as there is one
+            os.close(self._fd)
+            self._fd = None
+
+    def take(self, folder: Path) -> None:
+        """Hold ``folder``, if this is the process that writes.
+
+        Raises:
+            UserError: another process holds it, or there is no such folder to write into.
+        """
+        if fcntl is None or not first_process():
+            return
+        try:
+            fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
+            ) from error
+        try:
+            _lock(fd)
+        except BlockingIOError:
+            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise UserError(
+                f"{folder} is in use: {holder or 'another process'} trains there; wait for its "
+                f"end, stop it, or choose another run_dir"
+            ) from None
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _NO_LOCKS:
+                return
+            raise
+        self._fd = fd
+        for pattern in TEMPORARY:
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)  # of a process that was killed amid writing it
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock; one who only looks whether it is taken has it for a moment (`holder_of`)."""
+    until = time.monotonic() + _WAIT
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run folder.
+
+    Attributes:
+        name: ``process 12 on HOST``; empty where nobody ever said so.
+        alive: the lock is taken. A free one with the name of another machine's process proves
+            nothing there where file systems keep locks to one machine.
+    """
+
+    name: str
+    alive: bool
+
+    @property
+    def elsewhere(self) -> str:
+        """The other machine whose process may hold the folder unseen; empty where none may."""
+        host = self.name.rpartition(" on ")[2]
+        return "" if self.alive or host == socket.gethostname() else host
+
+
+def holder_of(folder: Path) -> Holder:
+    """Who holds a run folder just now; nothing in it is changed."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return Holder("", alive=False)
+    try:
+        name = os.pread(fd, 100, 0).decode(errors="replace").strip()
+        if fcntl is None:
+            return Holder(name, alive=False)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(name, alive=True)
+        except OSError:
+            pass  # no locks here
+        return Holder(name, alive=False)
+    finally:
+        os.close(fd)

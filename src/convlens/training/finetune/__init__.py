@@ -1,0 +1,1 @@
+"""What is trained when, at which rate, and from which stored features."""

@@ -1,0 +1,172 @@
+"""Features of a frozen base: computed once, memory-mapped, trusted only while nothing changed.
+
+Legend: N pictures, ``cut`` the number of backbone links whose output is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from convlens.data.index.digests import digest
+from convlens.data.pictures import Pictures
+from convlens.data.pixels.cache import Writer, stored
+from convlens.models import Classifier
+from convlens.models.weights import fingerprint
+
+VERSION = 1  # of what is stored: raised when the same key would give other numbers
+# Pictures of a pass. Not the batch size of the config: the last bits of a convolution depend on
+# it, and what lies in the cache must not depend on who came first.
+BATCH = 20
+
+
+@dataclass(frozen=True)
+class Features:
+    """What flows through a cut for every picture of a split.
+
+    Attributes:
+        array: (N, …) memory-mapped; bfloat16 numbers as their uint16 patterns.
+        dtype: of the numbers.
+        cut: links of the backbone that they stand behind.
+        from_cache: nothing was computed.
+        seconds: that computing or opening took.
+    """
+
+    array: np.ndarray
+    dtype: torch.dtype
+    cut: int
+    from_cache: bool
+    seconds: float
+
+    @property
+    def megabytes(self) -> float:
+        return self.array.nbytes / 1e6
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """The features of some pictures, (len(rows), …), in memory of their own."""
+        return torch.from_numpy(np.ascontiguousarray(self.array[rows])).view(self.dtype)
+
+
+def features(
+    model: Classifier,
+    cut: int,
+    pictures: Pictures,
+    *,
+    precision: str,
+    context: Callable[[], contextlib.AbstractContextManager],
+    device: torch.device,
+    directory: Path,
+    title: str,
+    base: Features | None = None,
+) -> Features:
+    """The features of ``pictures`` behind ``cut``: from the cache, or computed and kept there.
+
+    The key is: weights and buffers of the links before the cut and of the normalisation, the cut,
+    the precision and kind of device, and what the pixels were made from (paths, sizes and times of
+    the files, size and way of resizing).
+
+    Args:
+        precision: as the config resolved it.
+        context: the precision's context for a forward pass.
+        device: of the model.
+        directory: of the cache.
+        title: of the progress bar.
+        base: features of the same pictures behind an earlier cut, to go on from.
+
+    Raises:
+        UserError: no room, or the folder cannot be written.
+    """
+    began = time.perf_counter()
+    links = [model.backbone.get_submodule(link) for link in model.backbone.link_names[:cut]]
+    weights = [fingerprint(part) for part in (model.normalise, *links)]
+    asked, state = pictures.identity
+    key = (VERSION, torch.__version__, weights, cut, precision, device.type, asked)
+
+    def build(writer: Writer) -> dict:
+        with torch.no_grad(), context(), _evaluating(model), _bar(title, len(pictures)) as advance:
+            file, dtype = None, None
+            for start in range(0, len(pictures), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(pictures)))
+                found = _forward(model, cut, pictures, rows, device, base).cpu()
+                numbers = found.contiguous()
+                if found.dtype == torch.bfloat16:
+                    numbers = numbers.view(torch.uint16)
+                if file is None:
+                    dtype = str(found.dtype).removeprefix("torch.")
+                    shape = (len(pictures), *found.shape[1:])
+                    file = writer.create("features", shape, numbers.numpy().dtype)
+                file.put(start, numbers.numpy())
+                advance(len(rows))
+        return {"dtype": dtype}
+
+    way_out = "or train without with cache_features=never"
+    entry = stored(directory, f"features-{digest(*key)}", digest(*key, state), build, way_out)
+    return Features(
+        entry.arrays["features"],
+        getattr(torch, entry.notes["dtype"]),
+        cut,
+        entry.from_cache,
+        time.perf_counter() - began,
+    )
+
+
+def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
+    """Seconds that the features of one image behind ``cut`` take, by a pass over a few.
+
+    Args:
+        images: (B, C, H, W) in [0, 1], on the model's device.
+    """
+    with torch.no_grad(), _evaluating(model):
+        for _ in range(2):  # the first pass builds kernels
+            began = time.perf_counter()
+            model.features(images, cut).sum().item()  # waits for the device
+    return (time.perf_counter() - began) / len(images)
+
+
+def _forward(
+    model: Classifier,
+    cut: int,
+    pictures: Pictures,
+    rows: np.ndarray,
+    device: torch.device,
+    base: Features | None,
+) -> Tensor:
+    if base is not None:
+        return model.backbone.run(base.rows(rows).to(device), base.cut, cut)
+    images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2).to(device)
+    images = images.to(next(model.parameters()).dtype).div_(255)
+    return model.features(images, cut)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal's stderr; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda count: bars.advance(task, count)

@@ -1,0 +1,142 @@
+"""Named parameter groups: which pattern takes which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from convlens.core.errors import UserError, nearest
+from convlens.models import Classifier
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: as schedules and ``lr/<name>`` know it; ``base/block3`` for a stage of ``base``.
+        parameters: names in the classifier, in its order.
+        factor: what the group's rate is multiplied by, below 1 for early stages.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    factor: float = 1.0
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a parameter's name lies at or below a path or glob.
+
+    >>> matches("backbone.block5", "backbone.block5.conv1.weight")
+    True
+    >>> matches("backbone.block[45]", "backbone.block3.conv1.weight")
+    False
+    """
+    return (
+        name == pattern
+        or name.startswith(f"{pattern}.")
+        or fnmatchcase(name, pattern)
+        or fnmatchcase(name, f"{pattern}.*")
+    )
+
+
+def parameter_groups(spec: Mapping[str, object], model: Classifier) -> dict[str, list[Group]]:
+    """The config key ``finetune.groups`` over a network's parameters.
+
+    The first group that matches a parameter takes it, so a later pattern may be wider than an
+    earlier one (``backbone`` behind ``backbone.block5`` is the rest of the backbone).
+
+    Args:
+        spec: name to pattern, to a list of patterns, or to ``{match: …, stage_decay: 0.5}``, which
+            makes a group of each stage of the backbone, every stage's rate that times the next
+            one's (discriminative rates: J. Howard, S. Ruder, *Universal Language Model Fine-tuning
+            for Text Classification*, ACL 2018, https://arxiv.org/abs/1801.06146).
+
+    Returns:
+        Name to the groups under it: one, or one a stage, in the order of the stages.
+
+    Raises:
+        UserError: a pattern that matches nothing; two groups that overlap other than by a later
+            one being wider; a parameter in no group.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    taken: dict[str, str] = {}
+    matched: dict[str, set[str]] = {}
+    found: dict[str, list[Group]] = {}
+    for group, value in spec.items():
+        patterns, decay = _patterns(group, value)
+        mine: set[str] = set()
+        for pattern in patterns:
+            hits = {name for name in names if matches(pattern, name)}
+            if not hits:
+                raise UserError(
+                    f"finetune.groups.{group}: no parameter matches {pattern}; "
+                    f"{nearest(pattern, _paths(names))}"
+                )
+            mine |= hits
+        for other, theirs in matched.items():
+            if mine & theirs and not theirs < mine:
+                raise UserError(
+                    f"finetune.groups: {other} and {group} overlap, both match "
+                    f"{min(mine & theirs)} and {len(mine & theirs) - 1} more; only a wider pattern "
+                    f"may stand behind a narrower one"
+                )
+        matched[group] = mine
+        own = [name for name in names if name in mine and name not in taken]
+        if not own:
+            raise UserError(
+                f"finetune.groups.{group}: all it matches belongs to the groups before it"
+            )
+        taken |= dict.fromkeys(own, group)
+        found[group] = _by_stage(group, own, decay, model) if decay else [Group(group, tuple(own))]
+    left = [name for name in names if name not in taken]
+    if left:
+        raise UserError(
+            f"finetune.groups: {len(left)} parameters are in no group, the first is {left[0]}; "
+            f"add a group for them, such as base: backbone"
+        )
+    return found
+
+
+def _patterns(group: str, value: object) -> tuple[list[str], float | None]:
+    decay = None
+    if isinstance(value, dict):
+        if set(value) != {"match", "stage_decay"}:
+            raise UserError(
+                f"finetune.groups.{group}: a pattern, a list of them, or match and stage_decay"
+            )
+        value, decay = value["match"], value["stage_decay"]
+        if not isinstance(decay, int | float) or not 0 < decay <= 1:
+            raise UserError(
+                f"finetune.groups.{group}.stage_decay={decay}: a number in (0, 1] is expected"
+            )
+    patterns = [value] if isinstance(value, str) else list(value or [])
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(f"finetune.groups.{group}={value}: a pattern or a list of them is expected")
+    return patterns, decay
+
+
+def _by_stage(group: str, names: list[str], decay: float, model: Classifier) -> list[Group]:
+    backbone, start = model.backbone, "backbone."
+    if not backbone.stage_names or not all(name.startswith(start) for name in names):
+        raise UserError(
+            f"finetune.groups.{group}: stage_decay is for parameters of a backbone with stages"
+        )
+    stages: dict[int, list[str]] = {}
+    for name in names:
+        stages.setdefault(backbone.stage_of(name.removeprefix(start)), []).append(name)
+    last = max(stages)
+    return [
+        Group(f"{group}/{backbone.stage_names[stage]}", tuple(members), decay ** (last - stage))
+        for stage, members in sorted(stages.items())
+    ]
+
+
+def _paths(names: list[str]) -> set[str]:
+    """Every module path above the parameters, for near names."""
+    paths = set()
+    for name in names:
+        parts = name.split(".")
+        paths |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
+    return paths

@@ -1,0 +1,305 @@
+"""The schedule of a fine-tuning: what is trained when, at which rate.
+
+Everything here is a pure function of the epoch and of the results that the checkpoint records, so
+a resumed run goes on exactly where it was, in any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from convlens.core.errors import UserError, nearest
+from convlens.models import Classifier
+from convlens.training.finetune.groups import Group, parameter_groups
+from convlens.training.optimizers import DEPENDS_ON_LENGTH, rate_factor
+
+BATCH_NORM = ("frozen_eval", "eval", "train")
+PHASE_KEYS = ("epochs", "train", "lr", "augment", "warmup_epochs", "until")
+Record = Mapping[int, Mapping[str, float]]  # epoch (from 0) to its results, val/loss and so on
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Ends a phase when ``metric`` was not better for ``patience`` epochs of it."""
+
+    metric: str
+    patience: int
+
+    def reached(self, values: list[float]) -> bool:
+        """Whether the values of the phase's epochs so far end it; a loss is better lower."""
+        if len(values) <= self.patience:
+            return False
+        sign = 1 if self.metric.endswith("loss") else -1
+        signed = [sign * value for value in values]
+        return len(signed) - 1 - signed.index(min(signed)) >= self.patience
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of epochs with the same groups in training.
+
+    Attributes:
+        number: from 0.
+        epochs: how many, at most.
+        train: names of the groups in training.
+        rates: of these, before the scheduler's factor.
+        fresh: those that were not in training in the phase before: they are warmed up.
+        augment: whether training pictures are augmented, as far as ``data.augment`` does.
+        warmup_epochs: over which the fresh groups' rates rise from zero.
+        until: ends the phase early, or None.
+    """
+
+    number: int
+    epochs: int
+    train: tuple[str, ...]
+    rates: Mapping[str, float]
+    fresh: frozenset[str]
+    augment: bool
+    warmup_epochs: float = 0.0
+    until: Plateau | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Parameter groups and phases of a run.
+
+    Attributes:
+        groups: by name, in the order of the optimizer's groups.
+        phases: one after the other.
+        scheduler: the config group ``scheduler``: how the rate falls within each phase.
+        batch_norm: ``frozen_eval``, ``eval`` or ``train``, see :meth:`set_modes`.
+    """
+
+    groups: Mapping[str, Group]
+    phases: tuple[Phase, ...]
+    scheduler: Mapping[str, object] = field(default_factory=dict)
+    batch_norm: str = "frozen_eval"
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases, where none ends early."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def augments(self) -> bool:
+        """Whether any phase augments, as far as ``data.augment`` does."""
+        return any(phase.augment for phase in self.phases)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the rates of a phase would be others if it had another number of epochs."""
+        # a floor of 1 is no fall at all
+        return DEPENDS_ON_LENGTH[self.scheduler["name"]] and self.scheduler["floor"] != 1
+
+    def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
+        """The phase of ``epoch`` (from 0) and the epoch it began with.
+
+        Behind the last phase that is still the last one.
+        """
+        start = 0
+        for phase in self.phases[:-1]:
+            end = self._end(phase, start, record)
+            if epoch < end:
+                return phase, start
+            start = end
+        return self.phases[-1], start
+
+    def finished(self, epoch: int, record: Record) -> bool:
+        """Whether nothing is left to train at ``epoch`` completed epochs."""
+        phase, start = self.at(epoch, record)
+        return phase is self.phases[-1] and epoch >= self._end(phase, start, record)
+
+    def _end(self, phase: Phase, start: int, record: Record) -> int:
+        if phase.until is None:
+            return start + phase.epochs
+        values: list[float] = []
+        for epoch in range(start, start + phase.epochs):
+            value = record.get(epoch, {}).get(phase.until.metric)
+            if value is None:
+                break
+            values.append(value)
+            if phase.until.reached(values):
+                return epoch + 1
+        return start + phase.epochs
+
+    def spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
+        """Each phase of a run of ``epochs`` with the epochs (from 0) it begins and ends before.
+
+        Where none ends early; a phase that the run does not come to has no epochs.
+        """
+        found, start = [], 0
+        for phase in self.phases:
+            end = start + phase.epochs
+            found.append((phase, min(start, epochs), min(end, epochs)))
+            start = end
+        return found
+
+    def cut_short(self, epochs: int) -> str:
+        """What a run of ``epochs`` leaves out of the phases, in a line; empty where nothing."""
+        missing, early = [], ""
+        for phase, start, end in self.spans(epochs):
+            which = f"phase {phase.number + 1} of {len(self.phases)} ({', '.join(phase.train)})"
+            if start == end:
+                missing.append(f"{which} will not be trained{early}")
+            elif end - start < phase.epochs:
+                missing.append(f"{which} gets {end - start} of its {phase.epochs} epochs")
+            if phase.until:
+                early = " unless an earlier one ends early"
+        if not missing:
+            return ""
+        return (
+            f"training.epochs={epochs} ends the run before the schedule: {'; '.join(missing)}; "
+            f"training.epochs=null trains all {self.epochs} epochs"
+        )
+
+    def rates(self, time: float, record: Record) -> dict[str, float]:
+        """Every group's learning rate at ``time`` (epochs since the start); 0 where it rests."""
+        phase, start = self.at(int(time), record)
+        inside = time - start
+        rates = dict.fromkeys(self.groups, 0.0)
+        factor = rate_factor(self.scheduler, inside, phase.epochs)
+        for name in phase.train:
+            rates[name] = phase.rates[name] * factor
+            if name in phase.fresh and inside < phase.warmup_epochs:
+                rates[name] *= inside / phase.warmup_epochs
+        return rates
+
+    def freeze(self, model: nn.Module, phase: Phase) -> None:
+        """Set ``requires_grad`` of every parameter as ``phase`` has it."""
+        training = {name for group in phase.train for name in self.groups[group].parameters}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in training)
+            if name not in training:
+                parameter.grad = None
+
+    def set_modes(self, model: nn.Module) -> None:
+        """Put what is frozen into evaluation mode; called while the network trains.
+
+        ``frozen_eval``: a module whose parameters are all frozen is in evaluation mode with all
+        below it, so its batch normalisation keeps its statistics and its dropout rests.
+        ``eval``: all batch normalisation rests, trained or not. ``train``: nothing does; the
+        statistics of frozen layers move with the data.
+        """
+        if self.batch_norm == "train":
+            return
+        _rest(model, frozen=False)
+        if self.batch_norm == "eval":
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+
+def _rest(module: nn.Module, frozen: bool) -> None:
+    """Evaluation mode for subtrees without a trained parameter; what has none follows its parent.
+
+    A network of which nothing was ever frozen (``scratch``) is left alone.
+    """
+    parameters = list(module.parameters())
+    if parameters:
+        frozen = not any(parameter.requires_grad for parameter in parameters)
+    if frozen:
+        module.eval()
+        return
+    for child in module.children():
+        _rest(child, frozen)
+
+
+def plain_schedule(config: dict, model: nn.Module) -> Schedule:
+    """Everything in training from the first to the last epoch, as one group named ``model``."""
+    names = tuple(name for name, _ in model.named_parameters())
+    rates = {"model": config["optimizer"]["lr"]}
+    phase = Phase(0, config["training"]["epochs"], ("model",), rates, frozenset(), True)
+    return Schedule({"model": Group("model", names)}, (phase,), config["scheduler"], "train")
+
+
+def schedule_of(config: dict, model: Classifier) -> Schedule:
+    """The schedule that the config group ``finetune`` describes, for this network.
+
+    Raises:
+        UserError: one line for whatever in it does not fit itself or the network.
+    """
+    spec = config["finetune"]
+    if not spec["phases"]:
+        if config["training"]["epochs"] is None:
+            raise UserError("training.epochs: a whole number, there are no finetune.phases")
+        return plain_schedule(config, model)
+    if spec["batch_norm"] not in BATCH_NORM:
+        raise UserError(
+            f"finetune.batch_norm={spec['batch_norm']}: "
+            f"{nearest(str(spec['batch_norm']), BATCH_NORM)}"
+        )
+    families = parameter_groups(spec["groups"], model)
+    groups = {group.name: group for family in families.values() for group in family}
+    phases: list[Phase] = []
+    for number, entry in enumerate(spec["phases"]):
+        phases.append(_phase(number, entry, families, phases[-1].train if phases else ()))
+    schedule = Schedule(groups, tuple(phases), config["scheduler"], spec["batch_norm"])
+    asked = config["training"]["epochs"]
+    if asked is not None and asked > schedule.epochs:
+        raise UserError(
+            f"training.epochs={asked}: the phases of finetune have {schedule.epochs}; set "
+            f"finetune.phases.{len(phases) - 1}.epochs"
+        )
+    return schedule
+
+
+def _phase(
+    number: int, entry: dict, families: Mapping[str, list[Group]], before: tuple[str, ...]
+) -> Phase:
+    where = f"finetune.phases.{number}"
+    for key in entry:
+        if key not in PHASE_KEYS:
+            raise UserError(f"{where}.{key}: no such key; {nearest(str(key), PHASE_KEYS)}")
+    epochs = entry.get("epochs")
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise UserError(f"{where}.epochs={epochs}: a whole number of at least 1 is expected")
+    if not isinstance(entry.get("train"), list) or not entry["train"]:
+        raise UserError(f"{where}.train={entry.get('train')}: a list of groups is expected")
+    rates: dict[str, float] = {}
+    asked = entry.get("lr")
+    for name in entry["train"]:
+        named = _named(where, name, families)
+        rate = asked.get(name) if isinstance(asked, dict) else asked
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
+            raise UserError(f"{where}.lr: a rate above 0 for {name} is expected, not {rate}")
+        for group in named:
+            rates[group.name] = rate * group.factor
+    if isinstance(asked, dict) and (idle := [name for name in asked if name not in entry["train"]]):
+        raise UserError(f"{where}.lr: {idle[0]} has a rate but is not in {where}.train")
+    warmup = entry.get("warmup_epochs", 0.0)
+    if not isinstance(warmup, int | float) or not 0 <= warmup <= epochs:
+        raise UserError(f"{where}.warmup_epochs={warmup}: 0 to {epochs} is expected")
+    augment = entry.get("augment", True)
+    if not isinstance(augment, bool):
+        raise UserError(f"{where}.augment={augment}: true or false")
+    fresh = frozenset(rates) - frozenset(before)
+    until = _plateau(where, entry.get("until"))
+    return Phase(number, epochs, tuple(rates), rates, fresh, augment, warmup, until)
+
+
+def _named(where: str, name: str, families: Mapping[str, list[Group]]) -> list[Group]:
+    """The groups under a name: all stages of ``base``, or the one of ``base/block5``."""
+    if name in families:
+        return families[name]
+    found = {group.name: group for family in families.values() for group in family}
+    if name not in found:
+        raise UserError(f"{where}.train: no group {name}; {nearest(name, [*families, *found])}")
+    return [found[name]]
+
+
+def _plateau(where: str, spec: object) -> Plateau | None:
+    if spec is None:
+        return None
+    if not isinstance(spec, dict) or set(spec) != {"metric", "patience"}:
+        raise UserError(f"{where}.until={spec}: metric and patience are expected, or null")
+    metrics = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+    if spec["metric"] not in metrics:
+        raise UserError(
+            f"{where}.until.metric={spec['metric']}: {nearest(str(spec['metric']), metrics)}"
+        )
+    if not isinstance(spec["patience"], int) or spec["patience"] < 1:
+        raise UserError(f"{where}.until.patience={spec['patience']}: at least 1 is expected")
+    return Plateau(spec["metric"], spec["patience"])

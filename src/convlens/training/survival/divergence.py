@@ -1,0 +1,110 @@
+"""A loss that is no number ends the run at once, before a checkpoint could hold what made it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+
+from convlens.core.errors import SharedError
+
+NAMED = 3  # pictures that the line names
+
+
+@dataclass
+class Step:
+    """A step not yet looked at: place in the epoch (from 0), rows of the split, its loss."""
+
+    batch: int
+    rows: Tensor
+    loss: Tensor
+
+
+class Divergence(L.Callback):
+    """Stops when a loss is NaN or infinite; the checkpoints stay those of the last good epoch.
+
+    On the CPU every step's loss is looked at. On other devices that would make the processor wait
+    for each step, so the losses of ``log_every_n_steps`` steps are looked at together, as it is
+    where several processes have to agree. The validation loss of every epoch is looked at before
+    its checkpoint is written: a last step may spoil the weights with a loss that was still finite.
+    It has to stand before the callbacks that log and save.
+
+    Raises:
+        SharedError: in every process; names epoch, step, pictures and learning rates.
+    """
+
+    def __init__(self):
+        self._steps: list[Step] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._steps = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._steps.append(Step(batch_idx, batch["row"], outputs["loss"].detach()))
+        alone = trainer.world_size == 1 and pl_module.device.type == "cpu"
+        every = 1 if alone else trainer.log_every_n_steps
+        last = batch_idx + 1 == trainer.num_training_batches
+        if last or not (batch_idx + 1) % every:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        steps, self._steps = self._steps, []
+        good = torch.stack([step.loss for step in steps]).isfinite()
+        line = ""
+        if trainer.world_size == 1:
+            bad = not bool(good.all())
+        else:
+            flag = (~good.all()).int().reshape(1)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            bad = bool(flag)
+        if not bad:
+            return
+        if not good.all():
+            line = told(trainer, module, steps[int((~good).int().argmax())])
+        if trainer.world_size > 1:
+            lines = [None] * trainer.world_size
+            torch.distributed.all_gather_object(lines, line)
+            line = next(filter(None, lines))
+        raise SharedError(f"{line}; {rest(trainer, module)}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = pl_module.results.get("val/loss", 0.0)
+        if not math.isfinite(loss):
+            raise SharedError(
+                f"the validation loss is {loss} after epoch {trainer.current_epoch + 1}; "
+                f"{rest(trainer, pl_module)}"
+            )
+
+
+def told(trainer: L.Trainer, module: L.LightningModule, step: Step) -> str:
+    """Where it happened."""
+    rows = step.rows.cpu().tolist()
+    names = trainer.datamodule.dataset.splits["train"].names
+    shown = ", ".join(str(names[row]) for row in rows[:NAMED])
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    number = trainer.current_epoch * trainer.num_training_batches + step.batch + 1
+    return (
+        f"the training loss is {float(step.loss)} in epoch {trainer.current_epoch + 1}, batch "
+        f"{step.batch + 1} of {trainer.num_training_batches} (step {number}; {shown}{more})"
+    )
+
+
+def rest(trainer: L.Trainer, module: L.LightningModule) -> str:
+    """Learning rates, what is kept, and the ways out."""
+    rates = ", ".join(
+        f"{group.get('name', 'model')} {group['lr']:g}"
+        for group in trainer.optimizers[0].param_groups
+    )
+    kept = (
+        f"the checkpoints are those of epoch {trainer.current_epoch}"
+        if trainer.current_epoch
+        else "there is no checkpoint yet"
+    )
+    half = ", precision=32" if str(module.config["precision"]) in ("16", "bf16") else ""
+    return (
+        f"learning rates: {rates}; {kept}; try a lower learning rate, "
+        f"training.gradient_clip=1{half}, or a look at these pictures"
+    )

@@ -1,0 +1,208 @@
+"""A signal ends a run between two steps, and the run goes on from that very step.
+
+SIGTERM is what a scheduler, a container or a shutdown sends; SIGINT is Ctrl-C. The step is
+finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process ends with 128 plus
+the signal's number. Where no step is under way (looks before and after training, features being
+computed) it ends at once: what was trained is saved already. A run resumed from there ends with
+the same bits as the run left alone, the interrupted epoch's numbers included. After the next whole
+epoch ``stopped.ckpt`` has served and is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from convlens.core.errors import Interrupted, UserError
+
+log = logging.getLogger("convlens")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption(L.Callback):
+    """Stops at the end of a step once a signal has come; Lightning ends its loops with that.
+
+    Lightning's own handler of SIGTERM is not used: it starts a collective from within the handler,
+    which several processes enter at different places, and then they wait for each other for ever.
+    Here the processes agree between two steps. It has to be the first callback.
+
+    Args:
+        file: ``stopped.ckpt``.
+
+    Attributes:
+        came: number of the signal that ends the run, or 0.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.came = 0
+        self._agreed = False  # all processes know that the run ends
+        self._pending = False  # gradients are being accumulated: no place to stop
+        self._epoch_open = False
+        self._stepping = False  # from an epoch's first batch until its checkpoint is written
+        self._kept: dict[str, Any] | None = None  # of the checkpoint that was loaded
+
+    # --- signals
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def note(number: int, frame) -> None:
+            if number == signal.SIGINT and self.came == signal.SIGINT:
+                raise KeyboardInterrupt  # asked twice: at once
+            first, self.came = not self.came, number
+            if first:
+                for child in getattr(trainer.strategy.launcher, "procs", ()):
+                    child.send_signal(signal.SIGTERM)  # those that have ended are passed over
+            if not self._stepping:
+                raise Interrupted(status=128 + number)  # nothing would be lost by that
+
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, note)  # Lightning puts the old ones back at the end
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._stepping = True
+
+    def _end_step(self, trainer: L.Trainer) -> None:
+        """All steps are saved: a signal that has come since is obeyed, a later one at once.
+
+        Raises:
+            Interrupted: a signal has come to any process.
+        """
+        self._stepping = False
+        if self._ask(trainer):
+            raise Interrupted(status=128 + self.came)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        last = batch_idx + 1 == trainer.num_training_batches
+        self._pending = bool((batch_idx + 1) % trainer.accumulate_grad_batches) and not last
+        several = trainer.world_size > 1
+        if self._pending or (several and (batch_idx + 1) % trainer.log_every_n_steps and not last):
+            return
+        self._agreed = self._ask(trainer)
+        # before a validation all processes stop at its start: they may have unlike shares of it
+        if self._agreed and (batch_idx + 1) % trainer.val_check_batch:
+            _end_loops(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._epoch_open and self._agreed:
+            raise SIGTERMException
+
+    def on_validation_batch_end(self, trainer, *_) -> None:
+        if self.came and self._epoch_open and not self._pending and trainer.world_size == 1:
+            _end_loops(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_open = False
+        if self._ask(trainer):
+            _end_loops(trainer)
+
+    def _ask(self, trainer: L.Trainer) -> bool:
+        """Whether a signal has come to any process; all of them get the same answer."""
+        if trainer.world_size == 1:
+            return bool(self.came)
+        flag = torch.tensor([self.came], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        self.came = int(flag)
+        return bool(self.came)
+
+    # --- saving, and going on amid an epoch
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException) and self._epoch_open:
+            trainer.save_checkpoint(self.file)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        if not self._epoch_open:
+            return
+        mine = {"metrics": _states(pl_module.train_metrics), "buffers": _buffers(pl_module)}
+        parts = [mine]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, mine)
+        checkpoint["convlens_amid_epoch"] = parts
+        loops = checkpoint["loops"]["fit_loop"]
+        if trainer.validating:
+            # no part of a validation is kept: Lightning takes it for one that had just begun
+            place = loops["epoch_loop.val_loop.batch_progress"]
+            none = dict.fromkeys(place["current"], 0)
+            place["total"], place["current"] = {**none, "ready": 1, "started": 1}, dict(none)
+            place["is_last_batch"] = False
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        parts = checkpoint.get("convlens_amid_epoch")
+        if parts is None:
+            return
+        if len(parts) != trainer.world_size:
+            raise UserError(
+                f"{self.file} was saved amid an epoch by {len(parts)} processes, and there are "
+                f"{trainer.world_size} now: resume with as many, or remove that file to repeat "
+                f"the epoch"
+            )
+        self._kept = parts[trainer.global_rank]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end_step(trainer)
+        self._epoch_open = True
+        if self._kept is None and trainer.is_global_zero:
+            self.file.unlink(missing_ok=True)  # the epoch behind it is whole by now
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.file.unlink(missing_ok=True)
+        self._end_step(trainer)  # the last looks may take minutes
+
+    def reopen(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Go on amid an epoch, whose start Lightning does not announce a second time."""
+        if self._kept is None:
+            return
+        for callback in trainer.callbacks:
+            callback.on_train_epoch_start(trainer, module)
+        kept, self._kept = self._kept, None
+        for name, value in kept["buffers"].items():
+            module.get_buffer(name).copy_(value)
+        for name, state in kept["metrics"].items():
+            metric = module.train_metrics.get_submodule(name)
+            metric._update_count = state["count"]
+            for key, value in state["values"].items():
+                setattr(metric, key, value.to(module.device))
+
+
+class Reopening(L.Callback):
+    """Lets an interrupted epoch begin once all callbacks have begun; has to be the last of ours."""
+
+    def __init__(self, interruption: Interruption):
+        self.interruption = interruption
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interruption.reopen(trainer, pl_module)
+
+
+def _end_loops(trainer: L.Trainer) -> None:
+    """Lightning's loops end at their next place for it, as they do after SIGTERM."""
+    trainer._signal_connector.received_sigterm = True
+
+
+def _buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Running statistics, in which the processes may differ amid an epoch."""
+    kept = set(module.state_dict())
+    return {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in kept}
+
+
+def _states(metrics: torch.nn.Module) -> dict[str, dict]:
+    """What the metrics of the running epoch hold in this process, before any sum over processes."""
+    found = {}
+    for name, metric in metrics.named_modules():
+        if defaults := getattr(metric, "_defaults", None):
+            values = {key: getattr(metric, key).detach().cpu().clone() for key in defaults}
+            found[name] = {"count": metric._update_count, "values": values}
+    return found

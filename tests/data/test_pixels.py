@@ -289,7 +289,7 @@ def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatc
 FLAT = """
 import resource
 from pathlib import Path
-from convlens.data.pixels import decoded
+from convlens.data.pixels.load import decoded
 files = sorted(Path(sys.argv[1]).iterdir())
 decoded(files, size=16, cache_dir=sys.argv[2], progress=False)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -64,7 +64,7 @@ def test_bombs_fit_little_memory(tmp_path):
         (tmp_path / f"{number}.png").write_bytes(make(60_000, 60_000))
     code = (
         "import resource, sys, pathlib\n"
-        "from convlens.data.decode import *\n"
+        "from convlens.data.pixels.decode import *\n"
         "from convlens.data.pixels.load import pillow_settings\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"

@@ -73,10 +73,10 @@ test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
 	@$(BIN)/python -m pytest -m slow $(args)
 
 kill: $(VENV)/ready  ## kill -9 at random moments, each run resumed (args="--moments 20 --seed 1")
-	@$(BIN)/python tests/faults/kill.py $(args)
+	@$(BIN)/python tests/support/kill.py $(args)
 
 fuzz: $(VENV)/ready  ## hostile input, 10,000 cases each (args="--cases 10000 --seed 0 --only NAME")
-	@$(BIN)/python tests/fuzz/run.py $(args)
+	@$(BIN)/python tests/robustness/fuzz/run.py $(args)
 
 bench: $(VENV)/ready  ## every benchmark in one table, us beside the peers (args="--rows NAME,… --quick")
 	@$(BIN)/python benchmarks/bench.py $(args)

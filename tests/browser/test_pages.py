@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser import Browser, browser  # noqa: F401  a fixture
-from conftest import TINY
 
 from convlens.cli.main import main
+from support.browser import Browser
+from support.tiny import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ PHONE = (390, 844)  # CSS pixels, as the common phones have
 
 
 @pytest.fixture(scope="module")
-def report_page(browser, tmp_path_factory):  # noqa: F811  nothing is trained without a browser
+def report_page(browser, tmp_path_factory):  # nothing is trained without a browser
     """The address of the page of a finished run, with pictures of every epoch."""
     from convlens.pages.report import report
 
@@ -39,7 +39,7 @@ VISIBLE = (
 )
 
 
-def test_the_slider_moves_the_pictures_with_the_keyboard(browser: Browser, report_page):  # noqa: F811
+def test_the_slider_moves_the_pictures_with_the_keyboard(browser: Browser, report_page):
     with browser.page() as page:
         page.open(report_page)
         page.run("document.querySelector('input[type=range]').scrollIntoView()")
@@ -62,7 +62,7 @@ def test_the_slider_moves_the_pictures_with_the_keyboard(browser: Browser, repor
         assert page.requests == [report_page]
 
 
-def test_the_page_is_whole_by_itself(browser: Browser, report_page):  # noqa: F811
+def test_the_page_is_whole_by_itself(browser: Browser, report_page):
     """Opened as a file: every picture decodes, nothing is asked for, nothing goes wrong."""
     with browser.page() as page:
         page.open(report_page)
@@ -79,7 +79,7 @@ def test_the_page_is_whole_by_itself(browser: Browser, report_page):  # noqa: F8
         assert page.requests == [report_page]
 
 
-def test_what_a_page_asks_for_elsewhere_is_noticed(browser: Browser, tmp_path):  # noqa: F811
+def test_what_a_page_asks_for_elsewhere_is_noticed(browser: Browser, tmp_path):
     """The silence above is worth something: the same lists are not silent here."""
     asking = tmp_path / "asking.html"
     asking.write_text(
@@ -112,7 +112,7 @@ BROKEN = """(() => {
 
 
 @pytest.mark.parametrize("width", [PHONE[0], 1400])
-def test_nothing_sticks_out_and_no_word_is_torn(browser: Browser, report_page, width):  # noqa: F811
+def test_nothing_sticks_out_and_no_word_is_torn(browser: Browser, report_page, width):
     with browser.page(width, PHONE[1], phone=width == PHONE[0]) as page:
         page.open(report_page)
         page.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
@@ -122,7 +122,7 @@ def test_nothing_sticks_out_and_no_word_is_torn(browser: Browser, report_page, w
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_follows_light_and_dark(browser: Browser, report_page, dark):  # noqa: F811
+def test_the_page_follows_light_and_dark(browser: Browser, report_page, dark):
     with browser.page(dark=dark) as page:
         page.open(report_page)
         page.screenshot("report_dark" if dark else "report_light")

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from browser import PATIENCE, Browser, Page, browser  # noqa: F401  a fixture
 from torch.utils.tensorboard import SummaryWriter
 
 from convlens.cli.main import main
+from support.browser import PATIENCE, Browser, Page
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def logs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(browser, logs, tmp_path_factory):  # noqa: F811  nothing is trained without a browser
+def address(browser, logs, tmp_path_factory):  # nothing is trained without a browser
     """Where ``convlens tensorboard`` serves the runs."""
     said = tmp_path_factory.mktemp("tensorboard") / "said.txt"
     command = [sys.executable, "-m", "convlens.cli.main", "tensorboard", f"dir={logs}", "port=0"]
@@ -73,7 +73,7 @@ def address(browser, logs, tmp_path_factory):  # noqa: F811  nothing is trained 
 
 
 @pytest.fixture
-def page(browser: Browser, address):  # noqa: F811
+def page(browser: Browser, address):
     """A page that may not complain; it asks nobody but this TensorBoard."""
     with browser.page() as page:
         yield page

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as L
 import torch
-from conftest import TINY
 from convlens.callbacks import ExplanationCallback, Ledger
 from convlens.callbacks.base import Look
 from torch import nn
 
 from convlens.cli.main import main
 from convlens.data.probes import Probes
+from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
 

@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from conftest import TINY, draw_folder
 from convlens.callbacks import ActivationGrids, AugmentationPreview, Mistakes
 from convlens.callbacks import mistakes as mistakes_module
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.base import Look
 from convlens.callbacks.surroundings import surroundings
-from looks import look_at, untrained
 
 import convlens.experiment.train
 from convlens.config.compose import compose
@@ -20,6 +18,8 @@ from convlens.data.datamodule import PictureData
 from convlens.data.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes
 from convlens.training import ClassifierModule
+from support.looks import look_at, untrained
+from support.tiny import TINY, draw_folder
 
 
 def data_of(*words: str) -> PictureData:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import looks
 import numpy as np
 import pytest
 import torch
 from convlens.callbacks import FilterVisuals
 from convlens.callbacks import filter_visuals as module_under_test
 from convlens.callbacks.base import Look
-from looks import NAMES, untrained
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import AscentCost, ascent_cost
+from support import looks
+from support.looks import NAMES, untrained
 
 
 def look_at(*words: str, names=NAMES) -> Look:

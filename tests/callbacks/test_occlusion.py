@@ -11,13 +11,13 @@ from captum.attr import IntegratedGradients
 from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
 from convlens.callbacks.base import Look
-from looks import NAMES, look_at, untrained
 
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import DIVERGING, HEAT, table
 from convlens.draw.grad_cam_panel import ClassMap
+from support.looks import NAMES, look_at, untrained
 
 
 @pytest.fixture(scope="module")

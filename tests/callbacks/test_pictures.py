@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from conftest import TINY
 from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
 from convlens.callbacks import grad_cam as module_under_test
 from convlens.callbacks.base import Look
-from looks import NAMES, look_at, untrained
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.training import ClassifierModule
+from support.looks import NAMES, look_at, untrained
+from support.tiny import TINY
 
 
 @pytest.fixture

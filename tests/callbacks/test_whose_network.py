@@ -10,7 +10,6 @@ import pytest
 import pytorch_lightning as L
 import torch
 from captum.attr import LayerGradCam
-from conftest import TINY
 from convlens.callbacks import (
     Attribution,
     ConfusionMatrix,
@@ -29,6 +28,7 @@ from convlens.data.probes import Probes
 from convlens.explain import grad_cam
 from convlens.explain.taps import pick_logits
 from convlens.training import ClassifierModule
+from support.tiny import TINY
 
 IMAGES = torch.rand(12, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 3

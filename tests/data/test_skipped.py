@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 
 import convlens.experiment.train
 from convlens.cli.main import main
@@ -20,6 +19,7 @@ from convlens.data.index.digests import file_digest
 from convlens.data.pictures import Pictures
 from convlens.data.pixels.decode import Recipe, decode_picture
 from convlens.data.probes import own_probes
+from support.tiny import TINY
 
 SPLITS = ("train", "validation", "test")
 

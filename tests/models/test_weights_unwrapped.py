@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, draw_folder
 from torch import nn
 
 import convlens
@@ -17,6 +16,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model
 from convlens.models.state import load_weights, trained_in
+from support.tiny import TINY, draw_folder
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 
 from convlens.pages.charts import decades, line_chart, spaced
-
-
-def _scale(places: list[float], values: list[float], log: bool):
-    """From a place back to its value, by the first and the last tick."""
-    ends = [math.log10(v) if log else v for v in (values[0], values[-1])]
-
-    def value(place: float) -> float:
-        share = (place - places[0]) / (places[-1] - places[0])
-        found = ends[0] + share * (ends[1] - ends[0])
-        return 10**found if log else found
-
-    return value
-
-
-def _axis(svg, name: str, place: str, log: bool = False):
-    texts = svg.findall(f"g[@class='{name}']/text")
-    ticks = [(float(t.get(place)), float(t.text)) for t in texts if t.text != "epoch"]
-    return _scale([p for p, _ in ticks], [v for _, v in ticks], log), ticks
-
-
-def read_back(chart: str, *, log: bool = False) -> dict[str, dict[int, float]]:
-    """The series of a chart by the ticks' places and texts alone."""
-    svg = ElementTree.fromstring(chart).find("svg")
-    across, _ = _axis(svg, "across", "x")
-    upward, _ = _axis(svg, "up", "y", log)
-    found = {}
-    for line in svg.findall("g[@class='line']"):
-        pairs = re.findall(r"[ML](\S+) (\S+)", line.find("path").get("d"))
-        found[line.get("data-name")] = {round(across(float(x))): upward(float(y)) for x, y in pairs}
-    return found
+from support.charts_read import axis, read_back
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 3e4])
@@ -116,7 +86,7 @@ def test_a_value_that_is_missing_is_bridged_one_that_is_nan_interrupts_and_is_to
 def test_best_epoch_and_phases_stand_where_they_are():
     chart = line_chart("loss", {"a": {e: e / 7 for e in range(8)}}, best=5, phases={"phase 2": 3})
     svg = ElementTree.fromstring(chart).find("svg")
-    across, _ = _axis(svg, "across", "x")
+    across, _ = axis(svg, "across", "x")
     for kind, epoch, text in (("best", 5, "best 5"), ("phase", 3, "phase 2")):
         (mark,) = svg.findall(f"g[@class='{kind}']")
         assert across(float(mark.find("line").get("x1"))) == pytest.approx(epoch, abs=0.02)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs_made import CONFIG, changed, write_run
 
 from convlens.cli.compare import run as command
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare, differing, short_names
+from support.runs_made import CONFIG, changed, write_run
 
 EVIL = "<script>alert('x')</script>&amp;"
 VOID = {"meta", "img"}  # of HTML; in SVG all are closed

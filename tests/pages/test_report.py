@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from page_parsed import Page, outside_references
 from PIL import Image
-from test_charts import read_back
 
 from convlens.cli.report import run
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
 from convlens.pages.report import LIMIT, report
 from convlens.pages.selection import LEAST, kept, spread
+from support.charts_read import read_back
+from support.page_parsed import Page, outside_references
 
 NASTY = '<b>&"x'
 CLASSES = (NASTY, "ring")

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from runs_made import CONFIG, changed, write_run
 
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.record import read_record
 from convlens.pages.report import report
 from convlens.training.alarms import dead_layers
+from support.runs_made import CONFIG, changed, write_run
 
 SHOWN = {**changed(CONFIG, finetune__phases=None), "scheduler": {"name": "cosine"},
          "precision": "32"}  # fmt: skip

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from torch.nn import functional as F
 
 from convlens.cli.main import main
@@ -18,6 +17,7 @@ from convlens.data.order import TrainingOrder
 from convlens.data.pictures import Pictures
 from convlens.training import ClassifierModule
 from convlens.training.objective import Objective
+from support.tiny import TINY
 
 EXACT = [*TINY, "data.augment.rotation_degrees=0", "data.augment.horizontal_flip=false"]
 EXACT += ["data.augment.vertical_flip=false"]

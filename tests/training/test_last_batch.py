@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TWO_UNFREEZES, draw_folder
 
 from convlens.cli.main import main
 from convlens.config.compose import compose
@@ -15,6 +14,7 @@ from convlens.core.errors import UserError
 from convlens.data.order import TrainingOrder
 from convlens.experiment.assemble import assemble, data_of
 from convlens.training.statistics import check_batches
+from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 
 # one pixel is left before the last batch normalisation: torch refuses one image there
 SEVENTEEN = ["data=image_folder", "data.size=8", "model.filters=[4,4]", "model.padding=valid"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.assemble import data_of
 from convlens.training import ClassifierModule
+from support.tiny import TINY
 
 TWO = SimpleNamespace(
     global_rank=1, world_size=2, accumulate_grad_batches=1, num_training_batches=float("inf")

@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from conftest import TINY, TWO_UNFREEZES
 
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.experiment.assemble import assemble
 from convlens.experiment.precision import settle_precision
 from convlens.training import ClassifierModule, precision
+from support.tiny import TINY, TWO_UNFREEZES
 
 
 @pytest.fixture

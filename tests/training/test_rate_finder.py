@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from conftest import TINY
 from PIL import Image
 
 from convlens.cli.main import main
 from convlens.training.rate_finder import range_test
+from support.tiny import TINY
 
 
 def test_on_a_quadratic_the_rate_lies_below_where_it_diverges():

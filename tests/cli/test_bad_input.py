@@ -1,0 +1,199 @@
+"""A person's mistake: one line with the way out, a non-zero exit, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from convlens.cli.main import main
+from support.tiny import TINY, draw_folder
+
+FAST = ["model.filters=[4]", "data.size=16", "precision=32", "trainer=cpu", "callbacks=none",
+        "training.epochs=1", "model.head.hidden=[4]"]  # fmt: skip
+
+
+def refused(words: list[str], capsys) -> str:
+    """Run a command that must be refused, and return the one line it says."""
+    capsys.readouterr()
+    assert main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    # the decoder tells its progress on the same stream; the answer is the last line, alone
+    assert [line.startswith("convlens: ") for line in lines] == [*[False] * (len(lines) - 1), True]
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def folder_words(folder) -> list[str]:
+    return ["data=image_folder", f"data.dir={folder}", *FAST]
+
+
+def test_unknown_experiment(at, capsys):
+    assert "did you mean" in refused(["train", "exp=scrach"], capsys)
+    assert not (at / "outputs").exists()
+
+
+def test_misspelt_key(at, capsys):
+    assert "did you mean training.epochs" in refused(["train", "training.epoch=3"], capsys)
+
+
+def test_unknown_command(capsys):
+    assert "did you mean train" in refused(["trian"], capsys)
+
+
+def test_missing_folder(at, capsys):
+    said = refused(["train", *folder_words(at / "nowhere")], capsys)
+    assert "nowhere" in said and "data.dir" in said
+
+
+def test_empty_class_folder(at, capsys, folder_of_two):
+    shutil.rmtree(folder_of_two / "train" / "dogs")
+    (folder_of_two / "train" / "dogs").mkdir()
+    said = refused(["train", *folder_words(folder_of_two)], capsys)
+    assert "dogs" in said and ".jpg" in said
+
+
+def test_only_one_class(at, capsys):
+    folder = draw_folder(at / "pics", {"cats": 8})
+    assert "class" in refused(["train", *folder_words(folder)], capsys)
+
+
+def test_truncated_jpeg_is_named_and_can_be_skipped(at, capsys, folder_of_two):
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    bad = folder_of_two / "train" / "dogs" / "broken.jpg"
+    Image.fromarray(noise).save(bad)
+    bad.write_bytes(bad.read_bytes()[:800])
+    said = refused(["train", *folder_words(folder_of_two)], capsys)
+    assert "broken.jpg" in said and "data.on_error=skip" in said
+    assert not (at / "outputs").exists()
+    words = folder_words(folder_of_two)
+    assert main(["train", *words, "data.on_error=skip", "run_dir=out"]) == 0
+    assert "1 broken picture skipped" in capsys.readouterr().out
+
+
+def test_text_file_called_jpg(at, capsys, folder_of_two):
+    (folder_of_two / "train" / "cats" / "notes.jpg").write_text("not a picture")
+    assert "notes.jpg" in refused(["train", *folder_words(folder_of_two)], capsys)
+
+
+def test_class_missing_from_validation(at, capsys, folder_of_two):
+    shutil.rmtree(folder_of_two / "validation" / "dogs")
+    said = refused(["train", *folder_words(folder_of_two)], capsys)
+    assert "dogs" in said and "validation" in said
+
+
+def test_checkpoint_of_another_class_count(at, capsys, folder_of_two):
+    assert main(["train", *folder_words(folder_of_two), "run_dir=two"]) == 0
+    three = draw_folder(at / "three", {"a": 8, "b": 8, "c": 8}, seed=3)
+    said = refused(["eval", "ckpt=two/checkpoints/best.ckpt", f"data.dir={three}"], capsys)
+    assert "2 classes" in said and "3" in said
+
+
+def test_checkpoint_that_is_none(at, capsys):
+    assert "no checkpoint" in refused(["eval", "ckpt=missing.ckpt"], capsys)
+    (at / "text.ckpt").write_text("hello")
+    assert "text.ckpt" in refused(["eval", "ckpt=text.ckpt"], capsys)
+    assert "no run" in refused(["eval", "ckpt=last"], capsys)
+
+
+def test_run_dir_below_a_file(at, capsys):
+    (at / "file").write_text("")
+    said = refused(["train", "run_dir=file/run", *TINY], capsys)
+    assert "file is a file" in said
+
+
+def test_run_dir_that_holds_a_run(at, capsys, folder_of_two):
+    words = ["train", *folder_words(folder_of_two), "run_dir=mine"]
+    assert main(words) == 0
+    (at / "mine" / "notes.txt").write_text("keep me")
+    before = (at / "mine" / "checkpoints" / "best.ckpt").read_bytes()
+    said = refused(words, capsys)
+    assert "resume" in said and "overwrite=true" in said
+    assert (at / "mine" / "checkpoints" / "best.ckpt").read_bytes() == before
+    assert main([*words, "overwrite=true"]) == 0
+    assert (at / "mine" / "notes.txt").read_text() == "keep me"
+
+
+def test_layer_that_is_not_there(at, capsys):
+    said = refused(["train", *TINY, "callbacks.grad_cam.layers=backbone.block9.conv"], capsys)
+    assert "block9" in said and "did you mean" in said
+
+
+def test_resume_of_no_run(at, capsys):
+    assert "no run folder" in refused(["resume", "run=nowhere"], capsys)
+    (at / "empty").mkdir()
+    assert "config.yaml" in refused(["resume", "run=empty"], capsys)
+    assert "did you mean run" in refused(["resume", "rum=empty"], capsys)
+
+
+def test_split_share_for_a_split_that_is_there(at, capsys, folder_of_two):
+    words = ["train", *folder_words(folder_of_two), "data.split.validation=0.2"]
+    assert "already has its own validation" in refused(words, capsys)
+
+
+def test_binary_loss_with_five_classes(at, capsys):
+    assert "two classes" in refused(["train", *TINY, "training.loss=binary"], capsys)
+
+
+@pytest.mark.parametrize("word", ["callbacks.grad_cam.target=zebra", "probes.files=[no.png]"])
+def test_unknown_target_and_probe(at, capsys, word):
+    refused(["train", *TINY, word], capsys)
+
+
+VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "precision=32",
+       "trainer=cpu", "callbacks=none"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exp=finetune_vgg16", "model.weights=nothing.pth"], "nothing.pth: there is no such file"),
+        (["exp=finetune_timm", "model.name=resnet81"], "did you mean resnet18"),
+        (["exp=finetune_vgg16", "model.weights=none", "data.size=20"], "at least 32 are needed"),
+        (
+            ["exp=finetune_inception_v3", "model.weights=none", "data.size=64"],
+            "at least 75 are needed",
+        ),
+        (
+            ["exp=finetune_vgg16", "model.weights=none", "finetune.groups.base=backbone.block9"],
+            "no parameter matches backbone.block9; did you mean backbone.block",
+        ),
+        (
+            ["exp=frozen_vgg16", "model.weights=none", "cache_features=always"],
+            "cannot train on stored features, the pictures are augmented",
+        ),
+        (["exp=finetune_vgg16", "model.head=imagenet", "model.weights=none"], "1000"),
+    ],
+)
+def test_transfer_learning_mistakes(at, capsys, words, said):
+    assert said in refused(["train", *words[:1], *VGG, *words[1:]], capsys)
+    assert not (at / "outputs").exists()
+
+
+def test_weights_that_are_none(at, capsys):
+    import torch
+
+    (at / "text.pth").write_text("not weights")
+    torch.save({"conv.weight": torch.zeros(3)}, at / "other.pth")
+    words = ["train", "exp=finetune_vgg16", *VGG]
+    assert "text.pth" in refused([*words, "model.weights=text.pth"], capsys)
+    said = refused([*words, "model.weights=other.pth"], capsys)
+    assert "26 keys missing" in said and "1 unexpected (conv.weight)" in said
+    (at / "cut.pth").write_bytes((at / "other.pth").read_bytes()[:300])
+    assert "cut.pth" in refused([*words, "model.weights=cut.pth"], capsys)
+
+
+def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monkeypatch):
+    import torch
+
+    from convlens.models import vgg16
+
+    torch.save(vgg16.convolutions().state_dict(), at / "vgg16_features.pth")
+    words = ["train", "exp=finetune_vgg16", *VGG, "model.weights=vgg16_features.pth"]
+    words += ["debug=fast_dev_run", "training.batch_size=4", "training.eval_batch_size=4"]
+    phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"
+    assert main([*words, phases]) == 0
+    assert "trained together from the first epoch" in capsys.readouterr().out

@@ -1,0 +1,115 @@
+"""`explain layers=…` and `only=filters`; a wrapped network whose layers hold channels last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from captum.attr import LayerActivation, LayerGradCam
+from PIL import Image
+from torch import nn
+
+import convlens
+from convlens.cli.main import main
+from convlens.core.errors import UserError
+from convlens.experiment import explainer
+from convlens.experiment.checkpoints import EXAMPLE
+from support.places import ROOT
+
+CAT = ROOT / "tests" / "photographs" / "cat.jpg"
+PICTURE = f"image={sorted((EXAMPLE / 'pictures').iterdir())[0]}"
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr("convlens.experiment.explainer._UNITS", 2)
+    monkeypatch.setitem(explainer._ASCENT, "steps", 2)
+
+
+def tags(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg")}
+
+
+def test_explain_draws_the_layers_that_are_named_and_the_filters_once(tmp_path, capsys):
+    network = convlens.load(EXAMPLE / "shapes.ckpt", device="cpu").network
+    convolutions = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    first, last = convolutions[0], convolutions[-1]
+    words = [PICTURE, f"layers={last},{first}", f"run_dir={tmp_path / 'out'}"]
+    assert main(["explain", *words, "only=grad_cam,activations,filters"]) == 0
+    picture = Path(PICTURE.partition("=")[2]).stem
+    assert tags(tmp_path / "out") == {
+        f"{picture}/grad_cam.jpg",
+        f"{picture}/activations/{first}.jpg",
+        f"{picture}/activations/{last}.jpg",
+        f"filters/{first}.jpg",
+        f"filters/{last}.jpg",
+    }
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 5
+    capsys.readouterr()
+
+
+def test_filters_need_no_picture(tmp_path, capsys):
+    words = [f"ckpt={EXAMPLE / 'shapes.ckpt'}", "only=filters", "layers=*conv*"]
+    assert main(["explain", *words, f"run_dir={tmp_path / 'out'}"]) == 0
+    drawn = tags(tmp_path / "out")
+    assert drawn and all(name.startswith("filters/") for name in drawn)
+    capsys.readouterr()
+
+
+def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
+    for words, answer in [
+        (["layers=conv99", "only=grad_cam"], "matches 'conv99'"),
+        (["layers=head.logits", "only=grad_cam"], "layer 'head.logits' gives"),
+        (["layers=head", "only=filters"], "'head' is no convolution and no dense layer"),
+    ]:
+        assert main(["explain", PICTURE, *words, f"run_dir={tmp_path / words[0]}"]) == 2, words
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert answer in lines[-1] and len([x for x in lines if x.startswith("convlens:")]) == 1
+
+
+def test_a_wrapped_convnext_is_drawn_along_its_channels():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.models.ConvNeXt(
+            num_classes=2, depths=(1, 1, 1, 1), dims=(8, 16, 16, 24), ls_init_value=0.5
+        ).eval()
+    layers = ["stages.0.blocks.0.norm", "stages.1.blocks.0.conv_dw"]
+    wrapped = convlens.wrap(network, ["cat", "dog"], size=(64, 96))
+    found = wrapped.explain(CAT, only="grad_cam,activations", layers=layers, target="dog")
+    assert {k: tuple(v.shape) for k, v in found.activations.items()} == {
+        layers[0]: (8, 16, 24),
+        layers[1]: (16, 8, 12),
+    }
+    image = found.picture[None]
+    raw = LayerActivation(network, network.get_submodule(layers[0])).attribute(image)
+    torch.testing.assert_close(
+        found.activations[layers[0]], raw[0].permute(2, 0, 1), rtol=1e-4, atol=1e-5
+    )
+    theirs = LayerGradCam(network, network.get_submodule(layers[1])).attribute(
+        image, 1, relu_attributions=True
+    )
+    torch.testing.assert_close(found.grad_cam[layers[1]], theirs[0].detach(), atol=1e-6, rtol=1e-3)
+    assert found.panels[f"activations/{layers[0]}"].std() > 2
+    assert set(wrapped.filters("stem.0")) == {"filters/stem.0"}
+
+
+def test_a_wrapped_network_on_tokens_says_so_and_explains_what_it_can(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.models.VisionTransformer(
+            img_size=32, patch_size=8, num_classes=2, embed_dim=16, depth=2, num_heads=2
+        ).eval()
+    wrapped = convlens.wrap(network, ["cat", "dog"], size=32)
+    found = wrapped.explain(Image.open(CAT))
+    assert not found.grad_cam and "grad_cam" not in found.panels
+    for what in ("grad_cam", "activations"):
+        (line,) = [note for note in found.notes if note.startswith(f"{what}: ")]
+        assert "'patch_embed.proj'" in line and "networks on tokens" in line
+    assert {"occlusion", "superpixels", "integrated_gradients"} <= set(found.panels)
+    with pytest.raises(UserError, match="only=grad_cam: the last feature map is that of"):
+        wrapped.explain(Image.open(CAT), only="grad_cam")
+    with pytest.raises(UserError, match="layer 'blocks.1' gives tokens"):
+        wrapped.explain(Image.open(CAT), only="activations", layers="blocks.1")

@@ -1,0 +1,124 @@
+"""Several runs by one command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from convlens.cli.main import main
+from convlens.cli.multirun import asked_for, combinations
+from convlens.cli.words import split_make_words
+from convlens.config.compose import values_of
+from convlens.core.errors import UserError
+from support.tiny import TINY
+
+SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("optimizer.lr=1e-3,1e-4", ["optimizer.lr=0.001", "optimizer.lr=0.0001"]),
+        ("seed=range(3)", ["seed=0", "seed=1", "seed=2"]),
+        ("seed=choice(3,5)", ["seed=3", "seed=5"]),
+        ("exp=scratch,reproduce/mnist_dense",
+         ["experiment=scratch", "experiment=reproduce/mnist_dense"]),
+        ("model.filters=[4,6],[8]", ["model.filters=[4,6]", "model.filters=[8]"]),
+        ("model.filters=[4,6]", ["model.filters=[4,6]"]),
+        ("data.dir=/a,b", ["data.dir=/a,b"]),
+        ("run_dir=a,b", ["run_dir=a,b"]),
+        ("probes.files=[a b.png,c.png]", ["probes.files=[a b.png,c.png]"]),
+    ],
+)  # fmt: skip
+def test_values_are_taken_apart_as_hydra_does(word, values):
+    assert values_of(word) == values
+
+
+def test_values_without_an_end_are_refused():
+    with pytest.raises(UserError, match="no list of values"):
+        values_of("optimizer.lr=interval(0,1)")
+
+
+def test_the_words_that_ask_for_it():
+    assert asked_for(["seed=0,1", "multirun=true"]) == (True, ["seed=0,1"])
+    assert asked_for(["-m", "seed=0,1"]) == (True, ["seed=0,1"])
+    assert asked_for(["seed=0"]) == (False, ["seed=0"])
+    assert asked_for(["seed=0", "multirun=false"]) == (False, ["seed=0"])
+    # as make hands them over
+    assert asked_for(split_make_words(["--make=seed=0,1 multirun=true"])) == (True, ["seed=0,1"])
+    assert asked_for(split_make_words(["--make=args=-m\\ seed=0,1"])) == (True, ["seed=0,1"])
+    with pytest.raises(UserError, match="multirun=yes"):
+        asked_for(["multirun=yes"])
+
+
+def test_combinations_are_numbered_folders_below_run_dir(at):
+    jobs = combinations(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
+    assert [str(job.home) for job in jobs] == ["a,b/0", "a,b/1", "a,b/2", "a,b/3"]
+    assert jobs[1].told == "optimizer.lr=0.001 seed=1"
+    assert [(job.config["optimizer"]["lr"], job.config["seed"]) for job in jobs] == [
+        (0.001, 0), (0.001, 1), (0.0001, 0), (0.0001, 1)
+    ]  # fmt: skip
+
+
+def test_a_keys_last_word_wins(at):
+    assert [job.config["seed"] for job in combinations(["seed=0,1", "seed=5"])] == [5]
+
+
+def test_several_values_without_it_are_refused(at, capsys):
+    assert main(["train", "seed=0,1"]) == 2
+    said = "seed=0,1: several values; say multirun=true to train one run for each"
+    assert said in capsys.readouterr().err
+
+
+def test_a_mistake_in_one_combination_is_told_before_any_run(at, capsys):
+    assert main(["train", "multirun=true", "scheduler=constant,cosin"]) == 2
+    assert "did you mean cosine" in capsys.readouterr().err
+    (at / "sweep" / "1").mkdir(parents=True)
+    (at / "sweep" / "1" / "config.yaml").touch()
+    assert main(["train", "multirun=true", "seed=0,1", "run_dir=sweep"]) == 2
+    assert "run_dir=sweep/1 already holds a run" in capsys.readouterr().err
+    assert not (at / "outputs").exists() and not (at / "sweep" / "0").exists()
+
+
+def test_torchrun_cannot_start_it(at, capsys, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "multirun=true", "seed=0,1"]) == 2
+    assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_combination_is_a_run_of_its_own_and_a_failed_one_stops_no_other(at, capsys):
+    """Two pictures a class are too few for the first combination's split."""
+    words = [*SHORT, "data.pictures=2,60", "run_dir=sweep"]
+    assert main(["train", *words, "multirun=true"]) == 1
+    assert not (at / "sweep" / "0").exists()
+    summary = json.loads((at / "sweep" / "1" / "summary.json").read_text())
+    printed = capsys.readouterr().out
+    first, second = (line for line in printed.splitlines() if line.startswith("│"))
+    assert "data.pictures=2 " in first and "failed (2)" in first
+    for part in ("data.pictures=60", f"{summary['test']['accuracy']:.4f}", "sweep/1"):
+        assert part in second
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_and_starts_no_other(at):
+    words = [*SHORT, "multirun=true", "seed=0,1", "training.epochs=100000", "scheduler=constant"]
+    command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as whole:
+        lines = []
+        for line in whole.stdout:
+            lines.append(line)
+            if line.startswith("epoch 1/"):
+                os.kill(whole.pid, signal.SIGINT)
+        assert whole.wait(60) == 130
+    printed = "".join(lines)
+    assert "run 1 of 2" in printed and "run 2 of 2" not in printed
+    first, second = (line for line in lines if line.startswith("│"))
+    assert "interrupted" in first and "not started" in second
+    assert len(list((at / "outputs" / "scratch").iterdir())) == 1

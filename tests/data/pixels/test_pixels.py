@@ -1,0 +1,368 @@
+"""The pixel cache: never half-written, rebuilt when anything changed, safe between processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convlens.core.errors import UserError
+from convlens.data.pixels import cache as cache_module
+from convlens.data.pixels import load as pixels_module
+from convlens.data.pixels.load import cached_arrays, decoded
+from support.pictures_made import one, photo, ram
+
+# ----------------------------------------------------------------------------------------- cache
+
+
+@pytest.fixture
+def disk(tmp_path):
+    folder = tmp_path / "cache" / "deep"
+
+    def run(files, size=16, **kwargs):
+        return decoded(files, size=size, cache_dir=folder, progress=False, **kwargs)
+
+    run.folder = folder
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir())
+
+
+def test_second_time_from_the_cache(photos, disk, monkeypatch):
+    first = disk(photos)
+    monkeypatch.setattr(pixels_module, "decode_picture", None)  # calling it would fail
+    second = disk(photos)
+    assert (first.from_cache, second.from_cache) == (False, True)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
+    assert second.path == first.path and second.path.parent == disk.folder
+    np.testing.assert_array_equal(np.load(second.path), second.images)  # a plain .npy
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
+
+
+def test_any_number_of_workers_gives_the_same(photos, tmp_path):
+    results = [
+        decoded(photos, size=16, cache_dir=tmp_path / str(n), workers=n, progress=False).images
+        for n in (1, 2, 7)
+    ]
+    for images in (*results, ram(photos, workers=3).images):
+        np.testing.assert_array_equal(images, results[0])
+
+
+def test_whatever_changes_rebuilds(photos, disk):
+    disk(photos)
+    stat = photos[3].stat()
+    os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not disk(photos).from_cache
+    assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
+    assert disk(photos).from_cache
+
+    photo(50, 50, 99).save(photos[3], quality=50)  # another picture, the time put back
+    os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    changed = disk(photos)
+    assert not changed.from_cache
+    np.testing.assert_array_equal(changed.images[3], one(photos[3]))
+
+    for other in (
+        {"size": 17}, {"size": (16, 17)}, {"channels": 1}, {"resize": "pad"}, {"padding": 1},
+        {"interpolation": "nearest"}, {"on_error": "skip"}, {"background": 3},
+    ):  # fmt: skip
+        assert not disk(photos, **other).from_cache, other
+        assert disk(photos, **other).from_cache
+    assert not disk(photos[::-1]).from_cache
+    assert not disk(photos[:-1]).from_cache
+    assert disk(photos).from_cache
+
+
+def test_relative_and_absolute_paths_are_the_same_files(photos, disk, monkeypatch):
+    disk(photos)
+    monkeypatch.chdir(photos[0].parent)
+    assert disk([path.name for path in photos]).from_cache
+
+
+def spoiled(kind: str, array: Path, sidecar: Path) -> None:
+    content = json.loads(sidecar.read_text())
+    if kind == "cut":
+        os.truncate(array, array.stat().st_size - 1)
+    elif kind == "longer":
+        array.write_bytes(array.read_bytes() + b"?")
+    elif kind == "other bytes":
+        with open(array, "r+b") as file:
+            file.seek(5000)
+            file.write(b"????")
+    elif kind == "array gone":
+        array.unlink()
+    elif kind == "sidecar gone":
+        sidecar.unlink()
+    elif kind == "sidecar cut":
+        sidecar.write_text(sidecar.read_text()[:-10])
+    elif kind == "sidecar of something else":
+        sidecar.write_text("[1, 2]")
+    else:
+        content["notes"]["errors"] = [[0, "invented"]]
+        sidecar.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["cut", "longer", "other bytes", "array gone", "sidecar gone", "sidecar cut",
+     "sidecar of something else", "sidecar changed"],
+)  # fmt: skip
+def test_a_spoiled_cache_is_rebuilt_not_trusted(photos, disk, kind):
+    first = disk(photos)
+    truth = np.array(first.images)
+    spoiled(kind, first.path, next(disk.folder.glob("*.json")))
+    again = disk(photos)
+    assert not again.from_cache and again.good.all()
+    np.testing.assert_array_equal(again.images, truth)
+    assert disk(photos).from_cache
+
+
+def test_an_error_leaves_no_cache(photos, damaged, disk):
+    with pytest.raises(UserError):
+        disk([*photos, damaged["truncated.jpg"]])
+    assert list(disk.folder.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the cache folder .*file.*CONVLENS_CACHE"):
+        decoded(photos, size=16, cache_dir=tmp_path / "file" / "cache", progress=False)
+
+
+# A child process imports pixels.py without what else the package data/ imports (torch: seconds).
+LIGHT = f"""
+import sys, types
+sys.modules["convlens.data"] = types.ModuleType("convlens.data")
+sys.modules["convlens.data"].__path__ = [{str(Path(pixels_module.__file__).parent)!r}]
+"""
+
+CHILD = """
+import time
+from convlens.data import pixels
+original = pixels.decode_picture
+def slow(*args):
+    time.sleep({delay})
+    return original(*args)
+pixels.decode_picture = slow
+from pathlib import Path
+files = sorted(Path(sys.argv[1]).iterdir())
+found = pixels.decoded(files, size={size}, cache_dir=sys.argv[2], progress=False, workers=2)
+print("from cache" if found.from_cache else "built", flush=True)
+"""
+
+
+def child(photos, folder, delay=0.0, size=16, **options) -> subprocess.Popen:
+    code = LIGHT + CHILD.format(delay=delay, size=size)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(photos[0].parent), str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=40.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_killed_while_writing(photos, disk):
+    """kill -9 leaves temporary files only; they are never read, and the next run removes them."""
+    building = child(photos, disk.folder, delay=0.2)
+    wait_for(lambda: list(disk.folder.glob("*.npy.tmp")))
+    building.send_signal(signal.SIGKILL)
+    building.communicate()
+    assert names(disk.folder) == [".tmp"] * 3
+    assert not disk(photos, size=8).from_cache  # any later use of the folder cleans up
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert not disk(photos).from_cache
+
+
+def test_killed_while_writing_then_the_same_again(photos, disk):
+    building = child(photos, disk.folder, delay=0.2)
+    wait_for(lambda: list(disk.folder.glob("*.npy.tmp")))
+    building.kill()
+    building.communicate()
+    found = disk(photos)
+    np.testing.assert_array_equal(found.images, ram(photos).images)
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
+
+
+def test_temporary_files_of_the_living_are_left_alone(photos, disk):
+    building = child(photos, disk.folder, delay=0.03)
+    wait_for(lambda: list(disk.folder.glob("*.npy.tmp")))
+    disk(photos, size=8)
+    out, err = building.communicate(timeout=60)
+    assert out == "built\n", err
+    assert disk(photos).from_cache and disk(photos, size=8).from_cache
+
+
+def test_two_processes_build_one_cache_once(photos, disk):
+    both = [child(photos, disk.folder, delay=0.02) for _ in range(2)]
+    outcomes = [process.communicate(timeout=60) for process in both]
+    assert sorted(out for out, _ in outcomes) == ["built\n", "from cache\n"], outcomes
+    np.testing.assert_array_equal(disk(photos).images, ram(photos).images)
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
+
+
+def test_threads_of_one_process_too(photos, disk):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(disk(photos))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(not found.from_cache for found in results) == 1
+    assert all((found.images == results[0].images).all() for found in results)
+
+
+def test_file_system_without_locks(photos, disk, monkeypatch):
+    def none(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert not disk(photos).from_cache
+    assert disk(photos).from_cache
+    assert names(disk.folder) == [".json", ".npy", ".npy"]
+
+
+def test_full_disk_by_file_size_limit(photos, disk):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    process = child(photos, disk.folder, size=64, preexec_fn=limited)
+    _, err = process.communicate(timeout=60)
+    last = err.strip().splitlines()[-1]
+    assert process.returncode == 1
+    assert "UserError: no room for the cache in" in last
+    assert str(disk.folder) in last and "data.cache=ram" in last
+    assert list(disk.folder.iterdir()) == []
+
+
+def test_full_disk_on_a_real_one(photos, tmp_path):
+    """A file system of 1 MiB: the array fits by its count of bytes free, then does not."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True
+    ).returncode:
+        pytest.skip("no permission to mount a file system")
+    try:
+        with pytest.raises(UserError, match=r"GB needed.*data\.cache=ram"):
+            decoded(photos, size=300, cache_dir=mount, progress=False)
+        limit = cache_module.shutil.disk_usage
+        cache_module.shutil.disk_usage = lambda _: limit("/")  # somebody else fills it meanwhile
+        try:
+            with pytest.raises(UserError, match=r"No space left on device.*data\.cache=ram"):
+                decoded(photos, size=300, cache_dir=mount, progress=False)
+        finally:
+            cache_module.shutil.disk_usage = limit
+        assert list(mount.iterdir()) == []
+        assert len(decoded(photos, size=16, cache_dir=mount, progress=False).images) == 40
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    monkeypatch.setattr(pixels_module, "decode_picture", None)
+    with pytest.raises(UserError, match="no room for the cache"):
+        disk(photos)
+
+
+FLAT = """
+import resource
+from pathlib import Path
+from convlens.data.pixels.load import decoded
+files = sorted(Path(sys.argv[1]).iterdir())
+decoded(files, size=16, cache_dir=sys.argv[2], progress=False)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = decoded(files * 10, size=512, cache_dir=sys.argv[2], progress=False)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(found.images.nbytes, (after - before) * 1024)
+"""
+
+
+def test_memory_stays_flat_however_large_the_cache(photos, tmp_path):
+    command = [sys.executable, "-c", LIGHT + FLAT, str(photos[0].parent), str(tmp_path / "c")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    size, grown = map(int, result.stdout.split())
+    assert size > 300e6 and grown < 60e6
+
+
+def test_cached_arrays(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"a": np.arange(12).reshape(3, 4), "mask": np.eye(3, dtype=bool),
+                "none": np.zeros((0, 2))}  # fmt: skip
+
+    for key in ({"seed": 0}, {"seed": 0}, {"seed": 1}):
+        found = cached_arrays(key, make, tmp_path)
+        for name, array in make().items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+    assert len(calls) == 2 + 3 * 1
+    with pytest.raises(ZeroDivisionError):
+        cached_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+SEVENS = np.full((4, 2), 7, np.uint8)
+
+
+def test_locks_that_do_not_reach_a_machine_that_was_faster(tmp_path, monkeypatch):
+    """Two machines build one entry; the locks of each are granted whatever the other holds."""
+    monkeypatch.setattr(fcntl, "flock", lambda *args: None)
+
+    def faster(writer):
+        writer.create("images", (4, 2), np.uint8).put(0, SEVENS)
+        return {}
+
+    def overtaken(writer):
+        rows = writer.create("images", (4, 2), np.uint8)
+        cache_module.stored(tmp_path, "entry", "same", faster)  # the other machine, meanwhile
+        rows.put(0, SEVENS)
+        return {}
+
+    with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
+        cache_module.stored(tmp_path, "entry", "same", overtaken)
+    assert names(tmp_path) == [".json", ".npy"]
+    found = cache_module.stored(tmp_path, "entry", "same", None)  # building would fail
+    assert found.from_cache and (found.arrays["images"] == 7).all()
+
+
+def test_locks_that_do_not_reach_a_machine_that_is_still_building(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *args: None)
+    theirs = []
+
+    def overtaken(writer):
+        rows = writer.create("images", (4, 2), np.uint8)
+        # the other machine begins, and takes these files for abandoned
+        cache_module._sweep(tmp_path)
+        theirs.append(cache_module.ArrayFile(rows.path, rows.shape, rows.dtype))
+        rows.put(0, SEVENS)
+        return {}
+
+    with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
+        cache_module.stored(tmp_path, "entry", "same", overtaken)
+    theirs[0].close(sync=False)
+    assert theirs[0].is_there() and names(tmp_path) == [".tmp"]  # half made, and left alone
+    assert not np.load(theirs[0].path, allow_pickle=False).any()

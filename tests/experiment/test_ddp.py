@@ -1,0 +1,95 @@
+"""Two processes on the CPU: one voice, one folder, the same network in both, at every unfreeze."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from support.apart import differences, ends, train
+from support.tiny import TWO_UNFREEZES
+
+EXACT = [*TWO_UNFREEZES, "precision=64", "callbacks=none", "data.augment.rotation_degrees=20"]
+
+
+@pytest.mark.slow
+def test_ddp_of_two_equals_one_process_with_the_same_global_batch(tmp_path):
+    """Every batch of 4 is shared out as 2 + 2; without batch norm and dropout that is the same."""
+    words = ["training.epochs=2", "precision=64", "model.batch_norm=false", "training.batch_size=4"]
+    words += ["data.augment.rotation_degrees=20", "callbacks.filter_visuals=null"]
+    one = train(tmp_path / "one", *words)
+    two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
+    assert one.count("epoch 2/2") == two.count("epoch 2/2") == 1
+    assert two.count("run folder") == 1
+    summary = json.loads((tmp_path / "two" / "run" / "summary.json").read_text())
+    assert summary["processes"] == 2
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    assert alone["state"]["model.head.logits.weight"].dtype == torch.float64
+    assert max(differences(alone["state"], first["state"]).values(), default=0) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["null", "balanced"])
+def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
+    """Frozen batch norm, stored features in the first phase, batches that do not divide evenly."""
+    words = [*EXACT, "finetune.batch_norm=eval", "training.batch_size=7"]
+    words += [f"training.class_weights={weights}"]
+    one = train(tmp_path / "one", *words)
+    two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
+    assert "behind block2" in one and "behind block2" in two
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    found = differences(alone["state"], first["state"])
+    assert max(found.values()) < 1e-9, found
+    # all three groups were trained, so the equality is not one of frozen parameters
+    start = torch.load(tmp_path / "one" / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    moved = start["optimizer_states"][0]["state"]
+    assert len(moved) == len(list(start["optimizer_states"][0]["param_groups"][0]["params"])) + sum(
+        len(group["params"]) for group in start["optimizer_states"][0]["param_groups"][1:]
+    )
+
+
+@pytest.mark.slow
+def test_ddp_of_accumulated_batches_equals_one_process_with_their_images_in_one(tmp_path):
+    """Batches of 7 over two processes, three to a move, against batches of 21."""
+    words = [*EXACT[:-1], "finetune.batch_norm=eval"]
+    words += ["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"]
+    train(tmp_path / "one", *words, "training.batch_size=21")
+    more = ["training.batch_size=7", "training.accumulate=3", "trainer=ddp_cpu"]
+    train(tmp_path / "two", *words, *more)
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    assert max(differences(alone["state"], first["state"]).values(), default=0) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["training.accumulate=2"]], ids=["plain", "accumulated"])
+def test_ddp_replicas_are_identical_with_batch_norm_in_training(tmp_path, more):
+    train(tmp_path, *TWO_UNFREEZES, "callbacks=none", "precision=32", "trainer=ddp_cpu", *more)
+    first, second = ends(tmp_path)
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name
+    assert "model.backbone.block2.norm.running_mean" in first["state"]
+    fresh = torch.zeros_like(first["state"]["model.backbone.block2.norm.running_mean"])
+    assert not torch.equal(first["state"]["model.backbone.block2.norm.running_mean"], fresh)
+
+
+def test_a_batch_without_a_row_for_every_process_is_no_nan():
+    """34 pictures in batches of 8: the last batch is two pictures, the third process has none."""
+    import numpy as np
+
+    from convlens.data.loader import TrainingLoader
+    from convlens.data.order import TrainingOrder
+    from convlens.data.pictures import Pictures
+
+    pictures = Pictures(np.zeros((34, 8, 8, 3), np.uint8), np.arange(34) % 2, ["x"] * 34)
+    order = TrainingOrder(34, 8, 0)
+    parts = [list(TrainingLoader(pictures, order, 0, rank, 3)) for rank in range(3)]
+    assert [len(batch["label"]) for batch in parts[2]] == [2, 2, 2, 2, 1]
+    assert [batch["counted"] for batch in parts[2]] == [2, 2, 2, 2, 0]
+    assert [batch["counted"] for batch in parts[0]] == [3, 3, 3, 3, 1]
+    for shares in zip(*parts, strict=True):
+        together = [int(label) for one in shares for label in one["label"][: one["counted"]]]
+        assert all(together == one["window"].tolist() for one in shares)

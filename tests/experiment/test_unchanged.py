@@ -1,0 +1,93 @@
+"""Looking changes nothing: the trained weights are the same bits with all callbacks and with none.
+
+Whatever could be disturbed has a case of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from convlens.cli.main import main
+from support.apart import differences, ends
+from support.tiny import ALL, TINY, TWO_UNFREEZES
+
+DROPOUT = ["model.dropout=0.3", "model.head.dropout=0.5", "data.augment.rotation_degrees=20"]
+CASES = {
+    "scratch_with_dropout": DROPOUT,
+    "batch_norm": ["model.batch_norm=true", "data.augment.horizontal_flip=true"],
+    "accumulation_and_validation_in_mid_epoch": [
+        *DROPOUT, "model.batch_norm=true", "training.accumulate=4", "training.validations=2",
+    ],
+    "bf16": [*DROPOUT, "model.batch_norm=true", "precision=bf16"],
+    "two_unfreezes": TWO_UNFREEZES,
+}  # fmt: skip
+
+
+def trained(home: Path, words: list[str]) -> dict:
+    """A checkpoint of a run in this process: weights, buffers and the optimizer's state."""
+    # a second run in one process would be compiled for sizes that vary: other last bits, also
+    # between two runs that do not look
+    torch._dynamo.reset()
+    assert main(["train", f"run_dir={home}", *TINY, "training.epochs=2", *words]) == 0
+    content = torch.load(home / "checkpoints" / "last.ckpt", weights_only=True)
+    return {"weights": content["state_dict"], "optimizer": content["optimizer_states"]}
+
+
+def assert_same(one, other) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def looked(home: Path) -> None:
+    """The run did look, with everything, and nothing failed."""
+    summary = json.loads((home / "summary.json").read_text())
+    assert not summary["failures"]
+    assert set(summary["explaining"]) == {
+        "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "ClassMeans", "ActivationGrids",
+        "OcclusionMaps", "FilterVisuals", "AugmentationPreview", "LearningCurves",
+        "Attribution (integrated_gradients)",
+    }  # fmt: skip
+    assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
+
+
+def check(tmp_path: Path, words: list[str]) -> None:
+    seen = trained(tmp_path / "on", [*words, *ALL])
+    looked(tmp_path / "on")
+    assert_same(seen, trained(tmp_path / "off", [*words, "callbacks=none"]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_unchanged_by_looking_with(case, tmp_path):
+    check(tmp_path, CASES[case])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_weights_unchanged_by_looking_with_torch_compile(tmp_path):
+    check(tmp_path, [*DROPOUT, "model.batch_norm=true", "training.compile=true"])
+
+
+@pytest.mark.slow
+def test_weights_unchanged_by_looking_with_two_processes_ddp(tmp_path):
+    words = [*DROPOUT, "model.batch_norm=true", "training.epochs=2", "trainer=ddp_cpu"]
+    train_apart(tmp_path / "on", *words, *ALL)
+    looked(tmp_path / "on" / "run")
+    train_apart(tmp_path / "off", *words, "callbacks=none")
+    for seen, unseen in zip(ends(tmp_path / "on"), ends(tmp_path / "off"), strict=True):
+        assert not differences(seen["state"], unseen["state"])
+        assert_same(seen["optimizer"], unseen["optimizer"])

@@ -1,0 +1,231 @@
+"""Kernels, receptive fields and gradient ascent."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import squeezenet1_1
+
+from convlens.core.errors import UserError
+from convlens.explain import gradient_ascent, kernels, receptive_field, to_display
+from convlens.explain.filters import _moves, logits_layer, recipe
+from convlens.explain.taps import record
+from support.explain_networks import ConvNet, pictures, seeded
+
+ASCENT = {"channels": 3, "steps": 5, "step_size": 0.05, "seed": 3}
+
+
+def linear_net() -> nn.Module:
+    return seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 5, bias=False)))
+
+
+def test_kernels_are_the_weights_and_a_copy():
+    conv = nn.Conv2d(4, 6, (3, 5), groups=2).bfloat16()
+    shown = kernels(conv)
+    assert shown.shape == (6, 2, 3, 5) and shown.dtype == torch.float32
+    assert torch.equal(shown, conv.weight.float())
+    same = nn.Conv2d(1, 1, 3)
+    kernels(same).zero_()
+    assert same.weight.count_nonzero() > 0
+    with pytest.raises(UserError, match="Linear has no kernels"):
+        kernels(nn.Linear(2, 2))
+
+
+def test_receptive_fields_computed_by_hand():
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(4, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.LazyLinear(2)]
+    model = nn.Sequential(*layers)
+    example = torch.rand(1, 3, 50, 50)
+    model(example)
+    expected = {"0": (3, 1), "1": (3, 1), "2": (4, 2), "3": (8, 2), "5": (10, 4), "6": (18, 4)}
+    expected |= {"7": (22, 8), "9": (50, 0)}
+    assert {name: receptive_field(model, name, example) for name in expected} == expected
+
+
+def test_receptive_fields_of_strides_dilation_branches_and_global_layers():
+    model = nn.Sequential(nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.Conv2d(4, 4, 3, dilation=2))
+    assert receptive_field(model, "1", torch.rand(1, 3, 64, 64)) == (7 + 2 * 4, 2)
+    wide = nn.Sequential(nn.Conv2d(3, 2, (1, 7)), nn.Conv2d(2, 2, (3, 1)))
+    assert receptive_field(wide, "1", torch.rand(1, 3, 40, 60)) == (7, 1)
+    # Fire modules join a 1×1 and a 3×3 branch: conv 3/2, pool 3/2, 1×1, then the 3×3 sees 15.
+    squeeze = seeded(squeezenet1_1)
+    assert receptive_field(squeeze, "features.3", torch.rand(1, 3, 48, 48)) == (7 + 2 * 4, 4)
+    mixing = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=False))
+    assert receptive_field(mixing, "1", torch.rand(1, 3, 40, 40))[0] == 40
+
+
+def test_a_field_cut_off_by_the_picture():
+    model = nn.Sequential(*[nn.Conv2d(3, 3, 9, padding=4) for _ in range(4)])
+    assert receptive_field(model, "3", torch.rand(1, 3, 20, 20))[0] == 20
+    assert receptive_field(model, "3", torch.rand(1, 3, 34, 34)) == (33, 1)
+
+
+def test_ascent_on_a_linear_network_climbs_towards_its_kernel():
+    model = linear_net()
+    result = gradient_ascent(model, "0", None, size=5, minimum=1, noise=0.001, **ASCENT)
+    assert result.units == (0, 1, 2, 3) and result.images.shape == (4, 3, 5, 5)
+    cosine = torch.cosine_similarity((result.images - 0.5).flatten(1), kernels(model[0]).flatten(1))
+    assert cosine.min() > 0.95
+    output = model(result.images).detach().flatten(1).diag()
+    torch.testing.assert_close(result.activations, output)
+    assert not result.stuck.any()
+
+
+def test_ascent_raises_every_unit_over_its_start_and_stays_in_range():
+    model = seeded(ConvNet)
+    options = {"size": 24, "smoothing": 1.0, "colours": True, "jitter": 2, **ASCENT}
+    for layer in ("conv2", "bn2", "fc1", "fc2"):
+        start = gradient_ascent(model, layer, [0, 1], **options | {"steps": 0})
+        end = gradient_ascent(model, layer, [0, 1], **options)
+        assert (end.activations > start.activations).all()
+        assert end.images.min() >= 0 and end.images.max() <= 1
+        assert start.stuck.all() and not end.stuck.any()
+
+
+def test_ascent_keeps_to_the_value_range_of_the_network():
+    options = {"size": 5, "minimum": 1, "noise": 0.0, **ASCENT, "steps": 40}
+    result = gradient_ascent(linear_net(), "0", [1], value_range=(-1, 1), **options)
+    assert result.images.min() >= 0 and result.images.max() <= 1
+    shown = kernels(linear_net()[0])[1]
+    assert result.activations[0] == pytest.approx(shown.abs().sum().item(), rel=0.02)
+
+
+def test_a_unit_without_gradient_is_marked_stuck():
+    model = linear_net()
+    with torch.no_grad():
+        model[0].weight[2].zero_()
+    result = gradient_ascent(model, "0", [1, 2, 3], size=12, **ASCENT)
+    assert result.stuck.tolist() == [False, True, False]
+    assert result.images.isfinite().all()
+
+
+def test_ascent_is_reproduced_by_its_seed_and_by_other_batches():
+    model = seeded(ConvNet)
+    options = {"size": 24, "jitter": 3, "smoothing": 1.0, **ASCENT}
+    first = gradient_ascent(model, "conv2", [0, 5, 7], **options)
+    again = gradient_ascent(model, "conv2", [0, 5, 7], **options)
+    other = gradient_ascent(model, "conv2", [0, 5, 7], **options | {"seed": 4})
+    alone = gradient_ascent(model, "conv2", [7, 0], batch=1, **options)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    torch.testing.assert_close(alone.images, first.images[[2, 0]], rtol=1e-2, atol=1e-2)
+
+
+def test_the_canvas_has_the_size_the_unit_sees():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    model.append(nn.Linear(16, 2))
+    sizes = {
+        layer: tuple(gradient_ascent(model, layer, [0], size=(60, 70), **ASCENT).images.shape[-2:])
+        for layer in ("0", "4")
+    }
+    assert sizes == {"0": (32, 32), "4": (60, 70)}
+    small = gradient_ascent(seeded(ConvNet), "conv1", [0], size=24, **ASCENT)
+    assert small.images.shape == (1, 3, 24, 24)
+
+
+def test_mistakes_are_answered_in_one_line():
+    with pytest.raises(UserError, match="has units 0 to 3, not 9"):
+        gradient_ascent(linear_net(), "0", [1, 9], size=12, **ASCENT)
+    with pytest.raises(UserError, match="no layer 'conv'"):
+        gradient_ascent(linear_net(), "conv", [1], size=12, **ASCENT)
+    with pytest.raises(UserError, match="no unit"):
+        gradient_ascent(linear_net(), "0", [], size=12, **ASCENT)
+
+
+def test_to_display_gives_every_picture_one_brightness_and_contrast():
+    images = pictures(2, 16) * 0.01 + torch.tensor([0.2, 0.9]).view(2, 1, 1, 1)
+    shown = to_display(images)
+    assert shown.min() >= 0 and shown.max() <= 1
+    torch.testing.assert_close(shown.mean((1, 2, 3)), torch.full((2,), 0.5), rtol=0, atol=0.01)
+    torch.testing.assert_close(shown.std((1, 2, 3)), torch.full((2,), 0.2), rtol=0, atol=0.02)
+    assert torch.equal(to_display(torch.full((1, 3, 4, 4), 0.3)), torch.full((1, 3, 4, 4), 0.5))
+
+
+def test_the_recipes_are_reproduced_by_their_seed_and_differ():
+    model = seeded(ConvNet)
+    options = {"size": 24, **ASCENT, "steps": 8}
+    before = torch.get_rng_state()
+    for name in ("plain", "robust"):
+        first = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
+        again = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
+        alone = gradient_ascent(model, "conv2", [7, 0], batch=1, **options, **recipe(name))
+        start = gradient_ascent(model, "conv2", [0, 5, 7], **options | {"steps": 0})
+        assert torch.equal(first.images, again.images)
+        torch.testing.assert_close(alone.images, first.images[[2, 0]], rtol=1e-2, atol=1e-2)
+        assert (first.activations > start.activations).all() and not first.stuck.any()
+    assert torch.equal(before, torch.get_rng_state())
+    plain = gradient_ascent(model, "conv2", [0, 5, 7], **options)
+    assert torch.equal(
+        plain.images,
+        gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe("plain")).images,
+    )
+    assert not torch.allclose(plain.images, first.images, atol=0.05)
+
+
+def test_the_robust_recipe_survives_small_movements_better():
+    """What it finds loses less of its activation when it is shifted, scaled and turned."""
+    model = seeded(ConvNet)
+    movements = _moves(8, 2, 0.1, 5.0, 11)
+    lost = {}
+    for name in ("plain", "robust"):
+        options = {"size": 24, **ASCENT, "steps": 20, "step_size": 0.03}
+        found = gradient_ascent(model, "conv2", range(6), **options, **recipe(name))
+        with torch.no_grad(), record(model, ["conv2"]) as taps:
+
+            def means(images, taps=taps):
+                taps.run(images)
+                return taps["conv2"].mean((-2, -1))[:, :6].diag()
+
+            still = means(found.images)
+            grey = means(torch.full_like(found.images, 0.5))
+            moved = [means(m.warped(found.images.roll(m.shift, (-2, -1)))) for m in movements]
+        lost[name] = 1 - (torch.stack(moved).mean(0) - grey) / (still - grey)
+    assert lost["robust"].mean() < 0.7 * lost["plain"].mean()
+
+
+def test_pictures_are_scaled_and_turned_about_their_middle():
+    picture = torch.zeros(1, 1, 20, 40)
+    picture[..., 9:11, 24:26] = 1  # five pixels right of the middle
+
+    def centre(image):
+        rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(40.0), indexing="ij")
+        weight = image[0, 0] / image.sum()
+        return [float((weight * rows).sum()) - 9.5, float((weight * columns).sum()) - 19.5]
+
+    move = _moves(1, 0, 0.0, 0.0, 0)[0]
+    assert move.warped(picture) is picture
+    assert centre(move._replace(scale=2.0).warped(picture)) == pytest.approx([0, 10], abs=0.1)
+    turned = move._replace(angle=torch.pi / 2).warped(picture)
+    assert [abs(x) for x in centre(turned)] == pytest.approx([5, 0], abs=0.1)
+    zooms = [m.scale for m in _moves(200, 3, 0.1, 5.0, 1)]
+    assert 0.9 <= min(zooms) < 0.92 and 1.08 < max(zooms) <= 1.1
+
+
+def test_a_sign_turns_the_climb_round():
+    model = linear_net()
+    options = {"size": 5, "minimum": 1, "noise": 0.001, **ASCENT}
+    both = gradient_ascent(model, "0", [2, 2], signs=[1, -1], **options)
+    up, down = (both.images - 0.5).flatten(1)
+    assert torch.cosine_similarity(up, down, dim=0) < -0.95
+    assert both.activations[0] > 0 > both.activations[1] and both.units == (2, 2)
+    alone = gradient_ascent(model, "0", [2], signs=[-1], batch=1, **options)
+    torch.testing.assert_close(alone.images[0], both.images[1])
+    with pytest.raises(ValueError, match="signs are 1 or -1 for each of 2 units"):
+        gradient_ascent(model, "0", [1, 2], signs=[1, 0], **options)
+
+
+def test_the_layer_of_the_logits_is_the_one_whose_output_leaves_the_network():
+    model, example = seeded(ConvNet), pictures(1)
+    assert logits_layer(model, ["conv1", "fc1", "fc2"], example) == "fc2"
+    assert logits_layer(model, ["conv1", "fc1"], example) is None
+    squashed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 4), nn.Softmax(1))
+    assert logits_layer(squashed, ["1"], example) is None
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(UserError, match="did you mean robust"):
+        recipe("robbust")
+    recipe("robust").clear()
+    assert recipe("robust")["colours"]
+    with pytest.raises(ValueError, match="zoom"):
+        gradient_ascent(linear_net(), "0", [1], size=12, zoom=1.0, **ASCENT)

@@ -1,0 +1,152 @@
+"""Grad-CAM against Captum and against its definition."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerAttribution, LayerGradCam
+from torch import nn
+
+from convlens.core.errors import UserError
+from convlens.explain import grad_cam, probabilities
+from support.explain_networks import ConvNet, InPlaceNet, pictures, residual, seeded
+
+CASES = {
+    "conv": (ConvNet, 24, ["conv1", "bn1", "relu1", "pool1", "conv2", "relu2"]),
+    "in_place": (lambda: InPlaceNet(3), 20, ["features.0", "features.2", "features.3"]),
+    "residual": (residual, 64, ["layer1.0.conv1", "layer3.1.bn2", "layer4.1.conv2", "layer4"]),
+}
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_maps_equal_captum_at_every_layer_and_target(case):
+    build, size, layers = CASES[case]
+    model, images = seeded(build), pictures(3, size)
+    targets = torch.tensor([[0, 2], [1, 1], [2, 0]])
+    ours = grad_cam(model, images, targets, layers)
+    assert list(ours.maps) == layers
+    for name in layers:
+        captum = LayerGradCam(model, model.get_submodule(name))
+        for t in range(2):
+            theirs = captum.attribute(images, targets[:, t], relu_attributions=True).detach()
+            assert theirs.max() > 0
+            close(ours.maps[name][:, t : t + 1], theirs)
+            upsampled = LayerAttribution.interpolate(theirs, (size, size), "bilinear")
+            close(ours.upsample((size, size))[name][:, t : t + 1], upsampled)
+
+
+def test_signed_maps_equal_captum():
+    model, images, targets = seeded(ConvNet), pictures(), torch.tensor([0, 1, 2])
+    ours = grad_cam(model, images, targets, ["conv2"], relu=False)
+    theirs = LayerGradCam(model, model.conv2).attribute(images, targets).detach()
+    assert theirs.min() < 0
+    close(ours.maps["conv2"], theirs)
+
+
+def test_one_logit_network_equals_captum_for_both_classes():
+    model, images = seeded(InPlaceNet), pictures(2, 20)
+    ours = grad_cam(model, images, torch.tensor([[0, 1], [0, 1]]), ["features.2"])
+    captum = LayerGradCam(model, model.features[2])
+    positive = captum.attribute(images, relu_attributions=True).detach()
+    negative = (-captum.attribute(images)).relu().detach()
+    close(ours.maps["features.2"], torch.cat([negative, positive], 1))
+    assert ours.logits.shape == (2, 1)
+    assert ours.probabilities.shape == (2, 2)
+
+
+def test_maps_equal_the_definition_computed_by_hand():
+    model, images = seeded(lambda: InPlaceNet(3)), pictures(2, 20)
+    maps = grad_cam(model, images, torch.tensor([2, 1]), ["features.2"]).maps["features.2"]
+    for i, target in enumerate((2, 1)):
+        with torch.no_grad():
+            inner = model.features[1](model.features[0](images[i : i + 1]))
+            inner = model.features[2](inner)
+        inner.requires_grad_()
+        pooled = F.adaptive_avg_pool2d(inner.relu(), 2).flatten(1)
+        (gradient,) = torch.autograd.grad(model.head(pooled)[0, target], inner)
+        cam = torch.zeros(inner.shape[-2:])
+        for channel in range(inner.shape[1]):
+            cam += gradient[0, channel].mean() * inner[0, channel].detach()
+        close(maps[i, 0], cam.relu())
+
+
+def test_result_is_detached_and_batches_do_not_matter():
+    model, images, targets = seeded(ConvNet), pictures(5), torch.tensor([0, 1, 2, 3, 0])
+    whole = grad_cam(model, images, targets, ["conv2", "relu2"])
+    parts = grad_cam(model, images, targets, ["conv2", "relu2"], batch=2)
+    for name, maps in whole.maps.items():
+        assert not maps.requires_grad and not whole.logits.requires_grad
+        close(parts.maps[name], maps)
+    close(parts.logits, whole.logits)
+
+
+def test_a_map_without_evidence_is_zero_and_marked_empty():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(1, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.zero_()
+        model[4].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    result = grad_cam(model, torch.rand(2, 1, 6, 6), torch.tensor([[0, 1], [0, 1]]), ["1"])
+    assert result.empty["1"].tolist() == [[False, True], [False, True]]
+    assert result.maps["1"][:, 1].count_nonzero() == 0
+    assert result.upsample((12, 12))["1"].isfinite().all()
+
+
+def test_mistakes_are_answered_in_one_line():
+    model, images, targets = seeded(ConvNet), pictures(1), torch.tensor([0])
+    with pytest.raises(UserError, match=r"'conv9'.*did you mean conv"):
+        grad_cam(model, images, targets, ["conv9"])
+    with pytest.raises(UserError, match="needs maps"):
+        grad_cam(model, images, targets, ["fc1"])
+    with pytest.raises(UserError, match="classes 0 to 3"):
+        grad_cam(model, images, torch.tensor([4]), ["conv1"])
+    with pytest.raises(UserError, match="classes 0 to 1"):
+        grad_cam(seeded(InPlaceNet), images, torch.tensor([2]), ["features.0"])
+    model.spare = nn.Conv2d(3, 3, 3)
+    with pytest.raises(UserError, match="never called"):
+        grad_cam(model, images, targets, ["spare"])
+
+
+def test_probabilities():
+    logits = torch.tensor([[2.0], [-1.0]])
+    close(probabilities(logits)[:, 1:], logits.sigmoid())
+    close(probabilities(logits).sum(1), torch.ones(2))
+    with pytest.raises(ValueError, match=r"\(2,\)"):  # one image's two classes, or two images?
+        probabilities(logits.flatten())
+    three = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    close(probabilities(three), three.softmax(1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_equal_the_definition_by_finite_differences(channels):
+    """dy/dA measured: every value of the layer is moved a little both ways, one by one."""
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(channels, 3, 3),
+            nn.Tanh(),
+            nn.Conv2d(3, 2, 3, stride=2),
+            nn.Softplus(),
+            nn.Flatten(),
+            nn.Linear(2 * 3 * 3, 3),
+        )
+    ).double()
+    images = pictures(2, 9)[:, :channels].double()
+    targets, step = torch.tensor([2, 0]), 1e-5
+    for layer in range(4):
+        with torch.no_grad():
+            inner = model[: layer + 1](images)
+            gradient = torch.zeros_like(inner)
+            for place in np.ndindex(*inner.shape[1:]):
+                move = torch.zeros_like(inner)
+                move[(slice(None), *place)] = step
+                rise = model[layer + 1 :](inner + move) - model[layer + 1 :](inner - move)
+                gradient[(slice(None), *place)] = rise[range(2), targets] / (2 * step)
+            expected = (gradient.mean((-2, -1), keepdim=True) * inner).sum(1, keepdim=True)
+        ours = grad_cam(model, images, targets, [str(layer)], relu=False).maps[str(layer)]
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)

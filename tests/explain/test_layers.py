@@ -1,0 +1,99 @@
+"""Which layers are worth showing, and patterns that choose among them."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import vgg16
+
+from convlens.core.errors import UserError
+from convlens.explain import choose_layers, explainable_layers
+from support.explain_networks import (
+    Branches,
+    ConvNet,
+    InPlaceNet,
+    InPlaceSum,
+    pictures,
+    residual,
+    seeded,
+)
+
+
+def test_explainable_layers_in_model_order():
+    names = ["conv1", "bn1", "relu1", "pool1", "conv2", "bn2", "relu2", "pool2"]
+    assert explainable_layers(ConvNet()) == [*names, "fc1", "relu3", "fc2"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ("conv1", ["conv1"]),
+        ("conv*", ["conv1", "conv2"]),
+        (["relu2", "conv*", "conv1"], ["conv1", "conv2", "relu2"]),
+        ("*2", ["conv2", "bn2", "relu2", "pool2", "fc2"]),
+    ],
+)
+def test_patterns(patterns, expected):
+    assert choose_layers(ConvNet(), patterns) == expected
+
+
+def test_patterns_that_name_blocks_and_kinds():
+    assert choose_layers(InPlaceNet(), "features", "grad_cam") == ["features"]
+    assert choose_layers(ConvNet(), "*2", "filters") == ["conv2", "fc2"]
+    assert choose_layers(InPlaceNet(), "features.*", "filters") == ["features.0", "features.2"]
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest():
+    with pytest.raises(UserError, match=r"ConvNet matches 'conv3': did you mean conv\d or conv\d"):
+        choose_layers(ConvNet(), ["conv1", "conv3"])
+    with pytest.raises(UserError, match="there are: conv1, conv2, fc1, fc2"):
+        choose_layers(ConvNet(), "zzz*", "filters")
+    with pytest.raises(ValueError, match="kind"):
+        choose_layers(ConvNet(), "auto", "maps")
+
+
+def test_auto_takes_whole_convolution_stages():
+    stages = ["conv1", "bn1", "relu1", "pool1", "conv2", "bn2", "relu2", "pool2"]
+    assert choose_layers(ConvNet()) == stages
+    assert choose_layers(ConvNet(), "auto", "filters") == ["conv1", "conv2", "fc1", "fc2"]
+    assert choose_layers(InPlaceNet(), "auto", "filters", limit=2) == ["features.0", "head"]
+
+
+def test_auto_keeps_to_the_limit_and_to_both_ends_of_a_deep_network():
+    with torch.device("meta"):
+        model = vgg16()
+    chosen = choose_layers(model, limit=12)
+    assert 6 <= len(chosen) <= 12
+    assert chosen[:2] == ["features.0", "features.1"]
+    assert chosen[-3:] == ["features.28", "features.29", "features.30"]
+
+
+def test_auto_with_an_example_leaves_out_what_has_no_map():
+    model = seeded(Branches)
+    model.spare = nn.Conv2d(3, 3, 1)
+    assert "pool" in choose_layers(model)
+    chosen = choose_layers(model, example=pictures(1))
+    assert chosen == ["stem", "mixed.left", "mixed.right"]
+    assert "spare" not in choose_layers(model, "auto", "filters", example=pictures(1))
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "expected"),
+    [
+        (ConvNet, 24, "relu2"),
+        (InPlaceNet, 24, "features.3"),
+        (residual, 64, "layer4.1.relu"),
+        (Branches, 24, "mixed"),
+        (InPlaceSum, 24, "body"),
+    ],
+)
+def test_auto_for_grad_cam_is_what_the_last_convolution_became(build, size, expected):
+    model = seeded(build)
+    assert choose_layers(model, "auto", "grad_cam", example=pictures(1, size)) == [expected]
+
+
+def test_auto_of_a_dense_network_is_empty():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+    example = torch.rand(1, 3, 2, 2)
+    assert choose_layers(model, "auto", "grad_cam", example=example) == []
+    assert choose_layers(model, "auto", "activations", example=example) == []
+    assert choose_layers(model, "auto", "filters") == ["1", "3"]

@@ -1,0 +1,132 @@
+"""One run folder, whoever starts the processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convlens.core.errors import UserError
+from convlens.core.processes import first_process
+from convlens.rundir.claim import ENVIRONMENT, check_run_dir, claim_run_dir
+from convlens.rundir.write import write_config
+from support.tiny import TINY
+
+LAUNCHER = [ENVIRONMENT, "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE"]
+LAUNCHER += ["TORCHELASTIC_RUN_ID"]
+LAUNCHER += ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_JOB_NAME"]
+SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+
+
+@pytest.fixture
+def started(at, monkeypatch):
+    """Sets a launcher's variables, and none of another; returns what a config says of folders."""
+
+    def by(*, num_nodes=1, run_dir=None, **variables):
+        for name in LAUNCHER:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        trainer = {"num_nodes": num_nodes}
+        return {
+            "run_dir": run_dir, "experiment": "scratch", "overwrite": False, "trainer": trainer
+        }  # fmt: skip
+
+    yield by
+    # claim() sets it in a process that is alone; here others follow
+    os.environ.pop(ENVIRONMENT, None)
+
+
+def home(config) -> str:
+    """The folder as a run finds it: checked before the costly part, claimed behind it."""
+    check_run_dir(config)
+    return str(claim_run_dir(config))
+
+
+def test_alone_the_folder_is_named_by_date_and_time(started):
+    first, second = home(started()), home(started())
+    assert Path(first).parent == Path(second).parent == Path("outputs/scratch")
+    assert first != second
+
+
+def test_processes_of_lightnings_launcher_take_the_first_ones_folder(started):
+    chosen = home(started())
+    later = started(LOCAL_RANK="1", NODE_RANK="0", CONVLENS_RUN_DIR=chosen)
+    assert not first_process()
+    assert home(later) == chosen
+
+
+def test_several_nodes_under_lightnings_launcher_need_a_run_dir(started):
+    for rank in "01":
+        with pytest.raises(UserError, match="run_dir=… has to be given"):
+            check_run_dir(started(num_nodes=2, NODE_RANK=rank))
+        assert home(started(num_nodes=2, NODE_RANK=rank, run_dir="it")) == "it"
+        assert first_process() == (rank == "0")
+
+
+def test_the_first_process_of_a_second_node_is_not_the_first(started):
+    started(NODE_RANK="1", LOCAL_RANK="0")
+    assert not first_process()
+    started(**TORCHRUN, RANK="2", GROUP_RANK="1")
+    assert not first_process()
+    started(**TORCHRUN, RANK="0", GROUP_RANK="1")
+    assert first_process()  # torchrun numbers nodes as they arrive; RANK decides
+
+
+def test_slurm_tasks_share_the_jobs_folder(started):
+    for rank in "01":
+        config = started(**SLURM, SLURM_PROCID=rank)
+        assert first_process() == (rank == "0")
+        assert home(config) == "outputs/scratch/slurm_77"
+
+
+def test_a_slurm_job_that_is_put_back_into_the_queue_is_told_of_resume(started):
+    held = Path(home(started(**SLURM, SLURM_PROCID="0")))
+    write_config(held, {"experiment": "scratch"})
+    with pytest.raises(UserError, match="make resume run=outputs/scratch/slurm_77"):
+        check_run_dir(started(**SLURM, SLURM_PROCID="0"))
+
+
+@pytest.mark.parametrize(
+    "allocation",
+    [
+        {"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+        {"SLURM_JOB_ID": "77", "SLURM_PROCID": "0"},
+        {**SLURM, "SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive"},
+    ],
+)
+def test_a_single_process_inside_an_allocation_is_as_ever(started, allocation):
+    assert "slurm" not in home(started(**allocation))
+    # and Lightning may start others there
+    started(**allocation, LOCAL_RANK="1")
+    assert not first_process()
+
+
+def test_torchrun_with_an_id_shares_a_folder_and_without_says_so_everywhere(started):
+    for rank in "01":
+        config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="run/7")
+        assert home(config) == "outputs/scratch/torchrun_run_7"
+        with pytest.raises(UserError, match="run_dir=… has to be given"):
+            check_run_dir(started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none"))
+        config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none", run_dir="it")
+        assert home(config) == "it"
+    alone = started(RANK="0", WORLD_SIZE="1", TORCHELASTIC_RUN_ID="none")
+    assert "torchrun" not in home(alone)
+
+
+@pytest.mark.slow
+def test_ddp_of_two_processes_by_torchrun_is_one_run(at):
+    words = [*TINY, "trainer=ddp_cpu", "training.epochs=1", "callbacks=none"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "convlens.cli.main", "train", "run_dir=runs/it", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    assert [file.name for file in (at / "runs").iterdir()] == ["it"]
+    assert not (at / "outputs").exists()
+    assert json.loads((at / "runs" / "it" / "summary.json").read_text())["processes"] == 2

@@ -1,0 +1,1 @@
+"""What several tests share; scripts run by hand put ``tests/`` on their path themselves."""

@@ -1,0 +1,55 @@
+"""Words that make a run last a second, and folders of pictures as small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def draw_folder(root: Path, counts: dict[str, int], size: int = 24, seed: int = 0) -> Path:
+    """Class folders below ``root`` with small PNG pictures, a brightness of its own a class."""
+    rng = np.random.default_rng(seed)
+    for number, (path, count) in enumerate(counts.items()):
+        folder = root / path
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.integers(0, 120, (size, size, 3)) + 60 * (number % 3)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+TINY = [
+    "data.pictures=60",
+    "data.size=16",
+    "model.filters=[4,6]",
+    "model.padding=same",
+    "model.head.hidden=[8]",
+    "training.batch_size=8",
+    "precision=32",
+    "trainer=cpu",
+    "probes.count=3",
+]
+"""Words that make a run of ``shapes`` last a second."""
+
+TWO_UNFREEZES = [
+    "model.batch_norm=true",
+    "data.pictures=100",
+    "finetune.groups={head: head, last: backbone.block2, base: backbone}",
+    "finetune.phases=[{epochs: 2, train: [head], lr: {head: 0.01}, augment: false},"
+    "{epochs: 2, train: [head, last], lr: {head: 0.01, last: 0.005}, warmup_epochs: 1},"
+    "{epochs: 2, train: [head, last, base], lr: 0.003, warmup_epochs: 0.5}]",
+    "training.epochs=null",
+]
+"""Words of a schedule of three phases for the network of ``TINY``."""
+
+ALL = [
+    "callbacks=all",
+    "scores=all",
+    "callbacks.filter_visuals.steps=2",
+    "callbacks.filter_visuals.full_units=2",
+    "looking.seconds=600",
+    "looking.first_seconds=600",
+]
+"""Words by which everything looks after every epoch, at every layer, with all scores."""

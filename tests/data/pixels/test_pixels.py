@@ -144,16 +144,9 @@ def test_folder_that_cannot_be_made(photos, tmp_path):
         decoded(photos, size=16, cache_dir=tmp_path / "file" / "cache", progress=False)
 
 
-# A child process imports pixels.py without what else the package data/ imports (torch: seconds).
-LIGHT = f"""
-import sys, types
-sys.modules["convlens.data"] = types.ModuleType("convlens.data")
-sys.modules["convlens.data"].__path__ = [{str(Path(pixels_module.__file__).parent)!r}]
-"""
-
 CHILD = """
-import time
-from convlens.data import pixels
+import sys, time
+from convlens.data.pixels import load as pixels
 original = pixels.decode_picture
 def slow(*args):
     time.sleep({delay})
@@ -167,7 +160,7 @@ print("from cache" if found.from_cache else "built", flush=True)
 
 
 def child(photos, folder, delay=0.0, size=16, **options) -> subprocess.Popen:
-    code = LIGHT + CHILD.format(delay=delay, size=size)
+    code = CHILD.format(delay=delay, size=size)
     return subprocess.Popen(
         [sys.executable, "-c", code, str(photos[0].parent), str(folder)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
@@ -287,7 +280,7 @@ def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatc
 
 
 FLAT = """
-import resource
+import resource, sys
 from pathlib import Path
 from convlens.data.pixels.load import decoded
 files = sorted(Path(sys.argv[1]).iterdir())
@@ -300,7 +293,7 @@ print(found.images.nbytes, (after - before) * 1024)
 
 
 def test_memory_stays_flat_however_large_the_cache(photos, tmp_path):
-    command = [sys.executable, "-c", LIGHT + FLAT, str(photos[0].parent), str(tmp_path / "c")]
+    command = [sys.executable, "-c", FLAT, str(photos[0].parent), str(tmp_path / "c")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     size, grown = map(int, result.stdout.split())
     assert size > 300e6 and grown < 60e6

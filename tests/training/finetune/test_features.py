@@ -255,7 +255,7 @@ import numpy as np, torch
 from convlens.data.pictures import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
-from convlens.training.features import features
+from convlens.training.finetune.features import features
 spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"])["model"]
 model = build_model(spec, channels=3, size=16, outputs=2)
 def grown(count):

@@ -14,6 +14,7 @@ import torch
 
 from convlens.cli.main import main
 from support.apart import differences, ends
+from support.apart import train as train_apart
 from support.tiny import ALL, TINY, TWO_UNFREEZES
 
 DROPOUT = ["model.dropout=0.3", "model.head.dropout=0.5", "data.augment.rotation_degrees=20"]

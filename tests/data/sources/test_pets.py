@@ -14,8 +14,17 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.sources.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets
 from convlens.data.sources.sources import pending_download
-from support.pets_drawn import BREEDS, COMMENTS, TEST, TRAIN, change, data, draw_pets, spec_of, stems
-from support.served import NOWHERE
+from support.pets_drawn import (
+    BREEDS,
+    COMMENTS,
+    TEST,
+    TRAIN,
+    change,
+    data,
+    draw_pets,
+    spec_of,
+    stems,
+)
 
 # ---------------------------------------------------------------------------------------- listing
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as L
-
 from convlens.callbacks import EpochLog
 
 from convlens.cli.main import main

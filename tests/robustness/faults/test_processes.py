@@ -13,7 +13,6 @@ import pytest
 from support.lively import checkpoint, differences, logged, start, told, wait_for
 from support.tiny import TINY
 
-
 LONG = [*TINY, "model.batch_norm=true", "model.dropout=0.2", "training.epochs=3", "callbacks=none"]
 LONG += ["training.steps_per_epoch=60", "trainer=ddp_cpu", "data.augment.rotation_degrees=20"]
 LONG += ["trainer.log_every_n_steps=5"]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from convlens.callbacks import ExplanationCallback, GradCam
 
 from convlens.cli.main import main

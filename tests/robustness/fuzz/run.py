@@ -56,6 +56,7 @@ def one(name: str, parent: str, cases: int, seed: int) -> dict:
     folder.mkdir()
     os.environ["CONVLENS_CACHE"] = str(folder / "cache")
     import torch
+
     from support.fuzz_all import SURFACES
 
     torch.set_num_threads(1)

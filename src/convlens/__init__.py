@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
 __all__ = ["Explainer", "Explanation", "load", "wrap"]
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("convlens")
     # the notebook's words need torch; the commands that do not shall not wait for it
     if name in __all__:
-        from convlens.experiment import explainer
+        from convlens import api
 
-        return getattr(explainer, name)
+        return getattr(api, name)
     raise AttributeError(f"module 'convlens' has no attribute {name!r}")

@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 
-from convlens import __version__
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.processes import first_process
@@ -43,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(help_text())
         return 0
     if arguments[0] == "--version":
+        from convlens import __version__
+
         print(f"convlens {__version__}")
         return 0
     command, words = arguments[0], arguments[1:]
@@ -108,7 +109,3 @@ def help_text() -> str:
     lines = ["convlens COMMAND [key=value …]", ""]
     lines += [f"  {name:12} {what}" for name, what in COMMANDS.items()]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from convlens.cli.words import extract, number
 from convlens.core.errors import UserError
 from convlens.rundir import log as logs
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 
 def run(words: list[str]) -> int:
@@ -26,15 +23,15 @@ def run(words: list[str]) -> int:
             "that comes with convlens, and model=NAME model.head=imagenet a library's network"
         )
     from convlens.experiment.checkpoints import checkpoint_path
-    from convlens.experiment.inputs import network_of, picture_files, walk_from
-    from convlens.experiment.predict import predict_files
+    from convlens.experiment.inputs import picture_files, walk_from
+    from convlens.experiment.networks import network_of
+    from convlens.experiment.predict import TABLE, predict_files, predictions_folder
     from convlens.experiment.unseen import used_images
 
     explainer, network = network_of(told["ckpt"], words)
     walk = walk_from(told["images"])
     files = list(picture_files(walk))
-    home = make_fresh_folder(OUTPUTS / "predict") if told["run_dir"] is None else _given(told)
-    table = home / "predictions.csv"
+    table = predictions_folder(told["run_dir"]) / TABLE
     print(f"{len(files)} pictures, {network}")
     for line in walk.notes(f"in {told['images']}"):
         print(f"! {line}")
@@ -52,13 +49,3 @@ def run(words: list[str]) -> int:
     if len(done.refused) == len(files):
         raise UserError(f"none of the files of {told['images']} is a picture")
     return 0
-
-
-def _given(told: dict) -> Path:
-    home = Path(told["run_dir"]).expanduser()
-    if (home / "predictions.csv").exists():
-        raise UserError(f"run_dir={home} holds predictions.csv already: choose another")
-    if home.exists() and not home.is_dir():
-        raise UserError(f"run_dir={home} is a file: choose another")
-    home.mkdir(parents=True, exist_ok=True)
-    return home

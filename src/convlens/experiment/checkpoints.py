@@ -1,4 +1,4 @@
-"""Which checkpoint a person means."""
+"""Which checkpoint a person means, and which run it belongs to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from convlens.rundir.paths import newest_run
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
 EXAMPLE_NAME = "example"  # what ckpt= says for it
+FOLDER = "checkpoints"  # of a run
 
 
 def checkpoint_path(asked: str | None, home: str | None) -> Path:
@@ -21,5 +22,10 @@ def checkpoint_path(asked: str | None, home: str | None) -> Path:
     if asked not in (None, "last"):
         return Path(asked).expanduser()
     newest = asked == "last" or home == "last"
-    best = Path("checkpoints") / "best.ckpt"
+    best = Path(FOLDER) / "best.ckpt"
     return (newest_run(str(best)) if newest else Path(home).expanduser()) / best
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None of a file by itself."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else None

@@ -1,32 +1,27 @@
-"""``predictions.csv``: each picture's probabilities, for any number of pictures in little memory.
-
-One row a picture: ``file, predicted, confidence``, a column ``probability/<class>`` in [0, 1] for
-each class, and ``error``, which says why a file gave no picture (its other columns are empty). The
-columns of classes have a beginning that no other has: a class may be called ``file`` or ``true``.
-"""
+"""Each picture's probabilities, for any number of pictures in little memory."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convlens.data.index.labels import csv_line
+from convlens.core.errors import UserError
 from convlens.data.pixels.decode import PictureError, decode_picture
 from convlens.data.pixels.load import cores, pillow_settings
+from convlens.experiment.explainer import Explainer
+from convlens.experiment.table import write_table
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
-if TYPE_CHECKING:  # a run writes tables too, and asks no explainer
-    from convlens.experiment.explainer import Explainer
+TABLE = "predictions.csv"
 
 
 @dataclass
@@ -44,29 +39,21 @@ class Predicted:
     seconds: float = 0.0
 
 
-def write_table(
-    file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
-    *, last: str = "error",
-) -> None:  # fmt: skip
-    """Write ``predictions.csv``: whole under its name, or as ``.part`` as far as it came.
+def predictions_folder(asked: str | None) -> Path:
+    """Where the table goes: ``run_dir=``, or a new folder.
 
-    Args:
-        rows: (file, probabilities ``(K,)`` or None, what stands in the last column).
-        last: the last column's name: ``error``, or ``true`` where the classes are known.
+    Raises:
+        UserError: a folder that holds a table already, or a file.
     """
-    beside = file.with_name(f"{file.name}.part")
-    # surrogateescape: file names need not be UTF-8, and must come back as they were
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        of_classes = [f"probability/{name}" for name in class_names]
-        out.write(csv_line(["file", "predicted", "confidence", *of_classes, last]))
-        for name, shares, told in rows:
-            if shares is None:
-                out.write(csv_line([name, "", "", *[""] * len(class_names), told]))
-                continue
-            best = int(shares.argmax())
-            values = [f"{share:.6g}" for share in shares.tolist()]
-            out.write(csv_line([name, class_names[best], values[best], *values, told]))
-    os.replace(beside, file)
+    if asked is None:
+        return make_fresh_folder(OUTPUTS / "predict")
+    home = Path(asked).expanduser()
+    if (home / TABLE).exists():
+        raise UserError(f"run_dir={home} holds {TABLE} already: choose another")
+    if home.exists() and not home.is_dir():
+        raise UserError(f"run_dir={home} is a file: choose another")
+    home.mkdir(parents=True, exist_ok=True)
+    return home
 
 
 def predict_files(

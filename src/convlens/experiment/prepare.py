@@ -1,14 +1,18 @@
-"""What is written into a run's folder before training: config, split, pictures, probes."""
+"""A run before training: its folder, its log, and config, split, pictures and probes in it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
+from convlens.core.stopwatch import spent_on
 from convlens.data.index.listing import Listing
 from convlens.data.index.splits import read_split, write_split
 from convlens.data.index.unchanged import check_state, digests_of, write_state
@@ -16,9 +20,58 @@ from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 from convlens.experiment.assemble import Run
+from convlens.rundir import log as logs
+from convlens.rundir.claim import check_run_dir, claim_run_dir
+from convlens.rundir.lock import Hold
 from convlens.rundir.write import write_config
 
 log = logging.getLogger("convlens")
+
+
+@contextlib.contextmanager
+def run_folder(config: dict, resume: Path | None) -> Iterator[Callable[[], Path]]:
+    """Hold the folder that a run writes into; a dry run's is gone afterwards.
+
+    Args:
+        config: resolved.
+        resume: the folder of a resumed run.
+
+    Yields:
+        What makes the folder of a new run and returns it: to be called when all that can be refused
+        has been.
+
+    Raises:
+        UserError: the folder holds a run already, is in use, or cannot be made.
+    """
+    if config["trainer"]["fast_dev_run"]:
+        # nothing is kept, and no run that lies in run_dir is touched
+        with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
+            yield lambda: Path(scratch)
+        return
+    if resume is None:
+        check_run_dir(config)
+    with Hold() as hold:
+        if resume:
+            hold.take(resume)
+        yield lambda: resume or claim_run_dir(config, hold)
+
+
+def decode(run: Run) -> list[str]:
+    """Decode the images, or open what is stored of them; returns what is to be said, each once."""
+    with spent_on("decoding"):
+        return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
+
+
+def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
+    """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
+    if first_process() and not run.config["trainer"]["fast_dev_run"]:
+        logs.keep(home / "train.log")
+    else:
+        logs.hush()
+    for line in notes:
+        log.warning(line)
+    if not resumed and run.module.model.weights:
+        log.debug(run.module.model.weights.note)  # the screen has had it
 
 
 def prepare(run: Run, home: Path, resumed: bool) -> None:
@@ -30,6 +83,8 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     config = run.config
     listing = run.data.index.listing
     if first_process():
+        if resumed:
+            (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
             _compare(listing, digests_of(listing, run.data.dataset), home, resumed)
         write_config(home, config)

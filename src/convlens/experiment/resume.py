@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from convlens.data.index.unchanged import PLACES
 if TYPE_CHECKING:
     from convlens.training.finetune.schedule import Schedule
 
+log = logging.getLogger("convlens")
 # what the trained weights do not depend on; and the length, see `check_length`
 FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget", *PLACES)
 # what a hand may have changed in config.yaml, and the checkpoint knows better
@@ -141,21 +143,20 @@ def _ended_by(checkpoint: dict, schedule: Schedule, done: int) -> str:
     return ""
 
 
-def check_processes(checkpoint: dict, processes: int, home: Path) -> str:
-    """Whether as many processes go on as have trained so far; a note where it is not known.
+def check_processes(checkpoint: dict, processes: int, home: Path) -> None:
+    """Hold the number of processes to that which has trained so far; an old checkpoint says none.
 
     Raises:
         UserError: there are more or fewer.
     """
     trained = checkpoint.get("convlens_processes")
     if trained is None:
-        return (
+        log.warning(
             f"the checkpoint is an older one, which does not say how many processes trained it; "
             f"going on with {processes}"
         )
-    if trained != processes:
+    elif trained != processes:
         raise UserError(
             f"{home} was trained by {trained} processes, but here it would be {processes}: resume "
             f"with as many devices (trainer.devices={trained}), or start a new run"
         )
-    return ""

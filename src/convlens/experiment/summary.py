@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import logging
 import math
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 
-from convlens import __version__
-from convlens.callbacks import EpochLog, Ledger
+import pytorch_lightning as L
+
+from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
+from convlens.core.errors import UserError
+from convlens.core.processes import first_process
+from convlens.core.stopwatch import current, spent_on
+from convlens.experiment.assemble import Run
+from convlens.pages.report import report
+from convlens.rundir import log as logs
+from convlens.rundir.write import write_summary
 from convlens.training.alarms import no_better_than_untrained, overfitting
 
+log = logging.getLogger("convlens")
 Row = dict[str, float]
 SECONDS = (
     "setup", "decoding", "features", "training", "validation", "checkpoints", "explaining", "test",
     "closing", "report",
 )  # fmt: skip
-LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
 def best_row(history: list[Row]) -> Row:
@@ -32,36 +44,19 @@ def of_stage(row: Row, stage: str) -> Row:
 
 
 def summarise(
-    config: dict,
-    epoch_log: EpochLog,
-    ledger: Ledger,
-    test: Row,
-    seconds: dict[str, float],
-    alarms: list[str],
-    *,
-    processes: int,
+    run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row
 ) -> dict:
-    """The summary of a finished run.
+    """The summary of a run that has been tested.
 
     Args:
-        config: resolved.
+        run: as it was assembled and trained.
+        trainer: that trained it.
         epoch_log: with the history and the pictures seen.
         ledger: what looking cost.
         test: the ``test/…`` results of the best epoch.
-        seconds: by name, of all parts of the run, see :mod:`convlens.core.stopwatch`.
-        alarms: that the explanations raise at the end.
-        processes: how many trained.
     """
-    history, thresholds = epoch_log.history, config["alarms"]
+    config, history, seconds = run.config, epoch_log.history, current().seconds()
     best, last = best_row(history), history[-1]
-    notice = overfitting(
-        [row["train/loss"] for row in history[1:]],
-        [row["val/loss"] for row in history[1:]],
-        epochs=thresholds["overfitting_epochs"],
-        rise=thresholds["overfitting_rise"],
-    )
-    losses = [row["val/loss"] for row in history if "val/loss" in row]
-    notices = [line for line in (notice, no_better_than_untrained(losses)) if line]
     return {
         "experiment": config["experiment"],
         "seed": config["seed"],
@@ -73,6 +68,22 @@ def summarise(
         "test": of_stage(test, "test"),
         "images_per_second": epoch_log.pictures_seen / max(seconds.get("training", 0.0), 1e-9),
         "seconds": seconds_by_name(seconds),
+        **_looking(ledger),
+        "precision": str(config["precision"]),
+        "processes": trainer.world_size,
+        "versions": versions(),
+        "alarms": _alarms(history, config["alarms"], trainer),
+        "failures": _failures(ledger, epoch_log, trainer),
+        "left_out": dict(ledger.left_out),
+        "scores": _latest_scores(ledger),
+        "skipped": run.data.dataset.skipped,
+        "features": run.phases.fetched,
+    }
+
+
+def _looking(ledger: Ledger) -> dict:
+    """What looking cost: by callback, and within epochs."""
+    return {
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
         "looking": {
             "share_of_epochs": round(ledger.share_of_epochs, 4),
@@ -82,14 +93,28 @@ def summarise(
                 for clock, (own, looked) in sorted(ledger.epochs.items())
             ],
         },
-        "precision": str(config["precision"]),
-        "processes": processes,
-        "versions": versions(),
-        "alarms": notices + alarms,
-        "failures": list(ledger.failures.values()),
-        "left_out": dict(ledger.left_out),
-        "scores": _latest_scores(ledger),
     }
+
+
+def _alarms(history: list[Row], thresholds: Mapping, trainer: L.Trainer) -> list[str]:
+    """What the numbers tell, and what the explanations told at the end."""
+    notice = overfitting(
+        [row["train/loss"] for row in history[1:]],
+        [row["val/loss"] for row in history[1:]],
+        epochs=thresholds["overfitting_epochs"],
+        rise=thresholds["overfitting_rise"],
+    )
+    losses = [row["val/loss"] for row in history if "val/loss" in row]
+    notices = [line for line in (notice, no_better_than_untrained(losses)) if line]
+    alarms = next(each for each in trainer.callbacks if isinstance(each, Alarms))
+    return notices + alarms.current
+
+
+def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
+    """Looks that failed, and files that lack lines."""
+    lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
+    lines = (*lost, epoch_log.failure, logs.failure())
+    return [*ledger.failures.values(), *(line for line in lines if line)]
 
 
 def seconds_by_name(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -110,5 +135,39 @@ def _latest_scores(ledger: Ledger) -> Row:
 
 def versions() -> dict[str, str]:
     """Versions of convlens, Python and the libraries whose change may change a result."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"convlens": __version__, "python": platform.python_version(), **found}
+    ours, *theirs = ((name, importlib.metadata.version(name)) for name in LIBRARIES)
+    return dict([ours, ("python", platform.python_version()), *theirs])
+
+
+def finish(home: Path, summary: dict) -> dict:
+    """Write the summary and the page of a run; returns the summary, the page's seconds in it.
+
+    Raises:
+        UserError: the summary cannot be written.
+    """
+    if not first_process():
+        return summary
+    try:
+        write_summary(home, summary)
+    except OSError as error:
+        raise UserError(
+            f"summary.json was not written ({error.strerror}): make room; `make resume "
+            f"run={home}` writes it, nothing is trained again"
+        ) from error
+    with spent_on("report"):
+        _write_report(home)
+    summary = {**summary, "seconds": seconds_by_name(current().seconds())}
+    with contextlib.suppress(OSError):  # the page alone is not in the one that is there
+        write_summary(home, summary)
+    return summary
+
+
+def _write_report(home: Path) -> None:
+    """The run's page; a run whose page fails is a good run still."""
+    try:
+        report(home)
+    except Exception as error:  # whatever is wrong with a picture or the disk
+        log.warning(
+            "report.html was not written: %s; `make report run=%s` tries again", error, home
+        )
+        log.debug("traceback", exc_info=True)

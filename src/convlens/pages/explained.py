@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.draw.jpeg import shrink_jpeg
@@ -52,6 +52,36 @@ def explained(
         for tag, panel in panels.items()
     }
     return Explained(name, source, top, small, notes)
+
+
+@dataclass
+class Shown:
+    """The parts of a page, as many as it has room for.
+
+    Attributes:
+        parts: what is on the page.
+        left_out: how many pictures are not.
+        size: bytes on the page, about.
+    """
+
+    parts: list[Explained] = field(default_factory=list)
+    left_out: int = 0
+    size: int = 0
+
+    def add(
+        self, name: str, source: str, top: Sequence[tuple[str, float]],
+        panels: Mapping[str, bytes], notes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Put a picture on the page if there is room; its grids only if there is for them too."""
+        if self.size <= MOST_BYTES:
+            part = explained(name, source, top, panels, notes)
+            if self.size + part.size > MOST_BYTES:
+                part = part.without_grids()
+            self.size += part.size
+            if self.size <= MOST_BYTES:
+                self.parts.append(part)
+                return
+        self.left_out += 1
 
 
 def explained_page(

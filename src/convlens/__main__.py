@@ -1,0 +1,7 @@
+"""``python -m convlens COMMAND key=value …``, where the script ``convlens`` is not at hand."""
+
+import sys
+
+from convlens.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,12 @@
+"""The public face: what a notebook or a script imports; everything else may move.
+
+>>> import convlens                                                 # doctest: +SKIP
+>>> convlens.load("outputs/…/best.ckpt").explain("cat.jpg")         # doctest: +SKIP
+>>> convlens.wrap(my_network, ["cat", "dog"], size=224, normalisation="imagenet")  # doctest: +SKIP
+"""
+
+from convlens.experiment.explainer import Explainer
+from convlens.experiment.explanation import Explanation
+from convlens.experiment.networks import load, wrap
+
+__all__ = ["Explainer", "Explanation", "load", "wrap"]

@@ -1,0 +1,149 @@
+"""Everything about one picture, or a folder of them: a folder for each, and one page of all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.pixels.decode import PictureError
+from convlens.draw.grad_cam_panel import probability_text
+from convlens.experiment.explainer import Explainer
+from convlens.experiment.explanation import encode_panels, write_panels
+from convlens.experiment.inputs import picture_files, walk_from
+from convlens.experiment.methods import choose_methods
+from convlens.pages.explained import Shown, explained_page
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
+
+PAGE = "index.html"
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained.
+
+    Attributes:
+        image: a picture or a folder of pictures; None for filters alone, which need none.
+        only: names of explanations with commas; None for all usual ones.
+        layers: names or patterns of layers with commas, or ``auto``.
+        target: see :meth:`convlens.experiment.explainer.Explainer.explain`.
+        run_dir: the folder to write; None for a new one.
+    """
+
+    image: str | None
+    only: str | None
+    layers: str
+    target: str | None
+    run_dir: str | None
+
+
+def explain_pictures(explainer: Explainer, network: str, request: Request, say: Say) -> Path:
+    """Explain pictures one by one, write folders and the page; returns their folder.
+
+    Args:
+        network: what a person calls it.
+        say: takes lines for the screen while it goes on.
+
+    Raises:
+        UserError: no picture there, an unknown layer or class, a folder that is not empty, or no
+            picture that could be explained.
+    """
+    wanted = choose_methods(request.only)
+    walk = walk_from(request.image) if request.image is not None else None
+    files, shown = iter(()), Shown()
+    if walk is not None:
+        files = picture_files(walk)
+        files = chain([next(files)], files)  # nothing there is told before a folder is made
+    elif wanted != ["filters"]:
+        raise UserError("explain needs image=PATH, a picture or a folder of pictures")
+    # filters are the network's, not a picture's: once for all of them
+    sheets = explainer.filters(request.layers) if "filters" in wanted else {}
+    home = _explanations_folder(request.run_dir)
+    say(f"asking {network}")
+    if sheets:
+        shown.add("filters", "of the network, whatever the picture", [], _written(home, sheets))
+    count, refused = _explain(explainer, files, request, home, shown, say)
+    unused = walk.notes(f"in {walk.root}") if walk is not None else []
+    for line in unused:
+        say(f"! {line}")
+    page = explained_page(
+        shown.parts, heading=str(walk.root) if walk is not None else network, network=network,
+        version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
+        more=shown.left_out,
+    )  # fmt: skip
+    beside = home / f".index.{os.getpid()}.tmp"
+    beside.write_text(page, encoding="utf-8")
+    os.replace(beside, home / PAGE)
+    if refused:
+        say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
+    say(f"explanations  {home}\npage          {home / PAGE}")
+    if not count and walk is not None:
+        raise UserError(
+            f"none of the files of {request.image} could be explained; the lines above say why"
+        )
+    return home
+
+
+def _explain(
+    explainer: Explainer, files: Iterable[Path], request: Request, home: Path, shown: Shown, say: Say
+) -> tuple[int, list[str]]:
+    """The number of pictures explained, and a line for each file that gave none."""
+    count, refused, names = 0, [], {PAGE, "filters"}
+    only = request.only
+    if only is not None:
+        only = [method for method in choose_methods(only) if method != "filters"]
+    for file in files:
+        try:
+            found = explainer.explain(
+                file, target=request.target, only=only, layers=request.layers
+            )
+        except PictureError as error:
+            refused.append(str(error))
+            say(f"! {error}")
+            continue
+        count += 1
+        name = _free_name(file.stem, names)
+        panels = _written(home / name, found.panels)
+        said = ", ".join(f"{label} {probability_text(share)}" for label, share in found.top(5))
+        say(f"{file}: {said}")
+        for note in found.notes:
+            say(f"  {note}")
+        shown.add(name, str(file), found.top(5), panels, found.notes)
+    return count, refused
+
+
+def _written(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Write panels below ``folder``; returns what was written."""
+    encoded = encode_panels(panels)
+    write_panels(folder, encoded)
+    return encoded
+
+
+def _explanations_folder(asked: str | None) -> Path:
+    if asked is None:
+        return make_fresh_folder(OUTPUTS / "explain")
+    home = Path(asked).expanduser()
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise UserError(f"run_dir={home} is there already and not empty: choose another")
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _free_name(stem: str, names: set[str]) -> str:
+    """A name of its own for each picture's folder: two folders may hold a cat.jpg each.
+
+    ``names`` are those taken, in small letters.
+    """
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:60] or "_"
+    name, number = plain, 2
+    while name.lower() in names:
+        name, number = f"{plain}_{number}", number + 1
+    names.add(name.lower())
+    return name

@@ -1,0 +1,124 @@
+"""A network to ask: of a checkpoint, of a library, or anybody's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from convlens.data.pixels.decode import Recipe
+from convlens.experiment.checkpoints import EXAMPLE_NAME, checkpoint_path
+from convlens.experiment.explainer import Explainer
+from convlens.experiment.restore import restored, understood
+from convlens.explain.taps import device_of
+from convlens.models import build_model, imagenet_classes
+from convlens.models.normalise import normalisation as normalise_by
+from convlens.models.timm_networks import input_of
+from convlens.training.survival.checkpoint import read_checkpoint
+
+
+def load(checkpoint: str | os.PathLike, *, device: str | None = None) -> Explainer:
+    """The network of a checkpoint that a run of convlens wrote, ready to be asked.
+
+    Args:
+        checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
+        device: such as ``cuda``; None for the GPU if there is one.
+
+    Raises:
+        UserError: no such file, or not a checkpoint of convlens.
+    """
+    content = read_checkpoint(checkpoint)
+    module = restored(content, str(checkpoint), compile=False)
+    config, told = module.config, content["hyper_parameters"]
+    network = module.model.eval().to(device or _device())
+    with understood(str(checkpoint)):
+        recipe, seed = recipe_of(config["data"]), config["seed"]
+    return Explainer(network, told["class_names"], recipe, seed=seed, outputs="logits")
+
+
+def wrap(
+    network: nn.Module, class_names: Sequence[str], size: int | tuple[int, int],
+    normalisation: str | Sequence = "unit", *, channels: int = 3, resize: str = "squash",
+    outputs: str = "auto",
+) -> Explainer:  # fmt: skip
+    """Any network, ready to be asked; no layer's name changes and nothing stays behind in it.
+
+    Args:
+        network: pictures ``(B, C, H, W)`` to logits.
+        class_names: one for each logit, in their order; two for a network with one logit.
+        size: side, or ``(H, W)``, of the pictures it takes, in pixels.
+        normalisation: ``unit`` ([0, 1] as they are), ``symmetric`` ([-1, 1]), ``imagenet``, or
+            ``(mean, std)`` with a number a channel each.
+        channels: 3, or 1 for grey pictures.
+        resize: ``squash``, ``crop`` or ``pad``; see :class:`convlens.data.pixels.decode.Recipe`.
+        outputs: ``auto`` reads logits, and those before a final Softmax, LogSoftmax or Sigmoid
+            module; ``probabilities`` says that the outputs are probabilities (or their logarithms)
+            made in another way, ``logits`` that they are not.
+
+    Raises:
+        UserError: names that do not fit the outputs, outputs that look like probabilities where
+            nothing is said, an unknown normalisation.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    recipe = Recipe(height, width, channels, resize)
+    normalise = normalise_by(normalisation, channels, None, "unit")
+    return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
+
+
+def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
+    """The network that the words speak of, and what a person calls it.
+
+    ``ckpt`` is a file, or ``last`` for the newest run's best; without it ``model=…`` with
+    ``model.head=imagenet`` builds a network with its library's weights; with neither, or as
+    ``example``, it is the one that comes with the package.
+
+    Raises:
+        UserError: no such checkpoint, a word that fits nothing, a network without classes.
+    """
+    if ckpt is not None:
+        if words:
+            raise UserError(f"{words[0]}: a checkpoint knows its own network; leave the word out")
+    elif words:
+        return _of_library(words)
+    path = checkpoint_path(ckpt or EXAMPLE_NAME, None)
+    example = ckpt in (None, EXAMPLE_NAME)
+    return load(path), "the example network, trained on shapes" if example else str(path)
+
+
+def _of_library(words: list[str]) -> tuple[Explainer, str]:
+    keys = [word.partition("=")[0] for word in words]
+    if stray := [k for k in keys if k != "model" and not k.startswith(("model.", "data."))]:
+        raise UserError(f"{stray[0]}: give ckpt=FILE, or model=… with model.head=imagenet")
+    config = compose(words)
+    if config["model"]["head"] != "imagenet":
+        raise UserError(
+            "without ckpt=FILE a network has only its library's classes: say model.head=imagenet"
+        )
+    name = config["model"]["name"]
+    if "data.size" not in keys:
+        size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
+        config["data"]["size"] = size
+    names = imagenet_classes()
+    network = build_model(
+        config["model"], channels=3, size=config["data"]["size"], outputs=len(names),
+        class_names=names,
+    ).eval()  # fmt: skip
+    config["data"]["channels"] = 3
+    explainer = Explainer(
+        network, names, recipe_of(config["data"]), seed=config["seed"], outputs="logits"
+    )
+    return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
+
+
+def recipe_of(data: dict) -> Recipe:
+    """How pictures come to the network that a config group ``data`` describes."""
+    size = data["size"]
+    return Recipe(size, size, data["channels"], data["resize"], data["interpolation"])
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

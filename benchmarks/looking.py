@@ -39,7 +39,7 @@ def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None
         f"finetune.phases=[{phase}]", f"run_dir={home}",
         *([f"training.steps_per_epoch={steps}"] if steps else []),
     ]  # fmt: skip
-    command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
+    command = [sys.executable, "-m", "convlens", "train", *words]
     with home.with_suffix(".log").open("w") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=side_environment())
         if done.returncode:

@@ -27,7 +27,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "convlens.cli.main", "train", "callbacks=none"]
+        command = [sys.executable, "-m", "convlens", "train", "callbacks=none"]
         subprocess.run([*command, f"run_dir={run}", "precision=32"], check=True)
         content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     config = content["hyper_parameters"]["config"]

@@ -40,7 +40,7 @@ def clever_hans() -> np.ndarray:
         for name, home in homes.items():
             words = [f"run_dir={home}", "looking.last_seconds=5", "looking.seconds=60"]
             words += ["data.shortcut=0"] if name == "without" else []
-            command = [sys.executable, "-m", "convlens.cli.main", "train", "exp=clever_hans"]
+            command = [sys.executable, "-m", "convlens", "train", "exp=clever_hans"]
             subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
         probes = _both_right(list(homes.values()))[-2:]
         columns = [_column(name, home, probes) for name, home in homes.items()]

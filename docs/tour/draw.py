@@ -46,7 +46,7 @@ def run(words: list[str], folder: Path) -> None:
     home = next((word.partition("=")[2] for word in words if word.startswith("run_dir=")), None)
     if home is None or not (folder / home).exists():
         print(" ".join(words), flush=True)
-        command = [sys.executable, "-m", "convlens.cli.main", *words]
+        command = [sys.executable, "-m", "convlens", *words]
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
 
 

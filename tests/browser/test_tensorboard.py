@@ -58,7 +58,7 @@ def logs(tmp_path_factory):
 def address(browser, logs, tmp_path_factory):  # nothing is trained without a browser
     """Where ``convlens tensorboard`` serves the runs."""
     said = tmp_path_factory.mktemp("tensorboard") / "said.txt"
-    command = [sys.executable, "-m", "convlens.cli.main", "tensorboard", f"dir={logs}", "port=0"]
+    command = [sys.executable, "-m", "convlens", "tensorboard", f"dir={logs}", "port=0"]
     with said.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:

@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from convlens.cli.main import main
-from convlens.cli.multirun import asked_for, combinations
+from convlens.cli.multirun import asked_for
 from convlens.cli.words import split_make_words
 from convlens.config.compose import values_of
 from convlens.core.errors import UserError
+from convlens.experiment.multirun import combinations
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
@@ -109,7 +110,7 @@ def test_each_combination_is_a_run_of_its_own_and_a_failed_one_stops_no_other(at
 @pytest.mark.slow
 def test_ctrl_c_ends_the_run_and_starts_no_other(at):
     words = [*SHORT, "multirun=true", "seed=0,1", "training.epochs=100000", "scheduler=constant"]
-    command = [sys.executable, "-m", "convlens.cli.main", "train", *words]
+    command = [sys.executable, "-m", "convlens", "train", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as whole:
         lines = []
         for line in whole.stdout:

@@ -16,7 +16,7 @@ from convlens.cli.kernel import DEFAULTS, read
 from convlens.cli.main import main
 from convlens.cli.words import split_make_words, take
 from convlens.config.compose import compose, values_of
-from convlens.experiment.explainer import methods
+from convlens.experiment.methods import choose_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 TOUR = ROOT / "docs" / "tour"
@@ -136,7 +136,7 @@ def test_every_command_is_a_target_with_words_that_are_understood(page, monkeypa
             wish = read(take(words, "kernel", DEFAULTS))
             assert wish.image.exists(), line
         elif target == "explain":
-            methods(values.get("only"))
+            choose_methods(values.get("only"))
             assert set(values) <= {"ckpt", "image", "only", "target", "run_dir"} or (
                 compose([w for w in words if w.startswith("model")])["model"]["head"] == "imagenet"
             ), line

@@ -19,8 +19,8 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_picture
 from convlens.experiment.checkpoints import EXAMPLE
-from convlens.experiment.explainer import methods
-from convlens.experiment.inputs import network_of
+from convlens.experiment.methods import choose_methods
+from convlens.experiment.networks import network_of
 from support.pictures_made import photo
 from support.places import ROOT
 from support.tiny import TINY, draw_folder
@@ -108,7 +108,7 @@ def test_targets_and_methods_by_name(explainer):
     with pytest.raises(UserError, match="target=emu: no such class; did you mean emus"):
         explainer.explain(cat(), target="emu")
     with pytest.raises(UserError, match="only=grad_cm: no such explanation; did you mean grad_cam"):
-        methods("grad_cm")
+        choose_methods("grad_cm")
 
 
 def test_pictures_of_any_kind_are_read_alike(explainer, tmp_path):

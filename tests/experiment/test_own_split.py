@@ -16,6 +16,7 @@ from convlens.cli.main import main
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
+from convlens.experiment.data import data_of
 from convlens.experiment.unseen import images_to_test, images_used_before
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
@@ -402,7 +403,7 @@ def started_from(home: Path, seed: int, test: int | None = None):
     config = read_checkpoint(home / "checkpoints" / "best.ckpt")["hyper_parameters"]["config"]
     config["seed"], config["data"]["split"]["test"] = seed, test
     config["model"]["weights"] = str(home / "checkpoints" / "best.ckpt")
-    return runs.data_of(config, images_used_before(config, None))
+    return data_of(config, images_used_before(config, None))
 
 
 def test_a_run_from_anothers_weights_does_not_test_what_those_have_seen(run):

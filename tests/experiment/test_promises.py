@@ -82,7 +82,7 @@ def test_checkpoints_are_data(left_alone):
 def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
     """Start a run in a process of its own and ``kill -9`` it amid ``epoch`` (from 1)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "convlens.cli.main", "train", f"run_dir={home}", *words],
+        [sys.executable, "-m", "convlens", "train", f"run_dir={home}", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -156,7 +156,7 @@ def test_resume_of_a_run_that_stopped_early_stays_stopped(tmp_path):
 def test_ctrl_c_says_how_to_resume(tmp_path):
     home = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "convlens.cli.main", "train", f"run_dir={home}", *LONG],
+        [sys.executable, "-m", "convlens", "train", f"run_dir={home}", *LONG],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

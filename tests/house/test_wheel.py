@@ -45,14 +45,14 @@ def test_wheel_trains_from_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert all(path.startswith(str(elsewhere)) for path in where.split())
     printed = run(
-        sys.executable, "-m", "convlens.cli.main", "train", "training.epochs=1", "trainer=cpu",
+        sys.executable, "-m", "convlens", "train", "training.epochs=1", "trainer=cpu",
         "precision=32", "data.pictures=60", "looking.first_seconds=1", "looking.last_seconds=1",
         cwd=empty, env=environment,
     )  # fmt: skip
     assert "test, epoch 1" in printed
     # templates and the example network are in it too
     printed = run(
-        sys.executable, "-m", "convlens.cli.main", "explain", "only=grad_cam", "run_dir=explained",
+        sys.executable, "-m", "convlens", "explain", "only=grad_cam", "run_dir=explained",
         cwd=empty, env=environment,
     )  # fmt: skip
     assert "star.png: star" in printed and (empty / "explained" / "index.html").exists()

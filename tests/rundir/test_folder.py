@@ -123,7 +123,7 @@ def test_torchrun_with_an_id_shares_a_folder_and_without_says_so_everywhere(star
 def test_ddp_of_two_processes_by_torchrun_is_one_run(at):
     words = [*TINY, "trainer=ddp_cpu", "training.epochs=1", "callbacks=none"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "convlens.cli.main", "train", "run_dir=runs/it", *words]
+    command = [*launcher, "-m", "convlens", "train", "run_dir=runs/it", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder") == 1

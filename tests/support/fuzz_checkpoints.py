@@ -87,7 +87,7 @@ sized = st.tuples(st.just("sized"), st.integers(0, 30))
 
 
 def start_checkpoints(folder: Path):
-    from convlens.experiment.explainer import load
+    from convlens.experiment.networks import load
 
     canary, path = folder / "canary", folder / "best.ckpt"
     whole = checkpoint()

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 from hypothesis import strategies as st
 
-from convlens.cli.runs import in_order
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
+from convlens.rundir.choose import in_order
 from convlens.rundir.read import read_config
 from convlens.rundir.runs import all_runs, read_run
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent

@@ -21,7 +21,7 @@ import torch
 
 from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 
-COMMAND = [sys.executable, "-m", "convlens.cli.main"]
+COMMAND = [sys.executable, "-m", "convlens"]
 COUNTS = {"cats": 40, "dogs": 40}
 
 WORDS = [

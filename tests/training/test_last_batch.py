@@ -13,7 +13,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.order import TrainingOrder
 from convlens.experiment.assemble import assemble, data_of
-from convlens.training.statistics import check_batches
+from convlens.training.batches import check_batches
 from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 
 # one pixel is left before the last batch normalisation: torch refuses one image there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from rich.table import Table
@@ -10,12 +9,19 @@ from rich.table import Table
 from convlens.cli.results import screen
 from convlens.cli.words import take
 from convlens.core.errors import UserError
-from convlens.pages.compare import COLUMNS, compare, differing, read_runs, results, short_names
+from convlens.pages.compare import (
+    COLUMNS,
+    PAGE,
+    compare,
+    differing,
+    read_runs,
+    results,
+    short_names,
+    write_page,
+)
 from convlens.rundir import log as logs
-from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
-from convlens.rundir.runs import KeptRun, find_run
-
-PAGE = "compare.html"
+from convlens.rundir.choose import named_runs
+from convlens.rundir.runs import KeptRun
 
 
 def run(words: list[str]) -> int:
@@ -28,39 +34,12 @@ def run(words: list[str]) -> int:
     file = Path(asked["run_dir"]).expanduser() / PAGE
     if asked["run_dir"] and file.exists():
         raise UserError(f"run_dir={file.parent} already holds {PAGE}: choose another run_dir")
-    homes = [home for text in given for home in named(text)]
+    homes = [home for text in given for home in named_runs(text)]
     runs = read_runs(homes)
     page = compare(homes)
     _print(runs, short_names(homes))
-    print(f"page  {_write(page, asked['run_dir'])}")
+    print(f"page  {write_page(page, asked['run_dir'])}")
     return 0
-
-
-def named(text: str) -> list[Path]:
-    """The run folders that ``runs=`` speaks of: paths between blanks, quoted where they hold any.
-
-    A pattern such as ``outputs/scratch/*`` means all runs that it matches.
-
-    Raises:
-        UserError: a word that means no run folder.
-    """
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"runs={text}: {error}; check the quotes") from error
-    homes: list[Path] = []
-    for word in words:
-        if "*" not in word:
-            homes.append(find_run(word))
-            continue
-        path = Path(word).expanduser()
-        below = Path(path.anchor)
-        found = sorted(below.glob(str(path.relative_to(below))))
-        matched = [home for home in found if holds_run(home)]
-        if not matched:
-            raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
-        homes += matched
-    return homes
 
 
 def _print(runs: list[KeptRun], names: list[str]) -> None:
@@ -85,15 +64,3 @@ def _print(runs: list[KeptRun], names: list[str]) -> None:
     for key, values in found:
         table.add_row(key, *values)
     screen().print(table)
-
-
-def _write(page: str, asked: str) -> Path:
-    """Write the page, by default into a new folder below outputs/compare/; returns its file."""
-    home = Path(asked).expanduser() if asked else make_fresh_folder(OUTPUTS / "compare")
-    file = home / PAGE
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"run_dir={home}: {file} cannot be written ({error.strerror})") from error
-    return file

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rich.table import Table
 
 from convlens.cli.results import screen
 from convlens.cli.words import take
-from convlens.core.errors import UserError, nearest
-from convlens.rundir.runs import KeptRun, UnreadRun, all_runs, better
+from convlens.core.errors import UserError
+from convlens.rundir.choose import TEXTS, in_order
+from convlens.rundir.runs import KeptRun, UnreadRun, all_runs
 
 # of the columns that hold numbers: heading, key among a run's numbers, format
 NUMBERS = {
@@ -22,7 +22,6 @@ NUMBERS = {
     "alarms": ("alarms", ".0f"),
 }
 WIDEST = 10_000  # letters, of a table that no terminal bounds
-TEXTS = ("run", "date", "experiment", "state")  # the other columns one can sort by
 
 
 def run(words: list[str]) -> int:
@@ -31,7 +30,7 @@ def run(words: list[str]) -> int:
     found = all_runs(parent)
     if not found:
         raise UserError(f"there is no run in {parent}/ yet; `make train` makes one")
-    found = in_order(found, asked["sort"])
+    found = in_order(found, asked["sort"], [key for key, _ in NUMBERS.values()])
     table, console = _table(found, parent, asked["sort"].lstrip("+-")), screen()
     if not console.is_terminal:  # one line a run, for grep and for files
         console.width = console.measure(table, options=console.options.update(width=WIDEST)).maximum
@@ -40,45 +39,6 @@ def run(words: list[str]) -> int:
         if isinstance(each, UnreadRun):
             print(f"! {each.reason}")
     return 0
-
-
-def in_order(runs: list[KeptRun | UnreadRun], asked: str) -> list[KeptRun | UnreadRun]:
-    """The runs sorted by a column or by any number of their summaries.
-
-    Args:
-        asked: the key; with ``-`` before it descending, with ``+`` ascending. Otherwise accuracies
-            and dates descend, all else ascends. Runs that lack the value, or that cannot be read,
-            come last.
-
-    Raises:
-        UserError: a key that no run has.
-    """
-    key = asked.removeprefix("-").removeprefix("+")
-    read = [run for run in runs if isinstance(run, KeptRun)]
-    known = {*TEXTS, *(key for key, _ in NUMBERS.values())}
-    known.update(*(run.numbers for run in read))
-    if key not in known:
-        raise UserError(f"sort={asked}: no run has such a column; {nearest(key, known)}")
-    values = [(_value(run, key), run) for run in read]
-    having = [pair for pair in values if pair[0] is not None]
-    descending = asked[0] == "-" or (asked[0] != "+" and (key == "date" or better(key) > 0))
-    having.sort(key=lambda pair: pair[0], reverse=descending)
-    lacking = [run for value, run in values if value is None]
-    return [run for _, run in having] + lacking + [r for r in runs if isinstance(r, UnreadRun)]
-
-
-def _value(run: KeptRun, key: str):
-    """What a run is sorted by; None where it has none, NaN included."""
-    if key == "run":
-        return str(run.home)
-    if key == "date":
-        return run.started
-    if key == "experiment":
-        return str(run.config["experiment"])
-    if key == "state":
-        return run.state
-    value = run.numbers.get(key)
-    return None if value is None or math.isnan(value) else value
 
 
 def _table(runs: list[KeptRun | UnreadRun], parent: Path, sort: str) -> Table:

@@ -19,7 +19,7 @@ from convlens.training import ClassifierModule
 from convlens.training.finetune.phases import Phases
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
-from convlens.training.statistics import check_batches, normalised_by_batch
+from convlens.training.batches import check_batches, normalised_by_batch
 
 
 @dataclass

@@ -20,7 +20,7 @@ from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
 from convlens.experiment.summary import best_row, finish, summarise
 from convlens.experiment.trainer import ending, trainer_of
-from convlens.training.statistics import check_batches
+from convlens.training.batches import check_batches
 
 log = logging.getLogger("convlens")
 

@@ -14,8 +14,10 @@ from markupsafe import Markup
 from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 from convlens.rundir.runs import KeptRun, better, read_run, readable
 
+PAGE = "compare.html"  # the file
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
 # heading, key among a run's numbers, format
 COLUMNS = (
@@ -235,3 +237,15 @@ def _uri(file: Path) -> str:
         return data_uri(file.read_bytes())
     except ValueError:
         raise UserError(f"{file} is no JPEG picture; remove it and compare again") from None
+
+
+def write_page(page: str, run_dir: str) -> Path:
+    """Write the page, by default into a new folder below outputs/compare/; returns its file."""
+    home = Path(run_dir).expanduser() if run_dir else make_fresh_folder(OUTPUTS / "compare")
+    file = home / PAGE
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run_dir={home}: {file} cannot be written ({error.strerror})") from error
+    return file

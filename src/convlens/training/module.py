@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from convlens.models import build_model
+from convlens.training.finetune.groups import optimizer_groups
 from convlens.training.finetune.schedule import Phase, schedule_of
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, outputs_for
-from convlens.training.optimizers import optimizer, optimizer_groups
+from convlens.training.optimizers import optimizer
 from convlens.training.randomness import seed_batch, seed_weights
 from convlens.training.statistics import average_statistics
 
@@ -83,7 +84,8 @@ class ClassifierModule(L.LightningModule):
         return self.model(pictures)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer(self.config["optimizer"], optimizer_groups(self.schedule, self.model))
+        groups = optimizer_groups(self.schedule.groups.values(), self.model)
+        return optimizer(self.config["optimizer"], groups)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed_batch(self.config["seed"], self.current_epoch, batch_idx, self.global_rank)

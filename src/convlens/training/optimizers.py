@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from convlens.core.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from convlens.training.finetune.schedule import Schedule
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -41,16 +36,6 @@ def optimizer(spec: dict, groups: list[dict]) -> torch.optim.Optimizer:
         return OPTIMIZERS[name](groups, **spec)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer={name}: {error}") from error
-
-
-def optimizer_groups(schedule: Schedule, module: nn.Module) -> list[dict]:
-    """All named groups of a schedule, those that rest too: they exist from the start, so that a
-    checkpoint of any phase fits, and none has to be added when something is unfrozen."""
-    parameters = dict(module.named_parameters())
-    return [
-        {"name": group.name, "params": [parameters[name] for name in group.parameters]}
-        for group in schedule.groups.values()
-    ]
 
 
 def rate_factor(spec: dict, time: float, epochs: int) -> float:

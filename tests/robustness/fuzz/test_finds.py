@@ -246,7 +246,7 @@ def test_code_named_by_a_run_is_refused_at_resume(at, capsys):
     ],
 )
 def test_checkpoint_with_other_content_is_refused(at, whole, where, value, said):
-    from convlens.experiment.explainer import load
+    from convlens.experiment.networks import load
 
     (at / "x.ckpt").write_bytes(saved(put(whole, where, value)))
     with silent(), pytest.raises(UserError, match=said):

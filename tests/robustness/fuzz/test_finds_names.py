@@ -97,7 +97,7 @@ def test_commands_print_a_file_that_is_not_utf8(at, capfd):
     (pictures / "a" / os.fsdecode(b"\xfe.png")).write_bytes(b"none")
     for words in (["explain", f"image={pictures}", "only=grad_cam", "run_dir=why"],
                   ["predict", "ckpt=example", f"images={pictures}", "run_dir=said"]):  # fmt: skip
-        command = [sys.executable, "-m", "convlens.cli.main", *words]
+        command = [sys.executable, "-m", "convlens", *words]
         done = subprocess.run(command, capture_output=True, check=False,
                               env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()

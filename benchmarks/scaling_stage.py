@@ -27,7 +27,7 @@ from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.index.splits import read_split, write_split
 from convlens.data.sources.sources import cache_dir
-from convlens.experiment.assemble import data_of
+from convlens.experiment.data import data_of
 from convlens.models import Classifier
 from convlens.models.build import build_model
 from convlens.training.finetune.features import features

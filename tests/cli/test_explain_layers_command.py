@@ -59,6 +59,29 @@ def test_filters_need_no_picture(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_the_page_tells_of_no_picture_that_is_on_it(tmp_path, capsys):
+    words = [PICTURE, f"run_dir={tmp_path / 'out'}", "only=grad_cam,filters", "layers=*conv*"]
+    assert main(["explain", *words]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<h2>filters</h2>" in page and "beside this page" not in page
+    capsys.readouterr()
+
+
+def test_a_wrapped_networks_filters_are_the_same_beside_a_picture():
+    """Its normalisation comes before the network once, not once more for the filters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+        )  # fmt: skip
+    wrapped = convlens.wrap(network, ["cat", "dog"], size=32, normalisation="imagenet")
+    alone = wrapped.filters("2")
+    beside = wrapped.explain(Image.open(CAT), only="filters", layers="2").panels
+    assert set(alone) == set(beside) == {"filters/2"}
+    assert (alone["filters/2"] == beside["filters/2"]).all()
+
+
 def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
     for words, answer in [
         (["layers=conv99", "only=grad_cam"], "matches 'conv99'"),

@@ -88,7 +88,7 @@ ways = st.sampled_from(("changed",) * 39 + ("composed",))
 
 def start(folder: Path):
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.train import trainer_of
+    from convlens.experiment.trainer import trainer_of
 
     os.chdir(folder)
     logs.hush()

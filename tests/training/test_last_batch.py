@@ -12,7 +12,8 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.order import TrainingOrder
-from convlens.experiment.assemble import assemble, data_of
+from convlens.experiment.assemble import assemble
+from convlens.experiment.data import data_of
 from convlens.training.batches import check_batches
 from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.assemble import data_of
+from convlens.experiment.data import data_of
 from convlens.training import ClassifierModule
 from support.tiny import TINY
 

@@ -16,10 +16,10 @@ from convlens.experiment.unseen import images_used_before
 from convlens.models import OWN_HEAD
 from convlens.models.weights import pending_weights
 from convlens.training import ClassifierModule
+from convlens.training.batches import check_batches, normalised_by_batch
 from convlens.training.finetune.phases import Phases
 from convlens.training.memory import keep_freed_memory
 from convlens.training.objective import class_weights
-from convlens.training.batches import check_batches, normalised_by_batch
 
 
 @dataclass

@@ -92,7 +92,12 @@ def explain_pictures(explainer: Explainer, network: str, request: Request, say: 
 
 
 def _explain(
-    explainer: Explainer, files: Iterable[Path], request: Request, home: Path, shown: Shown, say: Say
+    explainer: Explainer,
+    files: Iterable[Path],
+    request: Request,
+    home: Path,
+    shown: Shown,
+    say: Say,
 ) -> tuple[int, list[str]]:
     """The number of pictures explained, and a line for each file that gave none."""
     count, refused, names = 0, [], {PAGE, "filters"}
@@ -101,9 +106,7 @@ def _explain(
         only = [method for method in choose_methods(only) if method != "filters"]
     for file in files:
         try:
-            found = explainer.explain(
-                file, target=request.target, only=only, layers=request.layers
-            )
+            found = explainer.explain(file, target=request.target, only=only, layers=request.layers)
         except PictureError as error:
             refused.append(str(error))
             say(f"! {error}")

@@ -130,9 +130,7 @@ def answer_by_grad_cam(
     return Answer(grad_cam=found, panels={"grad_cam": panel})
 
 
-def answer_by_activations(
-    network: nn.Module, asked: Question, layers: str | list[str]
-) -> Answer:
+def answer_by_activations(network: nn.Module, asked: Question, layers: str | list[str]) -> Answer:
     """What the layers' channels answer to the picture, ``(C', h, w)`` each.
 
     Raises:
@@ -141,9 +139,7 @@ def answer_by_activations(
     notes = ()
     if layers == "auto" and (why := feature_map(network, asked.image)[1]):
         notes = (f"activations: {why}",)
-    chosen = choose_layers(
-        network, layers, "activations", example=asked.image, limit=_LAYERS_SHOWN
-    )
+    chosen = choose_layers(network, layers, "activations", example=asked.image, limit=_LAYERS_SHOWN)
     maps = activations(network, asked.image, chosen).layers
     found = {layer: each[0].cpu() for layer, each in maps.items()}
     panels = {

@@ -237,9 +237,7 @@ def _phases(built: _Built, epochs: int) -> list[PlannedPhase]:
     return found
 
 
-def _costs(
-    built: _Built, config: dict, taken: str, phases: Sequence[PlannedPhase]
-) -> list[Cost]:
+def _costs(built: _Built, config: dict, taken: str, phases: Sequence[PlannedPhase]) -> list[Cost]:
     module, costs = built.module, []
     for planned in phases:
         number, epochs = planned.phase.number, planned.end - planned.start

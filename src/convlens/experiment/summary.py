@@ -43,9 +43,7 @@ def of_stage(row: Row, stage: str) -> Row:
     return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
 
 
-def summarise(
-    run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row
-) -> dict:
+def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:
     """The summary of a run that has been tested.
 
     Args:

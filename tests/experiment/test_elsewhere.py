@@ -11,6 +11,7 @@ import yaml
 
 from convlens.cli.main import main
 from convlens.experiment import devices as machine
+from convlens.experiment.checkpoints import EXAMPLE
 from support.tiny import TINY
 
 WORDS = [*TINY, "callbacks=none", "logger.tensorboard=false", "scheduler=constant"]
@@ -73,7 +74,7 @@ def test_eval_wherever_it_is(run, tmp_path, capsys, trainer, precision, said):
 def test_every_command_that_asks_a_checkpoint(run, tmp_path, capsys):
     home = moved(run, tmp_path, trainer=GPUS, precision="16")
     ckpt = f"ckpt={home / 'checkpoints' / 'best.ckpt'}"
-    images = Path(machine.__file__).parent / "example" / "pictures"
+    images = EXAMPLE / "pictures"
     image = next(file for file in sorted(images.rglob("*")) if file.is_file())
     words = [["predict", ckpt, f"images={images}", f"run_dir={tmp_path / 'p'}"]]
     words += [["explain", ckpt, f"image={image}", f"run_dir={tmp_path / 'e'}", "only=grad_cam"]]

@@ -25,8 +25,8 @@ import torch
 
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.index.splits import read_split, write_split
-from convlens.data.sources.sources import cache_dir
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.sources.places import cache_dir
 from convlens.experiment.data import data_of
 from convlens.models import Classifier
 from convlens.models.build import build_model

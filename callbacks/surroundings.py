@@ -17,7 +17,7 @@ from torch import Tensor
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import even_sample, generator
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.training import ClassifierModule
 
 SPLITS = {"val": "validation", "test": "test"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from convlens.data.sources.sources import index
+from convlens.data.sources.registry import index
 from convlens.experiment.checkpoints import EXAMPLE
 
 KEPT = ("state_dict", "hyper_parameters", "epoch", "pytorch-lightning_version")

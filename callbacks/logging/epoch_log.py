@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from convlens.core.stopwatch import current, spent_on
 from convlens.data.datamodule import PictureData
-from convlens.data.index.labels import csv_line
+from convlens.data.index.tables import csv_line
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")

@@ -15,7 +15,7 @@ from convlens.callbacks.surroundings import surroundings
 import convlens.experiment.train
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes
 from convlens.training import ClassifierModule
 from support.looks import look_at, untrained

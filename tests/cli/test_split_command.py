@@ -8,7 +8,7 @@ import pytest
 
 from convlens.cli import split as command
 from convlens.core.errors import UserError
-from convlens.data.index import splits
+from convlens.data.index import split_copy as splits
 from convlens.data.index.listing import list_pictures
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from convlens.data.loader import EvaluationLoader, TrainingLoader
 from convlens.data.order import TrainingOrder, even_sample
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 
 
 def pictures(count: int) -> Pictures:

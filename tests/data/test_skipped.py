@@ -16,8 +16,8 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.index.digests import file_digest
-from convlens.data.pictures import Pictures
 from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import own_probes
 from support.tiny import TINY
 

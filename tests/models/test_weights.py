@@ -20,7 +20,8 @@ from torch import nn
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model, imagenet_classes, weights
-from convlens.models.weights import find_weights, fingerprint, load_weights, pending_weights
+from convlens.models.state import fingerprint, load_weights
+from convlens.models.weights import find_weights, pending_weights
 
 IMAGENET = (0.485, 0.456, 0.406)
 

@@ -15,7 +15,8 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model
-from convlens.models.state import load_weights, trained_in
+from convlens.models.earlier_run import trained_in
+from convlens.models.state import load_weights
 from support.tiny import TINY, draw_folder
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from convlens.config.compose import compose
-from convlens.models.state import load_weights, names_in
+from convlens.models.state import load_weights
+from convlens.models.weights_file import names_in
 from support.fuzz_pickles import claims_gigabytes, contained, evil, gadgets
 from support.fuzz_pictures import peak_megabytes
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent

@@ -17,8 +17,9 @@ from PIL import Image
 from convlens.core.errors import UserError
 from convlens.data.index.listing import list_pictures
 from convlens.data.index.names import composed
-from convlens.data.index.splits import read_split, resolve_splits, write_split
-from convlens.data.pictures import Pictures
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.splits import resolve_splits
+from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg

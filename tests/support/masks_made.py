@@ -11,7 +11,7 @@ from PIL import Image
 
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 
 ORIENTATION = 0x0112
 VOC = "<annotation>{size}{objects}</annotation>"

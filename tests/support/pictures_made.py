@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlens.data.pixels.load import Recipe, decode_picture, decoded
+from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.load import decoded
 
 ORIENTATION = 0x0112
 

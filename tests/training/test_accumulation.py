@@ -14,7 +14,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.data.loader import TrainingLoader
 from convlens.data.order import TrainingOrder
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.training import ClassifierModule
 from convlens.training.objective import Objective
 from support.tiny import TINY

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from convlens.cli.words import number, take
 from convlens.data.index.listing import list_pictures
-from convlens.data.index.splits import Share, copy_split
-from convlens.data.index.twins import conflicts_line, duplicates_among, find_twins, leaks_line
+from convlens.data.index.split_copy import copy_split
+from convlens.data.index.splits import Share
+from convlens.data.index.twins import conflicts_line, duplicates, find_twins, leaks_line
 
 
 def run(words: list[str]) -> int:
@@ -41,7 +42,7 @@ def divide(
     """Copy (``link``: hard-link) the pictures, print the counts, and return them.
 
     Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
-    pictures. Raises UserError as ``convlens.data.index.splits.copy_split`` does.
+    pictures. Raises UserError as ``convlens.data.index.split_copy.copy_split`` does.
     """
     counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
     table = Table()
@@ -59,7 +60,7 @@ def divide(
     console.print(table)
     found = list_pictures(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
     groups = find_twins(found)
-    leaks = leaks_line(duplicates_among(found, groups))
+    leaks = leaks_line(duplicates(found, groups))
     for line in (*notes, conflicts_line(found, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)

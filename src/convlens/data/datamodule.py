@@ -10,11 +10,12 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
-from convlens.data.index.split_record import SplitRecord
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder, even_sample
-from convlens.data.pictures import Dataset
-from convlens.data.sources.sources import Index, index
+from convlens.data.pixels.pictures import Dataset
+from convlens.data.sources.registry import index
+from convlens.data.sources.source import Index
+from convlens.data.split_record import SplitRecord
 
 
 class PictureData(L.LightningDataModule):

@@ -17,7 +17,7 @@ import torch
 
 from convlens.data.augment import DRAWS
 from convlens.data.order import TrainingOrder, generator
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 
 Batch = dict[str, torch.Tensor]
 

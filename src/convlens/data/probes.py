@@ -13,11 +13,12 @@ from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.data.index.names import composed, spelt_on_disk
-from convlens.data.masks.files import MaskFolder, read_masks
+from convlens.data.masks.files import read_masks
+from convlens.data.masks.folder import MaskFolder
 from convlens.data.order import generator
-from convlens.data.pictures import Pictures
 from convlens.data.pixels import load as pixels
-from convlens.data.sources.sources import data_dir
+from convlens.data.pixels.pictures import Pictures
+from convlens.data.sources.places import data_dir
 
 
 @dataclass(frozen=True)

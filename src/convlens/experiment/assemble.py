@@ -9,7 +9,7 @@ import torch
 
 from convlens.callbacks import ExplanationCallback
 from convlens.data.datamodule import PictureData
-from convlens.data.sources.sources import cache_dir
+from convlens.data.sources.places import cache_dir
 from convlens.experiment.callback import callback_of
 from convlens.experiment.data import data_of
 from convlens.experiment.unseen import images_used_before

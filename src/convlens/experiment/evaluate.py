@@ -17,10 +17,10 @@ from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import current, spent_on
 from convlens.data.datamodule import PictureData
-from convlens.data.index.labels import csv_line
-from convlens.data.index.unchanged import PLACES
+from convlens.data.index.tables import csv_line
 from convlens.data.probes import choose_probes
-from convlens.data.sources.sources import cache_dir
+from convlens.data.sources.places import cache_dir
+from convlens.data.unchanged import PLACES
 from convlens.experiment.assemble import Run
 from convlens.experiment.checkpoints import run_of
 from convlens.experiment.devices import trainer_here

@@ -13,7 +13,8 @@ from convlens.config.checks import check_stored
 from convlens.config.compose import changed
 from convlens.data.augment import Augmentation
 from convlens.data.order import TrainingOrder
-from convlens.data.sources.sources import Download, Index, pending_download
+from convlens.data.sources.registry import pending_download
+from convlens.data.sources.source import Download, Index
 from convlens.experiment import precision
 from convlens.experiment.assemble import (
     assemble,

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from convlens.core.processes import started_outside
-from convlens.data.sources.sources import cache_dir
+from convlens.data.sources.places import cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.trainer import local_processes
 from convlens.training import ClassifierModule

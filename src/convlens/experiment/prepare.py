@@ -14,9 +14,9 @@ from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import spent_on
 from convlens.data.index.listing import Listing
-from convlens.data.index.splits import read_split, write_split
-from convlens.data.index.unchanged import check_state, digests_of, write_state
+from convlens.data.index.split_file import read_split, write_split
 from convlens.data.probes import Probes, choose_probes, own_probes
+from convlens.data.unchanged import check_state, digests_of, write_state
 from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
 from convlens.experiment.assemble import Run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
-from convlens.data.index.unchanged import PLACES
+from convlens.data.unchanged import PLACES
 
 if TYPE_CHECKING:
     from convlens.training.finetune.schedule import Schedule

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convlens.data.index.labels import csv_line
+from convlens.data.index.tables import csv_line
 
 
 def write_table(

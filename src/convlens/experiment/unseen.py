@@ -17,12 +17,15 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
 from convlens.data.index.files import Files
 from convlens.data.index.names import composed
-from convlens.data.index.split_record import USED, SplitRecord
-from convlens.data.pictures import Dataset
 from convlens.data.pixels.contents import FileDigests
-from convlens.data.sources.sources import Index, Pool, cache_dir, data_dir, pool
+from convlens.data.pixels.pictures import Dataset
+from convlens.data.sources.places import cache_dir, data_dir
+from convlens.data.sources.pool import Pool
+from convlens.data.sources.registry import pool
+from convlens.data.sources.source import Index
+from convlens.data.split_record import USED, SplitRecord
 from convlens.experiment.data import data_of
-from convlens.models.state import load_data
+from convlens.models.weights_file import load_data
 
 log = logging.getLogger("convlens")
 # keys of `data` that say how images are read, not which ones; the rest names the data

@@ -14,13 +14,14 @@ from convlens.core.errors import UserError
 from convlens.models import timm_networks, vgg16
 from convlens.models.backbone import Backbone, least_size, too_small
 from convlens.models.classifier import Classifier, feature_shape
+from convlens.models.earlier_run import load_trained, trained_in
 from convlens.models.head import Select, head
 from convlens.models.imagenet import head_outputs
 from convlens.models.initialise import initialise
 from convlens.models.normalise import normalisation
 from convlens.models.scratch import scratch
-from convlens.models.state import load_trained, trained_in
-from convlens.models.weights import Found, find_weights, load_weights
+from convlens.models.state import load_weights
+from convlens.models.weights import Found, find_weights
 
 log = logging.getLogger("convlens")
 OWN_HEAD = "imagenet"  # what model.head says for the network's own classifier

@@ -11,11 +11,10 @@ import torch
 
 from convlens.core.downloads import checksum, fetch
 from convlens.core.errors import UserError
+from convlens.models.earlier_run import Trained, trained_in
 from convlens.models.normalise import NORMALISATIONS
-from convlens.models.state import Trained, fingerprint, load_weights, names_in, trained_in
 from convlens.models.timm_networks import input_of, known_names
-
-__all__ = ["Found", "find_weights", "fingerprint", "load_weights", "pending_weights"]
+from convlens.models.weights_file import names_in
 
 ENVIRONMENT = "CONVLENS_WEIGHTS"
 FOLDER = Path("weights")

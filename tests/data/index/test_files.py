@@ -14,7 +14,8 @@ from convlens.data.index import listing as listing_module
 from convlens.data.index.digests import Digest, digest
 from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import list_pictures
-from convlens.data.index.splits import read_split, resolve_splits, split, write_split
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.splits import resolve_splits, split
 from convlens.data.index.twins import duplicates
 
 NAMES = ["a/1.jpg", "a/deep/2.jpg", "b/ünï.jpg", "b/字.png", "b/..odd.jpg"]

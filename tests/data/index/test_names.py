@@ -19,10 +19,11 @@ from convlens.core.errors import UserError
 from convlens.data.index.files import Files
 from convlens.data.index.listing import list_pictures
 from convlens.data.index.names import composed, spelt_on_disk
-from convlens.data.index.splits import read_split, resolve_splits, write_split
-from convlens.data.index.unchanged import check_state, write_state
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.splits import resolve_splits
 from convlens.data.probes import own_probes
-from convlens.data.sources.sources import index
+from convlens.data.sources.registry import index
+from convlens.data.unchanged import check_state, write_state
 from support.tiny import TINY, draw_folder
 
 

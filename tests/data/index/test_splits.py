@@ -8,7 +8,8 @@ import pytest
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing, list_pictures
-from convlens.data.index.splits import read_split, resolve_splits, split, write_split
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.splits import resolve_splits, split
 from convlens.data.index.twins import duplicates
 
 

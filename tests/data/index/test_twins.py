@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convlens.config.compose import compose
-from convlens.data.sources.sources import index
+from convlens.data.sources.registry import index
 from support.tiny import draw_folder
 
 

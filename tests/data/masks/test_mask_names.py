@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convlens.core.errors import UserError
-from convlens.data.masks.files import MaskFolder, match
+from convlens.data.masks.folder import MaskFolder, match
 from support.masks_made import data, png, xml
 
 

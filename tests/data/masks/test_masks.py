@@ -16,7 +16,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.masks.files import read_masks
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes, own_probes
 from support.masks_made import ORIENTATION, VOC, blob, data, picture, png, red, reference, xml
 

@@ -8,7 +8,8 @@ from PIL import Image, ImageFile
 
 from convlens.core.errors import UserError
 from convlens.data.pixels import decode as decode_module
-from convlens.data.pixels.load import PictureError, decoded
+from convlens.data.pixels.decode import PictureError
+from convlens.data.pixels.load import decoded
 from support.pictures_made import ORIENTATION, one, photo, ram, saved
 
 # ---------------------------------------------------------------------------- what a file means

@@ -21,7 +21,8 @@ import pytest
 from convlens.core.errors import UserError
 from convlens.data.pixels import cache as cache_module
 from convlens.data.pixels import load as pixels_module
-from convlens.data.pixels.load import cached_arrays, decoded
+from convlens.data.pixels.cache import cached_arrays
+from convlens.data.pixels.load import decoded
 from support.pictures_made import one, photo, ram
 
 # ----------------------------------------------------------------------------------------- cache
@@ -177,7 +178,7 @@ def wait_for(condition, seconds=40.0) -> None:
 def test_killed_while_writing(photos, disk):
     """kill -9 leaves temporary files only; they are never read, and the next run removes them."""
     building = child(photos, disk.folder, delay=0.2)
-    wait_for(lambda: list(disk.folder.glob("*.npy.tmp")))
+    wait_for(lambda: len(list(disk.folder.glob("*.npy.tmp"))) == 2)
     building.send_signal(signal.SIGKILL)
     building.communicate()
     assert names(disk.folder) == [".tmp"] * 3

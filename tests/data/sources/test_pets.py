@@ -13,7 +13,7 @@ from torchvision import datasets
 from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.sources.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets
-from convlens.data.sources.sources import pending_download
+from convlens.data.sources.registry import pending_download
 from support.pets_drawn import (
     BREEDS,
     COMMENTS,

@@ -97,14 +97,6 @@ def test_no_object_leaves_the_picture():
     assert not masks[:, :, [0, -1]].any()
 
 
-def test_progress_counts_up_to_all():
-    seen = []
-    draw_shapes(230, size=16, progress=seen.append)
-    assert seen == sorted(seen)
-    assert seen[-1] == 230
-    assert len(seen) > 1
-
-
 def test_shortcut_marks_exactly_its_share_in_one_corner(pictures):
     images = pictures.images.copy()
     marked = paint_shortcut(images, pictures.labels, 0.3, 5, seed=3)

@@ -16,8 +16,8 @@ import pytest
 from torchvision import datasets
 
 from convlens.core.errors import UserError
-from convlens.data.sources import downloads
-from convlens.data.sources.downloads import fetch, flowers
+from convlens.data.sources import flowers as downloads
+from convlens.data.sources.flowers import fetch, flowers
 from convlens.data.sources.torchvision_sets import CIFAR10_CLASSES, cifar10, mnist
 from support.places import SHARED
 from support.served import NOWHERE, Quiet, Short

@@ -13,7 +13,8 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.index.listing import list_pictures
 from convlens.data.index.names import composed
-from convlens.data.index.splits import read_split, resolve_splits, write_split
+from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.splits import resolve_splits
 from convlens.pages.render import render
 from convlens.rundir.runs import read_run
 from support.fuzz_names import skeleton

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.training.finetune.features import features
 from support.tiny import TINY
 
@@ -252,7 +252,7 @@ def test_memory_stays_flat_as_the_data_grows(own_cache):
 import contextlib, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
 from convlens.training.finetune.features import features

@@ -20,19 +20,17 @@ import numpy as np
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.index import layout
-from convlens.data.index.files import Files, Gathering
-from convlens.data.index.folders import Named, Walk, shown
-from convlens.data.index.kinds import FOREIGN, WAY_OUT
-from convlens.data.index.labels import (
-    CSV_COLUMNS,
-    PATTERN_EXAMPLE,
-    SPLITS,
-    Keys,
-    classes_in_names,
-    rows_of_table,
-    split_of,
-    suggested_pattern,
+from convlens.data.index.class_folders import (
+    add_classes,
+    folder_below,
+    lead_of,
+    nothing_in,
+    refuse_strays,
 )
+from convlens.data.index.files import Files, Gathering
+from convlens.data.index.folders import Named, Walk
+from convlens.data.index.labels import SPLITS, Keys, classes_in_names
+from convlens.data.index.tables import CSV_COLUMNS, rows_of_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +115,7 @@ def list_pictures(
         notes += walk.notes(f"in {root}")
     else:
         for split, folder in _parts(root, walk, keys, True, for_test).items():
-            notes += _add_classes(rows, split, folder, walk, keys)
+            notes += add_classes(rows, split, folder, walk, keys)
         notes += walk.notes("in class folders")
     listing = _listing(rows, notes, keys, for_test)
     return listing if csv is None else replace(listing, notes=(*notes, *_not_in_table(listing)))
@@ -130,7 +128,7 @@ def _parts(
     folders = layout.split_folders(root, walk, keys, nested, for_test)
     if not folders:
         return {None: root}
-    _refuse_strays(root, "beside the split folders", walk)
+    refuse_strays(root, "beside the split folders", walk)
     return folders
 
 
@@ -140,7 +138,7 @@ def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) 
     if len(names) < 2 and not for_test:
         raise UserError(
             f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
-            f"{_folder_below(root, names[0], keys)}"
+            f"{folder_below(root, names[0], keys)}"
         )
     for name in names:
         _refuse_undecodable(name, root)
@@ -190,9 +188,6 @@ def _check_classes_in_splits(listing: Listing) -> None:
                 )
 
 
-# ---------------------------------------------------------------------------------------- folders
-
-
 def _existing(directory: Path, keys: Keys) -> Path:
     if directory.is_dir():
         return directory
@@ -209,135 +204,15 @@ def _existing(directory: Path, keys: Keys) -> Path:
     )
 
 
-def _lead(folder: Path, root: Path) -> str:
-    """What stands before a picture's name in ``folder`` when it is called from ``root``."""
-    return "" if folder == root else os.path.join(folder.relative_to(root), "")
-
-
-def _refuse_strays(folder: Path, where: str, walk: Walk) -> None:
-    """Pictures next to folders have no class: say so rather than leave them out."""
-    strays = walk.look(folder)[1]
-    if strays:
-        raise UserError(
-            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
-            f"class: move them into a class folder or out of {folder}"
-        )
-
-
-def _add_classes(
-    rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
-) -> list[str]:
-    """Every picture in the class folders of ``folder``; lines a person should read."""
-    notes = []
-    if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
-        notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
-        folder = inner
-    classes, loose = walk.look(folder)
-    if not classes and loose:
-        raise _flat_folder(folder, loose, keys)
-    if split is None and layout.splits_in_classes(classes, walk):
-        notes.append(
-            "each class folder holds its own train/ and other split folders: taken as the splits"
-        )
-        for inner in classes:
-            for part in walk.look(inner)[0]:
-                _add_class(rows, split_of(part.name), inner.name, part, walk)
-        return notes
-    before, empty, branches, copies = len(rows), [], [], []
-    for inner in classes:
-        count = len(rows)
-        found = _add_class(rows, split, inner.name, inner, walk)
-        if len(rows) == count:
-            empty.append(inner)
-        branches.append(layout.branch(inner, [part for part, names in found if names]))
-        layout.refuse_data_set(inner, [part for part, _ in found], keys)
-        copies += layout.mirrors(found)
-    if len(rows) == before and not loose:
-        raise _nothing_in(folder, keys)
-    if empty:
-        raise _nothing_in(empty[0], keys)
-    _refuse_strays(folder, "beside the class folders", walk)
-    layout.refuse_levels(folder, branches, keys)
-    return notes + _mirror_notes(copies, walk.root)
-
-
-def _add_class(
-    rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
-) -> list[tuple[Path, list[str]]]:
-    """Add every picture below ``folder``; (folder, names) of it and of those in it."""
-    found = list(walk.below(folder))
-    for part, names in found:
-        lead = _lead(part, rows.directory)
-        rows.add_all(split, label, [lead + name for name in names])
-    return found
-
-
-def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
-    """One line on the folders that seem to hold what others hold already."""
-    if not copies:
-        return []
-    folders = "1 folder" if len(copies) == 1 else f"{len(copies)} folders"
-    names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
-    return [
-        f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
-        "like others of their class: they count as images of it; if they are smaller copies or "
-        "masks, move them out"
-    ]
-
-
-def _nothing_in(folder: Path, keys: Keys) -> UserError:
-    walk = Walk(folder)
-    for _ in walk.below(folder):
-        pass
-    seen = f", only {walk.left_out()}" if walk.unused else ""
-    wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
-    return UserError(
-        f"no pictures in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
-        "validation/ and test/ or with class folders, or try data=shapes"
-    )
-
-
-def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
-    """The error for loose pictures without labels: suggest the pattern their names follow."""
-    pattern = suggested_pattern(pictures, keys)
-    if pattern:
-        return UserError(
-            f"no class folders in {folder}, but names such as {pictures[0]} tell the class: "
-            f'try "{keys.pattern}={pattern}"'
-        )
-    return UserError(
-        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0]}: "
-        f"make one folder a class, or take labels from the names with {keys.pattern} (such as "
-        f"{PATTERN_EXAMPLE}) or from a table with {keys.csv}"
-    )
-
-
-def _folder_below(root: Path, name: str, keys: Keys) -> str:
-    """Where one class folder itself holds folders of pictures, that is what was meant."""
-    walk, inner = Walk(root), root / name
-    if not inner.is_dir():
-        return ""
-    inner = layout.classes_in(inner, walk)
-    below = walk.look(inner)[0]
-    if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
-        return ""
-    return (
-        f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
-    )
-
-
-# ------------------------------------------------------------------------- file names and tables
-
-
 def _add_by_pattern(
     rows: Gathering, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
 ) -> None:
     """Every picture below ``folder``, the class read by ``pattern``."""
-    names = [_lead(part, folder) + name for part, found in walk.below(folder) for name in found]
+    names = [lead_of(part, folder) + name for part, found in walk.below(folder) for name in found]
     if not names:
-        raise _nothing_in(folder, keys)
+        raise nothing_in(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]
-    lead = _lead(folder, rows.directory)
+    lead = lead_of(folder, rows.directory)
     for label, name in zip(classes_in_names(asked, pattern, folder, keys), names, strict=True):
         rows.add(split, label, lead + name)
 

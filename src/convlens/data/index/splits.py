@@ -1,4 +1,4 @@
-"""Train, validation and test: dividing pictures, and writing the division down.
+"""Train, validation and test: dividing pictures, each class in proportion.
 
 Legend: N pictures, K classes. A *share* is a number: below 1 a fraction of all pictures that are
 divided, from 1 on a count (a whole number), 0 for none. What is left is training data.
@@ -6,20 +6,14 @@ divided, from 1 on a count (a whole number), 0 for none. What is left is trainin
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.data.index.labels import CSV_COLUMNS, SPLITS, Keys, csv_line, read_table
-from convlens.data.index.listing import Listing, list_pictures
-from convlens.data.index.names import composed
+from convlens.data.index.labels import SPLITS
+from convlens.data.index.listing import Listing
 
 Share = int | float
 
@@ -169,160 +163,3 @@ def present_splits(listing: Listing) -> tuple[str, ...]:
     if listing.splits is None:
         return ()
     return tuple(name for name in SPLITS if (listing.splits == name).any())
-
-
-# ------------------------------------------------------------------------------------ split files
-
-
-def write_split(path: str | os.PathLike, listing: Listing) -> None:
-    """Write ``file,label,split``, files relative to ``listing.directory``; whole or not at all."""
-    if listing.splits is None:
-        raise ValueError("the listing has no splits: call resolve_splits first")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(csv_line(CSV_COLUMNS))
-            classes = map(listing.class_names.__getitem__, listing.labels)
-            for row in zip(listing.files.names(), classes, listing.splits, strict=True):
-                file.write(csv_line(row))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write the split file {path}: {error.strerror}") from None
-
-
-def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
-    """The listing with the splits a file names (columns file, label, split).
-
-    Raises UserError if the pictures or their labels are no longer those of the file: a run would
-    otherwise go on with other data than it began with.
-    """
-    path = Path(path)
-    rows, found = read_table(path, CSV_COLUMNS, "the split file", strip=False)
-    if "split" not in found:
-        raise UserError(f"no column 'split' in {path}: was it written by this program?")
-    assigned = _in_order(rows, listing)
-    if assigned is None:
-        assigned = _by_name(path, listing)
-    return replace(listing, splits=assigned)
-
-
-def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray | None:
-    """The splits of a file that is as it was written: row by row, a million are never held.
-
-    None where anything is not as expected: ``_by_name`` then finds out what.
-    """
-    assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
-    pictures = zip(listing.files.names(), listing.labels.tolist(), strict=True)
-    for place, (found, picture) in enumerate(zip_longest(rows, pictures)):
-        if found is None or picture is None:
-            return None
-        row, (name, label) = found[1], picture
-        as_listed = row["file"] == name or composed(row["file"]) == composed(name)
-        as_listed &= composed(row["label"]) == listing.class_names[label]
-        if not as_listed or row["split"] not in SPLITS:
-            return None
-        assigned[place] = row["split"]
-    return assigned
-
-
-def _by_name(path: Path, listing: Listing) -> np.ndarray:
-    """The splits of a file in any order."""
-    rows, _ = read_table(path, CSV_COLUMNS, "the split file", strip=False)
-    noted = {row["file"]: (composed(row["label"]), row["split"]) for _, row in rows}
-    names = list(listing.files.names())
-    if noted.keys() != set(names):  # another file system may spell accents in another way
-        spelt = {composed(name): name for name in names}
-        noted = {spelt.get(composed(name), name): row for name, row in noted.items()}
-    for missing, what in (
-        (sorted(set(names) - set(noted)), "is new since"),
-        (sorted(set(noted) - set(names)), "is gone, and was in"),
-    ):
-        if missing:
-            raise UserError(
-                f"the pictures in {listing.directory} changed: {missing[0]} {what} the split file "
-                f"{path} ({len(missing)} such); put them back as they were, or start a new run"
-            )
-    for name, label in zip(names, listing.labels, strict=True):
-        if noted[name][0] != listing.class_names[label]:
-            raise UserError(
-                f"{name} is {listing.class_names[label]!r} in {listing.directory} but "
-                f"{noted[name][0]!r} in {path}: labels changed since the split was written"
-            )
-        if noted[name][1] not in SPLITS:
-            raise UserError(
-                f"split {noted[name][1]!r} of {name} in {path}: expected one of {', '.join(SPLITS)}"
-            )
-    return np.array([noted[name][1] for name in names])
-
-
-# ----------------------------------------------------------------------------------- on the disk
-
-
-def copy_split(
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
-    *,
-    validation: Share,
-    test: Share,
-    seed: int,
-    link: bool = False,
-) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """Class folders ``src`` to ``dst/{train,validation,test}/class/…``.
-
-    Gives the pictures per split and class, and lines a person should read: what was left out.
-
-    link   hard links instead of copies (one file system only; editing one edits both)
-
-    ``dst`` appears complete or not at all. Raises UserError if it exists and is not empty, lies
-    inside ``src`` (whose classes it would join), if ``src`` is split already, or as ``split`` does.
-    """
-    source, target = Path(src).expanduser(), Path(dst).expanduser()
-    if target.exists() and not (target.is_dir() and next(target.iterdir(), None) is None):
-        raise UserError(f"{target} exists and nothing is overwritten: choose another dst")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
-    listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
-    if listing.splits is not None:
-        found = " and ".join(present_splits(listing))
-        raise UserError(f"{source} is split already, into {found}: point src at class folders")
-    listing = resolve_splits(listing, validation=validation, test=test, seed=seed)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _place(listing, range(len(listing)), temporary, link)
-        os.replace(temporary, target)  # also onto an empty folder
-    except OSError as error:
-        way_out = "; links need one file system: leave out link" if link else ""
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; nothing was left there{way_out}"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    counts = {
-        name: np.bincount(
-            listing.labels[listing.splits == name], minlength=len(listing.class_names)
-        )
-        for name in SPLITS
-    }
-    by_class = {
-        name: dict(zip(listing.class_names, numbers.tolist(), strict=True))
-        for name, numbers in counts.items()
-    }
-    return by_class, listing.notes
-
-
-def _place(listing: Listing, indices: Iterable[int], folder: Path, link: bool) -> None:
-    """Copy or link pictures to ``folder/split/class/…``, keeping sub-folders of the class."""
-    folder.mkdir(parents=True)
-    for index in indices:
-        place = folder / str(listing.splits[index]) / listing.name_of(index)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if link:
-            os.link(listing.files[index], place)
-        else:
-            shutil.copy2(listing.files[index], place)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.data.index.files import size_and_time
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 
@@ -33,15 +34,6 @@ class Duplicate:
     second_split: str
 
 
-def duplicates(listing: Listing) -> list[Duplicate]:
-    """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
-
-    One entry for each such file, with the first of its twins, in the listing's order; their labels
-    may differ.
-    """
-    return duplicates_among(listing, find_twins(listing))
-
-
 def find_twins(listing: Listing) -> list[list[int]]:
     """Rows of files with the same bytes, group by group, each group and the groups rising.
 
@@ -51,7 +43,8 @@ def find_twins(listing: Listing) -> list[list[int]]:
     names them.
     """
     part = _ranks(listing) * len(listing.class_names) + listing.labels
-    sizes = np.fromiter(map(_size, listing.files.located()), np.int64, len(listing))
+    sizes = (size_and_time(path)[0] for path in listing.files.located())
+    sizes = np.fromiter(sizes, np.int64, len(listing))
     rows = _shared(sizes, part, np.flatnonzero(sizes > 0))
     marks = np.fromiter(map(_mark, listing.files[rows].located(), sizes[rows].tolist()),
                         np.uint64, len(rows))  # fmt: skip
@@ -62,10 +55,17 @@ def find_twins(listing: Listing) -> list[list[int]]:
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
 
 
-def duplicates_among(listing: Listing, groups: Sequence[Sequence[int]]) -> list[Duplicate]:
-    """:func:`duplicates`, of groups that :func:`find_twins` has found."""
+def duplicates(listing: Listing, groups: Sequence[Sequence[int]] | None = None) -> list[Duplicate]:
+    """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
+
+    One entry for each such file, with the first of its twins, in the listing's order; their labels
+    may differ.
+
+    Args:
+        groups: as :func:`find_twins` gives them; None: they are looked for.
+    """
     rank, pairs = _ranks(listing), []
-    for rows in groups:
+    for rows in find_twins(listing) if groups is None else groups:
         first = min(rows, key=lambda row: (rank[row], row))
         pairs += [(row, first) for row in rows if rank[row] > rank[first]]
     return [
@@ -146,14 +146,6 @@ def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarra
     ranks = rank[rows]
     mixed = np.minimum.reduceat(ranks, starts) != np.maximum.reduceat(ranks, starts)
     return np.sort(rows[np.repeat(mixed, np.diff(starts, append=len(rows)))])
-
-
-def _size(path: bytes) -> int:
-    """Bytes of a file; 0 of one that is not there."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def _mark(path: bytes, size: int) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.data.masks.rows import gathered, laid, lie_of
-from convlens.data.pixels.decode import PictureError, Recipe, open_picture
+from convlens.data.masks.load import gathered, laid
+from convlens.data.pixels.decode import PictureError, Recipe, open_picture, size_and_orientation
 
 VERSION = 2  # of the masks a trimap gives: raise it when that changes, and caches are rebuilt
 _BACKGROUND = 2
@@ -64,7 +64,7 @@ def masks(
 
 def _mask(picture: Path, trimap: Path, recipe: Recipe) -> tuple[np.ndarray, bool]:
     """(H, W) bool, and whether the trimap has the proportions of its picture."""
-    (width, height), turn = lie_of(picture)
+    (width, height), turn = size_and_orientation(picture)
     try:
         with open_picture(trimap, formats=("PNG",)) as image:
             classes = np.asarray(image)  # of a palette the indices

@@ -41,6 +41,7 @@ MAX_SCANS = 100
 # Above this many pixels one picture is decoded at a time, so that threads do not add up gigabytes.
 LARGE = 1 << 24
 _ONE_LARGE = threading.Lock()
+ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
 _STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs copies
 # Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the wanted size.
 # At 3 the picture differs from a full decode by less than one grey level on average (tested).
@@ -132,6 +133,24 @@ def open_picture(
     return image
 
 
+def size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded.
+
+    Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
+    """
+    try:
+        with open_picture(picture) as image:
+            turn = 1
+            with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
+                turn = image.getexif().get(ORIENTATION, 1)
+            # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
+            upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
+            return image.size[::-1] if upright else image.size, turn
+    except Exception as error:  # Pillow's readers raise almost anything on damaged data
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise PictureError(Path(picture), reason) from None
+
+
 def _webp_size(head: bytes) -> tuple[int, int] | None:
     """Width and height by the first 30 bytes of a WebP file; None for any other.
 
@@ -200,7 +219,7 @@ def _reason(path: Path, error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a picture whose EXIF block is garbage is as it lies."""
     try:
-        turned = image.getexif().get(0x0112, 1) not in (0, 1)
+        turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
     except Exception:  # anything, again; the pixels are fine
         return image
     return ImageOps.exif_transpose(image) if turned else image

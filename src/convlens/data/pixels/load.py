@@ -30,11 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from convlens.core.errors import UserError
 from convlens.data.index.digests import Digest, file_digest
 from convlens.data.index.files import Files, size_and_time
-from convlens.data.pixels.cache import Writer, cached_arrays, stored
+from convlens.data.pixels.cache import Writer, stored
 from convlens.data.pixels.decode import MAX_PIXELS, VERSION, PictureError, Recipe, decode_picture
 from convlens.data.pixels.looks import GRID, look
-
-__all__ = ["Pixels", "Recipe", "cached_arrays", "decode_picture", "decoded"]
 
 CHUNK = 16  # pictures a thread takes at a time
 _STORED = 2  # raised when an entry holds other arrays: pictures, and since 2 their looks

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from convlens.data.pictures import Pictures
+from convlens.data.pixels.pictures import Pictures
 
 GRID = 4
 _FINE = 16  # the grid on which candidates are compared

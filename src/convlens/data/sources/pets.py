@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: cats and dogs of 37 breeds, downloaded whole and listed.
+"""``data=pets``: Oxford-IIIT Pet, cats and dogs of 37 breeds, downloaded whole and listed.
 
 Laid out as the official archives unpack, or all that inside ``oxford-iiit-pet/`` (torchvision)::
 
@@ -28,6 +28,11 @@ import numpy as np
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.listing import Listing
+from convlens.data.masks import trimaps
+from convlens.data.masks.files import Masks
+from convlens.data.sources.picture_files import Found
+from convlens.data.sources.places import cache_dir, data_dir
+from convlens.data.sources.source import Download
 
 try:
     import fcntl
@@ -274,3 +279,27 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
             f"the lists name {missing[0]} but there is no {folder / (missing[0] + suffix)} "
             f"({len(missing)} such files): {again}"
         )
+
+
+# ----------------------------------------------------------------------------------------- source
+
+
+def pet_files(spec: dict, for_test: bool = False) -> Found:
+    """Pictures and masks, downloaded when the folder is not there, with their own test list."""
+    class_names(spec["labels"])  # a misspelt one is said before the download
+    found = list_pets(pets(data_dir(spec)), spec["labels"])
+
+    def read(rows: np.ndarray) -> Masks:
+        drawn, lines = trimaps.masks(
+            [found.files[row] for row in rows], size=spec["size"], resize=spec["resize"],
+            cache=spec["cache"], cache_dir=cache_dir(),
+        )  # fmt: skip
+        return Masks(drawn, np.ones(len(rows), bool), lines)
+
+    return Found(found, read, np.ones(len(found), bool))
+
+
+def pending(spec: dict) -> Download | None:
+    """What a run would download, or None."""
+    folder, names = data_dir(spec), class_names(spec["labels"])
+    return None if is_there(folder) else Download(folder, MEGABYTES, names)

@@ -17,23 +17,24 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from queue import SimpleQueue
 
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, debris
 
 VERSION = 1  # of the drawing: raised when the pictures of a seed change, so that caches notice
 _SIZES = (16, 256)  # smallest and largest picture, pixels
 _REACH = (0.25, 0.36)  # half the extent of an object
 _CONTRAST = 0.38  # least contrast of an object with the ground it lies on
 _LITTER = (4, 8)  # fewest and most distractors
-_CHUNK = 100  # pictures drawn between two reports of progress
+_CHUNK = 100  # pictures that a child draws at a time
 _WORTH_CHILDREN = 500 * 64 * 64  # pixels of a draw from which on starting children pays
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -63,68 +64,6 @@ class ShapePictures:
     images: np.ndarray  # (N, H, W, C) uint8
     labels: np.ndarray  # (N,) int64
     masks: np.ndarray  # (N, H, W) bool, True on the pixels where the object is seen
-
-
-# Outlines: signed distances (h, w), negative inside, of shapes that reach 1 from (0, 0), or 1.06.
-
-
-def _polygon(corners: list[tuple[float, float]], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Distance to a closed polygon; a point is inside if a ray crosses an odd number of edges."""
-    ax, ay = np.array(corners).T[:, :, None, None]
-    bx, by = (np.roll(end, -1, axis=0) for end in (ax, ay))
-    ex, ey, wx, wy = bx - ax, by - ay, u - ax, v - ay  # edges and offsets, (edges, h, w)
-    along = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0, 1)
-    squared = ((wx - ex * along) ** 2 + (wy - ey * along) ** 2).min(axis=0)
-    crossed = ((v >= ay) != (v >= by)) & ((ex * wy > ey * wx) == (ey > 0))
-    return np.where(np.logical_xor.reduce(crossed, axis=0), -1, 1) * np.sqrt(squared)
-
-
-def _spokes(*radii: float) -> list[tuple[float, float]]:
-    """Corners at these distances from the centre, at equal angles, the first one on top."""
-    turns = [2 * math.pi * i / len(radii) for i in range(len(radii))]
-    return [(r * math.sin(t), -r * math.cos(t)) for r, t in zip(radii, turns, strict=True)]
-
-
-def _box(u, v, width: float, height: float) -> np.ndarray:
-    return np.maximum(np.abs(u) - width, np.abs(v) - height)
-
-
-def _heart(u, v):  # a square with a disc on each of two sides
-    lobes = np.minimum(np.hypot(u - 0.3, v + 0.22), np.hypot(u + 0.22, v - 0.3)) - 0.52
-    return np.minimum(_box(u + 0.22, v + 0.22, 0.52, 0.52), lobes)
-
-
-_ARROW = [(0, -1), (0.9, 0), (0.34, 0), (0.34, 1), (-0.34, 1), (-0.34, 0), (-0.9, 0)]
-_OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": lambda u, v: np.hypot(u, v) - 0.92,
-    "triangle": partial(_polygon, _spokes(1.06, 1.06, 1.06)),
-    "square": lambda u, v: _box(u, v, 0.75, 0.75),
-    "star": partial(_polygon, _spokes(*[1.06, 0.44] * 5)),
-    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.72) - 0.25,
-    "cross": lambda u, v: np.minimum(_box(u, v, 1, 0.31), _box(u, v, 0.31, 1)),
-    "heart": _heart,
-    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 1, 0.8 - np.hypot(u - 0.48, v)),
-    "drop": lambda u, v: np.minimum(np.hypot(u, v) - 0.76, _box(u - 0.38, v - 0.38, 0.38, 0.38)),
-    "arrow": partial(_polygon, _ARROW),
-    "flower": lambda u, v: 0.7 * (np.hypot(u, v) - 0.74 - 0.26 * np.cos(5 * np.arctan2(v, u))),
-    "hourglass": lambda u, v: _box(0.8 * u, v, 0.54 * np.abs(v) + 0.09, 0.83),
-}
-CLASS_NAMES: tuple[str, ...] = tuple(_OUTLINES)
-
-
-def _debris(kind: str, u, v, length: float, bend: float) -> np.ndarray:
-    """Outline of a distractor; u, v in picture widths, ``bend`` in 0..1 varies the form."""
-    if kind == "leaf":
-        radius = length * (0.6 + 0.5 * bend)
-        offset = math.sqrt(radius * radius - 0.25 * length * length)
-        return np.maximum(np.hypot(u, v - offset), np.hypot(u, v + offset)) - radius
-    if kind == "twig":
-        curve = v - 1.5 * (bend - 0.5) * (u * u / length - length / 12)
-        return np.maximum(np.abs(curve) - 0.045 * length, np.abs(u) - 0.5 * length)
-    if kind == "pebble":
-        return np.hypot(u * (0.35 + 0.2 * bend), v) - (0.14 + 0.08 * bend) * length
-    slab = _box(u, v, 0.4 * length, 0.16 * length)
-    return np.maximum(slab, (u + (1 + bend) * v) * 0.6 - 0.1 * length)
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -204,7 +143,7 @@ def _litter(rng, picture: np.ndarray, x: float, y: float, length: float, kind: s
     """Lay a distractor on (x, y) of ``picture`` (H, W, 3); returns its slices and cover there."""
     size, grounds = len(picture), _CLUTTER[kind]
     spans, u, v = _window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
-    distance = _debris(kind, u, v, length, rng.random())
+    distance = debris(kind, u, v, length, rng.random())
     colour = _ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
     # Two halves in unlike light: the midrib of a leaf, the curvature of a stone.
     colour = colour * (1 + 0.2 * np.clip(v * (25 / length), -1, 1))[..., None]
@@ -245,7 +184,7 @@ def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
     x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
     spans, u, v = _window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
     u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
-    distance = _OUTLINES[name](u, v) * (reach * squeeze.min())
+    distance = OUTLINES[name](u, v) * (reach * squeeze.min())
     skin = _texture(rng, u, v, *_skins(rng, picture[spans].mean(axis=(0, 1))))
     seen = np.zeros((size, size))
     seen[spans] = _lay(picture[spans], distance, skin, size, 0.3, 0.025)
@@ -286,7 +225,6 @@ def draw_shapes(
     seed: int = 0,
     stream: int = 0,
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> ShapePictures:
     """Draw ``count`` pictures, in about two milliseconds each at 64 pixels on one core.
 
@@ -301,7 +239,6 @@ def draw_shapes(
         seed: any whole number from 0.
         stream: separates draws of one seed: 0 training, 1 validation, 2 test.
         workers: processes that draw; None draws few pictures here and many on all cores.
-        progress: called, in the calling thread, with the number of pictures done so far.
 
     Raises: UserError where an argument is out of range; the message names its config key.
     """
@@ -320,8 +257,6 @@ def draw_shapes(
     drawn = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
     for (start, stop, _), chunk in zip(jobs, drawn, strict=True):
         images[start:stop], masks[start:stop] = chunk
-        if progress is not None:
-            progress(stop)
     return ShapePictures(images, np.arange(count, dtype=np.int64) % classes, masks)
 
 

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from convlens.data.index.digests import digest
-from convlens.data.pictures import Pictures
 from convlens.data.pixels.cache import Writer, stored
+from convlens.data.pixels.pictures import Pictures
 from convlens.models import Classifier
-from convlens.models.weights import fingerprint
+from convlens.models.state import fingerprint
 
 VERSION = 1  # of what is stored: raised when the same key would give other numbers
 # Pictures of a pass. Not the batch size of the config: the last bits of a convolution depend on

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.core.errors import UserError
 from convlens.core.stopwatch import spent_on
-from convlens.models.state import load_data, plain
+from convlens.models.weights_file import load_data, plain
 
 STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
 

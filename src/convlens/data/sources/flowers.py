@@ -1,4 +1,4 @@
-"""Data sets from the network: whole and checked, or not there at all."""
+"""``data=flowers``: TensorFlow's five kinds of flowers, downloaded whole or not there at all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError
+from convlens.data.sources.folder import image_folder
+from convlens.data.sources.picture_files import Found
+from convlens.data.sources.places import data_dir
+from convlens.data.sources.source import Download
 
 FLOWERS_URL = "http://download.tensorflow.org/example_images/flower_photos.tgz"
 # As TensorFlow Datasets has it; the connection is not encrypted, so this is what can be trusted.
 FLOWERS_SHA256 = "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
 FLOWERS_CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+MEGABYTES = 218
 
 
 def flowers(
@@ -69,3 +74,17 @@ def _unpack(archive: Path, folder: Path) -> None:
             content.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(f"cannot unpack the flower archive: {error}; download again") from None
+
+
+def flower_files(spec: dict, for_test: bool = False) -> Found:
+    """Five kinds of flowers, downloaded when the folder is not there."""
+    directory = data_dir(spec)
+    if not directory.exists():
+        flowers(directory)
+    return image_folder(spec, for_test)
+
+
+def pending(spec: dict) -> Download | None:
+    """What a run would download, or None."""
+    folder = data_dir(spec)
+    return None if folder.exists() else Download(folder, MEGABYTES, FLOWERS_CLASSES)

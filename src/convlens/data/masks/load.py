@@ -5,7 +5,6 @@ Legend: N pictures, H height, W width of the result; h, w those of a picture fil
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import warnings
@@ -20,28 +19,8 @@ from PIL import Image, ImageOps
 from convlens.data.index.digests import digest
 from convlens.data.index.files import size_and_time
 from convlens.data.pixels.cache import Writer, stored
+from convlens.data.pixels.decode import ORIENTATION, Recipe, resized
 from convlens.data.pixels.decode import VERSION as DECODING
-from convlens.data.pixels.decode import PictureError, Recipe, open_picture, resized
-
-ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
-
-
-def lie_of(picture: Path) -> tuple[tuple[int, int], int]:
-    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded.
-
-    Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
-    """
-    try:
-        with open_picture(picture) as image:
-            turn = 1
-            with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
-                turn = image.getexif().get(ORIENTATION, 1)
-            # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
-            upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
-            return image.size[::-1] if upright else image.size, turn
-    except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise PictureError(picture, reason) from None
 
 
 def laid(mask: np.ndarray, turn: int, recipe: Recipe) -> np.ndarray:

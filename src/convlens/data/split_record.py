@@ -14,7 +14,8 @@ from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.data.index.digests import UNREAD
-from convlens.data.pictures import SPLITS, Dataset
+from convlens.data.index.labels import SPLITS
+from convlens.data.pixels.pictures import Dataset
 
 BEFORE = "before"
 USED = {

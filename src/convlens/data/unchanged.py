@@ -13,10 +13,11 @@ import numpy as np
 from convlens.core.errors import UserError
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.files import size_and_time
-from convlens.data.index.labels import csv_line, read_table
+from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 from convlens.data.index.names import composed
-from convlens.data.pictures import SPLITS, Dataset
+from convlens.data.index.tables import csv_line, read_table
+from convlens.data.pixels.pictures import Dataset
 
 # keys that may be set anew on resume, for the same pictures lie elsewhere by now
 PLACES = ("data.dir", "data.csv", "data.masks")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SPLITS = ("train", "validation", "test")
 _CHUNK = 1024  # pictures read at a time
 
 

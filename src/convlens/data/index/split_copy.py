@@ -1,0 +1,79 @@
+"""Class folders copied to split folders: what ``make split`` does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.index.labels import SPLITS, Keys
+from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.splits import Share, present_splits, resolve_splits
+
+
+def copy_split(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    *,
+    validation: Share,
+    test: Share,
+    seed: int,
+    link: bool = False,
+) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
+    """Class folders ``src`` to ``dst/{train,validation,test}/class/…``.
+
+    Gives the pictures per split and class, and lines a person should read: what was left out.
+
+    link   hard links instead of copies (one file system only; editing one edits both)
+
+    ``dst`` appears complete or not at all. Raises UserError if it exists and is not empty, lies
+    inside ``src`` (whose classes it would join), if ``src`` is split already, or as ``split`` does.
+    """
+    source, target = Path(src).expanduser(), Path(dst).expanduser()
+    if target.exists() and not (target.is_dir() and next(target.iterdir(), None) is None):
+        raise UserError(f"{target} exists and nothing is overwritten: choose another dst")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
+    listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
+    if listing.splits is not None:
+        found = " and ".join(present_splits(listing))
+        raise UserError(f"{source} is split already, into {found}: point src at class folders")
+    listing = resolve_splits(listing, validation=validation, test=test, seed=seed)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _place(listing, temporary, link)
+        os.replace(temporary, target)  # also onto an empty folder
+    except OSError as error:
+        way_out = "; links need one file system: leave out link" if link else ""
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; nothing was left there{way_out}"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    counts = {
+        name: np.bincount(
+            listing.labels[listing.splits == name], minlength=len(listing.class_names)
+        )
+        for name in SPLITS
+    }
+    by_class = {
+        name: dict(zip(listing.class_names, numbers.tolist(), strict=True))
+        for name, numbers in counts.items()
+    }
+    return by_class, listing.notes
+
+
+def _place(listing: Listing, folder: Path, link: bool) -> None:
+    """Copy or link pictures to ``folder/split/class/…``, keeping sub-folders of the class."""
+    folder.mkdir(parents=True)
+    for index in range(len(listing)):
+        place = folder / str(listing.splits[index]) / listing.name_of(index)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            os.link(listing.files[index], place)
+        else:
+            shutil.copy2(listing.files[index], place)

@@ -1,0 +1,104 @@
+"""``split.csv``: a division into splits written down, and read back for the same pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.index.labels import SPLITS
+from convlens.data.index.listing import Listing
+from convlens.data.index.names import composed
+from convlens.data.index.tables import CSV_COLUMNS, csv_line, read_table
+
+
+def write_split(path: str | os.PathLike, listing: Listing) -> None:
+    """Write ``file,label,split``, files relative to ``listing.directory``; whole or not at all."""
+    if listing.splits is None:
+        raise ValueError("the listing has no splits: call resolve_splits first")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(csv_line(CSV_COLUMNS))
+            classes = map(listing.class_names.__getitem__, listing.labels)
+            for row in zip(listing.files.names(), classes, listing.splits, strict=True):
+                file.write(csv_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write the split file {path}: {error.strerror}") from None
+
+
+def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
+    """The listing with the splits a file names (columns file, label, split).
+
+    Raises UserError if the pictures or their labels are no longer those of the file: a run would
+    otherwise go on with other data than it began with.
+    """
+    path = Path(path)
+    rows, found = read_table(path, CSV_COLUMNS, "the split file", strip=False)
+    if "split" not in found:
+        raise UserError(f"no column 'split' in {path}: was it written by this program?")
+    assigned = _in_order(rows, listing)
+    if assigned is None:
+        assigned = _by_name(path, listing)
+    return replace(listing, splits=assigned)
+
+
+def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray | None:
+    """The splits of a file that is as it was written: row by row, a million are never held.
+
+    None where anything is not as expected: ``_by_name`` then finds out what.
+    """
+    assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
+    pictures = zip(listing.files.names(), listing.labels.tolist(), strict=True)
+    for place, (found, picture) in enumerate(zip_longest(rows, pictures)):
+        if found is None or picture is None:
+            return None
+        row, (name, label) = found[1], picture
+        as_listed = row["file"] == name or composed(row["file"]) == composed(name)
+        as_listed &= composed(row["label"]) == listing.class_names[label]
+        if not as_listed or row["split"] not in SPLITS:
+            return None
+        assigned[place] = row["split"]
+    return assigned
+
+
+def _by_name(path: Path, listing: Listing) -> np.ndarray:
+    """The splits of a file in any order."""
+    rows, _ = read_table(path, CSV_COLUMNS, "the split file", strip=False)
+    noted = {row["file"]: (composed(row["label"]), row["split"]) for _, row in rows}
+    names = list(listing.files.names())
+    if noted.keys() != set(names):  # another file system may spell accents in another way
+        spelt = {composed(name): name for name in names}
+        noted = {spelt.get(composed(name), name): row for name, row in noted.items()}
+    for missing, what in (
+        (sorted(set(names) - set(noted)), "is new since"),
+        (sorted(set(noted) - set(names)), "is gone, and was in"),
+    ):
+        if missing:
+            raise UserError(
+                f"the pictures in {listing.directory} changed: {missing[0]} {what} the split file "
+                f"{path} ({len(missing)} such); put them back as they were, or start a new run"
+            )
+    for name, label in zip(names, listing.labels, strict=True):
+        if noted[name][0] != listing.class_names[label]:
+            raise UserError(
+                f"{name} is {listing.class_names[label]!r} in {listing.directory} but "
+                f"{noted[name][0]!r} in {path}: labels changed since the split was written"
+            )
+        if noted[name][1] not in SPLITS:
+            raise UserError(
+                f"split {noted[name][1]!r} of {name} in {path}: expected one of {', '.join(SPLITS)}"
+            )
+    return np.array([noted[name][1] for name in names])

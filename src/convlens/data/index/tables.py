@@ -1,0 +1,121 @@
+"""Tables of files, labels and splits: CSV as people and programs write it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from convlens.core.errors import UserError, nearest
+from convlens.data.index.labels import SPLITS, Keys, split_of
+from convlens.data.index.names import spelt_on_disk
+
+CSV_COLUMNS = ("file", "label", "split")
+_PARTING = re.compile(r'[,"\r\n]')
+
+
+def rows_of_table(
+    root: Path, path: Path, columns: Sequence[str], keys: Keys
+) -> Iterator[tuple[str | None, str, Path]]:
+    """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
+    spellings: dict[Path, dict[str, list[str]]] = {}
+    path = next((p for p in (spelt_on_disk(root / path), spelt_on_disk(path)) if p.is_file()), path)
+    table, found = read_table(path, columns, keys.csv)
+    with_split = len(columns) > 2 and columns[2] in found
+    seen: dict[Path, int] = {}
+    missing: list[str] = []
+    for line, row in table:
+        name, label = row[columns[0]], row[columns[1]]
+        if not name or not label:
+            empty = columns[0] if not name else columns[1]
+            raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")
+        file = spelt_on_disk(root / name, spellings)
+        if file in seen:
+            raise UserError(
+                f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
+            )
+        seen[file] = line
+        split = split_of(row[columns[2]]) if with_split else None
+        if with_split and split not in SPLITS:
+            raise UserError(
+                f"{path} line {line}: split {row[columns[2]]!r} is none of train, validation, "
+                f"test; write one of them in every row or drop the column {columns[2]!r}"
+            )
+        if not file.is_file():
+            missing.append(name)
+        yield split, label, file
+    if not seen:
+        raise UserError(f"no rows in {path}: expected one a picture below its header line")
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(seen)} files named in {path} do not exist, such as "
+            f"{missing[0]}: they are looked for below {root}; mend the table or {keys.directory}"
+        )
+
+
+def csv_line(values: Iterable[str]) -> str:
+    """One line of a CSV file, commas between values, quoted where they hold what parts them.
+
+    The ``csv`` module leaves a carriage return unquoted where lines end without one, and its own
+    reader then takes it for the end of the row.
+
+    >>> csv_line(["a,b", "c"])
+    '"a,b",c\\n'
+    """
+    quoted = ('"' + v.replace('"', '""') + '"' if _PARTING.search(v) else v for v in values)
+    return ",".join(quoted) + "\n"
+
+
+def read_table(
+    path: Path, columns: Sequence[str], key: str, strip: bool = True
+) -> tuple[Iterator[tuple[int, dict[str, str]]], tuple[str, ...]]:
+    """The rows of a CSV (line number, values; ``strip``: without spaces around them), read as they
+    are asked for, and the names of its columns.
+
+    The separator is the first of comma, semicolon and tab that parts the header; the first two
+    of ``columns`` must be there. Raises UserError naming the file and what it lacks; the rows do
+    where one of them cannot be read.
+    """
+    with _as_table(path, key) as file:
+        found = _reader(file)[1]
+    for column in columns[:2]:
+        if column not in found:
+            raise UserError(
+                f"no column {column!r} in {path}: its first line must name the columns "
+                f"{', '.join(columns[:2])}; {nearest(column, found)}"
+            )
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        with _as_table(path, key) as file:
+            reader, _ = _reader(file)
+            for row in reader:
+                values = {k: v.strip() if strip else v for k, v in row.items() if k}
+                yield reader.line_num, values
+
+    return rows(), found
+
+
+def _reader(file: TextIO) -> tuple[csv.DictReader, tuple[str, ...]]:
+    """The rows of an open table, and the names of its columns."""
+    header = file.readline()
+    separator = next((mark for mark in ",;\t" if mark in header), ",")
+    file.seek(0)
+    reader = csv.DictReader(file, delimiter=separator, restval="")
+    found = tuple(name.strip() for name in reader.fieldnames or ())
+    reader.fieldnames = found
+    return reader, found
+
+
+@contextlib.contextmanager
+def _as_table(path: Path, key: str) -> Iterator[TextIO]:
+    try:
+        # surrogateescape: file names need not be UTF-8, and must come back as they were.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"no file {path}: {key} names a table of files and labels") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as a table: {error}; {key} names a CSV file") from None

@@ -1,0 +1,169 @@
+"""Picture files as an index: divided into splits, without broken files and leaks between splits.
+
+Legend: N files, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from convlens.core.errors import UserError
+from convlens.data.index import splits, twins
+from convlens.data.index.digests import UNREAD
+from convlens.data.index.labels import SPLITS
+from convlens.data.index.listing import Listing
+from convlens.data.pixels import looks
+from convlens.data.pixels.contents import FileDigests
+from convlens.data.pixels.pictures import Dataset
+from convlens.data.sources.picture_files import Found, decode_files, decode_rows, skipped_lines
+from convlens.data.sources.places import cache_dir
+from convlens.data.sources.source import Index, split_shares
+
+
+def index_files(spec: dict, seed: int, found: Found, before: np.ndarray) -> Index:
+    """Picture files, divided into splits."""
+    present = splits.present_splits(found.listing)
+    divided = splits.resolve_splits(found.listing, seed=seed, **split_shares(spec, present))
+    found = replace(found, listing=divided)
+    if spec["on_error"] == "skip":
+        found = _without_broken(spec, found)
+    found, lines = _without_leaks(found)
+    if len(before):
+        found, more = _without_used(spec, found, before)
+        lines += more
+    files = found.listing
+    notes = [*_masks_line(spec, found), *found.notes, *lines, *skipped_lines(found.skipped)]
+
+    def load() -> Dataset:
+        contents = FileDigests(files.files, spec["cache"], cache_dir())
+        digests = np.zeros(len(files), np.int64)
+        places = {split: np.flatnonzero(files.splits == split) for split in SPLITS}
+        parts = {split: decode_rows(spec, found, rows, digests) for split, rows in places.items()}
+        digests = contents.get(digests)
+        made = {
+            split: replace(part.pictures, digests=digests[places[split]][part.kept])
+            for split, part in parts.items()
+        }
+        lines = [line for part in parts.values() for line in part.notes]
+        if found.read and not any(pictures.masked.any() for pictures in made.values()):
+            raise UserError(f"no mask in data.masks={spec['masks']} can be used: {lines[0]}")
+        told = [f"{file} ({reason})" for file, reason in found.skipped]
+        seen = np.concatenate([part.looks for part in parts.values()])
+        lines += looks.twin_lines(seen, made, files.class_names)
+        return Dataset(made, files.class_names, notes + lines, told)
+
+    counts = {
+        split: np.bincount(files.labels[files.splits == split], minlength=len(files.class_names))
+        for split in SPLITS
+    }
+    with_mask = {}
+    if found.masked is not None:
+        with_mask = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
+    if found.decoded is None:
+        return Index(files.class_names, counts, load, files, notes, with_mask)
+    dataset = load()  # everything is decoded: masks that are left out are known as well
+    if with_mask:
+        with_mask = {split: int(dataset.splits[split].masked.sum()) for split in SPLITS}
+    return Index(files.class_names, counts, lambda: dataset, files, dataset.notes, with_mask)
+
+
+def _masks_line(spec: dict, found: Found) -> list[str]:
+    if not spec.get("masks") or found.masked is None:  # runs of old have no such key
+        return []
+    count = int(found.masked.sum())
+    return [f"masks for {count} of {len(found.masked)} pictures in {Path(spec['masks'])}"]
+
+
+def _without_broken(spec: dict, found: Found) -> Found:
+    """Only files that give a picture: what is skipped is in no count, no weight and no table.
+
+    Which ones these are is known only when all are decoded.
+
+    Raises:
+        UserError: a class has no picture left in a split.
+    """
+    whole = found.listing
+    good, places = np.ones(len(whole), bool), np.zeros(len(whole), np.int64)
+    decoded, skipped = {}, []
+    for split in splits.present_splits(whole):
+        rows = np.flatnonzero(whole.splits == split)
+        decoded[split] = decode_files(spec, whole.files[rows])
+        good[rows], places[rows] = decoded[split].good, np.arange(len(rows))
+        skipped += decoded[split].errors
+    found = replace(found, decoded=decoded, places=places, skipped=skipped)
+    found = found.some(np.flatnonzero(good))
+    _check_none_emptied(whole, found)
+    return found
+
+
+def _check_none_emptied(before: Listing, found: Found) -> None:
+    """Refuse a class that has lost all its pictures of a split: nobody would learn or test it."""
+    after, reasons = found.listing, dict(found.skipped)
+    for split in splits.present_splits(before):
+        for label, name in enumerate(before.class_names):
+            rows = np.flatnonzero((before.splits == split) & (before.labels == label))
+            if len(rows) and not ((after.splits == split) & (after.labels == label)).any():
+                first = before.files[rows[0]]
+                raise UserError(
+                    f"data.on_error=skip leaves class {name!r} without pictures in {split}: all "
+                    f"{len(rows)} are broken, such as {first} ({reasons[first]}); replace them "
+                    f"with intact files, or move the class out"
+                )
+
+
+def _without_leaks(found: Found) -> tuple[Found, list[str]]:
+    """Test files whose bytes are among the training or validation pictures are left out.
+
+    Lines tell of them, of those that validation has in common with training, and of images that
+    have several labels.
+    """
+    groups = twins.find_twins(found.listing)
+    twice = twins.duplicates(found.listing, groups)
+    leaks = [twin for twin in twice if twin.second_split == "test"]
+    kept = [twin for twin in twice if twin.second_split != "test"]
+    lines = [twins.conflicts_line(found.listing, groups), twins.leaks_line(kept)]
+    lines = [line for line in lines if line]
+    if not leaks:
+        return found, lines
+    gone = {twin.second for twin in leaks}
+    keep = np.array([file not in gone for file in found.listing.files])
+    if not (found.listing.splits[keep] == "test").any():
+        raise UserError(
+            f"all {len(leaks)} test pictures are training or validation pictures too, such as "
+            f"{leaks[0].second} and {leaks[0].first}: nothing is left to test; remove the copies"
+        )
+    what = "test picture is" if len(leaks) == 1 else "test pictures are"
+    lines.append(
+        f"{len(leaks)} {what} left out because the same bytes are in training or validation: "
+        f"{leaks[0].second} ({leaks[0].first_split}: {leaks[0].first})"
+        f"{', …' if len(leaks) > 1 else ''}"
+    )
+    return found.some(np.flatnonzero(keep)), lines
+
+
+def _without_used(spec: dict, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
+    """Test files that an earlier run has used, whose weights are started from, are left out."""
+    files = found.listing
+    digests = FileDigests(files.files, spec["cache"], cache_dir()).get()
+    used = np.isin(digests, before) & (digests != UNREAD)
+    leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
+    lines = []
+    if count := int((used & (files.splits == "validation")).sum()):
+        lines.append(
+            f"{count} validation pictures were used by the run whose weights this one starts from: "
+            f"validation results are too good"
+        )
+    if not leaked.any():
+        return found, lines
+    first = files.files[int(np.argmax(leaked))]
+    count = f"{leaked.sum()} of {whole} test pictures, such as {first}, were used"
+    if leaked.sum() == whole:
+        raise UserError(
+            f"{count} by the run whose weights this one starts from: nothing is left to test; use "
+            f"the data and seed of that run, which give the same split, or other test pictures"
+        )
+    lines.append(f"{count} by the run whose weights this one starts from and are left out")
+    return found.some(np.flatnonzero(~leaked)), lines

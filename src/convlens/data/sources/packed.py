@@ -1,0 +1,89 @@
+"""``data=mnist`` and ``data=cifar10``: pictures that lie in files of many and fit in memory.
+
+Legend: N pictures, H W C height, width, channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from convlens.core.errors import UserError
+from convlens.data.index.digests import array_digests
+from convlens.data.index.splits import split as divide
+from convlens.data.pixels.pictures import Dataset, Pictures
+from convlens.data.sources import torchvision_sets
+from convlens.data.sources.places import data_dir
+from convlens.data.sources.source import Download, Index, split_shares
+
+# by name: what reads a set, its classes, megabytes of its download
+SETS = {
+    "mnist": (torchvision_sets.mnist, torchvision_sets.MNIST_CLASSES, 12),
+    "cifar10": (torchvision_sets.cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
+}
+
+
+def packed_index(spec: dict, seed: int) -> Index:
+    """A torchvision set: small pictures that fit in memory, with a test split of its own."""
+    read, class_names, _ = SETS[spec["name"]]
+    raw = read(data_dir(spec))
+    images, labels = raw["train"]
+    shares = split_shares(spec, ("test",))
+    assigned = divide(labels, seed=seed, **shares)
+    digests = {name: array_digests(pictures) for name, (pictures, _) in raw.items()}
+    leaked = np.isin(digests["test"], digests["train"])
+    notes = []
+    if leaked.any():
+        notes.append(
+            f"{leaked.sum()} test pictures are left out because the same ones are in training or "
+            f"validation, such as {spec['name']}/test/{np.argmax(leaked)}"
+        )
+    parts = {
+        "train": (images, labels, np.flatnonzero(assigned == "train")),
+        "validation": (images, labels, np.flatnonzero(assigned == "validation")),
+        "test": (*raw["test"], np.flatnonzero(~leaked)),
+    }
+
+    def load() -> Dataset:
+        made = {}
+        for split, (pictures, classes, rows) in parts.items():
+            whole = "test" if split == "test" else "train"
+            names = [f"{spec['name']}/{whole}/{row}" for row in rows]
+            fitted = _fitted(pictures[rows], spec)
+            made[split] = Pictures(fitted, classes[rows], names, digests=digests[whole][rows])
+        return Dataset(made, class_names, notes)
+
+    counts = {
+        split: np.bincount(classes[rows], minlength=len(class_names))
+        for split, (_, classes, rows) in parts.items()
+    }
+    return Index(class_names, counts, load, notes=notes)
+
+
+def _fitted(images: np.ndarray, spec: dict) -> np.ndarray:
+    """(N, H, W, C) uint8 brought to the wanted size and channels."""
+    size, channels = spec["size"], spec["channels"]
+    if images.shape[3] == channels and images.shape[1:3] == (size, size):
+        return images
+    how = InterpolationMode(spec["interpolation"])
+    parts = []
+    for start in range(0, len(images), 4096):
+        part = torch.from_numpy(images[start : start + 4096]).permute(0, 3, 1, 2)
+        part = tv.resize(part, [size, size], how, antialias=True)
+        if part.shape[1] != channels:
+            part = tv.rgb_to_grayscale(part) if channels == 1 else part.expand(-1, 3, -1, -1)
+        parts.append(part.permute(0, 2, 3, 1).contiguous().numpy())
+    return np.concatenate(parts)
+
+
+def pending(spec: dict) -> Download | None:
+    """What a run would download, or None."""
+    read, class_names, megabytes = SETS[spec["name"]]
+    folder = data_dir(spec)
+    try:
+        read(folder, download=False)
+    except UserError:
+        return Download(folder, megabytes, class_names)
+    return None

@@ -1,0 +1,20 @@
+"""Where data sets are looked for and where caches lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from convlens.data.index.names import spelt_on_disk
+
+
+def data_dir(spec: dict) -> Path:
+    """``data.dir``, or the place where the data set is looked for by its name."""
+    if spec["dir"]:
+        return spelt_on_disk(Path(spec["dir"]).expanduser())
+    return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec["name"]
+
+
+def cache_dir() -> Path:
+    """Where pixel and feature caches lie: ``$CONVLENS_CACHE`` or ``~/.cache/convlens``."""
+    return Path(os.environ.get("CONVLENS_CACHE", "~/.cache/convlens")).expanduser()

@@ -13,20 +13,24 @@ from convlens.draw.canvas import (
     Array,
     as_array,
     hstack,
-    legible_size,
     resize,
     text_band,
     titled,
-    to_uint8,
     vstack,
 )
-from convlens.draw.colour import DIVERGING, HEAT, colour_bar, colourise, number, overlay
-from convlens.draw.grad_cam_panel import ClassMap, _class_band
+from convlens.draw.colour import (
+    DIVERGING,
+    HEAT,
+    colour_bar,
+    colourise,
+    full_colour,
+    number,
+    overlay,
+)
+from convlens.draw.grad_cam_panel import ClassMap, class_rows
 from convlens.draw.text import SMALL, dimensions
 
 _NARROWEST = 192  # width of a column at least: a bar with a sign at both ends needs it
-_PERCENTILE = 99.5  # of a fine map's values; a few pixels would else take all the colour
-_FINE = 32  # edge of a map from which on single values may stick out
 
 
 def attribution_panel(
@@ -59,16 +63,8 @@ def attribution_panel(
     """
     if not maps:
         raise ValueError("attribution_panel needs at least one class map")
-    image = to_uint8(picture)
-    size = legible_size(*image.shape[:2], smallest=_NARROWEST)
-    reduced = size[0] < image.shape[0]
-    image = resize(image, size, "bilinear" if reduced else "nearest")
-    truth_known = any(entry.role == "true" for entry in maps)
-    rows = []
-    for entry in maps:
-        row = _row(image, entry, signed)
-        rows.append(vstack([_class_band(row.shape[1], entry, truth_known), row], gap=6))
-    return titled(vstack(rows, gap=GAP), title, alert=note)
+    rows = class_rows(picture, maps, lambda image, entry: _row(image, entry, signed), _NARROWEST)
+    return titled(rows, title, alert=note)
 
 
 def _row(image: np.ndarray, entry: ClassMap, signed: bool | None) -> np.ndarray:
@@ -79,7 +75,8 @@ def _row(image: np.ndarray, entry: ClassMap, signed: bool | None) -> np.ndarray:
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     signed = bool((values < 0).any()) if signed is None else signed
     values = values if signed else values.clip(min=0)
-    high, beyond = _end(values, entry.scale)
+    high = full_colour(values) if entry.scale is None else float(entry.scale)
+    beyond = float(np.abs(values).max()) > high
     low, name = (-high, DIVERGING) if signed else (0.0, HEAT)
 
     size = image.shape[:2]
@@ -110,19 +107,6 @@ def _row(image: np.ndarray, entry: ClassMap, signed: bool | None) -> np.ndarray:
     )
     columns = zip((image, drawn, covered), captions, strict=True)
     return hstack([vstack(pair, gap=2) for pair in columns], gap=GAP)
-
-
-def _end(values: np.ndarray, scale: float | None) -> tuple[float, bool]:
-    """The magnitude drawn in full colour, and whether there are larger ones."""
-    sizes = np.abs(values)
-    largest = float(sizes.max())
-    if scale is not None:
-        return float(scale), largest > float(scale)
-    if min(values.shape) < _FINE:
-        return largest, False
-    # "higher": a value that occurs, so that maps of a few large patches keep their largest
-    end = float(np.percentile(sizes, _PERCENTILE, method="higher"))
-    return (end, end < largest) if end > 0 else (largest, False)
 
 
 def _signed_overlay(image: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:

@@ -109,6 +109,11 @@ def resize(
     return np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
 
 
+def scaled_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``image`` at (height, width): pixels repeated where it grows, averaged where it shrinks."""
+    return resize(image, size, "bilinear" if size[0] < image.shape[0] else "nearest")
+
+
 def legible_size(
     height: int, width: int, smallest: int = _LEGIBLE, largest: int = _LARGEST
 ) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from convlens.draw.canvas import (
     as_array,
     blank,
     legible_size,
-    resize,
+    scaled_to,
     text_band,
     tile,
     titled,
@@ -83,12 +83,11 @@ def class_means(
     high = float(scale.max(initial=low))
 
     height, width = legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
-    how = "bilinear" if height < values.shape[1] else "nearest"
     column = max(width, _NARROWEST)
     cells = []
     for index in shown:
         if pictures[index] and finite[index]:
-            heat = colourise(resize(values[index], (height, width), how), HEAT, low, high)
+            heat = colourise(scaled_to(values[index], (height, width)), HEAT, low, high)
         else:
             heat = _field(height, column, "not finite" if pictures[index] else "no pictures")
         many = f"{pictures[index]} picture" + ("" if pictures[index] == 1 else "s")

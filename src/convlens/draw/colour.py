@@ -23,6 +23,8 @@ from convlens.draw.text import SMALL, line_height, printable, shorten, text_widt
 
 HEAT = "inferno"  # dark to bright: grows in lightness too, so it survives grey printing
 DIVERGING = "coolwarm"  # blue, grey at zero (white would melt into the background), red
+_FINE = 32  # edge of a map from which on single values may stick out
+_PERCENTILE = 99.5  # of a fine map's magnitudes
 
 
 @lru_cache(maxsize=16)
@@ -52,6 +54,21 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
         .clip(0, 1)
         .astype(np.float32)
     )
+
+
+def full_colour(maps: np.ndarray) -> float:
+    """The magnitude that signed maps ``(…, h, w)`` show in full colour.
+
+    That is the largest. Of fine maps, where a few pixels would else take all the colour, it is the
+    99.5th percentile of the magnitudes.
+    """
+    sizes = np.abs(maps)
+    largest = float(sizes.max())
+    if min(maps.shape[-2:]) < _FINE:
+        return largest
+    # "higher": a value that occurs, so that maps of a few large patches keep their largest
+    end = float(np.percentile(sizes, _PERCENTILE, method="higher"))
+    return end if end > 0 else largest
 
 
 def colourise(map: Array, name: str = "viridis", low: float = 0, high: float = 1) -> np.ndarray:

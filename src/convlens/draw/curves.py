@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convlens.draw.canvas import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, Colour, titled
+from convlens.draw.chart import html, image_of, new_figure, plain
 from convlens.draw.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -18,11 +19,6 @@ _STYLE: dict[str, tuple[Colour, str]] = {
     "val": ((226, 122, 24), "validation"),
     "test": (GREEN, "test"),
 }
-_DPI = 100
-
-
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
@@ -33,20 +29,17 @@ def best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) ->
     return int(epochs[int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))])
 
 
-def _plain(axes: Axes, metric: str) -> None:
-    """Only what helps reading: two axis lines, a faint grid, whole epochs."""
+def _epochs_axes(axes: Axes, metric: str) -> None:
+    """Quiet axes over whole epochs."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_facecolor(_hex(BACKGROUND))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_hex(MUTED))
-    axes.grid(True, color="#e3e5e8", linewidth=0.8)
+    plain(axes)
+    axes.spines[["left", "bottom"]].set_color(html(MUTED))
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_hex(MUTED), labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.set_xlabel("completed epochs", color=_hex(MUTED), fontsize=9)
+    axes.set_xlabel("completed epochs", color=html(MUTED), fontsize=9)
     text = shorten(metric, 300)
-    axes.set_title(text, loc="left", color=_hex(INK), fontsize=11, parse_math=False)
+    axes.set_title(text, loc="left", color=html(INK), fontsize=11, parse_math=False)
 
 
 def _curves(
@@ -61,7 +54,7 @@ def _curves(
         axes.plot(
             epochs,
             line,
-            color=_hex(colour),
+            color=html(colour),
             linewidth=1.8,
             marker="o" if alone else None,
             markersize=3.5,
@@ -69,7 +62,7 @@ def _curves(
         )
     if best is not None and "val" in series:
         value = float(series["val"][list(epochs).index(best)])
-        axes.plot([best], [value], "o", ms=9, mfc="none", mec=_hex(RED), mew=1.6)
+        axes.plot([best], [value], "o", ms=9, mfc="none", mec=html(RED), mew=1.6)
         # below the ring: the training curve is above it in a chart of accuracy, and the
         # validation curve itself in one of loss; never across the chart's edge
         along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
@@ -80,15 +73,15 @@ def _curves(
             textcoords="offset points",
             ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
             fontsize=9,
-            color=_hex(RED),
-            bbox={"fc": _hex(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
+            color=html(RED),
+            bbox={"fc": html(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
         )
 
 
 def _marks(axes: Axes, marks: Mapping[str, int]) -> None:
     """A dashed upright line with its name for each mark."""
     for name, epoch in marks.items():
-        axes.axvline(epoch, color=_hex(MUTED), linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(epoch, color=html(MUTED), linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
             epoch,
             0.02,
@@ -98,7 +91,7 @@ def _marks(axes: Axes, marks: Mapping[str, int]) -> None:
             ha="right",
             va="bottom",
             fontsize=8.5,
-            color=_hex(MUTED),
+            color=html(MUTED),
             parse_math=False,
         )
 
@@ -128,9 +121,6 @@ def learning_curves(
     Raises:
         ValueError: nothing to draw, or a series of another length than ``epochs``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global figures
-    from matplotlib.figure import Figure
-
     if not history or not len(epochs):
         raise ValueError("learning curves need at least one series and one epoch")
     for tag, values in history.items():
@@ -142,22 +132,14 @@ def learning_curves(
         charts.setdefault(metric or part, {})[part] = values
     order = {"loss": 0, "accuracy": 1}
     metrics = sorted(charts, key=lambda metric: (order.get(metric, 2), metric))
-    figure = Figure(
-        figsize=(4.8 * len(metrics), 3.4),
-        dpi=_DPI,
-        facecolor=_hex(BACKGROUND),
-        layout="constrained",
-    )
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(4.8 * len(metrics), 3.4)
     best = best_epoch(history, epochs)
     for axes, metric in zip(
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
     ):
-        _plain(axes, metric)
+        _epochs_axes(axes, metric)
         _curves(axes, charts[metric], epochs, best)
         _marks(axes, marks or {})
         axes.margins(x=0.04, y=0.16)
-        axes.legend(frameon=False, fontsize=9, labelcolor=_hex(INK), loc="best")
-    canvas.draw()
-    chart = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    return titled(chart, title)
+        axes.legend(frameon=False, fontsize=9, labelcolor=html(INK), loc="best")
+    return titled(image_of(figure), title)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import BACKGROUND, INK, MUTED, titled
+from convlens.draw.canvas import INK, MUTED, titled
+from convlens.draw.chart import DPI, html, image_of, new_figure, plain
 from convlens.draw.text import BODY, printable, shorten
 
-_DPI = 100
 _LINE, _FAINT = "#3465c0", "#a0a6b0"
 _NAME = 170  # pixels a layer's name may take
 _STEP = 14  # pixels from one name to the next
@@ -56,25 +56,16 @@ def depth_chart(
     Raises:
         ValueError: no layer, another number of values, or values outside [0, 1].
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     series = {"before training": before, "now": now} if before is not None else {"now": now}
     for name, values in series.items():
         if not layers or len(values) != len(layers):
             raise ValueError(f"{name} has {len(values)} values for {len(layers)} layers")
         if not all(0 <= value <= 1 for value in values if not np.isnan(value)):
             raise ValueError(f"{name} has values outside [0, 1]")
-    muted, ink, back = (
-        "#{:02x}{:02x}{:02x}".format(*colour) for colour in (MUTED, INK, BACKGROUND)
-    )
+    muted = html(MUTED)
     width = min(max(_STEP * len(layers) + 120, _NARROWEST), _WIDEST)
-    figure = Figure(
-        figsize=(width / _DPI, 4.4), dpi=_DPI, facecolor=back, layout="constrained"
-    )  # fmt: skip
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(width / DPI, 4.4)
     axes = figure.subplots()
-    axes.set_facecolor(back)
     depth = np.arange(len(layers))
     marker = "o" if len(layers) <= 120 else None
     for name, values in series.items():
@@ -88,17 +79,14 @@ def depth_chart(
     axes.set_xticks(depth[::every], labels[::every], rotation=90, parse_math=False)
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_ylim(-0.03, 1.03)  # the whole range: 0.01 against 0.02 shall look like little
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.spines[["left", "bottom"]].set_color(muted)
-    axes.grid(True, color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=muted, labelsize=9)
     axes.set_ylabel(shorten(what, 260), color=muted, fontsize=9, parse_math=False)
     axes.set_xlabel("depth: from the first layer to the last", color=muted, fontsize=9)
     # above the chart: inside it every corner may be where a line runs
     axes.legend(
-        frameon=False, fontsize=9, labelcolor=ink, ncols=2, loc="lower left",
+        frameon=False, fontsize=9, labelcolor=html(INK), ncols=2, loc="lower left",
         bbox_to_anchor=(0, 1), borderaxespad=0.2,
     )  # fmt: skip
-    canvas.draw()
-    return titled(np.asarray(canvas.buffer_rgba())[..., :3].copy(), title)
+    return titled(image_of(figure), title)

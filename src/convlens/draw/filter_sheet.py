@@ -17,6 +17,7 @@ from convlens.draw.canvas import (
     hstack,
     legible_size,
     resize,
+    scaled_to,
     text_band,
     tile,
     titled,
@@ -158,8 +159,7 @@ def _filter_cell(
     size = legible_size(*image.shape[:2], _PICTURE_EDGE, 256)
     column = max(size[1], 64)  # room for the name below a narrow picture
     if mark is None:
-        reduced = size[0] < image.shape[0]
-        cell = resize(image, size, "bilinear" if reduced else "nearest")
+        cell = scaled_to(image, size)
     else:
         why = text_band(
             column, [_MEANING.get(mark, mark)], size=SMALL, background=_STUCK, align="center"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from convlens.draw.canvas import (
     hstack,
     legible_size,
     resize,
+    scaled_to,
     text_band,
     titled,
     to_uint8,
@@ -162,6 +163,23 @@ def _heat(entry: LayerMap, size: tuple[int, int], width: int) -> tuple[np.ndarra
     return heat, colour_bar(width, "0", number(highest), name=HEAT, lead=lead)
 
 
+def class_rows(
+    picture: Array,
+    maps: Sequence[ClassMap],
+    draw_row: Callable[[np.ndarray, ClassMap], np.ndarray],
+    smallest: int = _NARROWEST,
+) -> np.ndarray:
+    """A row for each class below its band."""
+    image = to_uint8(picture)
+    image = scaled_to(image, legible_size(*image.shape[:2], smallest))
+    truth_known = any(entry.role == "true" for entry in maps)
+    rows = []
+    for entry in maps:
+        row = draw_row(image, entry)
+        rows.append(vstack([_class_band(row.shape[1], entry, truth_known), row], gap=6))
+    return vstack(rows, gap=GAP)
+
+
 def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
     """A row [picture | maps | overlay] for each class, uint8 ``(H, W, 3)``.
 
@@ -184,13 +202,4 @@ def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> n
     """
     if not maps:
         raise ValueError("grad_cam_panel needs at least one class map")
-    image = to_uint8(picture)
-    size = legible_size(*image.shape[:2])
-    reduced = size[0] < image.shape[0]
-    image = resize(image, size, "bilinear" if reduced else "nearest")
-    truth_known = any(entry.role == "true" for entry in maps)
-    rows = []
-    for entry in maps:
-        row = _class_row(image, entry)
-        rows.append(vstack([_class_band(row.shape[1], entry, truth_known), row], gap=6))
-    return titled(vstack(rows, gap=GAP), title)
+    return titled(class_rows(picture, maps, _class_row), title)

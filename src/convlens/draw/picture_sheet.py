@@ -16,7 +16,7 @@ from convlens.draw.canvas import (
     blank,
     hstack,
     legible_size,
-    resize,
+    scaled_to,
     text_band,
     tile,
     titled,
@@ -49,11 +49,6 @@ class SheetEntry:
     panels: Sequence[tuple[str, np.ndarray]] = ()
 
 
-def _shown(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``image`` at a size: pixels repeated where it grows, averaged where it shrinks."""
-    return resize(image, (height, width), "bilinear" if height < image.shape[0] else "nearest")
-
-
 def _verdict(width: int, correct: bool | None) -> np.ndarray:
     """The band above a picture, ``width`` pixels wide; plain where nothing is judged."""
     if correct is None:
@@ -70,7 +65,7 @@ def _verdict(width: int, correct: bool | None) -> np.ndarray:
 
 def _panel(image: np.ndarray, name: str, size: tuple[int, int], named: bool) -> np.ndarray:
     """One image at its size in a column wide enough for its name, which stands below."""
-    parts = [_shown(image, *size)]
+    parts = [scaled_to(image, size)]
     if named:
         parts.append(text_band(max(size[1], _NARROWEST), [name], size=SMALL, ink=MUTED))
     return vstack(parts, gap=2)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import BACKGROUND, INK, MUTED, RED, titled
+from convlens.draw.canvas import INK, MUTED, RED, titled
+from convlens.draw.chart import html, image_of, new_figure, plain
 
-_DPI = 100
 _LINE, _FAINT = "#3465c0", "#b9c7e2"
 
 
@@ -32,17 +32,11 @@ def rate_curve(
     Raises:
         ValueError: no step.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not len(rates):
         raise ValueError("a rate curve needs at least one step")
-    muted, ink, red = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (MUTED, INK, RED))
-    back = "#{:02x}{:02x}{:02x}".format(*BACKGROUND)
-    figure = Figure(figsize=(6.4, 3.6), dpi=_DPI, facecolor=back, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    muted, ink, red = map(html, (MUTED, INK, RED))
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
-    axes.set_facecolor(back)
     axes.set_xscale("log")
     axes.plot(rates, losses, color=_FAINT, linewidth=1, label="each step")
     axes.plot(rates, smooth, color=_LINE, linewidth=2, label="average")
@@ -56,11 +50,8 @@ def rate_curve(
     # the first steps and the explosion at the end would flatten what lies between
     top = max(smooth[0], float(np.median(smooth))) * 1.5
     axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e3e5e8", linewidth=0.8)
-    axes.tick_params(colors=muted, labelsize=9)
+    plain(axes)
     axes.set_xlabel("learning rate", color=muted, fontsize=9)
     axes.set_title("training loss", loc="left", color=ink, fontsize=11)
     axes.legend(frameon=False, fontsize=9, labelcolor=ink, loc="upper left")
-    canvas.draw()
-    return titled(np.asarray(canvas.buffer_rgba())[..., :3].copy(), title)
+    return titled(image_of(figure), title)

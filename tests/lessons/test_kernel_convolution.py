@@ -8,21 +8,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from convlens.core.errors import UserError
+from convlens.lessons.kernel.arithmetic import work_out
 from convlens.lessons.kernel.convolution import (
-    KERNELS,
-    kernel_of,
-    luma,
     output_size,
-    patch_arithmetic,
     pool,
     size_formula,
     slide,
     strongest,
 )
+from convlens.lessons.kernel.kernels import KERNELS, kernel_of
 
 
 def pixels(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -181,44 +178,34 @@ def test_the_arithmetic_of_every_place_sums_to_the_maps_value(edges, stride, pad
     padded = np.pad(picture.numpy(), ((0, 0), (above, below), (left, right)))
     there = np.pad(np.ones((5, 6), bool), ((above, below), (left, right)))
     for channel, row, column in itertools.product(range(3), *map(range, slid.total.shape)):
-        found = patch_arithmetic(
-            picture, kernel, (row, column), stride=stride, padding=padding, channel=channel
-        )
+        found = work_out(picture, kernel, (row, column), stride=stride, padding=padding)
         part = np.s_[
             row * stride : row * stride + edges[0], column * stride : column * stride + edges[1]
         ]
         assert found.place == (row, column)
         assert found.corner == (row * stride - above, column * stride - left)
-        assert found.patch.tolist() == padded[channel][part].tolist()
+        assert found.patch[channel].tolist() == padded[channel][part].tolist()
         assert found.inside.tolist() == there[part].tolist()
-        assert found.products.tolist() == (padded[channel][part] * kernel.numpy()).tolist()
-        assert found.sum == found.products.sum() == slid.maps[channel, row, column]
+        assert found.products[channel].tolist() == (padded[channel][part] * kernel.numpy()).tolist()
+        total = found.sums[channel]
+        assert total == found.products[channel].sum() == slid.maps[channel, row, column]
 
 
 def test_the_place_is_the_strongest_one_of_either_sign():
     picture = torch.full((1, 9, 9), 100.0)
     picture[0, 4, 6] = 0  # blackest spot on plain ground
     middle = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]) - 1 / 9
-    found = patch_arithmetic(picture, middle)
+    at = strongest(slide(picture, middle).total)
+    found = work_out(picture, middle, at)
     assert found.place == (3, 5) and found.corner == (3, 5)
-    assert found.sum == pytest.approx(-800 / 9)
+    assert found.sums == [pytest.approx(-800 / 9)]
     assert strongest(torch.tensor([[1.0, -7], [7, 2]])) == (0, 1)
-
-
-def test_without_a_channel_it_is_the_luma():
-    picture, kernel = pixels(3, 8, 8), weights(3, 3)
-    grey = np.asarray(Image.fromarray(picture.numpy().transpose(1, 2, 0)).convert("L"))
-    assert np.abs(luma(picture)[0].numpy() - grey).max() < 0.51  # Pillow's is rounded
-    found = patch_arithmetic(picture, kernel, (2, 3))
-    assert np.abs(found.patch.numpy() - grey[2:5, 3:6]).max() < 0.51
-    assert found.sum == pytest.approx(float(slide(luma(picture), kernel).total[2, 3]))
-    assert luma(picture[:1]).shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("at", [(6, 0), (0, 6), (-1, 0)])
 def test_places_outside_the_output_are_refused(at):
     with pytest.raises(UserError, match="6 rows and 6 columns, counted from 0.*at=5,5"):
-        patch_arithmetic(pixels(3, 8, 8), weights(3, 3), at)
+        work_out(pixels(3, 8, 8), weights(3, 3), at)
 
 
 def test_other_shapes_are_refused():
@@ -226,10 +213,6 @@ def test_other_shapes_are_refused():
         slide(pixels(8, 8), weights(3, 3))
     with pytest.raises(ValueError, match=r"a kernel is \(kh, kw\)"):
         slide(pixels(3, 8, 8), weights(3))
-    with pytest.raises(ValueError, match="channel 3 of 3"):
-        patch_arithmetic(pixels(3, 8, 8), weights(3, 3), channel=3)
-    with pytest.raises(ValueError, match="luma needs"):
-        luma(pixels(2, 8, 8))
 
 
 def answer(name: str, rows: list) -> float:

@@ -7,14 +7,8 @@ import pytest
 
 from convlens.draw.canvas import SLATE, to_uint8
 from convlens.draw.colour import DIVERGING, table
-from convlens.lessons.kernel.panel import (
-    _YELLOW,
-    Answers,
-    WorkedPatch,
-    digits,
-    kernel_panel,
-    total_line,
-)
+from convlens.lessons.kernel.arithmetic import WorkedPatch, digits, total_line
+from convlens.lessons.kernel.panel import _YELLOW, Answers, kernel_panel
 from support.panels import assert_margin_is_empty, find, is_colour
 
 

@@ -11,24 +11,7 @@ import warnings
 
 import numpy as np
 
-from convlens.data.masks.rows import ORIENTATION
-from convlens.data.pixels.decode import Recipe, decode_picture, open_picture
-
-
-def upright_size(path: str | os.PathLike) -> tuple[int, int]:
-    """(height, width) of a picture file in pixels, its EXIF orientation applied.
-
-    Raises what Pillow raises where the file is no picture.
-    """
-    with open_picture(path) as image:
-        width, height = image.size
-        try:
-            turn = image.getexif().get(ORIENTATION, 1)
-        except Exception:  # garbage for EXIF: it is decoded as it lies, too
-            turn = 1
-        # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
-        on_its_side = turn in (5, 6, 7, 8) and image.format != "TIFF"
-        return (width, height) if on_its_side else (height, width)
+from convlens.data.pixels.decode import PictureError, Recipe, decode_picture, size_and_orientation
 
 
 def decode_in_proportion(path: str | os.PathLike, longest: int) -> np.ndarray:
@@ -41,11 +24,11 @@ def decode_in_proportion(path: str | os.PathLike, longest: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
         try:
-            height, width = upright_size(path)
-        except Exception:  # Pillow raises almost anything on damaged data; decoding will say what
-            height = width = longest
-        scale = min(1, longest / max(height, width))
-        edges = [max(1, round(edge * scale)) for edge in (height, width)]
-        picture = decode_picture(path, Recipe(*edges))
+            (width, height), turn = size_and_orientation(path)
+        except PictureError:  # decoding will say in full what is wrong with the file
+            width, height, turn = longest, longest, 1
+        edges = (width, height) if turn in (5, 6, 7, 8) else (height, width)
+        scale = min(1, longest / max(edges))
+        picture = decode_picture(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
     grey = (picture == picture[..., :1]).all()
     return picture[..., :1].copy() if grey else picture.copy()  # Pillow's own cannot be written

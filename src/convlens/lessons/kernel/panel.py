@@ -24,24 +24,27 @@ from convlens.draw.canvas import (
     framed,
     hstack,
     legible_size,
-    resize,
+    scaled_to,
     text_band,
     titled,
     to_uint8,
     vstack,
     write,
 )
-from convlens.draw.colour import DIVERGING, colour_bar, colourise
+from convlens.draw.colour import DIVERGING, colour_bar, colourise, full_colour
 from convlens.draw.text import BODY, SMALL, dimensions, line_height, printable, text_width
-
-CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+from convlens.lessons.kernel.arithmetic import (
+    CHANNELS,
+    WorkedPatch,
+    digits,
+    place_line,
+    total_line,
+)
 
 _SMALLEST, _LARGEST = 240, 320  # longest edge of an image, pixels
 _NARROWEST = 200  # width of a column at least: captions and the bar below a map need it
 _SECTION = 18  # pixels between the parts of the panel
 _CELL = 22  # height of a number's cell, pixels
-_PERCENTILE = 99.5  # of a fine map's values; a few pixels would else take all the colour
-_FINE = 32  # edge of a map from which on single values may stick out
 _YELLOW: Colour = (255, 214, 0)  # of frames; in no picture of ours and not in the diverging table
 _FRAME = 2  # thickness of a frame's yellow, pixels; a dark line of one pixel stands around it
 _HOLE = 4  # pixels a frame encloses at least, so that a single place can be seen
@@ -63,40 +66,6 @@ class Answers:
     total: Array
     heading: str
     sizes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class WorkedPatch:
-    """The patch under the kernel at one place, in numbers.
-
-    Attributes:
-        place: row and column of the answers, from 0.
-        corner: row and column of the picture under the kernel's first weight; below 0 in the
-            padding.
-        patch: ``(C, kh, kw)`` from 0 to 255, 0 in the padding.
-        inside: ``(kh, kw)`` bool, False in the padding.
-        products: ``(C, kh, kw)``, patch times kernel.
-        sums: C sums of the products.
-    """
-
-    place: tuple[int, int]
-    corner: tuple[int, int]
-    patch: Array
-    inside: Array
-    products: Array
-    sums: Sequence[float]
-
-
-def digits(value: float) -> str:
-    """A number for a cell: whole where it is whole, else two decimals or three digits.
-
-    >>> [digits(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
-    ['255', '-12.50', '0.111', '0', '3e+08']
-    """
-    value = round(float(value), 9) + 0.0  # rounding error of 1/9 + … is no decimal; no -0
-    if value == round(value) and abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def kernel_panel(
@@ -184,7 +153,7 @@ def _framed_place(
 def _shown(image: np.ndarray) -> np.ndarray:
     """A picture at its size in the panel."""
     size = legible_size(*image.shape[:2], _SMALLEST, _LARGEST)
-    return resize(image, size, "bilinear" if size[0] < image.shape[0] else "nearest")
+    return scaled_to(image, size)
 
 
 def _start(
@@ -256,10 +225,10 @@ def _answers(
     if total.shape != maps.shape[1:]:
         raise ValueError(f"the sum is {tuple(maps.shape[1:])} as the maps, not {total.shape}")
     names = CHANNELS[len(maps)]
-    scale = _magnitude(maps)
+    scale = full_colour(maps)
     columns = [_map_column(map, name, scale, place) for map, name in zip(maps, names, strict=True)]
     if len(maps) > 1:
-        columns.append(_map_column(total, " + ".join(names), _magnitude(total[None]), place))
+        columns.append(_map_column(total, " + ".join(names), full_colour(total), place))
     read = "blue below 0, red above"
     if len(maps) > 1:
         read += "; one scale for the channels, another for their sum"
@@ -268,24 +237,12 @@ def _answers(
     return vstack([*heads, hstack(columns, gap=2 * GAP)], gap=4)
 
 
-def _magnitude(maps: np.ndarray) -> float:
-    """The magnitude drawn in full colour, for maps ``(C, h, w)``."""
-    sizes = np.abs(maps)
-    largest = float(sizes.max())
-    if min(maps.shape[1:]) < _FINE:
-        return largest
-    # "higher": a value that occurs, so that a map with few answers keeps its largest
-    end = float(np.percentile(sizes, _PERCENTILE, method="higher"))
-    return end if end > 0 else largest
-
-
 def _map_column(
     map: np.ndarray, name: str, high: float, place: tuple[int, int] | None
 ) -> np.ndarray:
     """One map with its name and its bar, ``high`` the magnitude in full colour."""
     size = legible_size(*map.shape, _SMALLEST, _LARGEST)
-    reduced = size[0] < map.shape[0]
-    values = resize(map.astype(np.float32), size, "bilinear" if reduced else "nearest")
+    values = scaled_to(map.astype(np.float32), size)
     if high > 0:
         image = colourise(values, DIVERGING, -high, high)
     else:  # zero everywhere: the colour of zero, not that of the lowest value
@@ -370,34 +327,6 @@ def _arithmetic(weights: np.ndarray, worked: WorkedPatch, channels: int) -> np.n
     if channels > 1:
         parts.append(_band(total_line(worked.sums), bold=True))
     return vstack(parts, gap=GAP)
-
-
-def place_line(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]) -> str:
-    """Which pixels a place of the output sees; ``edges`` are the kernel's.
-
-    >>> place_line((4, 7), (8, 13), (1, 3))
-    'output row 4, column 7 sees row 8, columns 13 to 15 of the picture (counted from 0)'
-    """
-    rows, columns = (
-        f"{word} {first}" if edge == 1 else f"{word}s {first} to {first + edge - 1}"
-        for word, first, edge in zip(("row", "column"), corner, edges, strict=True)
-    )
-    return (
-        f"output row {place[0]}, column {place[1]} sees {rows}, {columns} of the picture "
-        f"(counted from 0)"
-    )
-
-
-def total_line(sums: Sequence[float]) -> str:
-    """The channels' sums added up.
-
-    >>> total_line([12, -3, 0.5])
-    'red + green + blue = 12 + (-3) + 0.5 = 9.50'
-    """
-    words = [digits(value) for value in sums]
-    signed = [f"({word})" if word.startswith("-") else word for word in words]
-    names = " + ".join(CHANNELS[len(words)])
-    return f"{names} = {' + '.join(signed)} = {digits(sum(sums))}"
 
 
 def _label(text: str, weights: np.ndarray, *, bold: bool = False) -> np.ndarray:

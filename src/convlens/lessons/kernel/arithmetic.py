@@ -1,0 +1,149 @@
+"""One place of a kernel in numbers: ``patch · kernel = products``, and their sum, also as text.
+
+Legend: ``C`` channels, ``H W`` the picture's edges, ``kh kw`` the kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convlens.core.errors import UserError
+from convlens.lessons.kernel.convolution import Padding, check_shapes, output_size, padding_of
+
+CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+
+
+@dataclass(frozen=True)
+class WorkedPatch:
+    """How one number of the output comes about in every channel.
+
+    Attributes:
+        place: row and column in the output, from 0.
+        corner: row and column of the patch's first pixel in the picture; below 0 in the padding.
+        patch: ``(C, kh, kw)`` float64, the pixels under the kernel, 0 in the padding.
+        inside: ``(kh, kw)`` bool, False in the padding.
+        products: ``(C, kh, kw)`` float64, patch times kernel.
+        sums: C sums of the products, the maps' values at ``place``.
+    """
+
+    place: tuple[int, int]
+    corner: tuple[int, int]
+    patch: Tensor
+    inside: Tensor
+    products: Tensor
+    sums: Sequence[float]
+
+
+def work_out(
+    picture: Tensor,
+    kernel: Tensor,
+    at: tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+) -> WorkedPatch:
+    """The numbers of the patch at row and column ``at`` of the output, counted from 0.
+
+    Args:
+        picture: ``(C, H, W)``, kernel ``(kh, kw)``, stride and padding as for
+            :func:`~convlens.lessons.kernel.convolution.slide`.
+
+    Raises:
+        UserError: as :func:`~convlens.lessons.kernel.convolution.output_size`, or ``at`` lies
+            outside the output.
+        ValueError: another shape.
+    """
+    check_shapes(picture, kernel)
+    (height, width), (kh, kw) = picture.shape[1:], kernel.shape
+    rows, columns = (
+        output_size(size, edge, stride, padding) for size, edge in ((height, kh), (width, kw))
+    )
+    if not (0 <= at[0] < rows and 0 <= at[1] < columns):
+        raise UserError(
+            f"at={at[0]},{at[1]}: the output has {rows} rows and {columns} columns, counted from "
+            f"0; the last place is at={rows - 1},{columns - 1}"
+        )
+    top = at[0] * stride - padding_of(kh, padding)[0]
+    left = at[1] * stride - padding_of(kw, padding)[0]
+    patch = torch.zeros(len(picture), kh, kw, dtype=torch.float64)
+    inside = torch.zeros(kh, kw, dtype=torch.bool)
+    first, start = max(top, 0), max(left, 0)
+    last, end = min(top + kh, height), min(left + kw, width)
+    if first < last and start < end:  # else the place sees nothing but padding
+        part = slice(first - top, last - top), slice(start - left, end - left)
+        patch[(..., *part)] = picture[:, first:last, start:end].double().cpu()
+        inside[part] = True
+    products = patch * kernel.double().cpu()
+    sums = [float(one.sum()) for one in products]
+    return WorkedPatch(at, (top, left), patch, inside, products, sums)
+
+
+def digits(value: float) -> str:
+    """A number for a cell: whole where it is whole, else two decimals or three digits.
+
+    >>> [digits(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
+    ['255', '-12.50', '0.111', '0', '3e+08']
+    """
+    value = round(float(value), 9) + 0.0  # rounding error of 1/9 + … is no decimal; no -0
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def place_line(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]) -> str:
+    """Which pixels a place of the output sees; ``edges`` are the kernel's.
+
+    >>> place_line((4, 7), (8, 13), (1, 3))
+    'output row 4, column 7 sees row 8, columns 13 to 15 of the picture (counted from 0)'
+    """
+    rows, columns = (
+        f"{word} {first}" if edge == 1 else f"{word}s {first} to {first + edge - 1}"
+        for word, first, edge in zip(("row", "column"), corner, edges, strict=True)
+    )
+    return (
+        f"output row {place[0]}, column {place[1]} sees {rows}, {columns} of the picture "
+        f"(counted from 0)"
+    )
+
+
+def total_line(sums: Sequence[float]) -> str:
+    """The channels' sums added up.
+
+    >>> total_line([12, -3, 0.5])
+    'red + green + blue = 12 + (-3) + 0.5 = 9.50'
+    """
+    words = [digits(value) for value in sums]
+    signed = [f"({word})" if word.startswith("-") else word for word in words]
+    names = " + ".join(CHANNELS[len(words)])
+    return f"{names} = {' + '.join(signed)} = {digits(sum(sums))}"
+
+
+def arithmetic_lines(kernel: Tensor, worked: WorkedPatch) -> list[str]:
+    """Patch × kernel = products and their sum, as lines of text, a block for each channel."""
+    lines = [f"place    {place_line(worked.place, worked.corner, kernel.shape)}"]
+    middle = (len(kernel) - 1) // 2
+    names = CHANNELS[len(worked.sums)]
+    texts = (_blocks(values) for values in (worked.patch, kernel[None], worked.products))
+    patches, (factors,), products = texts
+    for channel, name in enumerate(names):
+        lines.append(f"{name}:")
+        for row, parts in enumerate(zip(patches[channel], factors, products[channel], strict=True)):
+            first, second = ("  ×  ", "  =  ") if row == middle else ("     ", "     ")
+            end = f"   sum {digits(worked.sums[channel])}" if row == middle else ""
+            lines.append(f"  {parts[0]}{first}{parts[1]}{second}{parts[2]}{end}")
+    if not worked.inside.all():
+        lines.append("pixels outside the picture are padding and count as 0")
+    if len(names) > 1:
+        lines.append(total_line(worked.sums))
+    return lines
+
+
+def _blocks(values: Tensor) -> list[list[str]]:
+    """Matrices ``(C, kh, kw)`` as C lists of kh lines, all in columns of one width."""
+    words = [[[digits(value) for value in row] for row in one] for one in values.tolist()]
+    width = max(len(word) for one in words for row in one for word in row)
+    return [[" ".join(word.rjust(width) for word in row) for row in one] for one in words]

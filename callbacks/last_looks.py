@@ -6,6 +6,7 @@ import pytorch_lightning as L
 import torch
 from convlens.callbacks.answers import AnswerBook
 
+from convlens.core.evaluation import evaluation_mode
 from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
@@ -43,18 +44,10 @@ def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
     """Note the answers to the validation pictures, as the last epoch's validation did."""
     data: PictureData = trainer.datamodule
     book = AnswerBook.of(trainer)
-    modes = {part: part.training for part in module.modules()}
     book.begin(hold=False)
-    try:
-        module.eval()
-        with trainer.precision_plugin.forward_context():
-            for number, batch in enumerate(data.evaluation_loader("validation")):
-                there = {
-                    k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()
-                }
-                moved = data.finish(there)
-                book.take({"logits": module.answer(moved)}, moved, number)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with evaluation_mode(module), trainer.precision_plugin.forward_context():
+        for number, batch in enumerate(data.evaluation_loader("validation")):
+            there = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+            moved = data.finish(there)
+            book.take({"logits": module.answer(moved)}, moved, number)
     book.end("val")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from convlens.core.files import whole_file
 from convlens.core.stopwatch import current, spent_on
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
@@ -156,15 +156,12 @@ class EpochLog(L.Callback):
         """
         columns = list(dict.fromkeys(key for row in self.history for key in row))
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
-        beside, before = self.file.with_suffix(".csv.tmp"), self.failure
+        before = self.failure
         try:
-            with beside.open("w", encoding="utf-8", newline="") as table:
+            with whole_file(self.file, newline="") as table:
                 table.writelines(csv_line(row) for row in (columns, *rows))
-            os.replace(beside, self.file)
             self.failure = ""
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             self.failure = f"{self.file} lacks its last rows ({error.strerror}): make room"
             if not before:
                 log.warning("%s; training goes on", self.failure)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from convlens.core.evaluation import evaluation_mode
 from convlens.explain import (
     activations,
     choose_layers,
-    evaluation_mode,
     explaining,
     grad_cam,
     gradient_ascent,

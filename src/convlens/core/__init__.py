@@ -1,1 +1,4 @@
-"""What every room may use: errors, processes, downloads, the stopwatch."""
+"""What every room may use: errors, processes, whole files, locks, downloads, progress, evaluation.
+
+Only :mod:`convlens.core.evaluation` needs torch.
+"""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from convlens.core.errors import UserError
+from convlens.core.files import whole_file
+from convlens.core.progress import on_terminal, progress_bar
 
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
 _BLOCK = 1 << 18
@@ -45,33 +43,30 @@ def fetch(
     asked = (("sha256", sha256 or sha256_prefix), ("md5", md5))
     wanted = [(name, want) for name, want in asked if want]
     if destination.exists():
-        for name, want in wanted:
-            if not checksum(destination, name).startswith(want):
-                raise UserError(
-                    f"{destination} is not what {url} should give ({name} differs): "
-                    "remove it to download it again"
-                )
+        if name := _differs(destination, wanted):
+            raise UserError(
+                f"{destination} is not what {url} should give ({name} differs): "
+                "remove it to download it again"
+            )
         return destination
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole_file(destination, "wb", sync=True) as file:
             _receive(url, destination.name, file.write, progress, way_out)
             file.flush()
-            os.fsync(file.fileno())
-        for name, want in wanted:
-            if not checksum(temporary, name).startswith(want):
+            if name := _differs(Path(file.name), wanted):
                 raise UserError(
                     f"what {url} sent has another {name} than expected: it is incomplete or "
                     f"was changed on the way; {way_out}"
                 )
-        os.replace(temporary, destination)
     except OSError as error:
         raise UserError(f"cannot write {destination}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return destination
+
+
+def _differs(file: Path, wanted: list[tuple[str, str]]) -> str:
+    """The first of the wanted checksums that a file has not; empty where it has them all."""
+    return next((name for name, want in wanted if not checksum(file, name).startswith(want)), "")
 
 
 def _receive(
@@ -91,8 +86,10 @@ def _receive(
     with reply:
         length = reply.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
-        received = 0
-        with _bar(name, total, progress) as advance:
+        doing, received = f"downloading {name}", 0
+        if progress and not on_terminal():
+            print(f"{doing}, {total / 1e6:.1f} MB" if total else doing, file=sys.stderr)
+        with progress_bar(doing, total, shown=progress, in_bytes=True) as advance:
             while True:
                 try:
                     block = reply.read(_BLOCK)
@@ -107,22 +104,6 @@ def _receive(
                 advance(len(block))
         if total is not None and received != total:
             raise UserError(f"{failed}: {received} of {total} bytes arrived; {way_out}")
-
-
-@contextlib.contextmanager
-def _bar(name: str, total: int | None, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A progress bar on a terminal's stderr, one line elsewhere."""
-    console = Console(stderr=True)
-    if shown and console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-        with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as bars:
-            task = bars.add_task(f"downloading {name}", total=total)
-            yield lambda count: bars.advance(task, count)
-        return
-    if shown:
-        size = f", {total / 1e6:.1f} MB" if total else ""
-        print(f"downloading {name}{size}", file=sys.stderr)
-    yield lambda count: None
 
 
 def checksum(path: Path, name: str) -> str:

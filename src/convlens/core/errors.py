@@ -38,10 +38,10 @@ class Interrupted(KeyboardInterrupt):
         self.status = status
 
 
-def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
-    """The ``count`` entries of ``known`` closest to ``word``, as text for an error message."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The three entries of ``known`` closest to ``word``, as text for an error message."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(word, known, n=count, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.core.files import whole_file
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.files import size_and_time
 from convlens.data.index.labels import SPLITS
@@ -43,17 +43,10 @@ def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(csv_line(COLUMNS))
-            for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
-                file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))
-        os.replace(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    with whole_file(path, errors="surrogateescape", newline="") as file:
+        file.write(csv_line(COLUMNS))
+        for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
+            file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))
 
 
 def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.core.files import write_whole
 from convlens.data.pixels.decode import PictureError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
@@ -78,9 +78,7 @@ def explain_pictures(explainer: Explainer, network: str, request: Request, say: 
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
         more=shown.left_out,
     )  # fmt: skip
-    beside = home / f".index.{os.getpid()}.tmp"
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, home / PAGE)
+    write_whole(home / PAGE, page)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
     say(f"explanations  {home}\npage          {home / PAGE}")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convlens.core.errors import UserError
+from convlens.core.progress import progress_bar
 from convlens.data.pixels.decode import PictureError, decode_picture
 from convlens.data.pixels.load import cores, pillow_settings
 from convlens.experiment.explainer import Explainer
@@ -109,13 +108,7 @@ def _decoded(explainer: Explainer, files: Sequence[Path], batch: int):
 
 
 def _with_bar(rows: Iterator, total: int) -> Iterator:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from rows
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task("predicting", total=total)
+    with progress_bar("predicting", total) as advance:
         for row in rows:
             yield row
-            bars.advance(task)
+            advance(1)

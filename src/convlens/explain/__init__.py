@@ -34,7 +34,7 @@ from convlens.explain.scores import (
     relevance_rank_accuracy,
 )
 from convlens.explain.similarity import pearson, spearman, ssim
-from convlens.explain.taps import evaluation_mode, explaining, record
+from convlens.explain.taps import explaining, record
 
 __all__ = [
     "Activations",
@@ -63,7 +63,6 @@ __all__ = [
     "drift",
     "energy_inside",
     "entropy",
-    "evaluation_mode",
     "exciting_patches",
     "explainable_layers",
     "explaining",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.evaluation import evaluation_mode
 from convlens.explain.axes import AxisTracker, Layout
 from convlens.explain.state import kept_generators, kept_state
 
@@ -202,22 +203,6 @@ def _count_calls(model: nn.Module, modules: Mapping[str, nn.Module], example: Te
     if silent := [name for name in modules if name not in calls]:
         raise UserError(f"layer {silent[0]!r} is never called in a forward pass: choose another")
     return calls
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own ``.training`` flag back afterwards.
-
-    A blanket ``model.train()`` would thaw batch normalisation that was frozen on purpose.
-    """
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in before:
-            module.training = False
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @contextmanager

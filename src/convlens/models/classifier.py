@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone
 from convlens.models.normalise import Normalise
 from convlens.models.pooled import watched
@@ -64,8 +65,5 @@ def feature_shape(backbone: Backbone, channels: int, size: int) -> tuple[int, ..
     Raises:
         RuntimeError: the pictures are too small.
     """
-    training = backbone.training
-    with torch.no_grad():
-        shape = backbone.eval()(torch.zeros(1, channels, size, size)).shape[1:]
-    backbone.train(training)
-    return tuple(shape)
+    with torch.no_grad(), evaluation_mode(backbone):
+        return tuple(backbone(torch.zeros(1, channels, size, size)).shape[1:])

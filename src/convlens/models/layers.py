@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone
 
 
@@ -98,16 +99,10 @@ def _own(module: nn.Module) -> dict[nn.Parameter, None]:
 
 def _run(model: nn.Module, channels: int, size: int) -> None:
     """One pass in evaluation mode; the modes are put back module by module."""
-    modes = {module: module.training for module in model.modules()}
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    try:
-        model.eval()
-        # a compiled network calls no hooks
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            model(torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    # a compiled network calls no hooks
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), evaluation_mode(model):
+        model(torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype))
 
 
 def _shape(output: object) -> tuple[int, ...] | None:

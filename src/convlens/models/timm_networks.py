@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone, least_size, too_small
 
 
@@ -85,9 +86,7 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
     )
     if _attends(network):
         raise not_convolutional
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(network):
         try:
             with _calls(network) as called:
                 wanted = network.forward_features(example)
@@ -121,8 +120,6 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
             backbone = Backbone(
                 {"network": trunk}, links=None, stages=told, whole=_forward_features
             )
-    for module, mode in modes.items():
-        module.training = mode
     return backbone, [child for child in children if child not in used]
 
 

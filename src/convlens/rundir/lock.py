@@ -1,26 +1,22 @@
-"""A run folder has one process that writes."""
+"""A run folder has one process that writes, and everybody can see which."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from convlens.core import files
 from convlens.core.errors import UserError
+from convlens.core.locks import is_locked, take_lock
 from convlens.core.processes import first_process
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one folder are not noticed
-    fcntl = None
-
 LOCK = ".lock"
-TEMPORARY = (".*.tmp", "*.csv.tmp", "checkpoints/.*.tmp")  # files not yet renamed to their names
+# files not yet renamed to their names; older versions wrote metrics.csv.tmp
+TEMPORARY = (files.TEMPORARY, f"checkpoints/{files.TEMPORARY}", "*.csv.tmp")
 _WAIT = 0.5  # seconds in which a command that only looks at a lock has let it go
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 class Hold:
@@ -50,7 +46,7 @@ class Hold:
         Raises:
             UserError: another process holds it, or there is no such folder to write into.
         """
-        if fcntl is None or not first_process():
+        if not first_process():
             return
         try:
             fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -59,19 +55,18 @@ class Hold:
                 f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
             ) from error
         try:
-            _lock(fd)
-        except BlockingIOError:
-            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            taken = _take(fd)
+            if taken is False:
+                raise UserError(
+                    f"{folder} is in use: {_name(fd) or 'another process'} trains there; wait for "
+                    f"its end, stop it, or choose another run_dir"
+                )
+        except BaseException:
             os.close(fd)
-            raise UserError(
-                f"{folder} is in use: {holder or 'another process'} trains there; wait for its "
-                f"end, stop it, or choose another run_dir"
-            ) from None
-        except OSError as error:
-            os.close(fd)
-            if error.errno in _NO_LOCKS:
-                return
             raise
+        if taken is None:
+            os.close(fd)
+            return
         self._fd = fd
         for pattern in TEMPORARY:
             for left in folder.glob(pattern):
@@ -80,16 +75,16 @@ class Hold:
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
-def _lock(fd: int) -> None:
+def _take(fd: int) -> bool | None:
     """Take the lock; one who only looks whether it is taken has it for a moment (`holder_of`)."""
     until = time.monotonic() + _WAIT
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
+    while (taken := take_lock(fd)) is False and time.monotonic() < until:
         time.sleep(0.02)
+    return taken
+
+
+def _name(fd: int) -> str:
+    return os.pread(fd, 100, 0).decode(errors="replace").strip()
 
 
 @dataclass(frozen=True)
@@ -119,15 +114,6 @@ def holder_of(folder: Path) -> Holder:
     except OSError:
         return Holder("", alive=False)
     try:
-        name = os.pread(fd, 100, 0).decode(errors="replace").strip()
-        if fcntl is None:
-            return Holder(name, alive=False)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Holder(name, alive=True)
-        except OSError:
-            pass  # no locks here
-        return Holder(name, alive=False)
+        return Holder(_name(fd), is_locked(fd))
     finally:
         os.close(fd)

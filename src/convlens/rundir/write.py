@@ -1,46 +1,41 @@
-"""What is written into a run folder."""
+"""What is written into a run folder beside the run's own tables: config, summary, results."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import yaml
 
+from convlens.core.files import write_whole
+
 
 def write_config(folder: Path, config: dict) -> None:
-    _replace(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_whole(folder / "config.yaml", text)
 
 
 def write_summary(folder: Path, summary: dict) -> None:
-    _replace(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    _write_json(folder / "summary.json", summary)
 
 
 def write_results(folder: Path, results: dict) -> None:
     """What ``make eval`` found, on which images, as ``results.json`` beside its predictions."""
-    _replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    _write_json(folder / "results.json", results)
 
 
 def write_evaluation(
     home: Path, checkpoint: Path, epoch: int, results: dict[str, float], seconds: dict[str, float]
 ) -> None:
     """Put the results of ``make eval`` into the run's ``summary.json``, under ``evaluations``."""
-    file = home / "summary.json"
     try:
-        summary = json.loads(file.read_text())
+        summary = json.loads((home / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # the run is not finished; its own end will write the summary
     found = {"epoch": epoch, "test": results, "seconds": seconds}
     summary.setdefault("evaluations", {})[checkpoint.name] = found
     write_summary(home, summary)
+
+
+def _write_json(file: Path, content: dict) -> None:
+    write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

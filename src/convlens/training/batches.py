@@ -6,6 +6,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convlens.core.errors import SharedError
+from convlens.core.evaluation import evaluation_mode
 from convlens.data.datamodule import PictureData
 from convlens.training.module import ClassifierModule
 
@@ -64,18 +65,15 @@ def _single_values(module: ClassifierModule, spec: dict) -> set[str]:
         1, spec["channels"], spec["size"], spec["size"], device=parameter.device,
         dtype=parameter.dtype,
     )  # fmt: skip
-    modes = {part: part.training for part in model.modules()}
     handles = [
         part.register_forward_pre_hook(note(name))
         for name, part in model.named_modules()
         if isinstance(part, _BatchNorm)
     ]
     try:
-        model.eval()
-        model(example)
+        with evaluation_mode(model):
+            model(example)
     finally:
         for handle in handles:
             handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
     return found

@@ -6,6 +6,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
+from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
 from convlens.training.finetune.groups import optimizer_groups
 from convlens.training.finetune.schedule import Phase, schedule_of
@@ -196,20 +197,14 @@ class ClassifierModule(L.LightningModule):
             loader: yields batches; each is moved to the module's device.
             finish: turns a moved batch into pictures in [0, 1].
         """
-        modes = {module: module.training for module in self.modules()}
         metrics = EpochMetrics(self.class_names, detailed=True).to(self.device)
-        try:
-            self.eval()
-            with self.trainer.precision_plugin.forward_context():
-                for batch in loader:
-                    moved = {
-                        key: value.to(self.device) if isinstance(value, Tensor) else value
-                        for key, value in batch.items()
-                    }
-                    self._evaluate(metrics, finish(moved))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluation_mode(self), self.trainer.precision_plugin.forward_context():
+            for batch in loader:
+                moved = {
+                    key: value.to(self.device) if isinstance(value, Tensor) else value
+                    for key, value in batch.items()
+                }
+                self._evaluate(metrics, finish(moved))
         return metrics.compute()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

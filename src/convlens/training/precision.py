@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import platform
 import statistics
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from convlens.core.files import write_whole
 
 # Lightning's names for ours
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -222,6 +223,4 @@ def _read(memo: Path) -> dict[str, dict[str, float]]:
 
 def _write(memo: Path, known: dict[str, dict[str, float]]) -> None:
     memo.parent.mkdir(parents=True, exist_ok=True)
-    beside = memo.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps(known, indent=1))
-    os.replace(beside, memo)
+    write_whole(memo, json.dumps(known, indent=1))

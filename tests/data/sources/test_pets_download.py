@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import has_fcntl
 
 from convlens.core.errors import UserError
-from convlens.data.sources import pets as module
 from convlens.data.sources.pets import MD5, list_pets, pets
 from support.served import NOWHERE, Quiet
 
@@ -110,7 +110,7 @@ class Hanging(Quiet):
         self.let_go.wait(30)
 
 
-@pytest.mark.skipif(module.fcntl is None, reason="needs locks")
+@pytest.mark.skipif(not has_fcntl, reason="needs locks")
 def test_killed_half_way_leaves_nothing_that_counts(drawn, tmp_path, serve):
     address, folder = serve(Hanging)
     sums = pack(drawn, folder)

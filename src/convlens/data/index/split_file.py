@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.core.files import whole_file
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 from convlens.data.index.names import composed
@@ -23,19 +23,13 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
     if listing.splits is None:
         raise ValueError("the listing has no splits: call resolve_splits first")
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with whole_file(path, sync=True, errors="surrogateescape", newline="") as file:
             file.write(csv_line(CSV_COLUMNS))
             classes = map(listing.class_names.__getitem__, listing.labels)
             for row in zip(listing.files.names(), classes, listing.splits, strict=True):
                 file.write(csv_line(row))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"cannot write the split file {path}: {error.strerror}") from None
 
 

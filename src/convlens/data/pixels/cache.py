@@ -19,7 +19,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +28,12 @@ import google_crc32c
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.core.locks import is_same_file, take_lock, wait_for_lock
 from convlens.data.index.digests import digest
 from convlens.data.pixels.array_file import ArrayFile
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, hence no waiting and no sweeping
-    fcntl = None
-
 FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes checked at a time
 CHECKED = 1 << 30  # bytes of a file that are checked when it is opened: half a second's worth
@@ -263,11 +257,11 @@ def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
     path = directory / f"{name}.json.tmp"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _locked(fd, name):
+        if not wait_for_lock(fd, f"building {name}"):
             path.unlink(missing_ok=True)
             suffix = f".{os.getpid()}.tmp"
             yield directory / f"{name}.json{suffix}", suffix
-        elif not _same_file(fd, path):
+        elif not is_same_file(fd, path):
             yield None
         else:
             yield path, ".tmp"
@@ -275,48 +269,21 @@ def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
         os.close(fd)
 
 
-def _locked(fd: int, name: str) -> bool:
-    """Take the lock, waiting for it if need be; False where the file system knows none."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"waiting for another process that is building {name}", file=sys.stderr)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return False
-        raise
-    return True
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    """Whether ``path`` is still the open file, not moved into place or removed by its owner."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _sweep(directory: Path) -> None:
     """Remove what dead processes left: the temporary files of entries whose lock is free."""
-    if fcntl is None:
-        return
     for temporary in directory.glob("*.json.tmp"):
         try:
             fd = os.open(temporary, os.O_RDWR)
         except FileNotFoundError:
             continue  # finished a moment ago
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same_file(fd, temporary):
+            if take_lock(fd) and is_same_file(fd, temporary):
                 for array in directory.glob(
                     f"{temporary.name.removesuffix('.json.tmp')}.*.npy.tmp"
                 ):
                     array.unlink(missing_ok=True)
                 temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # being built by a living process, or no locks here
+            pass  # somebody else removes it too, or may alone
         finally:
             os.close(fd)

@@ -24,10 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageFile
 from PIL import _imaging as core
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convlens.core.errors import UserError
+from convlens.core.progress import on_terminal, progress_bar
 from convlens.data.index.digests import Digest, file_digest
 from convlens.data.index.files import Files, size_and_time
 from convlens.data.pixels.cache import Writer, stored
@@ -235,18 +234,12 @@ def bar(
     doing: str, done: str, what: str, total: int, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; two plain lines where that is no terminal."""
-    console = Console(stderr=True)
-    if not shown:
-        yield lambda count: None
-    elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-            task = bars.add_task(f"{doing} {what}", total=total)
-            yield lambda count: bars.advance(task, count)
-    else:
+    in_lines, start = shown and not on_terminal(), time.monotonic()
+    if in_lines:
         print(f"{doing} {what}", file=sys.stderr)
-        start = time.monotonic()
-        yield lambda count: None
+    with progress_bar(f"{doing} {what}", total, shown=shown) as advance:
+        yield advance
+    if in_lines:
         print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 

@@ -27,17 +27,13 @@ import numpy as np
 
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError, nearest
+from convlens.core.locks import is_same_file, wait_for_lock
 from convlens.data.index.listing import Listing
 from convlens.data.masks import trimaps
 from convlens.data.masks.files import Masks
 from convlens.data.sources.picture_files import Found
 from convlens.data.sources.places import cache_dir, data_dir
 from convlens.data.sources.source import Download
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, hence no waiting
-    fcntl = None
 
 # The official server, then the older address that torchvision uses and that is forwarded to it.
 ADDRESSES = (
@@ -167,29 +163,22 @@ def _workshop(folder: Path) -> Iterator[Path]:
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            lock = None
-            break
         with contextlib.suppress(FileNotFoundError):  # its owner has just removed it: again
-            lock = os.open(folder, os.O_RDONLY)
+            fd = os.open(folder, os.O_RDONLY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("waiting for another process that is downloading", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                locked = wait_for_lock(fd, "downloading")
             except OSError:
-                break  # a file system without locks
-            if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+                locked = False  # files can be locked there, and folders cannot
+            if not locked or is_same_file(fd, folder):
                 break
-            os.close(lock)
+            os.close(fd)
     try:
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        os.close(fd)
 
 
 # ---------------------------------------------------------------------------------------- listing

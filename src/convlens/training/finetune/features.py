@@ -6,18 +6,17 @@ Legend: N pictures, ``cut`` the number of backbone links whose output is kept.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
+from convlens.core.evaluation import evaluation_mode
+from convlens.core.progress import progress_bar
 from convlens.data.index.digests import digest
 from convlens.data.pixels.cache import Writer, stored
 from convlens.data.pixels.pictures import Pictures
@@ -93,7 +92,12 @@ def features(
     key = (VERSION, torch.__version__, weights, cut, precision, device.type, asked)
 
     def build(writer: Writer) -> dict:
-        with torch.no_grad(), context(), _evaluating(model), _bar(title, len(pictures)) as advance:
+        with (
+            torch.no_grad(),
+            context(),
+            evaluation_mode(model),
+            progress_bar(title, len(pictures)) as advance,
+        ):
             file, dtype = None, None
             for start in range(0, len(pictures), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(pictures)))
@@ -126,7 +130,7 @@ def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
     Args:
         images: (B, C, H, W) in [0, 1], on the model's device.
     """
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluation_mode(model):
         for _ in range(2):  # the first pass builds kernels
             began = time.perf_counter()
             model.features(images, cut).sum().item()  # waits for the device
@@ -146,27 +150,3 @@ def _forward(
     images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2).to(device)
     images = images.to(next(model.parameters()).dtype).div_(255)
     return model.features(images, cut)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextlib.contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal's stderr; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task(title, total=total)
-        yield lambda count: bars.advance(task, count)

@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.evaluation import evaluation_mode
 from convlens.core.stopwatch import spent_on
 from convlens.data.datamodule import PictureData
 from convlens.training.finetune.features import Features, features
@@ -231,12 +232,8 @@ def bytes_at(module: ClassifierModule, data: PictureData, cut: int) -> int:
     size, channels = data.spec["size"], data.spec["channels"]
     parameter = next(module.model.parameters())
     example = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
-    modes = {part: part.training for part in module.model.modules()}
-    module.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(module.model):
         found = module.model.features(example, cut)
-    for part, mode in modes.items():
-        part.training = mode
     half = str(module.config["precision"]) in ("bf16", "16")
     return found.numel() * (2 if half else found.element_size())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.core.errors import UserError
+from convlens.core.files import whole_file
 from convlens.core.stopwatch import spent_on
 from convlens.models.weights_file import load_data, plain
 
@@ -26,18 +26,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with open(beside, "wb") as file:
+            with whole_file(target, "wb", sync=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        except BaseException as error:
-            beside.unlink(missing_ok=True)
-            # torch tells of a failed write by a RuntimeError of its own
-            if not isinstance(error, OSError | RuntimeError):
-                raise
+        # torch tells of a failed write by a RuntimeError of its own
+        except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             free = shutil.disk_usage(target.parent).free
             raise UserError(

@@ -1,0 +1,51 @@
+"""Progress bars: on a terminal's stderr, and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+def on_terminal() -> bool:
+    """Whether a bar would be seen; what has to be said otherwise takes lines."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int | None, *, shown: bool = True, in_bytes: bool = False
+) -> Iterator[Callable[[int], object]]:
+    """A bar that is gone when the work is done; nothing where stderr is no terminal.
+
+    Args:
+        title: what is being done.
+        total: how much of it there is; None where nobody knows.
+        shown: False for work that nobody waits for.
+        in_bytes: whether bytes are counted, not pieces.
+
+    Yields:
+        A function to call with how much more is done.
+    """
+    if not (shown and on_terminal()):
+        yield lambda count: None
+        return
+    if in_bytes:
+        columns = (DownloadColumn(), TransferSpeedColumn())
+    else:
+        columns = (MofNCompleteColumn(), TimeRemainingColumn())
+    description, console = TextColumn("{task.description}"), Console(stderr=True)
+    with Progress(description, BarColumn(), *columns, console=console, transient=True) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda count: bars.advance(task, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -13,8 +14,8 @@ from convlens.cli.runs import run as command
 from convlens.core.errors import UserError
 from convlens.rundir import lock
 from convlens.rundir.lock import LOCK, Hold, holder_of
-from convlens.rundir.paths import newest_run
-from convlens.rundir.runs import all_runs, read_run
+from convlens.rundir.read import read_run
+from convlens.rundir.runs import all_runs, newest_run
 from support.runs_made import CONFIG, changed, write_run
 
 
@@ -225,7 +226,7 @@ def test_looking_at_a_lock_lets_no_run_fail(runs):
     with Hold() as hold:
         hold.take(home)  # makes the file
     looking = os.open(home / LOCK, os.O_RDONLY)
-    lock.fcntl.flock(looking, lock.fcntl.LOCK_SH)
+    fcntl.flock(looking, fcntl.LOCK_SH)
     threading.Timer(0.1, os.close, [looking]).start()
     with Hold() as hold:
         hold.take(home)

@@ -191,7 +191,7 @@ def test_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("convlens.pages.report.os.replace", full)
+    monkeypatch.setattr("convlens.core.files.os.replace", full)
     with pytest.raises(OSError, match="no space"):
         report(home)
     assert (home / "report.html").read_bytes() == before

@@ -9,7 +9,6 @@ import pytest
 
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
-from convlens.pages.record import read_record
 from convlens.pages.report import report
 from convlens.training.alarms import dead_layers
 from support.runs_made import CONFIG, changed, write_run
@@ -36,7 +35,7 @@ def test_the_alarm_and_the_error_say_before_training(tmp_path):
     home = write_run(tmp_path / "r", [1.0, 0.5])
     (home / "metrics.csv").unlink()
     with pytest.raises(UserError, match="the network before training comes first"):
-        read_record(home)
+        report(home)
 
 
 def test_nothing_that_a_person_reads_calls_epoch_0_untrained():

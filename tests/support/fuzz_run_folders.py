@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
-from convlens.rundir.choose import in_order
-from convlens.rundir.read import read_config
-from convlens.rundir.runs import all_runs, read_run
+from convlens.rundir.read import read_config, read_run
+from convlens.rundir.runs import all_runs, in_order
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
 from support.runs_made import write_run
 

@@ -20,8 +20,8 @@ from convlens.pages.compare import (
     write_page,
 )
 from convlens.rundir import log as logs
-from convlens.rundir.choose import named_runs
-from convlens.rundir.runs import KeptRun
+from convlens.rundir.read import KeptRun
+from convlens.rundir.runs import named_runs
 
 
 def run(words: list[str]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convlens.cli.words import take
 from convlens.rundir import log as logs
-from convlens.rundir.paths import newest_run
+from convlens.rundir.runs import newest_run
 
 
 def run(words: list[str]) -> int:

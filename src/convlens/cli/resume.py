@@ -12,8 +12,8 @@ from convlens.core.processes import first_process
 from convlens.core.stopwatch import timed
 from convlens.experiment.resume import asks_for_more, resumed_config
 from convlens.rundir import log as logs
-from convlens.rundir.paths import newest_run
 from convlens.rundir.read import read_config
+from convlens.rundir.runs import newest_run
 
 
 @timed

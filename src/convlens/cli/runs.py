@@ -9,8 +9,8 @@ from rich.table import Table
 from convlens.cli.results import screen
 from convlens.cli.words import take
 from convlens.core.errors import UserError
-from convlens.rundir.choose import TEXTS, in_order
-from convlens.rundir.runs import KeptRun, UnreadRun, all_runs
+from convlens.rundir.read import KeptRun
+from convlens.rundir.runs import TEXTS, UnreadRun, all_runs, in_order
 
 # of the columns that hold numbers: heading, key among a run's numbers, format
 NUMBERS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens.rundir.paths import newest_run
+from convlens.rundir.runs import newest_run
 
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"

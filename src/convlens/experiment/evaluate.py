@@ -26,11 +26,11 @@ from convlens.experiment.checkpoints import run_of
 from convlens.experiment.devices import trainer_here
 from convlens.experiment.fit import run_test
 from convlens.experiment.restore import restored
-from convlens.experiment.summary import of_stage, seconds_by_name
+from convlens.experiment.summary import seconds_by_name
 from convlens.experiment.table import write_table
 from convlens.experiment.unseen import Tested, images_to_test
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
-from convlens.rundir.read import read_config
+from convlens.rundir.read import of_stage, read_config
 from convlens.rundir.write import write_evaluation, write_results
 from convlens.training.finetune.phases import Phases
 from convlens.training.survival.checkpoint import read_checkpoint

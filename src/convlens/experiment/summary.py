@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import math
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,11 @@ from convlens.core.stopwatch import current, spent_on
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
 from convlens.rundir import log as logs
+from convlens.rundir.read import Row, best_of, of_stage
 from convlens.rundir.write import write_summary
 from convlens.training.alarms import no_better_than_untrained, overfitting
 
 log = logging.getLogger("convlens")
-Row = dict[str, float]
 SECONDS = (
     "setup", "decoding", "features", "training", "validation", "checkpoints", "explaining", "test",
     "closing", "report",
@@ -32,15 +31,8 @@ LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-cor
 
 
 def best_row(history: list[Row]) -> Row:
-    """The epoch of the lowest validation loss among the trained ones."""
-    trained = history[1:] or history
-    return min(trained, key=lambda row: row.get("val/loss", math.inf))
-
-
-def of_stage(row: Row, stage: str) -> Row:
-    """The scalars ``<stage>/…`` of a row, without the stage."""
-    start = f"{stage}/"
-    return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
+    """The best epoch's row; where no validation loss is a number, the first that there is."""
+    return best_of(history) or (history[1:] or history)[0]
 
 
 def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:

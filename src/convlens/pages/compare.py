@@ -15,7 +15,8 @@ from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
-from convlens.rundir.runs import KeptRun, better, read_run, readable
+from convlens.rundir.read import KeptRun, read_run, readable
+from convlens.rundir.runs import better
 
 PAGE = "compare.html"  # the file
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
@@ -174,7 +175,7 @@ def _told(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
 
 
 def _chart(tag: str, runs: Sequence[KeptRun], names: Sequence[str]) -> Markup:
-    curves = ({int(row["epoch"]): row[tag] for row in run.rows if tag in row} for run in runs)
+    curves = (run.curve(tag) for run in runs)
     return line_chart(tag, dict(zip(names, curves, strict=True)))
 
 
@@ -182,7 +183,8 @@ def _probes(
     runs: Sequence[KeptRun], names: Sequence[str], most_bytes: int
 ) -> tuple[list[dict], list[str]]:
     """A row for each probe that all runs explained, and what has to be said about the others."""
-    maps = [_latest_maps(run.home) for run in runs]
+    # each probe's latest Grad-CAM picture, with its epoch
+    maps = [{probe: max(files.items()) for probe, files in r.grad_cam.items()} for r in runs]
     shared = [probe for probe in maps[0] if all(probe in each for each in maps)]
     others = sorted({probe for each in maps for probe in each} - set(shared))
     without = [name for name, each in zip(names, maps, strict=True) if not each]
@@ -215,15 +217,6 @@ def _probes(
         notes.append(f"none of these probes is {NOT_THE_SAME}")
         rows = [{**row, "same": True} for row in rows]
     return rows, notes
-
-
-def _latest_maps(home: Path) -> dict[str, tuple[int, Path]]:
-    """Each probe's latest Grad-CAM picture: probe to epoch and file."""
-    found: dict[str, tuple[int, Path]] = {}
-    for file in (home / "explanations").glob("epoch_[0-9]*/grad_cam/*.jpg"):
-        epoch = int(file.parts[-3].removeprefix("epoch_"))
-        found[file.stem] = max(found.get(file.stem, (-1, file)), (epoch, file))
-    return dict(sorted(found.items()))
 
 
 def _same_picture(runs: Sequence[KeptRun], probe: str) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from markupsafe import Markup
 
+from convlens.core.errors import UserError
+from convlens.core.files import write_whole
 from convlens.draw.jpeg import jpeg_size
 from convlens.pages.charts import line_chart
 from convlens.pages.phases import Stretch, stretches
-from convlens.pages.record import Record, read_record
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, select
-from convlens.rundir.runs import readable
+from convlens.rundir.read import KeptRun, read_run, readable
 
 FILE = "report.html"
 LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it
@@ -65,23 +65,24 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
     with readable(home):
-        page = _fitted(read_record(home), limit)
-    file, beside = home / FILE, home / f".{FILE}.{os.getpid()}.tmp"
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
+        run = read_run(home)
+        if not run.rows:
+            raise UserError(
+                f"{home} has no row in metrics.csv yet: the network before training comes first; "
+                f"wait for it, or start again with `make resume run={home}`"
+            )
+        page = _fitted(run, limit)
+    write_whole(home / FILE, page)
+    return home / FILE
 
 
-def _fitted(record: Record, limit: int) -> str:
+def _fitted(run: KeptRun, limit: int) -> str:
     """The page with as many pictures as it has room for."""
-    page = _page(record, Selection({}), limit)
+    page = _page(run, Selection({}), limit)
     room = limit - len(page.encode())
     while True:
-        selection = select(record.pictures, record.probes, room)
-        page = _page(record, selection, limit)
+        selection = select(run.pictures, run.probes, room)
+        page = _page(run, selection, limit)
         # headings and lines that stand around the pictures are known only now
         over = len(page.encode()) - limit
         if over <= 0 or not selection.pictures:
@@ -90,57 +91,57 @@ def _fitted(record: Record, limit: int) -> str:
     return page
 
 
-def _page(record: Record, selection: Selection, limit: int) -> str:
-    summary, phases = record.summary or {}, stretches(record.config, record.rows)
-    best = summary.get("best_epoch", record.best)
-    results = _results(record, best)
+def _page(run: KeptRun, selection: Selection, limit: int) -> str:
+    summary, phases = run.summary or {}, stretches(run.config, run.rows)
+    best = summary.get("best_epoch", run.best)
+    results = _results(run, best)
     graded = {name: row for name, row in results.items() if any(map(_is_f1, row))}
     classes = [
         key for key in dict.fromkeys(k for row in graded.values() for k in row) if _is_f1(key)
     ]
     return render(
         "report.html",
-        name=record.config["experiment"],
-        home=record.home.resolve(),
-        began=record.began.strftime("%Y-%m-%d %H:%M"),
-        finished=record.summary is not None,
-        epochs=record.epochs,
-        planned=record.config.get("training", {}).get("epochs"),
+        name=run.config["experiment"],
+        home=run.home.resolve(),
+        began=run.began.strftime("%Y-%m-%d %H:%M"),
+        finished=run.summary is not None,
+        epochs=run.measured,
+        planned=run.config.get("training", {}).get("epochs"),
         best=best,
-        at_best=record.results("val", best) if best is not None else {},
+        at_best=run.results("val", best) if best is not None else {},
         test=summary.get("test", {}),
-        alarms=summary.get("alarms", record.alarms),
+        alarms=summary.get("alarms", run.alarms),
         failures=summary.get("failures", []),
         left_out=selection.left_out,
         broken=selection.broken,
         megabytes=limit / 1e6,
-        curves=_curves(record, best, phases),
+        curves=_curves(run, best, phases),
         phases=phases,
-        config=record.config,
-        config_text=record.config_text,
+        config=run.config,
+        config_text=(run.home / "config.yaml").read_text(encoding="utf-8"),
         results=results,
         graded=graded,
         classes=classes,
         many=len(classes) > MANY,
-        scores=_scores(record, best, phases),
+        scores=_scores(run, best, phases),
         summary=summary,
         cost=_cost(summary),
-        last=max((epoch for looks in record.pictures.values() for epoch in looks), default=None),
-        **_pictures(record, selection),
+        last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
+        **_pictures(run, selection),
     )
 
 
-def _curves(record: Record, best: int | None, phases: list[Stretch]) -> list[Markup]:
-    marks, span = _marks(record, phases), (0, record.epochs)
+def _curves(run: KeptRun, best: int | None, phases: list[Stretch]) -> list[Markup]:
+    marks, span = _marks(run, phases), (0, run.measured)
     charts = []
     for name in ("loss", "accuracy"):
         lines = {
-            "training": record.curve(f"train/{name}"),
-            "validation": record.curve(f"val/{name}"),
+            "training": run.curve(f"train/{name}"),
+            "validation": run.curve(f"val/{name}"),
         }
         charts.append(line_chart(name, lines, best=best, phases=marks, span=span))
-    tags = dict.fromkeys(tag for row in record.rows for tag in row if tag.startswith("lr/"))
-    rates = {tag.removeprefix("lr/"): record.curve(tag) for tag in tags}
+    tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith("lr/"))
+    rates = {tag.removeprefix("lr/"): run.curve(tag) for tag in tags}
     # groups that differ by powers of ten are told apart only where ratios are distances
     highest = [top for points in rates.values() if (top := max(points.values())) > 0]
     log = bool(highest) and max(highest) >= 10 * min(highest)
@@ -150,22 +151,22 @@ def _curves(record: Record, best: int | None, phases: list[Stretch]) -> list[Mar
     return [chart for chart in charts if chart]
 
 
-def _marks(record: Record, phases: list[Stretch]) -> dict[str, int]:
+def _marks(run: KeptRun, phases: list[Stretch]) -> dict[str, int]:
     """Where phases began, as far as the run went."""
-    later = [phase for phase in phases if 0 < phase.start < record.epochs]
+    later = [phase for phase in phases if 0 < phase.start < run.measured]
     return {f"phase {phase.number}": phase.start for phase in later}
 
 
-def _scores(record: Record, best: int | None, phases: list[Stretch]) -> list[Markup]:
+def _scores(run: KeptRun, best: int | None, phases: list[Stretch]) -> list[Markup]:
     groups: dict[str, dict[str, dict[int, float]]] = {}
-    for tag in dict.fromkeys(tag for row in record.rows for tag in row):
+    for tag in dict.fromkeys(tag for row in run.rows for tag in row):
         stage, _, score = tag.partition("/")
         if stage != "explain" or score == "seconds":  # what looking cost has its own chart
             continue
         family, _, member = score.partition("/")
         group = family if member else TOGETHER.get(family, family)
-        groups.setdefault(group, {})[member or family] = record.curve(tag)
-    marks, span = _marks(record, phases), (0, record.epochs)
+        groups.setdefault(group, {})[member or family] = run.curve(tag)
+    marks, span = _marks(run, phases), (0, run.measured)
     charts = []
     for group, lines in groups.items():
         note = MEANINGS.get(group, "")
@@ -178,13 +179,13 @@ def _scores(record: Record, best: int | None, phases: list[Stretch]) -> list[Mar
     return [chart for chart in charts if chart]
 
 
-def _results(record: Record, best: int | None) -> dict[str, dict[str, float]]:
+def _results(run: KeptRun, best: int | None) -> dict[str, dict[str, float]]:
     """Rows of the results table: what was measured, where, after which epoch."""
-    last, summary = record.epochs, record.summary or {}
-    rows = {f"training, epoch {last} (last)": record.results("train", last)}
+    last, summary = run.measured, run.summary or {}
+    rows = {f"training, epoch {last} (last)": run.results("train", last)}
     if best is not None:
-        rows[f"validation, epoch {best} (best)"] = record.results("val", best)
-    rows[f"validation, epoch {last} (last)"] = record.results("val", last)
+        rows[f"validation, epoch {best} (best)"] = run.results("val", best)
+    rows[f"validation, epoch {last} (last)"] = run.results("val", last)
     rows[f"test, epoch {best} (best)"] = summary.get("test", {})
     for checkpoint, found in summary.get("evaluations", {}).items():
         rows[f"test of {checkpoint}, epoch {found['epoch']} (make eval)"] = found["test"]
@@ -204,11 +205,11 @@ def _cost(summary: Mapping) -> Markup:
     return line_chart("seconds of each epoch", lines)
 
 
-def _pictures(record: Record, selection: Selection) -> dict[str, object]:
+def _pictures(run: KeptRun, selection: Selection) -> dict[str, object]:
     """The pictures as the template shows them: by section, each with its frames."""
     shown = {tag: _frames(tag, looks) for tag, looks in selection.pictures.items()}
     probes = []
-    for name, source in record.probes.items():
+    for name, source in run.probes.items():
         own = [tag for tag in shown if tag.rpartition("/")[2] == name]
         folded = [tag for tag in own if tag.startswith(f"{ACTIVATIONS}/")]
         maps = [tag for tag in own if tag not in folded and not tag.startswith("augmentation/")]

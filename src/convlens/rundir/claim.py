@@ -10,7 +10,14 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process, in_slurm_step, started_outside
 from convlens.rundir.lock import Hold
-from convlens.rundir.paths import OUTPUTS, holds_run, make_folder, make_fresh_folder
+from convlens.rundir.paths import (
+    FILES,
+    FOLDERS,
+    OUTPUTS,
+    holds_run,
+    make_folder,
+    make_fresh_folder,
+)
 
 # set by the first process for those that a distributed strategy starts from the same words
 ENVIRONMENT = "CONVLENS_RUN_DIR"
@@ -98,15 +105,7 @@ def claim_run_dir(config: dict, hold: Hold | None = None) -> Path:
 
 def _clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
-    for name in ("tensorboard", "explanations", "checkpoints", "probes"):
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (
-        "config.yaml",
-        "metrics.csv",
-        "summary.json",
-        "train.log",
-        "split.csv",
-        "pictures.csv",
-        "report.html",
-    ):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)

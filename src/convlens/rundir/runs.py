@@ -1,103 +1,23 @@
-"""Runs read back from their folders, finished or not; no torch is needed for it."""
+"""Many runs: those below a folder, those that a person means, and in which order."""
 
 from __future__ import annotations
 
-import csv
-import datetime
-import json
 import logging
 import math
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convlens.config.checks import check_shape
-from convlens.core.errors import UserError, blaming, nearest
-from convlens.rundir.lock import holder_of
-from convlens.rundir.paths import OUTPUTS, newest_run, run_folders
-from convlens.rundir.read import read_config
+from convlens.core.errors import UserError, nearest
+from convlens.rundir.paths import OUTPUTS, holds_run, run_folders
+from convlens.rundir.read import KeptRun, read_run
 
-Row = dict[str, float]
 log = logging.getLogger("convlens")
-_MOST_VALUES = 2_000_000  # of a summary, which holds some for each epoch
-_COUNTED = ("alarms", "failures")  # lists of lines in summary.json
+TEXTS = ("run", "date", "experiment", "state")  # columns one can sort by that hold no numbers
 _HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
 _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
-
-
-@dataclass(frozen=True)
-class KeptRun:
-    """What a run folder tells.
-
-    Attributes:
-        home: the run folder.
-        config: resolved.
-        rows: of ``metrics.csv``, one an epoch from epoch 0; scalars that an epoch lacks are left
-            out.
-        summary: of ``summary.json``; None while the run has not come to its end.
-    """
-
-    home: Path
-    config: dict
-    rows: list[Row]
-    summary: dict | None
-
-    @property
-    def epochs(self) -> int:
-        """Completed epochs."""
-        told = (self.summary or {}).get("epochs")
-        if isinstance(told, int):
-            return told
-        return int(self.rows[-1]["epoch"]) if self.rows else 0
-
-    @property
-    def state(self) -> str:
-        """``running`` while a process holds the folder, ``finished`` behind its summary."""
-        holder = holder_of(self.home)
-        if holder.alive:
-            return f"running, epoch {self.epochs} done"
-        if self.summary is not None:
-            return "finished"
-        if holder.elsewhere:  # where its lock need not be seen from here
-            return f"stopped at epoch {self.epochs}, or running on {holder.elsewhere}"
-        if self.epochs and self.epochs == self.config.get("training", {}).get("epochs"):
-            return "trained, not tested"
-        return f"stopped at epoch {self.epochs}"
-
-    @property
-    def started(self) -> datetime.datetime:
-        """When the run was started or resumed last, in local time."""
-        return datetime.datetime.fromtimestamp((self.home / "config.yaml").stat().st_mtime)
-
-    @property
-    def numbers(self) -> Row:
-        """Every number of the summary by its path, such as ``test/accuracy``, ``seconds/total``.
-
-        ``alarms`` and ``failures`` are counted, ``seconds`` is the total. Of an unfinished run:
-        what ``metrics.csv`` tells so far, by the same names.
-        """
-        if self.summary is None:
-            return self._numbers_so_far()
-        found = _flat_numbers(self.summary)
-        for key in _COUNTED:
-            if isinstance(self.summary.get(key), list):
-                found[key] = len(self.summary[key])
-        if "seconds/total" in found:
-            found["seconds"] = found["seconds/total"]
-        return found
-
-    def _numbers_so_far(self) -> Row:
-        found: Row = {"epochs": self.epochs}
-        if isinstance(self.config.get("seed"), int):
-            found["seed"] = self.config["seed"]
-        best = best_of(self.rows)
-        if best is not None:
-            found["best_epoch"] = int(best["epoch"])
-            found |= _of_stages(best, {"val": "val"})
-            found |= _of_stages(self.rows[-1], {"train": "train", "val": "val_last"})
-        return found
 
 
 @dataclass(frozen=True)
@@ -106,43 +26,6 @@ class UnreadRun:
 
     home: Path
     reason: str
-
-
-def readable(home: object) -> AbstractContextManager[None]:
-    """Around what is made of a run's files, which may have been edited, or come from anybody.
-
-    Raises:
-        UserError: anything was raised meanwhile; the traceback goes to the log.
-    """
-    return blaming(f"the files in {home} are not as a run leaves them", "were they changed?")
-
-
-def best_of(rows: list[Row]) -> Row | None:
-    """The epoch of the lowest validation loss among the trained ones, the first of equals."""
-    judged = [row for row in rows[1:] if math.isfinite(row.get("val/loss", math.nan))]
-    return min(judged, key=lambda row: row["val/loss"], default=None)
-
-
-def better(key: str) -> int:
-    """1 for a number that is better the higher, -1 the lower, 0 for one that is neither.
-
-    >>> better("test/accuracy"), better("val/loss"), better("epochs")
-    (1, -1, 0)
-    """
-    return 1 if _HIGHER.search(key) else -1 if _LOWER.search(key) else 0
-
-
-def read_run(home: Path) -> KeptRun:
-    """The run in a folder.
-
-    Raises:
-        UserError: there is none, or one of its files is damaged.
-    """
-    try:
-        config = read_config(home)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{home / 'config.yaml'} cannot be read ({error})") from error
-    return KeptRun(home, config, _read_rows(home / "metrics.csv"), _read_summary(home))
 
 
 def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
@@ -182,46 +65,101 @@ def find_run(word: str) -> Path:
     raise UserError(f"there is no run folder {word}; {nearest(word, [*known, 'last'])}")
 
 
-def _read_rows(file: Path) -> list[Row]:
-    if not file.exists():
-        return []
-    rows: list[Row] = []
+def named_runs(text: str) -> list[Path]:
+    """The run folders that ``runs=`` speaks of: paths between blanks, quoted where they hold any.
+
+    A pattern such as ``outputs/scratch/*`` means all runs that it matches.
+
+    Raises:
+        UserError: a word that means no run folder.
+    """
     try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            for found in csv.DictReader(lines):
-                rows.append({key: float(value) for key, value in found.items() if value})
-    except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{file}, epoch {len(rows)}: not a table of numbers ({error})") from error
-    if not all(math.isfinite(row.get("epoch", math.nan)) for row in rows):
-        raise UserError(f"{file} does not number its epochs: it is not the metrics of a run")
-    return rows
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"runs={text}: {error}; check the quotes") from error
+    homes: list[Path] = []
+    for word in words:
+        if "*" not in word:
+            homes.append(find_run(word))
+            continue
+        path = Path(word).expanduser()
+        below = Path(path.anchor)
+        found = sorted(below.glob(str(path.relative_to(below))))
+        matched = [home for home in found if holds_run(home)]
+        if not matched:
+            raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
+        homes += matched
+    return homes
 
 
-def _read_summary(home: Path) -> dict | None:
-    file = home / "summary.json"
-    if not file.exists():
-        return None
-    try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no readable summary ({error})") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{file} is not the summary of a run")
-    check_shape(summary, str(file), _MOST_VALUES)
-    return summary
+def newest_run(having: str = "config.yaml") -> Path:
+    """The run that was started last, for ``run=last`` and ``ckpt=last``.
+
+    Args:
+        having: a file that the command needs; runs that do not have it yet are passed over, with
+            a line.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = [home for home in run_folders(OUTPUTS) if holds_run(home)]
+    if not runs:
+        raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` makes one")
+    runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
+    ready = next((home for home in runs if (home / having).exists()), None)
+    if ready is None:
+        raise UserError(f"no run in {OUTPUTS}/ has {having} yet; the newest is {runs[0]}")
+    if ready != runs[0]:
+        log.info("last is %s: the newer %s has no %s yet", ready, runs[0], having)
+    return ready
 
 
-def _flat_numbers(values: Mapping, prefix: str = "") -> Row:
-    found: Row = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat_numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = value
-    return found
+def in_order(
+    runs: list[KeptRun | UnreadRun], asked: str, columns: Sequence[str] = ()
+) -> list[KeptRun | UnreadRun]:
+    """The runs sorted by a column or by any number of their summaries.
+
+    Args:
+        asked: the key; with ``-`` before it descending, with ``+`` ascending. Otherwise accuracies
+            and dates descend, all else ascends. Runs that lack the value, or that cannot be read,
+            come last.
+        columns: numbers one can sort by although no run has them yet.
+
+    Raises:
+        UserError: a key that no run has.
+    """
+    key = asked.removeprefix("-").removeprefix("+")
+    read = [run for run in runs if isinstance(run, KeptRun)]
+    known = {*TEXTS, *columns}
+    known.update(*(run.numbers for run in read))
+    if key not in known:
+        raise UserError(f"sort={asked}: no run has such a column; {nearest(key, known)}")
+    values = [(_value(run, key), run) for run in read]
+    having = [pair for pair in values if pair[0] is not None]
+    descending = asked[0] == "-" or (asked[0] != "+" and (key == "date" or better(key) > 0))
+    having.sort(key=lambda pair: pair[0], reverse=descending)
+    lacking = [run for value, run in values if value is None]
+    return [run for _, run in having] + lacking + [r for r in runs if isinstance(r, UnreadRun)]
 
 
-def _of_stages(row: Row, names: Mapping[str, str]) -> Row:
-    """The scalars ``<stage>/…`` of a row, the stage under another name."""
-    parts = ((key.partition("/"), value) for key, value in row.items())
-    return {f"{names[stage]}/{rest}": v for (stage, _, rest), v in parts if stage in names}
+def _value(run: KeptRun, key: str):
+    """What a run is sorted by; None where it has none, NaN included."""
+    if key == "run":
+        return str(run.home)
+    if key == "date":
+        return run.started
+    if key == "experiment":
+        return str(run.config["experiment"])
+    if key == "state":
+        return run.state
+    value = run.numbers.get(key)
+    return None if value is None or math.isnan(value) else value
+
+
+def better(key: str) -> int:
+    """1 for a number that is better the higher, -1 the lower, 0 for one that is neither.
+
+    >>> better("test/accuracy"), better("val/loss"), better("epochs")
+    (1, -1, 0)
+    """
+    return 1 if _HIGHER.search(key) else -1 if _LOWER.search(key) else 0

@@ -20,7 +20,7 @@ from convlens.data.pixels.load import pillow_settings
 from convlens.models.state import load_weights
 from convlens.pages.compare import compare
 from convlens.pages.report import report
-from convlens.rundir.runs import read_run
+from convlens.rundir.read import read_run
 from support import fuzz_bombs, fuzz_pictures
 from support.fuzz_checkpoints import checkpoint, network, put, saved
 from support.fuzz_masks import XML

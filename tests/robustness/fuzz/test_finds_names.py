@@ -16,7 +16,7 @@ from convlens.data.index.names import composed
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
 from convlens.pages.render import render
-from convlens.rundir.runs import read_run
+from convlens.rundir.read import read_run
 from support.fuzz_names import skeleton
 from support.tiny import draw_folder
 

@@ -16,9 +16,9 @@ from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.events import EventLogger
 from convlens.callbacks.logging.hparams import HParams
 from convlens.callbacks.logging.progress import ProgressBar
+from convlens.callbacks.looks import Looks
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
-from convlens.callbacks.predictions import Predictions
 from convlens.callbacks.scores import Scores
 
 __all__ = [
@@ -37,9 +37,9 @@ __all__ = [
     "LastLooks",
     "LearningCurves",
     "Ledger",
+    "Looks",
     "Mistakes",
     "OcclusionMaps",
-    "Predictions",
     "ProgressBar",
     "Scores",
 ]

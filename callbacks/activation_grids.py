@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 
 from convlens.draw.activation_grid import activation_grid
 from convlens.explain.activations import activations
@@ -25,7 +26,7 @@ class ActivationGrids(ExplanationCallback):
         probes: how many of the probes are shown; dead channels are judged by all of them.
         rule: ``reference``, each channel standardised by itself (the documents' rule), or
             ``shared``, one scale for all channels.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     def __init__(
@@ -64,6 +65,6 @@ class ActivationGrids(ExplanationCallback):
                 )
                 if look.left < 0:
                     self._turn = layers.index(layer) + 1
-                    self._say("short", f"{self.name}: the budget ends the look at {layer}")
+                    self.say("short", f"{self.name}: the budget ends the look at {layer}")
                     return
         self._turn = 0

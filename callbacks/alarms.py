@@ -27,29 +27,37 @@ class Alarms(L.Callback):
     Args:
         thresholds: of the config group ``alarms``.
         class_names: K names.
+        ledger: with the scores that the looks have found.
+        book: with the latest answers to the validation images.
 
     Attributes:
         current: the alarms that hold now, one line each.
     """
 
-    def __init__(self, thresholds: Mapping[str, float], class_names: tuple[str, ...]):
+    def __init__(
+        self, thresholds: Mapping[str, float], class_names: tuple[str, ...], ledger: Ledger,
+        book: AnswerBook,
+    ):  # fmt: skip
         self.thresholds, self.class_names = dict(thresholds), tuple(class_names)
+        self.ledger, self.book = ledger, book
         self.current: list[str] = []
         self._held: dict[str, int] = {}  # epochs in a row, by what it is about
         self._said: set[str] = set()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def end_epoch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Say what has held long enough."""
         if trainer.is_global_zero:
-            learning = self._still_falling(pl_module)
+            learning = self._still_falling(module)
             self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"], learning)
-            self._watch_losses(trainer, pl_module)
+            self._watch_losses(trainer, module)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def end_training(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Say, and keep for the summary, what holds at the end."""
         if not trainer.is_global_zero:
             return
-        if Ledger.of(trainer).scores:
-            self._judge(trainer, max(Ledger.of(trainer).scores), 0, learning=False)
-        gap = self._gap(trainer, pl_module)
+        if self.ledger.scores:
+            self._judge(trainer, max(self.ledger.scores), 0, learning=False)
+        gap = self._gap(trainer, module)
         if gap and gap not in self.current:
             self.current.append(gap)
 
@@ -60,10 +68,10 @@ class Alarms(L.Callback):
         return bool(losses) and losses[-1] == min(losses)
 
     def _judge(self, trainer: L.Trainer, clock: int, patience: int, learning: bool) -> None:
-        scores = Ledger.of(trainer).scores
+        scores = self.ledger.scores
         if clock not in scores:
             return  # nobody looked
-        found = self._found(trainer, scores[clock], scores.get(0, {}), learning)
+        found = self._found(scores[clock], scores.get(0, {}), learning)
         held = {key: self._held.get(key, 0) + 1 for key in found}
         if patience:
             self._held = held
@@ -100,9 +108,8 @@ class Alarms(L.Callback):
         )
 
     def _found(
-        self, trainer: L.Trainer, scores: Mapping[str, float], before: Mapping[str, float],
-        learning: bool,
-    ) -> dict[str, str]:  # fmt: skip
+        self, scores: Mapping[str, float], before: Mapping[str, float], learning: bool
+    ) -> dict[str, str]:
         """Lines by what they are about: the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
         found = {
@@ -114,7 +121,7 @@ class Alarms(L.Callback):
             ),
             **alarms.dead_layers(scores, before, share=limits["dead_share"]),
         }
-        answers = AnswerBook.of(trainer).latest.get("val")
+        answers = self.book.latest.get("val")
         if answers is not None and not learning:
             found |= alarms.always_mistaken(
                 answers.labels, answers.answers, self.class_names,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pytorch_lightning as L
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ class Answers:
         held: in another project, whose data set cannot be asked again: pictures by row, (C, H, W)
             as the network took them, some of the most confident mistakes and a random sample.
         sampled: the rows of that sample.
+        shares: (N, K) float32 in [0, 1], every class's probability, where it was asked for.
     """
 
     rows: np.ndarray
@@ -42,6 +42,7 @@ class Answers:
     true_confidences: np.ndarray
     held: dict[int, Tensor]
     sampled: tuple[int, ...] = ()
+    shares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,9 +61,18 @@ class Answers:
 
 
 class AnswerBook:
-    """Collects the answers of a trainer's passes; shared by all callbacks of a trainer."""
+    """Collects the answers of validation and test passes.
 
-    def __init__(self):
+    Args:
+        whole: whether every class's probability is kept.
+
+    Attributes:
+        latest: by stage.
+        problem: why the pass under way, or the last one, has none, in a line.
+    """
+
+    def __init__(self, *, whole: bool = False):
+        self.whole = whole
         self.latest: dict[str, Answers] = {}
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._held: dict[int, tuple[float, Tensor]] = {}
@@ -72,13 +82,6 @@ class AnswerBook:
         self._count = 0
         self._open = self._holding = self._lost = False
         self.problem = ""
-
-    @classmethod
-    def of(cls, trainer: L.Trainer) -> AnswerBook:
-        """The trainer's book; opened at the first call."""
-        if not hasattr(trainer, "convlens_answers"):
-            trainer.convlens_answers = cls()
-        return trainer.convlens_answers
 
     def begin(self, *, hold: bool) -> None:
         """A pass begins; later calls for the same pass change nothing.
@@ -123,9 +126,8 @@ class AnswerBook:
         confidences, answers = shares.max(dim=1)
         truth = shares.gather(1, labels[:, None].clamp_min(0))[:, 0]
         truth = torch.where(labels >= 0, truth, torch.nan)
-        self._parts.append(
-            tuple(part.numpy() for part in (rows, labels, answers, confidences, truth))
-        )
+        parts = [rows, labels, answers, confidences, truth, *([shares] if self.whole else ())]
+        self._parts.append(tuple(part.numpy() for part in parts))
         if pictures is not None and self._holding:
             self._hold(pictures, rows, answers != labels, confidences)
 
@@ -162,7 +164,8 @@ class AnswerBook:
         rows, first = np.unique(rows, return_index=True)
         pictures = {row: picture for _, mine, *_ in parts for row, picture in mine.items()}
         sampled = tuple(sorted(row for *_, mine, _ in parts for row in mine))
-        self.latest[stage] = Answers(rows, *(column[first] for column in others), pictures, sampled)
+        found = [column[first] for column in others]
+        self.latest[stage] = Answers(rows, *found[:4], pictures, sampled, *found[4:])
         return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps, repeated
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class Attribution(SignedMaps):
         probes: so many at a look at most.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
         target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.base.ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
 
     Raises:
         UserError: an unknown method.
@@ -68,5 +68,5 @@ class Attribution(SignedMaps):
             )
         )  # fmt: skip
         for note in found.notes:
-            self._say(note, f"{self.name}: {note}")
+            self.say(note, f"{self.name}: {note}")
         return found.maps, "; ".join(found.notes) or None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError
 from convlens.draw.picture_sheet import augmentation_sheet

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import evidence
+from convlens.callbacks.look import Look
 
 from convlens.draw.class_means import class_means
 
@@ -19,7 +20,7 @@ class ClassMeans(ExplanationCallback):
 
     Args:
         pictures: so many of the validation pictures; the probes where there is no data set.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     def __init__(self, *, pictures: int = 40, every_n_epochs: int = 1, batch: int = 32):

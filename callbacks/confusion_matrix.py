@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 
 from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
 
@@ -20,7 +21,7 @@ class ConfusionMatrix(ExplanationCallback):
     ``confusion_matrix/test``.
 
     Args:
-        every_n_epochs: see :class:`ExplanationCallback`.
+        every_n_epochs: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     needs_answers = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.look import Look
 from torch import Tensor
 
 from convlens.explain.grad_cam import GradCam, grad_cam
@@ -42,18 +43,18 @@ def last_feature_map(look: Look) -> list[str]:
     return look.memo["last feature map"]
 
 
-def evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence | None:
+def evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
     """Evidence for ``count`` pictures of the stage, else for the probes; once a look.
 
     None for a network without feature maps.
     """
     key = ("evidence", count)
     if key not in look.memo:
-        look.memo[key] = _evidence(callback, look, count)
+        look.memo[key] = _evidence(explanation, look, count)
     return look.memo[key]
 
 
-def _evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence | None:
+def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
     layers = last_feature_map(look)
     if not layers:
         return None
@@ -69,7 +70,7 @@ def _evidence(callback: ExplanationCallback, look: Look, count: int) -> Evidence
         start += len(images)
         targets = torch.stack([torch.full_like(truth, -1), truth], dim=1)
         found.append(
-            callback.fitting(
+            explanation.fitting(
                 lambda batch, images=images, targets=targets: grad_cam(
                     look.network, images, targets, layers, batch=batch
                 )

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
@@ -53,10 +54,10 @@ class FilterVisuals(ExplanationCallback):
             ``plain`` ascent.
         patches: real patches of each unit; 0 for none.
         patch_pictures: validation pictures searched for them at most, as far as time allows.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
-    reckons = True
+    reckons = has_final_look = True
 
     def __init__(
         self, *, layers="auto", units: int = 8, full_units: int | None = 64, steps: int = 30,
@@ -70,10 +71,6 @@ class FilterVisuals(ExplanationCallback):
         self._costs: dict[str, AscentCost] = {}  # by layer
         self._turn = 0
         self._reading: tuple[nn.Module, list[str]] | None = None  # a network, its first layers
-
-    @property
-    def has_final_look(self) -> bool:
-        return True
 
     def chosen(self, network, example) -> list[str]:
         recipe(self.recipe)  # a wrong name is told before training
@@ -108,7 +105,7 @@ class FilterVisuals(ExplanationCallback):
                 self._turn = at + 1
                 yield self._ascent(look, layer, asked.first(count), found.get(layer))
         if passed:
-            self._say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
+            self.say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
 
     def _reading_image(self, look: Look) -> list[str]:
         """The convolutions that read the image itself; found once for each network."""

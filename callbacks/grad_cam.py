@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import place_of
@@ -26,7 +27,7 @@ class GradCam(ExplanationCallback):
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
         target: ``answer`` explains the predicted and the true class; the name of a class explains
             that one.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class GradCam(ExplanationCallback):
         layers = self.layers_at(look)
         if not layers:
             _, why = feature_map(look.network, look.example)
-            self._say("no map", f"GradCam: {why}, there is nothing to draw")
+            self.say("no map", f"GradCam: {why}, there is nothing to draw")
             return
         images, labels = look.probes.images, look.probes.labels
         targets = self._targets(look)
@@ -91,7 +92,7 @@ class GradCam(ExplanationCallback):
             title = f"{probe} · {where} · epoch {look.clock}"
             yield f"grad_cam/{probe}", grad_cam_panel(images[number].cpu(), rows, title=title)
             if look.left < 0 and number + 1 < len(look.probes):
-                self._say("short", f"{self.name}: the budget ends the look at {probe}")
+                self.say("short", f"{self.name}: the budget ends the look at {probe}")
                 return
 
     def _scale(self, layer: str, probe: str, maps: torch.Tensor) -> float:

@@ -14,22 +14,14 @@ from convlens.training import ClassifierModule
 class LastLooks(L.Callback):
     """Lets a resumed run whose epochs are all done have its last looks and alarms all the same.
 
-    Lightning's loop returns at once then and calls no hook, and no validation is run whose
-    answers the looks could show. It has to stand before the callbacks that look.
+    Lightning's loop returns at once then and calls no hook.
     """
 
     def __init__(self):
-        self._began = self._trained = False
+        self._began = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         self._began = True
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        self._trained = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        if not self._trained:
-            collect_answers(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         if self._began:
@@ -40,10 +32,14 @@ class LastLooks(L.Callback):
 
 
 @torch.no_grad()
-def collect_answers(trainer: L.Trainer, module: ClassifierModule) -> None:
-    """Note the answers to the validation pictures, as the last epoch's validation did."""
-    data: PictureData = trainer.datamodule
-    book = AnswerBook.of(trainer)
+def collect_answers(book: AnswerBook, trainer: L.Trainer, module: ClassifierModule) -> None:
+    """Note the answers to the validation pictures, as the last epoch's validation did.
+
+    Without an epoch none ran. In another project nothing is noted.
+    """
+    data = trainer.datamodule
+    if not (isinstance(data, PictureData) and isinstance(module, ClassifierModule)):
+        return
     book.begin(hold=False)
     with evaluation_mode(module), trainer.precision_plugin.forward_context():
         for number, batch in enumerate(data.evaluation_loader("validation")):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 
 from convlens.draw.curves import learning_curves
 
@@ -20,16 +21,14 @@ class LearningCurves(ExplanationCallback):
 
     Args:
         each_epoch: whether to draw it at every look, up to the epoch before.
-        every_n_epochs: see :class:`ExplanationCallback`.
+        every_n_epochs: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
+
+    has_final_look = True  # an epoch's own numbers are written behind its look
 
     def __init__(self, *, each_epoch: bool = False, every_n_epochs: int = 1):
         super().__init__(every_n_epochs=every_n_epochs)
         self.each_epoch = each_epoch
-
-    @property
-    def has_final_look(self) -> bool:
-        return True  # an epoch's own numbers are written behind its look
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"learning_curves": 1}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-
-from pytorch_lightning import Trainer
+from itertools import pairwise
 
 
 @dataclass
 class Ledger:
-    """The account of one run, shared by all its explanation callbacks.
+    """The account of one run, shared by all its explanations.
 
     Every epoch adds an allowance: ``share`` of the epoch's own seconds, at least ``floor``
     seconds. What is not spent is kept for later epochs, so that a dear look comes every few
@@ -47,13 +46,6 @@ class Ledger:
     _epoch: int = -1
     _began: float = 0.0
     _closed: int = -1
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> Ledger:
-        """The trainer's ledger; opened at the first call."""
-        if not hasattr(trainer, "convlens_ledger"):
-            trainer.convlens_ledger = cls()
-        return trainer.convlens_ledger
 
     def begin_epoch(self, epoch: int) -> None:
         """Start the epoch's watch; later calls for the same epoch change nothing."""
@@ -122,3 +114,29 @@ class Ledger:
         self.scores = {clock: dict(row) for clock, row in state.get("scores", {}).items()}
         self.epochs = {clock: list(pair) for clock, pair in state.get("epochs", {}).items()}
         self._allowed, self._charged = state["allowed"], state["charged"]
+
+
+@dataclass
+class Account:
+    """How far one explanation's looks have come, and what they take.
+
+    Attributes:
+        looked_at: the clock of its latest look; ``cut_at``: of the latest one that the budget ended
+            early.
+        least: seconds until the first picture of the latest look, and ``next``, of the dearest one
+            behind it.
+        judged: the step of the module's own by which the network was judged last.
+    """
+
+    looked_at: int | None = None
+    cut_at: int | None = None
+    least: float = 0.0
+    next: float = 0.0
+    judged: object = None
+
+    def note(self, began: float, times: list[float]) -> None:
+        """A look is over: readings when it began, when the network was ready, at each picture."""
+        if len(times) > 1:
+            self.least = times[1] - began
+            later = pairwise(times[1:])
+            self.next = max((end - start for start, end in later), default=0.0)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from convlens.callbacks.answers import Answers
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import last_feature_map
+from convlens.callbacks.look import Look
 
 from convlens.draw.breakdown import breakdown
 from convlens.draw.colour import overlay
@@ -31,7 +32,7 @@ class Mistakes(ExplanationCallback):
     Args:
         mistakes: so many of the most confident ones.
         random: so many random pictures.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     needs_answers = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class OcclusionMaps(SignedMaps):
         probes: so many at a look at most.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
         target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.base.ExplanationCallback`; here a
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`; here a
             picture of the batch is a covered one.
     """
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
+from convlens.callbacks.look import Look
 from torch import Tensor
 
 from convlens.core.errors import UserError
@@ -52,10 +53,10 @@ class Scores(ExplanationCallback):
         near: peaks not farther apart than this share of the edge are in one place.
         confident: least confidence of a confident mistake.
         steps: of the insertion and deletion curves.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
-    needs_answers = True
+    needs_answers = has_final_look = True
 
     def __init__(
         self, *, which: str = "default", pictures: int = 40, layers="auto", limit: int = 12,
@@ -109,7 +110,7 @@ class Scores(ExplanationCallback):
         if layers and self._measured != look.clock and (look.final or look.left > 0):
             yield from self._of_layers(look, layers)
         elif layers and self._measured != look.clock:
-            self._say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
+            self.say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
         if layers and look.final:
             yield from self._charts(look, layers)
         if look.final and self.which == "all":
@@ -216,10 +217,6 @@ class Scores(ExplanationCallback):
                 f"depth/{what.split()[0]}",
                 depth_chart(layers, now, untrained, title=title, what=what),
             )
-
-    @property
-    def has_final_look(self) -> bool:
-        return True
 
 
 def _mean(name: str, values: Tensor) -> Iterator[tuple[str, float]]:

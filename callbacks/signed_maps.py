@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback, Look
+from convlens.callbacks.base import ExplanationCallback
+from convlens.callbacks.look import Look
 from torch import Tensor
 
 from convlens.core.errors import UserError, nearest
@@ -34,7 +35,7 @@ class SignedMaps(ExplanationCallback):
         probes: so many at a look at most.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
         target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`ExplanationCallback`.
+        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
@@ -79,7 +80,7 @@ class SignedMaps(ExplanationCallback):
         numbers = sorted(numbers[: self.shown])
         if not numbers:
             line = f"no probe that only={self.only} lets through at epoch {look.clock}"
-            self._say("none", f"{self.name}: {line}, nothing to draw")
+            self.say("none", f"{self.name}: {line}, nothing to draw")
             return
         # where the budget ended the look before, the next one begins
         start = self._turn % len(numbers)
@@ -88,7 +89,7 @@ class SignedMaps(ExplanationCallback):
             probe = look.probes.names[number]
             if place and max(self._cost, 0.0) > look.left:
                 self._turn = start + place
-                self._say("short", f"{self.name}: the budget ends the look before {probe}")
+                self.say("short", f"{self.name}: the budget ends the look before {probe}")
                 return
             began = time.perf_counter()
             picture = self._panel(look, number, answers[number], labels[number], shares[number])

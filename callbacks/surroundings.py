@@ -1,4 +1,4 @@
-"""What a look may ask of the run around it: data, augmentation, answers, history.
+"""What a look may ask of the run around it: data, augmentation, phases.
 
 In convlens's own runs all of it is there; in another project only the answers.
 """
@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.answers import AnswerBook, Answers
-from convlens.callbacks.logging.epoch_log import EpochLog
+from convlens.callbacks.answers import Answers
 from torch import Tensor
 
 from convlens.data.augment import DRAWS
@@ -25,17 +24,11 @@ AT_ONCE = 50
 
 
 def surroundings(
-    trainer: L.Trainer, module: L.LightningModule, stage: str, clock: int, with_answers: bool
-) -> dict:
-    """The fields of a :class:`convlens.callbacks.base.Look` that come from the run."""
-    answers = AnswerBook.of(trainer).latest.get(stage) if with_answers else None
-    found = {
-        "answers": answers,
-        "history": next((c.history for c in trainer.callbacks if isinstance(c, EpochLog)), ()),
-        "marks": _marks(module),
-        "memo": _memo(trainer, (stage, clock)),
-    }
-    data = trainer.datamodule
+    data: L.LightningDataModule | None, module: L.LightningModule, stage: str,
+    answers: Answers | None = None,
+) -> dict:  # fmt: skip
+    """The fields of a :class:`convlens.callbacks.look.Look` that come from the run."""
+    found: dict = {"marks": _marks(module)}
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
         found |= _of_pictures(pictures, module.device, data.seed)
@@ -82,13 +75,6 @@ def _held(answers: Answers, rows: Sequence[int], device) -> tuple[Tensor, list[i
     if not kept:
         return torch.zeros(0, 1, 1, 1, device=device), []
     return torch.stack([answers.held[row] for row in kept]).to(device), kept
-
-
-def _memo(trainer: L.Trainer, key: tuple[str, int]) -> dict:
-    """One dictionary for all callbacks that look at the same network."""
-    if getattr(trainer, "convlens_memo", (None,))[0] != key:
-        trainer.convlens_memo = (key, {})
-    return trainer.convlens_memo[1]
 
 
 def _marks(module: L.LightningModule) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def _own_cache(tmp_path_factory):
     os.environ.pop("CONVLENS_DATA", None)
     os.environ.pop("CONVLENS_WEIGHTS", None)
     os.environ.pop("CONVLENS_RUN_DIR", None)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """The lines of level WARNING and up that convlens says, whatever commands ran before."""
+    lines: list[str] = []
+    ear = logging.Handler(logging.WARNING)
+    ear.emit = lambda record: lines.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger("convlens"), "handlers", [ear])
+    monkeypatch.setattr(logging.getLogger("convlens"), "propagate", False)
+    return lines
 
 
 @pytest.fixture

@@ -29,10 +29,12 @@ class EpochLog(L.Callback):
     logging is not used for loggers, it would write against optimiser steps. Only
     ``train_step/loss`` runs on those.
 
-    It must stand behind the explanation callbacks, so that what they cost is known.
+    :class:`convlens.callbacks.looks.Looks` calls :meth:`begin` and :meth:`end_epoch` behind the
+    looks, so that what they found and cost is known.
 
     Args:
         file: ``metrics.csv``, or None to write none.
+        ledger: what looking found and cost.
 
     Attributes:
         history: one dictionary of scalars an epoch, from epoch 0.
@@ -40,8 +42,8 @@ class EpochLog(L.Callback):
         failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
     """
 
-    def __init__(self, file: Path | None):
-        self.file = file
+    def __init__(self, file: Path | None, ledger: Ledger):
+        self.file, self.ledger = file, ledger
         self.history: list[dict[str, float]] = []
         self.pictures_seen = 0
         self.failure = ""
@@ -51,37 +53,37 @@ class EpochLog(L.Callback):
 
     # --- the network before training
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def begin(self, trainer: L.Trainer, module: ClassifierModule) -> None:
+        """Write the network before training, or go on where a run was stopped."""
         _lay_out_charts(trainer)
         if trainer.current_epoch > 0 or trainer.global_step > 0:
             if self.file is not None and trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
         else:
             with spent_on("validation"):
-                self._measure_untrained(trainer, pl_module)
+                self._measure_untrained(trainer, module)
         current().turn_to("training")
 
-    def _measure_untrained(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def _measure_untrained(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         data: PictureData = trainer.datamodule
         count = len(data.dataset.splits["validation"])
         if trainer.fast_dev_run:
             count = min(count, data.eval_batch_size * trainer.world_size)
         values = {}
         for stage, split in (("val", "validation"), ("train", "train")):
-            found = pl_module.evaluate(data.evaluation_loader(split, count), data.finish)
+            found = module.evaluate(data.evaluation_loader(split, count), data.finish)
             kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
             values |= {f"{stage}/{name}": value for name, value in kept.items()}
-        pl_module.set_rates(trainer.optimizers[0], 0.0)
+        module.set_rates(trainer.optimizers[0], 0.0)
         self._write(trainer, values, 0)
 
     # --- epochs
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        Ledger.of(trainer).begin_epoch(trainer.current_epoch)
         # an epoch that was interrupted has had some of its seconds
         self._epoch_began = time.perf_counter() - self._before
         self._open, self._before = True, 0.0
-        self._looked_before = Ledger.of(trainer).total
+        self._looked_before = self.ledger.total
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.pictures_seen += len(batch["label"]) * trainer.world_size
@@ -101,15 +103,14 @@ class EpochLog(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         self._validating.close()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        pl_module.publish("train", pl_module.train_metrics)
+    def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
+        """Write the row of the epoch that ends."""
+        module.publish("train", module.train_metrics)
         self._open = False
-        ledger = Ledger.of(trainer)
-        ledger.end_epoch(trainer.current_epoch)
-        looked = ledger.total - self._looked_before
+        looked = self.ledger.total - self._looked_before
         whole = time.perf_counter() - self._epoch_began
         clock = trainer.current_epoch + 1
-        values = {k: v for k, v in pl_module.results.items() if k.startswith(("train/", "val/"))}
+        values = {k: v for k, v in module.results.items() if k.startswith(("train/", "val/"))}
         values |= {"explain/seconds": looked}
         self._write(trainer, values, clock)
         if trainer.is_global_zero:
@@ -138,7 +139,7 @@ class EpochLog(L.Callback):
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
         # what was found by looking has been told to the loggers already
-        scores = Ledger.of(trainer).scores.get(clock, {})
+        scores = self.ledger.scores.get(clock, {})
         row = {"epoch": clock, **values, **scores}
         if "explain/seconds" in row:  # last: the one number that no run repeats
             row["explain/seconds"] = row.pop("explain/seconds")
@@ -179,13 +180,6 @@ class EpochLog(L.Callback):
         current().add(state_dict["seconds"])  # over all parts of a run that was resumed
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
-
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
-        checkpoint["convlens_ledger"] = Ledger.of(trainer).state()
-
-    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
-        if "convlens_ledger" in checkpoint:
-            Ledger.of(trainer).restore(checkpoint["convlens_ledger"])
 
 
 def _lay_out_charts(trainer: L.Trainer) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import pytorch_lightning as L
+from convlens.callbacks.looks import Looks
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
@@ -56,9 +57,9 @@ class HParams(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        clock = getattr(trainer, "convlens_tested", trainer.current_epoch)
-        history = next((c.history for c in trainer.callbacks if hasattr(c, "history")), ())
-        row = next((row for row in history if row["epoch"] == clock), {})
+        looks = Looks.of(trainer)
+        clock = trainer.current_epoch if looks.tested is None else looks.tested
+        row = next((row for row in looks.history if row["epoch"] == clock), {})
         values = hyperparameters(self.config, _phases_trained(pl_module))
         summaries = session(values, began=self._began, ended=time.time())
         for logger in trainer.loggers:

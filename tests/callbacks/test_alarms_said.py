@@ -22,7 +22,11 @@ class Run:
     def __init__(self):
         self.is_global_zero, self.loggers, self.current_epoch = True, [], 0
         self.record: dict = {}
-        self.alarms = Alarms(LIMITS, ("cat", "dog"))
+        self.ledger, self.book = Ledger(), AnswerBook()
+        self.alarms = self.judge(LIMITS)
+
+    def judge(self, limits: dict) -> Alarms:
+        return Alarms(limits, ("cat", "dog"), self.ledger, self.book)
 
     def epoch(
         self, loss: float, *, all_wrong: bool, inside: float = 0.5, train: float | None = None
@@ -30,15 +34,14 @@ class Run:
         """An epoch's end; what holds then."""
         labels = np.zeros(10, int)
         ones = np.ones(10, np.float32)
-        book = AnswerBook.of(self)
-        book.latest["val"] = Answers(np.arange(10), labels, labels + all_wrong, ones, ones, {})
+        self.book.latest["val"] = Answers(np.arange(10), labels, labels + all_wrong, ones, ones, {})
         self.record[self.current_epoch] = {"val/loss": loss}
         if train is not None:
             self.record[self.current_epoch]["train/loss"] = train
         clock = self.current_epoch + 1
-        Ledger.of(self).note(clock, "explain/energy_inside", inside)
-        Ledger.of(self).note(clock, "explain/object_share", 0.2)
-        self.alarms.on_train_epoch_end(self, SimpleNamespace(record=self.record))
+        self.ledger.note(clock, "explain/energy_inside", inside)
+        self.ledger.note(clock, "explain/object_share", 0.2)
+        self.alarms.end_epoch(self, SimpleNamespace(record=self.record))
         self.current_epoch += 1
         return list(self.alarms.current)
 
@@ -68,7 +71,7 @@ def test_mistakes_of_a_network_that_still_learns_are_no_alarm(monkeypatch):
 def test_mistakes_at_the_end_are_told_though_the_loss_still_falls(monkeypatch):
     lines, run = said(monkeypatch), Run()
     run.epoch(1.0, all_wrong=True)
-    run.alarms.on_train_end(run, SimpleNamespace(record=run.record))
+    run.alarms.end_training(run, SimpleNamespace(record=run.record))
     assert len(run.alarms.current) == len(lines) == 1
 
 
@@ -78,7 +81,7 @@ def test_evidence_outside_is_said_once_it_held_even_while_the_loss_falls(monkeyp
     assert not lines
     run.epoch(0.5, all_wrong=False, inside=0.1)
     assert len(lines) == 1 and "evidence mostly outside the object" in lines[0]
-    again = Alarms(LIMITS, ("cat", "dog"))
+    again = run.judge(LIMITS)
     again.load_state_dict(run.alarms.state_dict())
     run.alarms = again  # resumed
     run.epoch(0.4, all_wrong=False, inside=0.1)
@@ -103,19 +106,19 @@ def test_overfitting_is_said_once_while_it_happens(monkeypatch, tmp_path):
 
 def apart(run: Run, train: float, val: float) -> None:
     run.record[run.current_epoch] = {"train/accuracy": train, "val/accuracy": val}
-    run.alarms.on_train_epoch_end(run, SimpleNamespace(record=run.record))
+    run.alarms.end_epoch(run, SimpleNamespace(record=run.record))
     run.current_epoch += 1
 
 
 def test_a_gap_is_said_once_and_stands_in_the_summary_without_any_look(monkeypatch):
     lines, run = said(monkeypatch), Run()
-    run.alarms = Alarms({**LIMITS, "gap": 0.15, "gap_epochs": 2}, ("cat", "dog"))
+    run.alarms = run.judge({**LIMITS, "gap": 0.15, "gap_epochs": 2})
     run.datamodule = SimpleNamespace(dataset=SimpleNamespace(splits={"validation": range(200)}))
     for _ in range(3):
         apart(run, 0.98, 0.725)
     assert len(lines) == 1 and lines[0].startswith("alarm after epoch 2: training and validation")
     for _ in range(2):  # a resumed run ends twice
-        run.alarms.on_train_end(run, SimpleNamespace(record=run.record))
+        run.alarms.end_training(run, SimpleNamespace(record=run.record))
     assert len(run.alarms.current) == 1 and "0.980" in run.alarms.current[0]
 
 

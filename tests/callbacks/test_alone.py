@@ -11,11 +11,10 @@ from convlens.callbacks import (
     ConfusionMatrix,
     FilterVisuals,
     GradCam,
-    Ledger,
+    Looks,
     Mistakes,
     Scores,
 )
-from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.logging.writing import write_picture
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -103,7 +102,7 @@ def test_every_callback_alone_and_weights_unchanged(tmp_path, pictures):
     module.eval()
     with torch.no_grad():
         shares = module(normalised(pictures)).softmax(1)
-    found = AnswerBook.of(trainer).latest["val"]
+    found = Looks.of(trainer).answers.latest["val"]
     assert found.rows.tolist() == list(range(22))
     assert found.labels.tolist() == labels.tolist()
     assert found.answers.tolist() == shares.argmax(1).tolist()
@@ -228,12 +227,12 @@ def test_answers_are_probabilities_once_whatever_a_module_ends_in(
     with torch.no_grad():
         logits = module.logits(normalised(pictures))
     shares = logits.softmax(1) if outputs == 2 else torch.cat([-logits, logits], 1).sigmoid()
-    found = AnswerBook.of(trainer).latest["val"]
+    found = Looks.of(trainer).answers.latest["val"]
     assert found.rows.tolist() == list(range(22))
     torch.testing.assert_close(
         torch.from_numpy(found.confidences), shares.amax(1), atol=1e-5, rtol=1e-4
     )
-    assert len(files) > 3 and not Ledger.of(trainer).failures
+    assert len(files) > 3 and not Looks.of(trainer).ledger.failures
 
 
 @pytest.mark.parametrize(
@@ -251,7 +250,7 @@ def test_outputs_that_cannot_be_read_are_told_and_nothing_is_drawn(
 ):
     _, trainer, files = watched(tmp_path, pictures, Ends(end, outputs))
     assert not files
-    failures = Ledger.of(trainer).failures
+    failures = Looks.of(trainer).ledger.failures
     assert set(failures) == {"GradCam", "ConfusionMatrix"}
     # of two probes where the outputs of two images are asked for
     assert all(said.replace("(8,) for 4", "(4,) for 2") in line for line in failures.values())
@@ -268,7 +267,7 @@ def test_labels_of_another_kind_do_not_end_their_training(tmp_path, pictures, la
     matrix = ConfusionMatrix().watch(pictures[:4], class_names=NAMES, preprocess=normalised)
     with caplog.at_level("WARNING", "convlens"):
         _, trainer = fit(tmp_path, pictures, [matrix], module, kinds[labels])
-    found = AnswerBook.of(trainer).latest.get("val")
+    found = Looks.of(trainer).answers.latest.get("val")
     if labels == "floats":
         assert found.labels.tolist() == kinds["floats"].long().tolist()
     else:

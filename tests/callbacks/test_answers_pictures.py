@@ -9,7 +9,7 @@ from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCur
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
 from convlens.callbacks.answers import Answers
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes

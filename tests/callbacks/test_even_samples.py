@@ -9,7 +9,7 @@ import torch
 from convlens.callbacks import ActivationGrids, AugmentationPreview, Mistakes
 from convlens.callbacks import mistakes as mistakes_module
 from convlens.callbacks.answers import AnswerBook
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.surroundings import surroundings
 
 import convlens.experiment.train
@@ -27,8 +27,7 @@ def data_of(*words: str) -> PictureData:
 
 
 def looked_at(data: PictureData) -> dict:
-    trainer = SimpleNamespace(datamodule=data, callbacks=[])
-    return surroundings(trainer, SimpleNamespace(device=torch.device("cpu")), "val", 0, False)
+    return surroundings(data, SimpleNamespace(device=torch.device("cpu")), "val")
 
 
 def test_the_training_point_before_training_is_of_all_classes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from captum.attr import IntegratedGradients
 from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
@@ -87,7 +87,7 @@ def test_nothing_to_draw_is_said(look):
     look.probes.labels[:] = (look.network(look.probes.images).argmax(1) + 1) % 3
     callback = attached(OcclusionMaps(), look)
     said = []
-    callback._say = lambda key, line: said.append(line)
+    callback.say = lambda key, line: said.append(line)
     assert tags(callback, look) == []
     assert "only=correct" in said[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import logging
 
 import pytest
 import pytorch_lightning as L
@@ -15,10 +14,9 @@ from convlens.callbacks import (
     ConfusionMatrix,
     ExplanationCallback,
     GradCam,
-    Ledger,
+    Looks,
     Mistakes,
 )
-from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explained import OwnAnswers, network_of
 from torch import nn
 
@@ -193,16 +191,6 @@ class Seen(ExplanationCallback):
         yield from ()
 
 
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    ear = logging.Handler(logging.WARNING)
-    ear.emit = lambda record: lines.append(record.getMessage())
-    monkeypatch.setattr(logging.getLogger("convlens"), "handlers", [ear])
-    monkeypatch.setattr(logging.getLogger("convlens"), "propagate", False)
-    return lines
-
-
 def fit(module, callbacks, *, images=IMAGES, validate=True, sanity=1, **options):
     data = torch.utils.data.TensorDataset(images, LABELS)
     loader = torch.utils.data.DataLoader(data, 6)
@@ -247,11 +235,11 @@ def test_what_forward_computes_is_explained(kind, said):
     seen = Seen(kind.layer).watch(IMAGES[:3], LABELS[:3], NAMES)
     matrix = ConfusionMatrix().watch(IMAGES[:3], LABELS[:3], NAMES)
     trainer = fit(module, [seen, matrix])
-    assert not said and not Ledger.of(trainer).failures
+    assert not said and not Looks.of(trainer).ledger.failures
     assert_is_forward(module, seen.found[1])
     with torch.no_grad():
         answers = module.eval()(IMAGES).argmax(1)
-    assert AnswerBook.of(trainer).latest["val"].answers.tolist() == answers.tolist()
+    assert Looks.of(trainer).answers.latest["val"].answers.tolist() == answers.tolist()
 
 
 OUTPUTS = {
@@ -283,7 +271,7 @@ def test_logits_says_where_the_logits_are(shape, said):
     trainer = fit(module, [seen, matrix])
     assert not said
     assert_is_forward(module, seen.found[1], lambda output: pick_logits(output, where, module))
-    assert len(AnswerBook.of(trainer).latest["val"]) == 12
+    assert len(Looks.of(trainer).answers.latest["val"]) == 12
 
     said.clear()
     lost = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
@@ -367,7 +355,7 @@ def test_another_network_than_the_one_that_answers_is_refused(kind, said):
     assert not seen.found
     assert len(said) == 1 and REFUSED[kind] in said[0], said
     assert said[0].endswith("training goes on") and "\n" not in said[0]
-    assert "Seen" in Ledger.of(trainer).failures
+    assert "Seen" in Looks.of(trainer).ledger.failures
 
 
 def test_a_preprocessing_of_the_step_that_is_named_is_explained(said):
@@ -449,7 +437,7 @@ def test_two_calls_of_forward_leave_the_answers_open_unless_the_step_returns_the
 
     matrix = ConfusionMatrix().watch(IMAGES[:3], LABELS[:3], NAMES)
     trainer = fit(built(Twice), [matrix])
-    assert "val" not in AnswerBook.of(trainer).latest
+    assert "val" not in Looks.of(trainer).answers.latest
     assert len(said) == 1 and "return {'logits': …} from validation_step" in said[0]
 
 
@@ -461,7 +449,7 @@ def test_answers_are_known_without_the_sanity_check(kind, said):
     with torch.no_grad():
         answers = module.eval()(IMAGES).argmax(1)
     assert not said
-    assert AnswerBook.of(trainer).latest["val"].answers.tolist() == answers.tolist()
+    assert Looks.of(trainer).answers.latest["val"].answers.tolist() == answers.tolist()
 
 
 @pytest.mark.parametrize("kind", [Base, StepsCallTheNet])
@@ -475,7 +463,7 @@ def test_under_ddp_the_module_is_explained_and_not_its_wrapper(kind, said):
         torch.distributed.destroy_process_group()
     assert not said
     assert_is_forward(module, seen.found[1])
-    assert len(AnswerBook.of(trainer).latest["val"]) == 12
+    assert len(Looks.of(trainer).answers.latest["val"]) == 12
 
 
 def test_a_compiled_lightning_module_is_explained(said):

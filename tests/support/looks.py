@@ -1,9 +1,10 @@
-"""A look at a small untrained network, for the tests of single callbacks."""
+"""Small networks to look at: one untrained, and one that somebody trains."""
 
 from __future__ import annotations
 
+import pytorch_lightning as L
 import torch
-from convlens.callbacks.base import Look
+from convlens.callbacks.look import Look
 from torch import nn
 
 from convlens.config.compose import compose
@@ -32,3 +33,41 @@ def look_at(
         labels[unknown] = -1
     probes = Probes(images, labels, [f"p{i}" for i in range(4)], [f"p{i}" for i in range(4)])
     return Look(network, probes, names, 0, False, float("inf"), 0)
+
+
+class Small(L.LightningModule):
+    """Somebody's own module: batch norm, dropout, plain optimizer, no convlens in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.drop(self.norm(self.conv(x)).relu().mean((2, 3))))
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def probes(count: int = 3) -> Probes:
+    images = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    names = [f"p{i}" for i in range(count)]
+    return Probes(images, torch.zeros(count, dtype=torch.long), names, names)
+
+
+def train_small(callbacks: list[L.Callback], epochs: int = 3) -> Small:
+    torch.manual_seed(0)
+    module = Small()
+    data = torch.utils.data.TensorDataset(torch.rand(16, 3, 12, 12), torch.arange(16) % 2)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, 4, shuffle=True))
+    return module

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytorch_lightning as L
 
-from convlens.callbacks import ConfusionMatrix, Mistakes, Predictions
+from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
+from convlens.callbacks.answers import AnswerBook, Answers
 from convlens.config.checks import check_stored
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
@@ -100,27 +101,27 @@ def evaluate(asked: Evaluation) -> dict[str, float]:
     with spent_on("decoding"):
         pictures = data.dataset.splits["test"]
     module = restored(asked.content, "the checkpoint")
-    answered, looks = Predictions(), [Mistakes(), ConfusionMatrix()]
-    trainer = _trainer(config, [answered, *looks])
-    trainer.convlens_tested = asked.epoch
+    looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
+    looks.tested = asked.epoch
+    trainer = _trainer(config, looks)
     probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])
-    for look in looks:
-        look.attach(probes, data.class_names, asked.home, config["seed"])
+    for explanation in looks.order:
+        explanation.attach(probes, data.class_names, asked.home, config["seed"])
     run = Run(config, data, module, [], Phases("never", cache_dir()))
     with spent_on("test"):
         results = of_stage(run_test(trainer, run, None), "test")
     current().turn_to("closing")
     if first_process():
-        _write_predictions(asked.home / "predictions.csv", answered, data)
+        _write_predictions(asked.home / "predictions.csv", looks.answers.latest["test"], data)
         _write_left_out(asked.home / "left_out.csv", asked.tested_on)
         _write_results(asked, results)
     return results
 
 
-def _trainer(config: dict, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(config: dict, looks: Looks) -> L.Trainer:
     trainer, line = trainer_here(
         config,
-        callbacks=callbacks,
+        callbacks=[looks],
         logger=False,
         use_distributed_sampler=False,
         enable_progress_bar=sys.stdout.isatty(),
@@ -157,7 +158,7 @@ def _answers_folder(checkpoint: Path, own: bool) -> Path:
     return folder
 
 
-def _write_predictions(file: Path, answered: Predictions, data: PictureData) -> None:
+def _write_predictions(file: Path, answered: Answers, data: PictureData) -> None:
     names = data.dataset.splits["test"].names
     rows = (
         (names[row], shares, data.class_names[label])

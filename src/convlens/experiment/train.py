@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import pytorch_lightning as L
-
-from convlens.callbacks import Ledger
+from convlens.callbacks import Looks
 from convlens.core.stopwatch import spent_on, timed
 from convlens.experiment.assemble import Run, assemble, warnings_of
 from convlens.experiment.fit import fit, run_test, start_of
@@ -52,31 +50,20 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         if start:
             check_processes(start.content, trainer.world_size, home)
         prepare(run, home, resumed)
-        ledger = _open_ledger(trainer, config)
         _announce(run, home)
         with ending(trainer, home):
             fit(trainer, run, start and start.file)
         best = keeper.best_model_path if keeper else None
         clock = best_row(epoch_log.history)["epoch"]
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
-        trainer.convlens_tested = run.phases.tested_epoch
+        looks = Looks.of(trainer)
+        looks.tested = run.phases.tested_epoch
         with ending(trainer, home), spent_on("test"):
             results = run_test(trainer, run, best)
         if dry:
             return home, {}
         epoch_log.log_test(trainer, results, clock)
-        return home, finish(home, summarise(run, trainer, epoch_log, ledger, results))
-
-
-def _open_ledger(trainer: L.Trainer, config: dict) -> Ledger:
-    """What looking may cost in this run; a dry run's first and last looks are like any other."""
-    looking, dry = config["looking"], trainer.fast_dev_run
-    ends = ("seconds", "seconds") if dry else ("first_seconds", "last_seconds")
-    ledger = Ledger(
-        config["callbacks"]["budget"], looking["seconds"], *(looking[key] for key in ends)
-    )
-    trainer.convlens_ledger = ledger
-    return ledger
+        return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))
 
 
 def _announce(run: Run, home: Path) -> None:

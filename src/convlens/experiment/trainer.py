@@ -12,7 +12,17 @@ from pathlib import Path
 import pytorch_lightning as L
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from convlens.callbacks import Alarms, EpochLog, EventLogger, HParams, LastLooks, ProgressBar
+from convlens.callbacks import (
+    Alarms,
+    EpochLog,
+    EventLogger,
+    HParams,
+    LastLooks,
+    Ledger,
+    Looks,
+    ProgressBar,
+)
+from convlens.callbacks.answers import AnswerBook
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import first_process
 from convlens.experiment.assemble import Run
@@ -30,7 +40,7 @@ log = logging.getLogger("convlens")
 def trainer_of(
     run: Run, home: Path, resumed: bool
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
-    """The trainer with loggers and callbacks, in the order that their hooks rely on."""
+    """The trainer with loggers and callbacks; one of them lets the explanations look."""
     config = run.config
     options, precision = dict(config["trainer"]), str(config["precision"])
     if resumed:
@@ -40,11 +50,13 @@ def trainer_of(
     else:
         check_devices(options)
     training = config["training"]
-    epoch_log = EpochLog(home / "metrics.csv")
+    ledger, answers = ledger_of(config), AnswerBook()
+    epoch_log = EpochLog(home / "metrics.csv", ledger)
+    looks = Looks(run.explanations, ledger=ledger, answers=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), *run.explanations, epoch_log,
+        LastLooks(), looks, *run.explanations, epoch_log,
     ]  # fmt: skip
     keeper = None
     if training["early_stopping"]:
@@ -54,7 +66,8 @@ def trainer_of(
             )
         )
     if not options["fast_dev_run"]:
-        callbacks += [Alarms(config["alarms"], run.data.class_names), HParams(config)]
+        looks.alarms = Alarms(config["alarms"], run.data.class_names, ledger, answers)
+        callbacks += [looks.alarms, HParams(config)]
         where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
         keeper = ModelCheckpoint(
             filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
@@ -91,6 +104,13 @@ def trainer_of(
         enable_checkpointing=keeper is not None,
     )
     return trainer, epoch_log, keeper
+
+
+def ledger_of(config: dict) -> Ledger:
+    """What looking may cost; a dry run has no time of its own before and after training."""
+    looking, dry = config["looking"], config["trainer"]["fast_dev_run"]
+    free = (looking["seconds" if dry else key] for key in ("first_seconds", "last_seconds"))
+    return Ledger(config["callbacks"]["budget"], looking["seconds"], *free)
 
 
 def local_processes(options: dict) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from convlens.callbacks.logging import hparams
@@ -188,8 +187,7 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
         config = phased(*augment)
         data = PictureData(config["data"], seed=0, batch_size=8, eval_batch_size=8)
         module = ClassifierModule(config, list(data.class_names))
-        trainer = SimpleNamespace(datamodule=data, callbacks=[])
-        return "augment" in surroundings(trainer, module, "val", 0, False)
+        return "augment" in surroundings(data, module, "val")
 
     assert offered(True, False) and not offered(False, False)
 

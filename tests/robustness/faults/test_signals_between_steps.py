@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from convlens.callbacks import ExplanationCallback, GradCam
+from convlens.callbacks import GradCam, Looks
 
 from convlens.cli.main import main
 from convlens.experiment import train as runs
@@ -74,7 +74,7 @@ CASES = [
     (STORED, ClassifierModule, "evaluate", 1, 0, signal.SIGTERM),
     (LOOKS, GradCam, "pictures", 1, 0, signal.SIGTERM),
     # the last looks, which may have a minute each, and the page, behind all of it
-    (LOOKS, ExplanationCallback, "on_train_end", 1, 1, signal.SIGINT),
+    (LOOKS, Looks, "on_train_end", 1, 1, signal.SIGINT),
     (LOOKS, runs, "report", 1, None, signal.SIGTERM),
 ]
 

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import pytorch_lightning as L
 import torch
-from convlens.callbacks import ExplanationCallback, Ledger
-from convlens.callbacks.base import Look
-from torch import nn
+from convlens.callbacks import ExplanationCallback, Ledger, Looks
+from convlens.callbacks.look import Look
 
 from convlens.cli.main import main
-from convlens.data.probes import Probes
+from support.looks import Small, probes, train_small
 from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
 
 
-class Small(L.LightningModule):
-    """Somebody's own module: batch norm, dropout, plain optimizer, no convlens in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-        self.out = nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.out(self.drop(self.norm(self.conv(x)).relu().mean((2, 3))))
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def probes(count: int = 3) -> Probes:
-    images = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    names = [f"p{i}" for i in range(count)]
-    return Probes(images, torch.zeros(count, dtype=torch.long), names, names)
-
-
 def fit(callback, folder, epochs: int = 3) -> Small:
-    torch.manual_seed(0)
-    module = Small()
-    data = torch.utils.data.TensorDataset(torch.rand(16, 3, 12, 12), torch.arange(16) % 2)
-    if callback is not None:
-        callback.attach(probes(), ("a", "b"), folder, seed=0)
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[callback] if callback else [],
-    )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(data, 4, shuffle=True))
-    return module
+    if callback is None:
+        return train_small([], epochs)
+    callback.attach(probes(), ("a", "b"), folder, seed=0)
+    return train_small([callback], epochs)
 
 
 class Rude(ExplanationCallback):
@@ -102,22 +65,11 @@ class Broken(ExplanationCallback):
         raise ValueError("two\nlines")
 
 
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """The lines of level WARNING and up that convlens says, whatever commands ran before."""
-    lines: list[str] = []
-    ear = logging.Handler(logging.WARNING)
-    ear.emit = lambda record: lines.append(record.getMessage())
-    monkeypatch.setattr(logging.getLogger("convlens"), "handlers", [ear])
-    monkeypatch.setattr(logging.getLogger("convlens"), "propagate", False)
-    return lines
-
-
 def test_a_look_that_fails_is_said_once_and_training_goes_on(tmp_path, said):
     module = fit(Broken(), tmp_path)
     assert said == ["Broken failed at epoch 0: ValueError: two; training goes on"]
     assert module.trainer.current_epoch == 3
-    assert Ledger.of(module.trainer).failures["Broken"].startswith("Broken failed at epoch 0")
+    assert Looks.of(module.trainer).ledger.failures["Broken"].startswith("Broken failed at epoch 0")
 
 
 class Hungry(ExplanationCallback):
@@ -185,20 +137,20 @@ class Leisurely(ExplanationCallback):
 def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
     """The look before tells what a picture takes; the first look and the last are free."""
     callback = Leisurely()
-    fit(callback, tmp_path, epochs=1)
-    assert 0 < callback._least < 1 and 0 < callback._next < 1
+    looks = Looks.of(fit(callback, tmp_path, epochs=1).trainer)
+    account = looks.account(callback)
+    assert 0 < account.least < 1 and 0 < account.next < 1
     assert 1 < callback.left <= 2.0  # the floor of an epoch's allowance
-    callback._next = 1.5
-    trainer = SimpleNamespace(
-        is_global_zero=True, loggers=[], callbacks=[callback], datamodule=None
-    )
-    ledger = Ledger.of(trainer)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
+    ledger = Ledger()
+    looks = Looks([callback], ledger=ledger)
+    looks.account(callback).next = 1.5
     ledger.begin_epoch(0), ledger.end_epoch(0)
-    callback._look(trainer, Small(), 1)
+    looks.look(trainer, Small(), [callback], 1)
     assert 0 < callback.left <= 0.5
-    callback._next, callback.reckons = 1.5, True
+    looks.account(callback).next, callback.reckons = 1.5, True
     ledger.begin_epoch(1), ledger.end_epoch(1)
-    callback._look(trainer, Small(), 2)
+    looks.look(trainer, Small(), [callback], 2)
     assert callback.left > 1.5
 
 

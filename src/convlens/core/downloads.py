@@ -1,4 +1,9 @@
-"""Files from the network: whole and checked, or not there at all."""
+"""Files from the network: whole and checked, or not there at all.
+
+Not by pooch, which overwrites a file of another content, takes whole checksums only (torchvision's
+names carry eight digits), unpacks what a server calls encoded, and leaves a killed download under a
+name that nobody knows again.
+"""
 
 from __future__ import annotations
 

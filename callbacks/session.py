@@ -17,6 +17,7 @@ from convlens.callbacks.surroundings import surroundings
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
+from convlens.core.evaluation import kept_modes
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
@@ -75,8 +76,7 @@ class Session:
             UserError: it is not the network that answers, or its outputs cannot be read.
         """
         module = self._module
-        modes = {part: part.training for part in module.modules()}
-        try:
+        with kept_modes(module):
             network, shared = network_of(self._trainer, module), self._shared_by(explanation)
             verdict = self._own.verdict(
                 module, explanation.logits, explanation.preprocess, shared.probes
@@ -96,9 +96,6 @@ class Session:
                     answers=self._answers if explanation.needs_answers else None,
                     memo=shared.memo, **self._surroundings,
                 )  # fmt: skip
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
 
     @cached_property
     def _surroundings(self) -> dict[str, Callable | Mapping]:

@@ -10,14 +10,21 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own ``.training`` flag back afterwards.
+    """Evaluation mode inside, every module's own ``.training`` flag back afterwards."""
+    with kept_modes(model):
+        for module in model.modules():
+            module.training = False
+        yield
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever is done inside, every module's own ``.training`` flag back afterwards.
 
     A blanket ``model.train()`` would thaw batch normalisation that was frozen on purpose.
     """
     before = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in before:
-            module.training = False
         yield
     finally:
         for module, training in before:

@@ -46,10 +46,6 @@ def gather(pictures: Pictures, rows: np.ndarray, stored: Stored | None = None) -
     return {"image": torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2), **batch}
 
 
-def nothing_stored() -> None:
-    """The default of the loaders: the network is fed with pictures."""
-
-
 class TrainingLoader:
     """The training batches of one process, with the draws of the augmentation.
 
@@ -79,7 +75,7 @@ class TrainingLoader:
         rank: int = 0,
         world: int = 1,
         *,
-        stored: Callable[[], Stored | None] = nothing_stored,
+        stored: Callable[[], Stored | None] = lambda: None,
         augmented: Callable[[], bool] = lambda: True,
         accumulate: int = 1,
         cut_short: Callable[[], float] = lambda: math.inf,
@@ -151,7 +147,7 @@ class EvaluationLoader:
         world: int = 1,
         *,
         rows: np.ndarray | None = None,
-        stored: Callable[[], Stored | None] = nothing_stored,
+        stored: Callable[[], Stored | None] = lambda: None,
     ):
         self.pictures, self.batch_size, self.stored = pictures, batch_size, stored
         self.rows = (np.arange(len(pictures)) if rows is None else rows)[rank::world]

@@ -13,7 +13,10 @@ pytest.register_assert_rewrite("support")  # before any of it is imported
 from support.masks_made import with_masks  # noqa: E402, F401  a fixture
 from support.pictures_made import damaged, photos  # noqa: E402, F401  fixtures
 from support.places import SHARED  # noqa: E402
+from support.remembered import remember_compositions  # noqa: E402
 from support.tiny import draw_folder  # noqa: E402
+
+remember_compositions()  # before the tests are collected, some of which depend on configs
 
 
 @pytest.fixture(scope="session", autouse=True)

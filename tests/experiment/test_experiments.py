@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import pytest
+import yaml
 
 from convlens.cli.main import main
 from convlens.config.compose import compose, groups
@@ -34,19 +37,28 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     assert "failed" not in printed
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.slow]
-            if compose([f"exp={name}"])["model"]["name"] != "scratch"
-            else [],
-        )
-        for name in groups()["experiment"]
-        if compose([f"exp={name}"])["data"]["name"] in ("cats_dogs", "mnist", "flowers")
-    ],
-)
+def choices(experiment: str) -> dict[str, str]:
+    """What an experiment and those it builds on choose; composing all of them takes seconds."""
+    file = resources.files("convlens.configs") / "experiment" / f"{experiment}.yaml"
+    chosen: dict[str, str] = {}
+    for entry in yaml.safe_load(file.read_text()).get("defaults", ()):
+        if isinstance(entry, dict):
+            chosen |= {group.removeprefix("override /"): name for group, name in entry.items()}
+        elif entry != "_self_":
+            chosen |= choices(entry)
+    return chosen
+
+
+OWN_DATA = [
+    pytest.param(
+        name, marks=[pytest.mark.slow] if chosen.get("model", "scratch") != "scratch" else []
+    )
+    for name, chosen in ((name, choices(name)) for name in groups()["experiment"])
+    if chosen.get("data") in ("cats_dogs", "mnist", "flowers")
+]
+
+
+@pytest.mark.parametrize("experiment", OWN_DATA)
 def test_experiment_runs_on_its_own_data(experiment, at, shared_data, request, monkeypatch):
     monkeypatch.setenv("CONVLENS_DATA", str(shared_data))
     if compose([f"exp={experiment}"])["model"]["name"] != "scratch":

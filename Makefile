@@ -66,8 +66,9 @@ split: $(VENV)/ready  ## src=DIR dst=DIR: class folders to train/validation/test
 tensorboard: $(VENV)/ready  ## TensorBoard over outputs/, every step of every picture kept
 	@$(BIN)/convlens tensorboard $(WORDS)
 
-test: $(VENV)/ready  ## the tests, below ten minutes; args="-k captum" for some of them
-	@$(BIN)/python -m pytest $(args)
+# as many processes as cores, each on one thread; args="-n0 --pdb" for one
+test: $(VENV)/ready  ## the tests, below eight minutes; args="-k captum" for some of them
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=worksteal $(args)
 
 test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
 	@$(BIN)/python -m pytest -m slow $(args)

@@ -46,11 +46,11 @@ def stop(home: Path, data: Path, words: list[str], number: int, sign: str, after
 
 def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path):
     """A quick run; all that a run may hold is in the slow test."""
-    words = [*TINY, "callbacks=none", "training.epochs=1", "training.steps_per_epoch=1000"]
+    words = [*TINY, "callbacks=none", "training.epochs=1", "training.steps_per_epoch=500"]
     words += ["model.batch_norm=true", "model.dropout=0.2", "optimizer=adam"]
     home, alone = tmp_path / "run", tmp_path / "alone"
     assert main(["train", f"run_dir={alone}", *words]) == 0
-    lines, ended = stop(home, None, words, signal.SIGTERM, "training ", 0.3)
+    lines, ended = stop(home, None, words, signal.SIGTERM, "training ", 0.2)
     assert ended == 143
     (line,) = lines
     assert "stopped by SIGTERM after 0 of 1 epochs and " in line

@@ -9,7 +9,8 @@ from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps, repeated
 from torch import Tensor
 
-from convlens.explain.attribution import attribute, check_attribution, find_method
+from convlens.explain.attribution import attribute, check_attribution
+from convlens.explain.captum_methods import find_method
 
 
 class Attribution(SignedMaps):

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
-from convlens.explain.outputs import OutputReader
-from convlens.explain.taps import pick_logits
+from convlens.explain.outputs import OutputReader, pick_logits
 from convlens.training import ClassifierModule
 
 _SPLIT_UP = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)

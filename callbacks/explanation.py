@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
-from convlens.explain.outputs import OUTPUTS, answering, check_outputs
-from convlens.explain.taps import explaining, picking, preprocessing, ready
+from convlens.explain.mode import explaining, preprocessing, ready
+from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")

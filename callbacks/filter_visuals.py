@@ -22,8 +22,8 @@ from convlens.explain.filters import (
     to_display,
 )
 from convlens.explain.layers import choose_layers, takes_image
+from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
-from convlens.explain.taps import find_module
 
 _SHARE = 0.25  # of a look's time, for the search of patches
 _PASS = 8  # pictures of a pass of the search: every layer's activations are held at once

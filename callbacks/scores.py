@@ -18,9 +18,9 @@ from convlens.explain.activations import layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
 from convlens.explain.grad_cam import GradCam, grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
+from convlens.explain.layouts import find_module
 from convlens.explain.places import same_border_place
 from convlens.explain.sanity import parameter_randomisation
-from convlens.explain.taps import find_module
 
 EXTENTS = ("default", "all")
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
+from convlens.explain.mode import explaining, ready
+from convlens.explain.outputs import pick_logits, picking
 from convlens.explain.similarity import alike
-from convlens.explain.taps import explaining, pick_logits, picking, ready
 from convlens.training import ClassifierModule
 
 Preprocess = Callable[[Tensor], Tensor] | None

@@ -24,7 +24,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
 from convlens.explain import grad_cam
-from convlens.explain.taps import pick_logits
+from convlens.explain.outputs import pick_logits
 from convlens.training import ClassifierModule
 from support.tiny import TINY
 

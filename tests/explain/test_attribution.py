@@ -1,6 +1,7 @@
 """Attribution by name: what Captum gives, on networks that trip it up, and nothing left behind."""
 
 import copy
+import inspect
 import random
 
 import captum.attr
@@ -12,13 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from convlens.core.errors import UserError
-from convlens.explain.attribution import (
-    attribute,
-    attribution_methods,
-    check_attribution,
-    find_method,
-    needs_layer,
-)
+from convlens.explain.attribution import attribute, check_attribution
+from convlens.explain.captum_methods import attribution_methods, find_method
 from support.explain_networks import ConvNet, InPlaceNet, InPlaceSum, pictures, seeded
 
 TARGETS = torch.tensor([0, 2, 1])
@@ -69,6 +65,10 @@ def fresh_memory(model: nn.Module) -> nn.Module:
         if hasattr(module, "inplace"):
             module.inplace = False
     return model
+
+
+def needs_layer(method: str) -> bool:
+    return "layer" in inspect.signature(attribution_methods()[method]).parameters
 
 
 def captums(model, method, images, layer, targets=TARGETS, **options):

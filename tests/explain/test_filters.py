@@ -7,7 +7,8 @@ from torchvision.models import squeezenet1_1
 
 from convlens.core.errors import UserError
 from convlens.explain import gradient_ascent, kernels, receptive_field, to_display
-from convlens.explain.filters import _moves, logits_layer, recipe
+from convlens.explain.ascent import draw_moves
+from convlens.explain.filters import logits_layer, recipe
 from convlens.explain.taps import record
 from support.explain_networks import ConvNet, pictures, seeded
 
@@ -165,7 +166,7 @@ def test_the_recipes_are_reproduced_by_their_seed_and_differ():
 def test_the_robust_recipe_survives_small_movements_better():
     """What it finds loses less of its activation when it is shifted, scaled and turned."""
     model = seeded(ConvNet)
-    movements = _moves(8, 2, 0.1, 5.0, 11)
+    movements = draw_moves(8, 2, 0.1, 5.0, 11)
     lost = {}
     for name in ("plain", "robust"):
         options = {"size": 24, **ASCENT, "steps": 20, "step_size": 0.03}
@@ -192,12 +193,12 @@ def test_pictures_are_scaled_and_turned_about_their_middle():
         weight = image[0, 0] / image.sum()
         return [float((weight * rows).sum()) - 9.5, float((weight * columns).sum()) - 19.5]
 
-    move = _moves(1, 0, 0.0, 0.0, 0)[0]
+    move = draw_moves(1, 0, 0.0, 0.0, 0)[0]
     assert move.warped(picture) is picture
     assert centre(move._replace(scale=2.0).warped(picture)) == pytest.approx([0, 10], abs=0.1)
     turned = move._replace(angle=torch.pi / 2).warped(picture)
     assert [abs(x) for x in centre(turned)] == pytest.approx([5, 0], abs=0.1)
-    zooms = [m.scale for m in _moves(200, 3, 0.1, 5.0, 1)]
+    zooms = [m.scale for m in draw_moves(200, 3, 0.1, 5.0, 1)]
     assert 0.9 <= min(zooms) < 0.92 and 1.08 < max(zooms) <= 1.1
 
 

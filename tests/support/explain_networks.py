@@ -118,3 +118,62 @@ def residual() -> nn.Module:
 
 def pictures(count: int = 3, size: int = 24, seed: int = 1) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_outputs(model: nn.Module, images: torch.Tensor, layers) -> dict[str, torch.Tensor]:
+    """The last output of each layer, cloned by a plain hook."""
+    found: dict[str, torch.Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, given, output, name=name: found.update({name: output.clone()})
+        )
+        for name in layers
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return {name: found[name] for name in layers}
+
+
+def measured_cam(
+    model: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    layer: str,
+    place: tuple[int, int],
+    step: float = 1e-7,
+) -> torch.Tensor:
+    """What signed Grad-CAM says at one ``place`` of a layer's maps, ``(B,)``, by two passes.
+
+    The sum over c of [mean over h, w of dy/dA_c] A_c(place) is how fast the logit y grows when
+    every place of the layer gets a little of what stands at ``place``, by the number of places. No
+    gradient is asked for. Of several calls of the layer the last is moved.
+    """
+    module, (row, column) = model.get_submodule(layer), place
+    calls = 0
+
+    def count(*_):
+        nonlocal calls
+        calls += 1
+
+    def logits(change: float) -> torch.Tensor:
+        left = calls
+
+        def move(_, given, output):
+            nonlocal left
+            left -= 1
+            return None if left else output + change * output[:, :, row, column][:, :, None, None]
+
+        handle = module.register_forward_hook(move)
+        found = model(images)
+        handle.remove()
+        return found[range(len(images)), targets]
+
+    handle = module.register_forward_hook(count)
+    with torch.no_grad():
+        model(images)
+        handle.remove()
+        rise = logits(step) - logits(-step)
+    height, width = plain_outputs(model, images, [layer])[layer].shape[-2:]
+    return rise / (2 * step * height * width)

@@ -33,8 +33,8 @@ from convlens.experiment.methods import (
     choose_methods,
 )
 from convlens.explain.grad_cam import probabilities
+from convlens.explain.mode import device_of, explaining, preprocessing, ready
 from convlens.explain.outputs import answering, check_outputs
-from convlens.explain.taps import device_of, explaining, preprocessing, ready
 
 log = logging.getLogger("convlens")
 

@@ -12,7 +12,7 @@ from convlens.core.errors import UserError
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
 from convlens.explain.layers import choose_layers, takes_image
-from convlens.explain.taps import find_module
+from convlens.explain.layouts import find_module
 
 _LAYERS, _UNITS = 8, 16  # layers where none are named, units of each
 _ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **recipe("robust")}

@@ -18,7 +18,8 @@ from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, Role, grad_cam_panel
 from convlens.explain.activations import activations
-from convlens.explain.attribution import attribute, attribution_methods, find_method
+from convlens.explain.attribution import attribute
+from convlens.explain.captum_methods import attribution_methods, find_method
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, feature_map
 from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels, window_pixels

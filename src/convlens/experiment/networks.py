@@ -14,7 +14,7 @@ from convlens.data.pixels.decode import Recipe
 from convlens.experiment.checkpoints import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.restore import restored, understood
-from convlens.explain.taps import device_of
+from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
 from convlens.models.normalise import normalisation as normalise_by
 from convlens.models.timm_networks import input_of

@@ -1,7 +1,8 @@
 """What a network sees: tensors and an ``nn.Module`` in, tensors out; the network is unchanged."""
 
 from convlens.explain.activations import Activations, activations, dead_channels, sparsity
-from convlens.explain.attribution import Attribution, attribute, attribution_methods
+from convlens.explain.attribution import Attribution, attribute
+from convlens.explain.captum_methods import attribution_methods
 from convlens.explain.faithfulness import (
     Faithfulness,
     InsertionDeletion,
@@ -16,6 +17,7 @@ from convlens.explain.faithfulness import (
 from convlens.explain.filters import FilterPictures, gradient_ascent, kernels, to_display
 from convlens.explain.grad_cam import GradCam, grad_cam, probabilities
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
+from convlens.explain.mode import explaining
 from convlens.explain.occlusion import Occlusion, occlusion, superpixel_ablation, superpixels
 from convlens.explain.outputs import answering
 from convlens.explain.patches import ExcitingPatches, exciting_patches, search_patches
@@ -34,7 +36,7 @@ from convlens.explain.scores import (
     relevance_rank_accuracy,
 )
 from convlens.explain.similarity import pearson, spearman, ssim
-from convlens.explain.taps import explaining, record
+from convlens.explain.taps import record
 
 __all__ = [
     "Activations",

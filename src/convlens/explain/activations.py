@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from convlens.explain.taps import chunks, explaining, find_module, ready, record
+from convlens.explain.captum_layers import layer_outputs, reading
+from convlens.explain.mode import chunks, explaining, ready
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ def activations(
 ) -> Activations:
     """The outputs of the named layers for ``images``, as they leave each layer, channels first.
 
+    Captum's ``LayerActivation`` reads all layers in one forward pass.
+
     The taps of one convolution stage are layers of their own: name the convolution for its raw
     output (an in-place ReLU behind it does not spoil it), the normalisation for what comes after
     it, the activation, the pooling. A module called several times reports its last call.
@@ -53,13 +56,12 @@ def activations(
             output is neither maps nor features (tokens, windows).
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with explaining(model), torch.no_grad(), record(model, layers) as taps:
+    with explaining(model), torch.no_grad(), reading(model, layers) as layouts:
         images = ready(model, images)
         for part in chunks(len(images), batch):
-            taps.run(images[part])
-            for name, maps in parts.items():
-                maps.append(taps.channels_first(name))
-        rules = {name: _dead_rule(find_module(model, name), taps.readers(name)) for name in parts}
+            for name, output in layer_outputs(layouts, images[part]).items():
+                parts[name].append(layouts.channels_first(name, output))
+        rules = {name: _dead_rule(layouts.modules[name], layouts.readers(name)) for name in parts}
     return Activations({name: torch.cat(maps) for name, maps in parts.items()}, rules)
 
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.grad_cam import class_scores, probabilities
+from convlens.explain.mode import chunks, explaining, ready
 from convlens.explain.outputs import answering
 from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
-from convlens.explain.taps import chunks, explaining, ready
 
 BASELINES = ("mean", "zero", "blur")
 

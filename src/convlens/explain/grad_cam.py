@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
+from convlens.explain.captum_layers import layer_outputs_with_graph, reading
+from convlens.explain.layouts import Layouts
+from convlens.explain.mode import chunks, explaining, ready
 from convlens.explain.outputs import answering
-from convlens.explain.taps import Taps, chunks, explaining, ready, record
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,13 @@ def grad_cam(
 
         map = ReLU( sum over c of  mean over h, w of dy/dA_c  *  A_c )
 
-    which is Captum's ``LayerGradCam`` with ``relu_attributions=True``. Each target costs one
-    backward pass, which serves all layers and ends at the first of them. A one-logit network is
-    read as two classes: target 1 is explained by ``+logit``, target 0 by ``-logit``.
+    which is Captum's ``LayerGradCam`` with ``relu_attributions=True``. Captum reads all layers in
+    one forward pass, see :mod:`convlens.explain.captum_layers`; each target costs one backward
+    pass, which serves all layers and ends at the first of them. A one-logit network is read as two
+    classes: target 1 is explained by ``+logit``, target 0 by ``-logit``.
 
     Nothing of the network changes: gradients come from ``torch.autograd.grad``, so ``.grad`` is
-    untouched; see :func:`convlens.explain.taps.explaining` for the rest.
+    untouched; see :func:`convlens.explain.mode.explaining` for the rest.
 
     Args:
         images: ``(B, C, H, W)`` as the network takes them.
@@ -93,51 +96,53 @@ def grad_cam(
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}
     logits: list[Tensor] = []
-    with explaining(model), answering(model), record(model, layers, gradients=True) as taps:
+    with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         for part in chunks(len(images), batch):
-            logits.append(taps.run(images[part]))
-            predicted = probabilities(logits[-1].detach()).argmax(1, keepdim=True)
-            targets[part] = torch.where(targets[part] == -1, predicted, targets[part])
-            scores = class_scores(logits[-1], targets[part])
-            for name, maps in _maps(taps, layers, scores, relu).items():
-                parts[name].append(maps)
-            logits[-1] = logits[-1].detach()
+            maps, answer = _maps(layouts, images[part], targets[part], relu)
+            for name, each in maps.items():
+                parts[name].append(each)
+            logits.append(answer)
     maps = {name: torch.cat(pieces) for name, pieces in parts.items()}
     return GradCam(maps, torch.cat(logits), targets)
 
 
-def _maps(taps: Taps, layers: Sequence[str], scores: Tensor, relu: bool) -> dict[str, Tensor]:
-    """``scores`` ``(B, T)`` -> layer name -> ``(B, T, h, w)``."""
-    outputs = [_feature_maps(taps, name) for name in layers]
-    maps: dict[str, list[Tensor]] = {name: [] for name in layers}
-    last = scores.shape[1] - 1
-    for t in range(scores.shape[1]):
+def _maps(
+    layouts: Layouts, images: Tensor, targets: Tensor, relu: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Layer name -> ``(B, T, h, w)``, and the logits ``(B, K)``; -1 in ``targets`` is filled in."""
+    outputs, logits = layer_outputs_with_graph(layouts, images)
+    predicted = probabilities(logits.detach()).argmax(1, keepdim=True)
+    targets.copy_(torch.where(targets == -1, predicted, targets))
+    scores = class_scores(logits, targets)
+    for name, output in outputs.items():
+        _check_map(layouts, name, output)
+    maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
+    last = targets.shape[1] - 1
+    for t in range(targets.shape[1]):
         # Pictures do not mix in evaluation mode, so the sum's gradient holds each one's own.
         gradients = torch.autograd.grad(
-            scores[:, t].sum(), outputs, retain_graph=t < last, allow_unused=True
+            scores[:, t].sum(), [*outputs.values()], retain_graph=t < last, allow_unused=True
         )
-        for name, output, gradient in zip(layers, outputs, gradients, strict=True):
+        for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
             if gradient is None:
                 raise UserError(f"layer {name!r} does not lead to the logits: choose another")
-            layout = taps.layout(name)
+            layout = layouts.layout(name)
             values, slopes = map(layout.channels_first, (output.detach(), gradient))
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
-    return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}
+    return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
 
 
-def _feature_maps(taps: Taps, name: str) -> Tensor:
-    layout = taps.layout(name)
+def _check_map(layouts: Layouts, name: str, output: Tensor) -> None:
+    layout = layouts.layout(name)
     if not layout.is_map:
-        shape = tuple(taps[name].shape[1:])
-        what = layout.reason or f"gives {shape} per image"
+        what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
         raise UserError(
             f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or its "
             "activation"
         )
-    return taps[name]
 
 
 def class_scores(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
-from convlens.explain.taps import explaining, ready
+from convlens.explain.mode import explaining, ready
 
 KINDS = ("activations", "filters", "grad_cam")
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
+from convlens.explain.mode import chunks, explaining, ready
 from convlens.explain.outputs import answering
 from convlens.explain.superpixels import superpixels
-from convlens.explain.taps import chunks, explaining, ready
 
 __all__ = [
     "Occlusion",

@@ -10,9 +10,8 @@ Shapes: ``B`` batch, ``K`` outputs an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,46 +23,19 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from convlens.core.errors import UserError, nearest
+from convlens.explain.softmaxes import (
+    MODULES,
+    SoftmaxCall,
+    SoftmaxFunctions,
+    hook_modules,
+    looks_like,
+    multi_label_error,
+    over_classes,
+    refuse_probabilities,
+    same_values,
+)
 
 OUTPUTS = ("auto", "logits", "probabilities")
-_MODULES = {
-    nn.Softmax: "softmax", nn.Softmax2d: "softmax", nn.LogSoftmax: "log_softmax",
-    nn.Sigmoid: "sigmoid",
-}  # fmt: skip
-_FUNCTIONS = {
-    "softmax": "softmax", "special_softmax": "softmax", "log_softmax": "log_softmax",
-    "special_log_softmax": "log_softmax", "sigmoid": "sigmoid", "special_expit": "sigmoid",
-}  # fmt: skip
-_NODES = {
-    "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax",
-    "SigmoidBackward0": "sigmoid",
-}  # fmt: skip
-# what leaves values as they are, between such a function and the network's output
-_PASSING = (
-    "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias", "ToCopy",
-    "BackwardHookFunction",
-)  # fmt: skip
-_CLOSE, _CLOSE_IN_HALF = 1e-5, 1e-2  # how far a sum of probabilities may be from 1
-_SAY = "say outputs=probabilities if they are, outputs=logits if not (an argument of wrap, watch"
-_SAY = f"{_SAY} and explain.answering)"
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A softmax, log-softmax or sigmoid that was called.
-
-    Attributes:
-        kind: one of these three.
-        name: as a person finds it in the network.
-        dim: the softmax's axis; None for a sigmoid.
-        given, made: its input and its output.
-    """
-
-    kind: str
-    name: str
-    dim: int | None
-    given: Tensor
-    made: Tensor
 
 
 class OutputReader:
@@ -88,30 +60,25 @@ class OutputReader:
             raise UserError(f"outputs={outputs}: {nearest(str(outputs), OUTPUTS)}")
         self._model, self._outputs, self._classes = model, outputs, classes
         self._hooks = ExitStack()
-        self._last: _Call | None = None
+        self._last: SoftmaxCall | None = None
         self.note: str | None = None
 
     def __enter__(self) -> OutputReader:
-        for name, module in self._model.named_modules() if self._outputs != "logits" else ():
-            kind = next((k for each, k in _MODULES.items() if isinstance(module, each)), None)
-            if kind:
-                called = f"{type(module).__name__} ({name})" if name else type(module).__name__
-
-                def note(module, given, made, kind=kind, called=called):
-                    dim = -3 if isinstance(module, nn.Softmax2d) else getattr(module, "dim", None)
-                    self._last = _Call(kind, called, dim, given[0], made)
-
-                self._hooks.callback(module.register_forward_hook(note).remove)
+        if self._outputs != "logits":
+            self._hooks.enter_context(hook_modules(self._model, self._note_call))
         return self
 
     def __exit__(self, *_) -> None:
         self._hooks.close()
         self._last = None
 
+    def _note_call(self, call: SoftmaxCall) -> None:
+        self._last = call
+
     def watching(self) -> TorchFunctionMode | None:
         """Around a pass: softmaxes that are called as functions are noticed too, if it is said that
         there is one; noticing them takes time at every operation."""
-        return _Functions(self) if self._outputs == "probabilities" else None
+        return SoftmaxFunctions(self._note_call) if self._outputs == "probabilities" else None
 
     def logits(self, output, count: int) -> Tensor:
         """Logits ``(B, K)``, or ``(B, 1)`` of one logit an image, from the output of a pass.
@@ -128,21 +95,21 @@ class OutputReader:
         call, self._last = self._last, None
         if self._outputs == "logits":
             return rows
-        if call is not None and _same(call.made, rows):
+        if call is not None and same_values(call.made, rows):
             return self._before(call, rows)
-        if isinstance(self._model, tuple(_MODULES)):  # it is the softmax itself
+        if isinstance(self._model, tuple(MODULES)):  # it is the softmax itself
             return self._logarithms(rows)
         if self._outputs == "auto":
-            _refuse_probabilities(rows)
+            refuse_probabilities(rows)
             return rows
         return self._logarithms(rows)
 
-    def _before(self, call: _Call, rows: Tensor) -> Tensor:
+    def _before(self, call: SoftmaxCall, rows: Tensor) -> Tensor:
         """What the network's last layer was given, as the rows of logits that it is."""
         if call.kind == "sigmoid":
             if rows.shape[1] > 1:
-                raise _several(call.name, rows)
-        elif not _over_classes(call, rows):
+                raise multi_label_error(call.name, rows)
+        elif not over_classes(call, rows):
             raise UserError(
                 f"{call.name} runs over axis {call.dim} of {tuple(call.given.shape)}, which is not "
                 f"that of the {rows.shape[1]} outputs: give it dim=1 after flattening"
@@ -155,7 +122,7 @@ class OutputReader:
 
     def _logarithms(self, rows: Tensor) -> Tensor:
         """Of probabilities whose making nobody saw; a softmax turns them into the same again."""
-        how = _looks(rows)
+        how = looks_like(rows)
         one = rows.shape[1] == 1 and bool(((rows >= 0) & (rows <= 1)).all())
         if how is None and not one:
             sums = rows.detach().sum(1)
@@ -241,7 +208,7 @@ def answering(
 def check_outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, str | None]:
     """One pass that tells what the outputs are: the logits, and the line to say of them or None.
 
-    To be called inside :func:`answering` and :func:`convlens.explain.taps.explaining`.
+    To be called inside :func:`answering` and :func:`convlens.explain.mode.explaining`.
 
     Args:
         images: ``(B, C, H, W)``, ready for the network. With a graph through them a softmax or
@@ -253,6 +220,56 @@ def check_outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, str | None]
     with torch.enable_grad():
         logits = model(images.detach().clone().requires_grad_())
     return logits.detach(), _IN_FORCE[model].note
+
+
+def pick_logits(output, where: str | int | Callable | None, model: nn.Module) -> Tensor:
+    """The logits in what a network returns.
+
+    Args:
+        output: of ``model``, which is named where that goes wrong.
+        where: None: the output itself; a key or attribute (``"logits"``), a place in a tuple, or a
+            function of the output.
+
+    Raises:
+        UserError: there is no tensor.
+    """
+    name, kind = type(model).__name__, type(output).__name__
+    if callable(where):
+        found = where(output)
+    elif where is None:
+        found = output
+    elif isinstance(output, Tensor):
+        raise UserError(
+            f"{name} returns one tensor in evaluation mode, where logits={where!r} means "
+            f"nothing: leave it out, or give a function of the output"
+        )
+    else:
+        try:
+            inside = isinstance(where, int) or isinstance(output, Mapping)
+            found = output[where] if inside else getattr(output, where)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            raise UserError(
+                f"{name} returns a {kind} without {where!r}: logits={where!r} finds nothing in it"
+            ) from None
+    if not isinstance(found, Tensor):
+        raise UserError(
+            f"{name} returns a {type(found).__name__} where the logits should be: say where they "
+            f"are with logits=, a key, a place in a tuple, or a function of the output"
+        )
+    return found
+
+
+@contextmanager
+def picking(model: nn.Module, where: str | int | Callable | None) -> Iterator[None]:
+    """The network returns the logits alone while this lasts; see :func:`pick_logits`.
+
+    No layer's name changes by it, and nothing of it stays.
+    """
+    handle = model.register_forward_hook(lambda _, given, output: pick_logits(output, where, model))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def output_rows(output, count: int, classes: int | None = None) -> Tensor:
@@ -289,92 +306,6 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
             f"output for each is expected, or one for two classes"
         )
     return rows
-
-
-class _Functions(TorchFunctionMode):
-    """Notices calls of softmax and its like, modules' too."""
-
-    def __init__(self, reader: OutputReader):
-        super().__init__()
-        self._reader = reader
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        made = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        kind = _FUNCTIONS.get(name)
-        if kind and isinstance(made, Tensor) and args and isinstance(args[0], Tensor):
-            dim = None if kind == "sigmoid" else kwargs.get("dim", (*args, None)[1])
-            self._reader._last = _Call(kind, f"a call of {name}", dim, args[0], made)
-        return made
-
-
-def _same(made: Tensor, rows: Tensor) -> bool:
-    """Whether the rows are the very numbers that a function made, in whatever shape."""
-    if made.numel() != rows.numel():
-        return False
-    return torch.equal(made.detach().flatten().to(rows.dtype), rows.detach().flatten())
-
-
-def _over_classes(call: _Call, rows: Tensor) -> bool:
-    count, outputs = rows.shape
-    shape = call.given.shape
-    dim = call.dim
-    if dim is None:  # torch's own reading of a softmax without an axis
-        dim = 0 if len(shape) in (0, 1, 3) else 1
-    dim %= max(len(shape), 1)
-    batch_first = dim > 0 or (len(shape) == 1 and count == 1)
-    return outputs > 1 and batch_first and shape[dim] == outputs
-
-
-def _looks(rows: Tensor) -> str | None:
-    """``softmax`` or ``log_softmax`` where every row has the values of one; else None."""
-    if rows.shape[1] < 2 or not rows.is_floating_point():
-        return None
-    close = _CLOSE if rows.dtype in (torch.float32, torch.float64) else _CLOSE_IN_HALF
-    rows = rows.detach().float() if close == _CLOSE_IN_HALF else rows.detach()
-    near = rows.new_tensor(close)
-    share = (rows >= 0).all() & (rows <= 1 + near).all() & ((rows.sum(1) - 1).abs() <= near).all()
-    logarithm = (rows <= near).all() & (rows.logsumexp(1).abs() <= near).all()
-    share, logarithm = torch.stack([share, logarithm]).tolist()
-    return "softmax" if share else "log_softmax" if logarithm else None
-
-
-def _refuse_probabilities(rows: Tensor) -> None:
-    """Refuse outputs that a softmax or sigmoid seems to have made."""
-    made = _made_by(rows)
-    if made == "sigmoid" and rows.shape[1] > 1:
-        raise _several("a sigmoid", rows)
-    if made is None and (made := _looks(rows)) is None:
-        return
-    why = {
-        "sigmoid": "a sigmoid has made them",
-        "softmax": "each row lies in [0, 1] and sums to 1",
-        "log_softmax": "each row is at most 0, and its exponentials sum to 1",
-    }[made]
-    what = "logarithms of probabilities" if made == "log_softmax" else "probabilities"
-    raise UserError(f"the network's outputs look like {what}, not logits ({why}): {_SAY}")
-
-
-def _made_by(rows: Tensor) -> str | None:
-    """Which of the three functions made the rows, as far as a graph tells."""
-    node = rows.grad_fn
-    while node is not None:
-        name = node.name()
-        if name in _NODES:
-            return _NODES[name]
-        if not name.startswith(_PASSING):
-            return None
-        node = node.next_functions[0][0] if node.next_functions else None
-    return None
-
-
-def _several(what: str, rows: Tensor) -> UserError:
-    return UserError(
-        f"the network ends in {what} with {rows.shape[1]} outputs, each a yes or no of its own "
-        f"(multi-label): explanations need one class out of several; give a network that ends "
-        f"in one logit a class, or in one output for two classes"
-    )
 
 
 _IN_FORCE: WeakKeyDictionary[nn.Module, OutputReader] = WeakKeyDictionary()

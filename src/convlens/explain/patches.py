@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
+from convlens.explain.mode import chunks, explaining, ready
 from convlens.explain.receptive import Probe, fitting_probe
-from convlens.explain.taps import Taps, chunks, explaining, ready, record
+from convlens.explain.taps import Taps, record
 
 _OUTSIDE = 0.5  # grey, where a patch reaches over the picture's edge
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from convlens.explain.taps import Taps, explaining, ready, record
+from convlens.explain.mode import explaining, ready
+from convlens.explain.taps import Taps, record
 
 _SMALLEST_CANVAS = 32
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from convlens.core.errors import UserError
+from convlens.explain.layouts import find_module
+from convlens.explain.mode import explaining
 from convlens.explain.similarity import numbers, spearman, ssim
-from convlens.explain.taps import explaining, find_module
 
 
 @dataclass(frozen=True, eq=False)

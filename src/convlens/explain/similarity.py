@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Correlations are not torchmetrics': its Spearman adds 1e-6 to the divisor and overflows on large
+# blank maps, its Pearson is undefined for a map that lights up in one place.
+
 # of the largest value: batches of other sizes differ by far less, half precision by about so much
 _ALIKE, _ALIKE_NARROW = 1e-3, 5e-2
 

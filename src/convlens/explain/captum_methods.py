@@ -1,0 +1,247 @@
+"""Captum's attribution methods: which there are, and how one of them is called for pictures.
+
+Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from convlens.core.errors import UserError, nearest
+from convlens.explain.axes import Layout
+from convlens.explain.captum_layers import layer_outputs, reading
+from convlens.explain.layers import feature_map
+from convlens.explain.layouts import find_module
+from convlens.explain.occlusion import window_pixels
+from convlens.explain.superpixels import superpixels
+
+# of language models, of whole data sets, or only the base of others
+_NOT_FOR_PICTURES = {"DataLoaderAttribution", "LimeBase"}
+_BROKEN = {"LayerFeaturePermutation"}  # selects the target twice (Captum 0.9) and always fails
+_NOT_OPTIONS = {
+    "self", "forward_func", "model", "layer", "device_ids", "attribution_method", "inputs",
+    "target", "additional_forward_args", "return_convergence_delta", "return_input_shape",
+    "show_progress", "verbose", "kwargs",
+}  # fmt: skip
+_SEGMENTS = 49  # superpixels where a method counts features
+_EXACT_SEGMENTS = 4  # the exact Shapley values take the factorial of it
+_TOGETHER = 8  # covered pictures a pass where nothing is said: the fastest on CPU
+
+
+def attribution_methods() -> dict[str, type]:
+    """Name, as in ``integrated_gradients`` -> class of ``captum.attr``, all that take pictures."""
+    import captum.attr
+
+    classes = (getattr(captum.attr, name) for name in captum.attr.__all__)
+    return {
+        _snake(kind.__name__): kind
+        for kind in classes
+        if inspect.isclass(kind)
+        and issubclass(kind, captum.attr.Attribution)
+        and hasattr(kind, "attribute")
+        and "LLM" not in kind.__name__
+        and kind.__name__ not in _NOT_FOR_PICTURES | _BROKEN
+    }
+
+
+def find_method(name: str) -> str:
+    """The method's name as :func:`attribution_methods` has it, from ``snake`` or ``CamelCase``.
+
+    Raises:
+        UserError: there is none, with the nearest names.
+
+    >>> find_method("GuidedGradCam"), find_method("lrp")
+    ('guided_grad_cam', 'lrp')
+    """
+    known = attribution_methods()
+    by_letters = {_letters(method): method for method in known}
+    if _letters(name) not in by_letters:
+        raise UserError(f"no attribution method {name!r}: {nearest(_snake(name), known)}")
+    return by_letters[_letters(name)]
+
+
+class MethodCall:
+    """One method with its options: how it is built, what it is called with, and on how much.
+
+    Attributes:
+        alone: pictures are explained one by one: the method samples, multiplies its pictures, or
+            needs features of their own.
+        mixes: the method compares pictures of a batch, which must stay whole.
+    """
+
+    def __init__(self, method: str, options: dict, batch: int | None):
+        known, options = attribution_methods(), dict(options)
+        inner = find_method(options.pop("of", "saliency")) if method == "noise_tunnel" else None
+        self.method, self.inner, self.batch = method, inner, batch
+        self.kind = known[method]
+        self.base = known[inner] if inner else self.kind  # the one that explains
+        if inner == "noise_tunnel":
+            raise UserError("noise_tunnel cannot average itself: of=saliency, …")
+        self.building = _parameters(self.base.__init__)
+        self.calling = _parameters(self.base.attribute)
+        self.outer = _parameters(self.kind.attribute)
+        allowed = {*self.building, *self.calling, *self.outer} - _NOT_OPTIONS
+        for name in options:
+            if name not in allowed:
+                raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
+        if "neuron_selector" in self.calling and "neuron_selector" not in options:
+            raise UserError(f"{method} needs neuron_selector=…: the unit's place in the layer")
+        self.options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+        samples = {"n_samples", "nt_samples"} & {*self.calling, *self.outer}
+        multiplies = {"internal_batch_size", "perturbations_per_eval"} & {*self.calling}
+        alike = "layer_mask" in self.calling  # Captum does not repeat targets there
+        self.mixes = "permutation" in f"{method} {inner}"
+        self.shap = "Shap" in self.base.__name__ and "feature_mask" not in self.calling
+        self.alone = not self.mixes and bool(
+            samples or self.shap or alike or (multiplies and batch)
+        )
+
+    def layer_of(self, model: nn.Module, layer: str | None, images: Tensor) -> str | None:
+        if "layer" not in self.building:
+            if layer is not None:
+                raise UserError(f"{self.inner or self.method} explains no layer: leave layer out")
+            return None
+        if layer is None:
+            layer, why = feature_map(model, images[:1])
+            if layer is None:
+                raise UserError(f"{self.method} needs a layer, and {why}")
+        find_module(model, layer)
+        return layer
+
+    def run(
+        self, network: nn.Module, layer: str | None, images: Tensor, targets: Tensor, part: slice
+    ) -> Tensor:
+        """Maps of the pictures in ``part``, ``(B, h, w)``."""
+        total, images = len(images), images[part].clone().requires_grad_()
+        module = find_module(network.model, layer) if layer else None
+        if layer and "GradCam" in self.base.__name__:
+            self._check_channels_first(network.model, layer, images[:1].detach())
+        words = self._defaults(network.model, layer, images.detach())
+        words |= {name: self._piece(value, name, total, part, images.device)
+                  for name, value in self.options.items()}  # fmt: skip
+        building = {name: words.pop(name) for name in [*words] if name in self.building}
+        if module is not None:
+            building["layer"] = module
+        if "target" in self.calling:
+            words["target"] = targets[part]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of hooks, which are gone again behind it
+                explainer = self.base(network, **building)
+                if self.inner:
+                    explainer = self.kind(explainer)
+                found = explainer.attribute(images, **words)
+        except (AssertionError, NotImplementedError, TypeError, ValueError, ImportError) as error:
+            raise self._mistake(error) from error
+        except (RuntimeError, AttributeError) as error:
+            # of layers used twice, tensors changed in place, layers without a rule
+            ours = (
+                "lrp" in f"{self.method} {self.inner}"
+                if isinstance(error, AttributeError)
+                else ("inplace" in str(error) or "more than once" in str(error))
+            )
+            if not ours:
+                raise  # such as memory
+            raise self._mistake(error) from error
+        found = found[0] if isinstance(found, tuple) else found
+        if self.base.__name__.startswith("Layer"):
+            found = self._channels_first(network.model, layer, images[:1].detach(), found)
+        if found.dim() != 4:
+            shape = tuple(found.shape[1:])
+            raise UserError(
+                f"{self.method} gives {shape} per picture at layer {layer!r}, and no maps "
+                "(C, h, w): choose a convolution or its activation"
+            )
+        return found.detach().sum(1)
+
+    def _check_channels_first(self, model: nn.Module, layer: str, image: Tensor) -> None:
+        """Captum's Grad-CAM averages over axes 2 and 3, whatever they are."""
+        layout, _ = _read_layout(model, layer, image)
+        if layout.order not in ((0, 1, 2, 3), (0, 1), None):
+            raise UserError(
+                f"{self.inner or self.method} takes axis 1 for the channels, but layer {layer!r} "
+                "holds them elsewhere: choose a convolution, or the method grad_cam"
+            )
+
+    def _channels_first(self, model: nn.Module, layer: str, image: Tensor, found: Tensor) -> Tensor:
+        """What a method gave for each value of a layer, as ``(B, C, h, w)``."""
+        layout, shape = _read_layout(model, layer, image)
+        fits = layout.order and found.shape[1:] == shape[1:]
+        return found.permute(layout.order) if fits else found
+
+    def _defaults(self, model: nn.Module, layer: str | None, images: Tensor) -> dict:
+        """What is said to Captum where the options say nothing."""
+        words, size = {}, tuple(images.shape[-2:])
+        if "internal_batch_size" in self.calling and self.batch:
+            words["internal_batch_size"] = self.batch
+        if "perturbations_per_eval" in self.calling:
+            words["perturbations_per_eval"] = 1 if self.mixes else self.batch or _TOGETHER
+        if "sliding_window_shapes" in self.calling:
+            channels = images.shape[1]
+            words["sliding_window_shapes"] = (channels, *window_pixels(0.25, size))
+            # where the caller names windows of his own, strides of half of them
+            window = self.options.get("sliding_window_shapes", words["sliding_window_shapes"])
+            words["strides"] = (channels, *(max(1, int(side) // 2) for side in window[1:]))
+        if "feature_mask" in self.calling and "feature_mask" not in self.options:
+            count = _EXACT_SEGMENTS if self.base.__name__ == "ShapleyValues" else _SEGMENTS
+            like = torch.zeros_like(images[:1]) if self.mixes else images
+            words["feature_mask"] = superpixels(like, count)[:, None]
+        if "layer_mask" in self.calling and "layer_mask" not in self.options:
+            words["layer_mask"] = _positions(model, layer, images[:1])
+        if self.shap and "baselines" not in self.options:
+            dark, bright = images.amin((1, 2, 3)), images.amax((1, 2, 3))
+            ends = torch.cat([dark, bright])[:, None, None, None]
+            words["baselines"] = ends.expand(-1, *images.shape[1:]).clone()
+        return words
+
+    def _piece(self, value, name: str, total: int, part: slice, device):
+        """An option for the pictures of ``part``: tensors of one entry a picture are cut."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(device)
+        if name == "feature_mask":  # (H, W) or (B, H, W): the same in all channels
+            value = value[(None,) * (3 - value.dim())] if value.dim() < 3 else value
+            value = value[:, None] if value.dim() == 3 else value
+        shared = self.shap and name == "baselines"  # a set of pictures to compare with
+        return value[part] if len(value) == total and value.dim() > 2 and not shared else value
+
+    def _mistake(self, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return UserError(f"{self.inner or self.method} cannot explain this network so: {reason}")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", str(name)).lower()
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def _positions(model: nn.Module, layer: str, image: Tensor) -> Tensor:
+    """``(1, 1, h, w)``: a number for each place of the layer's maps, the same for all channels."""
+    layout, shape = _read_layout(model, layer, image)
+    if not layout.is_map:
+        raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
+    height, width = (shape[axis] for axis in layout.order[2:])
+    places = torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
+    return places.permute(*(layout.order.index(axis) for axis in range(4)))
+
+
+def _read_layout(model: nn.Module, layer: str, image: Tensor) -> tuple[Layout, torch.Size]:
+    """How the layer's output is to be read, and its shape."""
+    with reading(model, [layer]) as layouts, torch.no_grad():
+        output = layer_outputs(layouts, image)[layer]
+    return layouts.layout(layer), output.shape

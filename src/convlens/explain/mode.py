@@ -1,0 +1,121 @@
+"""The state in which a network is explained, whatever state it is in, and pictures fit for it.
+
+Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from convlens.core.evaluation import evaluation_mode
+from convlens.explain.state import kept_generators, kept_state
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+@contextmanager
+def explaining(model: nn.Module) -> Iterator[None]:
+    """The state in which a network is explained, whatever state the caller is in.
+
+    Inside: evaluation mode; no inference mode, gradients enabled; autocast off and half-precision
+    weights widened, so everything is computed in fp32 (a float64 network stays float64); compiled
+    modules run eagerly, because a warm compiled module ignores hooks; parameters need no gradient,
+    so graphs begin at the layers. Afterwards all of it is as it was, also after an exception:
+    ``.training`` and ``requires_grad`` flags one by one, ``.grad`` untouched, half-precision
+    weights the very same tensors; buffers and attributes that its passes move, see
+    :func:`convlens.explain.state.kept_state`; and the global generators.
+    """
+    with ExitStack() as state:
+        state.enter_context(torch.inference_mode(False))
+        state.enter_context(torch.enable_grad())
+        state.enter_context(torch.autocast(device_of(model).type, enabled=False))
+        state.enter_context(torch.compiler.set_stance("force_eager"))
+        state.enter_context(kept_generators(model))
+        state.enter_context(kept_state(model))
+        state.enter_context(evaluation_mode(model))
+        state.enter_context(_frozen(model))
+        state.enter_context(_widened(model))
+        yield
+
+
+@contextmanager
+def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The network takes what ``preprocess`` makes of its input while this lasts.
+
+    No layer's name changes by it, and nothing of it stays.
+    """
+    handle = model.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Half-precision parameters and buffers as fp32, swapped in place and back.
+
+    Swapping ``.data`` needs no deep copy (a LightningModule drags its trainer along) and hands the
+    optimiser back the tensors it knows.
+    """
+    narrow = [t for t in [*model.parameters(), *model.buffers()] if t.dtype in _NARROW]
+    before = [(tensor, tensor.data) for tensor in narrow]
+    try:
+        for tensor, data in before:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in before:
+            tensor.data = data
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's first parameter lives; the CPU for a network without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """float64 for a float64 network, else float32: what its explanations are computed in."""
+    first = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.float64 if first == torch.float64 else torch.float32
+
+
+def ready(model: nn.Module, images: Tensor) -> Tensor:
+    """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
+
+    They keep their layout in memory: a network that flattens with ``view`` takes contiguous ones
+    only, and convolutions whose weights are channels last hand that on whatever comes in.
+
+    To be called inside :func:`explaining`: a tensor born in inference mode is cloned here, because
+    autograd refuses to save it.
+    """
+    if images.dim() != 4:
+        raise ValueError(f"pictures must be (B, C, H, W), got shape {tuple(images.shape)}")
+    images = images.detach().to(device_of(model), dtype_of(model))
+    return images.clone() if images.is_inference() else images
+
+
+def chunks(total: int, batch: int | None) -> list[slice]:
+    """Slices that cut ``total`` items into parts of at most ``batch`` (None: one part).
+
+    >>> chunks(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, batch or total)
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]

@@ -48,7 +48,6 @@ def main() -> None:
         "PointingGame": score("PointingGame"),
         "AttributionLocalisation": score("AttributionLocalisation"),
         "RelevanceMassAccuracy": score("RelevanceMassAccuracy"),
-        "RelevanceRankAccuracy": score("RelevanceRankAccuracy"),
         "Complexity": score("Complexity"),
         "correlation_pearson": rows(correlation_pearson, maps, others),
         "correlation_spearman": rows(correlation_spearman, maps, others),

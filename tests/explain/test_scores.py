@@ -18,13 +18,12 @@ from convlens.explain import (
     peak_position,
     pearson,
     pointing_game,
-    relevance_rank_accuracy,
     spearman,
     ssim,
 )
 
 QUANTUS = json.loads(Path(__file__).with_name("quantus_numbers.json").read_text())
-MASKED = [pointing_game, energy_inside, relevance_rank_accuracy]
+MASKED = [pointing_game, energy_inside]
 ALONE = [peak_position, border_energy, entropy]
 PAIRED = [drift, pearson, spearman, ssim]
 
@@ -46,7 +45,6 @@ def boxes(count: int = 5, height: int = 12, width: int = 14) -> torch.Tensor:
         ("PointingGame", lambda m, s, _: pointing_game(m, s)),
         ("AttributionLocalisation", lambda m, s, _: energy_inside(m, s)),
         ("RelevanceMassAccuracy", lambda m, s, _: energy_inside(m, s)),
-        ("RelevanceRankAccuracy", lambda m, s, _: relevance_rank_accuracy(m, s)),
         ("Complexity", lambda m, s, _: entropy(m) * math.log(m[0].numel())),
         ("correlation_pearson", lambda m, _, o: drift(m, o)),
         ("correlation_spearman", lambda m, _, o: spearman(m, o)),
@@ -103,26 +101,6 @@ def test_energy_inside_equals_sums_and_ignores_what_speaks_against():
         assert score == pytest.approx(sum(values) / total, rel=1e-5)
     uniform = energy_inside(torch.full((5, 12, 14), 0.1), masks)
     torch.testing.assert_close(uniform, masks.float().mean((-2, -1)))
-
-
-def test_rank_accuracy_equals_a_sorted_list():
-    maps, masks = made(), boxes()
-    scores = relevance_rank_accuracy(maps, masks)
-    for score, picture, mask in zip(scores, maps, masks, strict=True):
-        places = zip(picture.flatten().tolist(), mask.flatten().tolist(), strict=True)
-        count = int(mask.sum())
-        highest = sorted(places, reverse=True)[:count]
-        assert score == pytest.approx(sum(inside for _, inside in highest) / count)
-
-
-def test_rank_accuracy_of_ties_is_the_mean_over_their_orders():
-    maps = torch.zeros(1, 3, 4)
-    maps[0, 0, 0] = 1.0
-    masks = torch.zeros(1, 3, 4, dtype=torch.bool)
-    masks[0, :, 0] = True
-    # one of three by value; two more out of eleven equal places, of which two are on the object
-    assert relevance_rank_accuracy(maps, masks)[0] == pytest.approx((1 + 2 * 2 / 11) / 3)
-    assert relevance_rank_accuracy(maps, masks.flip(-1))[0] == pytest.approx(2 * 3 / 11 / 3)
 
 
 def test_maps_are_brought_to_the_size_of_the_masks():

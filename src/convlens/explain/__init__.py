@@ -33,7 +33,6 @@ from convlens.explain.scores import (
     entropy,
     peak_position,
     pointing_game,
-    relevance_rank_accuracy,
 )
 from convlens.explain.similarity import pearson, spearman, ssim
 from convlens.explain.taps import record
@@ -82,7 +81,6 @@ __all__ = [
     "probabilities",
     "receptive_field",
     "record",
-    "relevance_rank_accuracy",
     "same_border_place",
     "search_patches",
     "sparsity",

@@ -58,33 +58,6 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
     return (shares * masks).sum((-2, -1)).masked_fill(_empty(masks), math.nan)
 
 
-def relevance_rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of the ``K`` highest places that lie on the object: ``(N,)`` in [0, 1]; higher is
-    better.
-
-    ``K`` is the number of the object's pixels. L. Arras et al., *CLEVR-XAI: A Benchmark Dataset
-    for the Ground Truth Evaluation of Neural Network Explanations*, Information Fusion 2022,
-    https://arxiv.org/abs/2003.07258. Where the ``K``-th place shares its value with others, each
-    of them counts in part (the mean over all their orders), so that a blank region is not read
-    from its upper left corner.
-
-    Args:
-        maps: ``(N, h, w)``.
-        masks: ``(N, H, W)`` bool.
-    """
-    maps, masks = _on_masks(maps, masks)
-    scaled = _shares(maps).flatten(1)
-    inside = masks.flatten(1)
-    wanted = inside.sum(1, keepdim=True)
-    ordered = scaled.sort(1, descending=True).values
-    last = ordered.gather(1, (wanted - 1).clamp_min(0))
-    above, level = scaled > last, scaled == last
-    part = (wanted - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
-    hits = (above & inside).sum(1) + part[:, 0] * (level & inside).sum(1)
-    undefined = _empty(masks) | scaled.isnan().any(1)
-    return (hits / wanted[:, 0]).to(maps.dtype).masked_fill(undefined, math.nan)
-
-
 def peak_position(maps: Tensor) -> Tensor:
     """Where a map is highest: ``(N, 2)`` row and column in [0, 1], (0, 0) is the upper left corner.
 

@@ -47,11 +47,6 @@ class Answers:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers in [0, 1]."""
-        return float((self.answers == self.labels).mean()) if len(self) else float("nan")
-
     def mistakes(self, count: int) -> np.ndarray:
         """Places (not rows) of the ``count`` most confident mistakes, the most confident first."""
         wrong = np.flatnonzero(self.answers != self.labels)
@@ -74,41 +69,28 @@ class AnswerBook:
     def __init__(self, *, whole: bool = False):
         self.whole = whole
         self.latest: dict[str, Answers] = {}
-        self._parts: list[tuple[np.ndarray, ...]] = []
-        self._held: dict[int, tuple[float, Tensor]] = {}
-        self._sample: dict[int, tuple[float, Tensor]] = {}  # by row: a random number, the picture
-        self._random = np.random.default_rng(0)
-        self._taken = -1
-        self._count = 0
-        self._open = self._holding = self._lost = False
-        self.problem = ""
+        self.begin(hold=False)
 
     def begin(self, *, hold: bool) -> None:
-        """A pass begins; later calls for the same pass change nothing.
+        """A pass begins.
 
         Args:
             hold: whether pictures are kept, of data that cannot be asked again.
         """
-        if self._open:
-            return
-        self._open, self._holding = True, hold
-        self._parts, self._held, self._sample = [], {}, {}
-        self._taken, self._count = -1, 0
+        self._holding, self._count = hold, 0
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._held: dict[int, tuple[float, Tensor]] = {}
+        self._sample: dict[int, tuple[float, Tensor]] = {}  # by row: a random number, the picture
         self._random = np.random.default_rng(0)  # the same sample in every pass
         self._lost, self.problem = False, ""  # answers to a batch, and why
 
-    def take(
-        self, outputs, batch, number: int, noted: Callable[[], Tensor | None] = lambda: None
-    ) -> None:
-        """A batch has been answered; later calls for the same batch change nothing.
+    def take(self, outputs, batch, noted: Callable[[], Tensor | None] = lambda: None) -> None:
+        """A batch has been answered.
 
         The logits are ``outputs["logits"]`` if the module's step returns them, else what ``noted``
         gives. Batches are dictionaries with ``label``, or (pictures, labels). Answers or labels
         that cannot be read are a ``problem``, and the pass is lost.
         """
-        if number == self._taken:
-            return
-        self._taken = number
         returned = outputs.get("logits") if isinstance(outputs, dict) else None
         pictures, labels, rows = parts_of(batch)
         try:
@@ -144,9 +126,6 @@ class AnswerBook:
         Returns:
             Whether all answers are known; where some are not, none are kept.
         """
-        if not self._open:
-            return not self._lost
-        self._open = False
         kept = {**self._sample, **self._held}
         held = {row: picture for row, (_, picture) in kept.items()}
         parts = [(self._parts, held, tuple(self._sample), self._lost)]

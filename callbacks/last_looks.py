@@ -42,8 +42,8 @@ def collect_answers(book: AnswerBook, trainer: L.Trainer, module: ClassifierModu
         return
     book.begin(hold=False)
     with evaluation_mode(module), trainer.precision_plugin.forward_context():
-        for number, batch in enumerate(data.evaluation_loader("validation")):
+        for batch in data.evaluation_loader("validation"):
             there = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
             moved = data.finish(there)
-            book.take({"logits": module.answer(moved)}, moved, number)
+            book.take({"logits": module.answer(moved)}, moved)
     book.end("val")

@@ -179,7 +179,7 @@ class Looks(L.Callback):
             self._judge(trainer, pl_module, outputs, batch)
             if self._needing() and not trainer.sanity_checking:
                 noted = partial(self.own.taken, trainer, pl_module)
-                self.answers.take(outputs, batch, batch_idx, noted)
+                self.answers.take(outputs, batch, noted)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:

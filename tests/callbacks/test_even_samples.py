@@ -111,7 +111,7 @@ def test_random_pictures_of_another_project_are_random(monkeypatch):
     for number in range(0, 400, 20):
         rows = slice(number, number + 20)
         logits = 5.0 * torch.eye(2)[said[rows]]
-        book.take({"logits": logits}, (torch.zeros(20, 3, 4, 4), labels[rows]), number)
+        book.take({"logits": logits}, (torch.zeros(20, 3, 4, 4), labels[rows]))
     book.end("val")
     answers = book.latest["val"]
     shown = []

@@ -11,7 +11,7 @@ import pytest
 from convlens.callbacks import GradCam, Looks
 
 from convlens.cli.main import main
-from convlens.experiment import train as runs
+from convlens.experiment import summary
 from convlens.training import ClassifierModule
 from convlens.training.finetune import features, phases
 from support.lively import differences
@@ -75,7 +75,7 @@ CASES = [
     (LOOKS, GradCam, "pictures", 1, 0, signal.SIGTERM),
     # the last looks, which may have a minute each, and the page, behind all of it
     (LOOKS, Looks, "on_train_end", 1, 1, signal.SIGINT),
-    (LOOKS, runs, "report", 1, None, signal.SIGTERM),
+    (LOOKS, summary, "report", 1, None, signal.SIGTERM),
 ]
 
 

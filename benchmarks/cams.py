@@ -42,7 +42,7 @@ def plain_network() -> tuple[torch.nn.Sequential, dict[str, int]]:
     """VGG16 with its head as one sequence of torch's own modules; the places of its layers."""
     spec = compose(["experiment=finetune_vgg16", "model.weights=none", "model.normalisation=unit"])
     torch.manual_seed(0)
-    model = build_model(spec["model"], channels=3, size=SIZE, outputs=2, pretrained=False)
+    model = build_model(spec.model, channels=3, size=SIZE, outputs=2, pretrained=False)
     named = [
         (name, module) for name, module in model.named_modules() if not list(module.children())
     ]

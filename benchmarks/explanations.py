@@ -201,7 +201,7 @@ def main() -> int:
         parser.error("rounds are at least 1")
 
     matplotlib.use("Agg")
-    spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
+    spec = compose(["experiment=finetune_vgg16", "model.weights=none"]).model
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
     torch.manual_seed(0)
     for module in model.modules():  # the weights as drawn let a picture fade out on its way

@@ -177,7 +177,7 @@ def main() -> int:
 
     if args.threads:  # one, where other programs use the machine: waiting threads blur the ratio
         torch.set_num_threads(args.threads)
-    spec = compose(["experiment=finetune_vgg16", "model.weights=none"])["model"]
+    spec = compose(["experiment=finetune_vgg16", "model.weights=none"]).model
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
     model.requires_grad_(False)  # the peer, too, pays for no gradient it does not use
     heads = [f"{name:>12}" for name in ("plain", "one by one", "robust", "lucent")]

@@ -57,7 +57,7 @@ def main() -> None:
     def fit() -> None:
         runs.fit(trainer, run, None)
 
-    serve_training(args, out, fit, measure, {"precision": str(config["precision"])})
+    serve_training(args, out, fit, measure, {"precision": str(run.config.precision)})
 
 
 if __name__ == "__main__":

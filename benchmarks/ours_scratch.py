@@ -91,7 +91,7 @@ def build(
     def fit() -> None:
         runs.fit(trainer, run, None)  # as a run does, with kernels that repeat their bits
 
-    return fit, gate.go, {"precision": str(config["precision"]), "memory_format": "channels_last"}
+    return fit, gate.go, {"precision": str(run.config.precision), "memory_format": "channels_last"}
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
 
     run = runs.assemble(compose([*RECIPE, f"data.dir={data_dir}", "callbacks=none"]))
     runs.settle_precision(run)
-    precision = str(run.config["precision"])
+    precision = str(run.config.precision)
     model = run.module.model.eval()
     cut = len(model.backbone.link_names)
     paths = [path for path, _ in photographs(data_dir)]

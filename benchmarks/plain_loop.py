@@ -43,7 +43,7 @@ def main() -> None:
         compose([*RECIPES[args.recipe], f"data.dir={args.data}", "callbacks=none", "logger=csv"])
     )
     runs.settle_precision(run)
-    half = str(run.config["precision"]) == "bf16"
+    half = str(run.config.precision) == "bf16"
     module = run.module.train()
     model, objective = module.model, module.objective
     optimizer = module.configure_optimizers()
@@ -76,7 +76,7 @@ def main() -> None:
             "intra_op": torch.get_num_threads(),
             "inter_op": torch.get_num_interop_threads(),
         },
-        "precision": str(run.config["precision"]),
+        "precision": str(run.config.precision),
     }
     serve(out, about, measure)
 

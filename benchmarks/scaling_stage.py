@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from convlens.config.compose import compose
+from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.sources.places import cache_dir
@@ -38,7 +39,7 @@ SAMPLED = 0.005  # seconds between two looks at the memory
 
 
 @functools.cache  # composing costs a tenth of a second and half a megabyte, and is not measured
-def config_of(pictures: Path) -> dict:
+def config_of(pictures: Path) -> Config:
     words = ["data=image_folder", f"data.dir={pictures}", f"data.size={SIZE}", "trainer=cpu"]
     return compose([*words, "model.filters=[8,16]", "model.padding=same", "precision=32"])
 
@@ -143,7 +144,7 @@ def feature_file(pictures: Path) -> tuple[Callable, Callable]:
 def network() -> Classifier:
     """The same for all sizes; the head, which features are before, has ten answers."""
     torch.manual_seed(0)
-    return build_model(config_of(Path())["model"], channels=3, size=SIZE, outputs=10)
+    return build_model(config_of(Path()).model, channels=3, size=SIZE, outputs=10)
 
 
 def _features(data: PictureData) -> list:

@@ -10,6 +10,7 @@ from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.ledger import Ledger
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from convlens.config.schema import AlarmsConfig
 from convlens.training import alarms
 
 log = logging.getLogger("convlens")
@@ -35,10 +36,10 @@ class Alarms(L.Callback):
     """
 
     def __init__(
-        self, thresholds: Mapping[str, float], class_names: tuple[str, ...], ledger: Ledger,
+        self, thresholds: AlarmsConfig, class_names: tuple[str, ...], ledger: Ledger,
         book: AnswerBook,
     ):  # fmt: skip
-        self.thresholds, self.class_names = dict(thresholds), tuple(class_names)
+        self.thresholds, self.class_names = thresholds, tuple(class_names)
         self.ledger, self.book = ledger, book
         self.current: list[str] = []
         self._held: dict[str, int] = {}  # epochs in a row, by what it is about
@@ -48,7 +49,7 @@ class Alarms(L.Callback):
         """Say what has held long enough."""
         if trainer.is_global_zero:
             learning = self._still_falling(module)
-            self._judge(trainer, trainer.current_epoch + 1, self.thresholds["patience"], learning)
+            self._judge(trainer, trainer.current_epoch + 1, self.thresholds.patience, learning)
             self._watch_losses(trainer, module)
 
     def end_training(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -87,8 +88,8 @@ class Alarms(L.Callback):
         if curves := _curves(module, "loss"):
             notices["overfitting"] = alarms.overfitting(
                 *curves,
-                epochs=self.thresholds["overfitting_epochs"],
-                rise=self.thresholds["overfitting_rise"],
+                epochs=self.thresholds.overfitting_epochs,
+                rise=self.thresholds.overfitting_rise,
             )
         for about, line in notices.items():
             if line and about not in self._said:
@@ -98,13 +99,13 @@ class Alarms(L.Callback):
     def _gap(self, trainer: L.Trainer, module: L.LightningModule) -> str | None:
         """Training far above validation, judged from all epochs; it needs no look either."""
         data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
-        if data is None or not curves or "gap" not in self.thresholds:  # runs of old
+        if data is None or not curves:
             return None
         return alarms.generalisation_gap(
             *curves,
             pictures=len(data.dataset.splits["validation"]),
-            epochs=self.thresholds["gap_epochs"],
-            gap=self.thresholds["gap"],
+            epochs=self.thresholds.gap_epochs,
+            gap=self.thresholds.gap,
         )
 
     def _found(
@@ -114,18 +115,16 @@ class Alarms(L.Callback):
         limits = self.thresholds
         found = {
             "evidence mostly outside the object": alarms.evidence_outside(
-                scores, lift=limits["evidence_lift"]
+                scores, lift=limits.evidence_lift
             ),
-            "evidence in one place": alarms.evidence_in_one_place(
-                scores, share=limits["same_place"]
-            ),
-            **alarms.dead_layers(scores, before, share=limits["dead_share"]),
+            "evidence in one place": alarms.evidence_in_one_place(scores, share=limits.same_place),
+            **alarms.dead_layers(scores, before, share=limits.dead_share),
         }
         answers = self.book.latest.get("val")
         if answers is not None and not learning:
             found |= alarms.always_mistaken(
                 answers.labels, answers.answers, self.class_names,
-                share=limits["mistaken_share"], pictures=limits["mistaken_pictures"],
+                share=limits.mistaken_share, pictures=limits.mistaken_pictures,
             )  # fmt: skip
         return {about: line for about, line in found.items() if line}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from convlens.config.checks import stored_config
 from convlens.data.sources.registry import index
 from convlens.experiment.checkpoints import EXAMPLE
 
@@ -33,7 +34,8 @@ def main() -> None:
     config = content["hyper_parameters"]["config"]
     config["run_dir"] = None  # it was a temporary folder
     torch.save({key: content[key] for key in KEPT}, EXAMPLE / "shapes.ckpt")
-    dataset = index(config["data"], config["seed"]).load()
+    made = stored_config(config, "the run")
+    dataset = index(made.data, made.seed).load()
     test = dataset.splits["test"]
     for number, name in enumerate(content["hyper_parameters"]["class_names"]):
         row = int((test.labels == number).nonzero()[0][0])

@@ -87,7 +87,7 @@ def cat() -> np.ndarray:
     """Grad-CAM of EfficientNet-Lite0 at three depths, for its two likeliest classes."""
     names = imagenet_classes()
     words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
-    model = build_model(compose(words)["model"], channels=3, size=224, outputs=len(names)).eval()
+    model = build_model(compose(words).model, channels=3, size=224, outputs=len(names)).eval()
     photograph = Image.open(CAT).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
     picture = torch.from_numpy(np.asarray(photograph).copy()).permute(2, 0, 1).float() / 255
     with torch.no_grad():
@@ -110,7 +110,7 @@ def cat() -> np.ndarray:
 
 def filters() -> np.ndarray:
     """What eight units of an early, a middle and a late layer of VGG16 look for."""
-    model = build_model(compose(["model=vgg16"])["model"], channels=3, size=150, outputs=2).eval()
+    model = build_model(compose(["model=vgg16"]).model, channels=3, size=150, outputs=2).eval()
     sheets = []
     for layer in ("block1.conv2", "block3.conv3", "block5.conv3"):
         path = f"backbone.{layer}"

@@ -26,6 +26,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
     SessionStartInfo,
 )
 
+from convlens.config.schema import Config, name_of
 from convlens.data.augment import Augmentation
 
 # the same tags in every run, so that runs can be compared; the tab shows a tag's last value,
@@ -50,7 +51,7 @@ class HParams(L.Callback):
         config: of the run, resolved.
     """
 
-    def __init__(self, config: Mapping):
+    def __init__(self, config: Config):
         self.config = config
         self._began = time.time()
 
@@ -78,7 +79,7 @@ def _phases_trained(module: L.LightningModule) -> int:
     return module.schedule.at(last, module.record)[0].number + 1
 
 
-def hyperparameters(config: Mapping, trained: int | None = None) -> dict[str, Plain]:
+def hyperparameters(config: Config, trained: int | None = None) -> dict[str, Plain]:
     """The few settings that runs are told apart by, by their names on the command line.
 
     Only what had an effect: ``augment`` says whether anything random acted on training pictures,
@@ -88,22 +89,22 @@ def hyperparameters(config: Mapping, trained: int | None = None) -> dict[str, Pl
     Args:
         trained: phases that the run has come to; None for all.
     """
-    training, data = config["training"], config["data"]
-    phases = (config["finetune"]["phases"] or [])[:trained]
-    augmented = not phases or any(phase.get("augment", True) for phase in phases)
-    rate = {} if phases else {"optimizer.lr": config["optimizer"]["lr"]}
+    training, data = config.training, config.data
+    phases = (config.finetune.phases or [])[:trained]
+    augmented = not phases or any(phase.augment for phase in phases)
+    rate = {} if phases else {"optimizer.lr": config.optimizer.lr}
     return {
-        "model.name": config["model"]["name"],
-        "optimizer.name": config["optimizer"]["name"],
+        "model.name": config.model.name,
+        "optimizer.name": name_of(config.optimizer),
         **rate,
-        "scheduler.name": config["scheduler"]["name"],
-        "training.batch_size": training["batch_size"],
-        "training.epochs": training["epochs"],
-        "seed": config["seed"],
-        "data.name": data["name"],
-        "data.size": data["size"],
-        "augment": augmented and Augmentation(**data["augment"]).active,
-        "finetune": " > ".join("+".join(phase["train"]) for phase in phases) or "none",
+        "scheduler.name": name_of(config.scheduler),
+        "training.batch_size": training.batch_size,
+        "training.epochs": training.epochs,
+        "seed": config.seed,
+        "data.name": data.name,
+        "data.size": data.size,
+        "augment": augmented and Augmentation(data.augment).active,
+        "finetune": " > ".join("+".join(phase.train) for phase in phases) or "none",
     }
 
 

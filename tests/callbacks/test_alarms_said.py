@@ -10,6 +10,8 @@ from convlens.callbacks.answers import AnswerBook, Answers
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from convlens.config.schema import AlarmsConfig
+
 LIMITS = {
     "patience": 2, "evidence_lift": 1.0, "same_place": 0.7, "dead_share": 0.9,
     "mistaken_share": 0.5, "mistaken_pictures": 5, "overfitting_epochs": 2, "overfitting_rise": 0.1,
@@ -26,7 +28,12 @@ class Run:
         self.alarms = self.judge(LIMITS)
 
     def judge(self, limits: dict) -> Alarms:
-        return Alarms(limits, ("cat", "dog"), self.ledger, self.book)
+        return Alarms(
+            AlarmsConfig(**{"gap": 1.0, "gap_epochs": 1, **limits}),
+            ("cat", "dog"),
+            self.ledger,
+            self.book,
+        )
 
     def epoch(
         self, loss: float, *, all_wrong: bool, inside: float = 0.5, train: float | None = None

@@ -23,7 +23,7 @@ from support.tiny import TINY, draw_folder
 
 
 def data_of(*words: str) -> PictureData:
-    return PictureData(compose(list(words))["data"], seed=0, batch_size=4, eval_batch_size=5)
+    return PictureData(compose(list(words)).data, seed=0, batch_size=4, eval_batch_size=5)
 
 
 def looked_at(data: PictureData) -> dict:

@@ -61,13 +61,13 @@ def test_combinations_are_numbered_folders_below_run_dir(at):
     jobs = combinations(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
     assert [str(job.home) for job in jobs] == ["a,b/0", "a,b/1", "a,b/2", "a,b/3"]
     assert jobs[1].told == "optimizer.lr=0.001 seed=1"
-    assert [(job.config["optimizer"]["lr"], job.config["seed"]) for job in jobs] == [
+    assert [(job.config.optimizer.lr, job.config.seed) for job in jobs] == [
         (0.001, 0), (0.001, 1), (0.0001, 0), (0.0001, 1)
     ]  # fmt: skip
 
 
 def test_a_keys_last_word_wins(at):
-    assert [job.config["seed"] for job in combinations(["seed=0,1", "seed=5"])] == [5]
+    assert [job.config.seed for job in combinations(["seed=0,1", "seed=5"])] == [5]
 
 
 def test_several_values_without_it_are_refused(at, capsys):

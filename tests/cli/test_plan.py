@@ -36,7 +36,7 @@ def test_the_total_is_the_networks(timed, at, capsys):
     words += ["model.name=test_byobnet", "model.weights=none", "callbacks=none", "trainer=cpu"]
     assert main(["plan", *words]) == 0
     config = compose(words)
-    model = build_model(config["model"], channels=3, size=64, outputs=5)
+    model = build_model(config.model, channels=3, size=64, outputs=5)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert rows(capsys.readouterr().out)["all"][2] == f"{total:,}"
 

@@ -17,14 +17,14 @@ MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
 
 def test_the_default_is_scratch_on_shapes():
     config = compose([])
-    assert (config["experiment"], config["data"]["name"]) == ("scratch", "shapes")
+    assert (config.experiment, config.data.name) == ("scratch", "shapes")
 
 
 def test_what_is_typed_wins_over_the_experiment():
     config = compose(["exp=reproduce/cats_dogs_regularized", "data=shapes", "optimizer.lr=0.5"])
-    assert config["data"]["name"] == "shapes"
-    assert config["optimizer"]["lr"] == 0.5
-    assert config["data"]["augment"]["rotation_degrees"] == 40
+    assert config.data.name == "shapes"
+    assert config.optimizer.lr == 0.5
+    assert config.data.augment.rotation_degrees == 40
 
 
 def test_experiment_and_exp_are_one_word():
@@ -64,11 +64,11 @@ def test_mistakes_are_named_in_one_line(words, said):
     "path", ["/a b/c", "~/pics (1)=x", "/weird,[name]{1}", "it's", 'quote"d', "back\\slash", "ä€"]
 )
 def test_any_path_arrives(path):
-    assert compose([f"data.dir={path}"])["data"]["dir"] == str(Path(path).expanduser())
+    assert compose([f"data.dir={path}"]).data.dir == str(Path(path).expanduser())
 
 
 def test_home_is_expanded_in_lists():
-    files = compose(["probes.files=[~/a.png,b.png]"])["probes"]["files"]
+    files = compose(["probes.files=[~/a.png,b.png]"]).probes.files
     assert files == [str(Path("~/a.png").expanduser()), "b.png"]
 
 
@@ -81,17 +81,17 @@ def test_every_choice_composes():
 def test_slurm_takes_the_jobs_number_of_nodes(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     config = compose(["trainer=slurm"])
-    assert config["trainer"]["num_nodes"] == 1
+    assert config.trainer.num_nodes == 1
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
-    assert compose(["trainer=slurm"])["trainer"]["num_nodes"] == 4
-    assert changed(config, ["trainer=slurm"])["trainer"]["num_nodes"] == 4
+    assert compose(["trainer=slurm"]).trainer.num_nodes == 4
+    assert changed(config, ["trainer=slurm"]).trainer.num_nodes == 4
 
 
 def test_changed_takes_keys_and_sources():
     config = compose([])
-    assert changed(config, ["data.size=96"])["data"]["size"] == 96
-    assert changed(config, ["data=mnist"])["data"]["name"] == "mnist"
-    assert config["data"]["size"] == compose([])["data"]["size"]
+    assert changed(config, ["data.size=96"]).data.size == 96
+    assert changed(config, ["data=mnist"]).data.name == "mnist"
+    assert config.data.size == compose([]).data.size
     with pytest.raises(UserError, match="did you mean data.size"):
         changed(config, ["data.siz=96"])
 
@@ -146,14 +146,14 @@ def test_make_refuses_a_word_that_is_no_target():
 def test_a_model_alone_brings_the_experiment_it_is_for():
     for model in ("vgg16", "inception_v3", "timm"):
         config = compose([f"model={model}", "data=image_folder"])
-        assert config["experiment"] == f"finetune_{model}"
-        assert config["data"]["name"] == "image_folder"
-        assert "filters" not in config["model"]
+        assert config.experiment == f"finetune_{model}"
+        assert config.data.name == "image_folder"
+        assert "filters" not in config.model.plain()
 
 
 def test_entries_of_lists_can_be_set():
-    phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=3"])["finetune"]["phases"]
-    assert (phases[0]["epochs"], phases[1]["epochs"]) == (5, 3)
+    phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=3"]).finetune.phases
+    assert (phases[0].epochs, phases[1].epochs) == (5, 3)
     with pytest.raises(UserError, match=r"finetune\.phases\.1\.epochs"):
         compose(["exp=finetune_vgg16", "finetune.phases.1.epoch=3"])
     with pytest.raises(UserError, match="expected a whole number"):
@@ -161,7 +161,7 @@ def test_entries_of_lists_can_be_set():
 
 
 def test_the_own_head_stands_in_place_of_a_new_heads_keys():
-    assert compose(["exp=finetune_timm", "model.head=imagenet"])["model"]["head"] == "imagenet"
+    assert compose(["exp=finetune_timm", "model.head=imagenet"]).model.head == "imagenet"
     with pytest.raises(UserError, match="model.head=imagent"):
         compose(["exp=finetune_timm", "model.head=imagent"])
 
@@ -193,7 +193,7 @@ def test_a_key_of_several_kinds_takes_each_whatever_the_default_is(words):
     typed = [word for word in words if not word.startswith(("exp=", "trainer="))]
     for word in typed:
         key = word.partition("=")[0]
-        found, again = config, changed(stored, typed)
+        found, again = config.plain(), changed(stored, typed).plain()
         for part in key.split("."):
             part = int(part) if isinstance(found, list) else part
             found, again = found[part], again[part]
@@ -209,7 +209,7 @@ def test_one_value_a_block_builds_what_a_list_of_it_builds():
         ("kernel_size", "5", "[5,5,5]"), ("stride", "1", "[1,1,1]"), ("pool_size", "2", "[2,2,2]"),
     ]:  # fmt: skip
         built = [
-            build_model(compose([*words, f"model.{key}={text}"])["model"], channels=1, size=28,
+            build_model(compose([*words, f"model.{key}={text}"]).model, channels=1, size=28,
                         outputs=10)
             for text in (one, many)
         ]  # fmt: skip
@@ -239,11 +239,11 @@ def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
     lines = (MAKEFILE.parent / "configs" / "model" / "scratch.yaml").read_text().splitlines()
     each = {line.partition(":")[0] for line in lines if line.rstrip().endswith("each")}
     assert each == {"kernel_size", "stride", "padding", "pooling", "pool_size"}
-    spec = compose([])["model"]
+    spec = compose([]).model
     for key in ("activation", "batch_norm", "dropout", *each):
-        value = [spec[key]] * len(spec["filters"])
+        value = [getattr(spec, key)] * len(spec.filters)
         if key in each:
-            build_model({**spec, key: value}, channels=3, size=64, outputs=5)
+            build_model(spec.updated(**{key: value}), channels=3, size=64, outputs=5)
         else:
             with pytest.raises(UserError, match=f"model.{key}"):
                 changed(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])

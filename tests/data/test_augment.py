@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from convlens.config.checks import with_values
+from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.augment import COLUMNS, DRAWS, Augmentation
+
+NOTHING = compose(["exp=reproduce/cats_dogs_overfit"])  # augments nothing
+
+
+def augmentation(**ranges) -> Augmentation:
+    """One with these ranges, everything else off."""
+    found = with_values(NOTHING, {f"data.augment.{key}": value for key, value in ranges.items()})
+    return Augmentation(found.data.augment)
 
 
 def keras_affine(image, theta, tx, ty, shear, zx, zy):
@@ -52,7 +62,7 @@ def test_geometry_equals_keras_on_many_draws():
     rng = np.random.default_rng(1)
     pictures = rng.random((12, 20, 26, 3))
     draws = torch.from_numpy(rng.random((12, DRAWS)))
-    augment = Augmentation(**RANGES)
+    augment = augmentation(**RANGES)
     ours = augment(torch.from_numpy(pictures).permute(0, 3, 1, 2), draws).permute(0, 2, 3, 1)
 
     def within(picture, name, limit):
@@ -76,7 +86,7 @@ def test_zoom_below_one_magnifies():
     draws[0, COLUMNS.index("zoom_height")] = draws[0, COLUMNS.index("zoom_width")] = 0.0
     picture = torch.zeros(1, 1, 21, 21)
     picture[0, 0, 8:13, 8:13] = 1
-    larger = Augmentation(zoom=0.5)(picture, draws)
+    larger = augmentation(zoom=0.5)(picture, draws)
     assert larger.sum() > 2 * picture.sum()
 
 
@@ -85,7 +95,7 @@ def test_flips_mirror_half_of_the_pictures(key, axis):
     draws = torch.full((2, DRAWS), 0.75)
     draws[0, COLUMNS.index(key)] = 0.25
     pictures = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    flipped = Augmentation(**{key: True})(pictures, draws)
+    flipped = augmentation(**{key: True})(pictures, draws)
     torch.testing.assert_close(flipped[0], pictures[0].flip(axis - 1))
     torch.testing.assert_close(flipped[1], pictures[1])
 
@@ -93,7 +103,7 @@ def test_flips_mirror_half_of_the_pictures(key, axis):
 def test_random_resized_crop_is_a_cut_out_resized():
     draws = torch.full((1, DRAWS), 0.5)
     draws[0, COLUMNS.index("crop_top")] = draws[0, COLUMNS.index("crop_left")] = 0.0
-    augment = Augmentation(random_resized_crop=[0.25, 0.25], crop_ratio=[1.0, 1.0])
+    augment = augmentation(random_resized_crop=[0.25, 0.25], crop_ratio=[1.0, 1.0])
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     cut = torch.nn.functional.interpolate(picture[:, :, :8, :8], size=16, mode="bilinear")
     # interpolate clamps at the cut's own edge, a sampling grid sees the pixels behind it
@@ -103,7 +113,7 @@ def test_random_resized_crop_is_a_cut_out_resized():
 def test_a_picture_depends_on_its_own_draws_only():
     rng = torch.Generator().manual_seed(0)
     pictures, draws = torch.rand(5, 3, 12, 12, generator=rng), torch.rand(5, DRAWS, generator=rng)
-    augment = Augmentation(**RANGES, horizontal_flip=True, brightness=0.3, hue=0.1, saturation=0.4)
+    augment = augmentation(**RANGES, horizontal_flip=True, brightness=0.3, hue=0.1, saturation=0.4)
     together = augment(pictures, draws)
     for n in range(5):
         torch.testing.assert_close(
@@ -114,22 +124,22 @@ def test_a_picture_depends_on_its_own_draws_only():
 def test_colours():
     draws = torch.full((1, DRAWS), 0.5)
     picture = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    everything = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
+    everything = augmentation(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5)
     torch.testing.assert_close(everything(picture, draws), picture)
     draws[0, COLUMNS.index("brightness")] = 0.0
-    torch.testing.assert_close(Augmentation(brightness=0.5)(picture, draws), picture * 0.5)
+    torch.testing.assert_close(augmentation(brightness=0.5)(picture, draws), picture * 0.5)
     draws[0, COLUMNS.index("saturation")] = 0.0
-    grey = Augmentation(saturation=1.0)(picture, draws)
+    grey = augmentation(saturation=1.0)(picture, draws)
     assert float((grey.amax(1) - grey.amin(1)).max()) < 1e-6
     draws[0, COLUMNS.index("hue")] = (1 / 3 + 0.5) / 1
-    turned = Augmentation(hue=0.5)(picture, draws)
+    turned = augmentation(hue=0.5)(picture, draws)
     torch.testing.assert_close(turned, picture.roll(1, dims=1), atol=1e-5, rtol=0)
 
 
 def test_nothing_on_changes_nothing():
     pictures = torch.rand(2, 3, 8, 8)
-    assert not Augmentation().active
-    assert torch.equal(Augmentation()(pictures, torch.rand(2, DRAWS)), pictures)
+    assert not augmentation().active
+    assert torch.equal(augmentation()(pictures, torch.rand(2, DRAWS)), pictures)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +153,4 @@ def test_nothing_on_changes_nothing():
 )
 def test_bad_ranges_are_named(keys, named):
     with pytest.raises(UserError, match=named):
-        Augmentation(**keys)
+        augmentation(**keys)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import convlens.experiment.train
 from convlens.cli.main import main
@@ -54,7 +55,8 @@ def test_a_run_counts_weighs_and_lists_only_what_it_trains_on(folder, tmp_path):
     config = compose(words(folder, f"run_dir={run}", "training.class_weights=balanced"))
     _, summary = convlens.experiment.train.train(config)
     # 5 cats and 10 dogs are left: 15 / (2 · 5) and 15 / (2 · 10)
-    assert config["training"]["class_weights"] == [1.5, 0.75]
+    kept = yaml.safe_load((run / "config.yaml").read_text())
+    assert kept["training"]["class_weights"] == [1.5, 0.75]
     assert len(summary["skipped"]) == 7
     for table in ("split.csv", "pictures.csv"):
         listed = [row["file"] for row in rows(run / table)]
@@ -92,12 +94,12 @@ def test_a_class_that_is_emptied_in_a_split_is_refused(folder_of_two, split, cap
 
 def test_broken_files_alike_in_two_classes_are_no_contradicting_labels(folder):
     (folder / "train/dogs/0.png").write_bytes(b"<html>404</html>")
-    data = PictureData(compose(words(folder))["data"], seed=0, batch_size=4, eval_batch_size=4)
+    data = PictureData(compose(words(folder)).data, seed=0, batch_size=4, eval_batch_size=4)
     assert [note for note in data.index.notes if "skipped" not in note] == []
 
 
 def test_counts_pixels_digests_and_labels_belong_together(folder):
-    data = PictureData(compose(words(folder))["data"], seed=0, batch_size=4, eval_batch_size=4)
+    data = PictureData(compose(words(folder)).data, seed=0, batch_size=4, eval_batch_size=4)
     listing = data.index.listing
     for split in SPLITS:
         pictures, mine = data.dataset.splits[split], listing.splits == split
@@ -112,7 +114,7 @@ def test_counts_pixels_digests_and_labels_belong_together(folder):
 def test_a_leaked_test_picture_beside_a_broken_one(folder):
     content = (folder / "train/dogs/5.png").read_bytes()
     (folder / "test/dogs/0.png").write_bytes(content)
-    data = PictureData(compose(words(folder))["data"], seed=0, batch_size=4, eval_batch_size=4)
+    data = PictureData(compose(words(folder)).data, seed=0, batch_size=4, eval_batch_size=4)
     pictures = data.dataset.splits["test"]
     names = [Path(name).relative_to(folder / "test").as_posix() for name in pictures.names]
     assert names == ["cats/0.png", "cats/1.png", "cats/2.png"] + [
@@ -122,7 +124,7 @@ def test_a_leaked_test_picture_beside_a_broken_one(folder):
 
 
 def test_a_probe_of_ones_own_that_is_broken_is_left_out_too(folder, capsys):
-    spec = compose(words(folder))["data"]
+    spec = compose(words(folder)).data
     files = [str(folder / "train/cats" / f"{i}.png") for i in (0, 7, 8)]
     probes = own_probes(files, ("cats", "dogs"), spec)
     assert [Path(source).name for source in probes.sources] == ["7.png", "8.png"]

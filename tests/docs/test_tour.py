@@ -138,7 +138,7 @@ def test_every_command_is_a_target_with_words_that_are_understood(page, monkeypa
         elif target == "explain":
             choose_methods(values.get("only"))
             assert set(values) <= {"ckpt", "image", "only", "target", "run_dir"} or (
-                compose([w for w in words if w.startswith("model")])["model"]["head"] == "imagenet"
+                compose([w for w in words if w.startswith("model")]).model.head == "imagenet"
             ), line
 
 
@@ -176,10 +176,10 @@ def shortened(target: str, words: list[str]) -> list[str]:
         return words
     config = compose(singles(words)[0])
     words = [*words, *TINY]
-    phases = config["finetune"]["phases"]
+    phases = config.finetune.phases
     words += [f"finetune.phases.{number}.epochs=1" for number in range(len(phases or ()))]
     words += [] if phases else ["training.epochs=1"]
-    large = config["model"]["name"] != "scratch"
+    large = config.model.name != "scratch"
     return words + (["model.weights=none", "data.size=32"] if large else [])
 
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from convlens.cli.main import main
+from convlens.config.compose import compose
 from convlens.experiment import devices as machine
 from convlens.experiment.checkpoints import EXAMPLE
 from support.tiny import TINY
@@ -141,8 +142,9 @@ def test_devices_of_other_machines(monkeypatch, there, options, precision, expec
 
     monkeypatch.setattr(machine, "_accelerator", Kind)
     names = ("accelerator", "devices", "num_nodes")
-    asked = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
+    values = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
+    asked = compose([]).trainer.updated(**values)
     found, used, note = machine.devices_here(asked, precision)
-    assert (found["accelerator"], found["devices"], used) == expected
+    assert (found.accelerator, found.devices, used) == expected
     assert bool(note) == ((found, used) != (asked, precision))
-    assert found["num_nodes"] == (1 if note else options[2])
+    assert found.num_nodes == (1 if note else options[2])

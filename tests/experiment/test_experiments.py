@@ -17,12 +17,12 @@ SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm")
 @pytest.mark.parametrize("experiment", groups()["experiment"])
 def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     config = compose([f"exp={experiment}", "data=shapes"])
-    data = config["data"]
-    words = ["data=shapes", "data.pictures=60", f"data.classes={2 if data['size'] == 150 else 5}"]
-    if config["model"]["name"] != "scratch":
+    data = config.data
+    words = ["data=shapes", "data.pictures=60", f"data.classes={2 if data.size == 150 else 5}"]
+    if config.model.name != "scratch":
         # neither the size of the pictures nor of the batch is what is tested here
         words += ["model.weights=none", "training.batch_size=4", "training.eval_batch_size=4"]
-        words += ["data.size=48" if config["model"]["name"] == "vgg16" else "data.size=80"]
+        words += ["data.size=48" if config.model.name == "vgg16" else "data.size=80"]
         words += (
             ["callbacks.activation_grids.limit=3"] if experiment in SHOWN else ["callbacks=none"]
         )
@@ -61,7 +61,7 @@ OWN_DATA = [
 @pytest.mark.parametrize("experiment", OWN_DATA)
 def test_experiment_runs_on_its_own_data(experiment, at, shared_data, request, monkeypatch):
     monkeypatch.setenv("CONVLENS_DATA", str(shared_data))
-    if compose([f"exp={experiment}"])["model"]["name"] != "scratch":
+    if compose([f"exp={experiment}"]).model.name != "scratch":
         # with its weights, end to end: storing the features of all pictures takes minutes
         monkeypatch.setenv("CONVLENS_WEIGHTS", str(request.getfixturevalue("shared_weights")))
     words = ["debug=fast_dev_run", "precision=32", "trainer=cpu", "callbacks=none"]

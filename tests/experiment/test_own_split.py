@@ -13,6 +13,7 @@ import pytorch_lightning as L
 import torch
 
 from convlens.cli.main import main
+from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
@@ -63,7 +64,8 @@ def splits_of(home: Path) -> dict[str, set[str]]:
 
 def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
-    config = changed(checkpoint["hyper_parameters"]["config"], list(words))
+    told = checkpoint["hyper_parameters"]["config"]
+    config = changed(stored_config(told, "the checkpoint"), list(words))
     return images_to_test(config, checkpoint)
 
 
@@ -400,9 +402,12 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path):
 
 def started_from(home: Path, seed: int, test: int | None = None):
     """The data of a run that starts from another one's weights."""
-    config = read_checkpoint(home / "checkpoints" / "best.ckpt")["hyper_parameters"]["config"]
-    config["seed"], config["data"]["split"]["test"] = seed, test
-    config["model"]["weights"] = str(home / "checkpoints" / "best.ckpt")
+    weights = home / "checkpoints" / "best.ckpt"
+    told = read_checkpoint(weights)["hyper_parameters"]["config"]
+    config = with_values(
+        stored_config(told, str(weights)),
+        {"seed": seed, "data.split.test": test, "model.weights": str(weights)},
+    )
     return data_of(config, images_used_before(config, None))
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from convlens.cli.main import main
-from convlens.config.checks import RULES
+from convlens.config.checks import rule_of
 from convlens.config.compose import compose
 from convlens.training.optimizers import DEPENDS_ON_LENGTH, rate_factor
 from support.tiny import TINY, TWO_UNFREEZES
@@ -113,10 +113,10 @@ def test_where_the_rates_know_the_length_it_is_refused(cosine, tmp_path, capsys)
 
 def test_the_schedulers_that_know_the_length_are_known():
     """Held against the rates themselves, and complete: a new scheduler has to say it too."""
-    names = set(RULES["scheduler.name"].wanted.replace(" or ", ", ").split(", "))
+    names = set(rule_of("scheduler.name").wanted.replace(" or ", ", ").split(", "))
     assert names == set(DEPENDS_ON_LENGTH)
     for name, depends in DEPENDS_ON_LENGTH.items():
-        spec = compose([f"scheduler={name}", "scheduler.warmup_epochs=1.5"])["scheduler"]
+        spec = compose([f"scheduler={name}", "scheduler.warmup_epochs=1.5"]).scheduler
         times = [number / 8 for number in range(1, 80)]
         short, long = ([rate_factor(spec, time, epochs) for time in times] for epochs in (10, 40))
         assert (short != long) == depends, name

@@ -74,7 +74,7 @@ def case(request):
         if not file.is_file():
             pytest.skip("the real weights are not beside this checkout")
         words[-1] = f"model.weights={file}"
-    spec = compose(words)["model"]
+    spec = compose(words).model
 
     images = photographs(size)
     with torch.random.fork_rng(devices=[]):

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "convlens"
@@ -148,40 +147,6 @@ def test_callbacks_hold_no_mathematics():
     for file in files("callbacks"):
         roots = set(imports(file))
         assert not roots & {"torch.nn.functional", "scipy", "PIL", "matplotlib"}, file
-
-
-def _keys(config: dict, prefix: str = "") -> set[str]:
-    found = set()
-    for key, value in config.items():
-        if key in ("defaults", "_target_"):
-            continue
-        found.add(key)
-        # below these, names of parameter groups stand, which are the config's own
-        if key == "groups" and isinstance(value, dict):
-            found |= set().union(*(_keys(v) for v in value.values() if isinstance(v, dict)))
-        elif isinstance(value, dict):
-            found |= _keys(value)
-        elif isinstance(value, list):
-            entries = [
-                {k: v for k, v in e.items() if k != "lr"} for e in value if isinstance(e, dict)
-            ]
-            found |= set().union(*(_keys(entry) for entry in entries))
-    return found
-
-
-def test_every_config_key_is_read_somewhere():
-    """A key that no source file names is dead: nobody acts on it."""
-    code = "\n".join(
-        file.read_text() for file in [*SOURCE.rglob("*.py"), *(ROOT / "callbacks").glob("*.py")]
-    )
-    keys = set()
-    for file in sorted((ROOT / "configs").rglob("*.yaml")):
-        keys |= _keys(yaml.safe_load(file.read_text()) or {})
-    # handed to torch's optimizers and Lightning's trainer under their own names
-    theirs = {"betas", "eps", "alpha", "momentum", "nesterov", "weight_decay"}
-    theirs |= {"devices", "strategy", "num_nodes"}
-    dead = {key for key in keys - theirs if key not in code}
-    assert not dead
 
 
 def test_every_experiment_says_what_it_is():

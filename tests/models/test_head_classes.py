@@ -141,6 +141,6 @@ def test_one_logit_is_no_two_classes_of_the_head(weights):
     ],
 )
 def test_heads_of_other_sizes_are_refused_before_anything_is_fetched(at, name, count):
-    spec = compose(["exp=finetune_timm", f"model.name={name}", "model.head=imagenet"])["model"]
+    spec = compose(["exp=finetune_timm", f"model.name={name}", "model.head=imagenet"]).model
     with pytest.raises(UserError, match=f"the weights of {name} have {count} classes"):
         build_model(spec, channels=3, size=64, outputs=1000)

@@ -357,15 +357,15 @@ def real(shared_weights, monkeypatch):
 
 def test_real_weights_are_found_and_fit(real):
     for words, size in ((["model=vgg16"], 64), (["model=inception_v3"], 96)):
-        spec = compose(words)["model"]
+        spec = compose(words).model
         model = build_model(spec, channels=3, size=size, outputs=5)
         assert model.weights.origin == "weights folder"
         assert model.normalise.mean.flatten()[0] == pytest.approx(0.485 if size == 64 else 0.5)
 
 
 def test_weights_of_another_network_are_refused(real, shared_weights):
-    spec = compose(["model=vgg16"])["model"]
-    spec["weights"] = str(shared_weights / "inception_v3_keras_base_fp16.pth")
+    file = str(shared_weights / "inception_v3_keras_base_fp16.pth")
+    spec = compose(["model=vgg16"]).model.updated(weights=file)
     with pytest.raises(UserError, match="26 keys missing"):
         build_model(spec, channels=3, size=64, outputs=5)
 
@@ -374,7 +374,7 @@ def test_efficientnet_lite0_with_its_own_head_knows_a_cat_and_a_coffee(real):
     import numpy as np
 
     spec = compose(["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"])
-    model = build_model(spec["model"], channels=3, size=224, outputs=1000).eval()
+    model = build_model(spec.model, channels=3, size=224, outputs=1000).eval()
     for name, wanted in (("cat", {"Egyptian cat", "tabby", "tiger cat"}), ("coffee", {"espresso"})):
         photograph = Image.open(Path(__file__).parents[1] / "photographs" / f"{name}.jpg")
         pixels = torch.from_numpy(np.array(photograph.resize((224, 224)))).permute(2, 0, 1)

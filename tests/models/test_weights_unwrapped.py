@@ -135,7 +135,7 @@ def test_a_wrapped_resnet_starts_a_run(at):
 
     theirs = timm.create_model("resnet18", pretrained=False)
     torch.save({"state_dict": prefixed("module.", theirs.state_dict())}, at / "mine.pth")
-    spec = compose(["exp=finetune_timm", "model.weights=mine.pth"])["model"]
+    spec = compose(["exp=finetune_timm", "model.weights=mine.pth"]).model
     model = build_model(spec, channels=3, size=32, outputs=3)
     mine = model.backbone.state_dict()
     assert torch.equal(mine["conv1.weight"], theirs.state_dict()["conv1.weight"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from convlens.config.checks import with_values
+from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.rundir.claim import ENVIRONMENT, check_run_dir, claim_run_dir
@@ -32,10 +34,8 @@ def started(at, monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        trainer = {"num_nodes": num_nodes}
-        return {
-            "run_dir": run_dir, "experiment": "scratch", "overwrite": False, "trainer": trainer
-        }  # fmt: skip
+        values = {"run_dir": run_dir, "trainer.num_nodes": num_nodes}
+        return with_values(compose([]), values)
 
     yield by
     # claim() sets it in a process that is alone; here others follow
@@ -87,7 +87,7 @@ def test_slurm_tasks_share_the_jobs_folder(started):
 
 def test_a_slurm_job_that_is_put_back_into_the_queue_is_told_of_resume(started):
     held = Path(home(started(**SLURM, SLURM_PROCID="0")))
-    write_config(held, {"experiment": "scratch"})
+    write_config(held, compose([]))
     with pytest.raises(UserError, match="make resume run=outputs/scratch/slurm_77"):
         check_run_dir(started(**SLURM, SLURM_PROCID="0"))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from pathlib import Path
 
 from hypothesis import strategies as st
 
-from convlens.config.compose import _at, _flat, changed, compose, groups
+from convlens.config.compose import _at, _flat, changed, compose
+from convlens.config.folder import groups
+from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.rundir import log as logs
 from support.fuzz_surface import ACCEPTED, REFUSED, Surface, expect, judged
@@ -20,7 +21,8 @@ BASE = ["data.pictures=60", "data.size=16", "model.filters=[4,6]", "model.paddin
 CONFIG = compose(BASE)
 # no number of these makes a wrong answer, only a network or data set that takes minutes to build
 COSTLY = ("data.pictures", "data.size", "model.filters", "model.head.hidden")
-KEYS = _flat(CONFIG)
+PLAIN = CONFIG.plain()
+KEYS = _flat(PLAIN)
 ODD = (
     "", "null", "true", "false", "0", "-1", "1", "2", "3", "0.5", "-0.5", "1.5", "1e-3", "1e308",
     "1e400", "-1e400", "nan", "inf", "-inf", ".nan", ".inf", "99999999999999999999", "-2147483649",
@@ -58,7 +60,7 @@ value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
 def fitting(draw) -> str:
     """A key with a value of its default's kind: what only a range can refuse."""
     name = draw(st.sampled_from(KEYS))
-    default = _at(CONFIG, name)
+    default = _at(PLAIN, name)
     if isinstance(default, bool):
         text = draw(st.sampled_from(("true", "false")))
     elif isinstance(default, int):
@@ -94,37 +96,37 @@ def start(folder: Path):
     logs.hush()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
-    def built(config: dict) -> str:
+    def built(config: Config) -> str:
         """Build what a run would train with, where that is quick."""
-        small = all(_at(config, k) == _at(CONFIG, k) for k in COSTLY if k in KEYS)
-        if not small or config["model"]["name"] != "scratch" or config["data"]["name"] != "shapes":
+        small = all(_at(config.plain(), k) == _at(PLAIN, k) for k in COSTLY if k in KEYS)
+        if not small or config.model.name != "scratch" or config.data.name != "shapes":
             return ACCEPTED
-        if config["trainer"] != CONFIG["trainer"] and config["trainer"]["accelerator"] != "cpu":
+        if config.trainer != CONFIG.trainer and config.trainer.accelerator != "cpu":
             return ACCEPTED
 
         def work() -> None:
-            run = assemble(copy.deepcopy(config))
+            run = assemble(config)
             next(iter(run.data.train_dataloader()))
             run.module.configure_optimizers()
             run.module.schedule.rates(0.5, {})
-            if config["trainer"]["strategy"] == "auto":
+            if config.trainer.strategy == "auto":
                 trainer_of(run, folder / "run", False)
 
         return judged(work, 20)
 
     def case(drawn: tuple) -> str:
         way, typed = drawn
-        held: list[dict] = []
+        held: list[Config] = []
 
         def work() -> None:
             if way == "composed":
                 held.append(compose([*BASE, *typed]))
             else:
-                held.append(changed(copy.deepcopy(CONFIG), typed))
+                held.append(changed(CONFIG, typed))
 
         if judged(work, 10) == REFUSED:
             return REFUSED
-        expect(isinstance(held[0], dict), "no config")
+        expect(isinstance(held[0], Config), "no config")
         return built(held[0])
 
     return case

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from convlens.config.schema import OptimizerConfig, SchedulerConfig
 from convlens.core.errors import UserError
 from convlens.training.objective import Objective, class_weights, outputs_for, predicted
 from convlens.training.optimizers import optimizer, rate_factor
@@ -61,8 +62,10 @@ def test_outputs():
         outputs_for("binary", 3)
 
 
-def scheduler(name: str, **keys) -> dict:
-    return {"name": name, "warmup_epochs": 0.0, "floor": 0.0, "every": 10, "factor": 0.1, **keys}
+def scheduler(name: str, **keys) -> SchedulerConfig:
+    """Also one of a name that no config may have."""
+    known = {"warmup_epochs": 0.0, "floor": 0.0, "every": 10, "factor": 0.1, **keys}
+    return SchedulerConfig.model_construct(name=name, **known)
 
 
 def test_rates():
@@ -82,8 +85,8 @@ def test_rates():
 def test_rmsprop_is_keras_two():
     """a ← 0.9 a + 0.1 g², w ← w - lr · g / (√a + 1e-7), written out."""
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    spec = dict(name="rmsprop", lr=0.1, alpha=0.9, eps=1e-7, momentum=0.0, weight_decay=0.0)
-    steps = optimizer(spec, [{"name": "model", "params": [weight]}])
+    keys = dict(name="rmsprop", lr=0.1, alpha=0.9, eps=1e-7, momentum=0.0, weight_decay=0.0)
+    steps = optimizer(OptimizerConfig(**keys), [{"name": "model", "params": [weight]}])
     average, expected = torch.zeros(2), weight.detach().clone()
     for gradient in (torch.tensor([0.3, -0.1]), torch.tensor([0.2, 0.4])):
         weight.grad = gradient.clone()
@@ -96,6 +99,7 @@ def test_rmsprop_is_keras_two():
 def test_optimizer_mistakes_are_named():
     group = [{"name": "model", "params": [torch.nn.Parameter(torch.zeros(1))]}]
     with pytest.raises(UserError, match="did you mean adam"):
-        optimizer({"name": "adamm", "lr": 1.0}, group)
+        optimizer(OptimizerConfig(name="adamm", lr=1.0), group)
     with pytest.raises(UserError, match="optimizer=sgd"):
-        optimizer({"name": "sgd", "lr": 0.1, "momentum": -1.0, "nesterov": False}, group)
+        keys = {"name": "sgd", "lr": 0.1, "momentum": -1.0, "nesterov": False}
+        optimizer(OptimizerConfig.model_construct(**keys), group)

@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
         )
     config = compose(words)
     file = Path(asked["plot"]).expanduser() if asked["plot"] else None
-    if file and file.exists() and not config["overwrite"]:  # before the minutes of the test
+    if file and file.exists() and not config.overwrite:  # before the minutes of the test
         raise UserError(f"plot={file} is there already: choose another, or say overwrite=true")
     from convlens.draw.jpeg import encode_png
     from convlens.draw.rate_curve import rate_curve
@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
         made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
     )
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
-    title = f"{config['experiment']} · learning-rate range test · {', '.join(found.trained)}"
+    title = f"{config.experiment} · learning-rate range test · {', '.join(found.trained)}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(

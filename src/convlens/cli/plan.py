@@ -11,6 +11,7 @@ from rich.table import Table
 from convlens.cli.results import screen
 from convlens.cli.words import extract
 from convlens.config.compose import compose
+from convlens.config.schema import name_of
 from convlens.rundir import log as logs
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def run(words: list[str]) -> int:
         print(f"training would first download the weights: {planned.weights}")
     if download := planned.download:
         print(
-            f"training would first download data={config['data']['name']} "
+            f"training would first download data={config.data.name} "
             f"({download.megabytes} MB) into {download.folder}"
         )
     else:
         _print_data(planned)
-    _print_network(config["model"]["name"], planned.layers)
+    _print_network(config.model.name, planned.layers)
     _print_training(planned)
-    if config["finetune"]["phases"]:
+    if config.finetune.phases:
         _print_phases(planned.phases)
     for line in planned.warnings:
         print(f"! {line}")
@@ -54,8 +55,8 @@ def _of_checkpoint(asked: str, words: list[str]) -> int:
 
     path = checkpoint_path(asked, None)
     layers, config, epochs = plan_network(path, words)
-    _print_network(config["model"]["name"], layers)
-    print(f"{path}: after epoch {epochs} of {config['experiment']}")
+    _print_network(config.model.name, layers)
+    print(f"{path}: after epoch {epochs} of {config.experiment}")
     return 0
 
 
@@ -70,7 +71,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _print_data(plan: Plan) -> None:
     index = plan.index
-    table = _table(f"data: {plan.config['data']['name']}", "class", *index.counts)
+    table = _table(f"data: {plan.config.data.name}", "class", *index.counts)
     rows = [
         (name, *(str(counts[number]) for counts in index.counts.values()))
         for number, name in enumerate(index.class_names)
@@ -104,18 +105,18 @@ def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
 
 
 def _print_training(plan: Plan) -> None:
-    config, training = plan.config, plan.config["training"]
-    moves = "" if training["accumulate"] == 1 else f", {training['accumulate']} to an update"
+    config, training = plan.config, plan.config.training
+    moves = "" if training.accumulate == 1 else f", {training.accumulate} to an update"
     several = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
     table = _table("training", "", "")
-    table.add_row("epochs", f"{training['epochs']} of {several} of {plan.batch}{moves}")
+    table.add_row("epochs", f"{training.epochs} of {several} of {plan.batch}{moves}")
     table.add_row("pictures", "augmented" if plan.augmented else "not augmented")
-    table.add_row("loss", training["loss"])
-    optimizer = config["optimizer"]
-    rate = "" if config["finetune"]["phases"] else f", learning rate {optimizer['lr']:g}"
-    table.add_row("optimizer", optimizer["name"] + rate)
-    table.add_row("scheduler", config["scheduler"]["name"])
-    asked = str(config["precision"])
+    table.add_row("loss", training.loss)
+    optimizer = config.optimizer
+    rate = "" if config.finetune.phases else f", learning rate {optimizer.lr:g}"
+    table.add_row("optimizer", name_of(optimizer) + rate)
+    table.add_row("scheduler", name_of(config.scheduler))
+    asked = str(config.precision)
     shown = plan.precision if plan.precision == asked else f"{plan.precision} ({asked})"
     table.add_row("precision", shown)
     for cost in plan.costs:
@@ -179,7 +180,7 @@ def _print_logged(plan: Plan) -> None:
     for tag, count in plan.logged:
         table.add_row(tag, str(count))
     screen().print(table)
-    share, floor = config["callbacks"]["budget"], config["looking"]["seconds"]
+    share, floor = config.callbacks.budget, config.looking.seconds
     print(
         f"looking may cost {share:.0%} of an epoch, at least {floor:g} s; pictures also land in "
         f"{Path('<run_dir>') / 'explanations'}"

@@ -61,7 +61,7 @@ def _table(runs: list[KeptRun | UnreadRun], parent: Path, sort: str) -> Table:
         numbers = each.numbers
         cells = [f"{numbers[key]:{how}}" if key in numbers else "" for key, how in shown.values()]
         table.add_row(
-            name, f"{each.started:%Y-%m-%d %H:%M}", str(each.config["experiment"]),
-            str(each.config.get("seed", "")), *cells, each.state,
+            name, f"{each.started:%Y-%m-%d %H:%M}", str(each.config.experiment),
+            str("" if each.config.seed is None else each.config.seed), *cells, each.state,
         )  # fmt: skip
     return table

@@ -22,7 +22,7 @@ def run(words: list[str]) -> int:
         home, summary = train(config)
     if not first_process():
         return 0
-    if config["trainer"]["fast_dev_run"]:
+    if config.trainer.fast_dev_run:
         print("dry run: one batch of training, validation and test went through; nothing is kept")
     else:
         closing(home, summary)

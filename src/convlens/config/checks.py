@@ -1,278 +1,81 @@
-"""The range of every config key, in one table; a config from a file is held to it too.
+"""From plain values to a checked config; every mistake is answered in one line.
 
 What depends on the data or the network (a layer's name, a list's length) is checked by the part
-that knows it. A key that a config lacks is not missed here: runs of old have fewer.
+that knows it.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, get_args, get_origin
 
+from pydantic import ValidationError
+
+from convlens.config.migrate import lifted
+from convlens.config.schema import LOOKS, CallbacksConfig, Config, Slice
+from convlens.config.schema.rules import Rule
+from convlens.config.schema.slices import Either
+from convlens.config.targets import check_repeated
 from convlens.core.errors import UserError, nearest
 
-_MOST = 2**31 - 1  # of anything that is counted
 NODES = 20_000  # values in a config: ours have some hundred
 _DEEP = 20  # levels
 _LARGEST = 2**64  # whole numbers in a file; larger ones fit no float and no tensor
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value has to be: a test, and the words for it.
-
-    ``kinds``: it may be of several kinds, such as one value or a list, so that the kind of the
-    default says nothing about what else is right; null, which any key may start with, is none.
-    """
-
-    fits: Callable[[Any], bool]
-    wanted: str
-    kinds: bool = False
-
-    def __or__(self, other: Rule) -> Rule:
-        return Rule(
-            lambda value: self.fits(value) or other.fits(value),
-            f"{self.wanted} or {other.wanted}",
-            kinds=self is not NULL or other.kinds,
-        )
-
-
-def whole(least: int, most: int = _MOST) -> Rule:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-    limit = "" if most == _MOST else f" and at most {most}"
-    return Rule(fits, f"a whole number of at least {least}{limit}")
-
-
-def _number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) <= 1e30 and math.isfinite(value)  # of whole numbers a float can hold
-
-
-def least(low: float) -> Rule:
-    return Rule(lambda value: _number(value) and value >= low, f"a number of at least {low:g}")
-
-
-def above(low: float) -> Rule:
-    return Rule(lambda value: _number(value) and value > low, f"a number above {low:g}")
-
-
-def between(low: float, high: float) -> Rule:
-    return Rule(
-        lambda value: _number(value) and low <= value <= high, f"a number in [{low}, {high}]"
-    )
-
-
-def below(low: float, high: float) -> Rule:
-    return Rule(
-        lambda value: _number(value) and low <= value < high, f"a number in [{low}, {high})"
-    )
-
-
-def one_of(*names: str) -> Rule:
-    def fits(value: Any) -> bool:
-        return isinstance(value, str | int) and not isinstance(value, bool) and str(value) in names
-
-    return Rule(fits, " or ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names))
-
-
-def each(rule: Rule, count: int | None = None) -> Rule:
-    def fits(value: Any) -> bool:
-        right = isinstance(value, list) and (count is None or len(value) == count)
-        return right and all(map(rule.fits, value))
-
-    return Rule(fits, f"a list of {f'{count} values, ' if count else ''}each {rule.wanted}")
-
-
-NULL = Rule(lambda value: value is None, "null")
-SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
-TEXT = Rule(lambda value: isinstance(value, str), "text")
-TABLE = Rule(lambda value: isinstance(value, dict), "keys and values, {a: b}")
-SHARE, PART = between(0, 1), below(0, 1)
-WEIGHTS = Rule(
-    lambda v: isinstance(v, list) and bool(v) and all(map(least(0).fits, v)) and sum(v) > 0,
-    "a list of weights of at least 0, not all 0",
-)
-CALLBACK = Rule(
-    lambda v: isinstance(v, str) and bool(re.fullmatch(r"convlens\.callbacks\.[A-Z]\w*", v)),
-    "one of convlens.callbacks (code of your own comes in by Python, not by a config)",
-)
-SIDE = whole(1, 1000)  # of a kernel or window, in pixels
-PADDING = one_of("valid", "same") | whole(0, 1000)
-LAYERS = TEXT | each(TEXT)
-ALL_DEVICES = Rule(lambda value: value == -1, "-1")
 # of every config; `experiment` and `debug` leave no group of their own
-GROUPS = ("data", "model", "training", "optimizer", "scheduler", "finetune", "callbacks", "trainer",
-          "logger", "probes", "looking", "alarms")  # fmt: skip
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys((*GROUPS, "data.augment", "data.split"), TABLE),
-    "model.head": TABLE | one_of("imagenet"),
-    "experiment": TEXT,
-    "seed": whole(0, 2**63 - 1),
-    "precision": one_of("auto", "32", "bf16", "16", "64"),
-    "run_dir": NULL | TEXT,
-    "cache_features": one_of("auto", "always", "never"),
-    "scores": one_of("default", "all"),
-    "overwrite": SWITCH,
-    "training.epochs": NULL | whole(1),
-    "training.steps_per_epoch": NULL | whole(1),
-    "training.early_stopping": NULL | whole(1),
-    "training.batch_size": whole(1),
-    "training.eval_batch_size": whole(1),
-    "training.accumulate": whole(1),
-    "training.validations": whole(1),
-    "training.batch_size_is": one_of("global", "per_device"),
-    "training.lr_is": one_of("global", "per_device"),
-    "training.loss": one_of("cross_entropy", "binary"),
-    "training.label_smoothing": PART,
-    "training.class_weights": NULL | one_of("balanced") | WEIGHTS,
-    "training.compile": SWITCH,
-    "training.gradient_clip": NULL | above(0),
-    "probes.count": whole(1),
-    "probes.files": each(TEXT),
-    "looking.*": least(0),
-    "alarms.patience": whole(0),
-    "alarms.overfitting_epochs": whole(1),
-    "alarms.gap": SHARE,
-    "alarms.gap_epochs": whole(1),
-    "alarms.*": least(0),
-    "optimizer.name": TEXT,
-    "optimizer.lr": above(0),
-    "optimizer.betas": each(PART, 2),
-    "optimizer.alpha": PART,
-    "optimizer.nesterov": SWITCH,
-    "optimizer.*": least(0),
-    "scheduler.name": one_of("constant", "cosine", "linear", "step", "exponential"),
-    "scheduler.every": above(0),
-    "scheduler.factor": above(0),
-    "scheduler.*": least(0),
-    "finetune.batch_norm": TEXT,
-    "finetune.groups": NULL | TABLE,
-    "finetune.phases": NULL | each(TABLE),
-    # their limits are the schedule's own
-    "finetune.phases.*.lr": above(0) | TABLE,
-    "finetune.phases.*.until": NULL | TABLE,
-    "finetune.groups.*": TEXT | each(TEXT) | TABLE,
-    "trainer.accelerator": TEXT,
-    "trainer.strategy": TEXT,
-    "trainer.devices": TEXT | whole(1) | ALL_DEVICES | each(whole(0)),
-    "trainer.num_nodes": whole(1),
-    "trainer.log_every_n_steps": whole(1),
-    "trainer.fast_dev_run": SWITCH,
-    "logger.tensorboard": SWITCH,
-    "data.name": TEXT,
-    "data.size": whole(8, 8192),
-    "data.channels": whole(1, 3),
-    "data.pictures": whole(1),
-    "data.classes": whole(1),
-    "data.shortcut": SHARE,
-    "data.dir": NULL | TEXT,
-    "data.csv": NULL | TEXT,
-    "data.pattern": NULL | TEXT,
-    "data.masks": NULL | TEXT,
-    "data.resize": TEXT,
-    "data.interpolation": TEXT,
-    "data.cache": TEXT,
-    "data.on_error": one_of("raise", "skip"),
-    # their limits are the augmentation's own
-    "data.augment.fill": TEXT,
-    "data.augment.random_resized_crop": NULL | each(above(0), 2),
-    "data.augment.crop_ratio": each(above(0), 2),
-    "data.augment.*_flip": SWITCH,
-    "data.augment.*": least(0),
-    "model.activation": TEXT,
-    "model.initialisation": TEXT,
-    "model.normalisation": TEXT | each(each(least(-1000))),
-    "model.kernel_size": SIDE | each(SIDE),
-    "model.stride": SIDE | each(SIDE),
-    "model.pool_size": SIDE | each(SIDE),
-    "model.padding": PADDING | each(PADDING),
-    "model.pooling": TEXT | each(TEXT),
-    "model.filters": each(whole(1, 65_536)),
-    "model.dropout": PART,
-    "model.batch_norm": SWITCH,
-    "model.batch_norm_eps": above(0),
-    "model.batch_norm_momentum": SHARE,
-    "model.head.hidden": each(whole(1, 1_000_000)),
-    "model.head.dropout": PART,
-    "model.head.hidden_dropout": PART,
-    "model.weights": TEXT,
-    "model.head_classes": TEXT | each(whole(0, 999)),
-    "callbacks.budget": least(0),
-    "callbacks.*._target_": CALLBACK,
-    "callbacks.*.batch": whole(1),
-    "callbacks.*.every_n_epochs": whole(1),
-    "callbacks.*.rule": one_of("reference", "shared"),
-    "callbacks.*.recipe": one_of("robust", "plain"),
-    "callbacks.*.which": one_of("default", "all"),
-    "callbacks.*.method": TEXT,
-    "callbacks.*.layers": LAYERS,
-    "callbacks.*.layer": NULL | TEXT,
-    "callbacks.*.target": TEXT,
-    "callbacks.*.superpixels": SWITCH,
-    "callbacks.*.masks": SWITCH,
-    "callbacks.*.limit": whole(1),
-    "callbacks.*.steps": whole(1, 100_000),
-    "callbacks.*.segments": whole(1),
-    "callbacks.*.pictures": whole(1),
-    "callbacks.*.draws": whole(1, 1000),
-    "callbacks.*.probes": whole(1),
-    "callbacks.*.mistakes": whole(0),
-    "callbacks.*.random": whole(0),
-    "callbacks.*.units": whole(1),
-    "callbacks.*.full_units": NULL | whole(0),
-    "callbacks.*.patches": whole(0),
-    "callbacks.*.patch_pictures": whole(0),
-    "callbacks.*.step_size": above(0),
-    "callbacks.*.window": above(0),
-    "callbacks.*.stride": above(0),
-    "callbacks.*.baseline": one_of("mean") | SHARE,
-    "callbacks.*.border": SHARE,
-    "callbacks.*.near": SHARE,
-    "callbacks.*.confident": SHARE,
-    "callbacks.*.only": one_of("correct", "wrong", "all"),
-    "callbacks.*.options": TABLE,
-}
-TRAINER = {key.partition(".")[2] for key in RULES if key.startswith("trainer.")}
+GROUPS = tuple(name for name in Config.model_fields if name not in (
+    "seed", "precision", "run_dir", "cache_features", "scores", "overwrite", "experiment"
+))  # fmt: skip
 
 
-def check_config(config: dict) -> None:
-    """Hold every value to its key's range; the first rule that a key matches counts.
+def checked(plain: dict) -> Config:
+    """The config with these values.
 
     Raises:
-        UserError: naming the key, its value and what is expected.
+        UserError: naming the first key that does not fit, its value and what is expected.
     """
-    for key, value in _values(config):
-        rule = rule_of(key)
-        if rule is not None and not rule.fits(value):
-            raise UserError(f"{key}={_shown(value)}: {rule.wanted} is expected")
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        raise UserError(_answer(error.errors(include_url=False)[0])) from None
 
 
-def check_stored(config: Any, where: str) -> None:
-    """The same for a config out of a file: whoever wrote it, it is data, and names no code.
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A config with some keys, named with dots, set anew.
+
+    Raises:
+        UserError: a value that does not fit its key.
+    """
+    plain = config.plain()
+    for name, value in values.items():
+        *parents, leaf = name.split(".")
+        place = plain
+        for part in parents:
+            place = place[int(part) if isinstance(place, list) else part]
+        place[int(leaf) if isinstance(place, list) else leaf] = value
+    return checked(plain)
+
+
+def stored_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
+    """The config out of a file: whoever wrote it, it is data, and names no code.
 
     Args:
+        plain: as it was read.
         where: the file, for messages.
+        words: ``key=value`` as typed; of them, those that repeat a class of a person's own count.
+            None where nothing is made of the config: it is only compared with another one.
 
     Raises:
         UserError: not a config, or one whose values nobody could have typed.
     """
-    check_shape(config, where)
+    check_shape(plain, where)
     for group in GROUPS:
-        if not isinstance(config.get(group, {}), dict):
-            raise UserError(f"{where}: {group}={_shown(config[group])}: keys below it are expected")
-    for key in config.get("trainer", {}):
-        if key not in TRAINER:
-            raise UserError(f"{where}: trainer.{key}: no such key; {nearest(str(key), TRAINER)}")
+        if not isinstance(plain.get(group, {}), dict):
+            raise UserError(f"{where}: {group}={_shown(plain[group])}: keys below it are expected")
+    if words is not None:
+        check_repeated(plain, list(words), where)
+    plain = lifted(plain, where)
     try:
-        check_config(config)
+        return checked(plain)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -304,20 +107,79 @@ def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
             raise UserError(f"{where} holds a whole number of {len(hex(value)) * 4} bits")
 
 
-def _values(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        yield f"{prefix}{key}", value
-        if isinstance(value, dict):
-            yield from _values(value, f"{prefix}{key}.")
-
-
 def rule_of(key: str) -> Rule | None:
-    """The first rule that a key matches, if any."""
-    if key in RULES:
-        return RULES[key]
-    depth = key.count(".")  # a star stands for one part of a key
-    fitting = (p for p in RULES if "*" in p and p.count(".") == depth and fnmatchcase(key, p))
-    return next((RULES[pattern] for pattern in fitting), None)
+    """The rule of a key with dots, if it has one."""
+    rule, kinds = None, [Config]
+    for part in key.split("."):
+        found = [_inside(kind, part) for kind in kinds]
+        marks = next((each for each in found if each is not None), ())
+        rule = next((mark for mark in marks if isinstance(mark, Rule)), None)
+        kinds = [kind for mark in marks for kind in _below(mark)]
+    return rule
+
+
+def _inside(kind: Any, part: str) -> tuple | None:
+    """The marks (rules, or types) of a part of what is of a kind; None where it has none such."""
+    if isinstance(kind, type) and issubclass(kind, Slice):
+        for name, field in kind.model_fields.items():
+            if part == (field.alias or name):
+                return tuple(field.metadata)
+        return tuple(LOOKS.values()) if kind is CallbacksConfig else None
+    inner = get_args(kind)[-1]  # of a dict's values, or a list's entries
+    return inner.__metadata__ if get_origin(inner) is Annotated else (inner,)
+
+
+def _below(mark: Any) -> Iterator[Any]:
+    if isinstance(mark, Rule):
+        if mark.below is not None:
+            yield mark.below
+    elif isinstance(mark, Either):
+        yield mark.ours
+    elif isinstance(mark, type) or get_args(mark):
+        yield mark
+
+
+def _answer(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as a line of ours."""
+    path = [str(part) for part in problem["loc"]]
+    key, value = ".".join(path), problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: no such key; {nearest(path[-1], _known(path[:-1]))}"
+        case "missing":
+            return _missing(path)
+        case "unknown":
+            name = problem["ctx"]["name"]
+            return (
+                f"callbacks: _target_={problem['ctx']['path']} is no callback of "
+                f"convlens.callbacks; {nearest(name, LOOKS)}"
+            )
+        case "wanted":
+            wanted = problem["ctx"]["wanted"]
+        case _:
+            rule = rule_of(key)
+            wanted = rule.wanted if rule else "another kind of value"
+    ending = "" if "expected" in wanted else " is expected"
+    return f"{key}={_shown(value)}: {wanted}{ending}"
+
+
+def _missing(path: list[str]) -> str:
+    key, rule = ".".join(path), rule_of(".".join(path))
+    if path[:2] == ["finetune", "phases"] and rule:
+        return f"{key}=None: {rule.wanted} is expected"
+    if path[0] == "callbacks" and len(path) > 2:
+        return f"{key}: it is missing: the callback does not take such values"
+    return f"the key {key} is missing (KeyError)"
+
+
+def _known(path: list[str]) -> set[str]:
+    """The keys that there are below a path."""
+    kinds: list[Any] = [Config]
+    for part in path:
+        marks = next((m for kind in kinds if (m := _inside(kind, part)) is not None), ())
+        kinds = [kind for mark in marks for kind in _below(mark)]
+    slices = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Slice)]
+    return {field.alias or name for kind in slices for name, field in kind.model_fields.items()}
 
 
 def _shown(value: Any) -> str:

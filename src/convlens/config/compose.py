@@ -6,7 +6,6 @@ experiment or key, values checked against the default's type, ``~`` expanded, an
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config.checks import check_config, rule_of
+from convlens.config.checks import checked, rule_of
+from convlens.config.folder import groups, search_path, take_folder
+from convlens.config.schema import Config
+from convlens.config.targets import is_target, own_targets, owner
 from convlens.core.errors import UserError, nearest
 
 # by the model that was asked for, where no experiment was
@@ -32,30 +34,43 @@ DEFAULT_EXPERIMENTS = {
 PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and the names one can choose in each: ``{"data": ["cifar10", …], …}``."""
-    root = Path(str(resources.files("convlens.configs")))
-    found: dict[str, list[str]] = {}
-    for file in sorted(root.rglob("*.yaml")):
-        group, _, name = str(file.relative_to(root).with_suffix("")).partition("/")
-        if name and name != "base":
-            found.setdefault(group, []).append(name)
-    return found
-
-
-def compose(words: list[str]) -> dict:
+def compose(words: list[str]) -> Config:
     """The resolved config for words such as ``exp=scratch data.size=96``.
 
     Args:
-        words: ``group=name`` or ``key=value``; ``exp`` means ``experiment``.
-
-    Returns:
-        A plain dictionary, with the key ``experiment`` added.
+        words: ``group=name`` or ``key=value``; ``exp`` means ``experiment``, and ``config_dir=DIR``
+            adds a folder of a person's own to the groups.
 
     Raises:
         UserError: a word that is none of these, or a value that does not fit its key.
     """
-    known = groups()
+    folder, words = take_folder(words)
+    known, path = groups(folder), search_path(folder)
+    chosen, values = _sorted_out(words, known)
+    chosen.setdefault("experiment", DEFAULT_EXPERIMENTS.get(chosen.get("model", "scratch"), "own"))
+    with initialize_config_module("convlens.configs", version_base="1.3"):
+        picks = [f"{group}={name}" for group, name in chosen.items()]
+        plain = _composed(picks, path)
+        added = _added(values, plain, [*known, "exp", "config_dir"])
+        raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
+        overrides = [
+            f"{'+' if key in added else ''}{key}={text}"
+            for key, text in values.items()
+            if key not in raw
+        ]
+        config = _composed(picks + overrides, path)
+    for key in sorted(values):  # what stands above before what is below it
+        if key in raw:
+            _set(config, key, _plain(key, raw[key]))
+        if key not in added:
+            _check_type(key, _at(plain, key), _at(config, key), values[key])
+    config = _expanded(config)
+    config["experiment"] = chosen["experiment"]
+    return checked(config)
+
+
+def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, dict]:
+    """Words as the groups' choices and the keys' values."""
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for word in words:
@@ -69,26 +84,19 @@ def compose(words: list[str]) -> dict:
             chosen[key] = text
         else:
             values[key] = text
-    model = chosen.get("model", "scratch")
-    chosen.setdefault("experiment", DEFAULT_EXPERIMENTS[model])
-    with initialize_config_module("convlens.configs", version_base="1.3"):
-        picks = [f"{group}={name}" for group, name in chosen.items()]
-        plain = _composed(picks)
-        keys = _flat(plain)
-        for key in values:
-            if key not in keys:
-                raise UserError(f"{key}: no such key; {nearest(key, [*keys, *known, 'exp'])}")
-        raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
-        overrides = [f"{key}={text}" for key, text in values.items() if key not in raw]
-        config = _composed(picks + overrides)
-    for key in sorted(values):  # what stands above before what is below it
-        if key in raw:
-            _set(config, key, _plain(key, raw[key]))
-        _check_type(key, _at(plain, key), _at(config, key), values[key])
-    config = _expanded(config)
-    config["experiment"] = chosen["experiment"]
-    check_config(config)
-    return config
+    return chosen, values
+
+
+def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
+    """The keys that no config has: those of a person's own class, which takes what it takes."""
+    keys = set(_flat(plain))
+    typed = {key.rpartition(".")[0] for key in values if is_target(key)}
+    own = typed | {key.rpartition(".")[0] for key, _ in own_targets(plain)}
+    strange = {key for key in values if key not in keys}
+    for key in strange:
+        if owner(key, own) is None:
+            raise UserError(f"{key}: no such key; {nearest(key, [*keys, *more])}")
+    return strange
 
 
 def values_of(word: str) -> list[str]:
@@ -121,10 +129,10 @@ def _pair(word: str) -> tuple[str, str]:
     return ("experiment" if key == "exp" else key), text
 
 
-def _composed(overrides: list[str]) -> dict:
+def _composed(overrides: list[str], path: list[str]) -> dict:
     """The whole config as a plain dictionary, interpolations filled in."""
     try:
-        config: DictConfig = hydra_compose("train", overrides=overrides)
+        config: DictConfig = hydra_compose("train", overrides=overrides + path)
         return OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
@@ -171,7 +179,10 @@ def _at(config: Any, key: str) -> Any:
 
 def _set(config: Any, key: str, value: Any) -> None:
     parent, _, leaf = key.rpartition(".")
-    config = _at(config, parent) if parent else config
+    for part in parent.split(".") if parent else ():
+        if isinstance(config, dict):
+            config.setdefault(part, {})  # of a person's own
+        config = config[int(part) if isinstance(config, list) else part]
     config[int(leaf) if isinstance(config, list) else leaf] = value
 
 
@@ -225,29 +236,35 @@ def _merged(key: str, before: Any, value: Any) -> Any:
     return {**before, **value}
 
 
-def changed(config: dict, words: list[str]) -> dict:
+def changed(config: Config, words: list[str]) -> Config:
     """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
 
     Raises:
         UserError: a word that fits no key of the config.
     """
-    config = _expanded(config)
+    folder, words = take_folder(words)
+    known, plain = groups(folder), _expanded(config.plain())
+    own = dict(own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
         for key, text in map(_pair, words):
-            known = groups()
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
-                config[key] = _composed([f"{key}={text}"])[key]
+                plain[key] = _composed([f"{key}={text}"], search_path(folder))[key]
                 continue
-            keys = _flat(config)
+            if key in own and own[key] == text:
+                continue  # a class of one's own, named again
+            if is_target(key):
+                raise UserError(
+                    f"{key}={text}: a run goes on with the classes it began with; leave it out"
+                )
+            keys = _flat(plain)
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
             value = _plain(key, text)
             if _is_hydra(key, text):
                 value = OverridesParser.create().parse_override(f"{key}={text}").value()
-            before = _at(config, key)
-            _set(config, key, _expanded(_merged(key, before, value)))
-            _check_type(key, before, _at(config, key), text)
-    check_config(config)
-    return config
+            before = _at(plain, key)
+            _set(plain, key, _expanded(_merged(key, before, value)))
+            _check_type(key, before, _at(plain, key), text)
+    return checked(plain)

@@ -9,12 +9,11 @@ Legend: ``B`` pictures, ``C`` channels, ``H W`` height and width in pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlens.config.schema import AugmentConfig
 from convlens.core.errors import UserError, nearest
 
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
@@ -42,72 +41,52 @@ DRAWS = len(COLUMNS)
 _COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 
-@dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random changes; all zero or off leaves the pictures alone.
+    """Random changes; all ranges zero or off leave the pictures alone.
 
     Geometry is Keras's ``ImageDataGenerator``: one affine matrix rotation · shift · shear · zoom
-    a picture, which maps output to input coordinates, sampled bilinearly.
+    a picture, which maps output to input coordinates, sampled bilinearly. A shear angle is in
+    degrees (Keras up to 2.0.8 meant radians); a zoom of 0.8 magnifies. ``fill`` is what stands
+    outside the picture: ``nearest`` (the border goes on), ``reflect`` (mirrored at the edge),
+    ``constant`` (black). A random resized crop (Szegedy et al. 2014) cuts out a share of the area,
+    its width / height drawn evenly in its logarithm. Contrast turns about the picture's mean grey,
+    saturation about each pixel's grey.
 
-    Attributes:
-        rotation_degrees: angle in ± this many degrees.
-        width_shift, height_shift: shift in ± this share of the width or height.
-        shear_degrees: shear angle in ± this many degrees (Keras up to 2.0.8 meant radians).
-        zoom: factor of each axis, drawn for each by itself, in 1 ± this; 0.8 magnifies.
-        horizontal_flip, vertical_flip: mirror half of the pictures.
-        fill: what stands outside the picture: ``nearest`` (the border goes on), ``reflect``
-            (mirrored at the edge), ``constant`` (black).
-        random_resized_crop: None, or [low, high], the share of the area that is cut out and
-            resized to the whole (Szegedy et al. 2014).
-        crop_ratio: [low, high], the cut's width / height, drawn evenly in its logarithm.
-        brightness, contrast, saturation: factor in 1 ± this; contrast turns about the picture's
-            mean grey, saturation about each pixel's grey.
-        hue: turn of the colour circle in ± this many whole turns, at most 0.5.
+    Args:
+        ranges: the config group ``data.augment``.
 
     Raises:
         UserError: a value out of its range, naming the key.
     """
 
-    rotation_degrees: float = 0.0
-    width_shift: float = 0.0
-    height_shift: float = 0.0
-    shear_degrees: float = 0.0
-    zoom: float = 0.0
-    horizontal_flip: bool = False
-    vertical_flip: bool = False
-    fill: str = "nearest"
-    random_resized_crop: list[float] | None = None
-    crop_ratio: tuple[float, float] | list[float] = (0.75, 4 / 3)
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-
-    def __post_init__(self):
+    def __init__(self, ranges: AugmentConfig):
+        self.ranges = ranges
         for key, high in {
             "rotation_degrees": 180, "width_shift": 1, "height_shift": 1, "shear_degrees": 89,
             "zoom": 0.99, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5,
         }.items():  # fmt: skip
-            if not 0 <= getattr(self, key) <= high:
-                raise UserError(f"data.augment.{key}={getattr(self, key)}: expected 0 to {high}")
-        if self.fill not in FILLS:
-            raise UserError(f"data.augment.fill={self.fill}: {nearest(str(self.fill), FILLS)}")
-        crop = self.random_resized_crop
-        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+            if not 0 <= getattr(ranges, key) <= high:
+                raise UserError(f"data.augment.{key}={getattr(ranges, key)}: expected 0 to {high}")
+        if ranges.fill not in FILLS:
+            raise UserError(f"data.augment.fill={ranges.fill}: {nearest(ranges.fill, FILLS)}")
+        crop = ranges.random_resized_crop
+        if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
             raise UserError(
                 f"data.augment.random_resized_crop={crop}: expected null or [low, high], shares "
                 f"of the area in (0, 1]"
             )
-        if not (len(self.crop_ratio) == 2 and 0 < self.crop_ratio[0] <= self.crop_ratio[1]):
-            raise UserError(f"data.augment.crop_ratio={self.crop_ratio}: expected [low, high] > 0")
+        if not 0 < ranges.crop_ratio[0] <= ranges.crop_ratio[1]:
+            raise UserError(
+                f"data.augment.crop_ratio={ranges.crop_ratio}: expected [low, high] > 0"
+            )
 
     @property
     def active(self) -> bool:
         """Whether anything random acts on the pictures."""
         return any(
-            getattr(self, field.name) not in (0, False, None)
-            for field in fields(self)
-            if field.name not in ("fill", "crop_ratio")
+            value not in (0, False, None)
+            for name, value in self.ranges.plain().items()
+            if name not in ("fill", "crop_ratio")
         )
 
     def __call__(self, pictures: Tensor, draws: Tensor) -> Tensor:
@@ -115,15 +94,16 @@ class Augmentation:
         if self._geometric:
             grid = _grid(self.matrices(draws, *pictures.shape[-2:]).to(pictures), pictures.shape)
             pictures = F.grid_sample(
-                pictures, grid, "bilinear", FILLS[self.fill], align_corners=False
+                pictures, grid, "bilinear", FILLS[self.ranges.fill], align_corners=False
             )
         return self._coloured(pictures, draws.to(pictures))
 
     @property
     def _geometric(self) -> bool:
+        on = self.ranges
         return bool(
-            self.rotation_degrees or self.width_shift or self.height_shift or self.shear_degrees
-            or self.zoom or self.horizontal_flip or self.vertical_flip or self.random_resized_crop
+            on.rotation_degrees or on.width_shift or on.height_shift or on.shear_degrees or on.zoom
+            or on.horizontal_flip or on.vertical_flip or on.random_resized_crop
         )  # fmt: skip
 
     def matrices(self, draws: Tensor, height: int, width: int) -> Tensor:
@@ -137,27 +117,27 @@ class Augmentation:
         identity = torch.eye(3, dtype=torch.float64, device=draws.device)
         eye = identity.repeat(len(draws), 1, 1)
 
-        angle = torch.deg2rad(_within(draw["rotation"], self.rotation_degrees))
+        angle = torch.deg2rad(_within(draw["rotation"], self.ranges.rotation_degrees))
         rotation = eye.clone()
         rotation[:, 0, 0], rotation[:, 0, 1] = angle.cos(), -angle.sin()
         rotation[:, 1, 0], rotation[:, 1, 1] = angle.sin(), angle.cos()
 
         shift = eye.clone()
-        shift[:, 0, 2] = _within(draw["height_shift"], self.height_shift) * height
-        shift[:, 1, 2] = _within(draw["width_shift"], self.width_shift) * width
+        shift[:, 0, 2] = _within(draw["height_shift"], self.ranges.height_shift) * height
+        shift[:, 1, 2] = _within(draw["width_shift"], self.ranges.width_shift) * width
 
-        angle = torch.deg2rad(_within(draw["shear"], self.shear_degrees))
+        angle = torch.deg2rad(_within(draw["shear"], self.ranges.shear_degrees))
         shear = eye.clone()
         shear[:, 0, 1], shear[:, 1, 1] = -angle.sin(), angle.cos()
 
         zoom = eye.clone()
-        zoom[:, 0, 0] = 1 + _within(draw["zoom_height"], self.zoom)
-        zoom[:, 1, 1] = 1 + _within(draw["zoom_width"], self.zoom)
+        zoom[:, 0, 0] = 1 + _within(draw["zoom_height"], self.ranges.zoom)
+        zoom[:, 1, 1] = 1 + _within(draw["zoom_width"], self.ranges.zoom)
 
         flip = eye.clone()
-        if self.vertical_flip:
+        if self.ranges.vertical_flip:
             flip[:, 0, 0] = torch.where(draw["vertical_flip"] < 0.5, -1.0, 1.0)
-        if self.horizontal_flip:
+        if self.ranges.horizontal_flip:
             flip[:, 1, 1] = torch.where(draw["horizontal_flip"] < 0.5, -1.0, 1.0)
 
         pixels = rotation @ shift @ shear @ zoom @ self._crop(draw, eye, height, width) @ flip
@@ -170,11 +150,11 @@ class Augmentation:
     def _crop(self, draw: dict[str, Tensor], eye: Tensor, height: int, width: int) -> Tensor:
         """The cut-out of a random resized crop as a matrix, (B, 3, 3), in centred pixels."""
         crop = eye.clone()
-        if self.random_resized_crop is None:
+        if self.ranges.random_resized_crop is None:
             return crop
-        low, high = self.random_resized_crop
+        low, high = self.ranges.random_resized_crop
         area = low + (high - low) * draw["crop_area"]
-        bounds = torch.tensor(self.crop_ratio, dtype=torch.float64, device=eye.device).log()
+        bounds = torch.tensor(self.ranges.crop_ratio, dtype=torch.float64, device=eye.device).log()
         ratio = torch.exp(bounds[0] + (bounds[1] - bounds[0]) * draw["crop_ratio"])
         # width / height in pixels is `ratio`; what would stick out is cut at the picture's edge
         tall = (area / ratio * width / height).sqrt().clamp(max=1)
@@ -188,18 +168,20 @@ class Augmentation:
         """Brightness, contrast, saturation, hue, in this order; each clipped to [0, 1]."""
 
         def factor(key: str) -> Tensor:
-            return (1 + _within(draws[:, _COLUMN[key]], getattr(self, key))).view(-1, 1, 1, 1)
+            return (1 + _within(draws[:, _COLUMN[key]], getattr(self.ranges, key))).view(
+                -1, 1, 1, 1
+            )
 
-        if self.brightness:
+        if self.ranges.brightness:
             pictures = (pictures * factor("brightness")).clamp(0, 1)
-        if self.contrast:
+        if self.ranges.contrast:
             mean = _grey(pictures).mean(dim=(2, 3), keepdim=True)
             pictures = (mean + (pictures - mean) * factor("contrast")).clamp(0, 1)
-        if self.saturation:
+        if self.ranges.saturation:
             grey = _grey(pictures)
             pictures = (grey + (pictures - grey) * factor("saturation")).clamp(0, 1)
-        if self.hue and pictures.shape[1] == 3:
-            turns = _within(draws[:, _COLUMN["hue"]], self.hue)
+        if self.ranges.hue and pictures.shape[1] == 3:
+            turns = _within(draws[:, _COLUMN["hue"]], self.ranges.hue)
             pictures = _turn_hue(pictures, turns).clamp(0, 1)
         return pictures
 

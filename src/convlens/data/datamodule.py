@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
@@ -25,7 +26,7 @@ class PictureData(L.LightningDataModule):
     ``label`` int64 (B,); ``row`` int64 (B,), the place in the split.
 
     Args:
-        spec: plain dictionary of ``data/*.yaml``.
+        spec: the config group ``data``.
         seed: of the run; decides splits, order and augmentation.
         batch_size: pictures of a training step, over all processes together.
         per_device: ``batch_size`` counts for each process instead.
@@ -49,7 +50,7 @@ class PictureData(L.LightningDataModule):
 
     def __init__(
         self,
-        spec: dict,
+        spec: DataConfig,
         *,
         seed: int,
         batch_size: int,
@@ -64,7 +65,7 @@ class PictureData(L.LightningDataModule):
         self.spec, self.seed = spec, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
-        self.augmentation = Augmentation(**spec["augment"])
+        self.augmentation = Augmentation(spec.augment)
         self.before = np.zeros(0, np.int64) if before is None else before
         self.index: Index = index(spec, seed, self.before) if found is None else found
         self._dataset: Dataset | None = None
@@ -74,7 +75,7 @@ class PictureData(L.LightningDataModule):
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
-                    f"no {split} pictures in data={spec['name']}: add some or set "
+                    f"no {split} pictures in data={spec.name}: add some or set "
                     f"data.split.{split} to a share above 0"
                 )
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.names import composed, spelt_on_disk
 from convlens.data.masks.files import read_masks
@@ -103,7 +104,7 @@ def choose_probes(
     )
 
 
-def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Probes:
+def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
     """The user's pictures; the true class is known where the folder has a class's name.
 
     A file in ``data.masks`` that is named like one of them is its mask.
@@ -117,9 +118,9 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Pr
         if not path.is_file():
             raise UserError(f"probes.files: there is no file {path}; give paths of pictures")
     decoded = pixels.decoded(
-        paths, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
-        interpolation=spec["interpolation"], cache="ram", cache_dir=None,
-        on_error=spec.get("on_error", "raise"), progress=False,
+        paths, size=spec.size, resize=spec.resize, channels=spec.channels,
+        interpolation=spec.interpolation, cache="ram", cache_dir=None,
+        on_error=spec.on_error or "raise", progress=False,
     )  # fmt: skip
     for path, reason in decoded.errors:
         print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
@@ -133,17 +134,17 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: dict) -> Pr
     return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
 
 
-def _own_masks(paths: list[Path], spec: dict) -> tuple[Tensor | None, Tensor | None]:
+def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:
     """(N, H, W) bool and (N,) bool of the pictures' masks, None where there are none."""
-    if not spec.get("masks"):  # not every source has the key, nor do old runs
+    if not spec.masks:  # not every source has the key, nor do old runs
         return None, None
-    folder = MaskFolder(spec["masks"], data_dir(spec))
+    folder = MaskFolder(spec.masks, data_dir(spec))
     files = [folder.of(path) for path in paths]
     if not any(files):
         return None, None
     read = read_masks(
-        paths, files, size=spec["size"], resize=spec["resize"], cache="ram",
-        on_error=spec["on_error"],
+        paths, files, size=spec.size, resize=spec.resize, cache="ram",
+        on_error=spec.on_error,
     )  # fmt: skip
     for line in read.notes:
         print(f"probes.files: {line}", file=sys.stderr)

@@ -6,6 +6,7 @@ import pytorch_lightning as L
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import started_outside
 from convlens.training.precision import PRECISIONS
@@ -19,34 +20,32 @@ def lightning(**options) -> L.Trainer:
         raise UserError(f"trainer or callbacks: {error}") from error
 
 
-def devices_here(options: dict, precision: str) -> tuple[dict, str, str]:
+def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, str, str]:
     """What a stored config asks of the trainer, as far as this machine can give it.
 
     Args:
-        options: the config group ``trainer``.
+        asked: the config group ``trainer``.
         precision: of the run, resolved: ``32``, ``bf16``, ``16`` or ``64``.
 
     Returns:
-        The options, a precision, and what was changed in a line, or nothing. Devices that are not
+        The group, a precision, and what was changed in a line, or nothing. Devices that are not
         here are replaced by the one of this machine that Lightning would take; half precision
         that the processor does not have, and double precision that Apple's GPU does not have, by
         single precision and the processor.
     """
-    asked = (options["accelerator"], options["devices"], options["num_nodes"])
-    missing = not _are_here(*asked)
+    found = asked
+    missing = not _are_here(asked.accelerator, asked.devices, asked.num_nodes)
     if missing:
-        options = {
-            **options, "accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"
-        }  # fmt: skip
-    kind = kind_of(options["accelerator"])
+        found = asked.updated(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
+    kind = kind_of(found.accelerator)
     if kind == "mps" and precision == "64":
-        options, kind, missing = {**options, "accelerator": "cpu"}, "cpu", True
+        found, kind, missing = found.updated(accelerator="cpu"), "cpu", True
     used = "32" if kind == "cpu" and precision == "16" else precision
     if not missing and used == precision:
-        return options, precision, ""
-    wanted = f"accelerator={asked[0]} devices={asked[1]}"
-    wanted += f" num_nodes={asked[2]}" if asked[2] > 1 else ""
-    return options, used, (
+        return found, precision, ""
+    wanted = f"accelerator={asked.accelerator} devices={asked.devices}"
+    wanted += f" num_nodes={asked.num_nodes}" if asked.num_nodes > 1 else ""
+    return found, used, (
         f"{wanted} precision={precision} is not available on this machine: going on with one "
         f"device, {kind}, and precision={used}"
     )  # fmt: skip
@@ -64,13 +63,13 @@ def _accelerator(kind: str) -> type[Accelerator]:
     return AcceleratorRegistry[kind]["accelerator"]
 
 
-def check_devices(options: dict) -> None:
+def check_devices(asked: TrainerConfig) -> None:
     """Refuse a new run the devices that this machine has not got.
 
     Raises:
         UserError: in one line, with the way out.
     """
-    accelerator, devices = options["accelerator"], options["devices"]
+    accelerator, devices = asked.accelerator, asked.devices
     if not _are_here(accelerator, devices, 1):
         raise UserError(
             f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine does "
@@ -91,7 +90,7 @@ def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
     return most <= _accelerator(kind).auto_device_count()
 
 
-def trainer_here(config: dict, **options) -> tuple[L.Trainer, str]:
+def trainer_here(config: Config, **options) -> tuple[L.Trainer, str]:
     """A trainer for using a checkpoint on this machine, and a note on what was changed for that."""
-    devices, precision, note = devices_here(config["trainer"], str(config["precision"]))
-    return lightning(**devices, precision=PRECISIONS[precision], **options), note
+    devices, precision, note = devices_here(config.trainer, str(config.precision))
+    return lightning(**devices.plain(), precision=PRECISIONS[precision], **options), note

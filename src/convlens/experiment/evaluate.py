@@ -12,8 +12,11 @@ import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
 from convlens.callbacks.answers import AnswerBook, Answers
-from convlens.config.checks import check_stored
+from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
+from convlens.config.migrate import stored
+from convlens.config.schema import Config
+from convlens.config.targets import repeats
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import current, spent_on
@@ -56,7 +59,7 @@ class Evaluation:
 
     file: Path
     content: dict[str, Any]
-    config: dict
+    config: Config
     tested_on: Tested
     home: Path
 
@@ -77,10 +80,10 @@ def evaluation_of(file: Path, words: list[str]) -> Evaluation:
         UserError: no checkpoint of ours, a word that fits no key, or nothing is left to test.
     """
     content = read_checkpoint(file)
-    stored = content["hyper_parameters"]["config"]
-    _update_places(stored, file)
-    check_stored(stored, str(file))
-    config = changed(stored, words)
+    told = content["hyper_parameters"]
+    kept = _with_places(stored_config(told["config"], str(file), words), file)
+    told["config"] = stored(kept)
+    config = changed(kept, words)
     tested_on = images_to_test(config, content)
     return Evaluation(file, content, config, tested_on, _answers_folder(file, tested_on.own))
 
@@ -96,17 +99,17 @@ def evaluate(asked: Evaluation) -> dict[str, float]:
         UserError: the checkpoint describes no network, or one that its weights do not fit.
     """
     config, data = asked.config, asked.tested_on.data
-    if config["trainer"]["fast_dev_run"]:
+    if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with spent_on("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(asked.content, "the checkpoint")
+    module = restored(asked.content, "the checkpoint", repeats(config))
     looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
     looks.tested = asked.epoch
     trainer = _trainer(config, looks)
-    probes = choose_probes(pictures, data.class_names, count=1, seed=config["seed"])
+    probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
-        explanation.attach(probes, data.class_names, asked.home, config["seed"])
+        explanation.attach(probes, data.class_names, asked.home, config.seed)
     run = Run(config, data, module, [], Phases("never", cache_dir()))
     with spent_on("test"):
         results = of_stage(run_test(trainer, run, None), "test")
@@ -118,7 +121,7 @@ def evaluate(asked: Evaluation) -> dict[str, float]:
     return results
 
 
-def _trainer(config: dict, looks: Looks) -> L.Trainer:
+def _trainer(config: Config, looks: Looks) -> L.Trainer:
     trainer, line = trainer_here(
         config,
         callbacks=[looks],
@@ -133,16 +136,14 @@ def _trainer(config: dict, looks: Looks) -> L.Trainer:
     return trainer
 
 
-def _update_places(stored: dict, checkpoint: Path) -> None:
+def _with_places(config: Config, checkpoint: Path) -> Config:
     """The run's data may have moved since the checkpoint was written: config.yaml knows where."""
     home = run_of(checkpoint)
     if home is None or not holds_run(home):
-        return
-    data, kept = read_config(home).get("data"), stored.get("data")
-    if isinstance(data, dict) and isinstance(kept, dict) and data.get("name") == kept.get("name"):
-        for key in (place.removeprefix("data.") for place in PLACES):
-            if key in kept and key in data:
-                kept[key] = data[key]
+        return config
+    places = read_config(home).places(config.data.name)
+    known = {place: place.removeprefix("data.") in config.data.given for place in PLACES}
+    return with_values(config, {key: places[key] for key in places if known.get(key)})
 
 
 def _answers_folder(checkpoint: Path, own: bool) -> Path:

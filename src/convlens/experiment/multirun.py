@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convlens.config.checks import with_values
 from convlens.config.compose import compose, values_of
+from convlens.config.schema import Config
 from convlens.rundir.claim import check_run_dir
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
@@ -34,7 +36,7 @@ class Job:
 
     words: list[str]
     told: str
-    config: dict
+    config: Config
     home: Path | None
     state: str = NOT_STARTED
 
@@ -64,12 +66,12 @@ def combinations(words: list[str]) -> list[Job]:
     for number, chosen in enumerate(itertools.product(*choices.values())):
         config = compose([*chosen, *given])
         home = None
-        if config["run_dir"]:
-            home = Path(config["run_dir"]) / str(number)
-            config["run_dir"] = str(home)
+        if config.run_dir:
+            home = Path(config.run_dir) / str(number)
+            config = with_values(config, {"run_dir": str(home)})
         check_run_dir(config)
         told = " ".join(word for word in chosen if word.partition("=")[0] in varied)
-        jobs.append(Job(list(chosen), told or config["experiment"], config, home))
+        jobs.append(Job(list(chosen), told or config.experiment, config, home))
     return jobs
 
 
@@ -80,7 +82,7 @@ def train_job(job: Job) -> bool:
         Whether the whole is to stop.
     """
     if job.home is None:
-        job.home = make_fresh_folder(OUTPUTS / job.config["experiment"])
+        job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
     words = [*job.words, f"run_dir={job.home}"]
     # a group of its own: Ctrl-C reaches it once, from here, and so does the end of this process
     child = subprocess.Popen(

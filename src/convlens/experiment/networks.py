@@ -8,7 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from convlens.config.checks import with_values
 from convlens.config.compose import compose
+from convlens.config.folder import take_folder
+from convlens.config.schema import DataConfig
+from convlens.config.targets import is_target
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe
 from convlens.experiment.checkpoints import EXAMPLE_NAME, checkpoint_path
@@ -21,22 +25,26 @@ from convlens.models.timm_networks import input_of
 from convlens.training.survival.checkpoint import read_checkpoint
 
 
-def load(checkpoint: str | os.PathLike, *, device: str | None = None) -> Explainer:
+def load(
+    checkpoint: str | os.PathLike, *, device: str | None = None, words: Sequence[str] = ()
+) -> Explainer:
     """The network of a checkpoint that a run of convlens wrote, ready to be asked.
 
     Args:
         checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
         device: such as ``cuda``; None for the GPU if there is one.
+        words: the classes of one's own that the run was made with, named again, such as
+            ``model._target_=mine.Network``: no code that a file names is run.
 
     Raises:
         UserError: no such file, or not a checkpoint of convlens.
     """
     content = read_checkpoint(checkpoint)
-    module = restored(content, str(checkpoint), compile=False)
+    module = restored(content, str(checkpoint), words, compile=False)
     config, told = module.config, content["hyper_parameters"]
     network = module.model.eval().to(device or _device())
     with understood(str(checkpoint)):
-        recipe, seed = recipe_of(config["data"]), config["seed"]
+        recipe, seed = recipe_of(config.data), config.seed
     return Explainer(network, told["class_names"], recipe, seed=seed, outputs="logits")
 
 
@@ -79,14 +87,18 @@ def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     Raises:
         UserError: no such checkpoint, a word that fits nothing, a network without classes.
     """
+    _, words = take_folder(words)
+    repeated: list[str] = []
     if ckpt is not None:
-        if words:
-            raise UserError(f"{words[0]}: a checkpoint knows its own network; leave the word out")
+        repeated = [word for word in words if is_target(word.partition("=")[0])]
+        if stray := [word for word in words if word not in repeated]:
+            raise UserError(f"{stray[0]}: a checkpoint knows its own network; leave the word out")
     elif words:
         return _of_library(words)
     path = checkpoint_path(ckpt or EXAMPLE_NAME, None)
     example = ckpt in (None, EXAMPLE_NAME)
-    return load(path), "the example network, trained on shapes" if example else str(path)
+    explainer = load(path, words=repeated)
+    return explainer, "the example network, trained on shapes" if example else str(path)
 
 
 def _of_library(words: list[str]) -> tuple[Explainer, str]:
@@ -94,30 +106,29 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     if stray := [k for k in keys if k != "model" and not k.startswith(("model.", "data."))]:
         raise UserError(f"{stray[0]}: give ckpt=FILE, or model=… with model.head=imagenet")
     config = compose(words)
-    if config["model"]["head"] != "imagenet":
+    if config.model.head != "imagenet":
         raise UserError(
             "without ckpt=FILE a network has only its library's classes: say model.head=imagenet"
         )
-    name = config["model"]["name"]
+    name = config.model.name
     if "data.size" not in keys:
         size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
-        config["data"]["size"] = size
+        config = with_values(config, {"data.size": size})
     names = imagenet_classes()
     network = build_model(
-        config["model"], channels=3, size=config["data"]["size"], outputs=len(names),
+        config.model, channels=3, size=config.data.size, outputs=len(names),
         class_names=names,
     ).eval()  # fmt: skip
-    config["data"]["channels"] = 3
+    config = with_values(config, {"data.channels": 3})
     explainer = Explainer(
-        network, names, recipe_of(config["data"]), seed=config["seed"], outputs="logits"
+        network, names, recipe_of(config.data), seed=config.seed, outputs="logits"
     )
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
 
-def recipe_of(data: dict) -> Recipe:
+def recipe_of(data: DataConfig) -> Recipe:
     """How pictures come to the network that a config group ``data`` describes."""
-    size = data["size"]
-    return Recipe(size, size, data["channels"], data["resize"], data["interpolation"])
+    return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
 def _device() -> str:

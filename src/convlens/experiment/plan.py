@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from convlens.callbacks import ExplanationCallback
-from convlens.config.checks import check_stored
+from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
+from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
 from convlens.data.order import TrainingOrder
 from convlens.data.sources.registry import pending_download
@@ -109,7 +110,7 @@ class Plan:
         logged: tags of pictures, and how many stand behind each at every look.
     """
 
-    config: dict
+    config: Config
     weights: str | None
     download: Download | None
     index: Index | None
@@ -124,27 +125,28 @@ class Plan:
     logged: list[tuple[str, int]]
 
 
-def plan(config: dict) -> Plan:
+def plan(config: Config) -> Plan:
     """Build what ``config`` describes without training it; what is missing is not downloaded.
 
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
-    weights, download = download_of_weights(config), pending_download(config["data"])
+    weights, download = download_of_weights(config), pending_download(config.data)
     if download:
         built = _without_data(config, list(download.class_names))
     else:
         built = _with_data(config, pretrained=not weights)
-    channels, size = config["data"]["channels"], config["data"]["size"]
+    config = built.module.config  # settled
+    channels, size = config.data.channels, config.data.size
     layers = layer_table(built.module.model, channels=channels, size=size)
     batch, _ = precision.batches_of(config)
-    steps = config["training"]["steps_per_epoch"]
+    steps = config.training.steps_per_epoch
     if steps is None and built.index is not None:
         steps = len(TrainingOrder(int(built.index.counts["train"].sum()), batch, seed=0))
-    taken = str(config["precision"])
+    taken = str(config.precision)
     if taken == "auto":  # measured as the run itself would measure it
         taken = fastest(precision.measured_steps(config, built.module))
-    phases = _phases(built, config["training"]["epochs"])
+    phases = _phases(built, config.training.epochs)
     costs = _costs(built, config, taken, phases) if taken in TIMED else []
     return Plan(
         config, weights, download, built.index, layers, batch, steps,
@@ -153,7 +155,7 @@ def plan(config: dict) -> Plan:
     )  # fmt: skip
 
 
-def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], dict, int]:
+def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, int]:
     """Of a checkpoint: its network's layers, its config and its completed epochs.
 
     Args:
@@ -163,12 +165,11 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], dict, in
         UserError: no checkpoint of ours, or one that describes no network.
     """
     checkpoint = read_checkpoint(file)
-    stored = checkpoint["hyper_parameters"]
-    check_stored(stored["config"], str(file))
-    config = changed(stored["config"], words)
+    told = checkpoint["hyper_parameters"]
+    config = changed(stored_config(told["config"], str(file), words), words)
     with understood(str(file)):
-        module = ClassifierModule(config, list(stored["class_names"]), pretrained=False)
-        channels, size = config["data"]["channels"], config["data"]["size"]
+        module = ClassifierModule(config, list(told["class_names"]), pretrained=False)
+        channels, size = config.data.channels, config.data.size
         layers = layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
 
@@ -189,7 +190,7 @@ class _Built:
     cut: Callable[[Phase], int]
 
 
-def _with_data(config: dict, *, pretrained: bool) -> _Built:
+def _with_data(config: Config, *, pretrained: bool) -> _Built:
     run = assemble(config, pretrained=pretrained)
     return _Built(
         run.module, run.explanations, run.data.index, run.data.augmentation.active,
@@ -197,16 +198,16 @@ def _with_data(config: dict, *, pretrained: bool) -> _Built:
     )  # fmt: skip
 
 
-def _without_data(config: dict, class_names: list[str]) -> _Built:
+def _without_data(config: Config, class_names: list[str]) -> _Built:
     """A run whose images are to be downloaded: all but their numbers."""
-    if config["training"]["class_weights"] == "balanced":
-        config["training"]["class_weights"] = None  # they follow from the numbers of images
+    if config.training.class_weights == "balanced":  # they follow from the numbers of images
+        config = with_values(config, {"training.class_weights": None})
     module = ClassifierModule(config, class_names, pretrained=False)
-    settle(config, module)
-    augmented = Augmentation(**config["data"]["augment"]).active
+    config = settle(module)
+    augmented = Augmentation(config.data.augment).active
 
     def cut(phase: Phase) -> int:
-        if config["cache_features"] == "never":
+        if config.cache_features == "never":
             return 0
         return cut_of(module.schedule, phase, module, augmented)[0]
 
@@ -238,7 +239,7 @@ def _phases(built: _Built, epochs: int) -> list[PlannedPhase]:
     return found
 
 
-def _costs(built: _Built, config: dict, taken: str, phases: Sequence[PlannedPhase]) -> list[Cost]:
+def _costs(built: _Built, config: Config, taken: str, phases: Sequence[PlannedPhase]) -> list[Cost]:
     module, costs = built.module, []
     for planned in phases:
         number, epochs = planned.phase.number, planned.end - planned.start
@@ -255,20 +256,20 @@ def _costs(built: _Built, config: dict, taken: str, phases: Sequence[PlannedPhas
     return costs
 
 
-def _features_seconds(built: _Built, config: dict, cut: int) -> float | None:
+def _features_seconds(built: _Built, config: Config, cut: int) -> float | None:
     """What computing them takes, once; None where the number of images is not known."""
     if built.index is None:
         return None
-    data, model, device = config["data"], built.module.model, precision.device_of(config)
-    images = torch.zeros(FEW, data["channels"], data["size"], data["size"], device=device)
+    data, model, device = config.data, built.module.model, precision.device_of(config)
+    images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
     each = feature_seconds(model.to(device), cut, images)
     model.to("cpu")
     return each * sum(int(built.index.counts[split].sum()) for split in ("train", "validation"))
 
 
-def _logged(built: _Built, config: dict) -> list[tuple[str, int]]:
-    example = torch.zeros(1, config["data"]["channels"], *[config["data"]["size"]] * 2)
-    probes = len(config["probes"]["files"]) or config["probes"]["count"]
+def _logged(built: _Built, config: Config) -> list[tuple[str, int]]:
+    example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
+    probes = len(config.probes.files) or config.probes.count
     tags: list[tuple[str, int]] = []
     for callback in built.explanations:
         layers = callback.chosen(built.module.model, example)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import spent_on
@@ -29,7 +30,7 @@ log = logging.getLogger("convlens")
 
 
 @contextlib.contextmanager
-def run_folder(config: dict, resume: Path | None) -> Iterator[Callable[[], Path]]:
+def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Path]]:
     """Hold the folder that a run writes into; a dry run's is gone afterwards.
 
     Args:
@@ -43,7 +44,7 @@ def run_folder(config: dict, resume: Path | None) -> Iterator[Callable[[], Path]
     Raises:
         UserError: the folder holds a run already, is in use, or cannot be made.
     """
-    if config["trainer"]["fast_dev_run"]:
+    if config.trainer.fast_dev_run:
         # nothing is kept, and no run that lies in run_dir is touched
         with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
             yield lambda: Path(scratch)
@@ -64,7 +65,7 @@ def decode(run: Run) -> list[str]:
 
 def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
     """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
-    if first_process() and not run.config["trainer"]["fast_dev_run"]:
+    if first_process() and not run.config.trainer.fast_dev_run:
         logs.keep(home / "train.log")
     else:
         logs.hush()
@@ -90,17 +91,17 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         write_config(home, config)
         if listing is not None:
             write_split(home / "split.csv", listing)
-    if config["probes"]["files"]:
-        probes = own_probes(config["probes"]["files"], run.data.class_names, config["data"])
+    if config.probes.files:
+        probes = own_probes(config.probes.files, run.data.class_names, config.data)
     else:
         pictures = run.data.dataset.splits["validation"]
         probes = choose_probes(
-            pictures, run.data.class_names, count=config["probes"]["count"], seed=config["seed"]
+            pictures, run.data.class_names, count=config.probes.count, seed=config.seed
         )
     if first_process():
         _keep_probes(probes, home / "probes")
     for callback in run.explanations:
-        callback.attach(probes, run.data.class_names, home / "explanations", config["seed"])
+        callback.attach(probes, run.data.class_names, home / "explanations", config.seed)
 
 
 def _compare(listing: Listing, digests: np.ndarray, home: Path, resumed: bool) -> None:

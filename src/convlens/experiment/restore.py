@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from convlens.config.checks import check_stored
+from convlens.config.checks import stored_config, with_values
 from convlens.core.errors import blaming
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
 
 
-def restored(checkpoint: dict[str, Any], where: str, **training: Any) -> ClassifierModule:
+def restored(
+    checkpoint: dict[str, Any], where: str, words: Iterable[str] = (), **training: Any
+) -> ClassifierModule:
     """The network of a checkpoint, with its weights.
 
     Args:
         checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
         where: its file, for messages.
+        words: as typed; they may repeat a class of a person's own.
         training: keys of the config group ``training`` set anew, such as ``compile=False``.
 
     Raises:
         UserError: its config describes no network, or one that the weights do not fit.
     """
     told = checkpoint["hyper_parameters"]
-    config, names = told["config"], told["class_names"]
-    check_stored(config, where)
+    config = stored_config(told["config"], where, words)
+    config = with_values(config, {f"training.{key}": value for key, value in training.items()})
     with understood(where):
-        config = {**config, "training": {**config["training"], **training}}
-        module = ClassifierModule(config, list(names), pretrained=False)
+        module = ClassifierModule(config, list(told["class_names"]), pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
     return module
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
+from convlens.config.schema import Config, Slice
 from convlens.core.errors import UserError
 from convlens.data.unchanged import PLACES
 
@@ -21,7 +23,7 @@ FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget"
 FIXED = ("seed", "training", "optimizer", "scheduler", "finetune")
 
 
-def resumed_config(config: dict, words: list[str]) -> dict:
+def resumed_config(config: Config, words: list[str]) -> Config:
     """The config of a run with what was typed behind ``resume``.
 
     Args:
@@ -32,9 +34,9 @@ def resumed_config(config: dict, words: list[str]) -> dict:
         UserError: a word that fits no key, or that would make another run of it.
     """
     asked = changed(config, words)
-    if asked["trainer"]["fast_dev_run"]:
+    if asked.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
-    last = f"finetune.phases.{len(config['finetune']['phases'] or []) - 1}.epochs"
+    last = f"finetune.phases.{len(config.finetune.phases or []) - 1}.epochs"
     for key in _differences(changed(config, []), asked):
         if key != last and not key.startswith(FREE):
             raise UserError(
@@ -44,25 +46,31 @@ def resumed_config(config: dict, words: list[str]) -> dict:
             )
     typed = {word.partition("=")[0] for word in words}
     if last in typed and "training.epochs" not in typed:
-        asked["training"]["epochs"] = None  # all that the phases have
+        asked = with_values(asked, {"training.epochs": None})  # all that the phases have
     return asked
 
 
-def asks_for_more(config: dict, asked: dict, checkpoint: dict) -> bool:
+def asks_for_more(config: Config, asked: Config, checkpoint: dict) -> bool:
     """Whether a finished run has anything left to do; that its images moved is nothing to do.
 
     Args:
         config: as the run folder holds it, perhaps edited by hand; ``asked``: with what was typed.
         checkpoint: the run's last.
     """
-    trained = checkpoint["hyper_parameters"]["config"]
-    if any(_differences(trained.get(group), asked[group]) for group in FIXED):
+    trained = _config_in(checkpoint)
+    if any(_differences(getattr(trained, group), getattr(asked, group)) for group in FIXED):
         return True
     return any(key not in PLACES for key in _differences(changed(config, []), asked))
 
 
+def _config_in(checkpoint: dict) -> Config:
+    """What was trained so far, to be compared with."""
+    return stored_config(checkpoint["hyper_parameters"]["config"], "the checkpoint", None)
+
+
 def _differences(one: object, other: object, prefix: str = "") -> list[str]:
     """The keys, with dots, whose values differ."""
+    one, other = (each.plain() if isinstance(each, Slice) else each for each in (one, other))
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
@@ -73,7 +81,7 @@ def _differences(one: object, other: object, prefix: str = "") -> list[str]:
     return found
 
 
-def check_resumed(checkpoint: dict, config: dict, schedule: Schedule, home: Path) -> None:
+def check_resumed(checkpoint: dict, config: Config, schedule: Schedule, home: Path) -> None:
     """Hold a config against the checkpoint that it is to go on from.
 
     Args:
@@ -85,10 +93,10 @@ def check_resumed(checkpoint: dict, config: dict, schedule: Schedule, home: Path
     Raises:
         UserError: what was trained so far is not what this config would have trained.
     """
-    theirs = checkpoint["hyper_parameters"]["config"]
+    theirs = _config_in(checkpoint)
     last = f"finetune.phases.{len(schedule.phases) - 1}.epochs"
     for group in FIXED:
-        for key in _differences(theirs.get(group), config[group], f"{group}."):
+        for key in _differences(getattr(theirs, group), getattr(config, group), f"{group}."):
             if key not in ("training.epochs", "training.eval_batch_size", last):
                 raise UserError(
                     f"{home / 'config.yaml'}: the checkpoint is of another schedule or training, "
@@ -97,17 +105,17 @@ def check_resumed(checkpoint: dict, config: dict, schedule: Schedule, home: Path
     check_length(checkpoint, config, schedule, home)
 
 
-def check_length(checkpoint: dict, config: dict, schedule: Schedule, home: Path) -> None:
+def check_length(checkpoint: dict, config: Config, schedule: Schedule, home: Path) -> None:
     """Whether a run may become longer or shorter, having come as far as a checkpoint.
 
     Raises:
         UserError: the learning rates so far depend on the length, or the length is no matter.
     """
-    theirs = checkpoint["hyper_parameters"]["config"]
-    before, after = theirs["training"]["epochs"], config["training"]["epochs"]
-    phases = [each["finetune"]["phases"] or [] for each in (theirs, config)]
+    theirs = _config_in(checkpoint)
+    before, after = theirs.training.epochs, config.training.epochs
+    phases = [each.finetune.phases or [] for each in (theirs, config)]
     # within phases the rates know the phase's length, not that of the run
-    spans = [ends[-1]["epochs"] if ends else length for ends, length in
+    spans = [ends[-1].epochs if ends else length for ends, length in
              zip(phases, (before, after), strict=True)]  # fmt: skip
     done = checkpoint["epoch"] + ("convlens_amid_epoch" not in checkpoint)
     if (before, spans[0]) == (after, spans[1]):
@@ -117,7 +125,7 @@ def check_length(checkpoint: dict, config: dict, schedule: Schedule, home: Path)
     concerned = not phases[1] or began[0] is schedule.phases[-1]
     if spans[0] != spans[1] and concerned and schedule.depends_on_length:
         raise UserError(
-            f"{key}={spans[1]}: scheduler={schedule.scheduler['name']} spreads the learning rates "
+            f"{key}={spans[1]}: scheduler={schedule.scheduler_name} spreads the learning rates "
             f"over all {spans[0]} epochs, so a run of {spans[1]} would have had other rates from "
             f"its start; train a new run of that length, or one with scheduler=constant, step or "
             f"exponential, which can be made longer"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytorch_lightning as L
 
 from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
+from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import current, spent_on
@@ -48,8 +49,8 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
     config, history, seconds = run.config, epoch_log.history, current().seconds()
     best, last = best_row(history), history[-1]
     return {
-        "experiment": config["experiment"],
-        "seed": config["seed"],
+        "experiment": config.experiment,
+        "seed": config.seed,
         "epochs": last["epoch"],
         "best_epoch": best["epoch"],
         "train": of_stage(last, "train"),
@@ -59,10 +60,10 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "images_per_second": epoch_log.pictures_seen / max(seconds.get("training", 0.0), 1e-9),
         "seconds": seconds_by_name(seconds),
         **_looking(ledger),
-        "precision": str(config["precision"]),
+        "precision": str(config.precision),
         "processes": trainer.world_size,
         "versions": versions(),
-        "alarms": _alarms(history, config["alarms"], trainer),
+        "alarms": _alarms(history, config.alarms, trainer),
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
         "scores": _latest_scores(ledger),
@@ -86,13 +87,13 @@ def _looking(ledger: Ledger) -> dict:
     }
 
 
-def _alarms(history: list[Row], thresholds: Mapping, trainer: L.Trainer) -> list[str]:
+def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) -> list[str]:
     """What the numbers tell, and what the explanations told at the end."""
     notice = overfitting(
         [row["train/loss"] for row in history[1:]],
         [row["val/loss"] for row in history[1:]],
-        epochs=thresholds["overfitting_epochs"],
-        rise=thresholds["overfitting_rise"],
+        epochs=thresholds.overfitting_epochs,
+        rise=thresholds.overfitting_rise,
     )
     losses = [row["val/loss"] for row in history if "val/loss" in row]
     notices = [line for line in (notice, no_better_than_untrained(losses)) if line]

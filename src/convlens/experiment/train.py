@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from convlens.callbacks import Looks
+from convlens.config.schema import Config
 from convlens.core.stopwatch import spent_on, timed
 from convlens.experiment.assemble import Run, assemble, warnings_of
 from convlens.experiment.fit import fit, run_test, start_of
@@ -24,7 +25,7 @@ log = logging.getLogger("convlens")
 
 
 @timed
-def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
+def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     """Train what ``config`` describes, test the best checkpoint, write the run folder.
 
     Args:
@@ -35,12 +36,12 @@ def train(config: dict, *, resume: Path | None = None) -> tuple[Path, dict]:
         The run folder and the summary; an empty one of a dry run (``trainer.fast_dev_run``), whose
         folder is gone.
     """
-    resumed, dry = resume is not None, bool(config["trainer"]["fast_dev_run"])
+    resumed, dry = resume is not None, config.trainer.fast_dev_run
     with run_folder(config, resume) as claim:
         start = start_of(resume)
         run = assemble(config, pretrained=start is None, start=start and start.file)
         if start:
-            check_resumed(start.content, config, run.module.schedule, resume)
+            check_resumed(start.content, run.config, run.module.schedule, resume)
         notes = decode(run)
         home = claim()
         open_log(home, run, notes, resumed)
@@ -70,6 +71,6 @@ def _announce(run: Run, home: Path) -> None:
     """Say what a person should know before the hours begin."""
     for line in warnings_of(run.config, run.module):
         log.warning(line)
-    dry, config = run.config["trainer"]["fast_dev_run"], run.config
+    dry, config = run.config.trainer.fast_dev_run, run.config
     where = "without keeping anything" if dry else f"in {home}"
-    log.info("training %s %s, precision %s", config["experiment"], where, config["precision"])
+    log.info("training %s %s, precision %s", config.experiment, where, config.precision)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as L
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 
 from convlens.callbacks import (
     Alarms,
@@ -23,9 +24,11 @@ from convlens.callbacks import (
     ProgressBar,
 )
 from convlens.callbacks.answers import AnswerBook
+from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import first_process
 from convlens.experiment.assemble import Run
+from convlens.experiment.callback import loggers_of
 from convlens.experiment.devices import check_devices, devices_here, lightning
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
@@ -42,31 +45,29 @@ def trainer_of(
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
     """The trainer with loggers and callbacks; one of them lets the explanations look."""
     config = run.config
-    options, precision = dict(config["trainer"]), str(config["precision"])
+    devices, precision = config.trainer, str(config.precision)
     if resumed:
-        options, precision, line = devices_here(options, precision)
+        devices, precision, line = devices_here(devices, precision)
         if line:
             log.warning(line)
     else:
-        check_devices(options)
-    training = config["training"]
+        check_devices(devices)
+    training = config.training
     ledger, answers = ledger_of(config), AnswerBook()
     epoch_log = EpochLog(home / "metrics.csv", ledger)
     looks = Looks(run.explanations, ledger=ledger, answers=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), looks, *run.explanations, epoch_log,
+        LastLooks(), looks, *run.explanations, epoch_log, *run.others, *run.others,
     ]  # fmt: skip
     keeper = None
-    if training["early_stopping"]:
+    if training.early_stopping:
         callbacks.append(
-            EarlyStop(
-                "val/loss", patience=training["early_stopping"], check_on_train_epoch_end=True
-            )
+            EarlyStop("val/loss", patience=training.early_stopping, check_on_train_epoch_end=True)
         )
-    if not options["fast_dev_run"]:
-        looks.alarms = Alarms(config["alarms"], run.data.class_names, ledger, answers)
+    if not devices.fast_dev_run:
+        looks.alarms = Alarms(config.alarms, run.data.class_names, ledger, answers)
         callbacks += [looks.alarms, HParams(config)]
         where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
         keeper = ModelCheckpoint(
@@ -80,20 +81,21 @@ def trainer_of(
     if sys.stdout.isatty():
         callbacks.append(ProgressBar())
     callbacks.append(Reopening(interruption))
-    loggers = []
-    if config["logger"]["tensorboard"]:
+    loggers: list[Logger] = []
+    if config.logger.tensorboard:
         # events of an epoch that a killed run did not finish must not show twice
         purge = {"purge_step": completed_epochs(home) + 1} if resumed else {}
         loggers.append(
             EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge)
         )
+    loggers += loggers_of(config.logger)
     trainer = lightning(
-        **options,
-        max_epochs=training["epochs"],
+        **devices.plain(),
+        max_epochs=training.epochs,
         precision=PRECISIONS[precision],
-        gradient_clip_val=training["gradient_clip"],
-        accumulate_grad_batches=training["accumulate"],
-        val_check_interval=1.0 / training["validations"],
+        gradient_clip_val=training.gradient_clip,
+        accumulate_grad_batches=training.accumulate,
+        val_check_interval=1.0 / training.validations,
         logger=loggers or False,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
@@ -106,19 +108,21 @@ def trainer_of(
     return trainer, epoch_log, keeper
 
 
-def ledger_of(config: dict) -> Ledger:
+def ledger_of(config: Config) -> Ledger:
     """What looking may cost; a dry run has no time of its own before and after training."""
-    looking, dry = config["looking"], config["trainer"]["fast_dev_run"]
-    free = (looking["seconds" if dry else key] for key in ("first_seconds", "last_seconds"))
-    return Ledger(config["callbacks"]["budget"], looking["seconds"], *free)
+    looking = config.looking
+    free = (looking.first_seconds, looking.last_seconds)
+    if config.trainer.fast_dev_run:
+        free = (looking.seconds, looking.seconds)
+    return Ledger(config.callbacks.budget, looking.seconds, *free)
 
 
-def local_processes(options: dict) -> int:
+def local_processes(asked: TrainerConfig) -> int:
     """How many processes the config group ``trainer`` starts on a machine such as this one.
 
     1 where Lightning finds its devices missing: a run elsewhere may be planned here.
     """
-    named = {key: options[key] for key in ("accelerator", "devices", "strategy", "num_nodes")}
+    named = asked.plain() | {"fast_dev_run": False}
     try:
         return lightning(**named, logger=False, enable_checkpointing=False).num_devices
     except UserError:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.checks import stored_config, with_values
+from convlens.config.schema import Config
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
 from convlens.data.index.files import Files
@@ -57,7 +59,7 @@ class Tested:
     left_out: Sequence[tuple[str, str]] = ()
 
 
-def images_to_test(config: dict, checkpoint: dict) -> Tested:
+def images_to_test(config: Config, checkpoint: dict) -> Tested:
     """Choose the images that a checkpoint is tested on.
 
     Of the data that the run was trained on these are the images of its test split, known by their
@@ -71,21 +73,22 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
     Raises:
         UserError: nothing is left, or the data has classes that the checkpoint does not know.
     """
-    stored, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
+    told, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
+    stored = stored_config(told, "the checkpoint", None)
     record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
     same_data = _same_data(stored, config)
     lines = _unused_keys(stored, config, same_data)
     if record is None and same_data:
         return _by_the_old_split(config, stored, names, [_OLD, *lines])
-    spec = config["data"]
+    spec = config.data
     if same_data:  # drawn pictures depend on it
-        spec = {**spec, "split": stored["data"]["split"]}
-    images = pool(spec, config["seed"])
+        spec = spec.updated(split=stored.data.split.plain())
+    images = pool(spec, config.seed)
     if record is None:
         chosen = _others(images, np.full(len(images.labels), ""))
         lines = [_OLD, *lines]
     else:
-        chosen = _chosen(images, record, same_data, spec.get("on_error") == "skip")
+        chosen = _chosen(images, record, same_data, spec.on_error == "skip")
     lines += [*images.notes, *chosen.lines]
     dataset = _in_order(images.load(chosen.rows), images, chosen.rows, names)
     lines += [*dataset.notes, *_absent(dataset, names)]
@@ -94,14 +97,14 @@ def images_to_test(config: dict, checkpoint: dict) -> Tested:
     return Tested(_test_data(config, dataset), own, images.place, lines, left)
 
 
-def images_used_before(config: dict, start: Path | None) -> np.ndarray:
+def images_used_before(config: Config, start: Path | None) -> np.ndarray:
     """Digests of what earlier runs have used whose weights a run starts from; often none.
 
     Args:
         config: of the run; ``model.weights`` may be another run's checkpoint.
         start: the checkpoint of a resumed run, which knows them itself.
     """
-    path = start or Path(str(config["model"].get("weights", ""))).expanduser()
+    path = start or Path(config.model.weights).expanduser()
     if not path.is_file() or not zipfile.is_zipfile(path):
         return np.zeros(0, np.int64)
     try:
@@ -225,16 +228,16 @@ def _by_use(used: np.ndarray) -> str:
     return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)
 
 
-def _by_the_old_split(config: dict, stored: dict, names: list[str], lines: list[str]) -> Tested:
+def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
-    spec = {**config["data"], "split": stored["data"]["split"]}
-    data = data_of({**config, "data": spec, "seed": stored["seed"]})
+    spec = config.data.updated(split=stored.data.split.plain())
+    data = data_of(with_values(config, {"data": spec.plain(), "seed": stored.seed}))
     if list(data.class_names) != list(map(composed, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]
     count = len(data.dataset.splits["test"])
     lines.append(f"tested: the test split of the data as it is now, {count} images")
-    place = f"data={spec['name']}" if data.index.listing is None else str(data_dir(spec))
+    place = f"data={spec.name}" if data.index.listing is None else str(data_dir(spec))
     return Tested(data, False, place, lines)
 
 
@@ -284,36 +287,36 @@ def _absent(dataset: Dataset, names: list[str]) -> list[str]:
     ]
 
 
-def _test_data(config: dict, dataset: Dataset) -> PictureData:
-    labels, training = dataset.splits["test"].labels, config["training"]
+def _test_data(config: Config, dataset: Dataset) -> PictureData:
+    labels, training = dataset.splits["test"].labels, config.training
     counts = {"test": np.bincount(labels, minlength=len(dataset.class_names))}
     return PictureData(
-        config["data"],
-        seed=config["seed"],
-        batch_size=training["batch_size"],
-        eval_batch_size=training["eval_batch_size"],
+        config.data,
+        seed=config.seed,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
         found=Index(dataset.class_names, counts, lambda: dataset),
     )
 
 
-def _same_data(stored: dict, config: dict) -> bool:
+def _same_data(stored: Config, config: Config) -> bool:
     """Whether both configs name the same data; what it holds by now is another question."""
-    old, new = stored["data"], config["data"]
+    old, new = stored.data.plain(), config.data.plain()
     keys = (old.keys() | new.keys()) - set(_APART)
     alike = all(old.get(key) == new.get(key) for key in keys)
-    return alike and data_dir(old).resolve() == data_dir(new).resolve()
+    return alike and data_dir(stored.data).resolve() == data_dir(config.data).resolve()
 
 
-def _read_alike(stored: dict, config: dict) -> bool:
-    return all(stored["data"].get(key) == config["data"].get(key) for key in _READING)
+def _read_alike(stored: Config, config: Config) -> bool:
+    return all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
 
 
-def _unused_keys(stored: dict, config: dict, same_data: bool) -> list[str]:
+def _unused_keys(stored: Config, config: Config, same_data: bool) -> list[str]:
     """Lines on what was typed and counts for nothing here."""
-    name, found = config["data"]["name"], []
+    name, found = config.data.name, []
     drawn = name == "shapes"  # with another seed or, of other pictures, other shares
-    if config["data"]["split"] != stored["data"]["split"] and (same_data or not drawn):
+    if config.data.split != stored.data.split and (same_data or not drawn):
         found.append("data.split.* has no effect on a test: a split belongs to the run")
-    if config["seed"] != stored["seed"] and not drawn:
+    if config.seed != stored.seed and not drawn:
         found.append("seed has no effect on which images are tested: a split belongs to the run")
     return found

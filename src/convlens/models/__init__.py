@@ -1,12 +1,11 @@
 """Batch to logits: backbones, heads, weights and the table that describes them."""
 
-from convlens.models.build import OWN_HEAD, build_model
+from convlens.models.build import build_model
 from convlens.models.classifier import Classifier
 from convlens.models.imagenet import imagenet_classes
 from convlens.models.layers import LayerRow, layer_table
 
 __all__ = [
-    "OWN_HEAD",
     "Classifier",
     "LayerRow",
     "build_model",

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from torch import nn
 
+from convlens.config.schema import OWN_HEAD, ModelConfig, OwnModelConfig
+from convlens.config.targets import make
 from convlens.core.errors import UserError
 from convlens.models import timm_networks, vgg16
-from convlens.models.backbone import Backbone, least_size, too_small
+from convlens.models.backbone import Backbone, least_size, sequential, too_small
 from convlens.models.classifier import Classifier, feature_shape
 from convlens.models.earlier_run import load_trained, trained_in
 from convlens.models.head import Select, head
@@ -24,7 +26,6 @@ from convlens.models.state import load_weights
 from convlens.models.weights import Found, find_weights
 
 log = logging.getLogger("convlens")
-OWN_HEAD = "imagenet"  # what model.head says for the network's own classifier
 IMAGENET_CLASSES = 1000
 
 
@@ -44,13 +45,13 @@ class _Parts:
 
 
 def build_model(
-    spec: dict, *, channels: int, size: int, outputs: int, class_names: Sequence[str] | None = None,
-    pretrained: bool = True,
+    chosen: ModelConfig, *, channels: int, size: int, outputs: int,
+    class_names: Sequence[str] | None = None, pretrained: bool = True,
 ) -> Classifier:  # fmt: skip
     """The network that the config group ``model`` describes.
 
     Args:
-        spec: the plain dictionary of ``model/*.yaml``.
+        chosen: the group.
         channels: ``C`` of the pictures.
         size: height and width of the pictures in pixels.
         outputs: number of logits, ``K`` or 1.
@@ -65,25 +66,22 @@ def build_model(
     Raises:
         UserError: a value of the group that cannot be built, naming its key.
     """
-    spec = dict(spec)
-    name = str(spec.pop("name"))
-    if name == "scratch":
-        return _from_scratch(spec, channels, size, outputs, class_names, pretrained)
+    name = chosen.name
+    if name == "scratch" or isinstance(chosen, OwnModelConfig):
+        return _from_scratch(chosen, channels, size, outputs, class_names, pretrained)
     if name != "vgg16":
         timm_networks.check_name(name)
-    if "filters" in spec:
+    if chosen.filters is not None:
         raise UserError(
             f"model.name={name}: this experiment trains a plain convnet; say exp=finetune_vgg16, "
             f"exp=finetune_inception_v3 or exp=finetune_timm model.name={name}"
         )
-    own = spec["head"] == OWN_HEAD
-    chosen = _chosen_outputs(spec, name, outputs, class_names) if own else None
+    own = chosen.head == OWN_HEAD
+    picked = _chosen_outputs(chosen, outputs, class_names) if own else None
     parts = _parts(name, size, own)
     found = None
     if pretrained:
-        found = find_weights(
-            parts.network, str(spec["weights"]), timm_name=parts.timm_name, whole=own
-        )
+        found = find_weights(parts.network, chosen.weights, timm_name=parts.timm_name, whole=own)
         if found is None and own:
             raise UserError("model.head=imagenet needs weights, not model.weights=none")
     if found and not found.trained:
@@ -92,18 +90,17 @@ def build_model(
         )
         found = replace(found, note=note or "")
     of_weights = (found.mean, found.std) if found else parts.own_normalisation
-    normalise = normalisation(spec["normalisation"], 3, of_weights, parts.default)
+    normalise = normalisation(chosen.normalisation, 3, of_weights, parts.default)
     shape = _shape(parts.backbone, name, size)
     if own:
         top = parts.own_head()
-        if chosen is not None:
-            top = nn.Sequential(OrderedDict(network=top, classes=Select(chosen)))
+        if picked is not None:
+            top = nn.Sequential(OrderedDict(network=top, classes=Select(picked)))
     else:
-        options = dict(spec["head"])
-        top = head(shape, outputs, activation=spec["activation"], **options)
-        initialise(top, spec["initialisation"])
+        top = head(shape, outputs, chosen.head, chosen.activation)
+        initialise(top, chosen.initialisation)
     classifier = Classifier(normalise, parts.backbone, top)
-    classifier.head_outputs = chosen
+    classifier.head_outputs = picked
     _note_weights(classifier, found, class_names)
     if own and found and found.trained and not classifier.weights.with_head:
         raise UserError(f"model.head=imagenet: {classifier.weights.note}")
@@ -129,10 +126,10 @@ def _note_weights(
 
 
 def _chosen_outputs(
-    spec: dict, name: str, outputs: int, class_names: Sequence[str] | None
+    chosen: ModelConfig, outputs: int, class_names: Sequence[str] | None
 ) -> list[int] | None:
     """Which outputs of the library's head are the logits; None for all 1000 as they are."""
-    known = IMAGENET_CLASSES
+    known, name = IMAGENET_CLASSES, chosen.name
     if name != "vgg16":
         known = timm_networks.input_of(name).get("num_classes") or 0
     if known != IMAGENET_CLASSES:
@@ -142,7 +139,7 @@ def _chosen_outputs(
             f"in in1k), or leave model.head out for a new head"
         )
     if class_names is not None and outputs == len(class_names):
-        return head_outputs(spec.get("head_classes", "order"), class_names)
+        return head_outputs(chosen.head_classes, class_names)
     if outputs != IMAGENET_CLASSES:
         raise UserError(
             f"model.head=imagenet answers with one logit for each of the {IMAGENET_CLASSES} "
@@ -151,9 +148,9 @@ def _chosen_outputs(
     return None
 
 
-def _earlier_run(weights: str) -> Found | None:
+def _earlier_run(weights: str, none: Sequence[str]) -> Found | None:
     """The weights that a network of one's own starts from: an earlier run's, or none."""
-    if weights == "none":
+    if weights in none:
         return None
     path = Path(weights).expanduser()
     trained = trained_in(path) if path.is_file() else None
@@ -166,35 +163,56 @@ def _earlier_run(weights: str) -> Found | None:
 
 
 def _from_scratch(
-    spec: dict, channels: int, size: int, outputs: int, class_names: Sequence[str] | None,
-    pretrained: bool,
+    chosen: ModelConfig, channels: int, size: int, outputs: int,
+    class_names: Sequence[str] | None, pretrained: bool,
 ) -> Classifier:  # fmt: skip
-    if "filters" not in spec:
+    """A network that no library has: ours from its keys, or a class of a person's own."""
+    own = isinstance(chosen, OwnModelConfig)
+    if not own and chosen.filters is None:
         raise UserError("model.name=scratch: say model=scratch, which has the keys it needs")
-    if spec["head"] == OWN_HEAD:
-        raise UserError("model.head=imagenet: the scratch network has no classifier of its own")
-    how, top = spec.pop("initialisation"), spec.pop("head")
-    weights = str(spec.pop("weights", "none"))  # runs of old have no such key
-    found = _earlier_run(weights) if pretrained else None
-    of_weights = found.trained.normalisation(channels) if found else None
-    normalise = normalisation(spec.pop("normalisation"), channels, of_weights, "unit")
-    try:
-        backbone = scratch(channels=channels, size=size, **spec)
-        shape = feature_shape(backbone, channels, size)
-        classifier = Classifier(
-            normalise, backbone, head(shape, outputs, activation=spec["activation"], **top)
+    if chosen.head == OWN_HEAD:
+        raise UserError(
+            f"model.head=imagenet: the {chosen.name} network has no classifier of its own"
         )
+    drawn = ("none", "auto") if own else ("none",)  # no library has weights for it
+    found = _earlier_run(chosen.weights, drawn) if pretrained else None
+    of_weights = found.trained.normalisation(channels) if found else None
+    normalise = normalisation(chosen.normalisation, channels, of_weights, "unit")
+    try:
+        if own:
+            backbone = _own_backbone(chosen, channels)
+            shape = _shape(backbone, chosen.name, size, channels)
+        else:
+            backbone = scratch(chosen, channels=channels, size=size)
+            shape = feature_shape(backbone, channels, size)
+        top = head(shape, outputs, chosen.head, chosen.activation)
+        classifier = Classifier(normalise, backbone, top)
     except RuntimeError as error:  # torch's way to say that there is not so much memory
         if "alloc" not in str(error) and "Storage size" not in str(error):
             raise
         raise UserError(
-            f"model.filters={spec['filters']}, model.head.hidden={top['hidden']}: the network is "
-            f"larger than this machine's memory; take fewer, or model.head.pool=average"
+            f"model.filters={chosen.filters}, model.head.hidden={chosen.head.hidden}: the network "
+            f"is larger than this machine's memory; take fewer, or model.head.pool=average"
         ) from error
-    initialise(classifier, how)
+    initialise(top if own else classifier, chosen.initialisation)
     classifier.head_outputs = None
     _note_weights(classifier, found, class_names)
     return classifier
+
+
+def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
+    """A person's own network: its children one after the other, or one part where it is no chain.
+
+    Raises:
+        UserError: what the class gives is no module.
+    """
+    made = make("model", chosen, channels=channels)
+    if isinstance(made, Backbone):
+        return made
+    if not isinstance(made, nn.Module):
+        raise UserError(f"model._target_={chosen.class_path}: it makes no torch.nn.Module")
+    return sequential(dict(made.named_children()) if type(made).forward is nn.Sequential.forward
+                      else {"network": made})  # fmt: skip
 
 
 def _parts(name: str, size: int, own: bool) -> _Parts:
@@ -225,14 +243,16 @@ def _parts(name: str, size: int, own: bool) -> _Parts:
     )
 
 
-def _shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
+def _shape(backbone: Backbone, name: str, size: int, channels: int = 3) -> tuple[int, ...]:
     """Of the feature map; too small pictures are told with the least size."""
     if name == "inception_v3" and size < 75:
         raise too_small(name, size, 75)
     try:
-        shape = feature_shape(backbone, 3, size)
+        shape = feature_shape(backbone, channels, size)
     except (RuntimeError, ValueError):
         shape = (0,)
     if min(shape) < 1:
-        raise too_small(name, size, least_size(lambda e: feature_shape(backbone, 3, e), size))
+        raise too_small(
+            name, size, least_size(lambda e: feature_shape(backbone, channels, e), size)
+        )
     return shape

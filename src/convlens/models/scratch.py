@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from convlens.config.schema import ModelConfig
 from convlens.core.errors import UserError, nearest
 from convlens.models.activation import activation_layer
 from convlens.models.backbone import Backbone, sequential
@@ -13,62 +14,33 @@ from convlens.models.backbone import Backbone, sequential
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
 
-def scratch(
-    *,
-    channels: int,
-    size: int,
-    filters: list[int],
-    kernel_size: int | list[int],
-    stride: int | list[int],
-    padding: str | int | list[str | int],
-    activation: str,
-    pooling: str | list[str],
-    pool_size: int | list[int],
-    batch_norm: bool,
-    batch_norm_momentum: float,
-    batch_norm_eps: float,
-    dropout: float,
-) -> Backbone:
+def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
     """``block1 … blockN``, each convolution, [batch norm], activation, [pooling], [dropout].
 
-    Every argument but ``batch_norm*``, ``activation`` and ``dropout`` is one value for all
-    blocks or a list with one value a block.
+    ``kernel_size``, ``stride``, ``padding``, ``pooling`` and ``pool_size`` are one value for all
+    blocks or a list with one value a block. ``padding: same`` lets the map keep its size at stride
+    1; it is ceil(n / stride) otherwise. Batch norm (Ioffe & Szegedy 2015) stands between
+    convolution and activation.
 
     Args:
+        chosen: the config group ``model``.
         channels: of the pictures.
         size: height and width of the pictures in pixels, to tell early where a map would vanish.
-        filters: output channels of each block's convolution; ``[]`` for no convolution at all.
-        kernel_size: edge of the kernels in pixels.
-        stride: step of the kernels in pixels.
-        padding: ``valid`` (none), ``same`` (the map keeps its size at stride 1, and is
-            ceil(n / stride) otherwise) or a number of pixels on each side.
-        activation: name, see :mod:`convlens.models.activation`.
-        pooling: ``max``, ``average`` or ``none``.
-        pool_size: edge and step of the pooling window in pixels.
-        batch_norm: normalise between convolution and activation (Ioffe & Szegedy 2015).
-        batch_norm_momentum: weight of the new batch in the running statistics (Keras's 0.99 is
-            0.01 here).
-        batch_norm_eps: added to the variance.
-        dropout: share of whole channels dropped after each block (Tompson et al. 2015).
 
     Returns:
         (B, channels, size, size) to the last block's map, (B, filters[-1], h, w).
 
     Raises:
-        UserError: a value out of range, a list of another length, a map that would vanish.
+        UserError: a list of another length, a map that would vanish.
     """
-    count = len(filters)
-    if any(not isinstance(value, int) or value < 1 for value in filters):
-        raise UserError(f"model.filters={filters}: a list of channel counts above 0 is expected")
-    if not 0 <= dropout < 1:
-        raise UserError(f"model.dropout={dropout}: a share in [0, 1) is expected")
+    count, batch_norm = len(chosen.filters), chosen.batch_norm
     knobs = zip(
-        filters,
-        _each("kernel_size", kernel_size, count),
-        _each("stride", stride, count),
-        _each("padding", padding, count),
-        _each("pooling", pooling, count),
-        _each("pool_size", pool_size, count),
+        chosen.filters,
+        _each("kernel_size", chosen.kernel_size, count),
+        _each("stride", chosen.stride, count),
+        _each("padding", chosen.padding, count),
+        _each("pooling", chosen.pooling, count),
+        _each("pool_size", chosen.pool_size, count),
         strict=True,
     )
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
@@ -78,21 +50,23 @@ def scratch(
         # a bias before batch norm would be subtracted again at once
         layers["conv"] = nn.Conv2d(channels, width, kernel, step, pixels, bias=not batch_norm)
         if batch_norm:
-            layers["norm"] = nn.BatchNorm2d(width, batch_norm_eps, batch_norm_momentum)
-        layers["activation"] = activation_layer(activation)
+            layers["norm"] = nn.BatchNorm2d(
+                width, chosen.batch_norm_eps, chosen.batch_norm_momentum
+            )
+        layers["activation"] = activation_layer(chosen.activation)
         size = (size + 2 * pixels - kernel) // step + 1
         if pool not in POOLINGS:
-            raise UserError(f"model.pooling={pool}: {nearest(str(pool), POOLINGS)}")
+            raise UserError(f"model.pooling={pool}: {nearest(pool, POOLINGS)}")
         if POOLINGS[pool]:
             layers["pool"] = POOLINGS[pool](window)
             size //= window
         if size < 1:
             raise UserError(
-                f"model.filters={filters}: nothing is left of the map after block {number}; use "
-                f"fewer blocks, model.padding=same, less pooling, or a larger data.size"
+                f"model.filters={chosen.filters}: nothing is left of the map after block {number}; "
+                f"use fewer blocks, model.padding=same, less pooling, or a larger data.size"
             )
-        if dropout:
-            layers["dropout"] = nn.Dropout2d(dropout)
+        if chosen.dropout:
+            layers["dropout"] = nn.Dropout2d(chosen.dropout)
         blocks[f"block{number}"] = nn.Sequential(layers)
         channels = width
     return sequential(blocks)
@@ -106,10 +80,6 @@ def _each(key: str, value, count: int) -> list:
             f"model.{key} has {len(values)} values for {count} blocks of model.filters; "
             f"give one value for all or one for each"
         )
-    if key in ("kernel_size", "stride", "pool_size") and any(
-        not isinstance(number, int) or number < 1 for number in values
-    ):
-        raise UserError(f"model.{key}={value}: whole numbers above 0 are expected")
     return values
 
 
@@ -124,6 +94,4 @@ def _padding(padding: str | int, kernel: int) -> int:
                 f"use an odd one, or a number of pixels"
             )
         return kernel // 2
-    if isinstance(padding, int) and padding >= 0:
-        return padding
-    raise UserError(f"model.padding={padding}: valid, same or a number of pixels is expected")
+    return padding

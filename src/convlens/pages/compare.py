@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from convlens.config.kept import KeptConfig
 from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
@@ -35,7 +36,7 @@ COLUMNS = (
 CURVES = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 ABSENT = "–"
 NOT_THE_SAME = "the same picture in all runs: another seed, split, size or data set"
-_OWN = ("run_dir",)  # differs between any two runs
+_OWN = ("run_dir", "format")  # differs between any two runs
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,14 @@ def results(runs: Sequence[KeptRun]) -> list[list[Cell]]:
     return rows
 
 
-def differing(configs: Sequence[dict]) -> list[tuple[str, list[str]]]:
+def differing(configs: Sequence[KeptConfig]) -> list[tuple[str, list[str]]]:
     """The dotted keys whose values differ, with each run's value as text.
 
     A group of keys that another run has not, or has as null, is one line.
     """
     found: list[tuple[str, list[str]]] = []
-    _differ([{k: v for k, v in c.items() if k not in _OWN} for c in configs], "", found)
+    shown = [{k: v for k, v in each.plain.items() if k not in _OWN} for each in configs]
+    _differ(shown, "", found)
     return found
 
 
@@ -168,7 +170,7 @@ def _told(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
     lines = [line for key in ("alarms", "failures") for line in summary.get(key, [])]
     return {
         "colour": colour_of(number), "name": name, "home": str(run.home), "cells": cells,
-        "experiment": run.config["experiment"], "seed": run.config.get("seed", ABSENT),
+        "experiment": run.config.experiment, "seed": run.config.plain.get("seed", ABSENT),
         "finished": run.summary is not None, "state": run.state, "alarms": lines,
         "started": f"{run.started:%Y-%m-%d %H:%M}",
     }  # fmt: skip

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from convlens.config.kept import KeptConfig
+from convlens.config.schema import PlateauConfig
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -32,32 +35,31 @@ class Stretch:
     early: bool
 
 
-def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
-    """The phases of ``config["finetune"]``; empty where everything is trained throughout.
+def stretches(config: KeptConfig, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
+    """The phases of a run; empty where everything is trained throughout.
 
     Args:
-        config: resolved.
+        config: of the run.
         rows: scalars by completed epochs, as ``metrics.csv`` has them.
     """
     found: list[Stretch] = []
-    augmented = _augmented(config.get("data", {}).get("augment"))
     values = {row["epoch"]: row for row in rows}
-    epochs = config.get("training", {}).get("epochs") or math.inf
+    epochs = config.epochs or math.inf
     start = 0
-    for number, phase in enumerate(config.get("finetune", {}).get("phases") or [], start=1):
-        until, planned = phase.get("until"), start + phase["epochs"]
+    for number, phase in enumerate(config.phases, start=1):
+        until, planned = phase.until, start + phase.epochs
         end = planned
         if until:
             end = _rests(until, [values.get(epoch, {}) for epoch in range(start + 1, end + 1)])
-            end = start + (end or phase["epochs"])
-        rates = phase["lr"]
+            end = start + (end or phase.epochs)
+        rates = phase.lr
         if not isinstance(rates, dict):
-            rates = dict.fromkeys(phase["train"], rates)
+            rates = dict.fromkeys(phase.train, rates)
         found.append(
             Stretch(
                 number, start, min(end, epochs) if start < epochs else end, rates,
-                phase.get("warmup_epochs", 0.0), augmented and phase.get("augment", True),
-                f"{until['metric']} rests for {until['patience']} epochs" if until else "",
+                phase.warmup_epochs, config.augments and phase.augment,
+                f"{until.metric} rests for {until.patience} epochs" if until else "",
                 end < planned,
             )
         )  # fmt: skip
@@ -65,23 +67,15 @@ def stretches(config: Mapping, rows: Sequence[Mapping[str, float]]) -> list[Stre
     return found
 
 
-def _rests(until: Mapping, rows: Sequence[Mapping[str, float]]) -> int | None:
+def _rests(until: PlateauConfig, rows: Sequence[Mapping[str, float]]) -> int | None:
     """After how many of a phase's epochs its plateau ended it, by the schedule's rule: the best
     value lies ``patience`` epochs back. A loss is better lower, the rest higher."""
-    sign = 1 if until["metric"].endswith("loss") else -1
+    sign = 1 if until.metric.endswith("loss") else -1
     signed: list[float] = []
     for row in rows:
-        if until["metric"] not in row:
+        if until.metric not in row:
             return None
-        signed.append(sign * row[until["metric"]])
-        if len(signed) - 1 - signed.index(min(signed)) >= until["patience"]:
+        signed.append(sign * row[until.metric])
+        if len(signed) - 1 - signed.index(min(signed)) >= until.patience:
             return len(signed)
     return None
-
-
-def _augmented(ranges: Mapping | None) -> bool:
-    """Whether ``data.augment`` changes anything: what is 0, false or null does not."""
-    if ranges is None:  # a config that does not tell
-        return True
-    hows = ("fill", "crop_ratio")
-    return any(value not in (0, False, None) for key, value in ranges.items() if key not in hows)

@@ -101,12 +101,12 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
     ]
     return render(
         "report.html",
-        name=run.config["experiment"],
+        name=run.config.experiment,
         home=run.home.resolve(),
         began=run.began.strftime("%Y-%m-%d %H:%M"),
         finished=run.summary is not None,
         epochs=run.measured,
-        planned=run.config.get("training", {}).get("epochs"),
+        planned=run.config.epochs,
         best=best,
         at_best=run.results("val", best) if best is not None else {},
         test=summary.get("test", {}),

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process, in_slurm_step, started_outside
 from convlens.rundir.lock import Hold
@@ -23,16 +24,16 @@ from convlens.rundir.paths import (
 ENVIRONMENT = "CONVLENS_RUN_DIR"
 
 
-def agreed_run_dir(config: dict) -> Path | None:
+def agreed_run_dir(config: Config) -> Path | None:
     """The folder that every process finds by itself; None where the first one may choose.
 
     Raises:
         UserError: several processes have nothing to agree by. It is raised in each of them, for
             one that went on would wait for the others for ever.
     """
-    if config["run_dir"]:
-        return Path(config["run_dir"])
-    parent = OUTPUTS / config["experiment"]
+    if config.run_dir:
+        return Path(config.run_dir)
+    parent = OUTPUTS / config.experiment
     if "TORCHELASTIC_RUN_ID" in os.environ:
         name = os.environ["TORCHELASTIC_RUN_ID"]
         if name != "none":  # torchrun's word for no --rdzv-id
@@ -41,7 +42,7 @@ def agreed_run_dir(config: dict) -> Path | None:
     elif in_slurm_step():
         return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
     else:
-        alone = config["trainer"]["num_nodes"] == 1
+        alone = config.trainer.num_nodes == 1
     if not alone:
         raise UserError(
             "run_dir=… has to be given when something else starts the processes; torchrun's "
@@ -50,7 +51,7 @@ def agreed_run_dir(config: dict) -> Path | None:
     return None
 
 
-def check_run_dir(config: dict) -> None:
+def check_run_dir(config: Config) -> None:
     """Refuse a run folder early, before anything costly is done.
 
     Raises:
@@ -60,7 +61,7 @@ def check_run_dir(config: dict) -> None:
     folder = agreed_run_dir(config)
     if folder is None or not first_process():
         return
-    if holds_run(folder) and not config["overwrite"]:
+    if holds_run(folder) and not config.overwrite:
         raise UserError(
             f"run_dir={folder} already holds a run: continue it with `make resume "
             f"run={folder}`, choose another run_dir, or say overwrite=true"
@@ -72,7 +73,7 @@ def check_run_dir(config: dict) -> None:
             )
 
 
-def claim_run_dir(config: dict, hold: Hold | None = None) -> Path:
+def claim_run_dir(config: Config, hold: Hold | None = None) -> Path:
     """Make the folder of a new run and return it; later processes take the first one's.
 
     Args:
@@ -96,7 +97,7 @@ def claim_run_dir(config: dict, hold: Hold | None = None) -> Path:
         if holds_run(folder):
             _clear(folder)
     else:
-        folder = make_fresh_folder(OUTPUTS / config["experiment"])
+        folder = make_fresh_folder(OUTPUTS / config.experiment)
         if hold:
             hold.take(folder)
     os.environ[ENVIRONMENT] = str(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from convlens.config.checks import check_shape
+from convlens.config.kept import KeptConfig
 from convlens.core.errors import UserError, blaming
 from convlens.rundir.lock import holder_of
 from convlens.rundir.paths import OUTPUTS
@@ -42,7 +43,7 @@ class KeptRun:
     """
 
     home: Path
-    config: dict
+    config: KeptConfig
     rows: list[Row]
     summary: dict | None
 
@@ -73,7 +74,7 @@ class KeptRun:
             return "finished"
         if holder.elsewhere:  # where its lock need not be seen from here
             return f"stopped at epoch {self.epochs}, or running on {holder.elsewhere}"
-        if self.epochs and self.epochs == self.config.get("training", {}).get("epochs"):
+        if self.epochs and self.epochs == self.config.epochs:
             return "trained, not tested"
         return f"stopped at epoch {self.epochs}"
 
@@ -145,8 +146,8 @@ class KeptRun:
 
     def _numbers_so_far(self) -> Row:
         found: Row = {"epochs": self.epochs}
-        if isinstance(self.config.get("seed"), int):
-            found["seed"] = self.config["seed"]
+        if isinstance(self.config.seed, int):
+            found["seed"] = self.config.seed
         best = best_of(self.rows)
         if best is not None:
             last, found["best_epoch"] = self.rows[-1], int(best["epoch"])
@@ -201,8 +202,8 @@ def read_run(home: Path) -> KeptRun:
     return KeptRun(home, config, _read_rows(home / "metrics.csv"), _read_summary(home))
 
 
-def read_config(folder: Path) -> dict:
-    """The resolved config of a run.
+def read_config(folder: Path) -> KeptConfig:
+    """The resolved config of a run, as its file has it.
 
     Raises:
         UserError: the folder holds no run.
@@ -225,7 +226,7 @@ def read_config(folder: Path) -> dict:
     if not isinstance(config, dict) or "experiment" not in config:
         raise UserError(f"{file} is not the config of a run")
     check_shape(config, str(file))
-    return config
+    return KeptConfig(config)
 
 
 def _text_of(file: Path) -> str:

@@ -149,7 +149,7 @@ def _value(run: KeptRun, key: str):
     if key == "date":
         return run.started
     if key == "experiment":
-        return str(run.config["experiment"])
+        return str(run.config.experiment)
     if key == "state":
         return run.state
     value = run.numbers.get(key)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import yaml
 
+from convlens.config.migrate import stored
+from convlens.config.schema import Config
 from convlens.core.files import write_whole
 
 
-def write_config(folder: Path, config: dict) -> None:
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+def write_config(folder: Path, config: Config) -> None:
+    text = yaml.safe_dump(stored(config), sort_keys=False, allow_unicode=True)
     write_whole(folder / "config.yaml", text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import SharedError
 from convlens.core.evaluation import evaluation_mode
 from convlens.data.datamodule import PictureData
@@ -48,7 +49,7 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
 
 
 @torch.no_grad()
-def _single_values(module: ClassifierModule, spec: dict) -> set[str]:
+def _single_values(module: ClassifierModule, spec: DataConfig) -> set[str]:
     """The layers to which one image gives one value a channel."""
     found: set[str] = set()
 
@@ -62,7 +63,7 @@ def _single_values(module: ClassifierModule, spec: dict) -> set[str]:
     model = module.model
     parameter = next(model.parameters())
     example = torch.zeros(
-        1, spec["channels"], spec["size"], spec["size"], device=parameter.device,
+        1, spec.channels, spec.size, spec.size, device=parameter.device,
         dtype=parameter.dtype,
     )  # fmt: skip
     handles = [

@@ -6,6 +6,8 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
+from convlens.config.migrate import stored
+from convlens.config.schema import Config
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
 from convlens.training.finetune.groups import optimizer_groups
@@ -21,8 +23,8 @@ class ClassifierModule(L.LightningModule):
     """Trains the network that a resolved config describes.
 
     Args:
-        config: the run's resolved config as a plain dictionary; stored in the checkpoint, which
-            therefore explains itself.
+        config: the run's resolved config; stored in the checkpoint, which therefore explains
+            itself.
         class_names: K names; the label is the index.
         pretrained: False leaves the weights as drawn, for a network whose weights come from a
             checkpoint.
@@ -37,36 +39,43 @@ class ClassifierModule(L.LightningModule):
         compiled: whether ``torch.compile`` is on.
     """
 
-    def __init__(self, config: dict, class_names: list[str], *, pretrained: bool = True):
+    def __init__(self, config: Config, class_names: list[str], *, pretrained: bool = True):
         super().__init__()
-        self.save_hyperparameters("config", "class_names")
-        self.config, self.class_names = config, list(class_names)
-        training, data = config["training"], config["data"]
-        seed_weights(config["seed"])
+        self.class_names = list(class_names)
+        self.save_hyperparameters({"config": stored(config), "class_names": self.class_names})
+        self.config = config
+        training, data = config.training, config.data
+        seed_weights(config.seed)
         self.model = build_model(
-            config["model"],
-            channels=data["channels"],
-            size=data["size"],
-            outputs=outputs_for(training["loss"], len(class_names)),
+            config.model,
+            channels=data.channels,
+            size=data.size,
+            outputs=outputs_for(training.loss, len(class_names)),
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
-        self.objective = Objective(
-            training["loss"], training["label_smoothing"], training["class_weights"]
-        )
+        self.objective = Objective(training.loss, training.label_smoothing, training.class_weights)
         self.train_metrics = EpochMetrics(self.class_names, detailed=False)
         self.val_metrics = EpochMetrics(self.class_names, detailed=True)
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
-        self.schedule = schedule_of(config, self.model)
+        self.schedule = schedule_of(
+            config.finetune, training.epochs, config.optimizer.lr, config.scheduler, self.model
+        )
         self.phase: Phase = self.schedule.phases[0]
         self.on_stored = False
         self.enter(self.phase)
-        self.compiled = bool(training.get("compile"))
+        self.compiled = training.compile
         if self.compiled:
             # in place: the names of parameters, and so checkpoints, stay as they are
             self.model.compile()
+
+    def settle(self, config: Config) -> Config:
+        """Take over what was found out while building: checkpoints tell it from now on."""
+        self.config = config
+        self.hparams["config"] = stored(config)
+        return config
 
     def enter(self, phase: Phase) -> None:
         """Freeze and unfreeze what ``phase`` wants, and put the frozen parts to rest."""
@@ -86,10 +95,10 @@ class ClassifierModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = optimizer_groups(self.schedule.groups.values(), self.model)
-        return optimizer(self.config["optimizer"], groups)
+        return optimizer(self.config.optimizer, groups)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        seed_batch(self.config["seed"], self.current_epoch, batch_idx, self.global_rank)
+        seed_batch(self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         # batches whose gradients make one move share its time, as one batch of all of them would
         each = self.trainer.accumulate_grad_batches
         moves = -(-self.trainer.num_training_batches // each)
@@ -99,7 +108,7 @@ class ClassifierModule(L.LightningModule):
     def set_rates(self, optimizer: torch.optim.Optimizer, time: float) -> None:
         """Give every parameter group its learning rate at ``time`` (epochs since the start)."""
         factor = 1.0
-        if self.config["training"]["lr_is"] == "per_device" and self._trainer is not None:
+        if self.config.training.lr_is == "per_device" and self._trainer is not None:
             factor = float(self._trainer.world_size)
         rates = self.schedule.rates(time, self.record)
         for group in optimizer.param_groups:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from convlens.config.schema import (
+    OptimizerConfig,
+    OwnOptimizerConfig,
+    OwnSchedulerConfig,
+    SchedulerConfig,
+)
+from convlens.config.targets import call, make
 from convlens.core.errors import UserError, nearest
 
 OPTIMIZERS = {
@@ -20,29 +29,57 @@ OPTIMIZERS = {
 DEPENDS_ON_LENGTH = {
     "constant": False, "cosine": True, "linear": True, "step": False, "exponential": False
 }  # fmt: skip
+# keys that a scheduler cannot do without
+_NEEDS = {
+    "constant": (), "cosine": ("floor",), "linear": ("floor",), "step": ("every", "factor"),
+    "exponential": ("factor",),
+}  # fmt: skip
+RateFactor = Callable[[float, int], float]  # of the time and the length of the run, in epochs
 
 
-def optimizer(spec: dict, groups: list[dict]) -> torch.optim.Optimizer:
+def optimizer(
+    chosen: OptimizerConfig | OwnOptimizerConfig, groups: list[dict]
+) -> torch.optim.Optimizer:
     """The optimizer of the config group ``optimizer`` over named parameter groups.
 
     Raises:
         UserError: an unknown name, or a value the optimizer refuses.
     """
-    spec = dict(spec)
-    name = spec.pop("name")
+    if isinstance(chosen, OwnOptimizerConfig):
+        return make("optimizer", chosen, groups, lr=chosen.lr)
+    name = chosen.name
     if name not in OPTIMIZERS:
-        raise UserError(f"optimizer.name={name}: {nearest(str(name), OPTIMIZERS)}")
+        raise UserError(f"optimizer.name={name}: {nearest(name, OPTIMIZERS)}")
+    options = {key: value for key, value in chosen.plain().items() if key != "name"}
     try:
-        return OPTIMIZERS[name](groups, **spec)
+        return OPTIMIZERS[name](groups, **options)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer={name}: {error}") from error
 
 
-def rate_factor(spec: dict, time: float, epochs: int) -> float:
+def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
+    """What the learning rate is multiplied by, as a function of ``(time, epochs)``.
+
+    Raises:
+        UserError: the keys of another scheduler, or a class of a person's own that refuses.
+    """
+    if isinstance(chosen, OwnSchedulerConfig):
+        own = make("scheduler", chosen)
+        return lambda time, epochs: float(call("scheduler", chosen.class_path, own, time, epochs))
+    lacking = [key for key in _NEEDS[chosen.name] if getattr(chosen, key) is None]
+    if lacking:
+        raise UserError(
+            f"scheduler.name={chosen.name}: say scheduler={chosen.name}, which has the key "
+            f"{lacking[0]} that it needs"
+        )
+    return partial(rate_factor, chosen)
+
+
+def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
     """What the learning rate is multiplied by at ``time``.
 
     Args:
-        spec: the config group ``scheduler``: ``name``, ``warmup_epochs`` (the factor rises in a
+        chosen: the config group ``scheduler``: ``name``, ``warmup_epochs`` (the factor rises in a
             straight line from 0 at the start), and by name: ``cosine`` and ``linear``: ``floor``,
             the factor at the end; ``step``: ``every`` epochs times ``factor``; ``exponential``:
             ``factor`` an epoch.
@@ -52,20 +89,27 @@ def rate_factor(spec: dict, time: float, epochs: int) -> float:
     Returns:
         A factor of at least 0.
     """
-    warmup = spec["warmup_epochs"]
+    warmup = chosen.warmup_epochs
     if time < warmup:
         return time / warmup
     share = min(1.0, (time - warmup) / max(epochs - warmup, 1e-9))
-    match spec["name"]:
+    match chosen.name:
+        case "cosine":
+            return chosen.floor + (1 - chosen.floor) * (1 + math.cos(math.pi * share)) / 2
+        case "linear":
+            return 1 + (chosen.floor - 1) * share
+        case "step":
+            return chosen.factor ** math.floor((time - warmup) / chosen.every)
+        case "exponential":
+            return chosen.factor ** (time - warmup)
         case "constant":
             return 1.0
-        case "cosine":
-            return spec["floor"] + (1 - spec["floor"]) * (1 + math.cos(math.pi * share)) / 2
-        case "linear":
-            return 1 + (spec["floor"] - 1) * share
-        case "step":
-            return spec["factor"] ** math.floor((time - warmup) / spec["every"])
-        case "exponential":
-            return spec["factor"] ** (time - warmup)
-    known = ("constant", "cosine", "linear", "step", "exponential")
-    raise UserError(f"scheduler.name={spec['name']}: {nearest(str(spec['name']), known)}")
+    raise UserError(f"scheduler.name={chosen.name}: {nearest(chosen.name, DEPENDS_ON_LENGTH)}")
+
+
+def depends_on_length(chosen: SchedulerConfig | OwnSchedulerConfig) -> bool:
+    """Whether the rates of a phase would be others if it had another number of epochs."""
+    if isinstance(chosen, OwnSchedulerConfig):
+        return True  # nobody knows
+    # a floor of 1 is no fall at all
+    return DEPENDS_ON_LENGTH[chosen.name] and chosen.floor != 1

@@ -80,8 +80,8 @@ class _Trial:
 
     def noise(self, count: int) -> tuple[Tensor, Tensor]:
         """Images (count, C, H, W) in [0, 1], channels last, and labels (count,)."""
-        data = self.module.config["data"]
-        shape = (count, data["channels"], data["size"], data["size"])
+        data = self.module.config.data
+        shape = (count, data.channels, data.size, data.size)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(count) % len(self.module.class_names)
         images = images.to(self.device, memory_format=torch.channels_last)
@@ -192,9 +192,10 @@ def _measured(
 
 def _key(module, batch: int, device: torch.device) -> str:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    network = json.dumps([module.config["model"], module.config["optimizer"]], sort_keys=True)
-    data = module.config["data"]
-    shape = f"{batch}x{data['channels']}x{data['size']}x{data['size']}"
+    kinds = [module.config.model.plain(), module.config.optimizer.plain()]
+    network = json.dumps(kinds, sort_keys=True)
+    data = module.config.data
+    shape = f"{batch}x{data.channels}x{data.size}x{data.size}"
     # what is frozen costs no backward pass
     parameters = [(p.numel(), p.requires_grad) for p in module.parameters()]
     trained = sum(size for size, wanted in parameters if wanted)

@@ -114,7 +114,7 @@ def find_rate(
     numbers = iter(range(steps))
 
     def step(rate: float) -> Tensor:
-        seed_batch(module.config["seed"], 0, next(numbers), 0)
+        seed_batch(module.config.seed, 0, next(numbers), 0)
         for group in optimizer.param_groups:
             group["lr"] = rate * shares.get(group["name"], 0.0)
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in next(batches).items()}
@@ -127,7 +127,7 @@ def find_rate(
 
     found = range_test(step, low=low, high=high, steps=steps)
     leader = max(phase.rates, key=phase.rates.__getitem__)
-    whole = not module.config["finetune"]["phases"]
+    whole = not module.config.finetune.phases
     key = "optimizer.lr" if whole else f"finetune.phases.0.lr.{leader.partition('/')[0]}"
     return dataclasses.replace(found, trained=phase.train, key=key)
 

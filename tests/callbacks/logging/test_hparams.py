@@ -20,7 +20,10 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import convlens.experiment.train
 from convlens.cli.main import main
+from convlens.config.checks import with_values
 from convlens.config.compose import compose
+from convlens.config.kept import KeptConfig
+from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
 from convlens.pages.phases import stretches
 from convlens.training import ClassifierModule
@@ -141,7 +144,7 @@ def test_finetune_tells_the_phases():
     assert hyperparameters(plain)["augment"] is False
 
 
-def phased(*augment: bool) -> dict:
+def phased(*augment: bool) -> Config:
     phases = [f"{{epochs: 2, train: [{group}], lr: 0.01, augment: {str(each).lower()}}}"
               for group, each in zip(("head", "last"), augment, strict=False)]  # fmt: skip
     words = [
@@ -162,9 +165,8 @@ def test_phases_that_a_run_did_not_come_to_had_no_effect():
 
 
 def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
-    config = phased(False, True) | {"run_dir": str(tmp_path / "r"), "overwrite": True}
-    config["training"] |= {"epochs": 1}
-    config["callbacks"] = {"budget": 0.05}
+    values = {"run_dir": str(tmp_path / "r"), "overwrite": True, "training.epochs": 1}
+    config = with_values(phased(False, True), {**values, "callbacks": {"budget": 0.05}})
     written = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
@@ -175,17 +177,15 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
 
 def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     config = phased(True, True)
-    assert [each.augment for each in stretches(config, [])] == [True, True]
-    for ranges in config["data"]["augment"]:
-        if isinstance(config["data"]["augment"][ranges], bool):
-            config["data"]["augment"][ranges] = False
-        elif isinstance(config["data"]["augment"][ranges], float):
-            config["data"]["augment"][ranges] = 0.0
-    assert [each.augment for each in stretches(config, [])] == [False, False]
+    assert [each.augment for each in stretches(KeptConfig(config.plain()), [])] == [True, True]
+    for name, value in config.data.augment.plain().items():
+        if isinstance(value, bool | float):
+            config = with_values(config, {f"data.augment.{name}": type(value)()})
+    assert [each.augment for each in stretches(KeptConfig(config.plain()), [])] == [False, False]
 
     def offered(*augment: bool) -> bool:
         config = phased(*augment)
-        data = PictureData(config["data"], seed=0, batch_size=8, eval_batch_size=8)
+        data = PictureData(config.data, seed=0, batch_size=8, eval_batch_size=8)
         module = ClassifierModule(config, list(data.class_names))
         return "augment" in surroundings(data, module, "val")
 

@@ -35,7 +35,7 @@ def refused(root: Path, **kwargs) -> str:
 
 def as_typed(word: str) -> str:
     """``data.pattern`` after the program's own reading of a word that a message tells to type."""
-    return compose(["data=image_folder", *shlex.split(f'"{word}"')])["data"]["pattern"]
+    return compose(["data=image_folder", *shlex.split(f'"{word}"')]).data.pattern
 
 
 def test_a_flat_folders_suggestion_works_as_it_is_printed(tmp_path):

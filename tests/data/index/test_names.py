@@ -36,7 +36,7 @@ FORMS = pytest.mark.parametrize("form", ["NFC", "NFD"])
 
 
 def indexed(folder: Path, *more: str):
-    spec = compose(["data=image_folder", f"data.dir={folder}", "data.size=16", *more])["data"]
+    spec = compose(["data=image_folder", f"data.dir={folder}", "data.size=16", *more]).data
     return index(spec, 0)
 
 
@@ -91,7 +91,7 @@ def test_patterns_read_the_same_classes_and_match_accents(tmp_path, form):
 @FORMS
 def test_probes_of_ones_own_know_their_class(files, form):
     other = {"NFC": nfd, "NFD": composed}[form]
-    spec = compose(["data=image_folder", "data.size=16"])["data"]
+    spec = compose(["data=image_folder", "data.size=16"]).data
     probes = own_probes([str(files.parent / other("señal") / other(CAFE) / "0.png")],
                         ("the", other(CAFE)), spec)  # fmt: skip
     assert probes.labels.tolist() == [1]

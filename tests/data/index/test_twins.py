@@ -14,7 +14,7 @@ from support.tiny import draw_folder
 
 def notes(folder: Path, *more: str) -> list[str]:
     words = ["data=image_folder", f"data.dir={folder}", "data.size=16", *more]
-    return index(compose(words)["data"], 0).notes
+    return index(compose(words).data, 0).notes
 
 
 def copy(folder: Path, pairs: dict[str, str]) -> None:

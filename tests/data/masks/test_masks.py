@@ -276,7 +276,7 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
     (with_masks / "masks" / "dogs" / "5.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*dogs/5\.png"):
         own_probes(paths, module.class_names, module.spec)
-    own = own_probes(paths, module.class_names, {**module.spec, "on_error": "skip"})
+    own = own_probes(paths, module.class_names, module.spec.updated(on_error="skip"))
     assert own.masked.tolist() == [True, False, False]
     assert "probes.files: 1 masks left out" in capsys.readouterr().err
 
@@ -291,7 +291,7 @@ def test_masked_where_nobody_said(with_masks):
     masks[1, 2, 2] = True
     probes = Probes(*tensors, ["", ""], ["", ""], torch.from_numpy(masks))
     assert probes.masked.tolist() == [False, True]
-    drawn_shapes = compose(["data=shapes", "data.pictures=60", "data.size=16"])["data"]
+    drawn_shapes = compose(["data=shapes", "data.pictures=60", "data.size=16"]).data
     module = PictureData(drawn_shapes, seed=0, batch_size=4, eval_batch_size=5)
     assert module.dataset.splits["test"].masked.all()
     assert module.index.masked == {s: len(p) for s, p in module.dataset.splits.items()}

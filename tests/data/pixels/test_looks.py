@@ -30,7 +30,7 @@ def write(file: Path, image: Image.Image, **how) -> None:
 
 def notes_of(folder: Path, *words: str) -> list[str]:
     words = ["data=image_folder", f"data.dir={folder}", "data.size=32", "data.cache=ram", *words]
-    spec = compose(words)["data"]
+    spec = compose(words).data
     module = PictureData(spec, seed=0, batch_size=4, eval_batch_size=4)
     return [note for note in module.dataset.notes if "another size" in note]
 
@@ -107,7 +107,7 @@ def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictur
         write(file.parent / "small" / f"{number}.jpg", scene(number).resize((32, 32)))
     (note,) = notes_of(tmp_path)
     assert " images repeat images of another split" in note
-    module = PictureData(compose(["data=image_folder", f"data.dir={tmp_path}"])["data"], seed=0,
+    module = PictureData(compose(["data=image_folder", f"data.dir={tmp_path}"]).data, seed=0,
                          batch_size=4, eval_batch_size=4)  # fmt: skip
     assert any("(cats/small/, dogs/small/) with 20 images" in note for note in module.index.notes)
 

@@ -235,11 +235,11 @@ def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
 
 
 def test_pending_download_and_bad_words(drawn, tmp_path):
-    assert pending_download({**spec_of(), "dir": str(drawn)}) is None
+    assert pending_download(spec_of().updated(dir=str(drawn))) is None
     nowhere = {"dir": str(tmp_path / "none")}
-    download = pending_download({**spec_of(), **nowhere})
+    download = pending_download(spec_of().updated(**nowhere))
     assert (download.megabytes, download.class_names) == (811, ("cat", "dog"))
-    download = pending_download({**spec_of("data.labels=breeds"), **nowhere})
+    download = pending_download(spec_of("data.labels=breeds").updated(**nowhere))
     assert download.class_names == CLASS_NAMES["breeds"]
     with pytest.raises(UserError, match=r"data\.labels=breed: did you mean breeds"):
         data(tmp_path / "none", "data.labels=breed")

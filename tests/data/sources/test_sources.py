@@ -18,7 +18,7 @@ from support.tiny import draw_folder
 
 
 def data(*words: str, seed: int = 0, batch_size: int = 4) -> PictureData:
-    spec = compose(list(words))["data"]
+    spec = compose(list(words)).data
     return PictureData(spec, seed=seed, batch_size=batch_size, eval_batch_size=5)
 
 

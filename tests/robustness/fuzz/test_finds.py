@@ -175,7 +175,7 @@ def test_network_larger_than_memory_is_told():
 
     config = compose([*BASE, "model.head.hidden=[1000000,1000000,1000000]"])
     with pytest.raises(UserError, match="larger than this machine's memory"):
-        build_model(config["model"], channels=3, size=16, outputs=2)
+        build_model(config.model, channels=3, size=16, outputs=2)
 
 
 # ---------------------------------------------------------------- checkpoints and weights: no code
@@ -219,7 +219,7 @@ def test_code_named_by_a_checkpoints_config_is_refused(at, capsys, whole, target
 
 
 def test_code_named_by_a_run_is_refused_at_resume(at, capsys):
-    config = compose([*TINY, "callbacks.grad_cam.batch=1"])
+    config = compose([*TINY, "callbacks.grad_cam.batch=1"]).plain()
     config["callbacks"]["grad_cam"] = {"_target_": "os.system", "command": "touch canary"}
     (at / "run").mkdir()
     (at / "run" / "config.yaml").write_text(yaml.safe_dump(config))

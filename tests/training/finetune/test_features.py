@@ -256,7 +256,7 @@ from convlens.data.pixels.pictures import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
 from convlens.training.finetune.features import features
-spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"])["model"]
+spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"]).model
 model = build_model(spec, channels=3, size=16, outputs=2)
 def grown(count):
     images = np.zeros((1, 16, 16, 3), np.uint8)
@@ -282,7 +282,7 @@ def test_bfloat16_features_keep_their_bits(own_cache):
     from convlens.config.compose import compose
     from convlens.models import build_model
 
-    spec = compose(["model.filters=[4]", "model.padding=same"])["model"]
+    spec = compose(["model.filters=[4]", "model.padding=same"]).model
     model = build_model(spec, channels=3, size=8, outputs=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
+from convlens.config.checks import with_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.training import ClassifierModule
 from convlens.training.finetune.groups import parameter_groups
-from convlens.training.finetune.schedule import Phase, Plateau, Schedule, schedule_of
+from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
 SMALL += ["scheduler=constant", "scheduler.warmup_epochs=0"]
@@ -33,12 +34,13 @@ def module(groups=None, phases=None, **finetune) -> ClassifierModule:
         [*SMALL, "training.epochs=null", "scheduler=constant"] if phases != 0 else SMALL
     )
     if phases != 0:
-        config["finetune"] = {
+        finetune = {
             "batch_norm": "frozen_eval",
             "groups": GROUPS if groups is None else groups,
             "phases": copy.deepcopy(PHASES) if phases is None else phases,
             **finetune,
         }
+        config = with_values(config, {"finetune": finetune})
     return ClassifierModule(config, ["a", "b", "c", "d", "e"])
 
 
@@ -117,7 +119,8 @@ def test_rates_are_a_pure_function_of_the_time():
 
 def test_a_scheduler_falls_within_each_phase():
     config = compose([*SMALL, "training.epochs=null", "scheduler=linear"])
-    config["finetune"] = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
+    finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
+    config = with_values(config, {"finetune": finetune})
     schedule = ClassifierModule(config, list("abcde")).schedule
     heads = [schedule.rates(time, {})["head"] for time in (0.0, 1.0, 2.0, 4.0, 6.0)]
     assert heads == pytest.approx([0.1, 0.05, 0.02, 0.01, 0.001])
@@ -174,7 +177,8 @@ def test_mistakes_in_a_phase_are_named(change, said):
 
 def test_more_epochs_than_the_phases_have_are_refused():
     config = compose([*SMALL, "training.epochs=30"])
-    config["finetune"] = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
+    finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
+    config = with_values(config, {"finetune": finetune})
     with pytest.raises(UserError, match="phases of finetune have 8"):
         ClassifierModule(config, list("abcde"))
 
@@ -227,7 +231,7 @@ def test_without_phases_everything_is_one_group_called_model():
     made = module(phases=0)
     assert list(made.schedule.groups) == ["model"]
     assert all(parameter.requires_grad for parameter in made.parameters())
-    assert schedule_of(made.config, made.model).epochs == made.config["training"]["epochs"]
+    assert made.schedule.epochs == made.config.training.epochs
 
 
 def test_what_a_shorter_run_leaves_out():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.digests import numbered_digests
 from convlens.data.index.labels import SPLITS
@@ -15,17 +16,15 @@ from convlens.data.sources.places import cache_dir
 from convlens.data.sources.source import Index, split_shares
 
 
-def shapes_index(spec: dict, seed: int) -> Index:
+def shapes_index(spec: DataConfig, seed: int) -> Index:
     """The embedded set: drawn, not read; the test pictures never carry the shortcut's marks."""
-    total, classes = spec["pictures"], spec["classes"]
-    if not isinstance(total, int) or total < 3 * classes:
+    total, classes = spec.pictures, spec.classes
+    if total < 3 * classes:
         raise UserError(f"data.pictures={total}: at least 3 for each of data.classes={classes}")
     if not 2 <= classes <= len(shapes.CLASS_NAMES):
         raise UserError(
             f"data.classes={classes}: shapes can draw 2 to {len(shapes.CLASS_NAMES)} classes"
         )
-    if not 0 <= spec["shortcut"] <= 1:
-        raise UserError(f"data.shortcut={spec['shortcut']}: a share in [0, 1] is expected")
     names = shapes.CLASS_NAMES[:classes]
     assigned = divide(np.arange(total) % classes, seed=seed, **split_shares(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
@@ -33,20 +32,20 @@ def shapes_index(spec: dict, seed: int) -> Index:
     def draw(stream: int, split: str) -> Pictures:
         def make() -> dict[str, np.ndarray]:
             drawn = shapes.draw_shapes(
-                sizes[split], size=spec["size"], channels=spec["channels"], classes=classes,
+                sizes[split], size=spec.size, channels=spec.channels, classes=classes,
                 seed=seed, stream=stream,
             )  # fmt: skip
             return {"images": drawn.images, "labels": drawn.labels, "masks": drawn.masks}
 
         key = dict(
             drawing=shapes.VERSION, split=split, count=sizes[split], seed=seed, classes=classes,
-            size=spec["size"], channels=spec["channels"],
+            size=spec.size, channels=spec.channels,
         )  # fmt: skip
-        arrays = make() if spec["cache"] == "ram" else cached_arrays(key, make, cache_dir())
+        arrays = make() if spec.cache == "ram" else cached_arrays(key, make, cache_dir())
         images = arrays["images"]
-        if spec["shortcut"] and split != "test":
+        if spec.shortcut and split != "test":
             images = np.array(images)
-            shapes.paint_shortcut(images, arrays["labels"], spec["shortcut"], classes, seed, stream)
+            shapes.paint_shortcut(images, arrays["labels"], spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(sizes[split])]
         # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
         drawing = {name: key[name] for name in key if name != "count"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index import splits, twins
 from convlens.data.index.digests import UNREAD
@@ -23,12 +24,12 @@ from convlens.data.sources.places import cache_dir
 from convlens.data.sources.source import Index, split_shares
 
 
-def index_files(spec: dict, seed: int, found: Found, before: np.ndarray) -> Index:
+def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -> Index:
     """Picture files, divided into splits."""
     present = splits.present_splits(found.listing)
     divided = splits.resolve_splits(found.listing, seed=seed, **split_shares(spec, present))
     found = replace(found, listing=divided)
-    if spec["on_error"] == "skip":
+    if spec.on_error == "skip":
         found = _without_broken(spec, found)
     found, lines = _without_leaks(found)
     if len(before):
@@ -38,7 +39,7 @@ def index_files(spec: dict, seed: int, found: Found, before: np.ndarray) -> Inde
     notes = [*_masks_line(spec, found), *found.notes, *lines, *skipped_lines(found.skipped)]
 
     def load() -> Dataset:
-        contents = FileDigests(files.files, spec["cache"], cache_dir())
+        contents = FileDigests(files.files, spec.cache, cache_dir())
         digests = np.zeros(len(files), np.int64)
         places = {split: np.flatnonzero(files.splits == split) for split in SPLITS}
         parts = {split: decode_rows(spec, found, rows, digests) for split, rows in places.items()}
@@ -49,7 +50,7 @@ def index_files(spec: dict, seed: int, found: Found, before: np.ndarray) -> Inde
         }
         lines = [line for part in parts.values() for line in part.notes]
         if found.read and not any(pictures.masked.any() for pictures in made.values()):
-            raise UserError(f"no mask in data.masks={spec['masks']} can be used: {lines[0]}")
+            raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
         seen = np.concatenate([part.looks for part in parts.values()])
         lines += looks.twin_lines(seen, made, files.class_names)
@@ -70,14 +71,14 @@ def index_files(spec: dict, seed: int, found: Found, before: np.ndarray) -> Inde
     return Index(files.class_names, counts, lambda: dataset, files, dataset.notes, with_mask)
 
 
-def _masks_line(spec: dict, found: Found) -> list[str]:
-    if not spec.get("masks") or found.masked is None:  # runs of old have no such key
+def _masks_line(spec: DataConfig, found: Found) -> list[str]:
+    if not spec.masks or found.masked is None:  # runs of old have no such key
         return []
     count = int(found.masked.sum())
-    return [f"masks for {count} of {len(found.masked)} pictures in {Path(spec['masks'])}"]
+    return [f"masks for {count} of {len(found.masked)} pictures in {Path(spec.masks)}"]
 
 
-def _without_broken(spec: dict, found: Found) -> Found:
+def _without_broken(spec: DataConfig, found: Found) -> Found:
     """Only files that give a picture: what is skipped is in no count, no weight and no table.
 
     Which ones these are is known only when all are decoded.
@@ -144,10 +145,10 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     return found.some(np.flatnonzero(keep)), lines
 
 
-def _without_used(spec: dict, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
+def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
     """Test files that an earlier run has used, whose weights are started from, are left out."""
     files = found.listing
-    digests = FileDigests(files.files, spec["cache"], cache_dir()).get()
+    digests = FileDigests(files.files, spec.cache, cache_dir()).get()
     used = np.isin(digests, before) & (digests != UNREAD)
     leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
     lines = []

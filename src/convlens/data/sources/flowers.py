@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from convlens.config.schema import DataConfig
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError
 from convlens.data.sources.folder import image_folder
@@ -76,7 +77,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"cannot unpack the flower archive: {error}; download again") from None
 
 
-def flower_files(spec: dict, for_test: bool = False) -> Found:
+def flower_files(spec: DataConfig, for_test: bool = False) -> Found:
     """Five kinds of flowers, downloaded when the folder is not there."""
     directory = data_dir(spec)
     if not directory.exists():
@@ -84,7 +85,7 @@ def flower_files(spec: dict, for_test: bool = False) -> Found:
     return image_folder(spec, for_test)
 
 
-def pending(spec: dict) -> Download | None:
+def pending(spec: DataConfig) -> Download | None:
     """What a run would download, or None."""
     folder = data_dir(spec)
     return None if folder.exists() else Download(folder, MEGABYTES, FLOWERS_CLASSES)

@@ -10,6 +10,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from convlens.config.schema import DataConfig, OwnDataConfig
+from convlens.config.targets import call, make
 from convlens.core.errors import UserError
 from convlens.data.index.digests import array_digests
 from convlens.data.index.splits import split as divide
@@ -25,10 +27,27 @@ SETS = {
 }
 
 
-def packed_index(spec: dict, seed: int) -> Index:
+def packed_index(spec: DataConfig, seed: int) -> Index:
     """A torchvision set: small pictures that fit in memory, with a test split of its own."""
-    read, class_names, _ = SETS[spec["name"]]
-    raw = read(data_dir(spec))
+    read, class_names, _ = SETS[spec.name]
+    return _index(spec, seed, read(data_dir(spec)), class_names)
+
+
+def own_index(spec: OwnDataConfig, seed: int) -> Index:
+    """A person's own set, from what its class reads; see ``docs/extending.md``.
+
+    Raises:
+        UserError: the class is none, or does not take its keys.
+    """
+    own = make("data", spec, size=spec.size, channels=spec.channels, seed=seed)
+    raw = call("data", spec.class_path, own.read)
+    return _index(spec, seed, raw, tuple(own.class_names))
+
+
+def _index(
+    spec: DataConfig, seed: int, raw: dict[str, torchvision_sets.Split],
+    class_names: tuple[str, ...],
+) -> Index:  # fmt: skip
     images, labels = raw["train"]
     shares = split_shares(spec, ("test",))
     assigned = divide(labels, seed=seed, **shares)
@@ -38,7 +57,7 @@ def packed_index(spec: dict, seed: int) -> Index:
     if leaked.any():
         notes.append(
             f"{leaked.sum()} test pictures are left out because the same ones are in training or "
-            f"validation, such as {spec['name']}/test/{np.argmax(leaked)}"
+            f"validation, such as {spec.name}/test/{np.argmax(leaked)}"
         )
     parts = {
         "train": (images, labels, np.flatnonzero(assigned == "train")),
@@ -50,7 +69,7 @@ def packed_index(spec: dict, seed: int) -> Index:
         made = {}
         for split, (pictures, classes, rows) in parts.items():
             whole = "test" if split == "test" else "train"
-            names = [f"{spec['name']}/{whole}/{row}" for row in rows]
+            names = [f"{spec.name}/{whole}/{row}" for row in rows]
             fitted = _fitted(pictures[rows], spec)
             made[split] = Pictures(fitted, classes[rows], names, digests=digests[whole][rows])
         return Dataset(made, class_names, notes)
@@ -62,12 +81,12 @@ def packed_index(spec: dict, seed: int) -> Index:
     return Index(class_names, counts, load, notes=notes)
 
 
-def _fitted(images: np.ndarray, spec: dict) -> np.ndarray:
+def _fitted(images: np.ndarray, spec: DataConfig) -> np.ndarray:
     """(N, H, W, C) uint8 brought to the wanted size and channels."""
-    size, channels = spec["size"], spec["channels"]
+    size, channels = spec.size, spec.channels
     if images.shape[3] == channels and images.shape[1:3] == (size, size):
         return images
-    how = InterpolationMode(spec["interpolation"])
+    how = InterpolationMode(spec.interpolation)
     parts = []
     for start in range(0, len(images), 4096):
         part = torch.from_numpy(images[start : start + 4096]).permute(0, 3, 1, 2)
@@ -78,9 +97,9 @@ def _fitted(images: np.ndarray, spec: dict) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def pending(spec: dict) -> Download | None:
+def pending(spec: DataConfig) -> Download | None:
     """What a run would download, or None."""
-    read, class_names, megabytes = SETS[spec["name"]]
+    read, class_names, megabytes = SETS[spec.name]
     folder = data_dir(spec)
     try:
         read(folder, download=False)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError, nearest
 from convlens.core.locks import is_same_file, wait_for_lock
@@ -273,22 +274,22 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
 # ----------------------------------------------------------------------------------------- source
 
 
-def pet_files(spec: dict, for_test: bool = False) -> Found:
+def pet_files(spec: DataConfig, for_test: bool = False) -> Found:
     """Pictures and masks, downloaded when the folder is not there, with their own test list."""
-    class_names(spec["labels"])  # a misspelt one is said before the download
-    found = list_pets(pets(data_dir(spec)), spec["labels"])
+    class_names(spec.labels)  # a misspelt one is said before the download
+    found = list_pets(pets(data_dir(spec)), spec.labels)
 
     def read(rows: np.ndarray) -> Masks:
         drawn, lines = trimaps.masks(
-            [found.files[row] for row in rows], size=spec["size"], resize=spec["resize"],
-            cache=spec["cache"], cache_dir=cache_dir(),
+            [found.files[row] for row in rows], size=spec.size, resize=spec.resize,
+            cache=spec.cache, cache_dir=cache_dir(),
         )  # fmt: skip
         return Masks(drawn, np.ones(len(rows), bool), lines)
 
     return Found(found, read, np.ones(len(found), bool))
 
 
-def pending(spec: dict) -> Download | None:
+def pending(spec: DataConfig) -> Download | None:
     """What a run would download, or None."""
-    folder, names = data_dir(spec), class_names(spec["labels"])
+    folder, names = data_dir(spec), class_names(spec.labels)
     return None if is_there(folder) else Download(folder, MEGABYTES, names)

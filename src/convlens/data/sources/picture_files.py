@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.data.index.files import Texts
 from convlens.data.index.listing import Listing
 from convlens.data.masks.files import Masks
@@ -66,7 +67,7 @@ class Decoded:
     looks: np.ndarray
 
 
-def decode_rows(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray) -> Decoded:
+def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.ndarray) -> Decoded:
     """Decode some rows; the digests of files that are read for it are put into ``digests``."""
     files = found.listing.files[rows]
     if found.decoded is None:
@@ -90,11 +91,11 @@ def decode_rows(spec: dict, found: Found, rows: np.ndarray, digests: np.ndarray)
     return Decoded(pictures, kept, broken, drawn.notes if drawn else (), seen)
 
 
-def decode_files(spec: dict, files: Sequence[Path]) -> Pixels:
+def decode_files(spec: DataConfig, files: Sequence[Path]) -> Pixels:
     return load.decoded(
-        files, size=spec["size"], resize=spec["resize"], channels=spec["channels"],
-        interpolation=spec["interpolation"], cache=spec["cache"], cache_dir=cache_dir(),
-        on_error=spec["on_error"],
+        files, size=spec.size, resize=spec.resize, channels=spec.channels,
+        interpolation=spec.interpolation, cache=spec.cache, cache_dir=cache_dir(),
+        on_error=spec.on_error,
     )  # fmt: skip
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from convlens.config.schema import DataConfig
 from convlens.data.index.names import spelt_on_disk
 
 
-def data_dir(spec: dict) -> Path:
+def data_dir(spec: DataConfig) -> Path:
     """``data.dir``, or the place where the data set is looked for by its name."""
-    if spec["dir"]:
-        return spelt_on_disk(Path(spec["dir"]).expanduser())
-    return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec["name"]
+    if spec.dir:
+        return spelt_on_disk(Path(spec.dir).expanduser())
+    return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec.name
 
 
 def cache_dir() -> Path:

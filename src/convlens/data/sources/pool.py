@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
@@ -42,7 +43,7 @@ class Pool:
     notes: Sequence[str] = ()
 
 
-def pool_of_files(spec: dict, found: Found) -> Pool:
+def pool_of_files(spec: DataConfig, found: Found) -> Pool:
     files = found.listing
 
     def load(rows: np.ndarray) -> Dataset:
@@ -53,11 +54,11 @@ def pool_of_files(spec: dict, found: Found) -> Pool:
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, spec["cache"], cache_dir()).get, load, found.notes,
+        FileDigests(files.files, spec.cache, cache_dir()).get, load, found.notes,
     )  # fmt: skip
 
 
-def pool_of_store(spec: dict, found: Index) -> Pool:
+def pool_of_store(spec: DataConfig, found: Index) -> Pool:
     dataset = found.load()
     parts = [dataset.splits[split] for split in SPLITS]
     starts = np.cumsum([0, *map(len, parts)])
@@ -78,7 +79,7 @@ def pool_of_store(spec: dict, found: Index) -> Pool:
         return Dataset({"test": pictures}, found.class_names)
 
     return Pool(
-        f"data={spec['name']}", found.class_names, np.concatenate([part.labels for part in parts]),
+        f"data={spec.name}", found.class_names, np.concatenate([part.labels for part in parts]),
         np.repeat(np.array(SPLITS), np.diff(starts)), names,
         lambda: np.concatenate([part.digests for part in parts]), load, found.notes,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.listing import Listing
 from convlens.data.pixels.pictures import Dataset
@@ -58,15 +59,15 @@ class Download:
     class_names: tuple[str, ...]
 
 
-def split_shares(spec: dict, present: tuple[str, ...] = ()) -> dict[str, float]:
+def split_shares(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
     """The split rule; a share for a split that the source already has is refused."""
     shares = {}
     for split in ("validation", "test"):
-        share = spec["split"][split]
+        share = getattr(spec.split, split)
         if split in present:
             if share is not None:
                 raise UserError(
-                    f"data.split.{split}={share}: data={spec['name']} already has its own "
+                    f"data.split.{split}={share}: data={spec.name} already has its own "
                     f"{split} pictures; leave the key out"
                 )
             share = 0

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from convlens.config.schema import StagesConfig
 from convlens.core.errors import UserError, nearest
 from convlens.models import Classifier
 
@@ -43,15 +44,17 @@ def matches(pattern: str, name: str) -> bool:
     )
 
 
-def parameter_groups(spec: Mapping[str, object], model: Classifier) -> dict[str, list[Group]]:
+def parameter_groups(
+    patterns: Mapping[str, str | list[str] | StagesConfig], model: Classifier
+) -> dict[str, list[Group]]:
     """The config key ``finetune.groups`` over a network's parameters.
 
     The first group that matches a parameter takes it, so a later pattern may be wider than an
     earlier one (``backbone`` behind ``backbone.block5`` is the rest of the backbone).
 
     Args:
-        spec: name to pattern, to a list of patterns, or to ``{match: …, stage_decay: 0.5}``, which
-            makes a group of each stage of the backbone, every stage's rate that times the next
+        patterns: name to pattern, to a list of patterns, or to ``match`` and ``stage_decay``, which
+            make a group of each stage of the backbone, every stage's rate that times the next
             one's (discriminative rates: J. Howard, S. Ruder, *Universal Language Model Fine-tuning
             for Text Classification*, ACL 2018, https://arxiv.org/abs/1801.06146).
 
@@ -66,10 +69,11 @@ def parameter_groups(spec: Mapping[str, object], model: Classifier) -> dict[str,
     taken: dict[str, str] = {}
     matched: dict[str, set[str]] = {}
     found: dict[str, list[Group]] = {}
-    for group, value in spec.items():
-        patterns, decay = _patterns(group, value)
+    for group, value in patterns.items():
+        decay = value.stage_decay if isinstance(value, StagesConfig) else None
+        wanted = value.match if isinstance(value, StagesConfig) else value
         mine: set[str] = set()
-        for pattern in patterns:
+        for pattern in [wanted] if isinstance(wanted, str) else wanted:
             hits = {name for name in names if matches(pattern, name)}
             if not hits:
                 raise UserError(
@@ -99,24 +103,6 @@ def parameter_groups(spec: Mapping[str, object], model: Classifier) -> dict[str,
             f"add a group for them, such as base: backbone"
         )
     return found
-
-
-def _patterns(group: str, value: object) -> tuple[list[str], float | None]:
-    decay = None
-    if isinstance(value, dict):
-        if set(value) != {"match", "stage_decay"}:
-            raise UserError(
-                f"finetune.groups.{group}: a pattern, a list of them, or match and stage_decay"
-            )
-        value, decay = value["match"], value["stage_decay"]
-        if not isinstance(decay, int | float) or not 0 < decay <= 1:
-            raise UserError(
-                f"finetune.groups.{group}.stage_decay={decay}: a number in (0, 1] is expected"
-            )
-    patterns = [value] if isinstance(value, str) else list(value or [])
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-        raise UserError(f"finetune.groups.{group}={value}: a pattern or a list of them is expected")
-    return patterns, decay
 
 
 def _by_stage(group: str, names: list[str], decay: float, model: Classifier) -> list[Group]:

@@ -207,7 +207,7 @@ class Phases(L.Callback):
                 module.model,
                 cut,
                 pictures,
-                precision=str(module.config["precision"]),
+                precision=str(module.config.precision),
                 context=trainer.precision_plugin.forward_context,
                 device=module.device,
                 directory=self.directory,
@@ -229,12 +229,12 @@ class Phases(L.Callback):
 
 def bytes_at(module: ClassifierModule, data: PictureData, cut: int) -> int:
     """Bytes that one picture's features behind ``cut`` take."""
-    size, channels = data.spec["size"], data.spec["channels"]
+    size, channels = data.spec.size, data.spec.channels
     parameter = next(module.model.parameters())
     example = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad(), evaluation_mode(module.model):
         found = module.model.features(example, cut)
-    half = str(module.config["precision"]) in ("bf16", "16")
+    half = str(module.config.precision) in ("bf16", "16")
     return found.numel() * (2 if half else found.element_size())
 
 

@@ -7,17 +7,25 @@ a resumed run goes on exactly where it was, in any number of processes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
+from convlens.config.schema import (
+    FinetuneConfig,
+    OwnSchedulerConfig,
+    PhaseConfig,
+    PlateauConfig,
+    SchedulerConfig,
+    name_of,
+)
 from convlens.core.errors import UserError, nearest
 from convlens.models import Classifier
 from convlens.training.finetune.groups import Group, parameter_groups
-from convlens.training.optimizers import DEPENDS_ON_LENGTH, rate_factor
+from convlens.training.optimizers import RateFactor, depends_on_length, rate_factor_of
 
 BATCH_NORM = ("frozen_eval", "eval", "train")
-PHASE_KEYS = ("epochs", "train", "lr", "augment", "warmup_epochs", "until")
+METRICS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 Record = Mapping[int, Mapping[str, float]]  # epoch (from 0) to its results, val/loss and so on
 
 
@@ -69,13 +77,19 @@ class Schedule:
     Attributes:
         groups: by name, in the order of the optimizer's groups.
         phases: one after the other.
-        scheduler: the config group ``scheduler``: how the rate falls within each phase.
+        scheduler: how the rate falls within each phase: what it is multiplied by at a time of a
+            phase of so many epochs.
+        depends_on_length: whether the rates of a phase would be others if it had another number of
+            epochs.
+        scheduler_name: as the config names it.
         batch_norm: ``frozen_eval``, ``eval`` or ``train``, see :meth:`set_modes`.
     """
 
     groups: Mapping[str, Group]
     phases: tuple[Phase, ...]
-    scheduler: Mapping[str, object] = field(default_factory=dict)
+    scheduler: RateFactor = lambda time, epochs: 1.0
+    depends_on_length: bool = False
+    scheduler_name: str = "constant"
     batch_norm: str = "frozen_eval"
 
     @property
@@ -87,12 +101,6 @@ class Schedule:
     def augments(self) -> bool:
         """Whether any phase augments, as far as ``data.augment`` does."""
         return any(phase.augment for phase in self.phases)
-
-    @property
-    def depends_on_length(self) -> bool:
-        """Whether the rates of a phase would be others if it had another number of epochs."""
-        # a floor of 1 is no fall at all
-        return DEPENDS_ON_LENGTH[self.scheduler["name"]] and self.scheduler["floor"] != 1
 
     def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
         """The phase of ``epoch`` (from 0) and the epoch it began with.
@@ -160,7 +168,7 @@ class Schedule:
         phase, start = self.at(int(time), record)
         inside = time - start
         rates = dict.fromkeys(self.groups, 0.0)
-        factor = rate_factor(self.scheduler, inside, phase.epochs)
+        factor = self.scheduler(inside, phase.epochs)
         for name in phase.train:
             rates[name] = phase.rates[name] * factor
             if name in phase.fresh and inside < phase.warmup_epochs:
@@ -207,77 +215,68 @@ def _rest(module: nn.Module, frozen: bool) -> None:
         _rest(child, frozen)
 
 
-def plain_schedule(config: dict, model: nn.Module) -> Schedule:
-    """Everything in training from the first to the last epoch, as one group named ``model``."""
-    names = tuple(name for name, _ in model.named_parameters())
-    rates = {"model": config["optimizer"]["lr"]}
-    phase = Phase(0, config["training"]["epochs"], ("model",), rates, frozenset(), True)
-    return Schedule({"model": Group("model", names)}, (phase,), config["scheduler"], "train")
-
-
-def schedule_of(config: dict, model: Classifier) -> Schedule:
+def schedule_of(
+    finetune: FinetuneConfig, epochs: int | None, lr: float,
+    scheduler: SchedulerConfig | OwnSchedulerConfig, model: Classifier,
+) -> Schedule:  # fmt: skip
     """The schedule that the config group ``finetune`` describes, for this network.
+
+    Args:
+        epochs: of the run; None for as many as the phases have.
+        lr: where there are no phases: then everything is in training from the first to the last
+            epoch, as one group named ``model``.
 
     Raises:
         UserError: one line for whatever in it does not fit itself or the network.
     """
-    spec = config["finetune"]
-    if not spec["phases"]:
-        if config["training"]["epochs"] is None:
+    falls = (rate_factor_of(scheduler), depends_on_length(scheduler), name_of(scheduler))
+    if not finetune.phases:
+        if epochs is None:
             raise UserError("training.epochs: a whole number, there are no finetune.phases")
-        return plain_schedule(config, model)
-    if spec["batch_norm"] not in BATCH_NORM:
+        names = tuple(name for name, _ in model.named_parameters())
+        phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True)
+        return Schedule({"model": Group("model", names)}, (phase,), *falls, "train")
+    if finetune.batch_norm not in BATCH_NORM:
         raise UserError(
-            f"finetune.batch_norm={spec['batch_norm']}: "
-            f"{nearest(str(spec['batch_norm']), BATCH_NORM)}"
+            f"finetune.batch_norm={finetune.batch_norm}: {nearest(finetune.batch_norm, BATCH_NORM)}"
         )
-    families = parameter_groups(spec["groups"], model)
+    families = parameter_groups(finetune.groups or {}, model)
     groups = {group.name: group for family in families.values() for group in family}
     phases: list[Phase] = []
-    for number, entry in enumerate(spec["phases"]):
+    for number, entry in enumerate(finetune.phases):
         phases.append(_phase(number, entry, families, phases[-1].train if phases else ()))
-    schedule = Schedule(groups, tuple(phases), config["scheduler"], spec["batch_norm"])
-    asked = config["training"]["epochs"]
-    if asked is not None and asked > schedule.epochs:
+    schedule = Schedule(groups, tuple(phases), *falls, finetune.batch_norm)
+    if epochs is not None and epochs > schedule.epochs:
         raise UserError(
-            f"training.epochs={asked}: the phases of finetune have {schedule.epochs}; set "
+            f"training.epochs={epochs}: the phases of finetune have {schedule.epochs}; set "
             f"finetune.phases.{len(phases) - 1}.epochs"
         )
     return schedule
 
 
 def _phase(
-    number: int, entry: dict, families: Mapping[str, list[Group]], before: tuple[str, ...]
+    number: int, entry: PhaseConfig, families: Mapping[str, list[Group]], before: tuple[str, ...]
 ) -> Phase:
     where = f"finetune.phases.{number}"
-    for key in entry:
-        if key not in PHASE_KEYS:
-            raise UserError(f"{where}.{key}: no such key; {nearest(str(key), PHASE_KEYS)}")
-    epochs = entry.get("epochs")
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        raise UserError(f"{where}.epochs={epochs}: a whole number of at least 1 is expected")
-    if not isinstance(entry.get("train"), list) or not entry["train"]:
-        raise UserError(f"{where}.train={entry.get('train')}: a list of groups is expected")
     rates: dict[str, float] = {}
-    asked = entry.get("lr")
-    for name in entry["train"]:
+    for name in entry.train:
         named = _named(where, name, families)
-        rate = asked.get(name) if isinstance(asked, dict) else asked
+        rate = entry.lr.get(name) if isinstance(entry.lr, dict) else entry.lr
         if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
             raise UserError(f"{where}.lr: a rate above 0 for {name} is expected, not {rate}")
         for group in named:
             rates[group.name] = rate * group.factor
-    if isinstance(asked, dict) and (idle := [name for name in asked if name not in entry["train"]]):
+    if isinstance(entry.lr, dict) and (idle := [n for n in entry.lr if n not in entry.train]):
         raise UserError(f"{where}.lr: {idle[0]} has a rate but is not in {where}.train")
-    warmup = entry.get("warmup_epochs", 0.0)
-    if not isinstance(warmup, int | float) or not 0 <= warmup <= epochs:
-        raise UserError(f"{where}.warmup_epochs={warmup}: 0 to {epochs} is expected")
-    augment = entry.get("augment", True)
-    if not isinstance(augment, bool):
-        raise UserError(f"{where}.augment={augment}: true or false")
+    if entry.warmup_epochs > entry.epochs:
+        raise UserError(
+            f"{where}.warmup_epochs={entry.warmup_epochs}: 0 to {entry.epochs} is expected"
+        )
     fresh = frozenset(rates) - frozenset(before)
-    until = _plateau(where, entry.get("until"))
-    return Phase(number, epochs, tuple(rates), rates, fresh, augment, warmup, until)
+    return Phase(
+        number, entry.epochs, tuple(rates), rates, fresh, entry.augment, entry.warmup_epochs,
+        _plateau(where, entry.until),
+    )  # fmt: skip
 
 
 def _named(where: str, name: str, families: Mapping[str, list[Group]]) -> list[Group]:
@@ -290,16 +289,9 @@ def _named(where: str, name: str, families: Mapping[str, list[Group]]) -> list[G
     return [found[name]]
 
 
-def _plateau(where: str, spec: object) -> Plateau | None:
-    if spec is None:
+def _plateau(where: str, until: PlateauConfig | None) -> Plateau | None:
+    if until is None:
         return None
-    if not isinstance(spec, dict) or set(spec) != {"metric", "patience"}:
-        raise UserError(f"{where}.until={spec}: metric and patience are expected, or null")
-    metrics = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
-    if spec["metric"] not in metrics:
-        raise UserError(
-            f"{where}.until.metric={spec['metric']}: {nearest(str(spec['metric']), metrics)}"
-        )
-    if not isinstance(spec["patience"], int) or spec["patience"] < 1:
-        raise UserError(f"{where}.until.patience={spec['patience']}: at least 1 is expected")
-    return Plateau(spec["metric"], spec["patience"])
+    if until.metric not in METRICS:
+        raise UserError(f"{where}.until.metric={until.metric}: {nearest(until.metric, METRICS)}")
+    return Plateau(until.metric, until.patience)

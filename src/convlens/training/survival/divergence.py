@@ -103,7 +103,7 @@ def rest(trainer: L.Trainer, module: L.LightningModule) -> str:
         if trainer.current_epoch
         else "there is no checkpoint yet"
     )
-    half = ", precision=32" if str(module.config["precision"]) in ("16", "bf16") else ""
+    half = ", precision=32" if str(module.config.precision) in ("16", "bf16") else ""
     return (
         f"learning rates: {rates}; {kept}; try a lower learning rate, "
         f"training.gradient_clip=1{half}, or a look at these pictures"

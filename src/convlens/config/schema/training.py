@@ -1,0 +1,106 @@
+"""The config groups ``training``, ``optimizer``, ``scheduler`` and ``trainer``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from convlens.config.schema.rules import (
+    NULL,
+    PART,
+    SWITCH,
+    TEXT,
+    WEIGHTS,
+    Rule,
+    above,
+    each,
+    least,
+    one_of,
+    whole,
+)
+from convlens.config.schema.slices import Own, Slice, key, some
+
+ALL_DEVICES = Rule(lambda value: value == -1, "-1")
+
+
+class TrainingConfig(Slice):
+    """How the network is trained, whatever the optimizer."""
+
+    epochs: Annotated[int | None, NULL | whole(1)] = key("null: as many as finetune.phases have")
+    steps_per_epoch: Annotated[int | None, NULL | whole(1)] = key(
+        "batches an epoch; null: one pass over the images"
+    )
+    batch_size: Annotated[int, whole(1)] = key("images of a step")
+    batch_size_is: Annotated[str, one_of("global", "per_device")] = key(
+        "global: over all processes together, per_device: in each"
+    )
+    accumulate: Annotated[int, whole(1)] = key("steps whose gradients make one move of the weights")
+    lr_is: Annotated[str, one_of("global", "per_device")] = key(
+        "global: as it stands, per_device: times the number of processes"
+    )
+    eval_batch_size: Annotated[int, whole(1)] = key("validation and test images, in each process")
+    loss: Annotated[str, one_of("cross_entropy", "binary")] = key(
+        "cross_entropy (K logits) or binary (one logit, two classes)"
+    )
+    label_smoothing: Annotated[float, PART] = key("share of the target spread over the classes")
+    class_weights: Annotated[str | list | None, NULL | one_of("balanced") | WEIGHTS] = key(
+        "null, balanced or one number a class"
+    )
+    validations: Annotated[int, whole(1)] = key("an epoch; the last one is the epoch's")
+    compile: Annotated[bool, SWITCH] = key("torch.compile")
+    early_stopping: Annotated[int | None, NULL | whole(1)] = key(
+        "epochs without a lower val/loss until training stops; null: never"
+    )
+    gradient_clip: Annotated[float | None, NULL | above(0)] = key(
+        "largest norm of the gradient; null: not clipped"
+    )
+
+
+class OptimizerConfig(Slice):
+    """An optimizer of torch; the keys behind ``lr`` are those of some only."""
+
+    name: Annotated[str, TEXT] = key("adam, adamw, sgd or rmsprop")
+    lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
+    betas: Annotated[list[float] | None, each(PART, 2)] = some("adam: decay of the two averages")
+    alpha: Annotated[float | None, PART] = some("rmsprop: decay of the average")
+    eps: Annotated[float | None, least(0)] = some("added to the denominator")
+    momentum: Annotated[float | None, least(0)] = some("share of the move before")
+    nesterov: Annotated[bool | None, SWITCH] = some("sgd: Nesterov's momentum")
+    weight_decay: Annotated[float | None, least(0)] = some("share of the weights taken away")
+
+
+class OwnOptimizerConfig(Own):
+    """An optimizer of a person's own, called with the parameter groups, lr and its own keys."""
+
+    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
+    lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
+
+
+class SchedulerConfig(Slice):
+    """How the learning rate falls; the keys behind ``warmup_epochs`` are those of some only."""
+
+    name: Annotated[str, one_of("constant", "cosine", "linear", "step", "exponential")] = key(
+        "how the rate falls"
+    )
+    warmup_epochs: Annotated[float, least(0)] = key("over which the rate rises from zero")
+    floor: Annotated[float | None, least(0)] = some("cosine, linear: factor at the end")
+    every: Annotated[float | None, above(0)] = some("step: epochs between two falls")
+    factor: Annotated[float | None, above(0)] = some("step: of each fall; exponential: an epoch")
+
+
+class OwnSchedulerConfig(Own):
+    """A schedule of a person's own: (time, epochs) to the rate's factor."""
+
+    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
+
+
+class TrainerConfig(Slice):
+    """Devices and processes, handed to Lightning's trainer."""
+
+    accelerator: Annotated[str, TEXT] = key("auto, cpu, gpu, mps or another one of Lightning's")
+    devices: Annotated[
+        str | int | list, TEXT | whole(1) | ALL_DEVICES | each(whole(0))
+    ] = key("auto, how many, -1 for all, or their numbers")  # fmt: skip
+    strategy: Annotated[str, TEXT] = key("auto, ddp or another one of Lightning's")
+    num_nodes: Annotated[int, whole(1)] = key("machines")
+    log_every_n_steps: Annotated[int, whole(1)] = key("steps between two train_step/… scalars")
+    fast_dev_run: Annotated[bool, SWITCH] = key("one batch of everything, nothing kept")

@@ -1,0 +1,210 @@
+"""A stranger's exercise: a backbone, a look and a logger from a folder of one's own, by config."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from convlens.cli.main import main
+from convlens.config.compose import compose
+from convlens.core.errors import UserError
+from support.tiny import TINY
+
+MOST = 25  # lines of each exercise, its config included
+BACKBONE = {
+    "strange_backbone.py": '''
+from torch import nn
+
+
+class Tiny(nn.Sequential):
+    """Normalised images (B, C, H, W) to a feature map (B, 2 width, H / 2, W / 2)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__(
+            nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU()),
+        )
+''',
+    "model/tiny.yaml": """
+defaults: [base, _self_]
+_target_: strange_backbone.Tiny
+name: tiny
+weights: none
+width: 4
+head: {pool: average, hidden: []}
+""",
+}
+LOOK = {
+    "strange_look.py": '''
+import numpy as np
+
+from convlens.callbacks import ExplanationCallback
+
+
+class Brightness(ExplanationCallback):
+    """The mean of the probes, as a number and as a grey image."""
+
+    def __init__(self, *, side: int, every_n_epochs: int = 1):
+        super().__init__(every_n_epochs=every_n_epochs)
+        self.side = side
+
+    def pictures(self, look):
+        mean = float(look.probes.images.mean())
+        yield "brightness/mean", mean
+        yield "brightness/probes", np.full((self.side, self.side, 3), int(255 * mean), np.uint8)
+''',
+    "callbacks/brightness.yaml": """
+defaults: [none, _self_]
+brightness: {_target_: strange_look.Brightness, side: 16}
+""",
+}
+LOGGER = {
+    "strange_logger.py": '''
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
+
+
+class Lines(Logger):
+    """A line a step."""
+
+    name, version = "lines", "0"
+
+    def __init__(self, file: str):
+        super().__init__()
+        self.file = Path(file)
+
+    def log_hyperparams(self, *_):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        with self.file.open("a") as lines:
+            lines.write(f"{step} {sorted(metrics)}\\n")
+''',
+    "logger/lines.yaml": """
+defaults: [default, _self_]
+lines: {_target_: strange_logger.Lines, file: lines.txt}
+""",
+}
+NAMES = ["model._target_=strange_backbone.Tiny",
+         "callbacks.brightness._target_=strange_look.Brightness",
+        
+         "logger.lines._target_=strange_logger.Lines"]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path_factory, monkeypatch) -> Path:
+    """Outside the repository, and outside where Python finds modules."""
+    home = tmp_path_factory.mktemp("stranger")
+    for exercise in (BACKBONE, LOOK, LOGGER):
+        for name, text in exercise.items():
+            file = home / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text.lstrip())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield home
+    for name in ("strange_backbone", "strange_look", "strange_logger"):
+        sys.modules.pop(name, None)
+
+
+def words(folder: Path) -> list[str]:
+    shared = [word for word in TINY if not word.startswith("model.")]
+    return [f"config_dir={folder}", "model=tiny", "callbacks=brightness", "logger=lines", *shared,
+            "training.epochs=2"]  # fmt: skip
+
+
+def test_each_exercise_is_short():
+    for exercise in (BACKBONE, LOOK, LOGGER):
+        assert sum(text.strip().count("\n") + 1 for text in exercise.values()) <= MOST
+
+
+@pytest.fixture
+def run(at, folder) -> Path:
+    assert main(["train", *words(folder), "run_dir=run"]) == 0
+    return at / "run"
+
+
+def test_all_three_are_trained_with(run, at):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["_target_"] == "strange_backbone.Tiny" and config["model"]["width"] == 4
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert state["model.backbone.0.0.weight"].shape == (4, 3, 3, 3)
+    for epoch in (0, 1, 2):
+        assert (run / "explanations" / f"epoch_{epoch:03d}" / "brightness" / "probes.jpg").exists()
+    lines = (at / "lines.txt").read_text()
+    assert "val/loss" in lines and "brightness/mean" in lines
+
+
+def refused(typed: list[str], capsys) -> str:
+    capsys.readouterr()
+    assert main(typed) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "ckpt=run/checkpoints/best.ckpt"],
+        ["predict", "ckpt=run/checkpoints/best.ckpt", "images=run/probes"],
+        ["explain", "ckpt=run/checkpoints/best.ckpt", "image=run/probes", "only=grad_cam"],
+        ["resume", "run=run", "training.epochs=3", "looking.seconds=3"],
+    ],
+)
+def test_a_file_brings_no_code_until_it_is_named_again(run, folder, capsys, command):
+    for name in NAMES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delitem(sys.modules, name.partition("=")[2].partition(".")[0])
+            said = refused(
+                [*command, f"config_dir={folder}", *(n for n in NAMES if n != name)], capsys
+            )
+            assert f"repeat {name}" in said
+            assert name.partition("=")[2].partition(".")[0] not in sys.modules
+    if command[0] == "resume":
+        command = ["resume", "run=run", "looking.seconds=3"]
+    assert main([*command, f"config_dir={folder}", *NAMES]) == 0
+
+
+def test_a_class_is_named_on_the_command_line_too(at, folder):
+    typed = ["optimizer._target_=torch.optim.NAdam", "optimizer.momentum_decay=0.01"]
+    typed += ["callbacks.b._target_=strange_look.Brightness", "callbacks.b.side=8"]
+    config = compose([f"config_dir={folder}", *typed])
+    assert config.optimizer.class_path == "torch.optim.NAdam"
+    assert config.optimizer.arguments["momentum_decay"] == 0.01
+    assert config.callbacks.looks["b"].arguments == {"side": 8}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["config_dir=nowhere"], "config_dir=nowhere: there is no such folder"),
+        (["model=tinny"], "model=tinny: no such model; did you mean tiny"),
+        (["model=tiny", "model._target_=os"], "model._target_=os: the dotted name of a class"),
+        (["training._target_=a.b"], "training._target_: no such key"),
+        (["model.width=3"], "model.width: no such key"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(at, folder, typed, said):
+    with pytest.raises(UserError) as caught:
+        compose([f"config_dir={folder}", *typed])
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("model._target_=strange_backbone.Tony", "model._target_=strange_backbone.Tony: it cannot"),
+        ("model._target_=nobody.Tiny", "model._target_=nobody.Tiny: it cannot be imported"),
+        ("model.width=wide", "model.width=wide: expected a whole number (the default is 4)"),
+        ("model.width=0", "model: strange_backbone.Tiny does not take such values"),
+        ("model._target_=pathlib.Path", "model._target_=pathlib.Path: it makes no torch.nn.Module"),
+        ("model._target_=convlens.models.vgg16.whole", "a class of your own, not of ours"),
+    ],
+)
+def test_a_class_that_is_none_is_told_in_a_line(at, folder, capsys, typed, said):
+    assert said in refused(["train", *words(folder), typed], capsys)

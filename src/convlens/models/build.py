@@ -181,7 +181,7 @@ def _from_scratch(
     try:
         if own:
             backbone = _own_backbone(chosen, channels)
-            shape = _shape(backbone, chosen.name, size, channels)
+            shape = _own_shape(chosen, backbone, channels, size)
         else:
             backbone = scratch(chosen, channels=channels, size=size)
             shape = feature_shape(backbone, channels, size)
@@ -215,6 +215,28 @@ def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
                       else {"network": made})  # fmt: skip
 
 
+def _own_shape(
+    chosen: OwnModelConfig, backbone: Backbone, channels: int, size: int
+) -> tuple[int, ...]:
+    """Of the feature map of a person's own network, from one pass.
+
+    Raises:
+        UserError: it fails on such images, or gives no feature map.
+    """
+    try:
+        shape = feature_shape(backbone, channels, size)
+    except Exception as error:  # a person's own code raises whatever it likes
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if len(shape) == 3 and min(shape) > 0:
+            return shape
+        reason = f"it gives {shape}, where (C, h, w) is expected"
+    raise UserError(
+        f"model: {chosen.class_path} makes no feature map of {channels} × {size} × {size} pixels "
+        f"({reason})"
+    )
+
+
 def _parts(name: str, size: int, own: bool) -> _Parts:
     if name == "vgg16":
         network = vgg16.whole() if own else None
@@ -243,16 +265,14 @@ def _parts(name: str, size: int, own: bool) -> _Parts:
     )
 
 
-def _shape(backbone: Backbone, name: str, size: int, channels: int = 3) -> tuple[int, ...]:
+def _shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
     """Of the feature map; too small pictures are told with the least size."""
     if name == "inception_v3" and size < 75:
         raise too_small(name, size, 75)
     try:
-        shape = feature_shape(backbone, channels, size)
+        shape = feature_shape(backbone, 3, size)
     except (RuntimeError, ValueError):
         shape = (0,)
     if min(shape) < 1:
-        raise too_small(
-            name, size, least_size(lambda e: feature_shape(backbone, channels, e), size)
-        )
+        raise too_small(name, size, least_size(lambda e: feature_shape(backbone, 3, e), size))
     return shape

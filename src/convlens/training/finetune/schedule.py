@@ -66,7 +66,7 @@ class Phase:
     rates: Mapping[str, float]
     fresh: frozenset[str]
     augment: bool
-    warmup_epochs: float = 0.0
+    warmup_epochs: float
     until: Plateau | None = None
 
 
@@ -90,7 +90,7 @@ class Schedule:
     scheduler: RateFactor = lambda time, epochs: 1.0
     depends_on_length: bool = False
     scheduler_name: str = "constant"
-    batch_norm: str = "frozen_eval"
+    batch_norm: str = "train"
 
     @property
     def epochs(self) -> int:
@@ -234,7 +234,7 @@ def schedule_of(
         if epochs is None:
             raise UserError("training.epochs: a whole number, there are no finetune.phases")
         names = tuple(name for name, _ in model.named_parameters())
-        phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True)
+        phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True, 0.0)
         return Schedule({"model": Group("model", names)}, (phase,), *falls, "train")
     if finetune.batch_norm not in BATCH_NORM:
         raise UserError(

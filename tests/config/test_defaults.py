@@ -1,4 +1,4 @@
-"""Defaults live in configs/: no signature of a room repeats one, and no callback contradicts its."""
+"""Defaults live in configs/: no room's signature repeats one, no callback contradicts its own."""
 
 from __future__ import annotations
 

@@ -44,37 +44,6 @@ class Slice(BaseModel):
                 found[field.alias or name] = _plain(getattr(self, name))
         return found | {name: _plain(value) for name, value in (self.model_extra or {}).items()}
 
-    # --- reads by text, until every room reads attributes
-
-    def __getitem__(self, name: str) -> Any:
-        if name in (self.model_extra or {}):
-            return self.model_extra[name]
-        for known, field in type(self).model_fields.items():
-            if name == (field.alias or known) and known in self.model_fields_set:
-                return getattr(self, known)
-        raise KeyError(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self.given else default
-
-    def keys(self) -> list[str]:
-        return list(self.plain())
-
-    def values(self) -> list[Any]:
-        return [self[name] for name in self.plain()]
-
-    def items(self) -> list[tuple[str, Any]]:
-        return [(name, self[name]) for name in self.plain()]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.given
-
-    def __iter__(self):
-        return iter(self.plain())
-
-    def __len__(self) -> int:
-        return len(self.plain())
-
     def updated(self, **values: Any) -> Self:
         """The same with some keys set anew, checked.
 

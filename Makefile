@@ -107,19 +107,16 @@ format: $(VENV)/ready
 
 setup: $(VENV)/ready  ## only the set-up
 
-# The lock names the CUDA build's libraries; the small build wants none of them. Compiled at once:
-# where Python may not write its caches, every start would compile torch anew, for half a minute.
+# The lock pins every extra of pyproject.toml; here it only says which versions, and dev alone is
+# installed (`--exact`: what no longer belongs goes). It names the CUDA build's libraries, of which
+# the small build wants none. Compiled at once: where Python may not write its caches, every start
+# would compile torch anew, for half a minute.
 $(VENV)/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "convlens: $(PYTHON) is missing; install Python 3.11 or later, or say PYTHON=…" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "convlens: $(PYTHON) is older than 3.11; say PYTHON=… with a later one" >&2; exit 2; }
 	@echo "setting up $(VENV) (once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@if [ -n "$(TORCH_BACKEND)" ]; then \
-	  grep -vE '^(nvidia-|cuda-|triton)' requirements.lock > $(VENV)/requirements.txt; \
-	  $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH_BACKEND) $(VENV)/requirements.txt; \
-	else \
-	  $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock; \
-	fi
+	@$(BIN)/uv pip install --quiet --exact --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) --constraints requirements.lock --requirements pyproject.toml --extra dev
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -18,6 +18,7 @@ NAMES = {"config", "spec", "options", "thresholds", "theirs", *GROUPS}
 OTHERS = {
     "callbacks/attribution.py: options",  # a method's own, whose names are Captum's
     "src/convlens/explain/attribution.py: options",
+    "src/convlens/explain/captum_methods.py: options",
     "src/convlens/models/earlier_run.py: spec",  # out of a checkpoint
     "src/convlens/training/survival/checkpoint.py: config",  # out of a checkpoint, unread
 }

@@ -6,6 +6,7 @@ holds what an entry leaves out; it is said here.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,7 +17,6 @@ from convlens.config.schema.rules import (
     TABLE,
     TEXT,
     Rule,
-    above,
     each,
     least,
     whole,
@@ -37,7 +37,14 @@ def _is_stages(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"match", "stage_decay"}
 
 
+def _is_rate(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value <= sys.float_info.max
+
+
 PATTERNS = Rule(_is_patterns, "a pattern or a list of them")
+# a rate that spoils the weights is stopped when it does, with the images it came from
+RATE = Rule(_is_rate, "a number above 0")
 DECAY = Rule(_is_decay, "a number in (0, 1]")
 GROUPS = Rule(
     lambda value: (
@@ -72,7 +79,7 @@ class PhaseConfig(Slice):
 
     epochs: Annotated[int, whole(1)] = key("how many, at most")
     train: Annotated[list[str], GROUPS] = key("the groups in training")
-    lr: Annotated[float | dict[str, float] | None, above(0) | TABLE] = Field(
+    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = Field(
         default=None, description="learning rate of all, or {group: rate}"
     )
     augment: Annotated[bool, SWITCH] = Field(

@@ -107,7 +107,7 @@ def folder(tmp_path_factory, monkeypatch) -> Path:
             file.write_text(text.lstrip())
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield home
-    for name in ("strange_backbone", "strange_look", "strange_logger"):
+    for name in ("strange_backbone", "strange_look", "strange_logger", "strange_count"):
         sys.modules.pop(name, None)
 
 
@@ -137,6 +137,26 @@ def test_all_three_are_trained_with(run, at):
         assert (run / "explanations" / f"epoch_{epoch:03d}" / "brightness" / "probes.jpg").exists()
     lines = (at / "lines.txt").read_text()
     assert "val/loss" in lines and "brightness/mean" in lines
+
+
+COUNT = """
+import pytorch_lightning as L
+
+
+class Count(L.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        with open("epochs.txt", "a") as file:
+            file.write(f"{trainer.current_epoch} ")
+"""
+
+
+def test_a_callback_that_explains_nothing_is_there_once(at, folder):
+    (folder / "strange_count.py").write_text(COUNT)
+    node = "defaults: [none, _self_]\ncount: {_target_: strange_count.Count}\n"
+    (folder / "callbacks" / "count.yaml").write_text(node)
+    typed = [f"config_dir={folder}", *TINY, "callbacks=count", "training.epochs=2", "run_dir=run"]
+    assert main(["train", *typed]) == 0
+    assert (at / "epochs.txt").read_text() == "0 1 "
 
 
 def refused(typed: list[str], capsys) -> str:

@@ -59,7 +59,7 @@ def trainer_of(
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), looks, *run.explanations, epoch_log, *run.others, *run.others,
+        LastLooks(), looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
     if training.early_stopping:

@@ -49,12 +49,12 @@ def choices(experiment: str) -> dict[str, str]:
     return chosen
 
 
+# one for each source that a small network is trained on: the others differ in the network alone
+QUICK = ("reproduce/mnist_convnet", "reproduce/cats_dogs_overfit")
 OWN_DATA = [
-    pytest.param(
-        name, marks=[pytest.mark.slow] if chosen.get("model", "scratch") != "scratch" else []
-    )
-    for name, chosen in ((name, choices(name)) for name in groups()["experiment"])
-    if chosen.get("data") in ("cats_dogs", "mnist", "flowers")
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name in groups()["experiment"]
+    if choices(name).get("data") in ("cats_dogs", "mnist", "flowers")
 ]
 
 
@@ -69,9 +69,9 @@ def test_experiment_runs_on_its_own_data(experiment, at, shared_data, request, m
     assert main(["train", f"exp={experiment}", *words]) == 0
 
 
-SLOW = ["efficientnet_b0", "mobilenetv3_small_100", "regnetx_002", "densenet121"]
-FAMILIES = ["resnet18", "convnext_atto"]
-FAMILIES += [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
+# a ResNet is what exp=finetune_timm trains anyway
+SLOW = ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "regnetx_002", "densenet121"]
+FAMILIES = ["convnext_atto", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -14,7 +14,7 @@ from support.tiny import ALL, TINY, draw_folder
 NAMES = {"grad_cam", "activations", "filters", "predictions", "occlusion", "depth"}
 
 
-@pytest.mark.parametrize("stored", ["L", "RGB"])
+@pytest.mark.parametrize("stored", ["L", pytest.param("RGB", marks=pytest.mark.slow)])
 def test_everything_looks_at_one_channel_pictures(tmp_path, stored):
     counts = {f"{split}/{name}": 8 for split in ("train", "validation", "test") for name in "ab"}
     data = draw_folder(tmp_path / "data", counts)

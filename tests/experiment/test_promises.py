@@ -102,9 +102,9 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
         process.wait()
 
 
-# long enough epochs to be killed amid; 250 steps of a tiny network, and looks that are soon done
+# long enough epochs to be killed amid; 120 steps of a tiny network, and looks that are soon done
 DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals")
-LONG = [*LIVELY, "training.steps_per_epoch=250", *(f"callbacks.{name}=null" for name in DEAR)]
+LONG = [*LIVELY, "training.steps_per_epoch=120", *(f"callbacks.{name}=null" for name in DEAR)]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
 # ------------------------------------------------------------- a schedule, killed in each phase
 
 PHASED = [
-    *LIVELY, *TWO_UNFREEZES, "training.steps_per_epoch=150", "callbacks=none",
+    *LIVELY, *TWO_UNFREEZES, "training.steps_per_epoch=100", "callbacks=none",
     "optimizer=adam", "model.dropout=0.2",
 ]  # fmt: skip
 

@@ -128,7 +128,7 @@ def test_within_phases_the_length_of_the_run_is_no_matter(tmp_path, capsys):
     phases = [*TWO_UNFREEZES, *FEW]
     phases = [word.replace("epochs: 2", "epochs: 1") for word in phases] + ["training.epochs=null"]
     total = compose(phases)
-    lengths = [phase["epochs"] for phase in total["finetune"]["phases"]]
+    lengths = [phase.epochs for phase in total.finetune.phases]
     last = f"finetune.phases.{len(lengths) - 1}.epochs"
     home = train(tmp_path / "run", *phases, "scheduler=cosine", "training.epochs=1")
     assert main(["resume", f"run={home}", "training.epochs=null"]) == 0

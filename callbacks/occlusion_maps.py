@@ -37,7 +37,7 @@ class OcclusionMaps(SignedMaps):
 
     def __init__(
         self, *, window: float = 0.25, stride: float = 0.125, superpixels: bool = False,
-        segments: int = 49, baseline: float | str = "mean", probes: int = 1,
+        segments: int = 49, baseline: float | str = "mean", probes: int = 2,
         only: str = "correct", target: str = "answer", every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(

@@ -28,7 +28,7 @@ ALONE_TOO = ("pixels/decode.py", "pixels/load.py", "sources/shapes.py", "masks/f
 OTHERS = {"index/kinds.py: name", "index/labels.py: csv", "finetune/groups.py: factor",
           "index/labels.py: pattern", "finetune/schedule.py: batch_norm"}  # fmt: skip
 # a callback works alone too, in anybody's project, and then these stand in no config
-ALONE = {("Attribution", "options"): None}
+ALONE = {("Attribution", "options"): None, ("OcclusionMaps", "probes"): 2}
 
 
 def defaults(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:

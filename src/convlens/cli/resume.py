@@ -12,6 +12,7 @@ from convlens.core.processes import first_process
 from convlens.core.stopwatch import timed
 from convlens.experiment.resume import asks_for_more, resumed_config
 from convlens.rundir import log as logs
+from convlens.rundir.lock import Hold
 from convlens.rundir.read import read_config
 from convlens.rundir.runs import newest_run
 
@@ -50,5 +51,7 @@ def _finished(home: Path) -> None:
     if not (home / "report.html").exists():
         from convlens.pages.report import report
 
-        report(home)
+        with Hold() as hold:
+            hold.take(home)  # half a page, of a process that was killed amid writing it, goes
+            report(home)
     print(f"{home} is finished: nothing to do")

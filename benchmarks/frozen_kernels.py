@@ -62,7 +62,7 @@ def ready(side: str, words: tuple[str, ...]) -> tuple[Callable[[int], float], st
     with frozen_by(side):
         run = assemble(compose(list(words)))
         settle_precision(run)
-    half = str(run.config["precision"]) == "bf16"
+    half = str(run.config.precision) == "bf16"
     module = run.module.train()
     optimizer = module.configure_optimizers()
     module.set_rates(optimizer, 0.0)
@@ -80,7 +80,7 @@ def ready(side: str, words: tuple[str, ...]) -> tuple[Callable[[int], float], st
                 optimizer.step()
             return time.perf_counter() - start
 
-    return seconds, str(run.config["precision"]), run.data.batch_size
+    return seconds, str(run.config.precision), run.data.batch_size
 
 
 def _endless(data) -> Iterator[dict]:

@@ -12,6 +12,7 @@ from convlens.config.compose import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+FIGURES = (ROOT / "docs" / "figures.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -31,6 +32,8 @@ def test_a_picture_stands_before_the_prose():
 def test_pictures_and_links_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)#]+)", FIGURES):
+        assert (ROOT / "docs" / target).exists(), target
 
 
 def test_the_first_two_commands_run_the_main_job_and_the_tests():
@@ -46,6 +49,19 @@ def test_every_make_command_is_a_target_with_words_that_are_understood():
         if target in ("train", "plan") and not any("=last" in w or "ckpt=" in w for w in typed):
             words = [word for word in split_make_words(typed) if "TORCH_BACKEND" not in word]
             compose([word for word in words if "…" not in word])
+
+
+def test_every_figure_stands_behind_a_command_that_is_understood():
+    rows = [row for row in FIGURES.splitlines() if row.startswith("|")]
+    told = [row for row in rows if not row.startswith(("| command", "|---"))]
+    assert told
+    for row in told:
+        line = re.match(r"\| `(make [^`]+)`", row)
+        assert line, row
+        target, *typed = shlex.split(line[1])[1:]
+        assert re.search(rf"^{target}:", MAKEFILE, re.M), row
+        if target == "train" and "multirun=true" not in typed:
+            compose(split_make_words(typed))
 
 
 def test_every_command_of_the_package_is_told():

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
-TARGETS := help setup lint format test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
+TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -104,6 +104,16 @@ lint: $(VENV)/ready  ## style and common mistakes
 format: $(VENV)/ready
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+# The reference is read from an installed package: there callbacks/ lies where it is imported from.
+docs: $(VENV)/docs  ## the site with guides and API reference, in build/site/
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the site is in build/site/index.html"
+
+$(VENV)/docs: $(VENV)/ready
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --requirements pyproject.toml --extra docs
+	@touch $@
 
 setup: $(VENV)/ready  ## only the set-up
 

@@ -19,8 +19,8 @@ from convlens.explain.faithfulness import faithfulness, insertion_deletion
 from convlens.explain.grad_cam import GradCam, grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.layouts import find_module
-from convlens.explain.places import same_border_place
 from convlens.explain.sanity import parameter_randomisation
+from convlens.explain.similarity import pearson
 
 EXTENTS = ("default", "all")
 
@@ -135,7 +135,7 @@ class Scores(ExplanationCallback):
         for number, name in enumerate(look.class_names):
             of_class = peaks[found.answers == number]
             if len(of_class) >= 3:
-                share = same_border_place(of_class, self.border, self.near)
+                share = scores.same_border_place(of_class, self.border, self.near)
                 yield f"explain/same_place/{name}", share
         if self.masks and found.masks is not None:
             known = found.masks.flatten(1).any(1)
@@ -145,7 +145,7 @@ class Scores(ExplanationCallback):
                 yield from _mean("energy_inside", scores.energy_inside(maps[known], masks))
                 yield from _mean("object_share", masks.float().mean((1, 2)))
         if self._before is not None and self._before.shape == found.true.shape:
-            yield from _mean("drift", scores.drift(found.true, self._before))
+            yield from _mean("drift", pearson(found.true, self._before))
         self._before = found.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))

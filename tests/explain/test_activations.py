@@ -34,14 +34,14 @@ def test_a_layer_called_twice_reports_its_last_call():
     model, images = seeded(residual), pictures(1, 32)
     maps = activations(model, images, ["layer1.0.relu", "layer1.0"]).layers
     assert torch.equal(maps["layer1.0.relu"], maps["layer1.0"])
-    with record(model, ["layer1.0.relu"], stop_at_last=True, example=images) as taps:
+    with record(model, ["layer1.0.relu"], example=images) as taps:
         assert taps.run(images) is None
         assert torch.equal(taps["layer1.0.relu"], maps["layer1.0"])
 
 
 def test_stopping_at_the_last_layer_lets_pictures_in_which_the_head_could_not_take():
     model = seeded(ConvNet)
-    with record(model, ["conv1", "pool1"], stop_at_last=True, example=pictures(1)) as taps:
+    with record(model, ["conv1", "pool1"], example=pictures(1)) as taps:
         assert taps.run(pictures(2, 10)) is None
         assert taps["pool1"].shape == (2, 8, 4, 4)
         assert set(taps) == {"conv1", "pool1"}

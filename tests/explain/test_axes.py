@@ -20,15 +20,14 @@ from convlens.explain import (
     activations,
     attribute,
     choose_layers,
-    exciting_patches,
     grad_cam,
     gradient_ascent,
-    receptive_field,
+    search_patches,
 )
 from convlens.explain.activations import layer_statistics
 from convlens.explain.axes import AxisTracker
 from convlens.explain.layers import feature_map, takes_image
-from support.explain_networks import ConvNet, pictures, seeded
+from support.explain_networks import ConvNet, field, pictures, seeded
 
 SIDE = 8  # of maps, and the number of channels
 
@@ -107,9 +106,11 @@ def test_a_channel_that_died_is_found_where_channels_are_last():
 def test_filters_patches_and_receptive_fields_are_those_with_channels_first():
     first, last = pair()
     images, how = pictures(6, 24), {"size": 24, "channels": 3, "steps": 4, "step_size": 0.02}
-    expected = receptive_field(first, "dense", images[:1])
-    assert receptive_field(last, "dense", images[:1]) == expected == (3, 1)
-    theirs, ours = (exciting_patches(m, "dense", [1, 5], [images], count=3) for m in (first, last))
+    expected = field(first, "dense", images[:1])
+    assert field(last, "dense", images[:1]) == expected == ((3, 3), (1, 1))
+    theirs, ours = (
+        search_patches(m, {"dense": [1, 5]}, [images], count=3)["dense"] for m in (first, last)
+    )
     assert torch.equal(ours.places, theirs.places) and torch.equal(ours.pictures, theirs.pictures)
     torch.testing.assert_close(ours.activations, theirs.activations, **CLOSE)
     theirs, ours = (gradient_ascent(m, "dense", [1, 5], seed=0, **how) for m in (first, last))
@@ -209,9 +210,9 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
     for look in (
         lambda: activations(model, images, [layer]),
         lambda: grad_cam(model, images, torch.tensor([0, 1]), [layer]),
-        lambda: receptive_field(model, layer, images[:1]),
+        lambda: field(model, layer, images[:1]),
         lambda: layer_statistics(model, [images], [layer]),
-        lambda: exciting_patches(model, layer, [0], [images]),
+        lambda: search_patches(model, {layer: [0]}, [images]),
     ):
         with pytest.raises(UserError, match=f"layer '{layer}' gives {why}"):
             look()

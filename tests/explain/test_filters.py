@@ -6,11 +6,11 @@ from torch import nn
 from torchvision.models import squeezenet1_1
 
 from convlens.core.errors import UserError
-from convlens.explain import gradient_ascent, kernels, receptive_field, to_display
+from convlens.explain import gradient_ascent, kernels, to_display
 from convlens.explain.ascent import draw_moves
 from convlens.explain.filters import logits_layer, recipe
 from convlens.explain.taps import record
-from support.explain_networks import ConvNet, pictures, seeded
+from support.explain_networks import ConvNet, field, pictures, seeded
 
 ASCENT = {"channels": 3, "steps": 5, "step_size": 0.05, "seed": 3}
 
@@ -39,26 +39,27 @@ def test_receptive_fields_computed_by_hand():
     example = torch.rand(1, 3, 50, 50)
     model(example)
     expected = {"0": (3, 1), "1": (3, 1), "2": (4, 2), "3": (8, 2), "5": (10, 4), "6": (18, 4)}
-    expected |= {"7": (22, 8), "9": (50, 0)}
-    assert {name: receptive_field(model, name, example) for name in expected} == expected
+    expected = {name: ((size, size), (step, step)) for name, (size, step) in expected.items()}
+    expected |= {"7": ((22, 22), (8, 8)), "9": (None, (0, 0))}
+    assert {name: field(model, name, example) for name in expected} == expected
 
 
 def test_receptive_fields_of_strides_dilation_branches_and_global_layers():
     model = nn.Sequential(nn.Conv2d(3, 4, 7, stride=2, padding=3), nn.Conv2d(4, 4, 3, dilation=2))
-    assert receptive_field(model, "1", torch.rand(1, 3, 64, 64)) == (7 + 2 * 4, 2)
+    assert field(model, "1", torch.rand(1, 3, 64, 64)) == ((15, 15), (2, 2))
     wide = nn.Sequential(nn.Conv2d(3, 2, (1, 7)), nn.Conv2d(2, 2, (3, 1)))
-    assert receptive_field(wide, "1", torch.rand(1, 3, 40, 60)) == (7, 1)
+    assert field(wide, "1", torch.rand(1, 3, 40, 60)) == ((3, 7), (1, 1))
     # Fire modules join a 1×1 and a 3×3 branch: conv 3/2, pool 3/2, 1×1, then the 3×3 sees 15.
     squeeze = seeded(squeezenet1_1)
-    assert receptive_field(squeeze, "features.3", torch.rand(1, 3, 48, 48)) == (7 + 2 * 4, 4)
+    assert field(squeeze, "features.3", torch.rand(1, 3, 48, 48)) == ((15, 15), (4, 4))
     mixing = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=False))
-    assert receptive_field(mixing, "1", torch.rand(1, 3, 40, 40))[0] == 40
+    assert field(mixing, "1", torch.rand(1, 3, 40, 40))[0] is None
 
 
 def test_a_field_cut_off_by_the_picture():
     model = nn.Sequential(*[nn.Conv2d(3, 3, 9, padding=4) for _ in range(4)])
-    assert receptive_field(model, "3", torch.rand(1, 3, 20, 20))[0] == 20
-    assert receptive_field(model, "3", torch.rand(1, 3, 34, 34)) == (33, 1)
+    assert field(model, "3", torch.rand(1, 3, 20, 20))[0] is None
+    assert field(model, "3", torch.rand(1, 3, 40, 40)) == ((33, 33), (1, 1))
 
 
 def test_ascent_on_a_linear_network_climbs_towards_its_kernel():

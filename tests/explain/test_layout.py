@@ -12,12 +12,12 @@ from convlens.experiment.predict import predict_files
 from convlens.explain import (
     activations,
     attribute,
-    exciting_patches,
     faithfulness,
     grad_cam,
     gradient_ascent,
     insertion_deletion,
     occlusion,
+    search_patches,
     superpixel_ablation,
     superpixels,
 )
@@ -69,7 +69,7 @@ OF_LAYERS = {
     "grad_cam": lambda m, x: grad_cam(m, x, TARGETS, ["conv2"]).maps["conv2"],
     "filters": lambda m, x: gradient_ascent(m, "conv2", [0, 1], **ASCENT).images,
     "units": lambda m, x: gradient_ascent(m, "fc2", [0], **ASCENT, jitter=2, zoom=0.1).images,
-    "patches": lambda m, x: exciting_patches(m, "conv2", [0], [x]).patches,
+    "patches": lambda m, x: search_patches(m, {"conv2": [0]}, [x])["conv2"].patches,
 }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import convlens
 from convlens.core.errors import UserError
-from convlens.explain import answering, attribute, average_drop, grad_cam, occlusion
+from convlens.explain import answering, attribute, faithfulness, grad_cam, occlusion
 from convlens.explain.occlusion import class_logits
 from convlens.explain.outputs import output_rows
 from support.explain_networks import pictures
@@ -215,11 +215,10 @@ def test_explanations_called_directly_read_before_the_softmax_too():
             continue
         a = attribute(network, IMAGES, known, method).maps
         torch.testing.assert_close(a, attribute(plain, IMAGES, known, method).maps)
+    maps = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(1))
     drops = [
-        average_drop(net, IMAGES, torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(1)),
-                     known)
-        for net in (network, plain)
-    ]  # fmt: skip
+        faithfulness(net, IMAGES, maps, known, lambda _: maps).drop for net in (network, plain)
+    ]
     torch.testing.assert_close(*drops)
 
 
@@ -304,7 +303,7 @@ def test_outputs_of_another_shape_are_refused_wherever_the_network_is_asked(how)
         lambda: grad_cam(network, IMAGES[:2], targets, ["network.1"]),
         lambda: occlusion(network, IMAGES[:2], targets, window=8, stride=8),
         lambda: attribute(network, IMAGES[:2], targets, "saliency"),
-        lambda: average_drop(network, IMAGES[:2], torch.rand(2, 4, 4), targets),
+        lambda: faithfulness(network, IMAGES[:2], torch.rand(2, 4, 4), targets, torch.rand_like),
     ):
         with pytest.raises(UserError, match=said):
             ask()

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from convlens.core.errors import UserError
-from convlens.explain import receptive_field
-from convlens.explain.patches import exciting_patches, search_patches
+from convlens.explain.patches import ExcitingPatches, search_patches
 from convlens.explain.taps import record
-from support.explain_networks import ConvNet, pictures, seeded
+from support.explain_networks import ConvNet, field, pictures, seeded
 
 
 def valid_net() -> nn.Module:
@@ -38,6 +37,13 @@ def outputs(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
     return values.reshape(*values.shape[:2], -1)
 
 
+def patches_of(
+    model: nn.Module, layer: str, units, batches, *, signs=None, **how
+) -> ExcitingPatches:
+    """The patches of one layer alone."""
+    return search_patches(model, {layer: units}, batches, signs={layer: signs}, **how)[layer]
+
+
 def streamed(images: torch.Tensor, *sizes: int):
     return iter(images.split(list(sizes)))
 
@@ -50,9 +56,7 @@ def test_patches_are_those_of_brute_force_however_the_pictures_come(layer, signs
     best = outputs(model, layer, images)[:, units] * sign[:, None]
     expected, order = best.amax(-1).T.sort(1, descending=True)
     results = [
-        exciting_patches(
-            model, layer, units, streamed(images, *sizes), count=4, signs=signs, batch=batch
-        )
+        patches_of(model, layer, units, streamed(images, *sizes), count=4, signs=signs, batch=batch)
         for sizes, batch in (((13,), None), ((5, 1, 7), 2), ((1,) * 13, 8))
     ]
     for found in results:
@@ -65,9 +69,9 @@ def test_patches_are_those_of_brute_force_however_the_pictures_come(layer, signs
 
 def test_a_patch_fed_alone_gives_the_same_activation():
     model, images = seeded(valid_net), pictures(9, 30)
-    found = exciting_patches(model, "4", None, [images], count=3)
+    found = patches_of(model, "4", None, [images], count=3)
     assert found.patches.shape == (5, 3, 3, 8, 8)
-    assert receptive_field(model, "4", images[:1]) == (8, 2)
+    assert field(model, "4", images[:1]) == ((8, 8), (2, 2))
     alone = outputs(model, "4", found.patches.flatten(0, 1)).view(5, 3, 5)
     own = torch.stack([alone[unit, :, unit] for unit in range(5)])
     torch.testing.assert_close(own, found.activations)
@@ -77,7 +81,7 @@ def test_a_patch_fed_alone_gives_the_same_activation():
 @pytest.mark.parametrize("size", [30, 31, 70, 71])
 def test_padding_that_depends_on_the_size_moves_no_patch(size):
     model, images = seeded(SamePadding), pictures(20, size)
-    found = exciting_patches(model, "conv", None, [images], count=5)
+    found = patches_of(model, "conv", None, [images], count=5)
     assert found.patches.shape[-2:] == (3, 3)
     weight, bias = model.conv.weight.detach(), model.conv.bias.detach()
     inside = (found.places[..., :2] >= 0).all(-1) & (found.places[..., 2:] <= size).all(-1)
@@ -88,7 +92,7 @@ def test_padding_that_depends_on_the_size_moves_no_patch(size):
 
 def test_a_patch_is_its_place_in_its_picture_and_grey_beyond_the_edge():
     model, images = seeded(ConvNet), pictures(8) * 0.4  # darker than grey
-    found = exciting_patches(model, "conv2", None, [images], count=8)
+    found = patches_of(model, "conv2", None, [images], count=8)
     reach = found.patches.shape[-1]
     assert reach == 8
     framed = F.pad(images, (reach,) * 4, value=0.5)
@@ -104,28 +108,17 @@ def test_a_patch_is_its_place_in_its_picture_and_grey_beyond_the_edge():
 
 def test_units_that_see_everything_get_the_whole_picture():
     model, images = seeded(ConvNet), pictures(5)
-    found = exciting_patches(model, "fc2", [1], [images], count=2)
+    found = patches_of(model, "fc2", [1], [images], count=2)
     assert torch.equal(found.patches[0], images[found.pictures[0]])
     assert found.places.tolist() == [[[0, 0, 24, 24]] * 2]
     wide = nn.Sequential(nn.Conv2d(3, 2, 5, padding=2), nn.AdaptiveAvgPool2d(4), nn.Conv2d(2, 2, 3))
-    assert exciting_patches(wide, "2", [0], [images]).patches.shape == (1, 4, 3, 24, 24)
-
-
-def test_a_size_asked_for_lies_around_the_field():
-    model, images = seeded(valid_net), pictures(6, 30)
-    field = exciting_patches(model, "4", None, [images])
-    for size, margin in ((14, 3), (4, -2)):
-        found = exciting_patches(model, "4", None, [images], size=size)
-        moved = torch.tensor([-margin, -margin, margin, margin])
-        assert found.patches.shape[-2:] == (size, size)
-        assert torch.equal(found.places, field.places + moved)
-        assert torch.equal(found.activations, field.activations)
+    assert patches_of(wide, "2", [0], [images]).patches.shape == (1, 4, 3, 24, 24)
 
 
 def test_fields_higher_than_wide_are_cut_as_they_are():
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 2, (7, 1)), nn.Conv2d(2, 2, (1, 3))))
     images = torch.rand(4, 3, 40, 50, generator=torch.Generator().manual_seed(0))
-    found = exciting_patches(model, "1", None, [images], count=1)
+    found = patches_of(model, "1", None, [images], count=1)
     assert found.patches.shape == (2, 1, 3, 7, 3)
     alone = outputs(model, "1", found.patches[:, 0])[..., 0]
     torch.testing.assert_close(alone.diag(), found.activations[:, 0])
@@ -142,17 +135,17 @@ def test_one_pass_serves_several_layers():
     # a batch costs its own pass and the one that counts the layers' calls
     assert len(passes) - first == first + 4
     for layer, units in (("conv2", [1, 2]), ("fc2", None)):
-        alone = exciting_patches(model, layer, units, [images])
+        alone = patches_of(model, layer, units, [images])
         assert torch.equal(alone.patches, together[layer].patches)
         assert torch.equal(alone.activations, together[layer].activations)
 
 
 def test_fewer_pictures_than_patches_and_values_that_are_not_finite():
     model, images = seeded(ConvNet), pictures(3)
-    found = exciting_patches(model, "conv2", [0], [images[:0], images], count=9)
+    found = patches_of(model, "conv2", [0], [images[:0], images], count=9)
     assert found.patches.shape[:2] == (1, 3) and found.pictures.shape == (1, 3)
     images[1, 0, 0, 0] = torch.nan
-    found = exciting_patches(model, "fc2", [0], [images], count=3)
+    found = patches_of(model, "fc2", [0], [images], count=3)
     assert found.pictures[0, 2] == 1
     assert found.activations.isfinite().tolist() == [[True, True, False]]
 
@@ -160,12 +153,12 @@ def test_fewer_pictures_than_patches_and_values_that_are_not_finite():
 def test_mistakes_are_told():
     model, images = seeded(ConvNet), pictures(2)
     with pytest.raises(UserError, match="has units 0 to 3, not 4"):
-        exciting_patches(model, "fc2", [4], [images])
+        patches_of(model, "fc2", [4], [images])
     with pytest.raises(UserError, match="no layer 'conv3'"):
-        exciting_patches(model, "conv3", None, [images])
+        patches_of(model, "conv3", None, [images])
     with pytest.raises(UserError, match="no pictures"):
-        exciting_patches(model, "conv1", None, [])
+        patches_of(model, "conv1", None, [])
     with pytest.raises(ValueError, match="two shapes"):
-        exciting_patches(model, "conv1", None, [images, pictures(2, 28)])
+        patches_of(model, "conv1", None, [images, pictures(2, 28)])
     with pytest.raises(ValueError, match="signs are 1 or -1"):
-        exciting_patches(model, "conv1", [0, 1], [images], signs=[1])
+        patches_of(model, "conv1", [0, 1], [images], signs=[1])

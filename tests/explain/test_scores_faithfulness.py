@@ -13,8 +13,6 @@ from torch import nn
 from convlens.core.errors import UserError
 from convlens.explain import (
     adcc,
-    average_drop,
-    average_increase,
     coherency,
     complexity,
     faithfulness,
@@ -26,8 +24,15 @@ from support.explain_networks import ConvNet, InPlaceNet, pictures, seeded
 IMAGES, TARGETS = pictures(4), torch.tensor([0, 1, 2, 3])
 MAPS = torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(5))
 QUANTUS = json.loads(Path(__file__).with_name("quantus_numbers.json").read_text())
+
+
+def judged(model, images, maps, targets, **how):
+    """The scores of ``maps``, of an explanation that always gives the same ones."""
+    return faithfulness(model, images, maps, targets, lambda _: maps, **how)
+
+
 LOOKS = {
-    "average_drop": lambda m: average_drop(m, IMAGES, MAPS, TARGETS),
+    "drop": lambda m: judged(m, IMAGES, MAPS, TARGETS).drop,
     "insertion_deletion": lambda m: insertion_deletion(m, IMAGES, MAPS, TARGETS, 4).deletion,
 }
 
@@ -50,8 +55,8 @@ def unit(picture: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 def test_drop_and_increase_equal_a_loop_over_single_pictures(baseline):
     model = seeded(ConvNet)
-    drops = average_drop(model, IMAGES, MAPS, TARGETS, baseline=baseline, batch=3)
-    rises = average_increase(model, IMAGES, MAPS, TARGETS, baseline=baseline)
+    drops = judged(model, IMAGES, MAPS, TARGETS, baseline=baseline, batch=3).drop
+    rises = judged(model, IMAGES, MAPS, TARGETS, baseline=baseline).increase
     for i in range(4):
         weight = unit(F.interpolate(MAPS[None, i : i + 1], (24, 24), mode="bilinear")[0, 0])
         hidden = IMAGES[i].mean((1, 2))[:, None, None] if baseline == "mean" else 0.0
@@ -68,12 +73,12 @@ def test_a_one_logit_network_is_read_as_two_classes():
     maps = torch.zeros(2, 8, 8)
     maps[:, :4] = 1.0  # half of the picture stays, the rest turns black: the mean is halved
     targets = torch.tensor([1, 0])
-    drops = average_drop(model, images, maps, targets, baseline="zero")
+    found = judged(model, images, maps, targets, baseline="zero")
     whole, kept = (1 / (1 + math.exp(-z)) for z in (2.0, 1.0))
-    assert drops.tolist() == pytest.approx([1 - kept / whole, 0.0])
-    rises = average_increase(model, images, maps, targets, baseline="zero")
-    assert rises.tolist() == [0.0, 1.0]
-    assert average_drop(model, images, maps, targets).tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert found.drop.tolist() == pytest.approx([1 - kept / whole, 0.0])
+    assert found.increase.tolist() == [0.0, 1.0]
+    drops = judged(model, images, maps, targets).drop
+    assert drops.tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_insertion_and_deletion_of_a_one_logit_network_in_closed_form():
@@ -135,7 +140,7 @@ def test_a_map_of_what_the_network_uses_beats_its_opposite():
     model, target = LeftHalf(), torch.ones(2, dtype=torch.long)
     good = insertion_deletion(model, images.repeat(2, 1, 1, 1), both, target, 16, "zero")
     assert good.deletion_auc[0] < good.deletion_auc[1] - 0.2
-    drops = average_drop(model, images.repeat(2, 1, 1, 1), both, target, baseline="zero")
+    drops = judged(model, images.repeat(2, 1, 1, 1), both, target, baseline="zero").drop
     assert drops[0] < 0.1 < 0.9 < drops[1]
 
 
@@ -178,8 +183,9 @@ def test_faithfulness_is_the_scores_one_by_one(build):
     assert (maps.amax((1, 2)) > 0).all()
     found = faithfulness(model, IMAGES, maps, targets, explain, batch=2)
     close = torch.testing.assert_close
-    close(found.drop, average_drop(model, IMAGES, maps, targets))
-    close(found.increase, average_increase(model, IMAGES, maps, targets))
+    whole = judged(model, IMAGES, maps, targets)
+    close(found.drop, whole.drop)
+    close(found.increase, whole.increase)
     close(found.coherency, coherency(IMAGES, maps, explain), equal_nan=True)
     large = F.interpolate(maps[:, None], (24, 24), mode="bilinear")[:, 0]
     close(found.complexity, complexity(large))
@@ -191,10 +197,11 @@ def test_faithfulness_is_the_scores_one_by_one(build):
 def test_a_constant_map_is_nan_and_spoils_no_neighbour():
     model, maps = seeded(ConvNet), MAPS.clone()
     maps[1], maps[2] = 0.1, 0.0
-    for score in (average_drop, average_increase):
-        scores = score(model, IMAGES, maps, TARGETS)
+    spoilt, sound = judged(model, IMAGES, maps, TARGETS), judged(model, IMAGES, MAPS, TARGETS)
+    for name in ("drop", "increase"):
+        scores = getattr(spoilt, name)
         assert scores.isnan().tolist() == [False, True, True, False]
-        torch.testing.assert_close(scores[[0, 3]], score(model, IMAGES, MAPS, TARGETS)[[0, 3]])
+        torch.testing.assert_close(scores[[0, 3]], getattr(sound, name)[[0, 3]])
     found = insertion_deletion(model, IMAGES, maps, TARGETS, 3)
     assert found.insertion_auc.isnan().tolist() == [False, True, True, False]
     assert found.deletion.isnan().all(1).tolist() == [False, True, True, False]
@@ -221,11 +228,11 @@ def test_the_network_is_unchanged_and_the_state_of_the_caller_does_not_matter(lo
 def test_mistakes_are_named():
     model = seeded(ConvNet)
     with pytest.raises(UserError, match="targets must be classes 0 to 3"):
-        average_drop(model, IMAGES, MAPS, TARGETS + 1)
+        judged(model, IMAGES, MAPS, TARGETS + 1)
     with pytest.raises(UserError, match=r"baseline=blurr: did you mean blur"):
-        average_drop(model, IMAGES, MAPS, TARGETS, baseline="blurr")
+        judged(model, IMAGES, MAPS, TARGETS, baseline="blurr")
     for steps in (0, 577):
         with pytest.raises(UserError, match=f"steps must be 1 to 576.*got {steps}"):
             insertion_deletion(model, IMAGES, MAPS, TARGETS, steps)
     with pytest.raises(ValueError, match="4 pictures need as many maps, got 2"):
-        average_drop(model, IMAGES, MAPS[:2], TARGETS)
+        judged(model, IMAGES, MAPS[:2], TARGETS)

@@ -18,7 +18,6 @@ from convlens.explain import (
     activations,
     attribute,
     choose_layers,
-    exciting_patches,
     explaining,
     faithfulness,
     grad_cam,
@@ -26,9 +25,9 @@ from convlens.explain import (
     insertion_deletion,
     occlusion,
     parameter_randomisation,
-    receptive_field,
+    search_patches,
 )
-from support.explain_networks import pictures, seeded
+from support.explain_networks import field, pictures, seeded
 
 IMAGES, TARGETS = pictures(2), torch.tensor([0, 1])
 
@@ -98,14 +97,14 @@ LOOKS = {
     "gradient_ascent": lambda m: (
         gradient_ascent(m, "fc", [0], size=24, channels=3, steps=2, step_size=0.05, seed=0).images
     ),
-    "receptive_field": lambda m: torch.tensor(receptive_field(m, "conv", IMAGES)),
+    "receptive_field": lambda m: torch.tensor(field(m, "conv", IMAGES[:1])),
     "choose_layers": lambda m: choose_layers(m, "auto", "grad_cam", example=IMAGES),
     "occlusion": lambda m: occlusion(m, IMAGES, TARGETS, window=12, stride=12).maps,
     "faithfulness": lambda m: faithfulness(
         m, IMAGES, IMAGES.mean(1), TARGETS, lambda kept: kept.mean(1)
     ),
     "insertion": lambda m: insertion_deletion(m, IMAGES, IMAGES.mean(1), TARGETS, 3),
-    "patches": lambda m: exciting_patches(m, "conv", [0], [IMAGES]),
+    "patches": lambda m: search_patches(m, {"conv": [0]}, [IMAGES])["conv"],
     "integrated_gradients": lambda m: attribute(m, IMAGES, TARGETS, "integrated_gradients").maps,
     "gradient_shap": lambda m: attribute(m, IMAGES, TARGETS, "gradient_shap").maps,
     "feature_ablation": lambda m: attribute(m, IMAGES, TARGETS, "feature_ablation").maps,

@@ -13,10 +13,9 @@ from convlens.explain import (
     explaining,
     grad_cam,
     gradient_ascent,
-    receptive_field,
     record,
 )
-from support.explain_networks import ConvNet, pictures, seeded
+from support.explain_networks import ConvNet, field, pictures, seeded
 
 IMAGES, TARGETS = pictures(2), torch.tensor([[0, 1], [2, 3]])
 LOOKS = {
@@ -27,7 +26,7 @@ LOOKS = {
             m, "conv2", [0, 3], size=24, channels=3, steps=3, step_size=0.05, seed=0, jitter=2
         ).images
     ),
-    "receptive_field": lambda m: torch.tensor(receptive_field(m, "conv2", IMAGES)),
+    "receptive_field": lambda m: torch.tensor(field(m, "conv2", IMAGES[:1])),
     "choose_layers": lambda m: torch.tensor(
         len(choose_layers(m, "auto", "grad_cam", example=IMAGES))
     ),

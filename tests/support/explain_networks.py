@@ -6,6 +6,21 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from convlens.explain.mode import explaining, ready
+from convlens.explain.receptive import Field
+from convlens.explain.taps import record
+
+Pixels = tuple[int, int]
+
+
+def field(model: nn.Module, layer: str, example: torch.Tensor) -> tuple[Pixels | None, Pixels]:
+    """The receptive field of a layer's units, ``(rows, columns)``, and from unit to unit."""
+    with explaining(model), torch.no_grad():
+        example = ready(model, example)
+        with record(model, [layer], example=example) as taps:
+            found = Field.of(taps, layer, example)
+    return found.size, found.stride
+
 
 def seeded(build, seed: int = 0) -> nn.Module:
     """``build()`` under a seed of its own, batch statistics made uneven, in evaluation mode."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.explain.places import same_border_place
+from convlens.explain.scores import same_border_place
 from convlens.training.alarms import (
     always_mistaken,
     dead_layers,

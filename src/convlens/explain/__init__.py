@@ -7,8 +7,6 @@ from convlens.explain.faithfulness import (
     Faithfulness,
     InsertionDeletion,
     adcc,
-    average_drop,
-    average_increase,
     coherency,
     complexity,
     faithfulness,
@@ -20,21 +18,18 @@ from convlens.explain.layers import choose_layers, explainable_layers, layer_kin
 from convlens.explain.mode import explaining
 from convlens.explain.occlusion import Occlusion, occlusion, superpixel_ablation, superpixels
 from convlens.explain.outputs import answering
-from convlens.explain.patches import ExcitingPatches, exciting_patches, search_patches
-from convlens.explain.places import same_border_place
-from convlens.explain.receptive import receptive_field
+from convlens.explain.patches import ExcitingPatches, search_patches
 from convlens.explain.sanity import Randomisation, parameter_randomisation
 from convlens.explain.scores import (
     border_energy,
     confident_mistakes,
-    dead_share,
-    drift,
     energy_inside,
     entropy,
     peak_position,
     pointing_game,
+    same_border_place,
 )
-from convlens.explain.similarity import pearson, spearman, ssim
+from convlens.explain.similarity import pearson, spearman
 from convlens.explain.taps import record
 
 __all__ = [
@@ -52,19 +47,14 @@ __all__ = [
     "answering",
     "attribute",
     "attribution_methods",
-    "average_drop",
-    "average_increase",
     "border_energy",
     "choose_layers",
     "coherency",
     "complexity",
     "confident_mistakes",
     "dead_channels",
-    "dead_share",
-    "drift",
     "energy_inside",
     "entropy",
-    "exciting_patches",
     "explainable_layers",
     "explaining",
     "faithfulness",
@@ -79,13 +69,11 @@ __all__ = [
     "pearson",
     "pointing_game",
     "probabilities",
-    "receptive_field",
     "record",
     "same_border_place",
     "search_patches",
     "sparsity",
     "spearman",
-    "ssim",
     "superpixel_ablation",
     "superpixels",
     "to_display",

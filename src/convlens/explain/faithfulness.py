@@ -37,14 +37,19 @@ BASELINES = ("mean", "zero", "blur")
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """Scores of ``N`` maps, each ``(N,)``; see the functions of the same names.
+    """Scores of ``N`` maps, each ``(N,)``.
+
+    With ``Y`` the confidence in the target for the picture, and ``O`` for what the map keeps of it,
+    ``map * picture + (1 - map) * baseline``. The means of ``drop`` and ``increase`` over pictures,
+    times 100, are the *average drop %* and the *% increase in confidence* of A. Chattopadhay et
+    al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
     Attributes:
-        drop: in [0, 1], lower is better.
-        increase: 1 or 0, higher is better.
-        coherency: in [0, 1], higher is better.
-        complexity: in [0, 1], lower is better.
-        adcc: in [0, 1], higher is better.
+        drop: confidence lost, ``max(0, Y - O) / Y`` in [0, 1], lower is better.
+        increase: whether it rises, ``Y < O``: 1 or 0, higher is better.
+        coherency: in [0, 1], higher is better; see :func:`coherency`.
+        complexity: in [0, 1], lower is better; see :func:`complexity`.
+        adcc: in [0, 1], higher is better; see :func:`adcc`.
     """
 
     drop: Tensor
@@ -70,52 +75,6 @@ class InsertionDeletion:
     deletion: Tensor
     insertion_auc: Tensor
     deletion_auc: Tensor
-
-
-def average_drop(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    *,
-    baseline: str = "mean",
-    batch: int | None = None,
-) -> Tensor:
-    """Confidence lost when only what the map shows is kept: ``(N,)`` in [0, 1]; lower is better.
-
-    ``max(0, Y - O) / Y`` with ``Y`` the confidence in the target for the picture and ``O`` for
-    ``map * picture + (1 - map) * baseline``. The mean over pictures, times 100, is the *average
-    drop %* of A. Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
-
-    Args:
-        images: ``(N, C, H, W)`` as the network takes them.
-        maps: ``(N, h, w)``.
-        targets: ``(N,)`` class numbers.
-        baseline: see the module.
-        batch: pictures a forward pass; None for all at once.
-
-    Raises:
-        UserError: a target outside the classes, an unknown baseline.
-    """
-    return _drop(*_confidences(model, images, maps, targets, baseline, batch))
-
-
-def average_increase(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    *,
-    baseline: str = "mean",
-    batch: int | None = None,
-) -> Tensor:
-    """Whether confidence rises when only what the map shows is kept: ``(N,)`` 1 or 0; higher is
-    better.
-
-    ``Y < O`` as in :func:`average_drop`, whose arguments it takes. The mean over pictures, times
-    100, is the *% increase in confidence* of the same paper.
-    """
-    return _increase(*_confidences(model, images, maps, targets, baseline, batch))
 
 
 def complexity(maps: Tensor) -> Tensor:
@@ -180,14 +139,37 @@ def faithfulness(
 ) -> Faithfulness:
     """All scores of :class:`Faithfulness` for the price of two forward passes and one explanation.
 
-    Arguments as for :func:`average_drop` and :func:`coherency`. Complexity is that of the maps at
-    the picture's size.
+    Complexity is that of the maps at the picture's size.
+
+    Args:
+        images: ``(N, C, H, W)`` as the network takes them.
+        maps: ``(N, h, w)``, what ``explain(images)`` gives.
+        targets: ``(N,)`` class numbers.
+        explain: see :func:`coherency`.
+        baseline: see the module.
+        batch: pictures a forward pass; None for all at once.
+
+    Raises:
+        UserError: a target outside the classes, an unknown baseline.
     """
-    whole, kept = _confidences(model, images, maps, targets, baseline, batch)
-    drop, simple = _drop(whole, kept), complexity(_resized(maps, images))
+    with explaining(model), answering(model), torch.no_grad():
+        pictures = ready(model, images)
+        targets = targets.detach().to(pictures.device, torch.long)
+        resized = _resized(maps, pictures)
+        weights = _weights(maps, pictures)
+        confidences = []
+        for part in chunks(len(pictures), batch):
+            shown = _kept(pictures[part], weights[part], baseline)
+            confidences.append(
+                [_confidence(model, each, targets[part]) for each in (pictures[part], shown)]
+            )
+        whole, kept = (torch.cat(pieces) for pieces in zip(*confidences, strict=True))
+        kept = kept.masked_fill(constant(resized), math.nan)
     same = coherency(images, maps, explain, baseline=baseline)
-    drop, simple = drop.to(same.device), simple.to(same.device)
-    return Faithfulness(drop, _increase(whole, kept), same, simple, adcc(drop, same, simple))
+    drop = ((whole - kept).clamp_min(0) / whole).to(same.device)
+    increase = (whole < kept).to(whole.dtype).masked_fill(kept.isnan(), math.nan)
+    simple = complexity(_resized(maps, images)).to(same.device)
+    return Faithfulness(drop, increase, same, simple, adcc(drop, same, simple))
 
 
 def insertion_deletion(
@@ -249,41 +231,11 @@ def insertion_deletion(
     return InsertionDeletion(shares, insertion, deletion, *areas)
 
 
-def _confidences(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    baseline: str,
-    batch: int | None,
-) -> tuple[Tensor, Tensor]:
-    """``(N,)`` of the pictures, and of what the maps keep of them (NaN for a constant map)."""
-    with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
-        targets = targets.detach().to(images.device, torch.long)
-        weights = _weights(maps, images)
-        whole, kept = [], []
-        for part in chunks(len(images), batch):
-            shown = _kept(images[part], weights[part], baseline)
-            whole.append(_confidence(model, images[part], targets[part]))
-            kept.append(_confidence(model, shown, targets[part]))
-        undefined = constant(_resized(maps, images))
-        return torch.cat(whole), torch.cat(kept).masked_fill(undefined, math.nan)
-
-
 def _confidence(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """``(N,)``: the probability of each picture's target."""
     logits = model(images)
     class_scores(logits, targets[:, None])  # refuses targets outside the classes
     return probabilities(logits).gather(1, targets[:, None])[:, 0]
-
-
-def _drop(whole: Tensor, kept: Tensor) -> Tensor:
-    return (whole - kept).clamp_min(0) / whole
-
-
-def _increase(whole: Tensor, kept: Tensor) -> Tensor:
-    return (whole < kept).to(whole.dtype).masked_fill(kept.isnan(), math.nan)
 
 
 def _kept(images: Tensor, weights: Tensor, baseline: str) -> Tensor:

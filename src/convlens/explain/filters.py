@@ -184,7 +184,7 @@ def gradient_ascent(
     picture = torch.full((1, channels, *size), (low + high) / 2)
     with explaining(model):
         picture = picture.to(device_of(model), dtype_of(model))
-        with record(model, [layer], stop_at_last=True, example=picture) as taps:
+        with record(model, [layer], example=picture) as taps:
             units, canvas = _prepare(taps, layer, units, picture, minimum)
             start = draw_start(units, (channels, *canvas), noise, seed).to(picture)
             climb = Climb(
@@ -243,7 +243,7 @@ def ascent_cost(
     with explaining(model), torch.no_grad():
         device = device_of(model)
         picture = torch.full((1, channels, *size), 0.5, dtype=dtype_of(model), device=device)
-        with record(model, [layer], stop_at_last=True, example=picture) as taps:
+        with record(model, [layer], example=picture) as taps:
             _, canvas = _prepare(taps, layer, None, picture, minimum)
             at_once = min(units, _at_once(units, batch, canvas, device))
             pictures = picture[..., : canvas[0], : canvas[1]].repeat(at_once, 1, 1, 1)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
 from convlens.explain.mode import chunks, explaining, ready
-from convlens.explain.receptive import Probe, fitting_probe
-from convlens.explain.taps import Taps, record
+from convlens.explain.receptive import Field
+from convlens.explain.taps import record
 
 _OUTSIDE = 0.5  # grey, where a patch reaches over the picture's edge
 
@@ -48,86 +48,10 @@ class ExcitingPatches:
     searched: int
 
 
-@dataclass(frozen=True)
-class _Field:
-    """Where on the picture the field of unit (0, 0) begins, its size, and from unit to unit.
-
-    All ``(rows, columns)`` in pixels. ``size`` is None for units that see the whole picture.
-    """
-
-    first: tuple[int, int] = (0, 0)
-    size: tuple[int, int] | None = None
-    stride: tuple[int, int] = (0, 0)
-
-    @classmethod
-    def of(cls, taps: Taps, layer: str, example: Tensor, size: int | None) -> _Field:
-        """Measured as :func:`receptive_field` does; ``size`` widens or narrows it all around."""
-        probe = fitting_probe(taps, layer, example)
-        field = cls._measured(probe)
-        smaller = field.size and probe.canvas != tuple(example.shape[-2:])
-        if smaller and not field._holds(probe, example):
-            # padding that depends on the picture's size (TensorFlow's) moves the fields
-            field = cls._measured(Probe(taps, layer, example))
-        if not field.size or size is None:
-            return field
-        first = [f - (size - s) // 2 for f, s in zip(field.first, field.size, strict=True)]
-        return cls(tuple(first), (size, size), field.stride)
-
-    @classmethod
-    def _measured(cls, probe: Probe | None) -> _Field:
-        if probe is None or probe.sees_edge or min(probe.map) < 3:
-            return cls()
-        # rows and columns to spoil until the middle unit, from either side, and the next notice
-        middle = [side // 2 for side in probe.map]
-        found = probe.first(
-            [*probe.edges, *[(axis, 0, middle[axis - 2] + 1) for axis in (2, 3)]],
-        )
-        starts, ends, following = found[0:4:2], found[1:4:2], found[4:]
-        stride = tuple(f - s for f, s in zip(following, starts, strict=True))
-        if 0 in stride:
-            return cls()  # an enlarged map: several units share a field
-        size = tuple(c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
-        first = tuple(s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
-        return cls(first, size, stride)
-
-    def _holds(self, probe: Probe, example: Tensor) -> bool:
-        """Whether a unit in the middle of ``example`` sees just its box: all four of its edges,
-        and nothing outside."""
-        shape = example.shape[-2:]
-        row, column = (
-            max(0, (side - size) // 2 - first) // stride
-            for side, size, first, stride in zip(
-                shape, self.size, self.first, self.stride, strict=True
-            )
-        )
-        top, left = row * self.stride[0] + self.first[0], column * self.stride[1] + self.first[1]
-        bottom, right = top + self.size[0], left + self.size[1]
-        pictures = torch.zeros_like(example).repeat(5, 1, 1, 1)
-        for picture, line in zip(
-            pictures,
-            [(top, top + 1, left, right), (bottom - 1, bottom, left, right),
-             (top, bottom, left, left + 1), (top, bottom, right - 1, right)],
-            strict=False,
-        ):  # fmt: skip
-            picture[:, line[0] : line[1], line[2] : line[3]] = torch.nan
-        pictures[4] = torch.nan
-        pictures[4, :, top:bottom, left:right] = 0
-        return probe.spoilt(pictures)[:, row, column].tolist() == [True] * 4 + [False]
-
-    def boxes(self, places: Tensor, width: int, picture: tuple[int, int]) -> Tensor:
-        """``(…, 4)`` top, left, bottom, right of units at flat ``places`` of maps so wide."""
-        if self.size is None:
-            whole = torch.tensor([0, 0, *picture], device=places.device)
-            return whole.expand(*places.shape, 4).clone()
-        top = places // width * self.stride[0] + self.first[0]
-        left = places % width * self.stride[1] + self.first[1]
-        return torch.stack([top, left, top + self.size[0], left + self.size[1]], -1)
-
-
 class _Search:
     """The running best of one layer: never more than ``count`` patches of a unit are held."""
 
-    def __init__(self, field: _Field, units: list[int], signs: list[int], count: int, like: Tensor):
+    def __init__(self, field: Field, units: list[int], signs: list[int], count: int, like: Tensor):
         """``like`` is a batch of pictures as they will come, ``(B, C, H, W)``."""
         self.field, self.units, self.count = field, units, count
         self.signs = like.new_tensor(signs)[:, None]
@@ -190,69 +114,40 @@ def _cut(picture: Tensor, box: list[int], patch: Tensor) -> None:
     patch[:, down : down + inner.shape[1], along : along + inner.shape[2]] = inner
 
 
-def exciting_patches(
-    model: nn.Module,
-    layer: str,
-    units: Sequence[int] | None,
-    batches: Iterable[Tensor],
-    *,
-    count: int = 4,
-    size: int | None = None,
-    signs: Sequence[int] | None = None,
-    batch: int | None = 8,
-) -> ExcitingPatches:
-    """The pictures and places that excite single units of ``layer`` most, one place a picture.
-
-    The layer's own output counts: name the convolution or dense layer itself, not the activation
-    behind it. A patch is the unit's receptive field there, found as :func:`receptive_field` does;
-    units that see the whole picture (dense layers, logits, fields larger than it) get all of it.
-    Fed alone to the network, a patch gives the same activation, as long as no field reaches over
-    the picture's edge, where the network saw its padding.
-
-    The pictures are streamed: no more than the best ``count`` patches of each unit and ``batch``
-    pictures' activations are held, whatever their number.
-
-    Args:
-        layer: path of a layer with output ``(B, channels, h, w)`` or ``(B, channels)``.
-        units: channel numbers; None for all.
-        batches: float pictures ``(B, C, H, W)`` in [0, 1] as the network takes them, of one size.
-        count: patches of a unit; fewer where there are fewer pictures.
-        size: side of the patches in pixels, around the field's middle; None for the field itself.
-        signs: for each unit 1, or -1 for what makes its output least (the other class of a
-            one-logit network); None: all 1.
-        batch: pictures of a pass; None for the batches as they come.
-
-    Raises:
-        UserError: an unknown layer or unit, or no pictures.
-    """
-    found = search_patches(
-        model, {layer: units}, batches, count=count, size=size, signs={layer: signs}, batch=batch
-    )
-    return found[layer]
-
-
 def search_patches(
     model: nn.Module,
     wanted: Mapping[str, Sequence[int] | None],
     batches: Iterable[Tensor],
     *,
     count: int = 4,
-    size: int | None = None,
     signs: Mapping[str, Sequence[int] | None] | None = None,
     batch: int | None = 8,
 ) -> dict[str, ExcitingPatches]:
-    """:func:`exciting_patches` of several layers at the cost of one pass through the pictures.
+    """The pictures and places that excite single units of layers most, one place a picture.
+
+    A layer's own output counts: name the convolution or dense layer itself, not the activation
+    behind it. A patch is the unit's receptive field there; units that see the whole picture (dense
+    layers, logits, fields larger than it) get all of it. Fed alone to the network, a patch gives
+    the same activation, as long as no field reaches over the picture's edge, where the network saw
+    its padding.
+
+    The pictures are streamed, and one pass serves all layers: no more than the best ``count``
+    patches of each unit and ``batch`` pictures' activations are held, whatever their number.
 
     Args:
-        wanted: layer name -> its units; None for all.
-        signs: layer name -> signs of its units; layers left out have 1.
-        batches, count, size, batch: see :func:`exciting_patches`.
+        wanted: path of a layer with output ``(B, channels, h, w)`` or ``(B, channels)`` -> its
+            units, channel numbers; None for all.
+        batches: float pictures ``(B, C, H, W)`` in [0, 1] as the network takes them, of one size.
+        count: patches of a unit; fewer where there are fewer pictures.
+        signs: layer name -> for each of its units 1, or -1 for what makes its output least (the
+            other class of a one-logit network); layers left out have 1.
+        batch: pictures of a pass; None for the batches as they come.
 
     Raises:
         UserError: an unknown layer or unit, or no pictures.
     """
-    if count < 1 or (size is not None and size < 1):
-        raise ValueError(f"count and size are at least 1, not {count} and {size}")
+    if count < 1:
+        raise ValueError(f"count is at least 1, not {count}")
     layers, signs = list(wanted), signs or {}
     searches: dict[str, _Search] = {}
     searched, shape = 0, None
@@ -269,9 +164,9 @@ def search_patches(
                 shape = images.shape[1:]
                 for layer in layers:
                     searches[layer] = _begun(
-                        model, layer, wanted[layer], signs.get(layer), images[:1], count, size
+                        model, layer, wanted[layer], signs.get(layer), images[:1], count
                     )
-            with record(model, layers, stop_at_last=True, example=images[:1]) as taps:
+            with record(model, layers, example=images[:1]) as taps:
                 for part in chunks(len(images), batch):
                     taps.run(images[part])
                     for layer, search in searches.items():
@@ -284,11 +179,11 @@ def search_patches(
 
 def _begun(
     model: nn.Module, layer: str, units: Sequence[int] | None, signs: Sequence[int] | None,
-    example: Tensor, count: int, size: int | None,
+    example: Tensor, count: int,
 ) -> _Search:  # fmt: skip
     """The search of one layer, its units checked and its field measured."""
-    with record(model, [layer], stop_at_last=True, example=example) as taps:
+    with record(model, [layer], example=example) as taps:
         taps.run(example)
         units = checked_units(layer, units, taps.channels_first(layer).shape[1])
-        field = _Field.of(taps, layer, example, size)
+        field = Field.of(taps, layer, example)
     return _Search(field, units, checked_signs(signs, units), count, example)

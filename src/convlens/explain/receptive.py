@@ -1,57 +1,102 @@
-"""How much of the picture one unit of a layer sees.
+"""Where on the picture a unit of a layer looks, and how much of it it sees.
+
+Found by spoiling the picture, for any network, whatever its branches and functional calls: rows
+(and columns) of it are set to NaN from one side, and the unit turns NaN exactly if it sees one of
+them, because every operation hands NaN on. Bisection finds the first row that matters, on a canvas
+not much larger than the field: some forty forward passes of one picture.
 
 Shapes: ``C`` channels, ``H W`` height and width.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from convlens.explain.mode import explaining, ready
-from convlens.explain.taps import Taps, record
+from convlens.explain.taps import Taps
 
 _SMALLEST_CANVAS = 32
 
 
-def receptive_field(model: nn.Module, layer: str, example: Tensor) -> tuple[int, int]:
-    """Side of the receptive field of one unit of ``layer``, and the stride of its units, in pixels.
+@dataclass(frozen=True)
+class Field:
+    """Where on the picture the field of unit (0, 0) begins, its size, and from unit to unit.
 
-    Found by spoiling the picture, for any network, whatever its branches and functional calls:
-    rows (and columns) of it are set to NaN from one side, and the unit turns NaN exactly if it sees
-    one of them, because every operation hands NaN on. Bisection finds the first row that
-    matters, on a canvas not much larger than the field: some forty forward passes of one picture.
-    The larger of height and width counts.
-
-    Args:
-        layer: module path.
-        example: ``(1, C, H, W)`` picture of the size the network takes; its values do not matter.
-
-    Returns:
-        ``(size, stride)``. ``size`` is at most the longer side of the picture: units that see all
-        of it (dense layers, everything behind squeeze-and-excitation) get that, and so do deep
-        layers whose field is cut off by the picture. ``stride`` is 0 for a layer without a map;
-        where fields reach over both edges it cannot be measured and is the ratio of the sizes of
-        picture and map.
-
-    Raises:
-        UserError: the layer does not exist or is never called, or it is not known which axes of
-            its output are those of the picture (tokens, windows).
+    All ``(rows, columns)`` in pixels. ``size`` is None for units that see the whole picture (dense
+    layers, everything behind squeeze-and-excitation), and where it cannot be measured.
     """
-    with explaining(model), torch.no_grad():
-        example = ready(model, example[:1])
-        with record(model, [layer], stop_at_last=True, example=example) as taps:
-            probe = fitting_probe(taps, layer, example)
-            return (max(example.shape[-2:]), 0) if probe is None else probe.measure()
+
+    first: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+    stride: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, taps: Taps, layer: str, example: Tensor) -> Field:
+        """That of a layer of ``taps``, on pictures like ``example`` ``(1, C, H, W)``."""
+        probe = fitting_probe(taps, layer, example)
+        field = cls._measured(probe)
+        smaller = field.size and probe.canvas != tuple(example.shape[-2:])
+        if smaller and not field._holds(probe, example):
+            # padding that depends on the picture's size (TensorFlow's) moves the fields
+            return cls._measured(Probe(taps, layer, example))
+        return field
+
+    @classmethod
+    def _measured(cls, probe: Probe | None) -> Field:
+        if probe is None or probe.sees_edge or min(probe.map) < 3:
+            return cls()
+        # rows and columns to spoil until the middle unit, from either side, and the next notice
+        middle = [side // 2 for side in probe.map]
+        found = probe.first(
+            [*probe.edges, *[(axis, 0, middle[axis - 2] + 1) for axis in (2, 3)]],
+        )
+        starts, ends, following = found[0:4:2], found[1:4:2], found[4:]
+        stride = tuple(f - s for f, s in zip(following, starts, strict=True))
+        if 0 in stride:
+            return cls()  # an enlarged map: several units share a field
+        size = tuple(c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
+        first = tuple(s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
+        return cls(first, size, stride)
+
+    def _holds(self, probe: Probe, example: Tensor) -> bool:
+        """Whether a unit in the middle of ``example`` sees just its box: all four of its edges,
+        and nothing outside."""
+        row, column = (
+            max(0, (side - size) // 2 - first) // stride
+            for side, size, first, stride in zip(
+                example.shape[-2:], self.size, self.first, self.stride, strict=True
+            )
+        )
+        top, left = row * self.stride[0] + self.first[0], column * self.stride[1] + self.first[1]
+        bottom, right = top + self.size[0], left + self.size[1]
+        rows, columns = slice(top, bottom), slice(left, right)
+        pictures = torch.zeros_like(example).repeat(5, 1, 1, 1)
+        pictures[0, :, top : top + 1, columns] = torch.nan
+        pictures[1, :, bottom - 1 : bottom, columns] = torch.nan
+        pictures[2, :, rows, left : left + 1] = torch.nan
+        pictures[3, :, rows, right - 1 : right] = torch.nan
+        pictures[4] = torch.nan
+        pictures[4, :, rows, columns] = 0
+        return probe.spoilt(pictures)[:, row, column].tolist() == [True] * 4 + [False]
+
+    def boxes(self, places: Tensor, width: int, picture: tuple[int, int]) -> Tensor:
+        """``(…, 4)`` top, left, bottom, right of units at flat ``places`` of maps so wide."""
+        if self.size is None:
+            whole = torch.tensor([0, 0, *picture], device=places.device)
+            return whole.expand(*places.shape, 4).clone()
+        top = places // width * self.stride[0] + self.first[0]
+        left = places % width * self.stride[1] + self.first[1]
+        return torch.stack([top, left, top + self.size[0], left + self.size[1]], -1)
 
 
 def fitting_canvas(taps: Taps, layer: str, example: Tensor, minimum: int) -> tuple[int, int]:
     """``(h, w)`` of a canvas, at least ``minimum``, that holds a unit's receptive field.
 
     The first that fits of 32, 48, 64, 96, 128, … pixels, else the size of ``example``: at a
-    fraction of the cost of :func:`receptive_field`.
+    fraction of the cost of measuring a :class:`Field`.
     """
     probe = fitting_probe(taps, layer, example)
     canvas = probe.canvas if probe else tuple(example.shape[-2:])
@@ -63,23 +108,16 @@ def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
     taps.run(example)
     if taps.channels_first(layer).dim() != 4:
         return None
-    full, side = tuple(example.shape[-2:]), _SMALLEST_CANVAS
-    while side < max(full):
-        probe = Probe.on(taps, layer, example[..., : min(side, full[0]), : min(side, full[1])])
-        if probe is not None and not probe.sees_edge:
-            return probe
+    side = _SMALLEST_CANVAS
+    while side < max(example.shape[-2:]):
+        # the layer may not be reached on so small a canvas
+        with suppress(RuntimeError, ValueError, AssertionError, IndexError):
+            probe = Probe(taps, layer, example[..., :side, :side])
+            if min(probe.map) > 2 and not probe.sees_edge:
+                return probe
         # 32, 48, 64, 96, 128, …: alternately by a half and by a third
         side = side * 3 // 2 if side & (side - 1) == 0 else side * 4 // 3
     return Probe(taps, layer, example)
-
-
-@contextmanager
-def _direct_convolutions():
-    """No Winograd or FFT convolution, as cuDNN and NNPACK choose: they spread a NaN over tiles."""
-    with ExitStack() as state:
-        for backend in (torch.backends.nnpack, torch.backends.cudnn):
-            state.enter_context(backend.flags(enabled=False))
-        yield
 
 
 class Probe:
@@ -103,18 +141,10 @@ class Probe:
 
     def spoilt(self, pictures: Tensor) -> Tensor:
         """``(N, h, w)``: which units turn NaN."""
-        with _direct_convolutions():
+        # no Winograd or FFT convolution, as cuDNN and NNPACK choose: they spread a NaN over tiles
+        with torch.backends.nnpack.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             self.taps.run(pictures)
         return self.taps.channels_first(self.layer).isnan().any(1)
-
-    @classmethod
-    def on(cls, taps: Taps, layer: str, picture: Tensor) -> Probe | None:
-        """None where the layer cannot be reached on so small a canvas or has fewer than 3 units."""
-        try:
-            probe = cls(taps, layer, picture)
-        except (RuntimeError, ValueError, AssertionError, IndexError):
-            return None
-        return probe if min(probe.map) > 2 else None
 
     def reached(self, queries: list[tuple[int, int, int]], counts: list[int]) -> list[bool]:
         """Whether spoiling the first (or last) ``count`` rows reaches each query's unit."""
@@ -138,13 +168,3 @@ class Probe:
             for i, count, hit in zip(unsettled, middle, hits, strict=True):
                 low[i], high[i] = (low[i], count) if hit else (count + 1, high[i])
         return high
-
-    def measure(self) -> tuple[int, int]:
-        top, bottom, left, right, before, last = self.first(
-            [*self.edges, (2, 0, max(0, self.map[0] - 2)), (2, 0, self.map[0] - 1)]
-        )
-        height, width = self.canvas
-        size = max(height + 2 - top - bottom, width + 2 - left - right, 0)
-        # The last units' upper edges are the ones least likely to be cut off by the picture.
-        ratio = max(1, round(height / self.map[0]))
-        return size, (last - before if before > 1 else ratio)

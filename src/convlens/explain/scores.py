@@ -16,28 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlens.explain.activations import dead_channels
-from convlens.explain.similarity import constant, numbers, pearson
+from convlens.explain.similarity import constant, numbers
 
 
-def pointing_game(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether a map's peak lies on the object: ``(N,)`` 1 or 0; higher is better.
 
     The mean over pictures is the accuracy of the pointing game: J. Zhang et al., *Top-down Neural
-    Attention by Excitation Backprop*, ECCV 2016, https://arxiv.org/abs/1608.00507. The paper
-    allows a ``tolerance`` of 15 pixels. Where several places share the peak, one of them on the
+    Attention by Excitation Backprop*, ECCV 2016, https://arxiv.org/abs/1608.00507, without
+    the paper's tolerance of 15 pixels. Where several places share the peak, one of them on the
     object is a hit. NaN for an empty mask, and for a constant map, which has no peak.
 
     Args:
         maps: ``(N, h, w)``.
         masks: ``(N, H, W)`` bool.
-        tolerance: distance to the object that still is a hit, in pixels of the mask (Euclidean).
     """
     # Settled before maps are resized: interpolation makes equal values differ by a rounding error.
     flat = constant(numbers(maps).clamp_min(0))
     maps, masks = _on_masks(maps, masks)
     peaks = maps == maps.amax((-2, -1), keepdim=True)
-    hits = (peaks & _dilated(masks, tolerance)).any(-1).any(-1).to(maps.dtype)
+    hits = (peaks & masks).any(-1).any(-1).to(maps.dtype)
     return hits.masked_fill(flat | constant(maps) | _empty(masks), math.nan)
 
 
@@ -111,30 +109,37 @@ def entropy(maps: Tensor) -> Tensor:
     return (nats / highest).clamp(0, 1) if highest else torch.full_like(nats, math.nan)
 
 
-def drift(maps: Tensor, before: Tensor) -> Tensor:
-    """Pearson's correlation of each map with that of an epoch before: ``(N,)`` in [-1, 1].
+def same_border_place(peaks: Tensor, border: float = 0.2, near: float = 0.15) -> float:
+    """Share of pictures whose peak lies near the border and in one place, in [0, 1]; lower is
+    better.
 
-    1: the network looks where it looked before; falling values: what it looks at still moves. NaN
-    where one of the two maps is constant. :func:`convlens.explain.spearman` does it by rank.
-
-    Args:
-        maps, before: ``(N, h, w)``; the same pictures, layer and classes.
-    """
-    return pearson(maps, before)
-
-
-def dead_share(maps: Tensor) -> float:
-    """Share of a layer's channels that are dead for these pictures, in [0, 1]; lower is better.
-
-    The mean of :func:`convlens.explain.dead_channels`.
+    Objects move from picture to picture, a watermark, a frame or a date does not: a class whose
+    maps all peak in one corner is known by what stands there. The place is the border peak with
+    the most border peaks around it. No mask is needed. (The horse that could count by watching its
+    questioner: S. Lapuschkin et al., *Unmasking Clever Hans predictors*, 2019,
+    https://arxiv.org/abs/1902.10178, cluster whole maps; this looks at their peaks.)
 
     Args:
-        maps: ``(B, C, H, W)`` or ``(B, C)`` outputs of one layer.
+        peaks: ``(N, 2)`` rows and columns in [0, 1], see
+            :func:`peak_position`; NaN for a map without a peak, which
+            counts as a picture without evidence at the border.
+        border: a peak counts as near it below this distance, a share of the edge.
+        near: peaks no farther apart than this, in rows and in columns, are in one place.
 
-    >>> dead_share(torch.tensor([[0.0, 1.0], [-1.0, 2.0]]))
+    Returns:
+        NaN without pictures.
+
+    >>> same_border_place(torch.tensor([[0.1, 0.1], [0.1, 0.2], [0.5, 0.5], [0.9, 0.9]]))
     0.5
     """
-    return float(dead_channels(maps).float().mean())
+    if not len(peaks):
+        return float("nan")
+    edge = torch.minimum(peaks, 1 - peaks).amin(1)
+    at_border = peaks[edge < border]  # NaN is never below
+    if not len(at_border):
+        return 0.0
+    apart = (at_border[:, None] - at_border[None]).abs().amax(2)
+    return float((apart <= near + 1e-6).sum(1).max()) / len(peaks)
 
 
 def confident_mistakes(
@@ -182,22 +187,6 @@ def _shares(maps: Tensor) -> Tensor:
 
 def _empty(masks: Tensor) -> Tensor:
     return ~masks.any(-1).any(-1)
-
-
-def _dilated(masks: Tensor, radius: int) -> Tensor:
-    """``masks`` grown by a disc: every pixel at most ``radius`` away from a True one."""
-    if radius < 0:
-        raise ValueError(f"tolerance must be at least 0 pixels, got {radius}")
-    if radius == 0:
-        return masks
-    height = masks.shape[-2]
-    grown = masks.clone()
-    for offset in range(min(radius, height - 1) + 1):
-        reach = math.isqrt(radius**2 - offset**2)
-        wide = F.max_pool1d(masks.float(), 2 * reach + 1, stride=1, padding=reach) > 0
-        grown[:, offset:] |= wide[:, : height - offset]
-        grown[:, : height - offset] |= wide[:, offset:]
-    return grown
 
 
 def _within(size: int, width: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How alike two maps are: Pearson and rank correlation, SSIM; and the blur that some scores need.
+"""How alike two maps are: Pearson and rank correlation; and the blur that some scores need.
 
 Shapes: ``N`` maps, ``h w`` their size.
 
@@ -13,9 +13,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-# Correlations are not torchmetrics': its Spearman adds 1e-6 to the divisor and overflows on large
-# blank maps, its Pearson is undefined for a map that lights up in one place.
 
 # of the largest value: batches of other sizes differ by far less, half precision by about so much
 _ALIKE, _ALIKE_NARROW = 1e-3, 5e-2
@@ -33,7 +30,7 @@ def pearson(maps: Tensor, others: Tensor) -> Tensor:
     a, b = pair(maps, others)
     undefined = constant(a) | constant(b)
     a, b = (_standardised(values.flatten(1)) for values in (a, b))
-    return _nan_where(undefined, (a * b).mean(1).clamp(-1, 1))
+    return (a * b).mean(1).clamp(-1, 1).masked_fill(undefined, math.nan)
 
 
 def spearman(maps: Tensor, others: Tensor) -> Tensor:
@@ -48,33 +45,7 @@ def spearman(maps: Tensor, others: Tensor) -> Tensor:
     """
     a, b = pair(maps, others)
     undefined = constant(a) | constant(b)
-    return _nan_where(undefined, pearson(_ranks(a), _ranks(b)))
-
-
-def ssim(maps: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of each map with its counterpart: ``(N,)`` in [-1, 1], 1: equal.
-
-    Both are brought to [0, 1] by their own minimum and maximum first, because the scale of
-    Grad-CAM maps is that of logits. Gaussian window of 11 x 11 with standard deviation 1.5,
-    ``C1 = 0.01²``, ``C2 = 0.03²``, mean over the windows that lie inside the map: Z. Wang et al.,
-    *Image Quality Assessment: From Error Visibility to Structural Similarity*, IEEE TIP 2004.
-    NaN where one of the two is constant or not finite.
-
-    Args:
-        maps, others: ``(N, h, w)``, any range, at least 11 x 11: bring maps to the picture's size.
-    """
-    a, b = (to_unit(values) for values in pair(maps, others))
-    if min(a.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs maps of at least 11 x 11, got {tuple(a.shape[-2:])}")
-    kernel = gaussian(5, 1.5)
-    inner = _smoothed(torch.stack([a, b, a * a, b * b, a * b], 1), kernel)
-    mean_a, mean_b, square_a, square_b, product = inner.unbind(1)
-    between = mean_a * mean_b
-    squares = mean_a.square() + mean_b.square()
-    light = (2 * between + 0.01**2) / (squares + 0.01**2)
-    structure = 2 * (product - between) + 0.03**2
-    structure = structure / (square_a + square_b - squares + 0.03**2)
-    return (light * structure).mean((-2, -1))
+    return pearson(_ranks(a), _ranks(b)).masked_fill(undefined, math.nan)
 
 
 def to_unit(maps: Tensor) -> Tensor:
@@ -104,19 +75,13 @@ def blurred(images: Tensor, radius: int, deviation: float) -> Tensor:
         radius: of the filter, pixels: it is ``2 radius + 1`` wide.
         deviation: standard deviation, pixels.
     """
-    padded = F.pad(images, (radius,) * 4, mode="replicate")
-    return _smoothed(padded, gaussian(radius, deviation))
-
-
-def gaussian(radius: int, deviation: float) -> Tensor:
-    """``(2 radius + 1,)`` weights that sum to one.
-
-    >>> gaussian(1, 1.0)
-    tensor([0.2741, 0.4519, 0.2741])
-    """
     place = torch.arange(-radius, radius + 1, dtype=torch.float32)
     weights = (-place.square() / (2 * deviation**2)).exp()
-    return weights / weights.sum()
+    weights = (weights / weights.sum()).to(images)
+    channels = images.shape[1]
+    down = weights.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    padded = F.pad(images, (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, down, groups=channels), down.mT, groups=channels)
 
 
 def numbers(maps: Tensor) -> Tensor:
@@ -131,10 +96,6 @@ def pair(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     if maps.shape != others.shape:
         raise ValueError(f"maps of one shape, not {tuple(maps.shape)} and {tuple(others.shape)}")
     return numbers(maps), numbers(others).to(maps.device)
-
-
-def _nan_where(undefined: Tensor, values: Tensor) -> Tensor:
-    return values.masked_fill(undefined, math.nan)
 
 
 def _standardised(rows: Tensor) -> Tensor:
@@ -152,14 +113,6 @@ def _ranks(maps: Tensor) -> Tensor:
     below = torch.searchsorted(ordered, rows, right=False)
     up_to = torch.searchsorted(ordered, rows, right=True)
     return ((below + up_to + 1) / 2).view_as(maps).to(maps.dtype)
-
-
-def _smoothed(images: Tensor, kernel: Tensor) -> Tensor:
-    """``(N, C, H, W)`` filtered along rows and columns, only where the kernel lies inside."""
-    kernel, channels = kernel.to(images), images.shape[1]
-    down = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    images = F.conv2d(images, down, groups=channels)
-    return F.conv2d(images, down.transpose(-2, -1), groups=channels)
 
 
 def alike(one: Tensor, other: Tensor, narrow: bool) -> bool:

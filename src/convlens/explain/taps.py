@@ -7,6 +7,7 @@ pass a layer thousands of times, on canvases that the rest of the network could 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -21,17 +22,13 @@ class _Stop(Exception):
 
 
 class Taps(dict[str, Tensor]):
-    """Layer name -> output of its last call, as the layer gives it; filled by :meth:`run`.
+    """Layer name -> output of its last call, as the layer gives it; filled by :meth:`run`."""
 
-    Args:
-        calls: layer name -> how often it is called in a pass, which ends with the last of them;
-            None for whole passes.
-    """
-
-    def __init__(self, layouts: Layouts, calls: dict[str, int] | None):
+    def __init__(self, layouts: Layouts):
         super().__init__()
-        self._layouts, self._calls = layouts, calls
-        self._seen: dict[str, int] = {}
+        self._layouts = layouts
+        self._seen: Counter[str] = Counter()  # calls of each layer in this pass
+        self._last: Counter[str] | None = None  # and those with which a pass ends; None: at its end
 
     def run(self, images: Tensor):
         """One forward pass; its output, or None where the pass was stopped at the last layer."""
@@ -45,12 +42,22 @@ class Taps(dict[str, Tensor]):
         except _Stop:
             return None
 
+    def stop_at_last(self, example: Tensor) -> None:
+        """End passes from now on at the last call of the last layer, which one with ``example``
+        finds out."""
+        self.run(example)
+        if silent := [name for name in self._layouts.modules if name not in self]:
+            raise UserError(
+                f"layer {silent[0]!r} is never called in a forward pass: choose another"
+            )
+        self._last = self._seen.copy()
+
     def tap(self, name: str, output) -> Tensor:
         """A hook's work: keep the output of a layer, and hand a copy on."""
         self._layouts.see(name, output)
         self[name] = output
-        self._seen[name] = self._seen.get(name, 0) + 1
-        if self._seen == self._calls:
+        self._seen[name] += 1
+        if self._seen == self._last:
             raise _Stop
         return output.clone()
 
@@ -66,11 +73,7 @@ class Taps(dict[str, Tensor]):
 
 @contextmanager
 def record(
-    model: nn.Module,
-    layers: Sequence[str],
-    *,
-    stop_at_last: bool = False,
-    example: Tensor | None = None,
+    model: nn.Module, layers: Sequence[str], *, example: Tensor | None = None
 ) -> Iterator[Taps]:
     """Tap the outputs of the named ``layers`` while the ``with`` lasts; the hooks go with it.
 
@@ -81,34 +84,19 @@ def record(
 
     Args:
         layers: module paths as in ``model.named_modules()``; their outputs must be tensors.
-        stop_at_last: end the pass once every layer has made its last call, so that pictures fit
-            which the rest of the network could not take. Needs ``example``.
-        example: ``(1, C, H, W)`` picture the whole network can take; one pass counts the calls.
+        example: ``(1, C, H, W)`` picture the whole network can take. If given, passes end once
+            every layer has made its last call, so that pictures fit which the rest of the network
+            could not take; one pass of the example counts the calls.
 
     Raises:
         UserError: a name that is no module of ``model``, or whose output is not one tensor.
     """
     layouts = Layouts(model, list(layers))
-    if stop_at_last and example is None:
-        raise ValueError("stop_at_last=True needs an example: it tells how often layers are called")
-    taps = Taps(layouts, _count_calls(layouts, example) if stop_at_last else None)
+    taps = Taps(layouts)
     with ExitStack() as hooks:
         for name, module in layouts.modules.items():
             handle = module.register_forward_hook(lambda *call, name=name: taps.tap(name, call[-1]))
             hooks.callback(handle.remove)
+        if example is not None:
+            taps.stop_at_last(example)
         yield taps
-
-
-def _count_calls(layouts: Layouts, example: Tensor) -> dict[str, int]:
-    calls: dict[str, int] = {}
-    with ExitStack() as hooks:
-        for name, module in layouts.modules.items():
-
-            def count(*_, name=name):
-                calls[name] = calls.get(name, 0) + 1
-
-            hooks.callback(module.register_forward_hook(count).remove)
-        layouts.model(example)
-    if silent := [name for name in layouts.modules if name not in calls]:
-        raise UserError(f"layer {silent[0]!r} is never called in a forward pass: choose another")
-    return calls

@@ -62,7 +62,7 @@ def evidence_in_one_place(scores: Mapping[str, float], *, share: float) -> str |
 
     Args:
         scores: with ``explain/same_place/<class>``, see
-            :func:`convlens.explain.places.same_border_place`.
+            :func:`convlens.explain.scores.same_border_place`.
         share: of a class's pictures, from which on it is said.
 
     >>> evidence_in_one_place({"explain/same_place/cat": 0.9, "explain/same_place/dog": 0.1}, \

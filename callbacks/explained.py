@@ -182,7 +182,7 @@ class OwnAnswers:
         """The pass is over."""
         if self._noting is not None:
             self._hook.remove()
-            self._reader.__exit__()
+            self._reader.close()
             self._noting, self._noted = None, []
 
 

@@ -11,9 +11,9 @@ from convlens.explain.occlusion import (
     check_occlusion,
     occlusion,
     superpixel_ablation,
-    superpixels,
     window_pixels,
 )
+from convlens.explain.superpixels import superpixels
 
 
 class OcclusionMaps(SignedMaps):

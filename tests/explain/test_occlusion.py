@@ -15,9 +15,9 @@ from convlens.explain.occlusion import (
     class_logits,
     occlusion,
     superpixel_ablation,
-    superpixels,
     window_pixels,
 )
+from convlens.explain.superpixels import superpixels
 from support.explain_networks import ConvNet, InPlaceNet, pictures, seeded
 
 

@@ -22,7 +22,8 @@ from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, feature_map
-from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels, window_pixels
+from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
+from convlens.explain.superpixels import superpixels
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
 OURS = ("grad_cam", "occlusion", "superpixels", "activations", "filters")

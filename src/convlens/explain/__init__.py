@@ -1,25 +1,23 @@
 """What a network sees: tensors and an ``nn.Module`` in, tensors out; the network is unchanged."""
 
-from convlens.explain.activations import Activations, activations, dead_channels, sparsity
-from convlens.explain.attribution import Attribution, attribute
+from convlens.explain.activations import activations, dead_channels, sparsity
+from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods
 from convlens.explain.faithfulness import (
-    Faithfulness,
-    InsertionDeletion,
     adcc,
     coherency,
     complexity,
     faithfulness,
     insertion_deletion,
 )
-from convlens.explain.filters import FilterPictures, gradient_ascent, kernels, to_display
-from convlens.explain.grad_cam import GradCam, grad_cam, probabilities
+from convlens.explain.filters import gradient_ascent, kernels, to_display
+from convlens.explain.grad_cam import grad_cam, probabilities
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
 from convlens.explain.mode import explaining
-from convlens.explain.occlusion import Occlusion, occlusion, superpixel_ablation, superpixels
+from convlens.explain.occlusion import occlusion, superpixel_ablation
 from convlens.explain.outputs import answering
-from convlens.explain.patches import ExcitingPatches, search_patches
-from convlens.explain.sanity import Randomisation, parameter_randomisation
+from convlens.explain.patches import search_patches
+from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.scores import (
     border_energy,
     confident_mistakes,
@@ -30,18 +28,10 @@ from convlens.explain.scores import (
     same_border_place,
 )
 from convlens.explain.similarity import pearson, spearman
+from convlens.explain.superpixels import superpixels
 from convlens.explain.taps import record
 
 __all__ = [
-    "Activations",
-    "Attribution",
-    "ExcitingPatches",
-    "Faithfulness",
-    "FilterPictures",
-    "GradCam",
-    "InsertionDeletion",
-    "Occlusion",
-    "Randomisation",
     "activations",
     "adcc",
     "answering",

@@ -9,23 +9,20 @@ N. Kokhlikyan et al., *Captum: A unified and generic model interpretability libr
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convlens.core.errors import UserError
 from convlens.explain.captum_methods import MethodCall, attribution_methods, find_method
-from convlens.explain.captum_network import (
-    TwoClassesAtLeast,
-    nothing_in_place,
-    own_randomness,
-    relu_notes,
-    untouched,
-)
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, ready, switched_off
 from convlens.explain.occlusion import class_logits
 from convlens.explain.outputs import answering
 from convlens.explain.state import copy_network
@@ -122,16 +119,17 @@ def attribute(
         class_scores(logits, targets[:, None])  # tells targets that are no classes
         kind = attribution_methods()[inner or method].__name__
         overrides = any(word in kind for word in _OVERRIDES_RELU)
-        notes = relu_notes(model, images[:1], inner or method) if overrides else ()
+        notes = _relu_notes(model, images[:1], inner or method) if overrides else ()
         if "lrp" in method or "lrp" in (inner or ""):
             model = copy_network(model)
-        state.enter_context(untouched(model))
-        state.enter_context(nothing_in_place(model))
-        network = TwoClassesAtLeast(model)
+        state.enter_context(_untouched(model))
+        # Captum keeps the inputs of activations: they write to fresh memory
+        state.enter_context(switched_off(model.modules(), "inplace"))
+        network = _TwoClassesAtLeast(model)
         maps = []
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
-            with own_randomness(images.device, seed):
-                maps.append(plan.run(network, layer, images, targets, part))
+            _seed_generators(images.device, seed)
+            maps.append(plan.run(network, layer, images, targets, part))
     return Attribution(torch.cat(maps), logits, targets, method, layer, notes)
 
 
@@ -147,3 +145,75 @@ def check_attribution(
         UserError: what can be told of a method, a layer and options beforehand.
     """
     return MethodCall(find_method(method), options, None).layer_of(model, layer, example)
+
+
+class _TwoClassesAtLeast(nn.Module):
+    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``.
+
+    To be called inside :func:`convlens.explain.outputs.answering`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
+
+
+class _CountRelu(TorchDispatchMode):
+    """Counts ReLUs, modules and calls of the function alike."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.total += func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+        return func(*args, **(kwargs or {}))
+
+
+def _relu_notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]:
+    """A warning where ``method``, which overrides ReLU's gradient, cannot reach all ReLUs."""
+    modules: list[nn.Module] = []  # those called, which alone can be hooked
+    with _CountRelu() as counter, ExitStack() as hooks, torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                hooks.enter_context(module.register_forward_hook(lambda m, *_: modules.append(m)))
+        model(image)
+    missed = counter.total - len(modules)
+    if missed > 0:
+        return (
+            f"{missed} of {counter.total} ReLUs are calls of a function, not modules: "
+            f"{method} takes their plain gradient",
+        )
+    if not counter.total and "deep_lift" not in method:
+        return (f"the network has no ReLU: {method} is its plain gradient",)
+    return ()
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Hooks and attributes that Captum leaves on modules, also where it fails, are taken off."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = list(model.modules())
+    before = [(set(vars(m)), [set(getattr(m, kind)) for kind in kinds]) for m in modules]
+    try:
+        yield
+    finally:
+        for module, (names, hooks) in zip(modules, before, strict=True):
+            for kind, known in zip(kinds, hooks, strict=True):
+                registered = getattr(module, kind)
+                for key in [key for key in registered if key not in known]:
+                    del registered[key]
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    """Every generator Captum draws from starts at ``seed``; :func:`explaining` puts them back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ _NOT_OPTIONS = {
     "target", "additional_forward_args", "return_convergence_delta", "return_input_shape",
     "show_progress", "verbose", "kwargs",
 }  # fmt: skip
+_REFUSALS = (AssertionError, NotImplementedError, TypeError, ValueError, ImportError)
 _SEGMENTS = 49  # superpixels where a method counts features
 _EXACT_SEGMENTS = 4  # the exact Shapley values take the factorial of it
 _TOGETHER = 8  # covered pictures a pass where nothing is said: the fastest on CPU
@@ -121,15 +123,25 @@ class MethodCall:
     ) -> Tensor:
         """Maps of the pictures in ``part``, ``(B, h, w)``."""
         total, images = len(images), images[part].clone().requires_grad_()
-        module = find_module(network.model, layer) if layer else None
-        if layer and "GradCam" in self.base.__name__:
-            self._check_channels_first(network.model, layer, images[:1].detach())
-        words = self._defaults(network.model, layer, images.detach())
+        layout, shape = Layout(None), ()
+        if layer and ("GradCam" in self.base.__name__ or self.base.__name__.startswith("Layer")):
+            with reading(network.model, [layer]) as layouts, torch.no_grad():
+                shape = layer_outputs(layouts, images[:1].detach())[layer].shape
+            layout = layouts.layout(layer)
+        if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
+            # it averages over axes 2 and 3, whatever they are
+            raise UserError(
+                f"{self.inner or self.method} takes axis 1 for the channels, but layer {layer!r} "
+                "holds them elsewhere: choose a convolution, or the method grad_cam"
+            )
+        words = self._defaults(images.detach())
+        if "layer_mask" in self.calling and "layer_mask" not in self.options:
+            words["layer_mask"] = _positions(layer, layout, shape).to(images.device)
         words |= {name: self._piece(value, name, total, part, images.device)
                   for name, value in self.options.items()}  # fmt: skip
         building = {name: words.pop(name) for name in [*words] if name in self.building}
-        if module is not None:
-            building["layer"] = module
+        if layer:
+            building["layer"] = find_module(network.model, layer)
         if "target" in self.calling:
             words["target"] = targets[part]
         try:
@@ -139,21 +151,16 @@ class MethodCall:
                 if self.inner:
                     explainer = self.kind(explainer)
                 found = explainer.attribute(images, **words)
-        except (AssertionError, NotImplementedError, TypeError, ValueError, ImportError) as error:
-            raise self._mistake(error) from error
-        except (RuntimeError, AttributeError) as error:
-            # of layers used twice, tensors changed in place, layers without a rule
-            ours = (
-                "lrp" in f"{self.method} {self.inner}"
-                if isinstance(error, AttributeError)
-                else ("inplace" in str(error) or "more than once" in str(error))
-            )
-            if not ours:
+        except Exception as error:
+            if not self._refuses(error):
                 raise  # such as memory
-            raise self._mistake(error) from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.inner or self.method} cannot explain this network so: {reason}"
+            ) from error
         found = found[0] if isinstance(found, tuple) else found
-        if self.base.__name__.startswith("Layer"):
-            found = self._channels_first(network.model, layer, images[:1].detach(), found)
+        if self.base.__name__.startswith("Layer") and layout.order:
+            found = found.permute(layout.order) if found.shape[1:] == shape[1:] else found
         if found.dim() != 4:
             shape = tuple(found.shape[1:])
             raise UserError(
@@ -162,22 +169,18 @@ class MethodCall:
             )
         return found.detach().sum(1)
 
-    def _check_channels_first(self, model: nn.Module, layer: str, image: Tensor) -> None:
-        """Captum's Grad-CAM averages over axes 2 and 3, whatever they are."""
-        layout, _ = _read_layout(model, layer, image)
-        if layout.order not in ((0, 1, 2, 3), (0, 1), None):
-            raise UserError(
-                f"{self.inner or self.method} takes axis 1 for the channels, but layer {layer!r} "
-                "holds them elsewhere: choose a convolution, or the method grad_cam"
-            )
+    def _refuses(self, error: Exception) -> bool:
+        """Whether Captum says by ``error`` that the method does not do for the network."""
+        text = str(error)
+        return (
+            isinstance(error, _REFUSALS)
+            # of layers without a rule
+            or (isinstance(error, AttributeError) and "lrp" in f"{self.method} {self.inner}")
+            # of layers used twice, tensors changed in place
+            or (isinstance(error, RuntimeError) and ("inplace" in text or "more than once" in text))
+        )
 
-    def _channels_first(self, model: nn.Module, layer: str, image: Tensor, found: Tensor) -> Tensor:
-        """What a method gave for each value of a layer, as ``(B, C, h, w)``."""
-        layout, shape = _read_layout(model, layer, image)
-        fits = layout.order and found.shape[1:] == shape[1:]
-        return found.permute(layout.order) if fits else found
-
-    def _defaults(self, model: nn.Module, layer: str | None, images: Tensor) -> dict:
+    def _defaults(self, images: Tensor) -> dict:
         """What is said to Captum where the options say nothing."""
         words, size = {}, tuple(images.shape[-2:])
         if "internal_batch_size" in self.calling and self.batch:
@@ -194,8 +197,6 @@ class MethodCall:
             count = _EXACT_SEGMENTS if self.base.__name__ == "ShapleyValues" else _SEGMENTS
             like = torch.zeros_like(images[:1]) if self.mixes else images
             words["feature_mask"] = superpixels(like, count)[:, None]
-        if "layer_mask" in self.calling and "layer_mask" not in self.options:
-            words["layer_mask"] = _positions(model, layer, images[:1])
         if self.shap and "baselines" not in self.options:
             dark, bright = images.amin((1, 2, 3)), images.amax((1, 2, 3))
             ends = torch.cat([dark, bright])[:, None, None, None]
@@ -207,15 +208,10 @@ class MethodCall:
         if not isinstance(value, Tensor):
             return value
         value = value.to(device)
-        if name == "feature_mask":  # (H, W) or (B, H, W): the same in all channels
-            value = value[(None,) * (3 - value.dim())] if value.dim() < 3 else value
-            value = value[:, None] if value.dim() == 3 else value
+        if name == "feature_mask" and value.dim() < 4:  # (H, W) or (B, H, W): for all channels
+            value = value.reshape(-1, 1, *value.shape[-2:])
         shared = self.shap and name == "baselines"  # a set of pictures to compare with
         return value[part] if len(value) == total and value.dim() > 2 and not shared else value
-
-    def _mistake(self, error: Exception) -> UserError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return UserError(f"{self.inner or self.method} cannot explain this network so: {reason}")
 
 
 def _snake(name: str) -> str:
@@ -230,18 +226,10 @@ def _parameters(function) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def _positions(model: nn.Module, layer: str, image: Tensor) -> Tensor:
+def _positions(layer: str, layout: Layout, shape: Sequence[int]) -> Tensor:
     """``(1, 1, h, w)``: a number for each place of the layer's maps, the same for all channels."""
-    layout, shape = _read_layout(model, layer, image)
     if not layout.is_map:
         raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
     height, width = (shape[axis] for axis in layout.order[2:])
-    places = torch.arange(height * width, device=image.device).reshape(1, 1, height, width)
+    places = torch.arange(height * width).reshape(1, 1, height, width)
     return places.permute(*(layout.order.index(axis) for axis in range(4)))
-
-
-def _read_layout(model: nn.Module, layer: str, image: Tensor) -> tuple[Layout, torch.Size]:
-    """How the layer's output is to be read, and its shape."""
-    with reading(model, [layer]) as layouts, torch.no_grad():
-        output = layer_outputs(layouts, image)[layer]
-    return layouts.layout(layer), output.shape

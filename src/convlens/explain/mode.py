@@ -5,11 +5,12 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from convlens.core.evaluation import evaluation_mode
 from convlens.explain.state import kept_generators, kept_state
@@ -37,34 +38,30 @@ def explaining(model: nn.Module) -> Iterator[None]:
         state.enter_context(kept_generators(model))
         state.enter_context(kept_state(model))
         state.enter_context(evaluation_mode(model))
-        state.enter_context(_frozen(model))
+        state.enter_context(switched_off(model.parameters(), "requires_grad"))
         state.enter_context(_widened(model))
         yield
 
 
-@contextmanager
-def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """The network takes what ``preprocess`` makes of its input while this lasts.
+def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """The network takes what ``preprocess`` makes of its input in a ``with`` of this.
 
     No layer's name changes by it, and nothing of it stays.
     """
-    handle = model.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def switched_off(owners: Iterable, flag: str) -> Iterator[None]:
+    """The ``flag`` of those that have it on is off while this lasts."""
+    on = [owner for owner in owners if getattr(owner, flag, False) is True]
     try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
+        for owner in on:
+            setattr(owner, flag, False)
         yield
     finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        for owner in on:
+            setattr(owner, flag, True)
 
 
 @contextmanager

@@ -20,18 +20,6 @@ from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, ready
 from convlens.explain.outputs import answering
-from convlens.explain.superpixels import superpixels
-
-__all__ = [
-    "Occlusion",
-    "check_occlusion",
-    "class_logits",
-    "occlusion",
-    "superpixel_ablation",
-    "superpixels",
-    "window_pixels",
-]
-
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
 # batches: what a layer leaves for the next stays in the processor's cache (VGG16, 150 × 150: six).

@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.softmaxes import (
@@ -38,7 +39,7 @@ from convlens.explain.softmaxes import (
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
-class OutputReader:
+class OutputReader(ExitStack):
     """Reads logits from a network's outputs; entered before the network is called.
 
     Args:
@@ -58,27 +59,20 @@ class OutputReader:
     def __init__(self, model: nn.Module, outputs: str = "auto", classes: int | None = None):
         if outputs not in OUTPUTS:
             raise UserError(f"outputs={outputs}: {nearest(str(outputs), OUTPUTS)}")
+        super().__init__()
         self._model, self._outputs, self._classes = model, outputs, classes
-        self._hooks = ExitStack()
         self._last: SoftmaxCall | None = None
         self.note: str | None = None
 
     def __enter__(self) -> OutputReader:
         if self._outputs != "logits":
-            self._hooks.enter_context(hook_modules(self._model, self._note_call))
-        return self
+            self.callback(self.note_call, None)
+            self.enter_context(hook_modules(self._model, self.note_call))
+        return super().__enter__()
 
-    def __exit__(self, *_) -> None:
-        self._hooks.close()
-        self._last = None
-
-    def _note_call(self, call: SoftmaxCall) -> None:
+    def note_call(self, call: SoftmaxCall | None) -> None:
+        """A softmax was called; the last one of a pass may have made the output."""
         self._last = call
-
-    def watching(self) -> TorchFunctionMode | None:
-        """Around a pass: softmaxes that are called as functions are noticed too, if it is said that
-        there is one; noticing them takes time at every operation."""
-        return SoftmaxFunctions(self._note_call) if self._outputs == "probabilities" else None
 
     def logits(self, output, count: int) -> Tensor:
         """Logits ``(B, K)``, or ``(B, 1)`` of one logit an image, from the output of a pass.
@@ -97,9 +91,8 @@ class OutputReader:
             return rows
         if call is not None and same_values(call.made, rows):
             return self._before(call, rows)
-        if isinstance(self._model, tuple(MODULES)):  # it is the softmax itself
-            return self._logarithms(rows)
-        if self._outputs == "auto":
+        itself = isinstance(self._model, tuple(MODULES))  # the network is the softmax
+        if self._outputs == "auto" and not itself:
             refuse_probabilities(rows)
             return rows
         return self._logarithms(rows)
@@ -179,29 +172,26 @@ def answering(
     if model in _IN_FORCE:
         yield _IN_FORCE[model]
         return
-    reader = OutputReader(model, outputs, classes)
-    modes: list[TorchFunctionMode] = []
+    before_call, after_call = _hooks_of(model)
+    with OutputReader(model, outputs, classes) as reader:
+        if outputs == "probabilities":
+            # softmaxes called as functions too: noticing them takes time at every operation
+            modes: list[TorchFunctionMode] = []
 
-    def before(module, given) -> None:
-        if (mode := reader.watching()) is not None:
-            modes.append(mode.__enter__())
+            def begin(*_) -> None:
+                modes.append(SoftmaxFunctions(reader.note_call).__enter__())
 
-    def after(module, given, output) -> None:
-        if modes:
-            modes.pop().__exit__(None, None, None)
+            def end(*_) -> None:
+                modes.pop().__exit__(None, None, None)
 
-    def read(module, given, output) -> Tensor:
-        return reader.logits(output, len(given[0]))
-
-    with ExitStack() as stack:
-        stack.enter_context(reader)
-        before_call, after_call = _hooks_of(model)
-        stack.callback(before_call(before).remove)
-        # also behind a pass that ends in an exception
-        stack.callback(after_call(after, always_call=True).remove)
-        stack.callback(after_call(read).remove)
+            reader.enter_context(before_call(begin))
+            # also behind a pass that ends in an exception
+            reader.enter_context(after_call(end, always_call=True))
+        reader.enter_context(
+            after_call(lambda _, given, output: reader.logits(output, len(given[0])))
+        )
         _IN_FORCE[model] = reader
-        stack.callback(_IN_FORCE.pop, model, None)
+        reader.callback(_IN_FORCE.pop, model, None)
         yield reader
 
 
@@ -259,17 +249,12 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
     return found
 
 
-@contextmanager
-def picking(model: nn.Module, where: str | int | Callable | None) -> Iterator[None]:
-    """The network returns the logits alone while this lasts; see :func:`pick_logits`.
+def picking(model: nn.Module, where: str | int | Callable | None) -> RemovableHandle:
+    """The network returns the logits alone in a ``with`` of this; see :func:`pick_logits`.
 
     No layer's name changes by it, and nothing of it stays.
     """
-    handle = model.register_forward_hook(lambda _, given, output: pick_logits(output, where, model))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.register_forward_hook(lambda _, given, output: pick_logits(output, where, model))
 
 
 def output_rows(output, count: int, classes: int | None = None) -> Tensor:

@@ -16,7 +16,7 @@ _STEPS = 10  # of k-means; the paper's number too
 _COMPACTNESS = 0.15  # how much place weighs against colour, in units of the picture's range
 
 
-def superpixels(images: Tensor, segments: int, *, compactness: float = _COMPACTNESS) -> Tensor:
+def superpixels(images: Tensor, segments: int) -> Tensor:
     """Each picture cut into about ``segments`` connected patches: ``(B, H, W)`` int64 from 0 on.
 
     SLIC: k-means in place and colour that starts from a grid, where a pixel may only join one of
@@ -27,32 +27,26 @@ def superpixels(images: Tensor, segments: int, *, compactness: float = _COMPACTN
     Args:
         images: ``(B, C, H, W)``, any range.
         segments: wished number; the grid has about as many cells, as square as may be.
-        compactness: large for patches that keep to the grid, small for those that keep to colours.
 
     Raises:
         ValueError: no segment asked for, or pictures of another shape.
     """
     if images.dim() != 4 or segments < 1:
         raise ValueError(f"{segments} superpixels of pictures {tuple(images.shape)}")
-    return torch.stack([_slic(image.detach().cpu().float(), segments, compactness)
-                        for image in images]).to(images.device)  # fmt: skip
+    patches = [_slic(image, segments) for image in images.detach().cpu().float()]
+    return torch.stack(patches).to(images.device)
 
 
-def _grid(height: int, width: int, segments: int) -> tuple[int, int]:
-    """Rows and columns of about ``segments`` square cells."""
-    rows = min(height, max(1, round((segments * height / width) ** 0.5)))
-    return rows, min(width, max(1, round(segments / rows)))
-
-
-def _slic(image: Tensor, segments: int, compactness: float) -> Tensor:
+def _slic(image: Tensor, segments: int) -> Tensor:
     height, width = image.shape[-2:]
-    rows, columns = _grid(height, width, segments)
+    rows = min(height, max(1, round((segments * height / width) ** 0.5)))
+    columns = min(width, max(1, round(segments / rows)))
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     row, column = y * rows // height, x * columns // width
     spread = image.max() - image.min()
     colours = (image - image.min()) / spread if spread > 0 else torch.zeros_like(image)
     # in units of a cell's side, so that place weighs the same whatever the picture's size
-    scale = compactness / (height * width / (rows * columns)) ** 0.5
+    scale = _COMPACTNESS / (height * width / (rows * columns)) ** 0.5
     points = torch.cat([colours, (torch.stack([y, x]) + 0.5) * scale])
     points = points.flatten(1).T  # (H·W, C + 2)
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from convlens.config.compose import compose
 from convlens.explain import activations, grad_cam
-from convlens.explain.occlusion import occlusion, superpixel_ablation, superpixels
+from convlens.explain.occlusion import occlusion, superpixel_ablation
+from convlens.explain.superpixels import superpixels
 from convlens.models import build_model
 from support.explain_networks import measured_cam, plain_outputs
 from support.places import ROOT, SHARED

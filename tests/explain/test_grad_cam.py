@@ -92,7 +92,7 @@ def test_a_map_without_evidence_is_zero_and_marked_empty():
         model[0].bias.zero_()
         model[4].weight.copy_(torch.tensor([[1.0], [-1.0]]))
     result = grad_cam(model, torch.rand(2, 1, 6, 6), torch.tensor([[0, 1], [0, 1]]), ["1"])
-    assert result.empty["1"].tolist() == [[False, True], [False, True]]
+    assert (result.maps["1"][:, 0].amax((1, 2)) > 0).all()
     assert result.maps["1"][:, 1].count_nonzero() == 0
     assert result.upsample((12, 12))["1"].isfinite().all()
 

@@ -89,7 +89,7 @@ def test_one_logit_equals_captum_for_both_classes():
     model, images = seeded(InPlaceNet), pictures(2, 20)
     theirs = captum_occlusion(model, images, 0, 6, 3)
     ours = occlusion(model, images, torch.tensor([[0, 1], [1, 0]]), window=6, stride=3)
-    assert ours.logits.shape == (2, 1) and ours.probabilities.shape == (2, 2)
+    assert ours.logits.shape == (2, 1)
     close(ours.maps[0], torch.stack([-theirs[0], theirs[0]]))
     close(ours.maps[1], torch.stack([theirs[1], -theirs[1]]))
 

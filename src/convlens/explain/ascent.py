@@ -70,7 +70,6 @@ class Climb:
 
     taps: Taps
     layer: str
-    value_range: tuple[float, float]
     step_size: float
     moves: list[Move]
     precondition: Callable[[Tensor], Tensor]
@@ -89,7 +88,7 @@ class Climb:
             usable = (size > 0) & size.isfinite()
             step = torch.where(usable, step / torch.where(usable, size, 1), 0)
             moved |= usable.flatten()
-            images = (images.detach() + self.step_size * step).clamp(*self.value_range)
+            images = (images.detach() + self.step_size * step).clamp(0, 1)
             images = images.roll((-move.shift[0], -move.shift[1]), (-2, -1))
         with torch.no_grad():
             return images, self.means(images, units), ~moved
@@ -97,12 +96,8 @@ class Climb:
     def means(self, images: Tensor, units: list[int]) -> Tensor:
         """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
         self.taps.run(images)
-        outputs = self.taps.channels_first(self.layer)
-        return (
-            outputs[range(len(units)), units].flatten(1).mean(1)
-            if outputs.dim() > 2
-            else (outputs[range(len(units)), units])
-        )
+        own = self.taps.channels_first(self.layer)[range(len(units)), units]
+        return own.flatten(1).mean(1) if own.dim() > 1 else own
 
 
 def build_preconditioner(

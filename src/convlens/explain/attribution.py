@@ -51,11 +51,6 @@ class Attribution:
     layer: str | None
     notes: tuple[str, ...]
 
-    @property
-    def probabilities(self) -> Tensor:
-        """``(B, K)``, or ``(B, 2)`` for a one-logit network."""
-        return probabilities(self.logits)
-
 
 def attribute(
     model: nn.Module,

@@ -87,14 +87,16 @@ class AxisTracker(TorchDispatchMode):
         self._axes[_key(images)] = named
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs, given = kwargs or {}, tensors_in(args)
         # looked up before: some operations change where an operand lies
-        known = [self.axes(tensor) for tensor in tensors_in(args)]
-        result = func(*args, **(kwargs or {}))
+        known = [self.axes(tensor) for tensor in given]
+        result = func(*args, **kwargs)
+        outputs = tensors_in(result)
         packet = func.overloadpacket.__name__
         name = packet.rstrip("_") if not packet.startswith("__") else packet
-        self._note_readers(name, packet, args, kwargs or {}, result)
-        axes = self._followed(func, name, args, known, result)
-        for output, each in zip(tensors_in([result]), axes, strict=False):
+        self._note_readers(name, packet, args, kwargs, given, outputs)
+        axes = self._followed(func, name, args, given, known, outputs) if outputs else []
+        for output, each in zip(outputs, axes, strict=False):
             if each is None:
                 self._axes.pop(_key(output), None)
             else:
@@ -134,56 +136,44 @@ class AxisTracker(TorchDispatchMode):
         self.readers[name] = set()
         self._watched.setdefault(_key(output), set()).add(name)
 
-    def _note_readers(self, name: str, packet: str, args, kwargs, result) -> None:
-        if not self._watched:
-            return
-        for given in tensors_in(args):
-            key = _key(given)
-            if not (names := self._watched.get(key)):
-                continue
-            if name in _HANDING_ON:
-                for output in tensors_in([result])[:1]:
+    def _note_readers(self, name: str, packet: str, args, kwargs, given, outputs) -> None:
+        for key in map(_key, given):
+            names = self._watched.get(key, ())
+            if names and name in _HANDING_ON:
+                for output in outputs[:1]:
                     self._watched.setdefault(_key(output), set()).update(names)
                 continue
             for each in names:
                 self.readers[each].add(_reader(name, args, kwargs))
             if packet != name:  # in place: what stands there now is another value
-                del self._watched[key]
+                self._watched.pop(key, None)
 
-    def _followed(self, func, name: str, args, known, result) -> list[Axes | None]:
+    def _followed(self, func, name: str, args, given, known, outputs) -> list[Axes | None]:
         """The axes of each output tensor."""
-        outputs = tensors_in([result])
-        if name in _WHOLE_LAYERS:
-            self.products += _WHOLE_LAYERS[name]
-        if not outputs:
-            return []
-        given, shape = tensors_in(args), tuple(outputs[0].shape)
+        shape = tuple(outputs[0].shape)
+        self.products += _WHOLE_LAYERS.get(name, 0)
         self._learned |= name == "convolution" or name in _PRODUCTS
         if name == "convolution":
             self.products += prod(shape[2:]) > 1
             return [convolve_axes(known[0], shape)]
         if name in _PRODUCTS:
-            return [self._multiplied(name, given, known, shape)]
+            return [self._multiplied(name, known, shape)]
         if name.startswith("_scaled_dot_product"):
             self.products += 2 * (shape[-2] > 1)
             query, value = known[0], known[2]
             found = query and value and (*query[:-1], value[-1])
             return [found, *[None] * (len(outputs) - 1)]
-        return follow_axes(func, name, args, known, outputs)
+        return follow_axes(func, name, args, given, known, outputs)
 
-    def _multiplied(self, name: str, given, known, shape: tuple[int, ...]) -> Axes | None:
+    def _multiplied(self, name: str, known, shape: tuple[int, ...]) -> Axes | None:
         place = _PRODUCTS[name]
-        left, right = known[place], known[place + 1]
+        left, right = known[place], None if name == "linear" else known[place + 1]
         rows = prod(shape[:-1]) if name in ("mm", "addmm", "linear") else shape[-2] * self._batch
         self.products += rows > self._batch
-        if name == "linear":
-            right = None
-        if left is None:
-            if right is None:
-                return None
-            return (*[axis_of(None, n) for n in shape[:-1]], right[-1])
-        last = right[-1] if right is not None else new_channels(left[-1], shape[-1])
-        return (*left[:-1], last)
+        if not left and not right:
+            return None
+        first = left[:-1] if left else [axis_of(None, n) for n in shape[:-1]]
+        return (*first, right[-1] if right else new_channels(left[-1], shape[-1]))
 
 
 def _key(tensor: Tensor) -> tuple:

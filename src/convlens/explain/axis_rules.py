@@ -6,11 +6,12 @@ stays unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 # An axis is the product of its atoms, outermost first: (label, size), no atom of size one. Labels:
 # "B", "H", "W", "P" (the image's own channels), "C" (any later channels), None (not known).
@@ -41,14 +42,8 @@ _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsu
                "prod", "var_mean"}  # fmt: skip
 
 
-def tensors_in(values: Iterable) -> list[Tensor]:
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += [each for each in value if isinstance(each, Tensor)]
-    return found
+def tensors_in(values) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def axis_of(label: str | None, size: int) -> Axis:
@@ -60,15 +55,15 @@ def labels_of(axis: Axis) -> set[str | None]:
 
 
 def follow_axes(
-    func, name: str, args, known: Sequence[Axes | None], outputs: list[Tensor]
+    func, name: str, args, given: list[Tensor], known: list[Axes | None], outputs: list[Tensor]
 ) -> list[Axes | None]:
     """The axes of each output of an operation that learns nothing; None for those not known.
 
     Args:
         func, name, args: the operation, its name without underscores behind, its operands.
-        known: the axes of each tensor among the operands.
+        given, known: the tensors among the operands, and the axes of each.
     """
-    given, shape = tensors_in(args), tuple(outputs[0].shape)
+    shape = tuple(outputs[0].shape)
     if all(axes is None for axes in known):
         return [None] * len(outputs)
     if name == "copy":  # into a tensor that was there before

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
-from convlens.explain.mode import chunks, device_of, dtype_of, explaining, ready
+from convlens.explain.mode import cached_batch, chunks, device_of, dtype_of, explaining, ready
 from convlens.explain.receptive import fitting_canvas
 from convlens.explain.taps import Taps, record
 
@@ -37,7 +37,7 @@ class FilterPictures:
     """Pictures that excite ``U`` units of one layer.
 
     Attributes:
-        images: ``(U, C, h, w)`` in [0, 1] (``value_range`` rescaled); as large as the canvas.
+        images: ``(U, C, h, w)`` in [0, 1], as large as the canvas.
         activations: ``(U,)`` mean of each unit's output over its own picture, as the layer gives
             it (low for a unit with sign -1).
         stuck: ``(U,)`` bool: the gradient was zero (or not finite) at every step, the picture
@@ -123,7 +123,6 @@ def gradient_ascent(
     step_size: float,
     seed: int,
     batch: int | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
     minimum: int = 32,
     noise: float = 0.01,
     smoothing: float = 0.0,
@@ -139,8 +138,8 @@ def gradient_ascent(
     convolution or dense layer itself, not the activation behind it: half of the units are silent on
     grey, and through a ReLU a silent unit has no gradient. Each picture's gradient is brought to a
     root mean square of one, and the picture moves by ``step_size`` times that and is clipped to
-    ``value_range``. The forward pass stops at the layer, on a canvas not much larger than a unit
-    sees.
+    [0, 1], what the network takes. The forward pass stops at the layer, on a canvas not much larger
+    than a unit sees.
 
     ``**recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With ``smoothing``
     and ``colours`` the gradient is taken in the frequencies and colours of natural pictures, which
@@ -158,13 +157,12 @@ def gradient_ascent(
         size: side, or ``(H, W)``, of the pictures the network takes: the largest canvas.
         channels: colour channels the network takes.
         steps: of the ascent.
-        step_size: mean change of a pixel in a step, in units of ``value_range``'s width.
+        step_size: mean change of a pixel in a step.
         seed: of the noise and the jitter.
         batch: pictures climbing at once, at most; None for all. On a CPU large ones climb in
             smaller batches, which is faster.
-        value_range: lowest and highest pixel value the network takes.
         minimum: smallest side of the canvas, in pixels.
-        noise: standard deviation of the start around grey, in units of the range's width.
+        noise: standard deviation of the start around grey.
         smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
             0 is off, 1 gives patterns instead of noise.
         colours: decorrelate colours as natural pictures have them (three channels only).
@@ -178,31 +176,30 @@ def gradient_ascent(
     Raises:
         UserError: an unknown layer, or a unit the layer does not have.
     """
-    if isinstance(size, int):
-        size = (size, size)
-    low, high = value_range
-    picture = torch.full((1, channels, *size), (low + high) / 2)
-    with explaining(model):
-        picture = picture.to(device_of(model), dtype_of(model))
-        with record(model, [layer], example=picture) as taps:
-            units, canvas = _prepare(taps, layer, units, picture, minimum)
-            start = draw_start(units, (channels, *canvas), noise, seed).to(picture)
-            climb = Climb(
-                taps,
-                layer,
-                value_range,
-                step_size * (high - low),
-                draw_moves(steps, jitter, zoom, rotation, seed),
-                build_preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
-            )
-            start = (start * (high - low) + (low + high) / 2).clamp(low, high)
-            signs = picture.new_tensor(checked_signs(signs, units))
-            batch = _at_once(len(units), batch, canvas, picture.device)
-            done = [
-                climb(start[part], units[part], signs[part]) for part in chunks(len(units), batch)
-            ]
+    picture = _grey(model, size, channels)
+    with explaining(model), record(model, [layer], example=picture) as taps:
+        units, canvas = _prepare(taps, layer, units, picture, minimum)
+        start = draw_start(units, (channels, *canvas), noise, seed).to(picture)
+        climb = Climb(
+            taps,
+            layer,
+            step_size,
+            draw_moves(steps, jitter, zoom, rotation, seed),
+            build_preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
+        )
+        start = (start + 0.5).clamp(0, 1)
+        signs = picture.new_tensor(checked_signs(signs, units))
+        batch = cached_batch(batch or len(units), start, _CPU_PIXELS)
+        done = [climb(start[part], units[part], signs[part]) for part in chunks(len(units), batch)]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
-    return FilterPictures((images - low) / (high - low), values, stuck, tuple(units))
+    return FilterPictures(images, values, stuck, tuple(units))
+
+
+def _grey(model: nn.Module, size: int | tuple[int, int], channels: int) -> Tensor:
+    """``(1, C, H, W)``: a picture of the largest canvas."""
+    height, width = (size, size) if isinstance(size, int) else size
+    device, dtype = device_of(model), dtype_of(model)
+    return torch.full((1, channels, height, width), 0.5, dtype=dtype, device=device)
 
 
 class AscentCost(NamedTuple):
@@ -239,28 +236,18 @@ def ascent_cost(
     Raises:
         UserError: an unknown layer.
     """
-    size = (size, size) if isinstance(size, int) else size
-    with explaining(model), torch.no_grad():
-        device = device_of(model)
-        picture = torch.full((1, channels, *size), 0.5, dtype=dtype_of(model), device=device)
-        with record(model, [layer], example=picture) as taps:
-            _, canvas = _prepare(taps, layer, None, picture, minimum)
-            at_once = min(units, _at_once(units, batch, canvas, device))
-            pictures = picture[..., : canvas[0], : canvas[1]].repeat(at_once, 1, 1, 1)
-            taps.run(pictures)  # warms up
-            began = time.perf_counter()
-            taps.run(pictures)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+    picture = _grey(model, size, channels)
+    with explaining(model), torch.no_grad(), record(model, [layer], example=picture) as taps:
+        _, canvas = _prepare(taps, layer, None, picture, minimum)
+        pictures = picture[..., : canvas[0], : canvas[1]]
+        at_once = min(units, cached_batch(batch or units, pictures, _CPU_PIXELS))
+        pictures = pictures.repeat(at_once, 1, 1, 1)
+        taps.run(pictures)  # warms up
+        began = time.perf_counter()
+        taps.run(pictures)
+        if picture.device.type == "cuda":
+            torch.cuda.synchronize(picture.device)
     return AscentCost(2.5 * (steps + 1) * (time.perf_counter() - began), at_once)
-
-
-def _at_once(units: int, batch: int | None, canvas: tuple[int, int], device: torch.device) -> int:
-    """Pictures climbing together."""
-    batch = batch or units
-    if device.type != "cpu":
-        return batch
-    return min(batch, max(1, _CPU_PIXELS // (canvas[0] * canvas[1])))
 
 
 def _prepare(

@@ -39,11 +39,6 @@ class GradCam:
     targets: Tensor
 
     @property
-    def empty(self) -> dict[str, Tensor]:
-        """Layer name -> ``(B, T)`` bool: no place speaks for the class, the map is blank."""
-        return {name: maps.amax((-2, -1)) <= 0 for name, maps in self.maps.items()}
-
-    @property
     def probabilities(self) -> Tensor:
         """``(B, K)``, or ``(B, 2)`` for a one-logit network; see :func:`probabilities`."""
         return probabilities(self.logits)
@@ -117,7 +112,13 @@ def _maps(
     targets.copy_(torch.where(targets == -1, predicted, targets))
     scores = class_scores(logits, targets)
     for name, output in outputs.items():
-        _check_map(layouts, name, output)
+        layout = layouts.layout(name)
+        if not layout.is_map:
+            what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
+            raise UserError(
+                f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or "
+                "its activation"
+            )
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
     for t in range(targets.shape[1]):
@@ -133,16 +134,6 @@ def _maps(
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
-
-
-def _check_map(layouts: Layouts, name: str, output: Tensor) -> None:
-    layout = layouts.layout(name)
-    if not layout.is_map:
-        what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
-        raise UserError(
-            f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or its "
-            "activation"
-        )
 
 
 def class_scores(logits: Tensor, targets: Tensor) -> Tensor:

@@ -62,14 +62,10 @@ def explainable_layers(model: nn.Module) -> list[str]:
     >>> explainable_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()))
     ['0', '1']
     """
-
-    def innermost(module: nn.Module) -> bool:
-        return not any(layer_kind(child) for child in module.modules() if child is not module)
-
     return [
         name
         for name, module in model.named_modules()
-        if name and layer_kind(module) and innermost(module)
+        if name and [inner for inner in module.modules() if layer_kind(inner)] == [module]
     ]
 
 
@@ -89,17 +85,16 @@ def choose_layers(
             the layers worth showing (of ``"filters"``: convolutions and dense layers).
         kind: what they are for. ``auto`` means, for
 
-            - ``"activations"``: of every convolution, itself, its normalisation, its activation
-              and its pooling;
-            - ``"filters"``: every convolution and dense layer;
+            - ``"activations"``: of every convolution (or dense layer on a map), itself, its
+              normalisation, its activation and its pooling, as far as they give maps larger than
+              1×1;
+            - ``"filters"``: every convolution and dense layer that gives maps or features;
             - ``"grad_cam"``: the one feature map the classifier looks at: what the last
               convolution (or dense layer on a map) became before pooling or flattening (after its
               normalisation, its activation, the sum of its residual block, the concatenation of its
               branches); see :func:`feature_map`.
-        example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto`` for
-            ``"grad_cam"``. If given, ``auto`` also leaves out layers that are never called and, of
-            ``"activations"``, those whose output is no map larger than 1×1 (but puts in dense
-            layers on maps), of ``"filters"``, those that give neither maps nor features.
+        example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto``, which leaves
+            out layers that are never called.
         limit: at most so many layers from ``auto``. Whole stages are left out, evenly over the
             depth; the first and the last stay.
 
@@ -190,35 +185,24 @@ class _Call:
 
 
 def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None) -> list[str]:
+    if example is None:
+        raise ValueError("choose_layers needs an example picture for auto")
     if kind == "grad_cam":
-        if example is None:
-            raise ValueError("choose_layers(kind='grad_cam') needs an example picture for auto")
         layer, _ = feature_map(model, example)
-        return [] if layer is None else [layer]
-    calls = None if example is None else {call.name: call for call in _trace(model, example)[0]}
+        return [layer] if layer else []
+    calls = {call.name: call for call in _trace(model, example)[0]}
+    kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}
+    # a stage runs from a convolution or dense layer to the next
     stages: list[list[str]] = []
-    for name in explainable_layers(model):
-        what = layer_kind(model.get_submodule(name))
-        if kind == "filters":
-            known = calls is None or (name in calls and calls[name].layout.order is not None)
-            if what in ("conv", "dense") and known:
-                stages.append([name])
-            continue
-        # A stage runs from a convolution to the next, or a dense layer, if that works on maps.
+    for name, what in kinds.items():
+        call = calls.get(name)
         if what in ("conv", "dense"):
-            stages.append([])
-        has_map = calls is None or (name in calls and calls[name].size is not None)
-        starts = what == "conv" or (what == "dense" and calls is not None)
-        if has_map and (starts or _belongs(model, what, stages)):
-            stages[-1].append(name)
+            fits = call and (call.layout.order if kind == "filters" else call.size)
+            stages.append([name] if fits else [])
+        elif kind == "activations" and call and call.size and stages and stages[-1]:
+            pooled = kinds[stages[-1][-1]] == "pool"  # one pooling at most belongs to a stage
+            stages[-1] += [] if pooled and what == "pool" else [name]
     return _thinned([stage for stage in stages if stage], limit)
-
-
-def _belongs(model: nn.Module, what: str, stages: list[list[str]]) -> bool:
-    """Whether a layer of kind ``what`` goes with the last convolution: one pooling at most does."""
-    if what == "dense" or not stages or not stages[-1]:
-        return False
-    return what != "pool" or layer_kind(model.get_submodule(stages[-1][-1])) != "pool"
 
 
 def _thinned(stages: list[list[str]], limit: int | None) -> list[str]:
@@ -244,22 +228,20 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
 
     def end(name, module, output):
         if isinstance(output, Tensor):
-            told = tracker.layout(output), tracker.products, name in reading
-            calls.append(_Call(name, module, output, output._version, *told))
+            found = tracker.layout(output), tracker.products, name in reading
+            calls.append(_Call(name, module, output, output._version, *found))
 
-    with ExitStack() as state:
-        state.enter_context(explaining(model))
-        state.enter_context(torch.no_grad())
+    with explaining(model), torch.no_grad(), ExitStack() as hooks:
         images = ready(model, example[:1])
         tracker = AxisTracker(images)
         for name, module in model.named_modules():
             if not name:
                 continue
-            hooks = [module.register_forward_hook(lambda m, _, out, n=name: end(n, m, out))]
+            hook = module.register_forward_hook(lambda m, _, out, n=name: end(n, m, out))
+            hooks.enter_context(hook)
             if isinstance(module, nn.Conv2d):
-                hooks.append(module.register_forward_pre_hook(lambda _, g, n=name: begin(n, g)))
-            for hook in hooks:
-                state.callback(hook.remove)
+                hook = module.register_forward_pre_hook(lambda _, given, n=name: begin(n, given))
+                hooks.enter_context(hook)
         with tracker:
             model(images)
     return calls, tracker.products
@@ -269,7 +251,7 @@ def _last_feature_map(calls: list[_Call]) -> _Call | None:
     makers = [
         i
         for i, call in enumerate(calls)
-        if call.size is not None and layer_kind(call.module) in ("conv", "dense")
+        if call.size and layer_kind(call.module) in ("conv", "dense")
     ]
     if not makers:
         return None

@@ -116,3 +116,14 @@ def chunks(total: int, batch: int | None) -> list[slice]:
     """
     step = max(1, batch or total)
     return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def cached_batch(batch: int, images: Tensor, pixels: int) -> int:
+    """At most ``batch`` pictures, on a CPU not more than ``pixels`` of them together.
+
+    What a layer leaves for the next then stays in the processor's cache. ``images`` ``(…, H, W)``
+    tell the size and the device.
+    """
+    if images.device.type != "cpu":
+        return batch
+    return min(batch, max(1, pixels // images.shape[-2:].numel()))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import cached_batch, chunks, explaining, ready
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
@@ -41,11 +41,6 @@ class Occlusion:
     maps: Tensor
     logits: Tensor
     targets: Tensor
-
-    @property
-    def probabilities(self) -> Tensor:
-        """``(B, K)``, or ``(B, 2)`` for a one-logit network."""
-        return probabilities(self.logits)
 
 
 def occlusion(
@@ -83,21 +78,18 @@ def occlusion(
             an unknown baseline, a target outside the classes.
     """
     _check_targets(images, targets)
-    size = tuple(images.shape[-2:])
-    check_occlusion(size, window=window, stride=stride, baseline=baseline)
-    (height, width), (down, across) = _pair(window), _pair(stride)
-    tops, lefts = _starts(size[0], height, down), _starts(size[1], width, across)
-    corners = torch.cartesian_prod(torch.tensor(tops), torch.tensor(lefts))
-    rows = _spans(corners[:, 0], height, size[0])
-    columns = _spans(corners[:, 1], width, size[1])
-    count = len(images)
+    _check_baseline(baseline)
+    corners, size = _corners(images.shape[-2:], window, stride), images.shape[-2:]
+    rows, columns = (
+        _spans(*line) for line in zip(corners.unbind(1), _pair(window), size, strict=True)
+    )
 
     def cover(part: slice) -> tuple[Tensor, Tensor]:
         numbers = torch.arange(part.start, part.stop)
         which = numbers % len(corners)
         return numbers // len(corners), rows[which, :, None] & columns[which, None, :]
 
-    return _falls(model, images, targets, baseline, count * len(corners), cover, batch)
+    return _falls(model, images, targets, baseline, len(images) * len(corners), cover, batch)
 
 
 def superpixel_ablation(
@@ -150,9 +142,7 @@ def check_occlusion(
         UserError: what :func:`occlusion` would raise for these.
     """
     _check_baseline(baseline)
-    lines = zip(size, _pair(window), _pair(stride), strict=True)
-    down, across = (len(_starts(*line)) for line in lines)
-    return down * across
+    return len(_corners(size, window, stride))
 
 
 def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
@@ -201,13 +191,18 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _starts(side: int, window: int, stride: int) -> list[int]:
-    """The first pixel of every window along a side of the picture."""
-    if not 1 <= window <= side:
-        raise UserError(f"a window of {window} pixels does not fit a picture of {side}")
-    if stride < 1 or (stride > window < side):
-        raise UserError(f"stride {stride} must lie between 1 and the window's {window} pixels")
-    return [number * stride for number in range(ceil((side - window) / stride) + 1)]
+def _corners(
+    size: tuple[int, int], window: int | tuple[int, int], stride: int | tuple[int, int]
+) -> Tensor:
+    """``(P, 2)``: the upper left pixel of every window on a picture of ``size`` ``(H, W)``."""
+    starts = []
+    for side, length, step in zip(size, _pair(window), _pair(stride), strict=True):
+        if not 1 <= length <= side:
+            raise UserError(f"a window of {length} pixels does not fit a picture of {side}")
+        if step < 1 or (step > length < side):
+            raise UserError(f"stride {step} must lie between 1 and the window's {length} pixels")
+        starts.append(torch.arange(ceil((side - length) / step) + 1) * step)
+    return torch.cartesian_prod(*starts)
 
 
 def _spans(starts: Tensor, length: int, side: int) -> Tensor:
@@ -241,11 +236,7 @@ def _falls(
         scores = class_scores(logits, wanted)
         sums = images.new_zeros(*wanted.shape, *images.shape[-2:])
         counts = images.new_zeros(len(images), 1, *images.shape[-2:])
-        if images.device.type == "cpu":
-            batch = min(
-                batch or total, max(1, _CPU_PIXELS // (images.shape[-2] * images.shape[-1]))
-            )
-        for part in chunks(total, batch):
+        for part in chunks(total, cached_batch(batch or total, images, _CPU_PIXELS)):
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
             covered = torch.where(masks, fill[owners], images[owners])

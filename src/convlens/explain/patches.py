@@ -85,14 +85,16 @@ class _Search:
         """Patches held already to their new ranks, and the new ones cut."""
         numbers, boxes = self.numbers.tolist(), self.boxes.tolist()
         for unit, row in enumerate(order):
-            old = [rank for rank, place in enumerate(row) if place < kept]
-            new = [rank for rank, place in enumerate(row) if place >= kept]
-            if not new:
+            if max(row) < kept:
                 continue  # then the old ones are where they were
-            self.patches[unit, old] = self.patches[unit, [row[rank] for rank in old]]
-            for rank in new:
-                picture = pictures[numbers[unit][rank] - begin]
-                _cut(picture, boxes[unit][rank], self.patches[unit, rank])
+            self.patches[unit, : len(row)] = torch.stack(
+                [
+                    self.patches[unit, place]
+                    if place < kept
+                    else _cut(pictures[numbers[unit][rank] - begin], boxes[unit][rank])
+                    for rank, place in enumerate(row)
+                ]
+            )
 
     def found(self, searched: int) -> ExcitingPatches:
         return ExcitingPatches(
@@ -105,13 +107,14 @@ class _Search:
         )
 
 
-def _cut(picture: Tensor, box: list[int], patch: Tensor) -> None:
-    """Write the ``box`` of a ``(C, H, W)`` picture into ``patch``, grey where there is none."""
+def _cut(picture: Tensor, box: list[int]) -> Tensor:
+    """``(C, h, w)``: the ``box`` of a ``(C, H, W)`` picture, grey where there is none."""
     top, left, bottom, right = box
     inner = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    patch.fill_(_OUTSIDE)
+    patch = picture.new_full((len(picture), bottom - top, right - left), _OUTSIDE)
     down, along = max(-top, 0), max(-left, 0)
     patch[:, down : down + inner.shape[1], along : along + inner.shape[2]] = inner
+    return patch
 
 
 def search_patches(

@@ -69,13 +69,16 @@ def kept_state(model: nn.Module) -> Iterator[None]:
     _kept.add(id(model))
     first = model not in _written
     before = _State(model, _written.get(model, frozenset()))
-    weights = _Weights(before.parameters, copied=first)
+    weights = [
+        (name, each, _version(each), each.detach().to("cpu", copy=True) if first else None)
+        for name, each in before.parameters
+    ]
     try:
         yield
     finally:
         _kept.discard(id(model))
         before.put_back()
-        moved = weights.moved()
+        moved = _moved(weights)
         if first:
             _written[model] = frozenset(moved)
     if moved and not first:
@@ -151,12 +154,10 @@ class _State:
             return value
         self._seen.add(id(value))
         self._contents.append((value, copy.copy(value)))
-        if isinstance(value, dict):
-            for key, item in list(value.items()):
+        if not isinstance(value, set):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in list(pairs):
                 value[key] = self._stand_in(item)
-        elif not isinstance(value, set):
-            for place, item in enumerate(value):
-                value[place] = self._stand_in(item)
         return value
 
     def put_back(self) -> None:
@@ -172,28 +173,22 @@ class _State:
                 tensor.data.copy_(before)
 
 
-class _Weights:
-    """Parameters as they were: by value if ``copied``, else by version."""
+def _moved(weights: list[tuple[str, nn.Parameter, int, Tensor | None]]) -> list[str]:
+    """Names of parameters that were written to; the values are put back where they are known.
 
-    def __init__(self, parameters: list[tuple[str, nn.Parameter]], *, copied: bool):
-        self._before = [
-            (name, parameter, _version(parameter),
-             parameter.detach().to("cpu", copy=True) if copied else None)
-            for name, parameter in parameters
-        ]  # fmt: skip
-
-    def moved(self) -> list[str]:
-        """Names of those that were written to; the values are put back where they are known."""
-        found = [
-            (name, parameter, values)
-            for name, parameter, version, values in self._before
-            if _version(parameter) != version
-            or (values is not None and not _same(parameter.detach().cpu(), values))
-        ]
-        for _, parameter, values in found:  # after all comparisons: names may share a parameter
-            if values is not None:
-                parameter.data.copy_(values)
-        return [name for name, _, _ in found]
+    Args:
+        weights: name, parameter, its version before, and its values or None.
+    """
+    found = [
+        (name, parameter, values)
+        for name, parameter, version, values in weights
+        if _version(parameter) != version
+        or (values is not None and not _same(parameter.detach().cpu(), values))
+    ]
+    for _, parameter, values in found:  # after all comparisons: names may share a parameter
+        if values is not None:
+            parameter.data.copy_(values)
+    return [name for name, _, _ in found]
 
 
 def _version(tensor: Tensor) -> int:
@@ -201,6 +196,4 @@ def _version(tensor: Tensor) -> int:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    if torch.equal(one, other):
-        return True
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

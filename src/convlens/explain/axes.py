@@ -27,6 +27,7 @@ from convlens.explain.axis_rules import (
     convolve_axes,
     follow_axes,
     labels_of,
+    named_axes,
     new_channels,
     tensors_in,
 )
@@ -80,11 +81,8 @@ class AxisTracker(TorchDispatchMode):
         self._learned = False  # whether any product has been taken
         self.readers: dict[str, set[str]] = {}
         self._batch = len(images)
-        self._axes: dict[tuple, Axes] = {}
+        self._axes: dict[tuple, Axes] = {_key(images): named_axes("BPHW", images.shape)}
         self._watched: dict[tuple, set[str]] = {}
-        labels = ("B", "P", "H", "W")
-        named = tuple(axis_of(label, n) for label, n in zip(labels, images.shape, strict=True))
-        self._axes[_key(images)] = named
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, given = kwargs or {}, tensors_in(args)

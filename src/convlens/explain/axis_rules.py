@@ -50,6 +50,11 @@ def axis_of(label: str | None, size: int) -> Axis:
     return ((label, size),) if size > 1 else ()
 
 
+def named_axes(labels: str, shape: Sequence[int]) -> Axes:
+    """Axes that are one atom each: ``"BCHW"`` of a shape of four."""
+    return tuple(axis_of(label, size) for label, size in zip(labels, shape, strict=True))
+
+
 def labels_of(axis: Axis) -> set[str | None]:
     return {label for label, _ in axis}
 
@@ -121,11 +126,8 @@ def new_channels(contracted: Axis, size: int) -> Axis:
 
 def convolve_axes(axes: Axes | None, shape: tuple[int, ...]) -> Axes | None:
     if axes is None:
-        if len(shape) != 4:
-            return None
         # a two-dimensional convolution says by itself what its axes are
-        labels = ("B", "C", "H", "W")
-        return tuple(axis_of(label, n) for label, n in zip(labels, shape, strict=True))
+        return named_axes("BCHW", shape) if len(shape) == 4 else None
     places = labels_of(axes[1]) and labels_of(axes[1]) <= _SPATIAL
     kept = _kept(axes, (prod(n for _, n in axes[0]), prod(n for _, n in axes[1]), *shape[2:]))
     return (kept[0], axis_of(None if places else "C", shape[1]), *kept[2:])

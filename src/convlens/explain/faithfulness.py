@@ -111,7 +111,7 @@ def coherency(
         baseline: see the module.
     """
     images = images.detach().to(maps.device)
-    kept = _kept(images, _weights(maps, images), baseline)
+    kept = _kept(images, _resized(maps, images), baseline)
     return (1 + pearson(explain(kept), maps)) / 2
 
 
@@ -156,10 +156,9 @@ def faithfulness(
         pictures = ready(model, images)
         targets = targets.detach().to(pictures.device, torch.long)
         resized = _resized(maps, pictures)
-        weights = _weights(maps, pictures)
         confidences = []
         for part in chunks(len(pictures), batch):
-            shown = _kept(pictures[part], weights[part], baseline)
+            shown = _kept(pictures[part], resized[part], baseline)
             confidences.append(
                 [_confidence(model, each, targets[part]) for each in (pictures[part], shown)]
             )
@@ -238,14 +237,13 @@ def _confidence(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return probabilities(logits).gather(1, targets[:, None])[:, 0]
 
 
-def _kept(images: Tensor, weights: Tensor, baseline: str) -> Tensor:
-    """What ``weights`` ``(N, 1, H, W)`` keep of ``images``; the rest is the baseline."""
+def _kept(images: Tensor, maps: Tensor, baseline: str) -> Tensor:
+    """What ``maps`` ``(N, H, W)`` keep of ``images``; the rest is the baseline.
+
+    A constant map keeps nothing: its scores are NaN anyway.
+    """
+    weights = to_unit(maps).nan_to_num(0, 0, 0)[:, None]
     return weights * images + (1 - weights) * _baseline(images, baseline)
-
-
-def _weights(maps: Tensor, images: Tensor) -> Tensor:
-    """``(N, 1, H, W)`` in [0, 1]; zero for a constant map, whose scores are NaN anyway."""
-    return to_unit(_resized(maps, images)).nan_to_num(0, 0, 0)[:, None]
 
 
 def _resized(maps: Tensor, images: Tensor) -> Tensor:

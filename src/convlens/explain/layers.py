@@ -19,14 +19,11 @@ from convlens.explain.mode import explaining, ready
 
 KINDS = ("activations", "filters", "grad_cam")
 
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
+_CLASSES = {
+    "conv": nn.modules.conv._ConvNd,
+    "norm": nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.LocalResponseNorm,
+    "dense": nn.Linear,
+}
 _NOT_SHOWN = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 
@@ -39,12 +36,9 @@ def layer_kind(module: nn.Module) -> str | None:
     >>> layer_kind(nn.ReLU()), layer_kind(nn.Conv2d(3, 8, 3)), layer_kind(nn.Flatten())
     ('activation', 'conv', None)
     """
-    if isinstance(module, _CONVOLUTIONS):
-        return "conv"
-    if isinstance(module, _NORMS):
-        return "norm"
-    if isinstance(module, nn.Linear):
-        return "dense"
+    for name, classes in _CLASSES.items():
+        if isinstance(module, classes):
+            return name
     kind = type(module)
     home = kind.__module__.rpartition(".")[2]
     if home.startswith("activation") and not isinstance(module, _NOT_SHOWN):

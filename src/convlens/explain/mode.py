@@ -6,7 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,17 @@ def explaining(model: nn.Module) -> Iterator[None]:
     weights the very same tensors; buffers and attributes that its passes move, see
     :func:`convlens.explain.state.kept_state`; and the global generators.
     """
-    with ExitStack() as state:
-        state.enter_context(torch.inference_mode(False))
-        state.enter_context(torch.enable_grad())
-        state.enter_context(torch.autocast(device_of(model).type, enabled=False))
-        state.enter_context(torch.compiler.set_stance("force_eager"))
-        state.enter_context(kept_generators(model))
-        state.enter_context(kept_state(model))
-        state.enter_context(evaluation_mode(model))
-        state.enter_context(switched_off(model.parameters(), "requires_grad"))
-        state.enter_context(_widened(model))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device_of(model).type, enabled=False),
+        torch.compiler.set_stance("force_eager"),
+        kept_generators(model),
+        kept_state(model),
+        evaluation_mode(model),
+        switched_off(model.parameters(), "requires_grad"),
+        _widened(model),
+    ):
         yield
 
 

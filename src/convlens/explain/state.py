@@ -33,17 +33,14 @@ _written: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 def kept_generators(model: nn.Module) -> Iterator[None]:
     """The global generators of torch (the network's devices too), numpy and Python, put back."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    numpy_state, python_state = np.random.get_state(), random.getstate()
     with ExitStack() as state:
+        state.callback(np.random.set_state, np.random.get_state())
+        state.callback(random.setstate, random.getstate())
         state.enter_context(torch.random.fork_rng(devices=[]))
         for kind in {device.type for device in devices} - {"cpu", "meta"}:
             numbers = sorted({d.index or 0 for d in devices if d.type == kind})
             state.enter_context(torch.random.fork_rng(devices=numbers, device_type=kind))
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+        yield
 
 
 @contextmanager
@@ -124,11 +121,10 @@ class _State:
                 continue
             stores = (vars(module), module._buffers, module._parameters, module._modules)
             self._stores += [(store, dict(store)) for store in stores]
-            for name, value in list(vars(module).items()):
-                if type(value) not in _PLAIN and name not in _OF_TORCH:
-                    vars(module)[name] = self._stand_in(value)
-            for name, value in module._buffers.items():
-                module._buffers[name] = self._stand_in(value)
+            for store in (vars(module), module._buffers):
+                for name, value in list(store.items()):
+                    if type(value) not in _PLAIN and name not in _OF_TORCH:
+                        store[name] = self._stand_in(value)
             for name, value in module._parameters.items():
                 where = f"{path}.{name}" if path else name
                 if value is None or nn.parameter.is_lazy(value):

@@ -93,12 +93,8 @@ def layer_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str
             forward_hook_with_return=True,
             require_layer_grads=True,
         )
-        return {name: _last_call(saved[m]) for name, m in layouts.modules.items()}, answer
+        # a tuple for each device that the layer's output lay on
+        last = {module: [*outputs.values()][-1] for module, outputs in saved.items()}
+        return {name: last[module][0] for name, module in layouts.modules.items()}, answer
 
     return layouts.follow(read, images)
-
-
-def _last_call(saved: dict) -> Tensor:
-    """Captum keeps a tuple for each device that the layer's output lay on."""
-    *_, (output,) = saved.values()
-    return output

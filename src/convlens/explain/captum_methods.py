@@ -21,9 +21,9 @@ from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import window_pixels
 from convlens.explain.superpixels import superpixels
 
-# of language models, of whole data sets, or only the base of others
-_NOT_FOR_PICTURES = {"DataLoaderAttribution", "LimeBase"}
-_BROKEN = {"LayerFeaturePermutation"}  # selects the target twice (Captum 0.9) and always fails
+# of whole data sets, only the base of others; the last selects the target twice (Captum 0.9) and
+# always fails
+_LEFT_OUT = {"DataLoaderAttribution", "LimeBase", "LayerFeaturePermutation"}
 _NOT_OPTIONS = {
     "self", "forward_func", "model", "layer", "device_ids", "attribution_method", "inputs",
     "target", "additional_forward_args", "return_convergence_delta", "return_input_shape",
@@ -47,7 +47,7 @@ def attribution_methods() -> dict[str, type]:
         and issubclass(kind, captum.attr.Attribution)
         and hasattr(kind, "attribute")
         and "LLM" not in kind.__name__
-        and kind.__name__ not in _NOT_FOR_PICTURES | _BROKEN
+        and kind.__name__ not in _LEFT_OUT
     }
 
 
@@ -86,19 +86,16 @@ class MethodCall:
             raise UserError("noise_tunnel cannot average itself: of=saliency, …")
         self.building = _parameters(self.base.__init__)
         self.calling = _parameters(self.base.attribute)
-        self.outer = _parameters(self.kind.attribute)
-        allowed = {*self.building, *self.calling, *self.outer} - _NOT_OPTIONS
+        outer = _parameters(self.kind.attribute)
+        allowed = (self.building | self.calling | outer) - _NOT_OPTIONS
         for name in options:
             if name not in allowed:
                 raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
         if "neuron_selector" in self.calling and "neuron_selector" not in options:
             raise UserError(f"{method} needs neuron_selector=…: the unit's place in the layer")
-        self.options = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in options.items()
-        }
-        samples = {"n_samples", "nt_samples"} & {*self.calling, *self.outer}
-        multiplies = {"internal_batch_size", "perturbations_per_eval"} & {*self.calling}
+        self.options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        samples = {"n_samples", "nt_samples"} & (self.calling | outer)
+        multiplies = {"internal_batch_size", "perturbations_per_eval"} & self.calling
         alike = "layer_mask" in self.calling  # Captum does not repeat targets there
         self.mixes = "permutation" in f"{method} {inner}"
         self.shap = "Shap" in self.base.__name__ and "feature_mask" not in self.calling
@@ -222,8 +219,8 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
-def _parameters(function) -> list[str]:
-    return list(inspect.signature(function).parameters)
+def _parameters(function) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 def _positions(layer: str, layout: Layout, shape: Sequence[int]) -> Tensor:

@@ -61,8 +61,8 @@ class Layouts:
     def __init__(self, model: nn.Module, layers: list[str]):
         self.model = model
         self.modules = {name: find_module(model, name) for name in layers}
-        self._shapes: dict[str, torch.Size] = {}
-        self._layouts: dict[str, Layout] = {}
+        # what each layer gave in this pass, and how to read it where the axes are followed
+        self._seen: dict[str, tuple[torch.Size, Layout | None]] = {}
         self._tracker: AxisTracker | None = None
         self._known: dict[str, _Known] = {}
 
@@ -77,9 +77,8 @@ class Layouts:
                 f"layer {name!r} returns a {type(output).__name__}, not one tensor: "
                 "name a layer inside it or after it"
             )
-        self._shapes[name] = output.shape
+        self._seen[name] = output.shape, self._tracker and self._tracker.layout(output)
         if self._tracker is not None:
-            self._layouts[name] = self._tracker.layout(output)
             self._tracker.watch(name, output)
 
     def follow(self, forward: Callable[[Tensor], Found], images: Tensor) -> Found:
@@ -94,14 +93,14 @@ class Layouts:
         for known in (self._known, _KNOWN.get(self.model, {})):
             if self.modules.keys() <= known.keys():
                 found = self._pass(forward, images)
-                shapes = self._shapes.items()
-                if all(known[name].fits(self.modules[name], shape) for name, shape in shapes):
+                seen = self._seen.items()
+                if all(known[name].fits(self.modules[name], shape) for name, (shape, _) in seen):
                     self._known = {name: known[name] for name in self.modules}
                     return found
         self._tracker = AxisTracker(images)
         try:
             found = self._pass(forward, images)
-            self._known = {name: self._learn(name) for name in self._shapes}
+            self._known = {name: self._learn(name) for name in self._seen}
         finally:
             self._tracker = None
         if found is not None:  # else what reads the outputs was not seen
@@ -109,11 +108,11 @@ class Layouts:
         return found
 
     def _pass(self, forward: Callable[[Tensor], Found], images: Tensor) -> Found:
-        self._shapes.clear()
+        self._seen.clear()
         return forward(images)
 
     def _learn(self, name: str) -> _Known:
-        shape, layout = self._shapes[name], self._layouts[name]
+        shape, layout = self._seen[name]
         channels = None if layout.order is None else shape[layout.order[1]]
         readers = frozenset(self._tracker.readers[name])
         return _Known(ref(self.modules[name]), len(shape), channels, layout, readers)
@@ -136,7 +135,7 @@ class Layouts:
         return output
 
     def _check_called(self, name: str) -> None:
-        if name not in self._shapes:
+        if name not in self._seen:
             raise UserError(f"layer {name!r} is never called: choose another")
 
     def layout(self, name: str) -> Layout:

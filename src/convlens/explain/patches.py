@@ -51,10 +51,16 @@ class ExcitingPatches:
 class _Search:
     """The running best of one layer: never more than ``count`` patches of a unit are held."""
 
-    def __init__(self, field: Field, units: list[int], signs: list[int], count: int, like: Tensor):
-        """``like`` is a batch of pictures as they will come, ``(B, C, H, W)``."""
+    def __init__(
+        self, model: nn.Module, layer: str, units: Sequence[int] | None,
+        signs: Sequence[int] | None, count: int, like: Tensor,
+    ):  # fmt: skip
+        """``like`` is a picture as they will come, ``(1, C, H, W)``."""
+        with record(model, [layer], example=like) as taps:
+            units = checked_units(layer, units, taps.channels_first(layer).shape[1])
+            field = Field.of(taps, layer, like)
         self.field, self.units, self.count = field, units, count
-        self.signs = like.new_tensor(signs)[:, None]
+        self.signs = like.new_tensor(checked_signs(signs, units))[:, None]
         shape = (len(units), count, like.shape[1], *(field.size or like.shape[-2:]))
         self.patches = like.new_full(shape, _OUTSIDE)
         self.values = like.new_empty(len(units), 0)  # (U, N), times the unit's sign, falling
@@ -151,7 +157,7 @@ def search_patches(
     """
     if count < 1:
         raise ValueError(f"count is at least 1, not {count}")
-    layers, signs = list(wanted), signs or {}
+    signs = signs or {}
     searches: dict[str, _Search] = {}
     searched, shape = 0, None
     with explaining(model), torch.no_grad():
@@ -165,11 +171,11 @@ def search_patches(
                 )
             if not searches:
                 shape = images.shape[1:]
-                for layer in layers:
-                    searches[layer] = _begun(
-                        model, layer, wanted[layer], signs.get(layer), images[:1], count
-                    )
-            with record(model, layers, example=images[:1]) as taps:
+                searches = {
+                    layer: _Search(model, layer, units, signs.get(layer), count, images[:1])
+                    for layer, units in wanted.items()
+                }
+            with record(model, list(wanted), example=images[:1]) as taps:
                 for part in chunks(len(images), batch):
                     taps.run(images[part])
                     for layer, search in searches.items():
@@ -178,15 +184,3 @@ def search_patches(
     if not searched:
         raise UserError("no pictures to search for patches: give at least one")
     return {layer: search.found(searched) for layer, search in searches.items()}
-
-
-def _begun(
-    model: nn.Module, layer: str, units: Sequence[int] | None, signs: Sequence[int] | None,
-    example: Tensor, count: int,
-) -> _Search:  # fmt: skip
-    """The search of one layer, its units checked and its field measured."""
-    with record(model, [layer], example=example) as taps:
-        taps.run(example)
-        units = checked_units(layer, units, taps.channels_first(layer).shape[1])
-        field = Field.of(taps, layer, example)
-    return _Search(field, units, checked_signs(signs, units), count, example)

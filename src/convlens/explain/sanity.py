@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -94,14 +95,14 @@ def _randomised(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]
     number = [*model.modules()].index(layer)
     # Children too: some modules draw the weights of those within.
     concerned = {id(tensor) for inner in layer.modules() for _, _, tensor in _tensors(inner)}
-    copies: dict[int, Tensor] = {}  # one for weights that layers share
+    copies: dict = {}  # one for weights that layers share
     replaced = []
     try:
         for module in model.modules():
             for store, name, tensor in _tensors(module):
                 if id(tensor) in concerned:
                     replaced.append((store, name, tensor))
-                    store[name] = copies.setdefault(id(tensor), _copy(tensor))
+                    store[name] = deepcopy(tensor, copies)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed((seed * 2**20 + number) % 2**63)
             _redraw(layer)
@@ -129,8 +130,3 @@ def _tensors(module: nn.Module) -> list[tuple[dict, str, Tensor]]:
         for name, tensor in store.items()
         if tensor is not None
     ]
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy

@@ -64,7 +64,7 @@ def test_a_field_cut_off_by_the_picture():
 
 def test_ascent_on_a_linear_network_climbs_towards_its_kernel():
     model = linear_net()
-    result = gradient_ascent(model, "0", None, size=5, minimum=1, noise=0.001, **ASCENT)
+    result = gradient_ascent(model, "0", None, size=5, noise=0.001, **ASCENT)
     assert result.units == (0, 1, 2, 3) and result.images.shape == (4, 3, 5, 5)
     cosine = torch.cosine_similarity((result.images - 0.5).flatten(1), kernels(model[0]).flatten(1))
     assert cosine.min() > 0.95
@@ -85,7 +85,7 @@ def test_ascent_raises_every_unit_over_its_start_and_stays_in_range():
 
 
 def test_ascent_ends_at_the_edges_of_the_range():
-    options = {"size": 5, "minimum": 1, "noise": 0.0, **ASCENT, "steps": 40}
+    options = {"size": 5, "noise": 0.0, **ASCENT, "steps": 40}
     result = gradient_ascent(linear_net(), "0", [1], **options)
     assert result.images.min() >= 0 and result.images.max() <= 1
     shown = kernels(linear_net()[0])[1]
@@ -205,7 +205,7 @@ def test_pictures_are_scaled_and_turned_about_their_middle():
 
 def test_a_sign_turns_the_climb_round():
     model = linear_net()
-    options = {"size": 5, "minimum": 1, "noise": 0.001, **ASCENT}
+    options = {"size": 5, "noise": 0.001, **ASCENT}
     both = gradient_ascent(model, "0", [2, 2], signs=[1, -1], **options)
     up, down = (both.images - 0.5).flatten(1)
     assert torch.cosine_similarity(up, down, dim=0) < -0.95

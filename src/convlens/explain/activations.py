@@ -55,14 +55,15 @@ def activations(
         UserError: an unknown layer, one that is never called in evaluation mode, or one whose
             output is neither maps nor features (tokens, windows).
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
     with explaining(model), torch.no_grad(), reading(model, layers) as layouts:
         images = ready(model, images)
-        for part in chunks(len(images), batch):
-            for name, output in layer_outputs(layouts, images[part]).items():
-                parts[name].append(layouts.channels_first(name, output))
-        rules = {name: _dead_rule(layouts.modules[name], layouts.readers(name)) for name in parts}
-    return Activations({name: torch.cat(maps) for name, maps in parts.items()}, rules)
+        parts = [layer_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
+        maps = {
+            name: torch.cat([layouts.channels_first(name, part[name]) for part in parts])
+            for name in layers
+        }
+        rules = {name: _dead_rule(layouts.modules[name], layouts.readers(name)) for name in layers}
+    return Activations(maps, rules)
 
 
 DeadRule = Literal["rectified", "constant", "none"]

@@ -190,19 +190,16 @@ def _relu_notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Hooks and attributes that Captum leaves on modules, also where it fails, are taken off."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    modules = list(model.modules())
-    before = [(set(vars(m)), [set(getattr(m, kind)) for kind in kinds]) for m in modules]
+    kinds = ("__dict__", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks",
+             "_backward_pre_hooks")  # fmt: skip
+    stores = [getattr(module, kind) for module in model.modules() for kind in kinds]
+    before = [set(store) for store in stores]
     try:
         yield
     finally:
-        for module, (names, hooks) in zip(modules, before, strict=True):
-            for kind, known in zip(kinds, hooks, strict=True):
-                registered = getattr(module, kind)
-                for key in [key for key in registered if key not in known]:
-                    del registered[key]
-            for name in set(vars(module)) - names:
-                delattr(module, name)
+        for store, known in zip(stores, before, strict=True):
+            for key in set(store) - known:
+                del store[key]
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:

@@ -57,13 +57,6 @@ class Layout:
     def is_map(self) -> bool:
         return self.order is not None and len(self.order) == 4
 
-    def channels_first(self, output: Tensor) -> Tensor:
-        """The layer's output as ``(B, C, h, w)`` or ``(B, C)``: a view, the gradient goes along.
-
-        Only for outputs whose ``order`` is known.
-        """
-        return output.permute(self.order)
-
 
 class AxisTracker(TorchDispatchMode):
     """Follows the axes of the ``images`` ``(B, C, H, W)`` while its ``with`` lasts.
@@ -183,13 +176,12 @@ def _key(tensor: Tensor) -> tuple:
 
 def _map_layout(shape: tuple[int, ...], axes: Axes) -> Layout:
     """Of an output with four axes, the first of which holds the images."""
-    found = {
-        label: [a for a in (1, 2, 3) if axes[a] and labels_of(axes[a]) <= labels]
-        for label, labels in (("H", {"H"}), ("W", {"W"}), ("C", CHANNELS))
-    }
-    named = {a for places in found.values() for a in places}
-    unknown = [a for a in (1, 2, 3) if shape[a] > 1 and a not in named]
-    channels, down, across = found["C"], found["H"], found["W"]
+
+    def places(labels: set[str]) -> list[int]:
+        return [a for a in (1, 2, 3) if axes[a] and labels_of(axes[a]) <= labels]
+
+    channels, down, across = places(CHANNELS), places({"H"}), places({"W"})
+    unknown = [a for a in (1, 2, 3) if shape[a] > 1 and a not in (*channels, *down, *across)]
     if not channels and down and across:
         channels = [a for a in (1, 2, 3) if a not in (down[0], across[0])]
         unknown = []

@@ -8,7 +8,7 @@ for layers that cannot be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -37,11 +37,7 @@ def reading(
         begins = gradients and not output.requires_grad
         return output.detach().requires_grad_() if begins else None
 
-    with ExitStack() as hooks:
-        for name, module in layouts.modules.items():
-            # before Captum's own, which get what this one returns
-            handle = module.register_forward_hook(lambda *call, name=name: see(name, call[-1]))
-            hooks.callback(handle.remove)
+    with layouts.hooked(see):  # before Captum's own hooks, which get what this one returns
         yield layouts
 
 

@@ -17,7 +17,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import cached_batch, chunks, device_of, dtype_of, explaining, ready
-from convlens.explain.receptive import fitting_canvas
+from convlens.explain.receptive import fitting_probe
 from convlens.explain.taps import Taps, record
 
 # On a CPU pictures of more than so many pixels together climb slower than in smaller batches: what
@@ -123,7 +123,6 @@ def gradient_ascent(
     step_size: float,
     seed: int,
     batch: int | None = None,
-    minimum: int = 32,
     noise: float = 0.01,
     smoothing: float = 0.0,
     colours: bool = False,
@@ -161,7 +160,6 @@ def gradient_ascent(
         seed: of the noise and the jitter.
         batch: pictures climbing at once, at most; None for all. On a CPU large ones climb in
             smaller batches, which is faster.
-        minimum: smallest side of the canvas, in pixels.
         noise: standard deviation of the start around grey.
         smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
             0 is off, 1 gives patterns instead of noise.
@@ -178,7 +176,7 @@ def gradient_ascent(
     """
     picture = _grey(model, size, channels)
     with explaining(model), record(model, [layer], example=picture) as taps:
-        units, canvas = _prepare(taps, layer, units, picture, minimum)
+        units, canvas = _prepare(taps, layer, units, picture)
         start = draw_start(units, (channels, *canvas), noise, seed).to(picture)
         climb = Climb(
             taps,
@@ -222,7 +220,6 @@ def ascent_cost(
     channels: int,
     steps: int,
     batch: int | None = None,
-    minimum: int = 32,
 ) -> AscentCost:
     """What :func:`gradient_ascent` will take on this machine, from one timed forward pass.
 
@@ -231,14 +228,14 @@ def ascent_cost(
 
     Args:
         units: how many pictures are wanted.
-        size, channels, steps, batch, minimum: as for :func:`gradient_ascent`.
+        size, channels, steps, batch: as for :func:`gradient_ascent`.
 
     Raises:
         UserError: an unknown layer.
     """
     picture = _grey(model, size, channels)
     with explaining(model), torch.no_grad(), record(model, [layer], example=picture) as taps:
-        _, canvas = _prepare(taps, layer, None, picture, minimum)
+        _, canvas = _prepare(taps, layer, None, picture)
         pictures = picture[..., : canvas[0], : canvas[1]]
         at_once = min(units, cached_batch(batch or units, pictures, _CPU_PIXELS))
         pictures = pictures.repeat(at_once, 1, 1, 1)
@@ -251,11 +248,12 @@ def ascent_cost(
 
 
 def _prepare(
-    taps: Taps, layer: str, units: Sequence[int] | None, picture: Tensor, minimum: int
+    taps: Taps, layer: str, units: Sequence[int] | None, picture: Tensor
 ) -> tuple[list[int], tuple[int, int]]:
     """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
     with torch.no_grad():
-        canvas = fitting_canvas(taps, layer, picture, minimum)
+        probe = fitting_probe(taps, layer, picture)
+        canvas = probe.canvas if probe else tuple(picture.shape[-2:])
         if canvas != tuple(picture.shape[-2:]):
             try:
                 taps.run(picture[..., : canvas[0], : canvas[1]])

@@ -89,18 +89,14 @@ def grad_cam(
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
-    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
-    logits: list[Tensor] = []
     with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
         images = ready(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
-        for part in chunks(len(images), batch):
-            maps, answer = _maps(layouts, images[part], targets[part], relu)
-            for name, each in maps.items():
-                parts[name].append(each)
-            logits.append(answer)
-    maps = {name: torch.cat(pieces) for name, pieces in parts.items()}
-    return GradCam(maps, torch.cat(logits), targets)
+        done = [
+            _maps(layouts, images[part], targets[part], relu) for part in chunks(len(images), batch)
+        ]
+    maps = {name: torch.cat([found[name] for found, _ in done]) for name in layers}
+    return GradCam(maps, torch.cat([logits for _, logits in done]), targets)
 
 
 def _maps(
@@ -130,7 +126,7 @@ def _maps(
             if gradient is None:
                 raise UserError(f"layer {name!r} does not lead to the logits: choose another")
             layout = layouts.layout(name)
-            values, slopes = map(layout.channels_first, (output.detach(), gradient))
+            values, slopes = (each.permute(layout.order) for each in (output.detach(), gradient))
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()

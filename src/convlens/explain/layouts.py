@@ -8,9 +8,9 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -117,6 +117,14 @@ class Layouts:
         readers = frozenset(self._tracker.readers[name])
         return _Known(ref(self.modules[name]), len(shape), channels, layout, readers)
 
+    def hooked(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
+        """Each output of each layer goes through ``hook`` with the layer's name, in a ``with``."""
+        hooks = ExitStack()
+        for name, module in self.modules.items():
+            handle = module.register_forward_hook(lambda *call, name=name: hook(name, call[-1]))
+            hooks.enter_context(handle)
+        return hooks
+
     def run(self, images: Tensor):
         """The network's output; for ``forward`` of :meth:`follow`."""
         # the axes of what happens to the outputs later are nobody's business
@@ -157,7 +165,7 @@ class Layouts:
         layout = self.layout(name)
         if layout.order is None:
             raise UserError(f"layer {name!r} {layout.reason}: choose another layer")
-        return layout.channels_first(output)
+        return output.permute(layout.order)
 
     def readers(self, name: str) -> frozenset[str]:
         """What reads the layer's output: see :attr:`AxisTracker.readers`. After a whole pass."""

@@ -92,19 +92,12 @@ class Field:
         return torch.stack([top, left, top + self.size[0], left + self.size[1]], -1)
 
 
-def fitting_canvas(taps: Taps, layer: str, example: Tensor, minimum: int) -> tuple[int, int]:
-    """``(h, w)`` of a canvas, at least ``minimum``, that holds a unit's receptive field.
+def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
+    """On the first canvas whose edges the middle unit does not see; None without a map.
 
     The first that fits of 32, 48, 64, 96, 128, … pixels, else the size of ``example``: at a
     fraction of the cost of measuring a :class:`Field`.
     """
-    probe = fitting_probe(taps, layer, example)
-    canvas = probe.canvas if probe else tuple(example.shape[-2:])
-    return tuple(min(max(minimum, c), e) for c, e in zip(canvas, example.shape[-2:], strict=True))
-
-
-def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
-    """On the first canvas whose edges the middle unit does not see; None without a map."""
     taps.run(example)
     if taps.channels_first(layer).dim() != 4:
         return None
@@ -115,7 +108,7 @@ def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
             probe = Probe(taps, layer, example[..., :side, :side])
             if min(probe.map) > 2 and not probe.sees_edge:
                 return probe
-        # 32, 48, 64, 96, 128, …: alternately by a half and by a third
+        # alternately by a half and by a third
         side = side * 3 // 2 if side & (side - 1) == 0 else side * 4 // 3
     return Probe(taps, layer, example)
 

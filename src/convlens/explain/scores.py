@@ -36,7 +36,7 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     maps, masks = _on_masks(maps, masks)
     peaks = maps == maps.amax((-2, -1), keepdim=True)
     hits = (peaks & masks).any(-1).any(-1).to(maps.dtype)
-    return hits.masked_fill(flat | constant(maps) | _empty(masks), math.nan)
+    return hits.masked_fill(flat | constant(maps) | ~masks.flatten(1).any(1), math.nan)
 
 
 def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
     """
     maps, masks = _on_masks(maps, masks)
     shares = _shares(maps)
-    return (shares * masks).sum((-2, -1)).masked_fill(_empty(masks), math.nan)
+    return (shares * masks).sum((-2, -1)).masked_fill(~masks.flatten(1).any(1), math.nan)
 
 
 def peak_position(maps: Tensor) -> Tensor:
@@ -183,10 +183,6 @@ def _shares(maps: Tensor) -> Tensor:
     # 0 / 0 and inf / inf give the NaN; dividing by the maximum first spares sums from overflow.
     maps = maps / maps.amax((-2, -1), keepdim=True)
     return maps / maps.sum((-2, -1), keepdim=True)
-
-
-def _empty(masks: Tensor) -> Tensor:
-    return ~masks.any(-1).any(-1)
 
 
 def _within(size: int, width: float) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -93,10 +93,7 @@ def record(
     """
     layouts = Layouts(model, list(layers))
     taps = Taps(layouts)
-    with ExitStack() as hooks:
-        for name, module in layouts.modules.items():
-            handle = module.register_forward_hook(lambda *call, name=name: taps.tap(name, call[-1]))
-            hooks.callback(handle.remove)
+    with layouts.hooked(taps.tap):
         if example is not None:
             taps.stop_at_last(example)
         yield taps

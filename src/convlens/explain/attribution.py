@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_methods import MethodCall, attribution_methods, find_method
+from convlens.explain.captum_methods import MethodCall, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, ready, switched_off
 from convlens.explain.occlusion import class_logits
@@ -99,7 +99,6 @@ def attribute(
         raise ValueError(f"targets must be (B,) for {len(images)} pictures (B, C, H, W)")
     method = find_method(method)
     plan = MethodCall(method, options, batch)
-    inner = plan.inner
     layer = plan.layer_of(model, layer, images)
     if plan.mixes and len(images) < 2:
         raise UserError(f"{method} exchanges parts of pictures, and needs two of them at least")
@@ -112,10 +111,9 @@ def attribute(
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
         class_scores(logits, targets[:, None])  # tells targets that are no classes
-        kind = attribution_methods()[inner or method].__name__
-        overrides = any(word in kind for word in _OVERRIDES_RELU)
-        notes = _relu_notes(model, images[:1], inner or method) if overrides else ()
-        if "lrp" in method or "lrp" in (inner or ""):
+        overrides = any(word in plan.base.__name__ for word in _OVERRIDES_RELU)
+        notes = _relu_notes(model, images[:1], plan.name) if overrides else ()
+        if "lrp" in plan.name:
             model = copy_network(model)
         state.enter_context(_untouched(model))
         # Captum keeps the inputs of activations: they write to fresh memory

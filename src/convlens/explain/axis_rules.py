@@ -50,6 +50,11 @@ def axis_of(label: str | None, size: int) -> Axis:
     return ((label, size),) if size > 1 else ()
 
 
+def _common(labels: set[str | None], size: int) -> Axis:
+    """An axis of the one label that there is; not known where there are several."""
+    return axis_of(next(iter(labels)) if len(labels) == 1 else None, size)
+
+
 def named_axes(labels: str, shape: Sequence[int]) -> Axes:
     """Axes that are one atom each: ``"BCHW"`` of a shape of four."""
     return tuple(axis_of(label, size) for label, size in zip(labels, shape, strict=True))
@@ -89,8 +94,7 @@ def _kept(axes: Axes, shape: Sequence[int]) -> Axes:
         if prod(n for _, n in axis) == size:
             found.append(axis)
         else:
-            labels = labels_of(axis)
-            found.append(axis_of(labels.pop() if len(labels) == 1 else None, size))
+            found.append(_common(labels_of(axis), size))
     return tuple(found)
 
 
@@ -112,8 +116,7 @@ def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> 
             found.append(sure[0])
         else:
             labels = set().union(*map(labels_of, sure))
-            labels = {"C"} if labels <= CHANNELS else labels
-            found.append(axis_of(labels.pop() if len(labels) == 1 else None, size))
+            found.append(_common({"C"} if labels <= CHANNELS else labels, size))
     return tuple(found)
 
 
@@ -178,8 +181,7 @@ def _joined(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
     pieces = [(t, a) for t, a in zip(given, known, strict=True) if t.dim() == rank]
     found = list(_broadcast(*zip(*pieces, strict=True), shape))
     labels = [set() if axes is None else labels_of(axes[place]) for _, axes in pieces]
-    same = all(labels) and all(len(each) == 1 and each == labels[0] for each in labels)
-    found[place] = axis_of(next(iter(labels[0])) if same else None, shape[place])
+    found[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
     return tuple(found)
 
 

@@ -71,6 +71,7 @@ class MethodCall:
     """One method with its options: how it is built, what it is called with, and on how much.
 
     Attributes:
+        name, base: the method that explains, which ``noise_tunnel`` is called with; its class.
         alone: pictures are explained one by one: the method samples, multiplies its pictures, or
             needs features of their own.
         mixes: the method compares pictures of a batch, which must stay whole.
@@ -79,9 +80,9 @@ class MethodCall:
     def __init__(self, method: str, options: dict, batch: int | None):
         known, options = attribution_methods(), dict(options)
         inner = find_method(options.pop("of", "saliency")) if method == "noise_tunnel" else None
-        self.method, self.inner, self.batch = method, inner, batch
-        self.kind = known[method]
-        self.base = known[inner] if inner else self.kind  # the one that explains
+        self.method, self.batch, self.kind = method, batch, known[method]
+        self.name = inner or method
+        self.base = known[self.name]
         if inner == "noise_tunnel":
             raise UserError("noise_tunnel cannot average itself: of=saliency, …")
         self.building = _parameters(self.base.__init__)
@@ -97,7 +98,7 @@ class MethodCall:
         samples = {"n_samples", "nt_samples"} & (self.calling | outer)
         multiplies = {"internal_batch_size", "perturbations_per_eval"} & self.calling
         alike = "layer_mask" in self.calling  # Captum does not repeat targets there
-        self.mixes = "permutation" in f"{method} {inner}"
+        self.mixes = "permutation" in self.name
         self.shap = "Shap" in self.base.__name__ and "feature_mask" not in self.calling
         self.alone = not self.mixes and bool(
             samples or self.shap or alike or (multiplies and batch)
@@ -106,7 +107,7 @@ class MethodCall:
     def layer_of(self, model: nn.Module, layer: str | None, images: Tensor) -> str | None:
         if "layer" not in self.building:
             if layer is not None:
-                raise UserError(f"{self.inner or self.method} explains no layer: leave layer out")
+                raise UserError(f"{self.name} explains no layer: leave layer out")
             return None
         if layer is None:
             layer, why = feature_map(model, images[:1])
@@ -128,7 +129,7 @@ class MethodCall:
         if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
             # it averages over axes 2 and 3, whatever they are
             raise UserError(
-                f"{self.inner or self.method} takes axis 1 for the channels, but layer {layer!r} "
+                f"{self.name} takes axis 1 for the channels, but layer {layer!r} "
                 "holds them elsewhere: choose a convolution, or the method grad_cam"
             )
         words = self._defaults(images.detach())
@@ -145,16 +146,14 @@ class MethodCall:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of hooks, which are gone again behind it
                 explainer = self.base(network, **building)
-                if self.inner:
+                if self.base is not self.kind:
                     explainer = self.kind(explainer)
                 found = explainer.attribute(images, **words)
         except Exception as error:
             if not self._refuses(error):
                 raise  # such as memory
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{self.inner or self.method} cannot explain this network so: {reason}"
-            ) from error
+            raise UserError(f"{self.name} cannot explain this network so: {reason}") from error
         found = found[0] if isinstance(found, tuple) else found
         if self.base.__name__.startswith("Layer") and layout.order:
             found = found.permute(layout.order) if found.shape[1:] == shape[1:] else found
@@ -172,7 +171,7 @@ class MethodCall:
         return (
             isinstance(error, _REFUSALS)
             # of layers without a rule
-            or (isinstance(error, AttributeError) and "lrp" in f"{self.method} {self.inner}")
+            or (isinstance(error, AttributeError) and "lrp" in self.name)
             # of layers used twice, tensors changed in place
             or (isinstance(error, RuntimeError) and ("inplace" in text or "more than once" in text))
         )

@@ -253,14 +253,7 @@ def _prepare(
     """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
     with torch.no_grad():
         probe = fitting_probe(taps, layer, picture)
-        canvas = probe.canvas if probe else tuple(picture.shape[-2:])
-        if canvas != tuple(picture.shape[-2:]):
-            try:
-                taps.run(picture[..., : canvas[0], : canvas[1]])
-            except (RuntimeError, ValueError, AssertionError):
-                # Some networks insist on their input size, whatever the layer would need.
-                canvas = tuple(picture.shape[-2:])
-                taps.run(picture)
+    canvas = probe.canvas if probe else tuple(picture.shape[-2:])
     return checked_units(layer, units, taps.channels_first(layer).shape[1]), canvas
 
 

@@ -91,7 +91,7 @@ class OutputReader(ExitStack):
             return rows
         if call is not None and same_values(call.made, rows):
             return self._before(call, rows)
-        itself = isinstance(self._model, tuple(MODULES))  # the network is the softmax
+        itself = isinstance(self._model, MODULES)  # the network is the softmax
         if self._outputs == "auto" and not itself:
             refuse_probabilities(rows)
             return rows
@@ -99,7 +99,7 @@ class OutputReader(ExitStack):
 
     def _before(self, call: SoftmaxCall, rows: Tensor) -> Tensor:
         """What the network's last layer was given, as the rows of logits that it is."""
-        if call.kind == "sigmoid":
+        if call.sigmoid:
             if rows.shape[1] > 1:
                 raise multi_label_error(call.name, rows)
         elif not over_classes(call, rows):

@@ -15,14 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from convlens.core.errors import UserError
 
-MODULES = {
-    nn.Softmax: "softmax", nn.Softmax2d: "softmax", nn.LogSoftmax: "log_softmax",
-    nn.Sigmoid: "sigmoid",
-}  # fmt: skip
-_FUNCTIONS = {
-    "softmax": "softmax", "special_softmax": "softmax", "log_softmax": "log_softmax",
-    "special_log_softmax": "log_softmax", "sigmoid": "sigmoid", "special_expit": "sigmoid",
-}  # fmt: skip
+MODULES = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Sigmoid)
+_SOFTMAXES = {"softmax", "special_softmax", "log_softmax", "special_log_softmax"}
+_SIGMOIDS = {"sigmoid", "special_expit"}
 _NODES = {
     "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax",
     "SigmoidBackward0": "sigmoid",
@@ -42,13 +37,13 @@ class SoftmaxCall:
     """A softmax, log-softmax or sigmoid that was called.
 
     Attributes:
-        kind: one of these three.
+        sigmoid: it is one.
         name: as a person finds it in the network.
         dim: the softmax's axis; None for a sigmoid.
         given, made: its input and its output.
     """
 
-    kind: str
+    sigmoid: bool
     name: str
     dim: int | None
     given: Tensor
@@ -59,15 +54,14 @@ def hook_modules(model: nn.Module, note: Callable[[SoftmaxCall], None]) -> ExitS
     """The network's modules of this kind tell ``note`` of each call, until the stack is closed."""
     hooks = ExitStack()
     for name, module in model.named_modules():
-        kind = next((k for each, k in MODULES.items() if isinstance(module, each)), None)
-        if kind:
+        if isinstance(module, MODULES):
             called = f"{type(module).__name__} ({name})" if name else type(module).__name__
 
-            def hook(module, given, made, kind=kind, called=called):
+            def hook(module, given, made, called=called):
                 dim = -3 if isinstance(module, nn.Softmax2d) else getattr(module, "dim", None)
-                note(SoftmaxCall(kind, called, dim, given[0], made))
+                note(SoftmaxCall(isinstance(module, nn.Sigmoid), called, dim, given[0], made))
 
-            hooks.callback(module.register_forward_hook(hook).remove)
+            hooks.enter_context(module.register_forward_hook(hook))
     return hooks
 
 
@@ -82,10 +76,11 @@ class SoftmaxFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        kind = _FUNCTIONS.get(name)
-        if kind and isinstance(made, Tensor) and args and isinstance(args[0], Tensor):
-            dim = None if kind == "sigmoid" else kwargs.get("dim", (*args, None)[1])
-            self._note(SoftmaxCall(kind, f"a call of {name}", dim, args[0], made))
+        known = name in _SOFTMAXES | _SIGMOIDS
+        if known and isinstance(made, Tensor) and args and isinstance(args[0], Tensor):
+            sigmoid = name in _SIGMOIDS
+            dim = None if sigmoid else kwargs.get("dim", (*args, None)[1])
+            self._note(SoftmaxCall(sigmoid, f"a call of {name}", dim, args[0], made))
         return made
 
 

@@ -107,13 +107,11 @@ def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> 
             at = place - (len(shape) - tensor.dim())
             if axes is not None and at >= 0 and tensor.shape[at] == size:
                 said.append(axes[at])
-        sure = [axis for axis in said if None not in labels_of(axis)]
+        sure = {axis for axis in said if None not in labels_of(axis)} or {*said[:1]}
         if size == 1 or not said:
             found.append(axis_of(None, size))
-        elif not sure:
-            found.append(said[0])
-        elif all(axis == sure[0] for axis in sure):
-            found.append(sure[0])
+        elif len(sure) == 1:
+            found += sure
         else:
             labels = set().union(*map(labels_of, sure))
             found.append(_common({"C"} if labels <= CHANNELS else labels, size))

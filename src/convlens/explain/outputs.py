@@ -143,16 +143,12 @@ def _hooks_of(model: nn.Module) -> tuple[Callable, Callable]:
     if not isinstance(model, torch.jit.ScriptModule):
         return model.register_forward_pre_hook, model.register_forward_hook
 
-    def only(hook: Callable) -> Callable:
-        return lambda module, *given: hook(module, *given) if module is model else None
+    def only(register: Callable) -> Callable:
+        return lambda hook, **options: register(
+            lambda module, *given: hook(module, *given) if module is model else None, **options
+        )
 
-    def before(hook: Callable):
-        return register_module_forward_pre_hook(only(hook))
-
-    def behind(hook: Callable, **options):
-        return register_module_forward_hook(only(hook), **options)
-
-    return before, behind
+    return only(register_module_forward_pre_hook), only(register_module_forward_hook)
 
 
 @contextmanager

@@ -66,11 +66,9 @@ def peak_position(maps: Tensor) -> Tensor:
     tensor([[0.7500, 0.7500]])
     """
     maps = numbers(maps).clamp_min(0)
-    height, width = maps.shape[-2:]
-    place = maps.flatten(1).argmax(1)
-    row = (place.div(width, rounding_mode="floor") + 0.5) / height
-    column = (place % width + 0.5) / width
-    position = torch.stack([row, column], 1).to(maps.dtype)
+    size = maps.shape[-2:]
+    places = torch.stack(torch.unravel_index(maps.flatten(1).argmax(1), size), 1)
+    position = ((places + 0.5) / places.new_tensor(size)).to(maps.dtype)
     return position.masked_fill(constant(maps)[:, None], math.nan)
 
 

@@ -60,7 +60,7 @@ def divide(
     console.print(table)
     found = list_pictures(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
     groups = find_twins(found)
-    leaks = leaks_line(duplicates(found, groups))
+    leaks = leaks_line(found, duplicates(found, groups))
     for line in (*notes, conflicts_line(found, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)

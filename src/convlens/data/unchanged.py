@@ -15,7 +15,7 @@ from convlens.data.index.digests import UNREAD
 from convlens.data.index.files import size_and_time
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import composed
+from convlens.data.index.names import same_name
 from convlens.data.index.tables import csv_line, read_table
 from convlens.data.pixels.pictures import Dataset
 
@@ -67,7 +67,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
     for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
-        if noted is None or found is None or not _same(noted, found):
+        if noted is None or found is None or not same_name(noted[1]["file"], found[0][0]):
             raise UserError(
                 f"{path} does not name the pictures of this run in their order: it was changed; "
                 f"remove it to go on without knowing whether the pictures are as they were"
@@ -90,12 +90,6 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
         f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
         f"is not what it would have been"
     )
-
-
-def _same(noted: tuple[int, dict], found: tuple) -> bool:
-    """Whether both are of one name, in whichever spelling of its accents."""
-    name = noted[1]["file"]
-    return name == found[0][0] or composed(name) == composed(found[0][0])
 
 
 def _hexadecimal(digest: int) -> str:

@@ -121,7 +121,7 @@ def _check_split(before: Listing, now: Listing) -> None:
     if len(moved):
         row = int(moved[0])
         raise UserError(
-            f"{now.name_of(row)} was in {before.splits[row]} when the run began and would be in "
+            f"{now.files.name(row)} was in {before.splits[row]} when the run began and would be in "
             f"{now.splits[row]} now ({len(moved)} such): images were added to {now.directory} or "
             f"removed; put them back as they were, or start a new run"
         )

@@ -16,7 +16,7 @@ from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import list_pictures
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits, split
-from convlens.data.index.twins import duplicates
+from convlens.data.index.twins import duplicates, find_twins
 
 NAMES = ["a/1.jpg", "a/deep/2.jpg", "b/ünï.jpg", "b/字.png", "b/..odd.jpg"]
 
@@ -26,7 +26,7 @@ def test_paths_come_back_as_they_were(directory):
     root = Path(directory)
     paths = [root / name for name in NAMES]
     files = Files.of(paths, root)
-    assert list(files) == paths and files == tuple(paths) and len(files) == 5
+    assert list(files) == paths and len(files) == 5
     assert [files[i] for i in range(-5, 5)] == paths + paths
     assert list(files.names()) == [files.name(i) for i in range(5)] == NAMES
     assert list(files.located()) == [os.fsencode(path) for path in paths]
@@ -52,9 +52,9 @@ def test_rows_of_rows():
     assert [path.stem for path in some] == ["7", "2", "9", "4"]
     assert [path.stem for path in some[1:][np.array([2, 0])]] == ["4", "2"]
     assert [path.stem for path in some[::-1]] == ["4", "9", "2", "7"] and some[-1].stem == "4"
-    assert list(Texts(some)) == ["7.jpg", "2.jpg", "9.jpg", "4.jpg"] == Texts(some)
-    assert Texts(some)[1] == "2.jpg" and Texts(some) != Texts(files)
-    assert some != files and len(files[np.array([], int)]) == 0
+    assert list(Texts(some)) == ["7.jpg", "2.jpg", "9.jpg", "4.jpg"]
+    assert Texts(some)[1] == "2.jpg" and list(Texts(some)[1:3]) == ["2.jpg", "9.jpg"]
+    assert len(files[np.array([], int)]) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097])
@@ -85,7 +85,7 @@ def tree(root: Path, pictures: int, classes: int) -> Path:
 
 def whole_index(root: Path):
     found = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
-    assert duplicates(found) == []
+    assert duplicates(found, find_twins(found)) == []
     write_split(root.parent / "split.csv", found)
     assert (read_split(root.parent / "split.csv", found).splits == found.splits).all()
     return found
@@ -132,7 +132,7 @@ def test_every_file_is_asked_once_by_each_step_whatever_the_number_of_classes(
         root = tree(tmp_path / str(classes) / "d", 400, classes)
         calls.clear()
         listing = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
-        duplicates(listing)
+        duplicates(listing, find_twins(listing))
         found[classes] = Counter(calls)
     for classes, count in found.items():
         assert count["open"] == count["pread"] == 400
@@ -177,10 +177,10 @@ def test_equal_ends_are_read_whole(tmp_path):
                          ("validation/b", b"2"), ("test/a", b"4"), ("test/b", b"5")):  # fmt: skip
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.jpg").write_bytes(head + tail)
-    found = duplicates(list_pictures(tmp_path))
-    assert [(twin.first, twin.second) for twin in found] == [
-        (tmp_path / "train/b/x.jpg", tmp_path / "validation/b/x.jpg")
-    ]
+    found = list_pictures(tmp_path)
+    ((second, first),) = duplicates(found, find_twins(found))
+    assert found.files.name(first) == "train/b/x.jpg"
+    assert found.files.name(second) == "validation/b/x.jpg"
 
 
 def test_a_split_file_in_another_order_is_read_too(tmp_path):

@@ -160,13 +160,13 @@ def test_a_file_with_a_pictures_name_that_is_none_says_what_it_is(tmp_path, cont
 def test_no_file_is_opened_twice_and_none_whose_name_tells(plain, monkeypatch):
     put(plain, **{"cats/deep/a": encoded(seed=1), "dogs/b": encoded(seed=2), "c": b"readme"})
     opened = []
-    real = os.open
+    real = open
 
     def counting(path, *args, **kwargs):
         opened.append(os.path.basename(path))
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr("convlens.data.index.kinds.os.open", counting)
+    monkeypatch.setattr("builtins.open", counting)
     assert len(list_pictures(plain)) == 10
     assert sorted(opened) == ["a", "b", "c"]
 

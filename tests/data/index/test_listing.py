@@ -22,7 +22,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def names(listing) -> list[str]:
-    return [listing.name_of(index) for index in range(len(listing))]
+    return list(listing.files.names())
 
 
 def refused(*args, **kwargs) -> str:

@@ -10,7 +10,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing, list_pictures
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits, split
-from convlens.data.index.twins import duplicates
+from convlens.data.index.twins import duplicates, find_twins
 
 
 def labels_of(*sizes: int) -> np.ndarray:
@@ -212,9 +212,9 @@ def test_duplicates_across_splits_only(tmp_path):
         (tmp_path / f"{name}.jpg").write_text(text)
     listing = list_pictures(tmp_path)
     found = [
-        (d.first.relative_to(tmp_path).as_posix(), d.first_split,
-         d.second.relative_to(tmp_path).as_posix(), d.second_split)
-        for d in duplicates(listing)
+        (listing.files.name(first), listing.splits[first],
+         listing.files.name(second), listing.splits[second])
+        for second, first in duplicates(listing, find_twins(listing))
     ]  # fmt: skip
     assert found == [
         ("train/a/1.jpg", "train", "validation/a/1.jpg", "validation"),
@@ -223,4 +223,5 @@ def test_duplicates_across_splits_only(tmp_path):
 
 
 def test_no_duplicates_without_splits(folder):
-    assert duplicates(list_pictures(folder)) == []
+    listing = list_pictures(folder)
+    assert duplicates(listing, find_twins(listing)) == []

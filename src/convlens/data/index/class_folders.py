@@ -12,7 +12,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.data.index import layout
 from convlens.data.index.files import Gathering
-from convlens.data.index.folders import Walk, shown
+from convlens.data.index.folders import Walk, counted, shown
 from convlens.data.index.kinds import FOREIGN, WAY_OUT
 from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, split_of, suggested_pattern
 
@@ -76,7 +76,7 @@ def _add_class(
     found = list(walk.below(folder))
     for part, names in found:
         lead = lead_of(part, rows.directory)
-        rows.add_all(split, label, [lead + name for name in names])
+        rows.add(split, label, [lead + name for name in names])
     return found
 
 
@@ -84,7 +84,7 @@ def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
     """One line on the folders that seem to hold what others hold already."""
     if not copies:
         return []
-    folders = "1 folder" if len(copies) == 1 else f"{len(copies)} folders"
+    folders = counted(len(copies), "folder", "folders")
     names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
     return [
         f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
@@ -95,8 +95,7 @@ def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
 
 def nothing_in(folder: Path, keys: Keys) -> UserError:
     walk = Walk(folder)
-    for _ in walk.below(folder):
-        pass
+    _ = [*walk.below(folder)]
     seen = f", only {walk.left_out()}" if walk.unused else ""
     wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(

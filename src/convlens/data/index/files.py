@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.data.index.labels import SPLITS
 from convlens.data.index.names import composed
 
 _CHUNK = 4096  # names looked up at a time
@@ -41,14 +42,9 @@ class Files(Sequence[Path]):
         starts: np.ndarray,
     ):
         self.directory = Path(directory)
-        self._text, self._starts, self._rows = text, starts, None
+        self._text, self._starts = text, starts
+        self._rows: range | np.ndarray = range(len(starts) - 1)  # a range takes no memory
         self._plain = _is_plain(text, starts)
-
-    def _some(self, rows: np.ndarray) -> Files:
-        """These rows of the whole block, which is shared and not looked through again."""
-        some = copy(self)
-        some._rows = rows
-        return some
 
     @classmethod
     def of(cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()) -> Files:
@@ -67,34 +63,27 @@ class Files(Sequence[Path]):
         return cls(directory, bytes(text), np.cumsum(lengths, dtype=np.int64))
 
     def __len__(self) -> int:
-        return len(self._starts) - 1 if self._rows is None else len(self._rows)
+        return len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice | np.ndarray):
-            rows = np.arange(len(self)) if self._rows is None else self._rows
-            return self._some(rows[index])
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"file {index} of {len(self)}")
+            some = copy(self)  # of the same block, which is shared and not looked through again
+            some._rows = _as_array(self._rows)[index]
+            return some
         return self.directory / os.fsdecode(self._encoded(index))
 
     def __iter__(self) -> Iterator[Path]:
         return (self.directory / os.fsdecode(name) for name in self.encoded())
 
-    def __eq__(self, other: object) -> bool:
-        return _equal(self, other)
-
-    __hash__ = None
-
     def _encoded(self, index: int) -> bytes:
-        row = index % len(self) if self._rows is None else self._rows[index]
+        row = self._rows[index]
         return self._text[self._starts[row] : self._starts[row + 1]]
 
     def encoded(self) -> Iterator[bytes]:
         """The names as the file system spells them, without the directory."""
         text = self._text
         for first in range(0, len(self), _CHUNK):
-            chunk = slice(first, min(first + _CHUNK, len(self)))
-            rows = np.arange(chunk.start, chunk.stop) if self._rows is None else self._rows[chunk]
+            rows = _as_array(self._rows[first : first + _CHUNK])
             starts, stops = self._starts[rows].tolist(), self._starts[rows + 1].tolist()
             for start, stop in zip(starts, stops, strict=True):
                 yield text[start:stop]
@@ -109,9 +98,7 @@ class Files(Sequence[Path]):
 
     def located(self) -> Iterator[bytes]:
         """The paths as the system's calls take them, with the directory."""
-        if self.directory == Path():
-            return self.encoded()
-        directory = os.fsencode(self.directory)
+        directory = b"" if self.directory == Path() else os.fsencode(self.directory)
         if not self._plain:
             return (os.path.join(directory, name) for name in self.encoded())
         lead = os.path.join(directory, b"")
@@ -123,6 +110,10 @@ class Files(Sequence[Path]):
             return map(os.path.abspath, self)
         lead = os.path.join(os.path.abspath(self.directory), "")
         return (lead + os.fsdecode(name) for name in self.encoded())
+
+
+def _as_array(rows: range | np.ndarray) -> np.ndarray:
+    return np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
 
 
 def _is_plain(text: bytes, starts: np.ndarray) -> bool:
@@ -150,18 +141,6 @@ class Texts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(str, self.files)
 
-    def __eq__(self, other: object) -> bool:
-        return _equal(self, other)
-
-    __hash__ = None
-
-
-def _equal(one: Sequence, other: object) -> bool:
-    """Item by item, whatever kind of sequence the other is."""
-    if not isinstance(other, Sequence) or isinstance(other, str) or len(one) != len(other):
-        return False
-    return all(mine == its for mine, its in zip(one, other, strict=True))
-
 
 def _spelt(name: bytes) -> str:
     text = os.fsdecode(name)
@@ -175,11 +154,10 @@ class Gathering:
 
     Args:
         directory: that names are relative to.
-        splits: the names of splits, in the order that pictures are sorted in.
     """
 
-    def __init__(self, directory: Path, splits: Sequence[str]):
-        self.directory, self.splits = directory, tuple(splits)
+    def __init__(self, directory: Path):
+        self.directory = directory
         self._text, self._lengths = bytearray(), array("q")
         self._labels, self._splits = array("i"), array("b")
         self._known: dict[str, int] = {}  # class -> number, in the order they were met
@@ -192,25 +170,17 @@ class Gathering:
         """Composed (see :mod:`convlens.data.index.names`) and sorted bytewise."""
         return tuple(sorted(self._known, key=os.fsencode))
 
-    def add(self, split: str | None, label: str, name: str) -> None:
-        """One picture; ``split`` None for all or for none."""
-        encoded = os.fsencode(name)
-        self._text += encoded
-        self._lengths.append(len(encoded))
-        self._labels.append(self._known.setdefault(composed(label), len(self._known)))
-        self._splits.append(-1 if split is None else self.splits.index(split))
-
-    def add_all(self, split: str | None, label: str, names: Sequence[str]) -> None:
-        """Many pictures of one class."""
+    def add(self, split: str | None, label: str, names: Sequence[str]) -> None:
+        """Pictures of one class; ``split`` None for all or for none."""
         if not names:
             return
         encoded = list(map(os.fsencode, names))
         self._text += b"".join(encoded)
         self._lengths.extend(map(len, encoded))
         number = self._known.setdefault(composed(label), len(self._known))
-        self._labels.frombytes(np.full(len(names), number, np.intc).tobytes())
-        place = -1 if split is None else self.splits.index(split)
-        self._splits.frombytes(np.full(len(names), place, np.int8).tobytes())
+        place = -1 if split is None else SPLITS.index(split)
+        self._labels.extend(array("i", [number]) * len(names))
+        self._splits.extend(array("b", [place]) * len(names))
 
     def sorted(self) -> tuple[Files, np.ndarray, np.ndarray | None]:
         """Files, labels (N,) int64 into ``class_names``, splits (N,) str or None.
@@ -230,7 +200,7 @@ class Gathering:
             np.cumsum(np.diff(starts)[order], out=starts[1:])
             files = Files(self.directory, text, starts)
             labels, splits = labels[order], splits[order]
-        named = None if splits[0] < 0 else np.array(self.splits)[splits]
+        named = None if splits[0] < 0 else np.array(SPLITS)[splits]
         return files, labels.astype(np.int64, copy=False), named
 
 

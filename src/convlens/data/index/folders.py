@@ -62,6 +62,15 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join(first[:_SHOWN]) + (", …" if len(first) > _SHOWN else "")
 
 
+def counted(count: int, one: str, more: str) -> str:
+    """A count and what is counted.
+
+    >>> counted(1, "file is", "files are"), counted(2, "file is", "files are")
+    ('1 file is', '2 files are')
+    """
+    return f"{count} {one if count == 1 else more}"
+
+
 @dataclass
 class Named:
     """How many there are, and the names of the first of them."""
@@ -113,9 +122,7 @@ class Walk:
         It is remembered, so that no folder is read and no file opened twice: for the few folders
         that tell a layout.
         """
-        if folder not in self._seen:
-            self._seen[folder] = _content(folder)
-        found = self._seen[folder]
+        found = self._seen[folder] = self._seen.get(folder) or _content(folder)
         return found.folders, found.pictures
 
     def below(
@@ -131,9 +138,8 @@ class Walk:
             return
         found = self._seen.get(folder) or _content(folder)
         for kind, name in found.unused:
-            if name.lower().endswith(self._companions):
-                continue
-            self.unused.setdefault(kind, Named()).add(self._name(folder, name))
+            if not name.lower().endswith(self._companions):
+                self.unused.setdefault(kind, Named()).add(self._name(folder, name))
         for name in found.by_content:
             self.by_content.add(self._name(folder, name))
         yield folder, found.pictures
@@ -142,9 +148,7 @@ class Walk:
 
     def pictures(self, folder: Path) -> Iterator[Path]:
         """Every picture below ``folder``."""
-        for inner, names in self.below(folder):
-            for name in names:
-                yield inner / name
+        return (inner / name for inner, names in self.below(folder) for name in names)
 
     def _name(self, folder: Path, name: str) -> str:
         return (folder / name).relative_to(self.root).as_posix()
@@ -159,14 +163,12 @@ class Walk:
         lines = []
         if self.unused:
             count = sum(named.count for named in self.unused.values())
-            files = "1 file" if count == 1 else f"{count} files"
-            verb = "is" if count == 1 else "are"
+            files = counted(count, f"file {where} is", f"files {where} are")
             advice = f"; {WAY_OUT} to use them" if set(self.unused) & set(FOREIGN) else ""
-            lines.append(f"{files} {where} {verb} not used: {self.left_out()}{advice}")
+            lines.append(f"{files} not used: {self.left_out()}{advice}")
         if self.by_content.count:
-            images = "1 image" if self.by_content.count == 1 else f"{self.by_content.count} images"
-            verb = "is" if self.by_content.count == 1 else "are"
-            lines.append(f"{images} {verb} recognised by content, not by name: {self.by_content}")
+            images = counted(self.by_content.count, "image is", "images are")
+            lines.append(f"{images} recognised by content, not by name: {self.by_content}")
         return lines
 
 

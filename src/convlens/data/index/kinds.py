@@ -16,47 +16,37 @@ FOREIGN = (
 )  # fmt: skip
 WAY_OUT = "convert images to JPEG or PNG"
 
-_MARKS = (  # (where, bytes, kind)
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (0, b"GIF87a", "GIF"),
-    (0, b"GIF89a", "GIF"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (8, b"CR\x02", "camera RAW"),
-    (0, b"FUJIFILMCCD-RAW", "camera RAW"),
-    (0, b"IIRO", "camera RAW"),
-    (0, b"IIU\0", "camera RAW"),
-    (0, b"FOVb", "camera RAW"),
-    (0, b"8BPS", "PSD"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"\0\0\1\0", "ICO"),
-    (0, b"\x76\x2f\x31\x01", "EXR"),
-    (128, b"DICM", "DICOM"),
-    (344, b"n+1\0", "NIfTI"),
-    (0, b"\x1a\x45\xdf\xa3", "video"),
-    (0, b"\0\0\1\xba", "video"),
-    (0, b"\0\0\1\xb3", "video"),
-    (0, b"FLV\1", "video"),
-    (0, b"OggS", "audio or video"),
-    (0, b"ID3", "audio"),
-    (0, b"PK\3\4", "archive"),
-    (0, b"\x1f\x8b", "archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "archive"),
-    (0, b"Rar!", "archive"),
-    (257, b"ustar", "archive"),
-    (0, b"\x93NUMPY", "NumPy array"),
-    (0, b"\x89HDF", "HDF5"),
-    (0, b"SQLite format 3", "database"),
-)
+_STARTS = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "camera RAW": (b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0", b"FOVb"),
+    "PSD": (b"8BPS",),
+    "PDF": (b"%PDF",),
+    "PostScript": (b"%!PS",),
+    "ICO": (b"\0\0\1\0",),
+    "EXR": (b"\x76\x2f\x31\x01",),
+    "video": (b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1"),
+    "audio or video": (b"OggS",),
+    "audio": (b"ID3",),
+    "archive": (b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!"),
+    "NumPy array": (b"\x93NUMPY",),
+    "HDF5": (b"\x89HDF",),
+    "database": (b"SQLite format 3",),
+}
+_INSIDE = {  # kind: (where, bytes)
+    "camera RAW": (8, b"CR\x02"),
+    "DICOM": (128, b"DICM"),
+    "NIfTI": (344, b"n+1\0"),
+    "archive": (257, b"ustar"),
+}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # These are TIFF files by their bytes, with a thumbnail where a TIFF has its image.
 _RAW_NAMES = (".dng", ".nef", ".nrw", ".arw", ".sr2", ".pef", ".srw", ".3fr", ".iiq", ".dcr")
 _BRANDS = {
-    "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+    "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"),
     "AVIF": (b"avif", b"avis"),
     "camera RAW": (b"crx ",),
     "audio": (b"M4A ", b"M4B "),
@@ -76,7 +66,10 @@ def kind_of(head: bytes, name: str = "") -> str:
     """
     if not head:
         return "empty"
-    for place, mark, kind in _MARKS:
+    for kind, marks in _STARTS.items():
+        if head.startswith(marks):
+            return kind
+    for kind, (place, mark) in _INSIDE.items():
         if head.startswith(mark, place):
             return kind
     if head.startswith(_TIFF):
@@ -97,13 +90,9 @@ def _branded(head: bytes) -> str:
     """
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[start : start + 4] for start in range(16, end, 4))]
-    first = brands[0] if brands[0] not in (b"mif1", b"msf1") else None
-    for kind, marks in _BRANDS.items():
-        if first in marks:
-            return kind
-    if first is None:
-        return "AVIF" if any(brand in _BRANDS["AVIF"] for brand in brands) else "HEIC"
-    return "video"
+    if brands[0] in (b"mif1", b"msf1"):
+        return "AVIF" if set(brands) & set(_BRANDS["AVIF"]) else "HEIC"
+    return next((kind for kind, marks in _BRANDS.items() if brands[0] in marks), "video")
 
 
 def _written(head: bytes) -> str:
@@ -132,10 +121,7 @@ def kind_of_file(path: str | os.PathLike) -> str:
     The caller has made sure that it is a file: a pipe would be waited for.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            return kind_of(os.read(descriptor, HEAD), os.fspath(path))
-        finally:
-            os.close(descriptor)
+        with open(path, "rb", buffering=0) as file:
+            return kind_of(file.read(HEAD), os.fspath(path))
     except OSError as error:
         return f"unreadable: {error.strerror}"

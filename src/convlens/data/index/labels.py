@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,39 +104,28 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
 
 def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
     """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
-    shape = compiled(pattern, keys)
-    found: list[str] = []
-    known: dict[str, str] = {}  # one text a class, not one a picture
-    odd, empty = None, None
-    for name in names:
-        match = shape.fullmatch(composed(name))
-        if match is None:
-            odd = odd or name
-            continue
-        label = match["class"]
-        empty = empty or (name if not label else None)
-        found.append(known.setdefault(label, label))
-    if odd is not None:
-        fitting = len(found) or "none"
+    matches = map(compiled(pattern, keys).fullmatch, map(composed, names))
+    # interned: one text a class, not one a picture
+    found = [match and sys.intern(match["class"] or "") for match in matches]
+    if None in found:
+        fitting = len(found) - found.count(None) or "none"
         raise UserError(
-            f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: {odd} "
-            "does not; mend the pattern, or move what is not meant out of the folder"
+            f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: "
+            f"{names[found.index(None)]} does not; mend the pattern, or move what is not meant out "
+            "of the folder"
         )
-    if empty is not None:
-        raise UserError(f"{keys.pattern}={pattern} finds an empty class in {folder / empty}")
+    if "" in found:
+        empty = folder / names[found.index("")]
+        raise UserError(f"{keys.pattern}={pattern} finds an empty class in {empty}")
     return found
 
 
 def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
     """A pattern that all names follow and that gives two or more classes."""
-    # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here.
-    trials = {
-        PATTERN_EXAMPLE: "{class}.{number}.*",
-        "{class}_{number}.*": "{class}_{number}.*",
-        "{class}-{number}.*": "{class}-{number}.*",
-    }
-    for shown, strict in trials.items():
-        matches = [compiled(strict, keys).fullmatch(composed(name)) for name in names]
+    for shown in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
+        # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here
+        shape = compiled("{class}.{number}.*" if shown == PATTERN_EXAMPLE else shown, keys)
+        matches = [shape.fullmatch(composed(name)) for name in names]
         if all(matches) and 2 <= len({match["class"] for match in matches}) < len(names):
             return shown
     return None

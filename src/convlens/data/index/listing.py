@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +64,6 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files)
 
-    def name_of(self, index: int) -> str:
-        """File ``index`` relative to ``directory`` with forward slashes; absolute if outside it."""
-        return self.files.name(index)
-
 
 def list_pictures(
     directory: str | os.PathLike,
@@ -104,19 +102,18 @@ def list_pictures(
     root = _existing(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
-    rows, walk, notes = Gathering(root, SPLITS), Walk(root, companions), []
+    rows, walk, notes = Gathering(root), Walk(root, companions), []
     if csv is not None:
         for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
             inside = file.is_relative_to(root)
-            rows.add(split, label, str(file.relative_to(root) if inside else file))
-    elif pattern is not None:
-        for split, folder in _parts(root, walk, keys, False, for_test).items():
-            _add_by_pattern(rows, split, folder, pattern, walk, keys)
-        notes += walk.notes(f"in {root}")
+            rows.add(split, label, [str(file.relative_to(root) if inside else file)])
     else:
-        for split, folder in _parts(root, walk, keys, True, for_test).items():
-            notes += add_classes(rows, split, folder, walk, keys)
-        notes += walk.notes("in class folders")
+        for split, folder in _parts(root, walk, keys, pattern is None, for_test).items():
+            if pattern is None:
+                notes += add_classes(rows, split, folder, walk, keys)
+            else:
+                _add_by_pattern(rows, split, folder, pattern, walk, keys)
+        notes += walk.notes("in class folders" if pattern is None else f"in {root}")
     listing = _listing(rows, notes, keys, for_test)
     return listing if csv is None else replace(listing, notes=(*notes, *_not_in_table(listing)))
 
@@ -213,8 +210,9 @@ def _add_by_pattern(
         raise nothing_in(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]
     lead = lead_of(folder, rows.directory)
-    for label, name in zip(classes_in_names(asked, pattern, folder, keys), names, strict=True):
-        rows.add(split, label, lead + name)
+    labelled = zip(classes_in_names(asked, pattern, folder, keys), names, strict=True)
+    for label, some in groupby(labelled, key=itemgetter(0)):
+        rows.add(split, label, [lead + name for _, name in some])
 
 
 def _not_in_table(listing: Listing) -> list[str]:

@@ -6,6 +6,7 @@ same, and are the same name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -23,10 +24,14 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether both are one name, whichever spelling either has."""
+    return one == other or composed(one) == composed(other)
+
+
 def place_of(name: str, names: Iterable[str]) -> int | None:
     """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
-    wanted = composed(name)
-    return next((place for place, each in enumerate(names) if composed(each) == wanted), None)
+    return next((place for place, each in enumerate(names) if same_name(name, each)), None)
 
 
 def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
@@ -42,14 +47,14 @@ def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = N
     if str(path).isascii() or os.path.lexists(path):
         return path
     known = {} if known is None else known
-    found = Path(path.anchor)
-    for part in path.parts[1:] if path.anchor else path.parts:
+    found = Path()
+    for part in path.parts:
         if part.isascii() or os.path.lexists(found / part):
             found /= part
             continue
         if found not in known:
             known[found] = _by_composed_name(found)
-        spellings = known[found].get(composed(part), [])
+        spellings = known[found].get(composed(part))
         if not spellings:
             return path
         if len(spellings) > 1:
@@ -63,9 +68,7 @@ def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = N
 
 def _by_composed_name(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
-    try:
+    with contextlib.suppress(OSError):  # no folder: nothing of that name is there
         for name in os.listdir(folder):
             names.setdefault(composed(name), []).append(name)
-    except OSError:
-        pass  # no folder: nothing of that name is there
     return names

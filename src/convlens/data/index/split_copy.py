@@ -54,26 +54,19 @@ def copy_split(
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    counts = {
-        name: np.bincount(
-            listing.labels[listing.splits == name], minlength=len(listing.class_names)
-        )
-        for name in SPLITS
-    }
-    by_class = {
-        name: dict(zip(listing.class_names, numbers.tolist(), strict=True))
-        for name, numbers in counts.items()
-    }
-    return by_class, listing.notes
+    counts = {}
+    for name in SPLITS:
+        labels = listing.labels[listing.splits == name]
+        numbers = np.bincount(labels, minlength=len(listing.class_names)).tolist()
+        counts[name] = dict(zip(listing.class_names, numbers, strict=True))
+    return counts, listing.notes
 
 
 def _place(listing: Listing, folder: Path, link: bool) -> None:
     """Copy or link pictures to ``folder/split/class/…``, keeping sub-folders of the class."""
     folder.mkdir(parents=True)
-    for index in range(len(listing)):
-        place = folder / str(listing.splits[index]) / listing.name_of(index)
+    put = os.link if link else shutil.copy2
+    for file, name, split in zip(listing.files, listing.files.names(), listing.splits, strict=True):
+        place = folder / split / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        if link:
-            os.link(listing.files[index], place)
-        else:
-            shutil.copy2(listing.files[index], place)
+        put(file, place)

@@ -14,14 +14,12 @@ from convlens.core.errors import UserError
 from convlens.core.files import whole_file
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import composed
+from convlens.data.index.names import composed, same_name
 from convlens.data.index.tables import CSV_COLUMNS, csv_line, read_table
 
 
 def write_split(path: str | os.PathLike, listing: Listing) -> None:
     """Write ``file,label,split``, files relative to ``listing.directory``; whole or not at all."""
-    if listing.splits is None:
-        raise ValueError("the listing has no splits: call resolve_splits first")
     path = Path(path)
     try:
         with whole_file(path, sync=True, errors="surrogateescape", newline="") as file:
@@ -43,10 +41,8 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
     rows, found = read_table(path, CSV_COLUMNS, "the split file", strip=False)
     if "split" not in found:
         raise UserError(f"no column 'split' in {path}: was it written by this program?")
-    assigned = _in_order(rows, listing)
-    if assigned is None:
-        assigned = _by_name(path, listing)
-    return replace(listing, splits=assigned)
+    splits = _in_order(rows, listing)
+    return replace(listing, splits=_by_name(path, listing) if splits is None else splits)
 
 
 def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray | None:
@@ -60,8 +56,9 @@ def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray 
         if found is None or picture is None:
             return None
         row, (name, label) = found[1], picture
-        as_listed = row["file"] == name or composed(row["file"]) == composed(name)
-        as_listed &= composed(row["label"]) == listing.class_names[label]
+        as_listed = same_name(row["file"], name) and same_name(
+            row["label"], listing.class_names[label]
+        )
         if not as_listed or row["split"] not in SPLITS:
             return None
         assigned[place] = row["split"]

@@ -81,7 +81,7 @@ def _parts(
     sizes: np.ndarray,
     class_names: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
-    """For each split (K,) pictures per class; the order of ``wanted`` is that of taking."""
+    """For each split (K,) pictures per class; test takes first."""
     asked = [name for name, count in wanted.items() if count]
     for name in asked:
         if wanted[name] < len(classes):
@@ -105,12 +105,9 @@ def _parts(
             f"{max(left, 0)} of {sizes.sum()} for training, less than one for each of "
             f"{len(classes)} classes: lower them"
         )
-    parts, free = {}, sizes.copy()
-    for position, name in enumerate(wanted):
-        later = sum(1 for other in list(wanted)[position + 1 :] if wanted[other])
-        parts[name] = _apportion(wanted[name], sizes, free - 1 - later)
-        free = free - parts[name]
-    return parts
+    to_test = _apportion(wanted["test"], sizes, sizes - 1 - bool(wanted["validation"]))
+    to_validation = _apportion(wanted["validation"], sizes, sizes - to_test - 1)
+    return {"test": to_test, "validation": to_validation}
 
 
 def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -138,23 +135,18 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
     A split the layout lacks is taken off its training pictures, and fractions are then of those;
     the share of a split that is there is not looked at. Raises UserError as ``split`` does.
     """
-    if listing.splits is None:
-        assigned = split(
-            listing.labels, validation=validation, test=test, seed=seed,
-            class_names=listing.class_names,
-        )  # fmt: skip
-        return replace(listing, splits=assigned)
     present = present_splits(listing)
-    rows = np.flatnonzero(listing.splits == "train")
-    taken = split(
+    rows = listing.splits == "train" if present else slice(None)
+    assigned = taken = split(
         listing.labels[rows],
         validation=0 if "validation" in present else validation,
         test=0 if "test" in present else test,
         seed=seed,
         class_names=listing.class_names,
     )
-    assigned = listing.splits.astype(taken.dtype)
-    assigned[rows] = taken
+    if present:
+        assigned = listing.splits.astype(taken.dtype)
+        assigned[rows] = taken
     return replace(listing, splits=assigned)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -17,21 +16,12 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.data.index.files import size_and_time
+from convlens.data.index.folders import counted
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 
 _END = 4096  # bytes at a file's end that tell most files of equal size apart
 _NAMED = 4  # pairs of classes that one line names
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """Two files with the same bytes on both sides of a split."""
-
-    first: Path
-    first_split: str
-    second: Path
-    second_split: str
 
 
 def find_twins(listing: Listing) -> list[list[int]]:
@@ -55,38 +45,30 @@ def find_twins(listing: Listing) -> list[list[int]]:
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
 
 
-def duplicates(listing: Listing, groups: Sequence[Sequence[int]] | None = None) -> list[Duplicate]:
+def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
 
-    One entry for each such file, with the first of its twins, in the listing's order; their labels
-    may differ.
+    One pair of rows for each such file, itself and the first of its twins, in the listing's order;
+    their labels may differ.
 
     Args:
-        groups: as :func:`find_twins` gives them; None: they are looked for.
+        groups: as :func:`find_twins` gives them.
     """
     rank, pairs = _ranks(listing), []
-    for rows in find_twins(listing) if groups is None else groups:
+    for rows in groups:
         first = min(rows, key=lambda row: (rank[row], row))
         pairs += [(row, first) for row in rows if rank[row] > rank[first]]
-    return [
-        Duplicate(
-            listing.files[first], str(listing.splits[first]),
-            listing.files[second], str(listing.splits[second]),
-        )
-        for second, first in sorted(pairs)
-    ]  # fmt: skip
+    return sorted(pairs)
 
 
-def leaks_line(leaks: Sequence[Duplicate]) -> str:
-    """One line on pictures on both sides of the split; "" without any."""
+def leaks_line(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
+    """One line on pictures on both sides of the split, pairs of ``duplicates``; "" without any."""
     if not leaks:
         return ""
-    twin = leaks[0]
-    what = "picture lies" if len(leaks) == 1 else "pictures lie"
+    second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
     return (
-        f"{len(leaks)} {what} on both sides of the split, such as {twin.first} "
-        f"({twin.first_split}) and {twin.second} ({twin.second_split}); results on "
-        f"{'it' if len(leaks) == 1 else 'them'} are too good"
+        f"{counted(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, such "
+        f"as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
     )
 
 
@@ -110,18 +92,18 @@ def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
     if not images:
         return ""
     named = counts.most_common(_NAMED)
-    one, other = (listing.name_of(row) for row in examples[named[0][0]])
+    one, other = map(listing.files.name, examples[named[0][0]])
     pairs = ", ".join(
         f"{count} in both {listing.class_names[a]} and {listing.class_names[b]}"
         for (a, b), count in named
     )
     if len(counts) > len(named):
         more = len(counts) - len(named)
-        pairs += f", and {more} more {'pair' if more == 1 else 'pairs'} of classes"
-    what = "image has" if images == 1 else "images have"
+        pairs += f", and {counted(more, 'more pair', 'more pairs')} of classes"
     return (
-        f"labels contradict: {images} {what} several labels ({pairs}; {files} files in all), such "
-        f"as {one} and {other}: no network can be right about them; keep each in one class"
+        f"labels contradict: {counted(images, 'image has', 'images have')} several labels ({pairs};"
+        f" {files} files in all), such as {one} and {other}: no network can be right about them; "
+        "keep each in one class"
     )
 
 

@@ -121,28 +121,28 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     Lines tell of them, of those that validation has in common with training, and of images that
     have several labels.
     """
-    groups = twins.find_twins(found.listing)
-    twice = twins.duplicates(found.listing, groups)
-    leaks = [twin for twin in twice if twin.second_split == "test"]
-    kept = [twin for twin in twice if twin.second_split != "test"]
-    lines = [twins.conflicts_line(found.listing, groups), twins.leaks_line(kept)]
+    files = found.listing
+    groups = twins.find_twins(files)
+    twice = twins.duplicates(files, groups)
+    leaks = [pair for pair in twice if files.splits[pair[0]] == "test"]
+    kept = [pair for pair in twice if files.splits[pair[0]] != "test"]
+    lines = [twins.conflicts_line(files, groups), twins.leaks_line(files, kept)]
     lines = [line for line in lines if line]
     if not leaks:
         return found, lines
-    gone = {twin.second for twin in leaks}
-    keep = np.array([file not in gone for file in found.listing.files])
-    if not (found.listing.splits[keep] == "test").any():
+    keep = np.delete(np.arange(len(files)), [row for row, _ in leaks])
+    second, first = (files.files[row] for row in leaks[0])
+    if not (files.splits[keep] == "test").any():
         raise UserError(
             f"all {len(leaks)} test pictures are training or validation pictures too, such as "
-            f"{leaks[0].second} and {leaks[0].first}: nothing is left to test; remove the copies"
+            f"{second} and {first}: nothing is left to test; remove the copies"
         )
     what = "test picture is" if len(leaks) == 1 else "test pictures are"
     lines.append(
         f"{len(leaks)} {what} left out because the same bytes are in training or validation: "
-        f"{leaks[0].second} ({leaks[0].first_split}: {leaks[0].first})"
-        f"{', …' if len(leaks) > 1 else ''}"
+        f"{second} ({files.splits[leaks[0][1]]}: {first}){', …' if len(leaks) > 1 else ''}"
     )
-    return found.some(np.flatnonzero(keep)), lines
+    return found.some(keep), lines
 
 
 def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:

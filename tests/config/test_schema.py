@@ -119,7 +119,7 @@ def test_a_check_costs_milliseconds():
             "3",
             "data.size=3: a whole number of at least 8 and at most 8192 is expected",
         ),
-        ("data.augment.zoom", -1, "data.augment.zoom=-1: a number of at least 0 is expected"),
+        ("data.augment.zoom", -1, "data.augment.zoom=-1: a number in [0, 0.99] is expected"),
         ("data.augment", 3, "data.augment=3: keys and values, {a: b} is expected"),
         ("training", None, "training=None: keys and values, {a: b} is expected"),
         ("model.head", 3, "model.head=3: keys and values, {a: b} or imagenet is expected"),

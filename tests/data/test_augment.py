@@ -147,7 +147,7 @@ def test_nothing_on_changes_nothing():
     [
         ({"rotation_degrees": 200}, "data.augment.rotation_degrees=200"),
         ({"zoom": 1.5}, "data.augment.zoom=1.5"),
-        ({"fill": "nearst"}, "did you mean nearest"),
+        ({"fill": "nearst"}, "fill=nearst: nearest, reflect or constant is expected"),
         ({"random_resized_crop": [0.5]}, "data.augment.random_resized_crop"),
     ],
 )

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlens.config.schema import AugmentConfig
-from convlens.core.errors import UserError, nearest
 
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
 
@@ -55,39 +54,15 @@ class Augmentation:
     Args:
         ranges: the config group ``data.augment``.
 
-    Raises:
-        UserError: a value out of its range, naming the key.
+    Attributes:
+        active: whether anything random acts on the pictures.
     """
 
     def __init__(self, ranges: AugmentConfig):
         self.ranges = ranges
-        for key, high in {
-            "rotation_degrees": 180, "width_shift": 1, "height_shift": 1, "shear_degrees": 89,
-            "zoom": 0.99, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5,
-        }.items():  # fmt: skip
-            if not 0 <= getattr(ranges, key) <= high:
-                raise UserError(f"data.augment.{key}={getattr(ranges, key)}: expected 0 to {high}")
-        if ranges.fill not in FILLS:
-            raise UserError(f"data.augment.fill={ranges.fill}: {nearest(ranges.fill, FILLS)}")
-        crop = ranges.random_resized_crop
-        if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
-            raise UserError(
-                f"data.augment.random_resized_crop={crop}: expected null or [low, high], shares "
-                f"of the area in (0, 1]"
-            )
-        if not 0 < ranges.crop_ratio[0] <= ranges.crop_ratio[1]:
-            raise UserError(
-                f"data.augment.crop_ratio={ranges.crop_ratio}: expected [low, high] > 0"
-            )
-
-    @property
-    def active(self) -> bool:
-        """Whether anything random acts on the pictures."""
-        return any(
-            value not in (0, False, None)
-            for name, value in self.ranges.plain().items()
-            if name not in ("fill", "crop_ratio")
-        )
+        on = {name for name, value in ranges.plain().items() if value} - {"fill", "crop_ratio"}
+        self.active = bool(on)
+        self._geometric = bool(on - {"brightness", "contrast", "saturation", "hue"})
 
     def __call__(self, pictures: Tensor, draws: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [0, 1] and draws (B, DRAWS) in [0, 1) to pictures alike."""
@@ -98,14 +73,6 @@ class Augmentation:
             )
         return self._coloured(pictures, draws.to(pictures))
 
-    @property
-    def _geometric(self) -> bool:
-        on = self.ranges
-        return bool(
-            on.rotation_degrees or on.width_shift or on.height_shift or on.shear_degrees or on.zoom
-            or on.horizontal_flip or on.vertical_flip or on.random_resized_crop
-        )  # fmt: skip
-
     def matrices(self, draws: Tensor, height: int, width: int) -> Tensor:
         """The affine matrices (B, 2, 3) in ``affine_grid``'s coordinates, float64.
 
@@ -114,8 +81,7 @@ class Augmentation:
         afterwards. ``affine_grid`` wants (x, y) with the picture's edges at -1 and 1.
         """
         draw = {name: draws[:, column].double() for name, column in _COLUMN.items()}
-        identity = torch.eye(3, dtype=torch.float64, device=draws.device)
-        eye = identity.repeat(len(draws), 1, 1)
+        eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
 
         angle = torch.deg2rad(_within(draw["rotation"], self.ranges.rotation_degrees))
         rotation = eye.clone()
@@ -168,9 +134,8 @@ class Augmentation:
         """Brightness, contrast, saturation, hue, in this order; each clipped to [0, 1]."""
 
         def factor(key: str) -> Tensor:
-            return (1 + _within(draws[:, _COLUMN[key]], getattr(self.ranges, key))).view(
-                -1, 1, 1, 1
-            )
+            column = draws[:, _COLUMN[key], None, None, None]
+            return 1 + _within(column, getattr(self.ranges, key))
 
         if self.ranges.brightness:
             pictures = (pictures * factor("brightness")).clamp(0, 1)

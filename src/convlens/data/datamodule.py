@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import pytorch_lightning as L
@@ -68,7 +69,6 @@ class PictureData(L.LightningDataModule):
         self.augmentation = Augmentation(spec.augment)
         self.before = np.zeros(0, np.int64) if before is None else before
         self.index: Index = index(spec, seed, self.before) if found is None else found
-        self._dataset: Dataset | None = None
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
         self.batch_statistics = False
@@ -83,12 +83,10 @@ class PictureData(L.LightningDataModule):
     def class_names(self) -> tuple[str, ...]:
         return self.index.class_names
 
-    @property
+    @cached_property
     def dataset(self) -> Dataset:
         """The decoded pictures; decoded at the first call."""
-        if self._dataset is None:
-            self._dataset = self.index.load()
-        return self._dataset
+        return self.index.load()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The split, for checkpoints, which therefore know what was trained on."""
@@ -130,12 +128,8 @@ class PictureData(L.LightningDataModule):
         )  # fmt: skip
 
     def order(self, processes: int) -> TrainingOrder:
-        """The global batches for so many processes.
-
-        Before the pictures are decoded, broken files that are left out later are among them.
-        """
-        counted = int(self.index.counts["train"].sum())
-        count = len(self._dataset.splits["train"]) if self._dataset else counted
+        """The global batches for so many processes."""
+        count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)
         # without batch statistics any number of processes has the same batches
         least = 2 * (processes if self.batch_statistics else 1)

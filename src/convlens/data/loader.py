@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -46,6 +47,7 @@ def gather(pictures: Pictures, rows: np.ndarray, stored: Stored | None = None) -
     return {"image": torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2), **batch}
 
 
+@dataclass(eq=False)
 class TrainingLoader:
     """The training batches of one process, with the draws of the augmentation.
 
@@ -67,23 +69,17 @@ class TrainingLoader:
         augmented: asked at the same time whether batches carry ``draws``.
     """
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        order: TrainingOrder,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        stored: Callable[[], Stored | None] = lambda: None,
-        augmented: Callable[[], bool] = lambda: True,
-        accumulate: int = 1,
-        cut_short: Callable[[], float] = lambda: math.inf,
-    ):
-        self.pictures, self.order, self.seed = pictures, order, seed
-        self.rank, self.world = rank, world
-        self.stored, self.augmented = stored, augmented
-        self.accumulate, self.cut_short = accumulate, cut_short
+    pictures: Pictures
+    order: TrainingOrder
+    seed: int
+    rank: int = 0
+    world: int = 1
+    stored: Callable[[], Stored | None] = lambda: None
+    augmented: Callable[[], bool] = lambda: True
+    accumulate: int = 1
+    cut_short: Callable[[], float] = lambda: math.inf
+
+    def __post_init__(self) -> None:
         self.epoch = 0
         self._place = (0, 0)  # epoch and number of the batch to begin with
         # Lightning tells the epoch to `loader.sampler`, after a resume too

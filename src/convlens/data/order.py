@@ -7,6 +7,7 @@ alone would have drawn, and any number of processes draws the same global batche
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -83,10 +84,9 @@ class TrainingOrder:
         """The row numbers of each batch of ``epoch`` (counted from 0)."""
         if self.steps is None:
             rows = self._permutation(epoch)
-            for number in range(self._batches):
-                last = number + 1 == self._batches
-                start = number * self.batch_size
-                yield rows[start:] if last else rows[start : start + self.batch_size]
+            starts = range(0, self._batches * self.batch_size, self.batch_size)
+            for start, stop in pairwise(chain(starts, [None])):
+                yield rows[start:stop]
             return
         drawn: tuple[int, np.ndarray] | None = None
         for step in range(self.steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,9 @@ def choose_probes(
     by_class = [found for found in by_class if len(found)]
     if count < len(by_class):
         by_class = [by_class[k] for k in rng.permutation(len(by_class))[:count]]
-    rows: list[int] = []
-    depth = 0
-    while len(rows) < count and any(depth < len(found) for found in by_class):
-        rows += [int(found[depth]) for found in by_class if depth < len(found)]
-        depth += 1
-    chosen = np.array(sorted(rows[:count], key=lambda row: (pictures.labels[row], row)), dtype=int)
+    in_turns = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
+    rows = sorted(islice(in_turns, count), key=lambda row: (pictures.labels[row], row))
+    chosen = np.array(rows, dtype=int)
     images = torch.from_numpy(pictures.pixels(chosen)).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(pictures.labels[chosen])
     masks = None

@@ -58,7 +58,7 @@ def test_class_folders_without_splits_are_split_and_seeded(tmp_path):
         "validation": [4, 8],
         "test": [2, 4],
     }
-    names = [data(*words, seed=seed).dataset.splits["test"].names for seed in (0, 0, 1)]
+    names = [list(data(*words, seed=s).dataset.splits["test"].names) for s in (0, 0, 1)]
     assert names[0] == names[1] != names[2]
 
 

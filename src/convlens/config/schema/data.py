@@ -10,10 +10,10 @@ from convlens.config.schema.rules import (
     SWITCH,
     TABLE,
     TEXT,
-    above,
-    each,
+    between,
     least,
     one_of,
+    range_of,
     whole,
 )
 from convlens.config.schema.slices import Own, Slice, key, some
@@ -32,24 +32,24 @@ class SplitConfig(Slice):
 class AugmentConfig(Slice):
     """Random changes of training images; ranges are ± around no change."""
 
-    rotation_degrees: Annotated[float, least(0)] = key("angle, ± degrees")
-    width_shift: Annotated[float, least(0)] = key("shift, ± share of the width")
-    height_shift: Annotated[float, least(0)] = key("shift, ± share of the height")
-    shear_degrees: Annotated[float, least(0)] = key("shear angle, ± degrees")
-    zoom: Annotated[float, least(0)] = key("factor of each axis, in 1 ± this")
+    rotation_degrees: Annotated[float, between(0, 180)] = key("angle, ± degrees")
+    width_shift: Annotated[float, SHARE] = key("shift, ± share of the width")
+    height_shift: Annotated[float, SHARE] = key("shift, ± share of the height")
+    shear_degrees: Annotated[float, between(0, 89)] = key("shear angle, ± degrees")
+    zoom: Annotated[float, between(0, 0.99)] = key("factor of each axis, in 1 ± this")
     horizontal_flip: Annotated[bool, SWITCH] = key("mirror half of the images left to right")
     vertical_flip: Annotated[bool, SWITCH] = key("mirror half of the images top to bottom")
-    fill: Annotated[str, TEXT] = key("outside the image: nearest, reflect or constant")
-    random_resized_crop: Annotated[list[float] | None, NULL | each(above(0), 2)] = key(
+    fill: Annotated[str, one_of("nearest", "reflect", "constant")] = key(
+        "what is outside the image"
+    )
+    random_resized_crop: Annotated[list[float] | None, NULL | range_of(1)] = key(
         "[low, high]: share of the area cut out and resized; null: no cut"
     )
-    crop_ratio: Annotated[list[float], each(above(0), 2)] = key(
-        "[low, high]: width / height of that cut"
-    )
-    brightness: Annotated[float, least(0)] = key("factor in 1 ± this")
-    contrast: Annotated[float, least(0)] = key("factor in 1 ± this")
-    saturation: Annotated[float, least(0)] = key("factor in 1 ± this")
-    hue: Annotated[float, least(0)] = key("± turns of the colour circle")
+    crop_ratio: Annotated[list[float], range_of()] = key("[low, high]: width / height of that cut")
+    brightness: Annotated[float, SHARE] = key("factor in 1 ± this")
+    contrast: Annotated[float, SHARE] = key("factor in 1 ± this")
+    saturation: Annotated[float, SHARE] = key("factor in 1 ± this")
+    hue: Annotated[float, between(0, 0.5)] = key("± turns of the colour circle")
 
 
 class DataConfig(Slice):

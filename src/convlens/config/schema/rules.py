@@ -110,6 +110,16 @@ def each(rule: Rule, count: int | None = None) -> Rule:
     return Rule(fits, f"a list of {f'{count} values, ' if count else ''}each {rule.wanted}")
 
 
+def range_of(most: float = math.inf) -> Rule:
+    """A range of positive numbers, ``[low, high]``."""
+    pair = each(above(0), 2)
+    limit = "" if most == math.inf else f" and at most {most:g}"
+    return Rule(
+        lambda value: pair.fits(value) and value[0] <= value[1] <= most,
+        f"[low, high], both above 0{limit}",
+    )
+
+
 NULL = Rule(lambda value: value is None, "null")
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str), "text")

@@ -107,9 +107,6 @@ class PictureData(L.LightningDataModule):
                 "with: put them back as they were, or start a new run"
             )
 
-    def setup(self, stage: str | None = None) -> None:
-        _ = self.dataset
-
     def _place(self) -> tuple[int, int]:
         """(rank, number of processes)."""
         trainer = self.trainer

@@ -6,7 +6,7 @@ Legend: N images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.pictures import Dataset
 
 BEFORE = "before"
+_PARTS = (*SPLITS, BEFORE)
 USED = {
     "train": "trained on",
     "validation": "validated on",
@@ -38,7 +39,7 @@ class SplitRecord:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-    before: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    before: np.ndarray
 
     @classmethod
     def of(cls, dataset: Dataset, before: np.ndarray) -> SplitRecord | None:
@@ -57,10 +58,8 @@ class SplitRecord:
         """
         if state is None:
             return None
-        parts = (
-            [state.get(name) for name in (*SPLITS, BEFORE)] if isinstance(state, Mapping) else []
-        )
-        if not parts or not all(
+        parts = [state.get(name) for name in _PARTS] if isinstance(state, Mapping) else [None]
+        if not all(
             isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
             and part.layout == torch.strided and part.device.type == "cpu"
             for part in parts
@@ -70,8 +69,7 @@ class SplitRecord:
 
     def state(self) -> dict[str, Tensor]:
         """Plain tensors by split."""
-        names = (*SPLITS, BEFORE)
-        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in names}
+        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in _PARTS}
 
     @property
     def used(self) -> np.ndarray:

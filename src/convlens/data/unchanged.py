@@ -63,7 +63,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
         UserError: a picture has another size or content: the run would go on with other data than
             it began with; or the file is not what :func:`write_state` wrote.
     """
-    rows, _ = read_table(path, COLUMNS, "the run's note of its pictures", strip=False)
+    rows = read_table(path, COLUMNS[:2], "the run's note of its pictures", strip=False)
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
     for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):

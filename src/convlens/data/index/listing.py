@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -104,29 +104,23 @@ def list_pictures(
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
     rows, walk, notes = Gathering(root), Walk(root, companions), []
     if csv is not None:
+        named = set()
         for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
-            inside = file.is_relative_to(root)
-            rows.add(split, label, [str(file.relative_to(root) if inside else file)])
+            name = str(file.relative_to(root) if file.is_relative_to(root) else file)
+            rows.add(split, label, [name])
+            named.add(name)
+        notes += _not_in_table(root, named)
     else:
-        for split, folder in _parts(root, walk, keys, pattern is None, for_test).items():
+        folders = layout.split_folders(root, walk, keys, pattern is None, for_test)
+        if folders:
+            refuse_strays(root, "beside the split folders", walk)
+        for split, folder in (folders or {None: root}).items():
             if pattern is None:
                 notes += add_classes(rows, split, folder, walk, keys)
             else:
                 _add_by_pattern(rows, split, folder, pattern, walk, keys)
         notes += walk.notes("in class folders" if pattern is None else f"in {root}")
-    listing = _listing(rows, notes, keys, for_test)
-    return listing if csv is None else replace(listing, notes=(*notes, *_not_in_table(listing)))
-
-
-def _parts(
-    root: Path, walk: Walk, keys: Keys, nested: bool, for_test: bool
-) -> dict[str | None, Path]:
-    """Each split's folder, or the whole ``root`` if it is not split."""
-    folders = layout.split_folders(root, walk, keys, nested, for_test)
-    if not folders:
-        return {None: root}
-    refuse_strays(root, "beside the split folders", walk)
-    return folders
+    return _listing(rows, notes, keys, for_test)
 
 
 def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
@@ -138,27 +132,18 @@ def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) 
             f"{folder_below(root, names[0], keys)}"
         )
     for name in names:
-        _refuse_undecodable(name, root)
+        # a class is named in tables, pages and event files; of files only the bytes count
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        if shown != name:
+            raise UserError(
+                f"the class name {shown!r} in {root} is not UTF-8, which tables and pages are "
+                "written in: rename it"
+            )
     files, labels, splits = rows.sorted()
     listing = Listing(files, labels, names, splits, root, tuple(notes))
     if not for_test:
         _check_classes_in_splits(listing)
     return listing
-
-
-def _refuse_undecodable(name: str, root: Path) -> None:
-    """A class is named in tables, pages and event files, all of them Unicode.
-
-    Files need not be: of them only the bytes count.
-    """
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
-        raise UserError(
-            f"the class name {shown!r} in {root} is not UTF-8, which tables and pages are written "
-            "in: rename it"
-        ) from None
 
 
 def _check_classes_in_splits(listing: Listing) -> None:
@@ -190,12 +175,13 @@ def _existing(directory: Path, keys: Keys) -> Path:
         return directory
     if directory.exists():
         raise UserError(f"{directory} is a file: {keys.directory} names a folder of pictures")
-    parent = next((p for p in Path(os.path.abspath(directory)).parents if p.exists()), Path("/"))
-    if parent.is_dir() and parent == Path(os.path.abspath(directory)).parent:
-        beside = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
-        hint = f"in {parent} {nearest(directory.name, beside)}"
+    first, *above = Path(os.path.abspath(directory)).parents
+    if first.is_dir():
+        beside = [entry.name for entry in os.scandir(first) if entry.is_dir()]
+        hint = f"in {first} {nearest(directory.name, beside)}"
     else:
-        hint = f"the nearest existing place is {parent}"
+        there = next(folder for folder in (first, *above) if folder.exists())
+        hint = f"the nearest existing place is {there}"
     raise UserError(
         f"no folder {directory}: set {keys.directory} to where the pictures lie; {hint}"
     )
@@ -215,12 +201,11 @@ def _add_by_pattern(
         rows.add(split, label, [lead + name for _, name in some])
 
 
-def _not_in_table(listing: Listing) -> list[str]:
+def _not_in_table(root: Path, named: set[str]) -> list[str]:
     """One line on the pictures that lie beside those a table names."""
-    named = set(map(os.fsdecode, listing.files.encoded()))
     lost = Named()
     for folder in sorted({os.path.dirname(name) for name in named}, key=os.fsencode):
-        for name in Walk(listing.directory).look(listing.directory / folder)[1]:
+        for name in Walk(root).look(root / folder)[1]:
             if (path := os.path.join(folder, name)) not in named:
                 lost.add(path)
     if not lost.count:

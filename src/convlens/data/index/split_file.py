@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -38,28 +38,26 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
     otherwise go on with other data than it began with.
     """
     path = Path(path)
-    rows, found = read_table(path, CSV_COLUMNS, "the split file", strip=False)
-    if "split" not in found:
-        raise UserError(f"no column 'split' in {path}: was it written by this program?")
-    splits = _in_order(rows, listing)
+    splits = _in_order(_rows(path), listing)
     return replace(listing, splits=_by_name(path, listing) if splits is None else splits)
 
 
-def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray | None:
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    return (row for _, row in read_table(path, CSV_COLUMNS, "the split file", strip=False))
+
+
+def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | None:
     """The splits of a file that is as it was written: row by row, a million are never held.
 
     None where anything is not as expected: ``_by_name`` then finds out what.
     """
     assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
     pictures = zip(listing.files.names(), listing.labels.tolist(), strict=True)
-    for place, (found, picture) in enumerate(zip_longest(rows, pictures)):
-        if found is None or picture is None:
+    for place, (row, picture) in enumerate(zip_longest(rows, pictures)):
+        if row is None or picture is None or row["split"] not in SPLITS:
             return None
-        row, (name, label) = found[1], picture
-        as_listed = same_name(row["file"], name) and same_name(
-            row["label"], listing.class_names[label]
-        )
-        if not as_listed or row["split"] not in SPLITS:
+        file, label = picture[0], listing.class_names[picture[1]]
+        if not (same_name(row["file"], file) and same_name(row["label"], label)):
             return None
         assigned[place] = row["split"]
     return assigned
@@ -67,8 +65,7 @@ def _in_order(rows: Iterable[tuple[int, dict]], listing: Listing) -> np.ndarray 
 
 def _by_name(path: Path, listing: Listing) -> np.ndarray:
     """The splits of a file in any order."""
-    rows, _ = read_table(path, CSV_COLUMNS, "the split file", strip=False)
-    noted = {row["file"]: (composed(row["label"]), row["split"]) for _, row in rows}
+    noted = {row["file"]: (composed(row["label"]), row["split"]) for row in _rows(path)}
     names = list(listing.files.names())
     if noted.keys() != set(names):  # another file system may spell accents in another way
         spelt = {composed(name): name for name in names}

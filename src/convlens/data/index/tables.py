@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.labels import SPLITS, Keys, split_of
@@ -23,11 +21,9 @@ def rows_of_table(
     """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
     spellings: dict[Path, dict[str, list[str]]] = {}
     path = next((p for p in (spelt_on_disk(root / path), spelt_on_disk(path)) if p.is_file()), path)
-    table, found = read_table(path, columns, keys.csv)
-    with_split = len(columns) > 2 and columns[2] in found
     seen: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in table:
+    for line, row in read_table(path, columns[:2], keys.csv):
         name, label = row[columns[0]], row[columns[1]]
         if not name or not label:
             empty = columns[0] if not name else columns[1]
@@ -38,6 +34,7 @@ def rows_of_table(
                 f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
             )
         seen[file] = line
+        with_split = len(columns) > 2 and columns[2] in row
         split = split_of(row[columns[2]]) if with_split else None
         if with_split and split not in SPLITS:
             raise UserError(
@@ -71,50 +68,35 @@ def csv_line(values: Iterable[str]) -> str:
 
 def read_table(
     path: Path, columns: Sequence[str], key: str, strip: bool = True
-) -> tuple[Iterator[tuple[int, dict[str, str]]], tuple[str, ...]]:
-    """The rows of a CSV (line number, values; ``strip``: without spaces around them), read as they
-    are asked for, and the names of its columns.
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV, line number and values by column, read as they are asked for.
 
-    The separator is the first of comma, semicolon and tab that parts the header; the first two
-    of ``columns`` must be there. Raises UserError naming the file and what it lacks; the rows do
-    where one of them cannot be read.
+    The separator is the first of comma, semicolon and tab that parts the header.
+
+    Args:
+        columns: that must be there; others may be.
+        key: what messages call the file.
+        strip: whether values come without the spaces around them.
+
+    Raises:
+        UserError: naming the file and what it lacks, or that it cannot be read.
     """
-    with _as_table(path, key) as file:
-        found = _reader(file)[1]
-    for column in columns[:2]:
-        if column not in found:
-            raise UserError(
-                f"no column {column!r} in {path}: its first line must name the columns "
-                f"{', '.join(columns[:2])}; {nearest(column, found)}"
-            )
-
-    def rows() -> Iterator[tuple[int, dict[str, str]]]:
-        with _as_table(path, key) as file:
-            reader, _ = _reader(file)
-            for row in reader:
-                values = {k: v.strip() if strip else v for k, v in row.items() if k}
-                yield reader.line_num, values
-
-    return rows(), found
-
-
-def _reader(file: TextIO) -> tuple[csv.DictReader, tuple[str, ...]]:
-    """The rows of an open table, and the names of its columns."""
-    header = file.readline()
-    separator = next((mark for mark in ",;\t" if mark in header), ",")
-    file.seek(0)
-    reader = csv.DictReader(file, delimiter=separator, restval="")
-    found = tuple(name.strip() for name in reader.fieldnames or ())
-    reader.fieldnames = found
-    return reader, found
-
-
-@contextlib.contextmanager
-def _as_table(path: Path, key: str) -> Iterator[TextIO]:
     try:
         # surrogateescape: file names need not be UTF-8, and must come back as they were.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield file
+            header = file.readline()
+            separator = next((mark for mark in ",;\t" if mark in header), ",")
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator, restval="")
+            reader.fieldnames = found = [name.strip() for name in reader.fieldnames or ()]
+            for column in columns:
+                if column not in found:
+                    raise UserError(
+                        f"no column {column!r} in {path}: its first line must name the columns "
+                        f"{', '.join(columns)}; {nearest(column, found)}"
+                    )
+            for row in reader:
+                yield reader.line_num, {k: v.strip() if strip else v for k, v in row.items() if k}
     except FileNotFoundError:
         raise UserError(f"no file {path}: {key} names a table of files and labels") from None
     except (OSError, csv.Error) as error:

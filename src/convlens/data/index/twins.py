@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -78,27 +78,23 @@ def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
     Args:
         groups: as :func:`find_twins` gives them.
     """
-    counts: Counter[tuple[int, int]] = Counter()  # by pair of classes
-    examples: dict[tuple[int, int], tuple[int, int]] = {}
+    found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # by pair of classes
     images = files = 0
     for rows in groups:
         first = {int(listing.labels[row]): row for row in reversed(rows)}  # of each class
-        if len(first) < 2:
-            continue
-        images, files = images + 1, files + len(rows)
-        for pair in combinations(sorted(first), 2):
-            counts[pair] += 1
-            examples.setdefault(pair, (first[pair[0]], first[pair[1]]))
+        if len(first) > 1:
+            images, files = images + 1, files + len(rows)
+        for a, b in combinations(sorted(first), 2):
+            found[a, b].append((first[a], first[b]))
     if not images:
         return ""
-    named = counts.most_common(_NAMED)
-    one, other = map(listing.files.name, examples[named[0][0]])
+    named = sorted(found, key=lambda pair: -len(found[pair]))[:_NAMED]
+    one, other = map(listing.files.name, found[named[0]][0])
     pairs = ", ".join(
-        f"{count} in both {listing.class_names[a]} and {listing.class_names[b]}"
-        for (a, b), count in named
+        f"{len(found[a, b])} in both {listing.class_names[a]} and {listing.class_names[b]}"
+        for a, b in named
     )
-    if len(counts) > len(named):
-        more = len(counts) - len(named)
+    if more := len(found) - len(named):
         pairs += f", and {counted(more, 'more pair', 'more pairs')} of classes"
     return (
         f"labels contradict: {counted(images, 'image has', 'images have')} several labels ({pairs};"

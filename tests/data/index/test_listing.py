@@ -224,8 +224,8 @@ def test_table(tmp_path, separator):
 def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
     touch(tmp_path, "data/1.jpg", "other/2.jpg")
     table = tmp_path / "t.csv"
-    table.write_text(f"id,breed,age\n1.jpg,pug,3\n{tmp_path}/other/2.jpg,collie,4\n")
-    found = list_pictures(tmp_path / "data", csv=table, csv_columns=("id", "breed"))
+    table.write_text(f"file,label,age\n1.jpg,pug,3\n{tmp_path}/other/2.jpg,collie,4\n")
+    found = list_pictures(tmp_path / "data", csv=table)
     assert found.splits is None
     assert names(found) == [str(tmp_path / "other/2.jpg"), "1.jpg"]
 

@@ -20,10 +20,7 @@ class Digest:
     def __init__(self, *parts: object):
         self._hash, self._begun = hashlib.blake2b(digest_size=16), False
         for part in parts:
-            self.add(part)
-
-    def add(self, part: object) -> None:
-        self._next(_json(part))
+            self._next(_json(part))
 
     def add_all(self, items: Iterable) -> None:
         """One more part: the list of ``items``."""

@@ -35,12 +35,7 @@ class Files(Sequence[Path]):
     ('pets/dog/2.jpg', 'dog/2.jpg', 1)
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike,
-        text: bytes,
-        starts: np.ndarray,
-    ):
+    def __init__(self, directory: str | os.PathLike, text: bytes, starts: np.ndarray):
         self.directory = Path(directory)
         self._text, self._starts = text, starts
         self._rows: range | np.ndarray = range(len(starts) - 1)  # a range takes no memory
@@ -60,7 +55,7 @@ class Files(Sequence[Path]):
             name = os.fsencode(path)
             text += name
             lengths.append(len(name))
-        return cls(directory, bytes(text), np.cumsum(lengths, dtype=np.int64))
+        return cls(directory, bytes(text), np.cumsum(lengths))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -118,10 +113,8 @@ def _as_array(rows: range | np.ndarray) -> np.ndarray:
 
 def _is_plain(text: bytes, starts: np.ndarray) -> bool:
     """Whether every path is the directory, a slash, and the name, with nothing to resolve."""
-    if os.sep != "/" or b".." in text:
-        return False
     begins = np.frombuffer(text, np.uint8)[starts[:-1]]
-    return not (begins == ord("/")).any()
+    return b".." not in text and not (begins == ord("/")).any()
 
 
 class Texts(Sequence[str]):
@@ -144,9 +137,7 @@ class Texts(Sequence[str]):
 
 def _spelt(name: bytes) -> str:
     text = os.fsdecode(name)
-    if os.path.isabs(text):
-        return Path(os.path.abspath(text)).as_posix()
-    return text if os.sep == "/" else Path(text).as_posix()
+    return os.path.abspath(text) if os.path.isabs(text) else text
 
 
 class Gathering:
@@ -158,12 +149,12 @@ class Gathering:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._text, self._lengths = bytearray(), array("q")
+        self._text, self._lengths = bytearray(), array("q", [0])
         self._labels, self._splits = array("i"), array("b")
         self._known: dict[str, int] = {}  # class -> number, in the order they were met
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._labels)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -191,8 +182,7 @@ class Gathering:
         ranks = np.array([place[name] for name in self._known])
         labels = ranks[np.frombuffer(self._labels, np.intc)]
         splits = np.frombuffer(self._splits, np.int8)
-        starts = np.zeros(len(self) + 1, np.int64)
-        np.cumsum(self._lengths, out=starts[1:])
+        starts = np.cumsum(self._lengths)
         files = Files(self.directory, bytes(self._text), starts)
         order = _by_name(files, splits.astype(np.int64) * len(place) + labels)
         if (order[1:] < order[:-1]).any():

@@ -32,7 +32,7 @@ from convlens.data.index.class_folders import (
 from convlens.data.index.files import Files, Gathering
 from convlens.data.index.folders import Named, Walk
 from convlens.data.index.labels import SPLITS, Keys, classes_in_names
-from convlens.data.index.tables import CSV_COLUMNS, rows_of_table
+from convlens.data.index.tables import rows_of_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,6 @@ def list_pictures(
     *,
     pattern: str | None = None,
     csv: str | os.PathLike | None = None,
-    csv_columns: Sequence[str] = CSV_COLUMNS,
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
     companions: tuple[str, ...] = (),
@@ -83,10 +82,10 @@ def list_pictures(
                  ``{class}.*`` reads cat.0.jpg, ``{class}_{number}.jpg`` great_dane_12.jpg.
                  A regular expression with a group ``(?P<class>…)`` is taken as it is. With
                  ``train/`` … folders it applies inside each of them.
-    csv          file with a header line, separated by commas, semicolons or tabs; a relative path
-                 is looked for in ``directory`` first, then as given. Its files are relative to
-                 ``directory`` (or absolute); pictures it does not name are not used.
-    csv_columns  names of the columns (file, label, split); the third may be absent from the file.
+    csv          file with a header line, separated by commas, semicolons or tabs, and the columns
+                 file, label and, if wanted, split; a relative path is looked for in ``directory``
+                 first, then as given. Its files are relative to ``directory`` (or absolute);
+                 pictures it does not name are not used.
     keys         what error messages call the arguments.
     for_test     nothing will be trained on them: there may be no training pictures, one class
                  only, and classes that are not in every split.
@@ -105,7 +104,7 @@ def list_pictures(
     rows, walk, notes = Gathering(root), Walk(root, companions), []
     if csv is not None:
         named = set()
-        for split, label, file in rows_of_table(root, Path(csv).expanduser(), csv_columns, keys):
+        for split, label, file in rows_of_table(root, Path(csv).expanduser(), keys):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
             rows.add(split, label, [name])
             named.add(name)

@@ -15,18 +15,16 @@ CSV_COLUMNS = ("file", "label", "split")
 _PARTING = re.compile(r'[,"\r\n]')
 
 
-def rows_of_table(
-    root: Path, path: Path, columns: Sequence[str], keys: Keys
-) -> Iterator[tuple[str | None, str, Path]]:
+def rows_of_table(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | None, str, Path]]:
     """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
     spellings: dict[Path, dict[str, list[str]]] = {}
     path = next((p for p in (spelt_on_disk(root / path), spelt_on_disk(path)) if p.is_file()), path)
     seen: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(path, columns[:2], keys.csv):
-        name, label = row[columns[0]], row[columns[1]]
+    for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv):
+        name, label = row["file"], row["label"]
         if not name or not label:
-            empty = columns[0] if not name else columns[1]
+            empty = "label" if name else "file"
             raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")
         file = spelt_on_disk(root / name, spellings)
         if file in seen:
@@ -34,12 +32,11 @@ def rows_of_table(
                 f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
             )
         seen[file] = line
-        with_split = len(columns) > 2 and columns[2] in row
-        split = split_of(row[columns[2]]) if with_split else None
-        if with_split and split not in SPLITS:
+        split = split_of(row["split"]) if "split" in row else None
+        if "split" in row and split not in SPLITS:
             raise UserError(
-                f"{path} line {line}: split {row[columns[2]]!r} is none of train, validation, "
-                f"test; write one of them in every row or drop the column {columns[2]!r}"
+                f"{path} line {line}: split {row['split']!r} is none of train, validation, test; "
+                "write one of them in every row or drop the column 'split'"
             )
         if not file.is_file():
             missing.append(name)

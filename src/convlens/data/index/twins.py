@@ -105,11 +105,9 @@ def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
 
 def _ranks(listing: Listing) -> np.ndarray:
     """(N,) the number of each one's split; 0 where there are none."""
-    rank = np.zeros(len(listing), np.int64)
-    if listing.splits is not None:
-        for number, name in enumerate(SPLITS):
-            rank[listing.splits == name] = number
-    return rank
+    if listing.splits is None:
+        return np.zeros(len(listing), np.int64)
+    return sum(number * (listing.splits == name) for number, name in enumerate(SPLITS))
 
 
 def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -37,7 +37,6 @@ COLUMNS = [
     "hue",
 ]
 DRAWS = len(COLUMNS)
-_COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 
 class Augmentation:
@@ -80,7 +79,7 @@ class Augmentation:
         ``rotation @ shift @ shear @ zoom``; flips and crops act on the output coordinates
         afterwards. ``affine_grid`` wants (x, y) with the picture's edges at -1 and 1.
         """
-        draw = {name: draws[:, column].double() for name, column in _COLUMN.items()}
+        draw = dict(zip(COLUMNS, draws.double().unbind(1), strict=True))
         eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
 
         angle = torch.deg2rad(_within(draw["rotation"], self.ranges.rotation_degrees))
@@ -134,7 +133,7 @@ class Augmentation:
         """Brightness, contrast, saturation, hue, in this order; each clipped to [0, 1]."""
 
         def factor(key: str) -> Tensor:
-            column = draws[:, _COLUMN[key], None, None, None]
+            column = draws[:, COLUMNS.index(key), None, None, None]
             return 1 + _within(column, getattr(self.ranges, key))
 
         if self.ranges.brightness:
@@ -146,7 +145,7 @@ class Augmentation:
             grey = _grey(pictures)
             pictures = (grey + (pictures - grey) * factor("saturation")).clamp(0, 1)
         if self.ranges.hue and pictures.shape[1] == 3:
-            turns = _within(draws[:, _COLUMN["hue"]], self.ranges.hue)
+            turns = _within(draws[:, COLUMNS.index("hue")], self.ranges.hue)
             pictures = _turn_hue(pictures, turns).clamp(0, 1)
         return pictures
 

@@ -127,6 +127,7 @@ class TrainingLoader:
                 yield number, rows, window
 
 
+@dataclass(eq=False)
 class EvaluationLoader:
     """Every picture once, in order; process ``rank`` of ``world`` takes every ``world``-th.
 
@@ -135,18 +136,16 @@ class EvaluationLoader:
         stored: asked at each start for what is stored of these pictures, or None.
     """
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        rows: np.ndarray | None = None,
-        stored: Callable[[], Stored | None] = lambda: None,
-    ):
-        self.pictures, self.batch_size, self.stored = pictures, batch_size, stored
-        self.rows = (np.arange(len(pictures)) if rows is None else rows)[rank::world]
+    pictures: Pictures
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    rows: np.ndarray | None = None
+    stored: Callable[[], Stored | None] = lambda: None
+
+    def __post_init__(self) -> None:
+        rows = np.arange(len(self.pictures)) if self.rows is None else self.rows
+        self.rows = rows[self.rank :: self.world]
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

@@ -87,13 +87,12 @@ def choose_probes(
     in_turns = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
     rows = sorted(islice(in_turns, count), key=lambda row: (pictures.labels[row], row))
     chosen = np.array(rows, dtype=int)
-    images = torch.from_numpy(pictures.pixels(chosen)).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(pictures.labels[chosen])
     masks = None
     if pictures.masks is not None:
         masks = torch.from_numpy(np.asarray(pictures.masks[chosen], dtype=bool))
     return Probes(
-        images.float() / 255,
+        _as_images(pictures.pixels(chosen)),
         labels,
         [f"{i:02d}_{_plain(class_names[k])}" for i, k in enumerate(labels.tolist())],
         [pictures.names[row] for row in chosen],
@@ -123,8 +122,7 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig)
     for path, reason in decoded.errors:
         print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
     paths = [path for path, good in zip(paths, decoded.good, strict=True) if good]
-    images = torch.from_numpy(decoded.images[decoded.good]).permute(0, 3, 1, 2)
-    images = images.float().contiguous() / 255
+    images = _as_images(decoded.images[decoded.good])
     known = {composed(name): k for k, name in enumerate(class_names)}
     labels = torch.tensor([known.get(composed(path.parent.name), -1) for path in paths])
     names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]
@@ -147,6 +145,11 @@ def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tens
     for line in read.notes:
         print(f"probes.files: {line}", file=sys.stderr)
     return torch.from_numpy(read.masks), torch.from_numpy(read.masked)
+
+
+def _as_images(pixels: np.ndarray) -> Tensor:
+    """(N, H, W, C) uint8 to (N, C, H, W) float in [0, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def _plain(name: str) -> str:

@@ -64,6 +64,13 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def present_splits(self) -> tuple[str, ...]:
+        """The splits that there are pictures of, in the order of SPLITS; none without splits."""
+        if self.splits is None:
+            return ()
+        return tuple(name for name in SPLITS if (self.splits == name).any())
+
 
 def list_pictures(
     directory: str | os.PathLike,
@@ -146,14 +153,11 @@ def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) 
 
 
 def _check_classes_in_splits(listing: Listing) -> None:
-    if listing.splits is None:
-        return
     present = {
         split: {listing.class_names[k] for k in np.unique(listing.labels[listing.splits == split])}
-        for split in SPLITS
-        if (listing.splits == split).any()
+        for split in listing.present_splits
     }
-    if "train" not in present:
+    if present and "train" not in present:
         raise UserError(
             f"no training pictures in {listing.directory}: every split but train is there"
         )

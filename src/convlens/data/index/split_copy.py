@@ -11,7 +11,7 @@ import numpy as np
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS, Keys
 from convlens.data.index.listing import Listing, list_pictures
-from convlens.data.index.splits import Share, present_splits, resolve_splits
+from convlens.data.index.splits import Share, resolve_splits
 
 
 def copy_split(
@@ -39,7 +39,7 @@ def copy_split(
         raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
     listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
     if listing.splits is not None:
-        found = " and ".join(present_splits(listing))
+        found = " and ".join(listing.present_splits)
         raise UserError(f"{source} is split already, into {found}: point src at class folders")
     listing = resolve_splits(listing, validation=validation, test=test, seed=seed)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -52,13 +52,12 @@ def split(
     }
     classes, sizes = np.unique(labels, return_counts=True)
     parts = _parts(wanted, classes, sizes, class_names)
-    assigned = np.full(len(labels), "train", dtype=f"<U{max(map(len, SPLITS))}")
-    by_class = np.argsort(labels, kind="stable")
-    for number, (label, stop) in enumerate(zip(classes, np.cumsum(sizes), strict=True)):
+    assigned = np.full(len(labels), "train", dtype=np.array(SPLITS).dtype)
+    rows_by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    for label, rows, to_test, to_validation in zip(classes, rows_by_class, *parts, strict=True):
         # raw words, sorted: unlike shuffling, their stream never changes between numpy versions
-        keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(sizes[number])
-        ranked = by_class[stop - sizes[number] : stop][np.argsort(keys, kind="stable")]
-        to_test, to_validation = parts["test"][number], parts["validation"][number]
+        keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(len(rows))
+        ranked = rows[np.argsort(keys, kind="stable")]
         assigned[ranked[:to_test]] = "test"
         assigned[ranked[to_test : to_test + to_validation]] = "validation"
     return assigned
@@ -80,8 +79,8 @@ def _parts(
     classes: np.ndarray,
     sizes: np.ndarray,
     class_names: Sequence[str] | None,
-) -> dict[str, np.ndarray]:
-    """For each split (K,) pictures per class; test takes first."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) pictures per class for test, and for validation; test takes first."""
     asked = [name for name, count in wanted.items() if count]
     for name in asked:
         if wanted[name] < len(classes):
@@ -107,7 +106,7 @@ def _parts(
         )
     to_test = _apportion(wanted["test"], sizes, sizes - 1 - bool(wanted["validation"]))
     to_validation = _apportion(wanted["validation"], sizes, sizes - to_test - 1)
-    return {"test": to_test, "validation": to_validation}
+    return to_test, to_validation
 
 
 def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -135,7 +134,7 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
     A split the layout lacks is taken off its training pictures, and fractions are then of those;
     the share of a split that is there is not looked at. Raises UserError as ``split`` does.
     """
-    present = present_splits(listing)
+    present = listing.present_splits
     rows = listing.splits == "train" if present else slice(None)
     assigned = taken = split(
         listing.labels[rows],
@@ -148,10 +147,3 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
         assigned = listing.splits.astype(taken.dtype)
         assigned[rows] = taken
     return replace(listing, splits=assigned)
-
-
-def present_splits(listing: Listing) -> tuple[str, ...]:
-    """The splits that the listing has pictures of, in the order of SPLITS; none without splits."""
-    if listing.splits is None:
-        return ()
-    return tuple(name for name in SPLITS if (listing.splits == name).any())

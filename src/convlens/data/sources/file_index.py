@@ -26,7 +26,7 @@ from convlens.data.sources.source import Index, split_shares
 
 def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -> Index:
     """Picture files, divided into splits."""
-    present = splits.present_splits(found.listing)
+    present = found.listing.present_splits
     divided = splits.resolve_splits(found.listing, seed=seed, **split_shares(spec, present))
     found = replace(found, listing=divided)
     if spec.on_error == "skip":
@@ -89,7 +89,7 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
     whole = found.listing
     good, places = np.ones(len(whole), bool), np.zeros(len(whole), np.int64)
     decoded, skipped = {}, []
-    for split in splits.present_splits(whole):
+    for split in whole.present_splits:
         rows = np.flatnonzero(whole.splits == split)
         decoded[split] = decode_files(spec, whole.files[rows])
         good[rows], places[rows] = decoded[split].good, np.arange(len(rows))
@@ -103,7 +103,7 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
 def _check_none_emptied(before: Listing, found: Found) -> None:
     """Refuse a class that has lost all its pictures of a split: nobody would learn or test it."""
     after, reasons = found.listing, dict(found.skipped)
-    for split in splits.present_splits(before):
+    for split in before.present_splits:
         for label, name in enumerate(before.class_names):
             rows = np.flatnonzero((before.splits == split) & (before.labels == label))
             if len(rows) and not ((after.splits == split) & (after.labels == label)).any():

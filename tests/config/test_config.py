@@ -61,6 +61,29 @@ def test_mistakes_are_named_in_one_line(words, said):
 
 
 @pytest.mark.parametrize(
+    ("below", "above"),
+    [
+        ("callbacks.filter_visuals.units=2", "callbacks.filter_visuals=null"),
+        ("callbacks.filter_visuals.recipe=a=b", "callbacks.filter_visuals=Null"),
+        ("model.head.dropout=0.1", "model.head=null"),
+        ("data.split.validation=0.1", "data.split=null"),
+        ("finetune.phases.0.epochs=3", "finetune.phases=null"),
+    ],
+)
+def test_a_key_and_null_above_it_contradict_each_other(below, above):
+    for words in ([below, above], [above, below]):
+        with pytest.raises(UserError, match="leaves no such key; leave one of them out") as caught:
+            compose(["exp=finetune_vgg16", *words])
+        assert str(caught.value).startswith(f"{below}: {above} leaves")
+
+
+def test_a_key_and_a_shorter_list_above_it_contradict_each_other():
+    words = ["exp=finetune_vgg16", "finetune.phases.1.epochs=3", "finetune.phases=[{epochs:2}]"]
+    with pytest.raises(UserError, match="leaves no such key"):
+        compose(words)
+
+
+@pytest.mark.parametrize(
     "path", ["/a b/c", "~/pics (1)=x", "/weird,[name]{1}", "it's", 'quote"d', "back\\slash", "ä€"]
 )
 def test_any_path_arrives(path):

@@ -52,6 +52,7 @@ def compose(words: list[str]) -> Config:
         picks = [f"{group}={name}" for group, name in chosen.items()]
         plain = _composed(picks, path)
         added = _added(values, plain, [*known, "exp", "config_dir"])
+        _check_nulls(values)
         raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
         overrides = [
             f"{'+' if key in added else ''}{key}={text}"
@@ -60,10 +61,14 @@ def compose(words: list[str]) -> Config:
         ]
         config = _composed(picks + overrides, path)
     for key in sorted(values):  # what stands above before what is below it
-        if key in raw:
-            _set(config, key, _plain(key, raw[key]))
+        try:
+            if key in raw:
+                _set(config, key, _plain(key, raw[key]))
+            value = _at(config, key)
+        except (LookupError, TypeError) as error:
+            raise _contradiction(key, values) from error
         if key not in added:
-            _check_type(key, _at(plain, key), _at(config, key), values[key])
+            _check_type(key, _at(plain, key), value, values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
     return checked(config)
@@ -97,6 +102,21 @@ def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
         if owner(key, own) is None:
             raise UserError(f"{key}: no such key; {nearest(key, [*keys, *more])}")
     return strange
+
+
+def _check_nulls(values: dict[str, str]) -> None:
+    """Refuse a key below one that is set to null, whichever comes first."""
+    nulls = tuple(f"{key}." for key, text in values.items() if text.lower() == "null")
+    for key in values:
+        if key.startswith(nulls):
+            raise _contradiction(key, values)
+
+
+def _contradiction(key: str, values: dict[str, str]) -> UserError:
+    above = max((each for each in values if key.startswith(f"{each}.")), key=len)
+    return UserError(
+        f"{key}={values[key]}: {above}={values[above]} leaves no such key; leave one of them out"
+    )
 
 
 def values_of(word: str) -> list[str]:

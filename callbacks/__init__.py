@@ -4,19 +4,17 @@ from convlens.callbacks.activation_grids import ActivationGrids
 from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.attribution import Attribution
 from convlens.callbacks.augmentation_preview import AugmentationPreview
-from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
-from convlens.callbacks.last_looks import LastLooks
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.events import EventLogger
 from convlens.callbacks.logging.hparams import HParams
 from convlens.callbacks.logging.progress import ProgressBar
-from convlens.callbacks.looks import Looks
+from convlens.callbacks.looks import ExplanationCallback, Looks
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.scores import Scores
@@ -34,7 +32,6 @@ __all__ = [
     "FilterVisuals",
     "GradCam",
     "HParams",
-    "LastLooks",
     "LearningCurves",
     "Ledger",
     "Looks",

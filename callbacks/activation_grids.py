@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.activation_grid import activation_grid
 from convlens.explain.activations import activations
@@ -35,7 +32,6 @@ class ActivationGrids(ExplanationCallback):
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.limit, self.shown, self.rule = layers, limit, probes, rule
-        self._turn = 0
 
     def chosen(self, network, example) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
@@ -43,26 +39,24 @@ class ActivationGrids(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"activations/{layer}/<probe>": min(self.shown, probes) for layer in layers}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         if not layers:
             return
         found = self.fitting(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
-        # where the budget ended the look before, the next one begins
-        start = self._turn % len(layers)
         for number in sorted(look.probes.in_turns()[: self.shown]):
             probe = look.probes.names[number]
-            for layer in layers[start:] + layers[:start]:
-                maps = found.layers[layer]
+            for layer in self.in_turn(layers):
                 title = f"{layer} · {probe} · epoch {look.clock}"
                 yield (
                     f"activations/{layer}/{probe}",
                     activation_grid(
-                        maps[number], title=title, rule=self.rule, dead=found.dead(layer)
+                        found.layers[layer][number], title=title, rule=self.rule,
+                        dead=found.dead(layer),
                     ),
-                )
+                )  # fmt: skip
                 if look.left < 0:
                     self._turn = layers.index(layer) + 1
                     self.say("short", f"{self.name}: the budget ends the look at {layer}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytorch_lightning as L
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.ledger import Ledger
-from pytorch_lightning.loggers import TensorBoardLogger
+from convlens.callbacks.logging.writing import event_loggers
 
 from convlens.config.schema import AlarmsConfig
 from convlens.training import alarms
@@ -48,9 +48,12 @@ class Alarms(L.Callback):
     def end_epoch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Say what has held long enough."""
         if trainer.is_global_zero:
-            learning = self._still_falling(module)
-            self._judge(trainer, trainer.current_epoch + 1, self.thresholds.patience, learning)
-            self._watch_losses(trainer, module)
+            rows = [row for _, row in sorted(module.record.items())]
+            losses = [row["val/loss"] for row in rows if "val/loss" in row]
+            falling = bool(losses) and losses[-1] == min(losses)
+            clock = trainer.current_epoch + 1
+            self._judge(trainer, clock, self.thresholds.patience, falling)
+            self._say(trainer, self._of_curves(trainer, module), clock)
 
     def end_training(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Say, and keep for the summary, what holds at the end."""
@@ -62,12 +65,6 @@ class Alarms(L.Callback):
         if gap and gap not in self.current:
             self.current.append(gap)
 
-    @staticmethod
-    def _still_falling(module: L.LightningModule) -> bool:
-        """Whether the latest validation loss is the lowest so far."""
-        losses = [row["val/loss"] for _, row in sorted(module.record.items()) if "val/loss" in row]
-        return bool(losses) and losses[-1] == min(losses)
-
     def _judge(self, trainer: L.Trainer, clock: int, patience: int, learning: bool) -> None:
         scores = self.ledger.scores
         if clock not in scores:
@@ -77,24 +74,29 @@ class Alarms(L.Callback):
         if patience:
             self._held = held
         self.current = list(found.values())
-        fresh = [key for key in found if held[key] >= patience and key not in self._said]
-        self._said.update(fresh)
-        for key in fresh:
-            _say(trainer, key, found[key], clock)
+        due = {key: line for key, line in found.items() if held[key] >= patience}
+        self._say(trainer, due, clock)
 
-    def _watch_losses(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Overfitting needs no look; the summary judges it anew, from all epochs."""
-        notices = {"gap": self._gap(trainer, module)}
+    def _say(self, trainer: L.Trainer, lines: Mapping[str, str], clock: int) -> None:
+        """Each line once, by what it is about."""
+        fresh = {key: line for key, line in lines.items() if key not in self._said}
+        self._said.update(fresh)
+        for key, line in fresh.items():
+            log.warning("alarm after epoch %d: %s", clock, line)
+            for logger in event_loggers(trainer):
+                # of several texts of one tag and step TensorBoard shows one
+                logger.experiment.add_text(f"alarms/{key}", line, clock)
+
+    def _of_curves(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+        """What needs no look; the summary judges overfitting anew, from all epochs."""
+        lines = {"gap": self._gap(trainer, module)}
         if curves := _curves(module, "loss"):
-            notices["overfitting"] = alarms.overfitting(
+            lines["overfitting"] = alarms.overfitting(
                 *curves,
                 epochs=self.thresholds.overfitting_epochs,
                 rise=self.thresholds.overfitting_rise,
             )
-        for about, line in notices.items():
-            if line and about not in self._said:
-                self._said.add(about)
-                _say(trainer, about, line, trainer.current_epoch + 1)
+        return {about: line for about, line in lines.items() if line}
 
     def _gap(self, trainer: L.Trainer, module: L.LightningModule) -> str | None:
         """Training far above validation, judged from all epochs; it needs no look either."""
@@ -141,11 +143,3 @@ def _curves(module: L.LightningModule, name: str) -> list[list[float]]:
     rows = [row for _, row in sorted(module.record.items())]
     curves = [[row.get(f"{stage}/{name}") for row in rows] for stage in ("train", "val")]
     return [] if any(value is None for curve in curves for value in curve) else curves
-
-
-def _say(trainer: L.Trainer, key: str, line: str, clock: int) -> None:
-    log.warning("alarm after epoch %d: %s", clock, line)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # of several texts of one tag and step TensorBoard shows one
-            logger.experiment.add_text(f"alarms/{key}", line, clock)

@@ -91,12 +91,16 @@ class AnswerBook:
         gives. Batches are dictionaries with ``label``, or (pictures, labels). Answers or labels
         that cannot be read are a ``problem``, and the pass is lost.
         """
-        returned = outputs.get("logits") if isinstance(outputs, dict) else None
+        returned = returned_logits(outputs)
         pictures, labels, rows = parts_of(batch)
         try:
             labels = _class_numbers(labels)
             logits = output_rows(noted() if returned is None else returned, len(labels))
-            _check_labels(labels, max(2, logits.shape[1]))
+            classes = max(2, logits.shape[1])
+            if len(labels) and (highest := int(labels.max())) >= classes:
+                raise UserError(
+                    f"a label is {highest}, but the network tells {classes} classes apart"
+                )
         except UserError as error:
             self._lost, self.problem = True, self.problem or str(error)
             return
@@ -173,11 +177,9 @@ def _class_numbers(labels: Tensor | None) -> Tensor:
     return numbers.long()
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if len(labels) and int(labels.max()) >= classes:
-        raise UserError(
-            f"a label is {int(labels.max())}, but the network tells {classes} classes apart"
-        )
+def returned_logits(outputs) -> Tensor | None:
+    """The logits that a module's step returns, if it does."""
+    return outputs.get("logits") if isinstance(outputs, dict) else None
 
 
 def parts_of(batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convlens.callbacks.look import Look
-from convlens.callbacks.signed_maps import SignedMaps, repeated
+import torch
+from convlens.callbacks.explanation import Look
+from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor
 
 from convlens.explain.attribution import attribute, check_attribution
@@ -61,7 +62,7 @@ class Attribution(SignedMaps):
         return " · ".join([self.method.replace("_", " "), *layers])
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
-        images, classes = repeated(image, targets)
+        images, classes = image.expand(len(targets), -1, -1, -1), torch.tensor(targets)
         found = self.fitting(
             lambda batch: attribute(
                 look.network, images, classes, self.method, layer=self.layer, batch=batch,

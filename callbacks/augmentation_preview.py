@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.core.errors import UserError
 from convlens.draw.picture_sheet import augmentation_sheet
@@ -36,7 +33,7 @@ class AugmentationPreview(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"augmentation/<probe>": min(self.shown, probes)}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         if look.augment is None or look.clock != 0:
             return
         self.chosen(look.network, look.example)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import evidence
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.class_means import class_means
 
@@ -30,18 +27,16 @@ class ClassMeans(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"class_means": 1}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         found = evidence(self, look, self.count)
         if found is None:
             return
         classes = len(look.class_names)
-        counts = torch.bincount(found.labels[found.labels >= 0], minlength=classes)
-        sums = torch.zeros(classes, *found.true.shape[1:])
         known = found.labels >= 0
-        sums.index_add_(0, found.labels[known], found.true[known])
-        means = sums / counts.clamp_min(1)[:, None, None]
+        labels = found.labels[known]
+        counts = torch.bincount(labels, minlength=classes)
+        sums = torch.zeros(classes, *found.true.shape[1:])
+        sums.index_add_(0, labels, found.true[known])
+        means = (sums / counts.clamp_min(1)[:, None, None]).numpy()
         title = f"mean map of each class · {found.layer} · epoch {look.clock}"
-        yield (
-            "class_means",
-            class_means(means.numpy(), counts.numpy(), look.class_names, title=title),
-        )
+        yield "class_means", class_means(means, counts.numpy(), look.class_names, title=title)

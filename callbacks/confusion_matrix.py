@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
 
@@ -33,7 +30,7 @@ class ConfusionMatrix(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"confusion_matrix": 1}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         found = look.answers
         if found is None or not len(found.labels):
             return

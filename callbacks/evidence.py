@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from convlens.callbacks.explanation import Explanation
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Explanation, Look
 from torch import Tensor
 
 from convlens.explain.grad_cam import GradCam, grad_cam

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.answers import parts_of
+from convlens.callbacks.answers import parts_of, returned_logits
+from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.verdict import (
     Judge,
     Preprocess,
@@ -64,11 +65,10 @@ class OwnAnswers:
         self._step: Step | None = None
         self._watching = ExitStack()
         self._verdicts: dict[tuple, Verdict] = {}
-        self._hook = None
-        self._noted: list[object] = []
+        self._hooks = ExitStack()
+        self._noted: list[Tensor | UserError] = []
         self._noting: nn.Module | None = None
-        self._way: tuple = ()  # how the noted ones are read
-        self._outputs = "auto"
+        self._asking: Explanation | None = None  # how the noted ones are read
         self._reader: OutputReader | None = None
 
     # --- watching a step
@@ -103,54 +103,48 @@ class OwnAnswers:
         if _wrapped(trainer, module):
             self.seen.forward = self.seen.forward[:-1]  # the step itself came as a call
 
-    def judge(
-        self, module: L.LightningModule, outputs, batch, logits: Where, preprocess: Preprocess,
-        probe: Tensor,
-    ) -> Verdict:  # fmt: skip
-        """What the step just seen tells, for callbacks that read the outputs like this.
+    def judge(self, module: L.LightningModule, outputs, batch, explanation: Explanation) -> Verdict:
+        """What the step just seen tells, for explanations that read the outputs like this one.
 
         Args:
             outputs, batch: of the step.
-            logits, preprocess: see :meth:`convlens.callbacks.explanation.Explanation.watch`.
-            probe: one image (1, C, H, W) to explain.
         """
-        key = (logits, preprocess)
+        key = _way(explanation)
         if key not in self._verdicts:
-            pictures = parts_of(batch)[0]
-            returned = outputs.get("logits") if isinstance(outputs, dict) else None
-            judge = Judge(self.seen, module, returned, pictures, logits, preprocess, probe)
+            judge = Judge(
+                self.seen, module, returned_logits(outputs), parts_of(batch)[0], *key,
+                explanation.probes.images[:1],
+            )  # fmt: skip
             noted, self._noted = self._noted, []  # judging asks the module too
             found = self._verdicts[key] = judge.verdict()
             self._noted = noted
             moved = self._noting is not None and found.source not in (None, self._noting)
-            if moved and key == self._way:
+            if moved and key == _way(self._asking):
                 self.end()
-                self.note(module, logits, preprocess, self._outputs)
+                self.note(module, self._asking)
                 given = self.seen.outputs[found.source]
                 self._noted = [self._reader.logits(given, len(given))]
         return self._verdicts[key]
 
     def verdict(
-        self, module: L.LightningModule, logits: Where, preprocess: Preprocess, probes: Probes
+        self, module: L.LightningModule, explanation: Explanation, probes: Probes
     ) -> Verdict:
         """What is known so far; convlens's own module is compared at the first call."""
-        key = (logits, preprocess)
+        key = _way(explanation)
         if isinstance(module, ClassifierModule) and key not in self._verdicts:
             self._verdicts[key] = of_ours(module, probes.images[:1])
         return self._verdicts.get(key, Verdict())
 
     # --- noting answers
 
-    def note(
-        self, module: L.LightningModule, logits: Where, preprocess: Preprocess, outputs: str
-    ) -> None:
-        """A pass begins whose answers are wanted."""
+    def note(self, module: L.LightningModule, explanation: Explanation) -> None:
+        """A pass begins whose answers are wanted, read as ``explanation`` does."""
         if self._noting is not None or isinstance(module, ClassifierModule):
             return  # the steps of ours return their logits
-        source = self._verdicts.get((logits, preprocess), Verdict()).source or module
-        self._noting, self._noted = source, []
-        self._way, self._outputs = (logits, preprocess), outputs
-        reader = self._reader = OutputReader(source, outputs).__enter__()
+        logits, _ = key = _way(explanation)
+        source = self._verdicts.get(key, Verdict()).source or module
+        self._noting, self._noted, self._asking = source, [], explanation
+        reader = self._reader = self._hooks.enter_context(OutputReader(source, explanation.outputs))
 
         def read(_, given, output) -> None:
             try:
@@ -161,7 +155,7 @@ class OwnAnswers:
                 told = isinstance(error, UserError)
                 self._noted.append(error if told else UserError(f"{type(error).__name__}: {error}"))
 
-        self._hook = source.register_forward_hook(read)
+        self._hooks.callback(source.register_forward_hook(read).remove)
 
     def taken(self, trainer: L.Trainer, module: L.LightningModule) -> Tensor:
         """The logits of the batch that just ended.
@@ -180,10 +174,12 @@ class OwnAnswers:
 
     def end(self) -> None:
         """The pass is over."""
-        if self._noting is not None:
-            self._hook.remove()
-            self._reader.close()
-            self._noting, self._noted = None, []
+        self._hooks.close()
+        self._noting, self._noted = None, []
+
+
+def _way(explanation: Explanation) -> tuple[Where, Preprocess]:
+    return explanation.logits, explanation.preprocess
 
 
 def _wrapped(trainer: L.Trainer, module: L.LightningModule) -> bool:

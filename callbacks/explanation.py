@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.look import Look
+from convlens.callbacks.answers import Answers
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -26,6 +28,67 @@ from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
+Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the network.
+
+    Attributes:
+        network: pictures (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
+            would wait for the other processes.
+        probes: the pictures to explain, on the network's device.
+        class_names: K names.
+        clock: completed epochs; 0 is the network before training.
+        final: the run's last look, which may take its time.
+        deadline: reading of ``time.perf_counter`` after which nothing more should be begun.
+        seed: of the run, for callbacks that draw random numbers.
+        stage: ``val``, or ``test`` for the look behind the test.
+        answers: of the latest pass over the stage's pictures; None before there was one, and for
+            callbacks that do not set ``needs_answers``.
+        fetch: rows of the stage's split to pictures (n, C, H, W) as the network takes them, on its
+            device, without those that are not to be had; and the rows that are.
+        pictures: ``pictures(count)``: so many of the stage's pictures, each class in proportion
+            (so is every beginning of them), in batches (B, C, H, W) of at most 50 on the network's
+            device; None where there is no data set.
+        labels: ``labels(count)``: the classes of those pictures, (count,) int64; or None.
+        masks: ``masks(count)``: their objects, (count, H, W) bool; None where there are none.
+        augment: ``augment(images, seed)``: the run's augmentation of (B, C, H, W); or None.
+        history: scalars by epoch, from epoch 0, as far as they are written; empty elsewhere.
+        marks: what happened after how many epochs, such as ``{"head, top": 5}``.
+        memo: what callbacks of this look have found, for those that come after them.
+        fed: a context in which the network takes what ``fetch`` gives.
+    """
+
+    network: nn.Module
+    probes: Probes
+    class_names: tuple[str, ...]
+    clock: int
+    final: bool
+    deadline: float
+    seed: int
+    stage: str = "val"
+    answers: Answers | None = None
+    fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
+    pictures: Callable[[int], Iterator[Tensor]] | None = None
+    labels: Callable[[int], Tensor] | None = None
+    masks: Callable[[int], Tensor | None] | None = None
+    augment: Callable[[Tensor, int], Tensor] | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    marks: Mapping[str, int] = field(default_factory=dict)
+    memo: dict = field(default_factory=dict)
+    fed: Callable[[], AbstractContextManager] = nullcontext
+
+    @property
+    def example(self) -> Tensor:
+        """One picture, (1, C, H, W)."""
+        return self.probes.images[:1]
+
+    @property
+    def left(self) -> float:
+        """Seconds that may still be spent on this look."""
+        return self.deadline - time.perf_counter()
 
 
 class Explanation(L.Callback, ABC):
@@ -67,6 +130,7 @@ class Explanation(L.Callback, ABC):
         self.cut = ""
         self.readable = True
         self._said: set[str] = set()
+        self._turn = 0  # where the next look begins, if the budget ended the one before
         self._known: tuple[nn.Module, list[str]] | None = None  # the layers of a network
         self._read: nn.Module | None = None  # the network whose outputs have been looked at
 
@@ -131,7 +195,7 @@ class Explanation(L.Callback, ABC):
     # --- what
 
     @abstractmethod
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray | float]]:
+    def pictures(self, look: Look) -> Findings:
         """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
 
     def chosen(self, network: nn.Module, example: Tensor) -> list[str]:
@@ -147,6 +211,11 @@ class Explanation(L.Callback, ABC):
         if self._known is None or self._known[0] is not look.network:
             self._known = (look.network, self.chosen(look.network, look.example))
         return list(self._known[1])
+
+    def in_turn(self, items: list[T]) -> list[T]:
+        """All of them, those first that the budget kept from the look before."""
+        start = self._turn % len(items)
+        return items[start:] + items[:start]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         """Tags (with ``<probe>`` for each probe) and the number of pictures at a full look."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
@@ -69,7 +69,6 @@ class FilterVisuals(ExplanationCallback):
         self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
-        self._turn = 0
         self._reading: tuple[nn.Module, list[str]] | None = None  # a network, its first layers
 
     def chosen(self, network, example) -> list[str]:
@@ -79,7 +78,7 @@ class FilterVisuals(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"filters/{layer}": 1 for layer in layers}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         for first in self._reading_image(look):
             if first not in layers:
@@ -94,15 +93,14 @@ class FilterVisuals(ExplanationCallback):
         logits = logits_layer(look.network, layers, look.example)
         wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
         found = self._search(look, wanted, time.perf_counter() - began)
-        start, passed = self._turn % len(layers), []
-        for place in range(len(layers)):
-            at = (start + place) % len(layers)
-            layer, asked = layers[at], wanted[layers[at]]
+        passed = []
+        for place, layer in enumerate(self.in_turn(layers)):
+            asked = wanted[layer]
             count = self._affordable(look, layer, len(asked.units), len(layers) - place)
             if count < len(asked.units):
                 passed.append(f"{count} of {len(asked.units)} units of {layer}")
             if count:
-                self._turn = at + 1
+                self._turn = layers.index(layer) + 1
                 yield self._ascent(look, layer, asked.first(count), found.get(layer))
         if passed:
             self.say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")

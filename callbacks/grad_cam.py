@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
+from convlens.callbacks.targets import check_target, explained_classes
 
-from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import place_of
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import grad_cam
@@ -48,17 +45,13 @@ class GradCam(ExplanationCallback):
         self._scales = dict(state_dict["scales"])
 
     def chosen(self, network, example) -> list[str]:
-        if self.target != "answer" and place_of(self.target, self.class_names) is None:
-            raise UserError(
-                f"callbacks.grad_cam.target={self.target}: no such class; "
-                f"{nearest(self.target, [*self.class_names, 'answer'])}"
-            )
+        check_target("grad_cam", self.target, self.class_names)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"grad_cam/<probe>": probes} if layers else {}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         if not layers:
             _, why = feature_map(look.network, look.example)
@@ -69,23 +62,20 @@ class GradCam(ExplanationCallback):
         found = self.fitting(
             lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
         )
-        shares, targets = found.probabilities.cpu(), found.targets.cpu()
+        shares = found.probabilities.cpu()
         answers = shares.argmax(dim=1)
         for number, probe in enumerate(look.probes.names):
             maps = {layer: found.maps[layer][number].cpu() for layer in layers}
             scales = {layer: self._scale(layer, probe, maps[layer]) for layer in layers}
             answer, truth = int(answers[number]), int(labels[number])
+            classes = explained_classes(self.target, look.class_names, answer, truth)
             rows = []
-            for row, target in enumerate(targets[number].tolist()):
-                role = _role(target, answer, truth, asked=self.target != "answer")
-                if row and target == targets[number][0]:
-                    continue  # the answer was right: one row says it all
-                drawn = [LayerMap(name, maps[name][row], scales[name]) for name in layers]
-                last = drawn.pop()
+            for row, (target, role) in enumerate(classes):
+                *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in layers)
                 rows.append(
                     ClassMap(
                         last.map, look.class_names[target], role, float(shares[number, target]),
-                        last.scale, last.layer, tuple(drawn),
+                        last.scale, last.layer, tuple(others),
                     )
                 )  # fmt: skip
             where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
@@ -107,11 +97,3 @@ class GradCam(ExplanationCallback):
         if self.target != "answer":
             return torch.full((count, 1), place_of(self.target, look.class_names))
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)
-
-
-def _role(target: int, answer: int, truth: int, *, asked: bool) -> str:
-    if asked:
-        return "target"
-    if target == answer:
-        return "predicted = true" if answer == truth else "predicted"
-    return "true"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.curves import learning_curves
 
@@ -17,28 +14,18 @@ class LearningCurves(ExplanationCallback):
     """``learning_curves``: loss and accuracy of training and validation, unfreezing marked.
 
     TensorBoard draws the same numbers as scalars after every epoch, one chart for each; hence
-    this picture is drawn at the end of the run only, unless it is asked for.
-
-    Args:
-        each_epoch: whether to draw it at every look, up to the epoch before.
-        every_n_epochs: see :class:`~convlens.callbacks.explanation.Explanation`.
+    this picture is drawn at the end of the run only.
     """
 
     has_final_look = True  # an epoch's own numbers are written behind its look
 
-    def __init__(self, *, each_epoch: bool = False, every_n_epochs: int = 1):
-        super().__init__(every_n_epochs=every_n_epochs)
-        self.each_epoch = each_epoch
-
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"learning_curves": 1}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         rows = look.history
-        if not rows or not (look.final or self.each_epoch):
-            return
         tags = [tag for tag in _SHOWN if any(tag in row for row in rows)]
-        if not tags:
+        if not look.final or not tags:
             return
         yield (
             "learning_curves",

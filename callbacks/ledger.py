@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+KEPT = (
+    "spent", "failures", "left_out", "scores", "looked", "cut", "epochs", "allowed", "charged"
+)  # fmt: skip
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Ledger:
             ended early.
         epochs: by clock, seconds of the epoch itself (training and validation), and of looking
             within it; the looks before training and at the end are not among them.
+        allowed, charged: seconds that epochs have granted, and those that looks have used of them.
     """
 
     share: float = 0.05
@@ -41,29 +47,25 @@ class Ledger:
     looked: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     epochs: dict[int, list[float]] = field(default_factory=dict)
-    _allowed: float = 0.0
-    _charged: float = 0.0
-    _epoch: int = -1
+    allowed: float = 0.0
+    charged: float = 0.0
     _began: float = 0.0
-    _closed: int = -1
+    _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of ``epochs``
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the epoch's watch; later calls for the same epoch change nothing."""
-        if epoch != self._epoch:
-            self._epoch, self._began = epoch, time.perf_counter()
+    def begin_epoch(self) -> None:
+        """Start the epoch's watch."""
+        self._began = time.perf_counter()
 
     def end_epoch(self, epoch: int) -> None:
-        """Grant the epoch's allowance; later calls for the same epoch change nothing."""
-        if epoch != self._closed:
-            self._closed = epoch
-            own = time.perf_counter() - self._began
-            self.epochs[epoch + 1] = [own, 0.0]
-            self._allowed += max(self.floor, self.share * own)
+        """Grant the epoch's allowance."""
+        own = time.perf_counter() - self._began
+        self._latest = self.epochs[epoch + 1] = [own, 0.0]
+        self.allowed += max(self.floor, self.share * own)
 
     @property
     def left(self) -> float:
         """Seconds that may be spent now."""
-        return self._allowed - self._charged
+        return self.allowed - self.charged
 
     @property
     def total(self) -> float:
@@ -74,9 +76,8 @@ class Ledger:
         """Write down what a look took; ``free`` looks do not use the allowance."""
         self.spent[name] = self.spent.get(name, 0.0) + seconds
         if not free:
-            self._charged += seconds
-            if self._closed + 1 in self.epochs:
-                self.epochs[self._closed + 1][1] += seconds
+            self.charged += seconds
+            self._latest[1] += seconds
 
     def note(self, clock: int, tag: str, value: float) -> None:
         """Keep a score, for the run's table, its alarms and its summary."""
@@ -88,32 +89,14 @@ class Ledger:
         own, looked = (sum(pair[i] for pair in self.epochs.values()) for i in (0, 1))
         return looked / (own + looked) if own + looked else 0.0
 
-    def curve(self, tag: str) -> dict[int, float]:
-        """One score by clock, rising."""
-        return {clock: row[tag] for clock, row in sorted(self.scores.items()) if tag in row}
-
     def state(self) -> dict:
         """What a checkpoint keeps: plain numbers and words."""
-        return {
-            "spent": dict(self.spent),
-            "allowed": self._allowed,
-            "charged": self._charged,
-            "failures": dict(self.failures),
-            "left_out": dict(self.left_out),
-            "looked": dict(self.looked),
-            "cut": dict(self.cut),
-            "scores": {clock: dict(row) for clock, row in self.scores.items()},
-            "epochs": {clock: list(pair) for clock, pair in self.epochs.items()},
-        }
+        return deepcopy({name: getattr(self, name) for name in KEPT})
 
     def restore(self, state: dict) -> None:
-        self.spent = dict(state["spent"])
-        # runs of old kept fewer of these
-        for name in ("failures", "left_out", "looked", "cut"):
-            setattr(self, name, dict(state.get(name, {})))
-        self.scores = {clock: dict(row) for clock, row in state.get("scores", {}).items()}
-        self.epochs = {clock: list(pair) for clock, pair in state.get("epochs", {}).items()}
-        self._allowed, self._charged = state["allowed"], state["charged"]
+        """Go on from what a checkpoint has kept; runs of old kept less."""
+        for name in KEPT:
+            setattr(self, name, deepcopy(state.get(name, getattr(self, name))))
 
 
 @dataclass

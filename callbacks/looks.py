@@ -8,19 +8,22 @@ from functools import partial
 
 import numpy as np
 import pytorch_lightning as L
+import torch
 from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explained import OwnAnswers
 from convlens.callbacks.explanation import Explanation
-from convlens.callbacks.last_looks import collect_answers
 from convlens.callbacks.ledger import Account, Ledger
 from convlens.callbacks.logging.epoch_log import EpochLog
-from convlens.callbacks.logging.writing import write_number, write_picture
+from convlens.callbacks.logging.writing import write_numbers, write_picture
 from convlens.callbacks.session import Session
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
+from convlens.core.evaluation import evaluation_mode
 from convlens.core.stopwatch import spent_on
+from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
 STEPS = {"val": "validation", "test": "test"}
@@ -56,23 +59,21 @@ class Looks(L.Callback):
         alarms: Alarms | None = None,
     ):  # fmt: skip
         self.order = list(order)
-        self.ledger = Ledger() if ledger is None else ledger
-        self.answers = AnswerBook() if answers is None else answers
+        self.ledger = ledger or Ledger()
+        self.answers = answers or AnswerBook()
         self.own = OwnAnswers()
         self.epoch_log, self.alarms = epoch_log, alarms
         self.tested: int | None = None
         self._accounts: dict[Explanation, Account] = {}
         self._clock = 0
-        self._trained = False
+        self._began = self._trained = False
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> Looks:
         """The one among the trainer's callbacks; put there at the first call."""
-        found = next((each for each in trainer.callbacks if isinstance(each, cls)), None)
-        if found is None:
-            found = cls()
-            trainer.callbacks.append(found)
-        return found
+        if not any(isinstance(each, cls) for each in trainer.callbacks):
+            trainer.callbacks.append(cls())
+        return next(each for each in trainer.callbacks if isinstance(each, cls))
 
     def join(self, explanation: Explanation) -> None:
         """Let it look too; once in the list it keeps its place."""
@@ -95,9 +96,9 @@ class Looks(L.Callback):
     # --- when
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._clock, self._trained = trainer.current_epoch, False
+        self._clock, self._began, self._trained = trainer.current_epoch, True, False
         if self._clock == 0 and trainer.global_step == 0:
-            self.look(trainer, pl_module, self.order, 0, free=True)
+            self.look(trainer, pl_module, self.order, 0)
         else:
             for each in self.order:
                 account = self.account(each)
@@ -108,7 +109,7 @@ class Looks(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = True
-        self.ledger.begin_epoch(trainer.current_epoch)
+        self.ledger.begin_epoch()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
@@ -137,10 +138,10 @@ class Looks(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._trained and self._needing():
-            collect_answers(self.answers, trainer, pl_module)
+            self._collect_answers(trainer, pl_module)
         # the last look is always there, and whole
         due = [each for each in self.order if self._due_at_end(each)]
-        self.look(trainer, pl_module, due, self._clock, final=True, free=True)
+        self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
             self.alarms.end_training(trainer, pl_module)
 
@@ -149,10 +150,18 @@ class Looks(L.Callback):
         whole = account.looked_at == self._clock != account.cut_at
         return explanation.has_final_look or not whole
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # a resumed run of ours whose epochs are all done has its last looks and alarms all the
+        # same: Lightning's loop returns at once then and calls no hook
+        if self.epoch_log is not None and not self._began:
+            for hook in ("on_train_start", "on_train_end"):
+                for callback in trainer.callbacks:
+                    getattr(callback, hook)(trainer, pl_module)
+
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = [each for each in self.order if each.looks_at_test]
         clock = self._clock if self.tested is None else self.tested
-        self.look(trainer, pl_module, due, clock, final=True, free=True, stage="test")
+        self.look(trainer, pl_module, due, clock, final=True, stage="test")
 
     # --- the module's own steps: is what they answer what forward answers? and what is it?
 
@@ -198,7 +207,7 @@ class Looks(L.Callback):
         if needing := self._needing():
             first = next((each for each in needing if each.readable), needing[0])
             self.answers.begin(hold=not isinstance(module, ClassifierModule))
-            self.own.note(module, first.logits, first.preprocess, first.outputs)
+            self.own.note(module, first)
 
     def _end_pass(self, stage: str) -> None:
         needing = self._needing()
@@ -214,6 +223,22 @@ class Looks(L.Callback):
                     f"so no answers are shown; return {{'logits': …}} from {STEPS[stage]}_step",
                 )
 
+    @torch.no_grad()
+    def _collect_answers(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Note the answers to the validation pictures, as the last epoch's validation did.
+
+        Without an epoch none ran. In another project nothing is noted.
+        """
+        data = trainer.datamodule
+        if not (isinstance(data, PictureData) and isinstance(module, ClassifierModule)):
+            return
+        self.answers.begin(hold=False)
+        with evaluation_mode(module), trainer.precision_plugin.forward_context():
+            for batch in data.evaluation_loader("validation"):
+                moved = data.finish(move_data_to_device(batch, module.device))
+                self.answers.take({"logits": module.answer(moved)}, moved)
+        self.answers.end("val")
+
     def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:
         """Whether what would be explained is what answers; said once where it is not."""
         self.own.end_step(trainer, module)
@@ -223,9 +248,7 @@ class Looks(L.Callback):
             self.account(each).judged, began = self.own.seen, time.perf_counter()
             try:
                 with spent_on("explaining"), isolate_rng():
-                    verdict = self.own.judge(
-                        module, outputs, batch, each.logits, each.preprocess, each.probes.images[:1]
-                    )
+                    verdict = self.own.judge(module, outputs, batch, each)
                 if trainer.is_global_zero and verdict.refusal:
                     raise UserError(verdict.refusal)
                 if trainer.is_global_zero and verdict.warning:
@@ -238,27 +261,25 @@ class Looks(L.Callback):
 
     def look(
         self, trainer: L.Trainer, module: L.LightningModule, due: Iterable[Explanation], clock: int,
-        *, final: bool = False, free: bool = False, stage: str = "val",
+        *, final: bool = False, stage: str = "val",
     ) -> None:  # fmt: skip
         """Let those that are due look at the network as it is.
 
         Args:
-            final, stage: see :class:`convlens.callbacks.look.Look`.
-            free: whether the look has time of its own, beside the budget of the epochs.
+            final, stage: see :class:`convlens.callbacks.explanation.Look`.
         """
         if not trainer.is_global_zero:
             return
-        session = Session(
-            trainer, module, clock, stage=stage, final=final, own=self.own,
-            answers=self.answers.latest.get(stage), history=self.history,
-        )  # fmt: skip
+        answers = self.answers.latest.get(stage)
+        session = Session(trainer, module, clock, self.own, stage, final, answers, self.history)
         for each in due:
             if each.probes is not None:
                 with spent_on("explaining"):
-                    self._look(trainer, session, each, free)
+                    self._look(trainer, session, each)
 
-    def _look(self, trainer: L.Trainer, session: Session, each: Explanation, free: bool) -> None:
+    def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
         account, began, each.cut = self.account(each), time.perf_counter(), ""
+        free = session.final or session.clock == 0  # beside the budget of the epochs
         # in the epochs another picture is only begun where there is time for it
         reserve = 0.0 if free or each.reckons else account.next
         deadline = began + self._seconds(each, session.final, free) - reserve
@@ -266,7 +287,11 @@ class Looks(L.Callback):
             with session.look(each, deadline) as look:
                 times = [time.perf_counter()]
                 for tag, found in each.pictures(look):
-                    self._write(trainer, each, tag, found, session.clock)
+                    if isinstance(found, np.ndarray):
+                        write_picture(trainer, each.folder, tag, found, session.clock)
+                    else:
+                        write_numbers(trainer, {tag: float(found)}, session.clock)
+                        self.ledger.note(session.clock, tag, float(found))
                     times.append(time.perf_counter())
             if not session.final:
                 account.note(began, times)
@@ -279,15 +304,6 @@ class Looks(L.Callback):
             if session.stage == "val":
                 account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, free=free)
-
-    def _write(
-        self, trainer: L.Trainer, each: Explanation, tag: str, found: np.ndarray | float, clock: int
-    ) -> None:
-        if isinstance(found, np.ndarray):
-            write_picture(trainer, each.folder, tag, found, clock)
-        else:
-            write_number(trainer, tag, float(found), clock)
-            self.ledger.note(clock, tag, float(found))
 
     def _seconds(self, each: Explanation, final: bool, free: bool) -> float:
         """For this look: of the first and the last their own; of others what the budget has left,
@@ -313,3 +329,21 @@ class Looks(L.Callback):
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         if "convlens_ledger" in checkpoint:
             self.ledger.restore(checkpoint["convlens_ledger"])
+
+
+class ExplanationCallback(Explanation):
+    """Looks at the network before training, after every epoch and at the end.
+
+    It joins the :class:`Looks` among the trainer's callbacks, wherever that stands, and brings one
+    where there is none. What it draws a subclass says, see
+    :class:`convlens.callbacks.explanation.Explanation`.
+
+    In a project of one's own::
+
+        images, labels = next(iter(val_loader))
+        cam = GradCam().watch(images[:8], labels[:8], class_names=["cat", "dog"])
+        trainer = L.Trainer(callbacks=[cam])
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        Looks.of(trainer).join(self)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from convlens.callbacks.answers import Answers
-from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import last_feature_map
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
+from torch import Tensor
 
 from convlens.draw.breakdown import breakdown
 from convlens.draw.colour import overlay
@@ -47,26 +47,32 @@ class Mistakes(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"predictions/{what}": 1 for what in ("mistakes", "random", "breakdown")}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         answers = look.answers
         if answers is None or not len(answers) or look.fetch is None:
             return
         end = "/test" if look.stage == "test" else ""
         when = f"{STAGES[look.stage]} · epoch {look.clock}"
-        worst = answers.mistakes(self.mistakes)
-        if len(worst):
-            title = f"most confident mistakes · {when}"
-            sheet = self._sheet(look, answers, worst, title, explained=True)
-            if sheet is not None:
-                yield f"predictions/mistakes{end}", sheet
         pool = np.arange(len(answers))
         if answers.sampled:  # a data set that cannot be asked again: not all pictures are to be had
             pool = np.flatnonzero(np.isin(answers.rows, answers.sampled))
-        order = np.random.default_rng(look.seed).permutation(pool)
-        title = f"random pictures · {when}"
-        sheet = self._sheet(look, answers, np.sort(order[: self.random]), title, explained=False)
-        if sheet is not None:
-            yield f"predictions/random{end}", sheet
+        drawn = np.random.default_rng(look.seed).permutation(pool)[: self.random]
+        for tag, title, places in (
+            ("mistakes", "most confident mistakes", answers.mistakes(self.mistakes)),
+            ("random", "random pictures", np.sort(drawn)),
+        ):
+            images, rows = look.fetch(answers.rows[places].tolist()) if len(places) else ([], [])
+            if rows:
+                places = np.searchsorted(answers.rows, rows).tolist()  # rows rise
+                explained = tag == "mistakes"
+                panels = self._panels(look, images, places) if explained else [()] * len(rows)
+                entries = [
+                    self._entry(look, *each)
+                    for each in zip(images.cpu(), places, panels, strict=True)
+                ]
+                columns = 2 if explained else 4
+                sheet = picture_sheet(entries, title=f"{title} · {when}", columns=columns)
+                yield f"predictions/{tag}{end}", sheet
         known = answers.labels >= 0
         counts = confusion_counts(
             answers.labels[known], answers.answers[known], len(look.class_names)
@@ -74,29 +80,18 @@ class Mistakes(ExplanationCallback):
         title = f"mistakes by class · {when}"
         yield f"predictions/breakdown{end}", breakdown(counts, look.class_names, title=title)
 
-    def _sheet(
-        self, look: Look, answers: Answers, places: np.ndarray, title: str, *, explained: bool
-    ) -> np.ndarray | None:
-        images, rows = look.fetch(answers.rows[places].tolist())
-        places = np.searchsorted(answers.rows, rows).tolist()  # rows rise
-        if not places:
-            return None
-        panels = self._panels(look, images, answers, places) if explained else [()] * len(places)
-        entries = []
-        for image, place, shown in zip(images.cpu(), places, panels, strict=True):
-            said, truth = int(answers.answers[place]), int(answers.labels[place])
-            confidence = float(answers.confidences[place])
-            lines = [f"said {look.class_names[said]} {probability_text(confidence)}"]
-            if truth >= 0 and truth != said:
-                share = float(answers.true_confidences[place])
-                lines.append(f"is {look.class_names[truth]} {probability_text(share)}")
-            verdict = None if truth < 0 else truth == said
-            entries.append(SheetEntry(image, lines, verdict, shown))
-        return picture_sheet(entries, title=title, columns=2 if explained else 4)
+    def _entry(self, look: Look, image: Tensor, place: int, panels: Sequence) -> SheetEntry:
+        answers, names = look.answers, look.class_names
+        said, truth = int(answers.answers[place]), int(answers.labels[place])
+        lines = [f"said {names[said]} {probability_text(float(answers.confidences[place]))}"]
+        if truth >= 0 and truth != said:
+            share = float(answers.true_confidences[place])
+            lines.append(f"is {names[truth]} {probability_text(share)}")
+        return SheetEntry(image, lines, None if truth < 0 else truth == said, panels)
 
-    def _panels(self, look: Look, images, answers: Answers, places: list[int]) -> list:
+    def _panels(self, look: Look, images: Tensor, places: list[int]) -> list[Sequence]:
         """For each picture the overlays of the predicted and the true class, on one scale."""
-        layers = last_feature_map(look)
+        layers, answers = last_feature_map(look), look.answers
         if not layers:
             return [()] * len(places)
         pairs = np.stack([answers.answers[places], answers.labels[places]], axis=1)
@@ -106,18 +101,13 @@ class Mistakes(ExplanationCallback):
                 lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
             )
         maps = found.maps[layers[0]].cpu()
-        shown = []
-        for image, pair, names in zip(images.cpu(), maps, pairs, strict=True):
-            high = float(pair.max())
-            shown.append(
-                [
-                    (
-                        f"{role}: {look.class_names[name]}"
-                        if one.any()
-                        else "no positive evidence",
-                        overlay(image, one, high=high),
-                    )
-                    for role, name, one in zip(("said", "is"), names, pair, strict=True)
-                ]
-            )
-        return shown
+        return [
+            [
+                (
+                    f"{role}: {look.class_names[name]}" if one.any() else "no positive evidence",
+                    overlay(image, one, high=float(pair.max())),
+                )
+                for role, name, one in zip(("said", "is"), names, pair, strict=True)
+            ]
+            for image, pair, names in zip(images.cpu(), maps, pairs, strict=True)
+        ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor
 

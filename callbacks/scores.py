@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
-from convlens.callbacks.base import ExplanationCallback
 from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor
 
 from convlens.core.errors import UserError
@@ -16,13 +14,14 @@ from convlens.draw.depth_chart import depth_chart
 from convlens.explain import scores
 from convlens.explain.activations import layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
-from convlens.explain.grad_cam import GradCam, grad_cam
+from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.layouts import find_module
 from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.similarity import pearson
 
 EXTENTS = ("default", "all")
+KEPT = ("before", "untrained", "latest", "scored", "measured")  # in checkpoints
 
 
 class Scores(ExplanationCallback):
@@ -77,19 +76,11 @@ class Scores(ExplanationCallback):
         self._measured: int | None = None  # and of the latest ones about layers
 
     def state_dict(self) -> dict:
-        return {
-            "before": self._before,
-            "untrained": dict(self._untrained),
-            "latest": dict(self._latest),
-            "scored": self._scored,
-            "measured": self._measured,
-        }
+        return {name: getattr(self, f"_{name}") for name in KEPT}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self._before = state_dict["before"]
-        self._untrained = dict(state_dict["untrained"])
-        self._latest = dict(state_dict["latest"])
-        self._scored, self._measured = state_dict["scored"], state_dict["measured"]
+        for name in KEPT:
+            setattr(self, f"_{name}", state_dict[name])
 
     def chosen(self, network, example) -> list[str]:
         names = choose_layers(network, self.layers, "activations", example=example)
@@ -102,21 +93,22 @@ class Scores(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray | float]]:
+    def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         if self._scored != look.clock:  # the last look comes behind that of the last epoch
             self._scored = look.clock
             yield from self._numbers(look)
-        if layers and self._measured != look.clock and (look.final or look.left > 0):
+        missing = layers and self._measured != look.clock
+        if missing and (look.final or look.left > 0):
             yield from self._of_layers(look, layers)
-        elif layers and self._measured != look.clock:
+        elif missing:
             self.say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
         if layers and look.final:
             yield from self._charts(look, layers)
         if look.final and self.which == "all":
             yield from self._of_randomisation(look)
 
-    def _numbers(self, look: Look) -> Iterator[tuple[str, float]]:
+    def _numbers(self, look: Look) -> Findings:
         # the dear part first: what is left of the budget is judged by the first number's seconds
         found = evidence(self, look, self.count)
         if found is not None:
@@ -126,7 +118,7 @@ class Scores(ExplanationCallback):
             share = scores.confident_mistakes(*map(torch.from_numpy, given), self.confident)
             yield "explain/confident_mistakes", share
 
-    def _of_maps(self, look: Look, found: Evidence) -> Iterator[tuple[str, float]]:
+    def _of_maps(self, look: Look, found: Evidence) -> Findings:
         maps = found.predicted
         yield from _mean("border_energy", scores.border_energy(maps, self.border / 2))
         peaks = scores.peak_position(maps)
@@ -151,16 +143,13 @@ class Scores(ExplanationCallback):
             yield from _mean("entropy", scores.entropy(maps))
             yield from self._of_faithfulness(look, found.layer)
 
-    def _of_faithfulness(self, look: Look, layer: str) -> Iterator[tuple[str, float]]:
+    def _of_faithfulness(self, look: Look, layer: str) -> Findings:
         """Of the probes' maps for their predicted classes."""
         images = look.probes.images
-        first = self._explained(look, layer, torch.full((len(images),), -1))
-        maps, targets = first.maps[layer][:, 0], first.targets[:, 0]
+        maps, targets = self._explained(look, images, layer)
 
         def again(kept: Tensor) -> Tensor:
-            return grad_cam(look.network, kept, targets, [layer], batch=self.batch).maps[layer][
-                :, 0
-            ]
+            return self._explained(look, kept, layer, targets)[0]
 
         found = faithfulness(look.network, images, maps, targets, again, batch=self.batch)
         yield from _mean("average_drop", found.drop)
@@ -172,28 +161,32 @@ class Scores(ExplanationCallback):
         yield from _mean("insertion", curves.insertion_auc)
         yield from _mean("deletion", curves.deletion_auc)
 
-    def _explained(self, look: Look, layer: str, targets: Tensor) -> GradCam:
-        return self.fitting(
-            lambda batch: grad_cam(look.network, look.probes.images, targets, [layer], batch=batch)
+    def _explained(
+        self, look: Look, images: Tensor, layer: str, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (N, h, w) for one class each, and these (N,); by default the predicted ones."""
+        targets = torch.full((len(images),), -1) if targets is None else targets
+        found = self.fitting(
+            lambda batch: grad_cam(look.network, images, targets, [layer], batch=batch)
         )
+        return found.maps[layer][:, 0], found.targets[:, 0]
 
-    def _of_randomisation(self, look: Look) -> Iterator[tuple[str, float]]:
+    def _of_randomisation(self, look: Look) -> Findings:
         """How much the probes' maps still look like themselves when layers become random."""
         layers = last_feature_map(look)
         if not layers:
             return
-        targets = self._explained(look, layers[0], torch.full((len(look.probes),), -1)).targets[
-            :, 0
-        ]
+        layer, images = layers[0], look.probes.images
+        _, targets = self._explained(look, images, layer)
         found = parameter_randomisation(
             look.network,
-            lambda: self._explained(look, layers[0], targets).maps[layers[0]][:, 0],
+            lambda: self._explained(look, images, layers[0], targets)[0],
             seed=look.seed,
         )
         for name, ranks in zip(found.layers, found.spearman, strict=True):
             yield from _mean(f"randomised/{name}", ranks)
 
-    def _of_layers(self, look: Look, layers: list[str]) -> Iterator[tuple[str, float]]:
+    def _of_layers(self, look: Look, layers: list[str]) -> Findings:
         batches = look.probes.images.split(max(1, self.batch // 4))
         found = layer_statistics(look.network, batches, layers)
         self._latest = {
@@ -207,7 +200,7 @@ class Scores(ExplanationCallback):
             yield f"explain/sparsity/{name}", sparsity
             yield f"explain/dead/{name}", dead
 
-    def _charts(self, look: Look, layers: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    def _charts(self, look: Look, layers: list[str]) -> Findings:
         known = self._untrained.keys() >= set(layers)
         for place, what in enumerate(("sparsity", "dead channels")):
             untrained = [self._untrained[name][place] for name in layers] if known else None
@@ -219,7 +212,7 @@ class Scores(ExplanationCallback):
             )
 
 
-def _mean(name: str, values: Tensor) -> Iterator[tuple[str, float]]:
+def _mean(name: str, values: Tensor) -> Findings:
     """The mean over the pictures for which the score is defined; nothing if it is for none."""
     defined = values[~values.isnan()]
     if len(defined):

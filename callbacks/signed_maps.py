@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
-import torch
-from convlens.callbacks.base import ExplanationCallback
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.looks import ExplanationCallback
+from convlens.callbacks.targets import check_target, explained_classes
 from torch import Tensor
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import place_of
 from convlens.draw.attribution_panel import attribution_panel
-from convlens.draw.grad_cam_panel import ClassMap, Role
+from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import class_logits
 
@@ -42,7 +40,6 @@ class SignedMaps(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.shown, self.only, self.target = probes, only, target
         self._cost = 0.0  # seconds of the latest picture
-        self._turn = 0
 
     @property
     @abstractmethod
@@ -58,20 +55,16 @@ class SignedMaps(ExplanationCallback):
         """What the title says between the probe's name and the epoch."""
 
     def chosen(self, network, example) -> list[str]:
-        name = f"callbacks.{self.tag}"
         if self.only not in ONLY:
-            raise UserError(f"{name}.only={self.only}: {nearest(str(self.only), ONLY)}")
-        if self.target != "answer" and place_of(self.target, self.class_names) is None:
-            raise UserError(
-                f"{name}.target={self.target}: no such class; "
-                f"{nearest(self.target, [*self.class_names, 'answer'])}"
-            )
+            wanted = nearest(str(self.only), ONLY)
+            raise UserError(f"callbacks.{self.tag}.only={self.only}: {wanted}")
+        check_target(self.tag, self.target, self.class_names)
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"{self.tag}/<probe>": min(self.shown, probes)}
 
-    def pictures(self, look: Look) -> Iterator[tuple[str, np.ndarray]]:
+    def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
         logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()
@@ -82,13 +75,11 @@ class SignedMaps(ExplanationCallback):
             line = f"no probe that only={self.only} lets through at epoch {look.clock}"
             self.say("none", f"{self.name}: {line}, nothing to draw")
             return
-        # where the budget ended the look before, the next one begins
-        start = self._turn % len(numbers)
-        self._turn = 0
-        for place, number in enumerate(numbers[start:] + numbers[:start]):
+        turn, self._turn = self.in_turn(numbers), 0
+        for number in turn:
             probe = look.probes.names[number]
-            if place and max(self._cost, 0.0) > look.left:
-                self._turn = start + place
+            if number != turn[0] and self._cost > look.left:
+                self._turn = numbers.index(number)
                 self.say("short", f"{self.name}: the budget ends the look before {probe}")
                 return
             began = time.perf_counter()
@@ -100,7 +91,7 @@ class SignedMaps(ExplanationCallback):
         return self.only == "all" or truth < 0 or (answer == truth) == (self.only == "correct")
 
     def _panel(self, look: Look, number: int, answer: int, truth: int, shares) -> np.ndarray:
-        rows = self._classes(look, answer, truth)
+        rows = explained_classes(self.target, look.class_names, answer, truth)
         image = look.probes.images[number : number + 1]
         maps, note = self.explain(look, image, [target for target, _ in rows])
         entries = [
@@ -109,16 +100,3 @@ class SignedMaps(ExplanationCallback):
         ]
         title = f"{look.probes.names[number]} · {self.heading(look)} · epoch {look.clock}"
         return attribution_panel(image[0].cpu(), entries, title=title, note=note)
-
-    def _classes(self, look: Look, answer: int, truth: int) -> list[tuple[int, Role]]:
-        """The classes explained, each with its role."""
-        if self.target != "answer":
-            return [(place_of(self.target, look.class_names), "target")]
-        if truth < 0 or answer == truth:
-            return [(answer, "predicted = true" if answer == truth else "predicted")]
-        return [(answer, "predicted"), (truth, "true")]
-
-
-def repeated(image: Tensor, targets: list[int]) -> tuple[Tensor, Tensor]:
-    """The picture (1, C, H, W) once for each class, (T, C, H, W), and the classes, (T,)."""
-    return image.expand(len(targets), *image.shape[1:]), torch.tensor(targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pytorch_lightning as L
@@ -93,7 +93,8 @@ class Judge:
             check_forward(self.module)
             if not self.step.forward:
                 return self._of_inner_calls()
-            return self._of_training() if self.step.training else self._of_forward()
+            given = self._given()
+            return Verdict(source=self.module) if self.step.training else self._of_forward(given)
         except UserError as error:
             return Verdict(str(error))
 
@@ -105,10 +106,6 @@ class Judge:
     def _its_step(self) -> str:
         return f"{self._name}.{'training' if self.step.training else 'validation'}_step"
 
-    def _of_training(self) -> Verdict:
-        self._given()
-        return Verdict(source=self.module)
-
     def _given(self) -> Tensor:
         given = self.step.forward[0][0]
         if not isinstance(given, Tensor) or given.dim() != 4:
@@ -118,11 +115,13 @@ class Judge:
             )
         return given
 
-    def _of_forward(self) -> Verdict:
+    def _of_forward(self, given: Tensor) -> Verdict:
         """The step called ``forward``: it has to give the same again."""
-        given, output = self._given(), self.step.forward[0][1]
-        own = pick_logits(output, self.logits, self.module)
-        again, steady = self._ask(given)
+        own = pick_logits(self.step.forward[0][1], self.logits, self.module)
+        with self._asking():
+            images = ready(self.module, given)
+            again = self.module(images)
+            steady = alike(again, self.module(images), narrow=False)
         if steady:
             self._compare(own, again, "the step itself got")
             if self.returned is not None and len(self.returned) == len(again):
@@ -138,8 +137,8 @@ class Judge:
     def _of_inner_calls(self) -> Verdict:
         """The step calls the parts itself: ``forward`` has to end with what one of them gave."""
         for pictures in self._as_forward_takes_them():
-            inner: dict[nn.Module, Tensor] = {}
-            again, _ = self._ask(pictures, inner)
+            with self._asking(), _noting_parts(self.module) as inner:
+                again = self.module(ready(self.module, pictures))
             fed = pictures is self.pictures
             known = self.pictures is not None and not self.step.training
             if known and self.returned is not None:
@@ -167,31 +166,11 @@ class Judge:
         if self.preprocess is not None:
             yield self.preprocess(self.pictures)
 
-    def _ask(self, images: Tensor, inner: dict[nn.Module, Tensor] | None = None):
-        """The logits as the callbacks get them, and whether a second pass gives the same.
-
-        ``inner`` is filled with what the modules within gave.
-        """
-        module = self.module
-        with explaining(module), torch.no_grad(), picking(module, self.logits), ExitStack() as tap:
-            images = ready(module, images)
-            if inner is not None:
-                for part in module.modules():
-                    if part is not module:
-                        hook = part.register_forward_hook(
-                            lambda which, _, output: (
-                                inner.update({which: output})
-                                if isinstance(output, Tensor)
-                                else None
-                            )
-                        )
-                        tap.callback(hook.remove)
-            answer = module(images)
-            first = dict(inner or {})
-            steady = alike(answer, module(images), narrow=False)
-            if inner is not None:
-                inner.update(first)
-        return answer, steady
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """The module answers as the callbacks have it while this lasts."""
+        with explaining(self.module), torch.no_grad(), picking(self.module, self.logits):
+            yield
 
     def _compare(self, own: Tensor, again: Tensor, how: str) -> None:
         if alike(own, again, self.step.narrow):
@@ -205,10 +184,9 @@ class Judge:
         """Whether the batch holds what ``forward`` takes; else what ``preprocess`` makes of it."""
         if self.pictures is None or alike(given, self.pictures, self.step.narrow):
             return self.pictures is not None
-        if self.preprocess is not None:
-            made = self.preprocess(self.pictures)
-            if alike(given, made, self.step.narrow):
-                return False
+        made = self.preprocess and self.preprocess(self.pictures)
+        if made is not None and alike(given, made, self.step.narrow):
+            return False
         raise UserError(
             f"{self._its_step} changes the images before it calls forward: give that change "
             f"as preprocess=, so that the images to explain reach it in the same form"
@@ -222,6 +200,21 @@ class Judge:
             f"{self._name} is fed values from {low:.2g} to {high:.2g}, the images to explain lie "
             f"in [0, 1], and no preprocess= says how to convert them"
         )
+
+
+@contextmanager
+def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+    """What the modules within give, while this lasts."""
+    inner: dict[nn.Module, Tensor] = {}
+
+    def note(which: nn.Module, _, output) -> None:
+        if which is not module and isinstance(output, Tensor):
+            inner[which] = output
+
+    with ExitStack() as hooks:
+        for part in module.modules():
+            hooks.callback(part.register_forward_hook(note).remove)
+        yield inner
 
 
 def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from pytorch_lightning.loggers import TensorBoardLogger
+from convlens.callbacks.logging.writing import event_loggers, write_numbers
 
 from convlens.core.files import whole_file
 from convlens.core.stopwatch import current, spent_on
@@ -33,7 +33,7 @@ class EpochLog(L.Callback):
     looks, so that what they found and cost is known.
 
     Args:
-        file: ``metrics.csv``, or None to write none.
+        file: ``metrics.csv``.
         ledger: what looking found and cost.
 
     Attributes:
@@ -42,7 +42,7 @@ class EpochLog(L.Callback):
         failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
     """
 
-    def __init__(self, file: Path | None, ledger: Ledger):
+    def __init__(self, file: Path, ledger: Ledger):
         self.file, self.ledger = file, ledger
         self.history: list[dict[str, float]] = []
         self.pictures_seen = 0
@@ -57,7 +57,7 @@ class EpochLog(L.Callback):
         """Write the network before training, or go on where a run was stopped."""
         _lay_out_charts(trainer)
         if trainer.current_epoch > 0 or trainer.global_step > 0:
-            if self.file is not None and trainer.is_global_zero and self.history:
+            if trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
         else:
             with spent_on("validation"):
@@ -94,8 +94,7 @@ class EpochLog(L.Callback):
         )
         if moved and trainer.global_step % trainer.log_every_n_steps == 0:
             values = {"train_step/loss": float(outputs["mean"])}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
+            write_numbers(trainer, values, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         self._validating.enter_context(spent_on("validation"))
@@ -128,8 +127,9 @@ class EpochLog(L.Callback):
 
     def log_test(self, trainer: L.Trainer, results: dict[str, float], clock: int) -> None:
         """Write the ``test/…`` scalars at the epoch whose network was tested."""
+        tested = {k: v for k, v in results.items() if k.startswith("test/")}
+        write_numbers(trainer, tested, clock)
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in results.items() if k.startswith("test/")}, clock)
             logger.save()
 
     # --- writing
@@ -144,9 +144,8 @@ class EpochLog(L.Callback):
         if "explain/seconds" in row:  # last: the one number that no run repeats
             row["explain/seconds"] = row.pop("explain/seconds")
         self.history = [*self.history[:clock], row]
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=clock)
-        if self.file is not None and trainer.is_global_zero and not trainer.fast_dev_run:
+        write_numbers(trainer, values, clock)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             self._write_table()
 
     def _write_table(self) -> None:
@@ -189,6 +188,5 @@ def _lay_out_charts(trainer: L.Trainer) -> None:
             name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")
         }
     }
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars(layout)
+    for logger in event_loggers(trainer) if trainer.is_global_zero else ():
+        logger.experiment.add_custom_scalars(layout)

@@ -6,25 +6,12 @@ import time
 from collections.abc import Mapping
 
 import pytorch_lightning as L
+from convlens.callbacks.logging.writing import event_loggers
 from convlens.callbacks.looks import Looks
-from pytorch_lightning.loggers import TensorBoardLogger
+from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
-from tensorboard.plugins.hparams.api_pb2 import (
-    DATA_TYPE_BOOL,
-    DATA_TYPE_FLOAT64,
-    DATA_TYPE_STRING,
-    STATUS_SUCCESS,
-    Experiment,
-    HParamInfo,
-    MetricInfo,
-    MetricName,
-)
-from tensorboard.plugins.hparams.plugin_data_pb2 import (
-    HParamsPluginData,
-    SessionEndInfo,
-    SessionStartInfo,
-)
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from convlens.config.schema import Config, name_of
 from convlens.data.augment import Augmentation
@@ -63,9 +50,7 @@ class HParams(L.Callback):
         row = next((row for row in looks.history if row["epoch"] == clock), {})
         values = hyperparameters(self.config, _phases_trained(pl_module))
         summaries = session(values, began=self._began, ended=time.time())
-        for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
+        for logger in event_loggers(trainer):
             for tag in METRICS:
                 if tag.startswith("best/") and tag.removeprefix("best/") in row:
                     logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
@@ -117,36 +102,25 @@ def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[
     Args:
         began, ended: seconds since 1970.
     """
-    kinds = {bool: DATA_TYPE_BOOL, str: DATA_TYPE_STRING}
-    infos = [
-        HParamInfo(name=name, type=kinds.get(type(value), DATA_TYPE_FLOAT64))
-        for name, value in values.items()
-    ]
-    metrics = [
-        MetricInfo(name=MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()
-    ]
-    start = SessionStartInfo(start_time_secs=began)
-    for name, value in values.items():
-        _set(start.hparams[name], value)
-    experiment = Experiment(hparam_infos=infos, metric_infos=metrics)
-    end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=ended)
+    kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    experiment = {
+        "hparam_infos": [
+            {"name": name, "type": kinds.get(type(value), "DATA_TYPE_FLOAT64")}
+            for name, value in values.items()
+        ],
+        "metric_infos": [
+            {"name": {"tag": tag}, "display_name": name} for tag, name in METRICS.items()
+        ],
+    }
+    start = {"hparams": dict(values), "start_time_secs": began}
+    end = {"status": "STATUS_SUCCESS", "end_time_secs": ended}
     return [
-        _record(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),
-        _record(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
-        _record(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
+        _record(metadata.EXPERIMENT_TAG, {"experiment": experiment}),
+        _record(metadata.SESSION_START_INFO_TAG, {"session_start_info": start}),
+        _record(metadata.SESSION_END_INFO_TAG, {"session_end_info": end}),
     ]
 
 
-def _set(field, value: Plain) -> None:
-    """Give a protobuf ``Value`` the value, in its own kind."""
-    if isinstance(value, bool):  # before numbers: it is one
-        field.bool_value = value
-    elif isinstance(value, str):
-        field.string_value = value
-    else:
-        field.number_value = value
-
-
-def _record(tag: str, content: HParamsPluginData) -> Summary:
-    about = metadata.create_summary_metadata(content)
+def _record(tag: str, content: dict) -> Summary:
+    about = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
     return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])

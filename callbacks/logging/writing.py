@@ -25,10 +25,15 @@ def masked_crc32c(data: bytes) -> int:
 record_writer.masked_crc32c = masked_crc32c
 
 
-def write_number(trainer: Trainer, tag: str, value: float, clock: int) -> None:
-    """Write one number under ``tag`` at ``clock`` to every logger."""
+def event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The loggers that write event files."""
+    return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+
+
+def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> None:
+    """Write numbers by tag at ``clock`` to every logger."""
     for logger in trainer.loggers:
-        logger.log_metrics({tag: value}, step=clock)
+        logger.log_metrics(values, step=clock)
 
 
 def write_picture(

@@ -9,7 +9,7 @@ from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCur
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
 from convlens.callbacks.answers import Answers
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Look
 
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
@@ -144,15 +144,14 @@ def test_curves_are_of_training_and_validation_with_gaps_and_marks(monkeypatch):
     np.testing.assert_equal(given["history"]["train/loss"], [float("nan"), 0.9, 0.5])
 
 
-def test_curves_come_at_the_end_unless_asked_for():
+def test_curves_come_at_the_end():
     early, late = look(history=HISTORY, marks={}), look(history=HISTORY, final=True)
     assert list(LearningCurves().pictures(early)) == []
     ((_, picture),) = LearningCurves().pictures(late)
     assert picture.shape[1] > 900  # a chart for loss, one for accuracy
     assert (picture == np.array(RED)).all(-1).any()  # the best epoch's ring
-    assert len(list(LearningCurves(each_epoch=True).pictures(early))) == 1
     # an epoch's numbers are written behind its look: the last ones are there at the end only
-    assert LearningCurves().has_final_look and LearningCurves(each_epoch=True).has_final_look
+    assert LearningCurves().has_final_look
 
 
 def test_without_history_there_are_no_curves():

@@ -9,8 +9,8 @@ import torch
 from convlens.callbacks import ActivationGrids, AugmentationPreview, Mistakes
 from convlens.callbacks import mistakes as mistakes_module
 from convlens.callbacks.answers import AnswerBook
-from convlens.callbacks.look import Look
-from convlens.callbacks.surroundings import surroundings
+from convlens.callbacks.explanation import Look
+from convlens.callbacks.session import surroundings
 
 import convlens.experiment.train
 from convlens.config.compose import compose

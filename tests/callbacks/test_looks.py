@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
-from convlens.callbacks.look import Look
+from convlens.callbacks.explanation import Look
 
 from convlens.cli.main import main
 from support.looks import Small, probes, train_small
@@ -106,8 +106,7 @@ def test_other_errors_are_not_taken_for_memory():
 def test_ledger_grants_a_share_and_keeps_what_is_left():
     ledger = Ledger(share=0.05, floor=2.0)
     for epoch in (0, 1):
-        ledger.begin_epoch(epoch)
-        ledger.end_epoch(epoch)
+        ledger.begin_epoch()
         ledger.end_epoch(epoch)
     assert ledger.left == pytest.approx(4.0)
     ledger.charge("GradCam", 3.0, free=False)
@@ -145,11 +144,11 @@ def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
     ledger = Ledger()
     looks = Looks([callback], ledger=ledger)
     looks.account(callback).next = 1.5
-    ledger.begin_epoch(0), ledger.end_epoch(0)
+    ledger.begin_epoch(), ledger.end_epoch(0)
     looks.look(trainer, Small(), [callback], 1)
     assert 0 < callback.left <= 0.5
     looks.account(callback).next, callback.reckons = 1.5, True
-    ledger.begin_epoch(1), ledger.end_epoch(1)
+    ledger.begin_epoch(), ledger.end_epoch(1)
     looks.look(trainer, Small(), [callback], 2)
     assert callback.left > 1.5
 

@@ -504,11 +504,11 @@ def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
         ClassifierModule, "answer", lambda self, batch: asked.append(1) or answer(self, batch)
     )
     own = OwnAnswers()
-    assert not any(own.verdict(module, None, None, probes).refusal for _ in range(3))
+    assert not any(own.verdict(module, GradCam(), probes).refusal for _ in range(3))
     assert len(asked) == 1
 
     monkeypatch.setattr(ClassifierModule, "answer", lambda self, batch: answer(self, batch) * 2)
-    refusal = OwnAnswers().verdict(module, None, None, probes).refusal
+    refusal = OwnAnswers().verdict(module, GradCam(), probes).refusal
     assert "is not the one that answers" in refusal
 
 

@@ -18,7 +18,6 @@ from convlens.callbacks import (
     EpochLog,
     EventLogger,
     HParams,
-    LastLooks,
     Ledger,
     Looks,
     ProgressBar,
@@ -59,7 +58,7 @@ def trainer_of(
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        LastLooks(), looks, *run.explanations, epoch_log, *run.others,
+        looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
     if training.early_stopping:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from convlens.callbacks.logging import hparams
 from convlens.callbacks.logging.hparams import HParams, hyperparameters
-from convlens.callbacks.surroundings import surroundings
+from convlens.callbacks.session import surroundings
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer

@@ -35,8 +35,6 @@ class ConfusionMatrix(ExplanationCallback):
         if found is None or not len(found.labels):
             return
         counts = confusion_counts(found.labels, found.answers, len(look.class_names))
-        tested = look.stage == "test"
-        split = "test" if tested else "validation"
-        title = f"confusion matrix · {split} · epoch {look.clock}"
-        tag = "confusion_matrix/test" if tested else "confusion_matrix"
+        title = f"confusion matrix · {look.split} · epoch {look.clock}"
+        tag = "confusion_matrix/test" if look.stage == "test" else "confusion_matrix"
         yield tag, confusion_matrix(counts, look.class_names, title=title)

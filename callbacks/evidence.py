@@ -62,12 +62,10 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
     else:
         batches, labels, masks = look.pictures(count), look.labels(count), look.masks(count)
     labels = labels.cpu()
+    pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
     found: list[GradCam] = []
-    start = 0
     for images in batches:
-        truth = labels[start : start + len(images)]
-        start += len(images)
-        targets = torch.stack([torch.full_like(truth, -1), truth], dim=1)
+        targets, pairs = pairs[: len(images)], pairs[len(images) :]
         found.append(
             explanation.fitting(
                 lambda batch, images=images, targets=targets: grad_cam(

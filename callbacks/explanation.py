@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as L
@@ -27,6 +27,7 @@ from convlens.explain.mode import explaining, preprocessing, ready
 from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
 
 log = logging.getLogger("convlens")
+SPLITS = {"val": "validation", "test": "test"}  # by stage
 T = TypeVar("T")
 Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
 
@@ -86,6 +87,11 @@ class Look:
         return self.probes.images[:1]
 
     @property
+    def split(self) -> str:
+        """``validation`` or ``test``."""
+        return SPLITS[self.stage]
+
+    @property
     def left(self) -> float:
         """Seconds that may still be spent on this look."""
         return self.deadline - time.perf_counter()
@@ -131,7 +137,8 @@ class Explanation(L.Callback, ABC):
         self.readable = True
         self._said: set[str] = set()
         self._turn = 0  # where the next look begins, if the budget ended the one before
-        self._known: tuple[nn.Module, list[str]] | None = None  # the layers of a network
+        self._network: nn.Module | None = None  # that of the latest look,
+        self._found: dict[Callable, Any] = {}  # and what has been found in it
         self._read: nn.Module | None = None  # the network whose outputs have been looked at
 
     @property
@@ -207,10 +214,16 @@ class Explanation(L.Callback, ABC):
         return []
 
     def layers_at(self, look: Look) -> list[str]:
-        """:meth:`chosen`, which takes a pass of the network, once for each network."""
-        if self._known is None or self._known[0] is not look.network:
-            self._known = (look.network, self.chosen(look.network, look.example))
-        return list(self._known[1])
+        """What :meth:`chosen` gives, which takes a pass of the network."""
+        return list(self.found_once(look, self.chosen))
+
+    def found_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
+        """``find(network, example)``, looked for once in each network."""
+        if self._network is not look.network:
+            self._network, self._found = look.network, {}
+        if find not in self._found:
+            self._found[find] = find(look.network, look.example)
+        return self._found[find]
 
     def in_turn(self, items: list[T]) -> list[T]:
         """All of them, those first that the budget kept from the look before."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
-from torch import Tensor, nn
+from torch import Tensor
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
@@ -69,7 +69,6 @@ class FilterVisuals(ExplanationCallback):
         self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
-        self._reading: tuple[nn.Module, list[str]] | None = None  # a network, its first layers
 
     def chosen(self, network, example) -> list[str]:
         recipe(self.recipe)  # a wrong name is told before training
@@ -80,7 +79,7 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
-        for first in self._reading_image(look):
+        for first in self.found_once(look, takes_image):
             if first not in layers:
                 continue
             layers.remove(first)
@@ -104,12 +103,6 @@ class FilterVisuals(ExplanationCallback):
                 yield self._ascent(look, layer, asked.first(count), found.get(layer))
         if passed:
             self.say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
-
-    def _reading_image(self, look: Look) -> list[str]:
-        """The convolutions that read the image itself; found once for each network."""
-        if self._reading is None or self._reading[0] is not look.network:
-            self._reading = (look.network, takes_image(look.network, look.example))
-        return self._reading[1]
 
     def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
         """How many units there is time for: an equal share for each layer still waiting, or one

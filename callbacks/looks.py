@@ -12,7 +12,7 @@ import torch
 from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explained import OwnAnswers
-from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.explanation import SPLITS, Explanation
 from convlens.callbacks.ledger import Account, Ledger
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
@@ -26,7 +26,6 @@ from convlens.core.stopwatch import spent_on
 from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
-STEPS = {"val": "validation", "test": "test"}
 MARGIN = 0.05  # of the seconds left, kept back: the last picture may take longer than reckoned
 
 
@@ -220,7 +219,7 @@ class Looks(L.Callback):
                 each.say(
                     "answers",
                     f"{each.name}: the step's logits or the batch's labels are not known{why}, "
-                    f"so no answers are shown; return {{'logits': …}} from {STEPS[stage]}_step",
+                    f"so no answers are shown; return {{'logits': …}} from {SPLITS[stage]}_step",
                 )
 
     @torch.no_grad()

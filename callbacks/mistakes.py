@@ -18,8 +18,6 @@ from convlens.draw.grad_cam_panel import probability_text
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.explain.grad_cam import grad_cam
 
-STAGES = {"val": "validation", "test": "test"}
-
 
 class Mistakes(ExplanationCallback):
     """``predictions/…``: the most confident mistakes, random pictures, and mistakes by class.
@@ -52,7 +50,7 @@ class Mistakes(ExplanationCallback):
         if answers is None or not len(answers) or look.fetch is None:
             return
         end = "/test" if look.stage == "test" else ""
-        when = f"{STAGES[look.stage]} · epoch {look.clock}"
+        when = f"{look.split} · epoch {look.clock}"
         pool = np.arange(len(answers))
         if answers.sampled:  # a data set that cannot be asked again: not all pictures are to be had
             pool = np.flatnonzero(np.isin(answers.rows, answers.sampled))

@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 from convlens.callbacks.answers import Answers
 from convlens.callbacks.explained import OwnAnswers, network_of
-from convlens.callbacks.explanation import Explanation, Look
+from convlens.callbacks.explanation import SPLITS, Explanation, Look
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
-SPLITS = {"val": "validation", "test": "test"}
 AT_ONCE = 50
 
 

@@ -48,7 +48,8 @@ class HParams(L.Callback):
         looks = Looks.of(trainer)
         clock = trainer.current_epoch if looks.tested is None else looks.tested
         row = next((row for row in looks.history if row["epoch"] == clock), {})
-        values = hyperparameters(self.config, _phases_trained(pl_module))
+        last, _ = pl_module.schedule.at(max(pl_module.record, default=0), pl_module.record)
+        values = hyperparameters(self.config, last.number + 1)
         summaries = session(values, began=self._began, ended=time.time())
         for logger in event_loggers(trainer):
             for tag in METRICS:
@@ -56,12 +57,6 @@ class HParams(L.Callback):
                     logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
             for summary in summaries:
                 logger.experiment._get_file_writer().add_summary(summary, clock)
-
-
-def _phases_trained(module: L.LightningModule) -> int:
-    """How many of the schedule's phases a run has come to."""
-    last = max(module.record, default=0)
-    return module.schedule.at(last, module.record)[0].number + 1
 
 
 def hyperparameters(config: Config, trained: int | None = None) -> dict[str, Plain]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 
-from convlens.draw.curves import learning_curves
+from convlens.draw.charts import learning_curves
 
 _SHOWN = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 

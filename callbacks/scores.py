@@ -10,7 +10,7 @@ from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.draw.depth_chart import depth_chart
+from convlens.draw.charts import depth_chart
 from convlens.explain import scores
 from convlens.explain.activations import layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion

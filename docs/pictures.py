@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 
 from convlens.config.compose import compose
-from convlens.draw.canvas import GAP, MUTED, RED, blank, framed, hstack, text_band, vstack
+from convlens.draw.canvas import GAP, blank, framed, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.draw.jpeg import encode_jpeg
+from convlens.draw.palette import INK, MUTED, RED
 from convlens.draw.text import BODY, wrap
 from convlens.explain import grad_cam
 from convlens.explain.filters import gradient_ascent, recipe, to_display
@@ -79,8 +80,8 @@ def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.nd
     head = f"{name} a mark: validation {val:.3f}, test {test:.3f}"
     lines = [line.split(";")[0] for line in summary["alarms"]]
     lines = [part for line in lines for part in wrap(line, width, BODY, most=3)]
-    told = text_band(width, lines or ["no alarm"], size=BODY, ink=RED if lines else MUTED)
-    return vstack([text_band(width, [head], size=16, bold=True), told], gap=4), body
+    told = text_band(width, *(lines or ["no alarm"]), size=BODY, ink=RED if lines else MUTED)
+    return vstack([text_band(width, head, size=16, bold=True, ink=INK), told], gap=4), body
 
 
 def cat() -> np.ndarray:

@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.draw.canvas import GAP, framed, hstack, resize, text_band, vstack
+from convlens.draw.canvas import framed, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
+from convlens.draw.palette import INK
+from convlens.draw.picture import resize
 from convlens.draw.text import TITLE
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +62,7 @@ def last(home: Path) -> Path:
 
 
 def named(image: np.ndarray, text: str) -> np.ndarray:
-    return vstack([text_band(image.shape[1], [text], size=TITLE, bold=True), image], gap=GAP)
+    return vstack([text_band(image.shape[1], text, size=TITLE, bold=True, ink=INK), image])
 
 
 def curves(runs: dict[str, Path]) -> np.ndarray:
@@ -103,7 +105,8 @@ def sizes(tour: Path) -> np.ndarray:
 
 def activations(tour: Path) -> np.ndarray:
     """The star, and the first eight channels of every row of the first, second and last block."""
-    star = named(resize(picture(STAR), 2 * picture(STAR).shape[0]), "the picture")
+    star = picture(STAR)
+    star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the picture")
     grids = tour / "activations" / "star" / "activations"
     cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
     blocks = [

@@ -13,7 +13,8 @@ from convlens.callbacks.explanation import Look
 
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
-from convlens.draw.canvas import GREEN, RED, to_uint8
+from convlens.draw.palette import GREEN, RED
+from convlens.draw.picture import to_uint8
 
 NAMES = ("cat", "dog", "emu")
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from convlens.draw.breakdown import breakdown, common_mistakes
-from convlens.draw.canvas import GREEN, PAD, RED, resize, to_uint8
+from convlens.draw.canvas import PAD
+from convlens.draw.charts import depth_chart, layer_labels
 from convlens.draw.class_means import class_means
 from convlens.draw.colour import HEAT, table
-from convlens.draw.depth_chart import depth_chart, layer_labels
+from convlens.draw.palette import EMPTY, GREEN, RED
+from convlens.draw.picture import resize, to_uint8
 from convlens.draw.picture_sheet import SheetEntry, augmentation_sheet, picture_sheet
 from support.panels import (
     NAMES,
@@ -195,11 +197,11 @@ def test_classes_without_pictures_say_so_and_leave_the_scale_alone(recwarn):
     maps[1] = 1000
     again = class_means(maps, [5, 0, 7], ["a", "b", "c"], title="x")
     assert (panel == again).all()
-    empty = is_colour(panel, (214, 216, 220))
+    empty = is_colour(panel, EMPTY)
     assert 112 * 80 < empty.sum() < 112 * 112  # all of one cell but its letters
     assert is_colour(panel, RED).any()
     broken = class_means(maps * np.nan, [5, 0, 7], ["a", "b", "c"], title="x")
-    assert is_colour(broken, (214, 216, 220)).sum() > 3 * 112 * 80
+    assert is_colour(broken, EMPTY).sum() > 3 * 112 * 80
     assert not len(recwarn)
 
 
@@ -294,9 +296,9 @@ def test_of_very_many_classes_those_without_pictures_are_left_out():
     counts[[3, 50]] = 1
     names = [f"class {i}" for i in range(100)]
     panel = class_means(maps, counts, names, title="x")
-    assert not is_colour(panel, (214, 216, 220)).any()  # no grey field
+    assert not is_colour(panel, EMPTY).any()  # no grey field
     for one in (3, 50):
         heat = table(HEAT)[np.rint(maps[one] / maps[[3, 50]].max() * 255).astype(np.uint8)]
         assert len(find(panel, resize(heat, (112, 112)))) == 1
     nothing = class_means(maps, np.zeros(100), names, title="x", most=3)
-    assert is_colour(nothing, (214, 216, 220)).sum() > 3 * 112 * 80
+    assert is_colour(nothing, EMPTY).sum() > 3 * 112 * 80

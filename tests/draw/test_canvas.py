@@ -14,22 +14,11 @@ import torch
 from PIL import Image
 
 from convlens.draw import text
-from convlens.draw.canvas import (
-    BACKGROUND,
-    PAD,
-    Label,
-    hstack,
-    legible_size,
-    resize,
-    text_band,
-    tile,
-    titled,
-    to_uint8,
-    vstack,
-    write,
-)
+from convlens.draw.canvas import PAD, Label, hstack, text_band, tile, titled, vstack, write
 from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay, table
 from convlens.draw.jpeg import encode_jpeg, encode_png
+from convlens.draw.palette import BACKGROUND
+from convlens.draw.picture import legible_size, resize, to_uint8
 
 NAMES = [
     "dog",
@@ -106,12 +95,6 @@ def test_bilinear_is_torchs_bilinear():
     assert np.abs(resize(values, (40, 52), "bilinear") - expected.numpy()).max() < 1e-5
 
 
-def test_resize_by_the_longest_edge_and_unknown_way():
-    assert resize(random_image(20, 10), 40).shape == (40, 20, 3)
-    with pytest.raises(ValueError, match="nearest"):
-        resize(random_image(2, 2), 4, "cubic")
-
-
 @pytest.mark.parametrize(
     ("size", "shown"),
     [
@@ -160,7 +143,7 @@ def test_shortened_and_wrapped_text_fits(name, width):
         lines = text.wrap(name, width, text.BODY, bold, most=2)
         assert len(lines) <= 2
         assert all(not x or text.text_width(x, text.BODY, bold) <= width for x in lines)
-    band = text_band(width, [name, name])
+    band = text_band(width, name, name, size=text.BODY)
     assert band.shape == (2 * text.line_height(), width, 3)
 
 
@@ -184,10 +167,9 @@ def test_letters_lie_within_the_measured_width():
         assert inked.min() >= 19 and inked.max() <= 20 + width
 
 
-def test_band_text_is_visible_and_never_smaller_than_eleven_pixels():
-    assert text_band(200, ["hello"], size=3).shape[0] == text.line_height(11)
-    for align in ("left", "center", "right"):
-        assert text_band(200, ["hello"], align=align).std() > 5
+def test_band_text_is_visible():
+    for centre in (False, True):
+        assert text_band(200, "hello", centre=centre).std() > 5
 
 
 def test_colours_come_from_the_table_and_nan_is_grey():
@@ -198,19 +180,16 @@ def test_colours_come_from_the_table_and_nan_is_grey():
     assert len(set(colours[0, 5].tolist())) <= 3 and colours.dtype == np.uint8
     assert (colourise(torch.full((2, 2), 3.0), "viridis", 3, 3) == table("viridis")[0]).all()
     assert (colourise(torch.full((2, 2), 6.0), low=4, high=8) == table("viridis")[128]).all()
-    with pytest.raises(ValueError, match="colormap"):
-        table("no such table")
 
 
-def test_overlay_of_nothing_is_the_picture_and_of_everything_is_heat():
+def test_overlay_of_nothing_is_the_picture_and_of_everything_is_mostly_heat():
     picture = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
     image = to_uint8(picture)
     for nothing in (torch.zeros(4, 5), torch.full((4, 5), float("nan"))):
         assert (overlay(picture, nothing) == image).all()
-        assert (overlay(image, nothing, alpha=1.0) == image).all()
-    assert (overlay(picture, torch.ones(4, 5), alpha=1.0) == table(HEAT)[255]).all()
-    half = overlay(picture, torch.ones(4, 5), alpha=0.5).astype(float)
-    assert np.abs(half - (image.astype(float) + table(HEAT)[255]) / 2).max() <= 0.5
+        assert (overlay(image, nothing) == image).all()
+    most = overlay(picture, torch.ones(4, 5)).astype(float)
+    assert np.abs(most - (image.astype(float) + 3.0 * table(HEAT)[255]) / 4).max() <= 0.5
 
 
 def test_overlay_covers_more_where_the_map_is_higher():

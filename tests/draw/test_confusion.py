@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.draw.canvas import GREEN, GREY, RED
 from convlens.draw.colour import table
 from convlens.draw.confusion_matrix import SHARES, confusion_counts, confusion_matrix
+from convlens.draw.palette import GREEN, GREY, RED
 from support.panels import assert_margin_is_empty, is_colour, names, some_counts
 
 # --- counting

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.draw.canvas import to_uint8
-from convlens.draw.filter_sheet import _STUCK, filter_sheet
+from convlens.draw.filter_sheet import filter_sheet
+from convlens.draw.palette import EMPTY
+from convlens.draw.picture import to_uint8
 from support.panels import NAMES, any_of, assert_margin_is_empty, find
 from support.panels import uniform_tensor as uniform
 
@@ -51,7 +52,7 @@ def test_small_patches_fill_their_room(side, shown):
 def test_patches_are_shown_also_where_the_gradient_was_zero():
     pictures, patches = uniform(2, 3, 32, 32), uniform(2, 1, 3, 32, 32, seed=1)
     sheet = filter_sheet(pictures, [0, 1], title="x", marks=["stuck", None], patches=patches)
-    assert not find(sheet, magnified(pictures[0], 3)) and any_of(sheet, _STUCK)
+    assert not find(sheet, magnified(pictures[0], 3)) and any_of(sheet, EMPTY)
     for unit in range(2):
         assert len(find(sheet, magnified(patches[unit, 0], 3))) == 1
 
@@ -61,7 +62,7 @@ def test_patches_that_are_not_finite_are_crossed(recwarn):
     whole = filter_sheet(pictures, [0], title="x", patches=patches)
     patches[0, 1, 0, 0, 0] = torch.nan
     sheet = filter_sheet(pictures, [0], title="x", patches=patches)
-    assert any_of(sheet, _STUCK) and not any_of(whole, _STUCK) and not len(recwarn)
+    assert any_of(sheet, EMPTY) and not any_of(whole, EMPTY) and not len(recwarn)
     assert len(find(sheet, magnified(patches[0, 0], 1))) == 1
 
 

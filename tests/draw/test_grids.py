@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from convlens.draw.activation_grid import activation_grid, channel_levels, grid_layout
-from convlens.draw.canvas import BACKGROUND, PAD, RED
+from convlens.draw.canvas import PAD
 from convlens.draw.colour import table
+from convlens.draw.palette import BACKGROUND, RED
 
 VIRIDIS = table("viridis")
 
@@ -19,9 +20,22 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def size_of(layout) -> tuple[int, int]:
+    """Height and width of the whole grid in pixels."""
+    down, along = layout.cell_height + layout.gap, layout.cell_width + layout.gap
+    return layout.rows * down - layout.gap, layout.columns * along - layout.gap
+
+
+def cell_of(layout, channel: int) -> tuple[slice, slice]:
+    """The rows and columns of pixels in the grid that belong to ``channel``."""
+    top = channel // layout.columns * (layout.cell_height + layout.gap)
+    left = channel % layout.columns * (layout.cell_width + layout.gap)
+    return slice(top, top + layout.cell_height), slice(left, left + layout.cell_width)
+
+
 def grid_part(panel: np.ndarray, layout) -> np.ndarray:
     """The cells of a panel, without heading, numbers and margin."""
-    height, width = layout.size
+    height, width = size_of(layout)
     bottom, left = panel.shape[0] - PAD, PAD
     if layout.rows > 1:  # behind the row numbers, which the first cell's left edge ends
         inner = panel[bottom - height : bottom]
@@ -68,14 +82,8 @@ def test_channel_c_stands_in_row_c_div_16_column_c_mod_16_in_viridis(channels, s
         columns = np.arange(layout.cell_width) * size[1] // layout.cell_width
         assert (cell == VIRIDIS[levels[c]][rows[:, None], columns]).all(), c
     for place in range(channels, layout.rows * layout.columns):
-        assert (grid[layout.cell(place)] == BACKGROUND).all()
+        assert (grid[cell_of(layout, place)] == BACKGROUND).all()
     assert (grid[:, layout.cell_width : along] == BACKGROUND).all()
-
-
-def test_columns_can_be_chosen():
-    layout = grid_layout(20, 8, 8, columns=5)
-    assert (layout.rows, layout.columns) == (4, 5)
-    assert activation_grid(noise(20, 8, 8), title="x", columns=5).shape[0] > layout.size[0]
 
 
 def test_large_maps_are_reduced_by_averaging():
@@ -86,7 +94,7 @@ def test_large_maps_are_reduced_by_averaging():
     constant_halves = torch.zeros(32, 148, 148)
     constant_halves[:, 74:] = 1
     halves = grid_part(activation_grid(constant_halves, title="x"), layout)
-    cell = halves[layout.cell(5)]
+    cell = halves[cell_of(layout, 5)]
     assert (cell[:40] == VIRIDIS[64]).all() and (cell[-40:] == VIRIDIS[192]).all()
     assert grid.std() > 10
 
@@ -106,7 +114,7 @@ def test_constant_channels_are_flat_and_marked_without_warnings(recwarn):
     levels, flat = channel_levels(maps.numpy())
     assert np.flatnonzero(flat).tolist() == [3, 11, 12] and (levels[flat] == 0).all()
     layout = grid_layout(20, 6, 6)
-    cell = grid_part(activation_grid(maps, title="x"), layout)[layout.cell(11)]
+    cell = grid_part(activation_grid(maps, title="x"), layout)[cell_of(layout, 11)]
     on_table = (cell == VIRIDIS[0]).all(-1)
     assert 0.8 < on_table.mean() < 1  # a thin diagonal
     assert not len(recwarn)
@@ -136,14 +144,14 @@ def test_dead_marks_change_exactly_the_dead_cells(shape):
     marked = activation_grid(maps, title="layer", dead=dead)
     changed = (alive != grid_part(marked, layout)).any(-1)
     for c in range(channels):
-        cell = layout.cell(c)
+        cell = cell_of(layout, c)
         assert changed[cell].any() == bool(dead[c])
         if dead[c]:
             corner = grid_part(marked, layout)[cell][0, 0]
             assert (corner == RED).all()
             changed[cell] = False
     assert not changed.any()
-    heading = marked[: -layout.size[0] - PAD]
+    heading = marked[: -size_of(layout)[0] - PAD]
     assert (heading == RED).all(-1).any()  # the count, in red
     assert not (activation_grid(maps, title="layer")[:60] == RED).all(-1).any()
 
@@ -172,9 +180,9 @@ def test_a_dense_vector_is_drawn_on_one_scale():
     vector = torch.linspace(-1, 3, 40)
     layout = grid_layout(40, 1, 1)
     grid = grid_part(activation_grid(vector, title="dense"), layout)
-    assert (grid[layout.cell(0)] == VIRIDIS[0]).all()
-    assert (grid[layout.cell(39)] == VIRIDIS[255]).all()
-    assert (grid[layout.cell(20)] == VIRIDIS[round(20 / 39 * 255)]).all()
+    assert (grid[cell_of(layout, 0)] == VIRIDIS[0]).all()
+    assert (grid[cell_of(layout, 39)] == VIRIDIS[255]).all()
+    assert (grid[cell_of(layout, 20)] == VIRIDIS[round(20 / 39 * 255)]).all()
 
 
 def test_wrong_input_is_refused():

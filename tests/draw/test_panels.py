@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.draw.canvas import GREEN, PAD, RED, resize, to_uint8
+from convlens.draw.canvas import PAD
+from convlens.draw.charts import best_epoch, learning_curves
 from convlens.draw.colour import HEAT, table
-from convlens.draw.curves import best_epoch, learning_curves
 from convlens.draw.filter_sheet import filter_sheet, kernel_images, kernel_sheet
 from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel, probability_text
+from convlens.draw.palette import EMPTY, GREEN, RED
+from convlens.draw.picture import resize, to_uint8
 from support.panels import NAMES, any_of, assert_margin_is_empty, find
 from support.panels import uniform_tensor as uniform
 
@@ -163,7 +165,7 @@ def test_filter_pictures_stand_in_the_sheet_and_stuck_ones_do_not():
     for index in range(5):
         image = to_uint8(pictures[index]).repeat(3, 0).repeat(3, 1)
         assert len(find(sheet, image)) == (0 if index == 1 else 1)
-    assert any_of(sheet, (214, 216, 220)) and any_of(sheet[:80], RED)
+    assert any_of(sheet, EMPTY) and any_of(sheet[:80], RED)
 
 
 def test_a_filter_picture_that_is_not_finite_is_marked_by_itself():
@@ -171,7 +173,7 @@ def test_a_filter_picture_that_is_not_finite_is_marked_by_itself():
     pictures[1, 0, 3, 3] = float("nan")
     marks = [None, None]
     sheet = filter_sheet(pictures, [0, 1], title="x", marks=marks)
-    assert any_of(sheet, (214, 216, 220)) and marks == [None, None]
+    assert any_of(sheet, EMPTY) and marks == [None, None]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 32), (128, 128), (400, 300), (100, 4)])

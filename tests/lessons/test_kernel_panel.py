@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convlens.draw.canvas import SLATE, to_uint8
 from convlens.draw.colour import DIVERGING, table
+from convlens.draw.palette import SLATE
+from convlens.draw.picture import to_uint8
 from convlens.lessons.kernel.arithmetic import WorkedPatch, digits, total_line
 from convlens.lessons.kernel.panel import _YELLOW, Answers, kernel_panel
 from support.panels import assert_margin_is_empty, find, is_colour
@@ -40,7 +41,13 @@ def panel(
     )
     answers = Answers(maps, maps.sum(0), "answers", ["rows: 1", "columns: 1"])
     half = Answers(maps[:, ::2, ::2], maps.sum(0)[::2, ::2], "pooled", ["rows: 1"])
-    words = {"title": "x", "padding": zeros, "pooled": half if pooled else None, **words}
+    words = {
+        "title": "x",
+        "subtitle": "",
+        "padding": zeros,
+        "pooled": half if pooled else None,
+        **words,
+    }
     return kernel_panel(picture, kernel, answers, worked, **words)
 
 
@@ -187,16 +194,3 @@ def test_numbers_are_short(value, text):
 
 def test_the_channels_add_up():
     assert total_line([1, -2, 3]) == "red + green + blue = 1 + (-2) + 3 = 2"
-
-
-def test_what_does_not_belong_together_is_refused():
-    with pytest.raises(ValueError, match="as many maps"):
-        panel(noise(2, 9, 9), EDGE)
-    with pytest.raises(ValueError, match="as many maps"):
-        panel(noise(3, 9, 9), EDGE, maps=np.zeros((1, 7, 7)))
-    worked = WorkedPatch((0, 0), (0, 0), np.zeros((1, 2, 2)), np.ones((2, 2)), 0, [0])
-    with pytest.raises(ValueError, match="with patches"):
-        kernel_panel(
-            noise(1, 9, 9), EDGE, Answers(np.zeros((1, 7, 7)), np.zeros((7, 7)), "x"), worked,
-            title="x",
-        )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from convlens.draw.canvas import BACKGROUND, PAD
+from convlens.draw.canvas import PAD
+from convlens.draw.palette import BACKGROUND
 
 NAMES = ["dog", "Größe é", "狗", "🐶", "<b>bold</b>&amp;", "$x_1$", "x" * 200, "", "\ud800"]
 

@@ -31,8 +31,8 @@ def run(words: list[str]) -> int:
     file = Path(asked["plot"]).expanduser() if asked["plot"] else None
     if file and file.exists() and not config.overwrite:  # before the minutes of the test
         raise UserError(f"plot={file} is there already: choose another, or say overwrite=true")
+    from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
-    from convlens.draw.rate_curve import rate_curve
     from convlens.experiment.assemble import assemble
     from convlens.experiment.precision import device_of
     from convlens.training.rate_finder import find_rate

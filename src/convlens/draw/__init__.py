@@ -2,6 +2,6 @@
 
 Nothing here knows a network, a run or a logger. Everything is deterministic and draws no random
 number. A panel has the name of its file: ``from convlens.draw.activation_grid import
-activation_grid`` (``grad_cam_panel``, ``filter_sheet``, ``curves``, ``jpeg`` likewise); ``canvas``,
-``colour`` and ``text`` are what panels are made of.
+activation_grid`` (``grad_cam_panel``, ``filter_sheet``, ``charts``, ``jpeg`` likewise);
+``picture``, ``canvas``, ``colour``, ``palette`` and ``text`` are what panels are made of.
 """

@@ -6,19 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    GREEN,
-    INK,
-    MUTED,
-    RED,
-    Array,
-    Label,
-    blank,
-    text_band,
-    titled,
-    write,
-)
+from convlens.draw.canvas import Label, blank, text_band, titled, write
 from convlens.draw.confusion_matrix import checked_counts
+from convlens.draw.palette import GREEN, MUTED, RED
+from convlens.draw.picture import Array
 from convlens.draw.text import BODY, shorten, text_width
 
 _NAME = 170  # pixels one class name may take
@@ -42,20 +33,18 @@ def common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]
     return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
 
 
-def _bars(pairs: list[tuple[str, str, int, str]]) -> np.ndarray:
-    """A row for each (true, predicted, count, words): the pair's names, a bar, the words."""
-    heads = [f"{shorten(true, _NAME)}{_ARROW}{shorten(said, _NAME)}" for true, said, *_ in pairs]
-    left = max(text_width(head) for head in heads) + 10
-    right = max(text_width(words) for *_, words in pairs) + 8
-    longest = max(count for _, _, count, _ in pairs)
-    image = blank(_ROW * len(pairs), left + _BAR + right)
-    labels = []
-    for row, (head, (_, _, count, words)) in enumerate(zip(heads, pairs, strict=True)):
+def _bars(rows: list[tuple[str, int, str]]) -> np.ndarray:
+    """A row for each (pair's names, count, words): the names, a bar, the words."""
+    heads, counts, words = zip(*rows, strict=True)
+    left = max(map(text_width, heads)) + 10
+    right = max(map(text_width, words)) + 8
+    image, labels = blank(_ROW * len(rows), left + _BAR + right), []
+    for row, (head, count, text) in enumerate(rows):
         top, middle = row * _ROW + 3, row * _ROW + _ROW // 2
-        end = left + max(1, round(_BAR * count / longest))
+        end = left + max(1, round(_BAR * count / max(counts)))
         image[top : top + _ROW - 6, left:end] = RED
-        labels.append(Label(left - 10, middle, head, INK, anchor="rm"))
-        labels.append(Label(end + 8, middle, words, MUTED))
+        labels.append(Label(left - 10, middle, head, anchor="rm"))
+        labels.append(Label(end + 8, middle, text, MUTED))
     return write(image, labels)
 
 
@@ -95,20 +84,15 @@ def breakdown(
     total, wrong = int(values.sum()), int(values.sum() - values.trace())
     if not wrong:
         word, ink = ("no mistakes", GREEN) if total else ("no pictures", MUTED)
-        return titled(text_band(_BAR, [word], size=BODY, bold=True, ink=ink), title)
-    of_class = values.sum(axis=1)
-    pairs = [
-        (
-            class_names[true],
-            class_names[said],
-            count,
-            f"{count} ({_share(count / of_class[true])} of {shorten(class_names[true], _NAME)})",
-        )
-        for true, said, count in common_mistakes(values, most)
-    ]
+        return titled(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
+    rows = []
+    for true, said, count in common_mistakes(values, most):
+        name, answer = (shorten(class_names[place], _NAME) for place in (true, said))
+        share = _share(count / values[true].sum())
+        rows.append((f"{name}{_ARROW}{answer}", count, f"{count} ({share} of {name})"))
     facts = f"{wrong} mistakes among {total} pictures ({wrong / total:.1%})"
     kinds = int((values > 0).sum() - (values.diagonal() > 0).sum())
-    if kinds > len(pairs):
-        told = sum(count for _, _, count, _ in pairs)
-        facts += f"; the {len(pairs)} commonest of {kinds} pairs, {told} mistakes"
-    return titled(_bars(pairs), title, facts)
+    if kinds > len(rows):
+        shown = sum(count for _, count, _ in rows)
+        facts += f"; the {len(rows)} commonest of {kinds} pairs, {shown} mistakes"
+    return titled(_bars(rows), title, facts)

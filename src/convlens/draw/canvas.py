@@ -1,19 +1,14 @@
-"""Pictures as arrays: conversion, resizing, stacking, tiling, lettering.
-
-Two words are used throughout ``draw/``: a *picture* is what a network sees, ``(C, H, W)`` with C
-1 or 3, float in [0, 1] or uint8, torch tensor or numpy array; an *image* is something drawn,
-uint8 numpy ``(H, W, 3)``. Maps and pictures come in, images go out.
-"""
+"""Panels from images: stacking, tiling, lettering, and the title above."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from convlens.draw.palette import BACKGROUND, INK, MUTED, RED, Colour
 from convlens.draw.text import (
     BODY,
     SMALL,
@@ -26,157 +21,50 @@ from convlens.draw.text import (
     wrap,
 )
 
-if TYPE_CHECKING:
-    import torch
-
-    Array = np.ndarray | torch.Tensor
-else:
-    Array = Any
-
-Colour = tuple[int, int, int]
-
-BACKGROUND: Colour = (250, 250, 251)
-INK: Colour = (30, 34, 42)
-MUTED: Colour = (100, 107, 118)
-RED: Colour = (214, 40, 57)
-GREEN: Colour = (22, 128, 78)
-SLATE: Colour = (84, 96, 116)
-GREY: Colour = (150, 154, 160)
-
 PAD = 12  # pixels around a panel
 GAP = 8  # pixels between the images of a panel
-
-_LEGIBLE, _LARGEST = 144, 320  # longest edge of one image in a panel, pixels
 _TITLE_MAY_WIDEN_TO = 420  # a narrow image gets a wider canvas up to here, then the title wraps
-
-
-def as_array(values: Array) -> np.ndarray:
-    """A torch tensor (any device, any precision, with or without graph) or array as numpy."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
-
-
-def to_uint8(picture: Array) -> np.ndarray:
-    """A picture ``(C, H, W)`` or ``(H, W)`` as an image, uint8 ``(H, W, 3)``.
-
-    C is 1 (grey) or 3 (RGB). Floats are taken to lie in [0, 1]: 1 is full brightness, values
-    outside are clipped, NaN becomes black. uint8 passes unchanged. The result is a copy.
-
-    Raises:
-        ValueError: the shape or the dtype is none of these.
-    """
-    values = as_array(picture)
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.shape[0] not in (1, 3) or 0 in values.shape:
-        raise ValueError(f"a picture is (1 or 3, H, W), not {tuple(values.shape)}")
-    if values.dtype != np.uint8:
-        if values.dtype.kind != "f":
-            raise ValueError(f"a picture is uint8 or float in [0, 1], not {values.dtype}")
-        finite = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
-        values = np.rint(finite.clip(0, 1) * 255).astype(np.uint8)
-    image = np.moveaxis(values, 0, 2)
-    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))).copy()
-
-
-def resize(
-    image: np.ndarray,
-    size: int | tuple[int, int],
-    how: Literal["nearest", "bilinear"] = "nearest",
-) -> np.ndarray:
-    """``image`` (uint8 ``(H, W, 3)``, or a float map ``(H, W)``) at another size.
-
-    ``size`` is (height, width), or one number for the longest edge, the aspect kept. "nearest"
-    repeats or drops pixels; "bilinear" interpolates between pixel centres and averages when it
-    reduces. A float map stays float32.
-    """
-    if how not in ("nearest", "bilinear"):
-        raise ValueError(f'how is "nearest" or "bilinear", not {how!r}')
-    old = image.shape[:2]
-    if isinstance(size, int):
-        height, width = (max(1, round(edge * size / max(old))) for edge in old)
-    else:
-        height, width = size
-    if (height, width) == old:
-        return image
-    if how == "nearest":
-        # the source pixel under each target pixel's centre, in whole numbers
-        rows = (2 * np.arange(height) + 1) * old[0] // (2 * height)
-        columns = (2 * np.arange(width) + 1) * old[1] // (2 * width)
-        return image[rows[:, None], columns]
-    source = Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32))
-    return np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def scaled_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``image`` at (height, width): pixels repeated where it grows, averaged where it shrinks."""
-    return resize(image, size, "bilinear" if size[0] < image.shape[0] else "nearest")
-
-
-def legible_size(
-    height: int, width: int, smallest: int = _LEGIBLE, largest: int = _LARGEST
-) -> tuple[int, int]:
-    """The size at which a picture of ``height`` × ``width`` pixels is shown in a panel.
-
-    A small one grows by the least whole factor that brings its longest edge to ``smallest``; one
-    longer than ``largest`` is reduced to it; in between it stays as it is.
-    """
-    edge = max(height, width)
-    if edge > largest:
-        return max(1, round(height * largest / edge)), max(1, round(width * largest / edge))
-    factor = -(-smallest // edge)
-    return height * factor, width * factor
 
 
 def blank(height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
     """A plain image of one colour."""
     canvas = np.empty((height, width, 3), np.uint8)
-    if height:
-        canvas[0] = colour
-        canvas[1:] = canvas[0]  # whole rows: ten times faster than pixel by pixel
+    canvas[:1] = colour
+    canvas[1:] = canvas[:1]  # whole rows: ten times faster than pixel by pixel
     return canvas
 
 
-def _place(images: Sequence[np.ndarray], axis: int, gap: int, background: Colour) -> np.ndarray:
+def _stack(images: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
     """Images in a line along ``axis``, the shorter ones filled up at the far edge."""
     if not images:
         raise ValueError("nothing to stack: the list of images is empty")
-    across = 1 - axis
-    breadth = max(image.shape[across] for image in images)
-    length = sum(image.shape[axis] for image in images) + gap * (len(images) - 1)
-    canvas = blank(*((length, breadth) if axis == 0 else (breadth, length)), background)
-    start = 0
+    size = [max(image.shape[edge] for image in images) for edge in (0, 1)]
+    size[axis] = sum(image.shape[axis] for image in images) + gap * (len(images) - 1)
+    canvas = blank(*size)
+    along, start = canvas.swapaxes(0, axis), 0  # a view
     for image in images:
-        end = start + image.shape[axis]
-        if axis == 0:
-            canvas[start:end, : image.shape[1]] = image
-        else:
-            canvas[: image.shape[0], start:end] = image
-        start = end + gap
+        part = image.swapaxes(0, axis)
+        along[start : start + len(part), : part.shape[1]] = part
+        start += len(part) + gap
     return canvas
 
 
-def hstack(
-    images: Sequence[np.ndarray], gap: int = GAP, background: Colour = BACKGROUND
-) -> np.ndarray:
+def hstack(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     """Images side by side, ``gap`` pixels apart, aligned at the top."""
-    return _place(images, 1, gap, background)
+    return _stack(images, 1, gap)
 
 
-def vstack(
-    images: Sequence[np.ndarray], gap: int = GAP, background: Colour = BACKGROUND
-) -> np.ndarray:
+def vstack(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     """Images one below the other, ``gap`` pixels apart, aligned at the left."""
-    return _place(images, 0, gap, background)
+    return _stack(images, 0, gap)
 
 
-def tile(
-    images: Sequence[np.ndarray],
-    columns: int,
-    pad: int = GAP,
-    background: Colour = BACKGROUND,
-) -> np.ndarray:
+def captioned(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Images side by side, each above its caption."""
+    return hstack([vstack(column, gap=2) for column in columns])
+
+
+def tile(images: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.ndarray:
     """Images in rows of ``columns``, ``pad`` pixels apart; every cell has the largest one's size.
 
     With fewer images than ``columns`` the row is as long as there are images.
@@ -187,18 +75,33 @@ def tile(
     width = max(image.shape[1] for image in images)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    canvas = blank(rows * (height + pad) - pad, columns * (width + pad) - pad, background)
+    canvas = blank(rows * (height + pad) - pad, columns * (width + pad) - pad)
     for index, image in enumerate(images):
         top, left = index // columns * (height + pad), index % columns * (width + pad)
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas
 
 
-def framed(image: np.ndarray, pad: int = PAD, background: Colour = BACKGROUND) -> np.ndarray:
+def centred(image: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
+    """``image`` in the middle of a plain ground of at least ``height`` × ``width`` pixels."""
+    tall, wide = image.shape[:2]
+    ground = blank(max(height, tall), max(width, wide), colour)
+    top, left = (ground.shape[0] - tall) // 2, (ground.shape[1] - wide) // 2
+    ground[top : top + tall, left : left + wide] = image
+    return ground
+
+
+def framed(image: np.ndarray, pad: int = PAD) -> np.ndarray:
     """``image`` with a margin of ``pad`` pixels all around."""
-    canvas = blank(image.shape[0] + 2 * pad, image.shape[1] + 2 * pad, background)
-    canvas[pad:-pad, pad:-pad] = image
-    return canvas
+    return centred(image, image.shape[0] + 2 * pad, image.shape[1] + 2 * pad)
+
+
+def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of the rising and of the falling diagonal, bool ``(height, width)`` each."""
+    y, x = np.mgrid[:height, :width]
+    y, x = (y + 0.5) / height, (x + 0.5) / width
+    thin = thickness / min(height, width)
+    return np.abs(y + x - 1) <= thin, np.abs(y - x) <= thin
 
 
 @dataclass(frozen=True)
@@ -223,52 +126,35 @@ def write(image: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     for label in labels:
-        letters = font(label.size, label.bold)
-        place = (label.x, label.y)
+        letters, place = font(label.size, label.bold), (label.x, label.y)
         pen.text(place, printable(label.text), label.ink, letters, anchor=label.anchor)
     return np.array(canvas)
 
 
 def text_band(
     width: int,
-    lines: Sequence[str],
-    *,
-    size: int = BODY,
+    *lines: str,
+    size: int = SMALL,
     bold: bool = False,
-    ink: Colour = INK,
+    ink: Colour = MUTED,
     background: Colour = BACKGROUND,
-    align: Literal["left", "center", "right"] = "left",
+    centre: bool = False,
 ) -> np.ndarray:
     """An image ``width`` pixels wide with ``lines`` of text, each shortened to fit.
 
-    ``size`` is the letters' height in pixels, at least 11.
+    ``size`` is the letters' height in pixels.
     """
-    size, step = max(size, SMALL), line_height(max(size, SMALL))
-    x, anchor = {"left": (0, "lm"), "center": (width // 2, "mm"), "right": (width, "rm")}[align]
-    band = blank(max(1, step * len(lines)), width, background)
-    return write(
-        band,
-        [
-            Label(
-                x,
-                index * step + step // 2,
-                shorten(line, width, size, bold),
-                ink,
-                size,
-                bold,
-                anchor,
-            )
-            for index, line in enumerate(lines)
-        ],
-    )
+    step = line_height(size)
+    x, anchor = (width // 2, "mm") if centre else (0, "lm")
+    labels = []
+    for index, line in enumerate(lines):
+        text = shorten(line, width, size, bold)
+        labels.append(Label(x, index * step + step // 2, text, ink, size, bold, anchor))
+    return write(blank(step * len(lines), width, background), labels)
 
 
 def titled(
-    image: np.ndarray,
-    title: str,
-    subtitle: str | None = None,
-    *,
-    alert: str | None = None,
+    image: np.ndarray, title: str, subtitle: str | None = None, *, alert: str | None = None
 ) -> np.ndarray:
     """``image`` framed, below a bold ``title``, a muted ``subtitle`` and a red ``alert``.
 
@@ -278,12 +164,12 @@ def titled(
     """
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]
-    wish = max((text_width(printable(t), size, bold) for t, size, bold, _ in texts), default=0)
+    if not texts:
+        return framed(image)
+    wish = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
     width = max(image.shape[1], min(wish, _TITLE_MAY_WIDEN_TO))
     bands = [
-        text_band(width, wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
+        text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts
     ]
-    if not bands:
-        return framed(image)
-    return framed(vstack([vstack(bands, gap=2), image], gap=GAP))
+    return framed(vstack([vstack(bands, gap=2), image]))

@@ -9,36 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    GAP,
-    MUTED,
-    Array,
-    Colour,
-    as_array,
-    blank,
-    legible_size,
-    scaled_to,
-    text_band,
-    tile,
-    titled,
-    vstack,
-)
-from convlens.draw.colour import HEAT, colour_bar, colourise, number
-from convlens.draw.text import SMALL, dimensions
+from convlens.draw.canvas import GAP, centred, text_band, tile, titled, vstack
+from convlens.draw.colour import HEAT, below_bar, colourise, number
+from convlens.draw.palette import EMPTY, INK
+from convlens.draw.picture import Array, as_array, legible, legible_size
+from convlens.draw.text import dimensions
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
 _NARROWEST = 112  # width of a column at least: names need it
 _WIDEST = 1000  # pixels that a row of maps takes at most
-_EMPTY: Colour = (214, 216, 220)
-
-
-def _field(height: int, width: int, why: str) -> np.ndarray:
-    """A grey field in a map's place, with the reason written across it."""
-    line = text_band(width, [why], size=SMALL, ink=MUTED, background=_EMPTY, align="center")
-    field = blank(max(height, line.shape[0]), width, _EMPTY)
-    top = (field.shape[0] - line.shape[0]) // 2
-    field[top : top + line.shape[0]] = line
-    return field
 
 
 def class_means(
@@ -87,18 +66,18 @@ def class_means(
     cells = []
     for index in shown:
         if pictures[index] and finite[index]:
-            heat = colourise(scaled_to(values[index], (height, width)), HEAT, low, high)
-        else:
-            heat = _field(height, column, "not finite" if pictures[index] else "no pictures")
+            heat = colourise(legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
+        else:  # a grey field with the reason written across it
+            why = "not finite" if pictures[index] else "no pictures"
+            line = text_band(column, why, background=EMPTY, centre=True)
+            heat = centred(line, height, column, EMPTY)
         many = f"{pictures[index]} picture" + ("" if pictures[index] == 1 else "s")
-        name = text_band(column, [class_names[index]], size=SMALL, bold=True)
-        words = text_band(column, [many], size=SMALL, ink=MUTED)
-        cells.append(vstack([heat, vstack([name, words], gap=0)], gap=2))
+        name = text_band(column, class_names[index], bold=True, ink=INK)
+        cells.append(vstack([heat, vstack([name, text_band(column, many)], gap=0)], gap=2))
     sheet = tile(cells, max(1, min(8, (_WIDEST + GAP) // (column + GAP))))
-    bar = colour_bar(min(260, max(sheet.shape[1], 180)), number(low), number(high), name=HEAT)
 
-    facts = [f"{int(pictures.sum())} pictures", f"maps of {dimensions(*values.shape[1:])}"]
-    facts.append("one scale for all classes")
+    size = dimensions(*values.shape[1:])
+    facts = f"{pictures.sum()} pictures, maps of {size}, one scale for all classes"
     alerts = []
     if classes > len(shown):
         alerts.append(f"{len(shown)} of {classes} classes: those with the most pictures")
@@ -106,6 +85,5 @@ def class_means(
         alerts.append(f"{missing} of {classes} classes without pictures (grey)")
     if broken := int((~finite & (pictures > 0))[shown].sum()):
         alerts.append(f"{broken} not finite (grey)")
-    return titled(
-        vstack([bar, sheet], gap=6), title, ", ".join(facts), alert=", ".join(alerts) or None
-    )
+    sheet = below_bar(sheet, number(low), number(high), name=HEAT)
+    return titled(sheet, title, facts, alert=", ".join(alerts))

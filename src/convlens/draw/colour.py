@@ -6,41 +6,25 @@ from functools import lru_cache
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    BACKGROUND,
-    GREY,
-    MUTED,
-    Array,
-    Colour,
-    Label,
-    as_array,
-    blank,
-    resize,
-    to_uint8,
-    write,
-)
+from convlens.draw.canvas import Label, blank, vstack, write
+from convlens.draw.palette import GREY, MUTED
+from convlens.draw.picture import Array, as_array, resize, to_uint8
 from convlens.draw.text import SMALL, line_height, printable, shorten, text_width
 
 HEAT = "inferno"  # dark to bright: grows in lightness too, so it survives grey printing
 DIVERGING = "coolwarm"  # blue, grey at zero (white would melt into the background), red
+_COVER = 0.75  # of the picture below the strongest heat
 _FINE = 32  # edge of a map from which on single values may stick out
 _PERCENTILE = 99.5  # of a fine map's magnitudes
 
 
 @lru_cache(maxsize=16)
 def table(name: str) -> np.ndarray:
-    """Matplotlib's colormap ``name`` as 256 colours, uint8 ``(256, 3)``, read-only.
-
-    Raises:
-        ValueError: Matplotlib has no such colormap.
-    """
+    """Matplotlib's colormap ``name`` as 256 colours, uint8 ``(256, 3)``, read-only."""
     import matplotlib
 
-    try:
-        colours = matplotlib.colormaps[name]
-    except KeyError:
-        raise ValueError(f"no colormap {name!r}: try viridis, inferno or turbo") from None
-    entries = np.ascontiguousarray(colours(np.arange(256), bytes=True)[:, :3])
+    colours = matplotlib.colormaps[name](np.arange(256), bytes=True)
+    entries = np.ascontiguousarray(colours[:, :3])
     entries.setflags(write=False)
     return entries
 
@@ -49,11 +33,8 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """``values`` brought from [low, high] to [0, 1] and clipped; zero where there is no range."""
     if not high > low:
         return np.zeros(values.shape, np.float32)
-    return (
-        ((values.astype(np.float64) - float(low)) / (float(high) - float(low)))
-        .clip(0, 1)
-        .astype(np.float32)
-    )
+    parts = (values.astype(np.float64) - float(low)) / (float(high) - float(low))
+    return parts.clip(0, 1).astype(np.float32)
 
 
 def full_colour(maps: np.ndarray) -> float:
@@ -67,8 +48,7 @@ def full_colour(maps: np.ndarray) -> float:
     if min(maps.shape[-2:]) < _FINE:
         return largest
     # "higher": a value that occurs, so that maps of a few large patches keep their largest
-    end = float(np.percentile(sizes, _PERCENTILE, method="higher"))
-    return end if end > 0 else largest
+    return float(np.percentile(sizes, _PERCENTILE, method="higher")) or largest
 
 
 def colourise(map: Array, name: str = "viridis", low: float = 0, high: float = 1) -> np.ndarray:
@@ -81,44 +61,40 @@ def colourise(map: Array, name: str = "viridis", low: float = 0, high: float = 1
     missing = np.isnan(values)
     levels = scaled(np.where(missing, low, values), low, high)
     colours = table(name).take(np.rint(levels * 255).astype(np.uint8), axis=0)
-    if missing.any():
-        colours[missing] = GREY
+    colours[missing] = GREY
     return colours
 
 
-def overlay(
-    picture: Array,
-    map: Array,
-    alpha: float = 0.75,
-    *,
-    name: str = HEAT,
-    low: float = 0,
-    high: float = 1,
-) -> np.ndarray:
+def colourise_signed(map: Array, high: float) -> np.ndarray:
+    """A map as blue below zero, grey at zero and red above, in full colour at ``±high``."""
+    end = high if high > 0 else 1.0  # zero everywhere
+    return colourise(map, DIVERGING, -end, end)
+
+
+def overlay(picture: Array, map: Array, *, high: float = 1) -> np.ndarray:
     """Heat on a picture, uint8 ``(H, W, 3)``: the higher the map, the more heat covers.
 
     ``picture`` is ``(C, H, W)`` as for :func:`to_uint8`, or an image already drawn (numpy uint8
-    ``(H, W, 3)``). ``map`` is ``(h, w)``, brought to the picture's size bilinearly, with ``low``
-    and ``high`` as in :func:`colourise`. A pixel is ``(1 - a) · picture + a · heat`` with
-    ``a = alpha · value``: at ``low`` and where the map is NaN the picture shows untouched.
+    ``(H, W, 3)``). ``map`` is ``(h, w)``, brought to the picture's size bilinearly, with values
+    from 0 to ``high``. A pixel is ``(1 - a) · picture + a · heat`` with ``a = 0.75 · value``: at 0
+    and where the map is NaN the picture shows untouched.
     """
     drawn = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
     image = picture if drawn and picture.shape[-1] == 3 else to_uint8(picture)
-    values = np.nan_to_num(scaled(as_array(map), low, high), nan=0.0)
+    values = np.nan_to_num(scaled(as_array(map), 0, high), nan=0.0)
     values = resize(values, image.shape[:2], "bilinear").clip(0, 1)
-    cover = (alpha * values)[..., None]
-    mixed = (1 - cover) * image + cover * colourise(values, name)
+    return blended(image, colourise(values, HEAT), values)
+
+
+def blended(image: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """``colours`` over an image of their size; they cover the more the higher ``cover`` is."""
+    cover = (_COVER * cover)[..., None]
+    mixed = (1 - cover) * image + cover * colours
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 
 def colour_bar(
-    width: int,
-    low: str,
-    high: str,
-    *,
-    name: str = "viridis",
-    lead: str = "",
-    background: Colour = BACKGROUND,
+    width: int, low: str, high: str, *, name: str = "viridis", lead: str = ""
 ) -> np.ndarray:
     """One line ``lead  low ▭▭▭ high``: a table with what its two ends mean, ``width`` wide.
 
@@ -130,20 +106,23 @@ def colour_bar(
     widths = [text_width(word, SMALL) if word else 0 for word in words]
     start = widths[0] + 10 if lead else 0
     left, right = start + widths[1] + 5, width - widths[2] - 5
-    bar = blank(height, width, background)
-    middle = height // 2
+    bar, middle = blank(height, width), height // 2
     if right - left < 20:
         text = shorten(f"{words[0]} {words[1]} … {words[2]}", width, SMALL)
         return write(bar, [Label(0, middle, text, MUTED, SMALL)])
     bar[middle - 4 : middle + 4, left:right] = colourise(np.linspace(0, 1, right - left), name)
-    return write(
-        bar,
-        [
-            Label(0, middle, words[0], MUTED, SMALL),
-            Label(start, middle, words[1], MUTED, SMALL),
-            Label(width, middle, words[2], MUTED, SMALL, anchor="rm"),
-        ],
-    )
+    places = (0, "lm"), (start, "lm"), (width, "rm")
+    labels = [
+        Label(x, middle, word, MUTED, SMALL, anchor=anchor)
+        for word, (x, anchor) in zip(words, places, strict=True)
+    ]
+    return write(bar, labels)
+
+
+def below_bar(image: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
+    """``image`` below a :func:`colour_bar` of about its width."""
+    width = min(260, max(image.shape[1], 180))
+    return vstack([colour_bar(width, low, high, name=name), image], gap=6)
 
 
 def number(value: float) -> str:

@@ -9,22 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    BACKGROUND,
-    GREEN,
-    GREY,
-    INK,
-    MUTED,
-    Array,
-    Colour,
-    Label,
-    as_array,
-    blank,
-    titled,
-    vstack,
-    write,
-)
+from convlens.draw.canvas import Label, blank, titled, vstack, write
 from convlens.draw.colour import colour_bar, colourise
+from convlens.draw.palette import BACKGROUND, GREEN, GREY, INK, MUTED, WHITE, Colour
+from convlens.draw.picture import Array, as_array
 from convlens.draw.text import BODY, SMALL, line_height, printable, shorten, text_width
 
 SHARES = "Blues"  # white to dark blue: a single cell among a million is seen on white
@@ -98,50 +86,35 @@ def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
         square[:, edge - 1 :: edge] = _LINE
     if classes > _NUMBERED:
         return square
-    middle = edge // 2
-    return write(
-        square,
-        [
-            Label(
-                column * edge + middle,
-                row * edge + middle,
-                str(counts[row, column]),
-                # white letters on dark blue, faint zeros
-                (255, 255, 255) if shares[row, column] > 0.65 else INK if hit else MUTED,
-                bold=row == column,
-                anchor="mm",
-            )
-            for (row, column), hit in np.ndenumerate(counts)
-            if total[row, 0]
-        ],
-    )
+    middle, labels = edge // 2, []
+    for (row, column), hit in np.ndenumerate(counts):
+        if total[row, 0]:
+            # white letters on dark blue, faint zeros
+            ink = WHITE if shares[row, column] > 0.65 else INK if hit else MUTED
+            x, y = column * edge + middle, row * edge + middle
+            labels.append(Label(x, y, str(hit), ink, bold=row == column, anchor="mm"))
+    return write(square, labels)
 
 
-def _shown(classes: int, edge: int) -> range:
-    """The classes whose names are written: every one, or every n-th where cells are low."""
-    return range(0, classes, -(-line_height(SMALL) // edge))
+def _names(
+    class_names: Sequence[str], edge: int, most: int, *, least: int = 20, right: bool = False
+) -> np.ndarray:
+    """A column of names beside their rows, ``least`` to ``most`` pixels wide.
 
-
-def _names(class_names: Sequence[str], edge: int, width: int, align: str) -> np.ndarray:
-    """A column ``width`` wide of names beside their rows, at the end that ``align`` says."""
-    classes = len(class_names)
-    x, anchor = (0, "lm") if align == "left" else (width, "rm")
+    Where rows are lower than letters, every n-th class is named.
+    """
+    classes, line = len(class_names), line_height(SMALL)
+    shown = range(0, classes, -(-line // edge))
+    wish = max(text_width(printable(class_names[index]), SMALL) for index in shown) + 1
+    width = max(least, min(most, wish))
+    x, anchor = (width, "rm") if right else (0, "lm")
     # half a line more at both ends: the first and the last name may be higher than their rows
-    margin = max(0, (line_height(SMALL) - edge + 1) // 2)
-    labels = [
-        Label(
-            x, margin + index * edge + edge // 2, shorten(class_names[index], width, SMALL),
-            INK, SMALL, anchor=anchor,
-        )
-        for index in _shown(classes, edge)
-    ]  # fmt: skip
+    margin = max(0, (line - edge + 1) // 2)
+    labels = []
+    for index in shown:
+        name, y = shorten(class_names[index], width, SMALL), margin + index * edge + edge // 2
+        labels.append(Label(x, y, name, INK, SMALL, anchor=anchor))
     return write(blank(classes * edge + 2 * margin, width), labels)
-
-
-def _widest(class_names: Sequence[str], edge: int, most: int) -> int:
-    """Pixels that the names shown need, up to ``most``."""
-    shown = [printable(class_names[index]) for index in _shown(len(class_names), edge)]
-    return max(20, min(most, max(text_width(name, SMALL) for name in shown) + 1))
 
 
 def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
@@ -155,20 +128,17 @@ def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
     ]
     room = max(text_width(word, SMALL) for word in words) + 6 if worded else 0
     column = blank(classes * edge, _BAR + room)
-    column[:, :_BAR] = _LINE
-    lengths = np.rint(right * _BAR).astype(int).repeat(edge)
-    column[:, :_BAR][np.arange(_BAR) < lengths[:, None]] = GREEN
-    column[:, :_BAR][(total == 0).repeat(edge)] = GREY
+    bars = column[:, :_BAR]
+    bars[:] = _LINE
+    bars[np.arange(_BAR) < np.rint(right * _BAR).repeat(edge)[:, None]] = GREEN
+    bars[(total == 0).repeat(edge)] = GREY
     if not worded:
         return column
-    column[edge - 1 :: edge, :_BAR] = BACKGROUND
-    return write(
-        column,
-        [
-            Label(_BAR + 6, row * edge + edge // 2, word, INK, SMALL)
-            for row, word in enumerate(words)
-        ],
-    )
+    bars[edge - 1 :: edge] = BACKGROUND
+    labels = [
+        Label(_BAR + 6, row * edge + edge // 2, word, INK, SMALL) for row, word in enumerate(words)
+    ]
+    return write(column, labels)
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
@@ -197,9 +167,9 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     side = square.shape[0]
 
     lead = text_width("true ↓", SMALL, bold=True) + 4
-    rows = _names(class_names, edge, max(_widest(class_names, edge, _ROW_NAME), lead), "right")
+    rows = _names(class_names, edge, _ROW_NAME, least=max(20, lead), right=True)
     # written along the rows, then turned a quarter to the left: names are read upwards
-    columns = np.rot90(_names(class_names, edge, _widest(class_names, edge, _COLUMN_NAME), "left"))
+    columns = np.rot90(_names(class_names, edge, _COLUMN_NAME))
     margin = (rows.shape[0] - side) // 2
     line, along = line_height(SMALL), text_width("predicted →", SMALL, bold=True)
     left, top = rows.shape[1] + 6, columns.shape[0] + line + 6

@@ -8,31 +8,23 @@ import numpy as np
 
 from convlens.draw.canvas import (
     GAP,
-    MUTED,
-    Array,
-    Colour,
-    Label,
-    as_array,
     blank,
+    centred,
+    diagonals,
     hstack,
-    legible_size,
-    resize,
-    scaled_to,
     text_band,
     tile,
     titled,
-    to_uint8,
     vstack,
-    write,
 )
-from convlens.draw.colour import DIVERGING, colour_bar, colourise
-from convlens.draw.text import SMALL, dimensions, line_height, text_width, wrap
+from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed
+from convlens.draw.palette import EMPTY, INK, MUTED
+from convlens.draw.picture import Array, as_array, legible_size, resize, scaled_to, to_uint8
+from convlens.draw.text import SMALL, dimensions, text_width, wrap
 
 _WIDEST = 1500  # pixels a sheet's cells take together at most
 _KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # longest edge of a cell at least, pixels
 _PATCH_GAP, _PATCH_EDGE = 2, 40  # between the patches of a unit; their edge at least, pixels
-_STUCK: Colour = (214, 216, 220)
-_MEANING = {"stuck": "zero gradient"}  # marks that are spelt out
 
 
 def _columns(count: int, cell_width: int) -> int:
@@ -51,8 +43,7 @@ def kernel_images(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
     - else: blue below zero, grey at zero, red above; of more than one input channel their mean
       (what the kernel does to inputs that agree).
     """
-    values = kernels.astype(np.float32)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(kernels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     inputs = values.shape[1]
     if inputs != 3:
         values = values.mean(axis=1, keepdims=True)
@@ -61,7 +52,7 @@ def kernel_images(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
     if inputs == 3:
         return [to_uint8(kernel / 2 + 0.5) for kernel in values], "as RGB around grey"
     read = "as they are" if inputs == 1 else f"mean of {inputs} inputs"
-    return [colourise(kernel[0], DIVERGING, -1, 1) for kernel in values], read
+    return [colourise_signed(kernel[0], 1) for kernel in values], read
 
 
 def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
@@ -83,39 +74,27 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     count, inputs, height, width = values.shape
     images, read = kernel_images(values)
     size = legible_size(height, width, _KERNEL_EDGE)
-    # below each kernel, for its number, which a kernel of 7 by 1 is too narrow for
-    strip = blank(line_height(SMALL) + 1, max(size[1], text_width(str(count - 1), SMALL)))
-    cells = [vstack([resize(image, size), strip], gap=0) for image in images]
-    columns = _columns(count, strip.shape[1])
-    down, along = cells[0].shape[0] + GAP, strip.shape[1] + GAP
-    numbers = [
-        Label(
-            index % columns * along + strip.shape[1] // 2,
-            index // columns * down + size[0] + 1 + line_height(SMALL) // 2,
-            str(index),
-            MUTED,
-            SMALL,
-            anchor="mm",
-        )
-        for index in range(count)
+    # a kernel of 7 by 1 is too narrow for its number below it
+    column = max(size[1], text_width(str(count - 1), SMALL))
+    cells = [
+        vstack([resize(image, size), text_band(column, str(index), centre=True)], gap=1)
+        for index, image in enumerate(images)
     ]
-    sheet = write(tile(cells, columns), numbers)
+    sheet = tile(cells, _columns(count, column))
     facts = f"{count} kernels {dimensions(inputs, height, width)}, {read}, each by its own maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
-    if inputs == 3:
-        return titled(sheet, title, facts, alert=alert)
-    bar = colour_bar(min(220, max(160, sheet.shape[1])), "-max", "+max", name=DIVERGING)
-    return titled(vstack([bar, sheet], gap=6), title, facts, alert=alert)
+    if inputs != 3:
+        bar = colour_bar(min(220, max(160, sheet.shape[1])), "-max", "+max", name=DIVERGING)
+        sheet = vstack([bar, sheet], gap=6)
+    return titled(sheet, title, facts, alert=alert)
 
 
 def _crossed(height: int, width: int) -> np.ndarray:
     """The cell of a filter that has no picture: grey, with both diagonals."""
-    cell = blank(height, width, _STUCK)
-    y, x = np.mgrid[:height, :width]
-    y, x = (y + 0.5) / height, (x + 0.5) / width
-    thin = 1.0 / min(height, width)
-    cell[(np.abs(y - x) <= thin) | (np.abs(y + x - 1) <= thin)] = MUTED
+    cell = blank(height, width, EMPTY)
+    rising, falling = diagonals(height, width, 1.0)
+    cell[rising | falling] = MUTED
     return cell
 
 
@@ -128,12 +107,9 @@ def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
     whole = scale >= 1 and int(scale) >= 0.8 * scale
     scale = int(scale) if whole else scale
-    edges = [max(1, round(edge * scale)) for edge in image.shape[:2]]
-    image = resize(image, tuple(edges), "nearest" if whole else "bilinear")
-    ground = blank(*size)
-    top, left = ((room - edge) // 2 for room, edge in zip(size, edges, strict=True))
-    ground[top : top + edges[0], left : left + edges[1]] = image
-    return ground
+    height, width = (max(1, round(edge * scale)) for edge in image.shape[:2])
+    image = resize(image, (height, width), "nearest" if whole else "bilinear")
+    return centred(image, *size)
 
 
 def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
@@ -161,18 +137,16 @@ def _filter_cell(
     if mark is None:
         cell = scaled_to(image, size)
     else:
-        why = text_band(
-            column, [_MEANING.get(mark, mark)], size=SMALL, background=_STUCK, align="center"
-        )
+        why = text_band(column, mark, ink=INK, background=EMPTY, centre=True)
         cell = _crossed(size[0], column)
-        top = (size[0] - why.shape[0]) // 2
-        cell[max(top, 0) : max(top, 0) + why.shape[0]] = why[: size[0]]
+        top = max((size[0] - why.shape[0]) // 2, 0)
+        cell[top : top + why.shape[0]] = why[: size[0]]
     if patches is not None:
         cell = hstack([cell, _patch_block(patches, size[0])], gap=_PATCH_GAP + 1)
         column = max(column, cell.shape[1])
     name = f"unit {unit}" if label is None else label
     lines = wrap(name, column, SMALL, most=2)
-    return vstack([cell, text_band(column, lines, size=SMALL, align="center")], gap=2)
+    return vstack([cell, text_band(column, *lines, ink=INK, centre=True)], gap=2)
 
 
 def filter_sheet(
@@ -192,8 +166,8 @@ def filter_sheet(
         units: the U units' numbers.
         title: the layer.
         marks: for each unit None, or why its picture is none: such a cell is grey and crossed,
-            with the mark written on it ("stuck" as "zero gradient"). A picture with values that
-            are not finite is marked so by itself.
+            with the mark written on it. A picture with values that are not finite is marked so by
+            itself.
         labels: what to write below the cells instead of "unit 7", such as class names.
         patches: ``(U, N, C, h, w)`` in [0, 1]: real pictures that excite the units, to the right
             of each picture in two rows, read line by line; also beside marked ones. A patch with

@@ -8,30 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    GAP,
-    GREEN,
-    INK,
-    MUTED,
-    RED,
-    SLATE,
-    Array,
-    Colour,
-    Label,
-    as_array,
-    blank,
-    hstack,
-    legible_size,
-    resize,
-    scaled_to,
-    text_band,
-    titled,
-    to_uint8,
-    vstack,
-    write,
-)
+from convlens.draw.canvas import Label, blank, captioned, text_band, titled, vstack, write
 from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay
-from convlens.draw.text import BODY, SMALL, dimensions, shorten, shorten_path, text_width
+from convlens.draw.palette import GREEN, RED, SLATE, WHITE
+from convlens.draw.picture import Array, as_array, legible, scaled_to, to_uint8
+from convlens.draw.text import SMALL, dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
@@ -90,77 +71,53 @@ def probability_text(probability: float) -> str:
     return f"{probability:.2f}"
 
 
-def _verdict(role: Role, truth_known: bool) -> tuple[str, Colour]:
-    """The word and the colour of a row. A prediction is only judged where the truth is shown."""
-    if role == "predicted = true":
-        return "right", GREEN
-    if role == "predicted" and truth_known:
-        return "wrong", RED
-    return "", SLATE
-
-
 def _class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarray:
-    """The line above a row: a coloured edge, "dog 0.93, predicted", the verdict at the right."""
-    word, colour = _verdict(entry.role, truth_known)
-    tint = tuple(int(0.88 * 255 + 0.12 * part) for part in colour)
-    band = blank(_BAND, width, tint)
+    """The line above a row: a coloured edge, "dog 0.93, predicted", the verdict at the right.
+
+    A prediction is only judged where the truth is shown.
+    """
+    word, colour = "", SLATE
+    if entry.role == "predicted = true":
+        word, colour = "right", GREEN
+    elif entry.role == "predicted" and truth_known:
+        word, colour = "wrong", RED
+    band = blank(_BAND, width, tuple(int(0.88 * 255 + 0.12 * part) for part in colour))
     band[:, :4] = colour
-    right, middle = width, _BAND // 2
-    labels = []
+    right, middle, labels = width, _BAND // 2, []
     if word:
         right = width - text_width(word, SMALL, bold=True) - 16
         band[:, right:] = colour
-        white = (255, 255, 255)
-        labels.append(Label((right + width) // 2, middle, word, white, SMALL, True, "mm"))
+        labels.append(Label((right + width) // 2, middle, word, WHITE, SMALL, True, "mm"))
     tail = f" {probability_text(float(entry.probability))}, {entry.role}"
-    room = right - 12 - 6
-    name = shorten(entry.class_name, room - text_width(tail, BODY), BODY, bold=True)
-    labels.append(Label(12, middle, name, INK, BODY, True))
-    start = 12 + (text_width(name, BODY, bold=True) if name else 0) + 3
-    rest = shorten(tail, width - start - 2, BODY)
-    labels.append(Label(start, middle, rest, INK, BODY))
+    name = shorten(entry.class_name, right - 18 - text_width(tail), bold=True)
+    start = 15 + (text_width(name, bold=True) if name else 0)
+    labels.append(Label(12, middle, name, bold=True))
+    labels.append(Label(start, middle, shorten(tail, width - start - 2)))
     return write(band, labels)
 
 
-def _class_row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
-    """[picture | maps | overlay] with what each of them is written below."""
-    size = image.shape[:2]
-    width = max(size[1], _NARROWEST)
-    shown = [*entry.others, LayerMap(entry.layer, entry.map, entry.scale)]
-    columns = [(image, text_band(width, ["picture"], size=SMALL, ink=MUTED))]
-    for one in shown:
-        heat, below = _heat(one, size, width)
-        if entry.others:
-            name = shorten_path(one.layer, width, SMALL)
-            below = vstack([below, text_band(width, [name], size=SMALL, ink=MUTED)], gap=0)
-        columns.append((heat, below))
-    values, highest = _values(shown[-1])
-    covered = overlay(image, values, high=highest)
-    columns.append((covered, text_band(width, ["overlay"], size=SMALL, ink=MUTED)))
-    return hstack([vstack(pair, gap=2) for pair in columns], gap=GAP)
+def finite_map(map: Array) -> tuple[np.ndarray, bool]:
+    """A class map as float32, what is not finite as 0, and whether all of it was finite.
 
-
-def _values(entry: LayerMap) -> tuple[np.ndarray, float]:
-    """The map as it is drawn, and the value in full colour."""
-    values = as_array(entry.map).astype(np.float32)
+    Raises:
+        ValueError: another shape.
+    """
+    values = as_array(map).astype(np.float32)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"a class map is (H, W), not {tuple(values.shape)}")
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    return values, float(values.max()) if entry.scale is None else float(entry.scale)
+    finite = bool(np.isfinite(values).all())
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), finite
 
 
-def _heat(entry: LayerMap, size: tuple[int, int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A map in colours at the picture's size, and the line below it."""
-    values, highest = _values(entry)
-    cells = values.shape[0] <= size[0] and values.shape[1] <= size[1]
-    flat = resize(values, size, "nearest" if cells else "bilinear")
-    heat = colourise(flat, HEAT, 0, highest)
-    if not np.isfinite(as_array(entry.map).astype(np.float32)).all():
-        return heat, text_band(width, ["map not finite"], size=SMALL, ink=RED)
+def map_legend(
+    values: np.ndarray, finite: bool, width: int, low: str, high: str, lead: str, name: str
+) -> np.ndarray:
+    """The line below a map: its colours and their ends, or in red why there is nothing to see."""
+    if not finite:
+        return text_band(width, "map not finite", ink=RED)
     if not values.any():
-        return heat, text_band(width, ["no positive evidence"], size=SMALL, ink=RED)
-    lead = f"map {dimensions(*values.shape)}"
-    return heat, colour_bar(width, "0", number(highest), name=HEAT, lead=lead)
+        return text_band(width, "no positive evidence", ink=RED)
+    return colour_bar(width, low, high, name=name, lead=lead)
 
 
 def class_rows(
@@ -170,14 +127,33 @@ def class_rows(
     smallest: int = _NARROWEST,
 ) -> np.ndarray:
     """A row for each class below its band."""
-    image = to_uint8(picture)
-    image = scaled_to(image, legible_size(*image.shape[:2], smallest))
+    if not maps:
+        raise ValueError("a panel of class maps needs at least one class map")
+    image = legible(to_uint8(picture), smallest)
     truth_known = any(entry.role == "true" for entry in maps)
     rows = []
     for entry in maps:
         row = draw_row(image, entry)
         rows.append(vstack([_class_band(row.shape[1], entry, truth_known), row], gap=6))
-    return vstack(rows, gap=GAP)
+    return vstack(rows)
+
+
+def _class_row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
+    """[picture | maps | overlay] with what each of them is written below."""
+    width = max(image.shape[1], _NARROWEST)
+    columns = [(image, text_band(width, "picture"))]
+    for one in (*entry.others, LayerMap(entry.layer, entry.map, entry.scale)):
+        values, finite = finite_map(one.map)
+        values = values.clip(min=0)
+        high = float(values.max()) if one.scale is None else float(one.scale)
+        heat = colourise(scaled_to(values, image.shape[:2]), HEAT, 0, high)
+        lead = f"map {dimensions(*values.shape)}"
+        below = map_legend(values, finite, width, "0", number(high), lead, HEAT)
+        if entry.others:
+            below = vstack([below, text_band(width, shorten_path(one.layer, width))], gap=0)
+        columns.append((heat, below))
+    covered = overlay(image, values, high=high)
+    return captioned(*columns, (covered, text_band(width, "overlay")))
 
 
 def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
@@ -200,6 +176,4 @@ def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> n
     Raises:
         ValueError: no map, or a picture or map of another shape.
     """
-    if not maps:
-        raise ValueError("grad_cam_panel needs at least one class map")
     return titled(class_rows(picture, maps, _class_row), title)

@@ -8,21 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    GREEN,
-    MUTED,
-    RED,
-    Array,
-    blank,
-    hstack,
-    legible_size,
-    scaled_to,
-    text_band,
-    tile,
-    titled,
-    to_uint8,
-    vstack,
-)
+from convlens.draw.canvas import blank, centred, hstack, text_band, tile, titled, vstack
+from convlens.draw.palette import GREEN, INK, RED, WHITE
+from convlens.draw.picture import Array, legible, scaled_to, to_uint8
 from convlens.draw.text import SMALL, wrap
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a picture, pixels
@@ -54,41 +42,32 @@ def _verdict(width: int, correct: bool | None) -> np.ndarray:
     if correct is None:
         return blank(_BAND, width)
     word, colour = ("right", GREEN) if correct else ("wrong", RED)
-    band = blank(_BAND, width, colour)
-    text = text_band(
-        width, [word], size=SMALL, bold=True, ink=(255, 255, 255), background=colour, align="center"
-    )
-    top = (_BAND - text.shape[0]) // 2
-    band[top : top + text.shape[0]] = text
-    return band
-
-
-def _panel(image: np.ndarray, name: str, size: tuple[int, int], named: bool) -> np.ndarray:
-    """One image at its size in a column wide enough for its name, which stands below."""
-    parts = [scaled_to(image, size)]
-    if named:
-        parts.append(text_band(max(size[1], _NARROWEST), [name], size=SMALL, ink=MUTED))
-    return vstack(parts, gap=2)
+    text = text_band(width, word, bold=True, ink=WHITE, background=colour, centre=True)
+    return centred(text, _BAND, width, colour)
 
 
 def _cell(entry: SheetEntry, judged: bool) -> np.ndarray:
     """[verdict / picture and panels / captions] of one entry."""
-    picture = to_uint8(entry.picture)
-    height, width = legible_size(*picture.shape[:2], _LEGIBLE, _LARGEST)
-    named = bool(entry.panels)
-    columns = [_panel(picture, "picture", (height, width), named)]
+    picture = legible(to_uint8(entry.picture), _LEGIBLE, _LARGEST)
+    height, columns = picture.shape[0], [("picture", picture)]
     for name, image in entry.panels:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"a panel is uint8 (H, W, 3), not {image.dtype} {image.shape}")
         wide = max(1, round(image.shape[1] * height / image.shape[0]))
-        columns.append(_panel(image, name, (height, wide), named))
-    row = hstack(columns, gap=4)
+        columns.append((name, scaled_to(image, (height, wide))))
+    images = [image for _, image in columns]
+    if entry.panels:  # each in a column wide enough for its name
+        images = [
+            vstack([image, text_band(max(image.shape[1], _NARROWEST), name)], gap=2)
+            for name, image in columns
+        ]
+    row = hstack(images, gap=4)
     room = max(row.shape[1], _NARROWEST)
     parts = [_verdict(room, entry.correct)] if judged else []
     parts.append(row)
     lines = [line for text in entry.captions for line in wrap(text, room, SMALL, most=2)]
     if lines:
-        parts.append(text_band(room, lines, size=SMALL))
+        parts.append(text_band(room, *lines, ink=INK))
     return vstack(parts, gap=2)
 
 

@@ -7,6 +7,7 @@ the same as in the charts, with Latin, Greek and Cyrillic (Pillow's own font kno
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,23 +28,17 @@ def _font_file(bold: bool) -> Path:
 
 @lru_cache(maxsize=32)
 def font(size: int = BODY, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font of all panels at ``size`` pixels (Pillow's own if Matplotlib came without fonts)."""
-    try:
-        return ImageFont.truetype(str(_font_file(bold)), size)
-    except OSError:
-        return ImageFont.load_default(size=size)
+    """The font of all panels at ``size`` pixels."""
+    return ImageFont.truetype(str(_font_file(bold)), size)
 
 
 @lru_cache(maxsize=1)
 def _known_characters() -> frozenset[str]:
     """The characters that have a glyph in both the regular and the bold font."""
-    try:
-        from matplotlib.ft2font import FT2Font
+    from matplotlib.ft2font import FT2Font
 
-        maps = [FT2Font(str(_font_file(bold))).get_charmap() for bold in (False, True)]
-    except (ImportError, OSError, RuntimeError):
-        return frozenset(map(chr, range(0x20, 0x7F)))
-    return frozenset(chr(code) for code in maps[0].keys() & maps[1].keys())
+    regular, bold = (FT2Font(str(_font_file(bold))).get_charmap() for bold in (False, True))
+    return frozenset(map(chr, regular.keys() & bold.keys()))
 
 
 @lru_cache(maxsize=4096)
@@ -95,25 +90,21 @@ def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
     text = printable(text)
     if text_width(text, size, bold) <= width:
         return text
-    low, high = -1, len(text)  # the longest prefix that fits, by halving; -1: not even none
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = text_width(text[:middle].rstrip() + _ELLIPSIS, size, bold) <= width
-        low, high = (middle, high) if fits else (low, middle)
-    return "" if low < 0 else text[:low].rstrip() + _ELLIPSIS
+
+    def overflows(letters: int) -> bool:
+        return text_width(text[:letters].rstrip() + _ELLIPSIS, size, bold) > width
+
+    longest = bisect_left(range(len(text)), True, key=overflows) - 1
+    return text[:longest].rstrip() + _ELLIPSIS if longest >= 0 else ""
 
 
-def shorten_path(path: str, width: int, size: int = BODY, bold: bool = False) -> str:
+def shorten_path(path: str, width: int) -> str:
     """A layer's path no wider than ``width`` pixels: its end says most, so its start is cut."""
-    path = printable(path)
-    if text_width(path, size, bold) <= width:
-        return path
-    parts = path.split(".")
-    for first in range(1, len(parts)):
-        tail = _ELLIPSIS + ".".join(parts[first:])
-        if text_width(tail, size, bold) <= width:
-            return tail
-    return shorten(parts[-1], width, size, bold)
+    text = printable(path)
+    parts = text.split(".")
+    tails = [_ELLIPSIS + ".".join(parts[start:]) for start in range(1, len(parts))]
+    fitting = (each for each in (text, *tails) if text_width(each, SMALL) <= width)
+    return next(fitting, None) or shorten(parts[-1], width, SMALL)
 
 
 def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int = 3) -> list[str]:

@@ -18,8 +18,8 @@ from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.probes import Probes, choose_probes, own_probes
 from convlens.data.unchanged import check_state, digests_of, write_state
-from convlens.draw.canvas import to_uint8
 from convlens.draw.jpeg import encode_png
+from convlens.draw.picture import to_uint8
 from convlens.experiment.assemble import Run
 from convlens.rundir import log as logs
 from convlens.rundir.claim import check_run_dir, claim_run_dir

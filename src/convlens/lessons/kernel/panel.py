@@ -11,27 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convlens.draw.canvas import (
-    GAP,
-    INK,
-    MUTED,
-    SLATE,
-    Array,
-    Colour,
-    Label,
-    as_array,
-    blank,
-    framed,
-    hstack,
-    legible_size,
-    scaled_to,
-    text_band,
-    titled,
-    to_uint8,
-    vstack,
-    write,
-)
-from convlens.draw.colour import DIVERGING, colour_bar, colourise, full_colour
+from convlens.draw.canvas import GAP, Label, blank, framed, hstack, text_band, titled, vstack, write
+from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, full_colour
+from convlens.draw.palette import INK, MUTED, SLATE, WHITE, Colour
+from convlens.draw.picture import Array, as_array, legible, to_uint8
 from convlens.draw.text import BODY, SMALL, dimensions, line_height, printable, text_width
 from convlens.lessons.kernel.arithmetic import (
     CHANNELS,
@@ -65,7 +48,7 @@ class Answers:
     maps: Array
     total: Array
     heading: str
-    sizes: Sequence[str] = ()
+    sizes: Sequence[str]
 
 
 def kernel_panel(
@@ -75,9 +58,9 @@ def kernel_panel(
     worked: WorkedPatch,
     *,
     title: str,
-    subtitle: str | None = None,
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
-    pooled: Answers | None = None,
+    subtitle: str,
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    pooled: Answers | None,
 ) -> np.ndarray:
     """What a kernel makes of a picture, uint8 ``(H, W, 3)``.
 
@@ -96,53 +79,46 @@ def kernel_panel(
         title: the kernel and the picture.
         subtitle: what the kernel answers to.
         padding: zeros ((above, below), (left, right)).
-        pooled: the answers after pooling.
-
-    Raises:
-        ValueError: shapes that do not belong together.
+        pooled: the answers after pooling, if they are pooled.
     """
-    weights, maps = as_array(kernel), as_array(answers.maps)
-    channels = as_array(picture).shape[0]
-    if channels not in CHANNELS or maps.ndim != 3 or len(maps) != channels or 0 in maps.shape:
-        raise ValueError(
-            f"a picture is (1 or 3, H, W) with as many maps, not {tuple(as_array(picture).shape)} "
-            f"with maps {tuple(maps.shape)}"
-        )
-    patch = as_array(worked.patch)
-    if weights.ndim != 2 or patch.shape != (channels, *weights.shape):
-        raise ValueError(f"kernel {tuple(weights.shape)} with patches {tuple(patch.shape)}")
+    weights = as_array(kernel)
     parts = [
-        _start(picture, weights, maps, worked, padding, answers.sizes),
+        _start(to_uint8(picture), weights, answers, worked, padding),
         _answers(answers, worked.place),
         *([_answers(pooled, None, pooled.sizes)] if pooled is not None else []),
-        _arithmetic(weights, worked, channels),
+        _arithmetic(weights, worked),
     ]
     return titled(vstack(parts, gap=_SECTION), title, subtitle)
 
 
 def _band(text: str, *, bold: bool = False, muted: bool = False, width: int = 0) -> np.ndarray:
     """A line of text as wide as it needs, at least ``width``."""
-    size = SMALL if muted else BODY
+    size, ink = (SMALL, MUTED) if muted else (BODY, INK)
     needed = text_width(printable(text), size, bold)
-    ink = MUTED if muted else INK
-    return text_band(max(width, needed), [text], size=size, bold=bold, ink=ink)
+    return text_band(max(width, needed), text, size=size, bold=bold, ink=ink)
 
 
 def _captioned(image: np.ndarray, above: str, *below: np.ndarray) -> np.ndarray:
     return vstack([_band(above), image, *below], gap=2)
 
 
-def _framed_place(
-    image: np.ndarray, rows: tuple[float, float], columns: tuple[float, float]
+def _framed_part(
+    image: np.ndarray, size: Sequence[int], corner: Sequence[int], edges: Sequence[int]
 ) -> np.ndarray:
-    """``image`` with a margin, and a yellow frame around rows and columns [from, to) of it."""
+    """``image`` with a margin, and a yellow frame around a part of it.
+
+    Args:
+        size: rows and columns that the image had before it was brought to its size.
+        corner, edges: first row and column of the part, and how many, of these.
+    """
     canvas = framed(image, _MARGIN)
-    edges = []
-    for start, end in (rows, columns):
-        first, last = int(start), max(int(start) + 1, round(end))
+    spans = []
+    for now, before, start, edge in zip(image.shape[:2], size, corner, edges, strict=True):
+        first = int(start * now / before)
+        last = max(first + 1, round((start + edge) * now / before))
         more = max(0, _HOLE - (last - first))
-        edges.append((first - more // 2 + _MARGIN, last + more - more // 2 + _MARGIN))
-    (top, bottom), (left, right) = edges
+        spans.append((first - more // 2 + _MARGIN, last + more - more // 2 + _MARGIN))
+    (top, bottom), (left, right) = spans
     inner = canvas[top:bottom, left:right].copy()
     for out, colour in ((_FRAME + 1, INK), (_FRAME, _YELLOW)):
         canvas[top - out : bottom + out, left - out : right + out] = colour
@@ -150,71 +126,50 @@ def _framed_place(
     return canvas
 
 
-def _shown(image: np.ndarray) -> np.ndarray:
-    """A picture at its size in the panel."""
-    size = legible_size(*image.shape[:2], _SMALLEST, _LARGEST)
-    return scaled_to(image, size)
-
-
 def _start(
-    picture: Array,
+    image: np.ndarray,
     weights: np.ndarray,
-    maps: np.ndarray,
+    answers: Answers,
     worked: WorkedPatch,
     padding: tuple[tuple[int, int], tuple[int, int]],
-    sizes: Sequence[str],
 ) -> np.ndarray:
     """The row [picture | answers as a picture, where they are one | kernel]."""
-    image = to_uint8(picture)
-    caption = f"picture, {dimensions(*image.shape[:2])}"
     (above, below), (left, right) = padding
-    padded = np.pad(image, (*padding, (0, 0)))
-    notes = []
-    if above or below or left or right:
-        height, width = image.shape[:2]
-        ground = blank(*padded.shape[:2], SLATE)
-        ground[above : above + height, left : left + width] = image
-        padded = ground
-        notes = [_band("blue-grey border: padding, counted as 0", muted=True)]
-    drawn = _shown(padded)
-    scale = drawn.shape[0] / padded.shape[0], drawn.shape[1] / padded.shape[1]
-    starts = worked.corner[0] + above, worked.corner[1] + left
-    rows, columns = (
-        (start * s, (start + edge) * s)
-        for start, edge, s in zip(starts, weights.shape, scale, strict=True)
-    )
-    notes.append(_band("yellow frame: the patch worked out below", muted=True))
-    images = [_captioned(_framed_place(drawn, rows, columns), caption, *notes)]
+    height, width = image.shape[:2]
+    padded = blank(above + height + below, left + width + right, SLATE)
+    padded[above : above + height, left : left + width] = image
+    notes = [_band("yellow frame: the patch worked out below", muted=True)]
+    if padded.size > image.size:
+        notes.insert(0, _band("blue-grey border: padding, counted as 0", muted=True))
+    corner = worked.corner[0] + above, worked.corner[1] + left
+    drawn = legible(padded, _SMALLEST, _LARGEST)
+    drawn = _framed_part(drawn, padded.shape[:2], corner, weights.shape)
+    images = [_captioned(drawn, f"picture, {dimensions(height, width)}", *notes)]
     if abs(float(weights.sum()) - 1) < 1e-9:
-        seen = framed(_shown(to_uint8(maps / 255)), _MARGIN)
-        told = _band("the output as a picture, cut to 0–255", muted=True)
-        images.append(_captioned(seen, f"result, {dimensions(*maps.shape[1:])}", told))
-    return hstack([*images, _kernel_part(weights, sizes)], gap=2 * GAP)
+        maps = as_array(answers.maps)
+        seen = framed(legible(to_uint8(maps / 255), _SMALLEST, _LARGEST), _MARGIN)
+        note = _band("the output as a picture, cut to 0–255", muted=True)
+        images.append(_captioned(seen, f"result, {dimensions(*maps.shape[1:])}", note))
+    return hstack([*images, _kernel_part(weights, answers.sizes)], gap=2 * GAP)
 
 
 def _kernel_part(weights: np.ndarray, sizes: Sequence[str]) -> np.ndarray:
     """The weights as numbers, what they sum to, and how the size of the output comes about."""
     total = digits(weights.sum())
     plain = "0" if total == "0" else "its own value" if total == "1" else f"{total} times its value"
-    lines = [_band("size of the output", bold=True)]
-    lines += [_band("⌊(n + 2p − k)/s⌋ + 1", muted=True)]
-    lines += [_band("n picture, p padding, k kernel, s stride", muted=True)]
-    lines += [_band(line) for line in sizes]
-    return vstack(
-        [
-            vstack(
-                [
-                    _band(f"kernel, {dimensions(*weights.shape)}"),
-                    _kernel_cells(weights),
-                    _band("blue below 0, red above", muted=True),
-                    _band(f"weights sum to {total}: a plain area gives {plain}", muted=True),
-                ],
-                gap=3,
-            ),
-            vstack(lines, gap=3) if sizes else blank(1, 1),
-        ],
-        gap=GAP,
-    )
+    kernel = [
+        _band(f"kernel, {dimensions(*weights.shape)}"),
+        _signed_cells(weights, weights),
+        _band("blue below 0, red above", muted=True),
+        _band(f"weights sum to {total}: a plain area gives {plain}", muted=True),
+    ]
+    lines = [
+        _band("size of the output", bold=True),
+        _band("⌊(n + 2p − k)/s⌋ + 1", muted=True),
+        _band("n picture, p padding, k kernel, s stride", muted=True),
+        *map(_band, sizes),
+    ]
+    return vstack([vstack(kernel, gap=3), vstack(lines, gap=3)])
 
 
 def _answers(
@@ -222,18 +177,14 @@ def _answers(
 ) -> np.ndarray:
     """A map for each channel, on one scale, and their sum on its own; framed at ``place``."""
     maps, total = as_array(answers.maps), as_array(answers.total)
-    if total.shape != maps.shape[1:]:
-        raise ValueError(f"the sum is {tuple(maps.shape[1:])} as the maps, not {total.shape}")
-    names = CHANNELS[len(maps)]
-    scale = full_colour(maps)
-    columns = [_map_column(map, name, scale, place) for map, name in zip(maps, names, strict=True)]
-    if len(maps) > 1:
-        columns.append(_map_column(total, " + ".join(names), full_colour(total), place))
+    names, high = CHANNELS[len(maps)], full_colour(maps)
+    columns = [_map_column(map, name, high, place) for map, name in zip(maps, names, strict=True)]
     read = "blue below 0, red above"
     if len(maps) > 1:
+        columns.append(_map_column(total, " + ".join(names), full_colour(total), place))
         read += "; one scale for the channels, another for their sum"
-    heads = [_band(f"{answers.heading}: {dimensions(*total.shape)}", bold=True)]
-    heads += [_band(line) for line in lines] + [_band(read, muted=True)]
+    heading = _band(f"{answers.heading}: {dimensions(*total.shape)}", bold=True)
+    heads = [heading, *map(_band, lines), _band(read, muted=True)]
     return vstack([*heads, hstack(columns, gap=2 * GAP)], gap=4)
 
 
@@ -241,27 +192,18 @@ def _map_column(
     map: np.ndarray, name: str, high: float, place: tuple[int, int] | None
 ) -> np.ndarray:
     """One map with its name and its bar, ``high`` the magnitude in full colour."""
-    size = legible_size(*map.shape, _SMALLEST, _LARGEST)
-    values = scaled_to(map.astype(np.float32), size)
-    if high > 0:
-        image = colourise(values, DIVERGING, -high, high)
-    else:  # zero everywhere: the colour of zero, not that of the lowest value
-        image = colourise(np.full(size, 0.5), DIVERGING)
+    image = colourise_signed(legible(map.astype(np.float32), _SMALLEST, _LARGEST), high)
     if place is None:
         image = framed(image, _MARGIN)
     else:
-        rows, columns = (
-            (at * now / before, (at + 1) * now / before)
-            for at, now, before in zip(place, size, map.shape, strict=True)
-        )
-        image = _framed_place(image, rows, columns)
+        image = _framed_part(image, map.shape, place, (1, 1))
     width = max(image.shape[1], _NARROWEST)
     if high > 0:
         low_word = ("≤ " if map.min() < -high else "") + digits(-high)
         high_word = ("≥ " if map.max() > high else "") + digits(high)
         below = colour_bar(width, low_word, high_word, name=DIVERGING)
     else:
-        below = text_band(width, ["0 everywhere"], size=SMALL, ink=MUTED)
+        below = text_band(width, "0 everywhere")
     found = f"from {digits(map.min())} to {digits(map.max())}"
     return _captioned(image, name, below, _band(found, muted=True, width=width))
 
@@ -273,65 +215,55 @@ def _cell_width(values: np.ndarray) -> int:
 
 def _cells(values: np.ndarray, colours: np.ndarray, width: int) -> np.ndarray:
     """Numbers ``(kh, kw)`` in cells of the colours ``(kh, kw, 3)``, in black or white."""
-    height, (rows, columns) = _CELL, values.shape
-    image = blank(rows * (height + 1) - 1, columns * (width + 1) - 1)
+    rows, columns = values.shape
+    image = blank(rows * (_CELL + 1), columns * (width + 1))
+    cells = image.reshape(rows, _CELL + 1, columns, width + 1, 3)
+    cells[:, :_CELL, :, :width] = colours[:, None, :, None]
     labels = []
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * (height + 1), column * (width + 1)
-            colour = colours[row, column]
-            image[top : top + height, left : left + width] = colour
-            bright = float(colour @ np.array([0.299, 0.587, 0.114])) > 130
-            middle = left + width // 2, top + height // 2
-            ink = INK if bright else (255, 255, 255)
-            labels.append(Label(*middle, digits(values[row, column]), ink, anchor="mm"))
-    return write(image, labels)
+    for (row, column), value in np.ndenumerate(values):
+        bright = float(colours[row, column] @ np.array([0.299, 0.587, 0.114])) > 130
+        x, y = column * (width + 1) + width // 2, row * (_CELL + 1) + _CELL // 2
+        labels.append(Label(x, y, digits(value), INK if bright else WHITE, anchor="mm"))
+    return write(image[:-1, :-1], labels)
 
 
-def _signed_cells(values: np.ndarray, high: float, width: int) -> np.ndarray:
-    """Numbers on blue below 0 and red above; ``high`` is the magnitude in full colour."""
-    unit = values / high if high > 0 else np.zeros(values.shape)
-    return _cells(values, colourise(unit, DIVERGING, -1, 1), width)
+def _signed_cells(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
+    """Numbers on blue below 0 and red above, on the scale and as wide as all of them need."""
+    unit = values / (float(np.abs(all_values).max()) or 1)
+    return _cells(values, colourise_signed(unit, 1), _cell_width(all_values))
 
 
-def _kernel_cells(weights: np.ndarray) -> np.ndarray:
-    return _signed_cells(weights, float(np.abs(weights).max()), _cell_width(weights))
-
-
-def _arithmetic(weights: np.ndarray, worked: WorkedPatch, channels: int) -> np.ndarray:
+def _arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
     """Patch × kernel = products and their sum, a row for each channel."""
     patches, products = as_array(worked.patch), as_array(worked.products)
-    inside = as_array(worked.inside).astype(bool)
-    names = CHANNELS[channels]
-    grounds = np.where(inside[..., None], np.rint(patches)[..., None].clip(0, 255), SLATE)
-    grounds = grounds.astype(np.uint8)
-    wide, wider, high = _cell_width(patches), _cell_width(products), float(np.abs(products).max())
-    columns = [
-        ("channel", [_label(name, weights) for name in names]),
-        ("patch, 0–255", [_cells(*pair, wide) for pair in zip(patches, grounds, strict=True)]),
-        ("", [_label("×", weights)] * channels),
-        ("kernel", [_kernel_cells(weights)] * channels),
-        ("", [_label("=", weights)] * channels),
-        ("products", [_signed_cells(one, high, wider) for one in products]),
-        ("their sum", [_label(digits(value), weights, bold=True) for value in worked.sums]),
-    ]
-    table = [vstack([_band(head or " ", muted=True), *images], gap=GAP) for head, images in columns]
+    inside, names = as_array(worked.inside), CHANNELS[len(patches)]
+    greys = np.rint(patches)[..., None].clip(0, 255)
+    grounds = np.where(inside[..., None], greys, SLATE).astype(np.uint8)
+    wide = _cell_width(patches)
+    columns = {
+        "channel": [_label(name, weights) for name in names],
+        "patch, 0–255": [_cells(*pair, wide) for pair in zip(patches, grounds, strict=True)],
+        " ": [_label("×", weights)] * len(names),
+        "kernel": [_signed_cells(weights, weights)] * len(names),
+        "  ": [_label("=", weights)] * len(names),
+        "products": [_signed_cells(one, products) for one in products],
+        "their sum": [_label(digits(value), weights, bold=True) for value in worked.sums],
+    }
+    table = [vstack([_band(head, muted=True), *images]) for head, images in columns.items()]
     where = place_line(worked.place, worked.corner, weights.shape)
     lines = [_band("the framed place in numbers", bold=True), _band(where)]
     if not inside.all():
         lines.append(_band("blue-grey cells lie in the padding and count as 0", muted=True))
-    whole = np.array_equal(products, np.rint(products))
-    if not whole:
+    if not np.array_equal(products, np.rint(products)):
         lines.append(_band("decimals are rounded where they are written", muted=True))
-    parts = [vstack(lines, gap=2), hstack(table, gap=GAP)]
-    if channels > 1:
+    parts = [vstack(lines, gap=2), hstack(table)]
+    if len(names) > 1:
         parts.append(_band(total_line(worked.sums), bold=True))
-    return vstack(parts, gap=GAP)
+    return vstack(parts)
 
 
 def _label(text: str, weights: np.ndarray, *, bold: bool = False) -> np.ndarray:
     """A word at half the height of the matrices beside it."""
     height = weights.shape[0] * (_CELL + 1) - 1
-    width = text_width(text, BODY, bold)
-    label = Label(0, height // 2, text, INK, BODY, bold)
-    return write(blank(max(height, line_height(BODY)), width), [label])
+    image = blank(max(height, line_height(BODY)), text_width(text, BODY, bold))
+    return write(image, [Label(0, height // 2, text, bold=bold)])

@@ -1,0 +1,272 @@
+"""Charts by Matplotlib in the panels' colours, as images: learning curves, depth, rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convlens.draw.canvas import titled
+from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, html
+from convlens.draw.text import printable, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 100
+_BLUE = "#3465c0"
+_PARTS = {  # of the data: colour and name of a line
+    "train": (_BLUE, "training"),
+    "val": ("#e27a18", "validation"),
+    "test": (html(GREEN), "test"),
+}
+_NAME = 170  # pixels a layer's name may take
+_STEP = 14  # pixels from one layer's name to the next
+_NARROWEST, _WIDEST = 520, 1500  # pixels of a chart over depth
+_SMALL = {"color": html(MUTED), "fontsize": 9}  # words at an axis
+_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": html(INK)}
+_RING = {"ms": 9, "mfc": "none", "mec": html(RED), "mew": 1.6}
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, known to no pyplot: nothing global."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(width, height), dpi=_DPI, facecolor=html(BACKGROUND), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Axes, xlabel: str) -> None:
+    """Only what helps reading: two quiet axis lines and a faint grid."""
+    axes.set_facecolor(html(BACKGROUND))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(html(MUTED))
+    axes.set_axisbelow(True)
+    axes.grid(True, color="#e3e5e8", linewidth=0.8)
+    axes.tick_params(colors=html(MUTED), labelsize=9)
+    axes.set_xlabel(xlabel, **_SMALL)
+
+
+def _image_of(figure: Figure, title: str) -> np.ndarray:
+    """The drawn figure below its title, uint8 ``(H, W, 3)``."""
+    figure.canvas.draw()
+    return titled(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
+
+
+def best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
+    """The epoch of the lowest finite ``val/loss``, the first of equals; None if there is none."""
+    losses = np.asarray(history.get("val/loss", ()), float)
+    finite = np.isfinite(losses)
+    return int(epochs[np.where(finite, losses, np.inf).argmin()]) if finite.any() else None
+
+
+def _curves(
+    axes: Axes, series: Mapping[str, Sequence[float]], epochs: Sequence[int], best: int | None
+) -> None:
+    """One line for each part of the data, and a ring where the best epoch is."""
+    for part, values in series.items():
+        colour, name = _PARTS.get(part, (html(SLATE), printable(part)))
+        line = np.asarray(values, float)
+        finite = np.isfinite(line)  # a gap: there is no training loss at epoch 0
+        marker = "o" if finite.sum() < 15 else None
+        label = name.lstrip("_")  # Matplotlib hides names that start with it
+        axes.plot(
+            epochs, np.where(finite, line, np.nan), color=colour, label=label,
+            linewidth=1.8, marker=marker, markersize=3.5,
+        )  # fmt: skip
+    if best is not None and "val" in series:
+        value = float(series["val"][list(epochs).index(best)])
+        axes.plot([best], [value], "o", **_RING)
+        # below the ring: the training curve is above it in a chart of accuracy, and the
+        # validation curve itself in one of loss; never across the chart's edge
+        along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
+        axes.annotate(
+            f"{value:.3f} at epoch {best}", (best, value), xytext=(0, -18),
+            textcoords="offset points", fontsize=9, color=html(RED),
+            ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
+            bbox={"fc": html(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
+        )  # fmt: skip
+
+
+def _marks(axes: Axes, marks: Mapping[str, int]) -> None:
+    """A dashed upright line with its name for each mark."""
+    for name, epoch in marks.items():
+        axes.axvline(epoch, color=html(MUTED), linewidth=1, linestyle=(0, (4, 3)))
+        axes.text(
+            epoch, 0.02, " " + shorten(name, 150), transform=axes.get_xaxis_transform(),
+            rotation=90, ha="right", va="bottom", fontsize=8.5, color=html(MUTED),
+            parse_math=False,
+        )  # fmt: skip
+
+
+def learning_curves(
+    history: Mapping[str, Sequence[float]],
+    epochs: Sequence[int],
+    *,
+    title: str,
+    marks: Mapping[str, int] | None = None,
+) -> np.ndarray:
+    """Training and validation in one chart for each metric, side by side.
+
+    The epoch of the lowest ``val/loss`` is ringed in every chart that has a validation curve.
+
+    Args:
+        history: tags such as ``train/loss``, ``val/loss``, ``val/accuracy``, each with one value
+            an epoch; NaN where there is none. Tags that share what follows the ``/`` share a
+            chart; loss comes first, then accuracy, then the others by name.
+        epochs: completed epochs, as many as there are values, rising.
+        title: the run.
+        marks: upright dashed lines, name → epoch ("block5 unfrozen" → 5).
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: nothing to draw, or a series of another length than ``epochs``.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not history or not len(epochs):
+        raise ValueError("learning curves need at least one series and one epoch")
+    charts: dict[str, dict[str, Sequence[float]]] = {}
+    for tag, values in history.items():
+        if len(values) != len(epochs):
+            raise ValueError(f"{tag} has {len(values)} values for {len(epochs)} epochs")
+        part, _, metric = tag.partition("/")
+        charts.setdefault(metric or part, {})[part] = values
+    order = {"loss": 0, "accuracy": 1}
+    metrics = sorted(charts, key=lambda metric: (order.get(metric, 2), metric))
+    figure = _new_figure(4.8 * len(metrics), 3.4)
+    best = best_epoch(history, epochs)
+    every = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(every, metrics, strict=True):
+        _style(axes, "completed epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        heading = shorten(metric, 300)
+        axes.set_title(heading, loc="left", color=html(INK), fontsize=11, parse_math=False)
+        _curves(axes, charts[metric], epochs, best)
+        _marks(axes, marks or {})
+        axes.margins(x=0.04, y=0.16)
+        axes.legend(loc="best", **_LEGEND)
+    return _image_of(figure, title)
+
+
+def layer_labels(layers: Sequence[str]) -> list[str]:
+    """Names of layers as short as a chart wants them.
+
+    The dotted parts at the beginning that all share are left out, and what is still too long
+    loses its beginning: layers differ at the end.
+
+    >>> layer_labels(["backbone.block1.conv", "backbone.block2.conv"])
+    ['block1.conv', 'block2.conv']
+    """
+    parts = [printable(layer).split(".") for layer in layers]
+    shared = 0
+    while all(len(names) > shared + 1 and names[shared] == parts[0][shared] for names in parts):
+        shared += 1
+    return [shorten(".".join(names[shared:])[::-1], _NAME)[::-1] for names in parts]
+
+
+def depth_chart(
+    layers: Sequence[str],
+    now: Sequence[float],
+    before: Sequence[float] | None,
+    *,
+    title: str,
+    what: str,
+) -> np.ndarray:
+    """A share of every layer, from the first to the last: now (strong), before training (grey).
+
+    Args:
+        layers: names in the order of depth; their common beginning is left out.
+        now: one value in [0, 1] a layer, such as its sparsity or its share of dead channels; NaN
+            leaves a gap.
+        before: likewise at epoch 0; None where it is not known.
+        title: the picture's heading.
+        what: what the values are, written at the axis.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: no layer, another number of values, or values outside [0, 1].
+    """
+    count = len(layers)
+    width = min(max(_STEP * count + 120, _NARROWEST), _WIDEST)
+    figure = _new_figure(width / _DPI, 4.4)
+    axes = figure.subplots()
+    depth, marker = np.arange(count), "o" if count <= 120 else None
+    for name, values, colour, thick, size in (
+        ("before training", before, "#a0a6b0", 1.5, 3.5),
+        ("now", now, _BLUE, 2, 4.5),
+    ):
+        if values is None:
+            continue
+        if not count or len(values) != count:
+            raise ValueError(f"{name} has {len(values)} values for {count} layers")
+        if not all(0 <= value <= 1 for value in values if not np.isnan(value)):
+            raise ValueError(f"{name} has values outside [0, 1]")
+        axes.plot(
+            depth, np.asarray(values, float), color=colour, label=name,
+            linewidth=thick, marker=marker, markersize=size,
+        )  # fmt: skip
+    every = -(-count * _STEP // (width - 100))  # names never overlap
+    labels = layer_labels(layers)
+    axes.set_xticks(depth[::every], labels[::every], rotation=90, parse_math=False)
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(-0.03, 1.03)  # the whole range: 0.01 against 0.02 shall look like little
+    _style(axes, "depth: from the first layer to the last")
+    axes.set_ylabel(shorten(what, 260), parse_math=False, **_SMALL)
+    # above the chart: inside it every corner may be where a line runs
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **_LEGEND)
+    return _image_of(figure, title)
+
+
+def rate_curve(
+    rates: Sequence[float],
+    smooth: Sequence[float],
+    losses: Sequence[float],
+    best: float | None,
+    *,
+    title: str,
+) -> np.ndarray:
+    """The learning-rate range test: loss of each step (faint) and its average over the rate.
+
+    Args:
+        rates, smooth, losses: one value a step, rates rising.
+        best: the suggested rate, marked; None for no mark.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: no step.
+    """
+    if not len(rates):
+        raise ValueError("a rate curve needs at least one step")
+    figure = _new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.plot(rates, losses, color="#b9c7e2", linewidth=1, label="each step")
+    axes.plot(rates, smooth, color=_BLUE, linewidth=2, label="average")
+    if best is not None:
+        place = best, float(smooth[list(rates).index(best)])
+        axes.plot(*place, "o", **_RING)
+        axes.annotate(
+            f"steepest fall at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
+            color=html(RED), fontsize=9,
+        )  # fmt: skip
+    # the first steps and the explosion at the end would flatten what lies between
+    top = max(smooth[0], float(np.median(smooth))) * 1.5
+    axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
+    _style(axes, "learning rate")
+    axes.spines[["left", "bottom"]].set_color("black")
+    axes.set_title("training loss", loc="left", color=html(INK), fontsize=11)
+    axes.legend(loc="upper left", **_LEGEND)
+    return _image_of(figure, title)

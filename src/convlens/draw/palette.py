@@ -1,0 +1,24 @@
+"""The colours of panels: ground, letters, verdicts."""
+
+from __future__ import annotations
+
+Colour = tuple[int, int, int]
+
+BACKGROUND: Colour = (250, 250, 251)
+INK: Colour = (30, 34, 42)
+MUTED: Colour = (100, 107, 118)
+RED: Colour = (214, 40, 57)
+GREEN: Colour = (22, 128, 78)
+SLATE: Colour = (84, 96, 116)
+GREY: Colour = (150, 154, 160)
+EMPTY: Colour = (214, 216, 220)  # a cell that has nothing to show
+WHITE: Colour = (255, 255, 255)
+
+
+def html(colour: Colour) -> str:
+    """A colour as Matplotlib takes it.
+
+    >>> html((255, 214, 0))
+    '#ffd600'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*colour)

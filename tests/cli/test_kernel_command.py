@@ -12,7 +12,7 @@ from PIL import Image
 from convlens.cli import kernel as command
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import PictureError
-from convlens.lessons.kernel.image import decode_in_proportion
+from convlens.lessons.kernel.lesson import decode_in_proportion
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
 CAT = f"image={PHOTOGRAPHS / 'cat.jpg'}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.table import Table
 
 from convlens.cli.results import screen
@@ -17,9 +15,9 @@ from convlens.pages.compare import (
     read_runs,
     results,
     short_names,
-    write_page,
 )
 from convlens.rundir import log as logs
+from convlens.rundir.paths import check_free, write_into
 from convlens.rundir.read import KeptRun
 from convlens.rundir.runs import named_runs
 
@@ -31,14 +29,12 @@ def run(words: list[str]) -> int:
         raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
     asked = take(rest, "compare", {"run_dir": ""})
     logs.speak()
-    file = Path(asked["run_dir"]).expanduser() / PAGE
-    if asked["run_dir"] and file.exists():
-        raise UserError(f"run_dir={file.parent} already holds {PAGE}: choose another run_dir")
+    check_free(asked["run_dir"], PAGE)
     homes = [home for text in given for home in named_runs(text)]
     runs = read_runs(homes)
-    page = compare(homes)
+    page = compare(homes).encode()
     _print(runs, short_names(homes))
-    print(f"page  {write_page(page, asked['run_dir'])}")
+    print(f"page  {write_into(asked['run_dir'], 'compare', PAGE, page)}")
     return 0
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from convlens.cli.words import number, take
 from convlens.core.errors import UserError
+from convlens.draw.jpeg import encode_jpeg
 from convlens.lessons.kernel.convolution import Padding
 from convlens.lessons.kernel.kernels import kernel_of
-from convlens.lessons.kernel.lesson import Request, folder_for, teach, write_panel
+from convlens.lessons.kernel.lesson import FILE, Request, teach
+from convlens.rundir.paths import check_free, write_into
 
 DEFAULTS = {
     "image": None,
@@ -26,9 +28,9 @@ DEFAULTS = {
 
 def run(words: list[str]) -> int:
     asked = take(words, "kernel", DEFAULTS)
-    request, folder = read(asked), folder_for(asked["run_dir"])
-    lesson = teach(request)
-    file = write_panel(lesson.panel, folder)
+    check_free(asked["run_dir"], FILE)
+    lesson = teach(read(asked))
+    file = write_into(asked["run_dir"], "kernel", FILE, encode_jpeg(lesson.panel))
     print(*lesson.lines, f"panel    {file}", sep="\n")
     return 0
 

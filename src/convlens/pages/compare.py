@@ -15,7 +15,6 @@ from convlens.config.kept import KeptConfig
 from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 from convlens.rundir.read import KeptRun, read_run, readable
 from convlens.rundir.runs import better
 
@@ -232,15 +231,3 @@ def _uri(file: Path) -> str:
         return data_uri(file.read_bytes())
     except ValueError:
         raise UserError(f"{file} is no JPEG picture; remove it and compare again") from None
-
-
-def write_page(page: str, run_dir: str) -> Path:
-    """Write the page, by default into a new folder below outputs/compare/; returns its file."""
-    home = Path(run_dir).expanduser() if run_dir else make_fresh_folder(OUTPUTS / "compare")
-    file = home / PAGE
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"run_dir={home}: {file} cannot be written ({error.strerror})") from error
-    return file

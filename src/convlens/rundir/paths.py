@@ -58,3 +58,34 @@ def make_fresh_folder(parent: Path) -> Path:
             return folder
         except FileExistsError:
             number += 1
+
+
+def check_free(run_dir: str, name: str) -> None:
+    """Refuse the folder that a person names for a file ``name`` where it holds one already.
+
+    Raises:
+        UserError: it does.
+    """
+    folder = Path(run_dir).expanduser()
+    if run_dir and (folder / name).exists():
+        raise UserError(f"run_dir={folder} already holds {name}: choose another run_dir")
+
+
+def write_into(run_dir: str, kind: str, name: str, data: bytes) -> Path:
+    """Write a file into the folder that a person names; returns its path.
+
+    Args:
+        run_dir: the folder; empty for a fresh one below ``outputs/<kind>``.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder = Path(run_dir).expanduser() if run_dir else make_fresh_folder(OUTPUTS / kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    except OSError as error:
+        raise UserError(
+            f"run_dir={folder}: {name} cannot be written ({error.strerror}); choose another run_dir"
+        ) from None
+    return folder / name

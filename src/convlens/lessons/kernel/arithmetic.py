@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from convlens.core.errors import UserError
-from convlens.lessons.kernel.convolution import Padding, check_shapes, output_size, padding_of
+from convlens.lessons.kernel.convolution import Padding, output_size, padding_of
 
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -39,12 +40,7 @@ class WorkedPatch:
 
 
 def work_out(
-    picture: Tensor,
-    kernel: Tensor,
-    at: tuple[int, int],
-    *,
-    stride: int = 1,
-    padding: Padding = 0,
+    picture: Tensor, kernel: Tensor, at: tuple[int, int], *, stride: int = 1, padding: Padding = 0
 ) -> WorkedPatch:
     """The numbers of the patch at row and column ``at`` of the output, counted from 0.
 
@@ -55,31 +51,28 @@ def work_out(
     Raises:
         UserError: as :func:`~convlens.lessons.kernel.convolution.output_size`, or ``at`` lies
             outside the output.
-        ValueError: another shape.
     """
-    check_shapes(picture, kernel)
-    (height, width), (kh, kw) = picture.shape[1:], kernel.shape
     rows, columns = (
-        output_size(size, edge, stride, padding) for size, edge in ((height, kh), (width, kw))
+        output_size(size, edge, stride, padding)
+        for size, edge in zip(picture.shape[1:], kernel.shape, strict=True)
     )
     if not (0 <= at[0] < rows and 0 <= at[1] < columns):
         raise UserError(
             f"at={at[0]},{at[1]}: the output has {rows} rows and {columns} columns, counted from "
             f"0; the last place is at={rows - 1},{columns - 1}"
         )
-    top = at[0] * stride - padding_of(kh, padding)[0]
-    left = at[1] * stride - padding_of(kw, padding)[0]
-    patch = torch.zeros(len(picture), kh, kw, dtype=torch.float64)
-    inside = torch.zeros(kh, kw, dtype=torch.bool)
-    first, start = max(top, 0), max(left, 0)
-    last, end = min(top + kh, height), min(left + kw, width)
-    if first < last and start < end:  # else the place sees nothing but padding
-        part = slice(first - top, last - top), slice(start - left, end - left)
-        patch[(..., *part)] = picture[:, first:last, start:end].double().cpu()
-        inside[part] = True
-    products = patch * kernel.double().cpu()
+    (kh, kw), top, left = kernel.shape, at[0] * stride, at[1] * stride
+    down, along = (padding_of(edge, padding) for edge in kernel.shape)
+
+    def below_kernel(values: Tensor) -> Tensor:
+        padded = functional.pad(values, (*along, *down))
+        return padded[..., top : top + kh, left : left + kw]
+
+    patch = below_kernel(picture.double())
+    inside = below_kernel(torch.ones(picture.shape[1:], dtype=torch.bool))
+    products = patch * kernel.double()
     sums = [float(one.sum()) for one in products]
-    return WorkedPatch(at, (top, left), patch, inside, products, sums)
+    return WorkedPatch(at, (top - down[0], left - along[0]), patch, inside, products, sums)
 
 
 def digits(value: float) -> str:

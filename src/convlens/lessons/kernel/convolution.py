@@ -18,7 +18,7 @@ from convlens.core.errors import UserError, nearest
 
 Padding = int | Literal["same"]
 
-POOLINGS = ("none", "max", "average")
+POOLINGS = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
 
 
 def padding_of(kernel: int, padding: Padding) -> tuple[int, int]:
@@ -27,16 +27,11 @@ def padding_of(kernel: int, padding: Padding) -> tuple[int, int]:
     ``same`` adds ``kernel - 1`` in all, so that at stride 1 the output is as large as the picture;
     an even kernel has one more of them after than before, as in PyTorch.
 
-    Raises:
-        UserError: ``padding`` is below 0 or no whole number.
-
     >>> padding_of(3, 1), padding_of(3, "same"), padding_of(4, "same")
     ((1, 1), (1, 1), (1, 2))
     """
     if padding == "same":
         return (kernel - 1) // 2, kernel // 2
-    if not isinstance(padding, int) or padding < 0:
-        raise UserError(f"padding={padding}: a whole number from 0 on, or same, is expected")
     return padding, padding
 
 
@@ -50,16 +45,11 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: Padding = 0) -
         padding: p, zeros at either end, or ``same`` (see :func:`padding_of`).
 
     Raises:
-        UserError: the kernel is larger than the padded picture, the stride is below 1, the padding
-            below 0.
+        UserError: the kernel is larger than the padded picture.
 
     >>> output_size(150, 3), output_size(150, 3, stride=2), output_size(150, 3, padding="same")
     (148, 74, 150)
     """
-    if not isinstance(stride, int) or stride < 1:
-        raise UserError(f"stride={stride}: a whole number from 1 on is expected")
-    if kernel < 1 or size < 1:
-        raise UserError(f"a kernel of {kernel} pixels on {size}: both need at least one")
     room = size + sum(padding_of(kernel, padding))
     if kernel > room:
         enough = math.ceil((kernel - size) / 2)
@@ -102,13 +92,6 @@ class Slid:
     padding: tuple[tuple[int, int], tuple[int, int]]
 
 
-def check_shapes(picture: Tensor, kernel: Tensor) -> None:
-    if picture.ndim != 3 or 0 in picture.shape:
-        raise ValueError(f"a picture is (C, H, W), not {tuple(picture.shape)}")
-    if kernel.ndim != 2 or 0 in kernel.shape:
-        raise ValueError(f"a kernel is (kh, kw), not {tuple(kernel.shape)}")
-
-
 def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0) -> Slid:
     """The kernel's answer at each place, channel by channel.
 
@@ -124,9 +107,7 @@ def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0
 
     Raises:
         UserError: as :func:`output_size`.
-        ValueError: another shape.
     """
-    check_shapes(picture, kernel)
     for size, edge in zip(picture.shape[1:], kernel.shape, strict=True):
         output_size(size, edge, stride, padding)
     down, along = (padding_of(edge, padding) for edge in kernel.shape)
@@ -136,43 +117,30 @@ def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0
     return Slid(maps, maps.sum(0), (down, along))
 
 
-def pool(maps: Tensor, kind: str, window: int = 2, stride: int | None = None) -> Tensor:
-    """The largest value, or the mean, of each window of the maps; "none" leaves them as they are.
+def pool(maps: Tensor, kind: str, window: int) -> Tensor:
+    """The largest value, or the mean, of each window of the maps, one window beside the other.
 
     Args:
-        maps: ``(…, h, w)``.
+        maps: ``(C, h, w)`` or ``(h, w)``.
         kind: one of :data:`POOLINGS`.
         window: its edge in pixels.
-        stride: from one window to the next; None: ``window``.
 
     Returns:
-        ``(…, h', w')`` with ``h' = floor((h - window) / stride) + 1``: what does not fill a window
-        at the lower and right edge is left out.
+        ``(…, h', w')`` with ``h' = floor(h / window)``: what does not fill a window at the lower
+        and right edge is left out.
 
     Raises:
-        UserError: an unknown kind, or a window or stride below 1 or larger than the maps.
+        UserError: an unknown kind, or a window larger than the maps.
     """
     if kind not in POOLINGS:
-        raise UserError(f"pooling={kind}: no such pooling; {nearest(kind, POOLINGS)}")
-    if kind == "none":
-        return maps
-    step = window if stride is None else stride
-    if not isinstance(window, int) or window < 1:
-        raise UserError(f"pool_size={window}: a whole number from 1 on is expected")
-    if not isinstance(step, int) or step < 1:
-        raise UserError(
-            f"the stride of the pooling is {step}: a whole number from 1 on is expected"
-        )
+        raise UserError(f"pooling={kind}: no such pooling; {nearest(kind, ('none', *POOLINGS))}")
     height, width = maps.shape[-2:]
     if window > min(height, width):
         raise UserError(
             f"pool_size={window}: the map to be pooled has only {height}×{width} places; "
             f"take at most {min(height, width)}"
         )
-    pooling = functional.max_pool2d if kind == "max" else functional.avg_pool2d
-    flat = maps.reshape(-1, 1, height, width)
-    pooled = pooling(flat, window, step)
-    return pooled.reshape(*maps.shape[:-2], *pooled.shape[-2:])
+    return POOLINGS[kind](maps[None], window)[0]
 
 
 def strongest(map: Tensor) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from convlens.core.errors import UserError
-from convlens.draw.jpeg import encode_jpeg
+from convlens.data.pixels.decode import PictureError, Recipe, decode_picture, size_and_orientation
+from convlens.draw.text import dimensions
 from convlens.lessons.kernel.arithmetic import CHANNELS, arithmetic_lines, work_out
 from convlens.lessons.kernel.convolution import Padding, pool, size_formula, slide, strongest
-from convlens.lessons.kernel.image import decode_in_proportion
 from convlens.lessons.kernel.kernels import Kernel
 from convlens.lessons.kernel.panel import Answers, kernel_panel
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 FILE = "kernel.jpg"
 LARGEST_SIZE = 512  # the picture's longest edge in pixels: the panel shows no more than 320
@@ -31,13 +30,10 @@ class Request:
         kernel: what is slid over it.
         stride: pixels from one place to the next.
         padding: zeros at each edge, or ``same``.
-        pooling: one of :data:`~convlens.lessons.kernel.convolution.POOLINGS`.
+        pooling: none, or one of :data:`~convlens.lessons.kernel.convolution.POOLINGS`.
         window: edge of the pooling's windows in pixels.
         at: row and column of the output to be worked out; None: where the answer is strongest.
         size: longest edge of the picture in pixels.
-
-    Raises:
-        UserError: a picture too large to be shown.
     """
 
     image: Path
@@ -49,12 +45,6 @@ class Request:
     at: tuple[int, int] | None
     size: int
 
-    def __post_init__(self) -> None:
-        if self.size > LARGEST_SIZE:
-            raise UserError(
-                f"size={self.size}: the longest edge may have {LARGEST_SIZE} pixels at most"
-            )
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -64,37 +54,59 @@ class Lesson:
     lines: list[str]
 
 
+def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
+    """One file as (H, W, C) uint8, reduced until no edge is longer than ``longest``.
+
+    A smaller picture keeps its size. C is 3 (RGB), or 1 where no pixel has any colour. A network's
+    batch wants every picture at one size; what a file means is settled by the same decoder.
+
+    Raises PictureError, naming the file, if it gives no picture.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
+        try:
+            (width, height), turn = size_and_orientation(path)
+        except PictureError:  # decoding will say in full what is wrong with the file
+            width, height, turn = longest, longest, 1
+        edges = (width, height) if turn in (5, 6, 7, 8) else (height, width)
+        scale = min(1, longest / max(edges))
+        picture = decode_picture(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
+    grey = (picture == picture[..., :1]).all()
+    return picture[..., :1].copy() if grey else picture.copy()  # Pillow's own cannot be written
+
+
 def teach(request: Request) -> Lesson:
     """Slide the kernel over the picture and work one place out.
 
     Raises:
-        UserError: a picture that cannot be read, or sizes that do not fit it.
+        UserError: a picture that cannot be read or is too large to be shown, or sizes that do not
+            fit it.
     """
+    if request.size > LARGEST_SIZE:
+        raise UserError(
+            f"size={request.size}: the longest edge may have {LARGEST_SIZE} pixels at most"
+        )
     pixels = decode_in_proportion(request.image, request.size)
     picture = torch.from_numpy(pixels).movedim(2, 0)  # (H, W, C) -> (C, H, W)
-    edges, weights = tuple(picture.shape[1:]), request.kernel.values
+    edges, weights = picture.shape[1:], request.kernel.values
     stride, padding = request.stride, request.padding
     if padding != "same" and padding > max(edges):
         raise UserError(
             f"padding={padding}: wider than the picture itself; at most {max(edges)} is taken"
         )
     slid = slide(picture, weights, stride, padding)
-    sizes = _sizes(edges, tuple(weights.shape), stride, padding)
-    answers = Answers(slid.maps, slid.total, "output of the kernel", sizes)
-    pooled = None
+    sizes = _sizes(edges, weights.shape, stride, padding)
+    answers, pooled = Answers(slid.maps, slid.total, "output of the kernel", sizes), None
     if request.pooling != "none":
-        window = (request.window, request.window)
-        pooled = Answers(
-            pool(slid.maps, request.pooling, request.window),
-            pool(slid.total, request.pooling, request.window),
-            f"after {request.pooling} pooling, windows of {_times(window)}, "
-            f"stride {request.window}",
-            _sizes(tuple(slid.total.shape), window, request.window, 0),
-        )
+        window = request.window
+        maps, total = (pool(each, request.pooling, window) for each in (slid.maps, slid.total))
+        heading = f"after {request.pooling} pooling, windows of {dimensions(window, window)}"
+        sizes = _sizes(slid.total.shape, (window, window), window, 0)
+        pooled = Answers(maps, total, f"{heading}, stride {window}", sizes)
     at = strongest(slid.total) if request.at is None else request.at
     worked = work_out(picture, weights, at, stride=stride, padding=padding)
     how = f"stride {stride}, padding {padding}"
-    name = f"{request.kernel.name} {_times(weights.shape)}"
+    name = f"{request.kernel.name} {dimensions(*weights.shape)}"
     panel = kernel_panel(
         picture,
         weights,
@@ -106,7 +118,7 @@ def teach(request: Request) -> Lesson:
         pooled=pooled,
     )
     lines = [
-        f"picture  {_times(edges)}, {', '.join(CHANNELS[len(picture)])}",
+        f"picture  {dimensions(*edges)}, {', '.join(CHANNELS[len(picture)])}",
         f"kernel   {name}, {how}",
         *(f"output   {line}" for line in answers.sizes),
         *(f"pooled   {line}" for line in (pooled.sizes if pooled else ())),
@@ -121,37 +133,3 @@ def _sizes(
     """The output's rows and columns, each by the formula."""
     pairs = zip(("rows", "columns"), edges, window, strict=True)
     return [f"{word}: {size_formula(n, k, stride, padding)}" for word, n, k in pairs]
-
-
-def _times(edges: Sequence[int]) -> str:
-    return "×".join(map(str, edges))
-
-
-def folder_for(text: str) -> Path | None:
-    """The folder that a person names for the panel; None for none: a fresh one will do.
-
-    Raises:
-        UserError: it holds a panel already.
-    """
-    folder = Path(text).expanduser() if text else None
-    if folder and (folder / FILE).exists():
-        raise UserError(f"run_dir={folder} already holds {FILE}: choose another run_dir")
-    return folder
-
-
-def write_panel(panel: np.ndarray, folder: Path | None) -> Path:
-    """Write :data:`FILE`; its path.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    data = encode_jpeg(panel)
-    folder = make_fresh_folder(OUTPUTS / "kernel") if folder is None else folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(data)
-    except OSError as error:
-        raise UserError(
-            f"run_dir={folder}: {FILE} cannot be written ({error.strerror}); choose another run_dir"
-        ) from None
-    return folder / FILE

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.draw.jpeg import encode_jpeg
-from convlens.pages import data_uri
+from convlens.pages.render import data_uri
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,3 @@
 Above the ground floor, beside the callbacks: it reads what runs have written and is called by the
 entry points.
 """
-
-from convlens.pages.render import data_uri, render
-
-__all__ = ["data_uri", "render"]

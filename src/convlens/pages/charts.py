@@ -35,11 +35,8 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        low, high, value = (
-            (math.log10(v) for v in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
+        scale = math.log10 if self.log else float
+        low, high, value = map(scale, (self.low, self.high, value))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from convlens.config.kept import KeptConfig
 from convlens.core.errors import UserError
@@ -56,26 +55,25 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
     Raises:
         UserError: fewer than two runs, one given twice, or one that cannot be read.
     """
-    runs = read_runs(homes)
+    runs, names = read_runs(homes), short_names(homes)
     with readable(", ".join(map(str, homes))):
-        return _page(runs, short_names(homes), most_bytes)
-
-
-def _page(runs: Sequence[KeptRun], names: Sequence[str], most_bytes: int) -> str:
-    probes, notes = _probes(runs, names, most_bytes)
-    return render(
-        "compare.html",
-        columns=[heading for heading, _, _ in COLUMNS],
-        runs=[_told(n, run, name, cells) for n, (run, name, cells) in enumerate(
-            zip(runs, names, results(runs), strict=True)
-        )],
-        charts=[_chart(tag, runs, names) for tag in CURVES],
-        differing=differing([run.config for run in runs]),
-        absent=ABSENT,
-        not_the_same=f"not {NOT_THE_SAME}",
-        probes=probes,
-        notes=notes,
-    )  # fmt: skip
+        probes, notes = _probes(runs, names, most_bytes)
+        named = dict(zip(names, runs, strict=True))
+        rows = zip(runs, names, results(runs), strict=True)
+        return render(
+            "compare.html",
+            columns=[heading for heading, _, _ in COLUMNS],
+            runs=[_run_shown(number, *row) for number, row in enumerate(rows)],
+            charts=[
+                line_chart(tag, {name: run.curve(tag) for name, run in named.items()})
+                for tag in CURVES
+            ],
+            differing=differing([run.config for run in runs]),
+            absent=ABSENT,
+            not_the_same=f"not {NOT_THE_SAME}",
+            probes=probes,
+            notes=notes,
+        )
 
 
 def read_runs(homes: Sequence[Path]) -> list[KeptRun]:
@@ -86,11 +84,10 @@ def read_runs(homes: Sequence[Path]) -> list[KeptRun]:
     """
     if len(homes) < 2:
         raise UserError('at least two runs are compared: runs="A B"; last is the newest run')
-    seen: set[Path] = set()
-    for home in homes:
-        if home.resolve() in seen:
+    whole = [home.resolve() for home in homes]
+    for place, home in enumerate(homes):
+        if whole[place] in whole[:place]:
             raise UserError(f"{home} is given twice; name each run once")
-        seen.add(home.resolve())
     return [read_run(home) for home in homes]
 
 
@@ -125,29 +122,25 @@ def differing(configs: Sequence[KeptConfig]) -> list[tuple[str, list[str]]]:
 
     A group of keys that another run has not, or has as null, is one line.
     """
-    found: list[tuple[str, list[str]]] = []
     shown = [{k: v for k, v in each.plain.items() if k not in _OWN} for each in configs]
-    _differ(shown, "", found)
-    return found
+    return list(_differing(shown))
 
 
 _MISSING = object()
 
 
-def _differ(values: list[Any], key: str, found: list[tuple[str, list[str]]]) -> None:
+def _differing(values: list[Any], key: str = "") -> Iterator[tuple[str, list[str]]]:
+    if all(map(_is_groups, values)) and len({len(value) for value in values}) == 1:
+        values = [dict(enumerate(value)) for value in values]
     if all(isinstance(value, dict) for value in values):
-        for name in dict.fromkeys(name for value in values for name in value):
+        for name in dict.fromkeys(chain(*values)):
             inside = [value.get(name, _MISSING) for value in values]
-            _differ(inside, f"{key}.{name}" if key else str(name), found)
-    elif all(_is_groups(value) for value in values) and len({len(value) for value in values}) == 1:
-        for number, inside in enumerate(zip(*values, strict=True)):
-            _differ(list(inside), f"{key}.{number}", found)
-    else:
-        texts = [ABSENT if value is _MISSING else _text(value) for value in values]
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-        same = len(numbers) == len(values) and len(set(numbers)) == 1  # 1 and 1.0
-        if len(set(texts)) > 1 and not same:
-            found.append((key, texts))
+            yield from _differing(inside, f"{key}.{name}" if key else str(name))
+        return
+    texts = [ABSENT if value is _MISSING else _text(value) for value in values]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if len(set(texts)) > 1 and not (numbers and len(set(values)) == 1):  # 1 and 1.0 are the same
+        yield key, texts
 
 
 def _is_groups(value: Any) -> bool:
@@ -164,7 +157,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _told(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
+def _run_shown(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
+    """What the template shows of a run."""
     summary = run.summary or {}
     lines = [line for key in ("alarms", "failures") for line in summary.get(key, [])]
     return {
@@ -173,11 +167,6 @@ def _told(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
         "finished": run.summary is not None, "state": run.state, "alarms": lines,
         "started": f"{run.started:%Y-%m-%d %H:%M}",
     }  # fmt: skip
-
-
-def _chart(tag: str, runs: Sequence[KeptRun], names: Sequence[str]) -> Markup:
-    curves = (run.curve(tag) for run in runs)
-    return line_chart(tag, dict(zip(names, curves, strict=True)))
 
 
 def _probes(
@@ -204,16 +193,11 @@ def _probes(
                 f"{most_bytes / 1e6:g} MB; the pictures are in each run's explanations/"
             )
             break
-        rows.append(
-            {
-                "name": probe,
-                "same": _same_picture(runs, probe),
-                "pictures": [
-                    {"run": name, "colour": colour_of(n), "epoch": epoch, "uri": _uri(file)}
-                    for n, (name, (epoch, file)) in enumerate(zip(names, pictures, strict=True))
-                ],
-            }
-        )
+        frames = [
+            {"run": name, "colour": colour_of(number), "epoch": epoch, "uri": _uri(file)}
+            for number, (name, (epoch, file)) in enumerate(zip(names, pictures, strict=True))
+        ]
+        rows.append({"name": probe, "same": _same_picture(runs, probe), "pictures": frames})
     if rows and not any(row["same"] for row in rows):  # said once, not at each
         notes.append(f"none of these probes is {NOT_THE_SAME}")
         rows = [{**row, "same": True} for row in rows]

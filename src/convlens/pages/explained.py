@@ -31,11 +31,6 @@ class Explained:
     panels: dict[str, bytes]
     notes: Sequence[str] = ()
 
-    def without_grids(self) -> Explained:
-        """The same, activations left out."""
-        kept = {tag: panel for tag, panel in self.panels.items() if not tag.startswith(GRIDS)}
-        return replace(self, panels=kept, notes=[*self.notes, "activations: in the folder"])
-
     @property
     def size(self) -> int:
         """Bytes on the page, about: base64 makes four of three."""
@@ -76,7 +71,8 @@ class Shown:
         if self.size <= MOST_BYTES:
             part = explained(name, source, top, panels, notes)
             if self.size + part.size > MOST_BYTES:
-                part = part.without_grids()
+                kept = {tag: one for tag, one in part.panels.items() if not tag.startswith(GRIDS)}
+                part = replace(part, panels=kept, notes=[*notes, "activations: in the folder"])
             self.size += part.size
             if self.size <= MOST_BYTES:
                 self.parts.append(part)
@@ -103,12 +99,11 @@ def explained_page(
 
 
 def _told(each: Explained) -> dict:
-    parts = {tag: {"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()}
+    """What the template shows of a picture."""
+    parts = [{"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()]
     return {
-        "name": each.name,
-        "source": each.source,
-        "notes": each.notes,
+        "name": each.name, "source": each.source, "notes": each.notes,
         "top": [(name, probability_text(share), share) for name, share in each.top],
-        "panels": [p for tag, p in parts.items() if not tag.startswith(GRIDS)],
-        "grids": [p for tag, p in parts.items() if tag.startswith(GRIDS)],
-    }
+        "panels": [part for part in parts if not part["tag"].startswith(GRIDS)],
+        "grids": [part for part in parts if part["tag"].startswith(GRIDS)],
+    }  # fmt: skip

@@ -48,13 +48,9 @@ def stretches(config: KeptConfig, rows: Sequence[Mapping[str, float]]) -> list[S
     start = 0
     for number, phase in enumerate(config.phases, start=1):
         until, planned = phase.until, start + phase.epochs
-        end = planned
-        if until:
-            end = _rests(until, [values.get(epoch, {}) for epoch in range(start + 1, end + 1)])
-            end = start + (end or phase.epochs)
-        rates = phase.lr
-        if not isinstance(rates, dict):
-            rates = dict.fromkeys(phase.train, rates)
+        trained = [values.get(epoch, {}) for epoch in range(start + 1, planned + 1)]
+        end = start + ((until and _rests(until, trained)) or phase.epochs)
+        rates = phase.lr if isinstance(phase.lr, dict) else dict.fromkeys(phase.train, phase.lr)
         found.append(
             Stretch(
                 number, start, min(end, epochs) if start < epochs else end, rates,

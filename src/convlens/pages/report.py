@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,16 +13,28 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_whole
 from convlens.draw.jpeg import jpeg_size
 from convlens.pages.charts import line_chart
-from convlens.pages.phases import Stretch, stretches
+from convlens.pages.phases import stretches
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, Selection, select
+from convlens.pages.selection import ACTIVATIONS, Selection, select, starts
 from convlens.rundir.read import KeptRun, read_run, readable
+
+Chart = Callable[..., Markup]  # a line chart with the run's marks and epochs
 
 FILE = "report.html"
 LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it
 MANY = 20  # classes, above which their table is folded
 LINES = 12  # of a chart of scores; of more the highest are shown
 
+# the page's sections of pictures, by the beginnings of their tags
+SECTIONS = {
+    "confusion": ("confusion_matrix",),
+    "mistakes": ("predictions/mistakes",),
+    "answers": ("predictions/breakdown", "predictions/random"),
+    "means": ("class_means",),
+    "depth": ("depth",),
+    "filters": ("filters",),
+    "augmentation": ("augmentation",),
+}
 # scores that are read together share a chart, the others have their own
 TOGETHER = {
     "pointing_game": "evidence on the object",
@@ -94,11 +108,12 @@ def _fitted(run: KeptRun, limit: int) -> str:
 def _page(run: KeptRun, selection: Selection, limit: int) -> str:
     summary, phases = run.summary or {}, stretches(run.config, run.rows)
     best = summary.get("best_epoch", run.best)
+    marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.measured}
+    chart = partial(line_chart, best=best, phases=marks, span=(0, run.measured))
     results = _results(run, best)
-    graded = {name: row for name, row in results.items() if any(map(_is_f1, row))}
-    classes = [
-        key for key in dict.fromkeys(k for row in graded.values() for k in row) if _is_f1(key)
-    ]
+    keys = dict.fromkeys(chain(*results.values()))
+    classes = [key for key in keys if key.startswith("f1/")]
+    graded = {name: row for name, row in results.items() if not row.keys().isdisjoint(classes)}
     return render(
         "report.html",
         name=run.config.experiment,
@@ -115,7 +130,7 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
         left_out=selection.left_out,
         broken=selection.broken,
         megabytes=limit / 1e6,
-        curves=_curves(run, best, phases),
+        curves=_curves(run, chart),
         phases=phases,
         config=run.config,
         config_text=(run.home / "config.yaml").read_text(encoding="utf-8"),
@@ -123,7 +138,7 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
         graded=graded,
         classes=classes,
         many=len(classes) > MANY,
-        scores=_scores(run, best, phases),
+        scores=_scores(run, chart),
         summary=summary,
         cost=_cost(summary),
         last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
@@ -131,42 +146,34 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
     )
 
 
-def _curves(run: KeptRun, best: int | None, phases: list[Stretch]) -> list[Markup]:
-    marks, span = _marks(run, phases), (0, run.measured)
+def _scalars(run: KeptRun, stage: str) -> dict[str, dict[int, float]]:
+    """The curves ``<stage>/…`` of a run by the rest of their tags."""
+    start = f"{stage}/"
+    tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith(start))
+    return {tag.removeprefix(start): run.curve(tag) for tag in tags}
+
+
+def _curves(run: KeptRun, chart: Chart) -> list[Markup]:
     charts = []
     for name in ("loss", "accuracy"):
-        lines = {
-            "training": run.curve(f"train/{name}"),
-            "validation": run.curve(f"val/{name}"),
-        }
-        charts.append(line_chart(name, lines, best=best, phases=marks, span=span))
-    tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith("lr/"))
-    rates = {tag.removeprefix("lr/"): run.curve(tag) for tag in tags}
+        parts = {"training": f"train/{name}", "validation": f"val/{name}"}
+        charts.append(chart(name, {part: run.curve(tag) for part, tag in parts.items()}))
+    rates = _scalars(run, "lr")
     # groups that differ by powers of ten are told apart only where ratios are distances
     highest = [top for points in rates.values() if (top := max(points.values())) > 0]
     log = bool(highest) and max(highest) >= 10 * min(highest)
     note = "logarithmic; a rate of 0 (at rest) is not drawn" if log else ""
-    title = "learning rate at the end of each epoch"
-    charts.append(line_chart(title, rates, best=best, phases=marks, span=span, log=log, note=note))
-    return [chart for chart in charts if chart]
+    charts.append(chart("learning rate at the end of each epoch", rates, log=log, note=note))
+    return list(filter(None, charts))
 
 
-def _marks(run: KeptRun, phases: list[Stretch]) -> dict[str, int]:
-    """Where phases began, as far as the run went."""
-    later = [phase for phase in phases if 0 < phase.start < run.measured]
-    return {f"phase {phase.number}": phase.start for phase in later}
-
-
-def _scores(run: KeptRun, best: int | None, phases: list[Stretch]) -> list[Markup]:
+def _scores(run: KeptRun, chart: Chart) -> list[Markup]:
     groups: dict[str, dict[str, dict[int, float]]] = {}
-    for tag in dict.fromkeys(tag for row in run.rows for tag in row):
-        stage, _, score = tag.partition("/")
-        if stage != "explain" or score == "seconds":  # what looking cost has its own chart
-            continue
-        family, _, member = score.partition("/")
-        group = family if member else TOGETHER.get(family, family)
-        groups.setdefault(group, {})[member or family] = run.curve(tag)
-    marks, span = _marks(run, phases), (0, run.measured)
+    for score, points in _scalars(run, "explain").items():
+        if score != "seconds":  # what looking cost has its own chart
+            family, _, member = score.partition("/")
+            group = family if member else TOGETHER.get(family, family)
+            groups.setdefault(group, {})[member or family] = points
     charts = []
     for group, lines in groups.items():
         note = MEANINGS.get(group, "")
@@ -174,9 +181,8 @@ def _scores(run: KeptRun, best: int | None, phases: list[Stretch]) -> list[Marku
             highest = sorted(lines, key=lambda name: -max(lines[name].values()))[:LINES]
             note = f"the {LINES} highest of {len(lines)}; {note}".rstrip("; ")
             lines = {name: lines[name] for name in lines if name in highest}
-        title = group.replace("_", " ")
-        charts.append(line_chart(title, lines, best=best, phases=marks, span=span, note=note))
-    return [chart for chart in charts if chart]
+        charts.append(chart(group.replace("_", " "), lines, note=note))
+    return list(filter(None, charts))
 
 
 def _results(run: KeptRun, best: int | None) -> dict[str, dict[str, float]]:
@@ -190,10 +196,6 @@ def _results(run: KeptRun, best: int | None) -> dict[str, dict[str, float]]:
     for checkpoint, found in summary.get("evaluations", {}).items():
         rows[f"test of {checkpoint}, epoch {found['epoch']} (make eval)"] = found["test"]
     return {name: values for name, values in rows.items() if values}
-
-
-def _is_f1(key: str) -> bool:
-    return key.startswith("f1/")
 
 
 def _cost(summary: Mapping) -> Markup:
@@ -211,38 +213,18 @@ def _pictures(run: KeptRun, selection: Selection) -> dict[str, object]:
     probes = []
     for name, source in run.probes.items():
         own = [tag for tag in shown if tag.rpartition("/")[2] == name]
-        folded = [tag for tag in own if tag.startswith(f"{ACTIVATIONS}/")]
-        maps = [tag for tag in own if tag not in folded and not tag.startswith("augmentation/")]
+        maps = [tag for tag in own if not starts(tag, (ACTIVATIONS, "augmentation"))]
         # Grad-CAM first, where there is room beside it occlusion and what else was asked for
-        maps.sort(key=lambda tag: (not tag.startswith("grad_cam/"), tag))
+        maps.sort(key=lambda tag: (not starts(tag, ("grad_cam",)), tag))
+        folded = [shown[tag] for tag in own if starts(tag, (ACTIVATIONS,))]
         if own:
-            probes.append(
-                {
-                    "name": name,
-                    "source": source,
-                    "maps": [shown[tag] for tag in maps],
-                    "activations": [shown[tag] for tag in folded],
-                }
-            )
-
-    def section(*starts: str) -> list[dict]:
-        return [
-            shown[tag]
-            for start in starts
-            for tag in shown
-            if tag == start or tag.startswith(f"{start}/")
-        ]
-
-    return {
-        "probes": probes,
-        "confusion": section("confusion_matrix"),
-        "mistakes": section("predictions/mistakes"),
-        "answers": section("predictions/breakdown", "predictions/random"),
-        "means": section("class_means"),
-        "depth": section("depth"),
-        "filters": section("filters"),
-        "augmentation": section("augmentation"),
+            found = {"maps": [shown[tag] for tag in maps], "activations": folded}
+            probes.append({"name": name, "source": source, **found})
+    sections = {
+        section: [shown[tag] for start in beginnings for tag in shown if starts(tag, (start,))]
+        for section, beginnings in SECTIONS.items()
     }
+    return {"probes": probes, **sections}
 
 
 def _frames(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:

@@ -29,7 +29,7 @@ class Step:
     Attributes:
         least: epochs on the slider that have to stay.
         activations: ``all``, ``ends`` (the first look and the latest) or ``last``.
-        smaller: tags' first parts, of which the pictures are encoded anew; ``*`` for all.
+        smaller: beginnings of the tags whose pictures are encoded anew, see :func:`starts`.
         edge, quality: how, in pixels and from 1 to 100.
     """
 
@@ -40,7 +40,7 @@ class Step:
     quality: int = 0
 
 
-BULKY = (ACTIVATIONS, "filters")
+BULKY, ALL = (ACTIVATIONS, "filters"), ("",)
 STEPS = (
     Step(LEAST),
     Step(LEAST, "ends"),
@@ -48,10 +48,10 @@ STEPS = (
     Step(LEAST, "ends", BULKY, 950, 62),
     Step(LEAST, "ends", BULKY, 800, 55),
     Step(LEAST, "last", BULKY, 800, 55),
-    Step(LEAST, "last", ("*",), 800, 75),
-    Step(LEAST, "last", ("*",), 700, 60),
-    Step(LEAST // 2, "last", ("*",), 550, 55),
-    Step(2, "last", ("*",), 400, 45),
+    Step(LEAST, "last", ALL, 800, 75),
+    Step(LEAST, "last", ALL, 700, 60),
+    Step(LEAST // 2, "last", ALL, 550, 55),
+    Step(2, "last", ALL, 400, 45),
 )
 
 
@@ -95,9 +95,9 @@ def wanted(files: Files, probes: Collection[str]) -> dict[str, dict[int, Path]]:
     for answers, the first and the latest for filters and class means."""
     found = {}
     for tag, looks in files.items():
-        if _starts(tag, LATEST):
+        if starts(tag, LATEST):
             found[tag] = {max(looks): looks[max(looks)]}
-        elif _starts(tag, ENDS):
+        elif starts(tag, ENDS):
             found[tag] = kept(looks, [])
         elif tag.rpartition("/")[2] in probes:
             found[tag] = dict(looks)
@@ -112,7 +112,7 @@ def select(files: Files, probes: Collection[str], room: int) -> Selection:
     not enough. Files that are no whole JPEG, as a killed run may leave one, are left out and named.
     """
     shown, broken = _readable(wanted(files, probes))
-    series = [tag for tag in shown if not _starts(tag, (*LATEST, *ENDS))]
+    series = [tag for tag in shown if not starts(tag, (*LATEST, *ENDS))]
     epochs = sorted({epoch for tag in series for epoch in shown[tag]})
     for step in STEPS:
         least = min(step.least, len(epochs))
@@ -129,15 +129,20 @@ def select(files: Files, probes: Collection[str], room: int) -> Selection:
     gone = []
     for start in (*DISPENSABLE, ""):
         if _bytes(pictures) > room:
-            gone += [tag for tag in pictures if _starts(tag, (start,))]
+            gone += [tag for tag in pictures if starts(tag, (start,))]
             pictures = {tag: looks for tag, looks in pictures.items() if tag not in gone}
     kinds = sorted({tag.partition("/")[0] for tag in gone})
     left = f"no room at all: {', '.join(kinds)} ({len(gone)} tags)"
     return Selection(pictures, [*_told(step, count, len(epochs)), left], broken)
 
 
-def _starts(tag: str, starts: Sequence[str]) -> bool:
-    return any(not start or tag == start or tag.startswith(f"{start}/") for start in starts)
+def starts(tag: str, beginnings: Sequence[str]) -> bool:
+    """Whether a tag begins with one of several paths, each part of them whole; all do with ``""``.
+
+    >>> starts("filters/conv1", ["filters"]), starts("filters2", ["filters"])
+    (True, False)
+    """
+    return any(not start or f"{tag}/".startswith(f"{start}/") for start in beginnings)
 
 
 def _readable(shown: Files) -> tuple[dict[str, dict[int, Path]], list[str]]:
@@ -162,12 +167,11 @@ def _thinned(
 ) -> dict[str, dict[int, Path]]:
     found = {}
     for tag, looks in shown.items():
-        if tag not in series:
-            found[tag] = dict(looks)
-        elif _starts(tag, (ACTIVATIONS,)) and activations != "all":
+        found[tag] = dict(looks)
+        if starts(tag, (ACTIVATIONS,)) and activations != "all":
             ends = {min(looks), max(looks)} if activations == "ends" else {max(looks)}
             found[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
-        else:
+        elif tag in series:
             found[tag] = kept(looks, stops)
     return found
 
@@ -175,12 +179,10 @@ def _thinned(
 def _encoded(chosen: Files, step: Step) -> dict[str, dict[int, bytes]]:
     found: dict[str, dict[int, bytes]] = {}
     for tag, looks in chosen.items():
-        smaller = "*" in step.smaller or _starts(tag, step.smaller or ("\0",))
-        for epoch, file in looks.items():
-            encoded = file.read_bytes()
-            if smaller:
-                encoded = shrink_jpeg(encoded, step.edge, step.quality)
-            found.setdefault(tag, {})[epoch] = encoded
+        found[tag] = {epoch: file.read_bytes() for epoch, file in looks.items()}
+        if starts(tag, step.smaller):
+            for epoch, encoded in found[tag].items():
+                found[tag][epoch] = shrink_jpeg(encoded, step.edge, step.quality)
     return found
 
 
@@ -208,9 +210,7 @@ def _told(step: Step, count: int, total: int) -> list[str]:
         which = "the first and the last epoch" if step.activations == "ends" else "the last epoch"
         lines.append(f"activations of {which} only")
     if step.smaller:
-        what = "all pictures" if "*" in step.smaller else " and ".join(step.smaller)
-        lines.append(
-            f"{what} encoded smaller, at most {step.edge} pixels wide or high, quality "
-            f"{step.quality}"
-        )
+        what = "all pictures" if step.smaller == ALL else " and ".join(step.smaller)
+        size = f"at most {step.edge} pixels wide or high, quality {step.quality}"
+        lines.append(f"{what} encoded smaller, {size}")
     return lines

@@ -22,8 +22,8 @@ ROOMS = {
         schema.FinetuneConfig, schema.PhaseConfig, schema.PlateauConfig,
     ),
 }  # fmt: skip
-# these draw and decode for anybody, without a config: they may repeat a default, as it stands there
-ALONE_TOO = ("pixels/decode.py", "pixels/load.py", "sources/shapes.py", "masks/files.py")
+# it decodes for anybody, without a config: it may repeat a default, as it stands there
+ALONE_TOO = ("pixels/decode.py",)
 # of the same name, and something else
 OTHERS = {"index/kinds.py: name", "index/labels.py: csv", "finetune/groups.py: factor",
           "index/labels.py: pattern", "finetune/schedule.py: batch_norm"}  # fmt: skip

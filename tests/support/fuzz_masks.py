@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from convlens.data.masks.files import read_masks
 from convlens.data.pixels.load import pillow_settings
 from support.fuzz_pictures import SEEDS, chunk, peak_megabytes
 from support.fuzz_surface import (
@@ -21,6 +20,7 @@ from support.fuzz_surface import (
     png_checksums_right,
     silent,
 )
+from support.masks_made import own_masks
 
 MEGABYTES = 300
 XML = (
@@ -77,7 +77,7 @@ def start(folder: Path):
 
         def work() -> None:
             with contextlib.redirect_stderr(io.StringIO()):  # its two lines of progress
-                read = read_masks([picture], [mask], size=16, resize=resize, cache="ram")
+                read = own_masks([picture], [mask], size=16, resize=resize)
             expect(read.masks.shape == (1, 16, 16) and read.masks.dtype == np.bool_, "no mask")
 
         with silent():

@@ -12,6 +12,8 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.config.schema import DataConfig
 from convlens.data.datamodule import PictureData
+from convlens.data.masks.files import OWN
+from convlens.data.masks.load import Masks, read_masks
 from convlens.data.pixels.pictures import Pictures
 
 ORIENTATION = 0x0112
@@ -51,6 +53,13 @@ def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
     mask[top : top + height // 2, left : left + width // 3] = True
     return mask ^ (rng.random(mask.shape) < 0.03)
+
+
+def own_masks(
+    pictures: list[Path], files: list[Path | None], *, cache_dir=None, on_error="raise", **keys
+) -> Masks:
+    """The masks of a person's own pictures; in memory unless there is a ``cache_dir``."""
+    return read_masks(OWN, pictures, files, cache_dir=cache_dir, on_error=on_error, **keys)
 
 
 @functools.cache

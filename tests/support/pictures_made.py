@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convlens.data.index.files import Files
 from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.data.pixels.load import decoded
+from convlens.data.pixels.load import Pixels, decoded
 
 ORIENTATION = 0x0112
 
@@ -60,10 +61,18 @@ def damaged(tmp_path):
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
-def ram(files, size=16, **kwargs):
-    return decoded(files, size=size, cache="ram", progress=False, **kwargs)
+def recipe(size: int | tuple[int, int], **kwargs) -> Recipe:
+    height, width = (size, size) if isinstance(size, int) else size
+    return Recipe(height, width, **kwargs)
+
+
+def made(files, size=16, *, cache_dir=None, on_error="raise", **kwargs) -> Pixels:
+    """The files decoded, without progress; in memory unless there is a ``cache_dir``."""
+    return decoded(
+        Files.of(files), recipe(size, **kwargs), cache_dir=cache_dir, on_error=on_error,
+        progress=False,
+    )  # fmt: skip
 
 
 def one(path, size=16, **kwargs) -> np.ndarray:
-    height, width = (size, size) if isinstance(size, int) else size
-    return decode_picture(path, Recipe(height, width, **kwargs))
+    return decode_picture(path, recipe(size, **kwargs))

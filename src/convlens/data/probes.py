@@ -14,11 +14,14 @@ from torch import Tensor
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
+from convlens.data.index.files import Files
 from convlens.data.index.names import composed, spelt_on_disk
-from convlens.data.masks.files import read_masks
+from convlens.data.masks.files import OWN
 from convlens.data.masks.folder import MaskFolder
+from convlens.data.masks.load import read_masks
 from convlens.data.order import generator
 from convlens.data.pixels import load as pixels
+from convlens.data.pixels.decode import recipe_of
 from convlens.data.pixels.pictures import Pictures
 from convlens.data.sources.places import data_dir
 
@@ -114,11 +117,10 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig)
     for path in paths:
         if not path.is_file():
             raise UserError(f"probes.files: there is no file {path}; give paths of pictures")
+    files, on_error = Files.of(paths), spec.on_error or "raise"
     decoded = pixels.decoded(
-        paths, size=spec.size, resize=spec.resize, channels=spec.channels,
-        interpolation=spec.interpolation, cache="ram", cache_dir=None,
-        on_error=spec.on_error or "raise", progress=False,
-    )  # fmt: skip
+        files, recipe_of(spec), cache_dir=None, on_error=on_error, progress=False
+    )
     for path, reason in decoded.errors:
         print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
     paths = [path for path, good in zip(paths, decoded.good, strict=True) if good]
@@ -139,7 +141,7 @@ def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tens
     if not any(files):
         return None, None
     read = read_masks(
-        paths, files, size=spec.size, resize=spec.resize, cache="ram",
+        OWN, paths, files, size=spec.size, resize=spec.resize, cache_dir=None,
         on_error=spec.on_error,
     )  # fmt: skip
     for line in read.notes:

@@ -11,10 +11,9 @@ from torch import nn
 from convlens.config.checks import with_values
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
-from convlens.config.schema import DataConfig
 from convlens.config.targets import is_target
 from convlens.core.errors import UserError
-from convlens.data.pixels.decode import Recipe
+from convlens.data.pixels.decode import Recipe, recipe_of
 from convlens.experiment.checkpoints import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.restore import restored, understood
@@ -124,11 +123,6 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
         network, names, recipe_of(config.data), seed=config.seed, outputs="logits"
     )
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
-
-
-def recipe_of(data: DataConfig) -> Recipe:
-    """How pictures come to the network that a config group ``data`` describes."""
-    return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
 def _device() -> str:

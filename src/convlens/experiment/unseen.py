@@ -21,7 +21,7 @@ from convlens.data.index.files import Files
 from convlens.data.index.names import composed
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.places import cache_dir, data_dir
+from convlens.data.sources.places import data_dir
 from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import pool
 from convlens.data.sources.source import Index
@@ -135,7 +135,7 @@ def used_images(files: Sequence[Path], checkpoint: Path) -> str:
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
     if record is None:
         return ""
-    used = record.used_as(FileDigests(Files.of(files), "ram", cache_dir()).get())
+    used = record.used_as(FileDigests(Files.of(files), None).get())
     if not used.any():
         return ""
     return (

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from convlens.data.masks.boxes import read_boxes
-from convlens.data.masks.files import read_masks
-from support.masks_made import BOX, VOC, picture, reference, xml
+from support.masks_made import BOX, VOC, own_masks, picture, reference, xml
 
 
 def test_boxes_count_from_one_include_their_ends_and_are_united(tmp_path):
@@ -35,11 +34,11 @@ def test_boxes_become_masks_that_lie_on_their_pictures(tmp_path, resize):
     mask[3:11, 8:30] = mask[9:20, 2:12] = True
     lying = picture(tmp_path / "p.png", mask)
     boxes = xml(tmp_path / "p.xml", (9, 4, 30, 11), (3, 10, 12, 20), size=(41, 23))
-    read = read_masks([lying], [boxes], size=16, resize=resize, cache="ram")
+    read = own_masks([lying], [boxes], size=16, resize=resize)
     assert np.array_equal(read.masks[0], reference(mask, 16, resize))
     # the same, lying on its side: the boxes belong to the side of which they give the size
     lying = picture(tmp_path / "q.png", mask, 6)
-    read = read_masks([lying], [boxes], size=16, resize=resize, cache="ram")
+    read = own_masks([lying], [boxes], size=16, resize=resize)
     upright = np.rot90(mask, -1)
     assert np.array_equal(read.masks[0], reference(upright, 16, resize))
 

@@ -15,10 +15,20 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.masks.files import read_masks
 from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import Probes, choose_probes, own_probes
-from support.masks_made import ORIENTATION, VOC, blob, data, picture, png, red, reference, xml
+from support.masks_made import (
+    ORIENTATION,
+    VOC,
+    blob,
+    data,
+    own_masks,
+    picture,
+    png,
+    red,
+    reference,
+    xml,
+)
 
 # --------------------------------------------------------------------------------- on the picture
 
@@ -47,7 +57,7 @@ def test_masks_lie_on_their_pictures_to_the_pixel(with_masks, resize):
 def test_masks_equal_a_brute_force_reference(tmp_path, resize, width, height):
     mask = blob(np.random.default_rng(width), width, height)
     files = [png(tmp_path / "m.png", mask)], [picture(tmp_path / "p.png", mask)]
-    read = read_masks(files[1], files[0], size=13, resize=resize, cache="ram")
+    read = own_masks(files[1], files[0], size=13, resize=resize)
     assert np.array_equal(read.masks[0], reference(mask, 13, resize))
     assert 0 < read.masks[0].sum() < 169
 
@@ -69,7 +79,7 @@ def test_masks_of_turned_pictures_as_they_lie_or_upright(tmp_path, turn, kind):
     want = reference(upright, 16, "crop")
 
     def read(file: Path):
-        return read_masks([lying], [file], size=16, resize="crop", cache="ram")
+        return own_masks([lying], [file], size=16, resize="crop")
 
     as_seen = read(png(tmp_path / "seen.png", upright))
     assert np.array_equal(as_seen.masks[0], want)
@@ -91,9 +101,7 @@ def test_masks_of_a_large_set_do_not_fill_memory_or_disk(tmp_path):
     mask = np.ones((20, 20), bool)
     pictures = [picture(tmp_path / "p.png", mask)] * 4000
     files = [None] * 3999 + [png(tmp_path / "m.png", mask)]
-    read = read_masks(
-        pictures, files, size=64, resize="squash", cache="disk", cache_dir=tmp_path / "cache"
-    )
+    read = own_masks(pictures, files, size=64, resize="squash", cache_dir=tmp_path / "cache")
     assert read.masks.shape == (4000, 64, 64) and read.masked.sum() == 1 and read.masks[-1].all()
     (array,) = (tmp_path / "cache").glob("*.npy")
     assert array.stat().st_size > 16e6 and array.stat().st_blocks * 512 < 1e6
@@ -139,7 +147,7 @@ def test_pngs_of_every_mode(tmp_path):
     ):
         image.save(tmp_path / "m.png")
         assert Image.open(tmp_path / "m.png").mode == image.mode, name
-        read = read_masks([square], [tmp_path / "m.png"], size=6, resize="squash", cache="ram")
+        read = own_masks([square], [tmp_path / "m.png"], size=6, resize="squash")
         whole = np.repeat(np.repeat(want, 3, axis=0), 2, axis=1)
         assert np.array_equal(read.masks[0], whole), name
 
@@ -193,12 +201,12 @@ def test_masks_that_are_none_are_named_or_skipped(tmp_path, case):
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     pictures = [picture(tmp_path / f"p{i}.png", np.ones((8, 12), bool)) for i in range(2)]
     files = [png(tmp_path / "good.png", np.zeros((8, 12))), file]
-    keys = dict(size=9, resize="squash", cache="ram")
+    keys = dict(size=9, resize="squash")
     with pytest.raises(UserError, match=said) as caught:
-        read_masks(pictures, files, **keys)
+        own_masks(pictures, files, **keys)
     message = str(caught.value)
     assert str(file) in message and "\n" not in message and "data.on_error=skip" in message
-    read = read_masks(pictures, files, **keys, on_error="skip")
+    read = own_masks(pictures, files, **keys, on_error="skip")
     # an empty object is a mask, a file that gives none is not; both are False all over
     assert read.masked.tolist() == [True, False] and not read.masks.any()
     (note,) = read.notes

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image, ImageFile
 
 from convlens.core.errors import UserError
+from convlens.data.index.files import Files
 from convlens.data.pixels import decode as decode_module
-from convlens.data.pixels.decode import PictureError
+from convlens.data.pixels import load as load_module
+from convlens.data.pixels.decode import PictureError, Recipe
 from convlens.data.pixels.load import decoded
-from support.pictures_made import ORIENTATION, one, photo, ram, saved
+from support.pictures_made import ORIENTATION, made, one, photo, saved
 
 # ---------------------------------------------------------------------------- what a file means
 
@@ -18,13 +20,13 @@ from support.pictures_made import ORIENTATION, one, photo, ram, saved
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_equal_to_plain_pillow(photos, interpolation, channels):
-    found = ram(photos, size=(20, 30), interpolation=interpolation, channels=channels)
+    found = made(photos, size=(20, 30), interpolation=interpolation, channels=channels)
     method = Image.Resampling[interpolation.upper()]
     for path, picture in zip(photos, found.images, strict=True):
         plain = Image.open(path).convert({1: "L", 3: "RGB"}[channels]).resize((30, 20), method)
         np.testing.assert_array_equal(picture, np.asarray(plain).reshape(20, 30, channels))
     assert found.images.shape == (40, 20, 30, channels) and found.images.dtype == np.uint8
-    assert found.good.all() and not found.errors and not found.from_cache and found.path is None
+    assert found.good.all() and not found.errors and found.digests is not None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -66,9 +68,8 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert one(path, channels=1).shape == (16, 16, 1)
 
 
-@pytest.mark.parametrize("background", [0, 255])
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "colour key"])
-def test_transparency_shows_the_background(tmp_path, kind, background):
+def test_transparency_shows_white(tmp_path, kind):
     grey = np.full((16, 16, 4), 90, np.uint8)
     grey[:, :8, 3], grey[:, 8:, 3] = 0, 255
     image, options = Image.fromarray(grey), {}
@@ -83,8 +84,8 @@ def test_transparency_shows_the_background(tmp_path, kind, background):
         solid = np.full((16, 16, 3), 90, np.uint8)
         solid[:, :8] = (255, 0, 255)
         image, options = Image.fromarray(solid), {"transparency": (255, 0, 255)}
-    found = one(saved(tmp_path / "a.png", image, **options), background=background)
-    assert (found[:, :8] == background).all() and (found[:, 8:] == 90).all()
+    found = one(saved(tmp_path / "a.png", image, **options))
+    assert (found[:, :8] == 255).all() and (found[:, 8:] == 90).all()
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -107,11 +108,11 @@ def test_crop_takes_the_centre_and_pad_keeps_all(tmp_path):
     picture[:, 20:40] = 255
     path = saved(tmp_path / "a.png", Image.fromarray(picture))
     assert (one(path, 20, resize="crop", interpolation="nearest") == 255).all()
-    padded = one(path, 60, resize="pad", padding=7)
+    padded = one(path, 60, resize="pad")
     np.testing.assert_array_equal(padded[20:40], picture)
-    assert (padded[:20] == 7).all() and (padded[40:] == 7).all()
+    assert (padded[:20] == 0).all() and (padded[40:] == 0).all()
     tall = saved(tmp_path / "b.png", Image.fromarray(picture.transpose(1, 0, 2)))
-    np.testing.assert_array_equal(one(tall, 60, resize="pad", padding=7)[:, 20:40],
+    np.testing.assert_array_equal(one(tall, 60, resize="pad")[:, 20:40],
                                   picture.transpose(1, 0, 2))  # fmt: skip
     line = saved(tmp_path / "c.png", photo(300, 1))
     assert one(line, 16, resize="pad").any() and one(line, 16, resize="crop").shape == (16, 16, 3)
@@ -149,7 +150,7 @@ def test_large_jpegs_take_the_short_way_unharmed(tmp_path):
 def test_damaged_files_are_named_in_one_line(photos, damaged, name, reason):
     files = [*photos[:20], damaged[name], *photos[20:]]
     with pytest.raises(UserError, match=reason) as caught:
-        ram(files)
+        made(files)
     message = str(caught.value)
     assert message.startswith(f"cannot read {damaged[name]}: ") and "\n" not in message
     assert "data.on_error=skip" in message
@@ -158,18 +159,18 @@ def test_damaged_files_are_named_in_one_line(photos, damaged, name, reason):
 def test_skip_goes_on_and_counts(photos, damaged, tmp_path):
     files = [damaged["text.jpg"], *photos, damaged["truncated.jpg"], damaged["gone.jpg"]]
     for again in (False, True):
-        found = decoded(files, size=16, cache_dir=tmp_path / "c", on_error="skip", progress=False)
-        assert found.from_cache is again
+        found = made(files, cache_dir=tmp_path / "c", on_error="skip")
+        assert (found.digests is None) is again
         assert np.flatnonzero(~found.good).tolist() == [0, 41, 42]
         assert [path for path, _ in found.errors] == [files[0], files[41], files[42]]
         assert "truncated" in found.errors[1][1]
         assert not found.images[~found.good].any()
-        np.testing.assert_array_equal(found.images[found.good], ram(photos).images)
+        np.testing.assert_array_equal(found.images[found.good], made(photos).images)
 
 
 def test_skipping_everything_is_no_data_set(damaged):
     with pytest.raises(UserError, match="none of 2 files is a picture"):
-        ram([damaged["text.jpg"], damaged["empty.jpg"]], on_error="skip")
+        made([damaged["text.jpg"], damaged["empty.jpg"]], on_error="skip")
 
 
 @pytest.mark.parametrize("place", [0, 700])
@@ -178,30 +179,33 @@ def test_first_error_stops_at_once(photos, damaged, monkeypatch, place):
     files[place] = damaged["text.jpg"]
     count = []
     resized = decode_module.resized
+    monkeypatch.setattr(load_module, "cores", lambda: 4)
     monkeypatch.setattr(decode_module, "resized", lambda *a: count.append(1) or resized(*a))
     for _ in range(5):  # whichever thread is first
         count.clear()
         with pytest.raises(UserError, match="cannot read"):
-            ram(files, workers=4)
+            made(files)
         assert len(count) < place + 500
 
 
-def test_decompression_bombs_are_refused_by_name(tmp_path):
+def test_decompression_bombs_are_refused_by_name(tmp_path, monkeypatch):
     bomb = saved(tmp_path / "bomb.png", Image.new("1", (20000, 10000)))
     assert bomb.stat().st_size < 100_000
     with pytest.raises(UserError, match=r"bomb\.png: 20000x10000 pixels are more than"):
-        ram([bomb])
+        made([bomb])
     small = saved(tmp_path / "small.png", Image.new("1", (200, 100)))
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 19_999)
     with pytest.raises(UserError, match="more than 19,999"):
-        ram([small], max_pixels=19_999)
-    assert ram([small], max_pixels=20_000).good.all()
+        made([small])
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 20_000)
+    assert made([small]).good.all()
 
 
 def test_pillows_switches_are_put_back_and_half_pictures_never_accepted(damaged, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries do
     before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(UserError, match="truncated"):
-        ram([damaged["truncated.jpg"]])
+        made([damaged["truncated.jpg"]])
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True and before == Image.MAX_IMAGE_PIXELS
 
 
@@ -212,25 +216,23 @@ def test_pillows_switches_are_put_back_and_half_pictures_never_accepted(damaged,
         ("interpolation", "linear", "did you mean bilinear"),
         ("channels", 4, "choose 1"),
         ("size", 0, "at least one pixel"),
-        ("cache", "disc", "choose disk or ram"),
-        ("on_error", "ignore", "choose raise or skip"),
     ],
 )
-def test_bad_keys(photos, tmp_path, key, value, answer):
+def test_bad_keys(photos, key, value, answer):
     with pytest.raises(UserError, match=answer):
-        decoded(photos, **{"size": 16, "cache_dir": tmp_path, key: value})
+        made(photos, **{"size": 16, key: value})
 
 
 def test_more_than_the_machine_holds_is_refused_in_ram(photos):
     with pytest.raises(UserError, match=r"use data\.cache=disk"):
-        ram(photos * 1000, size=20_000)
+        made(photos * 1000, size=20_000)
 
 
 def test_progress_goes_to_stderr(photos, capsys):
-    decoded(photos, size=16, cache="ram")
+    decoded(Files.of(photos), Recipe(16, 16), cache_dir=None, on_error="raise")
     out, err = capsys.readouterr()
     assert not out and "decoding 40 pictures to 16x16" in err and "decoded in" in err
-    ram(photos)
+    made(photos)
     assert capsys.readouterr() == ("", "")
 
 

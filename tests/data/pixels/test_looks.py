@@ -13,8 +13,8 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.data.pixels.load import decoded
 from convlens.data.pixels.looks import look, twins
+from support.pictures_made import made
 
 
 def scene(seed: int, size: int = 96) -> Image.Image:
@@ -121,10 +121,9 @@ def test_a_broken_picture_moves_no_other(folders):
 
 def test_looks_come_back_from_the_cache(folders, tmp_path):
     files = sorted(folders.rglob("*.png"))
-    made = [decoded(files, size=24, cache=kind, cache_dir=tmp_path / "cache", progress=False)
-            for kind in ("disk", "disk", "ram")]  # fmt: skip
-    assert [each.from_cache for each in made] == [False, True, False]
-    for each in made:
+    several = [made(files, 24, cache_dir=place) for place in (*[tmp_path / "cache"] * 2, None)]
+    assert [each.digests is None for each in several] == [False, True, False]
+    for each in several:
         expected = [look(decode_picture(file, Recipe(24, 24))) for file in files]
         assert np.allclose(each.looks, expected, atol=0.1)
 

@@ -22,8 +22,7 @@ from convlens.core.errors import UserError
 from convlens.data.pixels import cache as cache_module
 from convlens.data.pixels import load as pixels_module
 from convlens.data.pixels.cache import cached_arrays
-from convlens.data.pixels.load import decoded
-from support.pictures_made import one, photo, ram
+from support.pictures_made import made, one, photo
 
 # ----------------------------------------------------------------------------------------- cache
 
@@ -33,7 +32,7 @@ def disk(tmp_path):
     folder = tmp_path / "cache" / "deep"
 
     def run(files, size=16, **kwargs):
-        return decoded(files, size=size, cache_dir=folder, progress=False, **kwargs)
+        return made(files, size, cache_dir=folder, **kwargs)
 
     run.folder = folder
     return run
@@ -47,52 +46,52 @@ def test_second_time_from_the_cache(photos, disk, monkeypatch):
     first = disk(photos)
     monkeypatch.setattr(pixels_module, "decode_picture", None)  # calling it would fail
     second = disk(photos)
-    assert (first.from_cache, second.from_cache) == (False, True)
+    assert first.digests is not None and second.digests is None
     np.testing.assert_array_equal(first.images, second.images)
     assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
-    assert second.path == first.path and second.path.parent == disk.folder
-    np.testing.assert_array_equal(np.load(second.path), second.images)  # a plain .npy
+    path = Path(second.images.filename)
+    assert path.samefile(first.images.filename) and path.parent == disk.folder
+    np.testing.assert_array_equal(np.load(path), second.images)  # a plain .npy
     assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
-def test_any_number_of_workers_gives_the_same(photos, tmp_path):
-    results = [
-        decoded(photos, size=16, cache_dir=tmp_path / str(n), workers=n, progress=False).images
-        for n in (1, 2, 7)
-    ]
-    for images in (*results, ram(photos, workers=3).images):
-        np.testing.assert_array_equal(images, results[0])
+def test_any_number_of_workers_gives_the_same(photos, tmp_path, monkeypatch):
+    expected = made(photos).images
+    for count in (1, 2, 7):
+        monkeypatch.setattr(pixels_module, "cores", lambda count=count: count)
+        for folder in (None, tmp_path / str(count)):
+            np.testing.assert_array_equal(made(photos, cache_dir=folder).images, expected)
 
 
 def test_whatever_changes_rebuilds(photos, disk):
     disk(photos)
     stat = photos[3].stat()
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert not disk(photos).from_cache
+    assert disk(photos).digests is not None
     assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
-    assert disk(photos).from_cache
+    assert disk(photos).digests is None
 
     photo(50, 50, 99).save(photos[3], quality=50)  # another picture, the time put back
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     changed = disk(photos)
-    assert not changed.from_cache
+    assert changed.digests is not None
     np.testing.assert_array_equal(changed.images[3], one(photos[3]))
 
     for other in (
-        {"size": 17}, {"size": (16, 17)}, {"channels": 1}, {"resize": "pad"}, {"padding": 1},
-        {"interpolation": "nearest"}, {"on_error": "skip"}, {"background": 3},
+        {"size": 17}, {"size": (16, 17)}, {"channels": 1}, {"resize": "pad"},
+        {"interpolation": "nearest"}, {"on_error": "skip"},
     ):  # fmt: skip
-        assert not disk(photos, **other).from_cache, other
-        assert disk(photos, **other).from_cache
-    assert not disk(photos[::-1]).from_cache
-    assert not disk(photos[:-1]).from_cache
-    assert disk(photos).from_cache
+        assert disk(photos, **other).digests is not None, other
+        assert disk(photos, **other).digests is None
+    assert disk(photos[::-1]).digests is not None
+    assert disk(photos[:-1]).digests is not None
+    assert disk(photos).digests is None
 
 
 def test_relative_and_absolute_paths_are_the_same_files(photos, disk, monkeypatch):
     disk(photos)
     monkeypatch.chdir(photos[0].parent)
-    assert disk([path.name for path in photos]).from_cache
+    assert disk([path.name for path in photos]).digests is None
 
 
 def spoiled(kind: str, array: Path, sidecar: Path) -> None:
@@ -126,11 +125,11 @@ def spoiled(kind: str, array: Path, sidecar: Path) -> None:
 def test_a_spoiled_cache_is_rebuilt_not_trusted(photos, disk, kind):
     first = disk(photos)
     truth = np.array(first.images)
-    spoiled(kind, first.path, next(disk.folder.glob("*.json")))
+    spoiled(kind, Path(first.images.filename), next(disk.folder.glob("*.json")))
     again = disk(photos)
-    assert not again.from_cache and again.good.all()
+    assert again.digests is not None and again.good.all()
     np.testing.assert_array_equal(again.images, truth)
-    assert disk(photos).from_cache
+    assert disk(photos).digests is None
 
 
 def test_an_error_leaves_no_cache(photos, damaged, disk):
@@ -142,7 +141,7 @@ def test_an_error_leaves_no_cache(photos, damaged, disk):
 def test_folder_that_cannot_be_made(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the cache folder .*file.*CONVLENS_CACHE"):
-        decoded(photos, size=16, cache_dir=tmp_path / "file" / "cache", progress=False)
+        made(photos, 16, cache_dir=tmp_path / "file" / "cache")
 
 
 CHILD = """
@@ -153,10 +152,14 @@ def slow(*args):
     time.sleep({delay})
     return original(*args)
 pixels.decode_picture = slow
+pixels.cores = lambda: 2
 from pathlib import Path
-files = sorted(Path(sys.argv[1]).iterdir())
-found = pixels.decoded(files, size={size}, cache_dir=sys.argv[2], progress=False, workers=2)
-print("from cache" if found.from_cache else "built", flush=True)
+files = pixels.Files.of(sorted(Path(sys.argv[1]).iterdir()))
+found = pixels.decoded(
+    files, pixels.Recipe({size}, {size}), cache_dir=Path(sys.argv[2]), on_error="raise",
+    progress=False,
+)
+print("from cache" if found.digests is None else "built", flush=True)
 """
 
 
@@ -182,9 +185,9 @@ def test_killed_while_writing(photos, disk):
     building.send_signal(signal.SIGKILL)
     building.communicate()
     assert names(disk.folder) == [".tmp"] * 3
-    assert not disk(photos, size=8).from_cache  # any later use of the folder cleans up
+    assert disk(photos, size=8).digests is not None  # any later use of the folder cleans up
     assert names(disk.folder) == [".json", ".npy", ".npy"]
-    assert not disk(photos).from_cache
+    assert disk(photos).digests is not None
 
 
 def test_killed_while_writing_then_the_same_again(photos, disk):
@@ -193,7 +196,7 @@ def test_killed_while_writing_then_the_same_again(photos, disk):
     building.kill()
     building.communicate()
     found = disk(photos)
-    np.testing.assert_array_equal(found.images, ram(photos).images)
+    np.testing.assert_array_equal(found.images, made(photos).images)
     assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
@@ -203,14 +206,14 @@ def test_temporary_files_of_the_living_are_left_alone(photos, disk):
     disk(photos, size=8)
     out, err = building.communicate(timeout=60)
     assert out == "built\n", err
-    assert disk(photos).from_cache and disk(photos, size=8).from_cache
+    assert disk(photos).digests is disk(photos, size=8).digests is None
 
 
 def test_two_processes_build_one_cache_once(photos, disk):
     both = [child(photos, disk.folder, delay=0.02) for _ in range(2)]
     outcomes = [process.communicate(timeout=60) for process in both]
     assert sorted(out for out, _ in outcomes) == ["built\n", "from cache\n"], outcomes
-    np.testing.assert_array_equal(disk(photos).images, ram(photos).images)
+    np.testing.assert_array_equal(disk(photos).images, made(photos).images)
     assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
@@ -221,7 +224,7 @@ def test_threads_of_one_process_too(photos, disk):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(not found.from_cache for found in results) == 1
+    assert sum(found.digests is not None for found in results) == 1
     assert all((found.images == results[0].images).all() for found in results)
 
 
@@ -230,8 +233,8 @@ def test_file_system_without_locks(photos, disk, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    assert not disk(photos).from_cache
-    assert disk(photos).from_cache
+    assert disk(photos).digests is not None
+    assert disk(photos).digests is None
     assert names(disk.folder) == [".json", ".npy", ".npy"]
 
 
@@ -258,16 +261,16 @@ def test_full_disk_on_a_real_one(photos, tmp_path):
         pytest.skip("no permission to mount a file system")
     try:
         with pytest.raises(UserError, match=r"GB needed.*data\.cache=ram"):
-            decoded(photos, size=300, cache_dir=mount, progress=False)
+            made(photos, 300, cache_dir=mount)
         limit = cache_module.shutil.disk_usage
         cache_module.shutil.disk_usage = lambda _: limit("/")  # somebody else fills it meanwhile
         try:
             with pytest.raises(UserError, match=r"No space left on device.*data\.cache=ram"):
-                decoded(photos, size=300, cache_dir=mount, progress=False)
+                made(photos, 300, cache_dir=mount)
         finally:
             cache_module.shutil.disk_usage = limit
         assert list(mount.iterdir()) == []
-        assert len(decoded(photos, size=16, cache_dir=mount, progress=False).images) == 40
+        assert len(made(photos, 16, cache_dir=mount).images) == 40
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
 
@@ -283,11 +286,12 @@ def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatc
 FLAT = """
 import resource, sys
 from pathlib import Path
-from convlens.data.pixels.load import decoded
+from convlens.data.pixels.load import Files, Recipe, decoded
 files = sorted(Path(sys.argv[1]).iterdir())
-decoded(files, size=16, cache_dir=sys.argv[2], progress=False)
+keys = dict(cache_dir=Path(sys.argv[2]), on_error="raise", progress=False)
+decoded(Files.of(files), Recipe(16, 16), **keys)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = decoded(files * 10, size=512, cache_dir=sys.argv[2], progress=False)
+found = decoded(Files.of(files * 10), Recipe(512, 512), **keys)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(found.images.nbytes, (after - before) * 1024)
 """
@@ -357,6 +361,6 @@ def test_locks_that_do_not_reach_a_machine_that_is_still_building(tmp_path, monk
 
     with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
         cache_module.stored(tmp_path, "entry", "same", overtaken)
-    theirs[0].close(sync=False)
+    theirs[0].close()
     assert theirs[0].is_there() and names(tmp_path) == [".tmp"]  # half made, and left alone
     assert not np.load(theirs[0].path, allow_pickle=False).any()

@@ -12,7 +12,8 @@ from torchvision import datasets
 
 from convlens.cli.main import main
 from convlens.core.errors import UserError
-from convlens.data.sources.pets import ADDRESSES, CLASS_NAMES, MD5, list_pets
+from convlens.data.sources.archives import PETS
+from convlens.data.sources.pets import list_pets
 from convlens.data.sources.registry import pending_download
 from support.pets_drawn import (
     BREEDS,
@@ -76,11 +77,12 @@ def test_validation_comes_from_trainval_and_test_is_the_official_list(drawn):
 
 def test_the_real_class_names_and_checksums():
     theirs = {url.rsplit("/", 1)[1]: md5 for url, md5 in datasets.OxfordIIITPet._RESOURCES}
-    assert theirs == MD5
-    assert len(set(CLASS_NAMES["breeds"])) == 37
-    assert list(CLASS_NAMES["breeds"]) == sorted(CLASS_NAMES["breeds"])
+    assert theirs == PETS.checksums
+    breeds = PETS.class_names["breeds"]
+    assert len(set(breeds)) == 37
+    assert list(breeds) == sorted(breeds)
     # in the official set the 12 breeds of cats are those with a capital
-    assert sum(name[0].isupper() for name in CLASS_NAMES["breeds"]) == 12
+    assert sum(name[0].isupper() for name in breeds) == 12
 
 
 @pytest.mark.parametrize(
@@ -99,16 +101,15 @@ def test_wrong_lists_are_named_with_their_line(drawn, list_name, old, new, said)
     change(drawn / "annotations" / list_name, old, new)
     with pytest.raises(UserError, match=said) as caught:
         list_pets(drawn, "species")
-    assert ADDRESSES[0] in str(caught.value) and "\n" not in str(caught.value)
+    assert PETS.addresses[0] in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_files_and_unreadable_lists(drawn):
-    def refused(said: str, labels: str = "species") -> None:
+    def refused(said: str) -> None:
         with pytest.raises(UserError, match=said) as caught:
-            list_pets(drawn, labels)
+            list_pets(drawn, "species")
         assert "\n" not in str(caught.value)
 
-    refused("did you mean breeds", "breed")
     trimap = drawn / "annotations" / "trimaps" / "Bengal_2.png"
     trimap.rename(drawn / "kept.png")
     refused(rf"there is no {trimap}")
@@ -183,7 +184,7 @@ def test_trimaps_that_are_none(drawn):
     for content, said in (
         (np.zeros((40, 40), np.uint8), "it is no trimap: 1 (object)"),
         (np.ones((40, 40, 3), np.uint8), "it is no trimap: 1 (object)"),
-        (None, "cannot identify"),
+        (None, "its content is no PNG"),
     ):
         if content is None:
             trimap.write_bytes(b"no picture")
@@ -241,7 +242,7 @@ def test_pending_download_and_bad_words(drawn, tmp_path):
     download = pending_download(spec_of().updated(**nowhere))
     assert (download.megabytes, download.class_names) == (811, ("cat", "dog"))
     download = pending_download(spec_of("data.labels=breeds").updated(**nowhere))
-    assert download.class_names == CLASS_NAMES["breeds"]
+    assert download.class_names == PETS.class_names["breeds"]
     with pytest.raises(UserError, match=r"data\.labels=breed: did you mean breeds"):
         data(tmp_path / "none", "data.labels=breed")
 

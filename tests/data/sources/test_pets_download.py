@@ -11,14 +11,24 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import has_fcntl
 
 from convlens.core.errors import UserError
-from convlens.data.sources.pets import MD5, list_pets, pets
+from convlens.data.sources.archives import PETS
+from convlens.data.sources.pets import list_pets
 from support.served import NOWHERE, Quiet
+
+MD5 = PETS.checksums
+
+
+def pets(folder: Path, addresses: list[str], md5: dict[str, str]) -> Path:
+    """Download from other addresses."""
+    replace(PETS, addresses=tuple(addresses), checksums=md5).download(folder)
+    return folder
 
 
 def pack(source: Path, folder: Path) -> dict[str, str]:
@@ -48,7 +58,7 @@ def test_download(drawn, tmp_path, serve, capsys):
     assert ours == theirs
     assert len(list_pets(target, "breeds")) == 44
     (tmp_path / "empty").mkdir()
-    assert pets(tmp_path / "empty", addresses=[address], md5=sums, progress=False).is_dir()
+    assert pets(tmp_path / "empty", addresses=[address], md5=sums).is_dir()
     assert len(list_pets(tmp_path / "empty", "breeds")) == 44
 
 
@@ -58,7 +68,7 @@ def test_bad_archives_leave_nothing(drawn, tmp_path, serve):
 
     def refused(said: str, md5: dict[str, str]) -> None:
         with pytest.raises(UserError, match=said) as caught:
-            pets(tmp_path / "data" / "pets", addresses=[address], md5=md5, progress=False)
+            pets(tmp_path / "data" / "pets", addresses=[address], md5=md5)
         assert "\n" not in str(caught.value)
         assert list((tmp_path / "data").iterdir()) == []
 
@@ -84,13 +94,13 @@ def test_bad_archives_leave_nothing(drawn, tmp_path, serve):
 
 def test_no_server_and_no_folder(tmp_path):
     with pytest.raises(UserError, match=r"images.tar.gz: .* or unpack images.tar.gz and annotat"):
-        pets(tmp_path / "pets", addresses=[NOWHERE])
+        pets(tmp_path / "pets", [NOWHERE], MD5)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot use .*file for Oxford-IIIT Pet: Not a directory"):
-        pets(tmp_path / "file")
+        pets(tmp_path / "file", [NOWHERE], MD5)
     with pytest.raises(UserError, match=r"cannot (use|put) .*Not a directory"):
-        pets(tmp_path / "file" / "pets")
+        pets(tmp_path / "file" / "pets", [NOWHERE], MD5)
 
 
 class Hanging(Quiet):
@@ -115,8 +125,10 @@ def test_killed_half_way_leaves_nothing_that_counts(drawn, tmp_path, serve):
     address, folder = serve(Hanging)
     sums = pack(drawn, folder)
     target = tmp_path / "data" / "pets"
-    code = "import sys, json; from convlens.data.sources.pets import pets; "
-    code += "pets(sys.argv[1], addresses=[sys.argv[2]], md5=json.loads(sys.argv[3]))"
+    code = "import sys, json, dataclasses, pathlib; "
+    code += "from convlens.data.sources.archives import PETS; "
+    code += "dataclasses.replace(PETS, addresses=(sys.argv[2],), checksums=json.loads(sys.argv[3]))"
+    code += ".download(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", code, target, address, json.dumps(sums)])
     try:
         deadline = time.monotonic() + 30

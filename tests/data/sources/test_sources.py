@@ -153,10 +153,12 @@ def test_arrays_are_resized_and_coloured(shared_data):
     ("words", "named"),
     [
         (["data.size=4"], "data.size=4"),
+        (["data.size=12"], "data.size=12: shapes are drawn at 16 to 256 pixels"),
         (["data.channels=2"], "data.channels=2"),
         (["data.resize=stretch"], "data.resize=stretch"),
         (["data.cache=disc"], "did you mean disk"),
-        (["data.classes=99"], "data.classes=99"),
+        (["data.classes=99"], "data.classes=99: shapes can draw 2 to 12 classes"),
+        (["data.classes=1"], "data.classes=1: shapes can draw 2 to 12 classes"),
         (["data.pictures=5"], "data.pictures=5"),
         (["data.shortcut=2.0"], "data.shortcut=2.0"),
         (["data.split.validation=0"], "data.split.validation"),

@@ -9,15 +9,16 @@ import os
 import pickle
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision import datasets
 
+from convlens.core.downloads import fetch
 from convlens.core.errors import UserError
-from convlens.data.sources import flowers as downloads
-from convlens.data.sources.flowers import fetch, flowers
+from convlens.data.sources.archives import FLOWERS
 from convlens.data.sources.torchvision_sets import CIFAR10_CLASSES, cifar10, mnist
 from support.places import SHARED
 from support.served import NOWHERE, Quiet, Short
@@ -279,45 +280,51 @@ def archive_of(path: Path, members: dict[str, bytes]) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def flower_members(classes=downloads.FLOWERS_CLASSES) -> dict[str, bytes]:
+def flower_members(classes=FLOWERS.folders) -> dict[str, bytes]:
     return {"flower_photos/LICENSE.txt": b"CC-BY"} | {
         f"flower_photos/{name}/1.jpg": name.encode() for name in classes
     }
+
+
+def flowers(folder: Path, address: str, sha256: str | None = None) -> None:
+    """Download from another address; without a checksum, with that of the real archive."""
+    sums = FLOWERS.checksums if sha256 is None else {"flower_photos.tgz": sha256}
+    replace(FLOWERS, addresses=(address,), checksums=sums).download(folder)
 
 
 def test_flowers(tmp_path, serve):
     address, folder = serve()
     sha256 = archive_of(folder / "flower_photos.tgz", flower_members())
     target = tmp_path / "data" / "flowers"
-    for url in (address + "flower_photos.tgz", NOWHERE):  # the second time nothing is downloaded
-        assert flowers(target, url=url, sha256=sha256) == target
+    for source in (address, NOWHERE):  # the second time nothing is downloaded
+        flowers(target, source, sha256)
         names = sorted(p.name for p in target.iterdir() if p.is_dir())
-        assert names == list(downloads.FLOWERS_CLASSES)
+        assert names == list(FLOWERS.folders)
     assert os.listdir(target.parent) == ["flowers"]
     with pytest.raises(UserError, match="another sha256"):
-        flowers(tmp_path / "b", url=address + "flower_photos.tgz")  # the real archive's checksum
+        flowers(tmp_path / "b", address)
 
 
 @pytest.mark.parametrize(
     ("members", "answer"),
     [
         (flower_members() | {"../escaped.txt": b"x"}, "cannot unpack"),
-        (flower_members(("daisy", "roses")), "holds no folder dandelion/"),
-        ({"a/1.jpg": b""}, "holds no folder daisy/"),
+        (flower_members(("daisy", "roses")), "hold no folder dandelion/"),
+        ({"a/1.jpg": b""}, "hold no folder daisy/"),
     ],
 )
 def test_bad_flower_archives(tmp_path, serve, members, answer):
     address, folder = serve()
-    archive_of(folder / "f.tgz", members)
+    sha256 = archive_of(folder / "flower_photos.tgz", members)
     with pytest.raises(UserError, match=answer):
-        flowers(tmp_path / "data" / "flowers", url=address + "f.tgz", sha256=None)
+        flowers(tmp_path / "data" / "flowers", address, sha256)
     assert list((tmp_path / "data").iterdir()) == []
     assert not (tmp_path / "escaped.txt").exists()
 
 
 def test_flowers_that_cannot_be_had(tmp_path):
     with pytest.raises(UserError, match=r"put class folders into .*flowers yourself"):
-        flowers(tmp_path / "flowers", url=NOWHERE + "f.tgz")
+        flowers(tmp_path / "flowers", NOWHERE)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot use"):
-        flowers(tmp_path / "file" / "flowers", url=NOWHERE)
+    with pytest.raises(UserError, match="cannot (use|put)"):
+        flowers(tmp_path / "file" / "flowers", NOWHERE)

@@ -102,9 +102,9 @@ def test_a_picture_that_vanishes_before_it_is_decoded(data, cache, tmp_path, cap
 
     plain, gone = pixels.decoded, data / "cats" / "0.png"
 
-    def decoded(files, **options):
+    def decoded(*args, **options):
         gone.unlink(missing_ok=True)
-        return plain(files, **options)
+        return plain(*args, **options)
 
     monkeypatch.setattr(pixels, "decoded", decoded)
     words = ["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'run'}"]
@@ -257,7 +257,7 @@ def test_a_run_of_an_earlier_version_tells_of_pictures_with_another_time(
 
 def test_a_mask_that_vanishes_before_it_is_read(with_masks_folder, cache, tmp_path, capsys):
     data, masks = with_masks_folder
-    from convlens.data.masks import files as module
+    from convlens.data.sources import picture_files as module
 
     gone = masks / "cats" / "2.png"
     plain = module.read_masks

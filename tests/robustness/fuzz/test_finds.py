@@ -93,12 +93,12 @@ def test_damaged_tiff_writes_nothing_on_the_screen(tmp_path, name):
 
 def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
     """Boxes are drawn on as many pixels as the picture has."""
-    from convlens.data.masks.files import read_masks
+    from support.masks_made import own_masks
 
     (tmp_path / "x.png").write_bytes(fuzz_bombs.png_claims(1, 100_000_000))
     (tmp_path / "x.xml").write_bytes(XML.replace(b"<size>", b"<no>").replace(b"</size>", b"</no>"))
     with pytest.raises(PictureError, match="no side may be above"):
-        read_masks([tmp_path / "x.png"], [tmp_path / "x.xml"], size=8, resize="pad", cache="ram")
+        own_masks([tmp_path / "x.png"], [tmp_path / "x.xml"], size=8, resize="pad")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "P"])

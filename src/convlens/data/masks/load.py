@@ -1,93 +1,166 @@
-"""What masks of every kind share: laid out as their pictures are, read once, kept on disk.
+"""The masks of pictures, of whatever kind: laid out as their pictures are, read once, kept on disk.
 
 Legend: N pictures, H height, W width of the result; h, w those of a picture file.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from convlens.data.index.digests import digest
-from convlens.data.index.files import size_and_time
-from convlens.data.pixels.cache import Writer, stored
-from convlens.data.pixels.decode import ORIENTATION, Recipe, resized
+from convlens.data.index.files import Files
+from convlens.data.pixels.cache import Writer, fingerprints, stored
+from convlens.data.pixels.decode import (
+    ORIENTATION,
+    PictureError,
+    Recipe,
+    reason_of,
+    resized,
+    size_and_orientation,
+)
 from convlens.data.pixels.decode import VERSION as DECODING
 
 
-def laid(mask: np.ndarray, turn: int, recipe: Recipe) -> np.ndarray:
-    """(h, w) bool, of a picture's stored pixels, to (H, W) bool: the way the picture itself goes.
+@dataclass(frozen=True)
+class Picture:
+    """What a mask has to fit.
 
-    turn  the picture's EXIF orientation; 1 for a mask that is upright already
+    Attributes:
+        stored: (w, h) of the pixels as they lie in the file.
+        turn: the EXIF orientation, by which they are turned to stand upright.
     """
-    image = Image.fromarray(mask.astype(np.uint8))
-    image.getexif()[ORIENTATION] = turn
-    return resized(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool)
+
+    stored: tuple[int, int]
+    turn: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(w, h) of the turned picture."""
+        return self.stored[::-1] if self.turn in (5, 6, 7, 8) else self.stored
 
 
-def gathered(
-    read: Callable[[int], tuple[np.ndarray | None, str]],
-    rows: Sequence[int],
-    recipe: Recipe,
+@dataclass(frozen=True)
+class MaskKind:
+    """A kind of mask files.
+
+    Attributes:
+        version: its name and the version of the masks a file gives: another one when these change,
+            and caches are rebuilt.
+        read: (file, picture) -> mask, (h, w) bool; the EXIF orientation by which it is turned, 1
+            for one that is upright already; a remark, or "".
+        remarks: remark to the line a person should read, of the ``count`` masks that have it and
+            the ``first`` of their files.
+        way_out: ends the error about a file that gives no mask.
+        needed: whether a file that gives none is an error whatever ``on_error`` says.
+    """
+
+    version: tuple[str, int]
+    read: Callable[[Path, Picture], tuple[np.ndarray, int, str]]
+    remarks: Mapping[str, str]
+    way_out: str
+    needed: bool
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of N pictures.
+
+    Attributes:
+        masks: (N, H, W) bool, True on the object; a read-only memory map or an array.
+        masked: (N,) bool; False where there is no mask, which then is False all over.
+        notes: lines a person should read: masks left out.
+    """
+
+    masks: np.ndarray
+    masked: np.ndarray
+    notes: list[str]
+
+
+def read_masks(
+    kind: MaskKind,
+    pictures: Sequence[Path],
+    files: Sequence[Path | None],
     *,
-    count: int,
-    made_by: tuple,
-    paths: Sequence[Path],
-    cache: str,
-    cache_dir: str | os.PathLike,
-) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """(N, H, W) bool, N = ``count``, and (row, remark) of those that have one, in order.
+    size: int,
+    resize: str,
+    cache_dir: Path | None,
+    on_error: str,
+) -> Masks:
+    """The masks of N pictures from N files, None where there is none; H = W = ``size``.
 
-    read     row -> its mask, (H, W) bool or None (which leaves False), and a remark or ""
-    rows     those to read; the others stay False and cost no room on disk (the file is sparse)
-    made_by  JSON-able: with ``recipe`` and the names of ``paths``, all that the masks hang on
-    paths    every file that is read: another size or time makes them anew
-    cache    "disk": memory-mapped; "ram": an array, nothing written
+    A mask goes the way of its picture: turned as the picture's EXIF says, unless it is upright
+    already; then ``resize`` (squash, crop or pad, with False around a padded picture), nearest
+    neighbour. Where there is no file, it costs no room on disk (the array's file is sparse).
 
-    Raises what ``read`` raises; nothing is kept then.
+    cache_dir  memory-mapped, made anew when a path, size or modification time of a mask or its
+               picture changed; None: an array, nothing written
+    on_error   "raise": the first mask that cannot be used ends it; "skip": it is left out
+
+    Raises UserError: a file that gives no mask for its picture.
     """
-    shape = (count, recipe.height, recipe.width)
+    recipe = Recipe(size, size, channels=1, resize=resize, interpolation="nearest")
+    rows = [row for row, file in enumerate(files) if file is not None]
 
-    def make(put: Callable[[int, np.ndarray], None]) -> list[tuple[int, str]]:
-        if len(rows):
-            size = f"{recipe.height}x{recipe.width}"
-            print(f"reading {len(rows)} masks to {size}", file=sys.stderr)
+    def build(writer: Writer) -> dict:
+        array = writer.create("masks", (len(pictures), size, size), np.dtype(bool))
+        if rows:
+            print(f"reading {len(rows)} masks to {size}x{size}", file=sys.stderr)
 
         def work(row: int) -> tuple[int, str]:
-            mask, remark = read(row)
-            if mask is not None:
-                put(row, mask)
+            try:
+                mask, remark = _read(kind, pictures[row], files[row], recipe)
+            except PictureError as error:
+                if kind.needed or on_error == "raise":
+                    raise
+                return row, error.reason
+            array.put(row, mask[None])
             return row, remark
 
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
             warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
             try:
-                return [(row, remark) for row, remark in pool.map(work, rows) if remark]
+                remarks = [(row, remark) for row, remark in pool.map(work, rows) if remark]
             finally:
                 pool.shutdown(cancel_futures=True)
+        return {"remarks": remarks}
 
-    def build(writer: Writer) -> dict:
-        array = writer.create("masks", shape, np.dtype(bool))
-        return {"remarks": make(lambda row, mask: array.put(row, mask[None]))}
+    paths = Files.of(path for row in rows for path in (pictures[row], files[row]))
+    made_by = (*kind.version, on_error, DECODING, PIL.__version__)
+    asked, state = fingerprints(paths, *made_by, [size, size], resize, len(pictures), rows)
+    entry = stored(cache_dir, f"masks-{asked}", state, build)
+    remarks = entry.notes["remarks"]
+    broken = [(row, why) for row, why in remarks if why not in kind.remarks]
+    masked = np.array([file is not None for file in files])
+    masked[[row for row, _ in broken]] = False
+    notes = []
+    if broken:
+        row, why = broken[0]
+        notes.append(f"{len(broken)} masks left out, the first: {files[row]} ({why})")
+    for remark, line in kind.remarks.items():
+        if found := [row for row, why in remarks if why == remark]:
+            notes.append(line.format(count=len(found), first=files[found[0]]))
+    return Masks(entry.arrays["masks"], masked, notes)
 
-    if cache == "ram":
-        array = np.zeros(shape, bool)
-        return array, make(array.__setitem__)
-    names = [os.path.abspath(path) for path in paths]
-    size = [recipe.height, recipe.width]
-    key = (*made_by, DECODING, PIL.__version__, size, recipe.resize, count, list(rows), names)
-    entry = stored(
-        cache_dir,
-        f"masks-{digest(*key)}",
-        digest(*key, [size_and_time(path) for path in names]),
-        build,
-    )
-    return entry.arrays["masks"], [(row, remark) for row, remark in entry.notes["remarks"]]
+
+def _read(kind: MaskKind, picture: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
+    """(H, W) bool and a remark. Raises PictureError, naming the file, if it gives no mask."""
+    shape = Picture(*size_and_orientation(picture))
+    try:
+        mask, turn, remark = kind.read(file, shape)
+    except MemoryError:
+        raise  # the machine's failing, not the file's
+    except PIL.UnidentifiedImageError:
+        raise PictureError(file, "its content is no PNG", kind.way_out) from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged data
+        raise PictureError(file, reason_of(error), kind.way_out) from None
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.getexif()[ORIENTATION] = turn
+    return resized(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark

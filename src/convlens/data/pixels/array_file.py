@@ -49,7 +49,8 @@ class ArrayFile:
         except FileNotFoundError:
             return False
 
-    def close(self, sync: bool) -> None:
-        if sync:
-            os.fsync(self._fd)
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
         os.close(self._fd)

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +29,8 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.core.locks import is_same_file, take_lock, wait_for_lock
-from convlens.data.index.digests import digest
+from convlens.data.index.digests import Digest, digest
+from convlens.data.index.files import Files, size_and_time
 from convlens.data.pixels.array_file import ArrayFile
 
 FORMAT = 2
@@ -45,33 +46,69 @@ class Entry:
     """What lies in the cache under one name; ``arrays`` are read-only memory maps."""
 
     arrays: dict[str, np.ndarray]
-    paths: dict[str, Path]
     notes: dict
     from_cache: bool
 
 
-class Writer:
+@dataclass(frozen=True)
+class Rows:
+    """An array in memory, filled as an :class:`ArrayFile` is."""
+
+    array: np.ndarray
+
+    def put(self, first: int, rows: np.ndarray) -> None:
+        self.array[first : first + len(rows)] = rows
+
+
+class MemoryWriter:
+    """Hands out the arrays of an entry that is built in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Rows] = {}
+
+    def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> Rows:
+        """A new array called ``key``; raises UserError at once if the memory cannot hold it.
+
+        The system would kill the process for it later.
+        """
+        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise UserError(
+                f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} pictures and this "
+                f"machine has {there / 1e9:.1f}: use data.cache=disk or a smaller data.size"
+            )
+        self.rows[key] = Rows(np.zeros(shape, dtype))
+        return self.rows[key]
+
+
+@dataclass
+class FileWriter:
     """Hands out the array files of an entry that is being built."""
 
-    def __init__(self, directory: Path, name: str, suffix: str, way_out: str):
-        self._directory, self._name, self._suffix = directory, name, suffix
-        self._way_out = way_out
-        self.files: dict[str, ArrayFile] = {}
+    directory: Path
+    name: str
+    suffix: str
+    way_out: str
+    files: dict[str, ArrayFile] = field(default_factory=dict)
 
     def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> ArrayFile:
         """A new array called ``key``; raises UserError at once if the disk cannot hold it."""
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        free = shutil.disk_usage(self._directory).free
+        free = shutil.disk_usage(self.directory).free
         if needed > free:
             detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free"
-            raise disk_full(self._directory, detail, self._way_out)
-        path = self._directory / f"{self._name}.{key}.npy{self._suffix}"
+            raise disk_full(self.directory, detail, self.way_out)
+        path = self.directory / f"{self.name}.{key}.npy{self.suffix}"
         try:
             self.files[key] = ArrayFile(path, shape, dtype)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return self.files[key]
+
+
+Writer = FileWriter | MemoryWriter
 
 
 def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
@@ -82,7 +119,7 @@ def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
 
 
 def stored(
-    directory: str | os.PathLike,
+    directory: Path | None,
     name: str,
     fingerprint: str,
     build: Callable[[Writer], dict],
@@ -92,39 +129,60 @@ def stored(
 
     ``build(writer)`` fills the arrays it creates and returns JSON-able notes, kept beside them. It
     may raise what it likes: nothing of it stays. Two processes that want one entry build it once.
+    Without a ``directory`` it is built in memory, and nothing is written.
     ``way_out`` ends error messages: what to do besides making room.
 
     Raises UserError if the folder cannot be written or the disk is full.
     """
-    directory = Path(directory).expanduser()
+    if directory is None:
+        writer = MemoryWriter()
+        notes = build(writer)
+        return Entry({key: rows.array for key, rows in writer.rows.items()}, notes, False)
     with _explained(directory, way_out):
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
+    built = False
     for _ in range(_ATTEMPTS):
         entry = _load(directory, name, fingerprint)
         if entry is not None:
-            return entry
-        with _explained(directory, way_out), _owned(directory, name) as lock:
-            if lock is None or _load(directory, name, fingerprint) is not None:
-                continue  # another process was faster: read what it made
-            _build(directory, name, fingerprint, build, way_out, *lock)
-        entry = _load(directory, name, fingerprint)
-        if entry is not None:
-            return Entry(entry.arrays, entry.paths, entry.notes, from_cache=False)
+            return replace(entry, from_cache=not built)
+        with _explained(directory, way_out), _owned(directory, name) as suffix:
+            # another process may have been faster: then what it made is read
+            built = suffix is not None and _load(directory, name, fingerprint) is None
+            if built:
+                _build(FileWriter(directory, name, suffix, way_out), fingerprint, build)
     raise UserError(
         f"the cache in {directory} does not keep what is written (sizes or times change): set "
         f"CONVLENS_CACHE to a local disk, {way_out}"
     )
 
 
+def fingerprints(files: Files, *parts: object) -> tuple[str, str]:
+    """What names an entry made from files, and what must be unchanged for it to hold.
+
+    Sizes and times are not in the first, so that changed files replace their entry on disk.
+
+    Args:
+        files: they are read for it.
+        parts: JSON-able; all else that it is made from.
+    """
+    identity = Digest(*parts)
+    identity.add_all(files.absolute())
+    whole = identity.copy()
+    whole.add_all(map(size_and_time, files.located()))
+    return identity.hexdigest(), whole.hexdigest()
+
+
 def cached_arrays(
-    key: dict, make: Callable[[], dict[str, np.ndarray]], cache_dir: str | os.PathLike
+    key: dict, make: Callable[[], dict[str, np.ndarray]], directory: Path | None
 ) -> dict[str, np.ndarray]:
     """The arrays that ``make()`` gives, made once for each ``key`` (JSON-able; say it all in it).
 
-    Returns the same names; the arrays are read-only memory maps. Raises UserError if ``cache_dir``
-    cannot be written or is full.
+    Returns the same names; the arrays are read-only memory maps. Without a ``directory`` they are
+    made anew and nothing is kept. Raises UserError if it cannot be written or is full.
     """
+    if directory is None:
+        return make()
 
     def build(writer: Writer) -> dict:
         for name, array in make().items():
@@ -132,7 +190,7 @@ def cached_arrays(
         return {}
 
     mark = digest(FORMAT, key)
-    return stored(cache_dir, f"arrays-{mark}", mark, build).arrays
+    return stored(directory, f"arrays-{mark}", mark, build).arrays
 
 
 @contextlib.contextmanager
@@ -149,46 +207,38 @@ def _explained(directory: Path, way_out: str) -> Iterator[None]:
         ) from None
 
 
-def _build(
-    directory: Path,
-    name: str,
-    fingerprint: str,
-    build: Callable,
-    way_out: str,
-    temporary: Path,
-    suffix: str,
-) -> None:
+def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]) -> None:
     """Fill the temporary files, then move them into place, the sidecar last."""
-    writer, taken = Writer(directory, name, suffix, way_out), False
+    place, files, taken = writer.directory / writer.name, writer.files, False
+    temporary = Path(f"{place}.json{writer.suffix}")
     try:
-        done = False
         try:
             notes = build(writer)
-            done = True
+            for file in files.values():
+                file.sync()
         finally:
-            for file in writer.files.values():
-                file.close(sync=done)
+            for file in files.values():
+                file.close()
         arrays = {}
-        for key, file in writer.files.items():
-            taken = not file.is_there()
-            if taken:
+        for key, file in files.items():
+            if taken := not file.is_there():
                 raise UserError(
-                    f"another machine builds the same cache in {directory}, whose locks do not "
-                    f"reach from one machine to the other: set CONVLENS_CACHE to a local disk of "
-                    f"each, or build it beforehand by a run on one of them"
+                    f"another machine builds the same cache in {writer.directory}, whose locks do "
+                    f"not reach from one machine to the other: set CONVLENS_CACHE to a local disk "
+                    f"of each, or build it beforehand by a run on one of them"
                 )
             with open(file.path, "rb") as written:
                 arrays[key] = _state(written)
-            os.replace(file.path, directory / f"{name}.{key}.npy")
+            os.replace(file.path, f"{place}.{key}.npy")
         content = {"fingerprint": fingerprint, "arrays": arrays, "notes": notes}
         content["digest"] = digest(FORMAT, content)
         with open(temporary, "w", encoding="utf-8") as sidecar:
             json.dump(content, sidecar)
             sidecar.flush()
             os.fsync(sidecar.fileno())
-        os.replace(temporary, directory / f"{name}.json")
+        os.replace(temporary, f"{place}.json")
     except BaseException:
-        for file in writer.files.values():
+        for file in files.values():
             if file.is_there():
                 file.path.unlink(missing_ok=True)
         if not taken:
@@ -204,11 +254,11 @@ def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
             return None
         if content["fingerprint"] != fingerprint:
             return None
-        arrays, paths = {}, {}
-        for key, expected in content["arrays"].items():
-            paths[key] = directory / f"{name}.{key}.npy"
-            arrays[key] = _mapped(paths[key], expected)
-        return Entry(arrays, paths, content["notes"], from_cache=True)
+        arrays = {
+            key: _mapped(directory / f"{name}.{key}.npy", expected)
+            for key, expected in content["arrays"].items()
+        }
+        return Entry(arrays, content["notes"], from_cache=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -231,11 +281,8 @@ def _state(file: BinaryIO) -> dict[str, int]:
 def _mapped(path: Path, expected: dict) -> np.ndarray:
     """Map the file that was checked: opened once, so that it cannot be replaced in between."""
     with open(path, "rb") as file:
-        info = os.fstat(file.fileno())
-        if (info.st_size, info.st_mtime_ns) != (expected["bytes"], expected["mtime_ns"]):
-            raise ValueError(f"{path} is not as it was written")
         if _state(file) != expected:
-            raise ValueError(f"{path} holds other bytes than were written")
+            raise ValueError(f"{path} is not as it was written")
         file.seek(0)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -248,8 +295,8 @@ def _mapped(path: Path, expected: dict) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
-    """Own the entry ``name``: yields (sidecar to be, suffix of temporary files).
+def _owned(directory: Path, name: str) -> Iterator[str | None]:
+    """Own the entry ``name``: yields the suffix of temporary files.
 
     Waits for another builder; yields None when that one has finished meanwhile. On a file system
     without locks every process builds for itself under a name of its own, and the last wins.
@@ -259,12 +306,9 @@ def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
     try:
         if not wait_for_lock(fd, f"building {name}"):
             path.unlink(missing_ok=True)
-            suffix = f".{os.getpid()}.tmp"
-            yield directory / f"{name}.json{suffix}", suffix
-        elif not is_same_file(fd, path):
-            yield None
+            yield f".{os.getpid()}.tmp"
         else:
-            yield path, ".tmp"
+            yield ".tmp" if is_same_file(fd, path) else None
     finally:
         os.close(fd)
 
@@ -272,18 +316,13 @@ def _owned(directory: Path, name: str) -> Iterator[tuple[Path, str] | None]:
 def _sweep(directory: Path) -> None:
     """Remove what dead processes left: the temporary files of entries whose lock is free."""
     for temporary in directory.glob("*.json.tmp"):
-        try:
+        with contextlib.suppress(OSError):  # somebody else removes it too, or may alone
             fd = os.open(temporary, os.O_RDWR)
-        except FileNotFoundError:
-            continue  # finished a moment ago
-        try:
-            if take_lock(fd) and is_same_file(fd, temporary):
-                for array in directory.glob(
-                    f"{temporary.name.removesuffix('.json.tmp')}.*.npy.tmp"
-                ):
-                    array.unlink(missing_ok=True)
-                temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # somebody else removes it too, or may alone
-        finally:
-            os.close(fd)
+            try:
+                if take_lock(fd) and is_same_file(fd, temporary):
+                    name = temporary.name.removesuffix(".json.tmp")
+                    for array in directory.glob(f"{name}.*.npy.tmp"):
+                        array.unlink(missing_ok=True)
+                    temporary.unlink(missing_ok=True)
+            finally:
+                os.close(fd)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from convlens.data.index.digests import UNREAD, Digest, file_digest
-from convlens.data.index.files import Files, size_and_time
-from convlens.data.pixels.cache import Writer, stored
+from convlens.data.index.digests import UNREAD, file_digest
+from convlens.data.index.files import Files
+from convlens.data.pixels.cache import Writer, fingerprints, stored
 from convlens.data.pixels.load import bar, cores
 
 _VERSION = 1  # of the digests: raise it when a file would get another one
@@ -28,20 +28,13 @@ class FileDigests:
 
     Args:
         files: N files.
-        cache: "disk" keeps the digests in ``cache_dir``; "ram" writes nothing.
-        cache_dir: where caches lie.
+        cache_dir: keeps the digests; None writes nothing.
     """
 
-    def __init__(self, files: Files, cache: str, cache_dir: Path):
-        self._files = files
-        self._cache_dir = cache_dir if cache == "disk" else None
-        if self._cache_dir is None:
-            return
-        identity = Digest(_VERSION)
-        identity.add_all(files.absolute())
-        whole = identity.copy()
-        whole.add_all(map(size_and_time, files.located()))
-        self._name, self._fingerprint = f"digests-{identity.hexdigest()}", whole.hexdigest()
+    def __init__(self, files: Files, cache_dir: Path | None):
+        self._files, self._cache_dir = files, cache_dir
+        if cache_dir is not None:
+            self._name, self._fingerprint = fingerprints(files, _VERSION)
 
     def get(self, known: np.ndarray | None = None) -> np.ndarray:
         """(N,) int64; ``UNREAD`` for a file that cannot be read.
@@ -61,7 +54,7 @@ class FileDigests:
             writer.create("digests", found.shape, found.dtype).put(0, _read(self._files, found))
             return {}
 
-        entry = stored(self._cache_dir, self._name, self._fingerprint, build)
+        entry = stored(self._cache_dir, f"digests-{self._name}", self._fingerprint, build)
         return _read(self._files, np.array(entry.arrays["digests"]))  # once more what was UNREAD
 
 

@@ -13,13 +13,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
 
@@ -42,6 +43,7 @@ MAX_SCANS = 100
 LARGE = 1 << 24
 _ONE_LARGE = threading.Lock()
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
+BACKGROUND, PADDING = 255, 0  # grey levels: under transparent pictures, around padded ones
 _STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs copies
 # Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the wanted size.
 # At 3 the picture differs from a full decode by less than one grey level on average (tested).
@@ -63,12 +65,9 @@ class Recipe:
     height, width  of the result, in pixels
     channels       1 (ITU-R 601 luma) or 3 (RGB)
     resize         "squash" to the size whatever the proportions; "crop": the largest centred part
-                   of the wanted proportions; "pad": the whole picture, centred on ``padding``
+                   of the wanted proportions; "pad": the whole picture, centred on black
     interpolation  "bilinear", "bicubic" (both antialiased when shrinking) or "nearest" (as Keras
                    loads from folders)
-    background     grey level 0–255 under transparent pictures
-    padding        grey level 0–255 around padded pictures
-    max_pixels     larger files are refused
     """
 
     height: int
@@ -76,29 +75,33 @@ class Recipe:
     channels: int = 3
     resize: str = "squash"
     interpolation: str = "bilinear"
-    background: int = 255
-    padding: int = 0
-    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise UserError(f"unknown data.resize={self.resize}: {nearest(self.resize, RESIZES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise UserError(
-                f"unknown data.interpolation={self.interpolation}: "
-                f"{nearest(self.interpolation, INTERPOLATIONS)}"
-            )
+        for key, known in (("resize", RESIZES), ("interpolation", INTERPOLATIONS)):
+            value = getattr(self, key)
+            if value not in known:
+                raise UserError(f"unknown data.{key}={value}: {nearest(value, known)}")
         if self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels}: choose 1 (grey) or 3 (RGB)")
         if min(self.height, self.width) < 1:
             raise UserError(f"data.size={self.height}x{self.width}: choose at least one pixel")
+
+    def key(self) -> dict[str, object]:
+        """All that the pixels of a file hang on."""
+        fixed = {"background": BACKGROUND, "padding": PADDING, "max_pixels": MAX_PIXELS}
+        return asdict(self) | fixed
+
+
+def recipe_of(data: DataConfig) -> Recipe:
+    """How pictures come to the network that a config group ``data`` describes."""
+    return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
 def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no picture."""
     path = Path(path)
     try:
-        with open_picture(path, recipe.max_pixels) as image:
+        with open_picture(path) as image:
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
@@ -111,9 +114,7 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
         raise PictureError(path, _reason(path, error)) from None
 
 
-def open_picture(
-    path: str | os.PathLike, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
-) -> Image.Image:
+def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
     """A picture file, opened and not decoded: of one of ``formats`` and within the limits.
 
     Raises:
@@ -123,10 +124,10 @@ def open_picture(
     with open(path, "rb") as file:
         claimed = _webp_size(file.read(30))
     if claimed is not None:
-        _check_size(*claimed, max_pixels)
+        _check_size(*claimed)
     image = Image.open(path, formats=formats)
     try:
-        _check_size(*image.size, max_pixels)
+        _check_size(*image.size)
     except ValueError:
         image.close()
         raise
@@ -140,15 +141,17 @@ def size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], i
     """
     try:
         with open_picture(picture) as image:
-            turn = 1
-            with contextlib.suppress(Exception):  # garbage for EXIF: it is decoded as it lies, too
-                turn = image.getexif().get(ORIENTATION, 1)
+            turn = _orientation(image)
             # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
             upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
             return image.size[::-1] if upright else image.size, turn
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise PictureError(Path(picture), reason) from None
+        raise PictureError(Path(picture), reason_of(error)) from None
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a file, by what reading it raised."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
@@ -160,21 +163,18 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
         return None
     kind = head[12:16]
+    bits = int.from_bytes(head[21:30], "little")
     if kind == b"VP8X":
-        sides = (head[24:27], head[27:30])
-        return tuple(int.from_bytes(side, "little") + 1 for side in sides)
+        return (bits >> 24 & 0xFFFFFF) + 1, (bits >> 48) + 1
     if kind == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return tuple(int.from_bytes(side, "little") & 0x3FFF for side in (head[26:28], head[28:30]))
-    return None
+    return (bits >> 40 & 0x3FFF, bits >> 56 & 0x3FFF) if kind == b"VP8 " else None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(width: int, height: int) -> None:
     """Refuse by what the header says, before anything is decoded or room is made (ValueError)."""
-    if width * height > max_pixels:
-        raise ValueError(f"{width}x{height} pixels are more than {max_pixels:,}: shrink it")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}: shrink it")
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width}x{height} pixels: no side may be above {MAX_SIDE:,}: shrink it")
 
@@ -194,7 +194,7 @@ def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
     image.load()
-    return resized(_plain(_upright(image), recipe), recipe)
+    return resized(_plain(_upright(image), recipe.channels), recipe)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -211,30 +211,29 @@ def _reason(path: Path, error: Exception) -> str:
             f"its content ({kind}) is not in a supported image format ({', '.join(FORMATS)})"
             f"{way_out}"
         )
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+    return reason_of(error)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a picture whose EXIF block is garbage is as it lies."""
-    try:
-        turned = image.getexif().get(ORIENTATION, 1) not in (0, 1)
-    except Exception:  # anything, again; the pixels are fine
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.exif_transpose(image) if _orientation(image) not in (0, 1) else image
 
 
-def _plain(image: Image.Image, recipe: Recipe) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # anything, again; the pixels are fine
+        return image.getexif().get(ORIENTATION, 1)
+    return 1
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
     """Mode L or RGB, eight bits, opaque."""
     if image.mode.startswith("I;16"):
         image = _by_strips(image, "L", _eight_bits)
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits a channel have no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        level = (*(recipe.background,) * 3, 255)
-        image = _by_strips(image, "RGB", lambda strip: _opaque(strip, level))
-    mode = "L" if recipe.channels == 1 else "RGB"
+        image = _by_strips(image, "RGB", _opaque)
+    mode = "L" if channels == 1 else "RGB"
     if mode == "L" and image.mode not in ("L", "1", "RGB"):
         image = image.convert("RGB")  # CMYK, LAB … have no direct way to luma
     return image if image.mode == mode else image.convert(mode)
@@ -261,8 +260,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
 
 
-def _opaque(image: Image.Image, background: tuple[int, int, int, int]) -> Image.Image:
-    below = Image.new("RGBA", image.size, background)
+def _opaque(image: Image.Image) -> Image.Image:
+    below = Image.new("RGBA", image.size, (*(BACKGROUND,) * 3, 255))
     return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
 
 
@@ -273,16 +272,13 @@ def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
     width, height = image.size
     if recipe.resize == "crop":
         scale = min(width / recipe.width, height / recipe.height)
-        left = (width - recipe.width * scale) / 2
-        top = (height - recipe.height * scale) / 2
-        box = (left, top, width - left, height - top)
-        result = image.resize(goal, method, box)
+        left, top = (width - recipe.width * scale) / 2, (height - recipe.height * scale) / 2
+        result = image.resize(goal, method, (left, top, width - left, height - top))
     elif recipe.resize == "pad":
         scale = min(recipe.width / width, recipe.height / height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        level = recipe.padding if image.mode == "L" else (recipe.padding,) * 3
-        result = Image.new(image.mode, goal, level)
-        corner = ((goal[0] - inner[0]) // 2, (goal[1] - inner[1]) // 2)
+        result = Image.new(image.mode, goal, PADDING)
+        corner = ((recipe.width - inner[0]) // 2, (recipe.height - inner[1]) // 2)
         result.paste(image.resize(inner, method), corner)
     else:
         result = image.resize(goal, method)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from convlens.config.schema import DataConfig
@@ -12,47 +14,39 @@ from convlens.data.index.splits import split as divide
 from convlens.data.pixels.cache import cached_arrays
 from convlens.data.pixels.pictures import Dataset, Pictures
 from convlens.data.sources import shapes
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import cache_of
 from convlens.data.sources.source import Index, split_shares
 
 
 def shapes_index(spec: DataConfig, seed: int) -> Index:
     """The embedded set: drawn, not read; the test pictures never carry the shortcut's marks."""
-    total, classes = spec.pictures, spec.classes
+    total, classes, (low, high) = spec.pictures, spec.classes, shapes.SIZES
     if total < 3 * classes:
         raise UserError(f"data.pictures={total}: at least 3 for each of data.classes={classes}")
     if not 2 <= classes <= len(shapes.CLASS_NAMES):
         raise UserError(
             f"data.classes={classes}: shapes can draw 2 to {len(shapes.CLASS_NAMES)} classes"
         )
+    if not low <= spec.size <= high:
+        raise UserError(f"data.size={spec.size}: shapes are drawn at {low} to {high} pixels")
     names = shapes.CLASS_NAMES[:classes]
     assigned = divide(np.arange(total) % classes, seed=seed, **split_shares(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
+    settings = {"seed": seed, "classes": classes, "size": spec.size, "channels": spec.channels}
 
     def draw(stream: int, split: str) -> Pictures:
-        def make() -> dict[str, np.ndarray]:
-            drawn = shapes.draw_shapes(
-                sizes[split], size=spec.size, channels=spec.channels, classes=classes,
-                seed=seed, stream=stream,
-            )  # fmt: skip
-            return {"images": drawn.images, "labels": drawn.labels, "masks": drawn.masks}
-
-        key = dict(
-            drawing=shapes.VERSION, split=split, count=sizes[split], seed=seed, classes=classes,
-            size=spec.size, channels=spec.channels,
-        )  # fmt: skip
-        arrays = make() if spec.cache == "ram" else cached_arrays(key, make, cache_dir())
-        images = arrays["images"]
+        count = sizes[split]
+        # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
+        drawing = {"drawing": shapes.VERSION, "split": split, **settings}
+        make = partial(shapes.draw_shapes, count, stream=stream, **settings)
+        arrays = cached_arrays({**drawing, "count": count}, make, cache_of(spec))
+        images, labels = arrays["images"], np.asarray(arrays["labels"])
         if spec.shortcut and split != "test":
             images = np.array(images)
-            shapes.paint_shortcut(images, arrays["labels"], spec.shortcut, classes, seed, stream)
-        titles = [f"shapes/{split}/{number}" for number in range(sizes[split])]
-        # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
-        drawing = {name: key[name] for name in key if name != "count"}
-        return Pictures(
-            images, np.asarray(arrays["labels"]), titles, arrays["masks"],
-            digests=numbered_digests(sizes[split], drawing),
-        )  # fmt: skip
+            shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
+        titles = [f"shapes/{split}/{number}" for number in range(count)]
+        digests = numbered_digests(count, drawing)
+        return Pictures(images, labels, titles, arrays["masks"], digests=digests)
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)

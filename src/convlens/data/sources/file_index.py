@@ -15,12 +15,11 @@ from convlens.core.errors import UserError
 from convlens.data.index import splits, twins
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.listing import Listing
 from convlens.data.pixels import looks
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset
 from convlens.data.sources.picture_files import Found, decode_files, decode_rows, skipped_lines
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import cache_of
 from convlens.data.sources.source import Index, split_shares
 
 
@@ -39,17 +38,19 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
     notes = [*_masks_line(spec, found), *found.notes, *lines, *skipped_lines(found.skipped)]
 
     def load() -> Dataset:
-        contents = FileDigests(files.files, spec.cache, cache_dir())
+        contents = FileDigests(files.files, cache_of(spec))
         digests = np.zeros(len(files), np.int64)
-        places = {split: np.flatnonzero(files.splits == split) for split in SPLITS}
-        parts = {split: decode_rows(spec, found, rows, digests) for split, rows in places.items()}
+        parts = {
+            split: decode_rows(spec, found, np.flatnonzero(files.splits == split), digests)
+            for split in SPLITS
+        }
         digests = contents.get(digests)
         made = {
-            split: replace(part.pictures, digests=digests[places[split]][part.kept])
+            split: replace(part.pictures, digests=digests[part.kept])
             for split, part in parts.items()
         }
         lines = [line for part in parts.values() for line in part.notes]
-        if found.read and not any(pictures.masked.any() for pictures in made.values()):
+        if found.kind and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
         seen = np.concatenate([part.looks for part in parts.values()])
@@ -60,22 +61,22 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
         split: np.bincount(files.labels[files.splits == split], minlength=len(files.class_names))
         for split in SPLITS
     }
-    with_mask = {}
-    if found.masked is not None:
-        with_mask = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
+    masked = {}
+    if found.kind:
+        masked = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
+    index = Index(files.class_names, counts, load, files, notes, masked)
     if found.decoded is None:
-        return Index(files.class_names, counts, load, files, notes, with_mask)
+        return index
     dataset = load()  # everything is decoded: masks that are left out are known as well
-    if with_mask:
-        with_mask = {split: int(dataset.splits[split].masked.sum()) for split in SPLITS}
-    return Index(files.class_names, counts, lambda: dataset, files, dataset.notes, with_mask)
+    masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
+    return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
 
 
 def _masks_line(spec: DataConfig, found: Found) -> list[str]:
-    if not spec.masks or found.masked is None:  # runs of old have no such key
+    if not spec.masks or found.kind is None:  # runs of old have no such key
         return []
     count = int(found.masked.sum())
-    return [f"masks for {count} of {len(found.masked)} pictures in {Path(spec.masks)}"]
+    return [f"masks for {count} of {len(found.mask_files)} pictures in {Path(spec.masks)}"]
 
 
 def _without_broken(spec: DataConfig, found: Found) -> Found:
@@ -94,25 +95,18 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
         decoded[split] = decode_files(spec, whole.files[rows])
         good[rows], places[rows] = decoded[split].good, np.arange(len(rows))
         skipped += decoded[split].errors
-    found = replace(found, decoded=decoded, places=places, skipped=skipped)
-    found = found.some(np.flatnonzero(good))
-    _check_none_emptied(whole, found)
-    return found
-
-
-def _check_none_emptied(before: Listing, found: Found) -> None:
-    """Refuse a class that has lost all its pictures of a split: nobody would learn or test it."""
-    after, reasons = found.listing, dict(found.skipped)
-    for split in before.present_splits:
-        for label, name in enumerate(before.class_names):
-            rows = np.flatnonzero((before.splits == split) & (before.labels == label))
-            if len(rows) and not ((after.splits == split) & (after.labels == label)).any():
-                first = before.files[rows[0]]
+    for split in decoded:
+        for label, name in enumerate(whole.class_names):
+            rows = np.flatnonzero((whole.splits == split) & (whole.labels == label))
+            if len(rows) and not good[rows].any():  # nobody would learn or test it
+                first = whole.files[rows[0]]
                 raise UserError(
                     f"data.on_error=skip leaves class {name!r} without pictures in {split}: all "
-                    f"{len(rows)} are broken, such as {first} ({reasons[first]}); replace them "
-                    f"with intact files, or move the class out"
+                    f"{len(rows)} are broken, such as {first} ({dict(skipped)[first]}); replace "
+                    f"them with intact files, or move the class out"
                 )
+    found = replace(found, decoded=decoded, places=places, skipped=skipped)
+    return found.some(np.flatnonzero(good))
 
 
 def _without_leaks(found: Found) -> tuple[Found, list[str]]:
@@ -148,7 +142,7 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
 def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
     """Test files that an earlier run has used, whose weights are started from, are left out."""
     files = found.listing
-    digests = FileDigests(files.files, spec.cache, cache_dir()).get()
+    digests = FileDigests(files.files, cache_of(spec)).get()
     used = np.isin(digests, before) & (digests != UNREAD)
     leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
     lines = []

@@ -5,60 +5,64 @@ Legend: N files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from convlens.config.schema import DataConfig
-from convlens.data.index.files import Texts
+from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import Listing
-from convlens.data.masks.files import Masks
+from convlens.data.masks.load import MaskKind, read_masks
 from convlens.data.pixels import load
+from convlens.data.pixels.decode import recipe_of
 from convlens.data.pixels.load import Pixels
 from convlens.data.pixels.pictures import Pictures
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import cache_of
 
 
 @dataclass(frozen=True)
 class Found:
     """Picture files, before it is decided which of them are used for what.
 
-    listing  N files; ``splits`` only where the layout has them
-    read     gives the masks of some rows; None: this source has none
-    masked   (N,) bool, which pictures have a mask
-    notes    lines that the person should read
-    decoded  by split, what was decoded already to find out which files are broken
-    places   (N,) where each picture stands in the decoded ones of its split
-    skipped  (file, reason) of the broken ones, which are not among the N
+    listing     N files; ``splits`` only where the layout has them
+    kind        of the mask files; None: this source has none
+    mask_files  N files, None for a picture without a mask
+    notes       lines that the person should read
+    decoded     by split, what was decoded already to find out which files are broken
+    places      (N,) where each picture stands in the decoded ones of its split
+    skipped     (file, reason) of the broken ones, which are not among the N
     """
 
     listing: Listing
-    read: Callable[[np.ndarray], Masks] | None = None
-    masked: np.ndarray | None = None
+    kind: MaskKind | None = None
+    mask_files: Sequence[Path | None] = ()
     notes: Sequence[str] = ()
     decoded: Mapping[str, Pixels] | None = None
     places: np.ndarray | None = None
     skipped: Sequence[tuple[Path, str]] = ()
 
+    @property
+    def masked(self) -> np.ndarray:
+        """(N,) bool, which pictures have a mask."""
+        return np.array([file is not None for file in self.mask_files])
+
     def some(self, keep: np.ndarray) -> Found:
         """Only the rows ``keep``, rising."""
-        old, read = self.listing, self.read
-        kept = replace(
-            old, files=old.files[keep], labels=old.labels[keep],
-            splits=None if old.splits is None else old.splits[keep],
-        )  # fmt: skip
+        old = self.listing
+        splits = None if old.splits is None else old.splits[keep]
         return replace(
-            self, listing=kept, read=read and (lambda rows: read(keep[rows])),
-            masked=None if self.masked is None else self.masked[keep],
+            self,
+            listing=replace(old, files=old.files[keep], labels=old.labels[keep], splits=splits),
+            mask_files=[self.mask_files[row] for row in keep] if self.kind else (),
             places=None if self.places is None else self.places[keep],
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some rows of picture files, decoded; ``kept`` are the places among them that are good."""
+    """Some rows of picture files, decoded; ``kept`` are those of them that are good."""
 
     pictures: Pictures
     kept: np.ndarray
@@ -69,34 +73,32 @@ class Decoded:
 
 def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.ndarray) -> Decoded:
     """Decode some rows; the digests of files that are read for it are put into ``digests``."""
-    files = found.listing.files[rows]
     if found.decoded is None:
-        decoded = decode_files(spec, files)
-        kept = places = np.flatnonzero(decoded.good)
+        decoded = decode_files(spec, found.listing.files[rows])
+        kept, places, broken = rows[decoded.good], np.flatnonzero(decoded.good), decoded.errors
     else:
         decoded = found.decoded[str(found.listing.splits[rows[0]])]
-        kept, places = np.arange(len(rows)), found.places[rows]
+        kept, places, broken = rows, found.places[rows], ()
     if decoded.digests is not None:
-        digests[rows[kept]] = decoded.digests[places]
-    if len(places) == len(decoded.good):
-        places = None
-    drawn = None if found.read is None else found.read(rows[kept])
+        digests[kept] = decoded.digests[places]
+    files, labels = found.listing.files[kept], found.listing.labels[kept]
+    masks = masked = None
+    notes: Sequence[str] = ()
+    if found.kind:
+        read = read_masks(
+            found.kind, files, [found.mask_files[row] for row in kept], size=spec.size,
+            resize=spec.resize, cache_dir=cache_of(spec), on_error=spec.on_error,
+        )  # fmt: skip
+        masks, masked, notes = read.masks, read.masked, read.notes
+    stored = None if len(places) == len(decoded.good) else places
     pictures = Pictures(
-        decoded.images, found.listing.labels[rows][kept],
-        Texts(files if len(kept) == len(rows) else files[kept]),
-        drawn and drawn.masks, places, decoded.made_from, drawn and drawn.masked,
-    )  # fmt: skip
-    broken = decoded.errors if found.decoded is None else ()
-    seen = decoded.looks if places is None else decoded.looks[places]
-    return Decoded(pictures, kept, broken, drawn.notes if drawn else (), seen)
+        decoded.images, labels, Texts(files), masks, stored, decoded.made_from, masked
+    )
+    return Decoded(pictures, kept, broken, notes, decoded.looks[places])
 
 
-def decode_files(spec: DataConfig, files: Sequence[Path]) -> Pixels:
-    return load.decoded(
-        files, size=spec.size, resize=spec.resize, channels=spec.channels,
-        interpolation=spec.interpolation, cache=spec.cache, cache_dir=cache_dir(),
-        on_error=spec.on_error,
-    )  # fmt: skip
+def decode_files(spec: DataConfig, files: Files) -> Pixels:
+    return load.decoded(files, recipe_of(spec), cache_dir=cache_of(spec), on_error=spec.on_error)
 
 
 def skipped_lines(skipped: Sequence[tuple[Path, str]]) -> list[str]:

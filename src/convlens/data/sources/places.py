@@ -16,6 +16,11 @@ def data_dir(spec: DataConfig) -> Path:
     return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec.name
 
 
+def cache_of(spec: DataConfig) -> Path | None:
+    """Where the decoded images of a run are kept; None: in memory alone."""
+    return cache_dir() if spec.cache == "disk" else None
+
+
 def cache_dir() -> Path:
     """Where pixel and feature caches lie: ``$CONVLENS_CACHE`` or ``~/.cache/convlens``."""
     return Path(os.environ.get("CONVLENS_CACHE", "~/.cache/convlens")).expanduser()

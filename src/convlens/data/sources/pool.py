@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset, Pictures
 from convlens.data.sources.picture_files import Found, decode_rows, skipped_lines
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import cache_of
 from convlens.data.sources.source import Index
 
 
@@ -54,7 +53,7 @@ def pool_of_files(spec: DataConfig, found: Found) -> Pool:
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, spec.cache, cache_dir()).get, load, found.notes,
+        FileDigests(files.files, cache_of(spec)).get, load, found.notes,
     )  # fmt: skip
 
 
@@ -62,24 +61,24 @@ def pool_of_store(spec: DataConfig, found: Index) -> Pool:
     dataset = found.load()
     parts = [dataset.splits[split] for split in SPLITS]
     starts = np.cumsum([0, *map(len, parts)])
-
-    def joined(of: Callable[[Pictures, np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        inside = [rows[(rows >= a) & (rows < b)] - a for a, b in pairwise(starts)]
-        return np.concatenate([of(part, some) for part, some in zip(parts, inside, strict=True)])
-
     names = [name for part in parts for name in part.names]
+    labels, digests = (
+        np.concatenate([getattr(part, key) for part in parts]) for key in ("labels", "digests")
+    )
 
     def load(rows: np.ndarray) -> Dataset:
-        drawn = parts[0].masks is not None
-        pictures = Pictures(
-            joined(Pictures.pixels, rows), joined(lambda part, some: part.labels[some], rows),
-            [names[row] for row in rows],
-            joined(lambda part, some: part.masks[some], rows) if drawn else None,
-        )  # fmt: skip
+        chosen = [
+            (part, rows[(rows >= start) & (rows < start + len(part))] - start)
+            for part, start in zip(parts, starts[:-1], strict=True)
+        ]
+        masks = None
+        if parts[0].masks is not None:
+            masks = np.concatenate([part.masks[inside] for part, inside in chosen])
+        pixels = np.concatenate([part.pixels(inside) for part, inside in chosen])
+        pictures = Pictures(pixels, labels[rows], [names[row] for row in rows], masks)
         return Dataset({"test": pictures}, found.class_names)
 
     return Pool(
-        f"data={spec.name}", found.class_names, np.concatenate([part.labels for part in parts]),
-        np.repeat(np.array(SPLITS), np.diff(starts)), names,
-        lambda: np.concatenate([part.digests for part in parts]), load, found.notes,
+        f"data={spec.name}", found.class_names, labels,
+        np.repeat(np.array(SPLITS), np.diff(starts)), names, lambda: digests, load, found.notes,
     )  # fmt: skip

@@ -8,8 +8,12 @@ import numpy as np
 
 from convlens.config.schema import DataConfig, OwnDataConfig
 from convlens.core.errors import UserError, nearest
-from convlens.data.sources import drawn, flowers, folder, packed, pets
+from convlens.data.pixels.decode import recipe_of
+from convlens.data.sources import drawn, folder, packed, pets
+from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
+from convlens.data.sources.picture_files import Found
+from convlens.data.sources.places import data_dir
 from convlens.data.sources.pool import Pool, pool_of_files, pool_of_store
 from convlens.data.sources.source import Download, Index
 
@@ -18,9 +22,11 @@ NONE = np.zeros(0, np.int64)
 FILES = {
     "image_folder": folder.image_folder,
     "cats_dogs": folder.image_folder,
-    "flowers": flowers.flower_files,
+    "flowers": folder.image_folder,
     "pets": pets.pet_files,
 }
+# those of them that are downloaded when the folder is not there
+ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
 # of pictures that are drawn, or lie in files of many
 STORES = {
     "shapes": drawn.shapes_index,
@@ -28,15 +34,6 @@ STORES = {
     "cifar10": packed.packed_index,
 }
 SOURCES = (*STORES, *FILES)
-# what each would fetch
-PENDING = {
-    "flowers": flowers.pending,
-    "pets": pets.pending,
-    "mnist": packed.pending,
-    "cifar10": packed.pending,
-}
-
-
 # keys that a source cannot do without
 NEEDS = {
     **dict.fromkeys(("image_folder", "cats_dogs", "flowers"), ("pattern", "csv", "on_error")),
@@ -60,7 +57,13 @@ def index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
     _check(spec)
     if _store(spec):
         return _store(spec)(spec, seed)
-    return index_files(spec, seed, FILES[spec.name](spec), before)
+    return index_files(spec, seed, _files(spec, for_test=False), before)
+
+
+def _files(spec: DataConfig, for_test: bool) -> Found:
+    if spec.name in ARCHIVES:
+        ARCHIVES[spec.name].download(data_dir(spec))
+    return FILES[spec.name](spec, for_test)
 
 
 def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
@@ -77,17 +80,11 @@ def _check(spec: DataConfig) -> None:
             raise UserError(
                 f"data.name={spec.name}: say data={spec.name}, which has the keys it needs"
             )
-    for key, known in {
-        "resize": ("squash", "crop", "pad"),
-        "interpolation": ("bilinear", "nearest", "bicubic"),
-        "cache": ("disk", "ram"),
-    }.items():
-        if getattr(spec, key) not in known:
-            raise UserError(
-                f"data.{key}={getattr(spec, key)}: {nearest(getattr(spec, key), known)}"
-            )
-    if spec.channels not in (1, 3):
-        raise UserError(f"data.channels={spec.channels}: 1 (grey) or 3 (colour)")
+    recipe_of(spec)
+    for key, known in (("cache", ("disk", "ram")), ("labels", PETS.class_names)):
+        value = getattr(spec, key)
+        if value is not None and value not in known:
+            raise UserError(f"data.{key}={value}: {nearest(value, known)}")
 
 
 def pool(spec: DataConfig, seed: int) -> Pool:
@@ -102,10 +99,14 @@ def pool(spec: DataConfig, seed: int) -> Pool:
     _check(spec)
     if _store(spec):
         return pool_of_store(spec, _store(spec)(spec, seed))
-    return pool_of_files(spec, FILES[spec.name](spec, for_test=True))
+    return pool_of_files(spec, _files(spec, for_test=True))
 
 
 def pending_download(spec: DataConfig) -> Download | None:
     """What a run with ``spec`` would download, or None: nothing is fetched or changed."""
-    asked = None if isinstance(spec, OwnDataConfig) else PENDING.get(spec.name)
-    return asked and asked(spec)
+    _check(spec)
+    if isinstance(spec, OwnDataConfig):
+        return None
+    if spec.name in ARCHIVES:
+        return ARCHIVES[spec.name].pending(data_dir(spec), spec.labels)
+    return packed.pending(spec) if spec.name in packed.SETS else None

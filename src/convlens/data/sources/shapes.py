@@ -20,17 +20,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
 
 import numpy as np
 
-from convlens.core.errors import UserError
 from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, debris
 
 VERSION = 1  # of the drawing: raised when the pictures of a seed change, so that caches notice
-_SIZES = (16, 256)  # smallest and largest picture, pixels
+SIZES = (16, 256)  # smallest and largest picture, pixels
 _REACH = (0.25, 0.36)  # half the extent of an object
 _CONTRAST = 0.38  # least contrast of an object with the ground it lies on
 _LITTER = (4, 8)  # fewest and most distractors
@@ -55,15 +53,6 @@ _GROUNDS = (
 )
 # Distractors, too elongated or broken to be taken for objects, and the grounds they are of.
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
-
-
-@dataclass(frozen=True)
-class ShapePictures:
-    """Pictures with their labels (indices into :data:`CLASS_NAMES`) and object masks."""
-
-    images: np.ndarray  # (N, H, W, C) uint8
-    labels: np.ndarray  # (N,) int64
-    masks: np.ndarray  # (N, H, W) bool, True on the pixels where the object is seen
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -211,45 +200,28 @@ def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, str
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), seen >= 0.5
 
 
-def _check(key: str, value: int, low: int, high: float, way_out: str) -> None:
-    if not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise UserError(f"{key}={value}: {way_out.format(low=low, high=high)}")
-
-
 def draw_shapes(
-    count: int,
-    *,
-    size: int = 64,
-    channels: int = 3,
-    classes: int = 5,
-    seed: int = 0,
-    stream: int = 0,
-    workers: int | None = None,
-) -> ShapePictures:
+    count: int, *, size: int, channels: int, classes: int, seed: int, stream: int
+) -> dict[str, np.ndarray]:
     """Draw ``count`` pictures, in about two milliseconds each at 64 pixels on one core.
 
     Picture i has class ``i % classes`` and is a pure function of (seed, stream, i, size,
-    channels, classes): how many are drawn, and by how many workers, changes nothing.
+    channels, classes): how many are drawn, and by how many processes, changes nothing. Few are
+    drawn here, and many on all cores.
 
     Args:
         count: how many pictures, at least 1.
-        size: height and width, 16 to 256 pixels.
+        size: height and width, :data:`SIZES` pixels.
         channels: 3 for colour, 1 for grey (the luma of the same picture).
         classes: the first so many of :data:`CLASS_NAMES`, 2 to 12.
         seed: any whole number from 0.
         stream: separates draws of one seed: 0 training, 1 validation, 2 test.
-        workers: processes that draw; None draws few pictures here and many on all cores.
 
-    Raises: UserError where an argument is out of range; the message names its config key.
+    Returns:
+        ``images`` (N, H, W, C) uint8; ``labels`` (N,) int64, indices into :data:`CLASS_NAMES`;
+        ``masks`` (N, H, W) bool, True on the pixels where the object is seen.
     """
-    _check("data.pictures", count, 1, math.inf, "ask for at least 1 picture")
-    _check("data.size", size, *_SIZES, "shapes are drawn at {low} to {high} pixels")
-    _check("data.classes", classes, 2, len(CLASS_NAMES), "shapes can draw {low} to {high} classes")
-    _check("seed", seed, 0, math.inf, "use a whole number from 0")
-    if channels not in (1, 3) or isinstance(channels, bool):
-        raise UserError(f"data.channels={channels}: shapes have 3 channels (colour) or 1 (grey)")
-    if workers is None:
-        workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
+    workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
     images = np.empty((count, size, size, channels), np.uint8)
     masks = np.empty(images.shape[:3], bool)
     settings = (size, channels, classes, seed, stream)
@@ -257,7 +229,7 @@ def draw_shapes(
     drawn = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
     for (start, stop, _), chunk in zip(jobs, drawn, strict=True):
         images[start:stop], masks[start:stop] = chunk
-    return ShapePictures(images, np.arange(count, dtype=np.int64) % classes, masks)
+    return {"images": images, "labels": np.arange(count) % classes, "masks": masks}
 
 
 def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +268,7 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
 
 
 def paint_shortcut(
-    images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int = 0
+    images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int
 ) -> np.ndarray:
     """Paint, in place, a small mark that gives the class away into a corner of some pictures.
 
@@ -311,10 +283,7 @@ def paint_shortcut(
         seed, stream: choose the pictures; the corner, one for all streams, hangs on seed alone.
 
     Returns: (N,) bool, True where a picture was marked.
-    Raises: UserError where ``share`` is not in 0..1.
     """
-    if not 0 <= share <= 1:
-        raise UserError(f"data.shortcut={share}: the share of marked pictures goes from 0 to 1")
     count, size, _, channels = images.shape
     marked = _generator(seed, stream, 0, 1).permutation(count) < round(share * count)
     side, margin = max(3, size // 9), max(1, size // 64)

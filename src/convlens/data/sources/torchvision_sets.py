@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import itertools
 import os
 import pickle
 import shutil
 import socket
 import struct
 import tarfile
+import textwrap
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +44,7 @@ _MNIST_FILES = {
 _DAMAGE = (EOFError, zlib.error, tarfile.TarError, struct.error, ValueError)
 
 
-def mnist(directory: str | os.PathLike, download: bool = True) -> dict[str, Split]:
+def mnist(directory: Path, download: bool = True) -> dict[str, Split]:
     """``{"train": (images, labels), "test": …}``: (N, 28, 28, 1) uint8 and (N,) int64, 0 to 9.
 
     The four IDX files, with or without ``.gz``, are looked for in ``directory/MNIST/raw``,
@@ -50,37 +52,28 @@ def mnist(directory: str | os.PathLike, download: bool = True) -> dict[str, Spli
 
     Raises UserError: a file missing and not to be had (with its official address), or damaged.
     """
-    directory = Path(directory).expanduser()
     folder = _mnist_folder(directory)
-    if folder is None:
-        if not download:
-            raise _missing_mnist(directory, "")
+    if folder is None and download:
         _download(datasets.MNIST, directory, "MNIST/raw", "*.gz", _missing_mnist)
         folder = _mnist_folder(directory)
-        if folder is None:
-            raise _missing_mnist(directory, "; the download left them incomplete")
+    if folder is None:
+        raise _missing_mnist(directory, "; the download left them incomplete" if download else "")
     return {split: _mnist_split(folder, *names) for split, names in _MNIST_FILES.items()}
 
 
 def _mnist_folder(directory: Path) -> Path | None:
-    names = [name for pair in _MNIST_FILES.values() for name in pair]
-    for folder in (directory / "MNIST" / "raw", directory / "raw", directory):
-        if all(_idx_file(folder, name) for name in names):
-            return folder
-    return None
+    folders = (directory / "MNIST" / "raw", directory / "raw", directory)
+    names = list(itertools.chain(*_MNIST_FILES.values()))
+    return next((each for each in folders if all(_idx_file(each, name) for name in names)), None)
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
     """The compressed file before the plain one: it carries a checksum of its content."""
-    for file in (folder / f"{name}.gz", folder / name):
-        if file.is_file():
-            return file
-    return None
+    return next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None)
 
 
 def _mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
-    images = _read_idx(_idx_file(folder, images_name))
-    labels = _read_idx(_idx_file(folder, labels_name))
+    images, labels = (_read_idx(_idx_file(folder, name)) for name in (images_name, labels_name))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
             f"{folder / images_name} holds {images.shape} and {labels_name} {labels.shape}: "
@@ -116,7 +109,7 @@ def _missing_mnist(directory: Path, detail: str) -> UserError:
     )
 
 
-def cifar10(directory: str | os.PathLike, download: bool = True) -> dict[str, Split]:
+def cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
     """``{"train": (images, labels), "test": …}``: (N, 32, 32, 3) uint8 RGB and (N,) int64, 0 to 9.
 
     Looked for in ``directory``: the archive ``cifar-10-python.tar.gz``, the folder
@@ -125,23 +118,18 @@ def cifar10(directory: str | os.PathLike, download: bool = True) -> dict[str, Sp
     Raises UserError: missing and not to be had (with the official address), or a file whose MD5 is
     not torchvision's. The files are pickles, which can run code: none other is opened.
     """
-    directory = Path(directory).expanduser()
+    source = datasets.CIFAR10
     files = _cifar_files(directory)
-    if files is None:
-        if not download:
-            raise _missing_cifar(directory, "")
-        source = datasets.CIFAR10
+    if files is None and download:
         _download(source, directory, source.base_folder, "*", _missing_cifar)
         files = _cifar_files(directory)
-        if files is None:
-            raise _missing_cifar(directory, "; the download left it incomplete")
-    names = pickle.loads(files[datasets.CIFAR10.meta["filename"]], encoding="latin1")
-    if tuple(names[datasets.CIFAR10.meta["key"]]) != CIFAR10_CLASSES:
+    if files is None:
+        raise _missing_cifar(directory, "; the download left it incomplete" if download else "")
+    names = pickle.loads(files[source.meta["filename"]], encoding="latin1")
+    if tuple(names[source.meta["key"]]) != CIFAR10_CLASSES:
         raise UserError(f"the class names in {directory} are not CIFAR-10's: {names}")
-    return {
-        "train": _cifar_split(files, [name for name, _ in datasets.CIFAR10.train_list]),
-        "test": _cifar_split(files, [name for name, _ in datasets.CIFAR10.test_list]),
-    }
+    lists = {"train": source.train_list, "test": source.test_list}
+    return {split: _cifar_split(files, [name for name, _ in each]) for split, each in lists.items()}
 
 
 def _cifar_split(files: dict[str, bytes], names: list[str]) -> Split:
@@ -156,10 +144,9 @@ def _cifar_files(directory: Path) -> dict[str, bytes] | None:
     source = datasets.CIFAR10
     sums = dict([*source.train_list, *source.test_list])
     sums[source.meta["filename"]] = source.meta["md5"]
-    place = directory
-    for folder in (directory / source.base_folder, directory):
-        if all((folder / name).is_file() for name in sums):
-            place, files = folder, {name: (folder / name).read_bytes() for name in sums}
+    for place in (directory / source.base_folder, directory):
+        if all((place / name).is_file() for name in sums):
+            files = {name: (place / name).read_bytes() for name in sums}
             break
     else:
         place = directory / source.filename
@@ -206,14 +193,10 @@ def _download(source: type, directory: Path, below: str, files: str, missing) ->
             os.replace(file, target / file.name)
     except (OSError, RuntimeError, *_DAMAGE) as error:
         # URLError is an OSError; torchvision's RuntimeError lists every mirror over many lines
-        raise missing(directory, f" and cannot be downloaded ({_brief(error)})") from None
+        brief = textwrap.shorten(str(error), 160, placeholder=" …")
+        raise missing(directory, f" and cannot be downloaded ({brief})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 160 else text[:157] + "…"
 
 
 @contextlib.contextmanager

@@ -207,6 +207,7 @@ def test_the_own_head_stands_in_place_of_a_new_heads_keys():
         ["exp=finetune_vgg16", "finetune.phases.1.lr=1e-4"],
         ["exp=finetune_timm", "finetune.groups.base=backbone"],
         ["exp=finetune_vgg16", "finetune.groups.base={match: backbone, stage_decay: 0.5}"],
+        ["exp=finetune_vgg16", "finetune.groups.base=[backbone.block1, backbone]"],
     ],
 )
 def test_a_key_of_several_kinds_takes_each_whatever_the_default_is(words):

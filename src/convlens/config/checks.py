@@ -7,14 +7,13 @@ that knows it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
 from convlens.config.migrate import lifted
-from convlens.config.schema import LOOKS, CallbacksConfig, Config, Slice
-from convlens.config.schema.rules import Rule
-from convlens.config.schema.slices import Either
+from convlens.config.schema import LOOKS, CallbacksConfig, Config, Own, Slice
+from convlens.config.schema.keys import TABLE, Rule
 from convlens.config.targets import check_repeated
 from convlens.core.errors import UserError, nearest
 
@@ -39,6 +38,23 @@ def checked(plain: dict) -> Config:
         raise UserError(_answer(error.errors(include_url=False)[0])) from None
 
 
+def value_at(plain: Any, key: str) -> Any:
+    """What stands at a key with dots."""
+    for part in key.split("."):
+        plain = plain[int(part) if isinstance(plain, list) else part]
+    return plain
+
+
+def set_at(plain: Any, key: str, value: Any) -> None:
+    """Set a key with dots."""
+    *parents, leaf = key.split(".")
+    for part in parents:
+        if isinstance(plain, dict):
+            plain.setdefault(part, {})  # of a person's own
+        plain = plain[int(part) if isinstance(plain, list) else part]
+    plain[int(leaf) if isinstance(plain, list) else leaf] = value
+
+
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """A config with some keys, named with dots, set anew.
 
@@ -46,12 +62,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         UserError: a value that does not fit its key.
     """
     plain = config.plain()
-    for name, value in values.items():
-        *parents, leaf = name.split(".")
-        place = plain
-        for part in parents:
-            place = place[int(part) if isinstance(place, list) else part]
-        place[int(leaf) if isinstance(place, list) else leaf] = value
+    for key, value in values.items():
+        set_at(plain, key, value)
     return checked(plain)
 
 
@@ -109,77 +121,55 @@ def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
 
 def rule_of(key: str) -> Rule | None:
     """The rule of a key with dots, if it has one."""
-    rule, kinds = None, [Config]
-    for part in key.split("."):
-        found = [_inside(kind, part) for kind in kinds]
-        marks = next((each for each in found if each is not None), ())
-        rule = next((mark for mark in marks if isinstance(mark, Rule)), None)
-        kinds = [kind for mark in marks for kind in _below(mark)]
-    return rule
+    return next((kind for kind in _kinds(key.split(".")) if isinstance(kind, Rule)), None)
 
 
-def _inside(kind: Any, part: str) -> tuple | None:
-    """The marks (rules, or types) of a part of what is of a kind; None where it has none such."""
+def _kinds(path: Iterable[str]) -> list[Any]:
+    """The types that may stand behind some parts of a key, and their rules."""
+    kinds: list[Any] = [Config]
+    for part in path:
+        kinds = [below for kind in kinds for below in _below(kind, part)]
+    return kinds
+
+
+def _below(kind: Any, part: str) -> Iterator[Any]:
     if isinstance(kind, type) and issubclass(kind, Slice):
-        for name, field in kind.model_fields.items():
-            if part == (field.alias or name):
-                return tuple(field.metadata)
-        return tuple(LOOKS.values()) if kind is CallbacksConfig else None
-    inner = get_args(kind)[-1]  # of a dict's values, or a list's entries
-    return inner.__metadata__ if get_origin(inner) is Annotated else (inner,)
+        if field := kind.fields().get(part):
+            yield from (*_members(field.annotation), *field.metadata)
+        elif kind is CallbacksConfig:
+            yield from LOOKS.values()
+    elif get_origin(kind) in (dict, list):
+        yield from _members(get_args(kind)[-1])  # of a dict's values, or a list's entries
 
 
-def _below(mark: Any) -> Iterator[Any]:
-    if isinstance(mark, Rule):
-        if mark.below is not None:
-            yield mark.below
-    elif isinstance(mark, Either):
-        yield mark.ours
-    elif isinstance(mark, type) or get_args(mark):
-        yield mark
+def _members(kind: Any) -> Iterator[Any]:
+    """A type, or those that it is a union of, and what it is annotated with."""
+    yield kind
+    if get_origin(kind) not in (dict, list):
+        for each in get_args(kind):
+            yield from _members(each)
 
 
 def _answer(problem: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a line of ours."""
     path = [str(part) for part in problem["loc"]]
-    key, value = ".".join(path), problem["input"]
+    key, value, wanted = ".".join(path), problem["input"], TABLE.wanted
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key}: no such key; {nearest(path[-1], _known(path[:-1]))}"
+            kinds = [kind for kind in _kinds(path[:-1]) if isinstance(kind, type)]
+            ours = [kind for kind in kinds if issubclass(kind, Slice) and not issubclass(kind, Own)]
+            known = {name for kind in ours for name in kind.fields()}
+            return f"{key}: no such key; {nearest(path[-1], known)}"
+        case "missing" if path[:2] == ["finetune", "phases"]:
+            value, wanted = None, rule_of(key).wanted
+        case "missing" if path[0] == "callbacks" and len(path) > 2:
+            return f"{key}: it is missing: the callback does not take such values"
         case "missing":
-            return _missing(path)
-        case "unknown":
-            name = problem["ctx"]["name"]
-            return (
-                f"callbacks: _target_={problem['ctx']['path']} is no callback of "
-                f"convlens.callbacks; {nearest(name, LOOKS)}"
-            )
+            return f"the key {key} is missing (KeyError)"
         case "wanted":
             wanted = problem["ctx"]["wanted"]
-        case _:
-            rule = rule_of(key)
-            wanted = rule.wanted if rule else "another kind of value"
     ending = "" if "expected" in wanted else " is expected"
     return f"{key}={_shown(value)}: {wanted}{ending}"
-
-
-def _missing(path: list[str]) -> str:
-    key, rule = ".".join(path), rule_of(".".join(path))
-    if path[:2] == ["finetune", "phases"] and rule:
-        return f"{key}=None: {rule.wanted} is expected"
-    if path[0] == "callbacks" and len(path) > 2:
-        return f"{key}: it is missing: the callback does not take such values"
-    return f"the key {key} is missing (KeyError)"
-
-
-def _known(path: list[str]) -> set[str]:
-    """The keys that there are below a path."""
-    kinds: list[Any] = [Config]
-    for part in path:
-        marks = next((m for kind in kinds if (m := _inside(kind, part)) is not None), ())
-        kinds = [kind for mark in marks for kind in _below(mark)]
-    slices = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Slice)]
-    return {field.alias or name for kind in slices for name, field in kind.model_fields.items()}
 
 
 def _shown(value: Any) -> str:

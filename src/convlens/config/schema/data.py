@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from convlens.config.schema.rules import (
+from convlens.config.schema.keys import (
     NULL,
     SHARE,
     SWITCH,
-    TABLE,
     TEXT,
+    Own,
+    Slice,
     between,
+    key,
     least,
     one_of,
     range_of,
+    some,
     whole,
 )
-from convlens.config.schema.slices import Own, Slice, key, some
 
 
 class SplitConfig(Slice):
@@ -64,8 +66,8 @@ class DataConfig(Slice):
     resize: Annotated[str, TEXT] = key("squash, crop (shorter side, centre) or pad (longer side)")
     interpolation: Annotated[str, TEXT] = key("bilinear, nearest or bicubic")
     cache: Annotated[str, TEXT] = key("decoded images: on disk, memory-mapped, or in ram")
-    split: Annotated[SplitConfig, TABLE.of(SplitConfig)] = key("what is held out")
-    augment: Annotated[AugmentConfig, TABLE.of(AugmentConfig)] = key("changes while training")
+    split: SplitConfig = key("what is held out")
+    augment: AugmentConfig = key("changes while training")
     pictures: Annotated[int | None, whole(1)] = some("shapes: images of all splits together")
     classes: Annotated[int | None, whole(1)] = some("shapes: number of classes")
     shortcut: Annotated[float | None, SHARE] = some(

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import ConfigDict, Field, PlainValidator
 
-from convlens.config.schema.rules import (
-    LAYERS,
+from convlens.config.schema.keys import (
     NULL,
     SHARE,
     SWITCH,
     TABLE,
+    TARGET,
     TEXT,
+    Own,
+    Rule,
+    Slice,
     above,
     each,
+    key,
     least,
     one_of,
     whole,
 )
-from convlens.config.schema.slices import TARGET, Own, Slice, key
+from convlens.core.errors import UserError, nearest
 
-OURS = "convlens.callbacks."
+LAYERS = TEXT | each(TEXT)
 
 
 class ProbesConfig(Slice):
@@ -192,41 +194,33 @@ class OwnLookConfig(Own):
     """A callback of a person's own."""
 
 
-@dataclass(frozen=True)
-class _Node:
+NODE = Rule(lambda value: value is None or TABLE.fits(value), f"null, or {TABLE.wanted}")
+
+
+def _look(value: Any) -> Slice | None:
     """What stands behind a callback's name: null, one of ours, or a person's own."""
-
-    kinds: bool = False
-    wanted: str = f"null, or {TABLE.wanted}"
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._made)
-
-    def _made(self, value: Any) -> Slice | None:
-        if value is not None and not isinstance(value, dict):
-            raise PydanticCustomError("wanted", "{wanted}", {"wanted": self.wanted})
-        # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
-        if value is None or TARGET not in value:
-            return None
-        path = value[TARGET]
-        ours = isinstance(path, str) and path.startswith("convlens.")
-        if not ours:
-            return OwnLookConfig.model_validate(value)
-        name = path.removeprefix(OURS)
-        if name not in LOOKS:
-            raise PydanticCustomError("unknown", "{path}", {"path": path, "name": name})
-        return LOOKS[name].model_validate(value)
+    # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
+    if NODE.check(value) is None or TARGET not in value:
+        return None
+    path = value[TARGET]
+    if not (isinstance(path, str) and path.startswith("convlens.")):
+        return OwnLookConfig.model_validate(value)
+    name = path.removeprefix("convlens.callbacks.")
+    if name not in LOOKS:
+        raise UserError(
+            f"callbacks: _target_={path} is no callback of convlens.callbacks; "
+            f"{nearest(name, LOOKS)}"
+        )
+    return LOOKS[name].model_validate(value)
 
 
 class CallbacksConfig(Slice):
     """The callbacks that look, by name, in the order of looking."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Annotated[LookConfig | OwnLookConfig | None, _Node()]] = Field(
-        init=False
-    )
+    __pydantic_extra__: dict[
+        str, Annotated[LookConfig | OwnLookConfig | None, PlainValidator(_look)]
+    ] = Field(init=False)
 
     budget: Annotated[float, least(0)] = key("share of an epoch that all may take together")
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from convlens.config.schema.rules import (
+from convlens.config.schema.keys import (
     PART,
     SHARE,
-    SIDE,
     SWITCH,
     TABLE,
     TEXT,
+    Own,
+    Slice,
     above,
     each,
+    key,
     least,
     one_of,
+    some,
     whole,
 )
-from convlens.config.schema.slices import Own, Slice, key, some
 
 OWN_HEAD = "imagenet"  # what model.head says for the network's own classifier
+SIDE = whole(1, 1000)  # of a kernel or window, in pixels
 PADDING = one_of("valid", "same") | whole(0, 1000)
 
 

@@ -1,25 +1,38 @@
-"""The config groups ``training``, ``optimizer``, ``scheduler`` and ``trainer``."""
+"""The groups ``training``, ``optimizer``, ``scheduler``, ``trainer`` and ``finetune``.
+
+Phases and groups of parameters stand in lists and tables that a person writes whole, so no file of
+``configs/`` holds what an entry leaves out; it is said here.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
-from convlens.config.schema.rules import (
+from convlens.config.schema.keys import (
     NULL,
     PART,
     SWITCH,
+    TABLE,
     TEXT,
-    WEIGHTS,
+    Own,
     Rule,
+    Slice,
     above,
     each,
+    is_number,
+    key,
     least,
     one_of,
+    some,
     whole,
 )
-from convlens.config.schema.slices import Own, Slice, key, some
 
 ALL_DEVICES = Rule(lambda value: value == -1, "-1")
+WEIGHTS = Rule(
+    lambda v: isinstance(v, list) and bool(v) and all(map(least(0).fits, v)) and sum(v) > 0,
+    "a list of weights of at least 0, not all 0",
+)
 
 
 class TrainingConfig(Slice):
@@ -104,3 +117,79 @@ class TrainerConfig(Slice):
     num_nodes: Annotated[int, whole(1)] = key("machines")
     log_every_n_steps: Annotated[int, whole(1)] = key("steps between two train_step/… scalars")
     fast_dev_run: Annotated[bool, SWITCH] = key("one batch of everything, nothing kept")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(TEXT.fits, value))
+
+
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and set(value) == set(keys)
+
+
+GROUPS = Rule(_is_texts, "a list of groups")
+PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_texts(v), "a pattern or a list of them")
+DECAY = Rule(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+# a rate that spoils the weights is stopped when it does, with the images it came from
+RATE = Rule(lambda v: is_number(v, sys.float_info.max) and v > 0, "a number above 0")
+UNTIL = Rule(
+    lambda v: v is None or _has(v, "metric", "patience"),
+    "metric and patience are expected, or null",
+)
+
+
+class StagesConfig(Slice):
+    """Parameters that become a group a stage of the backbone, early ones slower."""
+
+    match: Annotated[str | list[str], PATTERNS] = key("pattern of parameters' names, or a list")
+    stage_decay: Annotated[float, DECAY] = key("rate of a stage / rate of the next, in (0, 1]")
+
+
+Group = Annotated[
+    str | list[str] | StagesConfig,
+    Rule(
+        lambda v: PATTERNS.fits(v) or _has(v, "match", "stage_decay"),
+        "a pattern or a list of patterns, or match and stage_decay",
+        kinds=True,
+    ).of(StagesConfig),
+]
+
+
+class PlateauConfig(Slice):
+    """What ends a phase early."""
+
+    metric: Annotated[str, TEXT] = key("such as val/loss")
+    patience: Annotated[int, whole(1)] = key("epochs without a better value")
+
+
+class PhaseConfig(Slice):
+    """Some epochs with the same groups in training."""
+
+    epochs: Annotated[int, whole(1)] = key("how many, at most")
+    train: Annotated[list[str], GROUPS] = key("the groups in training")
+    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = some(
+        "learning rate of all, or {group: rate}"
+    )
+    augment: Annotated[bool, SWITCH] = key(
+        "whether training images are changed as data.augment says", default=True
+    )
+    warmup_epochs: Annotated[float, least(0)] = key(
+        "over which the rates of newly trained groups rise from zero", default=0.0
+    )
+    until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = some(
+        "ends the phase when metric was not better for patience epochs"
+    )
+
+
+class FinetuneConfig(Slice):
+    """What is trained when, at which rate."""
+
+    batch_norm: Annotated[str, TEXT] = key(
+        "frozen_eval (frozen layers keep their statistics), eval or train"
+    )
+    groups: Annotated[dict[str, Group] | None, (NULL | TABLE).of(dict[str, Group])] = key(
+        "name: pattern of parameters; the first match wins, every parameter is in one"
+    )
+    phases: Annotated[
+        list[PhaseConfig] | None, (NULL | each(TABLE)).of(list[PhaseConfig])
+    ] = key("one after the other; null: everything is trained throughout")  # fmt: skip

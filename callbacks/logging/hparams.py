@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytorch_lightning as L
 from convlens.callbacks.logging.writing import event_loggers
@@ -13,7 +14,17 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from convlens.config.schema import Config, name_of
+from convlens.config.schema import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+    OwnSchedulerConfig,
+    SchedulerConfig,
+    TrainingConfig,
+    name_of,
+)
 from convlens.data.augment import Augmentation
 
 # the same tags in every run, so that runs can be compared; the tab shows a tag's last value,
@@ -27,6 +38,50 @@ METRICS = {
 Plain = str | float | bool
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made with, as far as runs are told apart by it.
+
+    Attributes:
+        seed: of the run; the others are the slices of its config by that name.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    finetune: FinetuneConfig
+    optimizer: OptimizerConfig | OwnOptimizerConfig
+    scheduler: SchedulerConfig | OwnSchedulerConfig
+    seed: int
+
+    def hyperparameters(self, trained: int | None = None) -> dict[str, Plain]:
+        """The few settings by their names on the command line.
+
+        Only what had an effect: ``augment`` says whether anything random acted on training
+        pictures, ``finetune`` which groups each phase trained, ``none`` where there are no phases;
+        ``optimizer.lr`` is there without phases, which have rates of their own.
+
+        Args:
+            trained: phases that the run has come to; None for all.
+        """
+        phases = (self.finetune.phases or [])[:trained]
+        augmented = not phases or any(phase.augment for phase in phases)
+        rate = {} if phases else {"optimizer.lr": self.optimizer.lr}
+        return {
+            "model.name": self.model.name,
+            "optimizer.name": name_of(self.optimizer),
+            **rate,
+            "scheduler.name": name_of(self.scheduler),
+            "training.batch_size": self.training.batch_size,
+            "training.epochs": self.training.epochs,
+            "seed": self.seed,
+            "data.name": self.data.name,
+            "data.size": self.data.size,
+            "augment": augmented and Augmentation(self.data.augment).active,
+            "finetune": " > ".join("+".join(phase.train) for phase in phases) or "none",
+        }
+
+
 class HParams(L.Callback):
     """Writes, behind the test, the run's hyper-parameters and its results for the HParams tab.
 
@@ -35,11 +90,11 @@ class HParams(L.Callback):
     tags; ``best/val/…``, at the step of the tested network, is written here.
 
     Args:
-        config: of the run, resolved.
+        settings: of the run.
     """
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, settings: Settings):
+        self.settings = settings
         self._began = time.time()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,8 +103,7 @@ class HParams(L.Callback):
         looks = Looks.of(trainer)
         clock = trainer.current_epoch if looks.tested is None else looks.tested
         row = next((row for row in looks.history if row["epoch"] == clock), {})
-        last, _ = pl_module.schedule.at(max(pl_module.record, default=0), pl_module.record)
-        values = hyperparameters(self.config, last.number + 1)
+        values = self.settings.hyperparameters(_phases_trained(pl_module))
         summaries = session(values, began=self._began, ended=time.time())
         for logger in event_loggers(trainer):
             for tag in METRICS:
@@ -59,33 +113,10 @@ class HParams(L.Callback):
                 logger.experiment._get_file_writer().add_summary(summary, clock)
 
 
-def hyperparameters(config: Config, trained: int | None = None) -> dict[str, Plain]:
-    """The few settings that runs are told apart by, by their names on the command line.
-
-    Only what had an effect: ``augment`` says whether anything random acted on training pictures,
-    ``finetune`` which groups each phase trained, ``none`` where there are no phases;
-    ``optimizer.lr`` is there without phases, which have rates of their own.
-
-    Args:
-        trained: phases that the run has come to; None for all.
-    """
-    training, data = config.training, config.data
-    phases = (config.finetune.phases or [])[:trained]
-    augmented = not phases or any(phase.augment for phase in phases)
-    rate = {} if phases else {"optimizer.lr": config.optimizer.lr}
-    return {
-        "model.name": config.model.name,
-        "optimizer.name": name_of(config.optimizer),
-        **rate,
-        "scheduler.name": name_of(config.scheduler),
-        "training.batch_size": training.batch_size,
-        "training.epochs": training.epochs,
-        "seed": config.seed,
-        "data.name": data.name,
-        "data.size": data.size,
-        "augment": augmented and Augmentation(data.augment).active,
-        "finetune": " > ".join("+".join(phase.train) for phase in phases) or "none",
-    }
+def _phases_trained(module: L.LightningModule) -> int:
+    """How many of the schedule's phases a run has come to."""
+    last = max(module.record, default=0)
+    return module.schedule.at(last, module.record)[0].number + 1
 
 
 def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:

@@ -1,4 +1,4 @@
-"""Rooms receive typed slices of the config: none takes a table of it, none reads it by text."""
+"""Rooms receive typed slices of the config: none takes the whole, or a table, or reads by text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ OTHERS = {
     "src/convlens/training/survival/checkpoint.py: config",  # out of a checkpoint, unread
 }
 
+# puts a run together: it has the whole
+WHOLE = SOURCE / "experiment"
+# stores the whole in the checkpoint, and compares it there
+CHECKPOINTS = {"src/convlens/training/module.py"}
+
 
 def sources() -> list[Path]:
     files = [*SOURCE.rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")]
@@ -43,6 +48,24 @@ def tables(tree: ast.AST) -> Iterator[str]:
                      if isinstance(each, ast.Name)}  # fmt: skip
             if name in NAMES and kinds & {"dict", "Mapping", "Dict", "DictConfig"}:
                 yield name
+
+
+def wholes(tree: ast.AST) -> Iterator[str]:
+    """Parameters, fields and results that are the whole config."""
+    for node in ast.walk(tree):
+        annotation = getattr(node, "annotation", None) or getattr(node, "returns", None)
+        for each in ast.walk(annotation or ast.Constant(0)):
+            if "Config" in (getattr(each, "id", None), getattr(each, "attr", None)):
+                yield getattr(node, "arg", None) or getattr(node, "name", None) or "a field"
+
+
+def test_no_room_takes_the_whole_config():
+    found = set()
+    for file in sources():
+        where = file.relative_to(ROOT).as_posix()
+        if where not in CHECKPOINTS and WHOLE not in file.parents:
+            found |= {f"{where}: {each}" for each in wholes(ast.parse(file.read_text()))}
+    assert not found
 
 
 def reads(tree: ast.AST) -> Iterator[str]:
@@ -68,7 +91,9 @@ def test_no_room_takes_or_reads_a_table_of_the_config(told):
     assert not {each for each in found if each.partition("[")[0] not in OTHERS}
 
 
-def test_a_table_and_a_read_would_be_found():
+def test_a_whole_a_table_and_a_read_would_be_found():
+    code = "class A:\n x: schema.Config | None\n def f(self, a, *, b: Config, c: DataConfig): ..."
+    assert list(wholes(ast.parse(code))) == ["a field", "b"]
     code = "def f(config: dict, spec: Mapping[str, int]): return config['a'], self.spec.get('b')"
     assert list(tables(ast.parse(code))) == ["config", "spec"]
     assert list(reads(ast.parse(code))) == ['config["a"]', 'spec["b"]']

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from convlens.config.checks import with_values
-from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
-from convlens.rundir.claim import ENVIRONMENT, check_run_dir, claim_run_dir
-from convlens.rundir.write import write_config
+from convlens.rundir.claim import ENVIRONMENT, Claim
+from convlens.rundir.lock import Hold
 from support.tiny import TINY
 
 LAUNCHER = [ENVIRONMENT, "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE"]
@@ -27,25 +25,25 @@ TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}
 
 @pytest.fixture
 def started(at, monkeypatch):
-    """Sets a launcher's variables, and none of another; returns what a config says of folders."""
+    """Sets a launcher's variables, and none of another; returns what a run says of its folder."""
 
     def by(*, num_nodes=1, run_dir=None, **variables):
         for name in LAUNCHER:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        values = {"run_dir": run_dir, "trainer.num_nodes": num_nodes}
-        return with_values(compose([]), values)
+        return Claim(run_dir, "scratch", overwrite=False, num_nodes=num_nodes)
 
     yield by
-    # claim() sets it in a process that is alone; here others follow
+    # taking sets it in a process that is alone; here others follow
     os.environ.pop(ENVIRONMENT, None)
 
 
-def home(config) -> str:
-    """The folder as a run finds it: checked before the costly part, claimed behind it."""
-    check_run_dir(config)
-    return str(claim_run_dir(config))
+def home(claim: Claim) -> str:
+    """The folder as a run finds it: checked before the costly part, taken behind it."""
+    claim.check()
+    with Hold() as hold:
+        return str(claim.take(hold))
 
 
 def test_alone_the_folder_is_named_by_date_and_time(started):
@@ -64,7 +62,7 @@ def test_processes_of_lightnings_launcher_take_the_first_ones_folder(started):
 def test_several_nodes_under_lightnings_launcher_need_a_run_dir(started):
     for rank in "01":
         with pytest.raises(UserError, match="run_dir=… has to be given"):
-            check_run_dir(started(num_nodes=2, NODE_RANK=rank))
+            started(num_nodes=2, NODE_RANK=rank).check()
         assert home(started(num_nodes=2, NODE_RANK=rank, run_dir="it")) == "it"
         assert first_process() == (rank == "0")
 
@@ -87,9 +85,9 @@ def test_slurm_tasks_share_the_jobs_folder(started):
 
 def test_a_slurm_job_that_is_put_back_into_the_queue_is_told_of_resume(started):
     held = Path(home(started(**SLURM, SLURM_PROCID="0")))
-    write_config(held, compose([]))
+    (held / "config.yaml").touch()
     with pytest.raises(UserError, match="make resume run=outputs/scratch/slurm_77"):
-        check_run_dir(started(**SLURM, SLURM_PROCID="0"))
+        started(**SLURM, SLURM_PROCID="0").check()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_torchrun_with_an_id_shares_a_folder_and_without_says_so_everywhere(star
         config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="run/7")
         assert home(config) == "outputs/scratch/torchrun_run_7"
         with pytest.raises(UserError, match="run_dir=… has to be given"):
-            check_run_dir(started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none"))
+            started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none").check()
         config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none", run_dir="it")
         assert home(config) == "it"
     alone = started(RANK="0", WORLD_SIZE="1", TORCHELASTIC_RUN_ID="none")

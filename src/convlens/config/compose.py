@@ -13,11 +13,12 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config.checks import checked, rule_of
+from convlens.config.checks import checked, rule_of, set_at, value_at
 from convlens.config.folder import groups, search_path, take_folder
 from convlens.config.schema import Config
 from convlens.config.targets import is_target, own_targets, owner
@@ -32,6 +33,15 @@ DEFAULT_EXPERIMENTS = {
 }
 # taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
 PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
+# of a default's kind: the kinds that a value may be of, and the words for them
+KINDS = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    list: (list, "a list, [a, b]"),
+    dict: (dict, "keys below it: "),
+    str: (str | int | float | list, "one value"),
+}
 
 
 def compose(words: list[str]) -> Config:
@@ -53,22 +63,20 @@ def compose(words: list[str]) -> Config:
         plain = _composed(picks, path)
         added = _added(values, plain, [*known, "exp", "config_dir"])
         _check_nulls(values)
-        raw = {key: text for key, text in values.items() if not _is_hydra(key, text)}
+        raw = {key for key, text in values.items() if _override(key, text) is None}
         overrides = [
-            f"{'+' if key in added else ''}{key}={text}"
-            for key, text in values.items()
-            if key not in raw
+            f"{'+' if key in added else ''}{key}={values[key]}" for key in values if key not in raw
         ]
         config = _composed(picks + overrides, path)
     for key in sorted(values):  # what stands above before what is below it
         try:
             if key in raw:
-                _set(config, key, _plain(key, raw[key]))
-            value = _at(config, key)
+                set_at(config, key, _plain(key, values[key]))
+            value = value_at(config, key)
         except (LookupError, TypeError) as error:
             raise _contradiction(key, values) from error
         if key not in added:
-            _check_type(key, _at(plain, key), value, values[key])
+            _check_type(key, value_at(plain, key), value, values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
     return checked(config)
@@ -126,10 +134,8 @@ def values_of(word: str) -> list[str]:
         UserError: no key=value, or values without an end.
     """
     key, text = _pair(word)
-    if not _is_hydra(key, text):
-        return [f"{key}={text}"]
-    override = OverridesParser.create().parse_override(f"{key}={text}")
-    if not override.is_sweep_override():
+    override = _override(key, text)
+    if override is None or not override.is_sweep_override():
         return [f"{key}={text}"]
     try:
         found = [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -158,15 +164,14 @@ def _composed(overrides: list[str], path: list[str]) -> dict:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
-def _is_hydra(key: str, text: str) -> bool:
-    """Whether Hydra's grammar reads the value; a path, or what it cannot read, is plain text."""
+def _override(key: str, text: str) -> Override | None:
+    """What Hydra's grammar reads; None for a path, or what it cannot read: that is plain text."""
     if key in PATH_KEYS and text not in ("null", ""):
-        return False
+        return None
     try:
-        OverridesParser.create().parse_override(f"{key}={text}")
+        return OverridesParser.create().parse_override(f"{key}={text}")
     except (HydraException, ValueError, RecursionError):  # a number of 4300 digits, 400 brackets
-        return False
-    return True
+        return None
 
 
 def _plain(key: str, text: str) -> Any:
@@ -191,21 +196,6 @@ def _flat(config: dict | list, prefix: str = "") -> list[str]:
     return keys
 
 
-def _at(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config[int(part) if isinstance(config, list) else part]
-    return config
-
-
-def _set(config: Any, key: str, value: Any) -> None:
-    parent, _, leaf = key.rpartition(".")
-    for part in parent.split(".") if parent else ():
-        if isinstance(config, dict):
-            config.setdefault(part, {})  # of a person's own
-        config = config[int(part) if isinstance(config, list) else part]
-    config[int(leaf) if isinstance(config, list) else leaf] = value
-
-
 def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     """Refuse a value whose kind differs from the default's; null defaults take anything.
 
@@ -213,24 +203,13 @@ def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     """
     if default is None or value is None:
         return
-    number, rule = (int, float), rule_of(key)
+    rule, kind = rule_of(key), type(default)
     if rule is not None and rule.kinds:
-        if not rule.fits(value):
-            raise UserError(f"{key}={text}: expected {rule.wanted} (the default is {default})")
-        return
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, int) and not isinstance(default, bool):
-        fits = isinstance(value, int) and not isinstance(value, bool)
-        wanted = "a whole number"
-    elif isinstance(default, float):
-        fits, wanted = isinstance(value, number) and not isinstance(value, bool), "a number"
-    elif isinstance(default, list):
-        fits, wanted = isinstance(value, list), "a list, [a, b]"
-    elif isinstance(default, dict):
-        fits, wanted = isinstance(value, dict), f"keys below it: {', '.join(default)}"
+        fits, wanted = rule.fits(value), rule.wanted
     else:
-        fits, wanted = not isinstance(value, dict), "one value"
+        kinds, wanted = KINDS[kind]
+        wanted += ", ".join(default) if kind is dict else ""
+        fits = isinstance(value, kinds) and not (isinstance(value, bool) and kind in (int, float))
     if not fits:
         raise UserError(f"{key}={text}: expected {wanted} (the default is {default})")
 
@@ -281,10 +260,8 @@ def changed(config: Config, words: list[str]) -> Config:
             keys = _flat(plain)
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
-            value = _plain(key, text)
-            if _is_hydra(key, text):
-                value = OverridesParser.create().parse_override(f"{key}={text}").value()
-            before = _at(plain, key)
-            _set(plain, key, _expanded(_merged(key, before, value)))
-            _check_type(key, before, _at(plain, key), text)
+            override, before = _override(key, text), value_at(plain, key)
+            value = _plain(key, text) if override is None else override.value()
+            set_at(plain, key, _expanded(_merged(key, before, value)))
+            _check_type(key, before, value_at(plain, key), text)
     return checked(plain)

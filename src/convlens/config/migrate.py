@@ -23,6 +23,11 @@ def stored(config: Config) -> dict:
     return {KEY: FORMAT, **config.plain()}
 
 
+def as_yaml(config: Config) -> str:
+    """A config as a run folder holds it, the text of its ``config.yaml``."""
+    return yaml.safe_dump(stored(config), sort_keys=False, allow_unicode=True)
+
+
 def lifted(plain: dict, where: str) -> dict:
     """A stored config in today's format, without its number.
 

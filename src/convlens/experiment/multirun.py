@@ -16,7 +16,7 @@ from pathlib import Path
 from convlens.config.checks import with_values
 from convlens.config.compose import compose, values_of
 from convlens.config.schema import Config
-from convlens.rundir.claim import check_run_dir
+from convlens.experiment.prepare import claim_of
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 NOT_STARTED, TRAINED, INTERRUPTED, FAILED = "not started", "trained", "interrupted", "failed"
@@ -69,7 +69,7 @@ def combinations(words: list[str]) -> list[Job]:
         if config.run_dir:
             home = Path(config.run_dir) / str(number)
             config = with_values(config, {"run_dir": str(home)})
-        check_run_dir(config)
+        claim_of(config).check()
         told = " ".join(word for word in chosen if word.partition("=")[0] in varied)
         jobs.append(Job(list(chosen), told or config.experiment, config, home))
     return jobs

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.migrate import as_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
+from convlens.core.files import write_whole
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import spent_on
 from convlens.data.index.listing import Listing
@@ -22,9 +24,8 @@ from convlens.draw.jpeg import encode_png
 from convlens.draw.picture import to_uint8
 from convlens.experiment.assemble import Run
 from convlens.rundir import log as logs
-from convlens.rundir.claim import check_run_dir, claim_run_dir
+from convlens.rundir.claim import Claim
 from convlens.rundir.lock import Hold
-from convlens.rundir.write import write_config
 
 log = logging.getLogger("convlens")
 
@@ -49,12 +50,18 @@ def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Pat
         with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
             yield lambda: Path(scratch)
         return
+    claim = claim_of(config)
     if resume is None:
-        check_run_dir(config)
+        claim.check()
     with Hold() as hold:
         if resume:
             hold.take(resume)
-        yield lambda: resume or claim_run_dir(config, hold)
+        yield lambda: resume or claim.take(hold)
+
+
+def claim_of(config: Config) -> Claim:
+    """What a config says of the folder of its run."""
+    return Claim(config.run_dir, config.experiment, config.overwrite, config.trainer.num_nodes)
 
 
 def decode(run: Run) -> list[str]:
@@ -88,7 +95,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
             _compare(listing, digests_of(listing, run.data.dataset), home, resumed)
-        write_config(home, config)
+        write_whole(home / "config.yaml", as_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
     if config.probes.files:

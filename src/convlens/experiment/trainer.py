@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytorch_lightning as L
@@ -23,6 +24,7 @@ from convlens.callbacks import (
     ProgressBar,
 )
 from convlens.callbacks.answers import AnswerBook
+from convlens.callbacks.logging.hparams import Settings
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import first_process
@@ -67,7 +69,7 @@ def trainer_of(
         )
     if not devices.fast_dev_run:
         looks.alarms = Alarms(config.alarms, run.data.class_names, ledger, answers)
-        callbacks += [looks.alarms, HParams(config)]
+        callbacks += [looks.alarms, HParams(settings_of(config))]
         where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
         keeper = ModelCheckpoint(
             filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
@@ -105,6 +107,11 @@ def trainer_of(
         enable_checkpointing=keeper is not None,
     )
     return trainer, epoch_log, keeper
+
+
+def settings_of(config: Config) -> Settings:
+    """What a config says of a run to those who tell runs apart by it."""
+    return Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
 
 
 def ledger_of(config: Config) -> Ledger:

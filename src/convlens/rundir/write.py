@@ -1,20 +1,11 @@
-"""What is written into a run folder beside the run's own tables: config, summary, results."""
+"""What is written into a run folder beside config and tables: summary and results."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import yaml
-
-from convlens.config.migrate import stored
-from convlens.config.schema import Config
 from convlens.core.files import write_whole
-
-
-def write_config(folder: Path, config: Config) -> None:
-    text = yaml.safe_dump(stored(config), sort_keys=False, allow_unicode=True)
-    write_whole(folder / "config.yaml", text)
 
 
 def write_summary(folder: Path, summary: dict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from convlens.callbacks.logging import hparams
-from convlens.callbacks.logging.hparams import HParams, hyperparameters
+from convlens.callbacks.logging.hparams import HParams
 from convlens.callbacks.session import surroundings
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,6 +25,7 @@ from convlens.config.compose import compose
 from convlens.config.kept import KeptConfig
 from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
+from convlens.experiment.trainer import settings_of
 from convlens.pages.phases import stretches
 from convlens.training import ClassifierModule
 from support.tiny import TINY
@@ -43,7 +44,7 @@ def runs(tmp_path_factory) -> Path:
         def with_hparams(run, home, resumed):
             trainer, *rest = made(run, home, resumed)
             if not any(isinstance(callback, HParams) for callback in trainer.callbacks):
-                trainer.callbacks.append(HParams(run.config))
+                trainer.callbacks.append(HParams(settings_of(run.config)))
             return trainer, *rest
 
         patch.setattr(convlens.experiment.train, "trainer_of", with_hparams)
@@ -136,12 +137,12 @@ def test_there_is_one_event_folder_and_other_tags_are_as_ever(runs):
 
 def test_finetune_tells_the_phases():
     config = compose(["exp=finetune_vgg16", "data=shapes", "model.weights=none"])
-    values = hyperparameters(config)
+    values = settings_of(config).hyperparameters()
     assert values["finetune"] == "head > head+last_block"
     assert values["model.name"] == "vgg16"
     assert "optimizer.lr" not in values, "phases have rates of their own"
     plain = compose(["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"])
-    assert hyperparameters(plain)["augment"] is False
+    assert settings_of(plain).hyperparameters()["augment"] is False
 
 
 def phased(*augment: bool) -> Config:
@@ -155,12 +156,12 @@ def phased(*augment: bool) -> Config:
 
 
 def test_a_run_that_never_augmented_is_not_said_to_have():
-    assert hyperparameters(phased(False, False))["augment"] is False
-    assert hyperparameters(phased(False, True))["augment"] is True
+    assert settings_of(phased(False, False)).hyperparameters()["augment"] is False
+    assert settings_of(phased(False, True)).hyperparameters()["augment"] is True
 
 
 def test_phases_that_a_run_did_not_come_to_had_no_effect():
-    values = hyperparameters(phased(False, True), 1)
+    values = settings_of(phased(False, True)).hyperparameters(1)
     assert values["augment"] is False and values["finetune"] == "head"
 
 

@@ -7,6 +7,7 @@ typed, or a file holds, is what the run records.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self, get_origin

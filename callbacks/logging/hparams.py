@@ -14,17 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from convlens.config.schema import (
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    OptimizerConfig,
-    OwnOptimizerConfig,
-    OwnSchedulerConfig,
-    SchedulerConfig,
-    TrainingConfig,
-    name_of,
-)
+from convlens.config import schema
 from convlens.data.augment import Augmentation
 
 # the same tags in every run, so that runs can be compared; the tab shows a tag's last value,
@@ -46,12 +36,12 @@ class Settings:
         seed: of the run; the others are the slices of its config by that name.
     """
 
-    model: ModelConfig
-    data: DataConfig
-    training: TrainingConfig
-    finetune: FinetuneConfig
-    optimizer: OptimizerConfig | OwnOptimizerConfig
-    scheduler: SchedulerConfig | OwnSchedulerConfig
+    model: schema.ModelConfig
+    data: schema.DataConfig
+    training: schema.TrainingConfig
+    finetune: schema.FinetuneConfig
+    optimizer: schema.OptimizerConfig | schema.OwnOptimizerConfig
+    scheduler: schema.SchedulerConfig | schema.OwnSchedulerConfig
     seed: int
 
     def hyperparameters(self, trained: int | None = None) -> dict[str, Plain]:
@@ -69,9 +59,9 @@ class Settings:
         rate = {} if phases else {"optimizer.lr": self.optimizer.lr}
         return {
             "model.name": self.model.name,
-            "optimizer.name": name_of(self.optimizer),
+            "optimizer.name": schema.name_of(self.optimizer),
             **rate,
-            "scheduler.name": name_of(self.scheduler),
+            "scheduler.name": schema.name_of(self.scheduler),
             "training.batch_size": self.training.batch_size,
             "training.epochs": self.training.epochs,
             "seed": self.seed,

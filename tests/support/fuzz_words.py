@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from convlens.config.compose import _at, _flat, changed, compose
+from convlens.config.checks import value_at
+from convlens.config.compose import _flat, changed, compose
 from convlens.config.folder import groups
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
@@ -60,7 +61,7 @@ value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
 def fitting(draw) -> str:
     """A key with a value of its default's kind: what only a range can refuse."""
     name = draw(st.sampled_from(KEYS))
-    default = _at(PLAIN, name)
+    default = value_at(PLAIN, name)
     if isinstance(default, bool):
         text = draw(st.sampled_from(("true", "false")))
     elif isinstance(default, int):
@@ -98,7 +99,7 @@ def start(folder: Path):
 
     def built(config: Config) -> str:
         """Build what a run would train with, where that is quick."""
-        small = all(_at(config.plain(), k) == _at(PLAIN, k) for k in COSTLY if k in KEYS)
+        small = all(value_at(config.plain(), k) == value_at(PLAIN, k) for k in COSTLY if k in KEYS)
         if not small or config.model.name != "scratch" or config.data.name != "shapes":
             return ACCEPTED
         if config.trainer != CONFIG.trainer and config.trainer.accelerator != "cpu":

@@ -75,9 +75,7 @@ class KeptConfig:
         """Of ``finetune``; empty where everything is trained throughout."""
         found = []
         for entry in self.plain.get("finetune", {}).get("phases") or []:
-            until = entry.get("until")
-            if until:
-                until = PlateauConfig.model_construct(**until)
+            until = entry.get("until") and PlateauConfig.model_construct(**entry["until"])
             found.append(PhaseConfig.model_construct(**{**entry, "until": until}))
         return found
 

@@ -19,10 +19,9 @@ _OURS = "convlens."
 
 def own_targets(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The key and the value of every ``_target_`` that is none of ours, wherever it stands."""
-    pairs = plain.items() if isinstance(plain, dict) else ()
     if isinstance(plain, list):
-        pairs = enumerate(plain)
-    for name, value in pairs:
+        plain = dict(enumerate(plain))
+    for name, value in plain.items() if isinstance(plain, dict) else ():
         if name == TARGET and not (isinstance(value, str) and value.startswith(_OURS)):
             yield f"{prefix}{name}", value
         yield from own_targets(value, f"{prefix}{name}.")

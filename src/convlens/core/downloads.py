@@ -30,14 +30,13 @@ def fetch(
     *,
     sha256: str | None = None,
     md5: str | None = None,
-    sha256_prefix: str | None = None,
     progress: bool = True,
     way_out: str | None = None,
 ) -> Path:
     """Download ``url`` to the file ``destination`` and return it.
 
-    ``way_out`` ends error messages: what to do where the file cannot be had. ``sha256_prefix`` are
-    the first digits of the checksum, as torchvision's file names carry them.
+    ``way_out`` ends error messages: what to do where the file cannot be had. Of a checksum the
+    first digits do, which are all that torchvision's file names carry.
 
     A file that is there already is used if its checksum fits (or none is given); a file with
     another checksum is not overwritten but refused. Until everything has arrived and been checked
@@ -45,8 +44,7 @@ def fetch(
     """
     destination = Path(destination).expanduser()
     way_out = way_out or f"check the connection, or put the file at {destination} yourself"
-    asked = (("sha256", sha256 or sha256_prefix), ("md5", md5))
-    wanted = [(name, want) for name, want in asked if want]
+    wanted = {name: want for name, want in (("sha256", sha256), ("md5", md5)) if want}
     if destination.exists():
         if name := _differs(destination, wanted):
             raise UserError(
@@ -69,9 +67,10 @@ def fetch(
     return destination
 
 
-def _differs(file: Path, wanted: list[tuple[str, str]]) -> str:
+def _differs(file: Path, wanted: dict[str, str]) -> str:
     """The first of the wanted checksums that a file has not; empty where it has them all."""
-    return next((name for name, want in wanted if not checksum(file, name).startswith(want)), "")
+    found = (name for name, want in wanted.items() if not checksum(file, name).startswith(want))
+    return next(found, "")
 
 
 def _receive(

@@ -6,16 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 
 def on_terminal() -> bool:
@@ -42,10 +34,10 @@ def progress_bar(
         yield lambda count: None
         return
     if in_bytes:
-        columns = (DownloadColumn(), TransferSpeedColumn())
+        counts = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     else:
-        columns = (MofNCompleteColumn(), TimeRemainingColumn())
-    description, console = TextColumn("{task.description}"), Console(stderr=True)
-    with Progress(description, BarColumn(), *columns, console=console, transient=True) as bars:
+        counts = (progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *counts)
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=total)
         yield lambda count: bars.advance(task, count)

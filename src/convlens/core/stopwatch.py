@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ParamSpec, TypeVar
 
 OTHER = "other"
@@ -25,7 +26,7 @@ class Stopwatch:
     """
 
     def __init__(self, name: str = OTHER):
-        self._seconds: dict[str, float] = {}
+        self._seconds = Counter()
         self._names = [name]
         self._since = time.perf_counter()
 
@@ -62,8 +63,7 @@ class Stopwatch:
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Count what an earlier process of the same run has spent."""
-        for name, value in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + float(value)
+        self._seconds.update(seconds)
 
     def _settle(self) -> None:
         now = time.perf_counter()
@@ -71,14 +71,9 @@ class Stopwatch:
         self._since = now
 
 
-@contextmanager
-def spent_on(name: str) -> Iterator[None]:
+def spent_on(name: str) -> AbstractContextManager[None]:
     """What is spent inside goes to ``name`` on the stopwatch that is running, if there is one."""
-    if not _running:
-        yield
-        return
-    with _running[-1].on(name):
-        yield
+    return current().on(name)
 
 
 def timed(work: Callable[P, T]) -> Callable[P, T]:

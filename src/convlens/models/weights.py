@@ -260,7 +260,7 @@ def _downloaded(official: Official | None, names: list[str], network: str, whole
         return fetch(
             official.url,
             _torch_hub() / official.name,
-            sha256_prefix=digits.group(1) if digits else None,
+            sha256=digits.group(1) if digits else None,
             way_out=f"put {official.name} into {official.place}, or a file {wanted} into "
             f"{folders}, name one with model.weights=PATH, {RANDOM}",
         )

@@ -54,19 +54,15 @@ class Hold:
             raise UserError(
                 f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
             ) from error
-        try:
-            taken = _take(fd)
-            if taken is False:
-                raise UserError(
-                    f"{folder} is in use: {_name(fd) or 'another process'} trains there; wait for "
-                    f"its end, stop it, or choose another run_dir"
-                )
-        except BaseException:
+        if not (taken := _take(fd)):
+            name = _name(fd) or "another process"
             os.close(fd)
-            raise
-        if taken is None:
-            os.close(fd)
-            return
+            if taken is None:  # no locks here
+                return
+            raise UserError(
+                f"{folder} is in use: {name} trains there; wait for its end, stop it, or choose "
+                f"another run_dir"
+            )
         self._fd = fd
         for pattern in TEMPORARY:
             for left in folder.glob(pattern):

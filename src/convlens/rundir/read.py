@@ -24,7 +24,6 @@ from convlens.rundir.paths import OUTPUTS
 Row = dict[str, float]
 _MOST_LETTERS = 1_000_000  # of a config.yaml; ours have some thousand
 _MOST_VALUES = 2_000_000  # of a summary, which holds some for each epoch
-_COUNTED = ("alarms", "failures")  # lists of lines in summary.json
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
@@ -137,9 +136,8 @@ class KeptRun:
         if self.summary is None:
             return self._numbers_so_far()
         found = _flat_numbers(self.summary)
-        for key in _COUNTED:
-            if isinstance(self.summary.get(key), list):
-                found[key] = len(self.summary[key])
+        lists = {key: self.summary.get(key) for key in ("alarms", "failures")}
+        found |= {key: len(lines) for key, lines in lists.items() if isinstance(lines, list)}
         if "seconds/total" in found:
             found["seconds"] = found["seconds/total"]
         return found
@@ -151,9 +149,8 @@ class KeptRun:
         best = best_of(self.rows)
         if best is not None:
             last, found["best_epoch"] = self.rows[-1], int(best["epoch"])
-            for name, row, stage in (("val", best, "val"), ("train", last, "train"),
-                                     ("val_last", last, "val")):  # fmt: skip
-                found |= {f"{name}/{key}": value for key, value in of_stage(row, stage).items()}
+            stages = {"val": of_stage(best, "val"), "train": of_stage(last, "train")}
+            found |= _flat_numbers({**stages, "val_last": of_stage(last, "val")})
         return found
 
     def curve(self, tag: str) -> dict[int, float]:
@@ -195,11 +192,8 @@ def read_run(home: Path) -> KeptRun:
     Raises:
         UserError: there is none, or one of its files is damaged.
     """
-    try:
-        config = read_config(home)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{home / 'config.yaml'} cannot be read ({error})") from error
-    return KeptRun(home, config, _read_rows(home / "metrics.csv"), _read_summary(home))
+    config, rows = read_config(home), _read_rows(home / "metrics.csv")
+    return KeptRun(home, config, rows, _read_summary(home / "summary.json"))
 
 
 def read_config(folder: Path) -> KeptConfig:
@@ -214,28 +208,19 @@ def read_config(folder: Path) -> KeptConfig:
     if not file.exists():
         raise UserError(f"{folder} holds no run: it has no config.yaml")
     try:
-        config = yaml.safe_load(_text_of(file))
-    except (
-        OSError,
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # dates and numbers that are none
+        with open(file, encoding="utf-8") as text:
+            content = text.read(_MOST_LETTERS + 1)
+        if len(content) > _MOST_LETTERS:
+            raise UserError(f"{file} is no config: it has more than {_MOST_LETTERS:,} letters")
+        config = yaml.safe_load(content)
+    # ValueError: dates and numbers that are none
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file} is no readable config ({reason})") from error
     if not isinstance(config, dict) or "experiment" not in config:
         raise UserError(f"{file} is not the config of a run")
     check_shape(config, str(file))
     return KeptConfig(config)
-
-
-def _text_of(file: Path) -> str:
-    """A config's text; one that is longer than any config is not read."""
-    with open(file, encoding="utf-8") as text:
-        content = text.read(_MOST_LETTERS + 1)
-    if len(content) > _MOST_LETTERS:
-        raise UserError(f"{file} is no config: it has more than {_MOST_LETTERS:,} letters")
-    return content
 
 
 def _read_rows(file: Path) -> list[Row]:
@@ -253,8 +238,7 @@ def _read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _read_summary(home: Path) -> dict | None:
-    file = home / "summary.json"
+def _read_summary(file: Path) -> dict | None:
     if not file.exists():
         return None
     try:

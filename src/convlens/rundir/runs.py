@@ -15,7 +15,13 @@ from convlens.rundir.paths import OUTPUTS, holds_run, run_folders
 from convlens.rundir.read import KeptRun, read_run
 
 log = logging.getLogger("convlens")
-TEXTS = ("run", "date", "experiment", "state")  # columns one can sort by that hold no numbers
+# columns one can sort by that hold no numbers
+TEXTS = {
+    "run": lambda run: str(run.home),
+    "date": lambda run: run.started,
+    "experiment": lambda run: str(run.config.experiment),
+    "state": lambda run: run.state,
+}
 _HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
 _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
 
@@ -134,24 +140,18 @@ def in_order(
     known.update(*(run.numbers for run in read))
     if key not in known:
         raise UserError(f"sort={asked}: no run has such a column; {nearest(key, known)}")
-    values = [(_value(run, key), run) for run in read]
-    having = [pair for pair in values if pair[0] is not None]
     descending = asked[0] == "-" or (asked[0] != "+" and (key == "date" or better(key) > 0))
-    having.sort(key=lambda pair: pair[0], reverse=descending)
-    lacking = [run for value, run in values if value is None]
-    return [run for _, run in having] + lacking + [r for r in runs if isinstance(r, UnreadRun)]
+    values = {run.home: _value(run, key) for run in read}
+    having = [run for run in read if values[run.home] is not None]
+    having.sort(key=lambda run: values[run.home], reverse=descending)
+    lacking = [run for run in read if values[run.home] is None]
+    return having + lacking + [run for run in runs if isinstance(run, UnreadRun)]
 
 
 def _value(run: KeptRun, key: str):
     """What a run is sorted by; None where it has none, NaN included."""
-    if key == "run":
-        return str(run.home)
-    if key == "date":
-        return run.started
-    if key == "experiment":
-        return str(run.config.experiment)
-    if key == "state":
-        return run.state
+    if key in TEXTS:
+        return TEXTS[key](run)
     value = run.numbers.get(key)
     return None if value is None or math.isnan(value) else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -181,6 +182,50 @@ def test_what_the_weights_do_not_depend_on_may_change(two, tmp_path):
     home = copied(two, tmp_path)
     assert main(["resume", f"run={home}", "looking.seconds=1", "alarms.patience=3"]) == 0
     assert same(home, two)
+
+
+def summary_of(home: Path) -> dict:
+    return json.loads((home / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("old_place", ["gone", "there"])
+def test_a_trained_run_without_summary_is_finished_where_it_lies_now(tmp_path, old_place):
+    """Killed between training and test, then moved or copied."""
+    home = train(tmp_path / "old", *CONSTANT, "training.epochs=2")
+    before, kept = summary_of(home), state(home)
+    (home / "summary.json").unlink()
+    there = copied(home, tmp_path / "elsewhere")
+    (home / "checkpoints" / "best.ckpt").write_text("what lies there now is another run's")
+    if old_place == "gone":
+        shutil.rmtree(home)
+    files_before = files(home)
+    assert main(["resume", f"run={there}"]) == 0
+    after = summary_of(there)
+    for key in ("epochs", "best_epoch", "val", "test"):
+        assert after[key] == before[key], key
+    assert files(home) == files_before and state(there)["epoch"] == kept["epoch"]
+
+
+def test_a_moved_run_keeps_its_best_epoch(tmp_path):
+    """The next epoch is not the best one only because the best was written elsewhere."""
+    words = [*CONSTANT, "optimizer.lr=0.5"]
+    whole = train(tmp_path / "whole", *words, "training.epochs=4")
+    best = summary_of(whole)["best_epoch"]
+    assert best < 4
+    home = train(tmp_path / "old", *words, f"training.epochs={best}")
+    best_file = home / "checkpoints" / "best.ckpt"
+    untouched = (best_file.stat().st_mtime_ns, best_file.stat().st_size)
+    there = copied(home, tmp_path / "elsewhere")
+    assert main(["resume", f"run={there}", "training.epochs=4"]) == 0
+    assert summary_of(there)["best_epoch"] == best
+    assert summary_of(there)["test"] == summary_of(whole)["test"]
+    assert same(there, whole)
+    assert (best_file.stat().st_mtime_ns, best_file.stat().st_size) == untouched
+    # and once more, in a third place
+    third = Path(shutil.move(there, tmp_path / "third"))
+    (third / "summary.json").unlink()
+    assert main(["resume", f"run={third}"]) == 0
+    assert summary_of(third)["test"] == summary_of(whole)["test"]
 
 
 def test_early_stopping_is_not_undone_by_more_epochs(tmp_path, capsys):

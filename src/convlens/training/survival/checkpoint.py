@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a kill leaves the old file or the new one."""
 
+    def load_checkpoint(self, path, *args, **options) -> dict[str, Any]:
+        """A checkpoint whose run lies where the file lies now, wherever it was written."""
+        checkpoint = super().load_checkpoint(path, *args, **options)
+        folder = os.path.realpath(Path(path).parent)
+        for name, state in checkpoint.get("callbacks", {}).items():
+            if name.startswith("ModelCheckpoint"):
+                _relocate(state, folder)
+        return checkpoint
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         with spent_on("checkpoints"):
             self._save(checkpoint, Path(path))
@@ -37,6 +47,21 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"{target} was not written ({reason[:120]}; {free / 1e6:.0f} MB are free): make "
                 f"room; `make resume run={target.parent.parent}` goes on from the checkpoint before"
             ) from error
+
+
+def _relocate(state: dict[str, Any], folder: str) -> None:
+    """Let the absolute paths that Lightning's ModelCheckpoint has stored lead into ``folder``.
+
+    With those of another place it would take any next epoch for the best so far.
+    """
+
+    def moved(path: str) -> str:
+        return path and os.path.join(folder, os.path.basename(path))
+
+    state["dirpath"] = folder
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved(state[key])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:

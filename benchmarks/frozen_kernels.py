@@ -21,7 +21,7 @@ import torch
 
 from convlens.config.compose import compose
 from convlens.experiment.assemble import assemble
-from convlens.experiment.precision import settle_precision
+from convlens.experiment.devices import settle_precision
 from convlens.models.backbone import Backbone
 
 FROZEN = (

@@ -18,7 +18,7 @@ from PIL import Image
 
 from convlens.config.checks import stored_config
 from convlens.data.sources.registry import index
-from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment.inputs import EXAMPLE
 
 KEPT = ("state_dict", "hyper_parameters", "epoch", "pytorch-lightning_version")
 

@@ -6,7 +6,7 @@
 """
 
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.explanation import Explanation
+from convlens.experiment.methods import Explanation
 from convlens.experiment.networks import load, wrap
 
 __all__ = ["Explainer", "Explanation", "load", "wrap"]

@@ -14,8 +14,8 @@ from torch import nn
 import convlens
 from convlens.cli.main import main
 from convlens.core.errors import UserError
-from convlens.experiment import filter_panels
-from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment import methods
+from convlens.experiment.inputs import EXAMPLE
 from support.places import ROOT
 
 CAT = ROOT / "tests" / "photographs" / "cat.jpg"
@@ -24,8 +24,8 @@ PICTURE = f"image={sorted((EXAMPLE / 'pictures').iterdir())[0]}"
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("convlens.experiment.filter_panels._UNITS", 2)
-    monkeypatch.setitem(filter_panels._ASCENT, "steps", 2)
+    monkeypatch.setattr("convlens.experiment.methods._UNITS", 2)
+    monkeypatch.setitem(methods._ASCENT, "steps", 2)
 
 
 def tags(folder: Path) -> set[str]:

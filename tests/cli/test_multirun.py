@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from convlens.cli.main import main
-from convlens.cli.multirun import asked_for
+from convlens.cli.train import asked_for
 from convlens.cli.words import split_make_words
 from convlens.config.compose import values_of
 from convlens.core.errors import UserError

@@ -236,7 +236,7 @@ def test_looking_at_a_lock_lets_no_run_fail(runs):
 
 
 def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
-    from convlens.experiment.checkpoints import checkpoint_path
+    from convlens.experiment.inputs import checkpoint_path
     from convlens.rundir import log as logs
     from convlens.rundir.runs import find_run
 

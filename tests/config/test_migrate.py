@@ -14,7 +14,7 @@ from convlens.config.checks import stored_config
 from convlens.config.compose import compose
 from convlens.config.migrate import FORMAT, lifted, stored
 from convlens.core.errors import UserError
-from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment.inputs import EXAMPLE
 
 FIXTURES = Path(__file__).parent / "earlier"
 RUNS = sorted(home.name for home in FIXTURES.iterdir()) if FIXTURES.is_dir() else []

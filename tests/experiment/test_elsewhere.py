@@ -12,7 +12,7 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.experiment import devices as machine
-from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment.inputs import EXAMPLE
 from support.tiny import TINY
 
 WORDS = [*TINY, "callbacks=none", "logger.tensorboard=false", "scheduler=constant"]

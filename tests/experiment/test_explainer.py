@@ -18,7 +18,7 @@ import convlens
 from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.experiment.checkpoints import EXAMPLE
+from convlens.experiment.inputs import EXAMPLE
 from convlens.experiment.methods import choose_methods
 from convlens.experiment.networks import network_of
 from support.pictures_made import photo

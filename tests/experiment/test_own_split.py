@@ -17,8 +17,8 @@ from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
-from convlens.experiment.data import data_of
-from convlens.experiment.unseen import images_to_test, images_used_before
+from convlens.experiment.data import data_of, images_used_before
+from convlens.experiment.unseen import images_to_test
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
 from support.tiny import TINY, draw_folder

@@ -23,7 +23,7 @@ from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
-from convlens.experiment.table import write_table
+from convlens.experiment.predict import write_table
 from convlens.pages.explained import explained, explained_page
 from support.fuzz_surface import ACCEPTED, REFUSED, Surface, expect
 

@@ -10,7 +10,7 @@ import torch
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.experiment.assemble import assemble
-from convlens.experiment.precision import settle_precision
+from convlens.experiment.devices import settle_precision
 from convlens.training import ClassifierModule, precision
 from support.tiny import TINY, TWO_UNFREEZES
 

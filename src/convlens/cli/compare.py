@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from convlens.cli.results import screen
+from convlens.cli.results import folded, right, screen
 from convlens.cli.words import take
 from convlens.core.errors import UserError
-from convlens.pages.compare import (
-    COLUMNS,
-    PAGE,
-    compare,
-    differing,
-    read_runs,
-    results,
-    short_names,
-)
-from convlens.rundir import log as logs
+from convlens.pages import compare as comparison
 from convlens.rundir.paths import check_free, write_into
 from convlens.rundir.read import KeptRun
 from convlens.rundir.runs import named_runs
@@ -28,35 +19,29 @@ def run(words: list[str]) -> int:
     if rest == words:
         raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
     asked = take(rest, "compare", {"run_dir": ""})
-    logs.speak()
-    check_free(asked["run_dir"], PAGE)
+    check_free(asked["run_dir"], comparison.PAGE)
     homes = [home for text in given for home in named_runs(text)]
-    runs = read_runs(homes)
-    page = compare(homes).encode()
-    _print(runs, short_names(homes))
-    print(f"page  {write_into(asked['run_dir'], 'compare', PAGE, page)}")
+    runs = comparison.read_runs(homes)
+    page = comparison.compare(homes).encode()
+    _print(runs, comparison.short_names(homes))
+    print(f"page  {write_into(asked['run_dir'], 'compare', comparison.PAGE, page)}")
     return 0
 
 
 def _print(runs: list[KeptRun], names: list[str]) -> None:
-    table = Table()
-    table.add_column("run", overflow="fold")
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-    for name, cells in zip(names, results(runs), strict=True):
+    table = Table(folded("run"), *(right(heading) for heading, _, _ in comparison.COLUMNS))
+    for name, cells in zip(names, comparison.results(runs), strict=True):
         table.add_row(name, *(cell.text + (" *" if cell.best else "") for cell in cells))
     screen().print(table)
     print("* best of its column; validation at each run's best epoch")
     for each, name in zip(runs, names, strict=True):
         if each.summary is None:
             print(f"! {name}: {each.state}, compared as far as it went")
-    found = differing([each.config for each in runs])
+    found = comparison.differing([each.config for each in runs])
     if not found:
         print("the runs have equal settings")
         return
-    table = Table()
-    for heading in ("key", *names):
-        table.add_column(heading, overflow="fold")
+    table = Table(*map(folded, ("key", *names)))
     for key, values in found:
         table.add_row(key, *values)
     screen().print(table)

@@ -10,35 +10,28 @@ from convlens.cli.results import results_table, seconds_line
 from convlens.cli.words import extract
 from convlens.core.errors import UserError
 from convlens.core.processes import first_process
-from convlens.core.stopwatch import current, timed
-from convlens.experiment.checkpoints import checkpoint_path
+from convlens.core.stopwatch import timed
+from convlens.experiment.inputs import checkpoint_path
 from convlens.rundir import log as logs
 
 
 @timed
 def run(words: list[str]) -> int:
-    logs.speak()
-    asked, words = extract(words, "ckpt")
-    home, words = extract(words, "run")
-    if asked is None and home is None:
+    asked, words = extract(words, "ckpt", "run")
+    ckpt, home = asked.values()
+    if ckpt is None and home is None:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
-    if asked is not None and home is not None:
-        raise UserError(f"ckpt={asked} run={home}: both name a checkpoint; leave one of them out")
-    path = checkpoint_path(asked, home)
-    from convlens.experiment.evaluate import evaluate, evaluation_of
+    if ckpt is not None and home is not None:
+        raise UserError(f"ckpt={ckpt} run={home}: both name a checkpoint; leave one of them out")
+    path = checkpoint_path(ckpt, home)
+    from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 
     logs.hush()  # Lightning, imported by now, has given itself a screen
-    evaluation = evaluation_of(path, words)
-    tested_on = evaluation.tested_on
+    found = evaluate(path, words, print)
     if first_process():
-        for line in tested_on.lines:
-            print(line)
-    results = evaluate(evaluation)
-    if not first_process():
-        return 0
-    name = "test" if tested_on.own else tested_on.place
-    results_table(f"{path}, after epoch {evaluation.epoch}", {name: results})
-    print(seconds_line(seconds_by_name(current().seconds())))
-    print(f"predictions, worst mistakes, results.json  {evaluation.home}")
+        name = "test" if found.tested_on.own else found.tested_on.place
+        results_table(f"{path}, after epoch {found.epoch}", {name: found.results})
+        print(seconds_line(seconds_by_name()))
+        print(f"predictions, worst mistakes, results.json  {found.home}")
     return 0

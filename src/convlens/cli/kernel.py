@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from convlens.cli.words import number, take
+from convlens.cli.words import take, whole_number
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg
 from convlens.lessons.kernel.convolution import Padding
@@ -44,20 +44,13 @@ def read(asked: dict[str, str]) -> Request:
     return Request(
         image=Path(asked["image"]).expanduser(),
         kernel=kernel_of(asked["kernel"]),
-        stride=_whole(asked, "stride", 1),
+        stride=whole_number(asked, "stride"),
         padding=_padding(asked["padding"]),
         pooling=asked["pooling"],
-        window=_whole(asked, "pool_size", 1),
+        window=whole_number(asked, "pool_size"),
         at=_place(asked["at"]),
-        size=_whole(asked, "size", 1),
+        size=whole_number(asked, "size"),
     )
-
-
-def _whole(asked: dict[str, str], key: str, least: int) -> int:
-    value = number(asked, key)
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={asked[key]}: a whole number from {least} on is expected")
-    return value
 
 
 def _padding(text: str) -> Padding:

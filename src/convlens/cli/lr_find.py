@@ -10,18 +10,14 @@ from pathlib import Path
 from convlens.cli.words import extract, number
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.rundir import log as logs
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": ""}
 
 
 def run(words: list[str]) -> int:
-    logs.speak()
-    asked: dict[str, str] = {}
-    for key, default in DEFAULTS.items():
-        value, words = extract(words, key)
-        asked[key] = default if value is None else value
+    given, words = extract(words, *DEFAULTS)
+    asked = DEFAULTS | {key: value for key, value in given.items() if value is not None}
     low, high, steps = (number(asked, key) for key in ("low", "high", "steps"))
     if not (0 < low < high and isinstance(steps, int) and steps >= 10):
         raise UserError(
@@ -34,7 +30,7 @@ def run(words: list[str]) -> int:
     from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.precision import device_of
+    from convlens.experiment.devices import device_of
     from convlens.training.rate_finder import find_rate
 
     made = assemble(config)
@@ -42,15 +38,14 @@ def run(words: list[str]) -> int:
         made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
     )
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
-    title = f"{config.experiment} · learning-rate range test · {', '.join(found.trained)}"
+    trained = ", ".join(found.trained)
+    title = f"{config.experiment} · learning-rate range test · {trained}"
+    curve = rate_curve(found.rates, found.smooth, found.losses, found.best, title=title)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(
-            encode_png(rate_curve(found.rates, found.smooth, found.losses, found.best, title=title))
-        )
+        file.write_bytes(encode_png(curve))
     except OSError as error:
         raise UserError(f"plot={file} cannot be written: {error.strerror}") from None
-    trained = ", ".join(found.trained)
     if found.best is None:
         print(f"the loss of {trained} falls nowhere from {low:g} to {high:g}: widen low= and high=")
     else:

@@ -14,6 +14,7 @@ import threading
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.processes import first_process
+from convlens.rundir import log as logs
 
 COMMANDS = {
     "train": "train a network; exp=NAME and any key=value",
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
         words = split_make_words(words)
+        logs.speak()
         # each command's imports are its own: `split` need not wait for torch and Lightning
         return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
     except UserError as error:

@@ -8,36 +8,33 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from convlens.cli.results import screen
+from convlens.cli.results import right, screen, whole
 from convlens.cli.words import extract
 from convlens.config.compose import compose
 from convlens.config.schema import name_of
 from convlens.rundir import log as logs
 
 if TYPE_CHECKING:
-    from convlens.experiment.plan import Cost, Plan, PlannedPhase
+    from convlens.experiment.plan import Plan, PlannedPhase
     from convlens.models.layers import LayerRow
 
 
 def run(words: list[str]) -> int:
-    logs.speak()
     asked, words = extract(words, "ckpt")
-    if asked:
-        return _of_checkpoint(asked, words)
+    if asked["ckpt"]:
+        return _of_checkpoint(asked["ckpt"], words)
     config = compose(words)
     from convlens.experiment.plan import plan
 
     logs.hush()  # Lightning, imported by now, has given itself a screen
     planned = plan(config)
+    first = "training would first download"
     if planned.weights:
-        print(f"training would first download the weights: {planned.weights}")
-    if download := planned.download:
-        print(
-            f"training would first download data={config.data.name} "
-            f"({download.megabytes} MB) into {download.folder}"
-        )
-    else:
+        print(f"{first} the weights: {planned.weights}")
+    if (pending := planned.download) is None:
         _print_data(planned)
+    else:
+        print(f"{first} data={config.data.name} ({pending.megabytes} MB) into {pending.folder}")
     _print_network(config.model.name, planned.layers)
     _print_training(planned)
     if config.finetune.phases:
@@ -50,23 +47,19 @@ def run(words: list[str]) -> int:
 
 def _of_checkpoint(asked: str, words: list[str]) -> int:
     """The network of a checkpoint."""
-    from convlens.experiment.checkpoints import checkpoint_path
+    from convlens.experiment.inputs import checkpoint_path
     from convlens.experiment.plan import plan_network
 
-    path = checkpoint_path(asked, None)
+    path = checkpoint_path(asked)
     layers, config, epochs = plan_network(path, words)
     _print_network(config.model.name, layers)
     print(f"{path}: after epoch {epochs} of {config.experiment}")
     return 0
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, first: str, *columns: str) -> Table:
     print(title)
-    table = Table()
-    for number, column in enumerate(columns):
-        first = number == 0
-        table.add_column(column, justify="left" if first else "right", no_wrap=first)
-    return table
+    return Table(whole(first), *map(right, columns))
 
 
 def _print_data(plan: Plan) -> None:
@@ -88,9 +81,8 @@ def _print_data(plan: Plan) -> None:
 
 
 def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
-    table = _table(
-        f"network: {name}", "layer", "kind", "output", "parameters", "receptive field"
-    )  # fmt: skip
+    columns = ("layer", "kind", "output", "parameters", "receptive field")
+    table = _table(f"network: {name}", *columns)
     for row in rows:
         field = f"{row.receptive_field} px"
         if row.receptive_field is None:  # behind branches: not in closed form
@@ -98,9 +90,9 @@ def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
         output = "×".join(map(str, row.output or ()))
         table.add_row(row.path, row.kind, output, f"{row.parameters:,}", field)
     table.add_section()
-    convolutions = sum(row.parameters for row in rows if row.convolution)
-    table.add_row("convolutions", "", "", f"{convolutions:,}", "")
-    table.add_row("all", "", "", f"{sum(row.parameters for row in rows):,}", "")
+    convolutions = [row for row in rows if row.convolution]
+    for name, counted in (("convolutions", convolutions), ("all", rows)):
+        table.add_row(name, "", "", f"{sum(row.parameters for row in counted):,}", "")
     screen().print(table)
 
 
@@ -108,64 +100,57 @@ def _print_training(plan: Plan) -> None:
     config, training = plan.config, plan.config.training
     moves = "" if training.accumulate == 1 else f", {training.accumulate} to an update"
     several = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
+    rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
+    augmented, asked = any(phase.augmented for phase in plan.trained), str(config.precision)
+    rows = {
+        "epochs": f"{training.epochs} of {several} of {plan.batch}{moves}",
+        "pictures": "augmented" if augmented else "not augmented",
+        "loss": training.loss,
+        "optimizer": name_of(config.optimizer) + rate,
+        "scheduler": name_of(config.scheduler),
+        "precision": plan.precision + (f" ({asked})" if asked != plan.precision else ""),
+    }
+    timed = plan.trained if plan.timed else []
+    for planned in timed:
+        which = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
+        rows[f"estimated cost{which}"] = _cost_text(planned, plan.steps)
+    if timed:
+        rows[""] = "training alone, end to end, from a few steps on a few images, now or earlier"
     table = _table("training", "", "")
-    table.add_row("epochs", f"{training.epochs} of {several} of {plan.batch}{moves}")
-    table.add_row("pictures", "augmented" if plan.augmented else "not augmented")
-    table.add_row("loss", training.loss)
-    optimizer = config.optimizer
-    rate = "" if config.finetune.phases else f", learning rate {optimizer.lr:g}"
-    table.add_row("optimizer", name_of(optimizer) + rate)
-    table.add_row("scheduler", name_of(config.scheduler))
-    asked = str(config.precision)
-    shown = plan.precision if plan.precision == asked else f"{plan.precision} ({asked})"
-    table.add_row("precision", shown)
-    for cost in plan.costs:
-        which = f", phase {cost.phase + 1}" if len(plan.phases) > 1 else ""
-        table.add_row(f"estimated cost{which}", _cost_text(cost, plan.steps))
-    if plan.costs:
-        note = "training alone, end to end, from a few steps on a few images, now or earlier"
-        table.add_row("", note)
+    for row in rows.items():
+        table.add_row(*row)
     screen().print(table)
 
 
-def _cost_text(cost: Cost, steps: int | None) -> str:
-    if cost.step is None:
-        text = f"{cost.epochs} epochs on stored features"
-        if cost.features is None:
+def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
+    epochs, step, features = planned.epochs, planned.step, planned.features
+    if step is None:
+        text = f"{epochs} epochs on stored features"
+        if features is None:
             return text
-        return f"{text}, which take {cost.features / 60:.1f} minutes if they are not stored yet"
-    text = f"{1000 * cost.step:.0f} ms a step"
+        return f"{text}, which take {features / 60:.1f} minutes if they are not stored yet"
+    text = f"{1000 * step:.0f} ms a step"
     if steps is None:
         return text
-    epoch = steps * cost.step
-    minutes = cost.epochs * epoch / 60
-    return f"{text}, {epoch:.0f} s an epoch, {minutes:.1f} minutes for {cost.epochs} of them"
+    epoch = steps * step
+    return f"{text}, {epoch:.0f} s an epoch, {epochs * epoch / 60:.1f} minutes for {epochs} of them"
 
 
 def _print_phases(phases: Sequence[PlannedPhase]) -> None:
     """A row a group: epochs, rates, trained parameters, stored features or not."""
-    table = _table(
-        "phases",
-        "phase",
-        "epochs",
-        "group",
-        "rate",
-        "parameters",
-        "warm-up epochs",
-        "augmented",
-        "stored",
-    )
+    columns = "phase,epochs,group,rate,parameters,warm-up epochs,augmented,stored"
+    table = _table("phases", *columns.split(","))
     for planned in phases:
-        phase, start, end = planned.phase, planned.start, planned.end
+        phase = planned.phase
         until = f", until {phase.until.metric} rests {phase.until.patience}" if phase.until else ""
-        epochs = f"{start + 1}–{end}{until}" if end > start else "none"
+        epochs = f"{planned.start + 1}–{planned.end}{until}" if planned.epochs else "none"
         stored = f"behind {planned.stored}" if planned.stored else "no"
-        ends = ["yes" if planned.augmented else "no", stored]
-        for number, group in enumerate(planned.groups):
+        first = [str(phase.number + 1), epochs], ["yes" if planned.augmented else "no", stored]
+        for group in planned.groups:
             warm = f"{phase.warmup_epochs:g}" if phase.warmup_epochs and group.fresh else ""
-            cells = [str(phase.number + 1), epochs] if not number else ["", ""]
-            cells += [group.name, f"{group.rate:g}", f"{group.parameters:,}", warm]
-            table.add_row(*cells, *(ends if not number else ["", ""]))
+            cells = [group.name, f"{group.rate:g}", f"{group.parameters:,}", warm]
+            table.add_row(*first[0], *cells, *first[1])
+            first = ["", ""], ["", ""]
         total = f"{planned.trained:,} of {planned.parameters:,}"
         table.add_row("", "", "all trained", "", total)
         table.add_section()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens.cli.words import take
-from convlens.rundir import log as logs
 from convlens.rundir.runs import newest_run
 
 
 def run(words: list[str]) -> int:
-    logs.speak()
     asked = take(words, "report", {"run": None})["run"]
     home = newest_run("metrics.csv") if asked == "last" else Path(asked).expanduser()
     # the libraries behind a page are needed only now that there is a run

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 WIDTH = 120  # of tables where no terminal tells its own
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 FEW = 3  # classes whose F1 scores fit a line; summary.json holds them all
+# columns of a table, by their heading: names, of which the whole is seen; numbers
+folded, whole, right = (
+    partial(Column, **how)
+    for how in ({"overflow": "fold"}, {"no_wrap": True}, {"justify": "right"})
+)
 
 
 def screen() -> Console:
@@ -24,13 +30,10 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
     names = list(dict.fromkeys(key for values in rows.values() for key in values))
     classes = [name for name in names if name.startswith("f1/")]
     shown = [n for n in HEADLINE if n in names] + (classes if len(classes) <= FEW else [])
+    # the name of a class stays as it is
+    headings = [f"F1 {n[3:]}" if n in classes else n.replace("_", " ") for n in shown]
     print(title)
-    table = Table()
-    table.add_column("", no_wrap=True)
-    for name in shown:
-        of_class = name.startswith("f1/")  # the name of a class stays as it is
-        heading = f"F1 {name.removeprefix('f1/')}" if of_class else name.replace("_", " ")
-        table.add_column(heading, justify="right")
+    table = Table(whole(""), *map(right, headings))
     for row, values in rows.items():
         table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in shown))
     screen().print(table)

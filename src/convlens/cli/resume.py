@@ -10,8 +10,7 @@ from convlens.config.checks import stored_config
 from convlens.core.errors import UserError, nearest
 from convlens.core.processes import first_process
 from convlens.core.stopwatch import timed
-from convlens.experiment.resume import asks_for_more, resumed_config
-from convlens.rundir import log as logs
+from convlens.experiment.resume import Start, asks_for_more, resumed_config
 from convlens.rundir.lock import Hold
 from convlens.rundir.read import read_config
 from convlens.rundir.runs import newest_run
@@ -19,10 +18,8 @@ from convlens.rundir.runs import newest_run
 
 @timed
 def run(words: list[str]) -> int:
-    logs.speak()
-    asked, words = extract(words, "run")
-    alias, words = extract(words, "run_dir")
-    asked = asked or alias
+    given, words = extract(words, "run", "run_dir")
+    asked = given["run"] or given["run_dir"]
     if asked is None:
         key = words[0].partition("=")[0] if words else ""
         typed = f"{key}: {nearest(key, ('run', 'run_dir'))}; " if key else ""
@@ -34,7 +31,7 @@ def run(words: list[str]) -> int:
     if (home / "summary.json").exists() and last.exists():
         from convlens.training.survival.checkpoint import read_checkpoint
 
-        if not asks_for_more(config, wanted, read_checkpoint(last)):
+        if not asks_for_more(config, wanted, Start(last, read_checkpoint(last))):
             if first_process():
                 _finished(home)
             return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from convlens.cli.results import screen
+from convlens.cli.results import folded, right, screen
 from convlens.cli.words import take
 from convlens.core.errors import UserError
 from convlens.rundir.read import KeptRun
@@ -46,13 +46,8 @@ def _table(runs: list[KeptRun | UnreadRun], parent: Path, sort: str) -> Table:
     shown = dict(NUMBERS)
     if sort not in (*TEXTS, "seed", *(key for key, _ in NUMBERS.values())):
         shown[sort] = (sort, ".4g")
-    table = Table()
-    table.add_column("run", overflow="fold")
-    for name in ("date", "experiment"):
-        table.add_column(name, overflow="fold")
-    for name in ("seed", *shown):
-        table.add_column(name, justify="right")
-    table.add_column("state", overflow="fold")
+    texts = map(folded, ("run", "date", "experiment"))
+    table = Table(*texts, *map(right, ("seed", *shown)), folded("state"))
     for each in runs:
         name = str(each.home.relative_to(parent))
         if isinstance(each, UnreadRun):
@@ -60,8 +55,7 @@ def _table(runs: list[KeptRun | UnreadRun], parent: Path, sort: str) -> Table:
             continue
         numbers = each.numbers
         cells = [f"{numbers[key]:{how}}" if key in numbers else "" for key, how in shown.values()]
-        table.add_row(
-            name, f"{each.started:%Y-%m-%d %H:%M}", str(each.config.experiment),
-            str("" if each.config.seed is None else each.config.seed), *cells, each.state,
-        )  # fmt: skip
+        seed = "" if each.config.seed is None else str(each.config.seed)
+        experiment = str(each.config.experiment)
+        table.add_row(name, f"{each.started:%Y-%m-%d %H:%M}", experiment, seed, *cells, each.state)
     return table

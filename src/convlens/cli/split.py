@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convlens.cli.results import right
 from convlens.cli.words import number, take
 from convlens.data.index.listing import list_pictures
 from convlens.data.index.split_copy import copy_split
@@ -31,25 +32,16 @@ def run(words: list[str]) -> int:
 
 
 def divide(
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
-    *,
-    validation: Share = 0.15,
-    test: Share = 0.15,
-    seed: int = 0,
-    link: bool = False,
-) -> dict[str, dict[str, int]]:
+    src: str | os.PathLike, dst: str | os.PathLike, *, validation: Share = 0.15,
+    test: Share = 0.15, seed: int = 0, link: bool = False,
+) -> dict[str, dict[str, int]]:  # fmt: skip
     """Copy (``link``: hard-link) the pictures, print the counts, and return them.
 
     Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
     pictures. Raises UserError as ``convlens.data.index.split_copy.copy_split`` does.
     """
     counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
-    table = Table()
-    table.add_column("class")
-    for name in counts:
-        table.add_column(name, justify="right")
-    table.add_column("all", justify="right")
+    table = Table("class", *map(right, (*counts, "all")))
     for label in counts["train"]:
         row = [counts[name][label] for name in counts]
         table.add_row(Text(label), *map(str, row), str(sum(row)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 
 from convlens.core.errors import UserError, nearest
 
@@ -20,23 +21,18 @@ def split_make_words(arguments: list[str]) -> list[str]:
     """
     words: list[str] = []
     for argument in arguments:
-        if argument.startswith("--make="):
-            typed = re.findall(r"(?:\\.|[^\s\\])+", argument.removeprefix("--make="), re.S)
-            for word in typed:
-                word = re.sub(r"\\(.)", r"\1", word, flags=re.S).replace("$$", "$")
-                if word.partition("=")[0] not in MAKE_VARIABLES:
-                    words.append(word)
-        else:
+        if not argument.startswith("--make="):
             words.append(argument)
+            continue
+        typed = re.findall(r"(?:\\.|[^\s\\])+", argument.removeprefix("--make="), re.S)
+        plain = (re.sub(r"\\(.)", r"\1", word, flags=re.S).replace("$$", "$") for word in typed)
+        words += [word for word in plain if word.partition("=")[0] not in MAKE_VARIABLES]
     flat: list[str] = []
     for word in words:
-        if word.startswith("args="):
-            try:
-                flat += shlex.split(word.removeprefix("args="))
-            except ValueError as error:
-                raise UserError(f"{word}: {error}; check the quotes") from error
-        else:
-            flat.append(word)
+        try:
+            flat += shlex.split(word[5:]) if word.startswith("args=") else [word]
+        except ValueError as error:
+            raise UserError(f"{word}: {error}; check the quotes") from error
     return flat
 
 
@@ -49,7 +45,7 @@ def take(words: list[str], command: str, known: dict[str, str | None]) -> dict[s
     Raises:
         UserError: a word that is no key=value, an unknown key, a missing one.
     """
-    found: dict[str, str] = {}
+    found = dict(known)
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -57,21 +53,26 @@ def take(words: list[str], command: str, known: dict[str, str | None]) -> dict[s
         if key not in known:
             raise UserError(f"{key}: {command} has no such key; {nearest(key, known)}")
         found[key] = value
-    for key, default in known.items():
-        if key not in found:
-            if default is None:
-                raise UserError(f"{command} needs {key}=…, for example `make {command} {key}=…`")
-            found[key] = default
+    for key, value in found.items():
+        if value is None:
+            raise UserError(f"{command} needs {key}=…, for example `make {command} {key}=…`")
     return found
 
 
-def extract(words: list[str], key: str) -> tuple[str | None, list[str]]:
-    """The value of ``key`` among the words, or None, and the other words."""
-    values = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
-    return (values[-1] if values else None), [w for w in words if not w.startswith(f"{key}=")]
+def extract(words: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
+    """The last value of each key among the words, or None, and the other words."""
+    found: dict[str, str | None] = dict.fromkeys(keys)
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in found:
+            found[key] = value
+        else:
+            others.append(word)
+    return found, others
 
 
-def number(values: dict[str, str], key: str) -> float | int:
+def number(values: Mapping[str, str], key: str) -> float | int:
     """The value of ``key`` as a number, whole where it is written so.
 
     Raises:
@@ -83,3 +84,15 @@ def number(values: dict[str, str], key: str) -> float | int:
         except ValueError:
             continue
     raise UserError(f"{key}={values[key]}: a number is expected")
+
+
+def whole_number(values: Mapping[str, str], key: str) -> int:
+    """The value of ``key`` as a whole number from 1 on.
+
+    Raises:
+        UserError: it is none.
+    """
+    value = number(values, key)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{key}={values[key]}: a whole number from 1 on is expected")
+    return value

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as L
 import torch
 
+from convlens import callbacks
 from convlens.callbacks import ExplanationCallback
 from convlens.config.checks import with_values
-from convlens.config.schema import OWN_HEAD, Config, OwnModelConfig
+from convlens.config.schema import OWN_HEAD, Config, LookConfig, Own, OwnModelConfig
+from convlens.config.targets import make
+from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import cache_dir
-from convlens.experiment.callback import looks_of, others_of
-from convlens.experiment.data import data_of
-from convlens.experiment.unseen import images_used_before
+from convlens.experiment.data import data_of, images_used_before
 from convlens.models.weights import pending_weights
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, normalised_by_batch
@@ -33,16 +35,16 @@ class Run:
         data: the pictures.
         module: the network with its loss and optimizer.
         explanations: the callbacks that look.
-        phases: what puts the schedule into force.
         others: a person's own callbacks that explain nothing.
+        phases: what puts the schedule into force.
     """
 
     config: Config
     data: PictureData
     module: ClassifierModule
     explanations: list[ExplanationCallback]
+    others: list[L.Callback]
     phases: Phases
-    others: list[L.Callback] = field(default_factory=list)
 
 
 def assemble(config: Config, *, pretrained: bool = True, start: Path | None = None) -> Run:
@@ -69,22 +71,61 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     check_batches(module, data, processes=1)
     phases = Phases(config.cache_features, cache_dir())
     phases.check(module, data)
-    explanations, others = explanations_of(config, module), others_of(config.callbacks)
-    return Run(config, data, module, explanations, phases, others)
+    return Run(config, data, module, *callbacks_of(config, module), phases)
 
 
-def explanations_of(config: Config, module: ClassifierModule) -> list[ExplanationCallback]:
-    """The callbacks that look, each held to the network's layers and classes.
+def callbacks_of(
+    config: Config, module: ClassifierModule
+) -> tuple[list[ExplanationCallback], list[L.Callback]]:
+    """The callbacks that look, each held to the network's layers and classes, and all others.
+
+    Ours are taken from a list by their class's name: Hydra's ``instantiate`` would import and call
+    whatever ``_target_`` says, in values too, and a config may come from anybody. A person's own
+    are imported by their dotted name, which that person has typed.
 
     Raises:
-        UserError: values that a callback does not take, or a layer that is not there.
+        UserError: values that a callback does not take, a class that is none, or a layer that is
+            not there.
     """
-    callbacks = looks_of(config.callbacks)
+    looks: list[ExplanationCallback] = []
+    others: list[L.Callback] = []
+    for name, node in config.callbacks.looks.items():
+        if isinstance(node, LookConfig):
+            looks.append(_made(node))
+            continue
+        made = own_instance(f"callbacks.{name}", node, L.Callback)
+        (looks if isinstance(made, ExplanationCallback) else others).append(made)
     example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
-    for callback in callbacks:
-        callback.class_names = tuple(module.class_names)
-        callback.chosen(module.model, example)
-    return callbacks
+    for look in looks:
+        look.class_names = tuple(module.class_names)
+        look.chosen(module.model, example)
+    return looks, others
+
+
+def _made(look: LookConfig) -> ExplanationCallback:
+    kind = look.class_path.rpartition(".")[2]
+    try:
+        return getattr(callbacks, kind)(**look.arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"callbacks: {kind} does not take such values: {error}") from error
+
+
+def own_instance(key: str, node: Own, kind: type) -> Any:
+    """What a person's own class makes of its keys.
+
+    Args:
+        key: of the node, for messages.
+        kind: of Lightning's, that it has to be.
+
+    Raises:
+        UserError: values that the class does not take, or it makes something else.
+    """
+    made = make(key, node)
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{key}._target_={node.class_path}: it makes no {kind.__name__.lower()} of Lightning"
+        )
+    return made
 
 
 def settle(module: ClassifierModule) -> Config:
@@ -107,27 +148,20 @@ def settle(module: ClassifierModule) -> Config:
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
     """What a person should know about the schedule before it costs hours."""
     lines = [line for line in [module.schedule.cut_short(config.training.epochs)] if line]
-    first = module.schedule.phases[0]
-    base = [
-        name
-        for name in first.train
-        if any(p.startswith("backbone.") for p in module.schedule.groups[name].parameters)
-    ]
-    heads = [
-        name
-        for name in first.train
-        if any(p.startswith("head.") for p in module.schedule.groups[name].parameters)
-    ]
-    weights = module.model.weights
+
+    def trained_first(part: str) -> list[str]:
+        groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}
+        return [n for n, g in groups.items() if any(p.startswith(part) for p in g.parameters)]
+
+    base, weights = trained_first("backbone."), module.model.weights
     fresh_head = config.model.head != OWN_HEAD and not (weights and weights.with_head)
-    if not (weights and base and heads and fresh_head):
-        return lines
-    return [
-        *lines,
-        f"{', '.join(base)} and the untrained head are trained together from the first epoch: the "
-        f"head's large random gradients will spoil the pretrained weights; train the head alone "
-        f"first, in a phase of its own",
-    ]
+    if weights and base and trained_first("head.") and fresh_head:
+        lines.append(
+            f"{', '.join(base)} and the untrained head are trained together from the first epoch: "
+            f"the head's large random gradients will spoil the pretrained weights; train the head "
+            f"alone first, in a phase of its own"
+        )
+    return lines
 
 
 def download_of_weights(config: Config) -> str | None:
@@ -136,6 +170,7 @@ def download_of_weights(config: Config) -> str | None:
     if model.name == "scratch" or isinstance(model, OwnModelConfig):
         return None
     network = model.name if model.name in ("vgg16", "inception_v3") else "timm"
-    timm_name = None if network == "vgg16" else model.name
-    whole = model.head == OWN_HEAD
-    return pending_weights(network, model.weights, timm_name=timm_name, whole=whole)
+    return pending_weights(
+        network, model.weights, whole=model.head == OWN_HEAD,
+        timm_name=None if network == "vgg16" else model.name,
+    )  # fmt: skip

@@ -1,15 +1,24 @@
-"""A run's devices, or those of this machine where it has not got them."""
+"""What a run computes on: its devices, or those of this machine, and in which precision."""
 
 from __future__ import annotations
 
+import logging
+
 import pytorch_lightning as L
+import torch
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from convlens.config.checks import with_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import started_outside
-from convlens.training.precision import PRECISIONS
+from convlens.data.sources.places import cache_dir
+from convlens.experiment.assemble import Run
+from convlens.training import ClassifierModule
+from convlens.training.precision import fastest, step_seconds
+
+log = logging.getLogger("convlens")
 
 
 def lightning(**options) -> L.Trainer:
@@ -34,7 +43,7 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
         single precision and the processor.
     """
     found = asked
-    missing = not _are_here(asked.accelerator, asked.devices, asked.num_nodes)
+    missing = not _are_here(asked, asked.num_nodes)
     if missing:
         found = asked.updated(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
     kind = kind_of(found.accelerator)
@@ -43,11 +52,10 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
     used = "32" if kind == "cpu" and precision == "16" else precision
     if not missing and used == precision:
         return found, precision, ""
-    wanted = f"accelerator={asked.accelerator} devices={asked.devices}"
-    wanted += f" num_nodes={asked.num_nodes}" if asked.num_nodes > 1 else ""
+    nodes = f" num_nodes={asked.num_nodes}" if asked.num_nodes > 1 else ""
     return found, used, (
-        f"{wanted} precision={precision} is not available on this machine: going on with one "
-        f"device, {kind}, and precision={used}"
+        f"accelerator={asked.accelerator} devices={asked.devices}{nodes} precision={precision} is "
+        f"not available on this machine: going on with one device, {kind}, and precision={used}"
     )  # fmt: skip
 
 
@@ -69,16 +77,15 @@ def check_devices(asked: TrainerConfig) -> None:
     Raises:
         UserError: in one line, with the way out.
     """
-    accelerator, devices = asked.accelerator, asked.devices
-    if not _are_here(accelerator, devices, 1):
+    if not _are_here(asked, nodes=1):
         raise UserError(
-            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine does "
-            f"not have them; trainer=auto takes what it has, trainer=cpu the processor"
+            f"trainer.accelerator={asked.accelerator} trainer.devices={asked.devices}: this "
+            f"machine does not have them; trainer=auto takes what it has, trainer=cpu the processor"
         )
 
 
-def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
-    kind = kind_of(accelerator)
+def _are_here(asked: TrainerConfig, nodes: int) -> bool:
+    kind, devices = kind_of(asked.accelerator), asked.devices
     if kind not in AcceleratorRegistry or not _accelerator(kind).is_available():
         return False
     if nodes > 1 and not started_outside():
@@ -90,7 +97,56 @@ def _are_here(accelerator: str, devices: int | str | list, nodes: int) -> bool:
     return most <= _accelerator(kind).auto_device_count()
 
 
-def trainer_here(config: Config, **options) -> tuple[L.Trainer, str]:
-    """A trainer for using a checkpoint on this machine, and a note on what was changed for that."""
-    devices, precision, note = devices_here(config.trainer, str(config.precision))
-    return lightning(**devices.plain(), precision=PRECISIONS[precision], **options), note
+def local_processes(asked: TrainerConfig) -> int:
+    """How many processes the config group ``trainer`` starts on a machine such as this one.
+
+    1 where Lightning finds its devices missing: a run elsewhere may be planned here.
+    """
+    named = asked.updated(fast_dev_run=False).plain()
+    try:
+        return lightning(**named, logger=False, enable_checkpointing=False).num_devices
+    except UserError:
+        return 1
+
+
+def settle_precision(run: Run) -> None:
+    """Resolve ``precision: auto`` in the config, once."""
+    if str(run.config.precision) != "auto":
+        return
+    if started_outside():  # each process would measure for itself, and they have to agree
+        half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        found = "bf16" if half else "32"
+    else:
+        found = fastest(measured_steps(run.config, run.module))
+    run.config = run.module.settle(with_values(run.config, {"precision": found}))
+    log.info("precision: auto is %s on this machine", found)
+
+
+def device_of(config: Config) -> torch.device:
+    """Where a run with this config trains."""
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
+    return torch.device("cpu" if config.trainer.accelerator == "cpu" else kind)
+
+
+def measured_steps(
+    config: Config, module: ClassifierModule, precisions: tuple[str, ...] = ("32", "bf16")
+) -> dict[str, float]:
+    """Seconds of a training step on this machine, by precision; on noise, nothing is decoded.
+
+    The module is timed in the phase that it is in.
+    """
+    _, batch = batches_of(config)
+    memo = cache_dir() / "precision.json"
+    return step_seconds(module, batch, device_of(config), memo, precisions)
+
+
+def batches_of(config: Config) -> tuple[int, int]:
+    """Images of a step over all processes, and those that this machine's one device has to do.
+
+    Processes that share the processor's cores share its time too.
+    """
+    nodes, local = config.trainer.num_nodes, local_processes(config.trainer)
+    each = config.training.batch_size_is == "per_device"
+    whole = config.training.batch_size * (nodes * local if each else 1)
+    devices = nodes * (1 if device_of(config).type == "cpu" else local)
+    return whole, -(-whole // devices)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as L
 
@@ -23,20 +23,16 @@ from convlens.core.stopwatch import current, spent_on
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
 from convlens.data.probes import choose_probes
-from convlens.data.sources.places import cache_dir
 from convlens.data.unchanged import PLACES
-from convlens.experiment.assemble import Run
-from convlens.experiment.checkpoints import run_of
-from convlens.experiment.devices import trainer_here
-from convlens.experiment.fit import run_test
-from convlens.experiment.restore import restored
+from convlens.experiment.devices import devices_here, lightning
+from convlens.experiment.networks import restored
+from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
-from convlens.experiment.table import write_table
 from convlens.experiment.unseen import Tested, images_to_test
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
 from convlens.rundir.read import of_stage, read_config
 from convlens.rundir.write import write_evaluation, write_results
-from convlens.training.finetune.phases import Phases
+from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
 
 log = logging.getLogger("convlens")
@@ -44,86 +40,76 @@ log = logging.getLogger("convlens")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``make eval`` tests, on which images, and where its answers go.
+    """What a checkpoint does on images that it has not seen.
 
     Attributes:
-        file: the checkpoint.
-        content: what :func:`convlens.training.survival.checkpoint.read_checkpoint` gives of it.
-        config: resolved; decides data, device and precision.
         tested_on: the images, as :func:`convlens.experiment.unseen.images_to_test` chooses them.
-        home: the folder for ``predictions.csv`` (every test picture's probabilities, see
-            :mod:`convlens.experiment.table`), ``results.json``, below ``epoch_NNN`` the confusion
+        epoch: completed ones of the checkpoint.
+        results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
+            of very many classes.
+        home: the folder with ``predictions.csv`` (every test picture's probabilities, see
+            :mod:`convlens.experiment.predict`), ``results.json``, below ``epoch_NNN`` the confusion
             matrix and the most confident mistakes with their Grad-CAM; and ``left_out.csv`` where
             images were left out, with how the run has used each.
     """
 
-    file: Path
-    content: dict[str, Any]
-    config: Config
     tested_on: Tested
+    epoch: int
+    results: dict[str, float]
     home: Path
 
-    @property
-    def epoch(self) -> int:
-        """Completed epochs of the checkpoint."""
-        return self.content["epoch"] + 1
 
-
-def evaluation_of(file: Path, words: list[str]) -> Evaluation:
-    """Choose what a checkpoint is tested on, and make the folder for the answers.
+def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Evaluation:
+    """Test a checkpoint; on its run's own test split the results are those of the run's end.
 
     Args:
         file: the checkpoint.
         words: ``key=value``, which change its config.
+        say: takes lines on the choice of images, before the test.
 
     Raises:
-        UserError: no checkpoint of ours, a word that fits no key, or nothing is left to test.
+        UserError: no checkpoint of ours, a word that fits no key, nothing is left to test, or the
+            checkpoint describes no network, or one that its weights do not fit.
     """
     content = read_checkpoint(file)
-    told = content["hyper_parameters"]
-    kept = _with_places(stored_config(told["config"], str(file), words), file)
-    told["config"] = stored(kept)
+    parts, epoch = content["hyper_parameters"], content["epoch"] + 1
+    kept = _with_places(stored_config(parts["config"], str(file), words), file)
+    parts["config"] = stored(kept)
     config = changed(kept, words)
-    tested_on = images_to_test(config, content)
-    return Evaluation(file, content, config, tested_on, _answers_folder(file, tested_on.own))
-
-
-def evaluate(asked: Evaluation) -> dict[str, float]:
-    """Test a checkpoint; on its run's own test split the results are those of the run's end.
-
-    Returns:
-        ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1`` of very
-        many classes.
-
-    Raises:
-        UserError: the checkpoint describes no network, or one that its weights do not fit.
-    """
-    config, data = asked.config, asked.tested_on.data
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
+    tested_on = images_to_test(config, content)
+    home, data = _answers_folder(file, tested_on.own), tested_on.data
+    if first_process():
+        for line in tested_on.lines:
+            say(line)
     with spent_on("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(asked.content, "the checkpoint", repeats(config))
+    module = restored(content, "the checkpoint", repeats(config))
     looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
-    looks.tested = asked.epoch
+    looks.tested = epoch
     trainer = _trainer(config, looks)
     probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
-        explanation.attach(probes, data.class_names, asked.home, config.seed)
-    run = Run(config, data, module, [], Phases("never", cache_dir()))
+        explanation.attach(probes, data.class_names, home, config.seed)
     with spent_on("test"):
-        results = of_stage(run_test(trainer, run, None), "test")
+        trainer.test(module, datamodule=data, verbose=False)
+    found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
     current().turn_to("closing")
     if first_process():
-        _write_predictions(asked.home / "predictions.csv", looks.answers.latest["test"], data)
-        _write_left_out(asked.home / "left_out.csv", asked.tested_on)
-        _write_results(asked, results)
-    return results
+        _write_predictions(home / TABLE, looks.answers.latest["test"], data)
+        _write_left_out(home / "left_out.csv", tested_on)
+        _write_results(file, found)
+    return found
 
 
 def _trainer(config: Config, looks: Looks) -> L.Trainer:
-    trainer, line = trainer_here(
-        config,
+    devices, precision, line = devices_here(config.trainer, str(config.precision))
+    if line:
+        log.warning(line)
+    return lightning(
+        **devices.plain(),
+        precision=PRECISIONS[precision],
         callbacks=[looks],
         logger=False,
         use_distributed_sampler=False,
@@ -131,19 +117,21 @@ def _trainer(config: Config, looks: Looks) -> L.Trainer:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    if line:
-        log.warning(line)
-    return trainer
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None of a file by itself."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
 def _with_places(config: Config, checkpoint: Path) -> Config:
     """The run's data may have moved since the checkpoint was written: config.yaml knows where."""
-    home = run_of(checkpoint)
+    home = _run_of(checkpoint)
     if home is None or not holds_run(home):
         return config
     places = read_config(home).places(config.data.name)
-    known = {place: place.removeprefix("data.") in config.data.given for place in PLACES}
-    return with_values(config, {key: places[key] for key in places if known.get(key)})
+    known = {place for place in PLACES if place.removeprefix("data.") in config.data.given}
+    return with_values(config, {key: places[key] for key in places if key in known})
 
 
 def _answers_folder(checkpoint: Path, own: bool) -> Path:
@@ -151,7 +139,7 @@ def _answers_folder(checkpoint: Path, own: bool) -> Path:
 
     Only what was measured on the run's own test split belongs to the run.
     """
-    home = run_of(checkpoint)
+    home = _run_of(checkpoint)
     if home is None or not own:
         return make_fresh_folder(OUTPUTS / "eval")
     folder = home / "evaluation" / checkpoint.stem
@@ -161,12 +149,8 @@ def _answers_folder(checkpoint: Path, own: bool) -> Path:
 
 def _write_predictions(file: Path, answered: Answers, data: PictureData) -> None:
     names = data.dataset.splits["test"].names
-    rows = (
-        (names[row], shares, data.class_names[label])
-        for row, label, shares in zip(
-            answered.rows.tolist(), answered.labels.tolist(), answered.shares, strict=True
-        )
-    )
+    known = zip(answered.rows.tolist(), answered.shares, answered.labels.tolist(), strict=True)
+    rows = ((names[row], shares, data.class_names[label]) for row, shares, label in known)
     write_table(file, data.class_names, rows, last="true")
 
 
@@ -177,17 +161,16 @@ def _write_left_out(file: Path, tested_on: Tested) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _write_results(asked: Evaluation, results: dict[str, float]) -> None:
+def _write_results(file: Path, found: Evaluation) -> None:
     """Beside the answers; those on a run's own test split are in its summary too."""
-    tested_on, file = asked.tested_on, asked.file
+    tested_on = found.tested_on
     write_results(
-        asked.home,
+        found.home,
         {
-            "checkpoint": str(file), "epoch": asked.epoch, "data": tested_on.place,
+            "checkpoint": str(file), "epoch": found.epoch, "data": tested_on.place,
             "images": len(tested_on.data.dataset.splits["test"]), "own_test_split": tested_on.own,
-            "test": results,
+            "test": found.results,
         },
     )  # fmt: skip
-    if (home := run_of(file)) and tested_on.own:
-        seconds = seconds_by_name(current().seconds())
-        write_evaluation(home, file, asked.epoch, results, seconds)
+    if (home := _run_of(file)) and tested_on.own:
+        write_evaluation(home, file, found.epoch, found.results, seconds_by_name())

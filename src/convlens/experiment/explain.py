@@ -3,60 +3,45 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-
-import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_whole
 from convlens.data.pixels.decode import PictureError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.explanation import encode_panels, write_panels
 from convlens.experiment.inputs import picture_files, walk_from
-from convlens.experiment.methods import choose_methods
+from convlens.experiment.methods import choose_methods, write_panels
 from convlens.pages.explained import Shown, explained_page
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
+from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
 Say = Callable[[str], object]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be explained.
+def explain_pictures(
+    explainer: Explainer, network: str, image: str | None, *, only: str | None = None,
+    layers: str = "auto", target: str | None = None, run_dir: str | None = None, say: Say,
+) -> Path:  # fmt: skip
+    """Explain pictures one by one, write folders and the page; returns their folder.
 
-    Attributes:
+    Args:
+        network: what a person calls it.
         image: a picture or a folder of pictures; None for filters alone, which need none.
         only: names of explanations with commas; None for all usual ones.
         layers: names or patterns of layers with commas, or ``auto``.
         target: see :meth:`convlens.experiment.explainer.Explainer.explain`.
         run_dir: the folder to write; None for a new one.
-    """
-
-    image: str | None
-    only: str | None
-    layers: str
-    target: str | None
-    run_dir: str | None
-
-
-def explain_pictures(explainer: Explainer, network: str, request: Request, say: Say) -> Path:
-    """Explain pictures one by one, write folders and the page; returns their folder.
-
-    Args:
-        network: what a person calls it.
         say: takes lines for the screen while it goes on.
 
     Raises:
         UserError: no picture there, an unknown layer or class, a folder that is not empty, or no
             picture that could be explained.
     """
-    wanted = choose_methods(request.only)
-    walk = walk_from(request.image) if request.image is not None else None
+    wanted = choose_methods(only)
+    walk = walk_from(image) if image is not None else None
     files, shown = iter(()), Shown()
     if walk is not None:
         files = picture_files(walk)
@@ -64,12 +49,27 @@ def explain_pictures(explainer: Explainer, network: str, request: Request, say: 
     elif wanted != ["filters"]:
         raise UserError("explain needs image=PATH, a picture or a folder of pictures")
     # filters are the network's, not a picture's: once for all of them
-    sheets = explainer.filters(request.layers) if "filters" in wanted else {}
-    home = _explanations_folder(request.run_dir)
+    sheets = explainer.filters(layers) if "filters" in wanted else {}
+    home = _explanations_folder(run_dir)
     say(f"asking {network}")
     if sheets:
-        shown.add("filters", "of the network, whatever the picture", [], _written(home, sheets))
-    count, refused = _explain(explainer, files, request, home, shown, say)
+        shown.add("filters", "of the network, whatever the picture", [], write_panels(home, sheets))
+    methods = None if only is None else [method for method in wanted if method != "filters"]
+    count, refused, names = 0, [], {PAGE, "filters"}
+    for file in files:
+        try:
+            found = explainer.explain(file, target=target, only=methods, layers=layers)
+        except PictureError as error:
+            refused.append(str(error))
+            say(f"! {error}")
+            continue
+        count += 1
+        name, top = _free_name(file.stem, names), found.top(5)
+        panels = write_panels(home / name, found.panels)
+        say(f"{file}: {', '.join(f'{label} {probability_text(share)}' for label, share in top)}")
+        for note in found.notes:
+            say(f"  {note}")
+        shown.add(name, str(file), top, panels, found.notes)
     unused = walk.notes(f"in {walk.root}") if walk is not None else []
     for line in unused:
         say(f"! {line}")
@@ -83,48 +83,8 @@ def explain_pictures(explainer: Explainer, network: str, request: Request, say: 
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
     say(f"explanations  {home}\npage          {home / PAGE}")
     if not count and walk is not None:
-        raise UserError(
-            f"none of the files of {request.image} could be explained; the lines above say why"
-        )
+        raise UserError(f"none of the files of {image} could be explained; the lines above say why")
     return home
-
-
-def _explain(
-    explainer: Explainer,
-    files: Iterable[Path],
-    request: Request,
-    home: Path,
-    shown: Shown,
-    say: Say,
-) -> tuple[int, list[str]]:
-    """The number of pictures explained, and a line for each file that gave none."""
-    count, refused, names = 0, [], {PAGE, "filters"}
-    only = request.only
-    if only is not None:
-        only = [method for method in choose_methods(only) if method != "filters"]
-    for file in files:
-        try:
-            found = explainer.explain(file, target=request.target, only=only, layers=request.layers)
-        except PictureError as error:
-            refused.append(str(error))
-            say(f"! {error}")
-            continue
-        count += 1
-        name = _free_name(file.stem, names)
-        panels = _written(home / name, found.panels)
-        said = ", ".join(f"{label} {probability_text(share)}" for label, share in found.top(5))
-        say(f"{file}: {said}")
-        for note in found.notes:
-            say(f"  {note}")
-        shown.add(name, str(file), found.top(5), panels, found.notes)
-    return count, refused
-
-
-def _written(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Write panels below ``folder``; returns what was written."""
-    encoded = encode_panels(panels)
-    write_panels(folder, encoded)
-    return encoded
 
 
 def _explanations_folder(asked: str | None) -> Path:
@@ -133,7 +93,7 @@ def _explanations_folder(asked: str | None) -> Path:
     home = Path(asked).expanduser()
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise UserError(f"run_dir={home} is there already and not empty: choose another")
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     return home
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import place_of
 from convlens.data.pixels.decode import Recipe, decode_picture, from_image
 from convlens.data.pixels.load import pillow_settings
-from convlens.experiment.explanation import Explanation
-from convlens.experiment.filter_panels import filter_panels
-from convlens.experiment.methods import (
-    Answer,
-    Question,
-    answer_by_activations,
-    answer_by_grad_cam,
-    answer_by_signed_maps,
-    choose_methods,
-)
+from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import device_of, explaining, preprocessing, ready
 from convlens.explain.outputs import answering, check_outputs
@@ -83,11 +74,7 @@ class Explainer:
     def _check(self) -> str | None:
         """What is to be said of the outputs, from one pass; UserError where they do not fit."""
         images = torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
-        with (
-            self._preprocessed(),
-            explaining(self.network),
-            answering(self.network, self._outputs),
-        ):
+        with self._asked(checked=False), explaining(self.network):
             logits, note = check_outputs(self.network, ready(self.network, images))
         classes = max(2, logits.shape[1])
         if classes != len(self.class_names):
@@ -120,12 +107,17 @@ class Explainer:
                 raise ValueError(f"arrays are uint8 (H, W) or (H, W, C), not {picture.dtype}")
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
-            pixels = from_image(picture, self.recipe)
-        else:
-            with pillow_settings():
-                pixels = decode_picture(Path(picture).expanduser(), self.recipe)
-        # contiguous: a network that flattens with `view` refuses pictures with channels last
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().contiguous() / 255
+            return _as_tensor(from_image(picture, self.recipe))
+        with pillow_settings():
+            return self.decode(Path(picture).expanduser())
+
+    def decode(self, file: Path) -> Tensor:
+        """A picture file as :meth:`read` gives it, within Pillow's settings of many threads.
+
+        Raises:
+            PictureError: the file gives no picture.
+        """
+        return _as_tensor(decode_picture(file, self.recipe))
 
     def _resized(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -134,10 +126,8 @@ class Explainer:
         picture = picture.detach().float().expand(channels, -1, -1)
         if tuple(picture.shape) == self.shape:
             return picture
-        resized = F.interpolate(
-            picture[None], size=(height, width), mode="bilinear", antialias=True
-        )  # fmt: skip
-        return resized[0]
+        size = (height, width)
+        return F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
 
     def probabilities(self, pictures: Tensor) -> Tensor:
         """``(B, K)`` in [0, 1] of pictures ``(B, C, H, W)`` in [0, 1]; on the CPU."""
@@ -174,29 +164,15 @@ class Explainer:
         targets = self._targets(target, shares)
         if name is None:
             name = Path(picture).stem if isinstance(picture, str | os.PathLike) else "picture"
-        asked = Question(name, image, self.class_names, shares, tuple(targets), self.seed)
+        found = Explanation(name, image[0], self.class_names, shares, tuple(targets))
+        if self.note:
+            found.notes.append(self.note)
         with self._asked():
-            answers = [self._answer(each, asked, layers, named=only is not None) for each in wanted]
-        parts = {
-            part: {key: value for answer in answers for key, value in getattr(answer, part).items()}
-            for part in ("grad_cam", "maps", "activations", "panels")
-        }
-        notes = [self.note] if self.note else []
-        notes += [note for answer in answers for note in answer.notes]
-        return Explanation(
-            name, image[0], self.class_names, shares, asked.targets, **parts, notes=tuple(notes)
-        )
-
-    def _answer(
-        self, method: str, asked: Question, layers: str | list[str], *, named: bool
-    ) -> Answer:
-        if method == "grad_cam":
-            return answer_by_grad_cam(self.network, asked, layers, named=named)
-        if method == "activations":
-            return answer_by_activations(self.network, asked, layers)
-        if method == "filters":
-            return Answer(panels=self._filter_panels(layers))
-        return answer_by_signed_maps(self.network, asked, method)
+            for method in wanted:
+                explain_by(
+                    method, self.network, found, layers, named=only is not None, seed=self.seed
+                )
+        return found
 
     def filters(self, layers: str | Sequence[str] = "auto") -> dict[str, np.ndarray]:
         """``filters/<layer>`` -> its panel, uint8 ``(H, W, 3)``; no picture is needed.
@@ -210,32 +186,33 @@ class Explainer:
         Raises:
             UserError: an unknown layer, or one that is neither a convolution nor dense.
         """
+        names, layers = self.class_names, _patterns(layers)
         with self._asked():
-            return self._filter_panels(_patterns(layers))
-
-    def _filter_panels(self, layers: str | list[str]) -> dict[str, np.ndarray]:
-        return filter_panels(self.network, self.shape, self.class_names, layers, seed=self.seed)
+            return filter_panels(self.network, self.shape, names, layers, seed=self.seed)
 
     def _targets(self, target: str | None, shares: Tensor) -> list[int]:
-        place = None if target is None else place_of(target, self.class_names)
-        if place is not None:
+        if target is None:
+            return shares.topk(1).indices.tolist()
+        if (place := place_of(target, self.class_names)) is not None:
             return [place]
-        count = "1" if target is None else target.removeprefix("top")
-        if (target is None or target.startswith("top")) and count.isdigit() and int(count):
+        count = target.removeprefix("top")
+        if target.startswith("top") and count.isdigit() and int(count):
             return shares.topk(min(int(count), len(shares))).indices.tolist()
         raise UserError(f"target={target}: no such class; {nearest(target, self.class_names)}")
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
+    def _asked(self, *, checked: bool = True) -> Iterator[None]:
         """The network takes pictures in [0, 1] and gives logits while this lasts."""
-        classes = len(self.class_names)
-        with self._preprocessed(), answering(self.network, self._outputs, classes):
+        normalise, classes = self._normalise, len(self.class_names) if checked else None
+        fed = nullcontext() if normalise is None else preprocessing(self.network, normalise)
+        with fed, answering(self.network, self._outputs, classes):
             yield
 
-    def _preprocessed(self) -> AbstractContextManager[None]:
-        if self._normalise is None:
-            return nullcontext()
-        return preprocessing(self.network, self._normalise)
+
+def _as_tensor(pixels: np.ndarray) -> Tensor:
+    """``(C, H, W)`` in [0, 1] of ``(H, W, C)`` uint8."""
+    # contiguous: a network that flattens with `view` refuses pictures with channels last
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().contiguous() / 255
 
 
 def _patterns(layers: str | Sequence[str]) -> str | list[str]:

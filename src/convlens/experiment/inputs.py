@@ -1,4 +1,4 @@
-"""Which files a command is asked about."""
+"""What a person names for a command: a checkpoint, or image files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,25 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk
 from convlens.data.index.names import spelt_on_disk
+from convlens.rundir.runs import newest_run
+
+# a small trained network and images of `shapes`
+EXAMPLE = Path(__file__).parents[1] / "example"
+EXAMPLE_NAME = "example"  # what ckpt= says for it
+
+
+def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
+    """The checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best.
+
+    ``last`` is the newest run that has one, ``example`` the network that comes with the package.
+    """
+    if asked == EXAMPLE_NAME:
+        return EXAMPLE / "shapes.ckpt"
+    if asked not in (None, "last"):
+        return Path(asked).expanduser()
+    best = Path("checkpoints", "best.ckpt")
+    newest = asked == "last" or home == "last"
+    return (newest_run(str(best)) if newest else Path(home).expanduser()) / best
 
 
 def walk_from(given: str) -> Walk:
@@ -29,10 +48,10 @@ def picture_files(walk: Walk) -> Iterator[Path]:
         return
     if not path.is_dir():
         raise UserError(f"there is no file or folder {path}: give the path of a picture")
-    found = False
-    for file in walk.pictures(path):
-        found = True
-        yield file
-    if not found:
+    files = walk.pictures(path)
+    if first := next(files, None):
+        yield first
+        yield from files
+    else:
         only = f", only {walk.left_out()}" if walk.unused else ""
         raise UserError(f"no pictures in {path}{only}: JPEG or PNG files are expected")

@@ -113,15 +113,12 @@ def _ends_as_ctrl_c() -> Iterator[None]:
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.signal(n, interrupt) for n in numbers if _by_default(n)}
+    # those that would end this process; under nohup, say, one would not
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _by_default(number: int) -> bool:
-    """Whether a signal would end this process; under nohup, say, it would not."""
-    return signal.getsignal(number) == signal.SIG_DFL
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,26 +1,31 @@
-"""A network to ask: of a checkpoint, of a library, or anybody's."""
+"""A network to ask: of a checkpoint, of a library, or anybody's.
+
+What a config or a checkpoint speaks of is built without obeying it: both may come from anybody.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
 
-from convlens.config.checks import with_values
+from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
-from convlens.core.errors import UserError
+from convlens.core.errors import UserError, blaming
 from convlens.data.pixels.decode import Recipe, recipe_of
-from convlens.experiment.checkpoints import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.restore import restored, understood
+from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
 from convlens.models.normalise import normalisation as normalise_by
 from convlens.models.timm_networks import input_of
+from convlens.training import ClassifierModule
 from convlens.training.survival.checkpoint import read_checkpoint
 
 
@@ -40,11 +45,12 @@ def load(
     """
     content = read_checkpoint(checkpoint)
     module = restored(content, str(checkpoint), words, compile=False)
-    config, told = module.config, content["hyper_parameters"]
-    network = module.model.eval().to(device or _device())
+    config = module.config
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = module.model.eval().to(device)
     with understood(str(checkpoint)):
         recipe, seed = recipe_of(config.data), config.seed
-    return Explainer(network, told["class_names"], recipe, seed=seed, outputs="logits")
+    return Explainer(network, module.class_names, recipe, seed=seed, outputs="logits")
 
 
 def wrap(
@@ -94,10 +100,10 @@ def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
             raise UserError(f"{stray[0]}: a checkpoint knows its own network; leave the word out")
     elif words:
         return _of_library(words)
-    path = checkpoint_path(ckpt or EXAMPLE_NAME, None)
+    path = checkpoint_path(ckpt or EXAMPLE_NAME)
     example = ckpt in (None, EXAMPLE_NAME)
-    explainer = load(path, words=repeated)
-    return explainer, "the example network, trained on shapes" if example else str(path)
+    name = "the example network, trained on shapes" if example else str(path)
+    return load(path, words=repeated), name
 
 
 def _of_library(words: list[str]) -> tuple[Explainer, str]:
@@ -110,20 +116,47 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
             "without ckpt=FILE a network has only its library's classes: say model.head=imagenet"
         )
     name = config.model.name
+    size, names = config.data.size, imagenet_classes()
     if "data.size" not in keys:
         size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
-        config = with_values(config, {"data.size": size})
-    names = imagenet_classes()
     network = build_model(
-        config.model, channels=3, size=config.data.size, outputs=len(names),
-        class_names=names,
-    ).eval()  # fmt: skip
-    config = with_values(config, {"data.channels": 3})
-    explainer = Explainer(
-        network, names, recipe_of(config.data), seed=config.seed, outputs="logits"
-    )
+        config.model, channels=3, size=size, outputs=len(names), class_names=names
+    ).eval()
+    recipe = recipe_of(config.data.updated(size=size, channels=3))
+    explainer = Explainer(network, names, recipe, seed=config.seed, outputs="logits")
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def restored(
+    checkpoint: dict[str, Any], where: str, words: Iterable[str] = (), **training: Any
+) -> ClassifierModule:
+    """The network of a checkpoint, with its weights.
+
+    Args:
+        checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
+        where: its file, for messages.
+        words: as typed; they may repeat a class of a person's own.
+        training: keys of the config group ``training`` set anew, such as ``compile=False``.
+
+    Raises:
+        UserError: its config describes no network, or one that the weights do not fit.
+    """
+    told = checkpoint["hyper_parameters"]
+    config = stored_config(told["config"], where, words)
+    config = with_values(config, {f"training.{key}": value for key, value in training.items()})
+    with understood(where):
+        module = ClassifierModule(config, told["class_names"], pretrained=False)
+        module.load_state_dict(checkpoint["state_dict"])
+    return module
+
+
+def understood(where: str) -> AbstractContextManager[None]:
+    """Around what is built from a file's config.
+
+    The values were checked one by one; that a key is missing or two do not go together is told
+    by the parts that are built from them, each in its own way.
+
+    Raises:
+        UserError: anything was raised meanwhile; the traceback goes to the log.
+    """
+    return blaming(f"{where} does not describe a network that can be built", "was it changed?")

@@ -1,10 +1,17 @@
-"""Each picture's probabilities, for any number of pictures in little memory."""
+"""Each picture's probabilities, for any number of pictures in little memory: ``predictions.csv``.
+
+Its columns are ``file, predicted, confidence``, a column ``probability/<class>`` in [0, 1] for each
+class, and ``error``, which says why a file gave no picture (its other columns are empty), or
+``true``, its class where that is known. The columns of classes have a beginning that no other has:
+a class may be called ``file`` or ``true``.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +21,11 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
-from convlens.data.pixels.decode import PictureError, decode_picture
+from convlens.data.index.tables import csv_line
+from convlens.data.pixels.decode import PictureError
 from convlens.data.pixels.load import cores, pillow_settings
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.table import write_table
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
+from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 TABLE = "predictions.csv"
 
@@ -42,16 +49,14 @@ def predictions_folder(asked: str | None) -> Path:
     """Where the table goes: ``run_dir=``, or a new folder.
 
     Raises:
-        UserError: a folder that holds a table already, or a file.
+        UserError: a folder that holds a table already, or that cannot be made.
     """
     if asked is None:
         return make_fresh_folder(OUTPUTS / "predict")
     home = Path(asked).expanduser()
     if (home / TABLE).exists():
         raise UserError(f"run_dir={home} holds {TABLE} already: choose another")
-    if home.exists() and not home.is_dir():
-        raise UserError(f"run_dir={home} is a file: choose another")
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     return home
 
 
@@ -69,46 +74,65 @@ def predict_files(
     done, began = Predicted(), time.perf_counter()
 
     def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
-        for part, pictures in _decoded(explainer, files, batch):
-            good = [picture for picture in pictures if isinstance(picture, torch.Tensor)]
-            shares = iter(explainer.probabilities(torch.stack(good)).numpy() if good else [])
-            for file, picture in zip(part, pictures, strict=True):
-                if isinstance(picture, PictureError):
-                    done.refused.append(str(picture))
-                    yield str(file), None, picture.reason
-                else:
-                    found = next(shares)
-                    done.counts[explainer.class_names[int(found.argmax())]] += 1
-                    yield str(file), found, ""
+        for file, found in _answered(explainer, files, batch):
+            advance(1)
+            if isinstance(found, PictureError):
+                done.refused.append(str(found))
+                yield str(file), None, found.reason
+            else:
+                done.counts[explainer.class_names[int(found.argmax())]] += 1
+                yield str(file), found, ""
 
-    write_table(table, explainer.class_names, _with_bar(rows(), len(files)))
+    with progress_bar("predicting", len(files)) as advance:
+        write_table(table, explainer.class_names, rows())
     done.seconds = time.perf_counter() - began
     return done
 
 
-def _decoded(explainer: Explainer, files: Sequence[Path], batch: int):
-    """Parts of ``files`` with their pictures, or what was wrong with them, one part ahead."""
+def _answered(
+    explainer: Explainer, files: Sequence[Path], batch: int
+) -> Iterator[tuple[Path, np.ndarray | PictureError]]:
+    """Each file's probabilities, or what was wrong with it; pictures are decoded a batch ahead."""
 
     def read(file: Path) -> torch.Tensor | PictureError:
         try:
-            pixels = decode_picture(file, explainer.recipe)
-            return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+            return explainer.decode(file)
         except PictureError as error:
             return error
 
-    parts = [files[start : start + batch] for start in range(0, len(files), batch)]
     threads = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
     with pillow_settings(), threads as pool:  # around all threads: they belong to the process
-        coming = [pool.submit(read, file) for file in parts[0]] if parts else []
-        for place, part in enumerate(parts):
-            now = coming
-            after = parts[place + 1] if place + 1 < len(parts) else []
-            coming = [pool.submit(read, file) for file in after]
-            yield part, [future.result() for future in now]
+        coming = [pool.submit(read, file) for file in files[:batch]]
+        for start in range(0, len(files), batch):
+            now, end = coming, start + batch
+            coming = [pool.submit(read, file) for file in files[end : end + batch]]
+            found = [future.result() for future in now]
+            good = [each for each in found if isinstance(each, torch.Tensor)]
+            shares = iter(explainer.probabilities(torch.stack(good)).numpy() if good else [])
+            for file, each in zip(files[start:end], found, strict=True):
+                yield file, next(shares) if isinstance(each, torch.Tensor) else each
 
 
-def _with_bar(rows: Iterator, total: int) -> Iterator:
-    with progress_bar("predicting", total) as advance:
-        for row in rows:
-            yield row
-            advance(1)
+def write_table(
+    file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
+    *, last: str = "error",
+) -> None:  # fmt: skip
+    """Write ``predictions.csv``: whole under its name, or as ``.part`` as far as it came.
+
+    Args:
+        rows: (file, probabilities ``(K,)`` or None, what stands in the last column).
+        last: the last column's name: ``error``, or ``true`` where the classes are known.
+    """
+    beside = file.with_name(f"{file.name}.part")
+    # surrogateescape: file names need not be UTF-8, and must come back as they were
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        of_classes = [f"probability/{name}" for name in class_names]
+        out.write(csv_line(["file", "predicted", "confidence", *of_classes, last]))
+        for name, shares, note in rows:
+            cells = [""] * (2 + len(class_names))
+            if shares is not None:
+                best = int(shares.argmax())
+                values = [f"{share:.6g}" for share in shares.tolist()]
+                cells = [class_names[best], values[best], *values]
+            out.write(csv_line([name, *cells, note]))
+    os.replace(beside, file)

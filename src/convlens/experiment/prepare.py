@@ -94,28 +94,28 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         if resumed:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
-            _compare(listing, digests_of(listing, run.data.dataset), home, resumed)
+            _compare(run, listing, home, resumed)
         write_whole(home / "config.yaml", as_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
+    classes = run.data.class_names
     if config.probes.files:
-        probes = own_probes(config.probes.files, run.data.class_names, config.data)
+        probes = own_probes(config.probes.files, classes, config.data)
     else:
-        pictures = run.data.dataset.splits["validation"]
-        probes = choose_probes(
-            pictures, run.data.class_names, count=config.probes.count, seed=config.seed
-        )
+        pictures, count = run.data.dataset.splits["validation"], config.probes.count
+        probes = choose_probes(pictures, classes, count=count, seed=config.seed)
     if first_process():
         _keep_probes(probes, home / "probes")
     for callback in run.explanations:
-        callback.attach(probes, run.data.class_names, home / "explanations", config.seed)
+        callback.attach(probes, classes, home / "explanations", config.seed)
 
 
-def _compare(listing: Listing, digests: np.ndarray, home: Path, resumed: bool) -> None:
+def _compare(run: Run, listing: Listing, home: Path, resumed: bool) -> None:
     """Note which pictures a run begins with; refuse to go on with others."""
-    noted = home / "pictures.csv"
-    if resumed and (home / "split.csv").exists():
-        _check_split(read_split(home / "split.csv", listing), listing)
+    split, noted = home / "split.csv", home / "pictures.csv"
+    digests = digests_of(listing, run.data.dataset)
+    if resumed and split.exists():
+        _check_split(read_split(split, listing), listing)
     if not (resumed and noted.exists()):
         write_state(noted, listing, digests)
     elif line := check_state(noted, listing, digests):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import changed
@@ -23,6 +24,29 @@ FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget"
 FIXED = ("seed", "training", "optimizer", "scheduler", "finetune")
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a resumed run goes on.
+
+    Attributes:
+        file: the checkpoint.
+        content: what :func:`convlens.training.survival.checkpoint.read_checkpoint` gives of it.
+    """
+
+    file: Path
+    content: dict[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        """Completed ones."""
+        return self.content["epoch"] + ("convlens_amid_epoch" not in self.content)
+
+    @property
+    def config(self) -> Config:
+        """What was trained so far, to be compared with."""
+        return stored_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
+
+
 def resumed_config(config: Config, words: list[str]) -> Config:
     """The config of a run with what was typed behind ``resume``.
 
@@ -36,7 +60,7 @@ def resumed_config(config: Config, words: list[str]) -> Config:
     asked = changed(config, words)
     if asked.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
-    last = f"finetune.phases.{len(config.finetune.phases or []) - 1}.epochs"
+    last = _last_phase(config)
     for key in _differences(changed(config, []), asked):
         if key != last and not key.startswith(FREE):
             raise UserError(
@@ -50,22 +74,17 @@ def resumed_config(config: Config, words: list[str]) -> Config:
     return asked
 
 
-def asks_for_more(config: Config, asked: Config, checkpoint: dict) -> bool:
+def asks_for_more(config: Config, asked: Config, start: Start) -> bool:
     """Whether a finished run has anything left to do; that its images moved is nothing to do.
 
     Args:
         config: as the run folder holds it, perhaps edited by hand; ``asked``: with what was typed.
-        checkpoint: the run's last.
+        start: at the run's last checkpoint.
     """
-    trained = _config_in(checkpoint)
+    trained = start.config
     if any(_differences(getattr(trained, group), getattr(asked, group)) for group in FIXED):
         return True
     return any(key not in PLACES for key in _differences(changed(config, []), asked))
-
-
-def _config_in(checkpoint: dict) -> Config:
-    """What was trained so far, to be compared with."""
-    return stored_config(checkpoint["hyper_parameters"]["config"], "the checkpoint", None)
 
 
 def _differences(one: object, other: object, prefix: str = "") -> list[str]:
@@ -81,11 +100,11 @@ def _differences(one: object, other: object, prefix: str = "") -> list[str]:
     return found
 
 
-def check_resumed(checkpoint: dict, config: Config, schedule: Schedule, home: Path) -> None:
+def check_resumed(start: Start, config: Config, schedule: Schedule, home: Path) -> None:
     """Hold a config against the checkpoint that it is to go on from.
 
     Args:
-        checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
+        start: of the resumed run.
         config: settled.
         schedule: of that config.
         home: the run folder, for messages.
@@ -93,71 +112,77 @@ def check_resumed(checkpoint: dict, config: Config, schedule: Schedule, home: Pa
     Raises:
         UserError: what was trained so far is not what this config would have trained.
     """
-    theirs = _config_in(checkpoint)
-    last = f"finetune.phases.{len(schedule.phases) - 1}.epochs"
+    theirs = start.config
     for group in FIXED:
         for key in _differences(getattr(theirs, group), getattr(config, group), f"{group}."):
-            if key not in ("training.epochs", "training.eval_batch_size", last):
+            if key not in ("training.epochs", "training.eval_batch_size", _last_phase(config)):
                 raise UserError(
                     f"{home / 'config.yaml'}: the checkpoint is of another schedule or training, "
                     f"with another {key}; put it back, or start a new run with it"
                 )
-    check_length(checkpoint, config, schedule, home)
+    _check_length(start, theirs, config, schedule, home)
 
 
-def check_length(checkpoint: dict, config: Config, schedule: Schedule, home: Path) -> None:
+def _check_length(
+    start: Start, theirs: Config, config: Config, schedule: Schedule, home: Path
+) -> None:
     """Whether a run may become longer or shorter, having come as far as a checkpoint.
 
     Raises:
         UserError: the learning rates so far depend on the length, or the length is no matter.
     """
-    theirs = _config_in(checkpoint)
     before, after = theirs.training.epochs, config.training.epochs
-    phases = [each.finetune.phases or [] for each in (theirs, config)]
     # within phases the rates know the phase's length, not that of the run
-    spans = [ends[-1].epochs if ends else length for ends, length in
-             zip(phases, (before, after), strict=True)]  # fmt: skip
-    done = checkpoint["epoch"] + ("convlens_amid_epoch" not in checkpoint)
-    if (before, spans[0]) == (after, spans[1]):
+    phases = config.finetune.phases
+    old, new = (c.finetune.phases[-1].epochs if phases else c.training.epochs
+                for c in (theirs, config))  # fmt: skip
+    if (before, old) == (after, new):
         return
-    key = f"finetune.phases.{len(phases[1]) - 1}.epochs" if phases[1] else "training.epochs"
-    began = schedule.at(done, checkpoint.get("convlens_record", {}))
-    concerned = not phases[1] or began[0] is schedule.phases[-1]
-    if spans[0] != spans[1] and concerned and schedule.depends_on_length:
+    record = start.content.get("convlens_record", {})
+    concerned = not phases or schedule.at(start.epochs, record)[0] is schedule.phases[-1]
+    if old != new and concerned and schedule.depends_on_length:
         raise UserError(
-            f"{key}={spans[1]}: scheduler={schedule.scheduler_name} spreads the learning rates "
-            f"over all {spans[0]} epochs, so a run of {spans[1]} would have had other rates from "
-            f"its start; train a new run of that length, or one with scheduler=constant, step or "
-            f"exponential, which can be made longer"
+            f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
+            f"scheduler={schedule.scheduler_name} spreads the learning rates over all {old} "
+            f"epochs, so a run of {new} would have had other rates from its start; train a new run "
+            f"of that length, or one with scheduler=constant, step or exponential, which can be "
+            f"made longer"
         )
-    if after < done:
-        raise UserError(f"training.epochs={after}: {home} has trained {done} epochs already")
-    if after > before and (ended := _ended_by(checkpoint, schedule, done)):
+    if after < start.epochs:
         raise UserError(
-            f"training.epochs={after}: {home} was ended by {ended} after {done} epochs, and more "
-            f"epochs do not change that; start a new run"
+            f"training.epochs={after}: {home} has trained {start.epochs} epochs already"
+        )
+    if after > before and (ended := _ended_by(start, schedule, record)):
+        raise UserError(
+            f"training.epochs={after}: {home} was ended by {ended} after {start.epochs} epochs, "
+            f"and more epochs do not change that; start a new run"
         )
 
 
-def _ended_by(checkpoint: dict, schedule: Schedule, done: int) -> str:
+def _last_phase(config: Config) -> str:
+    """The key of its length; of a config without phases one that there is not."""
+    return f"finetune.phases.{len(config.finetune.phases or []) - 1}.epochs"
+
+
+def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
     """The rule that ended a run before its last epoch, or nothing."""
-    states = checkpoint.get("callbacks", {}).items()
+    states = start.content.get("callbacks", {}).items()
     stops = [each for name, each in states if str(name).startswith("EarlyStop")]
     if any(each.get("stopped_epoch") for each in stops):
         return "training.early_stopping"
     last = schedule.phases[-1]
-    if last.until and schedule.finished(done, checkpoint.get("convlens_record", {})):
+    if last.until and schedule.finished(start.epochs, record):
         return f"finetune.phases.{last.number}.until"
     return ""
 
 
-def check_processes(checkpoint: dict, processes: int, home: Path) -> None:
+def check_processes(start: Start, processes: int, home: Path) -> None:
     """Hold the number of processes to that which has trained so far; an old checkpoint says none.
 
     Raises:
         UserError: there are more or fewer.
     """
-    trained = checkpoint.get("convlens_processes")
+    trained = start.content.get("convlens_processes")
     if trained is None:
         log.warning(
             f"the checkpoint is an older one, which does not say how many processes trained it; "

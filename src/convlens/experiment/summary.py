@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as L
@@ -46,8 +45,12 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         ledger: what looking cost.
         test: the ``test/…`` results of the best epoch.
     """
-    config, history, seconds = run.config, epoch_log.history, current().seconds()
+    config, history = run.config, epoch_log.history
     best, last = best_row(history), history[-1]
+    latest: Row = {}  # value of each score
+    for _, row in sorted(ledger.scores.items()):
+        latest |= row
+    training = current().seconds().get("training", 0.0)
     return {
         "experiment": config.experiment,
         "seed": config.seed,
@@ -57,8 +60,8 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "val": of_stage(best, "val"),
         "val_last": of_stage(last, "val"),
         "test": of_stage(test, "test"),
-        "images_per_second": epoch_log.pictures_seen / max(seconds.get("training", 0.0), 1e-9),
-        "seconds": seconds_by_name(seconds),
+        "images_per_second": epoch_log.pictures_seen / max(training, 1e-9),
+        "seconds": seconds_by_name(),
         **_looking(ledger),
         "precision": str(config.precision),
         "processes": trainer.world_size,
@@ -66,7 +69,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "alarms": _alarms(history, config.alarms, trainer),
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
-        "scores": _latest_scores(ledger),
+        "scores": of_stage(latest, "explain"),
         "skipped": run.data.dataset.skipped,
         "features": run.phases.fetched,
     }
@@ -89,39 +92,37 @@ def _looking(ledger: Ledger) -> dict:
 
 def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) -> list[str]:
     """What the numbers tell, and what the explanations told at the end."""
-    notice = overfitting(
-        [row["train/loss"] for row in history[1:]],
-        [row["val/loss"] for row in history[1:]],
-        epochs=thresholds.overfitting_epochs,
-        rise=thresholds.overfitting_rise,
+    train, validation = (
+        [row[f"{stage}/loss"] for row in history[1:]] for stage in ("train", "val")
     )
-    losses = [row["val/loss"] for row in history if "val/loss" in row]
-    notices = [line for line in (notice, no_better_than_untrained(losses)) if line]
+    notices = (
+        overfitting(
+            train, validation, epochs=thresholds.overfitting_epochs,
+            rise=thresholds.overfitting_rise,
+        ),
+        no_better_than_untrained([row["val/loss"] for row in history if "val/loss" in row]),
+    )  # fmt: skip
     alarms = next(each for each in trainer.callbacks if isinstance(each, Alarms))
-    return notices + alarms.current
+    return [line for line in notices if line] + alarms.current
 
 
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
     """Looks that failed, and files that lack lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
-    lines = (*lost, epoch_log.failure, logs.failure())
-    return [*ledger.failures.values(), *(line for line in lines if line)]
+    lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.failure())
+    return [line for line in lines if line]
 
 
-def seconds_by_name(seconds: Mapping[str, float]) -> dict[str, float]:
-    """``total`` and what it is made of, in the order in which a run spends it; ``other`` last."""
+def seconds_by_name() -> dict[str, float]:
+    """``total`` so far and what it is made of, in the order in which a run spends it.
+
+    What has none of these names is ``other``, the last.
+    """
+    seconds = current().seconds()
     named = {name: seconds.get(name, 0.0) for name in SECONDS}
     named["other"] = sum(seconds.values()) - sum(named.values())
     rounded = {name: round(value, 3) for name, value in named.items()}
     return {"total": round(sum(rounded.values()), 3), **rounded}
-
-
-def _latest_scores(ledger: Ledger) -> Row:
-    """Each score's latest value, by its name without ``explain/``."""
-    latest: Row = {}
-    for _, row in sorted(ledger.scores.items()):
-        latest |= row
-    return of_stage(latest, "explain")
 
 
 def versions() -> dict[str, str]:
@@ -146,19 +147,14 @@ def finish(home: Path, summary: dict) -> dict:
             f"run={home}` writes it, nothing is trained again"
         ) from error
     with spent_on("report"):
-        _write_report(home)
-    summary = {**summary, "seconds": seconds_by_name(current().seconds())}
+        try:
+            report(home)
+        except Exception as error:  # of a picture, or the disk: the run is a good run still
+            log.warning(
+                "report.html was not written: %s; `make report run=%s` tries again", error, home
+            )
+            log.debug("traceback", exc_info=True)
+    summary = {**summary, "seconds": seconds_by_name()}
     with contextlib.suppress(OSError):  # the page alone is not in the one that is there
         write_summary(home, summary)
     return summary
-
-
-def _write_report(home: Path) -> None:
-    """The run's page; a run whose page fails is a good run still."""
-    try:
-        report(home)
-    except Exception as error:  # whatever is wrong with a picture or the disk
-        log.warning(
-            "report.html was not written: %s; `make report run=%s` tries again", error, home
-        )
-        log.debug("traceback", exc_info=True)

@@ -13,12 +13,11 @@ from convlens.callbacks import Looks
 from convlens.config.schema import Config
 from convlens.core.stopwatch import spent_on, timed
 from convlens.experiment.assemble import Run, assemble, warnings_of
-from convlens.experiment.fit import fit, run_test, start_of
-from convlens.experiment.precision import settle_precision
+from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
 from convlens.experiment.summary import best_row, finish, summarise
-from convlens.experiment.trainer import ending, trainer_of
+from convlens.experiment.trainer import ending, fit, run_test, start_of, trainer_of
 from convlens.training.batches import check_batches
 
 log = logging.getLogger("convlens")
@@ -41,19 +40,20 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         start = start_of(resume)
         run = assemble(config, pretrained=start is None, start=start and start.file)
         if start:
-            check_resumed(start.content, run.config, run.module.schedule, resume)
+            check_resumed(start, run.config, run.module.schedule, resume)
         notes = decode(run)
         home = claim()
         open_log(home, run, notes, resumed)
         settle_precision(run)
-        trainer, epoch_log, keeper = trainer_of(run, home, resumed)
+        trained = start.epochs if start else 0
+        trainer, epoch_log, keeper = trainer_of(run, home, trained if resumed else None)
         check_batches(run.module, run.data, trainer.world_size)
         if start:
-            check_processes(start.content, trainer.world_size, home)
+            check_processes(start, trainer.world_size, home)
         prepare(run, home, resumed)
         _announce(run, home)
         with ending(trainer, home):
-            fit(trainer, run, start and start.file)
+            fit(trainer, run, start)
         best = keeper.best_model_path if keeper else None
         clock = best_row(epoch_log.history)["epoch"]
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch

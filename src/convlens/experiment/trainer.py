@@ -1,4 +1,4 @@
-"""Lightning's trainer for a run, and the lines for one that does not come to its own end."""
+"""Lightning's trainer for a run: built, at work, and when it does not come to the run's own end."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytorch_lightning as L
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
-from convlens.callbacks import (
-    Alarms,
-    EpochLog,
-    EventLogger,
-    HParams,
-    Ledger,
-    Looks,
-    ProgressBar,
-)
+from convlens import callbacks as ours
+from convlens.callbacks import EpochLog, Ledger, Looks
 from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.logging.hparams import Settings
-from convlens.config.schema import Config, TrainerConfig
+from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import first_process
-from convlens.experiment.assemble import Run
-from convlens.experiment.callback import loggers_of
+from convlens.experiment.assemble import Run, own_instance
 from convlens.experiment.devices import check_devices, devices_here, lightning
+from convlens.experiment.resume import Start
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
-from convlens.training.survival.checkpoint import STOPPED, WholeCheckpointIO, read_checkpoint
+from convlens.training.survival.checkpoint import (
+    STOPPED,
+    WholeCheckpointIO,
+    checkpoint_to_resume,
+    read_checkpoint,
+)
 from convlens.training.survival.companions import Companions, broken_off
 from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
@@ -41,20 +40,29 @@ from convlens.training.survival.interruption import Interruption, Reopening
 log = logging.getLogger("convlens")
 
 
+def start_of(home: Path | None) -> Start | None:
+    """Where the run in a folder goes on; None for a new run, and for one without a checkpoint."""
+    file = checkpoint_to_resume(home / "checkpoints") if home else None
+    return None if file is None else Start(file, read_checkpoint(file))
+
+
 def trainer_of(
-    run: Run, home: Path, resumed: bool
+    run: Run, home: Path, trained: int | None
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
-    """The trainer with loggers and callbacks; one of them lets the explanations look."""
-    config = run.config
+    """The trainer with loggers and callbacks; one of them lets the explanations look.
+
+    Args:
+        trained: completed epochs of a resumed run; None of a new one.
+    """
+    config, training = run.config, run.config.training
     devices, precision = config.trainer, str(config.precision)
-    if resumed:
+    if trained is None:
+        check_devices(devices)
+    else:
         devices, precision, line = devices_here(devices, precision)
         if line:
             log.warning(line)
-    else:
-        check_devices(devices)
-    training = config.training
-    ledger, answers = ledger_of(config), AnswerBook()
+    ledger, answers = _ledger(config), AnswerBook()
     epoch_log = EpochLog(home / "metrics.csv", ledger)
     looks = Looks(run.explanations, ledger=ledger, answers=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
@@ -68,28 +76,20 @@ def trainer_of(
             EarlyStop("val/loss", patience=training.early_stopping, check_on_train_epoch_end=True)
         )
     if not devices.fast_dev_run:
-        looks.alarms = Alarms(config.alarms, run.data.class_names, ledger, answers)
-        callbacks += [looks.alarms, HParams(settings_of(config))]
-        where = {"dirpath": home / "checkpoints", "enable_version_counter": False}
-        keeper = ModelCheckpoint(
-            filename="best", monitor="val/loss", mode="min", save_on_train_epoch_end=True, **where
-        )
+        looks.alarms = ours.Alarms(config.alarms, run.data.class_names, ledger, answers)
+        where = {
+            "dirpath": home / "checkpoints", "enable_version_counter": False,
+            "save_on_train_epoch_end": True,
+        }  # fmt: skip
+        keeper = ModelCheckpoint(filename="best", monitor="val/loss", **where)
         # a callback of its own, and after the best: Lightning's `save_last` writes last.ckpt only
         # in epochs that were the best so far (2.6), and a kill between the two files shall leave
         # an older last, from which the best is found again
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **where)
-        callbacks += [keeper, last]
+        last = ModelCheckpoint(filename="last", **where)
+        callbacks += [looks.alarms, ours.HParams(settings_of(config)), keeper, last]
     if sys.stdout.isatty():
-        callbacks.append(ProgressBar())
+        callbacks.append(ours.ProgressBar())
     callbacks.append(Reopening(interruption))
-    loggers: list[Logger] = []
-    if config.logger.tensorboard:
-        # events of an epoch that a killed run did not finish must not show twice
-        purge = {"purge_step": completed_epochs(home) + 1} if resumed else {}
-        loggers.append(
-            EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge)
-        )
-    loggers += loggers_of(config.logger)
     trainer = lightning(
         **devices.plain(),
         max_epochs=training.epochs,
@@ -97,7 +97,7 @@ def trainer_of(
         gradient_clip_val=training.gradient_clip,
         accumulate_grad_batches=training.accumulate,
         val_check_interval=1.0 / training.validations,
-        logger=loggers or False,
+        logger=_loggers(config, home, trained) or False,
         callbacks=callbacks,
         plugins=[WholeCheckpointIO()],
         num_sanity_val_steps=0,
@@ -110,11 +110,11 @@ def trainer_of(
 
 
 def settings_of(config: Config) -> Settings:
-    """What a config says of a run to those who tell runs apart by it."""
+    """What runs are told apart by in TensorBoard's HParams tab."""
     return Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
 
 
-def ledger_of(config: Config) -> Ledger:
+def _ledger(config: Config) -> Ledger:
     """What looking may cost; a dry run has no time of its own before and after training."""
     looking = config.looking
     free = (looking.first_seconds, looking.last_seconds)
@@ -123,24 +123,37 @@ def ledger_of(config: Config) -> Ledger:
     return Ledger(config.callbacks.budget, looking.seconds, *free)
 
 
-def local_processes(asked: TrainerConfig) -> int:
-    """How many processes the config group ``trainer`` starts on a machine such as this one.
+def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
+    """TensorBoard's, and a person's own."""
+    own = [own_instance(f"logger.{name}", node, Logger) for name, node in config.logger.own.items()]
+    if not config.logger.tensorboard:
+        return own
+    # events of an epoch that a killed run did not finish must not show twice
+    purge = {} if trained is None else {"purge_step": trained + 1}
+    return [
+        ours.EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge),
+        *own,
+    ]
 
-    1 where Lightning finds its devices missing: a run elsewhere may be planned here.
+
+def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:
+    """Train, with kernels that give the same bits every time."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # the flag above also fills every new tensor; nothing of ours reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    trainer.fit(run.module, datamodule=run.data, ckpt_path=start and start.file, weights_only=True)
+
+
+def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, float]:
+    """Test results, ``test/…``, of a checkpoint of the run, or of the network as it is.
+
+    Only the weights are loaded: with ``ckpt_path`` Lightning would also put the callbacks back to
+    the best epoch, and the history behind it would be lost.
     """
-    named = asked.plain() | {"fast_dev_run": False}
-    try:
-        return lightning(**named, logger=False, enable_checkpointing=False).num_devices
-    except UserError:
-        return 1
-
-
-def completed_epochs(home: Path) -> int:
-    """Epochs that the last checkpoint of a run holds."""
-    last = home / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        return 0
-    return read_checkpoint(last)["epoch"] + 1
+    if checkpoint:
+        run.module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    trainer.test(run.module, datamodule=run.data, verbose=False)
+    return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
 
 
 @contextlib.contextmanager
@@ -162,23 +175,18 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
     except RuntimeError as error:
-        line = companions.fallen()
-        if line:
+        if line := companions.fallen():
             companions.end()
             raise UserError(line) from error
         if not first_process() and broken_off(error):
             raise SystemExit(1) from error  # another one fell, and the first one says so
         raise
-    number = interruption.came or number
-    if number:
-        stopped = f"stopped by {signal.Signals(number).name} "
-        if trainer.fast_dev_run:
-            raise Interrupted(f"{stopped}in a dry run, of which nothing is kept", 128 + number)
-        raise Interrupted(
-            f"{stopped}{_how_far(trainer, interruption.file)}; `make resume run={home}` goes on "
-            f"from there",
-            128 + number,
-        )
+    if number := interruption.came or number:
+        how_far = "in a dry run, of which nothing is kept"
+        if not trainer.fast_dev_run:
+            how_far = _how_far(trainer, interruption.file)
+            how_far += f"; `make resume run={home}` goes on from there"
+        raise Interrupted(f"stopped by {signal.Signals(number).name} {how_far}", 128 + number)
 
 
 def _how_far(trainer: L.Trainer, stopped: Path) -> str:

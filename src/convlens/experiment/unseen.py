@@ -5,11 +5,8 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
-import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -17,19 +14,15 @@ from convlens.config.checks import stored_config, with_values
 from convlens.config.schema import Config
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
-from convlens.data.index.files import Files
 from convlens.data.index.names import composed
-from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset
 from convlens.data.sources.places import data_dir
 from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import pool
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
-from convlens.experiment.data import data_of
-from convlens.models.weights_file import load_data
+from convlens.experiment.data import count_by_use, data_of
 
-log = logging.getLogger("convlens")
 # keys of `data` that say how images are read, not which ones; the rest names the data
 _READING = ("size", "channels", "resize", "interpolation")
 _APART = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
@@ -89,70 +82,27 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         lines = [_OLD, *lines]
     else:
         chosen = _chosen(images, record, same_data, spec.on_error == "skip")
-    lines += [*images.notes, *chosen.lines]
     dataset = _in_order(images.load(chosen.rows), images, chosen.rows, names)
-    lines += [*dataset.notes, *_absent(dataset, names)]
-    own = chosen.own and not dataset.skipped and _read_alike(stored, config)
-    left = [(images.names[row], USED[used]) for row, used in chosen.left_out]
-    return Tested(_test_data(config, dataset), own, images.place, lines, left)
+    lines += [*images.notes, *chosen.lines, *dataset.notes]
+    counts = np.bincount(dataset.splits["test"].labels, minlength=len(names))
+    if absent := [name for name, count in zip(names, counts, strict=True) if not count]:
+        lines.append(
+            f"no tested image belongs to {len(absent)} of the {len(names)} classes: {_some(absent)}"
+        )
+    alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
+    own = chosen.own and not dataset.skipped and alike
+    data = data_of(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
+    return Tested(data, own, images.place, lines, chosen.left_out)
 
 
-def images_used_before(config: Config, start: Path | None) -> np.ndarray:
-    """Digests of what earlier runs have used whose weights a run starts from; often none.
-
-    Args:
-        config: of the run; ``model.weights`` may be another run's checkpoint.
-        start: the checkpoint of a resumed run, which knows them itself.
-    """
-    path = start or Path(config.model.weights).expanduser()
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return np.zeros(0, np.int64)
-    try:
-        content = load_data(path, mmap=True)
-    except Exception:  # the unpickler raises anything; whoever loads the weights tells of it
-        return np.zeros(0, np.int64)
-    content = content if isinstance(content, dict) else {}
-    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(path))
-    if record is None:
-        if "hyper_parameters" in content and not start:
-            log.warning(
-                f"{path} does not record which images its run was trained on: whether any of the "
-                f"test images of this run are among them cannot be told"
-            )
-        return np.zeros(0, np.int64)
-    return record.before if start else record.used
-
-
-def used_images(files: Sequence[Path], checkpoint: Path) -> str:
-    """A line on files that a checkpoint's run was trained or validated on; empty for none.
-
-    Also empty of a checkpoint without a record, which cannot tell.
-
-    Raises:
-        UserError: the checkpoint's record cannot be read.
-    """
-    content = load_data(checkpoint, mmap=True)  # of a large file only what is asked for is read
-    record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
-    if record is None:
-        return ""
-    used = record.used_as(FileDigests(Files.of(files), None).get())
-    if not used.any():
-        return ""
-    return (
-        f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
-        f"({_by_use(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on them "
-        f"says nothing about new images"
-    )
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Chosen:
-    """Rows to test, whether they are the run's whole test split, lines, (row, split) left out."""
+    """Rows to test, whether they are the run's whole test split, lines, what is left out."""
 
     rows: np.ndarray
     own: bool
     lines: list[str]
-    left_out: Sequence[tuple[int, str]] = ()
+    left_out: Sequence[tuple[str, str]] = ()
 
 
 def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Chosen:
@@ -162,14 +112,15 @@ def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> 
     if same_data and own.any():
         return _own(images, record, used, own, skips)
     chosen = _others(images, used)
-    lines = chosen.lines
     if same_data:
-        lines = [f"none of the {len(record.test)} images of the run's test split is in "
-                 f"{images.place} any more: this is other data now", *lines]  # fmt: skip
-    whole = np.array_equal(np.sort(digests[chosen.rows]), np.sort(record.test))
-    if whole:
-        lines = [*lines, "they are the run's own test split, in another place"]
-    return replace(chosen, own=whole, lines=lines)
+        chosen.lines.insert(
+            0, f"none of the {len(record.test)} images of the run's test split is in "
+            f"{images.place} any more: this is other data now",
+        )  # fmt: skip
+    chosen.own = np.array_equal(np.sort(digests[chosen.rows]), np.sort(record.test))
+    if chosen.own:
+        chosen.lines.append("they are the run's own test split, in another place")
+    return chosen
 
 
 def _own(
@@ -200,8 +151,9 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
     if images.splits is not None and (images.splits == "test").any():
         rows, which = np.flatnonzero(images.splits == "test"), " in the test split"
     beside, whole = len(images.labels) - len(rows), len(rows)
-    left = [(row, str(used[row])) for row in rows.tolist() if used[row]]
-    rows = rows[used[rows] == ""]
+    used = used[rows]
+    left = [(images.names[row], USED[how]) for row, how in zip(rows, used, strict=True) if how]
+    rows = rows[used == ""]
     if not len(rows):
         raise UserError(
             f"nothing is left to test: all {whole} images{which} of {images.place} are among those "
@@ -214,18 +166,11 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
             f"not tested: the {beside} images of its other splits (data.dir can name their folder)"
         )
     if left:
-        by = _by_use(np.array([how for _, how in left]))
         lines.append(
-            f"left out: {len(left)} images that this run has used ({by}), such as "
-            f"{images.names[left[0][0]]}; left_out.csv names them"
+            f"left out: {len(left)} images that this run has used ({count_by_use(used)}), such as "
+            f"{left[0][0]}; left_out.csv names them"
         )
     return _Chosen(rows, False, lines, left)
-
-
-def _by_use(used: np.ndarray) -> str:
-    """How many images were used in which way."""
-    counts = {split: int(np.sum(used == split)) for split in USED}
-    return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)
 
 
 def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
@@ -277,38 +222,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _absent(dataset: Dataset, names: list[str]) -> list[str]:
-    there = set(np.unique(dataset.splits["test"].labels).tolist())
-    lacking = [name for number, name in enumerate(names) if number not in there]
-    if not lacking:
-        return []
-    return [
-        f"no tested image belongs to {len(lacking)} of the {len(names)} classes: {_some(lacking)}"
-    ]
-
-
-def _test_data(config: Config, dataset: Dataset) -> PictureData:
-    labels, training = dataset.splits["test"].labels, config.training
-    counts = {"test": np.bincount(labels, minlength=len(dataset.class_names))}
-    return PictureData(
-        config.data,
-        seed=config.seed,
-        batch_size=training.batch_size,
-        eval_batch_size=training.eval_batch_size,
-        found=Index(dataset.class_names, counts, lambda: dataset),
-    )
-
-
 def _same_data(stored: Config, config: Config) -> bool:
     """Whether both configs name the same data; what it holds by now is another question."""
     old, new = stored.data.plain(), config.data.plain()
     keys = (old.keys() | new.keys()) - set(_APART)
     alike = all(old.get(key) == new.get(key) for key in keys)
     return alike and data_dir(stored.data).resolve() == data_dir(config.data).resolve()
-
-
-def _read_alike(stored: Config, config: Config) -> bool:
-    return all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
 
 
 def _unused_keys(stored: Config, config: Config, same_data: bool) -> list[str]:

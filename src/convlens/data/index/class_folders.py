@@ -51,16 +51,15 @@ def add_classes(
             for part in walk.look(inner)[0]:
                 _add_class(rows, split_of(part.name), inner.name, part, walk)
         return notes
-    before, empty, branches, copies = len(rows), [], [], []
+    empty, branches, copies = [], [], []
     for inner in classes:
-        count = len(rows)
         found = _add_class(rows, split, inner.name, inner, walk)
-        if len(rows) == count:
+        if not any(names for _, names in found):
             empty.append(inner)
         branches.append(layout.branch(inner, [part for part, names in found if names]))
         layout.refuse_data_set(inner, [part for part, _ in found], keys)
         copies += layout.mirrors(found)
-    if len(rows) == before and not loose:
+    if len(empty) == len(classes) and not loose:
         raise nothing_in(folder, keys)
     if empty:
         raise nothing_in(empty[0], keys)

@@ -153,9 +153,6 @@ class Gathering:
         self._labels, self._splits = array("i"), array("b")
         self._known: dict[str, int] = {}  # class -> number, in the order they were met
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     @property
     def class_names(self) -> tuple[str, ...]:
         """Composed (see :mod:`convlens.data.index.names`) and sorted bytewise."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from convlens.core.errors import UserError
@@ -63,7 +62,7 @@ def split_folders(
 
 def _roles(names: Sequence[str]) -> dict[str, str | None]:
     """The split that each name tells, also behind what all of them begin with (seg_train)."""
-    lead = _parted(_beginning(names)) if len(names) > 1 else 0
+    lead = _shared_letters(names) if len(names) > 1 else 0
     return {name: split_of(name) or split_of(name[lead:]) for name in names}
 
 
@@ -221,18 +220,12 @@ def _forms(names: Sequence[str]) -> tuple[set[str], set[str]]:
     stems = {os.path.splitext(name)[0].casefold() for name in names}
     if len(stems) < 2:
         return stems, stems
-    start = _parted(_beginning(stems))
-    stop = _parted(_beginning({stem[::-1] for stem in stems}))
+    start = _shared_letters(list(stems))
+    stop = _shared_letters([stem[::-1] for stem in stems])
     return stems, {stem[start : len(stem) - stop] or stem for stem in stems}
 
 
-def _beginning(names: Collection[str]) -> str:
-    """What all names begin with."""
-    low, high = min(names), max(names)
-    pairs = zip(low, high, strict=False)
-    return low[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))]
-
-
-def _parted(beginning: str) -> int:
-    """Letters up to and with the last one that parts words."""
+def _shared_letters(names: Sequence[str]) -> int:
+    """How many letters all names begin with, up to and with the last one that parts words."""
+    beginning = os.path.commonprefix(names)  # noqa: RUF071  (letters are meant, not folders)
     return max(beginning.rfind(mark) for mark in "-_. @(") + 1

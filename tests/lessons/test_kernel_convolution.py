@@ -12,13 +12,7 @@ from torch.nn import functional
 
 from convlens.core.errors import UserError
 from convlens.lessons.kernel.arithmetic import work_out
-from convlens.lessons.kernel.convolution import (
-    output_size,
-    pool,
-    size_formula,
-    slide,
-    strongest,
-)
+from convlens.lessons.kernel.convolution import output_size, pool, size_formula, slide, strongest
 from convlens.lessons.kernel.kernels import KERNELS, kernel_of
 
 

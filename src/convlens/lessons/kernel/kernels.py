@@ -30,35 +30,30 @@ class Kernel:
     answers_to: str = ""
 
 
-def _named(name: str, rows: list[list[float]], answers_to: str, divisor: int = 1) -> Kernel:
-    return Kernel(name, torch.tensor(rows, dtype=torch.float64) / divisor, answers_to)
-
-
 KERNELS = {
-    kernel.name: kernel
-    for kernel in (
-        _named(
+    name: Kernel(name, torch.tensor(rows, dtype=torch.float64), answers_to)
+    for name, rows, answers_to in (
+        (
             "vertical_edge",
-            [[1, 0, -1], [1, 0, -1], [1, 0, -1]],
+            [[1, 0, -1]] * 3,
             "edges that run up and down: above 0 where the left is brighter than the right",
         ),
-        _named(
+        (
             "horizontal_edge",
-            [[1, 1, 1], [0, 0, 0], [-1, -1, -1]],
+            [[1] * 3, [0] * 3, [-1] * 3],
             "edges that run from side to side: above 0 where it is brighter above than below",
         ),
-        _named(
+        (
             "sharpen",
             [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
             "the pixel itself, and more so the more it differs from its four neighbours",
         ),
-        _named(
+        (
             "blur",
-            [[1, 1, 1], [1, 1, 1], [1, 1, 1]],
+            [[1 / 9] * 3] * 3,
             "the mean of a pixel and its eight neighbours: brightness, without fine detail",
-            divisor=9,
         ),
-        _named(
+        (
             "emboss",
             [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
             "what grows brighter towards the lower right: a relief lit from the upper left",

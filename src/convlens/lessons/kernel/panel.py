@@ -16,13 +16,7 @@ from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, full_c
 from convlens.draw.palette import INK, MUTED, SLATE, WHITE, Colour
 from convlens.draw.picture import Array, as_array, legible, to_uint8
 from convlens.draw.text import BODY, SMALL, dimensions, line_height, printable, text_width
-from convlens.lessons.kernel.arithmetic import (
-    CHANNELS,
-    WorkedPatch,
-    digits,
-    place_line,
-    total_line,
-)
+from convlens.lessons.kernel.arithmetic import CHANNELS, WorkedPatch, digits, place_line, total_line
 
 _SMALLEST, _LARGEST = 240, 320  # longest edge of an image, pixels
 _NARROWEST = 200  # width of a column at least: captions and the bar below a map need it

@@ -90,6 +90,35 @@ defaults: [default, _self_]
 lines: {_target_: strange_logger.Lines, file: lines.txt}
 """,
 }
+SOURCE = {
+    "strange_stripes.py": '''
+import numpy as np
+
+
+class Stripes:
+    """Bright stripes on noise: they lie or stand."""
+
+    class_names = ("lying", "standing")
+
+    def __init__(self, size: int, channels: int, seed: int, count: int):
+        self.shape, self.rng = (count, size, size, channels), np.random.default_rng(seed)
+
+    def read(self):
+        return {"train": self.draw(), "test": self.draw()}
+
+    def draw(self):
+        labels = np.arange(self.shape[0]) % 2
+        images = self.rng.integers(0, 128, self.shape, np.uint8)
+        images[labels == 0, ::4] = images[labels == 1, :, ::4] = 255
+        return images, labels
+''',
+    "data/stripes.yaml": """
+defaults: [base, _self_]
+_target_: strange_stripes.Stripes
+name: stripes
+count: 60
+""",
+}
 NAMES = ["model._target_=strange_backbone.Tiny",
          "callbacks.brightness._target_=strange_look.Brightness",
         
@@ -100,14 +129,20 @@ NAMES = ["model._target_=strange_backbone.Tiny",
 def folder(tmp_path_factory, monkeypatch) -> Path:
     """Outside the repository, and outside where Python finds modules."""
     home = tmp_path_factory.mktemp("stranger")
-    for exercise in (BACKBONE, LOOK, LOGGER):
+    for exercise in (BACKBONE, LOOK, LOGGER, SOURCE):
         for name, text in exercise.items():
             file = home / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(text.lstrip())
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield home
-    for name in ("strange_backbone", "strange_look", "strange_logger", "strange_count"):
+    for name in (
+        "strange_backbone",
+        "strange_look",
+        "strange_logger",
+        "strange_count",
+        "strange_stripes",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -118,7 +153,7 @@ def words(folder: Path) -> list[str]:
 
 
 def test_each_exercise_is_short():
-    for exercise in (BACKBONE, LOOK, LOGGER):
+    for exercise in (BACKBONE, LOOK, LOGGER, SOURCE):
         assert sum(text.strip().count("\n") + 1 for text in exercise.values()) <= MOST
 
 
@@ -137,6 +172,46 @@ def test_all_three_are_trained_with(run, at):
         assert (run / "explanations" / f"epoch_{epoch:03d}" / "brightness" / "probes.jpg").exists()
     lines = (at / "lines.txt").read_text()
     assert "val/loss" in lines and "brightness/mean" in lines
+
+
+STRIPES = "data._target_=strange_stripes.Stripes"
+
+
+@pytest.mark.parametrize("typed", [["data=stripes"], [STRIPES, "data.count=60"]])
+def test_a_data_set_is_trained_with_evaluated_and_resumed(at, folder, capsys, typed):
+    shared = [word for word in TINY if not word.startswith("data.pictures")]
+    typed = [f"config_dir={folder}", *typed, *shared, "training.epochs=2", "run_dir=run"]
+    assert main(["train", *typed, "callbacks=none"]) == 0
+    config = yaml.safe_load((at / "run" / "config.yaml").read_text())
+    assert config["data"]["_target_"] == "strange_stripes.Stripes" and config["data"]["count"] == 60
+    content = torch.load(at / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert list(content["hyper_parameters"]["class_names"]) == ["lying", "standing"]
+    assert len(content["PictureData"]["test"]) == 60  # digests
+    for command in (["eval", "ckpt=run/checkpoints/best.ckpt"], ["resume", "run=run"]):
+        assert f"repeat {STRIPES}" in refused([*command, f"config_dir={folder}"], capsys)
+        assert main([*command, f"config_dir={folder}", STRIPES]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"test": self', '"tests": self'),
+        ("np.uint8)", "np.int64)"),
+        ("% 2", "% 3"),
+        ("return images, labels", "return images[..., 0], labels"),
+        ("return images, labels", "return images, labels[1:]"),
+        ('return {"train": self.draw(), "test": self.draw()}', "return None"),
+    ],
+)
+def test_a_data_set_that_reads_something_else_is_refused_in_a_line(at, folder, capsys, old, new):
+    file = folder / "strange_stripes.py"
+    file.write_text(file.read_text().replace(old, new))
+    said = refused(["train", f"config_dir={folder}", "data=stripes"], capsys)
+    assert "data: strange_stripes.Stripes.read() gives no 't" in said and "(N, H, W, C)" in said
+
+
+def test_a_data_set_of_ones_own_has_a_class(capsys):
+    assert "data._target_=MODULE.CLASS" in refused(["train", "data=own"], capsys)
 
 
 COUNT = """

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convlens.config.checks import checked, rule_of, set_at, value_at
 from convlens.config.folder import groups, search_path, take_folder
-from convlens.config.schema import Config
+from convlens.config.schema import TARGET, Config
 from convlens.config.targets import is_target, own_targets, owner
 from convlens.core.errors import UserError, nearest
 
@@ -58,6 +58,8 @@ def compose(words: list[str]) -> Config:
     known, path = groups(folder), search_path(folder)
     chosen, values = _sorted_out(words, known)
     chosen.setdefault("experiment", DEFAULT_EXPERIMENTS.get(chosen.get("model", "scratch"), "own"))
+    if f"data.{TARGET}" in values:
+        chosen.setdefault("data", "own")
     with initialize_config_module("convlens.configs", version_base="1.3"):
         picks = [f"{group}={name}" for group, name in chosen.items()]
         plain = _composed(picks, path)

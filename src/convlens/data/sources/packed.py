@@ -37,11 +37,28 @@ def own_index(spec: OwnDataConfig, seed: int) -> Index:
     """A person's own set, from what its class reads; see ``docs/extending.md``.
 
     Raises:
-        UserError: the class is none, or does not take its keys.
+        UserError: the class is none, does not take its keys, or reads something else.
     """
     own = make("data", spec, size=spec.size, channels=spec.channels, seed=seed)
-    raw = call("data", spec.class_path, own.read)
-    return _index(spec, seed, raw, tuple(own.class_names))
+    names, raw = call("data", spec.class_path, lambda: (tuple(own.class_names), own.read()))
+    for split in ("train", "test"):
+        if not _fits(raw, split, len(names)):
+            raise UserError(
+                f"data: {spec.class_path}.read() gives no {split!r}: (images, labels): uint8 "
+                f"(N, H, W, C), C 1 or 3, and (N,) whole numbers, 0 to {len(names) - 1} for its "
+                f"{len(names)} class_names"
+            )
+    return _index(spec, seed, {split: raw[split] for split in ("train", "test")}, names)
+
+
+def _fits(raw: object, split: str, classes: int) -> bool:
+    try:
+        images, labels = raw[split]
+        alike = images.dtype == np.uint8 and labels.dtype.kind in "iu"
+        shaped = images.shape[3] in (1, 3) and labels.shape == images.shape[:1]
+        return alike and shaped and labels.min() >= 0 and labels.max() < classes
+    except (TypeError, LookupError, ValueError, AttributeError):
+        return False
 
 
 def _index(

@@ -74,6 +74,8 @@ def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
 def _check(spec: DataConfig) -> None:
     """Refuse a group that names no source, lacks keys of its source, or has unknown values."""
     if not isinstance(spec, OwnDataConfig):
+        if spec.name == "own":
+            raise UserError("data=own: name the class that reads it, data._target_=MODULE.CLASS")
         if spec.name not in SOURCES:
             raise UserError(f"data.name={spec.name}: {nearest(spec.name, SOURCES)}")
         if not spec.given.issuperset(NEEDS.get(spec.name, ())):

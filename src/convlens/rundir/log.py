@@ -21,7 +21,6 @@ def speak() -> None:
     if not first_process():
         screen = logging.NullHandler()  # one of several processes speaks
     screen.setFormatter(logging.Formatter("%(message)s"))
-    screen.addFilter(lambda record: record.exc_info is None or record.levelno >= logging.INFO)
     screen.setLevel(logging.INFO)
     _silence("convlens", *LIBRARIES)
     log.setLevel(logging.DEBUG)

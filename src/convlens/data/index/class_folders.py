@@ -94,7 +94,7 @@ def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
 
 def nothing_in(folder: Path, keys: Keys) -> UserError:
     walk = Walk(folder)
-    _ = [*walk.below(folder)]
+    list(walk.below(folder))  # counts what it passes over
     seen = f", only {walk.left_out()}" if walk.unused else ""
     wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(

@@ -87,9 +87,7 @@ def read_boxes(path: Path) -> Boxes:
     try:
         parser = ElementTree.XMLParser(target=_Plain())
         root = ElementTree.fromstring(content, parser)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"it is no XML: {error}") from None
-    except LookupError as error:  # an encoding nobody knows
+    except (ElementTree.ParseError, LookupError) as error:  # or an encoding nobody knows
         raise ValueError(f"it is no XML: {error}") from None
     if root.tag != "annotation":
         raise ValueError(f"it begins with <{root.tag}>, Pascal VOC with <annotation>")

@@ -8,7 +8,6 @@ where torchvision would unpack next to them.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import itertools
@@ -20,7 +19,6 @@ import struct
 import tarfile
 import textwrap
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -182,11 +180,12 @@ def _download(source: type, directory: Path, below: str, files: str, missing) ->
     Each file appears under its own name only when it is complete, so a run killed half-way leaves
     nothing that a later one would take for the data set.
     """
-    temporary = directory / f".download.{os.getpid()}"
+    temporary, before = directory / f".download.{os.getpid()}", socket.getdefaulttimeout()
+    # torchvision opens addresses without a time limit and would wait for ever
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         temporary.mkdir(parents=True)
-        with _socket_timeout():
-            source(temporary, train=True, download=True)
+        source(temporary, train=True, download=True)
         target = directory / below
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted((temporary / below).glob(files)):
@@ -196,15 +195,5 @@ def _download(source: type, directory: Path, below: str, files: str, missing) ->
         brief = textwrap.shorten(str(error), 160, placeholder=" …")
         raise missing(directory, f" and cannot be downloaded ({brief})") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _socket_timeout() -> Iterator[None]:
-    """torchvision opens addresses without a time limit and would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
         socket.setdefaulttimeout(before)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -21,8 +21,7 @@ class ConfusionMatrix(ExplanationCallback):
         every_n_epochs: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
-    needs_answers = True
-    looks_at_test = True
+    needs_answers = looks_at_test = True
 
     def __init__(self, *, every_n_epochs: int = 1):
         super().__init__(every_n_epochs=every_n_epochs)

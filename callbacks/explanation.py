@@ -119,10 +119,7 @@ class Explanation(L.Callback, ABC):
         readable: False once the network's outputs have turned out to be no logits.
     """
 
-    needs_answers = False
-    looks_at_test = False
-    reckons = False
-    has_final_look = False
+    needs_answers = looks_at_test = reckons = has_final_look = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch

@@ -33,8 +33,7 @@ class Mistakes(ExplanationCallback):
         every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
     """
 
-    needs_answers = True
-    looks_at_test = True
+    needs_answers = looks_at_test = True
 
     def __init__(
         self, *, mistakes: int = 8, random: int = 8, every_n_epochs: int = 1, batch: int = 32

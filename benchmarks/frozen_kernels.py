@@ -41,7 +41,7 @@ OURS = Backbone.run_frozen
 
 def torchs(self: Backbone, pictures: torch.Tensor, stop: int) -> torch.Tensor:
     with torch.no_grad():
-        return self.run_swift(pictures, 0, stop)
+        return self.run(pictures, 0, stop, swift=True)
 
 
 SIDES = {"ours": OURS, "torch": torchs}

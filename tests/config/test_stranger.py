@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
+from convlens.experiment.module import module_of
 from support.tiny import TINY
 
 MOST = 25  # lines of each exercise, its config included
@@ -119,6 +121,51 @@ name: stripes
 count: 60
 """,
 }
+
+
+OPTIMIZER = {
+    "strange_optimizer.py": '''
+import torch
+
+
+class Signs(torch.optim.Optimizer):
+    """Moves every weight by the same step, against the sign of its gradient."""
+
+    def __init__(self, params, lr: float, shrink: float):
+        super().__init__(params, {"lr": lr, "shrink": shrink})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(1 - group["shrink"]).sub_(weight.grad.sign(), alpha=group["lr"])
+        return loss
+''',
+    "optimizer/signs.yaml": """
+_target_: strange_optimizer.Signs
+lr: 0.002
+shrink: 0.0
+""",
+}
+SCHEDULE = {
+    "strange_schedule.py": '''
+class Halving:
+    """Half the rate every so many epochs."""
+
+    def __init__(self, every: float):
+        self.every = every
+
+    def __call__(self, time: float, epochs: int) -> float:
+        return 0.5 ** (time // self.every)
+''',
+    "scheduler/halving.yaml": """
+_target_: strange_schedule.Halving
+every: 1
+""",
+}
+EXERCISES = (BACKBONE, LOOK, LOGGER, OPTIMIZER, SCHEDULE, SOURCE)
 NAMES = ["model._target_=strange_backbone.Tiny",
          "callbacks.brightness._target_=strange_look.Brightness",
         
@@ -129,20 +176,15 @@ NAMES = ["model._target_=strange_backbone.Tiny",
 def folder(tmp_path_factory, monkeypatch) -> Path:
     """Outside the repository, and outside where Python finds modules."""
     home = tmp_path_factory.mktemp("stranger")
-    for exercise in (BACKBONE, LOOK, LOGGER, SOURCE):
+    for exercise in EXERCISES:
         for name, text in exercise.items():
             file = home / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(text.lstrip())
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield home
-    for name in (
-        "strange_backbone",
-        "strange_look",
-        "strange_logger",
-        "strange_count",
-        "strange_stripes",
-    ):
+    for name in ("strange_backbone", "strange_look", "strange_logger", "strange_count",
+                 "strange_optimizer", "strange_schedule", "strange_stripes"):  # fmt: skip
         sys.modules.pop(name, None)
 
 
@@ -153,7 +195,7 @@ def words(folder: Path) -> list[str]:
 
 
 def test_each_exercise_is_short():
-    for exercise in (BACKBONE, LOOK, LOGGER, SOURCE):
+    for exercise in EXERCISES:
         assert sum(text.strip().count("\n") + 1 for text in exercise.values()) <= MOST
 
 
@@ -212,6 +254,56 @@ def test_a_data_set_that_reads_something_else_is_refused_in_a_line(at, folder, c
 
 def test_a_data_set_of_ones_own_has_a_class(capsys):
     assert "data._target_=MODULE.CLASS" in refused(["train", "data=own"], capsys)
+
+
+TYPED = ["optimizer._target_=strange_optimizer.Signs", "optimizer.shrink=0.0",
+         "scheduler._target_=strange_schedule.Halving",
+         "scheduler.every=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", [["optimizer=signs", "scheduler=halving"], TYPED])
+def test_an_optimizer_and_a_schedule_train_and_go_on(at, folder, capsys, chosen):
+    typed = [*TINY, "callbacks=none", "training.epochs=2", "scheduler.warmup_epochs=0",
+             "optimizer.lr=0.002", *chosen]  # fmt: skip
+    assert main(["train", f"config_dir={folder}", *typed, "run_dir=run"]) == 0
+    with open(at / "run" / "metrics.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [float(row["lr/model"]) for row in rows[1:]] == [0.002, 0.001]
+    last = torch.load(at / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["shrink"] == 0.0
+    fresh = module_of(compose([f"config_dir={folder}", *typed]), list("abcde")).state_dict()
+    steps = last["global_step"] // 2
+    name = "model.head.logits.bias"
+    moved = (last["state_dict"][name] - fresh[name]).abs()
+    assert 0 < moved.max() <= 1.001 * steps * (0.002 + 0.001)
+    (at / "run" / "summary.json").unlink()
+    names = [word for word in TYPED if "_target_" in word]
+    for name in names:
+        said = refused(["resume", "run=run", f"config_dir={folder}", name], capsys)
+        assert "repeat" in said and name not in said
+    assert main(["resume", "run=run", f"config_dir={folder}", *names]) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("optimizer._target_=pathlib.Path", "does not take such values"),
+        ("optimizer._target_=builtins.dict", "it makes no torch.optim.Optimizer"),
+        ("scheduler._target_=builtins.dict", "scheduler: builtins.dict does not take such values"),
+        ("optimizer._target_=strange_optimizer.Signs", "missing 1 required positional argument"),
+    ],
+)
+def test_an_optimizer_or_schedule_that_is_none_is_told_in_a_line(at, folder, capsys, typed, said):
+    words = [f"config_dir={folder}", *TINY, "callbacks=none", typed]
+    assert said in refused(["train", *words, "run_dir=run"], capsys)
+
+
+def test_keys_that_an_experiment_sets_for_ours_are_forgotten(at, folder):
+    typed = [f"config_dir={folder}", "exp=finetune_vgg16", "scheduler=halving", "optimizer=signs"]
+    config = compose(typed)
+    assert config.scheduler.arguments == {"every": 1}
+    assert config.optimizer.arguments == {"shrink": 0.0}
+    assert compose([*typed, "scheduler.floor=0.5"]).scheduler.arguments["floor"] == 0.5
 
 
 COUNT = """

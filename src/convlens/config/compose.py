@@ -20,7 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convlens.config.checks import checked, rule_of, set_at, value_at
 from convlens.config.folder import groups, search_path, take_folder
-from convlens.config.schema import TARGET, Config
+from convlens.config.schema import (
+    TARGET,
+    Config,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+    OwnSchedulerConfig,
+    SchedulerConfig,
+)
 from convlens.config.targets import is_target, own_targets, owner
 from convlens.core.errors import UserError, nearest
 
@@ -30,6 +37,11 @@ DEFAULT_EXPERIMENTS = {
     "vgg16": "finetune_vgg16",
     "inception_v3": "finetune_inception_v3",
     "timm": "finetune_timm",
+}
+# ours, and what may stand in for it, with the keys that both have
+REPLACED = {
+    "optimizer": (OptimizerConfig, OwnOptimizerConfig),
+    "scheduler": (SchedulerConfig, OwnSchedulerConfig),
 }
 # taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
 PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
@@ -70,6 +82,7 @@ def compose(words: list[str]) -> Config:
             f"{'+' if key in added else ''}{key}={values[key]}" for key in values if key not in raw
         ]
         config = _composed(picks + overrides, path)
+        _forget_replaced(config, chosen, values, path)
     for key in sorted(values):  # what stands above before what is below it
         try:
             if key in raw:
@@ -127,6 +140,23 @@ def _contradiction(key: str, values: dict[str, str]) -> UserError:
     return UserError(
         f"{key}={values[key]}: {above}={values[above]} leaves no such key; leave one of them out"
     )
+
+
+def _forget_replaced(config: dict, chosen: dict, values: dict[str, str], path: list[str]) -> None:
+    """A person's own optimizer or scheduler is not called with the keys of ours that it replaces.
+
+    Those an experiment sets for ours, and those of the choice that a typed class stands in for.
+    """
+    for group, (ours, own) in REPLACED.items():
+        if f"{group}.{TARGET}" in values:
+            keys = set()
+        elif TARGET in config[group] and group in chosen:
+            keys = set(_composed([f"{group}={chosen[group]}", "~experiment"], path)[group])
+        else:
+            continue
+        keys |= {key.removeprefix(f"{group}.") for key in values} | own.model_fields.keys()
+        for name in ours.model_fields.keys() - keys:
+            config[group].pop(name, None)
 
 
 def values_of(word: str) -> list[str]:

@@ -48,6 +48,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"there are: {shown}" if known else "there are none"
 
 
+def check_name(key: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a value that is none of the names a key may have.
+
+    Raises:
+        UserError: with the near names.
+    """
+    if name not in known:
+        raise UserError(f"{key}={name}: {nearest(str(name), known)}")
+
+
 @contextmanager
 def blaming(what: str, question: str) -> Iterator[None]:
     """Around what is made of a file's content: whatever it leads to is the file's failing.

@@ -18,6 +18,7 @@ from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import cache_dir
 from convlens.experiment.data import data_of, images_used_before
+from convlens.experiment.module import module_of, note_config
 from convlens.models.weights import pending_weights
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, normalised_by_batch
@@ -65,11 +66,11 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     counts = data.index.counts["train"].tolist()
     weights = class_weights(config.training.class_weights, counts)
     config = with_values(config, {"training.class_weights": weights})
-    module = ClassifierModule(config, list(data.class_names), pretrained=pretrained)
-    config = settle(module)
+    module = module_of(config, data.class_names, pretrained=pretrained)
+    config = settle(config, module)
     data.batch_statistics = bool(normalised_by_batch(module))
     check_batches(module, data, processes=1)
-    phases = Phases(config.cache_features, cache_dir())
+    phases = Phases(config.cache_features, cache_dir(), str(config.precision))
     phases.check(module, data)
     return Run(config, data, module, *callbacks_of(config, module), phases)
 
@@ -128,9 +129,9 @@ def own_instance(key: str, node: Own, kind: type) -> Any:
     return made
 
 
-def settle(module: ClassifierModule) -> Config:
-    """The config with what was found out while building, which the module tells from now on."""
-    asked, known = module.config.training.epochs, module.schedule.epochs
+def settle(config: Config, module: ClassifierModule) -> Config:
+    """The config with what was found out while building; the module's checkpoints will hold it."""
+    asked, known = config.training.epochs, module.schedule.epochs
     normalise = module.model.normalise
     found = {
         "training.epochs": min(asked or known, known),
@@ -142,7 +143,7 @@ def settle(module: ClassifierModule) -> Config:
         found["model.weights"] = str(module.model.weights.path)
     if module.model.head_outputs is not None:
         found["model.head_classes"] = module.model.head_outputs
-    return module.settle(with_values(module.config, found))
+    return note_config(module, with_values(config, found))
 
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:

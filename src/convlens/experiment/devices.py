@@ -15,6 +15,7 @@ from convlens.core.errors import UserError
 from convlens.core.processes import started_outside
 from convlens.data.sources.places import cache_dir
 from convlens.experiment.assemble import Run
+from convlens.experiment.module import note_config
 from convlens.training import ClassifierModule
 from convlens.training.precision import fastest, step_seconds
 
@@ -118,7 +119,8 @@ def settle_precision(run: Run) -> None:
         found = "bf16" if half else "32"
     else:
         found = fastest(measured_steps(run.config, run.module))
-    run.config = run.module.settle(with_values(run.config, {"precision": found}))
+    run.config = note_config(run.module, with_values(run.config, {"precision": found}))
+    run.phases.precision = found
     log.info("precision: auto is %s on this machine", found)
 
 

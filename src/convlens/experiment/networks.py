@@ -21,6 +21,7 @@ from convlens.core.errors import UserError, blaming
 from convlens.data.pixels.decode import Recipe, recipe_of
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
+from convlens.experiment.module import module_of
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
 from convlens.models.normalise import normalisation as normalise_by
@@ -45,12 +46,11 @@ def load(
     """
     content = read_checkpoint(checkpoint)
     module = restored(content, str(checkpoint), words, compile=False)
-    config = module.config
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = module.model.eval().to(device)
     with understood(str(checkpoint)):
-        recipe, seed = recipe_of(config.data), config.seed
-    return Explainer(network, module.class_names, recipe, seed=seed, outputs="logits")
+        recipe = recipe_of(module.data_config)
+    return Explainer(network, module.class_names, recipe, seed=module.seed, outputs="logits")
 
 
 def wrap(
@@ -145,7 +145,7 @@ def restored(
     config = stored_config(told["config"], where, words)
     config = with_values(config, {f"training.{key}": value for key, value in training.items()})
     with understood(where):
-        module = ClassifierModule(config, told["class_names"], pretrained=False)
+        module = module_of(config, told["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
     return module
 

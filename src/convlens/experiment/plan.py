@@ -22,6 +22,7 @@ from convlens.experiment.assemble import (
     settle,
     warnings_of,
 )
+from convlens.experiment.module import module_of
 from convlens.experiment.networks import understood
 from convlens.models import layer_table
 from convlens.models.layers import LayerRow
@@ -128,12 +129,11 @@ def plan(config: Config) -> Plan:
     """
     weights, download = download_of_weights(config), pending_download(config.data)
     if download:
-        module, index = _without_data(config, list(download.class_names)), None
-        looks, _ = callbacks_of(module.config, module)
+        (config, module), index = _without_data(config, list(download.class_names)), None
+        looks, _ = callbacks_of(config, module)
     else:
         run = assemble(config, pretrained=not weights)
-        module, looks, index = run.module, run.explanations, run.data.index
-    config = module.config  # settled
+        config, module, looks, index = run.config, run.module, run.explanations, run.data.index
     augmented = Augmentation(config.data.augment).active
 
     def cut(phase: Phase) -> int:
@@ -152,7 +152,7 @@ def plan(config: Config) -> Plan:
     if taken == "auto":  # measured as the run itself would measure it
         taken = fastest(devices.measured_steps(config, module))
     phases = [
-        _planned(module, phase, start, end, cut(phase), augmented, taken, index)
+        _planned(config, module, phase, start, end, cut(phase), augmented, taken, index)
         for phase, start, end in module.schedule.spans(config.training.epochs)
     ]
     module.enter(module.schedule.phases[0])
@@ -178,26 +178,26 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     told = checkpoint["hyper_parameters"]
     config = changed(stored_config(told["config"], str(file), words), words)
     with understood(str(file)):
-        model = ClassifierModule(config, told["class_names"], pretrained=False).model
-        layers = layer_table(model, channels=config.data.channels, size=config.data.size)
+        module = module_of(config, told["class_names"], pretrained=False)
+        channels, size = config.data.channels, config.data.size
+        layers = layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
 
 
-def _without_data(config: Config, class_names: list[str]) -> ClassifierModule:
+def _without_data(config: Config, class_names: list[str]) -> tuple[Config, ClassifierModule]:
     """The network of a run whose images are to be downloaded, settled but for their numbers."""
     if config.training.class_weights == "balanced":  # they follow from the numbers of images
         config = with_values(config, {"training.class_weights": None})
-    module = ClassifierModule(config, class_names, pretrained=False)
-    settle(module)
-    return module
+    module = module_of(config, class_names, pretrained=False)
+    return settle(config, module), module
 
 
 def _planned(
-    module: ClassifierModule, phase: Phase, start: int, end: int, cut: int, augmented: bool,
-    precision: str, index: Index | None,
+    config: Config, module: ClassifierModule, phase: Phase, start: int, end: int, cut: int,
+    augmented: bool, precision: str, index: Index | None,
 ) -> PlannedPhase:  # fmt: skip
     """What a phase is and costs; the module is in it afterwards if it is timed."""
-    model, config = module.model, module.config
+    model = module.model
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     of_groups = {name: module.schedule.groups[name].parameters for name in phase.train}
     groups = tuple(
@@ -208,7 +208,7 @@ def _planned(
     step = features = None
     if end > start and precision in TIMED:
         if cut:
-            features = _features_seconds(module, cut, index)
+            features = _features_seconds(config, module, cut, index)
         else:
             module.enter(phase)
             step = devices.measured_steps(config, module, (precision,))[precision]
@@ -218,11 +218,13 @@ def _planned(
     )  # fmt: skip
 
 
-def _features_seconds(module: ClassifierModule, cut: int, index: Index | None) -> float | None:
+def _features_seconds(
+    config: Config, module: ClassifierModule, cut: int, index: Index | None
+) -> float | None:
     """What computing them takes, once; None where the number of images is not known."""
     if index is None:
         return None
-    data, device = module.config.data, devices.device_of(module.config)
+    data, device = config.data, devices.device_of(config)
     images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
     each = feature_seconds(module.model.to(device), cut, images)
     module.model.to("cpu")

@@ -49,19 +49,18 @@ class Backbone(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.run(pictures, 0, len(self.link_names))
 
-    def run(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input."""
-        for link in self.link_names[start:stop]:
-            values = self.get_submodule(link)(values) if link else self._whole(self, values)
-        return values
+    def run(self, values: Tensor, start: int, stop: int, *, swift: bool = False) -> Tensor:
+        """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input.
 
-    def run_swift(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """:meth:`run`, bit for bit, gradients too, in less time; see :mod:`models.pooled`."""
+        ``swift`` gives the same bits, gradients too, in less time; see :mod:`models.pooled`.
+        """
         for link in self.link_names[start:stop]:
-            if link:
+            if not link:
+                values = self._whole(self, values)
+            elif swift:
                 values = run_pooled(self.get_submodule(link), values)
             else:
-                values = self._whole(self, values)
+                values = self.get_submodule(link)(values)
         return values
 
     @torch.no_grad()
@@ -74,7 +73,7 @@ class Backbone(nn.Module):
         chains = _CHAINS.setdefault(self, {})
         if stop not in chains:
             parts = [self.get_submodule(link) if link else self for link in self.link_names[:stop]]
-            gains = all(map(_is_plain, parts)) and any(map(_has_large_kernels, parts))
+            gains = all(map(is_chain, parts)) and any(map(_has_large_kernels, parts))
             chains[stop] = FrozenChain(nn.Sequential(*parts)) if gains else None
         return chains[stop](pictures) if chains[stop] else self.run(pictures, 0, stop)
 
@@ -107,11 +106,12 @@ class Backbone(nn.Module):
 _CHAINS: WeakKeyDictionary[Backbone, dict[int, FrozenChain | None]] = WeakKeyDictionary()
 
 
-def _is_plain(part: nn.Module) -> bool:
-    """Whether a part is layers one after the other, none of which mixes pictures."""
-    if isinstance(part, nn.Sequential):
-        return all(_is_plain(layer) for layer in part)
-    return not list(part.children()) and not isinstance(part, Backbone)
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module is layers, and sequences of layers, that run one after the other."""
+    return all(
+        type(part).forward is nn.Sequential.forward or not list(part.children())
+        for part in module.modules()
+    )
 
 
 def _has_large_kernels(part: nn.Module) -> bool:

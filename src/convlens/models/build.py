@@ -17,9 +17,9 @@ from convlens.models import timm_networks, vgg16
 from convlens.models.backbone import Backbone, least_size, sequential, too_small
 from convlens.models.classifier import Classifier, feature_shape
 from convlens.models.earlier_run import load_trained, trained_in
+from convlens.models.fresh import initialise
 from convlens.models.head import Select, head
 from convlens.models.imagenet import head_outputs
-from convlens.models.initialise import initialise
 from convlens.models.normalise import normalisation
 from convlens.models.scratch import scratch
 from convlens.models.state import load_weights
@@ -256,7 +256,7 @@ def _parts(name: str, size: int, own: bool) -> _Parts:
     tops = (top,) if isinstance(top, str) else tuple(top)
     return _Parts(
         backbone,
-        lambda: timm_networks.own_head(network, unused),
+        lambda: timm_networks.OwnHead(network, unused),
         target=network,
         classifier=(*(f"{prefix}." for prefix in tops), "AuxLogits."),
         network="inception_v3" if name == "inception_v3" else "timm",

@@ -41,7 +41,9 @@ class Classifier(nn.Module):
 
     def from_features(self, features: Tensor, cut: int) -> Tensor:
         """What :meth:`features` gave, to logits."""
-        return self.head(self.backbone.run_swift(features, cut, len(self.backbone.link_names)))
+        return self.head(
+            self.backbone.run(features, cut, len(self.backbone.link_names), swift=True)
+        )
 
     def swift(self, pictures: Tensor) -> Tensor:
         """:meth:`forward`, its frozen beginning without gradients, all as fast as can be.

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from convlens.config.schema import HeadConfig
-from convlens.core.errors import UserError, nearest
-from convlens.models.activation import activation_layer
-
-POOLS = ("flatten", "average")
+from convlens.core.errors import check_name
+from convlens.models.fresh import activation_layer
 
 
 class Select(nn.Module):
@@ -49,9 +47,7 @@ def head(
     Raises:
         UserError: an unknown name, naming the key.
     """
-    if chosen.pool not in POOLS:
-        raise UserError(f"model.head.pool={chosen.pool}: {nearest(chosen.pool, POOLS)}")
-
+    check_name("model.head.pool", chosen.pool, ("flatten", "average"))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if chosen.pool == "average":
         layers["pool"] = nn.AdaptiveAvgPool2d(1)

@@ -39,6 +39,13 @@ def imagenet_synsets() -> list[str]:
     return list(ImageNetInfo().label_names())
 
 
+@cache
+def _outputs() -> dict[str, int]:
+    """The first output of each class name, and that of each synset id."""
+    known = (*enumerate(imagenet_synsets()), *enumerate(imagenet_classes()))
+    return {name: output for output, name in reversed(known)}
+
+
 def head_outputs(asked: str | Sequence[int], class_names: Sequence[str]) -> list[int] | None:
     """Which of the 1000 outputs answers for each class of the data; None for all in their order.
 
@@ -52,30 +59,29 @@ def head_outputs(asked: str | Sequence[int], class_names: Sequence[str]) -> list
     Raises:
         UserError: a class whose output nobody knows, or two with the same one.
     """
-    names, synsets = imagenet_classes(), imagenet_synsets()
     if asked == "order":
-        for known in (names, synsets):
-            if list(class_names) == known:
-                return None
-        raise UserError(_other_classes(class_names, names, synsets))
+        if list(class_names) in (imagenet_classes(), imagenet_synsets()):
+            return None
+        raise UserError(_other_classes(class_names))
     if not isinstance(asked, str):
         found = _listed(asked, class_names)
     elif asked == "names":
-        found = [_output_of(name, names, synsets, "names") for name in class_names]
+        found = [_output_of(name, "names") for name in class_names]
     elif asked == "numbers":
         found = [_number(name) for name in class_names]
     else:
-        found = _mapped(asked, class_names, names, synsets)
+        found = _mapped(asked, class_names)
     for place, output in enumerate(found):
         if (first := found.index(output)) != place:
             raise UserError(
                 f"model.head_classes: {class_names[first]} and {class_names[place]} are both "
-                f"output {output} ({names[output]}); every class needs its own"
+                f"output {output} ({imagenet_classes()[output]}); every class needs its own"
             )
     return found
 
 
-def _other_classes(class_names: Sequence[str], names: list[str], synsets: list[str]) -> str:
+def _other_classes(class_names: Sequence[str]) -> str:
+    names, synsets = imagenet_classes(), imagenet_synsets()
     if len(class_names) != len(names):
         what = f"the data has {len(class_names)} ({', '.join(class_names[:3])}, …)"
     else:
@@ -88,13 +94,12 @@ def _other_classes(class_names: Sequence[str], names: list[str], synsets: list[s
     )
 
 
-def _output_of(name: str, names: list[str], synsets: list[str], where: str) -> int:
-    for known in (names, synsets):
-        if name in known:
-            return known.index(name)
+def _output_of(name: str, where: str) -> int:
+    if name in _outputs():
+        return _outputs()[name]
     raise UserError(
         f"model.head_classes={where}: {name} is no ImageNet class or synset id; "
-        f"{nearest(name, names)}"
+        f"{nearest(name, imagenet_classes())}"
     )
 
 
@@ -113,9 +118,7 @@ def _listed(asked: Sequence[int], class_names: Sequence[str]) -> list[int]:
     return [_number(str(output), "[…]") for output in asked]
 
 
-def _mapped(
-    asked: str, class_names: Sequence[str], names: list[str], synsets: list[str]
-) -> list[int]:
+def _mapped(asked: str, class_names: Sequence[str]) -> list[int]:
     file = Path(asked).expanduser()
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -135,8 +138,6 @@ def _mapped(
             f"({', '.join(missing[:3])})"
         )
     return [
-        _number(stated[name], asked)
-        if stated[name].isdigit()
-        else _output_of(stated[name], names, synsets, asked)
+        _number(stated[name], asked) if stated[name].isdigit() else _output_of(stated[name], asked)
         for name in class_names
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.evaluation import evaluation_mode
-from convlens.models.backbone import Backbone
+from convlens.models.backbone import is_chain
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
         for hook in hooks:
             hook.remove()
     idle = [module for module in shown if module not in set(calls) and _own(module)]
-    fields = _receptive_fields(calls) if is_plain_chain(model) else [None] * len(calls)
+    parts = model.backbone.children() if hasattr(model, "backbone") else [model]
+    fields = _receptive_fields(calls) if all(map(is_chain, parts)) else [None] * len(calls)
     unknown = [None] * len(idle)
     rows, counted = [], set()
     for module, output, field in zip(
@@ -129,15 +130,6 @@ def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
             jump *= _edge(layer.stride)
         found.append(None if whole else field)
     return found
-
-
-def is_plain_chain(model: nn.Module) -> bool:
-    """Whether the network's layers run one after the other, without branches."""
-    holders = (nn.Sequential, Backbone)
-    backbone = getattr(model, "backbone", model)
-    return all(
-        isinstance(part, holders) or not list(part.children()) for part in backbone.modules()
-    )
 
 
 def _edge(value: int | tuple[int, ...]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError, nearest
+from convlens.core.errors import UserError, check_name
 
 # mean and standard deviation by channel that turn pixels in [0, 1] into what a network knows
 NORMALISATIONS = {
@@ -60,10 +60,7 @@ def normalisation(asked, channels: int, of_weights: tuple | None, default: str) 
     if asked == "auto":
         mean, std = of_weights or NORMALISATIONS[default]
     elif isinstance(asked, str):
-        if asked not in NORMALISATIONS:
-            raise UserError(
-                f"model.normalisation={asked}: {nearest(asked, ['auto', *NORMALISATIONS])}"
-            )
+        check_name("model.normalisation", asked, ["auto", *NORMALISATIONS])
         mean, std = NORMALISATIONS[asked]
     else:
         try:

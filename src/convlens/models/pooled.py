@@ -8,6 +8,8 @@ the size (with windows of 2×2).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -19,15 +21,12 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
     """
     if type(part) is not nn.Sequential or watched(part):
         return part(values)
-    layers = list(part)
-    place = 0
-    while place < len(layers):
-        if _swap(layers[place : place + 2]):
-            values = layers[place](layers[place + 1](values))
-            place += 2
-        else:
-            values = layers[place](values)
-            place += 1
+    layers = iter(pairwise([*part, None]))
+    for layer, following in layers:
+        if _swap(layer, following):
+            values = following(values)
+            next(layers)
+        values = layer(values)
     return values
 
 
@@ -41,8 +40,7 @@ def watched(module: nn.Module) -> bool:
     )
 
 
-def _swap(pair: list[nn.Module]) -> bool:
-    if len(pair) < 2 or any(map(watched, pair)):
+def _swap(relu: nn.Module, pool: nn.Module | None) -> bool:
+    if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
         return False
-    relu, pool = pair
-    return type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d and not pool.return_indices
+    return not (watched(relu) or watched(pool))

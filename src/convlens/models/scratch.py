@@ -7,9 +7,9 @@ from collections import OrderedDict
 from torch import nn
 
 from convlens.config.schema import ModelConfig
-from convlens.core.errors import UserError, nearest
-from convlens.models.activation import activation_layer
+from convlens.core.errors import UserError, check_name
 from convlens.models.backbone import Backbone, sequential
+from convlens.models.fresh import activation_layer
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
@@ -55,8 +55,7 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
             )
         layers["activation"] = activation_layer(chosen.activation)
         size = (size + 2 * pixels - kernel) // step + 1
-        if pool not in POOLINGS:
-            raise UserError(f"model.pooling={pool}: {nearest(pool, POOLINGS)}")
+        check_name("model.pooling", pool, POOLINGS)
         if POOLINGS[pool]:
             layers["pool"] = POOLINGS[pool](window)
             size //= window
@@ -74,7 +73,7 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
 
 def _each(key: str, value, count: int) -> list:
     """``value`` once for each of ``count`` blocks."""
-    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    values = value if isinstance(value, list) else [value] * count
     if len(values) != count:
         raise UserError(
             f"model.{key} has {len(values)} values for {count} blocks of model.filters; "

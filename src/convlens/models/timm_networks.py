@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -127,61 +128,38 @@ def _forward_features(backbone: nn.Module, pictures: Tensor) -> Tensor:
     return backbone.network.forward_features(pictures)
 
 
-def own_head(network: nn.Module, names: list[str]) -> nn.Module:
-    """timm's classifier of ``network``: feature map (B, C, h, w) to its logits."""
-    return _OwnHead(network, names)
+class OwnHead(nn.Module):
+    """timm's classifier of ``network``: feature map (B, C, h, w) to its logits.
 
-
-class _OwnHead(nn.Module):
-    """Runs ``forward_head`` with the children that only it uses."""
+    Runs ``forward_head`` with the children that only it uses, ``names``.
+    """
 
     def __init__(self, network: nn.Module, names: list[str]):
         super().__init__()
-        _adopt(self, network)
+        for key, value in vars(network).items():  # the plain attributes that its methods read
+            if not key.startswith("_") and key != "training":
+                self.__dict__[key] = copy.copy(value)
         for name in names:
             self.add_module(name, network.get_submodule(name))
-        self._method = _Method(type(network).forward_head)
+        self._kind = type(network)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self._method(self, features)
+        return self._kind.forward_head(self, features)
 
 
-class _Method:
-    """A method of a timm class, called with a module of ours; survives copying and pickling."""
-
-    def __init__(self, method: Callable):
-        self.method = method
-
-    def __call__(self, module: nn.Module, values: Tensor) -> Tensor:
-        return self.method(module, values)
-
-    def __deepcopy__(self, memo) -> _Method:
-        return self
-
-
-def _adopt(module: nn.Module, network: nn.Module) -> None:
-    """Give ``module`` the plain attributes that the network's own methods read."""
-    for key, value in vars(network).items():
-        if not key.startswith("_") and key != "training":
-            module.__dict__[key] = copy.copy(value)
-
-
-class _calls:
+@contextmanager
+def _calls(network: nn.Module) -> Iterator[dict[str, None]]:
     """Paths of the modules that are called inside the ``with``, in order of their first call."""
-
-    def __init__(self, network: nn.Module):
-        self.network, self.handles = network, []
-
-    def __enter__(self) -> dict[str, None]:
-        order: dict[str, None] = {}
-        for path, module in self.network.named_modules():
-            if path:
-                note = lambda *_, path=path: order.setdefault(path)  # noqa: E731
-                self.handles.append(module.register_forward_pre_hook(note))
-        return order
-
-    def __exit__(self, *_) -> None:
-        for handle in self.handles:
+    order: dict[str, None] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path))
+        for path, module in network.named_modules()
+        if path
+    ]
+    try:
+        yield order
+    finally:
+        for handle in handles:
             handle.remove()
 
 

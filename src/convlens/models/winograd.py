@@ -21,19 +21,20 @@ output tile, ``n = m + 2`` edge of an input tile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
-from functools import cache, reduce
+from functools import cache
 from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 TILES = (3, 4, 5, 6)  # edges of output tiles; above 6 the rounding errors grow fast
-POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # floats hold all that follows from them
 ALIKE = 1.05  # a smaller tile is exacter: taken where it costs at most this much more
 ROW = 4  # tiles along an edge of the block that is worked on at a time
 LEAST_CHANNELS = 64 * 128  # C·K below which the transforms eat the gain
@@ -44,10 +45,10 @@ LEAST_TILES = 16  # in a batch, below which reading the transformed kernels eats
 def conv3x3_winograd(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Tensor | None,
+    transformed: Tensor,
     *,
     relu: bool = False,
-    transformed: Tensor | None = None,
 ) -> Tensor:
     """``F.conv2d(x, weight, bias, padding=1)``, float32 on the CPU, without gradients.
 
@@ -55,9 +56,9 @@ def conv3x3_winograd(
         x: (B, C, H, W), best in ``channels_last`` (otherwise it is copied).
         weight: (K, C, 3, 3).
         bias: (K,) or None.
-        relu: whether negative values become zero, which costs nothing here.
         transformed: ``transform_weight(weight, tile_for(H, W))``, kept by the caller; computing it
             takes longer than the convolution.
+        relu: whether negative values become zero, which costs nothing here.
 
     Returns:
         (B, K, H, W) in ``channels_last``.
@@ -65,7 +66,6 @@ def conv3x3_winograd(
     with torch.no_grad():
         pictures, _, height, width = x.shape
         m = tile_for(height, width)
-        kernels = transform_weight(weight, m) if transformed is None else transformed
         source = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         result = source.new_empty(pictures, height, width, weight.shape[0])
         # as many pictures at a time as keep a block in the cache, yet enough rows for a product
@@ -74,7 +74,7 @@ def conv3x3_winograd(
             part = slice(first, first + together)
             for rows in _strips(height, m):
                 for columns in _strips(width, m):
-                    _block(source[part], result[part], kernels, bias, relu, rows, columns, m)
+                    _block(source[part], result[part], transformed, bias, relu, rows, columns, m)
         return result.permute(0, 3, 1, 2)
 
 
@@ -156,24 +156,18 @@ class FrozenChain:
 
     @torch.no_grad()
     def _run(self, x: Tensor) -> Tensor:
-        done = False  # whether this ReLU was computed with the convolution before it
-        for number, layer in enumerate(self.layers):
-            if done:
-                done = False
-            elif isinstance(layer, nn.Conv2d):
-                following = self.layers[number + 1 : number + 2]
-                done = bool(following) and isinstance(following[0], nn.ReLU)
-                x = self._convolve(number, layer, x, done)
-            else:
+        layers = enumerate(self.layers)
+        for number, layer in layers:
+            if not isinstance(layer, nn.Conv2d) or not worth_it(x, layer):
                 x = layer(x)
+                continue
+            following = self.layers[number + 1 : number + 2]
+            relu = bool(following) and isinstance(following[0], nn.ReLU)
+            if relu:  # computed with the convolution before it
+                next(layers)
+            kernels = self._kernels(number, layer, tile_for(*x.shape[2:]))
+            x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
         return x
-
-    def _convolve(self, number: int, conv: nn.Conv2d, x: Tensor, relu: bool) -> Tensor:
-        if not worth_it(x, conv):
-            y = conv(x)
-            return y.relu_() if relu else y
-        kernels = self._kernels(number, conv, tile_for(*x.shape[2:]))
-        return conv3x3_winograd(x, conv.weight, conv.bias, relu=relu, transformed=kernels)
 
     def _kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:
         weight = conv.weight
@@ -187,10 +181,7 @@ class FrozenChain:
 def _flat(layers: nn.Sequential) -> Iterator[nn.Module]:
     """The layers of sequences within sequences, one after the other."""
     for layer in layers:
-        if isinstance(layer, nn.Sequential):
-            yield from _flat(layer)
-        else:
-            yield layer
+        yield from _flat(layer) if isinstance(layer, nn.Sequential) else (layer,)
 
 
 @cache
@@ -260,25 +251,21 @@ def _strips(size: int, m: int) -> list[tuple[int, int]]:
 
 @cache
 def _strip(size: int, first: int, tiles: int, m: int) -> _Strip:
-    n = m + 2
+    n, start = m + 2, first * m
     a, _, b = _matrices(m)
-    reads = range(max(0, first * m - 1), min(size, (first + tiles) * m + 1))
-    writes = range(first * m, min(size, (first + tiles) * m))
-    inwards = torch.zeros(n, tiles, len(reads), dtype=torch.float64)
-    outwards = torch.zeros(len(writes), n, tiles, dtype=torch.float64)
+    inwards = torch.zeros(n, tiles, tiles * m + 2, dtype=torch.float64)
+    outwards = torch.zeros(tiles * m, n, tiles, dtype=torch.float64)
     for tile in range(tiles):
-        start = (first + tile) * m
-        for k in range(n):
-            if start - 1 + k in reads:
-                inwards[:, tile, reads.index(start - 1 + k)] = b[:, k]
-        for k in range(m):
-            if start + k in writes:
-                outwards[writes.index(start + k), :, tile] = a[k]
+        inwards[:, tile, tile * m : tile * m + n] = b
+        outwards[tile * m : (tile + 1) * m, :, tile] = a
+    # a row of tiles begins one value before the first that it writes, and ends one behind the last
+    reads = slice(max(0, start - 1), min(size, start + tiles * m + 1))
+    writes = slice(start, min(size, start + tiles * m))
     return _Strip(
-        slice(reads.start, reads.stop),
-        slice(writes.start, writes.stop),
-        inwards.flatten(0, 1).float(),
-        outwards.flatten(1).float(),
+        reads,
+        writes,
+        inwards[:, :, reads.start - start + 1 : reads.stop - start + 1].flatten(0, 1).float(),
+        outwards[: writes.stop - start].flatten(1).float(),
     )
 
 
@@ -293,23 +280,9 @@ def _matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
     g, b = [], []
     for point in points:
         others = [p for p in points if p != point]
-        scale = reduce(lambda product, p: product * (point - p), others, Fraction(1))
+        scale = math.prod(point - p for p in others)
         g.append([point**power / scale for power in range(3)])
-        b.append([*_polynomial(others), 0])
+        b.append([*np.poly(others)[::-1], 0])  # coefficients of the product of all (x - other)
     g.append([0, 0, 1])
-    b.append(_polynomial(points))
-    return tuple(
-        torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.float64)
-        for rows in (a, g, b)
-    )
-
-
-def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients of the product of all (x - root), the constant first."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [
-            s - root * c for s, c in zip(shifted, [*coefficients, Fraction(0)], strict=True)
-        ]
-    return coefficients
+    b.append(np.poly(points)[::-1])
+    return tuple(torch.tensor(np.array(rows), dtype=torch.float64) for rows in (a, g, b))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,9 +19,8 @@ def normalised_by_batch(module: ClassifierModule) -> list[str]:
     before, found = module.phase, {}
     for phase in module.schedule.phases:
         module.enter(phase)
-        for name, part in module.model.named_modules():
-            if isinstance(part, _BatchNorm) and part.training:
-                found[name] = True
+        layers = module.model.named_modules()
+        found |= {n: None for n, part in layers if isinstance(part, _BatchNorm) and part.training}
     module.enter(before)
     return list(found)
 
@@ -53,21 +54,14 @@ def _single_values(module: ClassifierModule, spec: DataConfig) -> set[str]:
     """The layers to which one image gives one value a channel."""
     found: set[str] = set()
 
-    def note(name: str):
-        def hook(part, inputs) -> None:
-            if inputs[0].numel() == inputs[0].shape[1]:
-                found.add(name)
-
-        return hook
+    def note(name: str, _part, inputs: tuple) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            found.add(name)
 
     model = module.model
-    parameter = next(model.parameters())
-    example = torch.zeros(
-        1, spec.channels, spec.size, spec.size, device=parameter.device,
-        dtype=parameter.dtype,
-    )  # fmt: skip
+    example = next(model.parameters()).new_zeros(1, spec.channels, spec.size, spec.size)
     handles = [
-        part.register_forward_pre_hook(note(name))
+        part.register_forward_pre_hook(partial(note, name))
         for name, part in model.named_modules()
         if isinstance(part, _BatchNorm)
     ]

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from convlens.config.migrate import stored
-from convlens.config.schema import Config
+from convlens.config.schema import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OwnOptimizerConfig,
+    OwnSchedulerConfig,
+    SchedulerConfig,
+    TrainingConfig,
+)
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
-from convlens.training.finetune.groups import optimizer_groups
 from convlens.training.finetune.schedule import Phase, schedule_of
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, outputs_for
 from convlens.training.optimizers import optimizer
 from convlens.training.randomness import seed_batch, seed_weights
-from convlens.training.statistics import average_statistics
 
 
 class ClassifierModule(L.LightningModule):
-    """Trains the network that a resolved config describes.
+    """Trains the network that the config's slices describe.
 
     Args:
-        config: the run's resolved config; stored in the checkpoint, which therefore explains
-            itself.
         class_names: K names; the label is the index.
+        data: its ``channels`` and ``size`` are those of the pictures.
+        model, training, finetune, optimizer, scheduler: the config groups.
+        seed: of the first weights and of every batch.
         pretrained: False leaves the weights as drawn, for a network whose weights come from a
             checkpoint.
 
@@ -39,15 +50,20 @@ class ClassifierModule(L.LightningModule):
         compiled: whether ``torch.compile`` is on.
     """
 
-    def __init__(self, config: Config, class_names: list[str], *, pretrained: bool = True):
+    def __init__(
+        self, class_names: Sequence[str], *, data: DataConfig, model: ModelConfig,
+        training: TrainingConfig, finetune: FinetuneConfig,
+        optimizer: OptimizerConfig | OwnOptimizerConfig,
+        scheduler: SchedulerConfig | OwnSchedulerConfig, seed: int, pretrained: bool = True,
+    ):  # fmt: skip
         super().__init__()
         self.class_names = list(class_names)
-        self.save_hyperparameters({"config": stored(config), "class_names": self.class_names})
-        self.config = config
-        training, data = config.training, config.data
-        seed_weights(config.seed)
+        self.data_config, self.model_config, self.optimizer_config = data, model, optimizer
+        self.rate_per_device = training.lr_is == "per_device"
+        self.seed = seed
+        seed_weights(seed)
         self.model = build_model(
-            config.model,
+            model,
             channels=data.channels,
             size=data.size,
             outputs=outputs_for(training.loss, len(class_names)),
@@ -60,9 +76,7 @@ class ClassifierModule(L.LightningModule):
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
-        self.schedule = schedule_of(
-            config.finetune, training.epochs, config.optimizer.lr, config.scheduler, self.model
-        )
+        self.schedule = schedule_of(finetune, training.epochs, optimizer.lr, scheduler, self.model)
         self.phase: Phase = self.schedule.phases[0]
         self.on_stored = False
         self.enter(self.phase)
@@ -70,12 +84,6 @@ class ClassifierModule(L.LightningModule):
         if self.compiled:
             # in place: the names of parameters, and so checkpoints, stay as they are
             self.model.compile()
-
-    def settle(self, config: Config) -> Config:
-        """Take over what was found out while building: checkpoints tell it from now on."""
-        self.config = config
-        self.hparams["config"] = stored(config)
-        return config
 
     def enter(self, phase: Phase) -> None:
         """Freeze and unfreeze what ``phase`` wants, and put the frozen parts to rest."""
@@ -94,11 +102,16 @@ class ClassifierModule(L.LightningModule):
         return self.model(pictures)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = optimizer_groups(self.schedule.groups.values(), self.model)
-        return optimizer(self.config.optimizer, groups)
+        """Over all named groups, those that rest too: a checkpoint of any phase fits."""
+        parameters = dict(self.model.named_parameters())
+        groups = [
+            {"name": group.name, "params": [parameters[name] for name in group.parameters]}
+            for group in self.schedule.groups.values()
+        ]
+        return optimizer(self.optimizer_config, groups)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        seed_batch(self.config.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank)
         # batches whose gradients make one move share its time, as one batch of all of them would
         each = self.trainer.accumulate_grad_batches
         moves = -(-self.trainer.num_training_batches // each)
@@ -108,7 +121,7 @@ class ClassifierModule(L.LightningModule):
     def set_rates(self, optimizer: torch.optim.Optimizer, time: float) -> None:
         """Give every parameter group its learning rate at ``time`` (epochs since the start)."""
         factor = 1.0
-        if self.config.training.lr_is == "per_device" and self._trainer is not None:
+        if self.rate_per_device and self._trainer is not None:
             factor = float(self._trainer.world_size)
         rates = self.schedule.rates(time, self.record)
         for group in optimizer.param_groups:
@@ -157,8 +170,14 @@ class ClassifierModule(L.LightningModule):
         return divisor(batch["label"]) * parts / divisor(batch["window"])
 
     def on_validation_model_eval(self) -> None:
-        # every process has seen other batches; all shall judge, and save, one and the same network
-        average_statistics(self)
+        """First the processes' average of running statistics: each has seen other batches, and all
+        shall judge, and save, one and the same network."""
+        with torch.no_grad():
+            for part in self.modules() if self.trainer.world_size > 1 else ():
+                if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
+                    for statistic in (part.running_mean, part.running_var):
+                        torch.distributed.all_reduce(statistic)
+                        statistic /= self.trainer.world_size
         super().on_validation_model_eval()
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
@@ -209,11 +228,7 @@ class ClassifierModule(L.LightningModule):
         metrics = EpochMetrics(self.class_names, detailed=True).to(self.device)
         with evaluation_mode(self), self.trainer.precision_plugin.forward_context():
             for batch in loader:
-                moved = {
-                    key: value.to(self.device) if isinstance(value, Tensor) else value
-                    for key, value in batch.items()
-                }
-                self._evaluate(metrics, finish(moved))
+                self._evaluate(metrics, finish(move_data_to_device(batch, self.device)))
         return metrics.compute()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

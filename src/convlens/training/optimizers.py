@@ -15,7 +15,7 @@ from convlens.config.schema import (
     SchedulerConfig,
 )
 from convlens.config.targets import call, make
-from convlens.core.errors import UserError, nearest
+from convlens.core.errors import UserError, check_name
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -25,10 +25,6 @@ OPTIMIZERS = {
 }
 
 
-# whether the rates depend on how many epochs there are in all
-DEPENDS_ON_LENGTH = {
-    "constant": False, "cosine": True, "linear": True, "step": False, "exponential": False
-}  # fmt: skip
 # keys that a scheduler cannot do without
 _NEEDS = {
     "constant": (), "cosine": ("floor",), "linear": ("floor",), "step": ("every", "factor"),
@@ -46,10 +42,14 @@ def optimizer(
         UserError: an unknown name, or a value the optimizer refuses.
     """
     if isinstance(chosen, OwnOptimizerConfig):
-        return make("optimizer", chosen, groups, lr=chosen.lr)
+        made = make("optimizer", chosen, groups, lr=chosen.lr)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UserError(
+                f"optimizer._target_={chosen.class_path}: it makes no torch.optim.Optimizer"
+            )
+        return made
     name = chosen.name
-    if name not in OPTIMIZERS:
-        raise UserError(f"optimizer.name={name}: {nearest(name, OPTIMIZERS)}")
+    check_name("optimizer.name", name, OPTIMIZERS)
     options = {key: value for key, value in chosen.plain().items() if key != "name"}
     try:
         return OPTIMIZERS[name](groups, **options)
@@ -64,8 +64,12 @@ def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
         UserError: the keys of another scheduler, or a class of a person's own that refuses.
     """
     if isinstance(chosen, OwnSchedulerConfig):
-        own = make("scheduler", chosen)
-        return lambda time, epochs: float(call("scheduler", chosen.class_path, own, time, epochs))
+        own, warmup = make("scheduler", chosen), chosen.warmup_epochs or 0.0
+
+        def factor(time: float, epochs: int) -> float:
+            return time / warmup if time < warmup else float(own(time, epochs))
+
+        return partial(call, "scheduler", chosen.class_path, factor)
     lacking = [key for key in _NEEDS[chosen.name] if getattr(chosen, key) is None]
     if lacking:
         raise UserError(
@@ -102,9 +106,7 @@ def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
             return chosen.factor ** math.floor((time - warmup) / chosen.every)
         case "exponential":
             return chosen.factor ** (time - warmup)
-        case "constant":
-            return 1.0
-    raise UserError(f"scheduler.name={chosen.name}: {nearest(chosen.name, DEPENDS_ON_LENGTH)}")
+    return 1.0  # constant
 
 
 def depends_on_length(chosen: SchedulerConfig | OwnSchedulerConfig) -> bool:
@@ -112,4 +114,4 @@ def depends_on_length(chosen: SchedulerConfig | OwnSchedulerConfig) -> bool:
     if isinstance(chosen, OwnSchedulerConfig):
         return True  # nobody knows
     # a floor of 1 is no fall at all
-    return DEPENDS_ON_LENGTH[chosen.name] and chosen.floor != 1
+    return chosen.name in ("cosine", "linear") and chosen.floor != 1

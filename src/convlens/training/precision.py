@@ -67,7 +67,8 @@ def step_seconds(
     found = known.get(key)
     if not isinstance(found, dict) or not set(precisions) <= set(found):
         known[key] = found = _measured(module, batch, device, precisions)
-        _write(memo, known)
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(memo, json.dumps(known, indent=1))
     return found
 
 
@@ -80,7 +81,7 @@ class _Trial:
 
     def noise(self, count: int) -> tuple[Tensor, Tensor]:
         """Images (count, C, H, W) in [0, 1], channels last, and labels (count,)."""
-        data = self.module.config.data
+        data = self.module.data_config
         shape = (count, data.channels, data.size, data.size)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(count) % len(self.module.class_names)
@@ -173,11 +174,12 @@ def _measured(
         images, labels, step = trial.sample(batch)
         scale = batch / len(images)
         waiting = list(precisions)
-        if "bf16" in waiting and (seconds := trial.forward_of_emulated(images, step)):
-            waiting.remove("bf16")
-            found["bf16"] = [seconds * scale]  # less than a step takes
         if "bf16" in waiting:
-            trial.step(images, labels, "bf16")  # builds its kernels
+            if seconds := trial.forward_of_emulated(images, step):
+                waiting.remove("bf16")
+                found["bf16"] = [seconds * scale]  # less than a step takes
+            else:
+                trial.step(images, labels, "bf16")  # builds its kernels
         began = time.perf_counter()
         for number in range(ROUNDS):
             if number and time.perf_counter() > began + PATIENCE:
@@ -192,9 +194,9 @@ def _measured(
 
 def _key(module, batch: int, device: torch.device) -> str:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    kinds = [module.config.model.plain(), module.config.optimizer.plain()]
+    kinds = [module.model_config.plain(), module.optimizer_config.plain()]
     network = json.dumps(kinds, sort_keys=True)
-    data = module.config.data
+    data = module.data_config
     shape = f"{batch}x{data.channels}x{data.size}x{data.size}"
     # what is frozen costs no backward pass
     parameters = [(p.numel(), p.requires_grad) for p in module.parameters()]
@@ -220,8 +222,3 @@ def _read(memo: Path) -> dict[str, dict[str, float]]:
     except (OSError, ValueError):
         return {}  # not there yet, or not ours any more: measured again
     return known if isinstance(known, dict) else {}
-
-
-def _write(memo: Path, known: dict[str, dict[str, float]]) -> None:
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(memo, json.dumps(known, indent=1))

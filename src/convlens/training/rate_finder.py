@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 
 from convlens.data.datamodule import PictureData
@@ -53,9 +55,7 @@ def range_test(step: Callable[[float], Tensor], *, low: float, high: float, step
     Args:
         step: takes one training step at a rate and returns the loss before it, a scalar.
     """
-    rates: list[float] = []
-    losses: list[float] = []
-    smooth: list[float] = []
+    rates, losses, smooth = [], [], []
     average = 0.0
     for number in range(steps):
         rate = low * (high / low) ** (number / max(steps - 1, 1))
@@ -110,15 +110,14 @@ def find_rate(
     optimizer = module.configure_optimizers()
     fastest = max(phase.rates.values())
     shares = {name: rate / fastest for name, rate in phase.rates.items()}
-    batches = _endless(data.train_dataloader())
-    numbers = iter(range(steps))
+    batches = enumerate(_endless(data.train_dataloader()))
 
     def step(rate: float) -> Tensor:
-        seed_batch(module.config.seed, 0, next(numbers), 0)
+        number, kept = next(batches)
+        seed_batch(module.seed, 0, number, 0)
         for group in optimizer.param_groups:
             group["lr"] = rate * shares.get(group["name"], 0.0)
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in next(batches).items()}
-        batch = data.finish(moved)
+        batch = data.finish(move_data_to_device(kept, device))
         loss = module.objective(module.answer(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
@@ -127,15 +126,13 @@ def find_rate(
 
     found = range_test(step, low=low, high=high, steps=steps)
     leader = max(phase.rates, key=phase.rates.__getitem__)
-    whole = not module.config.finetune.phases
-    key = "optimizer.lr" if whole else f"finetune.phases.0.lr.{leader.partition('/')[0]}"
+    group = leader.partition("/")[0]
+    key = f"finetune.phases.0.lr.{group}" if module.schedule.phased else "optimizer.lr"
     return dataclasses.replace(found, trained=phase.train, key=key)
 
 
 def _endless(loader: TrainingLoader) -> Iterator[dict]:
     """Batches of a loader, epoch after epoch."""
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         loader.set_epoch(epoch)
         yield from loader
-        epoch += 1

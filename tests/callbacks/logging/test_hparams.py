@@ -25,9 +25,9 @@ from convlens.config.compose import compose
 from convlens.config.kept import KeptConfig
 from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
+from convlens.experiment.module import module_of
 from convlens.experiment.trainer import settings_of
 from convlens.pages.phases import stretches
-from convlens.training import ClassifierModule
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=3", "callbacks=none"]
@@ -187,7 +187,7 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     def offered(*augment: bool) -> bool:
         config = phased(*augment)
         data = PictureData(config.data, seed=0, batch_size=8, eval_batch_size=8)
-        module = ClassifierModule(config, list(data.class_names))
+        module = module_of(config, list(data.class_names))
         return "augment" in surroundings(data, module, "val")
 
     assert offered(True, False) and not offered(False, False)

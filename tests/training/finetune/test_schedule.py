@@ -10,6 +10,7 @@ import torch
 from convlens.config.checks import with_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
+from convlens.experiment.module import module_of
 from convlens.training import ClassifierModule
 from convlens.training.finetune.groups import parameter_groups
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
@@ -41,7 +42,7 @@ def module(groups=None, phases=None, **finetune) -> ClassifierModule:
             **finetune,
         }
         config = with_values(config, {"finetune": finetune})
-    return ClassifierModule(config, ["a", "b", "c", "d", "e"])
+    return module_of(config, ["a", "b", "c", "d", "e"])
 
 
 def trained(made: ClassifierModule) -> set[str]:
@@ -121,7 +122,7 @@ def test_a_scheduler_falls_within_each_phase():
     config = compose([*SMALL, "training.epochs=null", "scheduler=linear"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
     config = with_values(config, {"finetune": finetune})
-    schedule = ClassifierModule(config, list("abcde")).schedule
+    schedule = module_of(config, list("abcde")).schedule
     heads = [schedule.rates(time, {})["head"] for time in (0.0, 1.0, 2.0, 4.0, 6.0)]
     assert heads == pytest.approx([0.1, 0.05, 0.02, 0.01, 0.001])
 
@@ -180,7 +181,7 @@ def test_more_epochs_than_the_phases_have_are_refused():
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
     config = with_values(config, {"finetune": finetune})
     with pytest.raises(UserError, match="phases of finetune have 8"):
-        ClassifierModule(config, list("abcde"))
+        module_of(config, list("abcde"))
 
 
 def modes(made: ClassifierModule) -> dict[str, bool]:
@@ -231,7 +232,7 @@ def test_without_phases_everything_is_one_group_called_model():
     made = module(phases=0)
     assert list(made.schedule.groups) == ["model"]
     assert all(parameter.requires_grad for parameter in made.parameters())
-    assert made.schedule.epochs == made.config.training.epochs
+    assert made.schedule.epochs == compose(SMALL).training.epochs
 
 
 def test_what_a_shorter_run_leaves_out():

@@ -101,9 +101,10 @@ class SchedulerConfig(Slice):
 
 
 class OwnSchedulerConfig(Own):
-    """A schedule of a person's own: (time, epochs) to the rate's factor."""
+    """A schedule of a person's own: (time, epochs) to the rate's factor behind the warm-up."""
 
     name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
+    warmup_epochs: Annotated[float | None, least(0)] = some("over which the rate rises from zero")
 
 
 class TrainerConfig(Slice):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-
-from torch import nn
 
 from convlens.config.schema import StagesConfig
 from convlens.core.errors import UserError, nearest
@@ -128,16 +126,3 @@ def _paths(names: list[str]) -> set[str]:
         parts = name.split(".")
         paths |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
     return paths
-
-
-def optimizer_groups(groups: Iterable[Group], module: nn.Module) -> list[dict]:
-    """All named groups, those that rest too, as torch's optimizers take them.
-
-    They exist from the start, so that a checkpoint of any phase fits, and none has to be added
-    when something is unfrozen.
-    """
-    parameters = dict(module.named_parameters())
-    return [
-        {"name": group.name, "params": [parameters[name] for name in group.parameters]}
-        for group in groups
-    ]

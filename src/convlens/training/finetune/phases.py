@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from convlens.core.errors import UserError, nearest
+from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.stopwatch import spent_on
 from convlens.data.datamodule import PictureData
@@ -21,7 +21,6 @@ from convlens.training.finetune.schedule import Phase, Schedule
 from convlens.training.module import ClassifierModule
 
 log = logging.getLogger("convlens")
-CACHING = ("auto", "always", "never")
 ROOM = 0.5  # of the free disk that features may take before `auto` trains without
 
 
@@ -38,7 +37,7 @@ def cut_of(
     """
     if phase.augment and augmented:
         return 0, "the pictures are augmented"
-    trained = {name for group in phase.train for name in schedule.groups[group].parameters}
+    trained = schedule.trained(phase)
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}
     backbone = module.model.backbone
     cut = frozen = 0
@@ -67,6 +66,7 @@ class Phases(L.Callback):
     Args:
         caching: ``auto``, ``always`` or ``never``: whether the head trains on stored features.
         directory: of the feature cache.
+        precision: as the config has it; set anew once ``auto`` is resolved.
 
     Attributes:
         fetched: one entry a split and cut: ``split``, ``cut``, ``hit``, ``megabytes``, ``seconds``.
@@ -75,10 +75,9 @@ class Phases(L.Callback):
         UserError: ``always`` where it would be wrong, saying why.
     """
 
-    def __init__(self, caching: str, directory: Path):
-        if caching not in CACHING:
-            raise UserError(f"cache_features={caching}: {nearest(str(caching), CACHING)}")
-        self.caching, self.directory = caching, directory
+    def __init__(self, caching: str, directory: Path, precision: str):
+        self.caching, self.directory, self.precision = caching, directory, precision
+        self._bytes: dict[int, int] = {}  # of one picture's features, by their cut
         self.fetched: list[dict] = []
         self.tested_epoch: int | None = None  # completed epochs of the network that is tested
         self._wrapped: frozenset[str] | None = None
@@ -154,12 +153,10 @@ class Phases(L.Callback):
 
     def _short_of_room(self, module: ClassifierModule, data: PictureData, cut: int) -> str:
         """Why there is no room for the features of all splits, or nothing."""
-        if not hasattr(module, "feature_bytes"):
-            module.feature_bytes = {}
-        if cut not in module.feature_bytes:
-            module.feature_bytes[cut] = bytes_at(module, data, cut)
+        if cut not in self._bytes:
+            self._bytes[cut] = self._bytes_at(module, cut)
         pictures = sum(int(counts.sum()) for counts in data.index.counts.values())
-        needed = pictures * module.feature_bytes[cut]
+        needed = pictures * self._bytes[cut]
         place = next(p for p in (self.directory, *self.directory.parents) if p.exists())
         free = shutil.disk_usage(place).free
         if needed <= ROOM * free:
@@ -168,6 +165,15 @@ class Phases(L.Callback):
             f"{needed / 1e9:.1f} GB for {pictures} pictures, {free / 1e9:.1f} GB free in {place} "
             f"(cache_features=always takes them all the same)"
         )
+
+    def _bytes_at(self, module: ClassifierModule, cut: int) -> int:
+        """Bytes that one picture's features behind ``cut`` take."""
+        size, parameter = module.data_config.size, next(module.model.parameters())
+        example = parameter.new_zeros(1, module.data_config.channels, size, size)
+        with torch.no_grad(), evaluation_mode(module.model):
+            found = module.model.features(example, cut)
+        half = self.precision in ("bf16", "16")
+        return found.numel() * (2 if half else found.element_size())
 
     def _fetch(
         self,
@@ -183,12 +189,10 @@ class Phases(L.Callback):
         """
         later = [p for p in module.schedule.phases if p.number > phase.number]
         cuts = sorted({cut, *(c for p in later if 0 < (c := self.cut(module, data, p)) < cut)})
-        found = {}
+        found: dict[str, Features] = {}
         for split in ("train", "validation"):
-            base = None
             for depth in cuts:
-                base = self.fetch(trainer, module, data, split, depth, base)
-            found[split] = base
+                found[split] = self.fetch(trainer, module, data, split, depth, found.get(split))
         return found
 
     def fetch(
@@ -207,7 +211,7 @@ class Phases(L.Callback):
                 module.model,
                 cut,
                 pictures,
-                precision=str(module.config.precision),
+                precision=self.precision,
                 context=trainer.precision_plugin.forward_context,
                 device=module.device,
                 directory=self.directory,
@@ -225,17 +229,6 @@ class Phases(L.Callback):
              "megabytes": round(found.megabytes, 3), "seconds": round(found.seconds, 3)}
         )  # fmt: skip
         return found
-
-
-def bytes_at(module: ClassifierModule, data: PictureData, cut: int) -> int:
-    """Bytes that one picture's features behind ``cut`` take."""
-    size, channels = data.spec.size, data.spec.channels
-    parameter = next(module.model.parameters())
-    example = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), evaluation_mode(module.model):
-        found = module.model.features(example, cut)
-    half = str(module.config.precision) in ("bf16", "16")
-    return found.numel() * (2 if half else found.element_size())
 
 
 def _learning(module: torch.nn.Module) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from convlens.config.schema import (
     SchedulerConfig,
     name_of,
 )
-from convlens.core.errors import UserError, nearest
+from convlens.core.errors import UserError, check_name, nearest
 from convlens.models import Classifier
 from convlens.training.finetune.groups import Group, parameter_groups
 from convlens.training.optimizers import RateFactor, depends_on_length, rate_factor_of
@@ -38,11 +39,8 @@ class Plateau:
 
     def reached(self, values: list[float]) -> bool:
         """Whether the values of the phase's epochs so far end it; a loss is better lower."""
-        if len(values) <= self.patience:
-            return False
-        sign = 1 if self.metric.endswith("loss") else -1
-        signed = [sign * value for value in values]
-        return len(signed) - 1 - signed.index(min(signed)) >= self.patience
+        best = min(values) if self.metric.endswith("loss") else max(values)
+        return len(values) - 1 - values.index(best) >= self.patience
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class Schedule:
             epochs.
         scheduler_name: as the config names it.
         batch_norm: ``frozen_eval``, ``eval`` or ``train``, see :meth:`set_modes`.
+        phased: whether the config has phases.
     """
 
     groups: Mapping[str, Group]
@@ -91,6 +90,7 @@ class Schedule:
     depends_on_length: bool = False
     scheduler_name: str = "constant"
     batch_norm: str = "train"
+    phased: bool = True
 
     @property
     def epochs(self) -> int:
@@ -121,29 +121,24 @@ class Schedule:
         return phase is self.phases[-1] and epoch >= self._end(phase, start, record)
 
     def _end(self, phase: Phase, start: int, record: Record) -> int:
-        if phase.until is None:
-            return start + phase.epochs
+        epochs = range(start, start + phase.epochs)
         values: list[float] = []
-        for epoch in range(start, start + phase.epochs):
+        for epoch in epochs if phase.until else ():
             value = record.get(epoch, {}).get(phase.until.metric)
             if value is None:
                 break
             values.append(value)
             if phase.until.reached(values):
                 return epoch + 1
-        return start + phase.epochs
+        return epochs.stop
 
     def spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
         """Each phase of a run of ``epochs`` with the epochs (from 0) it begins and ends before.
 
         Where none ends early; a phase that the run does not come to has no epochs.
         """
-        found, start = [], 0
-        for phase in self.phases:
-            end = start + phase.epochs
-            found.append((phase, min(start, epochs), min(end, epochs)))
-            start = end
-        return found
+        ends = [min(end, epochs) for end in accumulate(phase.epochs for phase in self.phases)]
+        return list(zip(self.phases, [0, *ends], ends, strict=False))
 
     def cut_short(self, epochs: int) -> str:
         """What a run of ``epochs`` leaves out of the phases, in a line; empty where nothing."""
@@ -175,9 +170,13 @@ class Schedule:
                 rates[name] *= inside / phase.warmup_epochs
         return rates
 
+    def trained(self, phase: Phase) -> set[str]:
+        """Names of the parameters in training."""
+        return {name for group in phase.train for name in self.groups[group].parameters}
+
     def freeze(self, model: nn.Module, phase: Phase) -> None:
         """Set ``requires_grad`` of every parameter as ``phase`` has it."""
-        training = {name for group in phase.train for name in self.groups[group].parameters}
+        training = self.trained(phase)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in training)
             if name not in training:
@@ -194,10 +193,9 @@ class Schedule:
         if self.batch_norm == "train":
             return
         _rest(model, frozen=False)
-        if self.batch_norm == "eval":
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in model.modules() if self.batch_norm == "eval" else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _rest(module: nn.Module, frozen: bool) -> None:
@@ -235,11 +233,8 @@ def schedule_of(
             raise UserError("training.epochs: a whole number, there are no finetune.phases")
         names = tuple(name for name, _ in model.named_parameters())
         phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True, 0.0)
-        return Schedule({"model": Group("model", names)}, (phase,), *falls, "train")
-    if finetune.batch_norm not in BATCH_NORM:
-        raise UserError(
-            f"finetune.batch_norm={finetune.batch_norm}: {nearest(finetune.batch_norm, BATCH_NORM)}"
-        )
+        return Schedule({"model": Group("model", names)}, (phase,), *falls, "train", phased=False)
+    check_name("finetune.batch_norm", finetune.batch_norm, BATCH_NORM)
     families = parameter_groups(finetune.groups or {}, model)
     groups = {group.name: group for family in families.values() for group in family}
     phases: list[Phase] = []
@@ -292,6 +287,5 @@ def _named(where: str, name: str, families: Mapping[str, list[Group]]) -> list[G
 def _plateau(where: str, until: PlateauConfig | None) -> Plateau | None:
     if until is None:
         return None
-    if until.metric not in METRICS:
-        raise UserError(f"{where}.until.metric={until.metric}: {nearest(until.metric, METRICS)}")
+    check_name(f"{where}.until.metric", until.metric, METRICS)
     return Plateau(until.metric, until.patience)

@@ -48,38 +48,33 @@ class Divergence(L.Callback):
         every = 1 if alone else trainer.log_every_n_steps
         last = batch_idx + 1 == trainer.num_training_batches
         if last or not (batch_idx + 1) % every:
-            self._look(trainer, pl_module)
+            self._look(trainer)
 
-    def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _look(self, trainer: L.Trainer) -> None:
         steps, self._steps = self._steps, []
-        good = torch.stack([step.loss for step in steps]).isfinite()
-        line = ""
-        if trainer.world_size == 1:
-            bad = not bool(good.all())
-        else:
-            flag = (~good.all()).int().reshape(1)
+        bad = ~torch.stack([step.loss for step in steps]).isfinite()
+        flag = bad.any().int().reshape(1)
+        if trainer.world_size > 1:
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-            bad = bool(flag)
-        if not bad:
+        if not flag:
             return
-        if not good.all():
-            line = told(trainer, module, steps[int((~good).int().argmax())])
+        line = _where(trainer, steps[int(bad.int().argmax())]) if bad.any() else ""
         if trainer.world_size > 1:
             lines = [None] * trainer.world_size
             torch.distributed.all_gather_object(lines, line)
             line = next(filter(None, lines))
-        raise SharedError(f"{line}; {rest(trainer, module)}")
+        raise SharedError(f"{line}; {_ways_out(trainer)}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loss = pl_module.results.get("val/loss", 0.0)
         if not math.isfinite(loss):
             raise SharedError(
                 f"the validation loss is {loss} after epoch {trainer.current_epoch + 1}; "
-                f"{rest(trainer, pl_module)}"
+                f"{_ways_out(trainer)}"
             )
 
 
-def told(trainer: L.Trainer, module: L.LightningModule, step: Step) -> str:
+def _where(trainer: L.Trainer, step: Step) -> str:
     """Where it happened."""
     rows = step.rows.cpu().tolist()
     names = trainer.datamodule.dataset.splits["train"].names
@@ -92,7 +87,7 @@ def told(trainer: L.Trainer, module: L.LightningModule, step: Step) -> str:
     )
 
 
-def rest(trainer: L.Trainer, module: L.LightningModule) -> str:
+def _ways_out(trainer: L.Trainer) -> str:
     """Learning rates, what is kept, and the ways out."""
     rates = ", ".join(
         f"{group.get('name', 'model')} {group['lr']:g}"
@@ -103,7 +98,7 @@ def rest(trainer: L.Trainer, module: L.LightningModule) -> str:
         if trainer.current_epoch
         else "there is no checkpoint yet"
     )
-    half = ", precision=32" if str(module.config.precision) in ("16", "bf16") else ""
+    half = ", precision=32" * trainer.precision.endswith("mixed")
     return (
         f"learning rates: {rates}; {kept}; try a lower learning rate, "
         f"training.gradient_clip=1{half}, or a look at these pictures"

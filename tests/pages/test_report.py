@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from convlens.cli.main import main
 from convlens.cli.report import run
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
@@ -504,13 +505,13 @@ def test_command_prints_file_and_size(tmp_path, capsys):
 
 def test_last_is_the_newest_run(at, capsys):
     home = made_run(at / "outputs" / "scratch" / "a")
-    assert run(["run=last"]) == 0
+    assert main(["report", "run=last"]) == 0
     assert (home / "report.html").exists()
     newer = made_run(at / "outputs" / "scratch" / "b")
     (newer / "metrics.csv").unlink()  # not one epoch yet
     os.utime(newer / "config.yaml", (2_000_000_000,) * 2)
     (home / "report.html").unlink()
-    assert run(["run=last"]) == 0
+    assert main(["report", "run=last"]) == 0
     assert (home / "report.html").exists()
     said = capsys.readouterr().out
     assert "last is outputs/scratch/a: the newer outputs/scratch/b has no metrics.csv yet" in said

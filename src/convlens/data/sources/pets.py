@@ -17,7 +17,6 @@ from pathlib import Path
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.files import Gathering
-from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 from convlens.data.masks.trimaps import TRIMAPS, trimap_of
 from convlens.data.sources.archives import PETS
@@ -61,12 +60,12 @@ def list_pets(directory: Path, labels: str) -> Listing:
         raise UserError(f"{here} in {root} names pictures of {label}, {there} names none; {again}")
     if len(train) < 2:
         raise UserError(f"only one class, {train.pop()}, in {root}: two are needed")
-    rows = Gathering(root, SPLITS)
+    rows = Gathering(root)
     for split, found in labelled.items():
         _check_files(root / "images", ".jpg", found, again)
         _check_files(root / "annotations" / "trimaps", ".png", found, again)
         for picture, label in found.items():
-            rows.add(split, label, f"images/{picture}.jpg")
+            rows.add(split, label, [f"images/{picture}.jpg"])
     files, numbers, splits = rows.sorted()
     return Listing(files, numbers, rows.class_names, splits, root)
 

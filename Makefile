@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # make's own spelling of the words key=value, as one argument; convlens takes it apart again
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
+# the type checker and the API reference read an installed copy: there callbacks/ is convlens.callbacks
+INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
 
@@ -97,17 +99,18 @@ bench-looking: $(VENV)/ready  ## seconds of fine-tuning with the default callbac
 bench-scaling: $(VENV)/ready  ## time and memory a picture from 1,000 to 1,000,000 of them (args="--sizes ...")
 	@$(BIN)/python benchmarks/scaling.py $(args)
 
-lint: $(VENV)/ready  ## style and common mistakes
+lint: $(VENV)/ready  ## style, common mistakes, and types of the public modules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(INSTALL_COPY)
+	@$(BIN)/python -m mypy
 
 format: $(VENV)/ready
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-# The reference is read from an installed package: there callbacks/ lies where it is imported from.
 docs: $(VENV)/docs  ## the site with guides and API reference, in build/site/
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
+	@$(INSTALL_COPY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the site is in build/site/index.html"
 

@@ -5,6 +5,8 @@ Several runs are trained one after another, one for each combination of values.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from convlens.cli.results import closing, folded, right, screen
@@ -13,7 +15,9 @@ from convlens.config.compose import compose
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import first_process, started_outside
 from convlens.core.stopwatch import Stopwatch
-from convlens.experiment.multirun import FAILED, TRAINED, Job, combinations, train_job
+
+if TYPE_CHECKING:
+    from convlens.experiment.multirun import Job
 
 FLAGS = ("-m", "--multirun")
 
@@ -59,6 +63,8 @@ def _run_all(words: list[str]) -> int:
     """
     if started_outside():
         raise UserError("multirun=true starts its runs itself, without torchrun or srun before it")
+    from convlens.experiment.multirun import TRAINED, combinations, train_job
+
     jobs = combinations(words)
     stopped = False
     for number, job in enumerate(jobs, 1):
@@ -72,6 +78,8 @@ def _run_all(words: list[str]) -> int:
 
 
 def _print(jobs: list[Job]) -> None:
+    from convlens.experiment.multirun import FAILED
+
     failed = sum(job.state.startswith(FAILED) for job in jobs)
     print(f"{len(jobs)} runs, {failed} failed; accuracy at the lowest validation loss of each")
     table = Table("run", right("validation"), right("test"), folded("run folder"))

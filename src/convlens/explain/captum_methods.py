@@ -29,6 +29,7 @@ _NOT_OPTIONS = {
     "target", "additional_forward_args", "return_convergence_delta", "return_input_shape",
     "show_progress", "verbose", "kwargs",
 }  # fmt: skip
+# what Captum raises where a method does not fit a network or its options
 _REFUSALS = (AssertionError, NotImplementedError, TypeError, ValueError, ImportError)
 _SEGMENTS = 49  # superpixels where a method counts features
 _EXACT_SEGMENTS = 4  # the exact Shapley values take the factorial of it

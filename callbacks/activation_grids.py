@@ -23,11 +23,13 @@ class ActivationGrids(ExplanationCallback):
         probes: how many of the probes are shown; dead channels are judged by all of them.
         rule: ``reference``, each channel standardised by itself (the documents' rule), or
             ``shared``, one scale for all channels.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     def __init__(
-        self, *, layers="auto", limit: int | None = 16, probes: int = 2, rule: str = "reference",
+        self, *, layers: str | list[str] = "auto",
+        limit: int | None = 16, probes: int = 2, rule: str = "reference",
         every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)

@@ -28,7 +28,8 @@ class Attribution(SignedMaps):
         probes: so many at a look at most.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
         target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
 
     Raises:
         UserError: an unknown method.

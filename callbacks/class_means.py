@@ -17,7 +17,8 @@ class ClassMeans(ExplanationCallback):
 
     Args:
         pictures: so many of the validation pictures; the probes where there is no data set.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     def __init__(self, *, pictures: int = 40, every_n_epochs: int = 1, batch: int = 32):

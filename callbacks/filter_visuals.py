@@ -54,13 +54,15 @@ class FilterVisuals(ExplanationCallback):
             ``plain`` ascent.
         patches: real patches of each unit; 0 for none.
         patch_pictures: validation pictures searched for them at most, as far as time allows.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     reckons = has_final_look = True
 
     def __init__(
-        self, *, layers="auto", units: int = 8, full_units: int | None = 64, steps: int = 30,
+        self, *, layers: str | list[str] = "auto",
+        units: int = 8, full_units: int | None = 64, steps: int = 30,
         step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
         patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip

@@ -24,11 +24,17 @@ class GradCam(ExplanationCallback):
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
         target: ``answer`` explains the predicted and the true class; the name of a class explains
             that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     def __init__(
-        self, *, layers="auto", target: str = "answer", every_n_epochs: int = 1, batch: int = 32
+        self,
+        *,
+        layers: str | list[str] = "auto",
+        target: str = "answer",
+        every_n_epochs: int = 1,
+        batch: int = 32,
     ):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.target = layers, target

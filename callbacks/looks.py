@@ -46,7 +46,8 @@ class Looks(L.Callback):
             it left. Those that join later come last.
         ledger: what looking may cost; by default as :class:`Ledger` has it.
         answers: collects what the network answers in validation and test.
-        epoch_log, alarms: of convlens's own runs.
+        epoch_log: of convlens's own runs.
+        alarms: of convlens's own runs.
 
     Attributes:
         tested: completed epochs of the network that is tested; None if it is the last one.
@@ -265,7 +266,8 @@ class Looks(L.Callback):
         """Let those that are due look at the network as it is.
 
         Args:
-            final, stage: see :class:`convlens.callbacks.explanation.Look`.
+            final: whether it is the run's last look.
+            stage: ``val``, or ``test`` for the look behind the test.
         """
         if not trainer.is_global_zero:
             return

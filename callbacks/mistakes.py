@@ -30,7 +30,8 @@ class Mistakes(ExplanationCallback):
     Args:
         mistakes: so many of the most confident ones.
         random: so many random pictures.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     needs_answers = looks_at_test = True

@@ -31,8 +31,8 @@ class OcclusionMaps(SignedMaps):
         probes: so many at a look at most.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
         target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`; here a
-            picture of the batch is a covered one.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: covered images of a pass at most; halved when memory runs out.
     """
 
     def __init__(

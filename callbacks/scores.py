@@ -52,13 +52,15 @@ class Scores(ExplanationCallback):
         near: peaks not farther apart than this share of the edge are in one place.
         confident: least confidence of a confident mistake.
         steps: of the insertion and deletion curves.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: epochs between two looks; the budget may thin them out further.
+        batch: images of a pass at most; halved when memory runs out.
     """
 
     needs_answers = has_final_look = True
 
     def __init__(
-        self, *, which: str = "default", pictures: int = 40, layers="auto", limit: int = 12,
+        self, *, which: str = "default", pictures: int = 40, layers: str | list[str] = "auto",
+        limit: int = 12,
         masks: bool = True, border: float = 0.2, near: float = 0.15, confident: float = 0.9,
         steps: int = 20, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""A command starts without the libraries that only its work needs: a mistake is answered at once."""
+"""A command starts without the libraries of its work, so that a mistake is answered at once."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def attribute(
     layer: str | None = None,
     batch: int | None = None,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> Attribution:
     """What a method of ``captum.attr`` gives for the logits of ``targets``, summed over channels.
 

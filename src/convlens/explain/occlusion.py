@@ -107,7 +107,10 @@ def superpixel_ablation(
     one feature whatever its area.
 
     Args:
-        images, targets, baseline, batch: as for :func:`occlusion`.
+        images: as for :func:`occlusion`.
+        targets: as for :func:`occlusion`.
+        baseline: as for :func:`occlusion`.
+        batch: as for :func:`occlusion`.
         segments: ``(B, H, W)``, or ``(H, W)`` for all pictures, whole numbers: pixels of one
             number are covered together. See :func:`convlens.explain.superpixels.superpixels`.
 

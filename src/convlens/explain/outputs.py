@@ -160,7 +160,8 @@ def answering(
     Nothing of it stays. Inside another such context of the same network that one counts.
 
     Args:
-        outputs, classes: see :class:`OutputReader`.
+        outputs: ``auto``, ``logits`` or ``probabilities``, see :class:`OutputReader`.
+        classes: how many there are; None where nobody knows.
 
     Raises:
         UserError: from a pass of the network, see :meth:`OutputReader.logits`.

@@ -149,7 +149,8 @@ def confident_mistakes(
     what a wrong label, a twin class or a shortcut looks like: they are worth opening.
 
     Args:
-        labels, answers: ``(N,)`` class numbers, the true and the network's.
+        labels: ``(N,)`` class numbers, the true ones.
+        answers: ``(N,)`` class numbers, those that the network predicts.
         confidences: ``(N,)`` probability of the answer, in [0, 1].
         threshold: what counts as confident.
 

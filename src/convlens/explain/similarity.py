@@ -25,7 +25,8 @@ def pearson(maps: Tensor, others: Tensor) -> Tensor:
     unrelated. NaN where one of the two is constant or not finite.
 
     Args:
-        maps, others: ``(N, h, w)``, any range.
+        maps: ``(N, h, w)``, any range.
+        others: ``(N, h, w)``, any range.
     """
     a, b = pair(maps, others)
     undefined = constant(a) | constant(b)
@@ -41,7 +42,8 @@ def spearman(maps: Tensor, others: Tensor) -> Tensor:
     where one of the two is constant or not finite.
 
     Args:
-        maps, others: ``(N, h, w)``, any range.
+        maps: ``(N, h, w)``, any range.
+        others: ``(N, h, w)``, any range.
     """
     a, b = pair(maps, others)
     undefined = constant(a) | constant(b)

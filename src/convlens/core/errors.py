@@ -59,7 +59,7 @@ def check_name(key: str, name: str, known: Iterable[str]) -> None:
 
 
 @contextmanager
-def blaming(what: str, question: str) -> Iterator[None]:
+def convert_errors(what: str, question: str) -> Iterator[None]:
     """Around what is made of a file's content: whatever it leads to is the file's failing.
 
     Args:

@@ -17,7 +17,7 @@ from convlens.config.checks import stored_config, with_values
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
-from convlens.core.errors import UserError, blaming
+from convlens.core.errors import UserError, convert_errors
 from convlens.data.pixels.decode import Recipe, recipe_of
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
@@ -159,4 +159,4 @@ def understood(where: str) -> AbstractContextManager[None]:
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    return blaming(f"{where} does not describe a network that can be built", "was it changed?")
+    return convert_errors(f"{where} does not describe a network that can be built", "was it changed?")

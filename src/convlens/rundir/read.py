@@ -17,7 +17,7 @@ import yaml
 
 from convlens.config.checks import check_shape
 from convlens.config.kept import KeptConfig
-from convlens.core.errors import UserError, blaming
+from convlens.core.errors import UserError, convert_errors
 from convlens.rundir.lock import holder_of
 from convlens.rundir.paths import OUTPUTS
 
@@ -183,7 +183,7 @@ def readable(home: object) -> AbstractContextManager[None]:
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    return blaming(f"the files in {home} are not as a run leaves them", "were they changed?")
+    return convert_errors(f"the files in {home} are not as a run leaves them", "were they changed?")
 
 
 def read_run(home: Path) -> KeptRun:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.core.evaluation import kept_modes
+from convlens.core.evaluation import preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import even_sample, generator
@@ -82,7 +82,7 @@ class Session:
             UserError: it is not the network that answers, or its outputs cannot be read.
         """
         module = self.module
-        with kept_modes(module):
+        with preserve_modes(module):
             network, shared = network_of(self.trainer, module), self._shared_by(explanation)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:

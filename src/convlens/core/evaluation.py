@@ -11,14 +11,14 @@ from torch import nn
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own ``.training`` flag back afterwards."""
-    with kept_modes(model):
+    with preserve_modes(model):
         for module in model.modules():
             module.training = False
         yield
 
 
 @contextmanager
-def kept_modes(model: nn.Module) -> Iterator[None]:
+def preserve_modes(model: nn.Module) -> Iterator[None]:
     """Whatever is done inside, every module's own ``.training`` flag back afterwards.
 
     A blanket ``model.train()`` would thaw batch normalisation that was frozen on purpose.

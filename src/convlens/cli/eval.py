@@ -9,7 +9,7 @@ from __future__ import annotations
 from convlens.cli.results import results_table, seconds_line
 from convlens.cli.words import extract
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import timed
 from convlens.experiment.inputs import checkpoint_path
 from convlens.rundir import log as logs
@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
 
     logs.hush()  # Lightning, imported by now, has given itself a screen
     found = evaluate(path, words, print)
-    if first_process():
+    if is_first_process():
         name = "test" if found.tested_on.own else found.tested_on.place
         results_table(f"{path}, after epoch {found.epoch}", {name: found.results})
         print(seconds_line(seconds_by_name()))

@@ -8,7 +8,7 @@ from convlens.cli.results import closing
 from convlens.cli.words import extract
 from convlens.config.checks import stored_config
 from convlens.core.errors import UserError, nearest
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import timed
 from convlens.experiment.resume import Start, asks_for_more, resumed_config
 from convlens.rundir.lock import Hold
@@ -32,13 +32,13 @@ def run(words: list[str]) -> int:
         from convlens.training.survival.checkpoint import read_checkpoint
 
         if not asks_for_more(config, wanted, Start(last, read_checkpoint(last))):
-            if first_process():
+            if is_first_process():
                 _finished(home)
             return 0
     from convlens.experiment.train import train
 
     home, summary = train(wanted, resume=home)
-    if first_process():
+    if is_first_process():
         closing(home, summary)
     return 0
 

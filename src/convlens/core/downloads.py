@@ -18,7 +18,7 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.core.files import whole_file
-from convlens.core.progress import on_terminal, progress_bar
+from convlens.core.progress import is_on_terminal, progress_bar
 
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
 _BLOCK = 1 << 18
@@ -91,7 +91,7 @@ def _receive(
         length = reply.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
         doing, received = f"downloading {name}", 0
-        if progress and not on_terminal():
+        if progress and not is_on_terminal():
             print(f"{doing}, {total / 1e6:.1f} MB" if total else doing, file=sys.stderr)
         with progress_bar(doing, total, shown=progress, in_bytes=True) as advance:
             while True:

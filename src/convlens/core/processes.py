@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 
 
-def first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes, of however many a launcher started."""
     if "RANK" in os.environ:  # torchrun: the number among all processes of all nodes
         return _number("RANK") == 0
-    if in_slurm_step():
+    if is_in_slurm_step():
         return _number("SLURM_PROCID") == 0
     # Lightning's own launcher: the first process of another node has the local rank 0 too
     return not any(_number(name) for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
-def started_outside() -> bool:
+def is_launched_externally() -> bool:
     """Whether torchrun or srun started several processes, which all run from the first line on."""
-    return in_slurm_step() or ("TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1)
+    return is_in_slurm_step() or ("TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1)
 
 
-def in_slurm_step() -> bool:
+def is_in_slurm_step() -> bool:
     """Whether srun started several tasks; a shell inside an allocation is an ordinary machine."""
     # the names by which Lightning too knows a shell that was opened in an allocation
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")

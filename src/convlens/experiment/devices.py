@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from convlens.config.checks import with_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
-from convlens.core.processes import started_outside
+from convlens.core.processes import is_launched_externally
 from convlens.data.sources.places import cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import note_config
@@ -89,7 +89,7 @@ def _are_here(asked: TrainerConfig, nodes: int) -> bool:
     kind, devices = kind_of(asked.accelerator), asked.devices
     if kind not in AcceleratorRegistry or not _accelerator(kind).is_available():
         return False
-    if nodes > 1 and not started_outside():
+    if nodes > 1 and not is_launched_externally():
         return False  # it would wait for the other machines for ever
     if kind == "cpu" or str(devices) in ("auto", "-1"):
         return True
@@ -114,7 +114,7 @@ def settle_precision(run: Run) -> None:
     """Resolve ``precision: auto`` in the config, once."""
     if str(run.config.precision) != "auto":
         return
-    if started_outside():  # each process would measure for itself, and they have to agree
+    if is_launched_externally():  # each process would measure for itself, and they have to agree
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         found = "bf16" if half else "32"
     else:

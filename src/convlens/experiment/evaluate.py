@@ -18,7 +18,7 @@ from convlens.config.migrate import stored
 from convlens.config.schema import Config
 from convlens.config.targets import repeats
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import current, spent_on
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
@@ -80,7 +80,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     tested_on = images_to_test(config, content)
     home, data = _answers_folder(file, tested_on.own), tested_on.data
-    if first_process():
+    if is_first_process():
         for line in tested_on.lines:
             say(line)
     with spent_on("decoding"):
@@ -96,7 +96,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
         trainer.test(module, datamodule=data, verbose=False)
     found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
     current().turn_to("closing")
-    if first_process():
+    if is_first_process():
         _write_predictions(home / TABLE, looks.answers.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)
         _write_results(file, found)

@@ -14,7 +14,7 @@ from convlens.config.migrate import as_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.core.files import write_whole
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import spent_on
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
@@ -72,7 +72,7 @@ def decode(run: Run) -> list[str]:
 
 def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
     """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
-    if first_process() and not run.config.trainer.fast_dev_run:
+    if is_first_process() and not run.config.trainer.fast_dev_run:
         logs.keep(home / "train.log")
     else:
         logs.hush()
@@ -90,7 +90,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     """
     config = run.config
     listing = run.data.index.listing
-    if first_process():
+    if is_first_process():
         if resumed:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
@@ -104,7 +104,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     else:
         pictures, count = run.data.dataset.splits["validation"], config.probes.count
         probes = choose_probes(pictures, classes, count=count, seed=config.seed)
-    if first_process():
+    if is_first_process():
         _keep_probes(probes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, classes, home / "explanations", config.seed)

@@ -13,7 +13,7 @@ import pytorch_lightning as L
 from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import current, spent_on
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
@@ -137,7 +137,7 @@ def finish(home: Path, summary: dict) -> dict:
     Raises:
         UserError: the summary cannot be written.
     """
-    if not first_process():
+    if not is_first_process():
         return summary
     try:
         write_summary(home, summary)

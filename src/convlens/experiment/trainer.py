@@ -21,7 +21,7 @@ from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.logging.hparams import Settings
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.experiment.assemble import Run, own_instance
 from convlens.experiment.devices import check_devices, devices_here, lightning
 from convlens.experiment.resume import Start
@@ -178,7 +178,7 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
         if line := companions.fallen():
             companions.end()
             raise UserError(line) from error
-        if not first_process() and broken_off(error):
+        if not is_first_process() and broken_off(error):
             raise SystemExit(1) from error  # another one fell, and the first one says so
         raise
     if number := interruption.came or number:

@@ -11,7 +11,7 @@ from pathlib import Path
 from convlens.core import files
 from convlens.core.errors import UserError
 from convlens.core.locks import is_locked, take_lock
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 
 LOCK = ".lock"
 # files not yet renamed to their names; older versions wrote metrics.csv.tmp
@@ -46,7 +46,7 @@ class Hold:
         Raises:
             UserError: another process holds it, or there is no such folder to write into.
         """
-        if not first_process():
+        if not is_first_process():
             return
         try:
             fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

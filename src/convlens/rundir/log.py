@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 
 log = logging.getLogger("convlens")
 LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
@@ -18,7 +18,7 @@ LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.w
 def speak() -> None:
     """Lines of level INFO and up go to the screen; libraries keep quiet below ERROR there."""
     screen: logging.Handler = logging.StreamHandler(sys.stdout)
-    if not first_process():
+    if not is_first_process():
         screen = logging.NullHandler()  # one of several processes speaks
     screen.setFormatter(logging.Formatter("%(message)s"))
     screen.setLevel(logging.INFO)

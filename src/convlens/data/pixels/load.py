@@ -26,7 +26,7 @@ from PIL import Image, ImageFile
 from PIL import _imaging as core
 
 from convlens.core.errors import UserError
-from convlens.core.progress import on_terminal, progress_bar
+from convlens.core.progress import is_on_terminal, progress_bar
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
 from convlens.data.pixels.cache import Writer, fingerprints, stored
@@ -196,7 +196,7 @@ def bar(
     doing: str, done: str, what: str, total: int, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; two plain lines where that is no terminal."""
-    in_lines, start = shown and not on_terminal(), time.monotonic()
+    in_lines, start = shown and not is_on_terminal(), time.monotonic()
     if in_lines:
         print(f"{doing} {what}", file=sys.stderr)
     with progress_bar(f"{doing} {what}", total, shown=shown) as advance:

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
@@ -246,7 +246,7 @@ class Looks(L.Callback):
                 continue
             self.account(each).judged, began = self.own.seen, time.perf_counter()
             try:
-                with spent_on("explaining"), isolate_rng():
+                with count_seconds("explaining"), isolate_rng():
                     verdict = self.own.judge(module, outputs, batch, each)
                 if trainer.is_global_zero and verdict.refusal:
                     raise UserError(verdict.refusal)
@@ -273,7 +273,7 @@ class Looks(L.Callback):
         session = Session(trainer, module, clock, self.own, stage, final, answers, self.history)
         for each in due:
             if each.probes is not None:
-                with spent_on("explaining"):
+                with count_seconds("explaining"):
                     self._look(trainer, session, each)
 
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:

@@ -10,12 +10,12 @@ from convlens.cli.results import results_table, seconds_line
 from convlens.cli.words import extract
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import timed
+from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.inputs import checkpoint_path
 from convlens.rundir import log as logs
 
 
-@timed
+@with_stopwatch
 def run(words: list[str]) -> int:
     asked, words = extract(words, "ckpt", "run")
     ckpt, home = asked.values()

@@ -9,14 +9,14 @@ from convlens.cli.words import extract
 from convlens.config.checks import stored_config
 from convlens.core.errors import UserError, nearest
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import timed
+from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.resume import Start, asks_for_more, resumed_config
 from convlens.rundir.lock import Hold
 from convlens.rundir.read import read_config
 from convlens.rundir.runs import newest_run
 
 
-@timed
+@with_stopwatch
 def run(words: list[str]) -> int:
     given, words = extract(words, "run", "run_dir")
     asked = given["run"] or given["run_dir"]

@@ -71,12 +71,12 @@ class Stopwatch:
         self._since = now
 
 
-def spent_on(name: str) -> AbstractContextManager[None]:
+def count_seconds(name: str) -> AbstractContextManager[None]:
     """What is spent inside goes to ``name`` on the stopwatch that is running, if there is one."""
-    return current().on(name)
+    return get_stopwatch().on(name)
 
 
-def timed(work: Callable[P, T]) -> Callable[P, T]:
+def with_stopwatch(work: Callable[P, T]) -> Callable[P, T]:
     """``work`` with a stopwatch running: the caller's if there is one, else one of its own."""
 
     @functools.wraps(work)
@@ -87,6 +87,6 @@ def timed(work: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def current() -> Stopwatch:
+def get_stopwatch() -> Stopwatch:
     """The stopwatch that is running, or one that nobody reads."""
     return _running[-1] if _running else Stopwatch()

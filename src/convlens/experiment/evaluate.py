@@ -19,7 +19,7 @@ from convlens.config.schema import Config
 from convlens.config.targets import repeats
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import current, spent_on
+from convlens.core.stopwatch import get_stopwatch, count_seconds
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
 from convlens.data.probes import choose_probes
@@ -83,7 +83,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     if is_first_process():
         for line in tested_on.lines:
             say(line)
-    with spent_on("decoding"):
+    with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
     module = restored(content, "the checkpoint", repeats(config))
     looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
@@ -92,10 +92,10 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
         explanation.attach(probes, data.class_names, home, config.seed)
-    with spent_on("test"):
+    with count_seconds("test"):
         trainer.test(module, datamodule=data, verbose=False)
     found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
-    current().turn_to("closing")
+    get_stopwatch().turn_to("closing")
     if is_first_process():
         _write_predictions(home / TABLE, looks.answers.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)

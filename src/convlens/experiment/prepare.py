@@ -15,7 +15,7 @@ from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.core.files import write_whole
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.probes import Probes, choose_probes, own_probes
@@ -66,7 +66,7 @@ def claim_of(config: Config) -> Claim:
 
 def decode(run: Run) -> list[str]:
     """Decode the images, or open what is stored of them; returns what is to be said, each once."""
-    with spent_on("decoding"):
+    with count_seconds("decoding"):
         return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
 
 

@@ -14,7 +14,7 @@ from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import current, spent_on
+from convlens.core.stopwatch import get_stopwatch, count_seconds
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
 from convlens.rundir import log as logs
@@ -50,7 +50,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
     latest: Row = {}  # value of each score
     for _, row in sorted(ledger.scores.items()):
         latest |= row
-    training = current().seconds().get("training", 0.0)
+    training = get_stopwatch().seconds().get("training", 0.0)
     return {
         "experiment": config.experiment,
         "seed": config.seed,
@@ -118,7 +118,7 @@ def seconds_by_name() -> dict[str, float]:
 
     What has none of these names is ``other``, the last.
     """
-    seconds = current().seconds()
+    seconds = get_stopwatch().seconds()
     named = {name: seconds.get(name, 0.0) for name in SECONDS}
     named["other"] = sum(seconds.values()) - sum(named.values())
     rounded = {name: round(value, 3) for name, value in named.items()}
@@ -146,7 +146,7 @@ def finish(home: Path, summary: dict) -> dict:
             f"summary.json was not written ({error.strerror}): make room; `make resume "
             f"run={home}` writes it, nothing is trained again"
         ) from error
-    with spent_on("report"):
+    with count_seconds("report"):
         try:
             report(home)
         except Exception as error:  # of a picture, or the disk: the run is a good run still

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
 from convlens.training.finetune.features import Features, features
 from convlens.training.finetune.schedule import Phase, Schedule
@@ -206,7 +206,7 @@ class Phases(L.Callback):
     ) -> Features:
         """Features of one split, told in a line."""
         pictures = data.dataset.splits[split]
-        with spent_on("features"):
+        with count_seconds("features"):
             found = features(
                 module.model,
                 cut,

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.core.errors import UserError
 from convlens.core.files import whole_file
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.models.weights_file import load_data, plain
 
 STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
@@ -31,7 +31,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        with spent_on("checkpoints"):
+        with count_seconds("checkpoints"):
             self._save(checkpoint, Path(path))
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:

@@ -11,7 +11,7 @@ import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import event_loggers, write_numbers
 
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.core.stopwatch import get_stopwatch, count_seconds
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
@@ -158,7 +158,7 @@ class EpochLog(L.Callback):
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
         before = self.failure
         try:
-            with whole_file(self.file, newline="") as table:
+            with open_atomic(self.file, newline="") as table:
                 table.writelines(csv_line(row) for row in (columns, *rows))
             self.failure = ""
         except OSError as error:

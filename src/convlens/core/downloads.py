@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.core.progress import is_on_terminal, progress_bar
 
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
@@ -54,7 +54,7 @@ def fetch(
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(destination, "wb", sync=True) as file:
+        with open_atomic(destination, "wb", sync=True) as file:
             _receive(url, destination.name, file.write, progress, way_out)
             file.flush()
             if name := _differs(Path(file.name), wanted):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.files import size_and_time
 from convlens.data.index.labels import SPLITS
@@ -43,7 +43,7 @@ def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path, errors="surrogateescape", newline="") as file:
+    with open_atomic(path, errors="surrogateescape", newline="") as file:
         file.write(csv_line(COLUMNS))
         for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
             file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))

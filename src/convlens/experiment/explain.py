@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 from convlens.data.pixels.decode import PictureError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
@@ -78,7 +78,7 @@ def explain_pictures(
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
         more=shown.left_out,
     )  # fmt: skip
-    write_whole(home / PAGE, page)
+    write_atomic(home / PAGE, page)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
     say(f"explanations  {home}\npage          {home / PAGE}")

@@ -13,7 +13,7 @@ import numpy as np
 from convlens.config.migrate import as_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds
 from convlens.data.index.listing import Listing
@@ -95,7 +95,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
             _compare(run, listing, home, resumed)
-        write_whole(home / "config.yaml", as_yaml(config))
+        write_atomic(home / "config.yaml", as_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
     classes = run.data.class_names

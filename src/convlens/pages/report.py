@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 from convlens.draw.jpeg import jpeg_size
 from convlens.pages.charts import line_chart
 from convlens.pages.phases import stretches
@@ -86,7 +86,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
                 f"wait for it, or start again with `make resume run={home}`"
             )
         page = _fitted(run, limit)
-    write_whole(home / FILE, page)
+    write_atomic(home / FILE, page)
     return home / FILE
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 
 # Lightning's names for ours
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -68,7 +68,7 @@ def step_seconds(
     if not isinstance(found, dict) or not set(precisions) <= set(found):
         known[key] = found = _measured(module, batch, device, precisions)
         memo.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(memo, json.dumps(known, indent=1))
+        write_atomic(memo, json.dumps(known, indent=1))
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 from convlens.data.index.names import composed, same_name
@@ -22,7 +22,7 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
     """Write ``file,label,split``, files relative to ``listing.directory``; whole or not at all."""
     path = Path(path)
     try:
-        with whole_file(path, sync=True, errors="surrogateescape", newline="") as file:
+        with open_atomic(path, sync=True, errors="surrogateescape", newline="") as file:
             file.write(csv_line(CSV_COLUMNS))
             classes = map(listing.class_names.__getitem__, listing.labels)
             for row in zip(listing.files.names(), classes, listing.splits, strict=True):

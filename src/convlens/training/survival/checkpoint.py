@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds
 from convlens.models.weights_file import load_data, plain
 
@@ -37,7 +37,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with whole_file(target, "wb", sync=True) as file:
+            with open_atomic(target, "wb", sync=True) as file:
                 torch.save(checkpoint, file)
         # torch tells of a failed write by a RuntimeError of its own
         except (OSError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
-from convlens.core.stopwatch import get_stopwatch, count_seconds
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
 from convlens.training import ClassifierModule
@@ -62,7 +62,7 @@ class EpochLog(L.Callback):
         else:
             with count_seconds("validation"):
                 self._measure_untrained(trainer, module)
-        get_stopwatch().turn_to("training")
+        get_stopwatch().switch_to("training")
 
     def _measure_untrained(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         data: PictureData = trainer.datamodule
@@ -121,7 +121,7 @@ class EpochLog(L.Callback):
             )  # fmt: skip
 
     def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        get_stopwatch().turn_to("closing")
+        get_stopwatch().switch_to("closing")
 
     # --- the tested network
 

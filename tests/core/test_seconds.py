@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
-from convlens.core.stopwatch import Stopwatch, get_stopwatch, count_seconds, with_stopwatch
+from convlens.core.stopwatch import Stopwatch, count_seconds, get_stopwatch, with_stopwatch
 from support.tiny import TINY
 
 QUICK = [*TINY, "looking.first_seconds=0.5", "looking.last_seconds=0.5"]
@@ -80,7 +80,7 @@ def test_a_stopwatch_counts_each_second_once(monkeypatch):
             with count_seconds("features"):
                 spend(4)
             spend(8)
-            get_stopwatch().turn_to("closing")
+            get_stopwatch().switch_to("closing")
             spend(16)
         spend(32)
         with pytest.raises(ZeroDivisionError), count_seconds("report"):

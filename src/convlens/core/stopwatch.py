@@ -51,7 +51,7 @@ class Stopwatch:
             self._settle()
             del self._names[depth:]
 
-    def turn_to(self, name: str) -> None:
+    def switch_to(self, name: str) -> None:
         """The seconds of the innermost :meth:`on` go to ``name`` from now on."""
         self._settle()
         self._names[-1] = name

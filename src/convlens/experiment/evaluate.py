@@ -19,7 +19,7 @@ from convlens.config.schema import Config
 from convlens.config.targets import repeats
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import get_stopwatch, count_seconds
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import csv_line
 from convlens.data.probes import choose_probes
@@ -95,7 +95,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     with count_seconds("test"):
         trainer.test(module, datamodule=data, verbose=False)
     found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
-    get_stopwatch().turn_to("closing")
+    get_stopwatch().switch_to("closing")
     if is_first_process():
         _write_predictions(home / TABLE, looks.answers.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)

@@ -159,4 +159,6 @@ def understood(where: str) -> AbstractContextManager[None]:
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    return convert_errors(f"{where} does not describe a network that can be built", "was it changed?")
+    return convert_errors(
+        f"{where} does not describe a network that can be built", "was it changed?"
+    )

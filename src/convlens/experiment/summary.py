@@ -14,7 +14,7 @@ from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
-from convlens.core.stopwatch import get_stopwatch, count_seconds
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
 from convlens.rundir import log as logs

@@ -240,7 +240,7 @@ def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
     from convlens.rundir import log as logs
     from convlens.rundir.runs import find_run
 
-    logs.speak()
+    logs.log_to_screen()
     newest, older = runs / "scratch" / "d", runs / "hans" / "c"
     best = "checkpoints/best.ckpt"
     for asked in (("last", None), (None, "last")):

@@ -94,7 +94,7 @@ def start(folder: Path):
     from convlens.experiment.trainer import trainer_of
 
     os.chdir(folder)
-    logs.hush()
+    logs.silence_libraries()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     def built(config: Config) -> str:

@@ -27,7 +27,7 @@ def run(words: list[str]) -> int:
     from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 
-    logs.hush()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
     found = evaluate(path, words, print)
     if is_first_process():
         name = "test" if found.tested_on.own else found.tested_on.place

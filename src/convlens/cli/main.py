@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
         words = split_make_words(words)
-        logs.speak()
+        logs.log_to_screen()
         # each command's imports are its own: `split` need not wait for torch and Lightning
         return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
     except UserError as error:

@@ -26,7 +26,7 @@ def run(words: list[str]) -> int:
     config = compose(words)
     from convlens.experiment.plan import plan
 
-    logs.hush()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
     planned = plan(config)
     first = "training would first download"
     if planned.weights:

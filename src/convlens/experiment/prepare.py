@@ -73,9 +73,9 @@ def decode(run: Run) -> list[str]:
 def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
     """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
     if is_first_process() and not run.config.trainer.fast_dev_run:
-        logs.keep(home / "train.log")
+        logs.log_to_file(home / "train.log")
     else:
-        logs.hush()
+        logs.silence_libraries()
     for line in notes:
         log.warning(line)
     if not resumed and run.module.model.weights:

@@ -109,7 +109,7 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
     """Looks that failed, and files that lack lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
-    lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.failure())
+    lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger("convlens")
 LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
 
 
-def speak() -> None:
+def log_to_screen() -> None:
     """Lines of level INFO and up go to the screen; libraries keep quiet below ERROR there."""
     screen: logging.Handler = logging.StreamHandler(sys.stdout)
     if not is_first_process():
@@ -29,14 +29,14 @@ def speak() -> None:
     warnings.simplefilter("default")
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Take the screen from libraries that have given themselves one when they were imported."""
     _silence(*LIBRARIES)
 
 
-def keep(file: Path) -> None:
+def log_to_file(file: Path) -> None:
     """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
-    hush()
+    silence_libraries()
     # closed by the next command's `speak`, or at the end
     handler = EnduringHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -54,7 +54,7 @@ class EnduringHandler(logging.FileHandler):
         failure: the line, or nothing.
     """
 
-    failure = ""
+    find_write_failure = ""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -71,7 +71,7 @@ class EnduringHandler(logging.FileHandler):
             super().close()
 
 
-def failure() -> str:
+def find_write_failure() -> str:
     """Why the log that is kept lacks lines, or nothing."""
     kept = [handler for handler in log.handlers if isinstance(handler, EnduringHandler)]
     return kept[-1].failure if kept else ""

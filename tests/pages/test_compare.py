@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from convlens.cli.compare import run as command
-from convlens.config.kept import KeptConfig
+from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare, differing, short_names
 from support.runs_made import CONFIG, changed, write_run
@@ -134,7 +134,7 @@ def test_exactly_the_differing_keys_are_shown(two):
     ],
 )  # fmt: skip
 def test_what_counts_as_a_difference(values, shown):
-    assert differing([KeptConfig(CONFIG), KeptConfig(changed(CONFIG, **values))]) == shown
+    assert differing([StoredConfig(CONFIG), StoredConfig(changed(CONFIG, **values))]) == shown
 
 
 def test_probes_stand_side_by_side_at_the_last_epoch(two):

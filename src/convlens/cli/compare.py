@@ -9,7 +9,7 @@ from convlens.cli.words import take
 from convlens.core.errors import UserError
 from convlens.pages import compare as comparison
 from convlens.rundir.paths import check_free, write_into
-from convlens.rundir.read import KeptRun
+from convlens.rundir.read import StoredRun
 from convlens.rundir.runs import named_runs
 
 
@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _print(runs: list[KeptRun], names: list[str]) -> None:
+def _print(runs: list[StoredRun], names: list[str]) -> None:
     table = Table(folded("run"), *(right(heading) for heading, _, _ in comparison.COLUMNS))
     for name, cells in zip(names, comparison.results(runs), strict=True):
         table.add_row(name, *(cell.text + (" *" if cell.best else "") for cell in cells))

@@ -9,7 +9,7 @@ from rich.table import Table
 from convlens.cli.results import folded, right, screen
 from convlens.cli.words import take
 from convlens.core.errors import UserError
-from convlens.rundir.read import KeptRun
+from convlens.rundir.read import StoredRun
 from convlens.rundir.runs import TEXTS, UnreadRun, all_runs, in_order
 
 # of the columns that hold numbers: heading, key among a run's numbers, format
@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _table(runs: list[KeptRun | UnreadRun], parent: Path, sort: str) -> Table:
+def _table(runs: list[StoredRun | UnreadRun], parent: Path, sort: str) -> Table:
     """Columns as ``NUMBERS`` says, and one more if the table is sorted by another number."""
     shown = dict(NUMBERS)
     if sort not in (*TEXTS, "seed", *(key for key, _ in NUMBERS.values())):

@@ -30,7 +30,7 @@ from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
 from convlens.experiment.unseen import Tested, images_to_test
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
-from convlens.rundir.read import of_stage, read_config
+from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
 from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
@@ -94,7 +94,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
         explanation.attach(probes, data.class_names, home, config.seed)
     with count_seconds("test"):
         trainer.test(module, datamodule=data, verbose=False)
-    found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
+    found = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
         _write_predictions(home / TABLE, looks.answers.latest["test"], data)

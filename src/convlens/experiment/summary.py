@@ -18,7 +18,7 @@ from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
 from convlens.rundir import log as logs
-from convlens.rundir.read import Row, best_of, of_stage
+from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
 from convlens.training.alarms import no_better_than_untrained, overfitting
 
@@ -32,7 +32,7 @@ LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-cor
 
 def best_row(history: list[Row]) -> Row:
     """The best epoch's row; where no validation loss is a number, the first that there is."""
-    return best_of(history) or (history[1:] or history)[0]
+    return find_best_row(history) or (history[1:] or history)[0]
 
 
 def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:
@@ -56,10 +56,10 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "seed": config.seed,
         "epochs": last["epoch"],
         "best_epoch": best["epoch"],
-        "train": of_stage(last, "train"),
-        "val": of_stage(best, "val"),
-        "val_last": of_stage(last, "val"),
-        "test": of_stage(test, "test"),
+        "train": select_stage(last, "train"),
+        "val": select_stage(best, "val"),
+        "val_last": select_stage(last, "val"),
+        "test": select_stage(test, "test"),
         "images_per_second": epoch_log.pictures_seen / max(training, 1e-9),
         "seconds": seconds_by_name(),
         **_looking(ledger),
@@ -69,7 +69,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "alarms": _alarms(history, config.alarms, trainer),
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
-        "scores": of_stage(latest, "explain"),
+        "scores": select_stage(latest, "explain"),
         "skipped": run.data.dataset.skipped,
         "features": run.phases.fetched,
     }

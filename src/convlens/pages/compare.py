@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from convlens.config.kept import KeptConfig
+from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
-from convlens.rundir.read import KeptRun, read_run, readable
+from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 from convlens.rundir.runs import better
 
 PAGE = "compare.html"  # the file
@@ -56,7 +56,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
         UserError: fewer than two runs, one given twice, or one that cannot be read.
     """
     runs, names = read_runs(homes), short_names(homes)
-    with readable(", ".join(map(str, homes))):
+    with convert_run_errors(", ".join(map(str, homes))):
         probes, notes = _probes(runs, names, most_bytes)
         named = dict(zip(names, runs, strict=True))
         rows = zip(runs, names, results(runs), strict=True)
@@ -76,7 +76,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
         )
 
 
-def read_runs(homes: Sequence[Path]) -> list[KeptRun]:
+def read_runs(homes: Sequence[Path]) -> list[StoredRun]:
     """The runs of several folders.
 
     Raises:
@@ -98,7 +98,7 @@ def short_names(homes: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(common)) for path in whole]
 
 
-def results(runs: Sequence[KeptRun]) -> list[list[Cell]]:
+def results(runs: Sequence[StoredRun]) -> list[list[Cell]]:
     """A row for each run with a cell for each of ``COLUMNS``; the best of a column is marked.
 
     Equals are marked together, unless all are equal; the numbers of epochs are neither good nor
@@ -117,7 +117,7 @@ def results(runs: Sequence[KeptRun]) -> list[list[Cell]]:
     return rows
 
 
-def differing(configs: Sequence[KeptConfig]) -> list[tuple[str, list[str]]]:
+def differing(configs: Sequence[StoredConfig]) -> list[tuple[str, list[str]]]:
     """The dotted keys whose values differ, with each run's value as text.
 
     A group of keys that another run has not, or has as null, is one line.
@@ -157,7 +157,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _run_shown(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
+def _run_shown(number: int, run: StoredRun, name: str, cells: list[Cell]) -> dict:
     """What the template shows of a run."""
     summary = run.summary or {}
     lines = [line for key in ("alarms", "failures") for line in summary.get(key, [])]
@@ -170,7 +170,7 @@ def _run_shown(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
 
 
 def _probes(
-    runs: Sequence[KeptRun], names: Sequence[str], most_bytes: int
+    runs: Sequence[StoredRun], names: Sequence[str], most_bytes: int
 ) -> tuple[list[dict], list[str]]:
     """A row for each probe that all runs explained, and what has to be said about the others."""
     # each probe's latest Grad-CAM picture, with its epoch
@@ -204,7 +204,7 @@ def _probes(
     return rows, notes
 
 
-def _same_picture(runs: Sequence[KeptRun], probe: str) -> bool:
+def _same_picture(runs: Sequence[StoredRun], probe: str) -> bool:
     """Whether a probe is the same pixels in all runs: names repeat, pictures need not."""
     files = [run.home / "probes" / f"{probe}.png" for run in runs]
     return all(file.exists() for file in files) and len({file.read_bytes() for file in files}) == 1

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convlens.config.kept import KeptConfig
 from convlens.config.schema import PlateauConfig
+from convlens.config.stored import StoredConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stretch:
     early: bool
 
 
-def stretches(config: KeptConfig, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
+def stretches(config: StoredConfig, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
     """The phases of a run; empty where everything is trained throughout.
 
     Args:

@@ -16,7 +16,7 @@ from convlens.pages.charts import line_chart
 from convlens.pages.phases import stretches
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, select, starts
-from convlens.rundir.read import KeptRun, read_run, readable
+from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
 Chart = Callable[..., Markup]  # a line chart with the run's marks and epochs
 
@@ -78,7 +78,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
     Raises:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
-    with readable(home):
+    with convert_run_errors(home):
         run = read_run(home)
         if not run.rows:
             raise UserError(
@@ -90,7 +90,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
     return home / FILE
 
 
-def _fitted(run: KeptRun, limit: int) -> str:
+def _fitted(run: StoredRun, limit: int) -> str:
     """The page with as many pictures as it has room for."""
     page = _page(run, Selection({}), limit)
     room = limit - len(page.encode())
@@ -105,7 +105,7 @@ def _fitted(run: KeptRun, limit: int) -> str:
     return page
 
 
-def _page(run: KeptRun, selection: Selection, limit: int) -> str:
+def _page(run: StoredRun, selection: Selection, limit: int) -> str:
     summary, phases = run.summary or {}, stretches(run.config, run.rows)
     best = summary.get("best_epoch", run.best)
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.measured}
@@ -146,14 +146,14 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
     )
 
 
-def _scalars(run: KeptRun, stage: str) -> dict[str, dict[int, float]]:
+def _scalars(run: StoredRun, stage: str) -> dict[str, dict[int, float]]:
     """The curves ``<stage>/…`` of a run by the rest of their tags."""
     start = f"{stage}/"
     tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith(start))
     return {tag.removeprefix(start): run.curve(tag) for tag in tags}
 
 
-def _curves(run: KeptRun, chart: Chart) -> list[Markup]:
+def _curves(run: StoredRun, chart: Chart) -> list[Markup]:
     charts = []
     for name in ("loss", "accuracy"):
         parts = {"training": f"train/{name}", "validation": f"val/{name}"}
@@ -167,7 +167,7 @@ def _curves(run: KeptRun, chart: Chart) -> list[Markup]:
     return list(filter(None, charts))
 
 
-def _scores(run: KeptRun, chart: Chart) -> list[Markup]:
+def _scores(run: StoredRun, chart: Chart) -> list[Markup]:
     groups: dict[str, dict[str, dict[int, float]]] = {}
     for score, points in _scalars(run, "explain").items():
         if score != "seconds":  # what looking cost has its own chart
@@ -185,7 +185,7 @@ def _scores(run: KeptRun, chart: Chart) -> list[Markup]:
     return list(filter(None, charts))
 
 
-def _results(run: KeptRun, best: int | None) -> dict[str, dict[str, float]]:
+def _results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
     """Rows of the results table: what was measured, where, after which epoch."""
     last, summary = run.measured, run.summary or {}
     rows = {f"training, epoch {last} (last)": run.results("train", last)}
@@ -207,7 +207,7 @@ def _cost(summary: Mapping) -> Markup:
     return line_chart("seconds of each epoch", lines)
 
 
-def _pictures(run: KeptRun, selection: Selection) -> dict[str, object]:
+def _pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
     """The pictures as the template shows them: by section, each with its frames."""
     shown = {tag: _frames(tag, looks) for tag, looks in selection.pictures.items()}
     probes = []

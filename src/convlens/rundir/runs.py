@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convlens.core.errors import UserError, nearest
 from convlens.rundir.paths import OUTPUTS, holds_run, run_folders
-from convlens.rundir.read import KeptRun, read_run
+from convlens.rundir.read import StoredRun, read_run
 
 log = logging.getLogger("convlens")
 # columns one can sort by that hold no numbers
@@ -34,7 +34,7 @@ class UnreadRun:
     reason: str
 
 
-def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
+def all_runs(parent: Path) -> list[StoredRun | UnreadRun]:
     """Every run below a folder, by path; what cannot be read is among them.
 
     Raises:
@@ -42,7 +42,7 @@ def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
     """
     if not parent.is_dir():
         raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
-    found: list[KeptRun | UnreadRun] = []
+    found: list[StoredRun | UnreadRun] = []
     for home in run_folders(parent):
         try:
             found.append(read_run(home))
@@ -121,8 +121,8 @@ def newest_run(having: str = "config.yaml") -> Path:
 
 
 def in_order(
-    runs: list[KeptRun | UnreadRun], asked: str, columns: Sequence[str] = ()
-) -> list[KeptRun | UnreadRun]:
+    runs: list[StoredRun | UnreadRun], asked: str, columns: Sequence[str] = ()
+) -> list[StoredRun | UnreadRun]:
     """The runs sorted by a column or by any number of their summaries.
 
     Args:
@@ -135,7 +135,7 @@ def in_order(
         UserError: a key that no run has.
     """
     key = asked.removeprefix("-").removeprefix("+")
-    read = [run for run in runs if isinstance(run, KeptRun)]
+    read = [run for run in runs if isinstance(run, StoredRun)]
     known = {*TEXTS, *columns}
     known.update(*(run.numbers for run in read))
     if key not in known:
@@ -148,7 +148,7 @@ def in_order(
     return having + lacking + [run for run in runs if isinstance(run, UnreadRun)]
 
 
-def _value(run: KeptRun, key: str):
+def _value(run: StoredRun, key: str):
     """What a run is sorted by; None where it has none, NaN included."""
     if key in TEXTS:
         return TEXTS[key](run)

@@ -10,7 +10,7 @@ from convlens.core.errors import UserError
 from convlens.pages import compare as comparison
 from convlens.rundir.paths import check_free, write_into
 from convlens.rundir.read import StoredRun
-from convlens.rundir.runs import named_runs
+from convlens.rundir.runs import find_runs
 
 
 def run(words: list[str]) -> int:
@@ -20,7 +20,7 @@ def run(words: list[str]) -> int:
         raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
     asked = take(rest, "compare", {"run_dir": ""})
     check_free(asked["run_dir"], comparison.PAGE)
-    homes = [home for text in given for home in named_runs(text)]
+    homes = [home for text in given for home in find_runs(text)]
     runs = comparison.read_runs(homes)
     page = comparison.compare(homes).encode()
     _print(runs, comparison.short_names(homes))

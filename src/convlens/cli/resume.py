@@ -13,7 +13,7 @@ from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.resume import Start, asks_for_more, resumed_config
 from convlens.rundir.lock import Hold
 from convlens.rundir.read import read_config
-from convlens.rundir.runs import newest_run
+from convlens.rundir.runs import find_newest_run
 
 
 @with_stopwatch
@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
         key = words[0].partition("=")[0] if words else ""
         typed = f"{key}: {nearest(key, ('run', 'run_dir'))}; " if key else ""
         raise UserError(f"{typed}resume needs run=…, for example `make resume run=last`")
-    home = newest_run() if asked == "last" else Path(asked).expanduser()
+    home = find_newest_run() if asked == "last" else Path(asked).expanduser()
     config = stored_config(read_config(home).plain, str(home / "config.yaml"), words)
     wanted = resumed_config(config, words)
     last = home / "checkpoints" / "last.ckpt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk
 from convlens.data.index.names import spelt_on_disk
-from convlens.rundir.runs import newest_run
+from convlens.rundir.runs import find_newest_run
 
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
@@ -26,7 +26,7 @@ def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
         return Path(asked).expanduser()
     best = Path("checkpoints", "best.ckpt")
     newest = asked == "last" or home == "last"
-    return (newest_run(str(best)) if newest else Path(home).expanduser()) / best
+    return (find_newest_run(str(best)) if newest else Path(home).expanduser()) / best
 
 
 def walk_from(given: str) -> Walk:

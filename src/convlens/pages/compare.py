@@ -15,7 +15,7 @@ from convlens.core.errors import UserError
 from convlens.pages.charts import colour_of, line_chart
 from convlens.pages.render import data_uri, render
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
-from convlens.rundir.runs import better
+from convlens.rundir.runs import preferred_direction
 
 PAGE = "compare.html"  # the file
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
@@ -110,8 +110,8 @@ def results(runs: Sequence[StoredRun]) -> list[list[Cell]]:
         texts = [ABSENT if value is None else f"{value:{how}}" for value in found]
         # as shown, so that two equal texts are never told apart
         values = [float(text) for text in texts if text not in (ABSENT, "nan")]
-        best = (max if better(key) > 0 else min)(values, default=None)
-        judged = better(key) and len(set(values)) > 1
+        best = (max if preferred_direction(key) > 0 else min)(values, default=None)
+        judged = preferred_direction(key) and len(set(values)) > 1
         for row, text in zip(rows, texts, strict=True):
             row.append(Cell(text, bool(judged) and text != ABSENT and float(text) == best))
     return rows

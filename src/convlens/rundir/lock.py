@@ -103,7 +103,7 @@ class Holder:
         return "" if self.alive or host == socket.gethostname() else host
 
 
-def holder_of(folder: Path) -> Holder:
+def find_holder(folder: Path) -> Holder:
     """Who holds a run folder just now; nothing in it is changed."""
     try:
         fd = os.open(folder / LOCK, os.O_RDONLY)

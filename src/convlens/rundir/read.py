@@ -18,7 +18,7 @@ import yaml
 from convlens.config.checks import check_shape
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError, convert_errors
-from convlens.rundir.lock import holder_of
+from convlens.rundir.lock import find_holder
 from convlens.rundir.paths import OUTPUTS
 
 Row = dict[str, float]
@@ -66,7 +66,7 @@ class StoredRun:
     @property
     def state(self) -> str:
         """``running`` while a process holds the folder, ``finished`` behind its summary."""
-        holder = holder_of(self.home)
+        holder = find_holder(self.home)
         if holder.alive:
             return f"running, epoch {self.epochs} done"
         if self.summary is not None:

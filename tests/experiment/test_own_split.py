@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 
 from convlens.cli.main import main
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import changed
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
@@ -65,7 +65,7 @@ def splits_of(home: Path) -> dict[str, set[str]]:
 def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
     told = checkpoint["hyper_parameters"]["config"]
-    config = changed(stored_config(told, "the checkpoint"), list(words))
+    config = changed(restore_config(told, "the checkpoint"), list(words))
     return images_to_test(config, checkpoint)
 
 
@@ -404,8 +404,8 @@ def started_from(home: Path, seed: int, test: int | None = None):
     """The data of a run that starts from another one's weights."""
     weights = home / "checkpoints" / "best.ckpt"
     told = read_checkpoint(weights)["hyper_parameters"]["config"]
-    config = with_values(
-        stored_config(told, str(weights)),
+    config = replace_values(
+        restore_config(told, str(weights)),
         {"seed": seed, "data.split.test": test, "model.weights": str(weights)},
     )
     return data_of(config, images_used_before(config, None))

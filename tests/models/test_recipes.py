@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model, layer_table
@@ -121,5 +121,5 @@ def test_keras_initialisation_is_glorot_uniform_with_zero_biases():
 def test_bad_values_are_named(keys, named):
     keys = {"filters": [8, 8, 8, 8], "padding": "same", "pooling": "max", **keys}
     with pytest.raises(UserError, match=named):
-        config = with_values(CONFIG, {f"model.{key}": value for key, value in keys.items()})
+        config = replace_values(CONFIG, {f"model.{key}": value for key, value in keys.items()})
         build_model(config.model, channels=3, size=64, outputs=5)

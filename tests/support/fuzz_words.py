@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from convlens.config.checks import value_at
+from convlens.config.checks import get_value
 from convlens.config.compose import _flat, changed, compose
 from convlens.config.folder import groups
 from convlens.config.schema import Config
@@ -61,7 +61,7 @@ value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
 def fitting(draw) -> str:
     """A key with a value of its default's kind: what only a range can refuse."""
     name = draw(st.sampled_from(KEYS))
-    default = value_at(PLAIN, name)
+    default = get_value(PLAIN, name)
     if isinstance(default, bool):
         text = draw(st.sampled_from(("true", "false")))
     elif isinstance(default, int):
@@ -99,7 +99,9 @@ def start(folder: Path):
 
     def built(config: Config) -> str:
         """Build what a run would train with, where that is quick."""
-        small = all(value_at(config.plain(), k) == value_at(PLAIN, k) for k in COSTLY if k in KEYS)
+        small = all(
+            get_value(config.plain(), k) == get_value(PLAIN, k) for k in COSTLY if k in KEYS
+        )
         if not small or config.model.name != "scratch" or config.data.name != "shapes":
             return ACCEPTED
         if config.trainer != CONFIG.trainer and config.trainer.accelerator != "cpu":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convlens.cli.results import closing
 from convlens.cli.words import extract
-from convlens.config.checks import stored_config
+from convlens.config.checks import restore_config
 from convlens.core.errors import UserError, nearest
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import with_stopwatch
@@ -25,7 +25,7 @@ def run(words: list[str]) -> int:
         typed = f"{key}: {nearest(key, ('run', 'run_dir'))}; " if key else ""
         raise UserError(f"{typed}resume needs run=…, for example `make resume run=last`")
     home = find_newest_run() if asked == "last" else Path(asked).expanduser()
-    config = stored_config(read_config(home).plain, str(home / "config.yaml"), words)
+    config = restore_config(read_config(home).plain, str(home / "config.yaml"), words)
     wanted = resumed_config(config, words)
     last = home / "checkpoints" / "last.ckpt"
     if (home / "summary.json").exists() and last.exists():

@@ -26,7 +26,7 @@ GROUPS = tuple(name for name in Config.model_fields if name not in (
 ))  # fmt: skip
 
 
-def checked(plain: dict) -> Config:
+def check_config(plain: dict) -> Config:
     """The config with these values.
 
     Raises:
@@ -38,14 +38,14 @@ def checked(plain: dict) -> Config:
         raise UserError(_answer(error.errors(include_url=False)[0])) from None
 
 
-def value_at(plain: Any, key: str) -> Any:
+def get_value(plain: Any, key: str) -> Any:
     """What stands at a key with dots."""
     for part in key.split("."):
         plain = plain[int(part) if isinstance(plain, list) else part]
     return plain
 
 
-def set_at(plain: Any, key: str, value: Any) -> None:
+def set_value(plain: Any, key: str, value: Any) -> None:
     """Set a key with dots."""
     *parents, leaf = key.split(".")
     for part in parents:
@@ -55,7 +55,7 @@ def set_at(plain: Any, key: str, value: Any) -> None:
     plain[int(leaf) if isinstance(plain, list) else leaf] = value
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     """A config with some keys, named with dots, set anew.
 
     Raises:
@@ -63,11 +63,11 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """
     plain = config.plain()
     for key, value in values.items():
-        set_at(plain, key, value)
-    return checked(plain)
+        set_value(plain, key, value)
+    return check_config(plain)
 
 
-def stored_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
+def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
     """The config out of a file: whoever wrote it, it is data, and names no code.
 
     Args:
@@ -87,7 +87,7 @@ def stored_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> C
         check_repeated(plain, list(words), where)
     plain = lifted(plain, where)
     try:
-        return checked(plain)
+        return check_config(plain)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -119,7 +119,7 @@ def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
             raise UserError(f"{where} holds a whole number of {len(hex(value)) * 4} bits")
 
 
-def rule_of(key: str) -> Rule | None:
+def find_rule(key: str) -> Rule | None:
     """The rule of a key with dots, if it has one."""
     return next((kind for kind in _kinds(key.split(".")) if isinstance(kind, Rule)), None)
 
@@ -161,7 +161,7 @@ def _answer(problem: Mapping[str, Any]) -> str:
             known = {name for kind in ours for name in kind.fields()}
             return f"{key}: no such key; {nearest(path[-1], known)}"
         case "missing" if path[:2] == ["finetune", "phases"]:
-            value, wanted = None, rule_of(key).wanted
+            value, wanted = None, find_rule(key).wanted
         case "missing" if path[0] == "callbacks" and len(path) > 2:
             return f"{key}: it is missing: the callback does not take such values"
         case "missing":

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config.checks import checked, rule_of, set_at, value_at
+from convlens.config.checks import check_config, find_rule, get_value, set_value
 from convlens.config.folder import groups, search_path, take_folder
 from convlens.config.schema import (
     TARGET,
@@ -86,15 +86,15 @@ def compose(words: list[str]) -> Config:
     for key in sorted(values):  # what stands above before what is below it
         try:
             if key in raw:
-                set_at(config, key, _plain(key, values[key]))
-            value = value_at(config, key)
+                set_value(config, key, _plain(key, values[key]))
+            value = get_value(config, key)
         except (LookupError, TypeError) as error:
             raise _contradiction(key, values) from error
         if key not in added:
-            _check_type(key, value_at(plain, key), value, values[key])
+            _check_type(key, get_value(plain, key), value, values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
-    return checked(config)
+    return check_config(config)
 
 
 def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, dict]:
@@ -235,7 +235,7 @@ def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     """
     if default is None or value is None:
         return
-    rule, kind = rule_of(key), type(default)
+    rule, kind = find_rule(key), type(default)
     if rule is not None and rule.kinds:
         fits, wanted = rule.fits(value), rule.wanted
     else:
@@ -292,8 +292,8 @@ def changed(config: Config, words: list[str]) -> Config:
             keys = _flat(plain)
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
-            override, before = _override(key, text), value_at(plain, key)
+            override, before = _override(key, text), get_value(plain, key)
             value = _plain(key, text) if override is None else override.value()
-            set_at(plain, key, _expanded(_merged(key, before, value)))
-            _check_type(key, before, value_at(plain, key), text)
-    return checked(plain)
+            set_value(plain, key, _expanded(_merged(key, before, value)))
+            _check_type(key, before, get_value(plain, key), text)
+    return check_config(plain)

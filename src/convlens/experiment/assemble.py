@@ -11,7 +11,7 @@ import torch
 
 from convlens import callbacks
 from convlens.callbacks import ExplanationCallback
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.schema import OWN_HEAD, Config, LookConfig, Own, OwnModelConfig
 from convlens.config.targets import make
 from convlens.core.errors import UserError
@@ -65,7 +65,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     data = data_of(config, images_used_before(config, start))
     counts = data.index.counts["train"].tolist()
     weights = class_weights(config.training.class_weights, counts)
-    config = with_values(config, {"training.class_weights": weights})
+    config = replace_values(config, {"training.class_weights": weights})
     module = module_of(config, data.class_names, pretrained=pretrained)
     config = settle(config, module)
     data.batch_statistics = bool(normalised_by_batch(module))
@@ -143,7 +143,7 @@ def settle(config: Config, module: ClassifierModule) -> Config:
         found["model.weights"] = str(module.model.weights.path)
     if module.model.head_outputs is not None:
         found["model.head_classes"] = module.model.head_outputs
-    return note_config(module, with_values(config, found))
+    return note_config(module, replace_values(config, found))
 
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
@@ -119,7 +119,7 @@ def settle_precision(run: Run) -> None:
         found = "bf16" if half else "32"
     else:
         found = fastest(measured_steps(run.config, run.module))
-    run.config = note_config(run.module, with_values(run.config, {"precision": found}))
+    run.config = note_config(run.module, replace_values(run.config, {"precision": found}))
     run.phases.precision = found
     log.info("precision: auto is %s on this machine", found)
 

@@ -12,7 +12,7 @@ import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
 from convlens.callbacks.answers import AnswerBook, Answers
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import changed
 from convlens.config.migrate import stored
 from convlens.config.schema import Config
@@ -73,7 +73,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     """
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
-    kept = _with_places(stored_config(parts["config"], str(file), words), file)
+    kept = _with_places(restore_config(parts["config"], str(file), words), file)
     parts["config"] = stored(kept)
     config = changed(kept, words)
     if config.trainer.fast_dev_run:
@@ -131,7 +131,7 @@ def _with_places(config: Config, checkpoint: Path) -> Config:
         return config
     places = read_config(home).places(config.data.name)
     known = {place for place in PLACES if place.removeprefix("data.") in config.data.given}
-    return with_values(config, {key: places[key] for key in places if key in known})
+    return replace_values(config, {key: places[key] for key in places if key in known})
 
 
 def _answers_folder(checkpoint: Path, own: bool) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
@@ -142,8 +142,8 @@ def restored(
         UserError: its config describes no network, or one that the weights do not fit.
     """
     told = checkpoint["hyper_parameters"]
-    config = stored_config(told["config"], where, words)
-    config = with_values(config, {f"training.{key}": value for key, value in training.items()})
+    config = restore_config(told["config"], where, words)
+    config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
     with understood(where):
         module = module_of(config, told["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])

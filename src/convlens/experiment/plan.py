@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import changed
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
@@ -176,7 +176,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     """
     checkpoint = read_checkpoint(file)
     told = checkpoint["hyper_parameters"]
-    config = changed(stored_config(told["config"], str(file), words), words)
+    config = changed(restore_config(told["config"], str(file), words), words)
     with understood(str(file)):
         module = module_of(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
@@ -187,7 +187,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
 def _without_data(config: Config, class_names: list[str]) -> tuple[Config, ClassifierModule]:
     """The network of a run whose images are to be downloaded, settled but for their numbers."""
     if config.training.class_weights == "balanced":  # they follow from the numbers of images
-        config = with_values(config, {"training.class_weights": None})
+        config = replace_values(config, {"training.class_weights": None})
     module = module_of(config, class_names, pretrained=False)
     return settle(config, module), module
 

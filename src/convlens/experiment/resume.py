@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import changed
 from convlens.config.schema import Config, Slice
 from convlens.core.errors import UserError
@@ -44,7 +44,7 @@ class Start:
     @property
     def config(self) -> Config:
         """What was trained so far, to be compared with."""
-        return stored_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
+        return restore_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
 
 
 def resumed_config(config: Config, words: list[str]) -> Config:
@@ -70,7 +70,7 @@ def resumed_config(config: Config, words: list[str]) -> Config:
             )
     typed = {word.partition("=")[0] for word in words}
     if last in typed and "training.epochs" not in typed:
-        asked = with_values(asked, {"training.epochs": None})  # all that the phases have
+        asked = replace_values(asked, {"training.epochs": None})  # all that the phases have
     return asked
 
 

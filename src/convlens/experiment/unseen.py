@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.schema import Config
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
@@ -67,7 +67,7 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         UserError: nothing is left, or the data has classes that the checkpoint does not know.
     """
     told, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
-    stored = stored_config(told, "the checkpoint", None)
+    stored = restore_config(told, "the checkpoint", None)
     record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
     same_data = _same_data(stored, config)
     lines = _unused_keys(stored, config, same_data)
@@ -176,7 +176,7 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
 def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
     spec = config.data.updated(split=stored.data.split.plain())
-    data = data_of(with_values(config, {"data": spec.plain(), "seed": stored.seed}))
+    data = data_of(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
     if list(data.class_names) != list(map(composed, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import module_of
@@ -41,7 +41,7 @@ def module(groups=None, phases=None, **finetune) -> ClassifierModule:
             "phases": copy.deepcopy(PHASES) if phases is None else phases,
             **finetune,
         }
-        config = with_values(config, {"finetune": finetune})
+        config = replace_values(config, {"finetune": finetune})
     return module_of(config, ["a", "b", "c", "d", "e"])
 
 
@@ -121,7 +121,7 @@ def test_rates_are_a_pure_function_of_the_time():
 def test_a_scheduler_falls_within_each_phase():
     config = compose([*SMALL, "training.epochs=null", "scheduler=linear"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
-    config = with_values(config, {"finetune": finetune})
+    config = replace_values(config, {"finetune": finetune})
     schedule = module_of(config, list("abcde")).schedule
     heads = [schedule.rates(time, {})["head"] for time in (0.0, 1.0, 2.0, 4.0, 6.0)]
     assert heads == pytest.approx([0.1, 0.05, 0.02, 0.01, 0.001])
@@ -179,7 +179,7 @@ def test_mistakes_in_a_phase_are_named(change, said):
 def test_more_epochs_than_the_phases_have_are_refused():
     config = compose([*SMALL, "training.epochs=30"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
-    config = with_values(config, {"finetune": finetune})
+    config = replace_values(config, {"finetune": finetune})
     with pytest.raises(UserError, match="phases of finetune have 8"):
         module_of(config, list("abcde"))
 

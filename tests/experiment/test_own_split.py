@@ -14,7 +14,7 @@ import torch
 
 from convlens.cli.main import main
 from convlens.config.checks import replace_values, restore_config
-from convlens.config.compose import changed
+from convlens.config.compose import apply_overrides
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
 from convlens.experiment.data import data_of, images_used_before
@@ -65,7 +65,7 @@ def splits_of(home: Path) -> dict[str, set[str]]:
 def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
     told = checkpoint["hyper_parameters"]["config"]
-    config = changed(restore_config(told, "the checkpoint"), list(words))
+    config = apply_overrides(restore_config(told, "the checkpoint"), list(words))
     return images_to_test(config, checkpoint)
 
 

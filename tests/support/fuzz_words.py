@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from convlens.config.checks import get_value
-from convlens.config.compose import _flat, changed, compose
-from convlens.config.folder import groups
+from convlens.config.compose import _flat, apply_overrides, compose
+from convlens.config.folder import list_groups
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.rundir import log as logs
@@ -45,7 +45,7 @@ PREFIXES = ("", "", "", "", "", "", "+", "++", "~", "-", "--", "@", " ", ".", "h
 
 key = st.one_of(
     st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(KEYS),
-    st.sampled_from([*groups(), "exp", "hydra", "hydra.run.dir", "defaults", "_target_", ""]),
+    st.sampled_from([*list_groups(), "exp", "hydra", "hydra.run.dir", "defaults", "_target_", ""]),
     st.builds("{}.{}".format, st.sampled_from(KEYS), st.sampled_from(("0", "a", "_target_", ""))),
     st.text(max_size=12),
 )  # fmt: skip
@@ -125,7 +125,7 @@ def start(folder: Path):
             if way == "composed":
                 held.append(compose([*BASE, *typed]))
             else:
-                held.append(changed(CONFIG, typed))
+                held.append(apply_overrides(CONFIG, typed))
 
         if judged(work, 10) == REFUSED:
             return REFUSED

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convlens.config.checks import check_config, find_rule, get_value, set_value
-from convlens.config.folder import groups, search_path, take_folder
+from convlens.config.folder import list_groups, search_path, take_folder
 from convlens.config.schema import (
     TARGET,
     Config,
@@ -67,7 +67,7 @@ def compose(words: list[str]) -> Config:
         UserError: a word that is none of these, or a value that does not fit its key.
     """
     folder, words = take_folder(words)
-    known, path = groups(folder), search_path(folder)
+    known, path = list_groups(folder), search_path(folder)
     chosen, values = _sorted_out(words, known)
     chosen.setdefault("experiment", DEFAULT_EXPERIMENTS.get(chosen.get("model", "scratch"), "own"))
     if f"data.{TARGET}" in values:
@@ -102,7 +102,7 @@ def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, di
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for word in words:
-        meant = values_of(word)
+        meant = split_values(word)
         if len(meant) > 1:
             raise UserError(f"{word}: several values; say multirun=true to train one run for each")
         key, text = _pair(meant[0])
@@ -159,7 +159,7 @@ def _forget_replaced(config: dict, chosen: dict, values: dict[str, str], path: l
             config[group].pop(name, None)
 
 
-def values_of(word: str) -> list[str]:
+def split_values(word: str) -> list[str]:
     """A word for each of its values: ``seed=0,1`` and ``seed=range(0,2)`` are two, any other one.
 
     Raises:
@@ -222,8 +222,8 @@ def _flat(config: dict | list, prefix: str = "") -> list[str]:
     pairs = config.items() if isinstance(config, dict) else enumerate(config)
     for key, value in pairs:
         keys.append(f"{prefix}{key}")
-        groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
-        if isinstance(value, dict) or groups:
+        list_groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        if isinstance(value, dict) or list_groups:
             keys += _flat(value, f"{prefix}{key}.")
     return keys
 
@@ -267,14 +267,14 @@ def _merged(key: str, before: Any, value: Any) -> Any:
     return {**before, **value}
 
 
-def changed(config: Config, words: list[str]) -> Config:
+def apply_overrides(config: Config, words: list[str]) -> Config:
     """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
 
     Raises:
         UserError: a word that fits no key of the config.
     """
     folder, words = take_folder(words)
-    known, plain = groups(folder), _expanded(config.plain())
+    known, plain = list_groups(folder), _expanded(config.plain())
     own = dict(own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
         for key, text in map(_pair, words):

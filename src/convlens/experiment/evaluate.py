@@ -13,7 +13,7 @@ import pytorch_lightning as L
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
 from convlens.callbacks.answers import AnswerBook, Answers
 from convlens.config.checks import replace_values, restore_config
-from convlens.config.compose import changed
+from convlens.config.compose import apply_overrides
 from convlens.config.migrate import stored
 from convlens.config.schema import Config
 from convlens.config.targets import repeats
@@ -75,7 +75,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
     kept = _with_places(restore_config(parts["config"], str(file), words), file)
     parts["config"] = stored(kept)
-    config = changed(kept, words)
+    config = apply_overrides(kept, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     tested_on = images_to_test(config, content)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from convlens.config.checks import replace_values, restore_config
-from convlens.config.compose import changed
+from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
 from convlens.data.order import TrainingOrder
@@ -176,7 +176,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     """
     checkpoint = read_checkpoint(file)
     told = checkpoint["hyper_parameters"]
-    config = changed(restore_config(told["config"], str(file), words), words)
+    config = apply_overrides(restore_config(told["config"], str(file), words), words)
     with understood(str(file)):
         module = module_of(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size

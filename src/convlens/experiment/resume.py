@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlens.config.checks import replace_values, restore_config
-from convlens.config.compose import changed
+from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config, Slice
 from convlens.core.errors import UserError
 from convlens.data.unchanged import PLACES
@@ -57,11 +57,11 @@ def resumed_config(config: Config, words: list[str]) -> Config:
     Raises:
         UserError: a word that fits no key, or that would make another run of it.
     """
-    asked = changed(config, words)
+    asked = apply_overrides(config, words)
     if asked.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
     last = _last_phase(config)
-    for key in _differences(changed(config, []), asked):
+    for key in _differences(apply_overrides(config, []), asked):
         if key != last and not key.startswith(FREE):
             raise UserError(
                 f"{key}: a run goes on as it began, and this key cannot change on resume; "
@@ -84,7 +84,7 @@ def asks_for_more(config: Config, asked: Config, start: Start) -> bool:
     trained = start.config
     if any(_differences(getattr(trained, group), getattr(asked, group)) for group in FIXED):
         return True
-    return any(key not in PLACES for key in _differences(changed(config, []), asked))
+    return any(key not in PLACES for key in _differences(apply_overrides(config, []), asked))
 
 
 def _differences(one: object, other: object, prefix: str = "") -> list[str]:

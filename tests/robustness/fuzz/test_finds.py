@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.config.compose import changed, compose
+from convlens.config.compose import apply_overrides, compose
 from convlens.core.errors import UserError
 from convlens.data.pixels.cache import stored
 from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
@@ -148,7 +148,7 @@ WORDS = [
 @pytest.mark.parametrize("word", WORDS, ids=lambda word: word[:40])
 def test_word_is_refused_in_a_line(word):
     with pytest.raises(UserError) as said:
-        changed(CONFIG, [word])
+        apply_overrides(CONFIG, [word])
     assert "\n" not in str(said.value)
 
 

@@ -12,7 +12,7 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.checks import restore_config
 from convlens.config.compose import compose
-from convlens.config.migrate import FORMAT, lifted, stored
+from convlens.config.migrate import FORMAT, dump_config, migrate_config
 from convlens.core.errors import UserError
 from convlens.experiment.inputs import EXAMPLE
 
@@ -90,11 +90,11 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
 
 
 def test_todays_config_is_not_touched():
-    plain = stored(compose([]))
-    assert lifted(plain, "a file") == {k: v for k, v in plain.items() if k != "format"}
+    plain = dump_config(compose([]))
+    assert migrate_config(plain, "a file") == {k: v for k, v in plain.items() if k != "format"}
 
 
 @pytest.mark.parametrize("number", [FORMAT + 1, -1, "1", True, None])
 def test_a_later_format_is_told(number):
     with pytest.raises(UserError, match=r"^a file: format=.*: a later convlens wrote it"):
-        restore_config({**stored(compose([])), "format": number}, "a file")
+        restore_config({**dump_config(compose([])), "format": number}, "a file")

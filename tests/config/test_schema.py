@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from convlens.config.checks import check_config, find_rule, replace_values, restore_config
 from convlens.config.compose import compose
-from convlens.config.migrate import FORMAT, stored
+from convlens.config.migrate import FORMAT, dump_config
 from convlens.config.schema import LOOKS, Config, Own, Slice
 from convlens.core.errors import UserError
 
@@ -79,9 +79,9 @@ def test_what_is_composed_comes_back_as_it_was(words):
     config = compose(words)
     assert isinstance(config, BaseModel)
     assert check_config(config.plain()) == config
-    assert restore_config(stored(config), "a file") == config
-    assert restore_config(yaml.safe_load(yaml.safe_dump(stored(config))), "a file") == config
-    assert stored(config)["format"] == FORMAT
+    assert restore_config(dump_config(config), "a file") == config
+    assert restore_config(yaml.safe_load(yaml.safe_dump(dump_config(config))), "a file") == config
+    assert dump_config(config)["format"] == FORMAT
 
 
 def test_nothing_can_be_set():

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from convlens.config.migrate import lifted
+from convlens.config.migrate import migrate_config
 from convlens.config.schema import LOOKS, CallbacksConfig, Config, Own, Slice
 from convlens.config.schema.keys import TABLE, Rule
 from convlens.config.targets import check_repeated
@@ -85,7 +85,7 @@ def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> 
             raise UserError(f"{where}: {group}={_shown(plain[group])}: keys below it are expected")
     if words is not None:
         check_repeated(plain, list(words), where)
-    plain = lifted(plain, where)
+    plain = migrate_config(plain, where)
     try:
         return check_config(plain)
     except UserError as error:

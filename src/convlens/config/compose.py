@@ -28,7 +28,7 @@ from convlens.config.schema import (
     OwnSchedulerConfig,
     SchedulerConfig,
 )
-from convlens.config.targets import is_target, own_targets, owner
+from convlens.config.targets import find_own_targets, find_owner, is_target
 from convlens.core.errors import UserError, nearest
 
 # by the model that was asked for, where no experiment was
@@ -119,10 +119,10 @@ def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
     """The keys that no config has: those of a person's own class, which takes what it takes."""
     keys = set(_flat(plain))
     typed = {key.rpartition(".")[0] for key in values if is_target(key)}
-    own = typed | {key.rpartition(".")[0] for key, _ in own_targets(plain)}
+    own = typed | {key.rpartition(".")[0] for key, _ in find_own_targets(plain)}
     strange = {key for key in values if key not in keys}
     for key in strange:
-        if owner(key, own) is None:
+        if find_owner(key, own) is None:
             raise UserError(f"{key}: no such key; {nearest(key, [*keys, *more])}")
     return strange
 
@@ -275,7 +275,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
     """
     folder, words = take_folder(words)
     known, plain = list_groups(folder), _expanded(config.plain())
-    own = dict(own_targets(plain))
+    own = dict(find_own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
         for key, text in map(_pair, words):
             if key in ("data", "trainer"):

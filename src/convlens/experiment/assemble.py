@@ -13,7 +13,7 @@ from convlens import callbacks
 from convlens.callbacks import ExplanationCallback
 from convlens.config.checks import replace_values
 from convlens.config.schema import OWN_HEAD, Config, LookConfig, Own, OwnModelConfig
-from convlens.config.targets import make
+from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import cache_dir
@@ -121,7 +121,7 @@ def own_instance(key: str, node: Own, kind: type) -> Any:
     Raises:
         UserError: values that the class does not take, or it makes something else.
     """
-    made = make(key, node)
+    made = instantiate(key, node)
     if not isinstance(made, kind):
         raise UserError(
             f"{key}._target_={node.class_path}: it makes no {kind.__name__.lower()} of Lightning"

@@ -14,9 +14,9 @@ from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
 from convlens.callbacks.answers import AnswerBook, Answers
 from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
-from convlens.config.migrate import stored
+from convlens.config.migrate import dump_config
 from convlens.config.schema import Config
-from convlens.config.targets import repeats
+from convlens.config.targets import format_targets
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds, get_stopwatch
@@ -74,7 +74,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
     kept = _with_places(restore_config(parts["config"], str(file), words), file)
-    parts["config"] = stored(kept)
+    parts["config"] = dump_config(kept)
     config = apply_overrides(kept, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
@@ -85,7 +85,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
             say(line)
     with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(content, "the checkpoint", repeats(config))
+    module = restored(content, "the checkpoint", format_targets(config))
     looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
     looks.tested = epoch
     trainer = _trainer(config, looks)

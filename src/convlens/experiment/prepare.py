@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convlens.config.migrate import as_yaml
+from convlens.config.migrate import dump_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
@@ -95,7 +95,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
             _compare(run, listing, home, resumed)
-        write_atomic(home / "config.yaml", as_yaml(config))
+        write_atomic(home / "config.yaml", dump_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
     classes = run.data.class_names

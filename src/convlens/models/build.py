@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from convlens.config.schema import OWN_HEAD, ModelConfig, OwnModelConfig
-from convlens.config.targets import make
+from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.models import timm_networks, vgg16
 from convlens.models.backbone import Backbone, least_size, sequential, too_small
@@ -206,7 +206,7 @@ def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
     Raises:
         UserError: what the class gives is no module.
     """
-    made = make("model", chosen, channels=channels)
+    made = instantiate("model", chosen, channels=channels)
     if isinstance(made, Backbone):
         return made
     if not isinstance(made, nn.Module):

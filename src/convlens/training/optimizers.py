@@ -14,7 +14,7 @@ from convlens.config.schema import (
     OwnSchedulerConfig,
     SchedulerConfig,
 )
-from convlens.config.targets import call, make
+from convlens.config.targets import call, instantiate
 from convlens.core.errors import UserError, check_name
 
 OPTIMIZERS = {
@@ -42,7 +42,7 @@ def optimizer(
         UserError: an unknown name, or a value the optimizer refuses.
     """
     if isinstance(chosen, OwnOptimizerConfig):
-        made = make("optimizer", chosen, groups, lr=chosen.lr)
+        made = instantiate("optimizer", chosen, groups, lr=chosen.lr)
         if not isinstance(made, torch.optim.Optimizer):
             raise UserError(
                 f"optimizer._target_={chosen.class_path}: it makes no torch.optim.Optimizer"
@@ -64,7 +64,7 @@ def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
         UserError: the keys of another scheduler, or a class of a person's own that refuses.
     """
     if isinstance(chosen, OwnSchedulerConfig):
-        own, warmup = make("scheduler", chosen), chosen.warmup_epochs or 0.0
+        own, warmup = instantiate("scheduler", chosen), chosen.warmup_epochs or 0.0
 
         def factor(time: float, epochs: int) -> float:
             return time / warmup if time < warmup else float(own(time, epochs))

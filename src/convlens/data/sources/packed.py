@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from convlens.config.schema import DataConfig, OwnDataConfig
-from convlens.config.targets import call, make
+from convlens.config.targets import call, instantiate
 from convlens.core.errors import UserError
 from convlens.data.index.digests import array_digests
 from convlens.data.index.splits import split as divide
@@ -39,7 +39,7 @@ def own_index(spec: OwnDataConfig, seed: int) -> Index:
     Raises:
         UserError: the class is none, does not take its keys, or reads something else.
     """
-    own = make("data", spec, size=spec.size, channels=spec.channels, seed=seed)
+    own = instantiate("data", spec, size=spec.size, channels=spec.channels, seed=seed)
     names, raw = call("data", spec.class_path, lambda: (tuple(own.class_names), own.read()))
     for split in ("train", "test"):
         if not _fits(raw, split, len(names)):

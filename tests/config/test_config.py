@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.words import split_make_words, take
-from convlens.config.compose import apply_overrides, compose, groups
+from convlens.config.compose import apply_overrides, compose
+from convlens.config.folder import list_groups
 from convlens.core.errors import UserError
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
@@ -96,7 +97,7 @@ def test_home_is_expanded_in_lists():
 
 
 def test_every_choice_composes():
-    for group, names in groups().items():
+    for group, names in list_groups().items():
         for name in names:
             compose([f"{group}={name}"])
 

@@ -50,7 +50,8 @@ def test_the_disk_is_waited_for_only_where_asked(tmp_path, monkeypatch, sync):
 
 
 KILLED = (
-    "import os, signal, sys; from pathlib import Path; from convlens.core.files import open_atomic\n"
+    "import os, signal, sys; from pathlib import Path\n"
+    "from convlens.core.files import open_atomic\n"
     "with open_atomic(Path(sys.argv[1])) as file:\n"
     "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
 )

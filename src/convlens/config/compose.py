@@ -222,8 +222,8 @@ def _flat(config: dict | list, prefix: str = "") -> list[str]:
     pairs = config.items() if isinstance(config, dict) else enumerate(config)
     for key, value in pairs:
         keys.append(f"{prefix}{key}")
-        list_groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
-        if isinstance(value, dict) or list_groups:
+        groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        if isinstance(value, dict) or groups:
             keys += _flat(value, f"{prefix}{key}.")
     return keys
 

@@ -59,9 +59,9 @@ class Settings:
         rate = {} if phases else {"optimizer.lr": self.optimizer.lr}
         return {
             "model.name": self.model.name,
-            "optimizer.name": schema.name_of(self.optimizer),
+            "optimizer.name": schema.get_name(self.optimizer),
             **rate,
-            "scheduler.name": schema.name_of(self.scheduler),
+            "scheduler.name": schema.get_name(self.scheduler),
             "training.batch_size": self.training.batch_size,
             "training.epochs": self.training.epochs,
             "seed": self.seed,

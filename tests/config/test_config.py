@@ -268,7 +268,7 @@ def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
     for key in ("activation", "batch_norm", "dropout", *each):
         value = [getattr(spec, key)] * len(spec.filters)
         if key in each:
-            build_model(spec.updated(**{key: value}), channels=3, size=64, outputs=5)
+            build_model(spec.replace(**{key: value}), channels=3, size=64, outputs=5)
         else:
             with pytest.raises(UserError, match=f"model.{key}"):
                 apply_overrides(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])

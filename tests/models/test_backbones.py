@@ -25,7 +25,7 @@ FAMILIES = [
 
 def built(name: str, size: int = 96, outputs: int = 5, **keys):
     torch.manual_seed(0)
-    return build_model(SPEC.updated(name=name, **keys), channels=3, size=size, outputs=outputs)
+    return build_model(SPEC.replace(name=name, **keys), channels=3, size=size, outputs=outputs)
 
 
 def count(module: nn.Module) -> int:
@@ -102,7 +102,7 @@ def test_a_backbone_gives_what_timm_gives_and_can_be_cut_anywhere(name):
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "hrnet_w18_small"])
 def test_the_own_head_makes_the_network_whole(name):
     model = build_model(
-        SPEC.updated(name=name, head="imagenet"),
+        SPEC.replace(name=name, head="imagenet"),
         channels=3, size=96, outputs=1000, pretrained=False,
     ).eval()  # fmt: skip
     theirs = timm.create_model(name, pretrained=False).eval()
@@ -115,7 +115,7 @@ def test_the_own_head_makes_the_network_whole(name):
 
 def test_the_whole_vgg16():
     model = build_model(
-        SPEC.updated(name="vgg16", head="imagenet"),
+        SPEC.replace(name="vgg16", head="imagenet"),
         channels=3, size=64, outputs=1000, pretrained=False,
     ).eval()  # fmt: skip
     assert count(model) == 138_357_544
@@ -142,11 +142,11 @@ def test_bad_values_are_named(keys, said):
 
 def test_a_scratch_spec_with_another_name_is_refused():
     with pytest.raises(UserError, match="exp=finetune_timm model.name=resnet18"):
-        build_model(compose([]).model.updated(name="resnet18"), channels=3, size=64, outputs=5)
+        build_model(compose([]).model.replace(name="resnet18"), channels=3, size=64, outputs=5)
 
 
 def test_grey_pictures_are_shown_to_all_three_channels():
-    model = build_model(SPEC.updated(name="resnet18"), channels=1, size=64, outputs=5).eval()
+    model = build_model(SPEC.replace(name="resnet18"), channels=1, size=64, outputs=5).eval()
     grey = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(model(grey), model(grey.expand(-1, 3, -1, -1)))

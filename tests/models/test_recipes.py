@@ -65,7 +65,7 @@ def test_layer_table_of_the_overfitting_network():
 
 
 def test_layer_table_leaves_modes_and_statistics_unchanged():
-    model = build_model(SPEC.updated(batch_norm=True), channels=3, size=64, outputs=5)
+    model = build_model(SPEC.replace(batch_norm=True), channels=3, size=64, outputs=5)
     model.train()
     model.backbone.block1.norm.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -81,8 +81,8 @@ def test_layer_table_leaves_modes_and_statistics_unchanged():
 @pytest.mark.parametrize("pooling", ["max", "average", "none"])
 def test_output_size_by_the_formula(padding, stride, kernel, pooling):
     """(n - f + 2p) / s + 1, then halved by pooling."""
-    spec = SPEC.updated(filters=[4], padding=padding, stride=stride, kernel_size=kernel)
-    model = build_model(spec.updated(pooling=pooling), channels=1, size=29, outputs=2)
+    spec = SPEC.replace(filters=[4], padding=padding, stride=stride, kernel_size=kernel)
+    model = build_model(spec.replace(pooling=pooling), channels=1, size=29, outputs=2)
     pixels = {"valid": 0, "same": kernel // 2}.get(padding, padding)
     expected = (29 - kernel + 2 * pixels) // stride + 1
     expected = expected if pooling == "none" else expected // 2

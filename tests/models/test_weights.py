@@ -365,7 +365,7 @@ def test_real_weights_are_found_and_fit(real):
 
 def test_weights_of_another_network_are_refused(real, shared_weights):
     file = str(shared_weights / "inception_v3_keras_base_fp16.pth")
-    spec = compose(["model=vgg16"]).model.updated(weights=file)
+    spec = compose(["model=vgg16"]).model.replace(weights=file)
     with pytest.raises(UserError, match="26 keys missing"):
         build_model(spec, channels=3, size=64, outputs=5)
 

@@ -69,7 +69,7 @@ def spec_of(*changes: str) -> DataConfig:
 
 
 def data(root: Path, *changes: str, **keys) -> PictureData:
-    spec = spec_of(*changes).updated(
+    spec = spec_of(*changes).replace(
         **{"dir": str(root / "pics"), "masks": str(root / "masks"), **keys}
     )
     return PictureData(spec, seed=0, batch_size=4, eval_batch_size=5)

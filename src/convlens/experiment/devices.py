@@ -46,10 +46,10 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
     found = asked
     missing = not _are_here(asked, asked.num_nodes)
     if missing:
-        found = asked.updated(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
+        found = asked.replace(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
     kind = kind_of(found.accelerator)
     if kind == "mps" and precision == "64":
-        found, kind, missing = found.updated(accelerator="cpu"), "cpu", True
+        found, kind, missing = found.replace(accelerator="cpu"), "cpu", True
     used = "32" if kind == "cpu" and precision == "16" else precision
     if not missing and used == precision:
         return found, precision, ""
@@ -103,7 +103,7 @@ def local_processes(asked: TrainerConfig) -> int:
 
     1 where Lightning finds its devices missing: a run elsewhere may be planned here.
     """
-    named = asked.updated(fast_dev_run=False).plain()
+    named = asked.replace(fast_dev_run=False).plain()
     try:
         return lightning(**named, logger=False, enable_checkpointing=False).num_devices
     except UserError:

@@ -122,7 +122,7 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     network = build_model(
         config.model, channels=3, size=size, outputs=len(names), class_names=names
     ).eval()
-    recipe = recipe_of(config.data.updated(size=size, channels=3))
+    recipe = recipe_of(config.data.replace(size=size, channels=3))
     explainer = Explainer(network, names, recipe, seed=config.seed, outputs="logits")
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 

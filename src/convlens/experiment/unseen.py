@@ -75,7 +75,7 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         return _by_the_old_split(config, stored, names, [_OLD, *lines])
     spec = config.data
     if same_data:  # drawn pictures depend on it
-        spec = spec.updated(split=stored.data.split.plain())
+        spec = spec.replace(split=stored.data.split.plain())
     images = pool(spec, config.seed)
     if record is None:
         chosen = _others(images, np.full(len(images.labels), ""))
@@ -175,7 +175,7 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
 
 def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
-    spec = config.data.updated(split=stored.data.split.plain())
+    spec = config.data.replace(split=stored.data.split.plain())
     data = data_of(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
     if list(data.class_names) != list(map(composed, names)):
         raise UserError(_other_classes(names, data.class_names))

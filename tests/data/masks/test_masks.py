@@ -284,7 +284,7 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
     (with_masks / "masks" / "dogs" / "5.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*dogs/5\.png"):
         own_probes(paths, module.class_names, module.spec)
-    own = own_probes(paths, module.class_names, module.spec.updated(on_error="skip"))
+    own = own_probes(paths, module.class_names, module.spec.replace(on_error="skip"))
     assert own.masked.tolist() == [True, False, False]
     assert "probes.files: 1 masks left out" in capsys.readouterr().err
 

@@ -15,9 +15,9 @@ from convlens.config.schema.keys import (
     TEXT,
     Own,
     Slice,
-    either,
+    choose_slice,
+    get_name,
     key,
-    name_of,
     one_of,
     whole,
 )
@@ -76,13 +76,13 @@ class LoggerConfig(Slice):
 class Config(Slice):
     """All keys of a run, checked; rooms receive their slices of it."""
 
-    data: Annotated[DataConfig, either(DataConfig, OwnDataConfig)] = key("the images")
-    model: Annotated[ModelConfig, either(ModelConfig, OwnModelConfig)] = key("the network")
+    data: Annotated[DataConfig, choose_slice(DataConfig, OwnDataConfig)] = key("the images")
+    model: Annotated[ModelConfig, choose_slice(ModelConfig, OwnModelConfig)] = key("the network")
     optimizer: Annotated[
-        OptimizerConfig | OwnOptimizerConfig, either(OptimizerConfig, OwnOptimizerConfig)
+        OptimizerConfig | OwnOptimizerConfig, choose_slice(OptimizerConfig, OwnOptimizerConfig)
     ] = key("how the weights move")
     scheduler: Annotated[
-        SchedulerConfig | OwnSchedulerConfig, either(SchedulerConfig, OwnSchedulerConfig)
+        SchedulerConfig | OwnSchedulerConfig, choose_slice(SchedulerConfig, OwnSchedulerConfig)
     ] = key("how the learning rate falls")
     finetune: FinetuneConfig = key("what is trained when")
     callbacks: CallbacksConfig = key("what looks")

@@ -15,8 +15,8 @@ from convlens.config.schema.keys import (
     key,
     least,
     one_of,
+    optional_key,
     range_of,
-    some,
     whole,
 )
 
@@ -68,20 +68,26 @@ class DataConfig(Slice):
     cache: Annotated[str, TEXT] = key("decoded images: on disk, memory-mapped, or in ram")
     split: SplitConfig = key("what is held out")
     augment: AugmentConfig = key("changes while training")
-    pictures: Annotated[int | None, whole(1)] = some("shapes: images of all splits together")
-    classes: Annotated[int | None, whole(1)] = some("shapes: number of classes")
-    shortcut: Annotated[float | None, SHARE] = some(
+    pictures: Annotated[int | None, whole(1)] = optional_key(
+        "shapes: images of all splits together"
+    )
+    classes: Annotated[int | None, whole(1)] = optional_key("shapes: number of classes")
+    shortcut: Annotated[float | None, SHARE] = optional_key(
         "shapes: share of training and validation images with a mark in their class's colour"
     )
-    labels: Annotated[str | None, TEXT] = some("pets: species (cat or dog) or breeds (37)")
-    pattern: Annotated[str | None, NULL | TEXT] = some(
+    labels: Annotated[str | None, TEXT] = optional_key("pets: species (cat or dog) or breeds (37)")
+    pattern: Annotated[str | None, NULL | TEXT] = optional_key(
         "flat folder: where the class stands in a file's name, '{class}.*'"
     )
-    csv: Annotated[str | None, NULL | TEXT] = some("a table with the columns file,label[,split]")
-    masks: Annotated[str | None, NULL | TEXT] = some(
+    csv: Annotated[str | None, NULL | TEXT] = optional_key(
+        "a table with the columns file,label[,split]"
+    )
+    masks: Annotated[str | None, NULL | TEXT] = optional_key(
         "folder of masks, cats/1.png or Pascal VOC's cats/1.xml, for some images or all"
     )
-    on_error: Annotated[str | None, one_of("raise", "skip")] = some("what a broken image does")
+    on_error: Annotated[str | None, one_of("raise", "skip")] = optional_key(
+        "what a broken image does"
+    )
 
 
 class OwnDataConfig(DataConfig, Own):

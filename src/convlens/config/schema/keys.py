@@ -138,7 +138,7 @@ def key(description: str, **more: Any) -> Any:
     return Field(description=description, **more)
 
 
-def some(description: str) -> Any:
+def optional_key(description: str) -> Any:
     """A key that only some choices of a group have; absent, it reads as None."""
     return Field(default=None, description=description)
 
@@ -157,7 +157,7 @@ class Slice(BaseModel):
         """The keys that were given, by their names in the config, as plain values."""
         return self.model_dump(by_alias=True, exclude_unset=True, serialize_as_any=True)
 
-    def updated(self, **values: Any) -> Self:
+    def replace(self, **values: Any) -> Self:
         """The same with some keys set anew, checked.
 
         Raises:
@@ -166,7 +166,7 @@ class Slice(BaseModel):
         return type(self).model_validate({**self.plain(), **values})
 
     @property
-    def given(self) -> frozenset[str]:
+    def key_names(self) -> frozenset[str]:
         """The names of the keys that this choice of the group has."""
         return frozenset(self.plain())
 
@@ -187,12 +187,12 @@ class Own(Slice):
         return dict(self.model_extra or {})
 
 
-def name_of(chosen: Slice) -> str:
+def get_name(chosen: Slice) -> str:
     """What a group's choice is called: its name, or the class of a person's own."""
     return chosen.class_path if isinstance(chosen, Own) else chosen.name
 
 
-def either(ours: type[Slice], own: type[Own]) -> PlainValidator:
+def choose_slice(ours: type[Slice], own: type[Own]) -> PlainValidator:
     """A table is a person's own node where it names a ``_target_``, else a group of ours."""
     return PlainValidator(
         lambda value: (own if TARGET in TABLE.check(value) else ours).model_validate(value)

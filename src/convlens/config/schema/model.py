@@ -17,7 +17,7 @@ from convlens.config.schema.keys import (
     key,
     least,
     one_of,
-    some,
+    optional_key,
     whole,
 )
 
@@ -56,32 +56,38 @@ class ModelConfig(Slice):
     head: Annotated[HeadConfig | str, (TABLE | one_of(OWN_HEAD)).of(HeadConfig)] = key(
         "a new head, or imagenet: the network's own 1000 classes"
     )
-    head_classes: Annotated[str | list | None, TEXT | each(whole(0, 999))] = some(
+    head_classes: Annotated[str | list | None, TEXT | each(whole(0, 999))] = optional_key(
         "head=imagenet: the outputs of the data's classes: order, names, numbers, a CSV file "
         "class,output, or the numbers themselves"
     )
-    filters: Annotated[list[int] | None, each(whole(1, 65_536))] = some(
+    filters: Annotated[list[int] | None, each(whole(1, 65_536))] = optional_key(
         "scratch: channels of the blocks; [] for no convolution at all"
     )
-    kernel_size: Annotated[int | list | None, SIDE | each(SIDE)] = some(
+    kernel_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional_key(
         "scratch: edge of the kernels, pixels, one value or one a block"
     )
-    stride: Annotated[int | list | None, SIDE | each(SIDE)] = some(
+    stride: Annotated[int | list | None, SIDE | each(SIDE)] = optional_key(
         "scratch: step of the kernels, pixels, one value or one a block"
     )
-    padding: Annotated[str | int | list | None, PADDING | each(PADDING)] = some(
+    padding: Annotated[str | int | list | None, PADDING | each(PADDING)] = optional_key(
         "scratch: valid, same or pixels, one value or one a block"
     )
-    pooling: Annotated[str | list | None, TEXT | each(TEXT)] = some(
+    pooling: Annotated[str | list | None, TEXT | each(TEXT)] = optional_key(
         "scratch: max, average or none, one value or one a block"
     )
-    pool_size: Annotated[int | list | None, SIDE | each(SIDE)] = some(
+    pool_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional_key(
         "scratch: edge and step of the pooling window, pixels, one value or one a block"
     )
-    batch_norm: Annotated[bool | None, SWITCH] = some("scratch: between convolution and activation")
-    batch_norm_momentum: Annotated[float | None, SHARE] = some("scratch: weight of the new batch")
-    batch_norm_eps: Annotated[float | None, above(0)] = some("scratch: added to the variance")
-    dropout: Annotated[float | None, PART] = some(
+    batch_norm: Annotated[bool | None, SWITCH] = optional_key(
+        "scratch: between convolution and activation"
+    )
+    batch_norm_momentum: Annotated[float | None, SHARE] = optional_key(
+        "scratch: weight of the new batch"
+    )
+    batch_norm_eps: Annotated[float | None, above(0)] = optional_key(
+        "scratch: added to the variance"
+    )
+    dropout: Annotated[float | None, PART] = optional_key(
         "scratch: share of whole channels dropped after each block"
     )
 

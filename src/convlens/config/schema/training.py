@@ -24,7 +24,7 @@ from convlens.config.schema.keys import (
     key,
     least,
     one_of,
-    some,
+    optional_key,
     whole,
 )
 
@@ -73,18 +73,22 @@ class OptimizerConfig(Slice):
 
     name: Annotated[str, TEXT] = key("adam, adamw, sgd or rmsprop")
     lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
-    betas: Annotated[list[float] | None, each(PART, 2)] = some("adam: decay of the two averages")
-    alpha: Annotated[float | None, PART] = some("rmsprop: decay of the average")
-    eps: Annotated[float | None, least(0)] = some("added to the denominator")
-    momentum: Annotated[float | None, least(0)] = some("share of the move before")
-    nesterov: Annotated[bool | None, SWITCH] = some("sgd: Nesterov's momentum")
-    weight_decay: Annotated[float | None, least(0)] = some("share of the weights taken away")
+    betas: Annotated[list[float] | None, each(PART, 2)] = optional_key(
+        "adam: decay of the two averages"
+    )
+    alpha: Annotated[float | None, PART] = optional_key("rmsprop: decay of the average")
+    eps: Annotated[float | None, least(0)] = optional_key("added to the denominator")
+    momentum: Annotated[float | None, least(0)] = optional_key("share of the move before")
+    nesterov: Annotated[bool | None, SWITCH] = optional_key("sgd: Nesterov's momentum")
+    weight_decay: Annotated[float | None, least(0)] = optional_key(
+        "share of the weights taken away"
+    )
 
 
 class OwnOptimizerConfig(Own):
     """An optimizer of a person's own, called with the parameter groups, lr and its own keys."""
 
-    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
+    name: Annotated[str | None, TEXT] = optional_key("of the group that the class stands in for")
     lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
 
 
@@ -95,16 +99,20 @@ class SchedulerConfig(Slice):
         "how the rate falls"
     )
     warmup_epochs: Annotated[float, least(0)] = key("over which the rate rises from zero")
-    floor: Annotated[float | None, least(0)] = some("cosine, linear: factor at the end")
-    every: Annotated[float | None, above(0)] = some("step: epochs between two falls")
-    factor: Annotated[float | None, above(0)] = some("step: of each fall; exponential: an epoch")
+    floor: Annotated[float | None, least(0)] = optional_key("cosine, linear: factor at the end")
+    every: Annotated[float | None, above(0)] = optional_key("step: epochs between two falls")
+    factor: Annotated[float | None, above(0)] = optional_key(
+        "step: of each fall; exponential: an epoch"
+    )
 
 
 class OwnSchedulerConfig(Own):
     """A schedule of a person's own: (time, epochs) to the rate's factor behind the warm-up."""
 
-    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
-    warmup_epochs: Annotated[float | None, least(0)] = some("over which the rate rises from zero")
+    name: Annotated[str | None, TEXT] = optional_key("of the group that the class stands in for")
+    warmup_epochs: Annotated[float | None, least(0)] = optional_key(
+        "over which the rate rises from zero"
+    )
 
 
 class TrainerConfig(Slice):
@@ -168,7 +176,7 @@ class PhaseConfig(Slice):
 
     epochs: Annotated[int, whole(1)] = key("how many, at most")
     train: Annotated[list[str], GROUPS] = key("the groups in training")
-    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = some(
+    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = optional_key(
         "learning rate of all, or {group: rate}"
     )
     augment: Annotated[bool, SWITCH] = key(
@@ -177,7 +185,7 @@ class PhaseConfig(Slice):
     warmup_epochs: Annotated[float, least(0)] = key(
         "over which the rates of newly trained groups rise from zero", default=0.0
     )
-    until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = some(
+    until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = optional_key(
         "ends the phase when metric was not better for patience epochs"
     )
 

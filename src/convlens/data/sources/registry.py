@@ -78,7 +78,7 @@ def _check(spec: DataConfig) -> None:
             raise UserError("data=own: name the class that reads it, data._target_=MODULE.CLASS")
         if spec.name not in SOURCES:
             raise UserError(f"data.name={spec.name}: {nearest(spec.name, SOURCES)}")
-        if not spec.given.issuperset(NEEDS.get(spec.name, ())):
+        if not spec.key_names.issuperset(NEEDS.get(spec.name, ())):
             raise UserError(
                 f"data.name={spec.name}: say data={spec.name}, which has the keys it needs"
             )

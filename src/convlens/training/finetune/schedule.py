@@ -18,7 +18,7 @@ from convlens.config.schema import (
     PhaseConfig,
     PlateauConfig,
     SchedulerConfig,
-    name_of,
+    get_name,
 )
 from convlens.core.errors import UserError, check_name, nearest
 from convlens.models import Classifier
@@ -227,7 +227,7 @@ def schedule_of(
     Raises:
         UserError: one line for whatever in it does not fit itself or the network.
     """
-    falls = (rate_factor_of(scheduler), depends_on_length(scheduler), name_of(scheduler))
+    falls = (rate_factor_of(scheduler), depends_on_length(scheduler), get_name(scheduler))
     if not finetune.phases:
         if epochs is None:
             raise UserError("training.epochs: a whole number, there are no finetune.phases")

@@ -113,7 +113,7 @@ class Looks(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        if not isinstance(pl_module, ClassifierModule) or pl_module.worth_looking(self._clock):
+        if not isinstance(pl_module, ClassifierModule) or pl_module.is_look_due(self._clock):
             due = (each for each in self.order if self._due(each))
             self.look(trainer, pl_module, due, self._clock)
         if self.epoch_log is not None:
@@ -235,7 +235,7 @@ class Looks(L.Callback):
         with evaluation_mode(module), trainer.precision_plugin.forward_context():
             for batch in data.evaluation_loader("validation"):
                 moved = data.finish(move_data_to_device(batch, module.device))
-                self.answers.take({"logits": module.answer(moved)}, moved)
+                self.answers.take({"logits": module.compute_logits(moved)}, moved)
         self.answers.end("val")
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:

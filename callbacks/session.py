@@ -188,7 +188,7 @@ def _marks(module: L.LightningModule) -> dict[str, int]:
     if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}
     schedule, record = module.schedule, module.record
-    trained = [schedule.at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
+    trained = [schedule.phase_at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
     return {
         ", ".join(phase.train): epoch
         for epoch, (before, phase) in enumerate(pairwise(trained), start=1)

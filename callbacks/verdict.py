@@ -221,7 +221,7 @@ def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
     """Whether convlens's module answers what its ``model`` does, which is explained."""
     with explaining(module.model), torch.no_grad():
         image = ready(module.model, image)
-        own, again = module.answer({"image": image}), module.model(image)
+        own, again = module.compute_logits({"image": image}), module.model(image)
     if alike(own, again, narrow=False):
         return Verdict()
     return Verdict(

@@ -106,7 +106,7 @@ class HParams(L.Callback):
 def _phases_trained(module: L.LightningModule) -> int:
     """How many of the schedule's phases a run has come to."""
     last = max(module.record, default=0)
-    return module.schedule.at(last, module.record)[0].number + 1
+    return module.schedule.phase_at(last, module.record)[0].number + 1
 
 
 def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:

@@ -334,7 +334,7 @@ def train_half_an_epoch(home: Path, monkeypatch, *words: str) -> Path:
     class Signal(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
             if batch_idx == 1:
-                next(c for c in trainer.callbacks if isinstance(c, Interruption)).came = 15
+                next(c for c in trainer.callbacks if isinstance(c, Interruption)).signal_number = 15
 
     plain = runs.trainer_of
 

@@ -59,13 +59,13 @@ def test_vgg16s_frozen_blocks_are_fast_and_equal_to_rounding():
             )
         for parameter in model.backbone.parameters():
             parameter.requires_grad_(False)
-        torch.testing.assert_close(model.swift(pictures), wanted, rtol=0, atol=1e-3)
+        torch.testing.assert_close(model.forward_fast(pictures), wanted, rtol=0, atol=1e-3)
     assert spread > 0
     assert model.backbone.resting_links() == 5
     model.backbone.block5.conv1.weight.requires_grad_(True)
     assert model.backbone.resting_links() == 4
     # the frozen part takes no part in the gradient, the rest does
-    model.swift(pictures).sum().backward()
+    model.forward_fast(pictures).sum().backward()
     assert model.backbone.block5.conv1.weight.grad.abs().sum() > 0
 
 

@@ -34,7 +34,7 @@ def test_phases_with_and_without_plateaus_are_where_the_schedule_has_them(seed):
                        "until": until})  # fmt: skip
     schedule = _schedule(phases)
     record = {e: {LOSS: rng.random(), ACCURACY: rng.random()} for e in range(30)}
-    done = next(e for e in range(1, 31) if schedule.finished(e, record))
+    done = next(e for e in range(1, 31) if schedule.is_finished(e, record))
     rows = [{"epoch": 0, LOSS: 9.0, ACCURACY: 0.0}]
     rows += [{"epoch": e + 1, **record[e]} for e in range(done)]
     found = stretches(StoredConfig({"finetune": {"phases": phases}}), rows)
@@ -43,7 +43,7 @@ def test_phases_with_and_without_plateaus_are_where_the_schedule_has_them(seed):
         for stretch in found
         for epoch in range(stretch.start, stretch.end)
     }
-    assert trained == {e: schedule.at(e, record)[0].number for e in range(done)}
+    assert trained == {e: schedule.phase_at(e, record)[0].number for e in range(done)}
     assert [s.early for s in found] == [
         s.end - s.start < phase["epochs"] for s, phase in zip(found, phases, strict=True)
     ]

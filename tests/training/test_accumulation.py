@@ -64,7 +64,7 @@ def test_gradients_over_ddp_processes_and_batches(weights, world, accumulate, co
     )
     module.objective = Objective("cross_entropy", 0.1, weights).double()
     module._trainer = SimpleNamespace(world_size=world, accumulate_grad_batches=accumulate)
-    module.answer = lambda batch: logits[batch["row"]]
+    module.compute_logits = lambda batch: logits[batch["row"]]
     parts = [
         list(TrainingLoader(pictures, TrainingOrder(count, 4, 0), 0, r, world,
                             accumulate=accumulate, augmented=lambda: False))

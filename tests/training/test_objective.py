@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from convlens.config.schema import OptimizerConfig, SchedulerConfig
 from convlens.core.errors import UserError
-from convlens.training.objective import Objective, class_weights, outputs_for, predicted
+from convlens.training.objective import Objective, compute_class_weights, outputs_for, predicted
 from convlens.training.optimizers import optimizer, rate_factor
 
 
@@ -47,13 +47,13 @@ def test_label_smoothing_by_hand():
 
 def test_balanced_weights_weigh_every_class_the_same():
     counts = [10, 30, 60]
-    weights = class_weights("balanced", counts)
+    weights = compute_class_weights("balanced", counts)
     assert [w * c for w, c in zip(weights, counts, strict=True)] == pytest.approx([100 / 3] * 3)
-    assert class_weights(None, counts) is None
-    assert class_weights([1, 2, 3], counts) == [1.0, 2.0, 3.0]
+    assert compute_class_weights(None, counts) is None
+    assert compute_class_weights([1, 2, 3], counts) == [1.0, 2.0, 3.0]
     for wrong in ("even", [1, 2], [1, 2, -1]):
         with pytest.raises(UserError, match=r"training\.class_weights"):
-            class_weights(wrong, counts)
+            compute_class_weights(wrong, counts)
 
 
 def test_outputs():

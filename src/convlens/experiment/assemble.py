@@ -21,10 +21,10 @@ from convlens.experiment.data import data_of, images_used_before
 from convlens.experiment.module import module_of, note_config
 from convlens.models.weights import pending_weights
 from convlens.training import ClassifierModule
-from convlens.training.batches import check_batches, normalised_by_batch
+from convlens.training.batches import check_batches, find_batch_normalised
 from convlens.training.finetune.phases import Phases
 from convlens.training.memory import keep_freed_memory
-from convlens.training.objective import class_weights
+from convlens.training.objective import compute_class_weights
 
 
 @dataclass
@@ -64,11 +64,11 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
         keep_freed_memory()
     data = data_of(config, images_used_before(config, start))
     counts = data.index.counts["train"].tolist()
-    weights = class_weights(config.training.class_weights, counts)
+    weights = compute_class_weights(config.training.class_weights, counts)
     config = replace_values(config, {"training.class_weights": weights})
     module = module_of(config, data.class_names, pretrained=pretrained)
     config = settle(config, module)
-    data.batch_statistics = bool(normalised_by_batch(module))
+    data.batch_statistics = bool(find_batch_normalised(module))
     check_batches(module, data, processes=1)
     phases = Phases(config.cache_features, cache_dir(), str(config.precision))
     phases.check(module, data)
@@ -148,7 +148,7 @@ def settle(config: Config, module: ClassifierModule) -> Config:
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
     """What a person should know about the schedule before it costs hours."""
-    lines = [line for line in [module.schedule.cut_short(config.training.epochs)] if line]
+    lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
 
     def trained_first(part: str) -> list[str]:
         groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}

@@ -17,7 +17,7 @@ from convlens.data.sources.places import cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import note_config
 from convlens.training import ClassifierModule
-from convlens.training.precision import fastest, step_seconds
+from convlens.training.precision import choose_precision, measure_step_seconds
 
 log = logging.getLogger("convlens")
 
@@ -118,7 +118,7 @@ def settle_precision(run: Run) -> None:
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         found = "bf16" if half else "32"
     else:
-        found = fastest(measured_steps(run.config, run.module))
+        found = choose_precision(measured_steps(run.config, run.module))
     run.config = note_config(run.module, replace_values(run.config, {"precision": found}))
     run.phases.precision = found
     log.info("precision: auto is %s on this machine", found)
@@ -139,7 +139,7 @@ def measured_steps(
     """
     _, batch = batches_of(config)
     memo = cache_dir() / "precision.json"
-    return step_seconds(module, batch, device_of(config), memo, precisions)
+    return measure_step_seconds(module, batch, device_of(config), memo, precisions)
 
 
 def batches_of(config: Config) -> tuple[int, int]:

@@ -27,10 +27,10 @@ from convlens.experiment.networks import understood
 from convlens.models import layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
-from convlens.training.finetune.features import feature_seconds
-from convlens.training.finetune.phases import cut_of
+from convlens.training.finetune.features import measure_feature_seconds
+from convlens.training.finetune.phases import find_cut
 from convlens.training.finetune.schedule import Phase
-from convlens.training.precision import fastest
+from convlens.training.precision import choose_precision
 from convlens.training.survival.checkpoint import read_checkpoint
 
 FEW = 4  # images of the pass that features are timed by
@@ -141,7 +141,7 @@ def plan(config: Config) -> Plan:
         if not download:
             return run.phases.cut(module, run.data, phase)
         never = config.cache_features == "never"
-        return 0 if never else cut_of(module.schedule, phase, module, augmented)[0]
+        return 0 if never else find_cut(module.schedule, phase, module, augmented)[0]
 
     shape = config.data.channels, config.data.size, config.data.size
     batch, _ = devices.batches_of(config)
@@ -150,10 +150,10 @@ def plan(config: Config) -> Plan:
         steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
     taken = str(config.precision)
     if taken == "auto":  # measured as the run itself would measure it
-        taken = fastest(devices.measured_steps(config, module))
+        taken = choose_precision(devices.measured_steps(config, module))
     phases = [
         _planned(config, module, phase, start, end, cut(phase), augmented, taken, index)
-        for phase, start, end in module.schedule.spans(config.training.epochs)
+        for phase, start, end in module.schedule.list_spans(config.training.epochs)
     ]
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count
@@ -226,6 +226,6 @@ def _features_seconds(
         return None
     data, device = config.data, devices.device_of(config)
     images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
-    each = feature_seconds(module.model.to(device), cut, images)
+    each = measure_feature_seconds(module.model.to(device), cut, images)
     module.model.to("cpu")
     return each * sum(int(index.counts[split].sum()) for split in ("train", "validation"))

@@ -139,7 +139,7 @@ def _check_length(
     if (before, old) == (after, new):
         return
     record = start.content.get("convlens_record", {})
-    concerned = not phases or schedule.at(start.epochs, record)[0] is schedule.phases[-1]
+    concerned = not phases or schedule.phase_at(start.epochs, record)[0] is schedule.phases[-1]
     if old != new and concerned and schedule.depends_on_length:
         raise UserError(
             f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
@@ -171,7 +171,7 @@ def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
     if any(each.get("stopped_epoch") for each in stops):
         return "training.early_stopping"
     last = schedule.phases[-1]
-    if last.until and schedule.finished(start.epochs, record):
+    if last.until and schedule.is_finished(start.epochs, record):
         return f"finetune.phases.{last.number}.until"
     return ""
 

@@ -71,7 +71,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "left_out": dict(ledger.left_out),
         "scores": select_stage(latest, "explain"),
         "skipped": run.data.dataset.skipped,
-        "features": run.phases.fetched,
+        "features": run.phases.fetches,
     }
 
 

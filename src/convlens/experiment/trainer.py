@@ -33,7 +33,7 @@ from convlens.training.survival.checkpoint import (
     checkpoint_to_resume,
     read_checkpoint,
 )
-from convlens.training.survival.companions import Companions, broken_off
+from convlens.training.survival.companions import Companions, is_process_lost
 from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
 
@@ -175,13 +175,13 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
     except RuntimeError as error:
-        if line := companions.fallen():
+        if line := companions.describe_failure():
             companions.end()
             raise UserError(line) from error
-        if not is_first_process() and broken_off(error):
+        if not is_first_process() and is_process_lost(error):
             raise SystemExit(1) from error  # another one fell, and the first one says so
         raise
-    if number := interruption.came or number:
+    if number := interruption.signal_number or number:
         how_far = "in a dry run, of which nothing is kept"
         if not trainer.fast_dev_run:
             how_far = _how_far(trainer, interruption.file)

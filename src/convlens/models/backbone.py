@@ -49,15 +49,15 @@ class Backbone(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.run(pictures, 0, len(self.link_names))
 
-    def run(self, values: Tensor, start: int, stop: int, *, swift: bool = False) -> Tensor:
+    def run(self, values: Tensor, start: int, stop: int, *, fast: bool = False) -> Tensor:
         """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input.
 
-        ``swift`` gives the same bits, gradients too, in less time; see :mod:`models.pooled`.
+        ``fast`` gives the same bits, gradients too, in less time; see :mod:`models.pooled`.
         """
         for link in self.link_names[start:stop]:
             if not link:
                 values = self._whole(self, values)
-            elif swift:
+            elif fast:
                 values = run_pooled(self.get_submodule(link), values)
             else:
                 values = self.get_submodule(link)(values)

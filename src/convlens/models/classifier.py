@@ -41,11 +41,9 @@ class Classifier(nn.Module):
 
     def from_features(self, features: Tensor, cut: int) -> Tensor:
         """What :meth:`features` gave, to logits."""
-        return self.head(
-            self.backbone.run(features, cut, len(self.backbone.link_names), swift=True)
-        )
+        return self.head(self.backbone.run(features, cut, len(self.backbone.link_names), fast=True))
 
-    def swift(self, pictures: Tensor) -> Tensor:
+    def forward_fast(self, pictures: Tensor) -> Tensor:
         """:meth:`forward`, its frozen beginning without gradients, all as fast as can be.
 
         For training and evaluating; hooks of the frozen layers are not called.

@@ -14,7 +14,7 @@ from convlens.data.datamodule import PictureData
 from convlens.training.module import ClassifierModule
 
 
-def normalised_by_batch(module: ClassifierModule) -> list[str]:
+def find_batch_normalised(module: ClassifierModule) -> list[str]:
     """The layers that some phase of the schedule normalises by the batch, by name."""
     before, found = module.phase, {}
     for phase in module.schedule.phases:
@@ -35,7 +35,7 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
         SharedError: a process would get a batch of one image that such a layer refuses.
     """
     order = data.order(processes)
-    if order.smallest // processes > 1 or not (layers := normalised_by_batch(module)):
+    if order.smallest // processes > 1 or not (layers := find_batch_normalised(module)):
         return
     single = _single_values(module, data.spec)
     if refused := [name for name in layers if name in single]:

@@ -46,7 +46,7 @@ class ClassifierModule(L.LightningModule):
         record: results by epoch (from 0); what a schedule may depend on, kept in checkpoints.
         schedule: which groups are trained when, at which rate.
         phase: the one in force.
-        on_stored: whether the network is fed with stored features just now.
+        uses_stored_features: whether the network is fed with stored features just now.
         compiled: whether ``torch.compile`` is on.
     """
 
@@ -78,7 +78,7 @@ class ClassifierModule(L.LightningModule):
         self.record: dict[int, dict[str, float]] = {}
         self.schedule = schedule_of(finetune, training.epochs, optimizer.lr, scheduler, self.model)
         self.phase: Phase = self.schedule.phases[0]
-        self.on_stored = False
+        self.uses_stored_features = False
         self.enter(self.phase)
         self.compiled = training.compile
         if self.compiled:
@@ -127,29 +127,29 @@ class ClassifierModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
 
-    def worth_looking(self, clock: int) -> bool:
+    def is_look_due(self, clock: int) -> bool:
         """Whether pictures are due after ``clock`` completed epochs.
 
         Epochs on stored features last less than a look: there only the first and the last of a
         phase are looked at.
         """
-        if not self.on_stored:
+        if not self.uses_stored_features:
             return True
-        phase, start = self.schedule.at(clock - 1, self.record)
-        after, _ = self.schedule.at(clock, self.record)
-        last = after is not phase or self.schedule.finished(clock, self.record)
+        phase, start = self.schedule.phase_at(clock - 1, self.record)
+        after, _ = self.schedule.phase_at(clock, self.record)
+        last = after is not phase or self.schedule.is_finished(clock, self.record)
         return clock == start + 1 or last or clock == self.trainer.max_epochs
 
-    def answer(self, batch: dict) -> Tensor:
+    def compute_logits(self, batch: dict) -> Tensor:
         """Logits (B, K) or (B, 1) of a batch of pictures, or of what is stored of them."""
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
         # compiled is the whole pass; hand-written kernels for frozen parts would break its graph
-        return (self.model if self.compiled else self.model.swift)(batch["image"])
+        return (self.model if self.compiled else self.model.forward_fast)(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """``loss``: what is differentiated; ``mean``: the mean loss of this process's images."""
-        logits = self.answer(batch)
+        logits = self.compute_logits(batch)
         loss = self.objective(logits, batch["label"])
         kept = slice(0, batch.get("counted"))
         if len(batch["label"][kept]):
@@ -193,7 +193,7 @@ class ClassifierModule(L.LightningModule):
         self.publish("test", self.test_metrics)
 
     def _evaluate(self, metrics: EpochMetrics, batch: dict) -> Tensor:
-        logits = self.answer(batch)
+        logits = self.compute_logits(batch)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
         return logits
 

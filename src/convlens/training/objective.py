@@ -23,7 +23,7 @@ def outputs_for(loss: str, classes: int) -> int:
     return 1 if loss == "binary" else classes
 
 
-def class_weights(value: str | list | None, counts: list[int]) -> list[float] | None:
+def compute_class_weights(value: str | list | None, counts: list[int]) -> list[float] | None:
     """The weight of each class in the loss, or None for equal ones.
 
     ``balanced`` is N / (K · N_k), so that every class weighs the same in all.

@@ -28,16 +28,18 @@ SLOW = 1.0  # seconds of a first forward pass that building kernels does not exp
 ROOM = 1e9  # bytes of feature maps that a step may keep for its backward pass, off a GPU
 
 
-def fastest(seconds: dict[str, float]) -> str:
+def choose_precision(seconds: dict[str, float]) -> str:
     """``bf16`` where a step gains at least a tenth by it, else ``32``.
 
-    >>> fastest({"32": 0.2, "bf16": 0.1}), fastest({"32": 0.2, "bf16": 0.19}), fastest({"32": 0.2})
-    ('bf16', '32', '32')
+    >>> choose_precision({"32": 0.2, "bf16": 0.1})
+    'bf16'
+    >>> choose_precision({"32": 0.2, "bf16": 0.19}), choose_precision({"32": 0.2})
+    ('32', '32')
     """
     return "bf16" if seconds["32"] > WORTH * seconds.get("bf16", float("inf")) else "32"
 
 
-def step_seconds(
+def measure_step_seconds(
     module,
     batch: int,
     device: torch.device,
@@ -92,7 +94,7 @@ class _Trial:
         """Seconds of the two passes, and of the move of the weights."""
         half, times = precision == "bf16", [self._now()]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            loss = self.module.objective(self.module.model.swift(images), labels)
+            loss = self.module.objective(self.module.model.forward_fast(images), labels)
         loss.backward()
         times.append(self._now())
         self.optimizer.step()
@@ -112,7 +114,7 @@ class _Trial:
             return 0.0
         began = self._now()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            self.module.model.swift(images)
+            self.module.model.forward_fast(images)
         seconds = self._now() - began
         return seconds if seconds > max(CLEAR * step, SLOW) else 0.0
 

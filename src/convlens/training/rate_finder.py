@@ -118,7 +118,7 @@ def find_rate(
         for group in optimizer.param_groups:
             group["lr"] = rate * shares.get(group["name"], 0.0)
         batch = data.finish(move_data_to_device(kept, device))
-        loss = module.objective(module.answer(batch), batch["label"])
+        loss = module.objective(module.compute_logits(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -133,24 +133,24 @@ def test_a_plateau_ends_a_phase_by_what_is_recorded():
     schedule = module(phases=phases).schedule
     losses = [9, 9, 0.5, 0.4, 0.6, 0.45, 0.3, 0.2]
     record = {epoch: {"val/loss": loss} for epoch, loss in enumerate(losses)}
-    numbers = [schedule.at(epoch, record)[0].number for epoch in range(9)]
+    numbers = [schedule.phase_at(epoch, record)[0].number for epoch in range(9)]
     # lowest at epoch 3, two epochs without a lower one: phase 2 begins with epoch 6
     assert numbers == [0, 0, 1, 1, 1, 1, 2, 2, 2]
-    assert schedule.at(7, record)[1] == 6
-    assert not schedule.finished(7, record)
-    assert schedule.finished(8, record)
+    assert schedule.phase_at(7, record)[1] == 6
+    assert not schedule.is_finished(7, record)
+    assert schedule.is_finished(8, record)
     # the same record up to an epoch gives the same phase for it: a resumed run goes the same way
     for epoch in range(9):
         known = {e: row for e, row in record.items() if e < epoch}
-        assert schedule.at(epoch, known)[0] is schedule.at(epoch, record)[0]
+        assert schedule.phase_at(epoch, known)[0] is schedule.phase_at(epoch, record)[0]
 
 
 def test_a_plateau_of_an_accuracy_looks_for_higher_ones():
     phases = [PHASES[0] | {"epochs": 9, "until": {"metric": "val/accuracy", "patience": 1}}]
     schedule = module(phases=phases).schedule
     record = {0: {"val/accuracy": 0.5}, 1: {"val/accuracy": 0.7}, 2: {"val/accuracy": 0.6}}
-    assert not schedule.finished(2, record)
-    assert schedule.finished(3, record)
+    assert not schedule.is_finished(2, record)
+    assert schedule.is_finished(3, record)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +241,14 @@ def test_what_a_shorter_run_leaves_out():
 
     plain = Schedule({}, (phase(0, 5), phase(1, 15)))
     for epochs in range(1, 21):
-        spans = plain.spans(epochs)
+        spans = plain.list_spans(epochs)
         trained = {e: p.number for p, start, end in spans for e in range(start, end)}
-        assert trained == {e: plain.at(e, {})[0].number for e in range(epochs)}
-    assert plain.cut_short(20) == ""
-    assert "phase 2 of 2 (head) gets 1 of its 15 epochs" in plain.cut_short(6)
-    assert "(head) will not be trained; training.epochs=null trains all 20" in plain.cut_short(5)
+        assert trained == {e: plain.phase_at(e, {})[0].number for e in range(epochs)}
+    assert plain.describe_untrained(20) == ""
+    assert "phase 2 of 2 (head) gets 1 of its 15 epochs" in plain.describe_untrained(6)
+    assert (
+        "(head) will not be trained; training.epochs=null trains all 20"
+        in plain.describe_untrained(5)
+    )
     early = Schedule({}, (phase(0, 5, Plateau("val/loss", 1)), phase(1, 15)))
-    assert "will not be trained unless an earlier one ends early" in early.cut_short(5)
+    assert "will not be trained unless an earlier one ends early" in early.describe_untrained(5)

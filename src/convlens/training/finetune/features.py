@@ -124,7 +124,7 @@ def features(
     )
 
 
-def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
+def measure_feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
     """Seconds that the features of one image behind ``cut`` take, by a pass over a few.
 
     Args:

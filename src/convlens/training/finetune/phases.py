@@ -24,7 +24,7 @@ log = logging.getLogger("convlens")
 ROOM = 0.5  # of the free disk that features may take before `auto` trains without
 
 
-def cut_of(
+def find_cut(
     schedule: Schedule, phase: Phase, module: ClassifierModule, augmented: bool
 ) -> tuple[int, str]:
     """Where the network may be cut in a phase, and why not where it is 0.
@@ -69,7 +69,7 @@ class Phases(L.Callback):
         precision: as the config has it; set anew once ``auto`` is resolved.
 
     Attributes:
-        fetched: one entry a split and cut: ``split``, ``cut``, ``hit``, ``megabytes``, ``seconds``.
+        fetches: one entry a split and cut: ``split``, ``cut``, ``hit``, ``megabytes``, ``seconds``.
 
     Raises:
         UserError: ``always`` where it would be wrong, saying why.
@@ -78,7 +78,7 @@ class Phases(L.Callback):
     def __init__(self, caching: str, directory: Path, precision: str):
         self.caching, self.directory, self.precision = caching, directory, precision
         self._bytes: dict[int, int] = {}  # of one picture's features, by their cut
-        self.fetched: list[dict] = []
+        self.fetches: list[dict] = []
         self.tested_epoch: int | None = None  # completed epochs of the network that is tested
         self._wrapped: frozenset[str] | None = None
 
@@ -88,7 +88,7 @@ class Phases(L.Callback):
         self._wrapped = _learning(pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        if pl_module.schedule.finished(trainer.current_epoch, pl_module.record):
+        if pl_module.schedule.is_finished(trainer.current_epoch, pl_module.record):
             trainer.should_stop = True  # resumed behind a last phase that ended early
         self._begin(trainer, pl_module)
 
@@ -98,7 +98,7 @@ class Phases(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         epochs = trainer.current_epoch + 1
-        if pl_module.schedule.finished(epochs, pl_module.record):
+        if pl_module.schedule.is_finished(epochs, pl_module.record):
             trainer.should_stop = True
 
     def on_test_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
@@ -106,14 +106,14 @@ class Phases(L.Callback):
         data: PictureData = trainer.datamodule
         data.stored = {}
         if self.tested_epoch and not trainer.fast_dev_run:
-            phase, _ = pl_module.schedule.at(self.tested_epoch - 1, pl_module.record)
+            phase, _ = pl_module.schedule.phase_at(self.tested_epoch - 1, pl_module.record)
             if cut := self.cut(pl_module, data, phase):
                 data.stored = {"test": self.fetch(trainer, pl_module, data, "test", cut)}
 
     # --- what
 
     def _begin(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        phase, _ = module.schedule.at(trainer.current_epoch, module.record)
+        phase, _ = module.schedule.phase_at(trainer.current_epoch, module.record)
         module.enter(phase)
         rewrap(trainer, module, self._wrapped)
         self._wrapped = _learning(module)
@@ -122,7 +122,7 @@ class Phases(L.Callback):
         # one batch of everything needs no features of all pictures
         trial = trainer.fast_dev_run and self.caching == "auto"
         cut = 0 if trial else self.cut(module, data, phase)
-        module.on_stored = bool(cut)
+        module.uses_stored_features = bool(cut)
         now = data.stored.get("train")
         if (now.cut if now else 0) != cut:
             data.stored = {}
@@ -133,7 +133,7 @@ class Phases(L.Callback):
         """Links before the cut in a phase; 0 where the network is trained end to end."""
         if self.caching == "never":
             return 0
-        cut, why_not = cut_of(module.schedule, phase, module, data.augmentation.active)
+        cut, why_not = find_cut(module.schedule, phase, module, data.augmentation.active)
         if not cut and self.caching == "always":
             raise UserError(
                 f"cache_features=always: phase {phase.number + 1} cannot train on stored "
@@ -224,7 +224,7 @@ class Phases(L.Callback):
             "features of %d %s pictures behind %s: %s, %.0f MB",
             len(pictures), split, name, how, found.megabytes,
         )  # fmt: skip
-        self.fetched.append(
+        self.fetches.append(
             {"split": split, "cut": name, "hit": found.from_cache,
              "megabytes": round(found.megabytes, 3), "seconds": round(found.seconds, 3)}
         )  # fmt: skip

@@ -102,7 +102,7 @@ class Schedule:
         """Whether any phase augments, as far as ``data.augment`` does."""
         return any(phase.augment for phase in self.phases)
 
-    def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
+    def phase_at(self, epoch: int, record: Record) -> tuple[Phase, int]:
         """The phase of ``epoch`` (from 0) and the epoch it began with.
 
         Behind the last phase that is still the last one.
@@ -115,9 +115,9 @@ class Schedule:
             start = end
         return self.phases[-1], start
 
-    def finished(self, epoch: int, record: Record) -> bool:
+    def is_finished(self, epoch: int, record: Record) -> bool:
         """Whether nothing is left to train at ``epoch`` completed epochs."""
-        phase, start = self.at(epoch, record)
+        phase, start = self.phase_at(epoch, record)
         return phase is self.phases[-1] and epoch >= self._end(phase, start, record)
 
     def _end(self, phase: Phase, start: int, record: Record) -> int:
@@ -132,7 +132,7 @@ class Schedule:
                 return epoch + 1
         return epochs.stop
 
-    def spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
+    def list_spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
         """Each phase of a run of ``epochs`` with the epochs (from 0) it begins and ends before.
 
         Where none ends early; a phase that the run does not come to has no epochs.
@@ -140,10 +140,10 @@ class Schedule:
         ends = [min(end, epochs) for end in accumulate(phase.epochs for phase in self.phases)]
         return list(zip(self.phases, [0, *ends], ends, strict=False))
 
-    def cut_short(self, epochs: int) -> str:
+    def describe_untrained(self, epochs: int) -> str:
         """What a run of ``epochs`` leaves out of the phases, in a line; empty where nothing."""
         missing, early = [], ""
-        for phase, start, end in self.spans(epochs):
+        for phase, start, end in self.list_spans(epochs):
             which = f"phase {phase.number + 1} of {len(self.phases)} ({', '.join(phase.train)})"
             if start == end:
                 missing.append(f"{which} will not be trained{early}")
@@ -160,7 +160,7 @@ class Schedule:
 
     def rates(self, time: float, record: Record) -> dict[str, float]:
         """Every group's learning rate at ``time`` (epochs since the start); 0 where it rests."""
-        phase, start = self.at(int(time), record)
+        phase, start = self.phase_at(int(time), record)
         inside = time - start
         rates = dict.fromkeys(self.groups, 0.0)
         factor = self.scheduler(inside, phase.epochs)

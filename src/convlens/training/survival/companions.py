@@ -47,7 +47,7 @@ class Companions(L.Callback):
             return  # torchrun and srun watch over theirs
         threading.Thread(target=watch, daemon=True, name="companions").start()
 
-    def fallen(self) -> str:
+    def describe_failure(self) -> str:
         """Which process has died, in a line; nothing while all live or ended well."""
         for number, child in enumerate(getattr(self, "children", ()), 1):
             if child.poll():
@@ -63,7 +63,7 @@ class Companions(L.Callback):
                 child.wait()
 
     def _watch_children(self) -> None:
-        while not (line := self.fallen()):
+        while not (line := self.describe_failure()):
             time.sleep(EACH)
         # what waits for the dead one in a collective mostly notices, and says it itself
         time.sleep(GRACE)
@@ -72,7 +72,7 @@ class Companions(L.Callback):
         os._exit(1)
 
 
-def broken_off(error: BaseException) -> bool:
+def is_process_lost(error: BaseException) -> bool:
     """Whether an error says that another process is no longer there."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 

@@ -42,7 +42,7 @@ class Interruption(L.Callback):
 
     def __init__(self, file: Path):
         self.file = file
-        self.came = 0
+        self.signal_number = 0
         self._agreed = False  # all processes know that the run ends
         self._pending = False  # gradients are being accumulated: no place to stop
         self._epoch_open = False
@@ -56,9 +56,9 @@ class Interruption(L.Callback):
             return
 
         def note(number: int, frame) -> None:
-            if number == signal.SIGINT and self.came == signal.SIGINT:
+            if number == signal.SIGINT and self.signal_number == signal.SIGINT:
                 raise KeyboardInterrupt  # asked twice: at once
-            first, self.came = not self.came, number
+            first, self.signal_number = not self.signal_number, number
             if first:
                 for child in getattr(trainer.strategy.launcher, "procs", ()):
                     child.send_signal(signal.SIGTERM)  # those that have ended are passed over
@@ -80,7 +80,7 @@ class Interruption(L.Callback):
         """
         self._stepping = False
         if self._ask(trainer):
-            raise Interrupted(status=128 + self.came)
+            raise Interrupted(status=128 + self.signal_number)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         last = batch_idx + 1 == trainer.num_training_batches
@@ -98,7 +98,12 @@ class Interruption(L.Callback):
             raise SIGTERMException
 
     def on_validation_batch_end(self, trainer, *_) -> None:
-        if self.came and self._epoch_open and not self._pending and trainer.world_size == 1:
+        if (
+            self.signal_number
+            and self._epoch_open
+            and not self._pending
+            and trainer.world_size == 1
+        ):
             _end_loops(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -109,11 +114,11 @@ class Interruption(L.Callback):
     def _ask(self, trainer: L.Trainer) -> bool:
         """Whether a signal has come to any process; all of them get the same answer."""
         if trainer.world_size == 1:
-            return bool(self.came)
-        flag = torch.tensor([self.came], device=trainer.strategy.root_device)
+            return bool(self.signal_number)
+        flag = torch.tensor([self.signal_number], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        self.came = int(flag)
-        return bool(self.came)
+        self.signal_number = int(flag)
+        return bool(self.signal_number)
 
     # --- saving, and going on amid an epoch
 

@@ -31,7 +31,7 @@ from convlens.data.sources.places import cache_dir
 from convlens.experiment.data import data_of
 from convlens.models import Classifier
 from convlens.models.build import build_model
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 
 SIZE = 16  # pixels: the pictures' own, so that decoding costs what it must and no more
 STARTS = 5  # measurements of the constant
@@ -149,7 +149,7 @@ def network() -> Classifier:
 
 def _features(data: PictureData) -> list:
     return [
-        features(
+        compute_features(
             network(), 2, data.dataset.splits[split], precision="32", context=torch.no_grad,
             device=torch.device("cpu"), directory=cache_dir(), title="",
         )

@@ -191,7 +191,7 @@ def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monk
 
     from convlens.models import vgg16
 
-    torch.save(vgg16.convolutions().state_dict(), at / "vgg16_features.pth")
+    torch.save(vgg16.build_convolutions().state_dict(), at / "vgg16_features.pth")
     words = ["train", "exp=finetune_vgg16", *VGG, "model.weights=vgg16_features.pth"]
     words += ["debug=fast_dev_run", "training.batch_size=4", "training.eval_batch_size=4"]
     phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"

@@ -13,7 +13,7 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.checks import find_rule
 from convlens.config.compose import compose
-from convlens.training.optimizers import depends_on_length, rate_factor
+from convlens.training.optimizers import compute_rate_factor, depends_on_length
 from support.tiny import TINY, TWO_UNFREEZES
 
 FEW = [*TINY, "callbacks=none", "logger.tensorboard=false", "model.dropout=0.2"]
@@ -119,7 +119,9 @@ def test_the_schedulers_that_know_the_length_are_known():
     for name in find_rule("scheduler.name").wanted.replace(" or ", ", ").split(", "):
         spec = compose([f"scheduler={name}", "scheduler.warmup_epochs=1.5"]).scheduler
         times = [number / 8 for number in range(1, 80)]
-        short, long = ([rate_factor(spec, time, epochs) for time in times] for epochs in (10, 40))
+        short, long = (
+            [compute_rate_factor(spec, time, epochs) for time in times] for epochs in (10, 40)
+        )
         assert (short != long) == depends_on_length(spec), name
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from convlens.core.errors import UserError
 from convlens.explain import activations, grad_cam
 from convlens.explain.layers import feature_map
-from convlens.models.layers import layer_table
+from convlens.models.layers import build_layer_table
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 WIDE = (32, 64)  # float64 has no fast convolution: no larger than needed
@@ -220,5 +220,5 @@ def test_the_layer_table_of_a_family_holds_every_parameter_once(family):
         if "img_size" in options:
             options = {**options, "img_size": size}
     model = timm.create_model(name, num_classes=5, **options).eval()
-    rows = layer_table(model, channels=3, size=size[0])
+    rows = build_layer_table(model, channels=3, size=size[0])
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())

@@ -61,9 +61,9 @@ def test_vgg16s_frozen_blocks_are_fast_and_equal_to_rounding():
             parameter.requires_grad_(False)
         torch.testing.assert_close(model.forward_fast(pictures), wanted, rtol=0, atol=1e-3)
     assert spread > 0
-    assert model.backbone.resting_links() == 5
+    assert model.backbone.count_frozen_links() == 5
     model.backbone.block5.conv1.weight.requires_grad_(True)
-    assert model.backbone.resting_links() == 4
+    assert model.backbone.count_frozen_links() == 4
     # the frozen part takes no part in the gradient, the rest does
     model.forward_fast(pictures).sum().backward()
     assert model.backbone.block5.conv1.weight.grad.abs().sum() > 0
@@ -163,7 +163,7 @@ def test_a_normalisation_travels_in_the_state_and_notes_when_it_is_neutral():
 def test_the_stage_of_a_parameter():
     parts = {name: nn.Conv2d(1, 1, 1) for name in ("stem", "a", "between", "b", "top")}
     backbone = Backbone(parts, links=list(parts), stages=["a", "b"])
-    numbers = [backbone.stage_of(f"{name}.weight") for name in parts]
+    numbers = [backbone.find_stage(f"{name}.weight") for name in parts]
     assert numbers == [0, 0, 1, 1, 1]
 
 

@@ -13,7 +13,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import module_of
 from convlens.models import build_model
-from convlens.models.imagenet import head_outputs
+from convlens.models.imagenet import select_outputs
 
 # of another source than the code's: torchvision's for another network, timm's index by index
 NAMES = list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
@@ -23,8 +23,8 @@ NUMBERS = sorted(str(number) for number in range(1000))  # as folders lie: 0, 1,
 
 
 def test_all_classes_in_their_order_need_no_word():
-    assert head_outputs("order", NAMES) is None
-    assert head_outputs("order", SYNSETS) is None
+    assert select_outputs("order", NAMES) is None
+    assert select_outputs("order", SYNSETS) is None
     assert sorted(SYNSETS) == SYNSETS  # so folders named by id lie in the head's order
 
 
@@ -41,26 +41,26 @@ def test_all_classes_in_their_order_need_no_word():
 )
 def test_other_classes_are_refused_with_the_ways_out(classes, said):
     with pytest.raises(UserError, match=said) as caught:
-        head_outputs("order", classes)
+        select_outputs("order", classes)
     for way in ("model.head_classes=names", "numbers", "CSV file", "leave model.head out"):
         assert way in str(caught.value)
 
 
 def test_stated_mappings(tmp_path):
-    found = head_outputs("numbers", NUMBERS)
+    found = select_outputs("numbers", NUMBERS)
     assert [NAMES[output] for output in found] == [NAMES[int(name)] for name in NUMBERS]
     assert NAMES[found[NUMBERS.index("397")]] == "puffer"  # not the 397th in byte order
     chosen = ["tabby", "n02123159", "espresso"]
-    assert head_outputs("names", chosen) == [281, 282, 967]
+    assert select_outputs("names", chosen) == [281, 282, 967]
     with (tmp_path / "map.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("class", "output"), ("Kater", "n02123045"), ("Kaffee", 967), ("Hund", "Pug"),
              ("nobody", 3)]
         )  # fmt: skip
     with pytest.raises(UserError, match="Pug is no ImageNet class or synset id; did you mean pug"):
-        head_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Hund"])
-    assert head_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Kater"]) == [967, 281]
-    assert head_outputs([3, 1, 2], ["a", "b", "c"]) == [3, 1, 2]
+        select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Hund"])
+    assert select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Kater"]) == [967, 281]
+    assert select_outputs([3, 1, 2], ["a", "b", "c"]) == [3, 1, 2]
 
 
 def test_mistakes_of_a_mapping_are_told(tmp_path):
@@ -80,10 +80,10 @@ def test_mistakes_of_a_mapping_are_told(tmp_path):
         ([1, 1000], ["a", "b"], "'1000' is no output's number"),
     ):
         with pytest.raises(UserError, match=said):
-            head_outputs(asked, classes)
+            select_outputs(asked, classes)
     file.write_text("name,number\na,1\n")
     with pytest.raises(UserError, match="the columns class,output are expected"):
-        head_outputs(str(file), ["a"])
+        select_outputs(str(file), ["a"])
 
 
 @pytest.fixture

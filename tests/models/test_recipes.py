@@ -8,7 +8,7 @@ import torch
 from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.models import build_model, layer_table
+from convlens.models import build_layer_table, build_model
 
 CONFIG = compose(["exp=reproduce/cats_dogs_overfit"])
 SPEC = CONFIG.model
@@ -45,7 +45,7 @@ def test_parameter_counts(experiment, outputs, parameters):
 
 def test_no_pooling_has_the_documents_convolutions():
     model, data = network("reproduce/mnist_no_pooling", 10)
-    rows = layer_table(model, channels=data.channels, size=data.size)
+    rows = build_layer_table(model, channels=data.channels, size=data.size)
     convolutions = [row for row in rows if row.kind == "Conv2d"]
     assert [row.parameters for row in convolutions] == [320, 18_496, 36_928]
     assert convolutions[-1].output == (64, 22, 22)
@@ -55,7 +55,7 @@ def test_no_pooling_has_the_documents_convolutions():
 
 def test_layer_table_of_the_overfitting_network():
     model, data = network("reproduce/cats_dogs_overfit", 1)
-    rows = {row.path: row for row in layer_table(model, channels=3, size=data.size)}
+    rows = {row.path: row for row in build_layer_table(model, channels=3, size=data.size)}
     sizes = [rows[f"backbone.block{i}.conv"].output for i in range(1, 5)]
     assert sizes == [(32, 148, 148), (64, 72, 72), (128, 34, 34), (128, 15, 15)]
     assert rows["backbone.block4.pool"].output == (128, 7, 7)
@@ -70,7 +70,7 @@ def test_layer_table_leaves_modes_and_statistics_unchanged():
     model.backbone.block1.norm.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
-    layer_table(model, channels=3, size=64)
+    build_layer_table(model, channels=3, size=64)
     assert modes == [part.training for part in model.modules()]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

@@ -15,7 +15,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model
-from convlens.models.earlier_run import trained_in
+from convlens.models.earlier_run import read_earlier_run
 from convlens.models.state import load_weights
 from support.tiny import TINY, draw_folder
 
@@ -222,7 +222,7 @@ def test_scratch_takes_no_other_weights(at):
     for asked in ("w.pth", "gone.ckpt", "auto"):
         with pytest.raises(UserError, match="no checkpoint of an earlier run"):
             built([*WORDS, f"model.weights={asked}"], ["cats", "dogs"])
-    assert trained_in(at / "w.pth") is None
+    assert read_earlier_run(at / "w.pth") is None
 
 
 def test_train_and_resume_from_an_earlier_run_whose_folder_goes(earlier, at, capsys):

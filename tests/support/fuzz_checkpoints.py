@@ -14,7 +14,7 @@ from torch import nn
 from convlens.config.compose import compose
 from convlens.config.migrate import dump_config
 from convlens.models.state import load_weights
-from convlens.models.weights_file import names_in
+from convlens.models.weights_file import list_weight_names
 from support.fuzz_pickles import claims_gigabytes, contained, evil, gadgets
 from support.fuzz_pictures import peak_megabytes
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
@@ -193,7 +193,7 @@ def start_weights(folder: Path):
         path = folder / f"weights{suffix}"
         path.write_bytes(content)
         with silent():
-            judged(lambda: names_in(path))
+            judged(lambda: list_weight_names(path))
             outcome = judged(lambda: load_weights(model, _At(path), classifier=()))
         expect(not canary.exists(), "code out of the file was run")
         finite = all(bool(v.isfinite().all()) for v in model.state_dict().values())

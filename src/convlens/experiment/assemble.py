@@ -19,7 +19,7 @@ from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import cache_dir
 from convlens.experiment.data import data_of, images_used_before
 from convlens.experiment.module import module_of, note_config
-from convlens.models.weights import pending_weights
+from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, find_batch_normalised
 from convlens.training.finetune.phases import Phases
@@ -171,7 +171,7 @@ def download_of_weights(config: Config) -> str | None:
     if model.name == "scratch" or isinstance(model, OwnModelConfig):
         return None
     network = model.name if model.name in ("vgg16", "inception_v3") else "timm"
-    return pending_weights(
+    return find_pending_download(
         network, model.weights, whole=model.head == OWN_HEAD,
         timm_name=None if network == "vgg16" else model.name,
     )  # fmt: skip

@@ -24,8 +24,8 @@ from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.module import module_of
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
-from convlens.models.normalise import normalisation as normalise_by
-from convlens.models.timm_networks import input_of
+from convlens.models.normalise import build_normalisation as normalise_by
+from convlens.models.timm_networks import read_timm_config
 from convlens.training import ClassifierModule
 from convlens.training.survival.checkpoint import read_checkpoint
 
@@ -118,7 +118,7 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     name = config.model.name
     size, names = config.data.size, imagenet_classes()
     if "data.size" not in keys:
-        size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
+        size = 224 if name == "vgg16" else read_timm_config(name)["input_size"][-1]
     network = build_model(
         config.model, channels=3, size=size, outputs=len(names), class_names=names
     ).eval()

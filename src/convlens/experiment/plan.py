@@ -24,7 +24,7 @@ from convlens.experiment.assemble import (
 )
 from convlens.experiment.module import module_of
 from convlens.experiment.networks import understood
-from convlens.models import layer_table
+from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
 from convlens.training.finetune.features import measure_feature_seconds
@@ -160,7 +160,8 @@ def plan(config: Config) -> Plan:
     logged = [look.plan(look.chosen(module.model, example), probes) for look in looks]
     return Plan(
         config, weights, download, index,
-        layer_table(module.model, channels=shape[0], size=shape[1]), batch, steps, taken, phases,
+        build_layer_table(module.model, channels=shape[0], size=shape[1]),
+        batch, steps, taken, phases,
         warnings_of(config, module), [tag for tags in logged for tag in tags.items()],
     )  # fmt: skip
 
@@ -180,7 +181,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     with understood(str(file)):
         module = module_of(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
-        layers = layer_table(module.model, channels=channels, size=size)
+        layers = build_layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
 
 

@@ -20,7 +20,7 @@ from convlens.pages.report import report
 from convlens.rundir import log as logs
 from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
-from convlens.training.alarms import no_better_than_untrained, overfitting
+from convlens.training.alarms import check_against_untrained, check_overfitting
 
 log = logging.getLogger("convlens")
 SECONDS = (
@@ -96,11 +96,11 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
         [row[f"{stage}/loss"] for row in history[1:]] for stage in ("train", "val")
     )
     notices = (
-        overfitting(
+        check_overfitting(
             train, validation, epochs=thresholds.overfitting_epochs,
             rise=thresholds.overfitting_rise,
         ),
-        no_better_than_untrained([row["val/loss"] for row in history if "val/loss" in row]),
+        check_against_untrained([row["val/loss"] for row in history if "val/loss" in row]),
     )  # fmt: skip
     alarms = next(each for each in trainer.callbacks if isinstance(each, Alarms))
     return [line for line in notices if line] + alarms.current

@@ -30,7 +30,7 @@ from convlens.training.stopping import EarlyStop
 from convlens.training.survival.checkpoint import (
     STOPPED,
     WholeCheckpointIO,
-    checkpoint_to_resume,
+    find_checkpoint_to_resume,
     read_checkpoint,
 )
 from convlens.training.survival.companions import Companions, is_process_lost
@@ -42,7 +42,7 @@ log = logging.getLogger("convlens")
 
 def start_of(home: Path | None) -> Start | None:
     """Where the run in a folder goes on; None for a new run, and for one without a checkpoint."""
-    file = checkpoint_to_resume(home / "checkpoints") if home else None
+    file = find_checkpoint_to_resume(home / "checkpoints") if home else None
     return None if file is None else Start(file, read_checkpoint(file))
 
 

@@ -77,7 +77,7 @@ class Backbone(nn.Module):
             chains[stop] = FrozenChain(nn.Sequential(*parts)) if gains else None
         return chains[stop](pictures) if chains[stop] else self.run(pictures, 0, stop)
 
-    def resting_links(self) -> int:
+    def count_frozen_links(self) -> int:
         """How many links from the start are frozen: no gradient wanted, in evaluation mode."""
         for number, link in enumerate(self.link_names):
             part = self.get_submodule(link)
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
                 return number
         return len(self.link_names)
 
-    def stage_of(self, name: str) -> int:
+    def find_stage(self, name: str) -> int:
         """The number of the stage that a parameter (by its name in the backbone) belongs to.
 
         What stands before the first stage belongs to it, and what stands behind the last to that.
@@ -127,12 +127,12 @@ def _has_mode(module: nn.Module) -> bool:
     return not isinstance(module, nn.Conv2d | nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Sequential)
 
 
-def sequential(parts: Mapping[str, nn.Module]) -> Backbone:
+def build_chain(parts: Mapping[str, nn.Module]) -> Backbone:
     """A backbone whose parts run in order and are its stages."""
     return Backbone(parts, links=list(parts), stages=list(parts))
 
 
-def least_size(run: Callable[[int], object], size: int) -> int | None:
+def find_minimum_size(run: Callable[[int], object], size: int) -> int | None:
     """The smallest picture edge above ``size``, which is too small, that ``run`` accepts.
 
     Args:
@@ -157,7 +157,7 @@ def least_size(run: Callable[[int], object], size: int) -> int | None:
     return high
 
 
-def too_small(name: str, size: int, least: int | None) -> UserError:
+def too_small_error(name: str, size: int, least: int | None) -> UserError:
     """The error for pictures that vanish in the network."""
     way_out = f"at least {least} are needed" if least else "choose a larger one"
     return UserError(

@@ -14,16 +14,16 @@ from convlens.config.schema import OWN_HEAD, ModelConfig, OwnModelConfig
 from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.models import timm_networks, vgg16
-from convlens.models.backbone import Backbone, least_size, sequential, too_small
+from convlens.models.backbone import Backbone, build_chain, find_minimum_size, too_small_error
 from convlens.models.classifier import Classifier, feature_shape
-from convlens.models.earlier_run import load_trained, trained_in
+from convlens.models.earlier_run import load_earlier_run, read_earlier_run
 from convlens.models.fresh import initialise
-from convlens.models.head import Select, head
-from convlens.models.imagenet import head_outputs
-from convlens.models.normalise import normalisation
-from convlens.models.scratch import scratch
+from convlens.models.head import Select, build_head
+from convlens.models.imagenet import select_outputs
+from convlens.models.normalise import build_normalisation
+from convlens.models.scratch import build_scratch
 from convlens.models.state import load_weights
-from convlens.models.weights import Found, find_weights
+from convlens.models.weights import WeightsFile, find_weights
 
 log = logging.getLogger("convlens")
 IMAGENET_CLASSES = 1000
@@ -59,7 +59,7 @@ def build_model(
         pretrained: False leaves the weights as drawn: they come from a checkpoint.
 
     Returns:
-        The classifier; its attribute ``weights`` is the :class:`convlens.models.weights.Found`
+        The classifier; its attribute ``weights`` is the ``WeightsFile``
         that was loaded, or None; ``head_outputs`` tells which outputs of a library's own head
         the logits are, None for all.
 
@@ -84,42 +84,42 @@ def build_model(
         found = find_weights(parts.network, chosen.weights, timm_name=parts.timm_name, whole=own)
         if found is None and own:
             raise UserError("model.head=imagenet needs weights, not model.weights=none")
-    if found and not found.trained:
+    if found and not found.earlier_run:
         note = load_weights(
             parts.target, found, classifier=parts.classifier, prefixes=parts.prefixes
         )
         found = replace(found, note=note or "")
     of_weights = (found.mean, found.std) if found else parts.own_normalisation
-    normalise = normalisation(chosen.normalisation, 3, of_weights, parts.default)
+    normalise = build_normalisation(chosen.normalisation, 3, of_weights, parts.default)
     shape = _shape(parts.backbone, name, size)
     if own:
         top = parts.own_head()
         if picked is not None:
             top = nn.Sequential(OrderedDict(network=top, classes=Select(picked)))
     else:
-        top = head(shape, outputs, chosen.head, chosen.activation)
+        top = build_head(shape, outputs, chosen.head, chosen.activation)
         initialise(top, chosen.initialisation)
     classifier = Classifier(normalise, parts.backbone, top)
     classifier.head_outputs = picked
     _note_weights(classifier, found, class_names)
-    if own and found and found.trained and not classifier.weights.with_head:
+    if own and found and found.earlier_run and not classifier.weights.with_head:
         raise UserError(f"model.head=imagenet: {classifier.weights.note}")
     return classifier
 
 
 def _note_weights(
-    classifier: Classifier, found: Found | None, class_names: Sequence[str] | None
+    classifier: Classifier, found: WeightsFile | None, class_names: Sequence[str] | None
 ) -> None:
     """Take over an earlier run's weights, keep on the classifier what was found, and say it."""
-    if found and found.trained:
-        with_head, note = load_trained(classifier, found.trained, class_names)
+    if found and found.earlier_run:
+        with_head, note = load_earlier_run(classifier, found.earlier_run, class_names)
         own = classifier.normalise
         mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
-        if (theirs := found.trained.normalisation(own.mean.numel())) != mine:
+        if (theirs := found.earlier_run.normalisation(own.mean.numel())) != mine:
             note += (
                 f"; they were trained with normalisation {theirs}, model.normalisation gives {mine}"
             )
-        found = replace(found, trained=None, note=note, with_head=with_head)
+        found = replace(found, earlier_run=None, note=note, with_head=with_head)
     classifier.weights = found
     if found and found.note:
         log.info(found.note)
@@ -131,7 +131,7 @@ def _chosen_outputs(
     """Which outputs of the library's head are the logits; None for all 1000 as they are."""
     known, name = IMAGENET_CLASSES, chosen.name
     if name != "vgg16":
-        known = timm_networks.input_of(name).get("num_classes") or 0
+        known = timm_networks.read_timm_config(name).get("num_classes") or 0
     if known != IMAGENET_CLASSES:
         raise UserError(
             f"model.head=imagenet: the weights of {name} have {known or 'no'} classes, not the "
@@ -139,7 +139,7 @@ def _chosen_outputs(
             f"in in1k), or leave model.head out for a new head"
         )
     if class_names is not None and outputs == len(class_names):
-        return head_outputs(chosen.head_classes, class_names)
+        return select_outputs(chosen.head_classes, class_names)
     if outputs != IMAGENET_CLASSES:
         raise UserError(
             f"model.head=imagenet answers with one logit for each of the {IMAGENET_CLASSES} "
@@ -148,18 +148,18 @@ def _chosen_outputs(
     return None
 
 
-def _earlier_run(weights: str, none: Sequence[str]) -> Found | None:
+def _earlier_run(weights: str, none: Sequence[str]) -> WeightsFile | None:
     """The weights that a network of one's own starts from: an earlier run's, or none."""
     if weights in none:
         return None
     path = Path(weights).expanduser()
-    trained = trained_in(path) if path.is_file() else None
+    trained = read_earlier_run(path) if path.is_file() else None
     if trained is None:
         raise UserError(
             f"model.weights={weights}: no checkpoint of an earlier run, and no library has weights "
             f"for model=scratch; give a run's checkpoints/best.ckpt, or none to start at random"
         )
-    return Found(path, (), (), "model.weights", trained)
+    return WeightsFile(path, (), (), "model.weights", trained)
 
 
 def _from_scratch(
@@ -176,16 +176,16 @@ def _from_scratch(
         )
     drawn = ("none", "auto") if own else ("none",)  # no library has weights for it
     found = _earlier_run(chosen.weights, drawn) if pretrained else None
-    of_weights = found.trained.normalisation(channels) if found else None
-    normalise = normalisation(chosen.normalisation, channels, of_weights, "unit")
+    of_weights = found.earlier_run.normalisation(channels) if found else None
+    normalise = build_normalisation(chosen.normalisation, channels, of_weights, "unit")
     try:
         if own:
             backbone = _own_backbone(chosen, channels)
             shape = _own_shape(chosen, backbone, channels, size)
         else:
-            backbone = scratch(chosen, channels=channels, size=size)
+            backbone = build_scratch(chosen, channels=channels, size=size)
             shape = feature_shape(backbone, channels, size)
-        top = head(shape, outputs, chosen.head, chosen.activation)
+        top = build_head(shape, outputs, chosen.head, chosen.activation)
         classifier = Classifier(normalise, backbone, top)
     except RuntimeError as error:  # torch's way to say that there is not so much memory
         if "alloc" not in str(error) and "Storage size" not in str(error):
@@ -211,7 +211,7 @@ def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
         return made
     if not isinstance(made, nn.Module):
         raise UserError(f"model._target_={chosen.class_path}: it makes no torch.nn.Module")
-    return sequential(dict(made.named_children()) if type(made).forward is nn.Sequential.forward
+    return build_chain(dict(made.named_children()) if type(made).forward is nn.Sequential.forward
                       else {"network": made})  # fmt: skip
 
 
@@ -239,19 +239,19 @@ def _own_shape(
 
 def _parts(name: str, size: int, own: bool) -> _Parts:
     if name == "vgg16":
-        network = vgg16.whole() if own else None
-        features = network.features if own else vgg16.convolutions()
+        network = vgg16.build_network() if own else None
+        features = network.features if own else vgg16.build_convolutions()
         return _Parts(
-            vgg16.by_block(features),
-            lambda: vgg16.own_head(network),
+            vgg16.group_by_block(features),
+            lambda: vgg16.build_own_head(network),
             target=network if own else features,
             classifier=("classifier.",),
             prefixes=() if own else ("features.",),
             network="vgg16",
         )
     network = timm_networks.create(name, IMAGENET_CLASSES if own else 0)
-    backbone, unused = timm_networks.as_backbone(network, name, size)
-    told = timm_networks.input_of(name)
+    backbone, unused = timm_networks.build_backbone(network, name, size)
+    told = timm_networks.read_timm_config(name)
     top = told.get("classifier") or ()
     tops = (top,) if isinstance(top, str) else tuple(top)
     return _Parts(
@@ -268,11 +268,13 @@ def _parts(name: str, size: int, own: bool) -> _Parts:
 def _shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
     """Of the feature map; too small pictures are told with the least size."""
     if name == "inception_v3" and size < 75:
-        raise too_small(name, size, 75)
+        raise too_small_error(name, size, 75)
     try:
         shape = feature_shape(backbone, 3, size)
     except (RuntimeError, ValueError):
         shape = (0,)
     if min(shape) < 1:
-        raise too_small(name, size, least_size(lambda e: feature_shape(backbone, 3, e), size))
+        raise too_small_error(
+            name, size, find_minimum_size(lambda e: feature_shape(backbone, 3, e), size)
+        )
     return shape

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone
 from convlens.models.normalise import Normalise
-from convlens.models.pooled import watched
+from convlens.models.pooled import has_hooks
 
 
 class Classifier(nn.Module):
@@ -48,8 +48,8 @@ class Classifier(nn.Module):
 
         For training and evaluating; hooks of the frozen layers are not called.
         """
-        cut = self.backbone.resting_links()
-        if not cut and (watched(self) or watched(self.backbone)):
+        cut = self.backbone.count_frozen_links()
+        if not cut and (has_hooks(self) or has_hooks(self.backbone)):
             return self(pictures)
         features = self.features(pictures, cut) if cut else self.normalise(pictures)
         return self.from_features(features, cut)

@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.models.state import COUNTER, SHOWN, compare, fill
-from convlens.models.weights_file import read_content, weights_in
+from convlens.models.state import COUNTER, SHOWN, check_keys, fill_weights
+from convlens.models.weights_file import extract_weights, read_content
 
 
 @dataclass(frozen=True)
-class Trained:
+class EarlierRun:
     """What a checkpoint of an earlier run holds of its network.
 
     Attributes:
@@ -38,8 +38,8 @@ class Trained:
         return mean, std
 
 
-def load_trained(
-    model: nn.Module, trained: Trained, class_names: Sequence[str] | None
+def load_earlier_run(
+    model: nn.Module, trained: EarlierRun, class_names: Sequence[str] | None
 ) -> tuple[bool, str]:
     """Fill a classifier from an earlier run's: the base, and the head where it answers alike.
 
@@ -62,7 +62,7 @@ def load_trained(
         return {k: v for k, v in state.items() if k.startswith(f"{name}.")}
 
     base, top = part(mine, "backbone"), part(mine, "head")
-    compare(base, part(theirs, "backbone"), trained.path, (), f" (model.name={trained.network})")
+    check_keys(base, part(theirs, "backbone"), trained.path, (), f" (model.name={trained.network})")
     shapes = {k: v.shape for k, v in part(theirs, "head").items()}
     if class_names is None or tuple(class_names) != trained.class_names:
         names = ", ".join(trained.class_names[:SHOWN])
@@ -73,13 +73,13 @@ def load_trained(
     elif shapes != {k: v.shape for k, v in top.items()}:
         why = "its head has other layers"
     else:
-        fill(base | top, theirs, trained.path)
+        fill_weights(base | top, theirs, trained.path)
         return True, f"{trained.path}: weights of an earlier run, base and head"
-    fill(base, theirs, trained.path)
+    fill_weights(base, theirs, trained.path)
     return False, f"{trained.path}: weights of an earlier run, the base alone; {why}"
 
 
-def trained_in(path: Path) -> Trained | None:
+def read_earlier_run(path: Path) -> EarlierRun | None:
     """What an earlier run's checkpoint holds, or None: the file is no checkpoint of convlens, or
     cannot be read, which loading it tells.
 
@@ -101,7 +101,7 @@ def trained_in(path: Path) -> Trained | None:
     fits = isinstance(names, list) and all(isinstance(each, str) for each in names)
     if not fits or not isinstance(name, str) or not isinstance(state, dict):
         return None
-    state, _ = weights_in(state, path)
+    state, _ = extract_weights(state, path)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return Trained(path, name, tuple(names), state)
+    return EarlierRun(path, name, tuple(names), state)

@@ -21,7 +21,7 @@ ACTIVATIONS = {
 }
 
 
-def activation_layer(name: str) -> nn.Module:
+def build_activation(name: str) -> nn.Module:
     """A new activation layer by its name.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convlens.config.schema import HeadConfig
 from convlens.core.errors import check_name
-from convlens.models.fresh import activation_layer
+from convlens.models.fresh import build_activation
 
 
 class Select(nn.Module):
@@ -29,7 +29,7 @@ class Select(nn.Module):
         return logits[:, self.outputs]
 
 
-def head(
+def build_head(
     shape: tuple[int, ...], outputs: int, chosen: HeadConfig, activation: str
 ) -> nn.Sequential:
     """Flatten or average, dropout, dense layers, logits.
@@ -59,7 +59,7 @@ def head(
         layers["dropout"] = nn.Dropout(chosen.dropout)
     for number, units in enumerate(chosen.hidden, start=1):
         layers[f"dense{number}"] = nn.Linear(features, units)
-        layers[f"activation{number}"] = activation_layer(activation)
+        layers[f"activation{number}"] = build_activation(activation)
         if chosen.hidden_dropout:
             layers[f"dropout{number}"] = nn.Dropout(chosen.hidden_dropout)
         features = units

@@ -46,7 +46,7 @@ def _outputs() -> dict[str, int]:
     return {name: output for output, name in reversed(known)}
 
 
-def head_outputs(asked: str | Sequence[int], class_names: Sequence[str]) -> list[int] | None:
+def select_outputs(asked: str | Sequence[int], class_names: Sequence[str]) -> list[int] | None:
     """Which of the 1000 outputs answers for each class of the data; None for all in their order.
 
     Args:

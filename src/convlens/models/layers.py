@@ -37,7 +37,7 @@ class LayerRow:
     convolution: bool
 
 
-def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]:
+def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]:
     """The layers of ``model`` in the order they begin, for a (channels, size, size) picture.
 
     Their parameters add up to the network's. Modules that are not called come last.

@@ -44,7 +44,7 @@ class Normalise(nn.Module):
         return pictures if self.neutral else (pictures - self.mean) / self.std
 
 
-def normalisation(asked, channels: int, of_weights: tuple | None, default: str) -> Normalise:
+def build_normalisation(asked, channels: int, of_weights: tuple | None, default: str) -> Normalise:
     """The layer for the config key ``model.normalisation``.
 
     Args:

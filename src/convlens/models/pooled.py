@@ -19,7 +19,7 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
     Only in sequences; and where somebody listens to the part or to one of the two layers, they
     are computed as they stand.
     """
-    if type(part) is not nn.Sequential or watched(part):
+    if type(part) is not nn.Sequential or has_hooks(part):
         return part(values)
     layers = iter(pairwise([*part, None]))
     for layer, following in layers:
@@ -30,7 +30,7 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
     return values
 
 
-def watched(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Whether a hook of its own wants to see what it takes or gives."""
     return bool(
         module._forward_hooks
@@ -43,4 +43,4 @@ def watched(module: nn.Module) -> bool:
 def _swap(relu: nn.Module, pool: nn.Module | None) -> bool:
     if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
         return False
-    return not (watched(relu) or watched(pool))
+    return not (has_hooks(relu) or has_hooks(pool))

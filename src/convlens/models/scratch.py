@@ -8,13 +8,13 @@ from torch import nn
 
 from convlens.config.schema import ModelConfig
 from convlens.core.errors import UserError, check_name
-from convlens.models.backbone import Backbone, sequential
-from convlens.models.fresh import activation_layer
+from convlens.models.backbone import Backbone, build_chain
+from convlens.models.fresh import build_activation
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
 
-def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
+def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
     """``block1 … blockN``, each convolution, [batch norm], activation, [pooling], [dropout].
 
     ``kernel_size``, ``stride``, ``padding``, ``pooling`` and ``pool_size`` are one value for all
@@ -53,7 +53,7 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
             layers["norm"] = nn.BatchNorm2d(
                 width, chosen.batch_norm_eps, chosen.batch_norm_momentum
             )
-        layers["activation"] = activation_layer(chosen.activation)
+        layers["activation"] = build_activation(chosen.activation)
         size = (size + 2 * pixels - kernel) // step + 1
         check_name("model.pooling", pool, POOLINGS)
         if POOLINGS[pool]:
@@ -68,7 +68,7 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
             layers["dropout"] = nn.Dropout2d(chosen.dropout)
         blocks[f"block{number}"] = nn.Sequential(layers)
         channels = width
-    return sequential(blocks)
+    return build_chain(blocks)
 
 
 def _each(key: str, value, count: int) -> list:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.models.weights_file import read_content, weights_in
+from convlens.models.weights_file import extract_weights, read_content
 
 SHOWN = 3  # names of keys in a message
 # what DistributedDataParallel and the attributes of other people's modules put before every key,
@@ -54,12 +54,12 @@ def load_weights(
         UserError: not a whole weights file, or one of another network: missing, unexpected and
             misshapen keys are counted and named.
     """
-    state, inside = weights_in(read_content(found.path), found.path)
+    state, inside = extract_weights(read_content(found.path), found.path)
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
     state, steps, others = _unwrapped(state, wanted, classifier, prefixes, found.path)
-    compare(wanted, state, found.path, classifier)
-    fill(wanted, state, found.path)
+    check_keys(wanted, state, found.path, classifier)
+    fill_weights(wanted, state, found.path)
     steps = [f"out of {' / '.join(inside)}"] * bool(inside) + steps
     if others:
         steps.append(f"{len(others)} other keys left out ({_some(others)})")
@@ -128,7 +128,7 @@ def _chains(state: dict[str, Tensor]) -> set[str]:
     return found
 
 
-def compare(
+def check_keys(
     wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path, classifier: tuple[str, ...],
     of: str = "",
 ) -> None:  # fmt: skip
@@ -150,7 +150,7 @@ def compare(
         )
 
 
-def fill(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+def fill_weights(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
     """Copy the numbers, all of them finite, into the wanted tensors."""
     read = {key: state[key].to(value.dtype) for key, value in wanted.items()}
     broken = [key for key, value in read.items() if not bool(value.isfinite().all())]
@@ -169,7 +169,7 @@ def _some(keys: Iterable[str]) -> str:
     return f"{', '.join(keys[:SHOWN])}{', …' * (len(keys) > SHOWN)}"
 
 
-def fingerprint(module: nn.Module) -> str:
+def compute_fingerprint(module: nn.Module) -> str:
     """BLAKE2 over names, types, shapes and bytes of a module's parameters and buffers.
 
     32 hexadecimal digits; equal ones mean equal outputs in evaluation mode.

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.core.evaluation import evaluation_mode
-from convlens.models.backbone import Backbone, least_size, too_small
+from convlens.models.backbone import Backbone, find_minimum_size, too_small_error
 
 
 @cache
-def known_names() -> list[str]:
+def list_names() -> list[str]:
     """timm's model names, without the tags of their weights."""
     import timm
 
@@ -30,7 +30,7 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         raise UserError(
             f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
-            f"{nearest(name, ['scratch', *known_names()])}"
+            f"{nearest(name, ['scratch', *list_names()])}"
         )
 
 
@@ -53,14 +53,14 @@ def create(name: str, classes: int) -> nn.Module:
         raise UserError(f"model.name={name}: timm cannot build it ({error})") from error
 
 
-def input_of(name: str) -> dict:
+def read_timm_config(name: str) -> dict:
     """timm's pretrained configuration: ``mean``, ``std``, ``classifier``, ``num_classes``, …"""
     import timm
 
     return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
 
 
-def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
+def build_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
     """The part of ``network`` that makes the feature map.
 
     Most networks are a chain of their children; whether this one is, is tried: the children one
@@ -92,10 +92,10 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
             with _calls(network) as called:
                 wanted = network.forward_features(example)
         except (RuntimeError, ValueError, AssertionError) as error:
-            least = least_size(features, size)
+            least = find_minimum_size(features, size)
             if least is None:
                 raise UserError(f"model.name={name} does not take pictures: {error}") from error
-            raise too_small(name, size, least) from None
+            raise too_small_error(name, size, least) from None
         if not isinstance(wanted, Tensor) or wanted.dim() != 4:
             raise not_convolutional
         # timm says it where a network holds its channels last

@@ -8,10 +8,10 @@ import torchvision
 from torch import nn
 from torchvision.models import vgg
 
-from convlens.models.backbone import Backbone, sequential
+from convlens.models.backbone import Backbone, build_chain
 
 
-def convolutions() -> nn.Sequential:
+def build_convolutions() -> nn.Sequential:
     """torchvision's ``vgg16().features``: 13 convolutions, 14,714,688 parameters.
 
     K. Simonyan, A. Zisserman, *Very Deep Convolutional Networks for Large-Scale Image
@@ -20,12 +20,12 @@ def convolutions() -> nn.Sequential:
     return vgg.make_layers(vgg.cfgs["D"])
 
 
-def whole() -> nn.Module:
+def build_network() -> nn.Module:
     """torchvision's VGG16 with its classifier of 1000 classes, weights not drawn."""
     return torchvision.models.vgg16(init_weights=False)
 
 
-def by_block(features: nn.Sequential) -> Backbone:
+def group_by_block(features: nn.Sequential) -> Backbone:
     """The layers of ``features`` as ``block1 … block5``, each ``conv1, activation1, … pool``.
 
     At 150×150 pixels the output is (512, 4, 4).
@@ -43,10 +43,10 @@ def by_block(features: nn.Sequential) -> Backbone:
             layers["pool"] = layer
             blocks[f"block{len(blocks) + 1}"] = nn.Sequential(layers)
             layers, depth = OrderedDict(), 0
-    return sequential(blocks)
+    return build_chain(blocks)
 
 
-def own_head(network: nn.Module) -> nn.Sequential:
+def build_own_head(network: nn.Module) -> nn.Sequential:
     """The classifier of the whole network: (B, 512, h, w) to 1000 logits."""
     names = ["dense1", "activation1", "dropout1", "dense2", "activation2", "dropout2", "logits"]
     parts = [("pool", network.avgpool), ("flatten", nn.Flatten())]

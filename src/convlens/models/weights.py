@@ -11,10 +11,10 @@ import torch
 
 from convlens.core.downloads import checksum, fetch
 from convlens.core.errors import UserError
-from convlens.models.earlier_run import Trained, trained_in
+from convlens.models.earlier_run import EarlierRun, read_earlier_run
 from convlens.models.normalise import NORMALISATIONS
-from convlens.models.timm_networks import input_of, known_names
-from convlens.models.weights_file import names_in
+from convlens.models.timm_networks import list_names, read_timm_config
+from convlens.models.weights_file import list_weight_names
 
 ENVIRONMENT = "CONVLENS_WEIGHTS"
 FOLDER = Path("weights")
@@ -25,14 +25,14 @@ RANDOM = "or start at random with model.weights=none"
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """A weights file.
 
     Attributes:
         path: of the file.
         mean, std: by channel, of the input normalisation that belongs to it.
         origin: ``model.weights``, ``weights folder``, ``library cache`` or ``download``.
-        trained: what the file holds of an earlier run; None for a library's weights.
+        earlier_run: what the file holds of an earlier run; None for a library's weights.
         note: one line about how it was read, or nothing.
         with_head: whether an earlier run's head was taken over too.
     """
@@ -41,7 +41,7 @@ class Found:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: str
-    trained: Trained | None = None
+    earlier_run: EarlierRun | None = None
     note: str = ""
     with_head: bool = False
 
@@ -86,7 +86,7 @@ class Official:
 
 def find_weights(
     network: str, asked: str, *, timm_name: str | None, whole: bool, download: bool = True
-) -> Found | None:
+) -> WeightsFile | None:
     """The weights for a network, looked for in the order of the config's promise.
 
     ``model.weights=PATH``; a file of the right name in ``weights/`` or ``$CONVLENS_WEIGHTS``; the
@@ -114,9 +114,9 @@ def find_weights(
                 f"model.weights={asked}: there is no such file; give a .pth or .safetensors file, "
                 f"auto, or none to start at random"
             )
-        if trained := trained_in(path):
-            mean, std = trained.normalisation(3) or NORMALISATIONS["unit"]
-            return Found(path, tuple(mean), tuple(std), "model.weights", trained)
+        if earlier_run := read_earlier_run(path):
+            mean, std = earlier_run.normalisation(3) or NORMALISATIONS["unit"]
+            return WeightsFile(path, tuple(mean), tuple(std), "model.weights", earlier_run)
         return _found(path, network, timm_name, "model.weights")
     names = _patterns(network, timm_name, whole)
     for folder in _folders():
@@ -136,7 +136,9 @@ def find_weights(
     return _found(path, network, timm_name, "download")
 
 
-def pending_weights(network: str, asked: str, *, timm_name: str | None, whole: bool) -> str | None:
+def find_pending_download(
+    network: str, asked: str, *, timm_name: str | None, whole: bool
+) -> str | None:
     """What a run would download as weights, as a person would look for it; None for nothing."""
     if asked == "none" or find_weights(
         network, asked, timm_name=timm_name, whole=whole, download=False
@@ -180,10 +182,10 @@ def _with_tag(file: str, timm_name: str | None) -> str | None:
 def _has_classifier(path: Path, timm_name: str) -> bool:
     """Whether a file holds a network's classifier; a file that cannot be read counts as one that
     does: it is not passed over in silence, reading it tells what is wrong."""
-    told = input_of(timm_name).get("classifier") or ()
+    told = read_timm_config(timm_name).get("classifier") or ()
     layers = (told,) if isinstance(told, str) else tuple(told)
     try:
-        names = names_in(path)
+        names = list_weight_names(path)
     except UserError:
         return True
     # a wrapper's prefix may stand before them
@@ -210,21 +212,21 @@ def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
             if timm_name is None:
                 return True
             base = timm_name.partition(".")[0]
-            longer = (n for n in known_names() if len(n) > len(base) and n.startswith(base))
+            longer = (n for n in list_names() if len(n) > len(base) and n.startswith(base))
             return not any(re.match(rf"{re.escape(n)}(?![a-zA-Z0-9])", stem) for n in longer)
     return False
 
 
-def _found(path: Path, network: str, timm_name: str | None, origin: str) -> Found:
+def _found(path: Path, network: str, timm_name: str | None, origin: str) -> WeightsFile:
     """With the normalisation that belongs to the file's name and tag, else to the network."""
     if path.name.startswith("inception_v3_keras"):
         mean, std = (value * 3 for value in NORMALISATIONS["symmetric"])
     elif network == "vgg16":
         mean, std = NORMALISATIONS["imagenet"]
     else:
-        told = input_of(_with_tag(path.name, timm_name) or timm_name)
+        told = read_timm_config(_with_tag(path.name, timm_name) or timm_name)
         mean, std = told["mean"], told["std"]
-    return Found(path, tuple(mean), tuple(std), origin)
+    return WeightsFile(path, tuple(mean), tuple(std), origin)
 
 
 def _official(network: str, timm_name: str | None) -> Official | None:
@@ -233,7 +235,7 @@ def _official(network: str, timm_name: str | None) -> Official | None:
 
         url = VGG16_Weights.IMAGENET1K_V1.url
         return Official(url.rsplit("/", 1)[1], url, None)
-    told = input_of(timm_name)
+    told = read_timm_config(timm_name)
     if told.get("hf_hub_id"):
         return Official(f"{told['hf_hub_id']}/{HUB_FILES[0]}", None, told["hf_hub_id"])
     if told.get("url"):

@@ -37,9 +37,9 @@ class _Husk:
         pass
 
 
-def names_in(path: Path) -> list[str]:
+def list_weight_names(path: Path) -> list[str]:
     """The keys of a weights file; UserError where it is none."""
-    return list(weights_in(read_content(path, mapped=True), path)[0])
+    return list(extract_weights(read_content(path, mapped=True), path)[0])
 
 
 def read_content(path: Path, mapped: bool = False) -> Any:
@@ -63,7 +63,7 @@ def read_content(path: Path, mapped: bool = False) -> Any:
         ) from None
 
 
-def weights_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def extract_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors by name, and the keys of the containers that they lie in."""
     inside: list[str] = []
     while isinstance(content, dict) and len(inside) < NESTED:
@@ -82,7 +82,7 @@ def weights_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, 
             f"{path} holds no weights by name{f' in {inside[-1]}' if inside else ''}; a state_dict "
             f"is expected"
         )
-    odd = next((key for key, value in content.items() if not plain(value)), None)
+    odd = next((key for key, value in content.items() if not is_plain(value)), None)
     if odd is not None:
         raise UserError(f"{path}: {odd} is no plain tensor of real numbers, as weights are")
     return content, tuple(inside)
@@ -103,7 +103,7 @@ def load_data(path: Path, *, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def plain(value: Tensor) -> bool:
+def is_plain(value: Tensor) -> bool:
     """Whether a tensor is a dense one of real numbers that are all there (not ``meta``)."""
     dense = value.layout == torch.strided and not value.is_quantized and not value.is_nested
     return dense and value.device.type == "cpu" and not value.is_complex()

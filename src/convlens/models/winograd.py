@@ -56,8 +56,8 @@ def conv3x3_winograd(
         x: (B, C, H, W), best in ``channels_last`` (otherwise it is copied).
         weight: (K, C, 3, 3).
         bias: (K,) or None.
-        transformed: ``transform_weight(weight, tile_for(H, W))``, kept by the caller; computing it
-            takes longer than the convolution.
+        transformed: ``transform_weight(weight, choose_tile(H, W))``, kept by the caller:
+            computing it takes longer than the convolution.
         relu: whether negative values become zero, which costs nothing here.
 
     Returns:
@@ -65,7 +65,7 @@ def conv3x3_winograd(
     """
     with torch.no_grad():
         pictures, _, height, width = x.shape
-        m = tile_for(height, width)
+        m = choose_tile(height, width)
         source = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         result = source.new_empty(pictures, height, width, weight.shape[0])
         # as many pictures at a time as keep a block in the cache, yet enough rows for a product
@@ -78,10 +78,10 @@ def conv3x3_winograd(
         return result.permute(0, 3, 1, 2)
 
 
-def tile_for(height: int, width: int) -> int:
+def choose_tile(height: int, width: int) -> int:
     """The edge m of output tiles with which a map of this size needs few multiplications.
 
-    >>> tile_for(37, 37), tile_for(18, 18)
+    >>> choose_tile(37, 37), choose_tile(18, 18)
     (5, 6)
     """
     costs = {m: -(-height // m) * -(-width // m) * (m + 2) ** 2 for m in TILES}
@@ -89,7 +89,7 @@ def tile_for(height: int, width: int) -> int:
     return next(m for m in TILES if costs[m] <= least * ALIKE**2)
 
 
-def worth_it(x: Tensor, conv: nn.Conv2d) -> bool:
+def is_worthwhile(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether this layer may be computed this way, and gains by it."""
     if (
         conv.kernel_size != (3, 3)
@@ -101,7 +101,7 @@ def worth_it(x: Tensor, conv: nn.Conv2d) -> bool:
         or torch.is_autocast_enabled("cpu")
     ):
         return False
-    m = tile_for(*x.shape[2:])
+    m = choose_tile(*x.shape[2:])
     tiles = x.shape[0] * -(-x.shape[2] // m) * -(-x.shape[3] // m)
     return conv.in_channels * conv.out_channels >= LEAST_CHANNELS and tiles >= LEAST_TILES
 
@@ -158,14 +158,14 @@ class FrozenChain:
     def _run(self, x: Tensor) -> Tensor:
         layers = enumerate(self.layers)
         for number, layer in layers:
-            if not isinstance(layer, nn.Conv2d) or not worth_it(x, layer):
+            if not isinstance(layer, nn.Conv2d) or not is_worthwhile(x, layer):
                 x = layer(x)
                 continue
             following = self.layers[number + 1 : number + 2]
             relu = bool(following) and isinstance(following[0], nn.ReLU)
             if relu:  # computed with the convolution before it
                 next(layers)
-            kernels = self._kernels(number, layer, tile_for(*x.shape[2:]))
+            kernels = self._kernels(number, layer, choose_tile(*x.shape[2:]))
             x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
         return x
 

@@ -16,14 +16,16 @@ NAMED = 4  # classes that one line names
 MISTAKEN = 10  # classes that have a line of their own
 
 
-def apart(one: float, other: float, kind: str) -> tuple[str, str]:
+def format_distinct(one: float, other: float, kind: str) -> tuple[str, str]:
     """Two unequal numbers with as many digits as it takes to see that they differ.
 
     Args:
         kind: how they are written where they do differ: ``.3f`` or ``.0%``.
 
-    >>> apart(0.7, 0.8, ".3f"), apart(1.61201, 1.61204, ".3f"), apart(0.2001, 0.2004, ".0%")
-    (('0.700', '0.800'), ('1.61201', '1.61204'), ('20.01%', '20.04%'))
+    >>> format_distinct(0.7, 0.8, ".3f"), format_distinct(1.61201, 1.61204, ".3f")
+    (('0.700', '0.800'), ('1.61201', '1.61204'))
+    >>> format_distinct(0.2001, 0.2004, ".0%")
+    ('20.01%', '20.04%')
     """
     for digits in range(int(kind[1]), DIGITS):
         texts = tuple(f"{value:.{digits}{kind[2]}}" for value in (one, other))
@@ -32,7 +34,7 @@ def apart(one: float, other: float, kind: str) -> tuple[str, str]:
     return texts
 
 
-def evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
+def check_evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
     """The evidence lies mostly outside the objects, or None.
 
     Raised when the share of the Grad-CAM evidence that falls on the objects is below ``lift``
@@ -41,7 +43,8 @@ def evidence_outside(scores: Mapping[str, float], *, lift: float) -> str | None:
     Args:
         scores: with ``explain/energy_inside`` and ``explain/object_share``; None without them.
 
-    >>> evidence_outside({"explain/energy_inside": 0.1, "explain/object_share": 0.2}, lift=1.0)
+    >>> scores = {"explain/energy_inside": 0.1, "explain/object_share": 0.2}
+    >>> check_evidence_outside(scores, lift=1.0)
     'evidence mostly outside the object: 10% of it lies on the objects, which take up 20% of the \
 picture; look at grad_cam/… and class_means: what stands where the maps are bright?'
     """
@@ -49,7 +52,7 @@ picture; look at grad_cam/… and class_means: what stands where the maps are br
     share = scores.get("explain/object_share")
     if inside is None or share is None or inside >= lift * share:
         return None
-    found, wanted = apart(inside, share, ".0%")
+    found, wanted = format_distinct(inside, share, ".0%")
     return (
         f"evidence mostly outside the object: {found} of it lies on the objects, which take "
         f"up {wanted} of the picture; look at grad_cam/… and class_means: what stands where "
@@ -57,7 +60,7 @@ picture; look at grad_cam/… and class_means: what stands where the maps are br
     )
 
 
-def evidence_in_one_place(scores: Mapping[str, float], *, share: float) -> str | None:
+def check_evidence_place(scores: Mapping[str, float], *, share: float) -> str | None:
     """The classes whose evidence peaks in one and the same place near the border, or None.
 
     Args:
@@ -65,7 +68,7 @@ def evidence_in_one_place(scores: Mapping[str, float], *, share: float) -> str |
             :func:`convlens.explain.scores.same_border_place`.
         share: of a class's pictures, from which on it is said.
 
-    >>> evidence_in_one_place({"explain/same_place/cat": 0.9, "explain/same_place/dog": 0.1}, \
+    >>> check_evidence_place({"explain/same_place/cat": 0.9, "explain/same_place/dog": 0.1}, \
 share=0.7)
     'evidence for one class in the same place at the border: cat in 90% of its pictures; look at \
 class_means and grad_cam/…: a mark, a frame, a date may give it away'
@@ -88,7 +91,7 @@ class_means and grad_cam/…: a mark, a frame, a date may give it away'
     )
 
 
-def dead_layers(
+def find_dead_layers(
     scores: Mapping[str, float], before: Mapping[str, float], *, share: float
 ) -> dict[str, str]:
     """The layers of which nearly all channels answer none of the probes, and did before training.
@@ -112,7 +115,7 @@ def dead_layers(
     }
 
 
-def always_mistaken(
+def find_mistaken_classes(
     labels: np.ndarray, answers: np.ndarray, class_names: Sequence[str], *,
     share: float, pictures: int,
 ) -> dict[str, str]:  # fmt: skip
@@ -161,19 +164,19 @@ def always_mistaken(
     return lines
 
 
-def no_better_than_untrained(losses: list[float]) -> str | None:
+def check_against_untrained(losses: list[float]) -> str | None:
     """The validation loss never fell below that of the network before training, or None.
 
     Args:
         losses: of epochs 0, 1, 2, …; epoch 0 is the network before training.
 
-    >>> no_better_than_untrained([0.7, 0.9, 0.8]).partition(";")[0]
+    >>> check_against_untrained([0.7, 0.9, 0.8]).partition(";")[0]
     'the best epoch is worse than the network before training: validation loss 0.800, not 0.700'
-    >>> no_better_than_untrained([0.7, 0.6])
+    >>> check_against_untrained([0.7, 0.6])
     """
     if len(losses) < 2 or min(losses[1:]) <= losses[0]:
         return None
-    best, untrained = apart(min(losses[1:]), losses[0], ".3f")
+    best, untrained = format_distinct(min(losses[1:]), losses[0], ".3f")
     return (
         f"the best epoch is worse than the network before training: validation loss "
         f"{best} against {untrained}; nothing was learnt that holds for other "
@@ -181,7 +184,7 @@ def no_better_than_untrained(losses: list[float]) -> str | None:
     )
 
 
-def generalisation_gap(
+def check_generalisation_gap(
     train_accuracies: Sequence[float], val_accuracies: Sequence[float], *,
     pictures: int, epochs: int, gap: float,
 ) -> str | None:  # fmt: skip
@@ -198,7 +201,7 @@ def generalisation_gap(
         epochs: how many last epochs count.
         gap: from which on it is said.
 
-    >>> generalisation_gap([0.9, 0.97, 0.98, 0.98], [0.7, 0.71, 0.72, 0.73], pictures=400,
+    >>> check_generalisation_gap([0.9, 0.97, 0.98, 0.98], [0.7, 0.71, 0.72, 0.73], pictures=400,
     ...                    epochs=3, gap=0.15).partition(";")[0]
     'training and validation are far apart: accuracy 0.977 on training pictures and 0.720 on \
 validation, over the last 3 epochs (alarms.gap=0.15)'
@@ -218,7 +221,7 @@ validation, over the last 3 epochs (alarms.gap=0.15)'
     )
 
 
-def overfitting(
+def check_overfitting(
     train_losses: list[float], val_losses: list[float], *, epochs: int, rise: float
 ) -> str | None:
     """The overfitting notice, or None.
@@ -237,7 +240,7 @@ def overfitting(
     Returns:
         One line that names the epoch to stop at.
 
-    >>> overfitting([1, 0.8, 0.6, 0.4, 0.2], [1, 0.8, 0.9, 1.0, 1.1], epochs=3, rise=0.15)
+    >>> check_overfitting([1, 0.8, 0.6, 0.4, 0.2], [1, 0.8, 0.9, 1.0, 1.1], epochs=3, rise=0.15)
     'overfitting: validation loss was lowest (0.800) after epoch 2 and 25% above it on average \
 over the last 3 epochs, while training loss fell from 0.800 to 0.200; stop at epoch 2, or \
 regularise (dropout, augmentation, weight decay, a smaller network)'
@@ -252,7 +255,7 @@ regularise (dropout, augmentation, weight decay, a smaller network)'
     higher = late / lowest - 1 if lowest > 0 else float("inf")
     if higher < rise or train_losses[-1] >= train_losses[best]:
         return None
-    before, now = apart(train_losses[best], train_losses[-1], ".3f")
+    before, now = format_distinct(train_losses[best], train_losses[-1], ".3f")
     return (
         f"overfitting: validation loss was lowest ({lowest:.3f}) after epoch {best + 1} and "
         f"{higher:.0%} above it on average over the last {epochs} epochs, while training loss "

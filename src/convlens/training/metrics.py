@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from convlens.training.objective import predicted
+from convlens.training.objective import predict_classes
 
 LISTED = 100  # classes, up to which each has a scalar of its own
 
@@ -75,7 +75,7 @@ class EpochMetrics(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss, logits (B, K or 1), labels (B,)."""
-        answers = predicted(logits)
+        answers = predict_classes(logits)
         # one value a picture: with nan_strategy="disable" MeanMetric sets aside the weights that
         # it is given (torchmetrics 1.9, `_cast_and_nan_check_input`)
         self.loss.update(loss.detach().expand(len(labels)))

@@ -22,10 +22,10 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
-from convlens.training.finetune.schedule import Phase, schedule_of
+from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
-from convlens.training.objective import Objective, outputs_for
-from convlens.training.optimizers import optimizer
+from convlens.training.objective import Objective, count_outputs
+from convlens.training.optimizers import build_optimizer
 from convlens.training.randomness import seed_batch, seed_weights
 
 
@@ -66,7 +66,7 @@ class ClassifierModule(L.LightningModule):
             model,
             channels=data.channels,
             size=data.size,
-            outputs=outputs_for(training.loss, len(class_names)),
+            outputs=count_outputs(training.loss, len(class_names)),
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
@@ -76,7 +76,9 @@ class ClassifierModule(L.LightningModule):
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
-        self.schedule = schedule_of(finetune, training.epochs, optimizer.lr, scheduler, self.model)
+        self.schedule = build_schedule(
+            finetune, training.epochs, optimizer.lr, scheduler, self.model
+        )
         self.phase: Phase = self.schedule.phases[0]
         self.uses_stored_features = False
         self.enter(self.phase)
@@ -108,7 +110,7 @@ class ClassifierModule(L.LightningModule):
             {"name": group.name, "params": [parameters[name] for name in group.parameters]}
             for group in self.schedule.groups.values()
         ]
-        return optimizer(self.optimizer_config, groups)
+        return build_optimizer(self.optimizer_config, groups)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank)

@@ -9,7 +9,7 @@ from torch import Tensor
 from convlens.core.errors import UserError
 
 
-def outputs_for(loss: str, classes: int) -> int:
+def count_outputs(loss: str, classes: int) -> int:
     """How many logits the head has: K, or one for ``binary``.
 
     Raises:
@@ -88,6 +88,6 @@ class Objective(torch.nn.Module):
         return torch.where(weight > 0, weight, 1.0)
 
 
-def predicted(logits: Tensor) -> Tensor:
+def predict_classes(logits: Tensor) -> Tensor:
     """(B, K) or (B, 1) to the predicted class (B,)."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)

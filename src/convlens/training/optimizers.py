@@ -33,7 +33,7 @@ _NEEDS = {
 RateFactor = Callable[[float, int], float]  # of the time and the length of the run, in epochs
 
 
-def optimizer(
+def build_optimizer(
     chosen: OptimizerConfig | OwnOptimizerConfig, groups: list[dict]
 ) -> torch.optim.Optimizer:
     """The optimizer of the config group ``optimizer`` over named parameter groups.
@@ -57,7 +57,7 @@ def optimizer(
         raise UserError(f"optimizer={name}: {error}") from error
 
 
-def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
+def build_rate_factor(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
     """What the learning rate is multiplied by, as a function of ``(time, epochs)``.
 
     Raises:
@@ -76,10 +76,10 @@ def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
             f"scheduler.name={chosen.name}: say scheduler={chosen.name}, which has the key "
             f"{lacking[0]} that it needs"
         )
-    return partial(rate_factor, chosen)
+    return partial(compute_rate_factor, chosen)
 
 
-def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
+def compute_rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
     """What the learning rate is multiplied by at ``time``.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convlens.data.datamodule import PictureData
 from convlens.data.loader import TrainingLoader
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 from convlens.training.finetune.phases import Phases
 from convlens.training.module import ClassifierModule
 from convlens.training.randomness import seed_batch
@@ -45,7 +45,9 @@ class RateTest:
     key: str = "optimizer.lr"
 
 
-def range_test(step: Callable[[float], Tensor], *, low: float, high: float, steps: int) -> RateTest:
+def run_range_test(
+    step: Callable[[float], Tensor], *, low: float, high: float, steps: int
+) -> RateTest:
     """Take ``steps`` steps at rates from ``low`` to ``high``; ends early where the loss explodes.
 
     L. N. Smith, *Cyclical Learning Rates for Training Neural Networks*, WACV 2017,
@@ -100,7 +102,7 @@ def find_rate(
     module.to(device).enter(phase)
     data.augmenting = phase.augment
     if cut := phases.cut(module, data, phase):
-        found = features(
+        found = compute_features(
             module.model, cut, data.dataset.splits["train"], precision="32",
             context=contextlib.nullcontext, device=device, directory=phases.directory,
             title="features of the training pictures",
@@ -124,7 +126,7 @@ def find_rate(
         optimizer.step()
         return loss.detach()
 
-    found = range_test(step, low=low, high=high, steps=steps)
+    found = run_range_test(step, low=low, high=high, steps=steps)
     leader = max(phase.rates, key=phase.rates.__getitem__)
     group = leader.partition("/")[0]
     key = f"finetune.phases.0.lr.{group}" if module.schedule.phased else "optimizer.lr"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from convlens.cli.main import main
 from convlens.data.pixels.pictures import Pictures
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 from support.tiny import TINY
 
 SCHEDULE = [
@@ -255,14 +255,14 @@ import numpy as np, torch
 from convlens.data.pixels.pictures import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"]).model
 model = build_model(spec, channels=3, size=16, outputs=2)
 def grown(count):
     images = np.zeros((1, 16, 16, 3), np.uint8)
     pictures = Pictures(images, np.zeros(count, int), [""] * count,
                         places=np.zeros(count, int), made_from=("a", str(count)))
-    found = features(model, 1, pictures, precision="32", context=contextlib.nullcontext,
+    found = compute_features(model, 1, pictures, precision="32", context=contextlib.nullcontext,
                      device=torch.device("cpu"), directory=Path(sys.argv[1]), title="")
     assert found.array.shape == (count, 64, 16, 16)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -289,7 +289,7 @@ def test_bfloat16_features_keep_their_bits(own_cache):
     pictures = Pictures(images, np.zeros(5, int), [""] * 5)
 
     def made(context):
-        return features(
+        return compute_features(
             model, 1, pictures, precision="bf16", context=context, device=torch.device("cpu"),
             directory=own_cache, title="",
         )  # fmt: skip

@@ -12,7 +12,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import module_of
 from convlens.training import ClassifierModule
-from convlens.training.finetune.groups import parameter_groups
+from convlens.training.finetune.groups import build_groups
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
@@ -55,7 +55,7 @@ def trained(made: ClassifierModule) -> set[str]:
 
 def test_the_first_group_that_matches_takes_a_parameter():
     model = module().model
-    found = parameter_groups(GROUPS, model)
+    found = build_groups(GROUPS, model)
     names = [name for family in found.values() for group in family for name in group.parameters]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert all(name.startswith("backbone.block3") for name in found["last"][0].parameters)

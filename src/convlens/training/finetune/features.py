@@ -21,7 +21,7 @@ from convlens.data.index.digests import digest
 from convlens.data.pixels.cache import Writer, stored
 from convlens.data.pixels.pictures import Pictures
 from convlens.models import Classifier
-from convlens.models.state import fingerprint
+from convlens.models.state import compute_fingerprint
 
 VERSION = 1  # of what is stored: raised when the same key would give other numbers
 # Pictures of a pass. Not the batch size of the config: the last bits of a convolution depend on
@@ -56,7 +56,7 @@ class Features:
         return torch.from_numpy(np.ascontiguousarray(self.array[rows])).view(self.dtype)
 
 
-def features(
+def compute_features(
     model: Classifier,
     cut: int,
     pictures: Pictures,
@@ -87,7 +87,7 @@ def features(
     """
     began = time.perf_counter()
     links = [model.backbone.get_submodule(link) for link in model.backbone.link_names[:cut]]
-    weights = [fingerprint(part) for part in (model.normalise, *links)]
+    weights = [compute_fingerprint(part) for part in (model.normalise, *links)]
     asked, state = pictures.identity
     key = (VERSION, torch.__version__, weights, cut, precision, device.type, asked)
 

@@ -42,7 +42,7 @@ def matches(pattern: str, name: str) -> bool:
     )
 
 
-def parameter_groups(
+def build_groups(
     patterns: Mapping[str, str | list[str] | StagesConfig], model: Classifier
 ) -> dict[str, list[Group]]:
     """The config key ``finetune.groups`` over a network's parameters.
@@ -111,7 +111,7 @@ def _by_stage(group: str, names: list[str], decay: float, model: Classifier) -> 
         )
     stages: dict[int, list[str]] = {}
     for name in names:
-        stages.setdefault(backbone.stage_of(name.removeprefix(start)), []).append(name)
+        stages.setdefault(backbone.find_stage(name.removeprefix(start)), []).append(name)
     last = max(stages)
     return [
         Group(f"{group}/{backbone.stage_names[stage]}", tuple(members), decay ** (last - stage))

@@ -16,7 +16,7 @@ from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
-from convlens.training.finetune.features import Features, features
+from convlens.training.finetune.features import Features, compute_features
 from convlens.training.finetune.schedule import Phase, Schedule
 from convlens.training.module import ClassifierModule
 
@@ -207,7 +207,7 @@ class Phases(L.Callback):
         """Features of one split, told in a line."""
         pictures = data.dataset.splits[split]
         with count_seconds("features"):
-            found = features(
+            found = compute_features(
                 module.model,
                 cut,
                 pictures,

@@ -22,8 +22,8 @@ from convlens.config.schema import (
 )
 from convlens.core.errors import UserError, check_name, nearest
 from convlens.models import Classifier
-from convlens.training.finetune.groups import Group, parameter_groups
-from convlens.training.optimizers import RateFactor, depends_on_length, rate_factor_of
+from convlens.training.finetune.groups import Group, build_groups
+from convlens.training.optimizers import RateFactor, build_rate_factor, depends_on_length
 
 BATCH_NORM = ("frozen_eval", "eval", "train")
 METRICS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
@@ -213,7 +213,7 @@ def _rest(module: nn.Module, frozen: bool) -> None:
         _rest(child, frozen)
 
 
-def schedule_of(
+def build_schedule(
     finetune: FinetuneConfig, epochs: int | None, lr: float,
     scheduler: SchedulerConfig | OwnSchedulerConfig, model: Classifier,
 ) -> Schedule:  # fmt: skip
@@ -227,7 +227,7 @@ def schedule_of(
     Raises:
         UserError: one line for whatever in it does not fit itself or the network.
     """
-    falls = (rate_factor_of(scheduler), depends_on_length(scheduler), get_name(scheduler))
+    falls = (build_rate_factor(scheduler), depends_on_length(scheduler), get_name(scheduler))
     if not finetune.phases:
         if epochs is None:
             raise UserError("training.epochs: a whole number, there are no finetune.phases")
@@ -235,7 +235,7 @@ def schedule_of(
         phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True, 0.0)
         return Schedule({"model": Group("model", names)}, (phase,), *falls, "train", phased=False)
     check_name("finetune.batch_norm", finetune.batch_norm, BATCH_NORM)
-    families = parameter_groups(finetune.groups or {}, model)
+    families = build_groups(finetune.groups or {}, model)
     groups = {group.name: group for family in families.values() for group in family}
     phases: list[Phase] = []
     for number, entry in enumerate(finetune.phases):

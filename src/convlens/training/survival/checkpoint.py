@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from convlens.core.errors import UserError
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds
-from convlens.models.weights_file import load_data, plain
+from convlens.models.weights_file import is_plain, load_data
 
 STOPPED = "stopped.ckpt"  # of a run that a signal ended amid an epoch
 
@@ -64,7 +64,7 @@ def _relocate(state: dict[str, Any], folder: str) -> None:
     state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
 
 
-def checkpoint_to_resume(folder: Path) -> Path | None:
+def find_checkpoint_to_resume(folder: Path) -> Path | None:
     """The checkpoint that has come farthest: the last whole epoch's, or one amid an epoch.
 
     None where there is none yet.
@@ -112,7 +112,7 @@ def _problem(content: Any) -> str:
     if len(names) < 2 or len(set(names)) < len(names):
         return "its class names are not two or more different ones"
     if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) and plain(value)
+        isinstance(key, str) and isinstance(value, torch.Tensor) and is_plain(value)
         for key, value in state.items()
     ):
         return "it holds no weights by name"

@@ -105,7 +105,7 @@ class Alarms(L.Callback):
             return None
         return alarms.check_generalisation_gap(
             *curves,
-            pictures=len(data.dataset.splits["validation"]),
+            images=len(data.dataset.splits["validation"]),
             epochs=self.thresholds.gap_epochs,
             gap=self.thresholds.gap,
         )
@@ -126,7 +126,7 @@ class Alarms(L.Callback):
         if answers is not None and not learning:
             found |= alarms.find_mistaken_classes(
                 answers.labels, answers.answers, self.class_names,
-                share=limits.mistaken_share, pictures=limits.mistaken_pictures,
+                share=limits.mistaken_share, images=limits.mistaken_pictures,
             )  # fmt: skip
         return {about: line for about, line in found.items() if line}
 

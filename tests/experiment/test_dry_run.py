@@ -95,7 +95,7 @@ def test_a_signal_ends_a_dry_run_without_a_way_to_resume(at, capsys, monkeypatch
             check_evidence_outside(
                 {"explain/energy_inside": 0.2001, "explain/object_share": 0.2004}, lift=1.0
             ),
-            "20% of it lies on the objects, which take up 20%",
+            "20% of it is on the objects, which cover 20%",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The overfitting notice: raised for curves that overfit, and for no others."""
+"""The alarms: raised for curves that overfit, and for no others."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_a_layer_that_was_dead_from_the_start_did_not_die():
 def test_a_class_always_taken_for_another_is_told_once_it_has_enough_pictures():
     labels = np.array([0] * 10 + [1] * 10 + [2] * 4)
     answers = np.array([1] * 6 + [0] * 4 + [1] * 10 + [0] * 4)
-    limits = dict(share=0.5, pictures=5)
+    limits = dict(share=0.5, images=5)
     (line,) = find_mistaken_classes(labels, answers, ["cat", "dog", "emu"], **limits).values()
-    assert line.startswith("cat is taken for dog in 6 of 10 pictures")
+    assert line.startswith("cat is taken for dog in 6 of 10 images")
     assert not find_mistaken_classes(labels, labels, ["cat", "dog", "emu"], **limits)
     answers[:6] = [1, 1, 1, 2, 2, 2]  # six mistakes, but no one class
     assert not find_mistaken_classes(labels, answers, ["cat", "dog", "emu"], **limits)
@@ -97,7 +97,7 @@ def test_of_very_many_mistaken_classes_the_worst_are_named_and_the_others_counte
     wrong = range(0, 1000, 25)  # forty classes taken for the next one,
     for place, truth in enumerate(wrong):
         answers[10 * truth : 10 * truth + (9 if place % 4 == 0 else 6)] = truth + 1  # ten mostly
-    *lines, last = find_mistaken_classes(labels, answers, names, share=0.5, pictures=10).values()
+    *lines, last = find_mistaken_classes(labels, answers, names, share=0.5, images=10).values()
     assert [line.partition(" in ")[0] for line in lines] == [
         f"c{truth} is taken for c{truth + 1}" for truth in list(wrong)[::4]
     ]
@@ -126,11 +126,11 @@ def test_peaks_in_one_border_place_against_counting():
 def test_one_answer_for_everything_is_said_as_such():
     labels = np.array([0] * 6 + [1] * 6 + [-1])
     (line,) = find_mistaken_classes(
-        labels, np.ones(13, int), ["cat", "dog"], share=0.5, pictures=5
+        labels, np.ones(13, int), ["cat", "dog"], share=0.5, images=5
     ).values()
-    assert line.startswith("every validation picture is called dog: the network tells nothing")
+    assert line.startswith("every validation image is classified as dog; train longer")
     alone = find_mistaken_classes(
-        np.ones(6, int), np.ones(6, int), ["cat", "dog"], share=0.5, pictures=5
+        np.ones(6, int), np.ones(6, int), ["cat", "dog"], share=0.5, images=5
     )
     assert alone == {}  # one class only, and all of it right
 
@@ -142,7 +142,7 @@ def test_training_that_made_it_worse_is_told():
     assert check_against_untrained([]) is None
 
 
-GAP = {"pictures": 400, "epochs": 3, "gap": 0.15}
+GAP = {"images": 400, "epochs": 3, "gap": 0.15}
 
 
 def test_training_far_above_validation_is_told_with_its_key():
@@ -160,5 +160,5 @@ def test_a_gap_that_is_small_or_of_one_epoch_is_none():
 def test_a_gap_that_so_few_pictures_leave_to_chance_is_none():
     """Of ten pictures at 0.7 two standard errors are 0.29; of forty 0.145."""
     curves = [0.95] * 3, [0.7] * 3
-    assert check_generalisation_gap(*curves, **(GAP | {"pictures": 10})) is None
-    assert check_generalisation_gap(*curves, **(GAP | {"pictures": 40}))
+    assert check_generalisation_gap(*curves, **(GAP | {"images": 10})) is None
+    assert check_generalisation_gap(*curves, **(GAP | {"images": 40}))

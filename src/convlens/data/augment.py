@@ -1,10 +1,10 @@
 """Augmentation of a whole batch at once, on whatever device the batch is.
 
-Every picture gets ``DRAWS`` numbers from [0, 1), made by the loader from (seed, epoch, batch);
-everything below is a pure function of pictures and draws, so a batch looks the same after a
+Every image gets ``DRAWS`` numbers from [0, 1), made by the loader from (seed, epoch, batch);
+everything below is a pure function of images and draws, so a batch looks the same after a
 resume, in any process, and on any device.
 
-Legend: ``B`` pictures, ``C`` channels, ``H W`` height and width in pixels.
+Legend: ``B`` images, ``C`` channels, ``H W`` height and width in pixels.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ DRAWS = len(COLUMNS)
 
 
 class Augmentation:
-    """Random changes; all ranges zero or off leave the pictures alone.
+    """Random changes; all ranges zero or off leave the images alone.
 
     Geometry is Keras's ``ImageDataGenerator``: one affine matrix rotation · shift · shear · zoom
-    a picture, which maps output to input coordinates, sampled bilinearly. A shear angle is in
+    an image, which maps output to input coordinates, sampled bilinearly. A shear angle is in
     degrees (Keras up to 2.0.8 meant radians); a zoom of 0.8 magnifies. ``fill`` is what stands
-    outside the picture: ``nearest`` (the border goes on), ``reflect`` (mirrored at the edge),
+    outside the image: ``nearest`` (the border goes on), ``reflect`` (mirrored at the edge),
     ``constant`` (black). A random resized crop (Szegedy et al. 2014) cuts out a share of the area,
-    its width / height drawn evenly in its logarithm. Contrast turns about the picture's mean grey,
+    its width / height drawn evenly in its logarithm. Contrast turns about the image's mean grey,
     saturation about each pixel's grey.
 
     Args:
         ranges: the config group ``data.augment``.
 
     Attributes:
-        active: whether anything random acts on the pictures.
+        active: whether anything random acts on the images.
     """
 
     def __init__(self, ranges: AugmentConfig):
@@ -64,7 +64,7 @@ class Augmentation:
         self._geometric = bool(on - {"brightness", "contrast", "saturation", "hue"})
 
     def __call__(self, pictures: Tensor, draws: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] and draws (B, DRAWS) in [0, 1) to pictures alike."""
+        """Images (B, C, H, W) in [0, 1] and draws (B, DRAWS) in [0, 1) to images alike."""
         if self._geometric:
             grid = _grid(self.matrices(draws, *pictures.shape[-2:]).to(pictures), pictures.shape)
             pictures = F.grid_sample(
@@ -75,9 +75,9 @@ class Augmentation:
     def matrices(self, draws: Tensor, height: int, width: int) -> Tensor:
         """The affine matrices (B, 2, 3) in ``affine_grid``'s coordinates, float64.
 
-        In pixels, with (row, column) measured from the picture's centre, Keras's matrix is
+        In pixels, with (row, column) measured from the image's centre, Keras's matrix is
         ``rotation @ shift @ shear @ zoom``; flips and crops act on the output coordinates
-        afterwards. ``affine_grid`` wants (x, y) with the picture's edges at -1 and 1.
+        afterwards. ``affine_grid`` wants (x, y) with the image's edges at -1 and 1.
         """
         draw = dict(zip(COLUMNS, draws.double().unbind(1), strict=True))
         eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
@@ -121,7 +121,7 @@ class Augmentation:
         area = low + (high - low) * draw["crop_area"]
         bounds = torch.tensor(self.ranges.crop_ratio, dtype=torch.float64, device=eye.device).log()
         ratio = torch.exp(bounds[0] + (bounds[1] - bounds[0]) * draw["crop_ratio"])
-        # width / height in pixels is `ratio`; what would stick out is cut at the picture's edge
+        # width / height in pixels is `ratio`; what would stick out is cut at the image's edge
         tall = (area / ratio * width / height).sqrt().clamp(max=1)
         wide = (area * ratio * height / width).sqrt().clamp(max=1)
         crop[:, 0, 0], crop[:, 1, 1] = tall, wide
@@ -154,7 +154,7 @@ def _grid(matrices: Tensor, shape: torch.Size) -> Tensor:
     """What ``F.affine_grid(align_corners=False)`` gives, in a third of its time.
 
     An affine map is a sum of a part of the column and a part of the row; adding the two by
-    broadcasting replaces a product of every pixel with its picture's matrix.
+    broadcasting replaces a product of every pixel with its image's matrix.
     """
     batch, _, height, width = shape
     options = {"dtype": matrices.dtype, "device": matrices.device}
@@ -182,7 +182,7 @@ def _grey(pictures: Tensor) -> Tensor:
 
 
 def _turn_hue(pictures: Tensor, turns: Tensor) -> Tensor:
-    """Turn the colours about the grey axis: one 3×3 rotation (Rodrigues) a picture."""
+    """Turn the colours about the grey axis: one 3×3 rotation (Rodrigues) an image."""
     angle = (2 * torch.pi * turns).view(-1, 1, 1)
     axis = pictures.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     eye = torch.eye(3, device=pictures.device, dtype=pictures.dtype)

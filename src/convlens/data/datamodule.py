@@ -21,7 +21,7 @@ from convlens.data.split_record import SplitRecord
 
 
 class PictureData(L.LightningDataModule):
-    """The pictures of the config group ``data`` as batches.
+    """The images of the config group ``data`` as batches.
 
     A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented while training;
     ``label`` int64 (B,); ``row`` int64 (B,), the place in the split.
@@ -29,18 +29,18 @@ class PictureData(L.LightningDataModule):
     Args:
         spec: the config group ``data``.
         seed: of the run; decides splits, order and augmentation.
-        batch_size: pictures of a training step, over all processes together.
+        batch_size: images of a training step, over all processes together.
         per_device: ``batch_size`` counts for each process instead.
-        eval_batch_size: pictures of a validation or test step in each process.
+        eval_batch_size: images of a validation or test step in each process.
         steps_per_epoch: batches an epoch, or None for one pass.
-        found: the pictures, where they are not to be looked for as ``spec`` says.
-        before: digests of pictures that an earlier run has used, whose weights this one starts
+        found: the images, where they are not to be looked for as ``spec`` says.
+        before: digests of images that an earlier run has used, whose weights this one starts
             from; they are not tested.
 
     Attributes:
-        stored: by split, what the network is fed with in place of the pictures, or nothing; a
+        stored: by split, what the network is fed with in place of the images, or nothing; a
             schedule sets it when its phase begins.
-        augmenting: whether training pictures are augmented, as far as ``spec`` asks for it; set by
+        augmenting: whether training images are augmented, as far as ``spec`` asks for it; set by
             the schedule too.
         batch_statistics: whether the network is normalised by its batch while it trains, so that
             no process may get a batch of one.
@@ -75,7 +75,7 @@ class PictureData(L.LightningDataModule):
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
-                    f"no {split} pictures in data={spec.name}: add some or set "
+                    f"no {split} images in data={spec.name}: add some or set "
                     f"data.split.{split} to a share above 0"
                 )
 
@@ -85,7 +85,7 @@ class PictureData(L.LightningDataModule):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The decoded pictures; decoded at the first call."""
+        """The decoded images; decoded at the first call."""
         return self.index.load()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ class PictureData(L.LightningDataModule):
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: str, at_most: int | None = None) -> EvaluationLoader:
-        """The pictures of a split in order, or an even sample of ``at_most`` of them.
+        """The images of a split in order, or an even sample of ``at_most`` of them.
 
         Several processes share out one and the same sample.
         """
@@ -161,7 +161,7 @@ class PictureData(L.LightningDataModule):
         """
         if "features" in batch:
             return batch
-        # keeps channels last, which is how the pictures lie in the cache
+        # keeps channels last, which is how the images lie in the cache
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:

@@ -1,6 +1,6 @@
-"""Batches straight from the decoded pictures.
+"""Batches straight from the decoded images.
 
-The pictures are uint8 in memory or in a memory-mapped file, so a batch is one gather: no worker
+The images are uint8 in memory or in a memory-mapped file, so a batch is one gather: no worker
 processes, no generator of torch's (a ``DataLoader`` draws from the global one when it starts,
 which is what usually breaks a bit-identical resume).
 """
@@ -24,12 +24,12 @@ Batch = dict[str, torch.Tensor]
 
 
 class Stored(Protocol):
-    """Something computed of every picture of a split beforehand, such as features."""
+    """Something computed of every image of a split beforehand, such as features."""
 
     cut: int
 
     def rows(self, rows: np.ndarray) -> torch.Tensor:
-        """Of some pictures, (len(rows), …)."""
+        """Of some images, (len(rows), …)."""
 
 
 def gather(pictures: Pictures, rows: np.ndarray, stored: Stored | None = None) -> Batch:
@@ -65,7 +65,7 @@ class TrainingLoader:
             that are left.
         cut_short: asked at each start of an epoch for the number of batches after which it ends
             in any case.
-        stored: asked at each start of an epoch for what is stored of these pictures, or None.
+        stored: asked at each start of an epoch for what is stored of these images, or None.
         augmented: asked at the same time whether batches carry ``draws``.
     """
 
@@ -129,11 +129,11 @@ class TrainingLoader:
 
 @dataclass(eq=False)
 class EvaluationLoader:
-    """Every picture once, in order; process ``rank`` of ``world`` takes every ``world``-th.
+    """Every image once, in order; process ``rank`` of ``world`` takes every ``world``-th.
 
     Args:
-        rows: (n,) the pictures, where it is not all of them.
-        stored: asked at each start for what is stored of these pictures, or None.
+        rows: (n,) the images, where it is not all of them.
+        stored: asked at each start for what is stored of these images, or None.
     """
 
     pictures: Pictures

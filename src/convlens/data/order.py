@@ -1,4 +1,4 @@
-"""Which pictures make up a batch, or a sample: a pure function of seed, epoch and batch number.
+"""Which images make up a batch, or a sample: a pure function of seed, epoch and batch number.
 
 No generator has a state that would have to be saved, so a resumed run draws what the run left
 alone would have drawn, and any number of processes draws the same global batches.
@@ -18,10 +18,10 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` of N pictures, each class in proportion: (count,) row numbers.
+    """``count`` of N images, each class in proportion: (count,) row numbers.
 
     The order is such that every beginning of the sample is in proportion too, so work that is cut
-    short has still seen all classes. Pictures usually lie sorted by class: the first ones are all
+    short has still seen all classes. Images usually lie sorted by class: the first ones are all
     of one, and so may be those at even distances where labels repeat periodically.
 
     Args:
@@ -38,7 +38,7 @@ def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    # the pictures of a class stand at equal distances on a line that all classes share
+    # the images of a class stand at equal distances on a line that all classes share
     places = np.arange(len(labels)) - np.repeat(starts, sizes)
     offsets = np.repeat(rng.random(len(sizes)), sizes)
     order = np.argsort((places + offsets) / np.repeat(sizes, sizes), kind="stable")
@@ -51,12 +51,12 @@ class TrainingOrder:
     Without ``steps`` an epoch is one pass over a permutation of its own, the last batch as small
     as what is left; fewer than ``least`` images join the batch before (batch normalisation knows no
     statistics of a single image). With ``steps`` it is that many full batches from an endless row
-    of permutations, so that pictures are drawn again only after all others were, across epochs too
+    of permutations, so that images are drawn again only after all others were, across epochs too
     (what Keras calls ``steps_per_epoch``).
 
     Args:
-        count: number of pictures, at least 1.
-        batch_size: pictures of a global batch.
+        count: number of images, at least 1.
+        batch_size: images of a global batch.
         seed: of the whole run.
         steps: batches an epoch, or None.
         least: images of the last batch, where there is one before it.

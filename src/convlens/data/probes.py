@@ -1,4 +1,4 @@
-"""The probes: the few pictures that are explained, the same ones for the whole run."""
+"""The probes: the few images that are explained, the same ones for the whole run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from convlens.data.sources.places import data_dir
 
 @dataclass(frozen=True)
 class Probes:
-    """Pictures to explain.
+    """Images to explain.
 
     Attributes:
         images: (N, C, H, W) float in [0, 1].
         labels: (N,) int64; -1 where the true class is not known.
         names: N short names, used in tags and file names.
-        sources: N names by which a person finds the picture.
+        sources: N names by which a person finds the image.
         masks: (N, H, W) bool, True on the object; None: of no probe.
         masked: (N,) bool, whether a probe has a mask; where it has none ``masks`` is False all
-            over, as it is for a picture without an object. Left out, masks with no pixel in them
+            over, as it is for an image without an object. Left out, masks with no pixel in them
             count as none.
     """
 
@@ -74,7 +74,7 @@ class Probes:
 def choose_probes(
     pictures: Pictures, class_names: tuple[str, ...], *, count: int, seed: int
 ) -> Probes:
-    """``count`` pictures, seeded and balanced over the classes, in class order.
+    """``count`` images, seeded and balanced over the classes, in class order.
 
     When ``count`` is no multiple of the number of classes the first classes get one more; with
     fewer probes than classes the seed draws which ``count`` classes are shown.
@@ -105,18 +105,18 @@ def choose_probes(
 
 
 def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
-    """The user's pictures; the true class is known where the folder has a class's name.
+    """The user's images; the true class is known where the folder has a class's name.
 
     A file in ``data.masks`` that is named like one of them is its mask.
 
     Raises:
-        UserError: a file is missing; a picture or mask that cannot be used, unless
-            ``data.on_error`` is "skip": then it is left out, and said on stderr; no picture left.
+        UserError: a file is missing; an image or mask that cannot be used, unless
+            ``data.on_error`` is "skip": then it is left out, and said on stderr; no image left.
     """
     paths = [spelt_on_disk(Path(file).expanduser()) for file in files]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"probes.files: there is no file {path}; give paths of pictures")
+            raise UserError(f"probes.files: there is no file {path}; give paths of images")
     files, on_error = Files.of(paths), spec.on_error or "raise"
     decoded = pixels.decoded(
         files, recipe_of(spec), cache_dir=None, on_error=on_error, progress=False
@@ -133,7 +133,7 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig)
 
 
 def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:
-    """(N, H, W) bool and (N,) bool of the pictures' masks, None where there are none."""
+    """(N, H, W) bool and (N,) bool of the images' masks, None where there are none."""
     if not spec.masks:  # not every source has the key, nor do old runs
         return None, None
     folder = MaskFolder(spec.masks, data_dir(spec))

@@ -43,7 +43,7 @@ class SplitRecord:
 
     @classmethod
     def of(cls, dataset: Dataset, before: np.ndarray) -> SplitRecord | None:
-        """The record of decoded pictures; None where one of the splits has no digests."""
+        """The record of decoded images; None where one of the splits has no digests."""
         found = [dataset.splits[name].digests for name in SPLITS if name in dataset.splits]
         if len(found) < len(SPLITS) or any(digests is None for digests in found):
             return None

@@ -1,4 +1,4 @@
-"""Whether the pictures of a resumed run are those it began with: ``pictures.csv`` of its folder."""
+"""Whether the images of a resumed run are those it began with: ``pictures.csv`` of its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from convlens.data.index.names import same_name
 from convlens.data.index.tables import csv_line, read_table
 from convlens.data.pixels.pictures import Dataset
 
-# keys that may be set anew on resume, for the same pictures lie elsewhere by now
+# keys that may be set anew on resume, for the same images lie elsewhere by now
 PLACES = ("data.dir", "data.csv", "data.masks")
 COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
@@ -33,7 +33,7 @@ def digests_of(listing: Listing, dataset: Dataset) -> np.ndarray:
 
 
 def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
-    """Note size, time and content of every picture file; whole or not at all.
+    """Note size, time and content of every image file; whole or not at all.
 
     A size and time of -1 stand for a file that is gone.
 
@@ -50,9 +50,9 @@ def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
 
 
 def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
-    """A line on pictures that may have changed, or nothing.
+    """A line on images that may have changed, or nothing.
 
-    To be asked once it is known that the pictures are those of the run (``read_split``). Runs of
+    To be asked once it is known that the images are those of the run (``read_split``). Runs of
     earlier versions noted sizes and times alone: there a file of the same size and another time
     may hold the same or not.
 
@@ -60,17 +60,17 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
         digests: (N,) as :func:`digests_of` gives them now.
 
     Raises:
-        UserError: a picture has another size or content: the run would go on with other data than
+        UserError: an image has another size or content: the run would go on with other data than
             it began with; or the file is not what :func:`write_state` wrote.
     """
-    rows = read_table(path, COLUMNS[:2], "the run's note of its pictures", strip=False)
+    rows = read_table(path, COLUMNS[:2], "the run's note of its images", strip=False)
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
     for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
         if noted is None or found is None or not same_name(noted[1]["file"], found[0][0]):
             raise UserError(
-                f"{path} does not name the pictures of this run in their order: it was changed; "
-                f"remove it to go on without knowing whether the pictures are as they were"
+                f"{path} does not name the images of this run in their order: it was changed; "
+                f"remove it to go on without knowing whether the images are as they were"
             )
         (_, row), ((_, picture, (size, time)), digest) = noted, found
         content = row.get("digest")
@@ -86,7 +86,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     if not touched:
         return ""
     return (
-        f"{touched} of {len(listing)} pictures were written again since the run began, such as "
+        f"{touched} of {len(listing)} images were written again since the run began, such as "
         f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
         f"is not what it would have been"
     )
@@ -98,6 +98,6 @@ def _hexadecimal(digest: int) -> str:
 
 
 def _states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Of every picture: its name in the listing, its path, its size and time."""
+    """Of every image: its name in the listing, its path, its size and time."""
     for name, picture in zip(listing.files.names(), listing.files.located(), strict=True):
         yield name, picture, size_and_time(picture)

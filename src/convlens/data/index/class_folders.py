@@ -1,4 +1,4 @@
-"""Class folders: every picture in them, and what is said where there are none.
+"""Class folders: every image in them, and what is said where there are none.
 
 What folders stand for is settled in :mod:`convlens.data.index.layout`.
 """
@@ -18,16 +18,16 @@ from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, split_of, suggeste
 
 
 def lead_of(folder: Path, root: Path) -> str:
-    """What stands before a picture's name in ``folder`` when it is called from ``root``."""
+    """What stands before an image's name in ``folder`` when it is called from ``root``."""
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
 def refuse_strays(folder: Path, where: str, walk: Walk) -> None:
-    """Pictures next to folders have no class: say so rather than leave them out."""
+    """Images next to folders have no class: say so rather than leave them out."""
     strays = walk.look(folder)[1]
     if strays:
         raise UserError(
-            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
+            f"{len(strays)} images lie {where}, such as {folder / strays[0]}, and belong to no "
             f"class: move them into a class folder or out of {folder}"
         )
 
@@ -35,7 +35,7 @@ def refuse_strays(folder: Path, where: str, walk: Walk) -> None:
 def add_classes(
     rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
 ) -> list[str]:
-    """Every picture in the class folders of ``folder``; lines a person should read."""
+    """Every image in the class folders of ``folder``; lines a person should read."""
     notes = []
     if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
         notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
@@ -71,7 +71,7 @@ def add_classes(
 def _add_class(
     rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
 ) -> list[tuple[Path, list[str]]]:
-    """Add every picture below ``folder``; (folder, names) of it and of those in it."""
+    """Add every image below ``folder``; (folder, names) of it and of those in it."""
     found = list(walk.below(folder))
     for part, names in found:
         lead = lead_of(part, rows.directory)
@@ -98,13 +98,13 @@ def nothing_in(folder: Path, keys: Keys) -> UserError:
     seen = f", only {walk.left_out()}" if walk.unused else ""
     wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(
-        f"no pictures in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
+        f"no images in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
         "validation/ and test/ or with class folders, or try data=shapes"
     )
 
 
 def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
-    """The error for loose pictures without labels: suggest the pattern their names follow."""
+    """The error for loose images without labels: suggest the pattern their names follow."""
     pattern = suggested_pattern(pictures, keys)
     if pattern:
         return UserError(
@@ -112,14 +112,14 @@ def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
             f'try "{keys.pattern}={pattern}"'
         )
     return UserError(
-        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0]}: "
+        f"no class folders in {folder}, only {len(pictures)} images such as {pictures[0]}: "
         f"make one folder a class, or take labels from the names with {keys.pattern} (such as "
         f"{PATTERN_EXAMPLE}) or from a table with {keys.csv}"
     )
 
 
 def folder_below(root: Path, name: str, keys: Keys) -> str:
-    """Where one class folder itself holds folders of pictures, that is what was meant."""
+    """Where one class folder itself holds folders of images, that is what was meant."""
     walk, inner = Walk(root), root / name
     if not inner.is_dir():
         return ""
@@ -127,6 +127,4 @@ def folder_below(root: Path, name: str, keys: Keys) -> str:
     below = walk.look(inner)[0]
     if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
         return ""
-    return (
-        f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
-    )
+    return f"; {inner} holds {len(below)} folders of images: did you mean {keys.directory}={inner}?"

@@ -1,7 +1,7 @@
 """Paths of very many files in little memory, made into ``Path`` one at a time.
 
 A ``Path`` takes half a kilobyte and more; a name in one block of bytes takes its letters and eight
-bytes. Of a million pictures that is 30 MB instead of 600.
+bytes. Of a million images that is 30 MB instead of 600.
 
 Legend: N files.
 """
@@ -118,7 +118,7 @@ def _is_plain(text: bytes, starts: np.ndarray) -> bool:
 
 
 class Texts(Sequence[str]):
-    """The files as text: what a person finds a picture by."""
+    """The files as text: what a person finds an image by."""
 
     def __init__(self, files: Files):
         self.files = files
@@ -141,7 +141,7 @@ def _spelt(name: bytes) -> str:
 
 
 class Gathering:
-    """Pictures while a listing is put together: names in one block, split and class as numbers.
+    """Images while a listing is put together: names in one block, split and class as numbers.
 
     Args:
         directory: that names are relative to.
@@ -159,7 +159,7 @@ class Gathering:
         return tuple(sorted(self._known, key=os.fsencode))
 
     def add(self, split: str | None, label: str, names: Sequence[str]) -> None:
-        """Pictures of one class; ``split`` None for all or for none."""
+        """Images of one class; ``split`` None for all or for none."""
         if not names:
             return
         encoded = list(map(os.fsencode, names))

@@ -1,6 +1,6 @@
-"""What lies in a folder: pictures, other folders, and what is of no use here.
+"""What lies in a folder: images, other folders, and what is of no use here.
 
-A file with a picture's name is taken for one, unopened: decoding says what is wrong with it. Of
+A file with an image's name is taken for one, unopened: decoding says what is wrong with it. Of
 any other the first bytes tell. What systems and tools leave behind is known by its name.
 """
 
@@ -32,7 +32,7 @@ _TOOLS = frozenset((
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin",
     ".@__thumb", ".@upload_cache", ".streams", ".recycle", ".snapshot", ".snapshots", ".zfs",
     ".sync", ".stfolder", ".stversions", ".dropbox", ".dropbox.cache",
-    # programs for pictures
+    # programs for images
     ".picasa.ini", "picasa.ini", ".picasaoriginals", "zbthumbnail.info", ".comments", ".dtrash",
     # notebooks, Python, version control
     ".ipynb_checkpoints", "__pycache__", ".git", ".gitignore", ".gitattributes", ".gitkeep",
@@ -90,7 +90,7 @@ class Named:
 class Content(NamedTuple):
     """What lies directly in a folder, each sorted bytewise.
 
-    folders: paths of sub-folders; pictures: names; by_content: those of them whose names do not
+    folders: paths of sub-folders; images: names; by_content: those of them whose names do not
     tell; unused: (kind, name) of all else that is not a tool's.
     """
 
@@ -103,11 +103,11 @@ class Content(NamedTuple):
 class Walk:
     """Goes through the folders below ``root`` and keeps count of what is left out.
 
-    ``companions``: suffixes of files that belong to the pictures beside them, and are used.
+    ``companions``: suffixes of files that belong to the images beside them, and are used.
 
     Attributes:
         unused: kind of file to those that :meth:`below` has passed over.
-        by_content: pictures that it gave whose names do not tell.
+        by_content: images that it gave whose names do not tell.
     """
 
     def __init__(self, root: Path, companions: tuple[str, ...] = ()):
@@ -117,7 +117,7 @@ class Walk:
         self._seen: dict[Path, Content] = {}
 
     def look(self, folder: Path) -> tuple[list[Path], list[str]]:
-        """The sub-folders and the names of pictures directly in ``folder``.
+        """The sub-folders and the names of images directly in ``folder``.
 
         It is remembered, so that no folder is read and no file opened twice: for the few folders
         that tell a layout.
@@ -128,7 +128,7 @@ class Walk:
     def below(
         self, folder: Path, above: frozenset = frozenset()
     ) -> Iterator[tuple[Path, list[str]]]:
-        """(folder, names of the pictures directly in it) of ``folder`` and of every one below it.
+        """(folder, names of the images directly in it) of ``folder`` and of every one below it.
 
         Links are followed; one back to a folder above is not.
         """
@@ -147,7 +147,7 @@ class Walk:
             yield from self.below(inner, above | {here})
 
     def pictures(self, folder: Path) -> Iterator[Path]:
-        """Every picture below ``folder``."""
+        """Every image below ``folder``."""
         return (inner / name for inner, names in self.below(folder) for name in names)
 
     def _name(self, folder: Path, name: str) -> str:
@@ -175,7 +175,7 @@ class Walk:
 def _content(folder: Path) -> Content:
     """What lies in ``folder``. Raises UserError where it cannot be read.
 
-    A dangling link with a picture's name counts as a picture: decoding will name it.
+    A dangling link with an image's name counts as an image: decoding will name it.
     """
     folders, pictures, by_content, unused = [], [], [], []
     try:

@@ -105,7 +105,7 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
 def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
     """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
     matches = map(compiled(pattern, keys).fullmatch, map(composed, names))
-    # interned: one text a class, not one a picture
+    # interned: one text a class, not one an image
     found = [match and sys.intern(match["class"] or "") for match in matches]
     if None in found:
         fitting = len(found) - found.count(None) or "none"

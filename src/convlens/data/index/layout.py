@@ -26,7 +26,7 @@ def split_folders(
 ) -> dict[str, Path]:
     """``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` is not split.
 
-    ``nested``: split folders hold class folders; without, the pictures themselves.
+    ``nested``: split folders hold class folders; without, the images themselves.
     ``for_test``: nothing is trained on them, and train/ may lack.
     """
     folders, _ = walk.look(root)
@@ -46,14 +46,14 @@ def split_folders(
     if "train" not in found and not for_test:
         raise UserError(
             f"{root} has {holding[0].name}/ but no train/ folder: make one for the "
-            f"training pictures, or point {keys.directory} at a folder of class folders"
+            f"training images, or point {keys.directory} at a folder of class folders"
         )
     _place_held_out(found, either, for_test)
     for other in others:
         lost = next(Walk(other).pictures(other), None)
         if lost is not None:
             raise UserError(
-                f"{other} holds pictures ({lost.name}) but lies beside "
+                f"{other} holds images ({lost.name}) but lies beside "
                 f"{found.get('train', holding[0]).name}/ and "
                 f"belongs to no split: move it out of {root}"
             )
@@ -76,7 +76,7 @@ def _place_held_out(found: dict[str, Path], either: Sequence[Path], for_test: bo
         found.update(zip(lacking, either, strict=False))
     elif either:
         raise UserError(
-            f"{either[0]} may hold validation or test pictures: call it validation/ or test/"
+            f"{either[0]} may hold validation or test images: call it validation/ or test/"
         )
 
 
@@ -98,7 +98,7 @@ def splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
 
 
 def _is_split(folder: Path, walk: Walk) -> bool:
-    """Whether a folder holds two or more split folders of pictures, train/ among them."""
+    """Whether a folder holds two or more split folders of images, train/ among them."""
     inner, loose = walk.look(folder)
     splits = [split_of(part.name) for part in inner]
     if loose or len(inner) < 2 or "train" not in splits or not set(splits) <= set(SPLITS):
@@ -118,7 +118,7 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
     if "train" in splits and len(splits) > 1:
         raise UserError(
             f"{folder} is split, into {shown(sorted(splits.values()))}, but other classes are not:"
-            f" lay out all classes the same way, or move the pictures out of these folders"
+            f" lay out all classes the same way, or move the images out of these folders"
         )
 
 
@@ -127,8 +127,8 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
 
 @dataclass(frozen=True)
 class Branch:
-    """A class folder as it lies: ``own`` tells of pictures directly in it, ``inner`` names its
-    folders that hold pictures. A single folder around all the others does not count."""
+    """A class folder as it lies: ``own`` tells of images directly in it, ``inner`` names its
+    folders that hold images. A single folder around all the others does not count."""
 
     name: str
     own: bool
@@ -136,7 +136,7 @@ class Branch:
 
 
 def branch(folder: Path, parts: Iterable[Path]) -> Branch:
-    """``parts``: the folders below ``folder``, and itself, that directly hold pictures."""
+    """``parts``: the folders below ``folder``, and itself, that directly hold images."""
     below = [part.relative_to(folder).parts for part in parts]
     while len(below) and all(len(path) > 1 for path in below) and len({p[0] for p in below}) == 1:
         below = [path[1:] for path in below]
@@ -187,11 +187,11 @@ def _masks(names: Iterable[str]) -> str:
 def mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
     """Folders in a class whose files are named like others of it, and how many they hold.
 
-    parts  (folder, names of pictures directly in it), a folder before those in it
+    parts  (folder, names of images directly in it), a folder before those in it
 
     Smaller copies and masks lie so. Names are compared without suffixes, and without what all
     names of a folder begin or end with (thumb_1, 1_small). Between folders side by side mere
-    numbers say nothing: each may number its own pictures.
+    numbers say nothing: each may number its own images.
     """
     if len(parts) < 2:
         return []

@@ -1,6 +1,6 @@
-"""Which pictures there are, and what each one is called: folders and CSV files, nothing decoded.
+"""Which images there are, and what each one is called: folders and CSV files, nothing decoded.
 
-Legend: N pictures, K classes. Four layouts are understood:
+Legend: N images, K classes. Four layouts are understood:
 
 1. ``train/`` with class folders, and beside it any of ``validation/`` and ``test/``, by these or
    other usual names (``labels.split_of``); or the same three inside every class folder;
@@ -37,7 +37,7 @@ from convlens.data.index.tables import rows_of_table
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The pictures of a data set and their labels; nothing is decoded.
+    """The images of a data set and their labels; nothing is decoded.
 
     files        (N,) paths, below ``directory`` unless a CSV named others; ordered by split, class
                  and name (bytewise), the same on every file system. Kept as ``Files``, in little
@@ -66,7 +66,7 @@ class Listing:
 
     @property
     def present_splits(self) -> tuple[str, ...]:
-        """The splits that there are pictures of, in the order of SPLITS; none without splits."""
+        """The splits that there are images of, in the order of SPLITS; none without splits."""
         if self.splits is None:
             return ()
         return tuple(name for name in SPLITS if (self.splits == name).any())
@@ -81,7 +81,7 @@ def list_pictures(
     for_test: bool = False,
     companions: tuple[str, ...] = (),
 ) -> Listing:
-    """List the pictures below ``directory`` in any of the four layouts of this module.
+    """List the images below ``directory`` in any of the four layouts of this module.
 
     pattern      takes the class from the file name (from the path below the folder if the pattern
                  holds a slash). ``{class}`` is the class, ``{number}`` digits, ``*`` anything,
@@ -92,18 +92,18 @@ def list_pictures(
     csv          file with a header line, separated by commas, semicolons or tabs, and the columns
                  file, label and, if wanted, split; a relative path is looked for in ``directory``
                  first, then as given. Its files are relative to ``directory`` (or absolute);
-                 pictures it does not name are not used.
+                 images it does not name are not used.
     keys         what error messages call the arguments.
-    for_test     nothing will be trained on them: there may be no training pictures, one class
+    for_test     nothing will be trained on them: there may be no training images, one class
                  only, and classes that are not in every split.
-    companions   suffixes of files that lie beside pictures and are used, as masks may.
+    companions   suffixes of files that lie beside images and are used, as masks may.
 
     Sub-folders of a class folder belong to the class. What systems and tools leave behind is not
-    looked at; any other file that is no picture by its content, or hidden, is left out and said.
+    looked at; any other file that is no image by its content, or hidden, is left out and said.
     Raises UserError, one line, for everything that would train on something else than was meant:
-    missing or empty folders, a single class, a class missing from a split, pictures that belong to
+    missing or empty folders, a single class, a class missing from a split, images that belong to
     no class, folders that may be classes or not, names the pattern does not fit, CSV rows without
-    a picture.
+    an image.
     """
     root = _existing(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
@@ -159,7 +159,7 @@ def _check_classes_in_splits(listing: Listing) -> None:
     }
     if present and "train" not in present:
         raise UserError(
-            f"no training pictures in {listing.directory}: every split but train is there"
+            f"no training images in {listing.directory}: every split but train is there"
         )
     for split in present:
         for here, there in (("train", split), (split, "train")):
@@ -167,7 +167,7 @@ def _check_classes_in_splits(listing: Listing) -> None:
             if missing:
                 more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
                 raise UserError(
-                    f"class {missing[0]!r}{more} has pictures in {here} but none in {there} of "
+                    f"class {missing[0]!r}{more} has images in {here} but none in {there} of "
                     f"{listing.directory}: every split needs every class, spelt alike; "
                     f"in {there} {nearest(missing[0], present[there])}"
                 )
@@ -177,7 +177,7 @@ def _existing(directory: Path, keys: Keys) -> Path:
     if directory.is_dir():
         return directory
     if directory.exists():
-        raise UserError(f"{directory} is a file: {keys.directory} names a folder of pictures")
+        raise UserError(f"{directory} is a file: {keys.directory} names a folder of images")
     first, *above = Path(os.path.abspath(directory)).parents
     if first.is_dir():
         beside = [entry.name for entry in os.scandir(first) if entry.is_dir()]
@@ -185,15 +185,13 @@ def _existing(directory: Path, keys: Keys) -> Path:
     else:
         there = next(folder for folder in (first, *above) if folder.exists())
         hint = f"the nearest existing place is {there}"
-    raise UserError(
-        f"no folder {directory}: set {keys.directory} to where the pictures lie; {hint}"
-    )
+    raise UserError(f"no folder {directory}: set {keys.directory} to where the images lie; {hint}")
 
 
 def _add_by_pattern(
     rows: Gathering, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
 ) -> None:
-    """Every picture below ``folder``, the class read by ``pattern``."""
+    """Every image below ``folder``, the class read by ``pattern``."""
     names = [lead_of(part, folder) + name for part, found in walk.below(folder) for name in found]
     if not names:
         raise nothing_in(folder, keys)
@@ -205,7 +203,7 @@ def _add_by_pattern(
 
 
 def _not_in_table(root: Path, named: set[str]) -> list[str]:
-    """One line on the pictures that lie beside those a table names."""
+    """One line on the images that lie beside those a table names."""
     lost = Named()
     for folder in sorted({os.path.dirname(name) for name in named}, key=os.fsencode):
         for name in Walk(root).look(root / folder)[1]:

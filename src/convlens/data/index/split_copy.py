@@ -25,7 +25,7 @@ def copy_split(
 ) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
     """Class folders ``src`` to ``dst/{train,validation,test}/class/…``.
 
-    Gives the pictures per split and class, and lines a person should read: what was left out.
+    Gives the images per split and class, and lines a person should read: what was left out.
 
     link   hard links instead of copies (one file system only; editing one edits both)
 
@@ -63,7 +63,7 @@ def copy_split(
 
 
 def _place(listing: Listing, folder: Path, link: bool) -> None:
-    """Copy or link pictures to ``folder/split/class/…``, keeping sub-folders of the class."""
+    """Copy or link images to ``folder/split/class/…``, keeping sub-folders of the class."""
     folder.mkdir(parents=True)
     put = os.link if link else shutil.copy2
     for file, name, split in zip(listing.files, listing.files.names(), listing.splits, strict=True):

@@ -1,4 +1,4 @@
-"""``split.csv``: a division into splits written down, and read back for the same pictures."""
+"""``split.csv``: a division into splits written down, and read back for the same images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
 def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
     """The listing with the splits a file names (columns file, label, split).
 
-    Raises UserError if the pictures or their labels are no longer those of the file: a run would
+    Raises UserError if the images or their labels are no longer those of the file: a run would
     otherwise go on with other data than it began with.
     """
     path = Path(path)
@@ -76,7 +76,7 @@ def _by_name(path: Path, listing: Listing) -> np.ndarray:
     ):
         if missing:
             raise UserError(
-                f"the pictures in {listing.directory} changed: {missing[0]} {what} the split file "
+                f"the images in {listing.directory} changed: {missing[0]} {what} the split file "
                 f"{path} ({len(missing)} such); put them back as they were, or start a new run"
             )
     for name, label in zip(names, listing.labels, strict=True):

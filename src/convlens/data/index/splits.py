@@ -1,6 +1,6 @@
-"""Train, validation and test: dividing pictures, each class in proportion.
+"""Train, validation and test: dividing images, each class in proportion.
 
-Legend: N pictures, K classes. A *share* is a number: below 1 a fraction of all pictures that are
+Legend: N images, K classes. A *share* is a number: below 1 a fraction of all images that are
 divided, from 1 on a count (a whole number), 0 for none. What is left is training data.
 """
 
@@ -26,19 +26,19 @@ def split(
     seed: int,
     class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Divide N pictures, each class in proportion: (N,) array of "train", "validation", "test".
+    """Divide N images, each class in proportion: (N,) array of "train", "validation", "test".
 
     labels       (N,) integers
-    validation   share of all N pictures (see the module); test likewise, not of what is left
+    validation   share of all N images (see the module); test likewise, not of what is left
     seed         >= 0; the result is a function of (labels, shares, seed), on every machine
     class_names  for error messages, indexed by label
 
     The totals are exact (fractions rounded half up); within them each class gets its part by
-    largest remainders, but at least one picture in train and one in every split asked for. So a
-    class with fewer pictures than splits, or a split with fewer pictures than classes, is refused.
+    largest remainders, but at least one image in train and one in every split asked for. So a
+    class with fewer images than splits, or a split with fewer images than classes, is refused.
 
-    Within a class the pictures are ranked by random keys; test takes the first, validation the
-    next: a larger validation share does not change the test pictures, nor do other classes.
+    Within a class the images are ranked by random keys; test takes the first, validation the
+    next: a larger validation share does not change the test images, nor do other classes.
 
     >>> split(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0).tolist().count("test")
     2
@@ -64,11 +64,11 @@ def split(
 
 
 def _count(name: str, share: Share, total: int) -> int:
-    """How many pictures a share means."""
+    """How many images a share means."""
     number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
     if not number or not 0 <= share < float("inf") or (share >= 1 and share != int(share)):
         raise UserError(
-            f"{name}={share}: a fraction below 1, or a whole number of pictures, is expected"
+            f"{name}={share}: a fraction below 1, or a whole number of images, is expected"
         )
     # 1e-9: 0.29 * 50 is 14.499999999999998 and means 14.5
     return int(share) if share >= 1 else int(share * total + 0.5 + 1e-9)
@@ -80,27 +80,27 @@ def _parts(
     sizes: np.ndarray,
     class_names: Sequence[str] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) pictures per class for test, and for validation; test takes first."""
+    """(K,) images per class for test, and for validation; test takes first."""
     asked = [name for name, count in wanted.items() if count]
     for name in asked:
         if wanted[name] < len(classes):
             raise UserError(
-                f"{name} would get {wanted[name]} pictures for {len(classes)} classes: "
-                f"every class needs one there; raise {name} or add pictures"
+                f"{name} would get {wanted[name]} images for {len(classes)} classes: "
+                f"every class needs one there; raise {name} or add images"
             )
     smallest = int(np.argmin(sizes))
     if sizes[smallest] < 1 + len(asked):
         label = classes[smallest]
         named = class_names[label] if class_names is not None else int(label)
         raise UserError(
-            f"class {named!r} has {sizes[smallest]} pictures, too few for train and "
-            f"{' and '.join(reversed(asked))}: add pictures, remove the class, or ask for no "
-            f"{asked[0]} pictures ({asked[0]}=0)"
+            f"class {named!r} has {sizes[smallest]} images, too few for train and "
+            f"{' and '.join(reversed(asked))}: add images, remove the class, or ask for no "
+            f"{asked[0]} images ({asked[0]}=0)"
         )
     left = int(sizes.sum()) - sum(wanted.values())
     if left < len(classes):
         raise UserError(
-            f"validation={wanted['validation']} and test={wanted['test']} pictures leave "
+            f"validation={wanted['validation']} and test={wanted['test']} images leave "
             f"{max(left, 0)} of {sizes.sum()} for training, less than one for each of "
             f"{len(classes)} classes: lower them"
         )
@@ -129,9 +129,9 @@ def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: int) -> Listing:
-    """The listing with every picture in a split; what the layout has already is kept as it is.
+    """The listing with every image in a split; what the layout has already is kept as it is.
 
-    A split the layout lacks is taken off its training pictures, and fractions are then of those;
+    A split the layout lacks is taken off its training images, and fractions are then of those;
     the share of a split that is there is not looked at. Raises UserError as ``split`` does.
     """
     present = listing.present_splits

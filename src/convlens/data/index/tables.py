@@ -42,7 +42,7 @@ def rows_of_table(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | No
             missing.append(name)
         yield split, label, file
     if not seen:
-        raise UserError(f"no rows in {path}: expected one a picture below its header line")
+        raise UserError(f"no rows in {path}: expected one an image below its header line")
     if missing:
         raise UserError(
             f"{len(missing)} of {len(seen)} files named in {path} do not exist, such as "

@@ -1,6 +1,6 @@
 """Twins: the same image twice, on both sides of a split or under two labels.
 
-Legend: N pictures, K classes.
+Legend: N images, K classes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _NAMED = 4  # pairs of classes that one line names
 def find_twins(listing: Listing) -> list[list[int]]:
     """Rows of files with the same bytes, group by group, each group and the groups rising.
 
-    Only groups with several splits or several classes: a picture that lies twice among the
-    training pictures of its class does no harm. Of files of equal size the last block is read, and
+    Only groups with several splits or several classes: an image that lies twice among the
+    training images of its class does no harm. Of files of equal size the last block is read, and
     the whole only where that is equal too. Empty and missing files are left to decoding, which
     names them.
     """
@@ -62,7 +62,7 @@ def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[
 
 
 def leaks_line(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
-    """One line on pictures on both sides of the split, pairs of ``duplicates``; "" without any."""
+    """One line on images on both sides of the split, pairs of ``duplicates``; "" without any."""
     if not leaks:
         return ""
     second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
@@ -128,7 +128,7 @@ def _mark(path: bytes, size: int) -> int:
     """A number by which the file's last bytes are known.
 
     Of a million photographs nearly each one shares its size with another: reading them whole would
-    cost what decoding costs. What compression leaves at a file's end differs where pictures do.
+    cost what decoding costs. What compression leaves at a file's end differs where images do.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

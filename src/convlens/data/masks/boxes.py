@@ -1,4 +1,4 @@
-"""Boxes around objects, as Pascal VOC writes them beside pictures: XML to pixels.
+"""Boxes around objects, as Pascal VOC writes them beside images: XML to pixels.
 
 M. Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010; the form is in
 the development kit's "annotation" files, which labelImg, CVAT and others also write.
@@ -22,7 +22,7 @@ class Boxes:
     """The boxes of one file.
 
     Attributes:
-        size: (width, height) in pixels of the picture they were drawn on; None: not said.
+        size: (width, height) in pixels of the image they were drawn on; None: not said.
         corners: (xmin, ymin, xmax, ymax) of each, in pixels; counted from 1, both ends inside.
     """
 
@@ -33,7 +33,7 @@ class Boxes:
         """(height, width) bool, True in any box; scaled if ``size`` is another one.
 
         A box covers the pixels whose centres lie in it, and at least one. Many programs count from
-        0, or end at the width: what reaches one pixel out of the picture is cut off.
+        0, or end at the width: what reaches one pixel out of the image is cut off.
 
         Raises:
             ValueError: a box that reaches further out, or ends before it begins.

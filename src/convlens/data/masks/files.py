@@ -1,15 +1,15 @@
-"""Masks beside a person's own pictures: what a file of them says, PNG or boxes.
+"""Masks beside a person's own images: what a file of them says, PNG or boxes.
 
 PNG: what is not black is the object; in the palette of VOC's segmentations 255 ("void") is not.
 Where the opacity varies it decides alone: what can be seen at all is the object. It has the size of
-its picture.
-XML: the pixels in any of the boxes, which are scaled if <size> is another than the picture's; one
-that was drawn on a picture of other proportions is an error.
+its image.
+XML: the pixels in any of the boxes, which are scaled if <size> is another than the image's; one
+that was drawn on an image of other proportions is an error.
 
-A mask is upright already, and not turned with its picture, where it has the width and height of the
-turned picture, or a note of its own.
+A mask is upright already, and not turned with its image, where it has the width and height of the
+turned image, or a note of its own.
 
-Legend: h, w height and width of a picture file.
+Legend: h, w height and width of an image file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _drawn(file: Path, picture: Picture) -> tuple[np.ndarray, bool]:
 def _check_size(found: tuple, fitting: tuple, upright: tuple[int, int]) -> None:
     if found not in fitting:
         (width, height), (wide, high) = found, upright
-        raise ValueError(f"it has {width}x{height} pixels and its picture {wide}x{high}")
+        raise ValueError(f"it has {width}x{height} pixels and its image {wide}x{high}")
 
 
 def _object(image: Image.Image) -> np.ndarray:
@@ -97,7 +97,7 @@ def _boxed(file: Path, picture: Picture) -> tuple[np.ndarray, bool]:
     if boxes.size is None or _unlike(boxes.size, size) <= max(sum(boxes.size), sum(size)):
         return boxes.mask(*size), False
     raise ValueError(
-        f"it was drawn on a picture of {boxes.size[0]}x{boxes.size[1]} pixels, and this one has "
+        f"it was drawn on an image of {boxes.size[0]}x{boxes.size[1]} pixels, and this one has "
         f"other proportions, {upright[0]}x{upright[1]}"
     )
 
@@ -111,8 +111,8 @@ OWN = MaskKind(
     version=("own", 1),
     read=_mask,
     remarks={
-        _TURNED: "{count} pictures are turned by their EXIF, and their masks taken as drawn on the "
-        "turned picture; look whether they fit, the first: {first}"
+        _TURNED: "{count} images are turned by their EXIF, and their masks taken as drawn on the "
+        "turned image; look whether they fit, the first: {first}"
     },
     way_out="; mend or remove it, or go on without such masks with data.on_error=skip",
     needed=False,

@@ -1,11 +1,11 @@
-"""Masks beside a person's own pictures: which file belongs to which picture.
+"""Masks beside a person's own images: which file belongs to which image.
 
-A folder (``data.masks``) holds, for some of the pictures or for all::
+A folder (``data.masks``) holds, for some of the images or for all::
 
-    cats/cat.1.png            non-zero is the object; same size as the picture
+    cats/cat.1.png            non-zero is the object; same size as the image
     cats/cat.1.xml            or boxes, Pascal VOC: all of them together are the object
 
-laid out as the pictures are, with or without their folders (``train/cats/cat.1.png``,
+laid out as the images are, with or without their folders (``train/cats/cat.1.png``,
 ``train/cat.1.png``, ``cat.1.png``), or below ``annotations/``. The longest path that fits counts,
 and a PNG before an XML of the same name.
 """
@@ -25,12 +25,12 @@ SUFFIXES = (".png", ".xml")
 
 
 class MaskFolder:
-    """The mask files below a folder, found by the names of pictures.
+    """The mask files below a folder, found by the names of images.
 
     Args:
         folder: ``data.masks``; hidden files and folders are left out, links are followed.
-        pictures: ``data.dir``. Where ``folder`` is that or holds it, PNG files in there are
-            pictures, and only XML files are masks.
+        images: ``data.dir``. Where ``folder`` is that or holds it, PNG files in there are
+            images, and only XML files are masks.
 
     Raises:
         UserError: no such folder, or no mask file in it.
@@ -55,10 +55,10 @@ class MaskFolder:
                 continue
             self._found.setdefault(_key(parts), {}).setdefault(suffix, []).append(file)
         if not self._found:
-            more = " beside its pictures" if self.holds_pictures else ""
+            more = " beside its images" if self.holds_pictures else ""
             raise UserError(
                 f"no masks in data.masks={self.folder}: .png or .xml files (Pascal VOC) are "
-                f"expected{more}, named like the pictures"
+                f"expected{more}, named like the images"
             )
 
     def files(self) -> list[Path]:
@@ -67,7 +67,7 @@ class MaskFolder:
         return sorted(found, key=os.fsencode)
 
     def of(self, picture: Path, label: str | None = None) -> Path | None:
-        """The mask file of a picture, or None.
+        """The mask file of an image, or None.
 
         label  its class, where its folder is not called so
 
@@ -95,18 +95,18 @@ class MaskFolder:
 def match(
     folder: MaskFolder, pictures: Sequence[Path], labels: Sequence[str]
 ) -> tuple[list[Path | None], list[str]]:
-    """Each picture's mask file or None, and lines a person should read.
+    """Each image's mask file or None, and lines a person should read.
 
-    labels  the class of each picture
+    labels  the class of each image
 
-    Raises UserError: masks among the pictures, no picture with a mask, two pictures with one mask.
+    Raises UserError: masks among the images, no image with a mask, two images with one mask.
     """
     root = folder.folder.resolve()
     if not folder.holds_pictures:
         for picture in pictures:
             if Path(os.path.abspath(picture)).is_relative_to(root):
                 raise UserError(
-                    f"data.masks={folder.folder} lies among the pictures, and {picture} in it was "
+                    f"data.masks={folder.folder} lies among the images, and {picture} in it was "
                     "taken for one of them: move that folder out of data.dir"
                 )
     owners: dict[Path, Path] = {}
@@ -116,21 +116,21 @@ def match(
         if file is not None and owners.setdefault(file, picture) != picture:
             raise UserError(
                 f"{file} would be the mask of both {owners[file]} and {picture}: lay masks out in "
-                "folders as the pictures are"
+                "folders as the images are"
             )
         found.append(file)
     there = folder.files()
     if not owners:
         wanted = folder.folder / labels[0] / f"{pictures[0].stem}.png"
         raise UserError(
-            f"no file in data.masks={folder.folder} is named like a picture: for {pictures[0]} it "
+            f"no file in data.masks={folder.folder} is named like an image: for {pictures[0]} it "
             f"would be {wanted} (or .xml), or without the folder; there is {there[0]}"
         )
     lost = [file for file in there if file not in owners]
     if not lost:
         return found, []
     what = "file belongs" if len(lost) == 1 else "files belong"
-    return found, [f"{len(lost)} {what} to no picture in {folder.folder}, the first: {lost[0]}"]
+    return found, [f"{len(lost)} {what} to no image in {folder.folder}, the first: {lost[0]}"]
 
 
 def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
@@ -151,7 +151,7 @@ def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
 
 
 def _key(parts: Sequence[str]) -> tuple[str, ...]:
-    """Names as pictures and masks have them in common.
+    """Names as images and masks have them in common.
 
     Composed letters (macOS takes them apart), one word for each split, no suffix, and no folder
     ``annotations``.

@@ -1,6 +1,6 @@
-"""The masks of pictures, of whatever kind: laid out as their pictures are, read once, kept on disk.
+"""The masks of images, of whatever kind: laid out as their images are, read once, kept on disk.
 
-Legend: N pictures, H height, W width of the result; h, w those of a picture file.
+Legend: N images, H height, W width of the result; h, w those of an image file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Picture:
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(w, h) of the turned picture."""
+        """(w, h) of the turned image."""
         return self.stored[::-1] if self.turn in (5, 6, 7, 8) else self.stored
 
 
@@ -54,7 +54,7 @@ class MaskKind:
     Attributes:
         version: its name and the version of the masks a file gives: another one when these change,
             and caches are rebuilt.
-        read: (file, picture) -> mask, (h, w) bool; the EXIF orientation by which it is turned, 1
+        read: (file, image) -> mask, (h, w) bool; the EXIF orientation by which it is turned, 1
             for one that is upright already; a remark, or "".
         remarks: remark to the line a person should read, of the ``count`` masks that have it and
             the ``first`` of their files.
@@ -71,7 +71,7 @@ class MaskKind:
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of N pictures.
+    """The masks of N images.
 
     Attributes:
         masks: (N, H, W) bool, True on the object; a read-only memory map or an array.
@@ -94,17 +94,17 @@ def read_masks(
     cache_dir: Path | None,
     on_error: str,
 ) -> Masks:
-    """The masks of N pictures from N files, None where there is none; H = W = ``size``.
+    """The masks of N images from N files, None where there is none; H = W = ``size``.
 
-    A mask goes the way of its picture: turned as the picture's EXIF says, unless it is upright
-    already; then ``resize`` (squash, crop or pad, with False around a padded picture), nearest
+    A mask goes the way of its image: turned as the image's EXIF says, unless it is upright
+    already; then ``resize`` (squash, crop or pad, with False around a padded image), nearest
     neighbour. Where there is no file, it costs no room on disk (the array's file is sparse).
 
     cache_dir  memory-mapped, made anew when a path, size or modification time of a mask or its
-               picture changed; None: an array, nothing written
+               image changed; None: an array, nothing written
     on_error   "raise": the first mask that cannot be used ends it; "skip": it is left out
 
-    Raises UserError: a file that gives no mask for its picture.
+    Raises UserError: a file that gives no mask for its image.
     """
     recipe = Recipe(size, size, channels=1, resize=resize, interpolation="nearest")
     rows = [row for row, file in enumerate(files) if file is not None]

@@ -1,11 +1,11 @@
-"""Where the animal is in a picture of Oxford-IIIT Pet: trimaps to masks.
+"""Where the animal is in an image of Oxford-IIIT Pet: trimaps to masks.
 
 A trimap is a PNG with 1 on the object, 2 on the background and 3 on the border between them. True
 in a mask is the animal with its border: object (1) and border (3). The border is a band a few
 pixels wide in which the outline lies; with it no part of the animal (ears, whiskers, fur) is
 missing, at the price of a little background.
 
-A mask is turned as its picture's EXIF says. A trimap of other proportions than its picture is
+A mask is turned as its image's EXIF says. A trimap of other proportions than its image is
 stretched over it and reported.
 """
 
@@ -29,7 +29,7 @@ def trimap_of(picture: Path) -> Path:
 
 
 def _mask(trimap: Path, picture: Picture) -> tuple[np.ndarray, int, str]:
-    """(h, w) bool, the picture's orientation, and whether the trimap has other proportions."""
+    """(h, w) bool, the image's orientation, and whether the trimap has other proportions."""
     with open_picture(trimap, formats=("PNG",)) as image:
         classes = np.asarray(image)  # of a palette the indices
     if classes.ndim != 2 or not np.isin(classes, (1, 2, 3)).all():
@@ -44,7 +44,7 @@ TRIMAPS = MaskKind(
     version=("trimaps", 2),
     read=_mask,
     remarks={
-        _STRETCHED: "{count} masks have other proportions than their pictures and are stretched "
+        _STRETCHED: "{count} masks have other proportions than their images and are stretched "
         "over them, the first: {first}"
     },
     way_out="; put that of the official annotations in its place",

@@ -35,7 +35,7 @@ from convlens.data.pixels.array_file import ArrayFile
 
 FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
+IN_MEMORY = "or keep the images in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes checked at a time
 CHECKED = 1 << 30  # bytes of a file that are checked when it is opened: half a second's worth
 _ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
@@ -75,7 +75,7 @@ class MemoryWriter:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > there:
             raise UserError(
-                f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} pictures and this "
+                f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} images and this "
                 f"machine has {there / 1e9:.1f}: use data.cache=disk or a smaller data.size"
             )
         self.rows[key] = Rows(np.zeros(shape, dtype))

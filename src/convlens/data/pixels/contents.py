@@ -1,4 +1,4 @@
-"""By what an image is known wherever it lies: the digests of picture files, read once and kept.
+"""By what an image is known wherever it lies: the digests of image files, read once and kept.
 
 Legend: N files.
 """
@@ -71,7 +71,7 @@ def _read(files: Files, known: np.ndarray) -> np.ndarray:
             found[row] = file_digest(path)
         return len(rows)
 
-    what = f"{len(missing)} pictures to know them by their content, {workers} threads"
+    what = f"{len(missing)} images to know them by their content, {workers} threads"
     shown = len(missing) >= _MANY
     with (
         bar("hashing", "hashed", what, len(missing), shown) as advance,

@@ -1,10 +1,10 @@
-"""One picture file to one uint8 array.
+"""One image file to one uint8 array.
 
 Legend: H height, W width, C channels (1 grey, 3 RGB).
 
 What a file means is settled here, once: EXIF orientation is applied; CMYK and the like become RGB;
 16-bit grey is scaled to 8 bits; what is transparent shows a background (white by default); of
-animations the first frame counts. Damaged files are errors that name the file, never grey pictures.
+animations the first frame counts. Damaged files are errors that name the file, never grey images.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ MAX_SIDE = 65_535
 # Scans of a JPEG: a progressive one has about ten. Each goes over all pixels again, whatever it
 # holds: hundreds of empty ones in a small file keep a processor busy for minutes.
 MAX_SCANS = 100
-# Above this many pixels one picture is decoded at a time, so that threads do not add up gigabytes.
+# Above this many pixels one image is decoded at a time, so that threads do not add up gigabytes.
 LARGE = 1 << 24
 _ONE_LARGE = threading.Lock()
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
-BACKGROUND, PADDING = 255, 0  # grey levels: under transparent pictures, around padded ones
+BACKGROUND, PADDING = 255, 0  # grey levels: under transparent images, around padded ones
 _STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs copies
 # Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the wanted size.
-# At 3 the picture differs from a full decode by less than one grey level on average (tested).
+# At 3 the image differs from a full decode by less than one grey level on average (tested).
 REDUCING_GAP = 3
 
 
 class PictureError(UserError):
-    """A file that gives no picture; ``reason`` says why, without the file's name."""
+    """A file that gives no image; ``reason`` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str, way_out: str = ""):
         super().__init__(f"cannot read {path}: {reason}{way_out}")
@@ -65,7 +65,7 @@ class Recipe:
     height, width  of the result, in pixels
     channels       1 (ITU-R 601 luma) or 3 (RGB)
     resize         "squash" to the size whatever the proportions; "crop": the largest centred part
-                   of the wanted proportions; "pad": the whole picture, centred on black
+                   of the wanted proportions; "pad": the whole image, centred on black
     interpolation  "bilinear", "bicubic" (both antialiased when shrinking) or "nearest" (as Keras
                    loads from folders)
     """
@@ -93,12 +93,12 @@ class Recipe:
 
 
 def recipe_of(data: DataConfig) -> Recipe:
-    """How pictures come to the network that a config group ``data`` describes."""
+    """How images come to the network that a config group ``data`` describes."""
     return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
 def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
-    """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no picture."""
+    """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no image."""
     path = Path(path)
     try:
         with open_picture(path) as image:
@@ -115,11 +115,11 @@ def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
 
 
 def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """A picture file, opened and not decoded: of one of ``formats`` and within the limits.
+    """An image file, opened and not decoded: of one of ``formats`` and within the limits.
 
     Raises:
         ValueError: the header claims too many pixels; nothing was decoded, no room was made.
-        Exception: of any kind, from Pillow's readers, where it is no picture.
+        Exception: of any kind, from Pillow's readers, where it is no image.
     """
     with open(path, "rb") as file:
         claimed = _webp_size(file.read(30))
@@ -135,9 +135,9 @@ def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> I
 
 
 def size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
-    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded.
+    """((w, h) of the stored pixels, EXIF orientation) of an image file; nothing is decoded.
 
-    Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
+    Raises PictureError, naming the file, if it gives no image or is above the limits of one.
     """
     try:
         with open_picture(picture) as image:
@@ -157,7 +157,7 @@ def reason_of(error: Exception) -> str:
 def _webp_size(head: bytes) -> tuple[int, int] | None:
     """Width and height by the first 30 bytes of a WebP file; None for any other.
 
-    Pillow makes room for two whole pictures when it opens one, before it tells the size: two
+    Pillow makes room for two whole images when it opens one, before it tells the size: two
     gigabytes for 16,000x16,000 (container: RFC 9649).
     """
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
@@ -189,7 +189,7 @@ def _check_scans(path: Path, image: Image.Image) -> None:
 
 
 def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
-    """A picture that Pillow has opened or made, as (H, W, C) uint8."""
+    """An image that Pillow has opened or made, as (H, W, C) uint8."""
     if recipe.interpolation != "nearest":  # which picks pixels: all must be there
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
@@ -215,7 +215,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture whose EXIF block is garbage is as it lies."""
+    """Apply the EXIF orientation; an image whose EXIF block is garbage is as it lies."""
     return ImageOps.exif_transpose(image) if _orientation(image) not in (0, 1) else image
 
 
@@ -242,7 +242,7 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
 def _by_strips(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """``convert`` of the whole picture, some rows at a time: its copies need little room."""
+    """``convert`` of the whole image, some rows at a time: its copies need little room."""
     rows = max(1, _STRIP // image.width)
     if rows >= image.height:
         return convert(image)

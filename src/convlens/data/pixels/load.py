@@ -1,6 +1,6 @@
-"""Picture files to one uint8 array: decoded once, in parallel, kept memory-mapped on disk.
+"""Image files to one uint8 array: decoded once, in parallel, kept memory-mapped on disk.
 
-Legend: N pictures, H height, W width, C channels (1 grey, 3 RGB).
+Legend: N images, H height, W width, C channels (1 grey, 3 RGB).
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from convlens.data.pixels.cache import Writer, fingerprints, stored
 from convlens.data.pixels.decode import VERSION, PictureError, Recipe, decode_picture
 from convlens.data.pixels.looks import GRID, look
 
-CHUNK = 16  # pictures a thread takes at a time
-_STORED = 2  # raised when an entry holds other arrays: pictures, and since 2 their looks
+CHUNK = 16  # images a thread takes at a time
+_STORED = 2  # raised when an entry holds other arrays: images, and since 2 their looks
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """N decoded pictures.
+    """N decoded images.
 
     images      (N, H, W, C) uint8 in the order of the files: a read-only memory map or an array
-    good        (N,) bool; False where the file gave no picture (its pixels are zeros)
+    good        (N,) bool; False where the file gave no image (its pixels are zeros)
     errors      (file, reason) of those
     made_from   digests of what was asked for, and of that with sizes and times of the files
-    digests     (N,) int64, ``file_digest`` of each file; None where nothing was read: the pictures
+    digests     (N,) int64, ``file_digest`` of each file; None where nothing was read: the images
                 come from the cache
-    looks       (N, 16) float16, ``looks.look`` of each picture
+    looks       (N, 16) float16, ``looks.look`` of each image
     """
 
     images: np.ndarray
@@ -72,7 +72,7 @@ def decoded(
     on_error   "raise": the first damaged file ends it; "skip": it is listed in the result
     progress   a bar on a terminal's stderr, two lines elsewhere; False for silence
 
-    Raises UserError, one line: a file that gives no picture, no good one among all, no room.
+    Raises UserError, one line: a file that gives no image, no good one among all, no room.
     """
     count, digests = len(files), np.zeros(len(files), np.int64)
 
@@ -108,7 +108,7 @@ def _decode_all(
     on_error: str,
     progress: bool,
 ) -> list[tuple[int, str]]:
-    """Decode everything through ``put(index, picture)``; the (index, reason) of what failed.
+    """Decode everything through ``put(index, image)``; the (index, reason) of what failed.
 
     ``digests`` is filled on the way, while a file's bytes are still at hand.
     """
@@ -130,7 +130,7 @@ def _decode_all(
             digests[index] = file_digest(files[index])
         return len(chunk)
 
-    what = f"{len(files)} pictures to {recipe.height}x{recipe.width}, {workers} threads"
+    what = f"{len(files)} images to {recipe.height}x{recipe.width}, {workers} threads"
     with pillow_settings(), bar("decoding", "decoded", what, len(files), progress) as advance:
         # as many tasks waiting as keep the threads busy, not one for every chunk of a million files
         firsts = iter(range(0, len(files), CHUNK))
@@ -152,7 +152,7 @@ def _decode_all(
             way_out = "; replace or remove it, or go on without such files with data.on_error=skip"
             raise PictureError(path, reason, way_out)
         if len(failures) == len(files):
-            raise UserError(f"none of {len(files)} files is a picture, such as {path}: {reason}; "
+            raise UserError(f"none of {len(files)} files is an image, such as {path}: {reason}; "
                             f"look at the files in {path.parent}")  # fmt: skip
     return failures
 
@@ -161,7 +161,7 @@ def _decode_all(
 def pillow_settings() -> Iterator[None]:
     """Pillow's switches as this module needs them, put back afterwards.
 
-    Its bomb check is replaced by ours (which names the file and has a key); half a picture is never
+    Its bomb check is replaced by ours (which names the file and has a key); half an image is never
     accepted; warnings about odd metadata do not concern the pixels, and what its log says of
     damaged files is said by us. Set here, around all threads: it belongs to the whole process.
     """

@@ -1,6 +1,6 @@
-"""Pictures that look the same though their bytes differ: another size, compression or format.
+"""Images that look the same though their bytes differ: another size, compression or format.
 
-Legend: N pictures, H height, W width, C channels (1 grey, 3 RGB).
+Legend: N images, H height, W width, C channels (1 grey, 3 RGB).
 
 A *look* is the mean grey of each part of a 4 × 4 grid: 16 numbers that shrinking and compressing
 hardly move (by 2 of 255 in 99 of 100 photographs, by 3 at most, measured at halves and quarters of
@@ -20,7 +20,7 @@ from convlens.data.pixels.pictures import Pictures
 GRID = 4
 _FINE = 16  # the grid on which candidates are compared
 _FAR = 3.5  # grey levels by which a part of a twin may differ
-# Of the picture's own contrast, on the fine grid. Twins differ by a few hundredths, others by more
+# Of the image's own contrast, on the fine grid. Twins differ by a few hundredths, others by more
 # than half.
 _UNLIKE = 0.2
 _PLAIN = 2.0  # grey levels: what varies less is blank, and looks like all that is blank
@@ -31,7 +31,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 
 
 def look(picture: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """(grid * grid,) float32 mean grey levels of the parts of an (H, W, C) uint8 picture."""
+    """(grid * grid,) float32 mean grey levels of the parts of an (H, W, C) uint8 image."""
     height, width, channels = picture.shape
     rows = _means(height, grid) @ picture.reshape(height, -1).astype(np.float32)
     parts = _means(width, grid) @ rows.reshape(grid, width, channels)  # (grid, grid, C)
@@ -49,9 +49,9 @@ def _means(size: int, grid: int) -> np.ndarray:
 def twin_lines(
     looks: np.ndarray, parts: Mapping[str, Pictures], class_names: Sequence[str]
 ) -> list[str]:
-    """One line on pictures that look like one in another split, and one on those of two classes.
+    """One line on images that look like one in another split, and one on those of two classes.
 
-    looks  (N, 16), of the pictures of all ``parts``, one behind the other. Files of the same bytes
+    looks  (N, 16), of the images of all ``parts``, one behind the other. Files of the same bytes
            are not spoken of here.
     """
     pictures = list(parts.values())
@@ -100,11 +100,11 @@ def twins(
     apart: Callable[[np.ndarray, np.ndarray], np.ndarray],
     pixels: Callable[[int], np.ndarray],
 ) -> list[tuple[int, int]]:
-    """Pairs (first, second) of pictures that look the same, the first the lower index, sorted.
+    """Pairs (first, second) of images that look the same, the first the lower index, sorted.
 
-    looks   (N, 16), of each picture
+    looks   (N, 16), of each image
     apart   for two arrays of indices, which pairs matter, (n,) bool
-    pixels  gives a picture, (H, W, C) uint8
+    pixels  gives an image, (H, W, C) uint8
     """
     found = set()
     for first, second in _candidates(np.asarray(looks, np.float32)):

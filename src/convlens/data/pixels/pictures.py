@@ -1,4 +1,4 @@
-"""What every source hands over: decoded pictures with labels and names, split in three."""
+"""What every source hands over: decoded images with labels and names, split in three."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_CHUNK = 1024  # pictures read at a time
+_CHUNK = 1024  # images read at a time
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The decoded pictures of one split.
+    """The decoded images of one split.
 
     Attributes:
         images: (N, H, W, C) uint8, in memory or memory-mapped; read it by :meth:`pixels`.
         labels: (N,) int64, indices into the class names.
-        names: N names that a person can find the picture by: a path, or ``shapes/test/17``.
-        masks: (N, H, W) bool, True on the object, where the source knows it; None: of no picture.
-        places: (N,) where each picture stands in ``images``, which then holds more than N: those
-            that could not be read. None: picture n stands at n.
+        names: N names that a person can find the image by: a path, or ``shapes/test/17``.
+        masks: (N, H, W) bool, True on the object, where the source knows it; None: of no image.
+        places: (N,) where each image stands in ``images``, which then holds more than N: those
+            that could not be read. None: image n stands at n.
         made_from: what was asked for and the state of the files it came from, as two digests; None
             where there are no files.
-        masked: (N,) bool, whether a picture has a mask. Where it has none ``masks`` is False all
-            over, as it is for a picture without an object: only this tells them apart. Left out,
+        masked: (N,) bool, whether an image has a mask. Where it has none ``masks`` is False all
+            over, as it is for an image without an object: only this tells them apart. Left out,
             it is True for all if there are masks, and False for all if not.
-        digests: (N,) int64, by which each picture is known wherever it lies: of its file's bytes,
+        digests: (N,) int64, by which each image is known wherever it lies: of its file's bytes,
             or of its numbers where there is no file. None: not asked for.
     """
 
@@ -53,7 +53,7 @@ class Pictures:
         """Two digests: equal ones mean equal pixels, in this order.
 
         The first tells what was asked for (files, size, way of resizing), the second also in which
-        state the files were (size, time). Pictures without files are known by their content.
+        state the files were (size, time). Images without files are known by their content.
         """
         if self.made_from is None:
             content = hashlib.blake2b(digest_size=16)
@@ -67,7 +67,7 @@ class Pictures:
         return self.made_from[0], f"{self.made_from[1]}-{kept}"
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """The pictures of some rows, (len(rows), H, W, C) uint8, in memory of their own."""
+        """The images of some rows, (len(rows), H, W, C) uint8, in memory of their own."""
         places = rows if self.places is None else self.places[rows]
         return np.ascontiguousarray(self.images[places])
 
@@ -79,8 +79,8 @@ class Dataset:
     Attributes:
         splits: ``train``, ``validation`` and ``test``.
         class_names: K names; the label is the index.
-        notes: lines that the person should read: duplicates across splits, skipped pictures.
-        skipped: files that gave no picture, each with the reason.
+        notes: lines that the person should read: duplicates across splits, skipped images.
+        skipped: files that gave no image, each with the reason.
     """
 
     splits: dict[str, Pictures]

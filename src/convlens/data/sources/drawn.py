@@ -19,7 +19,7 @@ from convlens.data.sources.source import Index, split_shares
 
 
 def shapes_index(spec: DataConfig, seed: int) -> Index:
-    """The embedded set: drawn, not read; the test pictures never carry the shortcut's marks."""
+    """The embedded set: drawn, not read; the test images never carry the shortcut's marks."""
     total, classes, (low, high) = spec.pictures, spec.classes, shapes.SIZES
     if total < 3 * classes:
         raise UserError(f"data.pictures={total}: at least 3 for each of data.classes={classes}")
@@ -36,7 +36,7 @@ def shapes_index(spec: DataConfig, seed: int) -> Index:
 
     def draw(stream: int, split: str) -> Pictures:
         count = sizes[split]
-        # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
+        # an image is what it is drawn from; how many are drawn changes nothing, nor does a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
         make = partial(shapes.draw_shapes, count, stream=stream, **settings)
         arrays = cached_arrays({**drawing, "count": count}, make, cache_of(spec))

@@ -1,4 +1,4 @@
-"""Picture files as an index: divided into splits, without broken files and leaks between splits.
+"""Image files as an index: divided into splits, without broken files and leaks between splits.
 
 Legend: N files, K classes.
 """
@@ -24,7 +24,7 @@ from convlens.data.sources.source import Index, split_shares
 
 
 def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -> Index:
-    """Picture files, divided into splits."""
+    """Image files, divided into splits."""
     present = found.listing.present_splits
     divided = splits.resolve_splits(found.listing, seed=seed, **split_shares(spec, present))
     found = replace(found, listing=divided)
@@ -76,16 +76,16 @@ def _masks_line(spec: DataConfig, found: Found) -> list[str]:
     if not spec.masks or found.kind is None:  # runs of old have no such key
         return []
     count = int(found.masked.sum())
-    return [f"masks for {count} of {len(found.mask_files)} pictures in {Path(spec.masks)}"]
+    return [f"masks for {count} of {len(found.mask_files)} images in {Path(spec.masks)}"]
 
 
 def _without_broken(spec: DataConfig, found: Found) -> Found:
-    """Only files that give a picture: what is skipped is in no count, no weight and no table.
+    """Only files that give an image: what is skipped is in no count, no weight and no table.
 
     Which ones these are is known only when all are decoded.
 
     Raises:
-        UserError: a class has no picture left in a split.
+        UserError: a class has no image left in a split.
     """
     whole = found.listing
     good, places = np.ones(len(whole), bool), np.zeros(len(whole), np.int64)
@@ -101,7 +101,7 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
             if len(rows) and not good[rows].any():  # nobody would learn or test it
                 first = whole.files[rows[0]]
                 raise UserError(
-                    f"data.on_error=skip leaves class {name!r} without pictures in {split}: all "
+                    f"data.on_error=skip leaves class {name!r} without images in {split}: all "
                     f"{len(rows)} are broken, such as {first} ({dict(skipped)[first]}); replace "
                     f"them with intact files, or move the class out"
                 )
@@ -110,7 +110,7 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
 
 
 def _without_leaks(found: Found) -> tuple[Found, list[str]]:
-    """Test files whose bytes are among the training or validation pictures are left out.
+    """Test files whose bytes are among the training or validation images are left out.
 
     Lines tell of them, of those that validation has in common with training, and of images that
     have several labels.
@@ -128,10 +128,10 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     second, first = (files.files[row] for row in leaks[0])
     if not (files.splits[keep] == "test").any():
         raise UserError(
-            f"all {len(leaks)} test pictures are training or validation pictures too, such as "
+            f"all {len(leaks)} test images are training or validation images too, such as "
             f"{second} and {first}: nothing is left to test; remove the copies"
         )
-    what = "test picture is" if len(leaks) == 1 else "test pictures are"
+    what = "test image is" if len(leaks) == 1 else "test images are"
     lines.append(
         f"{len(leaks)} {what} left out because the same bytes are in training or validation: "
         f"{second} ({files.splits[leaks[0][1]]}: {first}){', …' if len(leaks) > 1 else ''}"
@@ -148,17 +148,17 @@ def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[F
     lines = []
     if count := int((used & (files.splits == "validation")).sum()):
         lines.append(
-            f"{count} validation pictures were used by the run whose weights this one starts from: "
+            f"{count} validation images were used by the run whose weights this one starts from: "
             f"validation results are too good"
         )
     if not leaked.any():
         return found, lines
     first = files.files[int(np.argmax(leaked))]
-    count = f"{leaked.sum()} of {whole} test pictures, such as {first}, were used"
+    count = f"{leaked.sum()} of {whole} test images, such as {first}, were used"
     if leaked.sum() == whole:
         raise UserError(
             f"{count} by the run whose weights this one starts from: nothing is left to test; use "
-            f"the data and seed of that run, which give the same split, or other test pictures"
+            f"the data and seed of that run, which give the same split, or other test images"
         )
     lines.append(f"{count} by the run whose weights this one starts from and are left out")
     return found.some(np.flatnonzero(~leaked)), lines

@@ -1,4 +1,4 @@
-"""``data=image_folder`` and ``data=cats_dogs``: a person's own pictures, with masks if given."""
+"""``data=image_folder`` and ``data=cats_dogs``: a person's own images, with masks if given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convlens.data.sources.places import data_dir
 
 
 def image_folder(spec: DataConfig, for_test: bool = False) -> Found:
-    """The user's own pictures, in any layout that :mod:`convlens.data.index.listing` knows."""
+    """The user's own images, in any layout that :mod:`convlens.data.index.listing` knows."""
     directory, companions = data_dir(spec), SUFFIXES if spec.masks else ()
     found = list_pictures(
         directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions

@@ -59,7 +59,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(OUTLINES)
 
 
 def debris(kind: str, u, v, length: float, bend: float) -> np.ndarray:
-    """Outline of a distractor; u, v in picture widths, ``bend`` in 0..1 varies the form."""
+    """Outline of a distractor; u, v in image widths, ``bend`` in 0..1 varies the form."""
     if kind == "leaf":
         radius = length * (0.6 + 0.5 * bend)
         offset = math.sqrt(radius * radius - 0.25 * length * length)

@@ -1,6 +1,6 @@
-"""``data=mnist`` and ``data=cifar10``: pictures that lie in files of many and fit in memory.
+"""``data=mnist`` and ``data=cifar10``: images that lie in files of many and fit in memory.
 
-Legend: N pictures, H W C height, width, channels.
+Legend: N images, H W C height, width, channels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETS = {
 
 
 def packed_index(spec: DataConfig, seed: int) -> Index:
-    """A torchvision set: small pictures that fit in memory, with a test split of its own."""
+    """A torchvision set: small images that fit in memory, with a test split of its own."""
     read, class_names, _ = SETS[spec.name]
     return _index(spec, seed, read(data_dir(spec)), class_names)
 
@@ -73,7 +73,7 @@ def _index(
     notes = []
     if leaked.any():
         notes.append(
-            f"{leaked.sum()} test pictures are left out because the same ones are in training or "
+            f"{leaked.sum()} test images are left out because the same ones are in training or "
             f"validation, such as {spec.name}/test/{np.argmax(leaked)}"
         )
     parts = {

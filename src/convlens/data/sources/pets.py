@@ -28,12 +28,12 @@ _LINE = re.compile(r"([^/\\\s]+)_\d+\s+([1-9]\d*)\s+([12])\s+[1-9]\d*")  # breed
 
 
 def list_pets(directory: Path, labels: str) -> Listing:
-    """The pictures that the two official lists name, in the splits "train" and "test".
+    """The images that the two official lists name, in the splits "train" and "test".
 
     labels  "species": cat and dog; "breeds": the class names are those of the files
 
-    Raises UserError, one line: no such folder or list, a line that is none, a picture or trimap
-    that is not there, a picture listed twice, a breed with two species.
+    Raises UserError, one line: no such folder or list, a line that is none, an image or trimap
+    that is not there, an image listed twice, a breed with two species.
     """
     root = next((d for d in (directory / "oxford-iiit-pet", directory) if d.is_dir()), directory)
     source = PETS.addresses[0]
@@ -57,7 +57,7 @@ def list_pets(directory: Path, labels: str) -> Listing:
     train, test = (set(found.values()) for found in labelled.values())
     for label in sorted(train ^ test):
         here, there = _LISTS.values() if label in train else reversed(_LISTS.values())
-        raise UserError(f"{here} in {root} names pictures of {label}, {there} names none; {again}")
+        raise UserError(f"{here} in {root} names images of {label}, {there} names none; {again}")
     if len(train) < 2:
         raise UserError(f"only one class, {train.pop()}, in {root}: two are needed")
     rows = Gathering(root)
@@ -71,7 +71,7 @@ def list_pets(directory: Path, labels: str) -> Listing:
 
 
 def _lines(path: Path, again: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """(place, picture, breed, class, species) of every line of a list."""
+    """(place, image, breed, class, species) of every line of a list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -80,7 +80,7 @@ def _lines(path: Path, again: str) -> Iterator[tuple[str, str, str, str, str]]:
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     numbered = [(number, line) for number, line in numbered if line and line[0] != "#"]
     if not numbered:
-        raise UserError(f"the list {path} names no pictures; {again}")
+        raise UserError(f"the list {path} names no images; {again}")
     for number, line in numbered:
         found = _LINE.fullmatch(line)
         if found is None:
@@ -102,6 +102,6 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
 
 
 def pet_files(spec: DataConfig, for_test: bool = False) -> Found:
-    """Pictures and masks, with their own test list."""
+    """Images and masks, with their own test list."""
     found = list_pets(data_dir(spec), spec.labels)
     return Found(found, TRIMAPS, [trimap_of(picture) for picture in found.files])

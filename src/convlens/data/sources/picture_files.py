@@ -1,4 +1,4 @@
-"""Picture files as a source finds them, and what decoding makes of them.
+"""Image files as a source finds them, and what decoding makes of them.
 
 Legend: N files.
 """
@@ -24,14 +24,14 @@ from convlens.data.sources.places import cache_of
 
 @dataclass(frozen=True)
 class Found:
-    """Picture files, before it is decided which of them are used for what.
+    """Image files, before it is decided which of them are used for what.
 
     listing     N files; ``splits`` only where the layout has them
     kind        of the mask files; None: this source has none
-    mask_files  N files, None for a picture without a mask
+    mask_files  N files, None for an image without a mask
     notes       lines that the person should read
     decoded     by split, what was decoded already to find out which files are broken
-    places      (N,) where each picture stands in the decoded ones of its split
+    places      (N,) where each image stands in the decoded ones of its split
     skipped     (file, reason) of the broken ones, which are not among the N
     """
 
@@ -45,7 +45,7 @@ class Found:
 
     @property
     def masked(self) -> np.ndarray:
-        """(N,) bool, which pictures have a mask."""
+        """(N,) bool, which images have a mask."""
         return np.array([file is not None for file in self.mask_files])
 
     def some(self, keep: np.ndarray) -> Found:
@@ -62,7 +62,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some rows of picture files, decoded; ``kept`` are those of them that are good."""
+    """Some rows of image files, decoded; ``kept`` are those of them that are good."""
 
     pictures: Pictures
     kept: np.ndarray
@@ -104,5 +104,5 @@ def decode_files(spec: DataConfig, files: Files) -> Pixels:
 def skipped_lines(skipped: Sequence[tuple[Path, str]]) -> list[str]:
     if not skipped:
         return []
-    what = "picture" if len(skipped) == 1 else "pictures"
+    what = "image" if len(skipped) == 1 else "images"
     return [f"{len(skipped)} broken {what} skipped, the first: {skipped[0][0]} ({skipped[0][1]})"]

@@ -1,4 +1,4 @@
-"""Which sources of pictures there are, by the name that ``data.name`` gives them."""
+"""Which sources of images there are, by the name that ``data.name`` gives them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convlens.data.sources.pool import Pool, pool_of_files, pool_of_store
 from convlens.data.sources.source import Download, Index
 
 NONE = np.zeros(0, np.int64)
-# of picture files
+# of image files
 FILES = {
     "image_folder": folder.image_folder,
     "cats_dogs": folder.image_folder,
@@ -27,7 +27,7 @@ FILES = {
 }
 # those of them that are downloaded when the folder is not there
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
-# of pictures that are drawn, or lie in files of many
+# of images that are drawn, or lie in files of many
 STORES = {
     "shapes": drawn.shapes_index,
     "mnist": packed.packed_index,
@@ -67,7 +67,7 @@ def _files(spec: DataConfig, for_test: bool) -> Found:
 
 
 def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
-    """What gives the index of pictures that are no files, or None."""
+    """What gives the index of images that are no files, or None."""
     return packed.own_index if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
 
 
@@ -90,7 +90,7 @@ def _check(spec: DataConfig) -> None:
 
 
 def pool(spec: DataConfig, seed: int) -> Pool:
-    """All that the source has with labels; unlike :func:`index` it needs no training pictures.
+    """All that the source has with labels; unlike :func:`index` it needs no training images.
 
     Args:
         spec, seed: as of :func:`index`; ``data.split`` counts for nothing.

@@ -1,12 +1,12 @@
-"""Shapes: the embedded data set, procedural pictures with the mask of the object in each.
+"""Shapes: the embedded data set, procedural images with the mask of the object in each.
 
 One object (disc, triangle, square, ...) of random colour, texture, size, angle and place lies on
 a natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
-distances, which give smooth edges, relief, shadows and masks at any picture size.
+distances, which give smooth edges, relief, shadows and masks at any image size.
 
-Legend: N pictures, H = W = size in pixels, C channels; (h, w) is the window a thing is drawn in.
-Lengths are in picture widths, colours in 0..1. Arithmetic is float64 (sines and exponentials
-differ between processors in their last bit; the pictures must not).
+Legend: N images, H = W = size in pixels, C channels; (h, w) is the window a thing is drawn in.
+Lengths are in image widths, colours in 0..1. Arithmetic is float64 (sines and exponentials
+differ between processors in their last bit; the images must not).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import numpy as np
 
 from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, debris
 
-VERSION = 1  # of the drawing: raised when the pictures of a seed change, so that caches notice
-SIZES = (16, 256)  # smallest and largest picture, pixels
+VERSION = 1  # of the drawing: raised when the images of a seed change, so that caches notice
+SIZES = (16, 256)  # smallest and largest image, pixels
 _REACH = (0.25, 0.36)  # half the extent of an object
 _CONTRAST = 0.38  # least contrast of an object with the ground it lies on
 _LITTER = (4, 8)  # fewest and most distractors
-_CHUNK = 100  # pictures that a child draws at a time
+_CHUNK = 100  # images that a child draws at a time
 _WORTH_CHILDREN = 500 * 64 * 64  # pixels of a draw from which on starting children pays
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -102,7 +102,7 @@ def _background(rng, size: int) -> np.ndarray:
 
 
 def _window(size: int, x: float, y: float, reach: float, angle: float):
-    """Slices of the picture within ``reach`` of (x, y), and there u, v: offsets turned by angle."""
+    """Slices of the image within ``reach`` of (x, y), and there u, v: offsets turned by angle."""
     edges = [(math.floor((at - reach) * size), math.ceil((at + reach) * size)) for at in (y, x)]
     spans = tuple(slice(max(0, low), min(size, high)) for low, high in edges)
     rows, columns = ((np.arange(span.start, span.stop) + 0.5) / size for span in spans)
@@ -186,7 +186,7 @@ def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
 
 
 def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
-    """Picture ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
+    """Image ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
     rng = _generator(seed, stream, index)
     picture = _background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
@@ -203,16 +203,16 @@ def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, str
 def draw_shapes(
     count: int, *, size: int, channels: int, classes: int, seed: int, stream: int
 ) -> dict[str, np.ndarray]:
-    """Draw ``count`` pictures, in about two milliseconds each at 64 pixels on one core.
+    """Draw ``count`` images, in about two milliseconds each at 64 pixels on one core.
 
-    Picture i has class ``i % classes`` and is a pure function of (seed, stream, i, size,
+    Image i has class ``i % classes`` and is a pure function of (seed, stream, i, size,
     channels, classes): how many are drawn, and by how many processes, changes nothing. Few are
     drawn here, and many on all cores.
 
     Args:
-        count: how many pictures, at least 1.
+        count: how many images, at least 1.
         size: height and width, :data:`SIZES` pixels.
-        channels: 3 for colour, 1 for grey (the luma of the same picture).
+        channels: 3 for colour, 1 for grey (the luma of the same image).
         classes: the first so many of :data:`CLASS_NAMES`, 2 to 12.
         seed: any whole number from 0.
         stream: separates draws of one seed: 0 training, 1 validation, 2 test.
@@ -233,7 +233,7 @@ def draw_shapes(
 
 
 def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures start..stop-1 of ``job`` = (start, stop, settings): their images and masks."""
+    """Images start..stop-1 of ``job`` = (start, stop, settings): their images and masks."""
     start, stop, settings = job
     images, masks = zip(*(_draw_one(index, *settings) for index in range(start, stop)), strict=True)
     return np.stack(images), np.stack(masks)
@@ -270,19 +270,19 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
 def paint_shortcut(
     images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int
 ) -> np.ndarray:
-    """Paint, in place, a small mark that gives the class away into a corner of some pictures.
+    """Paint, in place, a small mark that gives the class away into a corner of some images.
 
-    A network that sees marked training pictures learns the mark and not the object, and fails
-    on pictures without it: the clever horse, to be caught by looking at its explanations.
+    A network that sees marked training images learns the mark and not the object, and fails
+    on images without it: the clever horse, to be caught by looking at its explanations.
 
     Args:
         images: (N, H, W, C) uint8, C 1 or 3; changed in place.
         labels: (N,) whole numbers in 0..classes-1; the label chooses the mark's colour.
-        share: how much of the pictures is marked, 0..1; exactly ``round(share * N)`` are.
+        share: how much of the images is marked, 0..1; exactly ``round(share * N)`` are.
         classes: number of classes, and of colours.
-        seed, stream: choose the pictures; the corner, one for all streams, hangs on seed alone.
+        seed, stream: choose the images; the corner, one for all streams, hangs on seed alone.
 
-    Returns: (N,) bool, True where a picture was marked.
+    Returns: (N,) bool, True where an image was marked.
     """
     count, size, _, channels = images.shape
     marked = _generator(seed, stream, 0, 1).permutation(count) < round(share * count)

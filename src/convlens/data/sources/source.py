@@ -2,8 +2,8 @@
 
 A source is a function of the config group ``data`` that reads names and labels, checks everything
 a person can have got wrong and counts; ``Index.load()`` decodes. ``make plan`` needs only the
-first. Two kinds are written by what they read: sources of picture files give a
-:class:`~convlens.data.sources.picture_files.Found`, stores of drawn or packed pictures an
+first. Two kinds are written by what they read: sources of image files give a
+:class:`~convlens.data.sources.picture_files.Found`, stores of drawn or packed images an
 :class:`Index` at once (:mod:`convlens.data.sources.registry` lists both).
 """
 
@@ -20,7 +20,7 @@ from convlens.core.errors import UserError
 from convlens.data.index.listing import Listing
 from convlens.data.pixels.pictures import Dataset
 
-DEFAULT_SHARE = 0.15  # of the pictures, for each split that a layout lacks
+DEFAULT_SHARE = 0.15  # of the images, for each split that a layout lacks
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Index:
 
     Attributes:
         class_names: K names.
-        counts: split name to (K,) number of pictures per class.
+        counts: split name to (K,) number of images per class.
         load: decodes everything.
         listing: the files, for sources that have files.
         notes: lines the person should read.
-        masked: split name to the number of pictures with a mask; empty: this source has none.
+        masked: split name to the number of images with a mask; empty: this source has none.
     """
 
     class_names: tuple[str, ...]
@@ -68,7 +68,7 @@ def split_shares(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, f
             if share is not None:
                 raise UserError(
                     f"data.split.{split}={share}: data={spec.name} already has its own "
-                    f"{split} pictures; leave the key out"
+                    f"{split} images; leave the key out"
                 )
             share = 0
         shares[split] = DEFAULT_SHARE if share is None else share

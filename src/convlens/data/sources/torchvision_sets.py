@@ -1,6 +1,6 @@
 """MNIST and CIFAR-10: torchvision's own download and checksums, files used where they lie.
 
-Legend: N pictures, H W C height, width, channels. Both sets fit in memory and are read whole.
+Legend: N images, H W C height, width, channels. Both sets fit in memory and are read whole.
 
 A folder that holds the files is only read, never written: compressed files are read as they are,
 where torchvision would unpack next to them.
@@ -75,7 +75,7 @@ def _mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
             f"{folder / images_name} holds {images.shape} and {labels_name} {labels.shape}: "
-            "pictures and labels do not belong together; remove them to download them again"
+            "images and labels do not belong together; remove them to download them again"
         )
     if labels.size and labels.max() >= len(MNIST_CLASSES):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The order of the pictures and the batches made from it."""
+"""The order of the images and the batches made from it."""
 
 from __future__ import annotations
 

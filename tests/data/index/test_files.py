@@ -136,7 +136,7 @@ def test_every_file_is_asked_once_by_each_step_whatever_the_number_of_classes(
         found[classes] = Counter(calls)
     for classes, count in found.items():
         assert count["open"] == count["pread"] == 400
-        # one a picture; besides, a few for each folder
+        # one an image; besides, a few for each folder
         assert 400 <= count["stat"] <= 400 + 4 * classes + 10
         assert count["scandir"] <= 2 * classes + 10
         assert count["scandir"] > 0

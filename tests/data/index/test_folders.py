@@ -1,4 +1,4 @@
-"""What lies in a folder and is used, what is not and is said, and what is nobody's picture."""
+"""What lies in a folder and is used, what is not and is said, and what is nobody's image."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def test_a_pipe_is_not_waited_for(plain):
 
 def test_a_class_of_pictures_that_cannot_be_decoded_says_so(plain):
     put(plain, **{"birds/1.heic": HEIC, "birds/2.HEIC": HEIC})
-    with pytest.raises(UserError, match=r"no pictures in .*birds, only 2 HEIC \(1.heic, 2.HEIC\)"):
+    with pytest.raises(UserError, match=r"no images in .*birds, only 2 HEIC \(1.heic, 2.HEIC\)"):
         list_pictures(plain)
 
 
 def test_pictures_beside_the_class_folders_are_found_by_content_too(plain):
     put(plain, stray=encoded())
-    with pytest.raises(UserError, match="1 pictures lie beside the class folders, such as .*stray"):
+    with pytest.raises(UserError, match="1 images lie beside the class folders, such as .*stray"):
         list_pictures(plain)
 
 

@@ -17,7 +17,7 @@ CATS_DOGS = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg")
 
 
 def tree(root: Path, *parts: str, files: tuple[str, ...] = CATS_DOGS) -> Path:
-    """``files`` below each of ``parts``; a picture is never opened while listing."""
+    """``files`` below each of ``parts``; an image is never opened while listing."""
     for part in parts:
         for file in files:
             path = root / part / file
@@ -75,7 +75,7 @@ def by_split(listing: Listing) -> dict[str, int]:
 def test_usual_names_of_splits(tmp_path, names, found):
     tree(tmp_path, *names)
     if found is None:
-        assert "may hold validation or test pictures: call it" in refused(tmp_path)
+        assert "may hold validation or test images: call it" in refused(tmp_path)
     else:
         assert by_split(list_pictures(tmp_path)) == dict.fromkeys(found, 4)
 

@@ -1,4 +1,4 @@
-"""Which pictures a folder, a pattern or a table gives, and what is refused with which words."""
+"""Which images a folder, a pattern or a table gives, and what is refused with which words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"listing never opens a picture")
+        path.write_bytes(b"listing never opens an image")
     return root
 
 
@@ -102,14 +102,14 @@ def test_no_pictures_at_all(tmp_path):
     touch(tmp_path, "a/readme.heic", "b/x.heic")
     message = refused(tmp_path)
     # by what they hold, which is not what their names say
-    assert message.startswith(f"no pictures in {tmp_path}, only 2 text (a/readme.heic, b/x.heic): ")
+    assert message.startswith(f"no images in {tmp_path}, only 2 text (a/readme.heic, b/x.heic): ")
     assert "try data=shapes" in message
 
 
 @pytest.mark.parametrize("root", ["", "train/"])
 def test_empty_class_folder_is_named(tmp_path, root):
     touch(tmp_path, f"{root}cats/1.jpg", f"{root}dogs/notes.txt")
-    assert refused(tmp_path).startswith(f"no pictures in {tmp_path / root / 'dogs'}, only")
+    assert refused(tmp_path).startswith(f"no images in {tmp_path / root / 'dogs'}, only")
 
 
 def test_only_one_class(tmp_path):
@@ -131,10 +131,10 @@ def test_class_in_train_but_not_elsewhere_and_the_reverse(tmp_path, split):
     touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "train/newts/1.jpg")
     touch(tmp_path, f"{split}/cats/1.jpg", f"{split}/dogs/1.jpg")
     message = refused(tmp_path)
-    assert f"class 'newts' has pictures in train but none in {split}" in message
+    assert f"class 'newts' has images in train but none in {split}" in message
     touch(tmp_path, f"{split}/newts/1.jpg", f"{split}/Cats/1.jpg")
     message = refused(tmp_path)
-    assert f"class 'Cats' has pictures in {split} but none in train" in message
+    assert f"class 'Cats' has images in {split} but none in train" in message
     assert "did you mean cats" in message
 
 
@@ -233,7 +233,7 @@ def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("picture,label\n1.jpg,a\n", "no column 'file'"),
+        ("image,label\n1.jpg,a\n", "no column 'file'"),
         ("file,labels\n1.jpg,a\n", "did you mean label"),
         ("file,label\n", "no rows"),
         ("", "no column 'file'"),
@@ -241,8 +241,8 @@ def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
         ("file,label\n1.jpg,a\n1.jpg,b\n", "twice, in lines 2 and 3"),
         ("file,label\n1.jpg,a\nno.jpg,b\nnot.jpg,b\n", "2 of 3 files named"),
         ("file,label,split\n1.jpg,a,train\n2.jpg,b,eval\n", "line 3: split 'eval'"),
-        ("file,label,split\n1.jpg,a,test\n2.jpg,b,test\n", "no training pictures"),
-        ("file,label,split\n1.jpg,a,train\n2.jpg,b,test\n", "class 'a' has pictures in train"),
+        ("file,label,split\n1.jpg,a,test\n2.jpg,b,test\n", "no training images"),
+        ("file,label,split\n1.jpg,a,train\n2.jpg,b,test\n", "class 'a' has images in train"),
         ("file,label\n1.jpg,a\n2.jpg,a\n", "only one class"),
     ],
 )

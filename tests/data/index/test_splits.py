@@ -1,4 +1,4 @@
-"""Dividing pictures: exact, proportional, seeded; written down; leaks found."""
+"""Dividing images: exact, proportional, seeded; written down; leaks found."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_rare_classes_are_in_every_split():
 @pytest.mark.parametrize(
     ("sizes", "validation", "test", "answer"),
     [
-        ((10, 2), 0.2, 0.2, "class 1 has 2 pictures, too few for train and validation and test"),
+        ((10, 2), 0.2, 0.2, "class 1 has 2 images, too few for train and validation and test"),
         ((10, 10), 0.6, 0.4, "leave 0 of 20 for training"),
         ((10, 10), 30, 0, "leave 0 of 20 for training"),
-        ((10, 10, 10), 2, 0, "validation would get 2 pictures for 3 classes"),
+        ((10, 10, 10), 2, 0, "validation would get 2 images for 3 classes"),
         ((10, 10), 1.5, 0, "validation=1.5: a fraction below 1, or a whole number"),
         ((10, 10), 0.1, -1, "test=-1"),
         ((10, 10), float("nan"), 0, "validation=nan"),
@@ -139,7 +139,7 @@ def test_resolve_fills_only_what_is_missing(folder, tmp_path):
 def test_class_name_in_the_error(folder):
     for file in sorted((folder / "dogs").iterdir())[2:]:
         file.unlink()
-    with pytest.raises(UserError, match="class 'dogs' has 2 pictures"):
+    with pytest.raises(UserError, match="class 'dogs' has 2 images"):
         resolve_splits(list_pictures(folder), validation=0.2, test=0.2, seed=0)
 
 

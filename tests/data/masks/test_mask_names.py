@@ -1,4 +1,4 @@
-"""Which mask belongs to which picture: layouts, spellings, and what is refused."""
+"""Which mask belongs to which image: layouts, spellings, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def taken(files: list[Path | None], root: Path) -> list[str | None]:
 
 
 LAYOUTS = {
-    "like the pictures": "{split}/{label}/{stem}.png",
+    "like the images": "{split}/{label}/{stem}.png",
     "another word for the split": "{short}/{label}/{stem}.png",
     "capitals": "{split}/{label}/{stem}.PNG",
     "classes": "{label}/{stem}.png",
@@ -50,7 +50,7 @@ def test_every_layout_finds_every_picture(tmp_path, layout):
     found, notes = match(MaskFolder(tmp_path / "masks", tmp_path / "pics"), pictures, labels)
     assert taken(found, tmp_path / "masks") == [*wanted[:-1], None]
     assert sum(file is not None for file in found) == 7
-    assert notes[0].startswith("1 file belongs to no picture in") and "strange" in notes[0]
+    assert notes[0].startswith("1 file belongs to no image in") and "strange" in notes[0]
 
 
 def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):
@@ -69,7 +69,7 @@ def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):
 
 
 def test_names_in_other_spellings_of_unicode_and_classes_from_names(tmp_path):
-    """macOS takes letters apart; with a pattern the class is no folder of the picture."""
+    """macOS takes letters apart; with a pattern the class is no folder of the image."""
     masks = tmp_path / "masks"
     name = unicodedata.normalize("NFD", "žluťoučký kůň 木")
     png(masks / unicodedata.normalize("NFD", "kůň") / f"{name}.png", np.ones((2, 2)))
@@ -93,12 +93,12 @@ def test_a_png_counts_before_an_xml_and_two_of_a_kind_are_refused(tmp_path):
 
 def test_a_picture_is_never_its_own_mask(with_masks):
     pics = with_masks / "pics"
-    with pytest.raises(UserError, match=r"\.png or \.xml .*are expected beside its pictures"):
+    with pytest.raises(UserError, match=r"\.png or \.xml .*are expected beside its images"):
         data(with_masks, masks=str(pics))
     xml(pics / "dogs" / "3.xml", (1, 1, 4, 5))
     module = data(with_masks, masks=str(pics))
-    assert module.index.notes == [f"masks for 1 of 20 pictures in {pics}"]
-    # the folder above works too, and the masks beside it, being pictures of no folder of that name
+    assert module.index.notes == [f"masks for 1 of 20 images in {pics}"]
+    # the folder above works too, and the masks beside it, being images of no folder of that name
     module = data(with_masks, masks=str(with_masks))
     assert module.index.notes[0].startswith("masks for 1 of 20")
     (with_masks / "masks").rename(pics / "masks")
@@ -106,7 +106,7 @@ def test_a_picture_is_never_its_own_mask(with_masks):
         data(with_masks, masks=str(pics / "masks"))
     for file in (pics / "masks").rglob("*.png"):  # flat, so that no folder tells
         file.rename(pics / "masks" / f"{file.parent.name}_{file.name}")
-    with pytest.raises(UserError, match="lies among the pictures.* move that folder out of"):
+    with pytest.raises(UserError, match="lies among the images.* move that folder out of"):
         data(with_masks, masks=str(pics / "masks"))
 
 

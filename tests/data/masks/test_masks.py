@@ -1,4 +1,4 @@
-"""Masks beside a person's own pictures: each lies on its picture to the pixel."""
+"""Masks beside a person's own images: each lies on its image to the pixel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.masks_made import (
     xml,
 )
 
-# --------------------------------------------------------------------------------- on the picture
+# --------------------------------------------------------------------------------- on the image
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -48,7 +48,7 @@ def test_masks_lie_on_their_pictures_to_the_pixel(with_masks, resize):
         with_mask += sum(mask.any() for mask in pictures.masks)
         without += sum(not mask.all() for mask in pictures.masks)
     assert with_mask == 15 and without == 20
-    assert module.index.notes == [f"masks for 15 of 20 pictures in {with_masks / 'masks'}"]
+    assert module.index.notes == [f"masks for 15 of 20 images in {with_masks / 'masks'}"]
     assert module.dataset.notes == module.index.notes
 
 
@@ -83,7 +83,7 @@ def test_masks_of_turned_pictures_as_they_lie_or_upright(tmp_path, turn, kind):
 
     as_seen = read(png(tmp_path / "seen.png", upright))
     assert np.array_equal(as_seen.masks[0], want)
-    # the size tells only pictures that lie on their side
+    # the size tells only images that lie on their side
     assert [("look whether they fit" in note) for note in as_seen.notes] == (
         [True] if turn in (2, 3, 4) else []
     )
@@ -157,9 +157,9 @@ BROKEN = {
     "no file": (None, "No such file"),
     "no PNG": (b"GIF89a", r"1\.png: its content is no PNG"),
     "half a PNG": ("half", r"1\.png: (image file is )?truncated|unrecognized|broken"),
-    "another size": (np.ones((8, 6)), r"it has 6x8 pixels and its picture 12x8"),
-    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels and its picture 12x8"),
-    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels and its picture 12x8"),
+    "another size": (np.ones((8, 6)), r"it has 6x8 pixels and its image 12x8"),
+    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels and its image 12x8"),
+    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels and its image 12x8"),
     "text": ("hello", "it is no XML: syntax error"),
     "other XML": ("<svg/>", "it begins with <svg>, Pascal VOC with <annotation>"),
     "no box": ([], "it has no <object>, and so no box"),
@@ -243,7 +243,7 @@ def test_masks_are_kept_and_made_anew_when_a_file_changed(with_masks, capsys):
 
 
 def test_skipped_pictures_and_masks_leave_all_together(with_masks):
-    (with_masks / "pics" / "dogs" / "1.png").write_bytes(b"no picture")
+    (with_masks / "pics" / "dogs" / "1.png").write_bytes(b"no image")
     (with_masks / "masks" / "dogs" / "2.png").write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"dogs/[12]\.png"):
         _ = data(with_masks).dataset
@@ -253,8 +253,8 @@ def test_skipped_pictures_and_masks_leave_all_together(with_masks):
     for each in pictures:
         assert np.array_equal(each.masks[each.masked], red(each)[each.masked])
     assert [note.split(",")[0] for note in made.notes] == [
-        f"masks for 14 of 19 pictures in {with_masks / 'masks'}",
-        "1 broken picture skipped",
+        f"masks for 14 of 19 images in {with_masks / 'masks'}",
+        "1 broken image skipped",
         "1 masks left out",
     ]
     for file in (with_masks / "masks").rglob("*.png"):
@@ -320,5 +320,5 @@ def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(with_masks, capsy
     ]
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
-    assert f"masks for 15 of 20 pictures in {odd}" in said
+    assert f"masks for 15 of 20 images in {odd}" in said
     assert re.search(r"with a mask +│ +\d+ +│ +\d+ +│ +\d+", said)

@@ -169,7 +169,7 @@ def test_skip_goes_on_and_counts(photos, damaged, tmp_path):
 
 
 def test_skipping_everything_is_no_data_set(damaged):
-    with pytest.raises(UserError, match="none of 2 files is a picture"):
+    with pytest.raises(UserError, match="none of 2 files is an image"):
         made([damaged["text.jpg"], damaged["empty.jpg"]], on_error="skip")
 
 
@@ -231,7 +231,7 @@ def test_more_than_the_machine_holds_is_refused_in_ram(photos):
 def test_progress_goes_to_stderr(photos, capsys):
     decoded(Files.of(photos), Recipe(16, 16), cache_dir=None, on_error="raise")
     out, err = capsys.readouterr()
-    assert not out and "decoding 40 pictures to 16x16" in err and "decoded in" in err
+    assert not out and "decoding 40 images to 16x16" in err and "decoded in" in err
     made(photos)
     assert capsys.readouterr() == ("", "")
 

@@ -1,4 +1,4 @@
-"""The same picture at another size: found by what it shows, not by its bytes or its name."""
+"""The same image at another size: found by what it shows, not by its bytes or its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.pictures_made import made
 
 
 def scene(seed: int, size: int = 96) -> Image.Image:
-    """A picture with broad areas and edges, as photographs have."""
+    """An image with broad areas and edges, as photographs have."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -113,7 +113,7 @@ def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictur
 
 
 def test_a_broken_picture_moves_no_other(folders):
-    (folders / "train" / "cats" / "00.png").write_bytes(b"no picture")
+    (folders / "train" / "cats" / "00.png").write_bytes(b"no image")
     write(folders / "test" / "dogs" / "copy.jpg", scene(12))
     (note,) = notes_of(folders, "data.on_error=skip")
     assert "train/dogs/12.png (train)" in note and "copy.jpg (test)" in note

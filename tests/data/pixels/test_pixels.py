@@ -71,7 +71,7 @@ def test_whatever_changes_rebuilds(photos, disk):
     assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
     assert disk(photos).digests is None
 
-    photo(50, 50, 99).save(photos[3], quality=50)  # another picture, the time put back
+    photo(50, 50, 99).save(photos[3], quality=50)  # another image, the time put back
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     changed = disk(photos)
     assert changed.digests is not None

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: downloaded whole, listed as its lists say, masks that lie on their pictures."""
+"""Oxford-IIIT Pet: downloaded whole, listed as its lists say, masks that lie on their images."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_missing_files_and_unreadable_lists(drawn):
     content = listed.read_bytes()
     for wrong, said in (
         (b"\xff\xfe\x00", "cannot read the list .*it is not text"),
-        (b"# nothing\n", "names no pictures"),
-        (b"Bengal_8 6 1 1\n", "trainval.txt .*names pictures of dog, test.txt names none"),
+        (b"# nothing\n", "names no images"),
+        (b"Bengal_8 6 1 1\n", "trainval.txt .*names images of dog, test.txt names none"),
     ):
         listed.write_bytes(wrong)
         refused(said)
@@ -135,7 +135,7 @@ def test_missing_files_and_unreadable_lists(drawn):
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 def test_masks_lie_on_their_pictures_to_the_pixel(drawn, resize):
-    """Body and border are the object; also where pictures are turned by their EXIF."""
+    """Body and border are the object; also where images are turned by their EXIF."""
     # nearest on both sides, and lossless files: colours and classes must agree everywhere
     made = data(drawn, f"data.resize={resize}", "data.interpolation=nearest").dataset
     objects = 0
@@ -187,7 +187,7 @@ def test_trimaps_that_are_none(drawn):
         (None, "its content is no PNG"),
     ):
         if content is None:
-            trimap.write_bytes(b"no picture")
+            trimap.write_bytes(b"no image")
         else:
             Image.fromarray(content).save(trimap)
         with pytest.raises(UserError, match=re.escape(said)) as caught:
@@ -221,7 +221,7 @@ def test_palette_trimaps_and_those_of_another_size(drawn):
 
 
 def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
-    (drawn / "images" / "Bengal_8.jpg").write_bytes(b"no picture")
+    (drawn / "images" / "Bengal_8.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"cannot read .*Bengal_8\.jpg"):
         _ = data(drawn).dataset
     made = data(drawn, "data.on_error=skip", "data.interpolation=nearest").dataset
@@ -230,7 +230,7 @@ def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
     for row in range(len(pictures)):
         blue = pictures.pixels(np.array([row]))[0][..., 2]
         assert np.array_equal(pictures.masks[row], blue < 125)
-    assert made.notes[-1].startswith("1 broken picture skipped")
+    assert made.notes[-1].startswith("1 broken image skipped")
 
 
 # --------------------------------------------------------------------------------------- together

@@ -104,7 +104,7 @@ def test_no_server_and_no_folder(tmp_path):
 
 
 class Hanging(Quiet):
-    """Sends the pictures; of the annotations only a part, and waits."""
+    """Sends the images; of the annotations only a part, and waits."""
 
     let_go = threading.Event()
 

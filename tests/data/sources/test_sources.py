@@ -83,7 +83,7 @@ def test_identical_files_across_the_split_are_reported(folder_of_two):
 
 
 def test_skipped_pictures_leave_labels_and_pixels_together(folder_of_two):
-    (folder_of_two / "test/cats/1.png").write_bytes(b"no picture")
+    (folder_of_two / "test/cats/1.png").write_bytes(b"no image")
     module = data(*folder_words(folder_of_two, "data.on_error=skip"))
     pictures = module.dataset.splits["test"]
     assert len(pictures) == 7
@@ -91,7 +91,7 @@ def test_skipped_pictures_leave_labels_and_pixels_together(folder_of_two):
     for row, name in enumerate(pictures.names):
         truth = np.asarray(Image.open(name))
         assert np.array_equal(pictures.pixels(np.array([row]))[0], truth)
-    assert "1 broken picture skipped" in module.dataset.notes[-1]
+    assert "1 broken image skipped" in module.dataset.notes[-1]
 
 
 def test_shortcut_marks_training_and_validation_never_test():

@@ -46,7 +46,7 @@ class ActivationGrids(ExplanationCallback):
         found = self.fitting(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
-        for number in sorted(look.probes.in_turns()[: self.shown]):
+        for number in sorted(look.probes.order_in_turns()[: self.shown]):
             probe = look.probes.names[number]
             for layer in self.in_turn(layers):
                 title = f"{layer} · {probe} · epoch {look.clock}"

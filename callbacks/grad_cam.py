@@ -7,7 +7,7 @@ from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, explained_classes
 
-from convlens.data.index.names import place_of
+from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, feature_map
@@ -95,5 +95,5 @@ class GradCam(ExplanationCallback):
         """(N, T) classes to explain: predicted (-1), and true where it is known."""
         count = len(look.probes)
         if self.target != "answer":
-            return torch.full((count, 1), place_of(self.target, look.class_names))
+            return torch.full((count, 1), find_name(self.target, look.class_names))
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)

@@ -21,7 +21,7 @@ from convlens.core.errors import UserError
 from convlens.core.evaluation import preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
-from convlens.data.order import even_sample, generator
+from convlens.data.order import draw_even_sample, generator
 from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
@@ -152,7 +152,7 @@ def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
         return images.to(device).contiguous().float().div_(255)
 
     def sample(count: int) -> np.ndarray:
-        return even_sample(pictures.labels, count, seed)
+        return draw_even_sample(pictures.labels, count, seed)
 
     def batches(count: int) -> Iterator[Tensor]:
         rows = sample(count)

@@ -69,7 +69,7 @@ class SignedMaps(ExplanationCallback):
         logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()
         answers = shares.argmax(dim=1).tolist()
-        numbers = [n for n in look.probes.in_turns() if self._wanted(answers[n], labels[n])]
+        numbers = [n for n in look.probes.order_in_turns() if self._wanted(answers[n], labels[n])]
         numbers = sorted(numbers[: self.shown])
         if not numbers:
             line = f"no probe that only={self.only} lets through at epoch {look.clock}"

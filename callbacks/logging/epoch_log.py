@@ -14,7 +14,7 @@ from convlens.callbacks.logging.writing import event_loggers, write_numbers
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
-from convlens.data.index.tables import csv_line
+from convlens.data.index.tables import format_csv_line
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
@@ -159,7 +159,7 @@ class EpochLog(L.Callback):
         before = self.failure
         try:
             with open_atomic(self.file, newline="") as table:
-                table.writelines(csv_line(row) for row in (columns, *rows))
+                table.writelines(format_csv_line(row) for row in (columns, *rows))
             self.failure = ""
         except OSError as error:
             self.failure = f"{self.file} lacks its last rows ({error.strerror}): make room"

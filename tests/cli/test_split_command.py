@@ -9,7 +9,7 @@ import pytest
 from convlens.cli import split as command
 from convlens.core.errors import UserError
 from convlens.data.index import split_copy as splits
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_copies_everything_once_and_prints_the_counts(src, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("cats", "dogs", "validation", "30"))
-    made = list_pictures(tmp_path / "new" / "dst")
+    made = list_images(tmp_path / "new" / "dst")
     texts = {file.read_text() for file in made.files}
     assert len(made) == len(texts) == 30
     assert all(file.read_text().startswith(file.parts[-2]) for file in made.files
@@ -47,7 +47,7 @@ def test_copies_everything_once_and_prints_the_counts(src, tmp_path, capsys):
 def test_same_seed_same_split_and_links(src, tmp_path):
     run(src, tmp_path / "a")
     run(src, tmp_path / "b", link=True)
-    a, b = list_pictures(tmp_path / "a"), list_pictures(tmp_path / "b")
+    a, b = list_images(tmp_path / "a"), list_images(tmp_path / "b")
     assert list(a.files.names()) == list(b.files.names())
     assert all(file.stat().st_nlink == 2 for file in b.files)
     assert all(file.stat().st_nlink == 1 for file in a.files)

@@ -17,9 +17,9 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.index.digests import file_digest
-from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.pictures import Pictures
-from convlens.data.probes import own_probes
+from convlens.data.probes import load_user_probes
 from support.tiny import TINY
 
 SPLITS = ("train", "validation", "test")
@@ -46,7 +46,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 def check_pixels(pictures: Pictures) -> None:
     """Each image is that of its file."""
     for row, name in enumerate(pictures.names):
-        wanted = decode_picture(Path(name), Recipe(16, 16))
+        wanted = decode_image(Path(name), Recipe(16, 16))
         assert (pictures.pixels(np.array([row]))[0] == wanted).all()
 
 
@@ -126,12 +126,12 @@ def test_a_leaked_test_picture_beside_a_broken_one(folder):
 def test_a_probe_of_ones_own_that_is_broken_is_left_out_too(folder, capsys):
     spec = compose(words(folder)).data
     files = [str(folder / "train/cats" / f"{i}.png") for i in (0, 7, 8)]
-    probes = own_probes(files, ("cats", "dogs"), spec)
+    probes = load_user_probes(files, ("cats", "dogs"), spec)
     assert [Path(source).name for source in probes.sources] == ["7.png", "8.png"]
     assert len(probes.images) == 2 and probes.labels.tolist() == [0, 0]
     assert "cats/0.png is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="none of 1 files is an image"):
-        own_probes(files[:1], ("cats", "dogs"), spec)
+        load_user_probes(files[:1], ("cats", "dogs"), spec)
 
 
 def test_the_summary_names_what_was_skipped(folder, tmp_path):

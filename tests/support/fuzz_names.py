@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convlens.core.errors import UserError
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 from convlens.data.index.names import composed
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
@@ -95,7 +95,7 @@ def start(folder: Path):
                     name = f"{stem}.png" if number == 0 else f"{number}.png"
                     (root / each / name).write_bytes(picture.getvalue())
         try:
-            listing = list_pictures(root)
+            listing = list_images(root)
         except UserError as error:
             expect("\n" not in str(error), "not one line")
             return REFUSED

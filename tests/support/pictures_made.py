@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from convlens.data.index.files import Files
-from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.load import Pixels, decoded
 
 ORIENTATION = 0x0112
@@ -75,4 +75,4 @@ def made(files, size=16, *, cache_dir=None, on_error="raise", **kwargs) -> Pixel
 
 
 def one(path, size=16, **kwargs) -> np.ndarray:
-    return decode_picture(path, recipe(size, **kwargs))
+    return decode_image(path, recipe(size, **kwargs))

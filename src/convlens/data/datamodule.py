@@ -13,7 +13,7 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
-from convlens.data.order import TrainingOrder, even_sample
+from convlens.data.order import TrainingOrder, draw_even_sample
 from convlens.data.pixels.pictures import Dataset
 from convlens.data.sources.registry import index
 from convlens.data.sources.source import Index
@@ -145,7 +145,7 @@ class PictureData(L.LightningDataModule):
         """
         pictures, rows = self.dataset.splits[split], None
         if at_most is not None and at_most < len(pictures):
-            rows = np.sort(even_sample(pictures.labels, at_most, self.seed))
+            rows = np.sort(draw_even_sample(pictures.labels, at_most, self.seed))
         return EvaluationLoader(
             pictures, self.eval_batch_size, *self._place(),
             rows=rows, stored=lambda: self.stored.get(split),

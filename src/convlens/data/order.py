@@ -17,7 +17,7 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
 
 
-def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+def draw_even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` of N images, each class in proportion: (count,) row numbers.
 
     The order is such that every beginning of the sample is in proportion too, so work that is cut

@@ -15,13 +15,13 @@ from torch import Tensor
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.files import Files
-from convlens.data.index.names import composed, spelt_on_disk
+from convlens.data.index.names import composed, find_on_disk
 from convlens.data.masks.files import OWN
 from convlens.data.masks.folder import MaskFolder
 from convlens.data.masks.load import read_masks
 from convlens.data.order import generator
 from convlens.data.pixels import load as pixels
-from convlens.data.pixels.decode import recipe_of
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.pixels.pictures import Pictures
 from convlens.data.sources.places import data_dir
 
@@ -58,7 +58,7 @@ class Probes:
     def __len__(self) -> int:
         return len(self.names)
 
-    def in_turns(self) -> list[int]:
+    def order_in_turns(self) -> list[int]:
         """Their numbers, the first probe of each class before the second of any.
 
         Probes stand in the order of their classes; few of them shall not all be of one.
@@ -87,8 +87,8 @@ def choose_probes(
     by_class = [found for found in by_class if len(found)]
     if count < len(by_class):
         by_class = [by_class[k] for k in rng.permutation(len(by_class))[:count]]
-    in_turns = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
-    rows = sorted(islice(in_turns, count), key=lambda row: (pictures.labels[row], row))
+    order_in_turns = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
+    rows = sorted(islice(order_in_turns, count), key=lambda row: (pictures.labels[row], row))
     chosen = np.array(rows, dtype=int)
     labels = torch.from_numpy(pictures.labels[chosen])
     masks = None
@@ -104,7 +104,7 @@ def choose_probes(
     )
 
 
-def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
+def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
     """The user's images; the true class is known where the folder has a class's name.
 
     A file in ``data.masks`` that is named like one of them is its mask.
@@ -113,13 +113,13 @@ def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig)
         UserError: a file is missing; an image or mask that cannot be used, unless
             ``data.on_error`` is "skip": then it is left out, and said on stderr; no image left.
     """
-    paths = [spelt_on_disk(Path(file).expanduser()) for file in files]
+    paths = [find_on_disk(Path(file).expanduser()) for file in files]
     for path in paths:
         if not path.is_file():
             raise UserError(f"probes.files: there is no file {path}; give paths of images")
     files, on_error = Files.of(paths), spec.on_error or "raise"
     decoded = pixels.decoded(
-        files, recipe_of(spec), cache_dir=None, on_error=on_error, progress=False
+        files, make_recipe(spec), cache_dir=None, on_error=on_error, progress=False
     )
     for path, reason in decoded.errors:
         print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)

@@ -76,7 +76,7 @@ class SplitRecord:
         """(N,) int64, each once: whatever the weights owe something to."""
         return np.unique(np.concatenate([self.train, self.validation, self.before]))
 
-    def used_as(self, digests: np.ndarray) -> np.ndarray:
+    def find_uses(self, digests: np.ndarray) -> np.ndarray:
         """(N,) str: a key of ``USED`` for images that the run used so, "" for all others."""
         found = np.full(len(digests), "", dtype="<U10")
         for name in (BEFORE, "validation", "train"):
@@ -84,7 +84,7 @@ class SplitRecord:
         found[digests == UNREAD] = ""
         return found
 
-    def own_test(self, digests: np.ndarray) -> np.ndarray:
+    def find_own_test(self, digests: np.ndarray) -> np.ndarray:
         """(N,) bool: the images of the run's test split, a copy of one no more often than there."""
         wanted, times = np.unique(self.test, return_counts=True)
         rows = np.flatnonzero(np.isin(digests, wanted) & (digests != UNREAD))

@@ -15,8 +15,8 @@ from convlens.data.index.digests import UNREAD
 from convlens.data.index.files import size_and_time
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import same_name
-from convlens.data.index.tables import csv_line, read_table
+from convlens.data.index.names import is_same_name
+from convlens.data.index.tables import format_csv_line, read_table
 from convlens.data.pixels.pictures import Dataset
 
 # keys that may be set anew on resume, for the same images lie elsewhere by now
@@ -24,7 +24,7 @@ PLACES = ("data.dir", "data.csv", "data.masks")
 COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 
-def digests_of(listing: Listing, dataset: Dataset) -> np.ndarray:
+def collect_digests(listing: Listing, dataset: Dataset) -> np.ndarray:
     """(N,) int64 digests of the listed files, as they were decoded."""
     found = np.full(len(listing), UNREAD, np.int64)
     for split in SPLITS:
@@ -38,15 +38,15 @@ def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
     A size and time of -1 stand for a file that is gone.
 
     Args:
-        digests: (N,) as :func:`digests_of` gives them.
+        digests: (N,) as :func:`collect_digests` gives them.
 
     Raises:
         OSError: it cannot be written.
     """
     with open_atomic(path, errors="surrogateescape", newline="") as file:
-        file.write(csv_line(COLUMNS))
+        file.write(format_csv_line(COLUMNS))
         for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
-            file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))
+            file.write(format_csv_line((name, *map(str, state), _hexadecimal(digest))))
 
 
 def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
@@ -57,7 +57,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     may hold the same or not.
 
     Args:
-        digests: (N,) as :func:`digests_of` gives them now.
+        digests: (N,) as :func:`collect_digests` gives them now.
 
     Raises:
         UserError: an image has another size or content: the run would go on with other data than
@@ -67,7 +67,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     touched, first = 0, b""
     # row by row, in the order they were written: a million are never held
     for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
-        if noted is None or found is None or not same_name(noted[1]["file"], found[0][0]):
+        if noted is None or found is None or not is_same_name(noted[1]["file"], found[0][0]):
             raise UserError(
                 f"{path} does not name the images of this run in their order: it was changed; "
                 f"remove it to go on without knowing whether the images are as they were"

@@ -80,7 +80,7 @@ def used_images(files: Sequence[Path], checkpoint: Path) -> str:
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
     if record is None:
         return ""
-    used = record.used_as(FileDigests(Files.of(files), None).get())
+    used = record.find_uses(FileDigests(Files.of(files), None).get())
     if not used.any():
         return ""
     return (

@@ -21,7 +21,7 @@ from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
-from convlens.data.index.tables import csv_line
+from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import devices_here, lightning
@@ -157,7 +157,7 @@ def _write_predictions(file: Path, answered: Answers, data: PictureData) -> None
 def _write_left_out(file: Path, tested_on: Tested) -> None:
     file.unlink(missing_ok=True)  # of an earlier evaluation
     if tested_on.left_out:
-        lines = map(csv_line, [("file", "used"), *tested_on.left_out])
+        lines = map(format_csv_line, [("file", "used"), *tested_on.left_out])
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 

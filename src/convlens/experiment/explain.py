@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
-from convlens.data.pixels.decode import PictureError
+from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import picture_files, walk_from
@@ -59,7 +59,7 @@ def explain_pictures(
     for file in files:
         try:
             found = explainer.explain(file, target=target, only=methods, layers=layers)
-        except PictureError as error:
+        except ImageError as error:
             refused.append(str(error))
             say(f"! {error}")
             continue

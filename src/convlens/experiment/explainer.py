@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import place_of
-from convlens.data.pixels.decode import Recipe, decode_picture, from_image
+from convlens.data.index.names import find_name
+from convlens.data.pixels.decode import Recipe, decode_image, convert_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
@@ -107,7 +107,7 @@ class Explainer:
                 raise ValueError(f"arrays are uint8 (H, W) or (H, W, C), not {picture.dtype}")
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
-            return _as_tensor(from_image(picture, self.recipe))
+            return _as_tensor(convert_image(picture, self.recipe))
         with pillow_settings():
             return self.decode(Path(picture).expanduser())
 
@@ -117,7 +117,7 @@ class Explainer:
         Raises:
             PictureError: the file gives no picture.
         """
-        return _as_tensor(decode_picture(file, self.recipe))
+        return _as_tensor(decode_image(file, self.recipe))
 
     def _resized(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -193,7 +193,7 @@ class Explainer:
     def _targets(self, target: str | None, shares: Tensor) -> list[int]:
         if target is None:
             return shares.topk(1).indices.tolist()
-        if (place := place_of(target, self.class_names)) is not None:
+        if (place := find_name(target, self.class_names)) is not None:
             return [place]
         count = target.removeprefix("top")
         if target.startswith("top") and count.isdigit() and int(count):

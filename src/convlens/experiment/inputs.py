@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk
-from convlens.data.index.names import spelt_on_disk
+from convlens.data.index.names import find_on_disk
 from convlens.rundir.runs import find_newest_run
 
 # a small trained network and images of `shapes`
@@ -31,7 +31,7 @@ def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
 
 def walk_from(given: str) -> Walk:
     """A walk from the file or folder that a person names, in letters composed or not."""
-    return Walk(spelt_on_disk(Path(given).expanduser()))
+    return Walk(find_on_disk(Path(given).expanduser()))
 
 
 def picture_files(walk: Walk) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
 from convlens.core.errors import UserError, convert_errors
-from convlens.data.pixels.decode import Recipe, recipe_of
+from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.module import module_of
@@ -49,7 +49,7 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = module.model.eval().to(device)
     with understood(str(checkpoint)):
-        recipe = recipe_of(module.data_config)
+        recipe = make_recipe(module.data_config)
     return Explainer(network, module.class_names, recipe, seed=module.seed, outputs="logits")
 
 
@@ -122,7 +122,7 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     network = build_model(
         config.model, channels=3, size=size, outputs=len(names), class_names=names
     ).eval()
-    recipe = recipe_of(config.data.replace(size=size, channels=3))
+    recipe = make_recipe(config.data.replace(size=size, channels=3))
     explainer = Explainer(network, names, recipe, seed=config.seed, outputs="logits")
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 

@@ -12,7 +12,7 @@ from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
 from convlens.data.order import TrainingOrder
-from convlens.data.sources.registry import pending_download
+from convlens.data.sources.registry import find_pending_download
 from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
 from convlens.experiment.assemble import (
@@ -127,7 +127,7 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
-    weights, download = download_of_weights(config), pending_download(config.data)
+    weights, download = download_of_weights(config), find_pending_download(config.data)
     if download:
         (config, module), index = _without_data(config, list(download.class_names)), None
         looks, _ = callbacks_of(config, module)

@@ -18,8 +18,8 @@ from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.probes import Probes, choose_probes, own_probes
-from convlens.data.unchanged import check_state, digests_of, write_state
+from convlens.data.probes import Probes, choose_probes, load_user_probes
+from convlens.data.unchanged import check_state, collect_digests, write_state
 from convlens.draw.jpeg import encode_png
 from convlens.draw.picture import to_uint8
 from convlens.experiment.assemble import Run
@@ -100,7 +100,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
             write_split(home / "split.csv", listing)
     classes = run.data.class_names
     if config.probes.files:
-        probes = own_probes(config.probes.files, classes, config.data)
+        probes = load_user_probes(config.probes.files, classes, config.data)
     else:
         pictures, count = run.data.dataset.splits["validation"], config.probes.count
         probes = choose_probes(pictures, classes, count=count, seed=config.seed)
@@ -113,7 +113,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
 def _compare(run: Run, listing: Listing, home: Path, resumed: bool) -> None:
     """Note which pictures a run begins with; refuse to go on with others."""
     split, noted = home / "split.csv", home / "pictures.csv"
-    digests = digests_of(listing, run.data.dataset)
+    digests = collect_digests(listing, run.data.dataset)
     if resumed and split.exists():
         _check_split(read_split(split, listing), listing)
     if not (resumed and noted.exists()):

@@ -107,8 +107,8 @@ class _Chosen:
 
 def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Chosen:
     digests = images.digests()
-    used = record.used_as(digests)
-    own = record.own_test(digests) & (used == "")
+    used = record.find_uses(digests)
+    own = record.find_own_test(digests) & (used == "")
     if same_data and own.any():
         return _own(images, record, used, own, skips)
     chosen = _others(images, used)

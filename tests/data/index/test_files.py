@@ -13,7 +13,7 @@ import pytest
 from convlens.data.index import listing as listing_module
 from convlens.data.index.digests import Digest, digest
 from convlens.data.index.files import Files, Texts
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits, split
 from convlens.data.index.twins import duplicates, find_twins
@@ -84,7 +84,7 @@ def tree(root: Path, pictures: int, classes: int) -> Path:
 
 
 def whole_index(root: Path):
-    found = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
+    found = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
     assert duplicates(found, find_twins(found)) == []
     write_split(root.parent / "split.csv", found)
     assert (read_split(root.parent / "split.csv", found).splits == found.splits).all()
@@ -131,7 +131,7 @@ def test_every_file_is_asked_once_by_each_step_whatever_the_number_of_classes(
     for classes in (2, 40):
         root = tree(tmp_path / str(classes) / "d", 400, classes)
         calls.clear()
-        listing = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
+        listing = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
         duplicates(listing, find_twins(listing))
         found[classes] = Counter(calls)
     for classes, count in found.items():
@@ -153,7 +153,7 @@ def test_names_are_looked_through_once_not_once_a_class(tmp_path, monkeypatch):
     monkeypatch.setattr(listing_module.Files, "__init__", noted)
     for classes in (2, 40):
         looked.clear()
-        resolve_splits(list_pictures(tree(tmp_path / str(classes), 400, classes)),
+        resolve_splits(list_images(tree(tmp_path / str(classes), 400, classes)),
                        validation=0.15, test=0.15, seed=0)  # fmt: skip
         assert 1 <= len(looked) <= 3
 
@@ -177,14 +177,14 @@ def test_equal_ends_are_read_whole(tmp_path):
                          ("validation/b", b"2"), ("test/a", b"4"), ("test/b", b"5")):  # fmt: skip
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.jpg").write_bytes(head + tail)
-    found = list_pictures(tmp_path)
+    found = list_images(tmp_path)
     ((second, first),) = duplicates(found, find_twins(found))
     assert found.files.name(first) == "train/b/x.jpg"
     assert found.files.name(second) == "validation/b/x.jpg"
 
 
 def test_a_split_file_in_another_order_is_read_too(tmp_path):
-    full = resolve_splits(list_pictures(tree(tmp_path / "d", 60, 3)), validation=9, test=9, seed=0)
+    full = resolve_splits(list_images(tree(tmp_path / "d", 60, 3)), validation=9, test=9, seed=0)
     write_split(tmp_path / "split.csv", full)
     head, *lines = (tmp_path / "split.csv").read_text().splitlines()
     (tmp_path / "split.csv").write_text("\n".join([head, *reversed(lines)]) + "\n")

@@ -7,7 +7,7 @@ import pytest
 
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.listing import Listing, list_images
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits, split
 from convlens.data.index.twins import duplicates, find_twins
@@ -122,7 +122,7 @@ def test_extreme_sizes_still_leave_one_of_each_class_for_training():
 
 
 def test_resolve_fills_only_what_is_missing(folder, tmp_path):
-    listing = list_pictures(folder)
+    listing = list_images(folder)
     full = resolve_splits(listing, validation=0.2, test=0.1, seed=0)
     assert [count(full.splits, name) for name in SPLITS] == [21, 6, 3]
     for present, wanted in ((("train",), [21, 6, 3]), (("train", "test"), [22, 5, 3])):
@@ -140,7 +140,7 @@ def test_class_name_in_the_error(folder):
     for file in sorted((folder / "dogs").iterdir())[2:]:
         file.unlink()
     with pytest.raises(UserError, match="class 'dogs' has 2 images"):
-        resolve_splits(list_pictures(folder), validation=0.2, test=0.2, seed=0)
+        resolve_splits(list_images(folder), validation=0.2, test=0.2, seed=0)
 
 
 # ------------------------------------------------------------------------------------ split files
@@ -148,19 +148,19 @@ def test_class_name_in_the_error(folder):
 
 def test_written_and_read_back(folder, tmp_path):
     (folder / "cats" / ' odd, "name" é.jpg').write_text("x")
-    full = resolve_splits(list_pictures(folder), validation=5, test=5, seed=0)
+    full = resolve_splits(list_images(folder), validation=5, test=5, seed=0)
     path = tmp_path / "split.csv"
     write_split(path, full)
     assert path.read_text(encoding="utf-8").splitlines()[0] == "file,label,split"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "split.csv"]
-    found = read_split(path, list_pictures(folder))
+    found = read_split(path, list_images(folder))
     assert (found.splits == full.splits).all()
 
 
 def test_split_file_is_a_valid_table_of_labels(folder, tmp_path):
-    full = resolve_splits(list_pictures(folder), validation=5, test=5, seed=0)
+    full = resolve_splits(list_images(folder), validation=5, test=5, seed=0)
     write_split(tmp_path / "split.csv", full)
-    table = list_pictures(folder, csv=tmp_path / "split.csv")
+    table = list_images(folder, csv=tmp_path / "split.csv")
     order = [table.files.index(file) for file in full.files]
     assert (table.splits[order] == full.splits).all()
     assert (table.labels[order] == full.labels).all()
@@ -168,18 +168,18 @@ def test_split_file_is_a_valid_table_of_labels(folder, tmp_path):
 
 def test_changed_pictures_are_noticed(folder, tmp_path):
     path = tmp_path / "split.csv"
-    write_split(path, resolve_splits(list_pictures(folder), validation=5, test=5, seed=0))
+    write_split(path, resolve_splits(list_images(folder), validation=5, test=5, seed=0))
     (folder / "cats" / "new.jpg").write_text("new")
     with pytest.raises(UserError, match=r"cats/new\.jpg is new since the split file"):
-        read_split(path, list_pictures(folder))
+        read_split(path, list_images(folder))
     (folder / "cats" / "new.jpg").unlink()
     (folder / "dogs" / "0.jpg").unlink()
     with pytest.raises(UserError, match=r"dogs/0\.jpg is gone"):
-        read_split(path, list_pictures(folder))
+        read_split(path, list_images(folder))
 
 
 def test_damaged_split_files(folder, tmp_path):
-    path, listing = tmp_path / "split.csv", list_pictures(folder)
+    path, listing = tmp_path / "split.csv", list_images(folder)
     write_split(path, resolve_splits(listing, validation=5, test=5, seed=0))
     good = path.read_text()
     for text, answer in (
@@ -194,7 +194,7 @@ def test_damaged_split_files(folder, tmp_path):
 
 def test_split_file_whose_parent_is_a_file(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    full = resolve_splits(list_pictures(folder), validation=5, test=5, seed=0)
+    full = resolve_splits(list_images(folder), validation=5, test=5, seed=0)
     with pytest.raises(UserError, match="cannot write the split file"):
         write_split(tmp_path / "file" / "split.csv", full)
 
@@ -210,7 +210,7 @@ def test_duplicates_across_splits_only(tmp_path):
     for name, text in content.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.jpg").write_text(text)
-    listing = list_pictures(tmp_path)
+    listing = list_images(tmp_path)
     found = [
         (listing.files.name(first), listing.splits[first],
          listing.files.name(second), listing.splits[second])
@@ -223,5 +223,5 @@ def test_duplicates_across_splits_only(tmp_path):
 
 
 def test_no_duplicates_without_splits(folder):
-    listing = list_pictures(folder)
+    listing = list_images(folder)
     assert duplicates(listing, find_twins(listing)) == []

@@ -16,7 +16,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.pixels.pictures import Pictures
-from convlens.data.probes import Probes, choose_probes, own_probes
+from convlens.data.probes import Probes, choose_probes, load_user_probes
 from support.masks_made import (
     ORIENTATION,
     VOC,
@@ -275,16 +275,16 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
     assert np.array_equal(chosen.masks.numpy(), pictures.masks[rows])
     # the person's own
     paths = [str(with_masks / "pics" / name) for name in ("cats/1.png", "cats/2.png", "dogs/5.png")]
-    own = own_probes(paths, module.class_names, module.spec)
+    own = load_user_probes(paths, module.class_names, module.spec)
     assert own.masks.dtype == torch.bool and own.masks.shape == (3, 16, 16)
     assert own.masked.tolist() == [True, False, True]  # the first an empty object
     assert own.masks.flatten(1).any(1).tolist() == [False, False, True]
-    nothing = own_probes(paths[1:2], module.class_names, module.spec)
+    nothing = load_user_probes(paths[1:2], module.class_names, module.spec)
     assert nothing.masks is None and nothing.masked.tolist() == [False]
     (with_masks / "masks" / "dogs" / "5.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*dogs/5\.png"):
-        own_probes(paths, module.class_names, module.spec)
-    own = own_probes(paths, module.class_names, module.spec.replace(on_error="skip"))
+        load_user_probes(paths, module.class_names, module.spec)
+    own = load_user_probes(paths, module.class_names, module.spec.replace(on_error="skip"))
     assert own.masked.tolist() == [True, False, False]
     assert "probes.files: 1 masks left out" in capsys.readouterr().err
 

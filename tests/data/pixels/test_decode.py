@@ -10,7 +10,7 @@ from convlens.core.errors import UserError
 from convlens.data.index.files import Files
 from convlens.data.pixels import decode as decode_module
 from convlens.data.pixels import load as load_module
-from convlens.data.pixels.decode import PictureError, Recipe
+from convlens.data.pixels.decode import ImageError, Recipe
 from convlens.data.pixels.load import decoded
 from support.pictures_made import ORIENTATION, made, one, photo, saved
 
@@ -57,7 +57,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
 
 def test_32_bit_pixels_are_refused(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(PictureError, match="32 bits a channel"):
+    with pytest.raises(ImageError, match="32 bits a channel"):
         one(path)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.looks import look, twins
 from support.pictures_made import made
 
@@ -124,7 +124,7 @@ def test_looks_come_back_from_the_cache(folders, tmp_path):
     several = [made(files, 24, cache_dir=place) for place in (*[tmp_path / "cache"] * 2, None)]
     assert [each.digests is None for each in several] == [False, True, False]
     for each in several:
-        expected = [look(decode_picture(file, Recipe(24, 24))) for file in files]
+        expected = [look(decode_image(file, Recipe(24, 24))) for file in files]
         assert np.allclose(each.looks, expected, atol=0.1)
 
 
@@ -132,7 +132,7 @@ def test_photographs_photographed_once_are_no_twins_and_their_thumbnails_are(sha
     files = sorted((shared_data / "cats_dogs").rglob("*.jpg"))[::7][:300]
     if len(files) < 100:
         pytest.skip("the photographs of cats and dogs are not there")
-    pictures = [decode_picture(file, Recipe(64, 64)) for file in files]
+    pictures = [decode_image(file, Recipe(64, 64)) for file in files]
     for file in files[:60]:
         out = io.BytesIO()
         with Image.open(file) as image:

@@ -21,7 +21,7 @@ import pytest
 from convlens.core.errors import UserError
 from convlens.data.pixels import cache as cache_module
 from convlens.data.pixels import load as pixels_module
-from convlens.data.pixels.cache import cached_arrays
+from convlens.data.pixels.cache import cache_arrays
 from support.pictures_made import made, one, photo
 
 # ----------------------------------------------------------------------------------------- cache
@@ -313,13 +313,13 @@ def test_cached_arrays(tmp_path):
                 "none": np.zeros((0, 2))}  # fmt: skip
 
     for key in ({"seed": 0}, {"seed": 0}, {"seed": 1}):
-        found = cached_arrays(key, make, tmp_path)
+        found = cache_arrays(key, make, tmp_path)
         for name, array in make().items():
             np.testing.assert_array_equal(found[name], array)
             assert found[name].dtype == array.dtype
     assert len(calls) == 2 + 3 * 1
     with pytest.raises(ZeroDivisionError):
-        cached_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
+        cache_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
 
 

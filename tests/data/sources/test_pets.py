@@ -14,7 +14,7 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.sources.archives import PETS
 from convlens.data.sources.pets import list_pets
-from convlens.data.sources.registry import pending_download
+from convlens.data.sources.registry import find_pending_download
 from support.pets_drawn import (
     BREEDS,
     COMMENTS,
@@ -237,11 +237,11 @@ def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
 
 
 def test_pending_download_and_bad_words(drawn, tmp_path):
-    assert pending_download(spec_of().replace(dir=str(drawn))) is None
+    assert find_pending_download(spec_of().replace(dir=str(drawn))) is None
     nowhere = {"dir": str(tmp_path / "none")}
-    download = pending_download(spec_of().replace(**nowhere))
+    download = find_pending_download(spec_of().replace(**nowhere))
     assert (download.megabytes, download.class_names) == (811, ("cat", "dog"))
-    download = pending_download(spec_of("data.labels=breeds").replace(**nowhere))
+    download = find_pending_download(spec_of("data.labels=breeds").replace(**nowhere))
     assert download.class_names == PETS.class_names["breeds"]
     with pytest.raises(UserError, match=r"data\.labels=breed: did you mean breeds"):
         data(tmp_path / "none", "data.labels=breed")

@@ -15,7 +15,7 @@ from convlens.cli.main import main
 from convlens.config.compose import apply_overrides, compose
 from convlens.core.errors import UserError
 from convlens.data.pixels.cache import stored
-from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
+from convlens.data.pixels.decode import ImageError, Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.models.state import load_weights
 from convlens.pages.compare import compare
@@ -52,8 +52,8 @@ from support.tiny import TINY
 def test_bomb_is_refused_before_it_grows(tmp_path, content, said):
     (tmp_path / "bomb").write_bytes(content)
     before = fuzz_pictures.peak_megabytes()
-    with pillow_settings(), pytest.raises(PictureError, match=said):
-        decode_picture(tmp_path / "bomb", Recipe(16, 16))
+    with pillow_settings(), pytest.raises(ImageError, match=said):
+        decode_image(tmp_path / "bomb", Recipe(16, 16))
     assert fuzz_pictures.peak_megabytes() - before < fuzz_bombs.SMALL
 
 
@@ -87,8 +87,8 @@ def test_damaged_tiff_writes_nothing_on_the_screen(tmp_path, name):
     data = bytearray(fuzz_pictures.SEEDS[name])
     data[20:60] = bytes(range(40))
     (tmp_path / "x.tif").write_bytes(data)
-    with silent(), pillow_settings(), pytest.raises(PictureError):
-        decode_picture(tmp_path / "x.tif", Recipe(16, 16))
+    with silent(), pillow_settings(), pytest.raises(ImageError):
+        decode_image(tmp_path / "x.tif", Recipe(16, 16))
 
 
 def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
 
     (tmp_path / "x.png").write_bytes(fuzz_bombs.png_claims(1, 100_000_000))
     (tmp_path / "x.xml").write_bytes(XML.replace(b"<size>", b"<no>").replace(b"</size>", b"</no>"))
-    with pytest.raises(PictureError, match="no side may be above"):
+    with pytest.raises(ImageError, match="no side may be above"):
         own_masks([tmp_path / "x.png"], [tmp_path / "x.xml"], size=8, resize="pad")
 
 
@@ -114,9 +114,9 @@ def test_by_strips_is_the_same_picture(tmp_path, monkeypatch, mode):
     elif mode == "I;16":
         image = Image.fromarray(rng.integers(0, 65536, (50, 40)).astype(np.uint16))
     image.save(tmp_path / "x.png")
-    whole = decode_picture(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
+    whole = decode_image(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
     monkeypatch.setattr(decode, "_STRIP", 40 * 7)
-    parts = decode_picture(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
+    parts = decode_image(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
     assert np.array_equal(whole, parts)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.data.index import layout
-from convlens.data.index.files import Gathering
+from convlens.data.index.files import ListingBuilder
 from convlens.data.index.folders import Walk, counted, shown
 from convlens.data.index.kinds import FOREIGN, WAY_OUT
-from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, split_of, suggested_pattern
+from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, parse_split, suggest_pattern
 
 
-def lead_of(folder: Path, root: Path) -> str:
+def name_prefix(folder: Path, root: Path) -> str:
     """What stands before an image's name in ``folder`` when it is called from ``root``."""
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
@@ -33,23 +33,23 @@ def refuse_strays(folder: Path, where: str, walk: Walk) -> None:
 
 
 def add_classes(
-    rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
+    rows: ListingBuilder, split: str | None, folder: Path, walk: Walk, keys: Keys
 ) -> list[str]:
     """Every image in the class folders of ``folder``; lines a person should read."""
     notes = []
-    if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
+    if split is not None and (inner := layout.find_classes(folder, walk)) != folder:
         notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
         folder = inner
     classes, loose = walk.look(folder)
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
-    if split is None and layout.splits_in_classes(classes, walk):
+    if split is None and layout.are_splits_in_classes(classes, walk):
         notes.append(
             "each class folder holds its own train/ and other split folders: taken as the splits"
         )
         for inner in classes:
             for part in walk.look(inner)[0]:
-                _add_class(rows, split_of(part.name), inner.name, part, walk)
+                _add_class(rows, parse_split(part.name), inner.name, part, walk)
         return notes
     empty, branches, copies = [], [], []
     for inner in classes:
@@ -60,21 +60,21 @@ def add_classes(
         layout.refuse_data_set(inner, [part for part, _ in found], keys)
         copies += layout.mirrors(found)
     if len(empty) == len(classes) and not loose:
-        raise nothing_in(folder, keys)
+        raise no_images_error(folder, keys)
     if empty:
-        raise nothing_in(empty[0], keys)
+        raise no_images_error(empty[0], keys)
     refuse_strays(folder, "beside the class folders", walk)
     layout.refuse_levels(folder, branches, keys)
     return notes + _mirror_notes(copies, walk.root)
 
 
 def _add_class(
-    rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
+    rows: ListingBuilder, split: str | None, label: str, folder: Path, walk: Walk
 ) -> list[tuple[Path, list[str]]]:
     """Add every image below ``folder``; (folder, names) of it and of those in it."""
     found = list(walk.below(folder))
     for part, names in found:
-        lead = lead_of(part, rows.directory)
+        lead = name_prefix(part, rows.directory)
         rows.add(split, label, [lead + name for name in names])
     return found
 
@@ -92,7 +92,7 @@ def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
     ]
 
 
-def nothing_in(folder: Path, keys: Keys) -> UserError:
+def no_images_error(folder: Path, keys: Keys) -> UserError:
     walk = Walk(folder)
     list(walk.below(folder))  # counts what it passes over
     seen = f", only {walk.left_out()}" if walk.unused else ""
@@ -105,7 +105,7 @@ def nothing_in(folder: Path, keys: Keys) -> UserError:
 
 def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
     """The error for loose images without labels: suggest the pattern their names follow."""
-    pattern = suggested_pattern(pictures, keys)
+    pattern = suggest_pattern(pictures, keys)
     if pattern:
         return UserError(
             f"no class folders in {folder}, but names such as {pictures[0]} tell the class: "
@@ -118,12 +118,12 @@ def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
     )
 
 
-def folder_below(root: Path, name: str, keys: Keys) -> str:
+def suggest_subfolder(root: Path, name: str, keys: Keys) -> str:
     """Where one class folder itself holds folders of images, that is what was meant."""
     walk, inner = Walk(root), root / name
     if not inner.is_dir():
         return ""
-    inner = layout.classes_in(inner, walk)
+    inner = layout.find_classes(inner, walk)
     below = walk.look(inner)[0]
     if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
         return ""

@@ -83,7 +83,7 @@ def array_digests(images: np.ndarray) -> np.ndarray:
     return np.fromiter(found, np.int64, len(images))
 
 
-def numbered_digests(count: int, key: dict) -> np.ndarray:
+def make_numbered_digests(count: int, key: dict) -> np.ndarray:
     """(N,) int64 of images that are known by a JSON-able key and their number from 0."""
     first = content_digest(_json(key).encode())
     return np.int64(first) + np.arange(count, dtype=np.int64)

@@ -140,7 +140,7 @@ def _spelt(name: bytes) -> str:
     return os.path.abspath(text) if os.path.isabs(text) else text
 
 
-class Gathering:
+class ListingBuilder:
     """Images while a listing is put together: names in one block, split and class as numbers.
 
     Args:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convlens.core.errors import UserError
-from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
+from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, detect_file_kind
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 # Lower case. Thumbnails, waste bins, indices and settings: never a class or an image of the user's.
@@ -42,10 +42,10 @@ _TOOLS_BEGIN = ("._", ".trash", ".fuse_hidden", ".nfs0", ".syncthing.", ".~lock.
 _SHOWN = 3  # names behind a count
 
 
-def left_by_tools(name: str) -> bool:
+def is_left_by_tools(name: str) -> bool:
     """Whether a file or folder is known, by its name, to be a system's or a tool's.
 
-    >>> left_by_tools("@eaDir"), left_by_tools("._cat.jpg"), left_by_tools("cats")
+    >>> is_left_by_tools("@eaDir"), is_left_by_tools("._cat.jpg"), is_left_by_tools("cats")
     (True, True, False)
     """
     lower = name.lower()
@@ -185,7 +185,7 @@ def _content(folder: Path) -> Content:
                 named = name.lower().endswith(EXTENSIONS)
                 if named and name[0] != "." and entry.is_file():
                     pictures.append(name)  # nearly all
-                elif left_by_tools(name):
+                elif is_left_by_tools(name):
                     continue
                 elif name[0] == ".":
                     unused.append(("hidden", name))
@@ -198,7 +198,7 @@ def _content(folder: Path) -> Content:
                         pictures.append(name)
                     else:
                         unused.append(("link to nothing", name))
-                elif (kind := kind_of_file(entry.path)) in FORMATS:
+                elif (kind := detect_file_kind(entry.path)) in FORMATS:
                     pictures.append(name)
                     by_content.append(name)
                 else:

@@ -115,7 +115,7 @@ def _written(head: bytes) -> str:
     return "XML" if start.startswith("<?xml") else "text"
 
 
-def kind_of_file(path: str | os.PathLike) -> str:
+def detect_file_kind(path: str | os.PathLike) -> str:
     """``kind_of`` of a file, ``HEAD`` bytes of which are read; never raises.
 
     The caller has made sure that it is a file: a pipe would be waited for.

@@ -56,10 +56,10 @@ _KNOWN_SPLITS = {
 
 
 @functools.lru_cache(maxsize=1024)
-def split_of(name: str) -> str | None:
+def parse_split(name: str) -> str | None:
     """Which split a folder or a table calls so; ``HELD_OUT``: validation or test; or None.
 
-    >>> split_of("Training_Set"), split_of("val2017"), split_of("eval"), split_of("cats")
+    >>> parse_split("Training_Set"), parse_split("val2017"), parse_split("eval"), parse_split("cats")
     ('train', 'validation', 'held out', None)
     """
     return _KNOWN_SPLITS.get("".join(w for w in _words(name) if w not in _KNOWN_FILLERS))
@@ -74,7 +74,7 @@ class Keys(NamedTuple):
 
 
 def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
-    """The regular expression of a name pattern (see ``list_pictures``), for composed names."""
+    """The regular expression of a name pattern (see ``list_images``), for composed names."""
     pattern = composed(pattern)
     if "(?P<class>" in pattern:
         try:
@@ -102,7 +102,7 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
     return re.compile(expression)
 
 
-def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
+def read_classes(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
     """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
     matches = map(compiled(pattern, keys).fullmatch, map(composed, names))
     # interned: one text a class, not one an image
@@ -120,7 +120,7 @@ def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Key
     return found
 
 
-def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
+def suggest_pattern(names: Sequence[str], keys: Keys) -> str | None:
     """A pattern that all names follow and that gives two or more classes."""
     for shown in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
         # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here

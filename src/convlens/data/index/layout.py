@@ -15,13 +15,13 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk, shown
-from convlens.data.index.labels import HELD_OUT, SPLITS, Keys, split_of
+from convlens.data.index.labels import HELD_OUT, SPLITS, Keys, parse_split
 
 _LOWER = "*/{class}/*"  # patterns that say which folders are the classes
 _UPPER = "{class}/*"
 
 
-def split_folders(
+def find_split_folders(
     root: Path, walk: Walk, keys: Keys, nested: bool, for_test: bool = False
 ) -> dict[str, Path]:
     """``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` is not split.
@@ -63,7 +63,7 @@ def split_folders(
 def _roles(names: Sequence[str]) -> dict[str, str | None]:
     """The split that each name tells, also behind what all of them begin with (seg_train)."""
     lead = _shared_letters(names) if len(names) > 1 else 0
-    return {name: split_of(name) or split_of(name[lead:]) for name in names}
+    return {name: parse_split(name) or parse_split(name[lead:]) for name in names}
 
 
 def _place_held_out(found: dict[str, Path], either: Sequence[Path], for_test: bool) -> None:
@@ -80,7 +80,7 @@ def _place_held_out(found: dict[str, Path], either: Sequence[Path], for_test: bo
         )
 
 
-def classes_in(folder: Path, walk: Walk) -> Path:
+def find_classes(folder: Path, walk: Walk) -> Path:
     """``folder``, or where its class folders lie: below a single one that holds all of it.
 
     A split of a single class is none, so that a single folder of folders is no class.
@@ -92,7 +92,7 @@ def classes_in(folder: Path, walk: Walk) -> Path:
     return folder
 
 
-def splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
+def are_splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
     """Whether every class folder holds split folders and nothing else: cats/train, cats/test, …"""
     return len(classes) > 1 and all(_is_split(folder, walk) for folder in classes)
 
@@ -100,7 +100,7 @@ def splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
 def _is_split(folder: Path, walk: Walk) -> bool:
     """Whether a folder holds two or more split folders of images, train/ among them."""
     inner, loose = walk.look(folder)
-    splits = [split_of(part.name) for part in inner]
+    splits = [parse_split(part.name) for part in inner]
     if loose or len(inner) < 2 or "train" not in splits or not set(splits) <= set(SPLITS):
         return False
     return len(set(splits)) == len(splits) and not any(walk.look(part)[0] for part in inner)
@@ -109,12 +109,12 @@ def _is_split(folder: Path, walk: Walk) -> bool:
 def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
     """Raises UserError where a class folder is split itself; ``parts``: the folders in it."""
     below = [part.relative_to(folder).parts for part in parts]
-    if any(len(path) > 1 and split_of(path[0]) == "train" for path in below):
+    if any(len(path) > 1 and parse_split(path[0]) == "train" for path in below):
         raise UserError(
             f"{folder} is a data set of its own, with train/, not a class: "
             f"did you mean {keys.directory}={folder}?"
         )
-    splits = {split_of(path[0]): path[0] for path in below if path and split_of(path[0])}
+    splits = {parse_split(path[0]): path[0] for path in below if path and parse_split(path[0])}
     if "train" in splits and len(splits) > 1:
         raise UserError(
             f"{folder} is split, into {shown(sorted(splits.values()))}, but other classes are not:"

@@ -24,15 +24,15 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.index import layout
 from convlens.data.index.class_folders import (
     add_classes,
-    folder_below,
-    lead_of,
-    nothing_in,
+    suggest_subfolder,
+    name_prefix,
+    no_images_error,
     refuse_strays,
 )
-from convlens.data.index.files import Files, Gathering
+from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import Named, Walk
-from convlens.data.index.labels import SPLITS, Keys, classes_in_names
-from convlens.data.index.tables import rows_of_table
+from convlens.data.index.labels import SPLITS, Keys, read_classes
+from convlens.data.index.tables import read_label_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Listing:
         return tuple(name for name in SPLITS if (self.splits == name).any())
 
 
-def list_pictures(
+def list_images(
     directory: str | os.PathLike,
     *,
     pattern: str | None = None,
@@ -108,16 +108,16 @@ def list_pictures(
     root = _existing(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: labels come from one of them")
-    rows, walk, notes = Gathering(root), Walk(root, companions), []
+    rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
     if csv is not None:
         named = set()
-        for split, label, file in rows_of_table(root, Path(csv).expanduser(), keys):
+        for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
             rows.add(split, label, [name])
             named.add(name)
         notes += _not_in_table(root, named)
     else:
-        folders = layout.split_folders(root, walk, keys, pattern is None, for_test)
+        folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
         if folders:
             refuse_strays(root, "beside the split folders", walk)
         for split, folder in (folders or {None: root}).items():
@@ -129,13 +129,13 @@ def list_pictures(
     return _listing(rows, notes, keys, for_test)
 
 
-def _listing(rows: Gathering, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
+def _listing(rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
     """Sort and check the collected rows."""
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
         raise UserError(
             f"only one class, {names[0]!r}, in {root}: a classifier needs two or more"
-            f"{folder_below(root, names[0], keys)}"
+            f"{suggest_subfolder(root, names[0], keys)}"
         )
     for name in names:
         # a class is named in tables, pages and event files; of files only the bytes count
@@ -189,15 +189,15 @@ def _existing(directory: Path, keys: Keys) -> Path:
 
 
 def _add_by_pattern(
-    rows: Gathering, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
+    rows: ListingBuilder, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
 ) -> None:
     """Every image below ``folder``, the class read by ``pattern``."""
-    names = [lead_of(part, folder) + name for part, found in walk.below(folder) for name in found]
+    names = [name_prefix(part, folder) + name for part, found in walk.below(folder) for name in found]
     if not names:
-        raise nothing_in(folder, keys)
+        raise no_images_error(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]
-    lead = lead_of(folder, rows.directory)
-    labelled = zip(classes_in_names(asked, pattern, folder, keys), names, strict=True)
+    lead = name_prefix(folder, rows.directory)
+    labelled = zip(read_classes(asked, pattern, folder, keys), names, strict=True)
     for label, some in groupby(labelled, key=itemgetter(0)):
         rows.add(split, label, [lead + name for _, name in some])
 

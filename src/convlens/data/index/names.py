@@ -24,17 +24,17 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def same_name(one: str, other: str) -> bool:
+def is_same_name(one: str, other: str) -> bool:
     """Whether both are one name, whichever spelling either has."""
     return one == other or composed(one) == composed(other)
 
 
-def place_of(name: str, names: Iterable[str]) -> int | None:
+def find_name(name: str, names: Iterable[str]) -> int | None:
     """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
-    return next((place for place, each in enumerate(names) if same_name(name, each)), None)
+    return next((place for place, each in enumerate(names) if is_same_name(name, each)), None)
 
 
-def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
+def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
     """The path as the file system spells it; as it is where nothing of that name is there.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS, Keys
-from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.listing import Listing, list_images
 from convlens.data.index.splits import Share, resolve_splits
 
 
@@ -37,7 +37,7 @@ def copy_split(
         raise UserError(f"{target} exists and nothing is overwritten: choose another dst")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
-    listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
+    listing = list_images(source, keys=Keys("src", "pattern", "csv"))
     if listing.splits is not None:
         found = " and ".join(listing.present_splits)
         raise UserError(f"{source} is split already, into {found}: point src at class folders")

@@ -14,8 +14,8 @@ from convlens.core.errors import UserError
 from convlens.core.files import open_atomic
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import composed, same_name
-from convlens.data.index.tables import CSV_COLUMNS, csv_line, read_table
+from convlens.data.index.names import composed, is_same_name
+from convlens.data.index.tables import CSV_COLUMNS, format_csv_line, read_table
 
 
 def write_split(path: str | os.PathLike, listing: Listing) -> None:
@@ -23,10 +23,10 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
     path = Path(path)
     try:
         with open_atomic(path, sync=True, errors="surrogateescape", newline="") as file:
-            file.write(csv_line(CSV_COLUMNS))
+            file.write(format_csv_line(CSV_COLUMNS))
             classes = map(listing.class_names.__getitem__, listing.labels)
             for row in zip(listing.files.names(), classes, listing.splits, strict=True):
-                file.write(csv_line(row))
+                file.write(format_csv_line(row))
     except OSError as error:
         raise UserError(f"cannot write the split file {path}: {error.strerror}") from None
 
@@ -57,7 +57,7 @@ def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | 
         if row is None or picture is None or row["split"] not in SPLITS:
             return None
         file, label = picture[0], listing.class_names[picture[1]]
-        if not (same_name(row["file"], file) and same_name(row["label"], label)):
+        if not (is_same_name(row["file"], file) and is_same_name(row["label"], label)):
             return None
         assigned[place] = row["split"]
     return assigned

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.labels import SPLITS, Keys, split_of
-from convlens.data.index.names import spelt_on_disk
+from convlens.data.index.labels import SPLITS, Keys, parse_split
+from convlens.data.index.names import find_on_disk
 
 CSV_COLUMNS = ("file", "label", "split")
 _PARTING = re.compile(r'[,"\r\n]')
 
 
-def rows_of_table(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | None, str, Path]]:
-    """(split or None, label, file below ``root``) of each row of a CSV; see ``list_pictures``."""
+def read_label_rows(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | None, str, Path]]:
+    """(split or None, label, file below ``root``) of each row of a CSV; see ``list_images``."""
     spellings: dict[Path, dict[str, list[str]]] = {}
-    path = next((p for p in (spelt_on_disk(root / path), spelt_on_disk(path)) if p.is_file()), path)
+    path = next((p for p in (find_on_disk(root / path), find_on_disk(path)) if p.is_file()), path)
     seen: dict[Path, int] = {}
     missing: list[str] = []
     for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv):
@@ -26,13 +26,13 @@ def rows_of_table(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | No
         if not name or not label:
             empty = "label" if name else "file"
             raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")
-        file = spelt_on_disk(root / name, spellings)
+        file = find_on_disk(root / name, spellings)
         if file in seen:
             raise UserError(
                 f"{path} names {name} twice, in lines {seen[file]} and {line}: keep one"
             )
         seen[file] = line
-        split = split_of(row["split"]) if "split" in row else None
+        split = parse_split(row["split"]) if "split" in row else None
         if "split" in row and split not in SPLITS:
             raise UserError(
                 f"{path} line {line}: split {row['split']!r} is none of train, validation, test; "
@@ -50,13 +50,13 @@ def rows_of_table(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | No
         )
 
 
-def csv_line(values: Iterable[str]) -> str:
+def format_csv_line(values: Iterable[str]) -> str:
     """One line of a CSV file, commas between values, quoted where they hold what parts them.
 
     The ``csv`` module leaves a carriage return unquoted where lines end without one, and its own
     reader then takes it for the end of the row.
 
-    >>> csv_line(["a,b", "c"])
+    >>> format_csv_line(["a,b", "c"])
     '"a,b",c\\n'
     """
     quoted = ('"' + v.replace('"', '""') + '"' if _PARTING.search(v) else v for v in values)

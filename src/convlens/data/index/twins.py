@@ -61,7 +61,7 @@ def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[
     return sorted(pairs)
 
 
-def leaks_line(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
+def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
     """One line on images on both sides of the split, pairs of ``duplicates``; "" without any."""
     if not leaks:
         return ""
@@ -72,7 +72,7 @@ def leaks_line(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
+def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
     """One line on images that lie in several classes, within a split or across; "" without any.
 
     Args:

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from convlens.data.masks.boxes import read_boxes
 from convlens.data.masks.load import MaskKind, Picture
-from convlens.data.pixels.decode import ORIENTATION, open_picture
+from convlens.data.pixels.decode import ORIENTATION, open_image
 
 # Index 255 of VOC's palette: the rim of objects and what is too hard to tell, neither of the two.
 _VOID = 255, (224, 224, 192)
@@ -41,7 +41,7 @@ def _mask(file: Path, picture: Picture) -> tuple[np.ndarray, int, str]:
 def _drawn(file: Path, picture: Picture) -> tuple[np.ndarray, bool]:
     """The mask in a PNG, (h, w) bool, and whether it says itself how it is turned."""
     upright = picture.upright
-    with open_picture(file, formats=("PNG",)) as image:
+    with open_image(file, formats=("PNG",)) as image:
         # before anything is decoded, so that no small file becomes a gigabyte
         _check_size(image.size, (upright, upright[::-1]), upright)
         known = image.getexif().get(ORIENTATION, 1) not in (0, 1)

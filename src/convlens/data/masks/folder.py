@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.folders import left_by_tools
-from convlens.data.index.labels import SPLITS, split_of
-from convlens.data.index.names import composed, spelt_on_disk
+from convlens.data.index.folders import is_left_by_tools
+from convlens.data.index.labels import SPLITS, parse_split
+from convlens.data.index.names import composed, find_on_disk
 
 SUFFIXES = (".png", ".xml")
 
@@ -37,7 +37,7 @@ class MaskFolder:
     """
 
     def __init__(self, folder: str | os.PathLike, pictures: str | os.PathLike):
-        self.folder = spelt_on_disk(Path(folder).expanduser())
+        self.folder = find_on_disk(Path(folder).expanduser())
         self._pictures = Path(pictures).expanduser()
         if not self.folder.is_dir():
             names = [path.name for path in self.folder.parent.glob("*") if path.is_dir()]
@@ -142,7 +142,7 @@ def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
             folders.clear()
             continue
         seen.add((info.st_dev, info.st_ino))
-        hidden = [n for n in folders if n.startswith(".") or left_by_tools(n)]
+        hidden = [n for n in folders if n.startswith(".") or is_left_by_tools(n)]
         folders[:] = sorted(set(folders) - set(hidden), key=os.fsencode)
         for name in sorted(names, key=os.fsencode):
             file = Path(path, name)
@@ -157,5 +157,5 @@ def _key(parts: Sequence[str]) -> tuple[str, ...]:
     ``annotations``.
     """
     *folders, name = (composed(part) for part in parts)
-    kept = [split_of(f) or f for f in folders if f.lower() != "annotations"]
+    kept = [parse_split(f) or f for f in folders if f.lower() != "annotations"]
     return (*kept, Path(name).stem)

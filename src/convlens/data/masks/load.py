@@ -17,14 +17,14 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprints, stored
+from convlens.data.pixels.cache import Writer, fingerprint_files, stored
 from convlens.data.pixels.decode import (
     ORIENTATION,
-    PictureError,
+    ImageError,
     Recipe,
-    reason_of,
+    describe_error,
     resized,
-    size_and_orientation,
+    read_size_and_orientation,
 )
 from convlens.data.pixels.decode import VERSION as DECODING
 
@@ -117,7 +117,7 @@ def read_masks(
         def work(row: int) -> tuple[int, str]:
             try:
                 mask, remark = _read(kind, pictures[row], files[row], recipe)
-            except PictureError as error:
+            except ImageError as error:
                 if kind.needed or on_error == "raise":
                     raise
                 return row, error.reason
@@ -134,7 +134,7 @@ def read_masks(
 
     paths = Files.of(path for row in rows for path in (pictures[row], files[row]))
     made_by = (*kind.version, on_error, DECODING, PIL.__version__)
-    asked, state = fingerprints(paths, *made_by, [size, size], resize, len(pictures), rows)
+    asked, state = fingerprint_files(paths, *made_by, [size, size], resize, len(pictures), rows)
     entry = stored(cache_dir, f"masks-{asked}", state, build)
     remarks = entry.notes["remarks"]
     broken = [(row, why) for row, why in remarks if why not in kind.remarks]
@@ -152,15 +152,15 @@ def read_masks(
 
 def _read(kind: MaskKind, picture: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
     """(H, W) bool and a remark. Raises PictureError, naming the file, if it gives no mask."""
-    shape = Picture(*size_and_orientation(picture))
+    shape = Picture(*read_size_and_orientation(picture))
     try:
         mask, turn, remark = kind.read(file, shape)
     except MemoryError:
         raise  # the machine's failing, not the file's
     except PIL.UnidentifiedImageError:
-        raise PictureError(file, "its content is no PNG", kind.way_out) from None
+        raise ImageError(file, "its content is no PNG", kind.way_out) from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        raise PictureError(file, reason_of(error), kind.way_out) from None
+        raise ImageError(file, describe_error(error), kind.way_out) from None
     image = Image.fromarray(mask.astype(np.uint8))
     image.getexif()[ORIENTATION] = turn
     return resized(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark

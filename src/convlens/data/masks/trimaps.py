@@ -17,20 +17,20 @@ import numpy as np
 from PIL import Image
 
 from convlens.data.masks.load import MaskKind, Picture
-from convlens.data.pixels.decode import open_picture
+from convlens.data.pixels.decode import open_image
 
 _BACKGROUND = 2
 _STRETCHED = "stretched"
 
 
-def trimap_of(picture: Path) -> Path:
+def find_trimap(picture: Path) -> Path:
     """Where the official archives have it."""
     return picture.parent.parent / "annotations" / "trimaps" / f"{picture.stem}.png"
 
 
 def _mask(trimap: Path, picture: Picture) -> tuple[np.ndarray, int, str]:
     """(h, w) bool, the image's orientation, and whether the trimap has other proportions."""
-    with open_picture(trimap, formats=("PNG",)) as image:
+    with open_image(trimap, formats=("PNG",)) as image:
         classes = np.asarray(image)  # of a palette the indices
     if classes.ndim != 2 or not np.isin(classes, (1, 2, 3)).all():
         raise ValueError("it is no trimap: 1 (object), 2 (background), 3 (border) are expected")

@@ -98,7 +98,7 @@ class FileWriter:
         free = shutil.disk_usage(self.directory).free
         if needed > free:
             detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free"
-            raise disk_full(self.directory, detail, self.way_out)
+            raise disk_full_error(self.directory, detail, self.way_out)
         path = self.directory / f"{self.name}.{key}.npy{self.suffix}"
         try:
             self.files[key] = ArrayFile(path, shape, dtype)
@@ -111,7 +111,7 @@ class FileWriter:
 Writer = FileWriter | MemoryWriter
 
 
-def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
+def disk_full_error(directory: Path, detail: str, way_out: str) -> UserError:
     return UserError(
         f"no room for the cache in {directory} ({detail}): free some, set CONVLENS_CACHE to a "
         f"larger disk, {way_out}"
@@ -157,7 +157,7 @@ def stored(
     )
 
 
-def fingerprints(files: Files, *parts: object) -> tuple[str, str]:
+def fingerprint_files(files: Files, *parts: object) -> tuple[str, str]:
     """What names an entry made from files, and what must be unchanged for it to hold.
 
     Sizes and times are not in the first, so that changed files replace their entry on disk.
@@ -173,7 +173,7 @@ def fingerprints(files: Files, *parts: object) -> tuple[str, str]:
     return identity.hexdigest(), whole.hexdigest()
 
 
-def cached_arrays(
+def cache_arrays(
     key: dict, make: Callable[[], dict[str, np.ndarray]], directory: Path | None
 ) -> dict[str, np.ndarray]:
     """The arrays that ``make()`` gives, made once for each ``key`` (JSON-able; say it all in it).
@@ -200,7 +200,7 @@ def _explained(directory: Path, way_out: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise disk_full(directory, error.strerror, way_out) from None
+            raise disk_full_error(directory, error.strerror, way_out) from None
         raise UserError(
             f"cannot write the cache folder {directory}: {error.strerror or error}; set "
             f"CONVLENS_CACHE to another folder, {way_out}"

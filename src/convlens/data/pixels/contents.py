@@ -12,7 +12,7 @@ import numpy as np
 
 from convlens.data.index.digests import UNREAD, file_digest
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprints, stored
+from convlens.data.pixels.cache import Writer, fingerprint_files, stored
 from convlens.data.pixels.load import bar, cores
 
 _VERSION = 1  # of the digests: raise it when a file would get another one
@@ -34,7 +34,7 @@ class FileDigests:
     def __init__(self, files: Files, cache_dir: Path | None):
         self._files, self._cache_dir = files, cache_dir
         if cache_dir is not None:
-            self._name, self._fingerprint = fingerprints(files, _VERSION)
+            self._name, self._fingerprint = fingerprint_files(files, _VERSION)
 
     def get(self, known: np.ndarray | None = None) -> np.ndarray:
         """(N,) int64; ``UNREAD`` for a file that cannot be read.

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
+from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, detect_file_kind
 
 VERSION = 1  # of the pixels a file gives: raise it when decoding changes, and caches are rebuilt
 RESIZES = ("squash", "crop", "pad")
@@ -50,7 +50,7 @@ _STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs
 REDUCING_GAP = 3
 
 
-class PictureError(UserError):
+class ImageError(UserError):
     """A file that gives no image; ``reason`` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str, way_out: str = ""):
@@ -92,29 +92,29 @@ class Recipe:
         return asdict(self) | fixed
 
 
-def recipe_of(data: DataConfig) -> Recipe:
+def make_recipe(data: DataConfig) -> Recipe:
     """How images come to the network that a config group ``data`` describes."""
     return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
-def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
+def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no image."""
     path = Path(path)
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
-                return from_image(image, recipe)
+                return convert_image(image, recipe)
     except MemoryError:
         raise  # the machine's failing, not the file's
     except Exception as error:
         # Pillow's readers raise almost anything on damaged data: OSError, SyntaxError, ValueError,
         # IndexError, struct.error, zlib.error and more. All of them mean this file.
-        raise PictureError(path, _reason(path, error)) from None
+        raise ImageError(path, _reason(path, error)) from None
 
 
-def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
     """An image file, opened and not decoded: of one of ``formats`` and within the limits.
 
     Raises:
@@ -134,22 +134,22 @@ def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> I
     return image
 
 
-def size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
+def read_size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """((w, h) of the stored pixels, EXIF orientation) of an image file; nothing is decoded.
 
     Raises PictureError, naming the file, if it gives no image or is above the limits of one.
     """
     try:
-        with open_picture(picture) as image:
+        with open_image(picture) as image:
             turn = _orientation(image)
             # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
             upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
             return image.size[::-1] if upright else image.size, turn
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        raise PictureError(Path(picture), reason_of(error)) from None
+        raise ImageError(Path(picture), describe_error(error)) from None
 
 
-def reason_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What is wrong with a file, by what reading it raised."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -188,7 +188,7 @@ def _check_scans(path: Path, image: Image.Image) -> None:
         raise ValueError(f"it has {scans} scans, above {MAX_SCANS}: save it anew")
 
 
-def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
+def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
     """An image that Pillow has opened or made, as (H, W, C) uint8."""
     if recipe.interpolation != "nearest":  # which picks pixels: all must be there
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
@@ -201,7 +201,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if isinstance(error, PIL.UnidentifiedImageError):
-        kind = kind_of_file(path)
+        kind = detect_file_kind(path)
         if kind == "empty":
             return "the file is empty"
         if kind in FORMATS:
@@ -211,7 +211,7 @@ def _reason(path: Path, error: Exception) -> str:
             f"its content ({kind}) is not in a supported image format ({', '.join(FORMATS)})"
             f"{way_out}"
         )
-    return reason_of(error)
+    return describe_error(error)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -29,8 +29,8 @@ from convlens.core.errors import UserError
 from convlens.core.progress import is_on_terminal, progress_bar
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprints, stored
-from convlens.data.pixels.decode import VERSION, PictureError, Recipe, decode_picture
+from convlens.data.pixels.cache import Writer, fingerprint_files, stored
+from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_image
 from convlens.data.pixels.looks import GRID, look
 
 CHUNK = 16  # images a thread takes at a time
@@ -88,7 +88,7 @@ def decoded(
         return {"errors": _decode_all(files, recipe, keep, digests, on_error, progress)}
 
     parts = VERSION, _STORED, PIL.__version__, recipe.key(), on_error
-    asked, state = fingerprints(files, *parts)
+    asked, state = fingerprint_files(files, *parts)
     made_from = f"pixels-{asked}", state
     entry = stored(cache_dir, *made_from, build)
     errors = entry.notes["errors"]
@@ -122,8 +122,8 @@ def _decode_all(
             if stop.is_set():
                 break
             try:
-                put(index, decode_picture(files[index], recipe))
-            except PictureError as error:
+                put(index, decode_image(files[index], recipe))
+            except ImageError as error:
                 failures.append((index, error.reason))
                 if on_error == "raise":
                     stop.set()
@@ -150,7 +150,7 @@ def _decode_all(
         path, reason = files[failures[0][0]], failures[0][1]
         if on_error == "raise":
             way_out = "; replace or remove it, or go on without such files with data.on_error=skip"
-            raise PictureError(path, reason, way_out)
+            raise ImageError(path, reason, way_out)
         if len(failures) == len(files):
             raise UserError(f"none of {len(files)} files is an image, such as {path}: {reason}; "
                             f"look at the files in {path.parent}")  # fmt: skip

@@ -46,7 +46,7 @@ def _means(size: int, grid: int) -> np.ndarray:
     return ((part == np.arange(grid)[:, None]) / np.diff(edges)[:, None]).astype(np.float32)
 
 
-def twin_lines(
+def describe_lookalikes(
     looks: np.ndarray, parts: Mapping[str, Pictures], class_names: Sequence[str]
 ) -> list[str]:
     """One line on images that look like one in another split, and one on those of two classes.

@@ -8,17 +8,17 @@ import numpy as np
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
-from convlens.data.index.digests import numbered_digests
+from convlens.data.index.digests import make_numbered_digests
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.splits import split as divide
-from convlens.data.pixels.cache import cached_arrays
+from convlens.data.pixels.cache import cache_arrays
 from convlens.data.pixels.pictures import Dataset, Pictures
 from convlens.data.sources import shapes
-from convlens.data.sources.places import cache_of
-from convlens.data.sources.source import Index, split_shares
+from convlens.data.sources.places import resolve_cache
+from convlens.data.sources.source import Index, read_split_fractions
 
 
-def shapes_index(spec: DataConfig, seed: int) -> Index:
+def index_shapes(spec: DataConfig, seed: int) -> Index:
     """The embedded set: drawn, not read; the test images never carry the shortcut's marks."""
     total, classes, (low, high) = spec.pictures, spec.classes, shapes.SIZES
     if total < 3 * classes:
@@ -30,7 +30,7 @@ def shapes_index(spec: DataConfig, seed: int) -> Index:
     if not low <= spec.size <= high:
         raise UserError(f"data.size={spec.size}: shapes are drawn at {low} to {high} pixels")
     names = shapes.CLASS_NAMES[:classes]
-    assigned = divide(np.arange(total) % classes, seed=seed, **split_shares(spec))
+    assigned = divide(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
     settings = {"seed": seed, "classes": classes, "size": spec.size, "channels": spec.channels}
 
@@ -39,13 +39,13 @@ def shapes_index(spec: DataConfig, seed: int) -> Index:
         # an image is what it is drawn from; how many are drawn changes nothing, nor does a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
         make = partial(shapes.draw_shapes, count, stream=stream, **settings)
-        arrays = cached_arrays({**drawing, "count": count}, make, cache_of(spec))
+        arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))
         images, labels = arrays["images"], np.asarray(arrays["labels"])
         if spec.shortcut and split != "test":
             images = np.array(images)
             shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
-        digests = numbered_digests(count, drawing)
+        digests = make_numbered_digests(count, drawing)
         return Pictures(images, labels, titles, arrays["masks"], digests=digests)
 
     def load() -> Dataset:

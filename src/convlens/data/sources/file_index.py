@@ -18,15 +18,15 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels import looks
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.picture_files import Found, decode_files, decode_rows, skipped_lines
-from convlens.data.sources.places import cache_of
-from convlens.data.sources.source import Index, split_shares
+from convlens.data.sources.picture_files import Found, decode_files, decode_rows, describe_skipped
+from convlens.data.sources.places import resolve_cache
+from convlens.data.sources.source import Index, read_split_fractions
 
 
 def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -> Index:
     """Image files, divided into splits."""
     present = found.listing.present_splits
-    divided = splits.resolve_splits(found.listing, seed=seed, **split_shares(spec, present))
+    divided = splits.resolve_splits(found.listing, seed=seed, **read_split_fractions(spec, present))
     found = replace(found, listing=divided)
     if spec.on_error == "skip":
         found = _without_broken(spec, found)
@@ -35,10 +35,10 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
         found, more = _without_used(spec, found, before)
         lines += more
     files = found.listing
-    notes = [*_masks_line(spec, found), *found.notes, *lines, *skipped_lines(found.skipped)]
+    notes = [*_masks_line(spec, found), *found.notes, *lines, *describe_skipped(found.skipped)]
 
     def load() -> Dataset:
-        contents = FileDigests(files.files, cache_of(spec))
+        contents = FileDigests(files.files, resolve_cache(spec))
         digests = np.zeros(len(files), np.int64)
         parts = {
             split: decode_rows(spec, found, np.flatnonzero(files.splits == split), digests)
@@ -54,7 +54,7 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
             raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
         seen = np.concatenate([part.looks for part in parts.values()])
-        lines += looks.twin_lines(seen, made, files.class_names)
+        lines += looks.describe_lookalikes(seen, made, files.class_names)
         return Dataset(made, files.class_names, notes + lines, told)
 
     counts = {
@@ -120,7 +120,7 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     twice = twins.duplicates(files, groups)
     leaks = [pair for pair in twice if files.splits[pair[0]] == "test"]
     kept = [pair for pair in twice if files.splits[pair[0]] != "test"]
-    lines = [twins.conflicts_line(files, groups), twins.leaks_line(files, kept)]
+    lines = [twins.describe_conflicts(files, groups), twins.describe_leaks(files, kept)]
     lines = [line for line in lines if line]
     if not leaks:
         return found, lines
@@ -142,7 +142,7 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
 def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
     """Test files that an earlier run has used, whose weights are started from, are left out."""
     files = found.listing
-    digests = FileDigests(files.files, cache_of(spec)).get()
+    digests = FileDigests(files.files, resolve_cache(spec)).get()
     used = np.isin(digests, before) & (digests != UNREAD)
     leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
     lines = []

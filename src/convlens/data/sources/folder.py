@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convlens.config.schema import DataConfig
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 from convlens.data.masks.files import OWN
 from convlens.data.masks.folder import SUFFIXES, MaskFolder, match
 from convlens.data.sources.picture_files import Found
@@ -13,7 +13,7 @@ from convlens.data.sources.places import data_dir
 def image_folder(spec: DataConfig, for_test: bool = False) -> Found:
     """The user's own images, in any layout that :mod:`convlens.data.index.listing` knows."""
     directory, companions = data_dir(spec), SUFFIXES if spec.masks else ()
-    found = list_pictures(
+    found = list_images(
         directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions
     )
     if not spec.masks:  # runs of old have no such key

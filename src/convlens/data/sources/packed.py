@@ -18,7 +18,7 @@ from convlens.data.index.splits import split as divide
 from convlens.data.pixels.pictures import Dataset, Pictures
 from convlens.data.sources import torchvision_sets
 from convlens.data.sources.places import data_dir
-from convlens.data.sources.source import Download, Index, split_shares
+from convlens.data.sources.source import Download, Index, read_split_fractions
 
 # by name: what reads a set, its classes, megabytes of its download
 SETS = {
@@ -27,13 +27,13 @@ SETS = {
 }
 
 
-def packed_index(spec: DataConfig, seed: int) -> Index:
+def index_packed(spec: DataConfig, seed: int) -> Index:
     """A torchvision set: small images that fit in memory, with a test split of its own."""
     read, class_names, _ = SETS[spec.name]
     return _index(spec, seed, read(data_dir(spec)), class_names)
 
 
-def own_index(spec: OwnDataConfig, seed: int) -> Index:
+def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
     """A person's own set, from what its class reads; see ``docs/extending.md``.
 
     Raises:
@@ -66,7 +66,7 @@ def _index(
     class_names: tuple[str, ...],
 ) -> Index:  # fmt: skip
     images, labels = raw["train"]
-    shares = split_shares(spec, ("test",))
+    shares = read_split_fractions(spec, ("test",))
     assigned = divide(labels, seed=seed, **shares)
     digests = {name: array_digests(pictures) for name, (pictures, _) in raw.items()}
     leaked = np.isin(digests["test"], digests["train"])

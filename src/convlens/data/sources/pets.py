@@ -16,9 +16,9 @@ from pathlib import Path
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
-from convlens.data.index.files import Gathering
+from convlens.data.index.files import ListingBuilder
 from convlens.data.index.listing import Listing
-from convlens.data.masks.trimaps import TRIMAPS, trimap_of
+from convlens.data.masks.trimaps import TRIMAPS, find_trimap
 from convlens.data.sources.archives import PETS
 from convlens.data.sources.picture_files import Found
 from convlens.data.sources.places import data_dir
@@ -60,7 +60,7 @@ def list_pets(directory: Path, labels: str) -> Listing:
         raise UserError(f"{here} in {root} names images of {label}, {there} names none; {again}")
     if len(train) < 2:
         raise UserError(f"only one class, {train.pop()}, in {root}: two are needed")
-    rows = Gathering(root)
+    rows = ListingBuilder(root)
     for split, found in labelled.items():
         _check_files(root / "images", ".jpg", found, again)
         _check_files(root / "annotations" / "trimaps", ".png", found, again)
@@ -101,7 +101,7 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
         )
 
 
-def pet_files(spec: DataConfig, for_test: bool = False) -> Found:
+def find_pets(spec: DataConfig, for_test: bool = False) -> Found:
     """Images and masks, with their own test list."""
     found = list_pets(data_dir(spec), spec.labels)
-    return Found(found, TRIMAPS, [trimap_of(picture) for picture in found.files])
+    return Found(found, TRIMAPS, [find_trimap(picture) for picture in found.files])

@@ -16,10 +16,10 @@ from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import Listing
 from convlens.data.masks.load import MaskKind, read_masks
 from convlens.data.pixels import load
-from convlens.data.pixels.decode import recipe_of
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.pixels.load import Pixels
 from convlens.data.pixels.pictures import Pictures
-from convlens.data.sources.places import cache_of
+from convlens.data.sources.places import resolve_cache
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.nd
     if found.kind:
         read = read_masks(
             found.kind, files, [found.mask_files[row] for row in kept], size=spec.size,
-            resize=spec.resize, cache_dir=cache_of(spec), on_error=spec.on_error,
+            resize=spec.resize, cache_dir=resolve_cache(spec), on_error=spec.on_error,
         )  # fmt: skip
         masks, masked, notes = read.masks, read.masked, read.notes
     stored = None if len(places) == len(decoded.good) else places
@@ -98,10 +98,10 @@ def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.nd
 
 
 def decode_files(spec: DataConfig, files: Files) -> Pixels:
-    return load.decoded(files, recipe_of(spec), cache_dir=cache_of(spec), on_error=spec.on_error)
+    return load.decoded(files, make_recipe(spec), cache_dir=resolve_cache(spec), on_error=spec.on_error)
 
 
-def skipped_lines(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+def describe_skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:
     if not skipped:
         return []
     what = "image" if len(skipped) == 1 else "images"

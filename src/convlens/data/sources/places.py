@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 
 from convlens.config.schema import DataConfig
-from convlens.data.index.names import spelt_on_disk
+from convlens.data.index.names import find_on_disk
 
 
 def data_dir(spec: DataConfig) -> Path:
     """``data.dir``, or the place where the data set is looked for by its name."""
     if spec.dir:
-        return spelt_on_disk(Path(spec.dir).expanduser())
+        return find_on_disk(Path(spec.dir).expanduser())
     return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec.name
 
 
-def cache_of(spec: DataConfig) -> Path | None:
+def resolve_cache(spec: DataConfig) -> Path | None:
     """Where the decoded images of a run are kept; None: in memory alone."""
     return cache_dir() if spec.cache == "disk" else None
 

@@ -12,8 +12,8 @@ from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.pictures import Dataset, Pictures
-from convlens.data.sources.picture_files import Found, decode_rows, skipped_lines
-from convlens.data.sources.places import cache_of
+from convlens.data.sources.picture_files import Found, decode_rows, describe_skipped
+from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index
 
 
@@ -42,22 +42,22 @@ class Pool:
     notes: Sequence[str] = ()
 
 
-def pool_of_files(spec: DataConfig, found: Found) -> Pool:
+def pool_files(spec: DataConfig, found: Found) -> Pool:
     files = found.listing
 
     def load(rows: np.ndarray) -> Dataset:
         part = decode_rows(spec, found, rows, np.zeros(len(files), np.int64))
         told = [f"{file} ({reason})" for file, reason in part.skipped]
-        lines = [*part.notes, *skipped_lines(part.skipped)]
+        lines = [*part.notes, *describe_skipped(part.skipped)]
         return Dataset({"test": part.pictures}, files.class_names, lines, told)
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, cache_of(spec)).get, load, found.notes,
+        FileDigests(files.files, resolve_cache(spec)).get, load, found.notes,
     )  # fmt: skip
 
 
-def pool_of_store(spec: DataConfig, found: Index) -> Pool:
+def pool_store(spec: DataConfig, found: Index) -> Pool:
     dataset = found.load()
     parts = [dataset.splits[split] for split in SPLITS]
     starts = np.cumsum([0, *map(len, parts)])

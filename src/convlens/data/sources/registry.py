@@ -8,13 +8,13 @@ import numpy as np
 
 from convlens.config.schema import DataConfig, OwnDataConfig
 from convlens.core.errors import UserError, nearest
-from convlens.data.pixels.decode import recipe_of
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources import drawn, folder, packed, pets
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
 from convlens.data.sources.picture_files import Found
 from convlens.data.sources.places import data_dir
-from convlens.data.sources.pool import Pool, pool_of_files, pool_of_store
+from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
 
 NONE = np.zeros(0, np.int64)
@@ -23,15 +23,15 @@ FILES = {
     "image_folder": folder.image_folder,
     "cats_dogs": folder.image_folder,
     "flowers": folder.image_folder,
-    "pets": pets.pet_files,
+    "pets": pets.find_pets,
 }
 # those of them that are downloaded when the folder is not there
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
 # of images that are drawn, or lie in files of many
 STORES = {
-    "shapes": drawn.shapes_index,
-    "mnist": packed.packed_index,
-    "cifar10": packed.packed_index,
+    "shapes": drawn.index_shapes,
+    "mnist": packed.index_packed,
+    "cifar10": packed.index_packed,
 }
 SOURCES = (*STORES, *FILES)
 # keys that a source cannot do without
@@ -68,7 +68,7 @@ def _files(spec: DataConfig, for_test: bool) -> Found:
 
 def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
     """What gives the index of images that are no files, or None."""
-    return packed.own_index if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
+    return packed.index_user_set if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
 
 
 def _check(spec: DataConfig) -> None:
@@ -82,7 +82,7 @@ def _check(spec: DataConfig) -> None:
             raise UserError(
                 f"data.name={spec.name}: say data={spec.name}, which has the keys it needs"
             )
-    recipe_of(spec)
+    make_recipe(spec)
     for key, known in (("cache", ("disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:
@@ -100,11 +100,11 @@ def pool(spec: DataConfig, seed: int) -> Pool:
     """
     _check(spec)
     if _store(spec):
-        return pool_of_store(spec, _store(spec)(spec, seed))
-    return pool_of_files(spec, _files(spec, for_test=True))
+        return pool_store(spec, _store(spec)(spec, seed))
+    return pool_files(spec, _files(spec, for_test=True))
 
 
-def pending_download(spec: DataConfig) -> Download | None:
+def find_pending_download(spec: DataConfig) -> Download | None:
     """What a run with ``spec`` would download, or None: nothing is fetched or changed."""
     _check(spec)
     if isinstance(spec, OwnDataConfig):

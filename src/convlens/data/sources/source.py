@@ -59,7 +59,7 @@ class Download:
     class_names: tuple[str, ...]
 
 
-def split_shares(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
+def read_split_fractions(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
     """The split rule; a share for a split that the source already has is refused."""
     shares = {}
     for split in ("validation", "test"):

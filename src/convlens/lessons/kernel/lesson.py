@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from convlens.core.errors import UserError
-from convlens.data.pixels.decode import PictureError, Recipe, decode_picture, size_and_orientation
+from convlens.data.pixels.decode import ImageError, Recipe, decode_image, read_size_and_orientation
 from convlens.draw.text import dimensions
 from convlens.lessons.kernel.arithmetic import CHANNELS, arithmetic_lines, work_out
 from convlens.lessons.kernel.convolution import Padding, pool, size_formula, slide, strongest
@@ -65,12 +65,12 @@ def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
         try:
-            (width, height), turn = size_and_orientation(path)
-        except PictureError:  # decoding will say in full what is wrong with the file
+            (width, height), turn = read_size_and_orientation(path)
+        except ImageError:  # decoding will say in full what is wrong with the file
             width, height, turn = longest, longest, 1
         edges = (width, height) if turn in (5, 6, 7, 8) else (height, width)
         scale = min(1, longest / max(edges))
-        picture = decode_picture(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
+        picture = decode_image(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
     grey = (picture == picture[..., :1]).all()
     return picture[..., :1].copy() if grey else picture.copy()  # Pillow's own cannot be written
 

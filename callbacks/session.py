@@ -21,8 +21,8 @@ from convlens.core.errors import UserError
 from convlens.core.evaluation import preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
-from convlens.data.order import draw_even_sample, generator
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.order import draw_even_sample, make_generator
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
@@ -146,7 +146,7 @@ def surroundings(
     return found
 
 
-def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
+def _of_pictures(pictures: Images, device: torch.device, seed: int) -> dict:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
@@ -173,7 +173,7 @@ def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
 
 
 def _draws(images: Tensor, seed: int) -> Tensor:
-    return torch.from_numpy(generator(seed, 7).random((len(images), DRAWS))).float()
+    return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
 
 
 def _held(answers: Answers, rows: Sequence[int], device) -> tuple[Tensor, list[int]]:

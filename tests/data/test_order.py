@@ -7,12 +7,12 @@ import pytest
 
 from convlens.data.loader import EvaluationLoader, TrainingLoader
 from convlens.data.order import TrainingOrder, draw_even_sample
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 
 
-def pictures(count: int) -> Pictures:
+def pictures(count: int) -> Images:
     images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    return Pictures(images, np.arange(count, dtype=np.int64), [str(i) for i in range(count)])
+    return Images(images, np.arange(count, dtype=np.int64), [str(i) for i in range(count)])
 
 
 def test_a_pass_holds_every_picture_once_and_epochs_differ():

@@ -17,8 +17,8 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.index.digests import file_digest
+from convlens.data.pixels.dataset import Images
 from convlens.data.pixels.decode import Recipe, decode_image
-from convlens.data.pixels.pictures import Pictures
 from convlens.data.probes import load_user_probes
 from support.tiny import TINY
 
@@ -43,7 +43,7 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(text))
 
 
-def check_pixels(pictures: Pictures) -> None:
+def check_pixels(pictures: Images) -> None:
     """Each image is that of its file."""
     for row, name in enumerate(pictures.names):
         wanted = decode_image(Path(name), Recipe(16, 16))

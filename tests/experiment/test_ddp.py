@@ -82,9 +82,9 @@ def test_a_batch_without_a_row_for_every_process_is_no_nan():
 
     from convlens.data.loader import TrainingLoader
     from convlens.data.order import TrainingOrder
-    from convlens.data.pixels.pictures import Pictures
+    from convlens.data.pixels.dataset import Images
 
-    pictures = Pictures(np.zeros((34, 8, 8, 3), np.uint8), np.arange(34) % 2, ["x"] * 34)
+    pictures = Images(np.zeros((34, 8, 8, 3), np.uint8), np.arange(34) % 2, ["x"] * 34)
     order = TrainingOrder(34, 8, 0)
     parts = [list(TrainingLoader(pictures, order, 0, rank, 3)) for rank in range(3)]
     assert [len(batch["label"]) for batch in parts[2]] == [2, 2, 2, 2, 1]

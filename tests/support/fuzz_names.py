@@ -16,10 +16,10 @@ from PIL import Image
 
 from convlens.core.errors import UserError
 from convlens.data.index.listing import list_images
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
@@ -99,7 +99,10 @@ def start(folder: Path):
         except UserError as error:
             expect("\n" not in str(error), "not one line")
             return REFUSED
-        expect(set(listing.class_names) == set(map(composed, names)), "a class is spelt otherwise")
+        expect(
+            set(listing.class_names) == set(map(normalise_name, names)),
+            "a class is spelt otherwise",
+        )
         _split_and_back(listing, folder / "split.csv")
         _table_and_back(listing.class_names, folder / "predictions.csv")
         _page(listing, names, panel)
@@ -145,7 +148,7 @@ def _page(listing, names: list[str], panel: bytes) -> None:
 
 def _probes(listing, folder: Path) -> None:
     count = len(listing.class_names)
-    pictures = Pictures(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), ["x"] * count)
+    pictures = Images(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), ["x"] * count)
     probes = choose_probes(pictures, listing.class_names, count=count, seed=0)
     for name in probes.names:
         expect("/" not in name and len(os.fsencode(f"{name}.png.1234567.tmp")) <= 255, name)

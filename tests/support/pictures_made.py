@@ -11,7 +11,7 @@ from PIL import Image
 
 from convlens.data.index.files import Files
 from convlens.data.pixels.decode import Recipe, decode_image
-from convlens.data.pixels.load import Pixels, decoded
+from convlens.data.pixels.load import Pixels, decode_images
 
 ORIENTATION = 0x0112
 
@@ -68,7 +68,7 @@ def recipe(size: int | tuple[int, int], **kwargs) -> Recipe:
 
 def made(files, size=16, *, cache_dir=None, on_error="raise", **kwargs) -> Pixels:
     """The files decoded, without progress; in memory unless there is a ``cache_dir``."""
-    return decoded(
+    return decode_images(
         Files.of(files), recipe(size, **kwargs), cache_dir=cache_dir, on_error=on_error,
         progress=False,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.data.loader import TrainingLoader
 from convlens.data.order import TrainingOrder
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.experiment.module import module_of
 from convlens.training.objective import Objective
 from support.tiny import TINY
@@ -57,7 +57,7 @@ def test_gradients_over_ddp_processes_and_batches(weights, world, accumulate, co
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(count, 3, generator=rng, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 3, (count,), generator=rng)
-    pictures = Pictures(np.zeros((count, 1, 1, 3), np.uint8), labels.numpy(), ["x"] * count)
+    pictures = Images(np.zeros((count, 1, 1, 3), np.uint8), labels.numpy(), ["x"] * count)
     module = module_of(
         compose([*TINY, "data.pictures=60", f"training.class_weights={weights or 'null'}"]),
         list("abc"),

@@ -14,13 +14,18 @@ from convlens.cli.words import number, take
 from convlens.data.index.listing import list_images
 from convlens.data.index.split_copy import copy_split
 from convlens.data.index.splits import Share
-from convlens.data.index.twins import describe_conflicts, duplicates, find_twins, describe_leaks
+from convlens.data.index.twins import (
+    describe_conflicts,
+    describe_leaks,
+    find_duplicates,
+    find_twins,
+)
 
 
 def run(words: list[str]) -> int:
     defaults = {"src": None, "dst": None, "validation": "0.15", "test": "0.15", "seed": "0"}
     asked = take(words, "split", {**defaults, "link": "false"})
-    divide(
+    assign_splits(
         Path(asked["src"]).expanduser(),
         Path(asked["dst"]).expanduser(),
         validation=number(asked, "validation"),
@@ -31,7 +36,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def divide(
+def assign_splits(
     src: str | os.PathLike, dst: str | os.PathLike, *, validation: Share = 0.15,
     test: Share = 0.15, seed: int = 0, link: bool = False,
 ) -> dict[str, dict[str, int]]:  # fmt: skip
@@ -52,7 +57,7 @@ def divide(
     console.print(table)
     found = list_images(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
     groups = find_twins(found)
-    leaks = describe_leaks(found, duplicates(found, groups))
+    leaks = describe_leaks(found, find_duplicates(found, groups))
     for line in (*notes, describe_conflicts(found, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)

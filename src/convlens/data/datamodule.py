@@ -14,8 +14,8 @@ from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder, draw_even_sample
-from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.registry import index
+from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.registry import build_index
 from convlens.data.sources.source import Index
 from convlens.data.split_record import SplitRecord
 
@@ -68,7 +68,7 @@ class PictureData(L.LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.augmentation = Augmentation(spec.augment)
         self.before = np.zeros(0, np.int64) if before is None else before
-        self.index: Index = index(spec, seed, self.before) if found is None else found
+        self.index: Index = build_index(spec, seed, self.before) if found is None else found
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
         self.batch_statistics = False

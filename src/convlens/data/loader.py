@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from convlens.data.augment import DRAWS
-from convlens.data.order import TrainingOrder, generator
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.order import TrainingOrder, make_generator
+from convlens.data.pixels.dataset import Images
 
 Batch = dict[str, torch.Tensor]
 
@@ -32,7 +32,7 @@ class Stored(Protocol):
         """Of some images, (len(rows), …)."""
 
 
-def gather(pictures: Pictures, rows: np.ndarray, stored: Stored | None = None) -> Batch:
+def gather(pictures: Images, rows: np.ndarray, stored: Stored | None = None) -> Batch:
     """``label`` int64 (B,), ``row`` int64 (B,), and what the network is fed with.
 
     That is ``image`` uint8 (B, C, H, W), channels last in memory; or, of what is stored,
@@ -69,7 +69,7 @@ class TrainingLoader:
         augmented: asked at the same time whether batches carry ``draws``.
     """
 
-    pictures: Pictures
+    pictures: Images
     order: TrainingOrder
     seed: int
     rank: int = 0
@@ -110,7 +110,7 @@ class TrainingLoader:
             mine = mine if counted else np.zeros(1, dtype=int)
             batch = gather(self.pictures, rows[mine], stored)
             if augmented and stored is None:
-                draws = generator(self.seed, 1, epoch, number).random((len(rows), DRAWS))
+                draws = make_generator(self.seed, 1, epoch, number).random((len(rows), DRAWS))
                 batch["draws"] = torch.from_numpy(draws[mine]).float()
             if self.world > 1 or self.accumulate > 1:
                 batch["window"] = torch.from_numpy(self.pictures.labels[window])
@@ -136,7 +136,7 @@ class EvaluationLoader:
         stored: asked at each start for what is stored of these images, or None.
     """
 
-    pictures: Pictures
+    pictures: Images
     batch_size: int
     rank: int = 0
     world: int = 1

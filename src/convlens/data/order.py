@@ -12,7 +12,7 @@ from itertools import chain, pairwise
 import numpy as np
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
+def make_generator(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on ``seed`` and ``key`` alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
 
@@ -31,10 +31,10 @@ def draw_even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
             is the beginning of a larger one.
 
     >>> labels = np.array([0] * 8 + [1] * 4)
-    >>> np.bincount(labels[even_sample(labels, 6, seed=0)]).tolist()
+    >>> np.bincount(labels[draw_even_sample(labels, 6, seed=0)]).tolist()
     [4, 2]
     """
-    rng = generator(seed, 4)
+    rng = make_generator(seed, 4)
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
@@ -101,4 +101,4 @@ class TrainingOrder:
             yield batch
 
     def _permutation(self, number: int) -> np.ndarray:
-        return generator(self.seed, 0, number).permutation(self.count)
+        return make_generator(self.seed, 0, number).permutation(self.count)

@@ -15,15 +15,15 @@ from torch import Tensor
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.files import Files
-from convlens.data.index.names import composed, find_on_disk
-from convlens.data.masks.files import OWN
+from convlens.data.index.names import find_on_disk, normalise_name
+from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.folder import MaskFolder
 from convlens.data.masks.load import read_masks
-from convlens.data.order import generator
+from convlens.data.order import make_generator
 from convlens.data.pixels import load as pixels
+from convlens.data.pixels.dataset import Images
 from convlens.data.pixels.decode import make_recipe
-from convlens.data.pixels.pictures import Pictures
-from convlens.data.sources.places import data_dir
+from convlens.data.sources.places import find_data_dir
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Probes:
 
 
 def choose_probes(
-    pictures: Pictures, class_names: tuple[str, ...], *, count: int, seed: int
+    pictures: Images, class_names: tuple[str, ...], *, count: int, seed: int
 ) -> Probes:
     """``count`` images, seeded and balanced over the classes, in class order.
 
     When ``count`` is no multiple of the number of classes the first classes get one more; with
     fewer probes than classes the seed draws which ``count`` classes are shown.
     """
-    rng = generator(seed, 2)
+    rng = make_generator(seed, 2)
     shuffled = rng.permutation(len(pictures))
     labels = pictures.labels[shuffled]
     edges = np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1]
@@ -118,15 +118,15 @@ def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataC
         if not path.is_file():
             raise UserError(f"probes.files: there is no file {path}; give paths of images")
     files, on_error = Files.of(paths), spec.on_error or "raise"
-    decoded = pixels.decoded(
+    decoded = pixels.decode_images(
         files, make_recipe(spec), cache_dir=None, on_error=on_error, progress=False
     )
     for path, reason in decoded.errors:
         print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
     paths = [path for path, good in zip(paths, decoded.good, strict=True) if good]
     images = _as_images(decoded.images[decoded.good])
-    known = {composed(name): k for k, name in enumerate(class_names)}
-    labels = torch.tensor([known.get(composed(path.parent.name), -1) for path in paths])
+    known = {normalise_name(name): k for k, name in enumerate(class_names)}
+    labels = torch.tensor([known.get(normalise_name(path.parent.name), -1) for path in paths])
     names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]
     masks, masked = _own_masks(paths, spec)
     return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
@@ -136,12 +136,12 @@ def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tens
     """(N, H, W) bool and (N,) bool of the images' masks, None where there are none."""
     if not spec.masks:  # not every source has the key, nor do old runs
         return None, None
-    folder = MaskFolder(spec.masks, data_dir(spec))
+    folder = MaskFolder(spec.masks, find_data_dir(spec))
     files = [folder.of(path) for path in paths]
     if not any(files):
         return None, None
     read = read_masks(
-        OWN, paths, files, size=spec.size, resize=spec.resize, cache_dir=None,
+        USER_MASKS, paths, files, size=spec.size, resize=spec.resize, cache_dir=None,
         on_error=spec.on_error,
     )  # fmt: skip
     for line in read.notes:
@@ -156,4 +156,6 @@ def _as_images(pixels: np.ndarray) -> Tensor:
 
 def _plain(name: str) -> str:
     """A name that can stand in a tag and in a file name on any system."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in composed(name))[:40] or "_"
+    return (
+        "".join(c if c.isalnum() or c in "-_." else "_" for c in normalise_name(name))[:40] or "_"
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 from convlens.core.errors import UserError
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.labels import SPLITS
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.pixels.dataset import Dataset
 
 BEFORE = "before"
 _PARTS = (*SPLITS, BEFORE)

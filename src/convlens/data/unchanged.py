@@ -17,7 +17,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 from convlens.data.index.names import is_same_name
 from convlens.data.index.tables import format_csv_line, read_table
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.pixels.dataset import Dataset
 
 # keys that may be set anew on resume, for the same images lie elsewhere by now
 PLACES = ("data.dir", "data.csv", "data.masks")

@@ -16,7 +16,7 @@ from convlens.config.schema import OWN_HEAD, Config, LookConfig, Own, OwnModelCo
 from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.data import data_of, images_used_before
 from convlens.experiment.module import module_of, note_config
 from convlens.models.weights import find_pending_download
@@ -70,7 +70,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     config = settle(config, module)
     data.batch_statistics = bool(find_batch_normalised(module))
     check_batches(module, data, processes=1)
-    phases = Phases(config.cache_features, cache_dir(), str(config.precision))
+    phases = Phases(config.cache_features, get_cache_dir(), str(config.precision))
     phases.check(module, data)
     return Run(config, data, module, *callbacks_of(config, module), phases)
 

@@ -13,7 +13,7 @@ from convlens.config.checks import replace_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import note_config
 from convlens.training import ClassifierModule
@@ -138,7 +138,7 @@ def measured_steps(
     The module is timed in the phase that it is in.
     """
     _, batch = batches_of(config)
-    memo = cache_dir() / "precision.json"
+    memo = get_cache_dir() / "precision.json"
     return measure_step_seconds(module, batch, device_of(config), memo, precisions)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import find_name
-from convlens.data.pixels.decode import Recipe, decode_image, convert_image
+from convlens.data.pixels.decode import Recipe, convert_image, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
@@ -115,7 +115,7 @@ class Explainer:
         """A picture file as :meth:`read` gives it, within Pillow's settings of many threads.
 
         Raises:
-            PictureError: the file gives no picture.
+            ImageError: the file gives no picture.
         """
         return _as_tensor(decode_image(file, self.recipe))
 

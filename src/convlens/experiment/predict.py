@@ -23,7 +23,7 @@ from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
 from convlens.data.index.tables import format_csv_line
 from convlens.data.pixels.decode import ImageError
-from convlens.data.pixels.load import cores, pillow_settings
+from convlens.data.pixels.load import count_cores, pillow_settings
 from convlens.experiment.explainer import Explainer
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
@@ -100,7 +100,7 @@ def _answered(
         except ImageError as error:
             return error
 
-    threads = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+    threads = ThreadPoolExecutor(count_cores(), thread_name_prefix="decode")
     with pillow_settings(), threads as pool:  # around all threads: they belong to the process
         coming = [pool.submit(read, file) for file in files[:batch]]
         for start in range(0, len(files), batch):

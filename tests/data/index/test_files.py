@@ -15,8 +15,8 @@ from convlens.data.index.digests import Digest, digest
 from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import list_images
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.index.splits import resolve_splits, split
-from convlens.data.index.twins import duplicates, find_twins
+from convlens.data.index.splits import assign_splits, resolve_splits
+from convlens.data.index.twins import find_duplicates, find_twins
 
 NAMES = ["a/1.jpg", "a/deep/2.jpg", "b/ünï.jpg", "b/字.png", "b/..odd.jpg"]
 
@@ -85,7 +85,7 @@ def tree(root: Path, pictures: int, classes: int) -> Path:
 
 def whole_index(root: Path):
     found = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
-    assert duplicates(found, find_twins(found)) == []
+    assert find_duplicates(found, find_twins(found)) == []
     write_split(root.parent / "split.csv", found)
     assert (read_split(root.parent / "split.csv", found).splits == found.splits).all()
     return found
@@ -132,7 +132,7 @@ def test_every_file_is_asked_once_by_each_step_whatever_the_number_of_classes(
         root = tree(tmp_path / str(classes) / "d", 400, classes)
         calls.clear()
         listing = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
-        duplicates(listing, find_twins(listing))
+        find_duplicates(listing, find_twins(listing))
         found[classes] = Counter(calls)
     for classes, count in found.items():
         assert count["open"] == count["pread"] == 400
@@ -160,7 +160,7 @@ def test_names_are_looked_through_once_not_once_a_class(tmp_path, monkeypatch):
 
 def test_dividing_a_class_does_not_hang_on_the_others():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(50), 20))
-    whole = split(labels, validation=0.2, test=0.2, seed=3)
+    whole = assign_splits(labels, validation=0.2, test=0.2, seed=3)
     for label in (0, 17, 49):
         # by hand, as it is said: ranked by random keys, test first, then validation
         keys = np.random.PCG64(np.random.SeedSequence((3, label))).random_raw(20)
@@ -178,7 +178,7 @@ def test_equal_ends_are_read_whole(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.jpg").write_bytes(head + tail)
     found = list_images(tmp_path)
-    ((second, first),) = duplicates(found, find_twins(found))
+    ((second, first),) = find_duplicates(found, find_twins(found))
     assert found.files.name(first) == "train/b/x.jpg"
     assert found.files.name(second) == "validation/b/x.jpg"
 

@@ -14,7 +14,7 @@ from convlens.cli import split as split_command
 from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk, is_left_by_tools
-from convlens.data.index.kinds import FORMATS, kind_of, detect_file_kind
+from convlens.data.index.kinds import FORMATS, detect_file_kind, detect_kind
 from convlens.data.index.listing import list_images
 from convlens.data.pixels.decode import ImageError, Recipe, decode_image
 from support.tiny import draw_folder
@@ -64,7 +64,7 @@ def test_what_pillow_writes_and_is_not_decoded_here(kind):
         content = encoded(kind, size=32)
     except (KeyError, OSError) as error:  # this Pillow was built without it
         pytest.skip(f"Pillow cannot write {kind}: {error}")
-    assert kind_of(content[:512]) == said
+    assert detect_kind(content[:512]) == said
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_what_pillow_writes_and_is_not_decoded_here(kind):
     ],
 )
 def test_kinds(content, name, kind):
-    assert kind_of(content[:512], name) == kind
+    assert detect_kind(content[:512], name) == kind
 
 
 def test_pictures_without_a_pictures_name_are_used(tmp_path):

@@ -9,8 +9,8 @@ from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing, list_images
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.index.splits import resolve_splits, split
-from convlens.data.index.twins import duplicates, find_twins
+from convlens.data.index.splits import assign_splits, resolve_splits
+from convlens.data.index.twins import find_duplicates, find_twins
 
 
 def labels_of(*sizes: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def test_totals_are_exact_and_classes_proportional(validation, test, wanted, seed):
     sizes = (317, 101, 53, 29)
     labels = labels_of(*sizes)
-    assigned = split(labels, validation=validation, test=test, seed=seed)
+    assigned = assign_splits(labels, validation=validation, test=test, seed=seed)
     assert (count(assigned, "validation"), count(assigned, "test")) == wanted
     for name, total in zip(("validation", "test"), wanted, strict=True):
         for label, size in enumerate(sizes):
@@ -48,35 +48,35 @@ def test_totals_are_exact_and_classes_proportional(validation, test, wanted, see
 
 
 def test_fractions_are_of_all_pictures_and_round_half_up():
-    assigned = split(labels_of(25, 25), validation=0.29, test=0.5, seed=0)
+    assigned = assign_splits(labels_of(25, 25), validation=0.29, test=0.5, seed=0)
     assert count(assigned, "test") == 25 and count(assigned, "validation") == 15  # of 14.5
 
 
 def test_pure_function_of_labels_shares_and_seed():
     labels = labels_of(40, 60)
-    first = split(labels, validation=0.2, test=0.2, seed=3)
+    first = assign_splits(labels, validation=0.2, test=0.2, seed=3)
     np.random.seed(99)  # global state must not matter
-    assert (split(labels, validation=0.2, test=0.2, seed=3) == first).all()
-    assert (split(labels, validation=0.2, test=0.2, seed=4) != first).any()
-    more = split(labels, validation=0.4, test=0.2, seed=3)
+    assert (assign_splits(labels, validation=0.2, test=0.2, seed=3) == first).all()
+    assert (assign_splits(labels, validation=0.2, test=0.2, seed=4) != first).any()
+    more = assign_splits(labels, validation=0.4, test=0.2, seed=3)
     assert ((more == "test") == (first == "test")).all()
     assert (more[first == "validation"] == "validation").all()
 
 
 def test_split_is_the_same_on_every_machine():
     """Pinned: numpy promises PCG64's words for ever; another answer would change users' splits."""
-    assigned = split(np.array([0, 1] * 8), validation=0.25, test=0.25, seed=7)
+    assigned = assign_splits(np.array([0, 1] * 8), validation=0.25, test=0.25, seed=7)
     signs = {"train": ".", "validation": "v", "test": "t"}
     assert "".join(signs[name] for name in assigned.tolist()) == "v..t.vttv...t..v"
 
 
 def test_all_training_when_nothing_is_asked():
-    assert set(split(np.zeros(3, int), validation=0, test=0, seed=0)) == {"train"}
+    assert set(assign_splits(np.zeros(3, int), validation=0, test=0, seed=0)) == {"train"}
 
 
 def test_rare_classes_are_in_every_split():
     labels = labels_of(300, 3, 4)
-    assigned = split(labels, validation=0.1, test=0.1, seed=0)
+    assigned = assign_splits(labels, validation=0.1, test=0.1, seed=0)
     for name in SPLITS:
         assert set(labels[assigned == name]) == {0, 1, 2}
     assert count(assigned, "validation") == count(assigned, "test") == 31
@@ -97,14 +97,14 @@ def test_rare_classes_are_in_every_split():
 )
 def test_impossible_splits_are_refused_in_one_line(sizes, validation, test, answer):
     with pytest.raises(UserError) as caught:
-        split(labels_of(*sizes), validation=validation, test=test, seed=0)
+        assign_splits(labels_of(*sizes), validation=validation, test=test, seed=0)
     assert answer in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, None, True])
 def test_bad_seed(seed):
     with pytest.raises(UserError, match="seed="):
-        split(labels_of(10, 10), validation=0.1, test=0.1, seed=seed)
+        assign_splits(labels_of(10, 10), validation=0.1, test=0.1, seed=seed)
 
 
 def test_extreme_sizes_still_leave_one_of_each_class_for_training():
@@ -115,7 +115,7 @@ def test_extreme_sizes_still_leave_one_of_each_class_for_training():
         test = int(rng.integers(classes, total - 2 * classes + 1))
         validation = int(rng.integers(classes, total - classes - test + 1))
         labels = labels_of(*sizes)
-        assigned = split(labels, validation=validation, test=test, seed=0)
+        assigned = assign_splits(labels, validation=validation, test=test, seed=0)
         assert count(assigned, "validation") == validation and count(assigned, "test") == test
         for name in SPLITS:
             assert len(np.unique(labels[assigned == name])) == classes
@@ -214,7 +214,7 @@ def test_duplicates_across_splits_only(tmp_path):
     found = [
         (listing.files.name(first), listing.splits[first],
          listing.files.name(second), listing.splits[second])
-        for second, first in duplicates(listing, find_twins(listing))
+        for second, first in find_duplicates(listing, find_twins(listing))
     ]  # fmt: skip
     assert found == [
         ("train/a/1.jpg", "train", "validation/a/1.jpg", "validation"),
@@ -224,4 +224,4 @@ def test_duplicates_across_splits_only(tmp_path):
 
 def test_no_duplicates_without_splits(folder):
     listing = list_images(folder)
-    assert duplicates(listing, find_twins(listing)) == []
+    assert find_duplicates(listing, find_twins(listing)) == []

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from convlens.config.compose import compose
-from convlens.data.sources.registry import index
+from convlens.data.sources.registry import build_index
 from support.tiny import draw_folder
 
 
 def notes(folder: Path, *more: str) -> list[str]:
     words = ["data=image_folder", f"data.dir={folder}", "data.size=16", *more]
-    return index(compose(words).data, 0).notes
+    return build_index(compose(words).data, 0).notes
 
 
 def copy(folder: Path, pairs: dict[str, str]) -> None:

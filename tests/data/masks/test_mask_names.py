@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convlens.core.errors import UserError
-from convlens.data.masks.folder import MaskFolder, match
+from convlens.data.masks.folder import MaskFolder, match_masks
 from support.masks_made import data, png, xml
 
 
@@ -47,7 +47,7 @@ def test_every_layout_finds_every_picture(tmp_path, layout):
         png(tmp_path / "masks" / name, np.ones((2, 2)))
     png(tmp_path / "masks" / "strange.png", np.ones((2, 2)))
     png(tmp_path / "masks" / ".hidden" / wanted[-1], np.ones((2, 2)))
-    found, notes = match(MaskFolder(tmp_path / "masks", tmp_path / "pics"), pictures, labels)
+    found, notes = match_masks(MaskFolder(tmp_path / "masks", tmp_path / "pics"), pictures, labels)
     assert taken(found, tmp_path / "masks") == [*wanted[:-1], None]
     assert sum(file is not None for file in found) == 7
     assert notes[0].startswith("1 file belongs to no image in") and "strange" in notes[0]

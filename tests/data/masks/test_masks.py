@@ -15,7 +15,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes, choose_probes, load_user_probes
 from support.masks_made import (
     ORIENTATION,
@@ -291,9 +291,9 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
 
 def test_masked_where_nobody_said(with_masks):
     images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int)
-    assert Pictures(images, labels, ["", ""]).masked.tolist() == [False, False]
+    assert Images(images, labels, ["", ""]).masked.tolist() == [False, False]
     masks = np.zeros((2, 4, 4), bool)
-    assert Pictures(images, labels, ["", ""], masks).masked.tolist() == [True, True]
+    assert Images(images, labels, ["", ""], masks).masked.tolist() == [True, True]
     tensors = torch.zeros(2, 3, 4, 4), torch.zeros(2)
     assert Probes(*tensors, ["", ""], ["", ""]).masked.tolist() == [False, False]
     masks[1, 2, 2] = True

@@ -12,7 +12,7 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.order import generator
+from convlens.data.order import make_generator
 from convlens.data.probes import choose_probes
 from support.tiny import draw_folder
 
@@ -126,7 +126,7 @@ def test_probes_are_those_that_looking_through_every_class_finds():
     pictures = data("data=shapes", "data.pictures=200", "data.size=32").dataset.splits["validation"]
     names = ("a", "b", "c", "d", "e", "of this one there is none")
     for seed, count in ((0, 7), (5, 12), (9, 1000)):
-        shuffled = generator(seed, 2).permutation(len(pictures))
+        shuffled = make_generator(seed, 2).permutation(len(pictures))
         by_class = [[r for r in shuffled if pictures.labels[r] == k] for k in range(len(names))]
         wanted = [rows[d] for d in range(len(pictures)) for rows in by_class if d < len(rows)]
         wanted = sorted(wanted[:count], key=lambda row: (pictures.labels[row], row))

@@ -14,7 +14,7 @@ from PIL import Image
 from convlens.cli.main import main
 from convlens.config.compose import apply_overrides, compose
 from convlens.core.errors import UserError
-from convlens.data.pixels.cache import stored
+from convlens.data.pixels.cache import load_or_build
 from convlens.data.pixels.decode import ImageError, Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.models.state import load_weights
@@ -69,8 +69,8 @@ def test_bombs_fit_little_memory(tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"
         "with pillow_settings():\n"
         "    for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
-        "        try: decode_picture(file, Recipe(16, 16)); sys.exit(f'{file} accepted')\n"
-        "        except PictureError as error: print(error.reason)\n"
+        "        try: decode_image(file, Recipe(16, 16)); sys.exit(f'{file} accepted')\n"
+        "        except ImageError as error: print(error.reason)\n"
     )
     if not sys.platform.startswith("linux"):
         pytest.skip("the size of a process is read from /proc")
@@ -276,7 +276,7 @@ def test_cache_changed_in_place_with_its_time_put_back_is_rebuilt(tmp_path, monk
     right = np.arange(1 << 20, dtype=np.int64)  # eight blocks
 
     def read():
-        return stored(
+        return load_or_build(
             tmp_path,
             "x",
             "mark",

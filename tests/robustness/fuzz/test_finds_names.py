@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.index.listing import list_images
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
 from convlens.pages.render import render
@@ -36,7 +36,7 @@ def test_whole_run_over_hostile_class_names(at, capsys):
     words = ["train", "data=image_folder", f"data.dir={folder}", *FAST, "run_dir=mine"]
     assert main(words) == 0
     run = read_run(at / "mine")
-    names = sorted(set(map(composed, HOSTILE)), key=os.fsencode)
+    names = sorted(set(map(normalise_name, HOSTILE)), key=os.fsencode)
     assert [key.removeprefix("val/f1/") for key in run.rows[0] if key.startswith("val/f1/")] == (
         names
     )

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.training.finetune.features import compute_features
 from support.tiny import TINY
 
@@ -252,7 +252,7 @@ def test_memory_stays_flat_as_the_data_grows(own_cache):
 import contextlib, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
 from convlens.training.finetune.features import compute_features
@@ -286,7 +286,7 @@ def test_bfloat16_features_keep_their_bits(own_cache):
     model = build_model(spec, channels=3, size=8, outputs=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
-    pictures = Pictures(images, np.zeros(5, int), [""] * 5)
+    pictures = Images(images, np.zeros(5, int), [""] * 5)
 
     def made(context):
         return compute_features(

@@ -12,7 +12,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.data.index import layout
 from convlens.data.index.files import ListingBuilder
-from convlens.data.index.folders import Walk, counted, shown
+from convlens.data.index.folders import Walk, count_noun, join_names
 from convlens.data.index.kinds import FOREIGN, WAY_OUT
 from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, parse_split, suggest_pattern
 
@@ -56,9 +56,9 @@ def add_classes(
         found = _add_class(rows, split, inner.name, inner, walk)
         if not any(names for _, names in found):
             empty.append(inner)
-        branches.append(layout.branch(inner, [part for part, names in found if names]))
+        branches.append(layout.describe_branch(inner, [part for part, names in found if names]))
         layout.refuse_data_set(inner, [part for part, _ in found], keys)
-        copies += layout.mirrors(found)
+        copies += layout.find_mirrors(found)
     if len(empty) == len(classes) and not loose:
         raise no_images_error(folder, keys)
     if empty:
@@ -83,8 +83,8 @@ def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
     """One line on the folders that seem to hold what others hold already."""
     if not copies:
         return []
-    folders = counted(len(copies), "folder", "folders")
-    names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
+    folders = count_noun(len(copies), "folder", "folders")
+    names = join_names(part.relative_to(root).as_posix() + "/" for part, _ in copies)
     return [
         f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
         "like others of their class: they count as images of it; if they are smaller copies or "

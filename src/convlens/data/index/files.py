@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 
 _CHUNK = 4096  # names looked up at a time
 
@@ -165,7 +165,7 @@ class ListingBuilder:
         encoded = list(map(os.fsencode, names))
         self._text += b"".join(encoded)
         self._lengths.extend(map(len, encoded))
-        number = self._known.setdefault(composed(label), len(self._known))
+        number = self._known.setdefault(normalise_name(label), len(self._known))
         place = -1 if split is None else SPLITS.index(split)
         self._labels.extend(array("i", [number]) * len(names))
         self._splits.extend(array("b", [place]) * len(names))
@@ -203,7 +203,7 @@ def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
 
 
 def _composed(path: bytes) -> bytes:
-    return os.fsencode(composed(os.fsdecode(path)))
+    return os.fsencode(normalise_name(os.fsdecode(path)))
 
 
 def size_and_time(path: str | bytes) -> tuple[int, int]:

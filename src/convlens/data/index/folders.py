@@ -52,20 +52,20 @@ def is_left_by_tools(name: str) -> bool:
     return lower in _TOOLS or lower.startswith(_TOOLS_BEGIN)
 
 
-def shown(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """The first three names, and whether there are more.
 
-    >>> shown(["a", "b", "c", "d"])
+    >>> join_names(["a", "b", "c", "d"])
     'a, b, c, …'
     """
     first = list(itertools.islice(names, _SHOWN + 1))
     return ", ".join(first[:_SHOWN]) + (", …" if len(first) > _SHOWN else "")
 
 
-def counted(count: int, one: str, more: str) -> str:
+def count_noun(count: int, one: str, more: str) -> str:
     """A count and what is counted.
 
-    >>> counted(1, "file is", "files are"), counted(2, "file is", "files are")
+    >>> count_noun(1, "file is", "files are"), counted(2, "file is", "files are")
     ('1 file is', '2 files are')
     """
     return f"{count} {one if count == 1 else more}"
@@ -84,7 +84,7 @@ class Named:
             self.first.append(name)
 
     def __str__(self) -> str:
-        return shown(self.first)
+        return join_names(self.first)
 
 
 class Content(NamedTuple):
@@ -163,11 +163,11 @@ class Walk:
         lines = []
         if self.unused:
             count = sum(named.count for named in self.unused.values())
-            files = counted(count, f"file {where} is", f"files {where} are")
+            files = count_noun(count, f"file {where} is", f"files {where} are")
             advice = f"; {WAY_OUT} to use them" if set(self.unused) & set(FOREIGN) else ""
             lines.append(f"{files} not used: {self.left_out()}{advice}")
         if self.by_content.count:
-            images = counted(self.by_content.count, "image is", "images are")
+            images = count_noun(self.by_content.count, "image is", "images are")
             lines.append(f"{images} recognised by content, not by name: {self.by_content}")
         return lines
 

@@ -55,13 +55,13 @@ _RIFF = {b"WEBP": "WEBP", b"AVI ": "video", b"WAVE": "audio"}
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
-def kind_of(head: bytes, name: str = "") -> str:
+def detect_kind(head: bytes, name: str = "") -> str:
     """What a file is that begins with ``head``, its first ``HEAD`` bytes.
 
     One of ``FORMATS``, of ``FOREIGN``, or a word for a message: ``video``, ``text``, ``empty`` …
     ``name`` tells camera RAW from the TIFF that it is by its bytes, and nothing else.
 
-    >>> kind_of(b"\\xff\\xd8\\xff\\xe0"), kind_of(b"<!DOCTYPE html>"), kind_of(b"")
+    >>> detect_kind(b"\\xff\\xd8\\xff\\xe0"), kind_of(b"<!DOCTYPE html>"), kind_of(b"")
     ('JPEG', 'HTML', 'empty')
     """
     if not head:
@@ -116,12 +116,12 @@ def _written(head: bytes) -> str:
 
 
 def detect_file_kind(path: str | os.PathLike) -> str:
-    """``kind_of`` of a file, ``HEAD`` bytes of which are read; never raises.
+    """``detect_kind`` of a file, ``HEAD`` bytes of which are read; never raises.
 
     The caller has made sure that it is a file: a pipe would be waited for.
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            return kind_of(file.read(HEAD), os.fspath(path))
+            return detect_kind(file.read(HEAD), os.fspath(path))
     except OSError as error:
         return f"unreadable: {error.strerror}"

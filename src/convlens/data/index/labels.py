@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 
 SPLITS = ("train", "validation", "test")
-# What people call their splits, as `split_of` reduces a name.
+# What people call their splits, as `parse_split` reduces a name.
 _SPLIT_WORDS = {
     "train": (
         "train training trn trainings entrainement apprentissage entrenamiento addestramento "
@@ -73,9 +73,9 @@ class Keys(NamedTuple):
     csv: str = "data.csv"
 
 
-def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
+def compile_pattern(pattern: str, keys: Keys) -> re.Pattern[str]:
     """The regular expression of a name pattern (see ``list_images``), for composed names."""
-    pattern = composed(pattern)
+    pattern = normalise_name(pattern)
     if "(?P<class>" in pattern:
         try:
             return re.compile(pattern)
@@ -104,7 +104,7 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
 
 def read_classes(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
     """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
-    matches = map(compiled(pattern, keys).fullmatch, map(composed, names))
+    matches = map(compile_pattern(pattern, keys).fullmatch, map(normalise_name, names))
     # interned: one text a class, not one an image
     found = [match and sys.intern(match["class"] or "") for match in matches]
     if None in found:
@@ -124,8 +124,8 @@ def suggest_pattern(names: Sequence[str], keys: Keys) -> str | None:
     """A pattern that all names follow and that gives two or more classes."""
     for shown in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
         # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here
-        shape = compiled("{class}.{number}.*" if shown == PATTERN_EXAMPLE else shown, keys)
-        matches = [shape.fullmatch(composed(name)) for name in names]
+        shape = compile_pattern("{class}.{number}.*" if shown == PATTERN_EXAMPLE else shown, keys)
+        matches = [shape.fullmatch(normalise_name(name)) for name in names]
         if all(matches) and 2 <= len({match["class"] for match in matches}) < len(names):
             return shown
     return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.data.index.folders import Walk, shown
+from convlens.data.index.folders import Walk, join_names
 from convlens.data.index.labels import HELD_OUT, SPLITS, Keys, parse_split
 
 _LOWER = "*/{class}/*"  # patterns that say which folders are the classes
@@ -117,7 +117,7 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
     splits = {parse_split(path[0]): path[0] for path in below if path and parse_split(path[0])}
     if "train" in splits and len(splits) > 1:
         raise UserError(
-            f"{folder} is split, into {shown(sorted(splits.values()))}, but other classes are not:"
+            f"{folder} is split, into {join_names(sorted(splits.values()))}, but other classes are not:"
             f" lay out all classes the same way, or move the images out of these folders"
         )
 
@@ -135,7 +135,7 @@ class Branch:
     inner: frozenset[str]
 
 
-def branch(folder: Path, parts: Iterable[Path]) -> Branch:
+def describe_branch(folder: Path, parts: Iterable[Path]) -> Branch:
     """``parts``: the folders below ``folder``, and itself, that directly hold images."""
     below = [part.relative_to(folder).parts for part in parts]
     while len(below) and all(len(path) > 1 for path in below) and len({p[0] for p in below}) == 1:
@@ -154,7 +154,7 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
         beside = sorted(n for n in each.inner if n.casefold() in names - {each.name.casefold()})
         if beside and 2 * len(beside) >= len(each.inner):
             raise UserError(
-                f"{folder / each.name} holds folders named like classes beside it, {shown(beside)}:"
+                f"{folder / each.name} holds folders named like classes beside it, {join_names(beside)}:"
                 f" move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
                 f'set "{keys.pattern}={_UPPER}"'
             )
@@ -165,8 +165,8 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
         return
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     raise UserError(
-        f"{len(nested)} folders in {folder}, {shown(b.name for b in nested)}, hold folders of the "
-        f"same names, {shown(inner)}: if those are the classes, set "
+        f"{len(nested)} folders in {folder}, {join_names(b.name for b in nested)}, hold folders of the "
+        f"same names, {join_names(inner)}: if those are the classes, set "
         f'"{keys.pattern}={_LOWER}" to take all together, or rename the upper folders to train, '
         f'validation and test; if the upper folders are the classes, set "{keys.pattern}={_UPPER}"'
         f"{_masks([b.name for b in nested] + inner)}"
@@ -184,7 +184,7 @@ def _masks(names: Iterable[str]) -> str:
 # ------------------------------------------------------------------------------------- mirrors
 
 
-def mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
+def find_mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
     """Folders in a class whose files are named like others of it, and how many they hold.
 
     parts  (folder, names of images directly in it), a folder before those in it

@@ -3,7 +3,7 @@
 Legend: N images, K classes. Four layouts are understood:
 
 1. ``train/`` with class folders, and beside it any of ``validation/`` and ``test/``, by these or
-   other usual names (``labels.split_of``); or the same three inside every class folder;
+   other usual names (``labels.parse_split``); or the same three inside every class folder;
 2. class folders directly;
 3. one flat folder, the class written in the file name and found by a pattern;
 4. a CSV with a column of files, one of labels and, if wanted, one of splits.
@@ -24,10 +24,10 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.index import layout
 from convlens.data.index.class_folders import (
     add_classes,
-    suggest_subfolder,
     name_prefix,
     no_images_error,
     refuse_strays,
+    suggest_subfolder,
 )
 from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import Named, Walk
@@ -192,7 +192,9 @@ def _add_by_pattern(
     rows: ListingBuilder, split: str | None, folder: Path, pattern: str, walk: Walk, keys: Keys
 ) -> None:
     """Every image below ``folder``, the class read by ``pattern``."""
-    names = [name_prefix(part, folder) + name for part, found in walk.below(folder) for name in found]
+    names = [
+        name_prefix(part, folder) + name for part, found in walk.below(folder) for name in found
+    ]
     if not names:
         raise no_images_error(folder, keys)
     asked = names if "/" in pattern else [os.path.basename(name) for name in names]

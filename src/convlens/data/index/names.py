@@ -15,10 +15,10 @@ from pathlib import Path
 from convlens.core.errors import UserError
 
 
-def composed(name: str) -> str:
+def normalise_name(name: str) -> str:
     """The name in its composed spelling, in which names are compared and classes are called.
 
-    >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+    >>> normalise_name("cafe" + chr(0x301)) == "caf" + chr(0xE9)
     True
     """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
@@ -26,7 +26,7 @@ def composed(name: str) -> str:
 
 def is_same_name(one: str, other: str) -> bool:
     """Whether both are one name, whichever spelling either has."""
-    return one == other or composed(one) == composed(other)
+    return one == other or normalise_name(one) == normalise_name(other)
 
 
 def find_name(name: str, names: Iterable[str]) -> int | None:
@@ -54,7 +54,7 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
             continue
         if found not in known:
             known[found] = _by_composed_name(found)
-        spellings = known[found].get(composed(part))
+        spellings = known[found].get(normalise_name(part))
         if not spellings:
             return path
         if len(spellings) > 1:
@@ -70,5 +70,5 @@ def _by_composed_name(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):  # no folder: nothing of that name is there
         for name in os.listdir(folder):
-            names.setdefault(composed(name), []).append(name)
+            names.setdefault(normalise_name(name), []).append(name)
     return names

@@ -14,7 +14,7 @@ from convlens.core.errors import UserError
 from convlens.core.files import open_atomic
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import composed, is_same_name
+from convlens.data.index.names import is_same_name, normalise_name
 from convlens.data.index.tables import CSV_COLUMNS, format_csv_line, read_table
 
 
@@ -65,11 +65,11 @@ def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | 
 
 def _by_name(path: Path, listing: Listing) -> np.ndarray:
     """The splits of a file in any order."""
-    noted = {row["file"]: (composed(row["label"]), row["split"]) for row in _rows(path)}
+    noted = {row["file"]: (normalise_name(row["label"]), row["split"]) for row in _rows(path)}
     names = list(listing.files.names())
     if noted.keys() != set(names):  # another file system may spell accents in another way
-        spelt = {composed(name): name for name in names}
-        noted = {spelt.get(composed(name), name): row for name, row in noted.items()}
+        spelt = {normalise_name(name): name for name in names}
+        noted = {spelt.get(normalise_name(name), name): row for name, row in noted.items()}
     for missing, what in (
         (sorted(set(names) - set(noted)), "is new since"),
         (sorted(set(noted) - set(names)), "is gone, and was in"),

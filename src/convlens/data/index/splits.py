@@ -18,7 +18,7 @@ from convlens.data.index.listing import Listing
 Share = int | float
 
 
-def split(
+def assign_splits(
     labels: np.ndarray,
     *,
     validation: Share,
@@ -40,7 +40,7 @@ def split(
     Within a class the images are ranked by random keys; test takes the first, validation the
     next: a larger validation share does not change the test images, nor do other classes.
 
-    >>> split(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0).tolist().count("test")
+    >>> assign_splits(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0).tolist().count("test")
     2
     """
     labels = np.asarray(labels)
@@ -136,7 +136,7 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
     """
     present = listing.present_splits
     rows = listing.splits == "train" if present else slice(None)
-    assigned = taken = split(
+    assigned = taken = assign_splits(
         listing.labels[rows],
         validation=0 if "validation" in present else validation,
         test=0 if "test" in present else test,

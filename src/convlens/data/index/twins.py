@@ -16,7 +16,7 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.data.index.files import size_and_time
-from convlens.data.index.folders import counted
+from convlens.data.index.folders import count_noun
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 
@@ -45,7 +45,7 @@ def find_twins(listing: Listing) -> list[list[int]]:
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
 
 
-def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+def find_duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
 
     One pair of rows for each such file, itself and the first of its twins, in the listing's order;
@@ -62,12 +62,12 @@ def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[
 
 
 def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
-    """One line on images on both sides of the split, pairs of ``duplicates``; "" without any."""
+    """One line on images on both sides of the split, pairs of ``find_duplicates``; "" without any."""
     if not leaks:
         return ""
     second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
     return (
-        f"{counted(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, such "
+        f"{count_noun(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, such "
         f"as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
     )
 
@@ -95,9 +95,9 @@ def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str
         for a, b in named
     )
     if more := len(found) - len(named):
-        pairs += f", and {counted(more, 'more pair', 'more pairs')} of classes"
+        pairs += f", and {count_noun(more, 'more pair', 'more pairs')} of classes"
     return (
-        f"labels contradict: {counted(images, 'image has', 'images have')} several labels ({pairs};"
+        f"labels contradict: {count_noun(images, 'image has', 'images have')} several labels ({pairs};"
         f" {files} files in all), such as {one} and {other}: no network can be right about them; "
         "keep each in one class"
     )

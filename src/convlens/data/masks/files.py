@@ -107,7 +107,7 @@ def _unlike(one: tuple[int, int], other: tuple[int, int]) -> int:
     return abs(one[0] * other[1] - one[1] * other[0])
 
 
-OWN = MaskKind(
+USER_MASKS = MaskKind(
     version=("own", 1),
     read=_mask,
     remarks={

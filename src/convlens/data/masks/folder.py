@@ -19,7 +19,7 @@ from pathlib import Path
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.folders import is_left_by_tools
 from convlens.data.index.labels import SPLITS, parse_split
-from convlens.data.index.names import composed, find_on_disk
+from convlens.data.index.names import find_on_disk, normalise_name
 
 SUFFIXES = (".png", ".xml")
 
@@ -92,7 +92,7 @@ class MaskFolder:
         return None
 
 
-def match(
+def match_masks(
     folder: MaskFolder, pictures: Sequence[Path], labels: Sequence[str]
 ) -> tuple[list[Path | None], list[str]]:
     """Each image's mask file or None, and lines a person should read.
@@ -156,6 +156,6 @@ def _key(parts: Sequence[str]) -> tuple[str, ...]:
     Composed letters (macOS takes them apart), one word for each split, no suffix, and no folder
     ``annotations``.
     """
-    *folders, name = (composed(part) for part in parts)
+    *folders, name = (normalise_name(part) for part in parts)
     kept = [parse_split(f) or f for f in folders if f.lower() != "annotations"]
     return (*kept, Path(name).stem)

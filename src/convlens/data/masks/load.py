@@ -17,14 +17,14 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprint_files, stored
+from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
 from convlens.data.pixels.decode import (
     ORIENTATION,
     ImageError,
     Recipe,
     describe_error,
-    resized,
     read_size_and_orientation,
+    resize_image,
 )
 from convlens.data.pixels.decode import VERSION as DECODING
 
@@ -135,7 +135,7 @@ def read_masks(
     paths = Files.of(path for row in rows for path in (pictures[row], files[row]))
     made_by = (*kind.version, on_error, DECODING, PIL.__version__)
     asked, state = fingerprint_files(paths, *made_by, [size, size], resize, len(pictures), rows)
-    entry = stored(cache_dir, f"masks-{asked}", state, build)
+    entry = load_or_build(cache_dir, f"masks-{asked}", state, build)
     remarks = entry.notes["remarks"]
     broken = [(row, why) for row, why in remarks if why not in kind.remarks]
     masked = np.array([file is not None for file in files])
@@ -151,7 +151,7 @@ def read_masks(
 
 
 def _read(kind: MaskKind, picture: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
-    """(H, W) bool and a remark. Raises PictureError, naming the file, if it gives no mask."""
+    """(H, W) bool and a remark. Raises ImageError, naming the file, if it gives no mask."""
     shape = Picture(*read_size_and_orientation(picture))
     try:
         mask, turn, remark = kind.read(file, shape)
@@ -163,4 +163,4 @@ def _read(kind: MaskKind, picture: Path, file: Path, recipe: Recipe) -> tuple[np
         raise ImageError(file, describe_error(error), kind.way_out) from None
     image = Image.fromarray(mask.astype(np.uint8))
     image.getexif()[ORIENTATION] = turn
-    return resized(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark
+    return resize_image(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark

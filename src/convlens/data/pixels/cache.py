@@ -118,7 +118,7 @@ def disk_full_error(directory: Path, detail: str, way_out: str) -> UserError:
     )
 
 
-def stored(
+def load_or_build(
     directory: Path | None,
     name: str,
     fingerprint: str,
@@ -190,7 +190,7 @@ def cache_arrays(
         return {}
 
     mark = digest(FORMAT, key)
-    return stored(directory, f"arrays-{mark}", mark, build).arrays
+    return load_or_build(directory, f"arrays-{mark}", mark, build).arrays
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import numpy as np
 
 from convlens.data.index.digests import UNREAD, file_digest
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprint_files, stored
-from convlens.data.pixels.load import bar, cores
+from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
+from convlens.data.pixels.load import count_cores, show_progress
 
 _VERSION = 1  # of the digests: raise it when a file would get another one
 _CHUNK = 64  # files a thread takes at a time
@@ -54,7 +54,7 @@ class FileDigests:
             writer.create("digests", found.shape, found.dtype).put(0, _read(self._files, found))
             return {}
 
-        entry = stored(self._cache_dir, f"digests-{self._name}", self._fingerprint, build)
+        entry = load_or_build(self._cache_dir, f"digests-{self._name}", self._fingerprint, build)
         return _read(self._files, np.array(entry.arrays["digests"]))  # once more what was UNREAD
 
 
@@ -64,7 +64,7 @@ def _read(files: Files, known: np.ndarray) -> np.ndarray:
     missing = np.flatnonzero(found == UNREAD)
     if not len(missing):
         return found
-    workers = min(cores(), -(-len(missing) // _CHUNK))
+    workers = min(count_cores(), -(-len(missing) // _CHUNK))
 
     def work(rows: np.ndarray) -> int:
         for row, path in zip(rows.tolist(), files[rows].located(), strict=True):
@@ -74,7 +74,7 @@ def _read(files: Files, known: np.ndarray) -> np.ndarray:
     what = f"{len(missing)} images to know them by their content, {workers} threads"
     shown = len(missing) >= _MANY
     with (
-        bar("hashing", "hashed", what, len(missing), shown) as advance,
+        show_progress("hashing", "hashed", what, len(missing), shown) as advance,
         ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool,
     ):
         for count in pool.map(work, np.array_split(missing, -(-len(missing) // _CHUNK))):

@@ -98,7 +98,7 @@ def make_recipe(data: DataConfig) -> Recipe:
 
 
 def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
-    """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no image."""
+    """One file as (H, W, C) uint8. Raises ImageError, naming it, if it gives no image."""
     path = Path(path)
     try:
         with open_image(path) as image:
@@ -137,7 +137,7 @@ def open_image(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Ima
 def read_size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """((w, h) of the stored pixels, EXIF orientation) of an image file; nothing is decoded.
 
-    Raises PictureError, naming the file, if it gives no image or is above the limits of one.
+    Raises ImageError, naming the file, if it gives no image or is above the limits of one.
     """
     try:
         with open_image(picture) as image:
@@ -194,7 +194,7 @@ def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
     image.load()
-    return resized(_plain(_upright(image), recipe.channels), recipe)
+    return resize_image(_plain(_upright(image), recipe.channels), recipe)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -265,7 +265,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
 
 
-def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
+def resize_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
     """(H, W, C) by the recipe's way of resizing."""
     method = INTERPOLATIONS[recipe.interpolation]
     goal = (recipe.width, recipe.height)

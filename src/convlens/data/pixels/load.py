@@ -29,9 +29,9 @@ from convlens.core.errors import UserError
 from convlens.core.progress import is_on_terminal, progress_bar
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprint_files, stored
+from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
 from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_image
-from convlens.data.pixels.looks import GRID, look
+from convlens.data.pixels.lookalikes import GRID, compute_signature
 
 CHUNK = 16  # images a thread takes at a time
 _STORED = 2  # raised when an entry holds other arrays: images, and since 2 their looks
@@ -47,7 +47,7 @@ class Pixels:
     made_from   digests of what was asked for, and of that with sizes and times of the files
     digests     (N,) int64, ``file_digest`` of each file; None where nothing was read: the images
                 come from the cache
-    looks       (N, 16) float16, ``looks.look`` of each image
+    signatures  (N, 16) float16, ``lookalikes.compute_signature`` of each image
     """
 
     images: np.ndarray
@@ -55,10 +55,10 @@ class Pixels:
     errors: list[tuple[Path, str]]
     made_from: tuple[str, str]
     digests: np.ndarray | None
-    looks: np.ndarray
+    signatures: np.ndarray
 
 
-def decoded(
+def decode_images(
     files: Files, recipe: Recipe, *, cache_dir: Path | None, on_error: str, progress: bool = True
 ) -> Pixels:
     """Decode and resize ``files`` to (N, H, W, C) uint8, or map them from an earlier run.
@@ -83,14 +83,14 @@ def decoded(
 
         def keep(index: int, picture: np.ndarray) -> None:
             rows.put(index, picture[None])
-            seen.put(index, look(picture)[None])
+            seen.put(index, compute_signature(picture)[None])
 
         return {"errors": _decode_all(files, recipe, keep, digests, on_error, progress)}
 
     parts = VERSION, _STORED, PIL.__version__, recipe.key(), on_error
     asked, state = fingerprint_files(files, *parts)
     made_from = f"pixels-{asked}", state
-    entry = stored(cache_dir, *made_from, build)
+    entry = load_or_build(cache_dir, *made_from, build)
     errors = entry.notes["errors"]
     good = np.ones(count, bool)
     good[[index for index, _ in errors]] = False
@@ -112,7 +112,7 @@ def _decode_all(
 
     ``digests`` is filled on the way, while a file's bytes are still at hand.
     """
-    workers = min(cores(), -(-len(files) // CHUNK))
+    workers = min(count_cores(), -(-len(files) // CHUNK))
     stop = threading.Event()
     failures: list[tuple[int, str]] = []  # appended to by all threads
 
@@ -131,7 +131,10 @@ def _decode_all(
         return len(chunk)
 
     what = f"{len(files)} images to {recipe.height}x{recipe.width}, {workers} threads"
-    with pillow_settings(), bar("decoding", "decoded", what, len(files), progress) as advance:
+    with (
+        pillow_settings(),
+        show_progress("decoding", "decoded", what, len(files), progress) as advance,
+    ):
         # as many tasks waiting as keep the threads busy, not one for every chunk of a million files
         firsts = iter(range(0, len(files), CHUNK))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -192,7 +195,7 @@ def _silence_libtiff() -> None:
 
 
 @contextlib.contextmanager
-def bar(
+def show_progress(
     doing: str, done: str, what: str, total: int, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; two plain lines where that is no terminal."""
@@ -205,6 +208,6 @@ def bar(
         print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
-def cores() -> int:
+def count_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -47,7 +47,7 @@ class Archives:
     class_names: Mapping[str | None, tuple[str, ...]]
     by_hand: str
 
-    def pending(self, directory: Path, labels: str | None) -> Download | None:
+    def find_pending(self, directory: Path, labels: str | None) -> Download | None:
         """What a run would download, or None."""
         if self.is_there(directory):
             return None

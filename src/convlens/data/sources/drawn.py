@@ -10,9 +10,9 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.digests import make_numbered_digests
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.splits import split as divide
+from convlens.data.index.splits import assign_splits
 from convlens.data.pixels.cache import cache_arrays
-from convlens.data.pixels.pictures import Dataset, Pictures
+from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.sources import shapes
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index, read_split_fractions
@@ -30,11 +30,11 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
     if not low <= spec.size <= high:
         raise UserError(f"data.size={spec.size}: shapes are drawn at {low} to {high} pixels")
     names = shapes.CLASS_NAMES[:classes]
-    assigned = divide(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
+    assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
     settings = {"seed": seed, "classes": classes, "size": spec.size, "channels": spec.channels}
 
-    def draw(stream: int, split: str) -> Pictures:
+    def draw(stream: int, split: str) -> Images:
         count = sizes[split]
         # an image is what it is drawn from; how many are drawn changes nothing, nor does a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
@@ -46,7 +46,7 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
             shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
         digests = make_numbered_digests(count, drawing)
-        return Pictures(images, labels, titles, arrays["masks"], digests=digests)
+        return Images(images, labels, titles, arrays["masks"], digests=digests)
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)

@@ -15,15 +15,20 @@ from convlens.core.errors import UserError
 from convlens.data.index import splits, twins
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.labels import SPLITS
-from convlens.data.pixels import looks
+from convlens.data.pixels import lookalikes
 from convlens.data.pixels.contents import FileDigests
-from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.picture_files import Found, decode_files, decode_rows, describe_skipped
+from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.image_files import (
+    FoundFiles,
+    decode_files,
+    decode_rows,
+    describe_skipped,
+)
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index, read_split_fractions
 
 
-def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -> Index:
+def index_files(spec: DataConfig, seed: int, found: FoundFiles, before: np.ndarray) -> Index:
     """Image files, divided into splits."""
     present = found.listing.present_splits
     divided = splits.resolve_splits(found.listing, seed=seed, **read_split_fractions(spec, present))
@@ -53,8 +58,8 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
         if found.kind and not any(pictures.masked.any() for pictures in made.values()):
             raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
         told = [f"{file} ({reason})" for file, reason in found.skipped]
-        seen = np.concatenate([part.looks for part in parts.values()])
-        lines += looks.describe_lookalikes(seen, made, files.class_names)
+        seen = np.concatenate([part.signatures for part in parts.values()])
+        lines += lookalikes.describe_lookalikes(seen, made, files.class_names)
         return Dataset(made, files.class_names, notes + lines, told)
 
     counts = {
@@ -72,14 +77,14 @@ def index_files(spec: DataConfig, seed: int, found: Found, before: np.ndarray) -
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
 
 
-def _masks_line(spec: DataConfig, found: Found) -> list[str]:
+def _masks_line(spec: DataConfig, found: FoundFiles) -> list[str]:
     if not spec.masks or found.kind is None:  # runs of old have no such key
         return []
     count = int(found.masked.sum())
     return [f"masks for {count} of {len(found.mask_files)} images in {Path(spec.masks)}"]
 
 
-def _without_broken(spec: DataConfig, found: Found) -> Found:
+def _without_broken(spec: DataConfig, found: FoundFiles) -> FoundFiles:
     """Only files that give an image: what is skipped is in no count, no weight and no table.
 
     Which ones these are is known only when all are decoded.
@@ -109,7 +114,7 @@ def _without_broken(spec: DataConfig, found: Found) -> Found:
     return found.some(np.flatnonzero(good))
 
 
-def _without_leaks(found: Found) -> tuple[Found, list[str]]:
+def _without_leaks(found: FoundFiles) -> tuple[FoundFiles, list[str]]:
     """Test files whose bytes are among the training or validation images are left out.
 
     Lines tell of them, of those that validation has in common with training, and of images that
@@ -117,7 +122,7 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     """
     files = found.listing
     groups = twins.find_twins(files)
-    twice = twins.duplicates(files, groups)
+    twice = twins.find_duplicates(files, groups)
     leaks = [pair for pair in twice if files.splits[pair[0]] == "test"]
     kept = [pair for pair in twice if files.splits[pair[0]] != "test"]
     lines = [twins.describe_conflicts(files, groups), twins.describe_leaks(files, kept)]
@@ -139,7 +144,9 @@ def _without_leaks(found: Found) -> tuple[Found, list[str]]:
     return found.some(keep), lines
 
 
-def _without_used(spec: DataConfig, found: Found, before: np.ndarray) -> tuple[Found, list[str]]:
+def _without_used(
+    spec: DataConfig, found: FoundFiles, before: np.ndarray
+) -> tuple[FoundFiles, list[str]]:
     """Test files that an earlier run has used, whose weights are started from, are left out."""
     files = found.listing
     digests = FileDigests(files.files, resolve_cache(spec)).get()

@@ -14,23 +14,23 @@ from convlens.config.schema import DataConfig, OwnDataConfig
 from convlens.config.targets import call, instantiate
 from convlens.core.errors import UserError
 from convlens.data.index.digests import array_digests
-from convlens.data.index.splits import split as divide
-from convlens.data.pixels.pictures import Dataset, Pictures
+from convlens.data.index.splits import assign_splits
+from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.sources import torchvision_sets
-from convlens.data.sources.places import data_dir
+from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.source import Download, Index, read_split_fractions
 
 # by name: what reads a set, its classes, megabytes of its download
 SETS = {
-    "mnist": (torchvision_sets.mnist, torchvision_sets.MNIST_CLASSES, 12),
-    "cifar10": (torchvision_sets.cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
+    "mnist": (torchvision_sets.read_mnist, torchvision_sets.MNIST_CLASSES, 12),
+    "cifar10": (torchvision_sets.read_cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
 }
 
 
 def index_packed(spec: DataConfig, seed: int) -> Index:
     """A torchvision set: small images that fit in memory, with a test split of its own."""
     read, class_names, _ = SETS[spec.name]
-    return _index(spec, seed, read(data_dir(spec)), class_names)
+    return _index(spec, seed, read(find_data_dir(spec)), class_names)
 
 
 def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
@@ -67,7 +67,7 @@ def _index(
 ) -> Index:  # fmt: skip
     images, labels = raw["train"]
     shares = read_split_fractions(spec, ("test",))
-    assigned = divide(labels, seed=seed, **shares)
+    assigned = assign_splits(labels, seed=seed, **shares)
     digests = {name: array_digests(pictures) for name, (pictures, _) in raw.items()}
     leaked = np.isin(digests["test"], digests["train"])
     notes = []
@@ -88,7 +88,7 @@ def _index(
             whole = "test" if split == "test" else "train"
             names = [f"{spec.name}/{whole}/{row}" for row in rows]
             fitted = _fitted(pictures[rows], spec)
-            made[split] = Pictures(fitted, classes[rows], names, digests=digests[whole][rows])
+            made[split] = Images(fitted, classes[rows], names, digests=digests[whole][rows])
         return Dataset(made, class_names, notes)
 
     counts = {
@@ -114,10 +114,10 @@ def _fitted(images: np.ndarray, spec: DataConfig) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def pending(spec: DataConfig) -> Download | None:
+def find_pending(spec: DataConfig) -> Download | None:
     """What a run would download, or None."""
     read, class_names, megabytes = SETS[spec.name]
-    folder = data_dir(spec)
+    folder = find_data_dir(spec)
     try:
         read(folder, download=False)
     except UserError:

@@ -20,8 +20,8 @@ from convlens.data.index.files import ListingBuilder
 from convlens.data.index.listing import Listing
 from convlens.data.masks.trimaps import TRIMAPS, find_trimap
 from convlens.data.sources.archives import PETS
-from convlens.data.sources.picture_files import Found
-from convlens.data.sources.places import data_dir
+from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.places import find_data_dir
 
 _LISTS = {"train": "trainval.txt", "test": "test.txt"}
 _LINE = re.compile(r"([^/\\\s]+)_\d+\s+([1-9]\d*)\s+([12])\s+[1-9]\d*")  # breed, class, species
@@ -101,7 +101,7 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
         )
 
 
-def find_pets(spec: DataConfig, for_test: bool = False) -> Found:
+def find_pets(spec: DataConfig, for_test: bool = False) -> FoundFiles:
     """Images and masks, with their own test list."""
-    found = list_pets(data_dir(spec), spec.labels)
-    return Found(found, TRIMAPS, [find_trimap(picture) for picture in found.files])
+    found = list_pets(find_data_dir(spec), spec.labels)
+    return FoundFiles(found, TRIMAPS, [find_trimap(picture) for picture in found.files])

@@ -9,7 +9,7 @@ from convlens.config.schema import DataConfig
 from convlens.data.index.names import find_on_disk
 
 
-def data_dir(spec: DataConfig) -> Path:
+def find_data_dir(spec: DataConfig) -> Path:
     """``data.dir``, or the place where the data set is looked for by its name."""
     if spec.dir:
         return find_on_disk(Path(spec.dir).expanduser())
@@ -18,9 +18,9 @@ def data_dir(spec: DataConfig) -> Path:
 
 def resolve_cache(spec: DataConfig) -> Path | None:
     """Where the decoded images of a run are kept; None: in memory alone."""
-    return cache_dir() if spec.cache == "disk" else None
+    return get_cache_dir() if spec.cache == "disk" else None
 
 
-def cache_dir() -> Path:
+def get_cache_dir() -> Path:
     """Where pixel and feature caches lie: ``$CONVLENS_CACHE`` or ``~/.cache/convlens``."""
     return Path(os.environ.get("CONVLENS_CACHE", "~/.cache/convlens")).expanduser()

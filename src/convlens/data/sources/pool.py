@@ -11,8 +11,8 @@ from convlens.config.schema import DataConfig
 from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
-from convlens.data.pixels.pictures import Dataset, Pictures
-from convlens.data.sources.picture_files import Found, decode_rows, describe_skipped
+from convlens.data.pixels.dataset import Dataset, Images
+from convlens.data.sources.image_files import FoundFiles, decode_rows, describe_skipped
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index
 
@@ -42,7 +42,7 @@ class Pool:
     notes: Sequence[str] = ()
 
 
-def pool_files(spec: DataConfig, found: Found) -> Pool:
+def pool_files(spec: DataConfig, found: FoundFiles) -> Pool:
     files = found.listing
 
     def load(rows: np.ndarray) -> Dataset:
@@ -75,7 +75,7 @@ def pool_store(spec: DataConfig, found: Index) -> Pool:
         if parts[0].masks is not None:
             masks = np.concatenate([part.masks[inside] for part, inside in chosen])
         pixels = np.concatenate([part.pixels(inside) for part, inside in chosen])
-        pictures = Pictures(pixels, labels[rows], [names[row] for row in rows], masks)
+        pictures = Images(pixels, labels[rows], [names[row] for row in rows], masks)
         return Dataset({"test": pictures}, found.class_names)
 
     return Pool(

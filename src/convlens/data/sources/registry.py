@@ -12,17 +12,17 @@ from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources import drawn, folder, packed, pets
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
-from convlens.data.sources.picture_files import Found
-from convlens.data.sources.places import data_dir
+from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
 
 NONE = np.zeros(0, np.int64)
 # of image files
 FILES = {
-    "image_folder": folder.image_folder,
-    "cats_dogs": folder.image_folder,
-    "flowers": folder.image_folder,
+    "image_folder": folder.find_image_folder,
+    "cats_dogs": folder.find_image_folder,
+    "flowers": folder.find_image_folder,
     "pets": pets.find_pets,
 }
 # those of them that are downloaded when the folder is not there
@@ -42,7 +42,7 @@ NEEDS = {
 }
 
 
-def index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
+def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
     """Look at the source that the config group ``data`` describes.
 
     Args:
@@ -60,9 +60,9 @@ def index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
     return index_files(spec, seed, _files(spec, for_test=False), before)
 
 
-def _files(spec: DataConfig, for_test: bool) -> Found:
+def _files(spec: DataConfig, for_test: bool) -> FoundFiles:
     if spec.name in ARCHIVES:
-        ARCHIVES[spec.name].download(data_dir(spec))
+        ARCHIVES[spec.name].download(find_data_dir(spec))
     return FILES[spec.name](spec, for_test)
 
 
@@ -89,11 +89,11 @@ def _check(spec: DataConfig) -> None:
             raise UserError(f"data.{key}={value}: {nearest(value, known)}")
 
 
-def pool(spec: DataConfig, seed: int) -> Pool:
-    """All that the source has with labels; unlike :func:`index` it needs no training images.
+def build_pool(spec: DataConfig, seed: int) -> Pool:
+    """All that the source has with labels; unlike :func:`build_index` it needs no training images.
 
     Args:
-        spec, seed: as of :func:`index`; ``data.split`` counts for nothing.
+        spec, seed: as of :func:`build_index`; ``data.split`` counts for nothing.
 
     Raises:
         UserError: one line for whatever a person can mend.
@@ -110,5 +110,5 @@ def find_pending_download(spec: DataConfig) -> Download | None:
     if isinstance(spec, OwnDataConfig):
         return None
     if spec.name in ARCHIVES:
-        return ARCHIVES[spec.name].pending(data_dir(spec), spec.labels)
-    return packed.pending(spec) if spec.name in packed.SETS else None
+        return ARCHIVES[spec.name].find_pending(find_data_dir(spec), spec.labels)
+    return packed.find_pending(spec) if spec.name in packed.SETS else None

@@ -3,7 +3,7 @@
 A source is a function of the config group ``data`` that reads names and labels, checks everything
 a person can have got wrong and counts; ``Index.load()`` decodes. ``make plan`` needs only the
 first. Two kinds are written by what they read: sources of image files give a
-:class:`~convlens.data.sources.picture_files.Found`, stores of drawn or packed images an
+:class:`~convlens.data.sources.image_files.Found`, stores of drawn or packed images an
 :class:`Index` at once (:mod:`convlens.data.sources.registry` lists both).
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.listing import Listing
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.pixels.dataset import Dataset
 
 DEFAULT_SHARE = 0.15  # of the images, for each split that a layout lacks
 

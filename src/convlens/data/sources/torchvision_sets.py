@@ -42,7 +42,7 @@ _MNIST_FILES = {
 _DAMAGE = (EOFError, zlib.error, tarfile.TarError, struct.error, ValueError)
 
 
-def mnist(directory: Path, download: bool = True) -> dict[str, Split]:
+def read_mnist(directory: Path, download: bool = True) -> dict[str, Split]:
     """``{"train": (images, labels), "test": …}``: (N, 28, 28, 1) uint8 and (N,) int64, 0 to 9.
 
     The four IDX files, with or without ``.gz``, are looked for in ``directory/MNIST/raw``,
@@ -107,7 +107,7 @@ def _missing_mnist(directory: Path, detail: str) -> UserError:
     )
 
 
-def cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
+def read_cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
     """``{"train": (images, labels), "test": …}``: (N, 32, 32, 3) uint8 RGB and (N,) int64, 0 to 9.
 
     Looked for in ``directory``: the archive ``cifar-10-python.tar.gz``, the folder

@@ -60,7 +60,7 @@ def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
     A smaller picture keeps its size. C is 3 (RGB), or 1 where no pixel has any colour. A network's
     batch wants every picture at one size; what a file means is settled by the same decoder.
 
-    Raises PictureError, naming the file, if it gives no picture.
+    Raises ImageError, naming the file, if it gives no picture.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels

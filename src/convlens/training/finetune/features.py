@@ -18,8 +18,8 @@ from torch import Tensor
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.progress import progress_bar
 from convlens.data.index.digests import digest
-from convlens.data.pixels.cache import Writer, stored
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.cache import Writer, load_or_build
+from convlens.data.pixels.dataset import Images
 from convlens.models import Classifier
 from convlens.models.state import compute_fingerprint
 
@@ -59,7 +59,7 @@ class Features:
 def compute_features(
     model: Classifier,
     cut: int,
-    pictures: Pictures,
+    pictures: Images,
     *,
     precision: str,
     context: Callable[[], contextlib.AbstractContextManager],
@@ -114,7 +114,9 @@ def compute_features(
         return {"dtype": dtype}
 
     way_out = "or train without with cache_features=never"
-    entry = stored(directory, f"features-{digest(*key)}", digest(*key, state), build, way_out)
+    entry = load_or_build(
+        directory, f"features-{digest(*key)}", digest(*key, state), build, way_out
+    )
     return Features(
         entry.arrays["features"],
         getattr(torch, entry.notes["dtype"]),
@@ -140,7 +142,7 @@ def measure_feature_seconds(model: Classifier, cut: int, images: Tensor) -> floa
 def _forward(
     model: Classifier,
     cut: int,
-    pictures: Pictures,
+    pictures: Images,
     rows: np.ndarray,
     device: torch.device,
     base: Features | None,

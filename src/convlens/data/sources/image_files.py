@@ -16,14 +16,14 @@ from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import Listing
 from convlens.data.masks.load import MaskKind, read_masks
 from convlens.data.pixels import load
+from convlens.data.pixels.dataset import Images
 from convlens.data.pixels.decode import make_recipe
 from convlens.data.pixels.load import Pixels
-from convlens.data.pixels.pictures import Pictures
 from convlens.data.sources.places import resolve_cache
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """Image files, before it is decided which of them are used for what.
 
     listing     N files; ``splits`` only where the layout has them
@@ -48,7 +48,7 @@ class Found:
         """(N,) bool, which images have a mask."""
         return np.array([file is not None for file in self.mask_files])
 
-    def some(self, keep: np.ndarray) -> Found:
+    def some(self, keep: np.ndarray) -> FoundFiles:
         """Only the rows ``keep``, rising."""
         old = self.listing
         splits = None if old.splits is None else old.splits[keep]
@@ -64,14 +64,16 @@ class Found:
 class Decoded:
     """Some rows of image files, decoded; ``kept`` are those of them that are good."""
 
-    pictures: Pictures
+    pictures: Images
     kept: np.ndarray
     skipped: Sequence[tuple[Path, str]]
     notes: Sequence[str]
-    looks: np.ndarray
+    signatures: np.ndarray
 
 
-def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.ndarray) -> Decoded:
+def decode_rows(
+    spec: DataConfig, found: FoundFiles, rows: np.ndarray, digests: np.ndarray
+) -> Decoded:
     """Decode some rows; the digests of files that are read for it are put into ``digests``."""
     if found.decoded is None:
         decoded = decode_files(spec, found.listing.files[rows])
@@ -91,14 +93,16 @@ def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.nd
         )  # fmt: skip
         masks, masked, notes = read.masks, read.masked, read.notes
     stored = None if len(places) == len(decoded.good) else places
-    pictures = Pictures(
+    pictures = Images(
         decoded.images, labels, Texts(files), masks, stored, decoded.made_from, masked
     )
-    return Decoded(pictures, kept, broken, notes, decoded.looks[places])
+    return Decoded(pictures, kept, broken, notes, decoded.signatures[places])
 
 
 def decode_files(spec: DataConfig, files: Files) -> Pixels:
-    return load.decoded(files, make_recipe(spec), cache_dir=resolve_cache(spec), on_error=spec.on_error)
+    return load.decode_images(
+        files, make_recipe(spec), cache_dir=resolve_cache(spec), on_error=spec.on_error
+    )
 
 
 def describe_skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:

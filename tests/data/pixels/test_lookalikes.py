@@ -13,7 +13,7 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
 from convlens.data.pixels.decode import Recipe, decode_image
-from convlens.data.pixels.looks import look, twins
+from convlens.data.pixels.lookalikes import compute_signature, find_lookalikes
 from support.pictures_made import made
 
 
@@ -49,7 +49,7 @@ def test_a_look_is_the_mean_grey_of_a_grids_parts(size, channels):
     picture = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
     grey = picture.astype(float) @ ([0.299, 0.587, 0.114] if channels == 3 else [1])
     parts = [part for rows in np.split(grey, 4) for part in np.split(rows, 4, axis=1)]
-    assert np.allclose(look(picture), [part.mean() for part in parts], atol=1e-3)
+    assert np.allclose(compute_signature(picture), [part.mean() for part in parts], atol=1e-3)
 
 
 def test_pairs_are_those_that_comparing_all_with_all_finds():
@@ -57,22 +57,24 @@ def test_pairs_are_those_that_comparing_all_with_all_finds():
     for number in range(150):
         sizes = [32, *rng.integers(16, 64, rng.integers(0, 3))]
         pictures += [np.asarray(scene(number).resize((s, s)).resize((32, 32))) for s in sizes]
-    looks = np.stack([look(picture) for picture in pictures]).astype(np.float16)
+    looks = np.stack([compute_signature(picture) for picture in pictures]).astype(np.float16)
     flat = np.stack([picture.astype(float).ravel() for picture in pictures])
     flat -= flat.mean(axis=1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     alike = flat @ flat.T > 0.99  # by correlation: another measure than the one that is tested
     wanted = [pair for pair in combinations(range(len(pictures)), 2) if alike[pair]]
-    found = twins(looks, lambda one, other: np.ones(len(one), bool), pictures.__getitem__)
+    found = find_lookalikes(looks, lambda one, other: np.ones(len(one), bool), pictures.__getitem__)
     assert len(wanted) > 100 and found == wanted
 
 
 def test_blank_pictures_and_thousands_of_equal_ones_do_not_grow_into_pairs():
     blank = np.full((3000, 16), 200, np.float16)
-    assert twins(blank, lambda one, other: np.ones(len(one), bool), None) == []
-    film = np.tile(look(np.asarray(scene(0))), (3000, 1)).astype(np.float16)
+    assert find_lookalikes(blank, lambda one, other: np.ones(len(one), bool), None) == []
+    film = np.tile(compute_signature(np.asarray(scene(0))), (3000, 1)).astype(np.float16)
     seen = []
-    twins(film, lambda one, other: seen.append(len(one)) or np.zeros(len(one), bool), None)
+    find_lookalikes(
+        film, lambda one, other: seen.append(len(one)) or np.zeros(len(one), bool), None
+    )
     assert sum(seen) <= 3000 * 64
 
 
@@ -124,7 +126,7 @@ def test_looks_come_back_from_the_cache(folders, tmp_path):
     several = [made(files, 24, cache_dir=place) for place in (*[tmp_path / "cache"] * 2, None)]
     assert [each.digests is None for each in several] == [False, True, False]
     for each in several:
-        expected = [look(decode_image(file, Recipe(24, 24))) for file in files]
+        expected = [compute_signature(decode_image(file, Recipe(24, 24))) for file in files]
         assert np.allclose(each.looks, expected, atol=0.1)
 
 
@@ -139,7 +141,7 @@ def test_photographs_photographed_once_are_no_twins_and_their_thumbnails_are(sha
             image.convert("RGB").resize((image.width // 2, image.height // 2)).save(out, "JPEG")
         with Image.open(out) as small:
             pictures.append(np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR)))
-    looks = np.stack([look(picture) for picture in pictures])
-    found = set(twins(looks, lambda a, b: np.ones(len(a), bool), pictures.__getitem__))
+    looks = np.stack([compute_signature(picture) for picture in pictures])
+    found = set(find_lookalikes(looks, lambda a, b: np.ones(len(a), bool), pictures.__getitem__))
     true = {(number, len(files) + number) for number in range(60)}
     assert len(found & true) >= 58 and not found - true

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 
 GRID = 4
 _FINE = 16  # the grid on which candidates are compared
@@ -30,7 +30,7 @@ _AT_A_TIME = 1 << 19  # pairs that are held
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 
 
-def look(picture: np.ndarray, grid: int = GRID) -> np.ndarray:
+def compute_signature(picture: np.ndarray, grid: int = GRID) -> np.ndarray:
     """(grid * grid,) float32 mean grey levels of the parts of an (H, W, C) uint8 image."""
     height, width, channels = picture.shape
     rows = _means(height, grid) @ picture.reshape(height, -1).astype(np.float32)
@@ -47,7 +47,7 @@ def _means(size: int, grid: int) -> np.ndarray:
 
 
 def describe_lookalikes(
-    looks: np.ndarray, parts: Mapping[str, Pictures], class_names: Sequence[str]
+    looks: np.ndarray, parts: Mapping[str, Images], class_names: Sequence[str]
 ) -> list[str]:
     """One line on images that look like one in another split, and one on those of two classes.
 
@@ -70,7 +70,7 @@ def describe_lookalikes(
     def name(row: int) -> str:
         return pictures[split[row]].names[row - starts[split[row]]]
 
-    pairs, lines = twins(looks, apart, pixels), []
+    pairs, lines = find_lookalikes(looks, apart, pixels), []
     across = [pair for pair in pairs if split[pair[0]] != split[pair[1]]]
     if across:
         first, second = across[0]
@@ -95,7 +95,7 @@ def _pictures(rows: set[int]) -> str:
     return "1 image repeats one" if len(rows) == 1 else f"{len(rows)} images repeat images"
 
 
-def twins(
+def find_lookalikes(
     looks: np.ndarray,
     apart: Callable[[np.ndarray, np.ndarray], np.ndarray],
     pixels: Callable[[int], np.ndarray],
@@ -119,7 +119,7 @@ def twins(
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
     grid = min(_FINE, *one.shape[:2])
-    first, second = look(one, grid), look(other, grid)
+    first, second = compute_signature(one, grid), compute_signature(other, grid)
     return np.abs(first - second).mean() <= _UNLIKE * np.abs(first - first.mean()).mean()
 
 

@@ -12,7 +12,7 @@ _CHUNK = 1024  # images read at a time
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """The decoded images of one split.
 
     Attributes:
@@ -83,7 +83,7 @@ class Dataset:
         skipped: files that gave no image, each with the reason.
     """
 
-    splits: dict[str, Pictures]
+    splits: dict[str, Images]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -31,7 +31,7 @@ _OVERRIDES_RELU = ("Guided", "Deconvolution", "DeepLift")
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class AttributionMaps:
     """Maps of one method for one batch of pictures; fp32 (fp64 for a float64 network), detached.
 
     Attributes:
@@ -62,7 +62,7 @@ def attribute(
     batch: int | None = None,
     seed: int = 0,
     **options,
-) -> Attribution:
+) -> AttributionMaps:
     """What a method of ``captum.attr`` gives for the logits of ``targets``, summed over channels.
 
     ``options`` go to the method's constructor or its ``attribute``, whichever knows them. Where
@@ -123,7 +123,7 @@ def attribute(
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
             _seed_generators(images.device, seed)
             maps.append(plan.run(network, layer, images, targets, part))
-    return Attribution(torch.cat(maps), logits, targets, method, layer, notes)
+    return AttributionMaps(torch.cat(maps), logits, targets, method, layer, notes)
 
 
 def check_attribution(

@@ -24,7 +24,7 @@ from convlens.explain.outputs import answering
 
 
 @dataclass(frozen=True, eq=False)
-class GradCam:
+class GradCamMaps:
     """Maps of ``T`` targets at ``L`` layers for one batch of pictures; fp32, detached.
 
     Attributes:
@@ -59,7 +59,7 @@ def grad_cam(
     *,
     relu: bool = True,
     batch: int | None = None,
-) -> GradCam:
+) -> GradCamMaps:
     """Grad-CAM maps for several layers and several classes from one forward pass.
 
     With ``A`` the ``(C, h, w)`` output of a layer and ``y`` the logit of the class::
@@ -96,7 +96,7 @@ def grad_cam(
             _maps(layouts, images[part], targets[part], relu) for part in chunks(len(images), batch)
         ]
     maps = {name: torch.cat([found[name] for found, _ in done]) for name in layers}
-    return GradCam(maps, torch.cat([logits for _, logits in done]), targets)
+    return GradCamMaps(maps, torch.cat([logits for _, logits in done]), targets)
 
 
 def _maps(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
-from convlens.explain.mode import explaining, preprocessing, ready
+from convlens.explain.mode import explaining, prepare_images, preprocessing
 from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
 
 log = logging.getLogger("convlens")
@@ -305,7 +305,7 @@ class Explanation(L.Callback, ABC):
             return
         self.readable = False
         with explaining(network):
-            logits, note = check_outputs(network, ready(network, images[:2]))
+            logits, note = check_outputs(network, prepare_images(network, images[:2]))
         self.readable, self._read = True, network
         if note:
             self.say("outputs", f"{self.name}: {note}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.mode import explaining, ready
+from convlens.explain.mode import explaining, prepare_images
 from convlens.explain.outputs import pick_logits, picking
 from convlens.explain.similarity import alike
 from convlens.training import ClassifierModule
@@ -119,7 +119,7 @@ class Judge:
         """The step called ``forward``: it has to give the same again."""
         own = pick_logits(self.step.forward[0][1], self.logits, self.module)
         with self._asking():
-            images = ready(self.module, given)
+            images = prepare_images(self.module, given)
             again = self.module(images)
             steady = alike(again, self.module(images), narrow=False)
         if steady:
@@ -138,7 +138,7 @@ class Judge:
         """The step calls the parts itself: ``forward`` has to end with what one of them gave."""
         for pictures in self._as_forward_takes_them():
             with self._asking(), _noting_parts(self.module) as inner:
-                again = self.module(ready(self.module, pictures))
+                again = self.module(prepare_images(self.module, pictures))
             fed = pictures is self.pictures
             known = self.pictures is not None and not self.step.training
             if known and self.returned is not None:
@@ -220,7 +220,7 @@ def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
 def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
     """Whether convlens's module answers what its ``model`` does, which is explained."""
     with explaining(module.model), torch.no_grad():
-        image = ready(module.model, image)
+        image = prepare_images(module.model, image)
         own, again = module.compute_logits({"image": image}), module.model(image)
     if alike(own, again, narrow=False):
         return Verdict()

@@ -24,7 +24,7 @@ from convlens.data.pixels.decode import Recipe, convert_image, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.mode import device_of, explaining, preprocessing, ready
+from convlens.explain.mode import device_of, explaining, prepare_images, preprocessing
 from convlens.explain.outputs import answering, check_outputs
 
 log = logging.getLogger("convlens")
@@ -75,7 +75,7 @@ class Explainer:
         """What is to be said of the outputs, from one pass; UserError where they do not fit."""
         images = torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
         with self._asked(checked=False), explaining(self.network):
-            logits, note = check_outputs(self.network, ready(self.network, images))
+            logits, note = check_outputs(self.network, prepare_images(self.network, images))
         classes = max(2, logits.shape[1])
         if classes != len(self.class_names):
             raise UserError(
@@ -132,7 +132,9 @@ class Explainer:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """``(B, K)`` in [0, 1] of pictures ``(B, C, H, W)`` in [0, 1]; on the CPU."""
         with self._asked(), explaining(self.network), torch.no_grad():
-            return probabilities(self.network(ready(self.network, pictures.contiguous()))).cpu()
+            return probabilities(
+                self.network(prepare_images(self.network, pictures.contiguous()))
+            ).cpu()
 
     def explain(
         self, picture: PictureLike, *, target: str | None = None,

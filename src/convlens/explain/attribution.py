@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convlens.core.errors import UserError
 from convlens.explain.captum_methods import MethodCall, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, ready, switched_off
+from convlens.explain.mode import chunks, explaining, prepare_images, switched_off
 from convlens.explain.occlusion import class_logits
 from convlens.explain.outputs import answering
 from convlens.explain.state import copy_network
@@ -105,7 +105,7 @@ def attribute(
     with ExitStack() as state:
         state.enter_context(explaining(model))
         state.enter_context(answering(model))
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         logits = class_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
-from convlens.explain.mode import cached_batch, chunks, device_of, dtype_of, explaining, ready
+from convlens.explain.mode import (
+    cached_batch,
+    chunks,
+    device_of,
+    dtype_of,
+    explaining,
+    prepare_images,
+)
 from convlens.explain.receptive import fitting_probe
 from convlens.explain.taps import Taps, record
 
@@ -106,7 +113,7 @@ def logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> st
     """
     dense = [name for name in layers if isinstance(find_module(model, name), nn.Linear)]
     with explaining(model), torch.no_grad(), record(model, dense) as taps:
-        logits = taps.run(ready(model, example[:1]))
+        logits = taps.run(prepare_images(model, example[:1]))
         return next(
             (n for n in reversed(dense) if n in taps and torch.equal(taps[n], logits)), None
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.explain.captum_layers import layer_outputs_with_graph, reading
 from convlens.explain.layouts import Layouts
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 
 
@@ -90,7 +90,7 @@ def grad_cam(
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
     with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         done = [
             _maps(layouts, images[part], targets[part], relu) for part in chunks(len(images), batch)

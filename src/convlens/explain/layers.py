@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
-from convlens.explain.mode import explaining, ready
+from convlens.explain.mode import explaining, prepare_images
 
 KINDS = ("activations", "filters", "grad_cam")
 
@@ -226,7 +226,7 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
             calls.append(_Call(name, module, output, output._version, *found))
 
     with explaining(model), torch.no_grad(), ExitStack() as hooks:
-        images = ready(model, example[:1])
+        images = prepare_images(model, example[:1])
         tracker = AxisTracker(images)
         for name, module in model.named_modules():
             if not name:

@@ -94,7 +94,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return torch.float64 if first == torch.float64 else torch.float32
 
 
-def ready(model: nn.Module, images: Tensor) -> Tensor:
+def prepare_images(model: nn.Module, images: Tensor) -> Tensor:
     """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
 
     They keep their layout in memory: a network that flattens with ``view`` takes contiguous ones

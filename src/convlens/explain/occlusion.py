@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import cached_batch, chunks, explaining, ready
+from convlens.explain.mode import cached_batch, chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
@@ -152,7 +152,7 @@ def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) 
         batch: pictures a forward pass; None for all at once.
     """
     with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
+        images = prepare_images(model, images)
         return torch.cat([model(images[part]) for part in chunks(len(images), batch)])
 
 
@@ -226,7 +226,7 @@ def _falls(
     ``(P,)``, and what is covered in it, ``(P, H, W)`` bool.
     """
     with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         wanted = targets if targets.dim() == 2 else targets[:, None]
         fill = _fill(images, baseline)

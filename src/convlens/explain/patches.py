@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
@@ -162,7 +162,7 @@ def search_patches(
     searched, shape = 0, None
     with explaining(model), torch.no_grad():
         for pictures in batches:
-            images = ready(model, pictures)
+            images = prepare_images(model, pictures)
             if not len(images):
                 continue
             if shape not in (None, images.shape[1:]):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
-from convlens.explain.mode import explaining, prepare_images, preprocessing
+from convlens.explain.mode import add_preprocessing, explaining, prepare_images
 from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
 
 log = logging.getLogger("convlens")
@@ -290,7 +290,7 @@ class Explanation(L.Callback, ABC):
                 asked.enter_context(picking(network, self.logits))
             if self.preprocess is not None:
                 asked.enter_context(
-                    preprocessing(network, lambda x: x if resting else self.preprocess(x))
+                    add_preprocessing(network, lambda x: x if resting else self.preprocess(x))
                 )
             asked.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield as_fed if fed else nullcontext

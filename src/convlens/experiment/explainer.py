@@ -24,7 +24,7 @@ from convlens.data.pixels.decode import Recipe, convert_image, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.mode import device_of, explaining, prepare_images, preprocessing
+from convlens.explain.mode import add_preprocessing, device_of, explaining, prepare_images
 from convlens.explain.outputs import answering, check_outputs
 
 log = logging.getLogger("convlens")
@@ -206,7 +206,7 @@ class Explainer:
     def _asked(self, *, checked: bool = True) -> Iterator[None]:
         """The network takes pictures in [0, 1] and gives logits while this lasts."""
         normalise, classes = self._normalise, len(self.class_names) if checked else None
-        fed = nullcontext() if normalise is None else preprocessing(self.network, normalise)
+        fed = nullcontext() if normalise is None else add_preprocessing(self.network, normalise)
         with fed, answering(self.network, self._outputs, classes):
             yield
 

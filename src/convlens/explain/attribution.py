@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convlens.core.errors import UserError
 from convlens.explain.captum_methods import MethodCall, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, prepare_images, switched_off
+from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
 from convlens.explain.occlusion import class_logits
 from convlens.explain.outputs import answering
 from convlens.explain.state import copy_network
@@ -117,7 +117,7 @@ def attribute(
             model = copy_network(model)
         state.enter_context(_untouched(model))
         # Captum keeps the inputs of activations: they write to fresh memory
-        state.enter_context(switched_off(model.modules(), "inplace"))
+        state.enter_context(switch_off(model.modules(), "inplace"))
         network = _TwoClassesAtLeast(model)
         maps = []
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
 from convlens.explain.mode import add_preprocessing, explaining, prepare_images
-from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
+from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
 
 log = logging.getLogger("convlens")
 SPLITS = {"val": "validation", "test": "test"}  # by stage
@@ -287,7 +287,7 @@ class Explanation(L.Callback, ABC):
 
         with ExitStack() as asked:
             if self.logits is not None:
-                asked.enter_context(picking(network, self.logits))
+                asked.enter_context(add_logits_picker(network, self.logits))
             if self.preprocess is not None:
                 asked.enter_context(
                     add_preprocessing(network, lambda x: x if resting else self.preprocess(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.mode import explaining, prepare_images
-from convlens.explain.outputs import pick_logits, picking
+from convlens.explain.outputs import add_logits_picker, pick_logits
 from convlens.explain.similarity import alike
 from convlens.training import ClassifierModule
 
@@ -169,7 +169,7 @@ class Judge:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """The module answers as the callbacks have it while this lasts."""
-        with explaining(self.module), torch.no_grad(), picking(self.module, self.logits):
+        with explaining(self.module), torch.no_grad(), add_logits_picker(self.module, self.logits):
             yield
 
     def _compare(self, own: Tensor, again: Tensor, how: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.explain.mode import explaining, prepare_images
 from convlens.explain.outputs import add_logits_picker, pick_logits
-from convlens.explain.similarity import alike
+from convlens.explain.similarity import are_close
 from convlens.training import ClassifierModule
 
 Preprocess = Callable[[Tensor], Tensor] | None
@@ -121,7 +121,7 @@ class Judge:
         with self._asking():
             images = prepare_images(self.module, given)
             again = self.module(images)
-            steady = alike(again, self.module(images), narrow=False)
+            steady = are_close(again, self.module(images), narrow=False)
         if steady:
             self._compare(own, again, "the step itself got")
             if self.returned is not None and len(self.returned) == len(again):
@@ -142,14 +142,14 @@ class Judge:
             fed = pictures is self.pictures
             known = self.pictures is not None and not self.step.training
             if known and self.returned is not None:
-                if alike(self.returned, again, self.step.narrow):
+                if are_close(self.returned, again, self.step.narrow):
                     return Verdict(fed=fed)
                 continue
             ends = [m for m, value in inner.items() if m in self.step.called
-                    and alike(value, again, narrow=False)]  # fmt: skip
+                    and are_close(value, again, narrow=False)]  # fmt: skip
             for module in reversed(ends):
                 seen = self.step.outputs.get(module)
-                if not known or (seen is not None and alike(seen, again, self.step.narrow)):
+                if not known or (seen is not None and are_close(seen, again, self.step.narrow)):
                     return Verdict(source=module, fed=fed)
         raise UserError(
             f"{self._its_step} does not call forward, and what forward answers is not what it "
@@ -173,7 +173,7 @@ class Judge:
             yield
 
     def _compare(self, own: Tensor, again: Tensor, how: str) -> None:
-        if alike(own, again, self.step.narrow):
+        if are_close(own, again, self.step.narrow):
             return
         raise UserError(
             f"{self._name}.forward answers {_numbers(again)} to an image for which {how} "
@@ -182,10 +182,10 @@ class Judge:
 
     def _fed(self, given: Tensor) -> bool:
         """Whether the batch holds what ``forward`` takes; else what ``preprocess`` makes of it."""
-        if self.pictures is None or alike(given, self.pictures, self.step.narrow):
+        if self.pictures is None or are_close(given, self.pictures, self.step.narrow):
             return self.pictures is not None
         made = self.preprocess and self.preprocess(self.pictures)
-        if made is not None and alike(given, made, self.step.narrow):
+        if made is not None and are_close(given, made, self.step.narrow):
             return False
         raise UserError(
             f"{self._its_step} changes the images before it calls forward: give that change "
@@ -222,7 +222,7 @@ def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
     with explaining(module.model), torch.no_grad():
         image = prepare_images(module.model, image)
         own, again = module.compute_logits({"image": image}), module.model(image)
-    if alike(own, again, narrow=False):
+    if are_close(own, again, narrow=False):
         return Verdict()
     return Verdict(
         f"{type(module).__name__}.model answers {_numbers(again)} to an image to which the module "

@@ -1,4 +1,4 @@
-"""How alike two maps are: Pearson and rank correlation; and the blur that some scores need.
+"""How are_close two maps are: Pearson and rank correlation; and the blur that some scores need.
 
 Shapes: ``N`` maps, ``h w`` their size.
 
@@ -21,7 +21,7 @@ _ALIKE, _ALIKE_NARROW = 1e-3, 5e-2
 def pearson(maps: Tensor, others: Tensor) -> Tensor:
     """Pearson's correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
 
-    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: alike up to scale and offset, 0:
+    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: are_close up to scale and offset, 0:
     unrelated. NaN where one of the two is constant or not finite.
 
     Args:
@@ -115,13 +115,13 @@ def _ranks(maps: Tensor) -> Tensor:
     return ((below + up_to + 1) / 2).view_as(maps).to(maps.dtype)
 
 
-def alike(one: Tensor, other: Tensor, narrow: bool) -> bool:
+def are_close(one: Tensor, other: Tensor, narrow: bool) -> bool:
     """Whether two answers of a network are the same but for rounding.
 
     Args:
         narrow: one of them was computed in half precision.
 
-    >>> alike(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), narrow=False)
+    >>> are_close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), narrow=False)
     True
     """
     if one.shape != other.shape:

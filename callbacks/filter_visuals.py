@@ -21,7 +21,7 @@ from convlens.explain.filters import (
     recipe,
     to_display,
 )
-from convlens.explain.layers import choose_layers, takes_image
+from convlens.explain.layers import choose_layers, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
 
@@ -79,7 +79,7 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
-        for first in self.found_once(look, takes_image):
+        for first in self.found_once(look, find_image_convolutions):
             if first not in layers:
                 continue
             layers.remove(first)

@@ -26,7 +26,7 @@ from convlens.explain import (
 )
 from convlens.explain.activations import layer_statistics
 from convlens.explain.axes import AxisTracker
-from convlens.explain.layers import feature_map, takes_image
+from convlens.explain.layers import feature_map, find_image_convolutions
 from support.explain_networks import ConvNet, field, pictures, seeded
 
 SIDE = 8  # of maps, and the number of channels
@@ -310,7 +310,7 @@ class OneByOneFirst(ThreeInTheMiddle):
     [(ThreeInTheMiddle, ["stem"]), (GreyRepeated, ["stem"]), (OneByOneFirst, [])],
 )
 def test_only_convolutions_that_read_the_image_show_their_kernels(build, expected):
-    assert takes_image(seeded(build), pictures(1, 16)) == expected
+    assert find_image_convolutions(seeded(build), pictures(1, 16)) == expected
 
 
 class Negative(nn.Module):

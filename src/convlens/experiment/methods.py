@@ -33,7 +33,7 @@ from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
 from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map, takes_image
+from convlens.explain.layers import choose_layers, feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
@@ -259,7 +259,7 @@ def filter_panels(
     """
     example = torch.full((1, *shape), 0.5)
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
-    first = takes_image(network, example)
+    first = find_image_convolutions(network, example)
     logits = logits_layer(network, chosen, example)
     panels = {}
     for layer in chosen:

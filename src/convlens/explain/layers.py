@@ -142,7 +142,7 @@ def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
     return last.name, ""
 
 
-def takes_image(model: nn.Module, example: Tensor) -> list[str]:
+def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """The convolutions that read the image's own channels, in the order in which they are called.
 
     Their kernels are small pictures themselves; those of deeper layers, and of 1×1, show nothing.
@@ -153,7 +153,7 @@ def takes_image(model: nn.Module, example: Tensor) -> list[str]:
     return [
         call.name
         for call in _trace(model, example)[0]
-        if call.takes_image and max(call.module.kernel_size) > 1
+        if call.reads_image and max(call.module.kernel_size) > 1
     ]
 
 
@@ -167,7 +167,7 @@ class _Call:
     version: int
     layout: Layout
     products: int
-    takes_image: bool
+    reads_image: bool
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -217,7 +217,7 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
     reading: set[str] = set()
 
     def begin(name, given):
-        if given and isinstance(given[0], Tensor) and tracker.takes_image(given[0]):
+        if given and isinstance(given[0], Tensor) and tracker.is_image_input(given[0]):
             reading.add(name)
 
     def end(name, module, output):

@@ -1,4 +1,4 @@
-"""How are_close two maps are: Pearson and rank correlation; and the blur that some scores need.
+"""How alike two maps are: Pearson and rank correlation; and the blur that some scores need.
 
 Shapes: ``N`` maps, ``h w`` their size.
 
@@ -21,7 +21,7 @@ _ALIKE, _ALIKE_NARROW = 1e-3, 5e-2
 def pearson(maps: Tensor, others: Tensor) -> Tensor:
     """Pearson's correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
 
-    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: are_close up to scale and offset, 0:
+    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: alike up to scale and offset, 0:
     unrelated. NaN where one of the two is constant or not finite.
 
     Args:

@@ -10,7 +10,7 @@ from convlens.callbacks.targets import check_target, explained_classes
 from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map
+from convlens.explain.layers import choose_layers, find_feature_map
 
 
 class GradCam(ExplanationCallback):
@@ -54,7 +54,7 @@ class GradCam(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         if not layers:
-            _, why = feature_map(look.network, look.example)
+            _, why = find_feature_map(look.network, look.example)
             self.say("no map", f"GradCam: {why}, there is nothing to draw")
             return
         images, labels = look.probes.images, look.probes.labels

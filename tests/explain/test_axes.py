@@ -26,7 +26,7 @@ from convlens.explain import (
 )
 from convlens.explain.activations import layer_statistics
 from convlens.explain.axes import AxisTracker
-from convlens.explain.layers import feature_map, find_image_convolutions
+from convlens.explain.layers import find_feature_map, find_image_convolutions
 from support.explain_networks import ConvNet, field, pictures, seeded
 
 SIDE = 8  # of maps, and the number of channels
@@ -251,7 +251,7 @@ class OwnTransformer(nn.Module):
 @pytest.mark.parametrize("build", [timm_vit, timm_mixer, torchvision_vit, OwnTransformer])
 def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
     model, example = seeded(build), pictures(1, 32)
-    layer, why = feature_map(model, example)
+    layer, why = find_feature_map(model, example)
     assert layer is None and "networks on tokens" in why
     assert choose_layers(model, "auto", "grad_cam", example=example) == []
     with pytest.raises(UserError, match="guided_grad_cam needs a layer, and the last feature map"):
@@ -267,7 +267,7 @@ def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
 def test_the_default_layer_is_the_last_map_of_the_network_wherever_its_channels_are(
     build, size, expected
 ):
-    assert feature_map(seeded(build), pictures(1, size)) == (expected, "")
+    assert find_feature_map(seeded(build), pictures(1, size)) == (expected, "")
 
 
 def test_following_the_axes_changes_no_bit_and_leaves_nothing_behind():

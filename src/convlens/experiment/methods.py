@@ -33,7 +33,7 @@ from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
 from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map, find_image_convolutions
+from convlens.explain.layers import choose_layers, find_feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
@@ -182,7 +182,7 @@ def _by_grad_cam(
     image = found.picture[None]
     layers = choose_layers(network, layers, "grad_cam", example=image)
     if not layers:
-        _, why = feature_map(network, image)
+        _, why = find_feature_map(network, image)
         if named:
             raise UserError(f"only=grad_cam: {why}; occlusion explains any network")
         found.notes.append(f"grad_cam: {why}, there is nothing to draw")
@@ -200,7 +200,7 @@ def _by_grad_cam(
 def _by_activations(network: nn.Module, found: Explanation, layers: str | list[str]) -> None:
     """What the layers' channels answer to the picture, ``(C', h, w)`` each."""
     image = found.picture[None]
-    if layers == "auto" and (why := feature_map(network, image)[1]):
+    if layers == "auto" and (why := find_feature_map(network, image)[1]):
         found.notes.append(f"activations: {why}")
     chosen = choose_layers(network, layers, "activations", example=image, limit=_LAYERS_SHOWN)
     for layer, maps in activations(network, image, chosen).layers.items():

@@ -86,7 +86,7 @@ def choose_layers(
             - ``"grad_cam"``: the one feature map the classifier looks at: what the last
               convolution (or dense layer on a map) became before pooling or flattening (after its
               normalisation, its activation, the sum of its residual block, the concatenation of its
-              branches); see :func:`feature_map`.
+              branches); see :func:`find_feature_map`.
         example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto``, which leaves
             out layers that are never called.
         limit: at most so many layers from ``auto``. Whole stages are left out, evenly over the
@@ -119,7 +119,7 @@ def choose_layers(
     return [path for path in paths if path in chosen]
 
 
-def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
+def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
     """The layer whose map the classifier looks at; or None, and in a few words why there is none.
 
     It must carry most of the network: of all convolutions and matrix products over more than one
@@ -182,7 +182,7 @@ def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None
     if example is None:
         raise ValueError("choose_layers needs an example picture for auto")
     if kind == "grad_cam":
-        layer, _ = feature_map(model, example)
+        layer, _ = find_feature_map(model, example)
         return [layer] if layer else []
     calls = {call.name: call for call in _trace(model, example)[0]}
     kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}

@@ -14,11 +14,11 @@ from torch import Tensor
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
     AscentCost,
-    ascent_cost,
+    estimate_ascent_cost,
+    find_logits_layer,
+    get_recipe,
     gradient_ascent,
     kernels,
-    logits_layer,
-    recipe,
     to_display,
 )
 from convlens.explain.layers import choose_layers, find_image_convolutions
@@ -66,12 +66,12 @@ class FilterVisuals(ExplanationCallback):
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.units, self.full_units = layers, units, full_units
-        self.steps, self.step_size, self.recipe = steps, step_size, recipe
+        self.steps, self.step_size, self.recipe = steps, step_size, get_recipe
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
 
     def chosen(self, network, example) -> list[str]:
-        recipe(self.recipe)  # a wrong name is told before training
+        get_recipe(self.recipe)  # a wrong name is told before training
         return choose_layers(network, self.layers, "filters", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -89,7 +89,7 @@ class FilterVisuals(ExplanationCallback):
         if not layers:
             return
         began = time.perf_counter()
-        logits = logits_layer(look.network, layers, look.example)
+        logits = find_logits_layer(look.network, layers, look.example)
         wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
         found = self._search(look, wanted, time.perf_counter() - began)
         passed = []
@@ -111,7 +111,7 @@ class FilterVisuals(ExplanationCallback):
             return units
         if layer not in self._costs:
             images = look.example
-            self._costs[layer] = ascent_cost(
+            self._costs[layer] = estimate_ascent_cost(
                 look.network, layer, units, size=tuple(images.shape[-2:]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
@@ -162,7 +162,7 @@ class FilterVisuals(ExplanationCallback):
             lambda batch: gradient_ascent(
                 look.network, layer, asked.units, signs=asked.signs, size=tuple(images.shape[-2:]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
-                step_size=self.step_size, **recipe(self.recipe),
+                step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
         marks = ["zero gradient" if stuck else None for stuck in found.stuck.tolist()]

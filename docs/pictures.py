@@ -27,7 +27,7 @@ from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK, MUTED, RED
 from convlens.draw.text import BODY, wrap
 from convlens.explain import grad_cam
-from convlens.explain.filters import gradient_ascent, recipe, to_display
+from convlens.explain.filters import get_recipe, gradient_ascent, to_display
 from convlens.models import build_model, imagenet_classes
 
 HERE = Path(__file__).resolve().parent
@@ -119,7 +119,7 @@ def filters() -> np.ndarray:
         units = [round(i * total / 8) for i in range(8)]
         found = gradient_ascent(
             model, path, units, size=150, channels=3, steps=60, step_size=0.02, seed=0,
-            **recipe("robust"),
+            **get_recipe("robust"),
         )  # fmt: skip
         title = f"VGG16 {layer}, ImageNet weights"
         sheets.append(filter_sheet(to_display(found.images), units, title=title))

@@ -31,7 +31,13 @@ from convlens.draw.jpeg import encode_jpeg
 from convlens.explain.activations import activations
 from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
-from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
+from convlens.explain.filters import (
+    find_logits_layer,
+    get_recipe,
+    gradient_ascent,
+    kernels,
+    to_display,
+)
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, find_feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
@@ -47,7 +53,7 @@ _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, shares of the picture's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
 _BATCH = 32
 _FILTER_LAYERS, _UNITS = 8, 16  # of filters: layers where none are named, units of each
-_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **recipe("robust")}
+_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **get_recipe("robust")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +266,7 @@ def filter_panels(
     example = torch.full((1, *shape), 0.5)
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
     first = find_image_convolutions(network, example)
-    logits = logits_layer(network, chosen, example)
+    logits = find_logits_layer(network, chosen, example)
     panels = {}
     for layer in chosen:
         if layer in first:

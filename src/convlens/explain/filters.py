@@ -87,7 +87,7 @@ def to_display(images: Tensor, *, mean: float = 0.5, spread: float = 0.2) -> Ten
     return (scaled * spread + mean).clamp(0, 1)
 
 
-def recipe(name: str) -> dict[str, float | bool]:
+def get_recipe(name: str) -> dict[str, float | bool]:
     """The arguments of :func:`gradient_ascent` that ``name`` stands for, a copy.
 
     ``plain`` is Erhan et al.'s ascent on pixels; ``robust`` climbs in the frequencies and colours
@@ -101,7 +101,7 @@ def recipe(name: str) -> dict[str, float | bool]:
     return dict(RECIPES[name])
 
 
-def logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
+def find_logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
     """Which of the dense ``layers`` gives the network's output itself; None if none does.
 
     Args:
@@ -147,7 +147,7 @@ def gradient_ascent(
     [0, 1], what the network takes. The forward pass stops at the layer, on a canvas not much larger
     than a unit sees.
 
-    ``**recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With ``smoothing``
+    ``**get_recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With ``smoothing``
     and ``colours`` the gradient is taken in the frequencies and colours of natural pictures, which
     keeps high-frequency noise from winning; with ``jitter``, ``zoom`` and ``rotation`` nothing
     wins that a small movement undoes: C. Olah, A. Mordvintsev, L. Schubert, *Feature
@@ -218,7 +218,7 @@ class AscentCost(NamedTuple):
         return int(seconds // self.seconds) * self.units
 
 
-def ascent_cost(
+def estimate_ascent_cost(
     model: nn.Module,
     layer: str,
     units: int,

@@ -66,7 +66,7 @@ class FilterVisuals(ExplanationCallback):
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.units, self.full_units = layers, units, full_units
-        self.steps, self.step_size, self.recipe = steps, step_size, get_recipe
+        self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
 
@@ -117,7 +117,7 @@ class FilterVisuals(ExplanationCallback):
             )  # fmt: skip
         cost, left = self._costs[layer], look.left
         share = max(left / waiting, min(cost.seconds, left))
-        return min(units, max(0, cost.affordable(share)))
+        return min(units, max(0, cost.count_affordable(share)))
 
     def _asked(self, look: Look, layer: str, logits: bool) -> _Asked:
         """The units of a layer to be shown at this look, and what they are called."""
@@ -170,7 +170,7 @@ class FilterVisuals(ExplanationCallback):
         sheet = filter_sheet(
             to_display(found.images), found.units, marks=marks, labels=asked.labels,
             patches=real and real.patches[asked.places],
-            note=real and f"of {real.searched} pictures",
+            note=real and f"of {real.search_count} pictures",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet

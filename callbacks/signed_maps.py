@@ -19,7 +19,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.occlusion import class_logits
+from convlens.explain.occlusion import compute_logits
 
 ONLY = ("correct", "all", "wrong")
 
@@ -66,7 +66,7 @@ class SignedMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
-        logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
+        logits = self.fitting(lambda batch: compute_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()
         answers = shares.argmax(dim=1).tolist()
         numbers = [n for n in look.probes.order_in_turns() if self._wanted(answers[n], labels[n])]

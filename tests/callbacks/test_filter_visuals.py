@@ -131,6 +131,7 @@ def test_cost_is_told_before_the_ascent():
     model = untrained()
     cost = estimate_ascent_cost(model, "backbone.block2.conv", 5, size=16, channels=3, steps=10)
     assert cost.units == 5 and 0 < cost.seconds < 5
-    assert AscentCost(2.0, 3).affordable(5.9) == 6 and AscentCost(2.0, 3).affordable(1.9) == 0
+    cost = AscentCost(2.0, 3)
+    assert cost.count_affordable(5.9) == 6 and cost.count_affordable(1.9) == 0
     with pytest.raises(UserError, match="no layer 'block9'"):
         estimate_ascent_cost(model, "block9", 5, size=16, channels=3, steps=10)

@@ -24,7 +24,7 @@ from convlens.explain import (
     gradient_ascent,
     search_patches,
 )
-from convlens.explain.activations import layer_statistics
+from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.axes import AxisTracker
 from convlens.explain.layers import find_feature_map, find_image_convolutions
 from support.explain_networks import ConvNet, field, pictures, seeded
@@ -85,7 +85,7 @@ def test_maps_statistics_and_grad_cam_are_those_of_the_same_network_with_channel
     )
     found = grad_cam(last, images, torch.tensor([1, 1, 1]), [layer]).maps[layer]
     torch.testing.assert_close(found, cam, **CLOSE)
-    numbers = layer_statistics(last, images.split(2), [layer])[layer]
+    numbers = compute_layer_statistics(last, images.split(2), [layer])[layer]
     share = (theirs <= 0).float().mean((0, 2, 3))
     torch.testing.assert_close(numbers.sparsity, share, **CLOSE)
     dead = theirs.amax((0, 2, 3)) <= 0
@@ -211,7 +211,7 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
         lambda: activations(model, images, [layer]),
         lambda: grad_cam(model, images, torch.tensor([0, 1]), [layer]),
         lambda: field(model, layer, images[:1]),
-        lambda: layer_statistics(model, [images], [layer]),
+        lambda: compute_layer_statistics(model, [images], [layer]),
         lambda: search_patches(model, {layer: [0]}, [images]),
     ):
         with pytest.raises(UserError, match=f"layer '{layer}' gives {why}"):

@@ -133,7 +133,7 @@ class LayerStatistics:
     dead: Tensor
 
 
-def layer_statistics(
+def compute_layer_statistics(
     model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]
 ) -> dict[str, LayerStatistics]:
     """Sparsity and dead channels of several layers over any number of pictures.

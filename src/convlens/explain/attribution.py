@@ -23,7 +23,7 @@ from convlens.core.errors import UserError
 from convlens.explain.captum_methods import MethodCall, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
-from convlens.explain.occlusion import class_logits
+from convlens.explain.occlusion import compute_logits
 from convlens.explain.outputs import answering
 from convlens.explain.state import copy_network
 
@@ -107,7 +107,7 @@ def attribute(
         state.enter_context(answering(model))
         images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
-        logits = class_logits(model, images, batch=batch)
+        logits = compute_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
         class_scores(logits, targets[:, None])  # tells targets that are no classes

@@ -213,7 +213,7 @@ class AscentCost(NamedTuple):
     seconds: float
     units: int
 
-    def affordable(self, seconds: float) -> int:
+    def count_affordable(self, seconds: float) -> int:
         """How many pictures ``seconds`` suffice for: whole batches."""
         return int(seconds // self.seconds) * self.units
 

@@ -145,7 +145,7 @@ def check_occlusion(
     return len(_corners(size, window, stride))
 
 
-def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
+def compute_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
     """``(B, K)`` logits of pictures ``(B, C, H, W)``; ``(B, 1)`` for a one-logit network.
 
     Args:
@@ -230,7 +230,7 @@ def _falls(
         targets = targets.detach().to(images.device, torch.long).clone()
         wanted = targets if targets.dim() == 2 else targets[:, None]
         fill = _fill(images, baseline)
-        logits = class_logits(model, images, batch=batch)
+        logits = compute_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1, keepdim=True)
         wanted = torch.where(wanted == -1, predicted, wanted)
         scores = class_scores(logits, wanted)

@@ -37,7 +37,7 @@ class ExcitingPatches:
         places: ``(U, N, 4)`` int64, the patch in its picture: top, left, bottom, right in pixels,
             the last two exclusive; may lie beyond the picture.
         units: the channel numbers, in the order of the patches.
-        searched: pictures looked at.
+        search_count: images searched.
     """
 
     patches: Tensor
@@ -45,7 +45,7 @@ class ExcitingPatches:
     pictures: Tensor
     places: Tensor
     units: tuple[int, ...]
-    searched: int
+    search_count: int
 
 
 class _Search:

@@ -1,4 +1,4 @@
-"""All channels of one layer for one picture, as a grid of small maps."""
+"""All channels of one layer for one image, as a grid of small maps."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ def activation_grid(
     before each row. A dense layer's vector, or maps of 1 × 1, become flat cells on one scale under
     either rule, for a single number has no spread of its own.
 
-    A red cross marks dead channels, a pale diagonal those that are constant for this picture; the
+    A red cross marks dead channels, a pale diagonal those that are constant for this image; the
     heading counts both, and channels with values that are not finite.
 
     Args:
         maps: ``(C, h, w)`` or ``(C,)``, any finite range.
         title: the layer, and the tap.
         rule: how values become colours, see :func:`channel_levels`.
-        dead: bool ``(C,)``, channels that answer to no picture at all.
+        dead: bool ``(C,)``, channels that answer to no image at all.
 
     Raises:
         ValueError: another shape of ``maps`` or ``dead``, or an unknown rule.
@@ -190,9 +190,9 @@ def activation_grid(
     levels, flat = channel_levels(values, "shared" if single else rule)
     flat &= own_scale
     layout = grid_layout(count, height, width)
-    picture = _cells(levels, layout, flat, gone)
+    image = _cells(levels, layout, flat, gone)
     if layout.rows > 1:
-        picture = hstack([_row_numbers(layout, count, len(picture)), picture], gap=0)
+        image = hstack([_row_numbers(layout, count, len(image)), image], gap=0)
 
     finite = np.isfinite(values)
     broken = ~finite.all(axis=(1, 2))
@@ -208,5 +208,5 @@ def activation_grid(
         ends = number(values[finite].min()), number(values[finite].max())
     else:
         ends = "nan", "nan"
-    sheet = below_bar(picture, *ends, name=_NAME)
+    sheet = below_bar(image, *ends, name=_NAME)
     return titled(sheet, title, facts, alert=", ".join(alerts))

@@ -1,4 +1,4 @@
-"""What speaks for a class and what against it: [picture | map | overlay], a row for each class."""
+"""What speaks for a class and what against it: [image | map | overlay], a row for each class."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NARROWEST = 192  # width of a column at least: a bar with a sign at both ends n
 
 
 def attribution_panel(
-    picture: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
+    image: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
 ) -> np.ndarray:
-    """A row [picture | map | overlay] for each class, uint8 ``(H, W, 3)``.
+    """A row [image | map | overlay] for each class, uint8 ``(H, W, 3)``.
 
     Signed maps are red where they speak for the class and blue where they speak against it, with
-    zero in the middle; their overlay lies on the picture in grey, which has no red or blue of its
+    zero in the middle; their overlay lies on the image in grey, which has no red or blue of its
     own. Maps that are nowhere negative are drawn as heat from 0. The bar below the map tells the
     ends of the colours: ``scale``, or else the largest value (of maps from 32 × 32 on, the
     99.5th percentile of the magnitudes; what lies beyond gets the end's colour, and ≥ says so).
@@ -38,41 +38,41 @@ def attribution_panel(
     The band above a row is that of :func:`~convlens.draw.grad_cam_panel.grad_cam_panel`.
 
     Args:
-        picture: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`.
+        image: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`.
         maps: one entry for each class, drawn in this order; here a map may be negative.
-        title: the picture, the method, the epoch.
+        title: the image, the method, the epoch.
         note: what a reader should know of these maps, on a line of its own in red.
 
     Raises:
-        ValueError: no map, or a picture or map of another shape.
+        ValueError: no map, or an image or map of another shape.
     """
-    return titled(class_rows(picture, maps, _row, _NARROWEST), title, alert=note)
+    return titled(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
 
 
-def _row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
+def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
     values, finite = finite_map(entry.map)
     high = full_colour(values) if entry.scale is None else float(entry.scale)
     beyond = bool(np.abs(values).max() > high)
-    flat = scaled_to(values, image.shape[:2])
+    flat = scaled_to(values, picture.shape[:2])
     if (values < 0).any():
         name, low, meaning = DIVERGING, "≤ " * beyond + number(-high), "red: for, blue: against"
-        drawn, covered = colourise_signed(flat, high), _signed_overlay(image, values, high)
+        drawn, covered = colourise_signed(flat, high), _signed_overlay(picture, values, high)
     else:
         name, low, meaning = HEAT, "0", "overlay"
-        drawn, covered = colourise(flat, HEAT, 0, high), overlay(image, values, high=high)
-    width = max(image.shape[1], _NARROWEST)
+        drawn, covered = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
+    width = max(picture.shape[1], _NARROWEST)
     ends = low, "≥ " * beyond + number(high)
     below = map_legend(values, finite, width, *ends, dimensions(*values.shape), name)
     return captioned(
-        (image, text_band(width, "picture")),
+        (picture, text_band(width, "image")),
         (drawn, below),
         (covered, text_band(width, meaning)),
     )
 
 
-def _signed_overlay(image: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
-    """The picture in grey below the map's colours; the larger the value, the more they cover."""
-    luma = (image @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
+def _signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
+    """The image in grey below the map's colours; the larger the value, the more they cover."""
+    luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
     grey = np.repeat(luma[..., None], 3, axis=2)
-    parts = resize((values / high).clip(-1, 1), image.shape[:2], "bilinear").clip(-1, 1)
+    parts = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
     return blended(grey, colourise_signed(parts, 1), np.abs(parts))

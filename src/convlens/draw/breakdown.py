@@ -38,14 +38,14 @@ def _bars(rows: list[tuple[str, int, str]]) -> np.ndarray:
     heads, counts, words = zip(*rows, strict=True)
     left = max(map(text_width, heads)) + 10
     right = max(map(text_width, words)) + 8
-    image, labels = blank(_ROW * len(rows), left + _BAR + right), []
+    picture, labels = blank(_ROW * len(rows), left + _BAR + right), []
     for row, (head, count, text) in enumerate(rows):
         top, middle = row * _ROW + 3, row * _ROW + _ROW // 2
         end = left + max(1, round(_BAR * count / max(counts)))
-        image[top : top + _ROW - 6, left:end] = RED
+        picture[top : top + _ROW - 6, left:end] = RED
         labels.append(Label(left - 10, middle, head, anchor="rm"))
         labels.append(Label(end + 8, middle, text, MUTED))
-    return write(image, labels)
+    return write(picture, labels)
 
 
 def _share(share: float) -> str:
@@ -62,8 +62,8 @@ def breakdown(
 ) -> np.ndarray:
     """The commonest mistakes, one bar for each pair (true class → predicted class).
 
-    Beside a bar stands how many pictures it means, and which share of the true class's pictures.
-    Without any mistake, or any picture, a line says so.
+    Beside a bar stands how many images it means, and which share of the true class's images.
+    Without any mistake, or any image, a line says so.
 
     Args:
         counts: ``(K, K)``, true × predicted, see
@@ -83,14 +83,14 @@ def breakdown(
         raise ValueError(f"most={most}: at least one pair is drawn")
     total, wrong = int(values.sum()), int(values.sum() - values.trace())
     if not wrong:
-        word, ink = ("no mistakes", GREEN) if total else ("no pictures", MUTED)
+        word, ink = ("no mistakes", GREEN) if total else ("no images", MUTED)
         return titled(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
     rows = []
     for true, said, count in common_mistakes(values, most):
         name, answer = (shorten(class_names[place], _NAME) for place in (true, said))
         share = _share(count / values[true].sum())
         rows.append((f"{name}{_ARROW}{answer}", count, f"{count} ({share} of {name})"))
-    facts = f"{wrong} mistakes among {total} pictures ({wrong / total:.1%})"
+    facts = f"{wrong} mistakes among {total} images ({wrong / total:.1%})"
     kinds = int((values > 0).sum() - (values.diagonal() > 0).sum())
     if kinds > len(rows):
         shown = sum(count for _, count, _ in rows)

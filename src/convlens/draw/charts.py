@@ -1,4 +1,4 @@
-"""Charts by Matplotlib in the panels' colours, as images: learning curves, depth, rates."""
+"""Charts by Matplotlib in the panels' colours, as pictures: learning curves, depth, rates."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def depth_chart(
         now: one value in [0, 1] a layer, such as its sparsity or its share of dead channels; NaN
             leaves a gap.
         before: likewise at epoch 0; None where it is not known.
-        title: the picture's heading.
+        title: the image's heading.
         what: what the values are, written at the axis.
 
     Returns:

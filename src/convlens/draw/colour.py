@@ -1,4 +1,4 @@
-"""Maps in colour: a map through a table, heat laid over a picture, the bar that explains it."""
+"""Maps in colour: a map through a table, heat laid over an image, the bar that explains it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convlens.draw.text import SMALL, line_height, printable, shorten, text_widt
 
 HEAT = "inferno"  # dark to bright: grows in lightness too, so it survives grey printing
 DIVERGING = "coolwarm"  # blue, grey at zero (white would melt into the background), red
-_COVER = 0.75  # of the picture below the strongest heat
+_COVER = 0.75  # of the image below the strongest heat
 _FINE = 32  # edge of a map from which on single values may stick out
 _PERCENTILE = 99.5  # of a fine map's magnitudes
 
@@ -71,25 +71,25 @@ def colourise_signed(map: Array, high: float) -> np.ndarray:
     return colourise(map, DIVERGING, -end, end)
 
 
-def overlay(picture: Array, map: Array, *, high: float = 1) -> np.ndarray:
-    """Heat on a picture, uint8 ``(H, W, 3)``: the higher the map, the more heat covers.
+def overlay(image: Array, map: Array, *, high: float = 1) -> np.ndarray:
+    """Heat on an image, uint8 ``(H, W, 3)``: the higher the map, the more heat covers.
 
-    ``picture`` is ``(C, H, W)`` as for :func:`to_uint8`, or an image already drawn (numpy uint8
-    ``(H, W, 3)``). ``map`` is ``(h, w)``, brought to the picture's size bilinearly, with values
-    from 0 to ``high``. A pixel is ``(1 - a) · picture + a · heat`` with ``a = 0.75 · value``: at 0
-    and where the map is NaN the picture shows untouched.
+    ``image`` is ``(C, H, W)`` as for :func:`to_uint8`, or a picture already drawn (numpy uint8
+    ``(H, W, 3)``). ``map`` is ``(h, w)``, brought to the image's size bilinearly, with values
+    from 0 to ``high``. A pixel is ``(1 - a) · image + a · heat`` with ``a = 0.75 · value``: at 0
+    and where the map is NaN the image shows untouched.
     """
-    drawn = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
-    image = picture if drawn and picture.shape[-1] == 3 else to_uint8(picture)
+    drawn = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    picture = image if drawn and image.shape[-1] == 3 else to_uint8(image)
     values = np.nan_to_num(scaled(as_array(map), 0, high), nan=0.0)
-    values = resize(values, image.shape[:2], "bilinear").clip(0, 1)
-    return blended(image, colourise(values, HEAT), values)
+    values = resize(values, picture.shape[:2], "bilinear").clip(0, 1)
+    return blended(picture, colourise(values, HEAT), values)
 
 
-def blended(image: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """``colours`` over an image of their size; they cover the more the higher ``cover`` is."""
+def blended(picture: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """``colours`` over a picture of their size; they cover the more the higher ``cover`` is."""
     cover = (_COVER * cover)[..., None]
-    mixed = (1 - cover) * image + cover * colours
+    mixed = (1 - cover) * picture + cover * colours
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 
@@ -119,10 +119,10 @@ def colour_bar(
     return write(bar, labels)
 
 
-def below_bar(image: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
-    """``image`` below a :func:`colour_bar` of about its width."""
-    width = min(260, max(image.shape[1], 180))
-    return vstack([colour_bar(width, low, high, name=name), image], gap=6)
+def below_bar(picture: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
+    """``picture`` below a :func:`colour_bar` of about its width."""
+    width = min(260, max(picture.shape[1], 180))
+    return vstack([colour_bar(width, low, high, name=name), picture], gap=6)
 
 
 def number(value: float) -> str:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from convlens.config.compose import compose
-from convlens.draw.canvas import GAP, blank, framed, hstack, text_band, vstack
+from convlens.draw.canvas import GAP, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.draw.jpeg import encode_jpeg
@@ -50,7 +50,9 @@ def clever_hans() -> np.ndarray:
         vstack([head, blank(tallest - len(head), head.shape[1])], gap=0) for head, _ in columns
     ]
     bodies = [body for _, body in columns]
-    return framed(hstack([vstack(pair) for pair in zip(heads, bodies, strict=True)], gap=2 * GAP))
+    return add_margin(
+        hstack([vstack(pair) for pair in zip(heads, bodies, strict=True)], gap=2 * GAP)
+    )
 
 
 def _last(home: Path) -> Path:

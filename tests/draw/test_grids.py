@@ -10,10 +10,10 @@ import torch
 
 from convlens.draw.activation_grid import activation_grid, channel_levels, grid_layout
 from convlens.draw.canvas import PAD
-from convlens.draw.colour import table
+from convlens.draw.colour import colour_table
 from convlens.draw.palette import BACKGROUND, RED
 
-VIRIDIS = table("viridis")
+VIRIDIS = colour_table("viridis")
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convlens.config.stored import StoredConfig
-from convlens.pages.phases import stretches
+from convlens.pages.phases import read_phases
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 LOSS, ACCURACY = "val/loss", "val/accuracy"
@@ -37,7 +37,7 @@ def test_phases_with_and_without_plateaus_are_where_the_schedule_has_them(seed):
     done = next(e for e in range(1, 31) if schedule.is_finished(e, record))
     rows = [{"epoch": 0, LOSS: 9.0, ACCURACY: 0.0}]
     rows += [{"epoch": e + 1, **record[e]} for e in range(done)]
-    found = stretches(StoredConfig({"finetune": {"phases": phases}}), rows)
+    found = read_phases(StoredConfig({"finetune": {"phases": phases}}), rows)
     trained = {
         epoch: stretch.number - 1
         for stretch in found
@@ -55,7 +55,7 @@ def test_what_is_not_trained_yet_is_planned_in_full():
          "until": {"metric": LOSS, "patience": 2}},
         {"epochs": 3, "train": ["head", "base"], "lr": 0.001, "warmup_epochs": 1.0},
     ]  # fmt: skip
-    first, second = stretches(
+    first, second = read_phases(
         StoredConfig({"finetune": {"phases": phases}}), [{"epoch": 0, LOSS: 1.0}]
     )
     assert (first.start, first.end, second.start, second.end) == (0, 4, 4, 7)
@@ -66,12 +66,12 @@ def test_what_is_not_trained_yet_is_planned_in_full():
 
 
 def test_a_run_without_phases_has_none():
-    assert stretches(StoredConfig({"finetune": {"phases": None}}), [{"epoch": 0}]) == []
+    assert read_phases(StoredConfig({"finetune": {"phases": None}}), [{"epoch": 0}]) == []
 
 
 def test_a_run_that_was_to_end_within_a_phase():
     phases = [{"epochs": 4, "train": ["head"], "lr": 1.0}, {"epochs": 3, "train": ["a"], "lr": 1.0}]
     config = {"finetune": {"phases": phases}}
     for epochs, ends in ((2, [2, 7]), (4, [4, 7]), (5, [4, 5]), (7, [4, 7]), (None, [4, 7])):
-        found = stretches(StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}])
+        found = read_phases(StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}])
         assert [(s.end, s.early) for s in found] == [(end, False) for end in ends]

@@ -24,7 +24,7 @@ from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
 from convlens.experiment.predict import write_table
-from convlens.pages.explained import explained, explained_page
+from convlens.pages.explained import make_part, render_page
 from support.fuzz_surface import ACCEPTED, REFUSED, Surface, expect
 
 AWKWARD = (
@@ -134,9 +134,9 @@ def _table_and_back(names: tuple[str, ...], file: Path) -> None:
 def _page(listing, names: list[str], panel: bytes) -> None:
     def page(labels: list[str], files: list[str]) -> str:
         top = [(label, 0.5) for label in labels]
-        shown = [explained(label, file, top, {"grad_cam": panel}, [label]) for label, file in
+        shown = [make_part(label, file, top, {"grad_cam": panel}, [label]) for label, file in
                  zip(labels, files, strict=True)]  # fmt: skip
-        return explained_page(shown, heading=labels[0], network=labels[-1], version="1",
+        return render_page(shown, heading=labels[0], network=labels[-1], version="1",
                               refused=files)  # fmt: skip
 
     files = [str(path) for path in listing.files[: len(names)]]

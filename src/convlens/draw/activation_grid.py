@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, diagonals, hstack, titled, write
-from convlens.draw.colour import below_bar, number, scaled, table
+from convlens.draw.canvas import Label, add_title, blank, diagonals, hstack, write_labels
+from convlens.draw.colour import add_colour_bar, colour_table, format_number, rescale
 from convlens.draw.palette import BACKGROUND, MUTED, RED, Colour
 from convlens.draw.picture import Array, as_array
-from convlens.draw.text import SMALL, dimensions, line_height, text_width
+from convlens.draw.text import SMALL, format_dimensions, line_height, text_width
 
 Rule = Literal["reference", "shared"]
 
@@ -85,7 +85,7 @@ def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarr
         levels = (centred + 128).clip(0, 255).astype(np.uint8)
         levels[flat[:, 0, 0]] = 0
     elif rule == "shared":
-        levels = np.rint(scaled(maps, maps.min(), maps.max()) * 255).astype(np.uint8)
+        levels = np.rint(rescale(maps, maps.min(), maps.max()) * 255).astype(np.uint8)
     else:
         raise ValueError(f'rule is "reference" or "shared", not {rule!r}')
     if bad.any():
@@ -126,7 +126,7 @@ def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
         if row * step + line <= tall:
             text, y = str(row * layout.columns), row * step + middle
             labels.append(Label(width - 4, y, text, MUTED, SMALL, anchor="rm"))
-    return write(blank(tall, width), labels)
+    return write_labels(blank(tall, width), labels)
 
 
 def _cells(
@@ -151,7 +151,7 @@ def _cells(
         inner[np.flatnonzero(channels)[:, None], *np.nonzero(mark)] = level
     grid = cells.reshape(rows, columns, height + gap, width + gap).transpose(0, 2, 1, 3)
     grid = grid.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
-    colours = np.concatenate([table(_NAME), np.array([BACKGROUND, _PALE, RED], np.uint8)])
+    colours = np.concatenate([colour_table(_NAME), np.array([BACKGROUND, _PALE, RED], np.uint8)])
     return colours.take(grid, axis=0)
 
 
@@ -196,7 +196,9 @@ def activation_grid(
 
     finite = np.isfinite(values)
     broken = ~finite.all(axis=(1, 2))
-    facts = f"{count} units" if single else f"{count} channels of {dimensions(height, width)}"
+    facts = (
+        f"{count} units" if single else f"{count} channels of {format_dimensions(height, width)}"
+    )
     facts += ", each on its own scale" if own_scale else ", one scale for all"
     if quiet := int((flat & ~gone & ~broken).sum()):
         facts += f", {quiet} constant here (pale line)"
@@ -205,8 +207,8 @@ def activation_grid(
     if own_scale:
         ends = "mean - 2 sd", "+ 2 sd"
     elif finite.any():
-        ends = number(values[finite].min()), number(values[finite].max())
+        ends = format_number(values[finite].min()), format_number(values[finite].max())
     else:
         ends = "nan", "nan"
-    sheet = below_bar(image, *ends, name=_NAME)
-    return titled(sheet, title, facts, alert=", ".join(alerts))
+    sheet = add_colour_bar(image, *ends, name=_NAME)
+    return add_title(sheet, title, facts, alert=", ".join(alerts))

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import captioned, text_band, titled
+from convlens.draw.canvas import add_captions, add_title, text_band
 from convlens.draw.colour import (
     DIVERGING,
     HEAT,
-    blended,
+    blend,
     colourise,
     colourise_signed,
-    full_colour,
-    number,
+    format_number,
+    full_colour_value,
     overlay,
 )
-from convlens.draw.grad_cam_panel import ClassMap, class_rows, finite_map, map_legend
-from convlens.draw.picture import Array, resize, scaled_to
-from convlens.draw.text import dimensions
+from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, class_rows, map_legend
+from convlens.draw.picture import Array, resize, resize_cells
+from convlens.draw.text import format_dimensions
 
 _NARROWEST = 192  # width of a column at least: a bar with a sign at both ends needs it
 
@@ -46,24 +46,28 @@ def attribution_panel(
     Raises:
         ValueError: no map, or an image or map of another shape.
     """
-    return titled(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
+    return add_title(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
 
 
 def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
-    values, finite = finite_map(entry.map)
-    high = full_colour(values) if entry.scale is None else float(entry.scale)
+    values, finite = as_finite_map(entry.map)
+    high = full_colour_value(values) if entry.scale is None else float(entry.scale)
     beyond = bool(np.abs(values).max() > high)
-    flat = scaled_to(values, picture.shape[:2])
+    flat = resize_cells(values, picture.shape[:2])
     if (values < 0).any():
-        name, low, meaning = DIVERGING, "≤ " * beyond + number(-high), "red: for, blue: against"
+        name, low, meaning = (
+            DIVERGING,
+            "≤ " * beyond + format_number(-high),
+            "red: for, blue: against",
+        )
         drawn, covered = colourise_signed(flat, high), _signed_overlay(picture, values, high)
     else:
         name, low, meaning = HEAT, "0", "overlay"
         drawn, covered = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
     width = max(picture.shape[1], _NARROWEST)
-    ends = low, "≥ " * beyond + number(high)
-    below = map_legend(values, finite, width, *ends, dimensions(*values.shape), name)
-    return captioned(
+    ends = low, "≥ " * beyond + format_number(high)
+    below = map_legend(values, finite, width, *ends, format_dimensions(*values.shape), name)
+    return add_captions(
         (picture, text_band(width, "image")),
         (drawn, below),
         (covered, text_band(width, meaning)),
@@ -75,4 +79,4 @@ def _signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.
     luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
     grey = np.repeat(luma[..., None], 3, axis=2)
     parts = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
-    return blended(grey, colourise_signed(parts, 1), np.abs(parts))
+    return blend(grey, colourise_signed(parts, 1), np.abs(parts))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, text_band, titled, write
-from convlens.draw.confusion_matrix import checked_counts
+from convlens.draw.canvas import Label, add_title, blank, text_band, write_labels
+from convlens.draw.confusion_matrix import check_counts
 from convlens.draw.palette import GREEN, MUTED, RED
 from convlens.draw.picture import Array
 from convlens.draw.text import BODY, shorten, text_width
@@ -18,13 +18,13 @@ _ROW = 24  # pixels from one pair to the next
 _ARROW = " → "
 
 
-def common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+def find_common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     """The commonest mistakes ``(true, predicted, count)``, the most frequent first.
 
     ``counts`` is ``(K, K)``, true × predicted. Of equals the first true class comes first, then
     the first predicted one; pairs that never occur are left out.
 
-    >>> common_mistakes(np.array([[5, 1, 0], [3, 2, 1], [0, 0, 9]]), most=2)
+    >>> find_common_mistakes(np.array([[5, 1, 0], [3, 2, 1], [0, 0, 9]]), most=2)
     [(1, 0, 3), (0, 1, 1)]
     """
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
@@ -45,7 +45,7 @@ def _bars(rows: list[tuple[str, int, str]]) -> np.ndarray:
         picture[top : top + _ROW - 6, left:end] = RED
         labels.append(Label(left - 10, middle, head, anchor="rm"))
         labels.append(Label(end + 8, middle, text, MUTED))
-    return write(picture, labels)
+    return write_labels(picture, labels)
 
 
 def _share(share: float) -> str:
@@ -78,15 +78,15 @@ def breakdown(
     Raises:
         ValueError: another shape of ``counts``, a count below zero, or no pair wanted.
     """
-    values = checked_counts(counts, class_names)
+    values = check_counts(counts, class_names)
     if most < 1:
         raise ValueError(f"most={most}: at least one pair is drawn")
     total, wrong = int(values.sum()), int(values.sum() - values.trace())
     if not wrong:
         word, ink = ("no mistakes", GREEN) if total else ("no images", MUTED)
-        return titled(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
+        return add_title(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
     rows = []
-    for true, said, count in common_mistakes(values, most):
+    for true, said, count in find_common_mistakes(values, most):
         name, answer = (shorten(class_names[place], _NAME) for place in (true, said))
         share = _share(count / values[true].sum())
         rows.append((f"{name}{_ARROW}{answer}", count, f"{count} ({share} of {name})"))
@@ -95,4 +95,4 @@ def breakdown(
     if kinds > len(rows):
         shown = sum(count for _, count, _ in rows)
         facts += f"; the {len(rows)} commonest of {kinds} pairs, {shown} mistakes"
-    return titled(_bars(rows), title, facts)
+    return add_title(_bars(rows), title, facts)

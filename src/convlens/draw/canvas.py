@@ -59,7 +59,7 @@ def vstack(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     return _stack(pictures, 0, gap)
 
 
-def captioned(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def add_captions(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Pictures side by side, each above its caption."""
     return hstack([vstack(column, gap=2) for column in columns])
 
@@ -82,7 +82,7 @@ def tile(pictures: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.nda
     return canvas
 
 
-def centred(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
+def centre(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
     """``picture`` in the middle of a plain ground of at least ``height`` × ``width`` pixels."""
     tall, wide = picture.shape[:2]
     ground = blank(max(height, tall), max(width, wide), colour)
@@ -91,9 +91,9 @@ def centred(picture: np.ndarray, height: int, width: int, colour: Colour = BACKG
     return ground
 
 
-def framed(picture: np.ndarray, pad: int = PAD) -> np.ndarray:
+def add_margin(picture: np.ndarray, pad: int = PAD) -> np.ndarray:
     """``picture`` with a margin of ``pad`` pixels all around."""
-    return centred(picture, picture.shape[0] + 2 * pad, picture.shape[1] + 2 * pad)
+    return centre(picture, picture.shape[0] + 2 * pad, picture.shape[1] + 2 * pad)
 
 
 def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ class Label:
     anchor: str = "lm"
 
 
-def write(picture: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
+def write_labels(picture: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
     """A copy of ``picture`` with ``labels`` on it (one conversion for any number of them)."""
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
@@ -150,10 +150,10 @@ def text_band(
     for index, line in enumerate(lines):
         text = shorten(line, width, size, bold)
         labels.append(Label(x, index * step + step // 2, text, ink, size, bold, anchor))
-    return write(blank(step * len(lines), width, background), labels)
+    return write_labels(blank(step * len(lines), width, background), labels)
 
 
-def titled(
+def add_title(
     picture: np.ndarray, title: str, subtitle: str | None = None, *, alert: str | None = None
 ) -> np.ndarray:
     """``picture`` framed, below a bold ``title``, a muted ``subtitle`` and a red ``alert``.
@@ -165,11 +165,11 @@ def titled(
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]
     if not texts:
-        return framed(picture)
+        return add_margin(picture)
     wish = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
     width = max(picture.shape[1], min(wish, _TITLE_MAY_WIDEN_TO))
     bands = [
         text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts
     ]
-    return framed(vstack([vstack(bands, gap=2), picture]))
+    return add_margin(vstack([vstack(bands, gap=2), picture]))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convlens.draw.canvas import titled
-from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, html
+from convlens.draw.canvas import add_title
+from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, hex_colour
 from convlens.draw.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ _BLUE = "#3465c0"
 _PARTS = {  # of the data: colour and name of a line
     "train": (_BLUE, "training"),
     "val": ("#e27a18", "validation"),
-    "test": (html(GREEN), "test"),
+    "test": (hex_colour(GREEN), "test"),
 }
 _NAME = 170  # pixels a layer's name may take
 _STEP = 14  # pixels from one layer's name to the next
 _NARROWEST, _WIDEST = 520, 1500  # pixels of a chart over depth
-_SMALL = {"color": html(MUTED), "fontsize": 9}  # words at an axis
-_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": html(INK)}
-_RING = {"ms": 9, "mfc": "none", "mec": html(RED), "mew": 1.6}
+_SMALL = {"color": hex_colour(MUTED), "fontsize": 9}  # words at an axis
+_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": hex_colour(INK)}
+_RING = {"ms": 9, "mfc": "none", "mec": hex_colour(RED), "mew": 1.6}
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -36,7 +36,7 @@ def _new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(
-        figsize=(width, height), dpi=_DPI, facecolor=html(BACKGROUND), layout="constrained"
+        figsize=(width, height), dpi=_DPI, facecolor=hex_colour(BACKGROUND), layout="constrained"
     )
     FigureCanvasAgg(figure)
     return figure
@@ -44,22 +44,22 @@ def _new_figure(width: float, height: float) -> Figure:
 
 def _style(axes: Axes, xlabel: str) -> None:
     """Only what helps reading: two quiet axis lines and a faint grid."""
-    axes.set_facecolor(html(BACKGROUND))
+    axes.set_facecolor(hex_colour(BACKGROUND))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(html(MUTED))
+    axes.spines[["left", "bottom"]].set_color(hex_colour(MUTED))
     axes.set_axisbelow(True)
     axes.grid(True, color="#e3e5e8", linewidth=0.8)
-    axes.tick_params(colors=html(MUTED), labelsize=9)
+    axes.tick_params(colors=hex_colour(MUTED), labelsize=9)
     axes.set_xlabel(xlabel, **_SMALL)
 
 
 def _image_of(figure: Figure, title: str) -> np.ndarray:
     """The drawn figure below its title, uint8 ``(H, W, 3)``."""
     figure.canvas.draw()
-    return titled(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
+    return add_title(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
 
 
-def best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
+def find_best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
     """The epoch of the lowest finite ``val/loss``, the first of equals; None if there is none."""
     losses = np.asarray(history.get("val/loss", ()), float)
     finite = np.isfinite(losses)
@@ -71,7 +71,7 @@ def _curves(
 ) -> None:
     """One line for each part of the data, and a ring where the best epoch is."""
     for part, values in series.items():
-        colour, name = _PARTS.get(part, (html(SLATE), printable(part)))
+        colour, name = _PARTS.get(part, (hex_colour(SLATE), printable(part)))
         line = np.asarray(values, float)
         finite = np.isfinite(line)  # a gap: there is no training loss at epoch 0
         marker = "o" if finite.sum() < 15 else None
@@ -88,19 +88,19 @@ def _curves(
         along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
         axes.annotate(
             f"{value:.3f} at epoch {best}", (best, value), xytext=(0, -18),
-            textcoords="offset points", fontsize=9, color=html(RED),
+            textcoords="offset points", fontsize=9, color=hex_colour(RED),
             ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
-            bbox={"fc": html(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
+            bbox={"fc": hex_colour(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
 
 
 def _marks(axes: Axes, marks: Mapping[str, int]) -> None:
     """A dashed upright line with its name for each mark."""
     for name, epoch in marks.items():
-        axes.axvline(epoch, color=html(MUTED), linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(epoch, color=hex_colour(MUTED), linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
             epoch, 0.02, " " + shorten(name, 150), transform=axes.get_xaxis_transform(),
-            rotation=90, ha="right", va="bottom", fontsize=8.5, color=html(MUTED),
+            rotation=90, ha="right", va="bottom", fontsize=8.5, color=hex_colour(MUTED),
             parse_math=False,
         )  # fmt: skip
 
@@ -143,13 +143,13 @@ def learning_curves(
     order = {"loss": 0, "accuracy": 1}
     metrics = sorted(charts, key=lambda metric: (order.get(metric, 2), metric))
     figure = _new_figure(4.8 * len(metrics), 3.4)
-    best = best_epoch(history, epochs)
+    best = find_best_epoch(history, epochs)
     every = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(every, metrics, strict=True):
         _style(axes, "completed epochs")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         heading = shorten(metric, 300)
-        axes.set_title(heading, loc="left", color=html(INK), fontsize=11, parse_math=False)
+        axes.set_title(heading, loc="left", color=hex_colour(INK), fontsize=11, parse_math=False)
         _curves(axes, charts[metric], epochs, best)
         _marks(axes, marks or {})
         axes.margins(x=0.04, y=0.16)
@@ -260,13 +260,13 @@ def rate_curve(
         axes.plot(*place, "o", **_RING)
         axes.annotate(
             f"steepest fall at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
-            color=html(RED), fontsize=9,
+            color=hex_colour(RED), fontsize=9,
         )  # fmt: skip
     # the first steps and the explosion at the end would flatten what lies between
     top = max(smooth[0], float(np.median(smooth))) * 1.5
     axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
     _style(axes, "learning rate")
     axes.spines[["left", "bottom"]].set_color("black")
-    axes.set_title("training loss", loc="left", color=html(INK), fontsize=11)
+    axes.set_title("training loss", loc="left", color=hex_colour(INK), fontsize=11)
     axes.legend(loc="upper left", **_LEGEND)
     return _image_of(figure, title)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import GAP, centred, text_band, tile, titled, vstack
-from convlens.draw.colour import HEAT, below_bar, colourise, number
+from convlens.draw.canvas import GAP, add_title, centre, text_band, tile, vstack
+from convlens.draw.colour import HEAT, add_colour_bar, colourise, format_number
 from convlens.draw.palette import EMPTY, INK
-from convlens.draw.picture import Array, as_array, legible, legible_size
-from convlens.draw.text import dimensions
+from convlens.draw.picture import Array, as_array, legible_size, make_legible
+from convlens.draw.text import format_dimensions
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
 _NARROWEST = 112  # width of a column at least: names need it
@@ -49,8 +49,7 @@ def class_means(
     classes = len(values)
     if images.shape != (classes,) or len(class_names) != classes or most < 1:
         raise ValueError(
-            f"{classes} mean maps with counts {images.shape}, {len(class_names)} names, "
-            f"most={most}"
+            f"{classes} mean maps with counts {images.shape}, {len(class_names)} names, most={most}"
         )
     shown = np.argsort(-images, kind="stable")[:most]
     if classes > most and images.any():
@@ -66,17 +65,17 @@ def class_means(
     cells = []
     for index in shown:
         if images[index] and finite[index]:
-            heat = colourise(legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
+            heat = colourise(make_legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
         else:  # a grey field with the reason written across it
             why = "not finite" if images[index] else "no images"
             line = text_band(column, why, background=EMPTY, centre=True)
-            heat = centred(line, height, column, EMPTY)
+            heat = centre(line, height, column, EMPTY)
         many = f"{images[index]} image" + ("" if images[index] == 1 else "s")
         name = text_band(column, class_names[index], bold=True, ink=INK)
         cells.append(vstack([heat, vstack([name, text_band(column, many)], gap=0)], gap=2))
     sheet = tile(cells, max(1, min(8, (_WIDEST + GAP) // (column + GAP))))
 
-    size = dimensions(*values.shape[1:])
+    size = format_dimensions(*values.shape[1:])
     facts = f"{images.sum()} images, maps of {size}, one scale for all classes"
     alerts = []
     if classes > len(shown):
@@ -85,5 +84,5 @@ def class_means(
         alerts.append(f"{missing} of {classes} classes without images (grey)")
     if broken := int((~finite & (images > 0))[shown].sum()):
         alerts.append(f"{broken} not finite (grey)")
-    sheet = below_bar(sheet, number(low), number(high), name=HEAT)
-    return titled(sheet, title, facts, alert=", ".join(alerts))
+    sheet = add_colour_bar(sheet, format_number(low), format_number(high), name=HEAT)
+    return add_title(sheet, title, facts, alert=", ".join(alerts))

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, vstack, write
+from convlens.draw.canvas import Label, blank, vstack, write_labels
 from convlens.draw.palette import GREY, MUTED
 from convlens.draw.picture import Array, as_array, resize, to_uint8
 from convlens.draw.text import SMALL, line_height, printable, shorten, text_width
@@ -19,7 +19,7 @@ _PERCENTILE = 99.5  # of a fine map's magnitudes
 
 
 @lru_cache(maxsize=16)
-def table(name: str) -> np.ndarray:
+def colour_table(name: str) -> np.ndarray:
     """Matplotlib's colormap ``name`` as 256 colours, uint8 ``(256, 3)``, read-only."""
     import matplotlib
 
@@ -29,7 +29,7 @@ def table(name: str) -> np.ndarray:
     return entries
 
 
-def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def rescale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """``values`` brought from [low, high] to [0, 1] and clipped; zero where there is no range."""
     if not high > low:
         return np.zeros(values.shape, np.float32)
@@ -37,7 +37,7 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return parts.clip(0, 1).astype(np.float32)
 
 
-def full_colour(maps: np.ndarray) -> float:
+def full_colour_value(maps: np.ndarray) -> float:
     """The magnitude that signed maps ``(…, h, w)`` show in full colour.
 
     That is the largest. Of fine maps, where a few pixels would else take all the colour, it is the
@@ -59,8 +59,8 @@ def colourise(map: Array, name: str = "viridis", low: float = 0, high: float = 1
     """
     values = as_array(map)
     missing = np.isnan(values)
-    levels = scaled(np.where(missing, low, values), low, high)
-    colours = table(name).take(np.rint(levels * 255).astype(np.uint8), axis=0)
+    levels = rescale(np.where(missing, low, values), low, high)
+    colours = colour_table(name).take(np.rint(levels * 255).astype(np.uint8), axis=0)
     colours[missing] = GREY
     return colours
 
@@ -81,12 +81,12 @@ def overlay(image: Array, map: Array, *, high: float = 1) -> np.ndarray:
     """
     drawn = isinstance(image, np.ndarray) and image.dtype == np.uint8
     picture = image if drawn and image.shape[-1] == 3 else to_uint8(image)
-    values = np.nan_to_num(scaled(as_array(map), 0, high), nan=0.0)
+    values = np.nan_to_num(rescale(as_array(map), 0, high), nan=0.0)
     values = resize(values, picture.shape[:2], "bilinear").clip(0, 1)
-    return blended(picture, colourise(values, HEAT), values)
+    return blend(picture, colourise(values, HEAT), values)
 
 
-def blended(picture: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
+def blend(picture: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """``colours`` over a picture of their size; they cover the more the higher ``cover`` is."""
     cover = (_COVER * cover)[..., None]
     mixed = (1 - cover) * picture + cover * colours
@@ -109,26 +109,26 @@ def colour_bar(
     bar, middle = blank(height, width), height // 2
     if right - left < 20:
         text = shorten(f"{words[0]} {words[1]} … {words[2]}", width, SMALL)
-        return write(bar, [Label(0, middle, text, MUTED, SMALL)])
+        return write_labels(bar, [Label(0, middle, text, MUTED, SMALL)])
     bar[middle - 4 : middle + 4, left:right] = colourise(np.linspace(0, 1, right - left), name)
     places = (0, "lm"), (start, "lm"), (width, "rm")
     labels = [
         Label(x, middle, word, MUTED, SMALL, anchor=anchor)
         for word, (x, anchor) in zip(words, places, strict=True)
     ]
-    return write(bar, labels)
+    return write_labels(bar, labels)
 
 
-def below_bar(picture: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
+def add_colour_bar(picture: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
     """``picture`` below a :func:`colour_bar` of about its width."""
     width = min(260, max(picture.shape[1], 180))
     return vstack([colour_bar(width, low, high, name=name), picture], gap=6)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as short as a label wants it: three significant digits.
 
-    >>> number(0.12345), number(0), number(-1234567.0)
+    >>> format_number(0.12345), format_number(0), format_number(-1234567.0)
     ('0.123', '0', '-1.23e+06')
     """
     return f"{value:.3g}" if value else "0"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, titled, vstack, write
+from convlens.draw.canvas import Label, add_title, blank, vstack, write_labels
 from convlens.draw.colour import colour_bar, colourise
 from convlens.draw.palette import BACKGROUND, GREEN, GREY, INK, MUTED, WHITE, Colour
 from convlens.draw.picture import Array, as_array
@@ -50,7 +50,7 @@ def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
     return flat.reshape(classes, classes)
 
 
-def checked_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
+def check_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
     """``counts`` as int64 ``(K, K)`` with a name for each class.
 
     Raises:
@@ -93,7 +93,7 @@ def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
             ink = WHITE if shares[row, column] > 0.65 else INK if hit else MUTED
             x, y = column * edge + middle, row * edge + middle
             labels.append(Label(x, y, str(hit), ink, bold=row == column, anchor="mm"))
-    return write(square, labels)
+    return write_labels(square, labels)
 
 
 def _names(
@@ -114,7 +114,7 @@ def _names(
     for index in shown:
         name, y = shorten(class_names[index], width, SMALL), margin + index * edge + edge // 2
         labels.append(Label(x, y, name, INK, SMALL, anchor=anchor))
-    return write(blank(classes * edge + 2 * margin, width), labels)
+    return write_labels(blank(classes * edge + 2 * margin, width), labels)
 
 
 def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
@@ -138,7 +138,7 @@ def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
     labels = [
         Label(_BAR + 6, row * edge + edge // 2, word, INK, SMALL) for row, word in enumerate(words)
     ]
-    return write(column, labels)
+    return write_labels(column, labels)
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
@@ -161,7 +161,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     Raises:
         ValueError: another shape of ``counts``, or a count below zero.
     """
-    values = checked_counts(counts, class_names)
+    values = check_counts(counts, class_names)
     edge = _cell_edge(values)
     square, bars = _squares(values, edge), _accuracies(values, edge)
     side = square.shape[0]
@@ -189,10 +189,10 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     ]
     lead = "share of the true class" + (" (root scale)" if len(values) > _NUMBERED else "")
     bar = colour_bar(320, "0", "100 %", name=SHARES, lead=lead)
-    body = vstack([write(sheet, words), bar], gap=10)
+    body = vstack([write_labels(sheet, words), bar], gap=10)
 
     total, hits = int(values.sum()), int(values.trace())
     facts = f"{total} images, {hits} right ({hits / total:.1%})" if total else "no images"
     empty = int((values.sum(axis=1) == 0).sum())
     alert = f"{empty} of {len(values)} classes without images (grey)" if empty else None
-    return titled(body, title, facts, alert=alert)
+    return add_title(body, title, facts, alert=alert)

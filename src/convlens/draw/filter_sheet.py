@@ -8,19 +8,19 @@ import numpy as np
 
 from convlens.draw.canvas import (
     GAP,
+    add_title,
     blank,
-    centred,
+    centre,
     diagonals,
     hstack,
     text_band,
     tile,
-    titled,
     vstack,
 )
 from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed
 from convlens.draw.palette import EMPTY, INK, MUTED
-from convlens.draw.picture import Array, as_array, legible_size, resize, scaled_to, to_uint8
-from convlens.draw.text import SMALL, dimensions, text_width, wrap
+from convlens.draw.picture import Array, as_array, legible_size, resize, resize_cells, to_uint8
+from convlens.draw.text import SMALL, format_dimensions, text_width, wrap
 
 _WIDEST = 1500  # pixels a sheet's cells take together at most
 _KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # longest edge of a cell at least, pixels
@@ -34,7 +34,7 @@ def _columns(count: int, cell_width: int) -> int:
     return -(-count // rows)
 
 
-def kernel_images(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
+def kernel_pictures(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
     """Kernels ``(O, I, kh, kw)`` as O pictures ``(kh, kw, 3)``, and how they are to be read.
 
     Every kernel is divided by its own largest magnitude; zero is the middle.
@@ -59,7 +59,7 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     """The weights of a convolution, one numbered and magnified cell for each filter.
 
     Args:
-        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_images` says.
+        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_pictures` says.
         title: the layer.
 
     Returns:
@@ -72,7 +72,7 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     if values.ndim != 4 or 0 in values.shape:
         raise ValueError(f"kernels are (O, I, kh, kw), not {tuple(values.shape)}")
     count, inputs, height, width = values.shape
-    pictures, read = kernel_images(values)
+    pictures, read = kernel_pictures(values)
     size = legible_size(height, width, _KERNEL_EDGE)
     # a kernel of 7 by 1 is too narrow for its number below it
     column = max(size[1], text_width(str(count - 1), SMALL))
@@ -81,13 +81,13 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
         for index, picture in enumerate(pictures)
     ]
     sheet = tile(cells, _columns(count, column))
-    facts = f"{count} kernels {dimensions(inputs, height, width)}, {read}, each by its own maximum"
+    facts = f"{count} kernels {format_dimensions(inputs, height, width)}, {read}, each by its own maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:
         bar = colour_bar(min(220, max(160, sheet.shape[1])), "-max", "+max", name=DIVERGING)
         sheet = vstack([bar, sheet], gap=6)
-    return titled(sheet, title, facts, alert=alert)
+    return add_title(sheet, title, facts, alert=alert)
 
 
 def _crossed(height: int, width: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     scale = int(scale) if whole else scale
     height, width = (max(1, round(edge * scale)) for edge in picture.shape[:2])
     picture = resize(picture, (height, width), "nearest" if whole else "bilinear")
-    return centred(picture, *size)
+    return centre(picture, *size)
 
 
 def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def _filter_cell(
     size = legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
     column = max(size[1], 64)  # room for the name below a narrow image
     if mark is None:
-        cell = scaled_to(picture, size)
+        cell = resize_cells(picture, size)
     else:
         why = text_band(column, mark, ink=INK, background=EMPTY, centre=True)
         cell = _crossed(size[0], column)
@@ -195,15 +195,13 @@ def filter_sheet(
         raise ValueError(f"patches are ({count}, N, C, h, w), not {tuple(real.shape)}")
     for index in np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))):
         marks[index] = marks[index] or "not finite"
-    cells = [
-        _filter_cell(*entry) for entry in zip(images, units, marks, names, real, strict=True)
-    ]
+    cells = [_filter_cell(*entry) for entry in zip(images, units, marks, names, real, strict=True)]
     sheet = tile(cells, _columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
     alert = f"{missing} of {count} without an image (crossed)" if missing else None
-    facts = f"{count} units, {dimensions(*images.shape[2:])} pixels"
+    facts = f"{count} units, {format_dimensions(*images.shape[2:])} pixels"
     if patches is not None:
-        side = dimensions(*real.shape[3:])
+        side = format_dimensions(*real.shape[3:])
         facts += f"; right of each the {real.shape[1]} patches ({side}) that excite it most"
         facts += f", {note}" if note else ""
-    return titled(sheet, title, facts, alert=alert)
+    return add_title(sheet, title, facts, alert=alert)

@@ -8,11 +8,19 @@ from typing import Literal
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, captioned, text_band, titled, vstack, write
-from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay
+from convlens.draw.canvas import (
+    Label,
+    add_captions,
+    add_title,
+    blank,
+    text_band,
+    vstack,
+    write_labels,
+)
+from convlens.draw.colour import HEAT, colour_bar, colourise, format_number, overlay
 from convlens.draw.palette import GREEN, RED, SLATE, WHITE
-from convlens.draw.picture import Array, as_array, legible, scaled_to, to_uint8
-from convlens.draw.text import SMALL, dimensions, shorten, shorten_path, text_width
+from convlens.draw.picture import Array, as_array, make_legible, resize_cells, to_uint8
+from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
@@ -93,10 +101,10 @@ def _class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarray:
     start = 15 + (text_width(name, bold=True) if name else 0)
     labels.append(Label(12, middle, name, bold=True))
     labels.append(Label(start, middle, shorten(tail, width - start - 2)))
-    return write(band, labels)
+    return write_labels(band, labels)
 
 
-def finite_map(map: Array) -> tuple[np.ndarray, bool]:
+def as_finite_map(map: Array) -> tuple[np.ndarray, bool]:
     """A class map as float32, what is not finite as 0, and whether all of it was finite.
 
     Raises:
@@ -129,7 +137,7 @@ def class_rows(
     """A row for each class below its band."""
     if not maps:
         raise ValueError("a panel of class maps needs at least one class map")
-    picture = legible(to_uint8(image), smallest)
+    picture = make_legible(to_uint8(image), smallest)
     truth_known = any(entry.role == "true" for entry in maps)
     rows = []
     for entry in maps:
@@ -143,17 +151,17 @@ def _class_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
     width = max(picture.shape[1], _NARROWEST)
     columns = [(picture, text_band(width, "image"))]
     for one in (*entry.others, LayerMap(entry.layer, entry.map, entry.scale)):
-        values, finite = finite_map(one.map)
+        values, finite = as_finite_map(one.map)
         values = values.clip(min=0)
         high = float(values.max()) if one.scale is None else float(one.scale)
-        heat = colourise(scaled_to(values, picture.shape[:2]), HEAT, 0, high)
-        lead = f"map {dimensions(*values.shape)}"
-        below = map_legend(values, finite, width, "0", number(high), lead, HEAT)
+        heat = colourise(resize_cells(values, picture.shape[:2]), HEAT, 0, high)
+        lead = f"map {format_dimensions(*values.shape)}"
+        below = map_legend(values, finite, width, "0", format_number(high), lead, HEAT)
         if entry.others:
             below = vstack([below, text_band(width, shorten_path(one.layer, width))], gap=0)
         columns.append((heat, below))
     covered = overlay(picture, values, high=high)
-    return captioned(*columns, (covered, text_band(width, "overlay")))
+    return add_captions(*columns, (covered, text_band(width, "overlay")))
 
 
 def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
@@ -176,4 +184,4 @@ def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.
     Raises:
         ValueError: no map, or an image or map of another shape.
     """
-    return titled(class_rows(image, maps, _class_row), title)
+    return add_title(class_rows(image, maps, _class_row), title)

@@ -72,7 +72,7 @@ def resize(
     return np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def scaled_to(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_cells(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``picture`` at (height, width): pixels repeated where it grows, averaged where it shrinks."""
     shrinks = size[0] < picture.shape[0] or size[1] < picture.shape[1]
     return resize(picture, size, "bilinear" if shrinks else "nearest")
@@ -93,6 +93,8 @@ def legible_size(
     return height * factor, width * factor
 
 
-def legible(picture: np.ndarray, smallest: int = _LEGIBLE, largest: int = _LARGEST) -> np.ndarray:
+def make_legible(
+    picture: np.ndarray, smallest: int = _LEGIBLE, largest: int = _LARGEST
+) -> np.ndarray:
     """``picture``, or a float map ``(H, W)``, at its :func:`legible_size`."""
-    return scaled_to(picture, legible_size(*picture.shape[:2], smallest, largest))
+    return resize_cells(picture, legible_size(*picture.shape[:2], smallest, largest))

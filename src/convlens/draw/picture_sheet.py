@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convlens.draw.canvas import blank, centred, hstack, text_band, tile, titled, vstack
+from convlens.draw.canvas import add_title, blank, centre, hstack, text_band, tile, vstack
 from convlens.draw.palette import GREEN, INK, RED, WHITE
-from convlens.draw.picture import Array, legible, scaled_to, to_uint8
+from convlens.draw.picture import Array, make_legible, resize_cells, to_uint8
 from convlens.draw.text import SMALL, wrap
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of an image, pixels
@@ -43,18 +43,18 @@ def _verdict(width: int, correct: bool | None) -> np.ndarray:
         return blank(_BAND, width)
     word, colour = ("right", GREEN) if correct else ("wrong", RED)
     text = text_band(width, word, bold=True, ink=WHITE, background=colour, centre=True)
-    return centred(text, _BAND, width, colour)
+    return centre(text, _BAND, width, colour)
 
 
 def _cell(entry: SheetEntry, judged: bool) -> np.ndarray:
     """[verdict / image and panels / captions] of one entry."""
-    image = legible(to_uint8(entry.image), _LEGIBLE, _LARGEST)
+    image = make_legible(to_uint8(entry.image), _LEGIBLE, _LARGEST)
     height, columns = image.shape[0], [("image", image)]
     for name, picture in entry.panels:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(f"a panel is uint8 (H, W, 3), not {picture.dtype} {picture.shape}")
         wide = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        columns.append((name, scaled_to(picture, (height, wide))))
+        columns.append((name, resize_cells(picture, (height, wide))))
     pictures = [picture for _, picture in columns]
     if entry.panels:  # each in a column wide enough for its name
         pictures = [
@@ -89,7 +89,7 @@ def picture_sheet(entries: Sequence[SheetEntry], *, title: str, columns: int) ->
         ValueError: no entry, no column, or an image or panel of another shape.
     """
     judged = any(entry.correct is not None for entry in entries)
-    return titled(tile([_cell(entry, judged) for entry in entries], columns, pad=14), title)
+    return add_title(tile([_cell(entry, judged) for entry in entries], columns, pad=14), title)
 
 
 def augmentation_sheet(original: Array, draws: Array, title: str) -> np.ndarray:

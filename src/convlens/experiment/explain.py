@@ -14,7 +14,7 @@ from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import picture_files, walk_from
 from convlens.experiment.methods import choose_methods, write_panels
-from convlens.pages.explained import Shown, explained_page
+from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
@@ -42,7 +42,7 @@ def explain_pictures(
     """
     wanted = choose_methods(only)
     walk = walk_from(image) if image is not None else None
-    files, shown = iter(()), Shown()
+    files, shown = iter(()), PageParts()
     if walk is not None:
         files = picture_files(walk)
         files = chain([next(files)], files)  # nothing there is told before a folder is made
@@ -73,7 +73,7 @@ def explain_pictures(
     unused = walk.notes(f"in {walk.root}") if walk is not None else []
     for line in unused:
         say(f"! {line}")
-    page = explained_page(
+    page = render_page(
         shown.parts, heading=str(walk.root) if walk is not None else network, network=network,
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
         more=shown.left_out,

@@ -13,9 +13,9 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.draw.jpeg import jpeg_size
 from convlens.pages.charts import line_chart
-from convlens.pages.phases import stretches
+from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, Selection, select, starts
+from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
 Chart = Callable[..., Markup]  # a line chart with the run's marks and epochs
@@ -106,7 +106,7 @@ def _fitted(run: StoredRun, limit: int) -> str:
 
 
 def _page(run: StoredRun, selection: Selection, limit: int) -> str:
-    summary, phases = run.summary or {}, stretches(run.config, run.rows)
+    summary, phases = run.summary or {}, read_phases(run.config, run.rows)
     best = summary.get("best_epoch", run.best)
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.measured}
     chart = partial(line_chart, best=best, phases=marks, span=(0, run.measured))
@@ -213,15 +213,15 @@ def _pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
     probes = []
     for name, source in run.probes.items():
         own = [tag for tag in shown if tag.rpartition("/")[2] == name]
-        maps = [tag for tag in own if not starts(tag, (ACTIVATIONS, "augmentation"))]
+        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
         # Grad-CAM first, where there is room beside it occlusion and what else was asked for
-        maps.sort(key=lambda tag: (not starts(tag, ("grad_cam",)), tag))
-        folded = [shown[tag] for tag in own if starts(tag, (ACTIVATIONS,))]
+        maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
+        folded = [shown[tag] for tag in own if has_prefix(tag, (ACTIVATIONS,))]
         if own:
             found = {"maps": [shown[tag] for tag in maps], "activations": folded}
             probes.append({"name": name, "source": source, **found})
     sections = {
-        section: [shown[tag] for start in beginnings for tag in shown if starts(tag, (start,))]
+        section: [shown[tag] for start in beginnings for tag in shown if has_prefix(tag, (start,))]
         for section, beginnings in SECTIONS.items()
     }
     return {"probes": probes, **sections}

@@ -27,7 +27,7 @@ from convlens.config.stored import StoredConfig
 from convlens.data.datamodule import PictureData
 from convlens.experiment.module import module_of
 from convlens.experiment.trainer import settings_of
-from convlens.pages.phases import stretches
+from convlens.pages.phases import read_phases
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=3", "callbacks=none"]
@@ -178,11 +178,11 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
 
 def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     config = phased(True, True)
-    assert [each.augment for each in stretches(StoredConfig(config.plain()), [])] == [True, True]
+    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [True, True]
     for name, value in config.data.augment.plain().items():
         if isinstance(value, bool | float):
             config = replace_values(config, {f"data.augment.{name}": type(value)()})
-    assert [each.augment for each in stretches(StoredConfig(config.plain()), [])] == [False, False]
+    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [False, False]
 
     def offered(*augment: bool) -> bool:
         config = phased(*augment)

@@ -11,12 +11,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convlens.draw.canvas import GAP, Label, blank, framed, hstack, text_band, titled, vstack, write
-from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, full_colour
+from convlens.draw.canvas import (
+    GAP,
+    Label,
+    add_margin,
+    add_title,
+    blank,
+    hstack,
+    text_band,
+    vstack,
+    write_labels,
+)
+from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, full_colour_value
 from convlens.draw.palette import INK, MUTED, SLATE, WHITE, Colour
-from convlens.draw.picture import Array, as_array, legible, to_uint8
-from convlens.draw.text import BODY, SMALL, dimensions, line_height, printable, text_width
-from convlens.lessons.kernel.arithmetic import CHANNELS, WorkedPatch, digits, place_line, total_line
+from convlens.draw.picture import Array, as_array, make_legible, to_uint8
+from convlens.draw.text import BODY, SMALL, format_dimensions, line_height, printable, text_width
+from convlens.lessons.kernel.arithmetic import (
+    CHANNELS,
+    WorkedPatch,
+    describe_place,
+    format_total,
+    format_value,
+)
 
 _SMALLEST, _LARGEST = 240, 320  # longest edge of a picture, pixels
 _NARROWEST = 200  # width of a column at least: captions and the bar below a map need it
@@ -29,7 +45,7 @@ _MARGIN = _FRAME + _HOLE // 2 + 1  # around a picture, for the frames at its edg
 
 
 @dataclass(frozen=True)
-class Answers:
+class KernelMaps:
     """Maps to be drawn side by side.
 
     Attributes:
@@ -48,13 +64,13 @@ class Answers:
 def kernel_panel(
     image: Array,
     kernel: Array,
-    answers: Answers,
+    answers: KernelMaps,
     worked: WorkedPatch,
     *,
     title: str,
     subtitle: str,
     padding: tuple[tuple[int, int], tuple[int, int]],
-    pooled: Answers | None,
+    pooled: KernelMaps | None,
 ) -> np.ndarray:
     """What a kernel makes of an image, uint8 ``(H, W, 3)``.
 
@@ -82,7 +98,7 @@ def kernel_panel(
         *([_answers(pooled, None, pooled.sizes)] if pooled is not None else []),
         _arithmetic(weights, worked),
     ]
-    return titled(vstack(parts, gap=_SECTION), title, subtitle)
+    return add_title(vstack(parts, gap=_SECTION), title, subtitle)
 
 
 def _band(text: str, *, bold: bool = False, muted: bool = False, width: int = 0) -> np.ndarray:
@@ -105,7 +121,7 @@ def _framed_part(
         size: rows and columns that the picture had before it was brought to its size.
         corner, edges: first row and column of the part, and how many, of these.
     """
-    canvas = framed(picture, _MARGIN)
+    canvas = add_margin(picture, _MARGIN)
     spans = []
     for now, before, start, edge in zip(picture.shape[:2], size, corner, edges, strict=True):
         first = int(start * now / before)
@@ -123,7 +139,7 @@ def _framed_part(
 def _start(
     picture: np.ndarray,
     weights: np.ndarray,
-    answers: Answers,
+    answers: KernelMaps,
     worked: WorkedPatch,
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> np.ndarray:
@@ -136,23 +152,23 @@ def _start(
     if padded.size > picture.size:
         notes.insert(0, _band("blue-grey border: padding, counted as 0", muted=True))
     corner = worked.corner[0] + above, worked.corner[1] + left
-    drawn = legible(padded, _SMALLEST, _LARGEST)
+    drawn = make_legible(padded, _SMALLEST, _LARGEST)
     drawn = _framed_part(drawn, padded.shape[:2], corner, weights.shape)
-    pictures = [_captioned(drawn, f"image, {dimensions(height, width)}", *notes)]
+    pictures = [_captioned(drawn, f"image, {format_dimensions(height, width)}", *notes)]
     if abs(float(weights.sum()) - 1) < 1e-9:
         maps = as_array(answers.maps)
-        seen = framed(legible(to_uint8(maps / 255), _SMALLEST, _LARGEST), _MARGIN)
+        seen = add_margin(make_legible(to_uint8(maps / 255), _SMALLEST, _LARGEST), _MARGIN)
         note = _band("the output as an image, cut to 0–255", muted=True)
-        pictures.append(_captioned(seen, f"result, {dimensions(*maps.shape[1:])}", note))
+        pictures.append(_captioned(seen, f"result, {format_dimensions(*maps.shape[1:])}", note))
     return hstack([*pictures, _kernel_part(weights, answers.sizes)], gap=2 * GAP)
 
 
 def _kernel_part(weights: np.ndarray, sizes: Sequence[str]) -> np.ndarray:
     """The weights as numbers, what they sum to, and how the size of the output comes about."""
-    total = digits(weights.sum())
+    total = format_value(weights.sum())
     plain = "0" if total == "0" else "its own value" if total == "1" else f"{total} times its value"
     kernel = [
-        _band(f"kernel, {dimensions(*weights.shape)}"),
+        _band(f"kernel, {format_dimensions(*weights.shape)}"),
         _signed_cells(weights, weights),
         _band("blue below 0, red above", muted=True),
         _band(f"weights sum to {total}: a plain area gives {plain}", muted=True),
@@ -167,17 +183,17 @@ def _kernel_part(weights: np.ndarray, sizes: Sequence[str]) -> np.ndarray:
 
 
 def _answers(
-    answers: Answers, place: tuple[int, int] | None, lines: Sequence[str] = ()
+    answers: KernelMaps, place: tuple[int, int] | None, lines: Sequence[str] = ()
 ) -> np.ndarray:
     """A map for each channel, on one scale, and their sum on its own; framed at ``place``."""
     maps, total = as_array(answers.maps), as_array(answers.total)
-    names, high = CHANNELS[len(maps)], full_colour(maps)
+    names, high = CHANNELS[len(maps)], full_colour_value(maps)
     columns = [_map_column(map, name, high, place) for map, name in zip(maps, names, strict=True)]
     read = "blue below 0, red above"
     if len(maps) > 1:
-        columns.append(_map_column(total, " + ".join(names), full_colour(total), place))
+        columns.append(_map_column(total, " + ".join(names), full_colour_value(total), place))
         read += "; one scale for the channels, another for their sum"
-    heading = _band(f"{answers.heading}: {dimensions(*total.shape)}", bold=True)
+    heading = _band(f"{answers.heading}: {format_dimensions(*total.shape)}", bold=True)
     heads = [heading, *map(_band, lines), _band(read, muted=True)]
     return vstack([*heads, hstack(columns, gap=2 * GAP)], gap=4)
 
@@ -186,25 +202,25 @@ def _map_column(
     map: np.ndarray, name: str, high: float, place: tuple[int, int] | None
 ) -> np.ndarray:
     """One map with its name and its bar, ``high`` the magnitude in full colour."""
-    picture = colourise_signed(legible(map.astype(np.float32), _SMALLEST, _LARGEST), high)
+    picture = colourise_signed(make_legible(map.astype(np.float32), _SMALLEST, _LARGEST), high)
     if place is None:
-        picture = framed(picture, _MARGIN)
+        picture = add_margin(picture, _MARGIN)
     else:
         picture = _framed_part(picture, map.shape, place, (1, 1))
     width = max(picture.shape[1], _NARROWEST)
     if high > 0:
-        low_word = ("≤ " if map.min() < -high else "") + digits(-high)
-        high_word = ("≥ " if map.max() > high else "") + digits(high)
+        low_word = ("≤ " if map.min() < -high else "") + format_value(-high)
+        high_word = ("≥ " if map.max() > high else "") + format_value(high)
         below = colour_bar(width, low_word, high_word, name=DIVERGING)
     else:
         below = text_band(width, "0 everywhere")
-    found = f"from {digits(map.min())} to {digits(map.max())}"
+    found = f"from {format_value(map.min())} to {format_value(map.max())}"
     return _captioned(picture, name, below, _band(found, muted=True, width=width))
 
 
 def _cell_width(values: np.ndarray) -> int:
     """Pixels that the widest of the numbers needs, with room at its sides."""
-    return max(_CELL, 8 + max(text_width(digits(value)) for value in values.ravel()))
+    return max(_CELL, 8 + max(text_width(format_value(value)) for value in values.ravel()))
 
 
 def _cells(values: np.ndarray, colours: np.ndarray, width: int) -> np.ndarray:
@@ -217,8 +233,8 @@ def _cells(values: np.ndarray, colours: np.ndarray, width: int) -> np.ndarray:
     for (row, column), value in np.ndenumerate(values):
         bright = float(colours[row, column] @ np.array([0.299, 0.587, 0.114])) > 130
         x, y = column * (width + 1) + width // 2, row * (_CELL + 1) + _CELL // 2
-        labels.append(Label(x, y, digits(value), INK if bright else WHITE, anchor="mm"))
-    return write(picture[:-1, :-1], labels)
+        labels.append(Label(x, y, format_value(value), INK if bright else WHITE, anchor="mm"))
+    return write_labels(picture[:-1, :-1], labels)
 
 
 def _signed_cells(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
@@ -241,10 +257,10 @@ def _arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
         "kernel": [_signed_cells(weights, weights)] * len(names),
         "  ": [_label("=", weights)] * len(names),
         "products": [_signed_cells(one, products) for one in products],
-        "their sum": [_label(digits(value), weights, bold=True) for value in worked.sums],
+        "their sum": [_label(format_value(value), weights, bold=True) for value in worked.sums],
     }
     table = [vstack([_band(head, muted=True), *pictures]) for head, pictures in columns.items()]
-    where = place_line(worked.place, worked.corner, weights.shape)
+    where = describe_place(worked.place, worked.corner, weights.shape)
     lines = [_band("the framed place in numbers", bold=True), _band(where)]
     if not inside.all():
         lines.append(_band("blue-grey cells lie in the padding and count as 0", muted=True))
@@ -252,7 +268,7 @@ def _arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
         lines.append(_band("decimals are rounded where they are written", muted=True))
     parts = [vstack(lines, gap=2), hstack(table)]
     if len(names) > 1:
-        parts.append(_band(total_line(worked.sums), bold=True))
+        parts.append(_band(format_total(worked.sums), bold=True))
     return vstack(parts)
 
 
@@ -260,4 +276,4 @@ def _label(text: str, weights: np.ndarray, *, bold: bool = False) -> np.ndarray:
     """A word at half the height of the matrices beside it."""
     height = weights.shape[0] * (_CELL + 1) - 1
     picture = blank(max(height, line_height(BODY)), text_width(text, BODY, bold))
-    return write(picture, [Label(0, height // 2, text, bold=bold)])
+    return write_labels(picture, [Label(0, height // 2, text, bold=bold)])

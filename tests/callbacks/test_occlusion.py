@@ -133,7 +133,9 @@ def test_a_layers_attribution_and_a_named_class(look, drawn):
 def test_plan_tells_the_tags_that_are_drawn(look):
     for callback in (OcclusionMaps(only="all"), Attribution(method="saliency", probes=9)):
         attached(callback, look)
-        planned = callback.plan(callback.select_layers(look.network, look.example), len(look.probes))
+        planned = callback.plan(
+            callback.select_layers(look.network, look.example), len(look.probes)
+        )
         names = tags(callback, look)
         assert [tag.replace("<probe>", "") for tag in planned] == [names[0].removesuffix("p0")]
         assert len(names) == sum(planned.values())

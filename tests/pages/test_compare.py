@@ -134,7 +134,9 @@ def test_exactly_the_differing_keys_are_shown(two):
     ],
 )  # fmt: skip
 def test_what_counts_as_a_difference(values, shown):
-    assert find_differences([StoredConfig(CONFIG), StoredConfig(changed(CONFIG, **values))]) == shown
+    assert (
+        find_differences([StoredConfig(CONFIG), StoredConfig(changed(CONFIG, **values))]) == shown
+    )
 
 
 def test_probes_stand_side_by_side_at_the_last_epoch(two):

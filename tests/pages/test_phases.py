@@ -73,5 +73,7 @@ def test_a_run_that_was_to_end_within_a_phase():
     phases = [{"epochs": 4, "train": ["head"], "lr": 1.0}, {"epochs": 3, "train": ["a"], "lr": 1.0}]
     config = {"finetune": {"phases": phases}}
     for epochs, ends in ((2, [2, 7]), (4, [4, 7]), (5, [4, 5]), (7, [4, 7]), (None, [4, 7])):
-        found = read_phases(StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}])
+        found = read_phases(
+            StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}]
+        )
         assert [(s.end, s.early) for s in found] == [(end, False) for end in ends]

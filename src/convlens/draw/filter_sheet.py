@@ -81,7 +81,8 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
         for index, picture in enumerate(pictures)
     ]
     sheet = tile(cells, _columns(count, column))
-    facts = f"{count} kernels {format_dimensions(inputs, height, width)}, {read}, each by its own maximum"
+    dimensions = format_dimensions(inputs, height, width)
+    facts = f"{count} kernels {dimensions}, {read}, each by its own maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:

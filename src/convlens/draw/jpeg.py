@@ -26,7 +26,7 @@ def encode_jpeg(picture: np.ndarray, quality: int = 90) -> bytes:
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """``picture``, uint8 ``(H, W, 3)``, as PNG bytes: exact, and 10 to 40 times slower than JPEG."""
+    """``picture``, uint8 ``(H, W, 3)``, as PNG bytes: exact, 10 to 40 times slower than JPEG."""
     return _encode(picture, "PNG")
 
 

@@ -182,7 +182,10 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     for name, value in config.data.augment.plain().items():
         if isinstance(value, bool | float):
             config = replace_values(config, {f"data.augment.{name}": type(value)()})
-    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [False, False]
+    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [
+        False,
+        False,
+    ]
 
     def offered(*augment: bool) -> bool:
         config = phased(*augment)

@@ -57,7 +57,7 @@ def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):
     pictures = [tmp_path / "pics" / label / "1.jpg" for label in ("a", "b")]
     masks = tmp_path / "masks"
     one, two = (png(masks / label / "1.png", np.ones((2, 2))) for label in ("a", "b"))
-    find = functools.partial(match, pictures=pictures, labels=["a", "b"])
+    find = functools.partial(match_masks, pictures=pictures, labels=["a", "b"])
     assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, two]
     two.unlink()
     assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, None]

@@ -59,8 +59,8 @@ _KNOWN_SPLITS = {
 def parse_split(name: str) -> str | None:
     """Which split a folder or a table calls so; ``HELD_OUT``: validation or test; or None.
 
-    >>> parse_split("Training_Set"), parse_split("val2017"), parse_split("eval"), parse_split("cats")
-    ('train', 'validation', 'held out', None)
+    >>> [parse_split(name) for name in ("Training_Set", "val2017", "eval", "cats")]
+    ['train', 'validation', 'held out', None]
     """
     return _KNOWN_SPLITS.get("".join(w for w in _words(name) if w not in _KNOWN_FILLERS))
 

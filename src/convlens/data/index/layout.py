@@ -117,8 +117,8 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
     splits = {parse_split(path[0]): path[0] for path in below if path and parse_split(path[0])}
     if "train" in splits and len(splits) > 1:
         raise UserError(
-            f"{folder} is split, into {join_names(sorted(splits.values()))}, but other classes are not:"
-            f" lay out all classes the same way, or move the images out of these folders"
+            f"{folder} is split, into {join_names(sorted(splits.values()))}, but other classes are "
+            f"not: lay out all classes the same way, or move the images out of these folders"
         )
 
 
@@ -154,8 +154,8 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
         beside = sorted(n for n in each.inner if n.casefold() in names - {each.name.casefold()})
         if beside and 2 * len(beside) >= len(each.inner):
             raise UserError(
-                f"{folder / each.name} holds folders named like classes beside it, {join_names(beside)}:"
-                f" move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
+                f"{folder / each.name} holds folders named like classes beside it, "
+                f"{join_names(beside)}: move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
                 f'set "{keys.pattern}={_UPPER}"'
             )
     nested = [branch for branch in branches if branch.inner and not branch.own]
@@ -165,8 +165,8 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
         return
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     raise UserError(
-        f"{len(nested)} folders in {folder}, {join_names(b.name for b in nested)}, hold folders of the "
-        f"same names, {join_names(inner)}: if those are the classes, set "
+        f"{len(nested)} folders in {folder}, {join_names(b.name for b in nested)}, hold folders of "
+        f"the same names, {join_names(inner)}: if those are the classes, set "
         f'"{keys.pattern}={_LOWER}" to take all together, or rename the upper folders to train, '
         f'validation and test; if the upper folders are the classes, set "{keys.pattern}={_UPPER}"'
         f"{_masks([b.name for b in nested] + inner)}"

@@ -40,7 +40,8 @@ def assign_splits(
     Within a class the images are ranked by random keys; test takes the first, validation the
     next: a larger validation share does not change the test images, nor do other classes.
 
-    >>> assign_splits(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0).tolist().count("test")
+    >>> parts = assign_splits(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0)
+    >>> parts.tolist().count("test")
     2
     """
     labels = np.asarray(labels)

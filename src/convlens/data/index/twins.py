@@ -62,13 +62,13 @@ def find_duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[t
 
 
 def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
-    """One line on images on both sides of the split, pairs of ``find_duplicates``; "" without any."""
+    """One line on images on both sides of the split (``find_duplicates``); empty without any."""
     if not leaks:
         return ""
     second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
     return (
-        f"{count_noun(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, such "
-        f"as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
+        f"{count_noun(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, "
+        f"such as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
     )
 
 
@@ -97,8 +97,8 @@ def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str
     if more := len(found) - len(named):
         pairs += f", and {count_noun(more, 'more pair', 'more pairs')} of classes"
     return (
-        f"labels contradict: {count_noun(images, 'image has', 'images have')} several labels ({pairs};"
-        f" {files} files in all), such as {one} and {other}: no network can be right about them; "
+        f"labels contradict: {count_noun(images, 'image has', 'images have')} several labels "
+        f"({pairs}; {files} files in all), such as {one} and {other}: no network can be right about them; "
         "keep each in one class"
     )
 

@@ -155,7 +155,8 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
         if beside and 2 * len(beside) >= len(each.inner):
             raise UserError(
                 f"{folder / each.name} holds folders named like classes beside it, "
-                f"{join_names(beside)}: move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
+                f"{join_names(beside)}: move it out of {folder}{_masks([each.name])}, "
+                f"or, if it is a class of its own, "
                 f'set "{keys.pattern}={_UPPER}"'
             )
     nested = [branch for branch in branches if branch.inner and not branch.own]

@@ -68,7 +68,8 @@ def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
     second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
     return (
         f"{count_noun(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, "
-        f"such as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
+        f"such as {first} and {second}; "
+        f"results on {'it' if len(leaks) == 1 else 'them'} are too good"
     )
 
 
@@ -98,7 +99,8 @@ def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str
         pairs += f", and {count_noun(more, 'more pair', 'more pairs')} of classes"
     return (
         f"labels contradict: {count_noun(images, 'image has', 'images have')} several labels "
-        f"({pairs}; {files} files in all), such as {one} and {other}: no network can be right about them; "
+        f"({pairs}; {files} files in all), such as {one} and {other}: "
+        "no network can be right about them; "
         "keep each in one class"
     )
 

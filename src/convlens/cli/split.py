@@ -25,7 +25,7 @@ from convlens.data.index.twins import (
 def run(words: list[str]) -> int:
     defaults = {"src": None, "dst": None, "validation": "0.15", "test": "0.15", "seed": "0"}
     asked = take(words, "split", {**defaults, "link": "false"})
-    assign_splits(
+    divide(
         Path(asked["src"]).expanduser(),
         Path(asked["dst"]).expanduser(),
         validation=number(asked, "validation"),
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def assign_splits(
+def divide(
     src: str | os.PathLike, dst: str | os.PathLike, *, validation: Share = 0.15,
     test: Share = 0.15, seed: int = 0, link: bool = False,
 ) -> dict[str, dict[str, int]]:  # fmt: skip

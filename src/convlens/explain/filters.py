@@ -150,9 +150,10 @@ def gradient_ascent(
     ``**get_recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With
     ``smoothing`` and ``colours`` the gradient is taken in the frequencies and colours of natural
     pictures, which keeps high-frequency noise from winning; with ``jitter``, ``zoom`` and
-    ``rotation`` nothing wins that a small movement undoes: C. Olah, A. Mordvintsev, L. Schubert, *Feature
-    Visualization*, Distill 2017, https://distill.pub/2017/feature-visualization. Plain ascent:
-    D. Erhan et al., *Visualizing Higher-Layer Features of a Deep Network*, 2009.
+    ``rotation`` nothing wins that a small movement undoes: C. Olah, A. Mordvintsev,
+    L. Schubert, *Feature Visualization*, Distill 2017,
+    https://distill.pub/2017/feature-visualization. Plain ascent: D. Erhan et al., *Visualizing
+    Higher-Layer Features of a Deep Network*, 2009.
 
     A unit's picture depends on ``seed`` and its own number, not on the other units asked for (up
     to rounding). No global random number is drawn, and the network stays as it is.

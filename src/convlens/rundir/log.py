@@ -54,7 +54,7 @@ class EnduringHandler(logging.FileHandler):
         failure: the line, or nothing.
     """
 
-    find_write_failure = ""
+    failure = ""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -127,7 +127,7 @@ def test_looks_come_back_from_the_cache(folders, tmp_path):
     assert [each.digests is None for each in several] == [False, True, False]
     for each in several:
         expected = [compute_signature(decode_image(file, Recipe(24, 24))) for file in files]
-        assert np.allclose(each.looks, expected, atol=0.1)
+        assert np.allclose(each.signatures, expected, atol=0.1)
 
 
 def test_photographs_photographed_once_are_no_twins_and_their_thumbnails_are(shared_data):

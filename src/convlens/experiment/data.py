@@ -37,7 +37,7 @@ def data_of(
         eval_batch_size=training.eval_batch_size,
         steps_per_epoch=training.steps_per_epoch,
         per_device=training.batch_size_is == "per_device",
-        found=found,
+        index=found,
         before=before,
     )
 

@@ -48,10 +48,10 @@ def picture_files(walk: Walk) -> Iterator[Path]:
         return
     if not path.is_dir():
         raise UserError(f"there is no file or folder {path}: give the path of a picture")
-    files = walk.pictures(path)
+    files = walk.find_images(path)
     if first := next(files, None):
         yield first
         yield from files
     else:
-        only = f", only {walk.left_out()}" if walk.unused else ""
+        only = f", only {walk.describe_unused()}" if walk.unused else ""
         raise UserError(f"no pictures in {path}{only}: JPEG or PNG files are expected")

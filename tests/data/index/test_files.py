@@ -29,7 +29,7 @@ def test_paths_come_back_as_they_were(directory):
     assert list(files) == paths and len(files) == 5
     assert [files[i] for i in range(-5, 5)] == paths + paths
     assert list(files.names()) == [files.name(i) for i in range(5)] == NAMES
-    assert list(files.located()) == [os.fsencode(path) for path in paths]
+    assert list(files.byte_paths()) == [os.fsencode(path) for path in paths]
     assert list(files.absolute()) == [os.path.abspath(path) for path in paths]
     assert files.index(paths[3]) == 3 and root / "c.jpg" not in files
     with pytest.raises(IndexError):
@@ -41,7 +41,7 @@ def test_files_outside_and_names_that_are_no_text():
     paths = [Path("/data/a.jpg"), odd, Path("/elsewhere/x/../b.jpg"), Path("/data/../c.jpg")]
     files = Files.of(paths, "/data")
     assert list(files) == paths
-    assert list(files.located()) == [os.fsencode(path) for path in paths]
+    assert list(files.byte_paths()) == [os.fsencode(path) for path in paths]
     assert list(files.absolute()) == [os.path.abspath(path) for path in paths]
     assert files.name(2) == "/elsewhere/b.jpg" and files.name(0) == "a.jpg"
 

@@ -198,7 +198,7 @@ def test_folders_of_systems_and_tools_hold_no_pictures_of_the_users(plain, name)
     put(plain, **{f"{name}/x.jpg": encoded(), f"cats/{name}/1.png/THUMB_M.jpg": encoded()})
     found = list_images(plain)
     assert found.class_names == ("cats", "dogs") and len(found) == 8 and not found.notes
-    assert len(list(Walk(plain).pictures(plain))) == 8
+    assert len(list(Walk(plain).find_images(plain))) == 8
 
 
 @pytest.mark.parametrize("name", ["._cat.jpg", "Thumbs.db", ".DS_Store", "desktop.ini", ".nomedia"])

@@ -57,7 +57,7 @@ def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):
     pictures = [tmp_path / "pics" / label / "1.jpg" for label in ("a", "b")]
     masks = tmp_path / "masks"
     one, two = (png(masks / label / "1.png", np.ones((2, 2))) for label in ("a", "b"))
-    find = functools.partial(match_masks, pictures=pictures, labels=["a", "b"])
+    find = functools.partial(match_masks, images=pictures, labels=["a", "b"])
     assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, two]
     two.unlink()
     assert find(MaskFolder(masks, tmp_path / "pics"))[0] == [one, None]
@@ -75,20 +75,20 @@ def test_names_in_other_spellings_of_unicode_and_classes_from_names(tmp_path):
     png(masks / unicodedata.normalize("NFD", "kůň") / f"{name}.png", np.ones((2, 2)))
     folder = MaskFolder(masks, tmp_path)
     flat = tmp_path / "pics" / f"{unicodedata.normalize('NFC', name)}.jpeg"
-    assert folder.of(flat) is None
-    assert folder.of(flat, unicodedata.normalize("NFC", "kůň")) == folder.files()[0]
+    assert folder.find(flat) is None
+    assert folder.find(flat, unicodedata.normalize("NFC", "kůň")) == folder.files()[0]
 
 
 def test_a_png_counts_before_an_xml_and_two_of_a_kind_are_refused(tmp_path):
     masks = tmp_path / "masks"
     boxes = xml(masks / "a" / "1.xml", (1, 1, 2, 2))
     wanted = tmp_path / "pics" / "a" / "1.jpg"
-    assert MaskFolder(masks, tmp_path / "pics").of(wanted) == boxes
+    assert MaskFolder(masks, tmp_path / "pics").find(wanted) == boxes
     exact = png(masks / "a" / "1.png", np.ones((2, 2)))
-    assert MaskFolder(masks, tmp_path / "pics").of(wanted) == exact
+    assert MaskFolder(masks, tmp_path / "pics").find(wanted) == exact
     png(masks / "annotations" / "a" / "1.png", np.ones((2, 2)))
     with pytest.raises(UserError, match="both .* would be the mask of .*: keep one"):
-        MaskFolder(masks, tmp_path / "pics").of(wanted)
+        MaskFolder(masks, tmp_path / "pics").find(wanted)
 
 
 def test_a_picture_is_never_its_own_mask(with_masks):

@@ -286,12 +286,12 @@ def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatc
 FLAT = """
 import resource, sys
 from pathlib import Path
-from convlens.data.pixels.load import Files, Recipe, decoded
+from convlens.data.pixels.load import Files, Recipe, decode_images
 files = sorted(Path(sys.argv[1]).iterdir())
 keys = dict(cache_dir=Path(sys.argv[2]), on_error="raise", progress=False)
-decoded(Files.of(files), Recipe(16, 16), **keys)
+decode_images(Files.of(files), Recipe(16, 16), **keys)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = decoded(Files.of(files * 10), Recipe(512, 512), **keys)
+found = decode_images(Files.of(files * 10), Recipe(512, 512), **keys)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(found.images.nbytes, (after - before) * 1024)
 """

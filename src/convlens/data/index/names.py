@@ -1,7 +1,7 @@
-"""One name in two spellings: composed letters (é, NFC) or letters with their marks (e and ´, NFD).
+"""One name in two spellings: composed letters (é, NFC), or letters and their marks (e and ´, NFD).
 
-People and most systems write the first, macOS and what was packed there the second. They look the
-same, and are the same name.
+People and most systems write the first; macOS and archives made there use the second. Both look the
+same and are the same name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from convlens.core.errors import UserError
 
 
 def normalise_name(name: str) -> str:
-    """The name in its composed spelling, in which names are compared and classes are called.
+    """Return the name in composed spelling, which comparisons and class names use.
 
     >>> normalise_name("cafe" + chr(0x301)) == "caf" + chr(0xE9)
     True
@@ -25,24 +25,25 @@ def normalise_name(name: str) -> str:
 
 
 def is_same_name(one: str, other: str) -> bool:
-    """Whether both are one name, whichever spelling either has."""
+    """Return whether both are one name, in either spelling."""
     return one == other or normalise_name(one) == normalise_name(other)
 
 
 def find_name(name: str, names: Iterable[str]) -> int | None:
-    """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
+    """Return the position of ``name`` in ``names``, in either spelling; None if it is absent."""
     return next((place for place, each in enumerate(names) if is_same_name(name, each)), None)
 
 
 def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
-    """The path as the file system spells it; as it is where nothing of that name is there.
+    """Return the path as the file system spells it; unchanged if no such file exists.
 
     Args:
         path: a file or folder, in any spelling of its parts.
-        known: what was found in folders; kept over many calls, each folder is listed once.
+        known: contents of folders, kept over many calls so that each folder is listed once.
 
     Raises:
-        UserError: two files of this name in other spellings than the one that was given.
+        UserError: two files have this name in other spellings than the given one.
+    """
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -59,8 +60,8 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
             return path
         if len(spellings) > 1:
             raise UserError(
-                f"{found} holds {len(spellings)} entries called {part}, in several spellings of "
-                f"its accents, and {path} may mean any of them: rename one"
+                f"{found} contains {len(spellings)} entries called {part} that spell accents "
+                f"differently, and {path} may be any of them: rename one"
             )
         found /= spellings[0]
     return found
@@ -68,7 +69,7 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
 
 def _by_composed_name(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError):  # no folder: nothing of that name is there
+    with contextlib.suppress(OSError):  # no such folder, so no such name
         for name in os.listdir(folder):
             names.setdefault(normalise_name(name), []).append(name)
     return names

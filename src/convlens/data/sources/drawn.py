@@ -1,4 +1,4 @@
-"""``data=shapes``: the embedded set, drawn (:mod:`~convlens.data.sources.shapes`), not read."""
+"""``data=shapes``: the embedded data set, which is drawn (``convlens.data.sources.shapes``)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ from convlens.data.sources.source import Index, read_split_fractions
 
 
 def index_shapes(spec: DataConfig, seed: int) -> Index:
-    """The embedded set: drawn, not read; the test images never carry the shortcut's marks."""
+    """Return the index of the embedded data set; its test images never carry the shortcut's mark.
+
+    Args:
+        spec: the config group ``data``.
+        seed: decides the drawings and the split.
+
+    Raises:
+        UserError: a key is outside its range.
+    """
     total, classes, (low, high) = spec.pictures, spec.classes, shapes.SIZES
     if total < 3 * classes:
-        raise UserError(f"data.pictures={total}: at least 3 for each of data.classes={classes}")
+        raise UserError(
+            f"data.pictures={total}: need at least 3 per class (data.classes={classes})"
+        )
     if not 2 <= classes <= len(shapes.CLASS_NAMES):
         raise UserError(
-            f"data.classes={classes}: shapes can draw 2 to {len(shapes.CLASS_NAMES)} classes"
+            f"data.classes={classes}: shapes has 2 to {len(shapes.CLASS_NAMES)} classes"
         )
     if not low <= spec.size <= high:
-        raise UserError(f"data.size={spec.size}: shapes are drawn at {low} to {high} pixels")
+        raise UserError(f"data.size={spec.size}: shapes are drawn with {low} to {high} pixels")
     names = shapes.CLASS_NAMES[:classes]
     assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
@@ -36,7 +46,7 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
 
     def draw(stream: int, split: str) -> Images:
         count = sizes[split]
-        # an image is what it is drawn from; how many are drawn changes nothing, nor does a mark
+        # an image's identity does not depend on how many are drawn, nor on a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
         make = partial(shapes.draw_shapes, count, stream=stream, **settings)
         arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))

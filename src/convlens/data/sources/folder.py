@@ -1,4 +1,4 @@
-"""``data=image_folder`` and ``data=cats_dogs``: a person's own images, with masks if given."""
+"""``data=image_folder`` and ``data=cats_dogs``: the user's own images, optionally with masks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from convlens.data.sources.places import find_data_dir
 
 
 def find_image_folder(spec: DataConfig, for_test: bool = False) -> FoundFiles:
-    """The user's own images, in any layout that :mod:`convlens.data.index.listing` knows."""
+    """Find the user's own images, in any layout of ``convlens.data.index.listing``.
+
+    Args:
+        spec: the config group ``data``.
+        for_test: nothing will be trained on the images.
+    """
     directory, companions = find_data_dir(spec), SUFFIXES if spec.masks else ()
-    found = list_images(
+    listing = list_images(
         directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions
     )
-    if not spec.masks:  # runs of old have no such key
-        return FoundFiles(found, notes=found.notes)
-    labels = [found.class_names[label] for label in found.labels]
-    files, notes = match_masks(MaskFolder(spec.masks, directory), found.files, labels)
-    return FoundFiles(found, USER_MASKS, files, [*found.notes, *notes])
+    if not spec.masks:  # earlier runs lack this key
+        return FoundFiles(listing, notes=listing.notes)
+    labels = [listing.class_names[label] for label in listing.labels]
+    files, notes = match_masks(MaskFolder(spec.masks, directory), listing.files, labels)
+    return FoundFiles(listing, USER_MASKS, files, [*listing.notes, *notes])

@@ -1,4 +1,4 @@
-"""Which sources of images there are, by the name that ``data.name`` gives them."""
+"""The sources of images, by ``data.name``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
 
 NONE = np.zeros(0, np.int64)
-# of image files
+# sources of image files
 FILES = {
     "image_folder": folder.find_image_folder,
     "cats_dogs": folder.find_image_folder,
     "flowers": folder.find_image_folder,
     "pets": pets.find_pets,
 }
-# those of them that are downloaded when the folder is not there
+# those of them that are downloaded if their folder does not exist
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
-# of images that are drawn, or lie in files of many
+# sources of drawn or packed images
 STORES = {
     "shapes": drawn.index_shapes,
     "mnist": packed.index_packed,
     "cifar10": packed.index_packed,
 }
 SOURCES = (*STORES, *FILES)
-# keys that a source cannot do without
+# keys that a source requires
 NEEDS = {
     **dict.fromkeys(("image_folder", "cats_dogs", "flowers"), ("pattern", "csv", "on_error")),
     "pets": ("labels", "on_error"),
@@ -43,16 +43,16 @@ NEEDS = {
 
 
 def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
-    """Look at the source that the config group ``data`` describes.
+    """Read the source that the config group ``data`` describes; decode nothing.
 
     Args:
-        spec: the group.
-        seed: decides the split where the source has none, and what ``shapes`` draws.
-        before: digests of images that an earlier run has used, which are not to be tested. The
-            stores need none of it: their test images are the same for every run.
+        spec: the config group ``data``.
+        seed: decides the split if the source has none, and what ``shapes`` draws.
+        before: digests of images used by an earlier run, which must not be tested. Stores of drawn
+            or packed images ignore it: their test images are the same in every run.
 
     Raises:
-        UserError: one line for whatever a person can mend.
+        UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
     if _store(spec):
@@ -67,20 +67,20 @@ def _files(spec: DataConfig, for_test: bool) -> FoundFiles:
 
 
 def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
-    """What gives the index of images that are no files, or None."""
+    """Return the function that indexes drawn or packed images, or None for image files."""
     return packed.index_user_set if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
 
 
 def _check(spec: DataConfig) -> None:
-    """Refuse a group that names no source, lacks keys of its source, or has unknown values."""
+    """Raise UserError if the group names no source, lacks its keys, or has unknown values."""
     if not isinstance(spec, OwnDataConfig):
         if spec.name == "own":
-            raise UserError("data=own: name the class that reads it, data._target_=MODULE.CLASS")
+            raise UserError("data=own: set data._target_=MODULE.CLASS to the class that reads it")
         if spec.name not in SOURCES:
             raise UserError(f"data.name={spec.name}: {nearest(spec.name, SOURCES)}")
         if not spec.key_names.issuperset(NEEDS.get(spec.name, ())):
             raise UserError(
-                f"data.name={spec.name}: say data={spec.name}, which has the keys it needs"
+                f"data.name={spec.name}: set data={spec.name} instead, which has the keys it needs"
             )
     make_recipe(spec)
     for key, known in (("cache", ("disk", "ram")), ("labels", PETS.class_names)):
@@ -90,13 +90,14 @@ def _check(spec: DataConfig) -> None:
 
 
 def build_pool(spec: DataConfig, seed: int) -> Pool:
-    """All that the source has with labels; unlike :func:`build_index` it needs no training images.
+    """Return all labelled images of the source; unlike an index, it needs no training images.
 
     Args:
-        spec, seed: as of :func:`build_index`; ``data.split`` counts for nothing.
+        spec: the config group ``data``; ``data.split`` is ignored.
+        seed: as for ``build_index``.
 
     Raises:
-        UserError: one line for whatever a person can mend.
+        UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
     if _store(spec):
@@ -105,7 +106,7 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
 
 
 def find_pending_download(spec: DataConfig) -> Download | None:
-    """What a run with ``spec`` would download, or None: nothing is fetched or changed."""
+    """Return what a run with ``spec`` would download, or None; nothing is changed."""
     _check(spec)
     if isinstance(spec, OwnDataConfig):
         return None

@@ -44,7 +44,6 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
     Raises:
         UserError: two files have this name in other spellings than the given one.
     """
-    """
     if str(path).isascii() or os.path.lexists(path):
         return path
     known = {} if known is None else known

@@ -80,7 +80,6 @@ class MaskFolder:
         Raises:
             UserError: two files match.
         """
-        """
         parts = _key(Path(os.path.abspath(image)).parts)
         keys = [parts[start:] for start in range(len(parts))]
         if label is not None:

@@ -97,6 +97,7 @@ def _without_broken(spec: DataConfig, found: FoundFiles) -> FoundFiles:
     """Keep only files that can be decoded, so that counts, weights and tables exclude the others.
 
     All files are decoded for this.
+
     Raises:
         UserError: a class has no image left in a split.
     """
@@ -111,7 +112,7 @@ def _without_broken(spec: DataConfig, found: FoundFiles) -> FoundFiles:
     for split in decoded:
         for label, name in enumerate(whole.class_names):
             rows = np.flatnonzero((whole.splits == split) & (whole.labels == label))
-                if len(rows) and not good[rows].any():  # the class would not be learned or tested
+            if len(rows) and not good[rows].any():  # the class would not be learned or tested
                 first = whole.files[rows[0]]
                 raise UserError(
                     f"data.on_error=skip leaves class {name!r} without images in {split}: all "

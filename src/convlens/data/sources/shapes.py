@@ -140,7 +140,7 @@ def _litter(rng, image: np.ndarray, x: float, y: float, length: float, kind: str
 
 
 def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two colours (3,) for an object, both clearly lighter or both darker than ``ground``."""
+    """Return two colours (3,) for an object, both lighter or both darker than ``ground``."""
     candidates = rng.random((16, 3))
     apart = candidates - ground
     lighter = apart @ _LUMA

@@ -63,11 +63,11 @@ class Probes:
 
         Probes are sorted by class; a few of them should not all belong to one class.
         """
-        seen: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         turns = []
         for number, label in enumerate(self.labels.tolist()):
-            turns.append((seen[label] if label >= 0 else 0, number))
-            seen[label] += 1
+            turns.append((counts[label] if label >= 0 else 0, number))
+            counts[label] += 1
         return [number for _, number in sorted(turns)]
 
 

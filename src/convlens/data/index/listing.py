@@ -173,7 +173,7 @@ def _check_classes_in_splits(listing: Listing) -> None:
                 more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
                 raise UserError(
                     f"class {missing[0]!r}{more} has images in {here} but none in {there} of "
-                    f"{listing.directory}: every split needs every class, spelt alike; "
+                    f"{listing.directory}: every split needs every class, spelled alike; "
                     f"in {there} {nearest(missing[0], present[there])}"
                 )
 

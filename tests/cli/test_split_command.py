@@ -57,16 +57,16 @@ def test_empty_folder_is_taken_a_filled_one_refused(src, tmp_path):
     (tmp_path / "dst").mkdir()
     run(src, tmp_path / "dst")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match="exists and nothing is overwritten"):
+    with pytest.raises(UserError, match="exists and will not be overwritten"):
         run(src, tmp_path / "dst", seed=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="exists and nothing is overwritten"):
+    with pytest.raises(UserError, match="exists and will not be overwritten"):
         run(src, tmp_path / "file")
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "file"}) == before
 
 
 def test_refusals_name_the_words_of_this_command(src, tmp_path):
-    with pytest.raises(UserError, match="lies inside src"):
+    with pytest.raises(UserError, match="is inside src"):
         run(src, src / "split")
     with pytest.raises(UserError, match=r"no folder .*: set src to"):
         run(tmp_path / "sr", tmp_path / "dst")

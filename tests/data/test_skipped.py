@@ -129,7 +129,7 @@ def test_a_probe_of_ones_own_that_is_broken_is_left_out_too(folder, capsys):
     probes = load_user_probes(files, ("cats", "dogs"), spec)
     assert [Path(source).name for source in probes.sources] == ["7.png", "8.png"]
     assert len(probes.images) == 2 and probes.labels.tolist() == [0, 0]
-    assert "cats/0.png is left out" in capsys.readouterr().err
+    assert "cats/0.png (its content" in capsys.readouterr().err
     with pytest.raises(UserError, match="none of 1 files is an image"):
         load_user_probes(files[:1], ("cats", "dogs"), spec)
 

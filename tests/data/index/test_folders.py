@@ -141,7 +141,7 @@ def test_a_class_of_pictures_that_cannot_be_decoded_says_so(plain):
 
 def test_pictures_beside_the_class_folders_are_found_by_content_too(plain):
     put(plain, stray=encoded())
-    with pytest.raises(UserError, match="1 images lie beside the class folders, such as .*stray"):
+    with pytest.raises(UserError, match="1 images are beside the class folders, such as .*stray"):
         list_images(plain)
 
 
@@ -213,7 +213,7 @@ def test_folders_that_mirror_the_class_around_them_are_said(plain, named):
     for n in range(4):
         put(plain, **{f"cats/thumbs/{named.format(n)}": encoded(seed=n, size=8)})
     (note,) = list_images(plain).notes
-    assert note.startswith("1 folder inside classes (cats/thumbs/) with 4 images named like others")
+    assert note.startswith("1 folder in classes (cats/thumbs/) with 4 images named like others")
 
 
 def test_copies_side_by_side_are_said_and_numbered_folders_are_not(tmp_path):

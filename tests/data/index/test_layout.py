@@ -109,7 +109,7 @@ def test_splits_inside_the_classes(tmp_path):
     files = ("cats/train/1.jpg", "cats/test/2.jpg", "dogs/train/1.jpg", "dogs/test/2.jpg")
     found = list_images(tree(tmp_path, "", files=files))
     assert by_split(found) == {"train": 2, "test": 2}
-    assert any("taken as the splits" in note for note in found.notes)
+    assert any("used as the splits" in note for note in found.notes)
     tree(tmp_path, "", files=("birds/1.jpg",))
     assert "is split, into test, train, but other classes are not" in refused(tmp_path)
 
@@ -128,7 +128,7 @@ def test_splits_inside_the_classes(tmp_path):
 def test_folders_of_the_same_names_are_refused_with_the_way_out(tmp_path, parts):
     tree(tmp_path, *parts)
     message = refused(tmp_path)
-    assert "hold folders of the same names, cats, dogs" in message
+    assert "contain folders of the same names (cats, dogs)" in message
     low, high = map(as_typed, re.findall('"([^"]+)"', message))
     assert (low, high) == ("*/{class}/*", "{class}/*")
     lower = list_images(tmp_path, pattern=low)
@@ -158,18 +158,20 @@ def test_folders_inside_classes_that_are_no_splits_still_belong_to_the_class(tmp
 def test_a_folder_of_folders_named_like_classes_is_no_class(tmp_path, name):
     tree(tmp_path, "", name)
     message = refused(tmp_path)
-    assert f"{tmp_path / name} holds folders named like classes beside it, cats, dogs" in message
+    assert (
+        f"{tmp_path / name} contains folders named like classes beside it (cats, dogs)" in message
+    )
     assert ("data.masks" in message) == (name == "masks")
 
 
 def test_images_and_masks_side_by_side(tmp_path):
     tree(tmp_path, "images", "masks")
-    assert "give them as data.masks" in refused(tmp_path)
+    assert "set data.masks to it" in refused(tmp_path)
 
 
 def test_a_class_that_fell_into_another(tmp_path):
     tree(tmp_path, "", "cats", files=("cats/1.jpg", "dogs/1.jpg"))  # cats/cats, cats/dogs
-    assert "named like classes beside it, dogs" in refused(tmp_path)
+    assert "named like classes beside it (dogs)" in refused(tmp_path)
 
 
 def test_what_is_only_tested_needs_no_train_folder(tmp_path):
@@ -181,7 +183,7 @@ def test_what_is_only_tested_needs_no_train_folder(tmp_path):
 def test_pictures_beside_the_splits_belong_to_none(tmp_path):
     tree(tmp_path, "training_set", "test_set")
     tree(tmp_path, "single_prediction", files=("1.jpg",))
-    assert "lies beside training_set/ and belongs to no split" in refused(tmp_path)
+    assert "is beside training_set/ and belongs to no split" in refused(tmp_path)
 
 
 def test_two_folders_for_one_split(tmp_path):

@@ -91,7 +91,7 @@ def test_missing_folder_lists_names_like_it(tmp_path):
     (tmp_path / "cats_dogs").mkdir()
     message = refused(tmp_path / "cat_dogs")
     assert str(tmp_path / "cat_dogs") in message and "did you mean cats_dogs?" in message
-    assert f"nearest existing place is {tmp_path}" in refused(tmp_path / "no" / "where")
+    assert f"nearest existing folder is {tmp_path}" in refused(tmp_path / "no" / "where")
 
 
 def test_file_instead_of_folder(tmp_path):
@@ -192,7 +192,7 @@ def test_pattern_refusals(tmp_path):
     assert "2 of 3 names" in refused(tmp_path, pattern="{class}.{number}.jpg")
     assert "odd.jpg does not" in refused(tmp_path, pattern="{class}.{number}.jpg")
     assert "did you mean class?" in refused(tmp_path, pattern="{clas}.*")
-    assert "must hold {class} once" in refused(tmp_path, pattern="*.jpg")
+    assert "needs {class} once" in refused(tmp_path, pattern="*.jpg")
     assert "no regular expression" in refused(tmp_path, pattern="(?P<class>.+")
     assert "labels come from one of them" in refused(tmp_path, pattern="{class}.*", csv="x.csv")
 
@@ -201,7 +201,7 @@ def test_flat_folder_without_a_recognisable_pattern(tmp_path):
     message = refused(
         touch(tmp_path, "holiday.jpg", "aunt.jpg"), keys=Keys("src", "pattern", "csv")
     )
-    assert "make one folder a class" in message and "data." not in message
+    assert "make a folder per class" in message and "data." not in message
 
 
 # -------------------------------------------------------------------------------------------- CSV

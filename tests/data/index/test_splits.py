@@ -89,7 +89,7 @@ def test_rare_classes_are_in_every_split():
         ((10, 10), 0.6, 0.4, "leave 0 of 20 for training"),
         ((10, 10), 30, 0, "leave 0 of 20 for training"),
         ((10, 10, 10), 2, 0, "validation would get 2 images for 3 classes"),
-        ((10, 10), 1.5, 0, "validation=1.5: a fraction below 1, or a whole number"),
+        ((10, 10), 1.5, 0, "validation=1.5: expected a fraction below 1, or a whole number"),
         ((10, 10), 0.1, -1, "test=-1"),
         ((10, 10), float("nan"), 0, "validation=nan"),
         ((10, 10), "0.1", 0, "validation=0.1"),
@@ -183,7 +183,7 @@ def test_damaged_split_files(folder, tmp_path):
     write_split(path, resolve_splits(listing, validation=5, test=5, seed=0))
     good = path.read_text()
     for text, answer in (
-        (good.replace("cats/0.jpg,cats", "cats/0.jpg,dogs"), "labels changed"),
+        (good.replace("cats/0.jpg,cats", "cats/0.jpg,dogs"), "restore the labels"),
         (good.replace("train", "trial"), "split 'trial'"),
         (good.replace("file,label,split", "file,label,part"), "no column 'split'"),
     ):

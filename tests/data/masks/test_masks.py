@@ -155,31 +155,31 @@ def test_pngs_of_every_mode(tmp_path):
 ENTITIES = '<!DOCTYPE a [<!ENTITY x "{0}">]>' + VOC
 BROKEN = {
     "no file": (None, "No such file"),
-    "no PNG": (b"GIF89a", r"1\.png: its content is no PNG"),
+    "no PNG": (b"GIF89a", r"1\.png: its content is not PNG"),
     "half a PNG": ("half", r"1\.png: (image file is )?truncated|unrecognized|broken"),
-    "another size": (np.ones((8, 6)), r"it has 6x8 pixels and its image 12x8"),
-    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels and its image 12x8"),
-    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels and its image 12x8"),
-    "text": ("hello", "it is no XML: syntax error"),
-    "other XML": ("<svg/>", "it begins with <svg>, Pascal VOC with <annotation>"),
-    "no box": ([], "it has no <object>, and so no box"),
+    "another size": (np.ones((8, 6)), r"it has 6x8 pixels, but its image 12x8"),
+    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels, but its image 12x8"),
+    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels, but its image 12x8"),
+    "text": ("hello", "it is not XML: syntax error"),
+    "other XML": ("<svg/>", "it begins with <svg>, but Pascal VOC with <annotation>"),
+    "no box": ([], "it has no <object>, so no box"),
     "an object without": ("<annotation><object/></annotation>", "has no <bndbox>"),
-    "outside": ([(3, 1, 14, 4)], r"the box 3 1 14 4 .*outside of the 12x8 pixels"),
-    "all outside": ([(13, 1, 13, 4)], "lies outside of the 12x8 pixels"),
-    "negative": ([(-3, 1, 10, 4)], "lies outside"),
+    "outside": ([(3, 1, 14, 4)], r"the box 3 1 14 4 .*outside the 12x8 pixels"),
+    "all outside": ([(13, 1, 13, 4)], "is outside the 12x8 pixels"),
+    "negative": ([(-3, 1, 10, 4)], "is outside"),
     "inverted": ([(3, 4, 5, 2)], "the box 3 4 5 2 .*ends before it begins"),
     "one of two": ([(1, 1, 2, 2), (5, 4, 3, 6)], "the box 5 4 3 6 .*ends before"),
-    "no number": ([("NaN", 4, 5, 6)], "<xmin> in <bndbox> is 'NaN', no number"),
+    "no number": ([("NaN", 4, 5, 6)], "<xmin> in <bndbox> is 'NaN', not a number"),
     "no corner": ("<annotation><object><bndbox/></object></annotation>", "<xmin> .* is '', no"),
-    "cropped": (((5, 8), (1, 1, 3, 4)), r"5x8 pixels, and this one has other proportions, 12x8"),
+    "cropped": (((5, 8), (1, 1, 3, 4)), r"5x8 pixels, but its image has 12x8, other proportions"),
     "entities": (ENTITIES.format("ha", size="", objects="&x;"), "it has a DOCTYPE"),
     "UTF-16": (ENTITIES.format("ha", size="", objects="&x;").encode("utf-16"), "it has a DOCTYPE"),
     "EBCDIC": (
         b"<?xml version='1.0' encoding='cp037'?>"
         + ENTITIES.format("ha", size="", objects="&x;").encode("cp037"),
-        "it has a DOCTYPE|it is no XML",
+        "it has a DOCTYPE|it is not XML",
     ),
-    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "it is no XML"),
+    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "it is not XML"),
 }
 
 
@@ -210,7 +210,7 @@ def test_masks_that_are_none_are_named_or_skipped(tmp_path, case):
     # an empty object is a mask, a file that gives none is not; both are False all over
     assert read.masked.tolist() == [True, False] and not read.masks.any()
     (note,) = read.notes
-    assert note.startswith(f"1 masks left out, the first: {file} (")
+    assert note.startswith(f"1 mask left out, the first: {file} (")
 
 
 # --------------------------------------------------------------------------------------- together
@@ -255,7 +255,7 @@ def test_skipped_pictures_and_masks_leave_all_together(with_masks):
     assert [note.split(",")[0] for note in made.notes] == [
         f"masks for 14 of 19 images in {with_masks / 'masks'}",
         "1 broken image skipped",
-        "1 masks left out",
+        "1 mask left out",
     ]
     for file in (with_masks / "masks").rglob("*.png"):
         file.write_bytes(b"no mask")
@@ -286,7 +286,7 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
         load_user_probes(paths, module.class_names, module.spec)
     own = load_user_probes(paths, module.class_names, module.spec.replace(on_error="skip"))
     assert own.masked.tolist() == [True, False, False]
-    assert "probes.files: 1 masks left out" in capsys.readouterr().err
+    assert "probes.files: 1 mask left out" in capsys.readouterr().err
 
 
 def test_masked_where_nobody_said(with_masks):

@@ -57,7 +57,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
 
 def test_32_bit_pixels_are_refused(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(ImageError, match="32 bits a channel"):
+    with pytest.raises(ImageError, match="32 bits per channel"):
         one(path)
 
 

@@ -246,7 +246,7 @@ def test_full_disk_by_file_size_limit(photos, disk):
     _, err = process.communicate(timeout=60)
     last = err.strip().splitlines()[-1]
     assert process.returncode == 1
-    assert "UserError: no room for the cache in" in last
+    assert "UserError: no space for the cache in" in last
     assert str(disk.folder) in last and "data.cache=ram" in last
     assert list(disk.folder.iterdir()) == []
 
@@ -279,7 +279,7 @@ def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatc
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage._replace(free=100))
     monkeypatch.setattr(pixels_module, "decode_image", None)
-    with pytest.raises(UserError, match="no room for the cache"):
+    with pytest.raises(UserError, match="no space for the cache"):
         disk(photos)
 
 

@@ -189,7 +189,7 @@ def test_a_cache_of_pictures_that_finds_no_room(small, folder_of_two, capsys, mo
     words += [f"data.dir={folder_of_two}"] if data == "image_folder" else ["data.pictures=60"]
     words += [f"run_dir={small.parent / 'run'}"]
     assert main(["train", *words]) == 2
-    assert "no room for the cache" in one_line(capsys)
+    assert "no space for the cache" in one_line(capsys)
     assert not list(small.glob("*.npy*")) and not list(small.glob("*.json*"))
     (small / "ballast").unlink()
     assert main(["train", *words]) == 0

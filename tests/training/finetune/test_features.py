@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(at, own_cache, capsys, monke
     monkeypatch.setattr(os, "pwrite", full)
     assert main(["train", *TINY, *SCHEDULE, "run_dir=one"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "no room for the cache" in told and "cache_features=never" in told
+    assert "no space for the cache" in told and "cache_features=never" in told
     assert not list(own_cache.glob("features-*"))
 
 
@@ -239,7 +239,7 @@ def test_a_really_full_disk(at, capsys, monkeypatch):
         words += ["finetune.phases=[{epochs: 1, train: [head, last], lr: 0.001, augment: false}]"]
         assert main(words) == 2
         told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "no room for the cache" in told and "cache_features=never" in told
+        assert "no space for the cache" in told and "cache_features=never" in told
         assert not list(small.glob("features-*"))
     finally:
         subprocess.run(["umount", str(small)], check=False)

@@ -17,6 +17,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.index.files import Files
+from convlens.data.index.folders import count_noun
 from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
 from convlens.data.pixels.decode import (
     ORIENTATION,
@@ -150,7 +151,8 @@ def read_masks(
     notes = []
     if broken:
         row, why = broken[0]
-        notes.append(f"left out {len(broken)} masks, the first: {files[row]} ({why})")
+        what = count_noun(len(broken), "mask", "masks")
+        notes.append(f"{what} left out, the first: {files[row]} ({why})")
     for remark, line in kind.remarks.items():
         if having := [row for row, why in remarks if why == remark]:
             notes.append(line.format(count=len(having), first=files[having[0]]))

@@ -44,8 +44,8 @@ TRIMAPS = MaskKind(
     version=("trimaps", 2),
     read=_read_mask,
     remarks={
-        _STRETCHED: "stretched {count} masks with other proportions than their images, the first: "
-        "{first}"
+        _STRETCHED: "masks with other proportions than their images are stretched: {count}, the "
+        "first: {first}"
     },
     way_out="; replace it by the one of the official annotations",
     needed=True,

@@ -246,7 +246,7 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
             if is_taken := not file.is_there():
                 raise UserError(
                     f"another machine builds the same cache in {writer.directory}, which does not "
-                    f"share locks: set CONVLENS_CACHE to a local disk, or first run on one machine"
+                    f"share locks: set CONVLENS_CACHE to a local disk of each, or run on one first"
                 )
             with open(file.path, "rb") as written:
                 arrays[key] = _state(written)

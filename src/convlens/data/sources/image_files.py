@@ -127,4 +127,4 @@ def describe_skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:
     if not skipped:
         return []
     what = "image" if len(skipped) == 1 else "images"
-    return [f"skipped {len(skipped)} broken {what}, the first: {skipped[0][0]} ({skipped[0][1]})"]
+    return [f"{len(skipped)} broken {what} skipped, the first: {skipped[0][0]} ({skipped[0][1]})"]

@@ -111,7 +111,7 @@ def test_splits_inside_the_classes(tmp_path):
     assert by_split(found) == {"train": 2, "test": 2}
     assert any("used as the splits" in note for note in found.notes)
     tree(tmp_path, "", files=("birds/1.jpg",))
-    assert "is split, into test, train, but other classes are not" in refused(tmp_path)
+    assert "has split folders (test, train), but other classes do not" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_pattern_refusals(tmp_path):
     assert "odd.jpg does not" in refused(tmp_path, pattern="{class}.{number}.jpg")
     assert "did you mean class?" in refused(tmp_path, pattern="{clas}.*")
     assert "needs {class} once" in refused(tmp_path, pattern="*.jpg")
-    assert "no regular expression" in refused(tmp_path, pattern="(?P<class>.+")
+    assert "not a regular expression" in refused(tmp_path, pattern="(?P<class>.+")
     assert "labels come from one of them" in refused(tmp_path, pattern="{class}.*", csv="x.csv")
 
 

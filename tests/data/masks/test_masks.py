@@ -84,7 +84,7 @@ def test_masks_of_turned_pictures_as_they_lie_or_upright(tmp_path, turn, kind):
     as_seen = read(png(tmp_path / "seen.png", upright))
     assert np.array_equal(as_seen.masks[0], want)
     # the size tells only images that lie on their side
-    assert [("look whether they fit" in note) for note in as_seen.notes] == (
+    assert [("check that they fit" in note) for note in as_seen.notes] == (
         [True] if turn in (2, 3, 4) else []
     )
     if turn > 4:

@@ -32,7 +32,7 @@ def notes_of(folder: Path, *words: str) -> list[str]:
     words = ["data=image_folder", f"data.dir={folder}", "data.size=32", "data.cache=ram", *words]
     spec = compose(words).data
     module = PictureData(spec, seed=0, batch_size=4, eval_batch_size=4)
-    return [note for note in module.dataset.notes if "another size" in note]
+    return [note for note in module.dataset.notes if "other size" in note]
 
 
 @pytest.fixture

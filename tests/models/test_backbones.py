@@ -127,8 +127,8 @@ def test_the_whole_vgg16():
     [
         ({"name": "resnet81"}, "did you mean resnet18"),
         ({"name": "vit_tiny_patch16_224"}, "not a convolutional network"),
-        ({"name": "vgg16", "size": 20}, "at least 32 are needed"),
-        ({"name": "inception_v3", "size": 74}, "at least 75 are needed"),
+        ({"name": "vgg16", "size": 20}, "at least 32 pixels are needed"),
+        ({"name": "inception_v3", "size": 74}, "at least 75 pixels are needed"),
         ({"name": "resnet18", "head": "imagenet"}, "but 5 are wanted"),
         ({"name": "resnet18", "normalisation": "imagnet"}, "did you mean imagenet"),
         ({"name": "resnet18", "normalisation": [[0.5], [0]]}, "model.normalisation="),
@@ -154,7 +154,7 @@ def test_grey_pictures_are_shown_to_all_three_channels():
 
 def test_a_normalisation_travels_in_the_state_and_notes_when_it_is_neutral():
     first, second = Normalise([0.5] * 3, [0.25] * 3), Normalise([0.0] * 3, [1.0] * 3)
-    assert second.neutral and not first.neutral
+    assert second.is_neutral and not first.is_neutral
     second.load_state_dict(first.state_dict())
     pictures = torch.rand(1, 3, 4, 4)
     assert torch.equal(second(pictures), (pictures - 0.5) / 0.25)

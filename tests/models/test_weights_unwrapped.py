@@ -192,7 +192,7 @@ def test_a_new_run_starts_from_an_earlier_ones_weights(earlier):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["cats", "dogs", "emus"], r"its head answers 2 other classes \(cats, dogs\)"),
+        (["cats", "dogs", "emus"], r"its head has 2 other classes \(cats, dogs\)"),
         (["dogs", "cats"], "classes in another order"),
         (["lions", "wolves"], "2 other classes"),
     ],
@@ -206,7 +206,7 @@ def test_for_other_classes_the_base_alone_is_taken_and_it_is_said(earlier, names
         wanted = theirs if key.startswith("backbone.") else drawn
         assert key.endswith("num_batches_tracked") or torch.equal(value, wanted[key]), key
     assert re.search(said, module.model.weights.note)
-    assert "base alone" in module.model.weights.note
+    assert "base only" in module.model.weights.note
 
 
 def test_another_network_is_refused_with_the_keys_and_its_name(earlier):

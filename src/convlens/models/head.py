@@ -15,7 +15,7 @@ from convlens.models.fresh import build_activation
 
 
 class Select(nn.Module):
-    """Some outputs of a head, in the order of the classes: (B, M) to (B, K).
+    """Selects K of M logits, in the order of the classes: (B, M) to (B, K).
 
     Args:
         outputs: K column numbers.
@@ -32,20 +32,20 @@ class Select(nn.Module):
 def build_head(
     shape: tuple[int, ...], outputs: int, chosen: HeadConfig, activation: str
 ) -> nn.Sequential:
-    """Flatten or average, dropout, dense layers, logits.
+    """Build the head: flatten or average, dropout, dense layers, logits.
 
     Args:
         shape: (C, H, W) of the backbone's output.
         outputs: number of logits.
-        chosen: the config group ``model.head``; ``pool: flatten`` keeps every place, ``average``
-            means over space (Lin et al. 2013).
+        chosen: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
+            averages over space (Lin et al. 2013).
         activation: name of the activation after each hidden dense layer.
 
     Returns:
-        (B, C, H, W) to (B, outputs).
+        A network from (B, C, H, W) to (B, outputs).
 
     Raises:
-        UserError: an unknown name, naming the key.
+        UserError: a name is unknown; the error names the key.
     """
     check_name("model.head.pool", chosen.pool, ("flatten", "average"))
     layers: OrderedDict[str, nn.Module] = OrderedDict()

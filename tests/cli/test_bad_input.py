@@ -152,7 +152,10 @@ VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "pre
     [
         (["exp=finetune_vgg16", "model.weights=nothing.pth"], "nothing.pth: there is no such file"),
         (["exp=finetune_timm", "model.name=resnet81"], "did you mean resnet18"),
-        (["exp=finetune_vgg16", "model.weights=none", "data.size=20"], "at least 32 pixels are needed"),
+        (
+            ["exp=finetune_vgg16", "model.weights=none", "data.size=20"],
+            "at least 32 pixels are needed",
+        ),
         (
             ["exp=finetune_inception_v3", "model.weights=none", "data.size=64"],
             "at least 75 pixels are needed",

@@ -26,7 +26,7 @@ def test_takes_the_faster_one_and_keeps_it(trial, tmp_path, monkeypatch):
     memo = tmp_path / "precision.json"
     fast, slow = {"32": 2.0, "bf16": 1.0}, {"32": 1.0, "bf16": 1.0}
     answers = iter([fast, slow])
-    monkeypatch.setattr(precision, "_measured", lambda *_: next(answers))
+    monkeypatch.setattr(precision, "_measure", lambda *_: next(answers))
     assert precision.choose_precision(precision.measure_step_seconds(*trial, memo)) == "bf16"
     assert precision.measure_step_seconds(*trial, memo) == fast  # not measured again
     assert list(json.loads(memo.read_text()).values()) == [fast]
@@ -61,7 +61,7 @@ def test_the_medians_decide(trial, monkeypatch):
     monkeypatch.setattr(precision.time, "perf_counter", clock)
     monkeypatch.setattr(precision.torch, "autocast", timed)
     # two images are enough: twice their time for four of them
-    assert precision._measured(*trial, ("32", "bf16")) == {"32": 4.0, "bf16": 2.0}
+    assert precision._measure(*trial, ("32", "bf16")) == {"32": 4.0, "bf16": 2.0}
 
 
 def test_bf16_that_is_emulated_is_not_waited_for(trial, monkeypatch):
@@ -76,7 +76,7 @@ def test_bf16_that_is_emulated_is_not_waited_for(trial, monkeypatch):
 
     monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(precision.torch, "autocast", timed)
-    found = precision._measured(*trial, ("32", "bf16"))
+    found = precision._measure(*trial, ("32", "bf16"))
     assert sum(halves) == 1 and precision.choose_precision(found) == "32"
 
 
@@ -90,7 +90,7 @@ def test_a_step_on_few_images_is_scaled_to_the_batch(trial, monkeypatch, batch):
         return 0.01 * len(images), 0.125
 
     monkeypatch.setattr(precision._Trial, "step", step)
-    found = precision._measured(trial[0], batch, trial[2], ("32",))
+    found = precision._measure(trial[0], batch, trial[2], ("32",))
     assert found["32"] == pytest.approx(0.01 * batch + 0.125)
     assert max(sizes) <= min(batch, 50)
 

@@ -210,7 +210,7 @@ def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
     if isinstance(made, Backbone):
         return made
     if not isinstance(made, nn.Module):
-        raise UserError(f"model._target_={chosen.class_path}: it makes no torch.nn.Module")
+        raise UserError(f"model._target_={chosen.class_path} does not return a torch.nn.Module")
     return build_chain(dict(made.named_children()) if type(made).forward is nn.Sequential.forward
                       else {"network": made})  # fmt: skip
 

@@ -166,7 +166,7 @@ VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "pre
         ),
         (
             ["exp=frozen_vgg16", "model.weights=none", "cache_features=always"],
-            "cannot train on stored features, the pictures are augmented",
+            "cannot use stored features: the images are augmented",
         ),
         (["exp=finetune_vgg16", "model.head=imagenet", "model.weights=none"], "1000"),
     ],

@@ -58,8 +58,8 @@ def test_the_second_run_hits_and_ends_with_the_same_bits(at, own_cache, folder_o
     first = lines(capsys)
     # two cuts, each of training and validation, and the test pictures at the best epoch's
     assert all("cache miss" in line and "MB" in line for line in first) and len(first) >= 4
-    assert any("behind block1" in line for line in first)
-    assert any("behind block2" in line for line in first)
+    assert any("at block1" in line for line in first)
+    assert any("at block2" in line for line in first)
     assert main([*words, "run_dir=two"]) == 0
     second = lines(capsys)
     assert all("cache hit" in line for line in second) and second
@@ -161,7 +161,7 @@ def test_two_runs_at_once_build_it_once(at, own_cache):
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for split in ("train", "validation"):
-        start = f" {split} pictures behind block1"
+        start = f" {split} images at block1"
         first = [next(line for line in text.splitlines() if start in line) for text in said]
         assert sorted("hit" in line for line in first) == [False, True], said
     one, two = state(at / "run1"), state(at / "run2")
@@ -173,11 +173,11 @@ def test_two_runs_at_once_build_it_once(at, own_cache):
     [
         (
             "data.augment.rotation_degrees=10",
-            "phase 3 cannot train on stored features, the p",
+            "phase 3 cannot use stored features: the im",
         ),
         (
             "finetune.batch_norm=train",
-            "phase 1 cannot train on stored features, finet",
+            "phase 1 cannot use stored features: finet",
         ),
         (
             "finetune.phases=[{epochs: 1, train: [head, base], lr: 0.1}]",

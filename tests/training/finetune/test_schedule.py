@@ -158,12 +158,12 @@ def test_a_plateau_of_an_accuracy_looks_for_higher_ones():
     [
         ({"train": ["heads"]}, "no group heads; did you mean head"),
         ({"train": []}, "a list of groups"),
-        ({"lr": {"head": -1}}, "a rate above 0 for head"),
+        ({"lr": {"head": -1}}, "rate of head must be above 0"),
         ({"lr": {"head": 0.1, "base": 0.1}}, "base has a rate but is not"),
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": None}, "epochs=None"),
         ({"augment": "no"}, "true or false"),
-        ({"warmup_epochs": 5}, "0 to 2 is expected"),
+        ({"warmup_epochs": 5}, "choose 0 to 2"),
         ({"until": {"metric": "val/loss"}}, "metric and patience"),
         ({"until": {"metric": "val/los", "patience": 2}}, "did you mean val/loss"),
         ({"until": {"metric": "val/loss", "patience": 0}}, "patience=0"),
@@ -180,7 +180,7 @@ def test_more_epochs_than_the_phases_have_are_refused():
     config = compose([*SMALL, "training.epochs=30"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
     config = replace_values(config, {"finetune": finetune})
-    with pytest.raises(UserError, match="phases of finetune have 8"):
+    with pytest.raises(UserError, match="phases of finetune have only 8"):
         module_of(config, list("abcde"))
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.models import build_model, imagenet_classes
-from convlens.models.backbone import Backbone
+from convlens.models import build_layer_table, build_model, imagenet_classes
+from convlens.models.backbone import Backbone, build_chain
 from convlens.models.normalise import Normalise
 
 SPEC = compose(["model=timm", "model.weights=none"]).model
@@ -129,7 +129,7 @@ def test_the_whole_vgg16():
         ({"name": "vit_tiny_patch16_224"}, "not a convolutional network"),
         ({"name": "vgg16", "size": 20}, "at least 32 pixels are needed"),
         ({"name": "inception_v3", "size": 74}, "at least 75 pixels are needed"),
-        ({"name": "resnet18", "head": "imagenet"}, "but 5 are wanted"),
+        ({"name": "resnet18", "head": "imagenet"}, "but 5 are needed"),
         ({"name": "resnet18", "normalisation": "imagnet"}, "did you mean imagenet"),
         ({"name": "resnet18", "normalisation": [[0.5], [0]]}, "model.normalisation="),
     ],
@@ -170,3 +170,34 @@ def test_the_stage_of_a_parameter():
 def test_imagenets_class_names():
     names = imagenet_classes()
     assert len(names) == 1000 and names[967] == "espresso"
+
+
+class Doubled(nn.Sequential):
+    """A user-defined sequence whose forward pass is more than its children."""
+
+    def forward(self, values):
+        return 2 * super().forward(values)
+
+
+def layers_of(kind: type[nn.Sequential]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return kind(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
+
+
+def test_a_sequence_with_its_own_forward_is_not_flattened_by_the_frozen_fast_path():
+    images = torch.rand(20, 64, 12, 12, generator=torch.Generator().manual_seed(0))
+    plain = build_chain({"block": layers_of(nn.Sequential)}).eval().requires_grad_(False)
+    doubled = build_chain({"block": layers_of(Doubled)}).eval().requires_grad_(False)
+    wanted = 2 * plain(images)
+    torch.testing.assert_close(2 * plain.run_frozen(images, 1), wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(doubled.run_frozen(images, 1), wanted, rtol=0, atol=1e-4)
+
+
+def test_a_sequence_with_its_own_forward_has_no_receptive_fields():
+    fields = {
+        kind: [
+            row.receptive_field for row in build_layer_table(layers_of(kind), channels=64, size=12)
+        ]
+        for kind in (nn.Sequential, Doubled)
+    }
+    assert fields == {nn.Sequential: [3, 3], Doubled: [None, None]}

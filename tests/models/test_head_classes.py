@@ -127,7 +127,7 @@ def test_a_run_over_other_classes_is_refused_also_out_of_a_checkpoint(weights, n
 
 def test_one_logit_is_no_two_classes_of_the_head(weights):
     config = compose(words("training.loss=binary", "model.head_classes=names"))
-    with pytest.raises(UserError, match="but 1 are wanted"):
+    with pytest.raises(UserError, match="but 1 are needed"):
         module_of(config, ["tabby", "pug"])
 
 

@@ -249,7 +249,7 @@ def test_a_data_set_that_reads_something_else_is_refused_in_a_line(at, folder, c
     file = folder / "strange_stripes.py"
     file.write_text(file.read_text().replace(old, new))
     said = refused(["train", f"config_dir={folder}", "data=stripes"], capsys)
-    assert "data: strange_stripes.Stripes.read() gives no 't" in said and "(N, H, W, C)" in said
+    assert "data: strange_stripes.Stripes.read() needs 't" in said and "(N, H, W, C)" in said
 
 
 def test_a_data_set_of_ones_own_has_a_class(capsys):

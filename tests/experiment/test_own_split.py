@@ -433,7 +433,7 @@ def test_of_a_split_drawn_anew_only_unseen_pictures_are_tested(run):
         == (data.index.listing.splits == "test").sum()
     )
     (left,) = [line for line in data.index.notes if "left out" in line]
-    assert f"{20 - len(tested)} of 20 test pictures" in left and "whose weights" in left
+    assert f"{20 - len(tested)} of 20 test images" in left and "whose weights" in left
     assert any("validation results are too good" in line for line in data.index.notes)
 
 
@@ -493,7 +493,7 @@ def test_a_copy_of_a_training_picture_is_no_test_picture(tmp_path, capsys):
     shutil.copy(pictures / "train/cats/0.png", pictures / "test/cats/copy.png")
     shutil.copy(pictures / "validation/dogs/0.png", pictures / "test/dogs/copy.png")
     home = train(tmp_path / "run", *FOLDERS, f"data.dir={pictures}")
-    assert "2 test pictures are left out" in capsys.readouterr().out
+    assert "2 test images are left out" in capsys.readouterr().out
     assert len(splits_of(home)["test"]) == 6
     summary = json.loads((home / "summary.json").read_text())
     tested = choose(home)

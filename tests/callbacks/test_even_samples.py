@@ -54,7 +54,7 @@ def test_several_processes_share_one_sample(tmp_path, monkeypatch):
     alone = data.evaluation_loader("train", 9).rows
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(PictureData, "_place", lambda self, rank=rank: (rank, 2))
+        monkeypatch.setattr(PictureData, "_get_rank", lambda self, rank=rank: (rank, 2))
         parts.append(data.evaluation_loader("train", 9).rows)
     assert sorted(np.concatenate(parts)) == alone.tolist() and len(alone) == 9
 

@@ -194,7 +194,9 @@ def test_pattern_refusals(tmp_path):
     assert "did you mean class?" in refused(tmp_path, pattern="{clas}.*")
     assert "needs {class} once" in refused(tmp_path, pattern="*.jpg")
     assert "not a regular expression" in refused(tmp_path, pattern="(?P<class>.+")
-    assert "labels come from one of them" in refused(tmp_path, pattern="{class}.*", csv="x.csv")
+    assert "are set: set one of them for labels" in refused(
+        tmp_path, pattern="{class}.*", csv="x.csv"
+    )
 
 
 def test_flat_folder_without_a_recognisable_pattern(tmp_path):

@@ -44,7 +44,7 @@ from support.tiny import TINY
         (fuzz_bombs.webp_claims(16_000, 16_000), "more than 178,956,970"),
         (fuzz_bombs.jpeg_claims(60_000, 60_000), "more than 178,956,970"),
         # sixteen kilobytes that kept a processor busy for minutes
-        (fuzz_bombs.many_scans(13_000, 13_000, 1000), "scans, above 100"),
+        (fuzz_bombs.many_scans(13_000, 13_000, 1000), "scans, more than 100"),
         (fuzz_bombs.png_metadata(b"zTXt", 40), "too large"),
         (fuzz_bombs.png_metadata(b"iCCP", 40), "too large"),
     ],

@@ -38,7 +38,7 @@ def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
     words += [f"training.class_weights={weights}"]
     one = train(tmp_path / "one", *words)
     two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
-    assert "behind block2" in one and "behind block2" in two
+    assert "at block2" in one and "at block2" in two
     (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
     assert not differences(first["state"], second["state"])
     found = differences(alone["state"], first["state"])

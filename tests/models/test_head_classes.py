@@ -42,7 +42,7 @@ def test_all_classes_in_their_order_need_no_word():
 def test_other_classes_are_refused_with_the_ways_out(classes, said):
     with pytest.raises(UserError, match=said) as caught:
         select_outputs("order", classes)
-    for way in ("model.head_classes=names", "numbers", "CSV file", "leave model.head out"):
+    for way in ("model.head_classes=names", "numbers", "CSV file", "omit model.head"):
         assert way in str(caught.value)
 
 
@@ -57,7 +57,7 @@ def test_stated_mappings(tmp_path):
             [("class", "output"), ("Kater", "n02123045"), ("Kaffee", 967), ("Hund", "Pug"),
              ("nobody", 3)]
         )  # fmt: skip
-    with pytest.raises(UserError, match="Pug is no ImageNet class or synset id; did you mean pug"):
+    with pytest.raises(UserError, match="Pug is not an ImageNet class .* did you mean pug"):
         select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Hund"])
     assert select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Kater"]) == [967, 281]
     assert select_outputs([3, 1, 2], ["a", "b", "c"]) == [3, 1, 2]
@@ -67,17 +67,17 @@ def test_mistakes_of_a_mapping_are_told(tmp_path):
     file = tmp_path / "map.csv"
     file.write_text("class,output\na,1\nb,1\nc,1000\n")
     for asked, classes, said in (
-        ("names", ["tabby", "Tabby"], "Tabby is no ImageNet class .* did you mean tabby"),
+        ("names", ["tabby", "Tabby"], "Tabby is not an ImageNet class .* did you mean tabby"),
         ("names", ["tabby", "n02123045"], "tabby and n02123045 are both output 281"),
         ("numbers", ["1", "01"], "1 and 01 are both output 1"),
-        ("numbers", ["1", "one"], "'one' is no output's number"),
-        ("numbers", ["1", "1000"], "'1000' is no output's number"),
+        ("numbers", ["1", "one"], "'one' is not an output number"),
+        ("numbers", ["1", "1000"], "'1000' is not an output number"),
         ("gone.csv", ["a"], r"order, names, numbers, or a CSV file; gone.csv cannot be read"),
         (str(file), ["a", "b"], "a and b are both output 1"),
-        (str(file), ["c"], "'1000' is no output's number"),
+        (str(file), ["c"], "'1000' is not an output number"),
         (str(file), ["a", "d", "e"], r"no row for 2 of the classes \(d, e\)"),
         ([1, 2], ["a", "b", "c"], "a list of 2 outputs for 3 classes"),
-        ([1, 1000], ["a", "b"], "'1000' is no output's number"),
+        ([1, 1000], ["a", "b"], "'1000' is not an output number"),
     ):
         with pytest.raises(UserError, match=said):
             select_outputs(asked, classes)

@@ -110,7 +110,7 @@ def test_keras_initialisation_is_glorot_uniform_with_zero_biases():
         ({"activation": "rellu"}, "did you mean relu"),
         ({"pooling": "mean"}, "model.pooling=mean"),
         ({"kernel_size": [3, 3]}, "2 values for 4 blocks"),
-        ({"filters": [8] * 9, "kernel_size": 3, "padding": "valid"}, "nothing is left of the map"),
+        ({"filters": [8] * 9, "kernel_size": 3, "padding": "valid"}, "the map vanishes in block"),
         ({"padding": "same", "kernel_size": 4}, "odd kernels"),
         ({"initialisation": "xavier"}, "model.initialisation=xavier"),
         ({"normalisation": "imagnet"}, "model.normalisation=imagnet"),

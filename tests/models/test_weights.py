@@ -308,7 +308,7 @@ def test_missing_unexpected_and_misshapen_keys_are_counted_and_named(tmp_path):
     with pytest.raises(UserError) as caught:
         filled(tmp_path / "w.pth")
     said = str(caught.value)
-    for part in ("w.pth holds weights of another network", "1 keys missing (0.weight)",
+    for part in ("w.pth has weights of another network", "1 keys missing (0.weight)",
                  "1 unexpected (other.weight)", "1 of another shape (2.bias)"):  # fmt: skip
         assert part in said
 

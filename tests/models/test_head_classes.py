@@ -82,7 +82,7 @@ def test_mistakes_of_a_mapping_are_told(tmp_path):
         with pytest.raises(UserError, match=said):
             select_outputs(asked, classes)
     file.write_text("name,number\na,1\n")
-    with pytest.raises(UserError, match="the columns class,output are expected"):
+    with pytest.raises(UserError, match="the file needs the columns class,output"):
         select_outputs(str(file), ["a"])
 
 

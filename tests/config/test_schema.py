@@ -143,10 +143,13 @@ def test_what_pydantic_finds_is_said_in_our_words(key, value, said):
 
 
 def test_a_keys_rule_is_found_by_its_name():
-    assert find_rule("data.size").wanted.startswith("a whole number of at least 8")
-    assert find_rule("callbacks.grad_cam.batch").wanted == "a whole number of at least 1"
-    assert find_rule("finetune.phases.1.lr").kinds and find_rule("finetune.groups.base").kinds
-    assert find_rule("model.head").kinds
+    assert find_rule("data.size").expected.startswith("a whole number of at least 8")
+    assert find_rule("callbacks.grad_cam.batch").expected == "a whole number of at least 1"
+    assert (
+        find_rule("finetune.phases.1.lr").has_several_kinds
+        and find_rule("finetune.groups.base").has_several_kinds
+    )
+    assert find_rule("model.head").has_several_kinds
     assert find_rule("data.nothing") is None and find_rule("nothing") is None
 
 

@@ -116,7 +116,7 @@ def test_where_the_rates_know_the_length_it_is_refused(cosine, tmp_path, capsys)
 
 def test_the_schedulers_that_know_the_length_are_known():
     """Held against the rates themselves, and complete: a new scheduler has to say it too."""
-    for name in find_rule("scheduler.name").wanted.replace(" or ", ", ").split(", "):
+    for name in find_rule("scheduler.name").expected.replace(" or ", ", ").split(", "):
         spec = compose([f"scheduler={name}", "scheduler.warmup_epochs=1.5"]).scheduler
         times = [number / 8 for number in range(1, 80)]
         short, long = (

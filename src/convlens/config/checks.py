@@ -153,7 +153,7 @@ def _members(kind: Any) -> Iterator[Any]:
 def _answer(problem: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a line of ours."""
     path = [str(part) for part in problem["loc"]]
-    key, value, wanted = ".".join(path), problem["input"], TABLE.wanted
+    key, value, wanted = ".".join(path), problem["input"], TABLE.expected
     match problem["type"]:
         case "extra_forbidden":
             kinds = [kind for kind in _kinds(path[:-1]) if isinstance(kind, type)]
@@ -161,13 +161,13 @@ def _answer(problem: Mapping[str, Any]) -> str:
             known = {name for kind in ours for name in kind.fields()}
             return f"{key}: no such key; {nearest(path[-1], known)}"
         case "missing" if path[:2] == ["finetune", "phases"]:
-            value, wanted = None, find_rule(key).wanted
+            value, wanted = None, find_rule(key).expected
         case "missing" if path[0] == "callbacks" and len(path) > 2:
             return f"{key}: it is missing: the callback does not take such values"
         case "missing":
             return f"the key {key} is missing (KeyError)"
-        case "wanted":
-            wanted = problem["ctx"]["wanted"]
+        case "unfit":
+            wanted = problem["ctx"]["expected"]
     ending = "" if "expected" in wanted else " is expected"
     return f"{key}={_shown(value)}: {wanted}{ending}"
 

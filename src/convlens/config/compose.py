@@ -236,8 +236,8 @@ def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     if default is None or value is None:
         return
     rule, kind = find_rule(key), type(default)
-    if rule is not None and rule.kinds:
-        fits, wanted = rule.fits(value), rule.wanted
+    if rule is not None and rule.has_several_kinds:
+        fits, wanted = rule.fits(value), rule.expected
     else:
         kinds, wanted = KINDS[kind]
         wanted += ", ".join(default) if kind is dict else ""

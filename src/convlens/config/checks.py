@@ -161,7 +161,9 @@ def _answer(problem: Mapping[str, Any]) -> str:
             known = {name for kind in ours for name in kind.fields()}
             return f"{key}: no such key; {nearest(path[-1], known)}"
         case "missing" if path[:2] == ["finetune", "phases"]:
-            value, wanted = None, find_rule(key).expected
+            rule = find_rule(key)
+            assert rule is not None  # every key of a phase has one
+            value, wanted = None, rule.expected
         case "missing" if path[0] == "callbacks" and len(path) > 2:
             return f"{key}: it is missing: the callback does not take such values"
         case "missing":

@@ -7,7 +7,7 @@ experiment or key, values checked against the default's type, ``~`` expanded, an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -27,6 +27,7 @@ from convlens.config.schema import (
     OwnOptimizerConfig,
     OwnSchedulerConfig,
     SchedulerConfig,
+    Slice,
 )
 from convlens.config.targets import find_own_targets, find_owner, is_target
 from convlens.core.errors import UserError, nearest
@@ -39,7 +40,7 @@ DEFAULT_EXPERIMENTS = {
     "timm": "finetune_timm",
 }
 # ours, and what may stand in for it, with the keys that both have
-REPLACED = {
+REPLACED: dict[str, tuple[type[Slice], type[Slice]]] = {
     "optimizer": (OptimizerConfig, OwnOptimizerConfig),
     "scheduler": (SchedulerConfig, OwnSchedulerConfig),
 }
@@ -191,7 +192,7 @@ def _composed(overrides: list[str], path: list[str]) -> dict:
     """The whole config as a plain dictionary, interpolations filled in."""
     try:
         config: DictConfig = hydra_compose("train", overrides=overrides + path)
-        return OmegaConf.to_container(config, resolve=True)
+        return cast(dict, OmegaConf.to_container(config, resolve=True))
     except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 

@@ -84,11 +84,13 @@ def _to_1(plain: dict) -> dict:
 def _look(node: Any) -> Any:
     """A callback of ours with the options that it has today."""
     path = node.get(TARGET) if isinstance(node, dict) else None
-    known = _looks().get(path) if isinstance(path, str) else None
-    if known is None:
+    if not isinstance(path, str) or path not in (looks := _looks()):
         return node
     kept = LOOKS[path.rpartition(".")[2]].model_fields
-    return {**known, **{key: value for key, value in node.items() if key in kept or key == TARGET}}
+    return {
+        **looks[path],
+        **{key: value for key, value in node.items() if key in kept or key == TARGET},
+    }
 
 
 def _looks() -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""Classes of a person's own, by their dotted name, as in every Hydra project.
+"""User-defined classes, by their dotted name, as in every Hydra project.
 
 A name is imported where a person typed it, or wrote it into a file that the typed ``config_dir=``
 holds. Out of a checkpoint or a run folder, which may come from anybody, none is; and ``convlens.*``
@@ -101,7 +101,7 @@ def _made(key: str, value: Any) -> Any:
 
 
 def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any:
-    """``kind(…)``; what it raises is told in a line.
+    """``kind(…)``; convert any exception into a one-line UserError.
 
     Raises:
         UserError: anything was raised.
@@ -110,7 +110,7 @@ def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any
         return kind(*arguments, **options)
     except UserError:
         raise
-    except Exception as error:  # a person's own code raises whatever it likes
+    except Exception as error:  # user-defined code may raise anything
         raise UserError(
             f"{key}: {path} does not take such values ({type(error).__name__}: {error})"
         ) from error

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, whoever started them."""
+"""The rank of this process, whatever launched it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, of however many a launcher started."""
+    """Return whether this is the one process that writes."""
     if "RANK" in os.environ:  # torchrun: the number among all processes of all nodes
         return _number("RANK") == 0
     if is_in_slurm_step():
@@ -28,5 +28,5 @@ def is_in_slurm_step() -> bool:
 
 
 def _number(name: str) -> int:
-    """An environment variable as a number; 0 where it is not set."""
+    """Return an environment variable as a number, 0 if it is not set."""
     return int(os.environ.get(name) or 0)

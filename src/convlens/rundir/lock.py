@@ -66,13 +66,13 @@ class Hold:
         self._fd = fd
         for pattern in TEMPORARY:
             for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)  # of a process that was killed amid writing it
+                left.unlink(missing_ok=True)  # of a process that was killed while writing it
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _take(fd: int) -> bool | None:
-    """Take the lock; one who only looks whether it is taken has it for a moment (`holder_of`)."""
+    """Take the lock; one who only looks whether it is taken has it for a moment (`find_holder`)."""
     until = time.monotonic() + _WAIT
     while (taken := take_lock(fd)) is False and time.monotonic() < until:
         time.sleep(0.02)

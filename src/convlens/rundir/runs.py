@@ -1,4 +1,4 @@
-"""Many runs: those below a folder, those that a person means, and in which order."""
+"""Many runs: finding them, reading them and sorting them."""
 
 from __future__ import annotations
 
@@ -159,9 +159,9 @@ def _value(run: StoredRun, key: str):
 
 
 def preferred_direction(key: str) -> int:
-    """1 for a number that is better the higher, -1 the lower, 0 for one that is neither.
+    """Return 1 if higher values are better, -1 if lower ones are, 0 if neither.
 
-    >>> better("test/accuracy"), better("val/loss"), better("epochs")
-    (1, -1, 0)
+    >>> [preferred_direction(key) for key in ("test/accuracy", "val/loss", "epochs")]
+    [1, -1, 0]
     """
     return 1 if _HIGHER.search(key) else -1 if _LOWER.search(key) else 0

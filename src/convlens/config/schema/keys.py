@@ -205,7 +205,7 @@ class Own(Slice):
 
 def get_name(chosen: Slice) -> str:
     """Return the name of a group's choice, or its user-defined class."""
-    return chosen.class_path if isinstance(chosen, Own) else chosen.name
+    return chosen.class_path if isinstance(chosen, Own) else chosen.plain()["name"]
 
 
 def choose_slice(ours: type[Slice], own: type[Own]) -> PlainValidator:

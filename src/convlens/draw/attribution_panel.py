@@ -1,4 +1,4 @@
-"""What speaks for a class and what against it: [image | map | overlay], a row for each class."""
+"""Draw what supports a class and what contradicts it: [image | map | overlay], a row per class."""
 
 from __future__ import annotations
 
@@ -21,35 +21,40 @@ from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, class_rows, ma
 from convlens.draw.picture import Array, resize, resize_cells
 from convlens.draw.text import format_dimensions
 
-_NARROWEST = 192  # width of a column at least: a bar with a sign at both ends needs it
+_NARROWEST = 192  # minimum width of a column, for a bar with signed numbers at both ends
 
 
 def attribution_panel(
     image: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
 ) -> np.ndarray:
-    """A row [image | map | overlay] for each class, uint8 ``(H, W, 3)``.
+    """Draw a row [image | map | overlay] for each class, uint8 ``(H, W, 3)``.
 
-    Signed maps are red where they speak for the class and blue where they speak against it, with
-    zero in the middle; their overlay lies on the image in grey, which has no red or blue of its
-    own. Maps that are nowhere negative are drawn as heat from 0. The bar below the map tells the
-    ends of the colours: ``scale``, or else the largest value (of maps from 32 × 32 on, the
-    99.5th percentile of the magnitudes; what lies beyond gets the end's colour, and ≥ says so).
+    Signed maps are red where they support the class and blue where they contradict it, with zero in
+    the middle of the scale. Their overlay is drawn on the image in grey, so that red and blue come
+    from the map alone. Maps without negative values are drawn as heat from 0. The bar below the map
+    shows the ends of the colour scale: ``scale``, or else the largest value. For maps of at least
+    32 × 32 it is the 99.5th percentile of the magnitudes; larger values get the colour of the end,
+    and the bar says so with ≥.
 
-    The band above a row is that of :func:`~convlens.draw.grad_cam_panel.grad_cam_panel`.
+    The band above each row is the one of ``convlens.draw.grad_cam_panel.grad_cam_panel``.
 
     Args:
-        image: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`.
-        maps: one entry for each class, drawn in this order; here a map may be negative.
-        title: the image, the method, the epoch.
-        note: what a reader should know of these maps, on a line of its own in red.
+        image: ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
+        maps: One entry for each class, drawn in this order; maps may be negative here.
+        title: The image, the method, the epoch.
+        note: What a reader should know about these maps, on a red line of its own.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: no map, or an image or map of another shape.
+        ValueError: There is no map, or the image or a map has a wrong shape.
     """
     return add_title(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
 
 
 def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
+    """Draw [image | map | overlay] of one class."""
     values, finite = as_finite_map(entry.map)
     high = full_colour_value(values) if entry.scale is None else float(entry.scale)
     beyond = bool(np.abs(values).max() > high)
@@ -75,8 +80,8 @@ def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
 
 
 def _signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
-    """The image in grey below the map's colours; the larger the value, the more they cover."""
+    """Draw the image in grey with the map on top; larger magnitudes cover more of the image."""
     luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
     grey = np.repeat(luma[..., None], 3, axis=2)
-    parts = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
-    return blend(grey, colourise_signed(parts, 1), np.abs(parts))
+    unit = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
+    return blend(grey, colourise_signed(unit, 1), np.abs(unit))

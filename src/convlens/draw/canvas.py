@@ -1,4 +1,4 @@
-"""Panels from pictures: stacking, tiling, lettering, and the title above."""
+"""Compose panels from pictures: stacking, tiling, text, and the title above."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from convlens.draw.text import (
 
 PAD = 12  # pixels around a panel
 GAP = 8  # pixels between the pictures of a panel
-_TITLE_MAY_WIDEN_TO = 420  # a narrow picture gets a wider canvas up to here, then the title wraps
+_TITLE_MAY_WIDEN_TO = 420  # pixels that a long title may widen the canvas to before it wraps
 
 
 def blank(height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """A plain picture of one colour."""
+    """Return a plain picture of one colour."""
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:1] = colour
-    canvas[1:] = canvas[:1]  # whole rows: ten times faster than pixel by pixel
+    canvas[1:] = canvas[:1]  # copying whole rows is ten times faster than setting pixels
     return canvas
 
 
 def _stack(pictures: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
-    """Pictures in a line along ``axis``, the shorter ones filled up at the far edge."""
+    """Place pictures in a line along ``axis``; shorter ones are padded at the far edge."""
     if not pictures:
         raise ValueError("nothing to stack: the list of pictures is empty")
     size = [max(picture.shape[edge] for picture in pictures) for edge in (0, 1)]
@@ -50,24 +50,27 @@ def _stack(pictures: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
 
 
 def hstack(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Pictures side by side, ``gap`` pixels apart, aligned at the top."""
+    """Place pictures side by side, ``gap`` pixels apart, aligned at the top."""
     return _stack(pictures, 1, gap)
 
 
 def vstack(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Pictures one below the other, ``gap`` pixels apart, aligned at the left."""
+    """Place pictures below each other, ``gap`` pixels apart, aligned at the left."""
     return _stack(pictures, 0, gap)
 
 
 def add_captions(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Pictures side by side, each above its caption."""
+    """Place pictures side by side, each with its caption below."""
     return hstack([vstack(column, gap=2) for column in columns])
 
 
 def tile(pictures: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.ndarray:
-    """Pictures in rows of ``columns``, ``pad`` pixels apart; every cell has the largest one's size.
+    """Place pictures in rows of ``columns``, ``pad`` pixels apart; all cells have the largest size.
 
-    With fewer pictures than ``columns`` the row is as long as there are pictures.
+    With fewer pictures than ``columns`` there is one row without empty cells.
+
+    Raises:
+        ValueError: There is no picture, or ``columns`` is below 1.
     """
     if not pictures or columns < 1:
         raise ValueError(f"cannot tile {len(pictures)} pictures in {columns} columns")
@@ -83,7 +86,7 @@ def tile(pictures: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.nda
 
 
 def centre(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """``picture`` in the middle of a plain ground of at least ``height`` × ``width`` pixels."""
+    """Place ``picture`` centrally on a plain ground of at least ``height`` × ``width``."""
     tall, wide = picture.shape[:2]
     ground = blank(max(height, tall), max(width, wide), colour)
     top, left = (ground.shape[0] - tall) // 2, (ground.shape[1] - wide) // 2
@@ -92,12 +95,12 @@ def centre(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGR
 
 
 def add_margin(picture: np.ndarray, pad: int = PAD) -> np.ndarray:
-    """``picture`` with a margin of ``pad`` pixels all around."""
+    """Add a margin of ``pad`` pixels all around ``picture``."""
     return centre(picture, picture.shape[0] + 2 * pad, picture.shape[1] + 2 * pad)
 
 
 def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the rising and of the falling diagonal, bool ``(height, width)`` each."""
+    """Return the pixels of the rising and the falling diagonal, bool ``(height, width)`` each."""
     y, x = np.mgrid[:height, :width]
     y, x = (y + 0.5) / height, (x + 0.5) / width
     thin = thickness / min(height, width)
@@ -106,10 +109,17 @@ def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text and where it stands: ``x``, ``y`` in pixels, at the anchor's point.
+    """A line of text and its position.
 
-    ``anchor`` is Pillow's: "lm" puts (x, y) at the left end and half the height, "mm" at the
-    middle, "rm" at the right end.
+    Attributes:
+        x: Column of the anchor in pixels.
+        y: Row of the anchor in pixels.
+        text: The text.
+        ink: Its colour.
+        size: Height of the letters in pixels.
+        bold: Whether the text is bold.
+        anchor: Pillow's anchor: "lm" puts (x, y) at the left end of the text, "mm" at its middle,
+            "rm" at its right end, always at half its height.
     """
 
     x: int
@@ -122,7 +132,7 @@ class Label:
 
 
 def write_labels(picture: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
-    """A copy of ``picture`` with ``labels`` on it (one conversion for any number of them)."""
+    """Return a copy of ``picture`` with ``labels`` on it, converted once for all labels."""
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     for label in labels:
@@ -140,9 +150,19 @@ def text_band(
     background: Colour = BACKGROUND,
     centre: bool = False,
 ) -> np.ndarray:
-    """A picture ``width`` pixels wide with ``lines`` of text, each shortened to fit.
+    """Return a picture with lines of text, each shortened to fit.
 
-    ``size`` is the letters' height in pixels.
+    Args:
+        width: Width of the picture in pixels.
+        *lines: The lines of text.
+        size: Height of the letters in pixels.
+        bold: Whether the text is bold.
+        ink: Colour of the text.
+        background: Colour of the ground.
+        centre: Whether lines are centred instead of left-aligned.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
     """
     step = line_height(size)
     x, anchor = (width // 2, "mm") if centre else (0, "lm")
@@ -156,18 +176,18 @@ def text_band(
 def add_title(
     picture: np.ndarray, title: str, subtitle: str | None = None, *, alert: str | None = None
 ) -> np.ndarray:
-    """``picture`` framed, below a bold ``title``, a muted ``subtitle`` and a red ``alert``.
+    """Frame ``picture`` and add a bold ``title``, a muted ``subtitle`` and a red ``alert`` above.
 
-    Too long a title widens a narrow canvas a little, then wraps, then ends in ``…``. The picture
-    itself is unchanged and stands at the lower left: its last row and first column lie ``PAD``
+    A title that is too long first widens a narrow canvas a little, then wraps, then ends in ``…``.
+    The picture itself is unchanged at the lower left: its last row and its first column are ``PAD``
     pixels from the edges.
     """
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]
     if not texts:
         return add_margin(picture)
-    wish = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
-    width = max(picture.shape[1], min(wish, _TITLE_MAY_WIDEN_TO))
+    needed = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
+    width = max(picture.shape[1], min(needed, _TITLE_MAY_WIDEN_TO))
     bands = [
         text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts

@@ -81,8 +81,8 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
         for index, picture in enumerate(pictures)
     ]
     sheet = tile(cells, _columns(count, column))
-    dimensions = format_dimensions(inputs, height, width)
-    facts = f"{count} kernels {dimensions}, {read}, each by its own maximum"
+    shape = format_dimensions(inputs, height, width)
+    facts = f"{count} kernels {shape}, {read}, each divided by its maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:
@@ -100,7 +100,7 @@ def _crossed(height: int, width: int) -> np.ndarray:
 
 
 def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A image as large as ``size`` allows, on plain ground.
+    """An image as large as ``size`` allows, on plain ground.
 
     Magnified by whole pixels, unless that would leave more than a fifth of the room empty.
     """
@@ -167,7 +167,7 @@ def filter_sheet(
         units: the U units' numbers.
         title: the layer.
         marks: for each unit None, or why its image is none: such a cell is grey and crossed,
-            with the mark written on it. A image with values that are not finite is marked so by
+            with the mark written on it. An image with values that are not finite is marked so by
             itself.
         labels: what to write below the cells instead of "unit 7", such as class names.
         patches: ``(U, N, C, h, w)`` in [0, 1]: real images that excite the units, to the right
@@ -183,7 +183,7 @@ def filter_sheet(
     """
     images = as_array(pictures)
     if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"filter images are (U, C, H, W), not {tuple(images.shape)}")
+        raise ValueError(f"filter pictures are (U, C, H, W), not {tuple(images.shape)}")
     count = len(images)
     marks = [None] * count if marks is None else list(marks)
     names = [None] * count if labels is None else labels
@@ -199,7 +199,7 @@ def filter_sheet(
     cells = [_filter_cell(*entry) for entry in zip(images, units, marks, names, real, strict=True)]
     sheet = tile(cells, _columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
-    alert = f"{missing} of {count} without an image (crossed)" if missing else None
+    alert = f"{missing} of {count} without a picture (crossed)" if missing else None
     facts = f"{count} units, {format_dimensions(*images.shape[2:])} pixels"
     if patches is not None:
         side = format_dimensions(*real.shape[3:])

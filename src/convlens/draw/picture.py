@@ -31,7 +31,7 @@ def as_array(values: Array) -> np.ndarray:
 
 
 def to_uint8(image: Array) -> np.ndarray:
-    """A image ``(C, H, W)`` or ``(H, W)`` as a picture, uint8 ``(H, W, 3)``.
+    """An image ``(C, H, W)`` or ``(H, W)`` as a picture, uint8 ``(H, W, 3)``.
 
     C is 1 (grey) or 3 (RGB). Floats are taken to lie in [0, 1]: 1 is full brightness, values
     outside are clipped, NaN becomes black. uint8 passes unchanged. The result is a copy.

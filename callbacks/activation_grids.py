@@ -35,7 +35,7 @@ class ActivationGrids(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.limit, self.shown, self.rule = layers, limit, probes, rule
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -48,7 +48,7 @@ class ActivationGrids(ExplanationCallback):
         found = self.fitting(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
-        for number in sorted(look.probes.in_turns()[: self.shown]):
+        for number in sorted(look.probes.order_in_turns()[: self.shown]):
             probe = look.probes.names[number]
             for layer in self.in_turn(layers):
                 title = f"{layer} · {probe} · epoch {look.clock}"

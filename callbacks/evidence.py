@@ -8,7 +8,7 @@ import torch
 from convlens.callbacks.explanation import Explanation, Look
 from torch import Tensor
 
-from convlens.explain.grad_cam import GradCam, grad_cam
+from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
 
 
@@ -63,7 +63,7 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
         batches, labels, masks = look.pictures(count), look.labels(count), look.masks(count)
     labels = labels.cpu()
     pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
-    found: list[GradCam] = []
+    found: list[GradCamMaps] = []
     for images in batches:
         targets, pairs = pairs[: len(images)], pairs[len(images) :]
         found.append(

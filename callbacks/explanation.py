@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
-from convlens.explain.mode import explaining, preprocessing, ready
-from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
+from convlens.explain.mode import add_preprocessing, explaining, prepare_images
+from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
 
 log = logging.getLogger("convlens")
 SPLITS = {"val": "validation", "test": "test"}  # by stage
@@ -202,7 +202,7 @@ class Explanation(L.Callback, ABC):
     def pictures(self, look: Look) -> Findings:
         """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
 
-    def chosen(self, network: nn.Module, example: Tensor) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         """The layers looked at; called before training too, so that a wrong name is told early.
 
         Raises:
@@ -211,8 +211,8 @@ class Explanation(L.Callback, ABC):
         return []
 
     def layers_at(self, look: Look) -> list[str]:
-        """What :meth:`chosen` gives, which takes a pass of the network."""
-        return list(self.found_once(look, self.chosen))
+        """What ``select_layers`` gives, which takes a pass of the network."""
+        return list(self.found_once(look, self.select_layers))
 
     def found_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
         """``find(network, example)``, looked for once in each network."""
@@ -287,10 +287,10 @@ class Explanation(L.Callback, ABC):
 
         with ExitStack() as asked:
             if self.logits is not None:
-                asked.enter_context(picking(network, self.logits))
+                asked.enter_context(add_logits_picker(network, self.logits))
             if self.preprocess is not None:
                 asked.enter_context(
-                    preprocessing(network, lambda x: x if resting else self.preprocess(x))
+                    add_preprocessing(network, lambda x: x if resting else self.preprocess(x))
                 )
             asked.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield as_fed if fed else nullcontext
@@ -305,7 +305,7 @@ class Explanation(L.Callback, ABC):
             return
         self.readable = False
         with explaining(network):
-            logits, note = check_outputs(network, ready(network, images[:2]))
+            logits, note = check_outputs(network, prepare_images(network, images[:2]))
         self.readable, self._read = True, network
         if note:
             self.say("outputs", f"{self.name}: {note}")

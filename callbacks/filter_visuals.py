@@ -14,14 +14,14 @@ from torch import Tensor
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
     AscentCost,
-    ascent_cost,
+    estimate_ascent_cost,
+    find_logits_layer,
+    get_recipe,
     gradient_ascent,
     kernels,
-    logits_layer,
-    recipe,
     to_display,
 )
-from convlens.explain.layers import choose_layers, takes_image
+from convlens.explain.layers import choose_layers, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
 
@@ -72,8 +72,8 @@ class FilterVisuals(ExplanationCallback):
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
 
-    def chosen(self, network, example) -> list[str]:
-        recipe(self.recipe)  # a wrong name is told before training
+    def select_layers(self, network, example) -> list[str]:
+        get_recipe(self.recipe)  # a wrong name is told before training
         return choose_layers(network, self.layers, "filters", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -81,7 +81,7 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
-        for first in self.found_once(look, takes_image):
+        for first in self.found_once(look, find_image_convolutions):
             if first not in layers:
                 continue
             layers.remove(first)
@@ -91,7 +91,7 @@ class FilterVisuals(ExplanationCallback):
         if not layers:
             return
         began = time.perf_counter()
-        logits = logits_layer(look.network, layers, look.example)
+        logits = find_logits_layer(look.network, layers, look.example)
         wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
         found = self._search(look, wanted, time.perf_counter() - began)
         passed = []
@@ -113,13 +113,13 @@ class FilterVisuals(ExplanationCallback):
             return units
         if layer not in self._costs:
             images = look.example
-            self._costs[layer] = ascent_cost(
+            self._costs[layer] = estimate_ascent_cost(
                 look.network, layer, units, size=tuple(images.shape[-2:]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
         cost, left = self._costs[layer], look.left
         share = max(left / waiting, min(cost.seconds, left))
-        return min(units, max(0, cost.affordable(share)))
+        return min(units, max(0, cost.count_affordable(share)))
 
     def _asked(self, look: Look, layer: str, logits: bool) -> _Asked:
         """The units of a layer to be shown at this look, and what they are called."""
@@ -164,7 +164,7 @@ class FilterVisuals(ExplanationCallback):
             lambda batch: gradient_ascent(
                 look.network, layer, asked.units, signs=asked.signs, size=tuple(images.shape[-2:]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
-                step_size=self.step_size, **recipe(self.recipe),
+                step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
         marks = ["zero gradient" if stuck else None for stuck in found.stuck.tolist()]
@@ -172,7 +172,7 @@ class FilterVisuals(ExplanationCallback):
         sheet = filter_sheet(
             to_display(found.images), found.units, marks=marks, labels=asked.labels,
             patches=real and real.patches[asked.places],
-            note=real and f"of {real.searched} pictures",
+            note=real and f"of {real.search_count} pictures",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet

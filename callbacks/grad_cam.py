@@ -7,10 +7,10 @@ from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, explained_classes
 
-from convlens.data.index.names import place_of
+from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map
+from convlens.explain.layers import choose_layers, find_feature_map
 
 
 class GradCam(ExplanationCallback):
@@ -50,7 +50,7 @@ class GradCam(ExplanationCallback):
     def load_state_dict(self, state_dict: dict) -> None:
         self._scales = dict(state_dict["scales"])
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         check_target("grad_cam", self.target, self.class_names)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
@@ -60,7 +60,7 @@ class GradCam(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_at(look)
         if not layers:
-            _, why = feature_map(look.network, look.example)
+            _, why = find_feature_map(look.network, look.example)
             self.say("no map", f"GradCam: {why}, there is nothing to draw")
             return
         images, labels = look.probes.images, look.probes.labels
@@ -101,5 +101,5 @@ class GradCam(ExplanationCallback):
         """(N, T) classes to explain: predicted (-1), and true where it is known."""
         count = len(look.probes)
         if self.target != "answer":
-            return torch.full((count, 1), place_of(self.target, look.class_names))
+            return torch.full((count, 1), find_name(self.target, look.class_names))
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)

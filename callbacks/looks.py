@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
@@ -114,7 +114,7 @@ class Looks(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        if not isinstance(pl_module, ClassifierModule) or pl_module.worth_looking(self._clock):
+        if not isinstance(pl_module, ClassifierModule) or pl_module.is_look_due(self._clock):
             due = (each for each in self.order if self._due(each))
             self.look(trainer, pl_module, due, self._clock)
         if self.epoch_log is not None:
@@ -236,7 +236,7 @@ class Looks(L.Callback):
         with evaluation_mode(module), trainer.precision_plugin.forward_context():
             for batch in data.evaluation_loader("validation"):
                 moved = data.finish(move_data_to_device(batch, module.device))
-                self.answers.take({"logits": module.answer(moved)}, moved)
+                self.answers.take({"logits": module.compute_logits(moved)}, moved)
         self.answers.end("val")
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:
@@ -247,7 +247,7 @@ class Looks(L.Callback):
                 continue
             self.account(each).judged, began = self.own.seen, time.perf_counter()
             try:
-                with spent_on("explaining"), isolate_rng():
+                with count_seconds("explaining"), isolate_rng():
                     verdict = self.own.judge(module, outputs, batch, each)
                 if trainer.is_global_zero and verdict.refusal:
                     raise UserError(verdict.refusal)
@@ -275,7 +275,7 @@ class Looks(L.Callback):
         session = Session(trainer, module, clock, self.own, stage, final, answers, self.history)
         for each in due:
             if each.probes is not None:
-                with spent_on("explaining"):
+                with count_seconds("explaining"):
                     self._look(trainer, session, each)
 
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:

@@ -18,11 +18,11 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.core.evaluation import kept_modes
+from convlens.core.evaluation import preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
-from convlens.data.order import even_sample, generator
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.order import draw_even_sample, make_generator
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
@@ -82,7 +82,7 @@ class Session:
             UserError: it is not the network that answers, or its outputs cannot be read.
         """
         module = self.module
-        with kept_modes(module):
+        with preserve_modes(module):
             network, shared = network_of(self.trainer, module), self._shared_by(explanation)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:
@@ -146,13 +146,13 @@ def surroundings(
     return found
 
 
-def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
+def _of_pictures(pictures: Images, device: torch.device, seed: int) -> dict:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
 
     def sample(count: int) -> np.ndarray:
-        return even_sample(pictures.labels, count, seed)
+        return draw_even_sample(pictures.labels, count, seed)
 
     def batches(count: int) -> Iterator[Tensor]:
         rows = sample(count)
@@ -173,7 +173,7 @@ def _of_pictures(pictures: Pictures, device: torch.device, seed: int) -> dict:
 
 
 def _draws(images: Tensor, seed: int) -> Tensor:
-    return torch.from_numpy(generator(seed, 7).random((len(images), DRAWS))).float()
+    return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
 
 
 def _held(answers: Answers, rows: Sequence[int], device) -> tuple[Tensor, list[int]]:
@@ -188,7 +188,7 @@ def _marks(module: L.LightningModule) -> dict[str, int]:
     if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}
     schedule, record = module.schedule, module.record
-    trained = [schedule.at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
+    trained = [schedule.phase_at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
     return {
         ", ".join(phase.train): epoch
         for epoch, (before, phase) in enumerate(pairwise(trained), start=1)

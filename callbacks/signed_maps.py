@@ -19,7 +19,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.occlusion import class_logits
+from convlens.explain.occlusion import compute_logits
 
 ONLY = ("correct", "all", "wrong")
 
@@ -55,7 +55,7 @@ class SignedMaps(ExplanationCallback):
     def heading(self, look: Look) -> str:
         """What the title says between the probe's name and the epoch."""
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         if self.only not in ONLY:
             wanted = nearest(str(self.only), ONLY)
             raise UserError(f"callbacks.{self.tag}.only={self.only}: {wanted}")
@@ -67,10 +67,10 @@ class SignedMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
-        logits = self.fitting(lambda batch: class_logits(look.network, images, batch=batch))
+        logits = self.fitting(lambda batch: compute_logits(look.network, images, batch=batch))
         shares = probabilities(logits).cpu()
         answers = shares.argmax(dim=1).tolist()
-        numbers = [n for n in look.probes.in_turns() if self._wanted(answers[n], labels[n])]
+        numbers = [n for n in look.probes.order_in_turns() if self._wanted(answers[n], labels[n])]
         numbers = sorted(numbers[: self.shown])
         if not numbers:
             line = f"no probe that only={self.only} lets through at epoch {look.clock}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import place_of
+from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import Role
 
 
 def check_target(callback: str, target: str, class_names: Sequence[str]) -> None:
     """UserError where ``target`` is neither ``answer`` nor a class."""
-    if target != "answer" and place_of(target, class_names) is None:
+    if target != "answer" and find_name(target, class_names) is None:
         raise UserError(
             f"callbacks.{callback}.target={target}: no such class; "
             f"{nearest(target, [*class_names, 'answer'])}"
@@ -27,7 +27,7 @@ def explained_classes(
     [(0, 'predicted'), (1, 'true')]
     """
     if target != "answer":
-        return [(place_of(target, class_names), "target")]
+        return [(find_name(target, class_names), "target")]
     if true < 0 or predicted == true:
         return [(predicted, "predicted = true" if predicted == true else "predicted")]
     return [(predicted, "predicted"), (true, "true")]

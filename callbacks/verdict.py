@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.mode import explaining, ready
-from convlens.explain.outputs import pick_logits, picking
-from convlens.explain.similarity import alike
+from convlens.explain.mode import explaining, prepare_images
+from convlens.explain.outputs import add_logits_picker, pick_logits
+from convlens.explain.similarity import are_close
 from convlens.training import ClassifierModule
 
 Preprocess = Callable[[Tensor], Tensor] | None
@@ -119,9 +119,9 @@ class Judge:
         """The step called ``forward``: it has to give the same again."""
         own = pick_logits(self.step.forward[0][1], self.logits, self.module)
         with self._asking():
-            images = ready(self.module, given)
+            images = prepare_images(self.module, given)
             again = self.module(images)
-            steady = alike(again, self.module(images), narrow=False)
+            steady = are_close(again, self.module(images), narrow=False)
         if steady:
             self._compare(own, again, "the step itself got")
             if self.returned is not None and len(self.returned) == len(again):
@@ -138,18 +138,18 @@ class Judge:
         """The step calls the parts itself: ``forward`` has to end with what one of them gave."""
         for pictures in self._as_forward_takes_them():
             with self._asking(), _noting_parts(self.module) as inner:
-                again = self.module(ready(self.module, pictures))
+                again = self.module(prepare_images(self.module, pictures))
             fed = pictures is self.pictures
             known = self.pictures is not None and not self.step.training
             if known and self.returned is not None:
-                if alike(self.returned, again, self.step.narrow):
+                if are_close(self.returned, again, self.step.narrow):
                     return Verdict(fed=fed)
                 continue
             ends = [m for m, value in inner.items() if m in self.step.called
-                    and alike(value, again, narrow=False)]  # fmt: skip
+                    and are_close(value, again, narrow=False)]  # fmt: skip
             for module in reversed(ends):
                 seen = self.step.outputs.get(module)
-                if not known or (seen is not None and alike(seen, again, self.step.narrow)):
+                if not known or (seen is not None and are_close(seen, again, self.step.narrow)):
                     return Verdict(source=module, fed=fed)
         raise UserError(
             f"{self._its_step} does not call forward, and what forward answers is not what it "
@@ -169,11 +169,11 @@ class Judge:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """The module answers as the callbacks have it while this lasts."""
-        with explaining(self.module), torch.no_grad(), picking(self.module, self.logits):
+        with explaining(self.module), torch.no_grad(), add_logits_picker(self.module, self.logits):
             yield
 
     def _compare(self, own: Tensor, again: Tensor, how: str) -> None:
-        if alike(own, again, self.step.narrow):
+        if are_close(own, again, self.step.narrow):
             return
         raise UserError(
             f"{self._name}.forward answers {_numbers(again)} to an image for which {how} "
@@ -182,10 +182,10 @@ class Judge:
 
     def _fed(self, given: Tensor) -> bool:
         """Whether the batch holds what ``forward`` takes; else what ``preprocess`` makes of it."""
-        if self.pictures is None or alike(given, self.pictures, self.step.narrow):
+        if self.pictures is None or are_close(given, self.pictures, self.step.narrow):
             return self.pictures is not None
         made = self.preprocess and self.preprocess(self.pictures)
-        if made is not None and alike(given, made, self.step.narrow):
+        if made is not None and are_close(given, made, self.step.narrow):
             return False
         raise UserError(
             f"{self._its_step} changes the images before it calls forward: give that change "
@@ -220,9 +220,9 @@ def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
 def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
     """Whether convlens's module answers what its ``model`` does, which is explained."""
     with explaining(module.model), torch.no_grad():
-        image = ready(module.model, image)
-        own, again = module.answer({"image": image}), module.model(image)
-    if alike(own, again, narrow=False):
+        image = prepare_images(module.model, image)
+        own, again = module.compute_logits({"image": image}), module.model(image)
+    if are_close(own, again, narrow=False):
         return Verdict()
     return Verdict(
         f"{type(module).__name__}.model answers {_numbers(again)} to an image to which the module "

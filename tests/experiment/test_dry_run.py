@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
-from convlens.training.alarms import evidence_outside, no_better_than_untrained, overfitting
+from convlens.training.alarms import (
+    check_against_untrained,
+    check_evidence_outside,
+    check_overfitting,
+)
 from support.tiny import TINY
 
 DRY = [*TINY, "debug=fast_dev_run", "data.augment.rotation_degrees=20"]
@@ -46,9 +50,9 @@ def test_a_dry_run_moves_by_its_one_batch(at, capsys, monkeypatch):
     """A window of accumulated batches is cut short too: its move is that of the one batch."""
     from convlens.training import ClassifierModule
 
-    shares, plain = [], ClassifierModule._share
+    shares, plain = [], ClassifierModule._weight
     monkeypatch.setattr(
-        ClassifierModule, "_share",
+        ClassifierModule, "_weight",
         lambda self, batch: shares.append(float(plain(self, batch))) or shares[-1],
     )  # fmt: skip
     words = [*DRY, "callbacks=none", "training.accumulate=4"]
@@ -82,13 +86,16 @@ def test_a_signal_ends_a_dry_run_without_a_way_to_resume(at, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("line", "never"),
     [
-        (no_better_than_untrained([1.61201, 1.61204]), "1.612, not 1.612"),
-        (overfitting([0.50001, 0.5, 0.49999], [0.8, 1, 1], epochs=2, rise=0.1), "0.500 to 0.500"),
+        (check_against_untrained([1.61201, 1.61204]), "1.612, not 1.612"),
         (
-            evidence_outside(
+            check_overfitting([0.50001, 0.5, 0.49999], [0.8, 1, 1], epochs=2, rise=0.1),
+            "0.500 to 0.500",
+        ),
+        (
+            check_evidence_outside(
                 {"explain/energy_inside": 0.2001, "explain/object_share": 0.2004}, lift=1.0
             ),
-            "20% of it lies on the objects, which take up 20%",
+            "20% of it is on the objects, which cover 20%",
         ),
     ],
 )

@@ -33,7 +33,7 @@ class ActivationGrids(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.limit, self.shown, self.rule = layers, limit, probes, rule
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:

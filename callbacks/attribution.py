@@ -52,8 +52,8 @@ class Attribution(SignedMaps):
     def name(self) -> str:
         return f"Attribution ({self.method})"
 
-    def chosen(self, network, example) -> list[str]:
-        super().chosen(network, example)
+    def select_layers(self, network, example) -> list[str]:
+        super().select_layers(network, example)
         layer = check_attribution(network, example, self.method, self.layer, self.options)
         return [] if layer is None else [layer]
 

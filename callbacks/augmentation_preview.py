@@ -24,7 +24,7 @@ class AugmentationPreview(ExplanationCallback):
         super().__init__()
         self.draws, self.shown = draws, probes
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         for key, value in {"draws": self.draws, "probes": self.shown}.items():
             if value < 1:
                 raise UserError(f"callbacks.augmentation_preview.{key}={value}: expected 1 or more")
@@ -36,7 +36,7 @@ class AugmentationPreview(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         if look.augment is None or look.clock != 0:
             return
-        self.chosen(look.network, look.example)
+        self.select_layers(look.network, look.example)
         shown = sorted(look.probes.in_turns()[: self.shown])
         images = look.probes.images[shown]
         # one batch, in which every picture has draws of its own

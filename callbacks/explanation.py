@@ -202,7 +202,7 @@ class Explanation(L.Callback, ABC):
     def pictures(self, look: Look) -> Findings:
         """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
 
-    def chosen(self, network: nn.Module, example: Tensor) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         """The layers looked at; called before training too, so that a wrong name is told early.
 
         Raises:
@@ -211,8 +211,8 @@ class Explanation(L.Callback, ABC):
         return []
 
     def layers_at(self, look: Look) -> list[str]:
-        """What :meth:`chosen` gives, which takes a pass of the network."""
-        return list(self.found_once(look, self.chosen))
+        """What ``select_layers`` gives, which takes a pass of the network."""
+        return list(self.found_once(look, self.select_layers))
 
     def found_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
         """``find(network, example)``, looked for once in each network."""

@@ -70,7 +70,7 @@ class FilterVisuals(ExplanationCallback):
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         recipe(self.recipe)  # a wrong name is told before training
         return choose_layers(network, self.layers, "filters", example=example)
 

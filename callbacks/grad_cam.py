@@ -44,7 +44,7 @@ class GradCam(ExplanationCallback):
     def load_state_dict(self, state_dict: dict) -> None:
         self._scales = dict(state_dict["scales"])
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         check_target("grad_cam", self.target, self.class_names)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 

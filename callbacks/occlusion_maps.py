@@ -50,9 +50,9 @@ class OcclusionMaps(SignedMaps):
     def tag(self) -> str:
         return "occlusion"
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         check_occlusion(tuple(example.shape[-2:]), **self._how(example), baseline=self.baseline)
-        return super().chosen(network, example)
+        return super().select_layers(network, example)
 
     def heading(self, look: Look) -> str:
         if self.superpixels:

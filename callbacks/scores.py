@@ -82,7 +82,7 @@ class Scores(ExplanationCallback):
         for name in KEPT:
             setattr(self, f"_{name}", state_dict[name])
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         names = choose_layers(network, self.layers, "activations", example=example)
         if self.layers != "auto":
             return names

@@ -54,7 +54,7 @@ class SignedMaps(ExplanationCallback):
     def heading(self, look: Look) -> str:
         """What the title says between the probe's name and the epoch."""
 
-    def chosen(self, network, example) -> list[str]:
+    def select_layers(self, network, example) -> list[str]:
         if self.only not in ONLY:
             wanted = nearest(str(self.only), ONLY)
             raise UserError(f"callbacks.{self.tag}.only={self.only}: {wanted}")

@@ -118,7 +118,7 @@ def test_the_preview_is_drawn_before_training_only_and_where_there_is_augmentati
 @pytest.mark.parametrize("key", ["draws", "probes"])
 def test_no_draws_are_a_mistake(key):
     with pytest.raises(UserError, match=f"augmentation_preview.{key}=0: expected 1 or more"):
-        AugmentationPreview(**{key: 0}).chosen(None, None)
+        AugmentationPreview(**{key: 0}).select_layers(None, None)
 
 
 # --- the learning curves

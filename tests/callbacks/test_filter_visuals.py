@@ -107,7 +107,7 @@ def test_the_search_ends_with_its_time():
 def test_a_wrong_recipe_is_told_before_training():
     look = look_at()
     with pytest.raises(UserError, match="did you mean robust"):
-        FilterVisuals(recipe="robst").chosen(look.network, look.example)
+        FilterVisuals(recipe="robst").select_layers(look.network, look.example)
 
 
 def test_what_there_is_no_time_for_is_not_begun(drawn, monkeypatch):

@@ -123,7 +123,7 @@ def test_a_layers_attribution_and_a_named_class(look, drawn):
     callback = attached(
         Attribution(method="LayerGradCam", layer=layer, target="emu", probes=1), look
     )
-    assert callback.chosen(look.network, look.example) == [layer]
+    assert callback.select_layers(look.network, look.example) == [layer]
     assert tags(callback, look) == ["layer_grad_cam/p0"]
     (row,), title, _ = drawn["p0"]
     assert (row.class_name, row.role) == ("emu", "target") and layer in title
@@ -133,7 +133,7 @@ def test_a_layers_attribution_and_a_named_class(look, drawn):
 def test_plan_tells_the_tags_that_are_drawn(look):
     for callback in (OcclusionMaps(only="all"), Attribution(method="saliency", probes=9)):
         attached(callback, look)
-        planned = callback.plan(callback.chosen(look.network, look.example), len(look.probes))
+        planned = callback.plan(callback.select_layers(look.network, look.example), len(look.probes))
         names = tags(callback, look)
         assert [tag.replace("<probe>", "") for tag in planned] == [names[0].removesuffix("p0")]
         assert len(names) == sum(planned.values())
@@ -152,7 +152,7 @@ def test_mistakes_are_told_before_training(look):
     ]
     for callback, message in cases:
         with pytest.raises(UserError, match=message):
-            attached(callback, look).chosen(look.network, look.example)
+            attached(callback, look).select_layers(look.network, look.example)
     with pytest.raises(UserError, match="did you mean guided_grad_cam"):
         Attribution(method="guided_gradcams")
 

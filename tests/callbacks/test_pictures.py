@@ -75,7 +75,7 @@ def test_a_named_class_is_explained_for_all(look):
     callback = GradCam(target="emo")
     callback.attach(look.probes, NAMES, None, 0)
     with pytest.raises(UserError, match="did you mean emu"):
-        callback.chosen(look.network, look.example)
+        callback.select_layers(look.network, look.example)
 
 
 def rows_drawn(callback, look, monkeypatch) -> dict[str, list]:
@@ -95,7 +95,7 @@ def test_several_layers_share_a_panel_and_are_captums(look, monkeypatch):
     callback = GradCam(layers="*.activation*")
     callback.attach(look.probes, NAMES, None, 0)
     with pytest.raises(UserError):
-        callback.chosen(look.network, look.example) and list(callback.pictures(look))
+        callback.select_layers(look.network, look.example) and list(callback.pictures(look))
     layers = ["backbone.block1.activation", "backbone.block2.activation"]
     callback = GradCam(layers=layers)
     callback.attach(look.probes, NAMES, None, 0)
@@ -134,7 +134,7 @@ def test_colours_keep_their_scale_when_evidence_fades_also_after_a_resume(look, 
 def test_plan_tells_the_tags_that_are_drawn(look):
     for callback in (GradCam(), ActivationGrids(), FilterVisuals(units=1, steps=1)):
         callback.attach(look.probes, NAMES, None, 0)
-        layers = callback.chosen(look.network, look.example)
+        layers = callback.select_layers(look.network, look.example)
         planned = callback.plan(layers, len(look.probes))
         drawn = [tag for tag, _ in callback.pictures(look)]
         assert len(drawn) == sum(planned.values())

@@ -99,7 +99,7 @@ def callbacks_of(
     example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
     for look in looks:
         look.class_names = tuple(module.class_names)
-        look.chosen(module.model, example)
+        look.select_layers(module.model, example)
     return looks, others
 
 

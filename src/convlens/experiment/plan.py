@@ -157,7 +157,7 @@ def plan(config: Config) -> Plan:
     ]
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count
-    logged = [look.plan(look.chosen(module.model, example), probes) for look in looks]
+    logged = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
     return Plan(
         config, weights, download, index,
         layer_table(module.model, channels=shape[0], size=shape[1]), batch, steps, taken, phases,

@@ -163,7 +163,7 @@ def test_targets_of_callbacks(run):
     for callback in (GradCam(target=nfd(CAFE)), OcclusionMaps(target=nfd(CAFE))):
         callback.class_names = (CAFE, NINO)
         network = convlens.load(run / "run" / "checkpoints" / "best.ckpt", device="cpu").network
-        callback.chosen(network, torch.zeros(1, 3, 16, 16))
+        callback.select_layers(network, torch.zeros(1, 3, 16, 16))
 
 
 def test_a_run_of_old_whose_classes_have_marks_apart_is_tested_by_name(run, at, tmp_path):

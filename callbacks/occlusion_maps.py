@@ -1,11 +1,11 @@
-"""Occlusion: by how much the class's logit falls when a part of the picture is covered."""
+"""Occlusion: how much the class's logit falls when a part of the image is covered."""
 
 from __future__ import annotations
 
 import torch
 from convlens.callbacks.explanation import Look
 from convlens.callbacks.signed_maps import SignedMaps
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.explain.occlusion import (
     check_occlusion,
@@ -19,20 +19,21 @@ from convlens.explain.superpixels import superpixels
 class OcclusionMaps(SignedMaps):
     """``occlusion/<probe>``: where covering hurts the class (red) and where it helps (blue).
 
-    It needs no gradient and no layer, so it checks what the other pictures claim; it costs one
-    pass for each window. The defaults make 7 by 7 windows.
+    It needs no gradient and no layer, so it is an independent check of the other maps. It costs
+    one pass per window. The defaults make 7 by 7 windows.
 
     Args:
-        window: side of the window as a share of the picture's sides (0.25), or in pixels (38).
-        stride: from one window to the next, likewise.
-        superpixels: cover patches of one colour one by one, instead of windows.
-        segments: about so many superpixels.
-        baseline: what covers: a value in [0, 1], or ``mean``, the picture's own mean colour.
-        probes: so many at a look at most.
-        only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
-        target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs, batch: see :class:`~convlens.callbacks.explanation.Explanation`; here a
-            picture of the batch is a covered one.
+        window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
+        stride: distance from one window to the next, likewise.
+        superpixels: cover patches of similar colour one by one, instead of windows.
+        segments: approximate number of superpixels.
+        baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of covered images in a pass; halved when memory runs out.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class OcclusionMaps(SignedMaps):
     def tag(self) -> str:
         return "occlusion"
 
-    def select_layers(self, network, example) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         check_occlusion(tuple(example.shape[-2:]), **self._how(example), baseline=self.baseline)
         return super().select_layers(network, example)
 
@@ -71,7 +72,7 @@ class OcclusionMaps(SignedMaps):
                 return superpixel_ablation(look.network, image, classes, patches, **how).maps[0]
             return occlusion(look.network, image, classes, **self._how(image), **how).maps[0]
 
-        return self.fitting(compute), None
+        return self.fit_batch(compute), None
 
     def _how(self, image: Tensor) -> dict[str, tuple[int, int]]:
         size = tuple(image.shape[-2:])

@@ -67,7 +67,7 @@ class Broken(ExplanationCallback):
 
 def test_a_look_that_fails_is_said_once_and_training_goes_on(tmp_path, said):
     module = fit(Broken(), tmp_path)
-    assert said == ["Broken failed at epoch 0: ValueError: two; training goes on"]
+    assert said == ["Broken failed at epoch 0: ValueError: two; training continues"]
     assert module.trainer.current_epoch == 3
     assert Looks.of(module.trainer).ledger.failures["Broken"].startswith("Broken failed at epoch 0")
 
@@ -86,7 +86,7 @@ class Hungry(ExplanationCallback):
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
             return batch
 
-        assert self.fitting(compute) == 2
+        assert self.fit_batch(compute) == 2
         yield "fed", PICTURE
 
 
@@ -100,7 +100,7 @@ def test_memory_halves_the_batch_and_stays_there(tmp_path):
 
 def test_other_errors_are_not_taken_for_memory():
     with pytest.raises(RuntimeError, match="shape"):
-        Hungry().fitting(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
+        Hungry().fit_batch(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
 
 
 def test_ledger_grants_a_share_and_keeps_what_is_left():
@@ -128,7 +128,7 @@ class Leisurely(ExplanationCallback):
     left: float
 
     def pictures(self, look: Look):
-        self.left = look.left
+        self.left = look.seconds_left
         yield "first", PICTURE
         yield "second", PICTURE
 
@@ -147,7 +147,7 @@ def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
     ledger.begin_epoch(), ledger.end_epoch(0)
     looks.look(trainer, Small(), [callback], 1)
     assert 0 < callback.left <= 0.5
-    looks.account(callback).next, callback.reckons = 1.5, True
+    looks.account(callback).next, callback.estimates_cost = 1.5, True
     ledger.begin_epoch(), ledger.end_epoch(1)
     looks.look(trainer, Small(), [callback], 2)
     assert callback.left > 1.5

@@ -87,7 +87,7 @@ def test_nothing_to_draw_is_said(look):
     look.probes.labels[:] = (look.network(look.probes.images).argmax(1) + 1) % 3
     callback = attached(OcclusionMaps(), look)
     said = []
-    callback.say = lambda key, line: said.append(line)
+    callback.log_once = lambda key, line: said.append(line)
     assert tags(callback, look) == []
     assert "only=correct" in said[0]
 
@@ -133,7 +133,9 @@ def test_a_layers_attribution_and_a_named_class(look, drawn):
 def test_plan_tells_the_tags_that_are_drawn(look):
     for callback in (OcclusionMaps(only="all"), Attribution(method="saliency", probes=9)):
         attached(callback, look)
-        planned = callback.plan(callback.select_layers(look.network, look.example), len(look.probes))
+        planned = callback.plan(
+            callback.select_layers(look.network, look.example), len(look.probes)
+        )
         names = tags(callback, look)
         assert [tag.replace("<probe>", "") for tag in planned] == [names[0].removesuffix("p0")]
         assert len(names) == sum(planned.values())

@@ -73,7 +73,7 @@ test: $(VENV)/ready  ## the tests, below eight minutes; args="-k captum" for som
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=worksteal $(args)
 
 test-slow: $(VENV)/ready  ## the long proofs; args="-k ddp" for some of them
-	@$(BIN)/python -m pytest -m slow $(args)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n logical --maxprocesses=4 --dist=worksteal $(args)
 
 kill: $(VENV)/ready  ## kill -9 at random moments, each run resumed (args="--moments 20 --seed 1")
 	@$(BIN)/python tests/support/kill.py $(args)

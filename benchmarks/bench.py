@@ -78,10 +78,10 @@ def missing(job: Job, data: Path) -> str:
         return f"no folder {gone[0]}: give the cats and dogs photographs with --data"
     if WEIGHTS in job.needs:
         from convlens.core.errors import UserError
-        from convlens.models.weights import pending_weights
+        from convlens.models.weights import find_pending_download
 
         try:
-            pending = pending_weights("vgg16", "auto", timm_name=None, whole=False)
+            pending = find_pending_download("vgg16", "auto", timm_name=None, whole=False)
         except UserError as error:
             return str(error)
         if pending:

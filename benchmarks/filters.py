@@ -35,7 +35,7 @@ from results import RESULTS, processor, spread, write_result
 from rounds import Side, available_cores, take_rounds, watched
 
 from convlens.config.compose import compose
-from convlens.explain.filters import gradient_ascent, recipe
+from convlens.explain.filters import get_recipe, gradient_ascent
 from convlens.models import build_model
 
 HERE = Path(__file__).resolve().parent
@@ -85,7 +85,7 @@ def one_by_one(model, layer: str, filters: int, steps: int) -> list[float]:
 def ours(model, layer: str, filters: int, steps: int, name: str = "plain") -> list[float]:
     found = gradient_ascent(
         model, layer, range(filters), size=SIZE, channels=3, steps=steps, step_size=STEP_SIZE,
-        seed=0, batch=32, **recipe(name),
+        seed=0, batch=32, **get_recipe(name),
     )  # fmt: skip
     return found.activations.tolist()
 

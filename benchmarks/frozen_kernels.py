@@ -41,7 +41,7 @@ OURS = Backbone.run_frozen
 
 def torchs(self: Backbone, pictures: torch.Tensor, stop: int) -> torch.Tensor:
     with torch.no_grad():
-        return self.run(pictures, 0, stop, swift=True)
+        return self.run(pictures, 0, stop, forward_fast=True)
 
 
 SIDES = {"ours": OURS, "torch": torchs}
@@ -75,7 +75,9 @@ def ready(side: str, words: tuple[str, ...]) -> tuple[Callable[[int], float], st
             for batch in drawn:
                 optimizer.zero_grad()
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    loss = module.objective(module.model.swift(batch["image"]), batch["label"])
+                    loss = module.objective(
+                        module.model.forward_fast(batch["image"]), batch["label"]
+                    )
                 loss.backward()
                 optimizer.step()
             return time.perf_counter() - start

@@ -55,7 +55,7 @@ def main() -> None:
             batch = next(batches)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = objective(model.swift(batch["image"]), batch["label"])
+                loss = objective(model.forward_fast(batch["image"]), batch["label"])
             loss.backward()
             optimizer.step()
 

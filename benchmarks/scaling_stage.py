@@ -27,11 +27,11 @@ from convlens.config.compose import compose
 from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.data import data_of
 from convlens.models import Classifier
 from convlens.models.build import build_model
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 
 SIZE = 16  # pixels: the pictures' own, so that decoding costs what it must and no more
 STARTS = 5  # measurements of the constant
@@ -89,7 +89,7 @@ def data_in(pictures: Path) -> PictureData:
 
 def forget(start: str) -> None:
     """Remove the entries of the cache whose names start so: the next run is cold."""
-    for file in cache_dir().glob(f"{start}-*"):
+    for file in get_cache_dir().glob(f"{start}-*"):
         file.unlink()
 
 
@@ -103,7 +103,7 @@ def split_file(pictures: Path) -> tuple[Callable, Callable]:
     """``split.csv`` of a run written, and read again as a resumed run does."""
 
     def measured(data: PictureData):
-        file = cache_dir() / "split.csv"
+        file = get_cache_dir() / "split.csv"
         write_split(file, data.index.listing)
         return read_split(file, data.index.listing)
 
@@ -149,9 +149,9 @@ def network() -> Classifier:
 
 def _features(data: PictureData) -> list:
     return [
-        features(
+        compute_features(
             network(), 2, data.dataset.splits[split], precision="32", context=torch.no_grad,
-            device=torch.device("cpu"), directory=cache_dir(), title="",
+            device=torch.device("cpu"), directory=get_cache_dir(), title="",
         )
         for split in data.dataset.splits
     ]  # fmt: skip

@@ -49,7 +49,7 @@ class ActivationGrids(ExplanationCallback):
         captured = self.fit_batch(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
-        for number in sorted(look.probes.in_turns()[: self.shown]):
+        for number in sorted(look.probes.order_in_turns()[: self.shown]):
             probe = look.probes.names[number]
             for layer in self.rotate(layers):
                 title = f"{layer} · {probe} · epoch {look.clock}"

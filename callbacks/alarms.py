@@ -90,7 +90,7 @@ class Alarms(L.Callback):
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
         lines = {"gap": self._check_gap(trainer, module)}
         if curves := _curves(module, "loss"):
-            lines["overfitting"] = alarms.overfitting(
+            lines["overfitting"] = alarms.check_overfitting(
                 *curves,
                 epochs=self.thresholds.overfitting_epochs,
                 rise=self.thresholds.overfitting_rise,
@@ -102,9 +102,9 @@ class Alarms(L.Callback):
         data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
         if data is None or not curves:
             return None
-        return alarms.generalisation_gap(
+        return alarms.check_generalisation_gap(
             *curves,
-            pictures=len(data.dataset.splits["validation"]),
+            images=len(data.dataset.splits["validation"]),
             epochs=self.thresholds.gap_epochs,
             gap=self.thresholds.gap,
         )
@@ -115,17 +115,17 @@ class Alarms(L.Callback):
         """Return alarms by subject, because the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
         found = {
-            "evidence mostly outside the object": alarms.evidence_outside(
+            "evidence mostly outside the object": alarms.check_evidence_outside(
                 scores, lift=limits.evidence_lift
             ),
-            "evidence in one place": alarms.evidence_in_one_place(scores, share=limits.same_place),
-            **alarms.dead_layers(scores, before, share=limits.dead_share),
+            "evidence in one place": alarms.check_evidence_place(scores, share=limits.same_place),
+            **alarms.find_dead_layers(scores, before, share=limits.dead_share),
         }
         predictions = self.book.latest.get("val")
         if predictions is not None and not learning:
-            found |= alarms.always_mistaken(
+            found |= alarms.find_mistaken_classes(
                 predictions.labels, predictions.predicted, self.class_names,
-                share=limits.mistaken_share, pictures=limits.mistaken_pictures,
+                share=limits.mistaken_share, images=limits.mistaken_pictures,
             )  # fmt: skip
         return {about: line for about, line in found.items() if line}
 

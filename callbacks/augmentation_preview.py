@@ -38,7 +38,7 @@ class AugmentationPreview(ExplanationCallback):
         if look.augment is None or look.clock != 0:
             return
         self.select_layers(look.network, look.example)
-        shown = sorted(look.probes.in_turns()[: self.shown])
+        shown = sorted(look.probes.order_in_turns()[: self.shown])
         images = look.probes.images[shown]
         # one batch, in which every image is drawn independently
         repeated = images.repeat_interleave(self.draws, dim=0)

@@ -9,7 +9,7 @@ import torch
 from convlens.callbacks.explanation import Explanation, Look
 from torch import Tensor
 
-from convlens.explain.grad_cam import GradCam, grad_cam
+from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
 
 
@@ -67,7 +67,7 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
         labels, masks = look.sample_labels(count), look.sample_masks(count)
     labels = labels.cpu()
     pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
-    results: list[GradCam] = []
+    results: list[GradCamMaps] = []
     for images in batches:
         targets, pairs = pairs[: len(images)], pairs[len(images) :]
         results.append(

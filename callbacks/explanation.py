@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
-from convlens.explain.mode import explaining, preprocessing, ready
-from convlens.explain.outputs import OUTPUTS, answering, check_outputs, picking
+from convlens.explain.mode import add_preprocessing, explaining, prepare_images
+from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
 
 log = logging.getLogger("convlens")
 SPLITS = {"val": "validation", "test": "test"}  # by stage
@@ -315,10 +315,10 @@ class Explanation(L.Callback, ABC):
 
         with ExitStack() as hooks:
             if self.logits is not None:
-                hooks.enter_context(picking(network, self.logits))
+                hooks.enter_context(add_logits_picker(network, self.logits))
             if (prepare := self.preprocess) is not None:
                 given = lambda images: images if skipping else prepare(images)  # noqa: E731
-                hooks.enter_context(preprocessing(network, given))
+                hooks.enter_context(add_preprocessing(network, given))
             hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield skip_preprocessing if preprocessed else nullcontext
 
@@ -332,7 +332,7 @@ class Explanation(L.Callback, ABC):
             return
         self.outputs_readable = False
         with explaining(network):
-            logits, note = check_outputs(network, ready(network, images[:2]))
+            logits, note = check_outputs(network, prepare_images(network, images[:2]))
         self.outputs_readable, self._checked = True, network
         if note:
             self.log_once("outputs", f"{self.name}: {note}")

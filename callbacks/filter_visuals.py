@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
     AscentCost,
-    ascent_cost,
+    estimate_ascent_cost,
+    find_logits_layer,
+    get_recipe,
     gradient_ascent,
     kernels,
-    logits_layer,
-    recipe,
     to_display,
 )
-from convlens.explain.layers import choose_layers, takes_image
+from convlens.explain.layers import choose_layers, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
 
@@ -76,7 +76,7 @@ class FilterVisuals(ExplanationCallback):
         self._costs: dict[str, AscentCost] = {}  # by layer
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        recipe(self.recipe)  # a wrong name is reported before training
+        get_recipe(self.recipe)  # a wrong name is reported before training
         return choose_layers(network, self.layers, "filters", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -84,7 +84,7 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
-        for first in self.find_once(look, takes_image):
+        for first in self.find_once(look, find_image_convolutions):
             if first not in layers:
                 continue
             layers.remove(first)
@@ -94,7 +94,7 @@ class FilterVisuals(ExplanationCallback):
         if not layers:
             return
         began = time.perf_counter()
-        logits = logits_layer(look.network, layers, look.example)
+        logits = find_logits_layer(look.network, layers, look.example)
         wanted = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
         patches = self._search(look, wanted, time.perf_counter() - began)
         missing = []
@@ -124,13 +124,13 @@ class FilterVisuals(ExplanationCallback):
             return units
         if layer not in self._costs:
             images = look.example
-            self._costs[layer] = ascent_cost(
+            self._costs[layer] = estimate_ascent_cost(
                 look.network, layer, units, size=tuple(images.shape[-2:]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
         cost, left = self._costs[layer], look.seconds_left
         seconds = max(left / waiting, min(cost.seconds, left))
-        return min(units, max(0, cost.affordable(seconds)))
+        return min(units, max(0, cost.count_affordable(seconds)))
 
     def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
         """Return the units of a layer to show at this look, with their labels."""
@@ -182,7 +182,7 @@ class FilterVisuals(ExplanationCallback):
                 look.network, layer, selection.units, signs=selection.signs,
                 size=tuple(images.shape[-2:]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
-                step_size=self.step_size, **recipe(self.recipe),
+                step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
         marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
@@ -190,7 +190,7 @@ class FilterVisuals(ExplanationCallback):
         sheet = filter_sheet(
             to_display(ascent.images), ascent.units, marks=marks, labels=selection.labels,
             patches=real and real.patches[selection.places],
-            note=real and f"of {real.searched} images",
+            note=real and f"of {real.search_count} images",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet

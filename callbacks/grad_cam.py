@@ -8,10 +8,10 @@ from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, choose_classes
 from torch import Tensor, nn
 
-from convlens.data.index.names import place_of
+from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map
+from convlens.explain.layers import choose_layers, find_feature_map
 
 
 class GradCam(ExplanationCallback):
@@ -61,7 +61,7 @@ class GradCam(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
         if not layers:
-            _, why = feature_map(look.network, look.example)
+            _, why = find_feature_map(look.network, look.example)
             self.log_once("no map", f"{self.name}: {why}, so nothing is drawn")
             return
         images, labels = look.probes.images, look.probes.labels
@@ -102,7 +102,7 @@ class GradCam(ExplanationCallback):
         """Return (N, T) classes to explain: predicted (-1), and true (-1 if unknown)."""
         count = len(look.probes)
         if self.target != "answer":
-            named = place_of(self.target, look.class_names)
+            named = find_name(self.target, look.class_names)
             assert named is not None, "select_layers checks the target"
             return torch.full((count, 1), named)
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)

@@ -19,7 +19,7 @@ from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.training import ClassifierModule
 
 MARGIN = 0.05  # fraction of the seconds left that is held back: the last picture may take longer
@@ -113,7 +113,7 @@ class Looks(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        if not isinstance(pl_module, ClassifierModule) or pl_module.worth_looking(self._clock):
+        if not isinstance(pl_module, ClassifierModule) or pl_module.is_look_due(self._clock):
             skipped: dict[str, float] = {}
             # one by one: each look changes what is left of the budget
             due = (each for each in self.order if self._is_due(each, skipped))
@@ -236,7 +236,7 @@ class Looks(L.Callback):
                 continue
             self.account(each).judged, began = self.own.seen, time.perf_counter()
             try:
-                with spent_on("explaining"), isolate_rng():
+                with count_seconds("explaining"), isolate_rng():
                     verdict = self.own.judge(module, outputs, batch, each)
                 if trainer.is_global_zero and verdict.refusal:
                     raise UserError(verdict.refusal)
@@ -268,7 +268,7 @@ class Looks(L.Callback):
         session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
         for each in due:
             if each.probes is not None:
-                with spent_on("explaining"):
+                with count_seconds("explaining"):
                     self._look(trainer, session, each)
 
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:

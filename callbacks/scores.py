@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.draw.charts import depth_chart
 from convlens.explain import scores
-from convlens.explain.activations import layer_statistics
+from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
@@ -195,7 +195,7 @@ class Scores(ExplanationCallback):
 
     def _layer_scores(self, look: Look, layers: list[str]) -> Findings:
         batches = look.probes.images.split(max(1, self.batch // 4))
-        found = layer_statistics(look.network, batches, layers)
+        found = compute_layer_statistics(look.network, batches, layers)
         self._latest = {
             name: (float(each.sparsity.mean()), float(each.dead.float().mean()))
             for name, each in found.items()

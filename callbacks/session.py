@@ -20,11 +20,11 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.core.evaluation import evaluation_mode, kept_modes
+from convlens.core.evaluation import evaluation_mode, preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
-from convlens.data.order import even_sample, generator
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.order import draw_even_sample, make_generator
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
@@ -87,7 +87,7 @@ class Session:
             UserError: it is not the network that predicts, or its outputs cannot be read.
         """
         module = self.module
-        with kept_modes(module):
+        with preserve_modes(module):
             network, shared = find_network(self.trainer, module), self._share(explanation)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:
@@ -158,7 +158,7 @@ def predict_validation(trainer: L.Trainer, module: L.LightningModule, book: Pred
     with evaluation_mode(module), trainer.precision_plugin.forward_context():
         for batch in data.evaluation_loader("validation"):
             moved = data.finish(move_data_to_device(batch, module.device))
-            book.take({"logits": module.answer(moved)}, moved)
+            book.take({"logits": module.compute_logits(moved)}, moved)
     book.end("val")
 
 
@@ -185,13 +185,13 @@ def gather_context(
     return context
 
 
-def _readers(pictures: Pictures, device: torch.device, seed: int) -> dict[str, Any]:
+def _readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any]:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
 
     def sample(count: int) -> np.ndarray:
-        return even_sample(pictures.labels, count, seed)
+        return draw_even_sample(pictures.labels, count, seed)
 
     def batches(count: int) -> Iterator[Tensor]:
         rows = sample(count)
@@ -212,7 +212,7 @@ def _readers(pictures: Pictures, device: torch.device, seed: int) -> dict[str, A
 
 
 def _draws(images: Tensor, seed: int) -> Tensor:
-    return torch.from_numpy(generator(seed, 7).random((len(images), DRAWS))).float()
+    return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
 
 
 def _fetch_kept(
@@ -229,7 +229,7 @@ def _marks(module: L.LightningModule) -> dict[str, int]:
     if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}
     schedule, record = module.schedule, module.record
-    phases = [schedule.at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
+    phases = [schedule.phase_at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
     return {
         ", ".join(phase.train): epoch
         for epoch, (before, phase) in enumerate(pairwise(phases), start=1)

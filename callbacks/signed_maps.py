@@ -19,7 +19,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.occlusion import class_logits
+from convlens.explain.occlusion import compute_logits
 
 ONLY = ("correct", "all", "wrong")
 
@@ -68,10 +68,12 @@ class SignedMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
-        logits = self.fit_batch(lambda batch: class_logits(look.network, images, batch=batch))
+        logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
         probs = probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
-        numbers = [n for n in look.probes.in_turns() if self._selects(predictions[n], labels[n])]
+        numbers = [
+            n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
+        ]
         numbers = sorted(numbers[: self.shown])
         if not numbers:
             # of an unknown class all probes would be shown

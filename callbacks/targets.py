@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import place_of
+from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import Role
 
 
@@ -17,7 +17,7 @@ def check_target(key: str, target: str, class_names: Sequence[str]) -> None:
         target: the value of the callback's ``target``.
         class_names: K names.
     """
-    if target != "answer" and place_of(target, class_names) is None:
+    if target != "answer" and find_name(target, class_names) is None:
         raise UserError(
             f"{key}.target={target}: no such class; {nearest(target, [*class_names, 'answer'])}"
         )
@@ -38,7 +38,7 @@ def choose_classes(
     [(0, 'predicted'), (1, 'true')]
     """
     if target != "answer":
-        named = place_of(target, class_names)
+        named = find_name(target, class_names)
         assert named is not None, "check_target comes first"
         return [(named, "target")]
     if true < 0 or predicted == true:

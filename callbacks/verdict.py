@@ -14,9 +14,9 @@ from convlens.callbacks.explanation import LogitsLocation, Preprocess
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.mode import explaining, ready
-from convlens.explain.outputs import pick_logits, picking
-from convlens.explain.similarity import alike
+from convlens.explain.mode import explaining, prepare_images
+from convlens.explain.outputs import add_logits_picker, pick_logits
+from convlens.explain.similarity import are_close
 from convlens.training import ClassifierModule
 
 
@@ -131,9 +131,9 @@ class Judge:
         """Judge a step that called ``forward``, which must give the same result again."""
         own = pick_logits(self.step.forward[0][1], self.logits, self.module)
         with self._calling():
-            images = ready(self.module, given)
+            images = prepare_images(self.module, given)
             again = self.module(images)
-            repeatable = alike(again, self.module(images), narrow=False)
+            repeatable = are_close(again, self.module(images), narrow=False)
         if repeatable:
             self._compare(own, again, "the step got")
             if self.returned is not None and len(self.returned) == len(again):
@@ -152,18 +152,20 @@ class Judge:
         """Judge a step that calls the parts itself: one of them must give what ``forward`` does."""
         for images in self._candidate_inputs():
             with self._calling(), _noting_parts(self.module) as inner:
-                again = self.module(ready(self.module, images))
+                again = self.module(prepare_images(self.module, images))
             preprocessed = images is self.images
             known = self.images is not None and not self.step.training
             if known and self.returned is not None:
-                if alike(self.returned, again, self.step.half_precision):
+                if are_close(self.returned, again, self.step.half_precision):
                     return Verdict(preprocessed=preprocessed)
                 continue
             ends = [m for m, value in inner.items() if m in self.step.called
-                    and alike(value, again, narrow=False)]  # fmt: skip
+                    and are_close(value, again, narrow=False)]  # fmt: skip
             for module in reversed(ends):
                 seen = self.step.outputs.get(module)
-                if not known or (seen is not None and alike(seen, again, self.step.half_precision)):
+                if not known or (
+                    seen is not None and are_close(seen, again, self.step.half_precision)
+                ):
                     return Verdict(source=module, preprocessed=preprocessed)
         raise UserError(
             f"{self._step_name} does not call forward, which predicts something else: call "
@@ -183,11 +185,11 @@ class Judge:
     @contextmanager
     def _calling(self) -> Iterator[None]:
         """Make the module return logits, as the callbacks call it, while this lasts."""
-        with explaining(self.module), torch.no_grad(), picking(self.module, self.logits):
+        with explaining(self.module), torch.no_grad(), add_logits_picker(self.module, self.logits):
             yield
 
     def _compare(self, own: Tensor, again: Tensor, what: str) -> None:
-        if alike(own, again, self.step.half_precision):
+        if are_close(own, again, self.step.half_precision):
             return
         raise UserError(
             f"{self._name}.forward gives {_numbers(again)} for an image for which {what} "
@@ -196,10 +198,10 @@ class Judge:
 
     def _is_preprocessed(self, given: Tensor) -> bool:
         """Return whether the batch holds what ``forward`` takes, not what ``preprocess`` takes."""
-        if self.images is None or alike(given, self.images, self.step.half_precision):
+        if self.images is None or are_close(given, self.images, self.step.half_precision):
             return self.images is not None
         prepared = self.preprocess and self.preprocess(self.images)
-        if prepared is not None and alike(given, prepared, self.step.half_precision):
+        if prepared is not None and are_close(given, prepared, self.step.half_precision):
             return False
         raise UserError(
             f"{self._step_name} changes the images before it calls forward: give that change as "
@@ -234,9 +236,9 @@ def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
 def judge_own_module(module: ClassifierModule, image: Tensor) -> Verdict:
     """Return whether convlens's module predicts what its ``model`` does, which is explained."""
     with explaining(module.model), torch.no_grad():
-        image = ready(module.model, image)
-        own, again = module.answer({"image": image}), module.model(image)
-    if alike(own, again, narrow=False):
+        image = prepare_images(module.model, image)
+        own, again = module.compute_logits({"image": image}), module.model(image)
+    if are_close(own, again, narrow=False):
         return Verdict()
     return Verdict(
         f"{type(module).__name__}.model gives {_numbers(again)} for an image for which the module "

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from convlens.config.checks import stored_config
+from convlens.config.checks import restore_config
 from convlens.data.sources.registry import index
 from convlens.experiment.inputs import EXAMPLE
 
@@ -34,7 +34,7 @@ def main() -> None:
     config = content["hyper_parameters"]["config"]
     config["run_dir"] = None  # it was a temporary folder
     torch.save({key: content[key] for key in KEPT}, EXAMPLE / "shapes.ckpt")
-    made = stored_config(config, "the run")
+    made = restore_config(config, "the run")
     dataset = index(made.data, made.seed).load()
     test = dataset.splits["test"]
     for number, name in enumerate(content["hyper_parameters"]["class_names"]):

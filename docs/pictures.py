@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 
 from convlens.config.compose import compose
-from convlens.draw.canvas import GAP, blank, framed, hstack, text_band, vstack
+from convlens.draw.canvas import GAP, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK, MUTED, RED
 from convlens.draw.text import BODY, wrap
 from convlens.explain import grad_cam
-from convlens.explain.filters import gradient_ascent, recipe, to_display
+from convlens.explain.filters import get_recipe, gradient_ascent, to_display
 from convlens.models import build_model, imagenet_classes
 
 HERE = Path(__file__).resolve().parent
@@ -50,7 +50,9 @@ def clever_hans() -> np.ndarray:
         vstack([head, blank(tallest - len(head), head.shape[1])], gap=0) for head, _ in columns
     ]
     bodies = [body for _, body in columns]
-    return framed(hstack([vstack(pair) for pair in zip(heads, bodies, strict=True)], gap=2 * GAP))
+    return add_margin(
+        hstack([vstack(pair) for pair in zip(heads, bodies, strict=True)], gap=2 * GAP)
+    )
 
 
 def _last(home: Path) -> Path:
@@ -119,7 +121,7 @@ def filters() -> np.ndarray:
         units = [round(i * total / 8) for i in range(8)]
         found = gradient_ascent(
             model, path, units, size=150, channels=3, steps=60, step_size=0.02, seed=0,
-            **recipe("robust"),
+            **get_recipe("robust"),
         )  # fmt: skip
         title = f"VGG16 {layer}, ImageNet weights"
         sheets.append(filter_sheet(to_display(found.images), units, title=title))

@@ -11,10 +11,10 @@ import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import event_loggers, write_numbers
 
-from convlens.core.files import whole_file
-from convlens.core.stopwatch import current, spent_on
+from convlens.core.files import open_atomic
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
-from convlens.data.index.tables import csv_line
+from convlens.data.index.tables import format_csv_line
 from convlens.training import ClassifierModule
 
 log = logging.getLogger("convlens")
@@ -60,9 +60,9 @@ class EpochLog(L.Callback):
             if trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
         else:
-            with spent_on("validation"):
+            with count_seconds("validation"):
                 self._measure_untrained(trainer, module)
-        current().turn_to("training")
+        get_stopwatch().switch_to("training")
 
     def _measure_untrained(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         data: PictureData = trainer.datamodule
@@ -97,7 +97,7 @@ class EpochLog(L.Callback):
             write_numbers(trainer, values, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        self._validating.enter_context(spent_on("validation"))
+        self._validating.enter_context(count_seconds("validation"))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         self._validating.close()
@@ -121,7 +121,7 @@ class EpochLog(L.Callback):
             )  # fmt: skip
 
     def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        current().turn_to("closing")
+        get_stopwatch().switch_to("closing")
 
     # --- the tested network
 
@@ -158,8 +158,8 @@ class EpochLog(L.Callback):
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
         before = self.failure
         try:
-            with whole_file(self.file, newline="") as table:
-                table.writelines(csv_line(row) for row in (columns, *rows))
+            with open_atomic(self.file, newline="") as table:
+                table.writelines(format_csv_line(row) for row in (columns, *rows))
             self.failure = ""
         except OSError as error:
             self.failure = f"{self.file} lacks its last rows ({error.strerror}): free disk space"
@@ -169,14 +169,14 @@ class EpochLog(L.Callback):
     def state_dict(self) -> dict:
         return {
             "history": self.history,
-            "seconds": current().seconds(),
+            "seconds": get_stopwatch().seconds(),
             "pictures_seen": self.pictures_seen,
             "into_epoch": time.perf_counter() - self._epoch_began if self._open else 0.0,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.history = state_dict["history"]
-        current().add(state_dict["seconds"])  # those of all parts of a resumed run
+        get_stopwatch().add(state_dict["seconds"])  # those of all parts of a resumed run
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
 

@@ -66,9 +66,9 @@ class Settings:
         rate = {} if phases else {"optimizer.lr": self.optimizer.lr}
         return {
             "model.name": self.model.name,
-            "optimizer.name": schema.name_of(self.optimizer),
+            "optimizer.name": schema.get_name(self.optimizer),
             **rate,
-            "scheduler.name": schema.name_of(self.scheduler),
+            "scheduler.name": schema.get_name(self.scheduler),
             "training.batch_size": self.training.batch_size,
             "training.epochs": self.training.epochs,
             "seed": self.seed,
@@ -113,7 +113,7 @@ class HParams(L.Callback):
 def _phases_trained(module: L.LightningModule) -> int:
     """Return how many of the schedule's phases the run has reached."""
     last = max(module.record, default=0)
-    return module.schedule.at(last, module.record)[0].number + 1
+    return module.schedule.phase_at(last, module.record)[0].number + 1
 
 
 def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.draw.canvas import framed, hstack, text_band, vstack
+from convlens.draw.canvas import add_margin, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK
 from convlens.draw.picture import resize
@@ -68,12 +68,12 @@ def named(image: np.ndarray, text: str) -> np.ndarray:
 def curves(runs: dict[str, Path]) -> np.ndarray:
     """The learning curves of several runs below each other; what the run says, and its folder."""
     charts = {text: picture(last(home) / "learning_curves.jpg") for text, home in runs.items()}
-    return framed(vstack([named(chart[TITLED:], text) for text, chart in charts.items()]))
+    return add_margin(vstack([named(chart[TITLED:], text) for text, chart in charts.items()]))
 
 
 def numbers(tour: Path) -> np.ndarray:
     panel = picture(tour / "numbers" / "kernel.jpg")
-    return framed(hstack([panel[60:290, :265], panel[NUMBERS, :640]]))
+    return add_margin(hstack([panel[60:290, :265], panel[NUMBERS, :640]]))
 
 
 def kernel(tour: Path) -> np.ndarray:
@@ -85,7 +85,7 @@ def kernel(tour: Path) -> np.ndarray:
 def pooling(tour: Path) -> np.ndarray:
     panel = picture(tour / "pooled" / "kernel.jpg")
     maps = {"the kernel's answers, 98×148": MAPS, "after max pooling, 49×74": POOLED}
-    return framed(hstack([named(_together(panel[rows]), text) for text, rows in maps.items()]))
+    return add_margin(hstack([named(_together(panel[rows]), text) for text, rows in maps.items()]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def sizes(tour: Path) -> np.ndarray:
     for number, text in enumerate(filters):
         chart = picture(last(tour / "size" / str(number)) / "learning_curves.jpg")
         charts.append(named(chart[TITLED:, : chart.shape[1] // 2], f"{text} kernels"))
-    return framed(hstack(charts))
+    return add_margin(hstack(charts))
 
 
 def activations(tour: Path) -> np.ndarray:
@@ -113,7 +113,7 @@ def activations(tour: Path) -> np.ndarray:
         picture(grids / f"backbone.block{number}.activation.jpg")[:rows, :columns]
         for number, (rows, columns) in cuts.items()
     ]
-    return framed(hstack([star, vstack(blocks)]))
+    return add_margin(hstack([star, vstack(blocks)]))
 
 
 def early_filters(tour: Path) -> np.ndarray:
@@ -153,7 +153,7 @@ def horses(tour: Path) -> np.ndarray:
         looked = last(tour / run_dir) / "grad_cam"
         probes = [picture(looked / f"{probe}.jpg") for probe in ("06_star", "07_ring")]
         columns.append(named(vstack(probes), text))
-    return framed(hstack(columns))
+    return add_margin(hstack(columns))
 
 
 def class_means(tour: Path) -> np.ndarray:
@@ -161,7 +161,7 @@ def class_means(tour: Path) -> np.ndarray:
         named(picture(last(tour / run_dir) / "class_means.jpg"), text)
         for text, run_dir in HORSES.items()
     ]
-    return framed(vstack(means))
+    return add_margin(vstack(means))
 
 
 Cut = Callable[[Path], np.ndarray]

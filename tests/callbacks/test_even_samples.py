@@ -15,7 +15,7 @@ from convlens.callbacks.session import gather_context
 import convlens.experiment.train
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes, choose_probes
 from convlens.training import ClassifierModule
 from support.looks import look_at, untrained
@@ -54,7 +54,7 @@ def test_several_processes_share_one_sample(tmp_path, monkeypatch):
     alone = data.evaluation_loader("train", 9).rows
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(PictureData, "_place", lambda self, rank=rank: (rank, 2))
+        monkeypatch.setattr(PictureData, "_get_rank", lambda self, rank=rank: (rank, 2))
         parts.append(data.evaluation_loader("train", 9).rows)
     assert sorted(np.concatenate(parts)) == alone.tolist() and len(alone) == 9
 
@@ -82,7 +82,7 @@ def test_work_that_is_cut_short_has_seen_all_classes(tmp_path):
 def test_fewer_probes_than_classes_are_not_those_of_the_first_classes():
     labels = np.repeat(np.arange(20), 2)
     images = np.zeros((40, 8, 8, 3), np.uint8)
-    pictures = Pictures(images, labels, [str(row) for row in range(40)])
+    pictures = Images(images, labels, [str(row) for row in range(40)])
     names = tuple("abcdefghijklmnopqrst")
     shown = [choose_probes(pictures, names, count=4, seed=s).labels.tolist() for s in range(30)]
     assert all(len(set(each)) == 4 and each == sorted(each) for each in shown)

@@ -13,7 +13,7 @@ from convlens.callbacks import filter_visuals as module_under_test
 from convlens.callbacks.explanation import Look
 
 from convlens.core.errors import UserError
-from convlens.explain.filters import AscentCost, ascent_cost
+from convlens.explain.filters import AscentCost, estimate_ascent_cost
 from support import looks
 from support.looks import NAMES, untrained
 
@@ -112,7 +112,9 @@ def test_a_wrong_recipe_is_told_before_training():
 
 def test_what_there_is_no_time_for_is_not_begun(drawn, monkeypatch):
     """Layers take 1 s for each two units: of 4.5 s the conv gets its share, then the rest."""
-    monkeypatch.setattr(module_under_test, "ascent_cost", lambda *told, **more: AscentCost(1.0, 2))
+    monkeypatch.setattr(
+        module_under_test, "estimate_ascent_cost", lambda *told, **more: AscentCost(1.0, 2)
+    )
     look = look_at()
     asked = {}
     for seconds in (-1.0, 0.5, 2.5, 4.5, float("inf")):
@@ -127,8 +129,9 @@ def test_what_there_is_no_time_for_is_not_begun(drawn, monkeypatch):
 
 def test_cost_is_told_before_the_ascent():
     model = untrained()
-    cost = ascent_cost(model, "backbone.block2.conv", 5, size=16, channels=3, steps=10)
+    cost = estimate_ascent_cost(model, "backbone.block2.conv", 5, size=16, channels=3, steps=10)
     assert cost.units == 5 and 0 < cost.seconds < 5
-    assert AscentCost(2.0, 3).affordable(5.9) == 6 and AscentCost(2.0, 3).affordable(1.9) == 0
+    cost = AscentCost(2.0, 3)
+    assert cost.count_affordable(5.9) == 6 and cost.count_affordable(1.9) == 0
     with pytest.raises(UserError, match="no layer 'block9'"):
-        ascent_cost(model, "block9", 5, size=16, channels=3, steps=10)
+        estimate_ascent_cost(model, "block9", 5, size=16, channels=3, steps=10)

@@ -15,7 +15,7 @@ from convlens.callbacks.explanation import Look
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import PAD
-from convlens.draw.colour import DIVERGING, HEAT, table
+from convlens.draw.colour import DIVERGING, HEAT, colour_table
 from convlens.draw.grad_cam_panel import ClassMap
 from support.looks import NAMES, look_at, untrained
 
@@ -172,18 +172,18 @@ def map_of(panel) -> np.ndarray:
 
 def test_signed_maps_are_symmetric_about_zero_and_positive_ones_are_heat():
     drawn = map_of(panel_of([[1.0, -2.0], [0.0, 2.0]]))
-    colours, at = table(DIVERGING), [(0, 0), (0, 191), (191, 0), (191, 191)]
+    colours, at = colour_table(DIVERGING), [(0, 0), (0, 191), (191, 0), (191, 191)]
     levels = [191, 0, 128, 255]  # 1, -2, 0 and 2 between -2 and 2
     assert [drawn[place].tolist() for place in at] == [colours[k].tolist() for k in levels]
     drawn = map_of(panel_of([[1.0, 2.0], [0.0, 4.0]]))
     assert [drawn[place].tolist() for place in at] == [
-        table(HEAT)[k].tolist() for k in (64, 128, 0, 255)
+        colour_table(HEAT)[k].tolist() for k in (64, 128, 0, 255)
     ]
 
 
 def test_empty_and_broken_maps_are_neutral_and_said():
     zero = map_of(panel_of(np.zeros((4, 4))))
-    assert (zero == table(HEAT)[0]).all()
+    assert (zero == colour_table(HEAT)[0]).all()
     alarm = [panel_of(m) for m in (np.zeros((4, 4)), np.full((4, 4), np.nan))]
     for panel in alarm:
         caption = panel[-PAD - 15 : -PAD, PAD + 200 : PAD + 392].astype(int)
@@ -194,5 +194,5 @@ def test_a_few_extreme_pixels_do_not_take_all_the_colour():
     values = np.random.default_rng(0).normal(size=(64, 64))
     values[0, 0] = 1e6
     drawn = map_of(panel_of(values))
-    assert (drawn == table(DIVERGING)[0]).all(-1).any()
+    assert (drawn == colour_table(DIVERGING)[0]).all(-1).any()
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 100

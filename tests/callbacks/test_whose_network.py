@@ -136,7 +136,7 @@ class ModelIsAFactory(Base):
 class HasOurNames(Base):
     """Attributes that are called like convlens's own, and are something else."""
 
-    schedule, record, worth_looking, compiled = "cosine", "none", False, True
+    schedule, record, is_look_due, compiled = "cosine", "none", False, True
 
 
 class Net(Base):
@@ -500,15 +500,19 @@ def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
     probes = Probes(torch.rand(3, 3, 16, 16), LABELS[:3], ["a", "b", "c"], ["a", "b", "c"])
     assert find_network(L.Trainer(logger=False, accelerator="cpu"), module) is module.model
     asked = []
-    answer = ClassifierModule.answer
+    answer = ClassifierModule.compute_logits
     monkeypatch.setattr(
-        ClassifierModule, "answer", lambda self, batch: asked.append(1) or answer(self, batch)
+        ClassifierModule,
+        "compute_logits",
+        lambda self, batch: asked.append(1) or answer(self, batch),
     )
     own = StepObserver()
     assert not any(own.verdict(module, GradCam(), probes).refusal for _ in range(3))
     assert len(asked) == 1
 
-    monkeypatch.setattr(ClassifierModule, "answer", lambda self, batch: answer(self, batch) * 2)
+    monkeypatch.setattr(
+        ClassifierModule, "compute_logits", lambda self, batch: answer(self, batch) * 2
+    )
     refusal = StepObserver().verdict(module, GradCam(), probes).refusal
     assert "is not the one that predicts" in refusal
 

@@ -71,7 +71,7 @@ def test_truncated_jpeg_is_named_and_can_be_skipped(at, capsys, folder_of_two):
     assert not (at / "outputs").exists()
     words = folder_words(folder_of_two)
     assert main(["train", *words, "data.on_error=skip", "run_dir=out"]) == 0
-    assert "1 broken picture skipped" in capsys.readouterr().out
+    assert "1 broken image skipped" in capsys.readouterr().out
 
 
 def test_text_file_called_jpg(at, capsys, folder_of_two):
@@ -131,7 +131,7 @@ def test_resume_of_no_run(at, capsys):
 
 def test_split_share_for_a_split_that_is_there(at, capsys, folder_of_two):
     words = ["train", *folder_words(folder_of_two), "data.split.validation=0.2"]
-    assert "already has its own validation" in refused(words, capsys)
+    assert "has its own validation" in refused(words, capsys)
 
 
 def test_binary_loss_with_five_classes(at, capsys):
@@ -152,10 +152,13 @@ VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "pre
     [
         (["exp=finetune_vgg16", "model.weights=nothing.pth"], "nothing.pth: there is no such file"),
         (["exp=finetune_timm", "model.name=resnet81"], "did you mean resnet18"),
-        (["exp=finetune_vgg16", "model.weights=none", "data.size=20"], "at least 32 are needed"),
+        (
+            ["exp=finetune_vgg16", "model.weights=none", "data.size=20"],
+            "at least 32 pixels are needed",
+        ),
         (
             ["exp=finetune_inception_v3", "model.weights=none", "data.size=64"],
-            "at least 75 are needed",
+            "at least 75 pixels are needed",
         ),
         (
             ["exp=finetune_vgg16", "model.weights=none", "finetune.groups.base=backbone.block9"],
@@ -163,7 +166,7 @@ VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "pre
         ),
         (
             ["exp=frozen_vgg16", "model.weights=none", "cache_features=always"],
-            "cannot train on stored features, the pictures are augmented",
+            "cannot use stored features: the images are augmented",
         ),
         (["exp=finetune_vgg16", "model.head=imagenet", "model.weights=none"], "1000"),
     ],
@@ -191,7 +194,7 @@ def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monk
 
     from convlens.models import vgg16
 
-    torch.save(vgg16.convolutions().state_dict(), at / "vgg16_features.pth")
+    torch.save(vgg16.build_convolutions().state_dict(), at / "vgg16_features.pth")
     words = ["train", "exp=finetune_vgg16", *VGG, "model.weights=vgg16_features.pth"]
     words += ["debug=fast_dev_run", "training.batch_size=4", "training.eval_batch_size=4"]
     phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"

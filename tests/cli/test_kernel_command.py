@@ -11,7 +11,7 @@ from PIL import Image
 
 from convlens.cli import kernel as command
 from convlens.core.errors import UserError
-from convlens.data.pixels.decode import PictureError
+from convlens.data.pixels.decode import ImageError
 from convlens.lessons.kernel.lesson import decode_in_proportion
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
@@ -203,5 +203,5 @@ def test_mistakes_get_one_line_and_leave_nothing(at, words, said):
 
 def test_damaged_files_are_named(damaged):
     for path in damaged.values():
-        with pytest.raises(PictureError, match=re.escape(str(path))):
+        with pytest.raises(ImageError, match=re.escape(str(path))):
             decode_in_proportion(path, 50)

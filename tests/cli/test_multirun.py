@@ -13,7 +13,7 @@ import pytest
 from convlens.cli.main import main
 from convlens.cli.train import asked_for
 from convlens.cli.words import split_make_words
-from convlens.config.compose import values_of
+from convlens.config.compose import split_values
 from convlens.core.errors import UserError
 from convlens.experiment.multirun import combinations
 from support.tiny import TINY
@@ -37,12 +37,12 @@ SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
     ],
 )  # fmt: skip
 def test_values_are_taken_apart_as_hydra_does(word, values):
-    assert values_of(word) == values
+    assert split_values(word) == values
 
 
 def test_values_without_an_end_are_refused():
     with pytest.raises(UserError, match="no list of values"):
-        values_of("optimizer.lr=interval(0,1)")
+        split_values("optimizer.lr=interval(0,1)")
 
 
 def test_the_words_that_ask_for_it():

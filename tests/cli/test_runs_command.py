@@ -13,9 +13,9 @@ import pytest
 from convlens.cli.runs import run as command
 from convlens.core.errors import UserError
 from convlens.rundir import lock
-from convlens.rundir.lock import LOCK, Hold, holder_of
+from convlens.rundir.lock import LOCK, Hold, find_holder
 from convlens.rundir.read import read_run
-from convlens.rundir.runs import all_runs, newest_run
+from convlens.rundir.runs import find_newest_run, read_all_runs
 from support.runs_made import CONFIG, changed, write_run
 
 
@@ -130,7 +130,7 @@ def test_what_a_run_keeps_inside_is_no_run(runs):
     inside = runs / "scratch" / "a" / "explanations" / "epoch_000"
     inside.mkdir(parents=True)
     (inside / "config.yaml").write_text("experiment: x\n")
-    assert len(all_runs(runs)) == 4
+    assert len(read_all_runs(runs)) == 4
 
 
 def test_a_run_without_results_yet_and_an_old_summary(at):
@@ -192,7 +192,7 @@ def test_a_killed_process_holds_nothing(runs):
     try:
         assert child.stdout.readline() == "held\n"
         assert state(home) == "running, epoch 3 done"
-        assert holder_of(home).name.startswith(f"process {child.pid} on ")
+        assert find_holder(home).name.startswith(f"process {child.pid} on ")
     finally:
         child.kill()
         child.wait()
@@ -240,7 +240,7 @@ def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
     from convlens.rundir import log as logs
     from convlens.rundir.runs import find_run
 
-    logs.speak()
+    logs.log_to_screen()
     newest, older = runs / "scratch" / "d", runs / "hans" / "c"
     best = "checkpoints/best.ckpt"
     for asked in (("last", None), (None, "last")):
@@ -253,14 +253,14 @@ def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
         assert checkpoint_path(*asked).resolve() == older / best
         said = capsys.readouterr().out
         assert "last is outputs/hans/c: the newer outputs/scratch/d has no checkpoints" in said
-    assert newest_run().resolve() == newest  # to resume, a run needs no checkpoint
+    assert find_newest_run().resolve() == newest  # to resume, a run needs no checkpoint
     (newest / "metrics.csv").unlink()
     assert find_run("last").resolve() == older  # to compare, it needs numbers
     (runs / ".hydra").mkdir()
     (runs / ".hydra" / "config.yaml").touch()
     (newest / "probes").mkdir()
     (newest / "probes" / "config.yaml").touch()
-    assert newest_run().resolve() == newest
+    assert find_newest_run().resolve() == newest
 
 
 def test_a_page_of_other_runs_is_not_overwritten(runs, capsys):

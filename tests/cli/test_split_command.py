@@ -9,7 +9,7 @@ import pytest
 from convlens.cli import split as command
 from convlens.core.errors import UserError
 from convlens.data.index import split_copy as splits
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_copies_everything_once_and_prints_the_counts(src, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("cats", "dogs", "validation", "30"))
-    made = list_pictures(tmp_path / "new" / "dst")
+    made = list_images(tmp_path / "new" / "dst")
     texts = {file.read_text() for file in made.files}
     assert len(made) == len(texts) == 30
     assert all(file.read_text().startswith(file.parts[-2]) for file in made.files
@@ -47,7 +47,7 @@ def test_copies_everything_once_and_prints_the_counts(src, tmp_path, capsys):
 def test_same_seed_same_split_and_links(src, tmp_path):
     run(src, tmp_path / "a")
     run(src, tmp_path / "b", link=True)
-    a, b = list_pictures(tmp_path / "a"), list_pictures(tmp_path / "b")
+    a, b = list_images(tmp_path / "a"), list_images(tmp_path / "b")
     assert list(a.files.names()) == list(b.files.names())
     assert all(file.stat().st_nlink == 2 for file in b.files)
     assert all(file.stat().st_nlink == 1 for file in a.files)
@@ -57,16 +57,16 @@ def test_empty_folder_is_taken_a_filled_one_refused(src, tmp_path):
     (tmp_path / "dst").mkdir()
     run(src, tmp_path / "dst")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match="exists and nothing is overwritten"):
+    with pytest.raises(UserError, match="exists and will not be overwritten"):
         run(src, tmp_path / "dst", seed=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="exists and nothing is overwritten"):
+    with pytest.raises(UserError, match="exists and will not be overwritten"):
         run(src, tmp_path / "file")
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "file"}) == before
 
 
 def test_refusals_name_the_words_of_this_command(src, tmp_path):
-    with pytest.raises(UserError, match="lies inside src"):
+    with pytest.raises(UserError, match="is inside src"):
         run(src, src / "split")
     with pytest.raises(UserError, match=r"no folder .*: set src to"):
         run(tmp_path / "sr", tmp_path / "dst")

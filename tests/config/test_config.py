@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.words import split_make_words, take
-from convlens.config.compose import changed, compose, groups
+from convlens.config.compose import apply_overrides, compose
+from convlens.config.folder import list_groups
 from convlens.core.errors import UserError
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
@@ -96,7 +97,7 @@ def test_home_is_expanded_in_lists():
 
 
 def test_every_choice_composes():
-    for group, names in groups().items():
+    for group, names in list_groups().items():
         for name in names:
             compose([f"{group}={name}"])
 
@@ -107,16 +108,16 @@ def test_slurm_takes_the_jobs_number_of_nodes(monkeypatch):
     assert config.trainer.num_nodes == 1
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
     assert compose(["trainer=slurm"]).trainer.num_nodes == 4
-    assert changed(config, ["trainer=slurm"]).trainer.num_nodes == 4
+    assert apply_overrides(config, ["trainer=slurm"]).trainer.num_nodes == 4
 
 
 def test_changed_takes_keys_and_sources():
     config = compose([])
-    assert changed(config, ["data.size=96"]).data.size == 96
-    assert changed(config, ["data=mnist"]).data.name == "mnist"
+    assert apply_overrides(config, ["data.size=96"]).data.size == 96
+    assert apply_overrides(config, ["data=mnist"]).data.name == "mnist"
     assert config.data.size == compose([]).data.size
     with pytest.raises(UserError, match="did you mean data.size"):
-        changed(config, ["data.siz=96"])
+        apply_overrides(config, ["data.siz=96"])
 
 
 def test_take_wants_exactly_its_keys():
@@ -217,7 +218,7 @@ def test_a_key_of_several_kinds_takes_each_whatever_the_default_is(words):
     typed = [word for word in words if not word.startswith(("exp=", "trainer="))]
     for word in typed:
         key = word.partition("=")[0]
-        found, again = config.plain(), changed(stored, typed).plain()
+        found, again = config.plain(), apply_overrides(stored, typed).plain()
         for part in key.split("."):
             part = int(part) if isinstance(found, list) else part
             found, again = found[part], again[part]
@@ -267,7 +268,7 @@ def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
     for key in ("activation", "batch_norm", "dropout", *each):
         value = [getattr(spec, key)] * len(spec.filters)
         if key in each:
-            build_model(spec.updated(**{key: value}), channels=3, size=64, outputs=5)
+            build_model(spec.replace(**{key: value}), channels=3, size=64, outputs=5)
         else:
             with pytest.raises(UserError, match=f"model.{key}"):
-                changed(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])
+                apply_overrides(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])

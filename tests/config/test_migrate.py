@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from convlens.cli.main import main
-from convlens.config.checks import stored_config
+from convlens.config.checks import restore_config
 from convlens.config.compose import compose
-from convlens.config.migrate import FORMAT, lifted, stored
+from convlens.config.migrate import FORMAT, dump_config, migrate_config
 from convlens.core.errors import UserError
 from convlens.experiment.inputs import EXAMPLE
 
@@ -62,7 +62,7 @@ def test_a_run_folder_of_before_is_shown_tested_and_resumed(name, at, capsys):
 
 
 def test_the_example_network_is_of_a_known_format():
-    assert stored_config(config_of(EXAMPLE / "shapes.ckpt"), "the example").data.name == "shapes"
+    assert restore_config(config_of(EXAMPLE / "shapes.ckpt"), "the example").data.name == "shapes"
 
 
 def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
@@ -81,7 +81,7 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
     old["looking"]["share"] = 0.1
     del old["callbacks"]["filter_visuals"]["recipe"]
     old["callbacks"]["filter_visuals"]["jitter"] = 2
-    found = stored_config(old, "a file").plain()
+    found = restore_config(old, "a file").plain()
     assert found["callbacks"].pop("budget") == 0.1
     for plain in (now, found):
         plain["callbacks"].pop("scores", None), plain["callbacks"].pop("budget", None)
@@ -90,11 +90,11 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
 
 
 def test_todays_config_is_not_touched():
-    plain = stored(compose([]))
-    assert lifted(plain, "a file") == {k: v for k, v in plain.items() if k != "format"}
+    plain = dump_config(compose([]))
+    assert migrate_config(plain, "a file") == {k: v for k, v in plain.items() if k != "format"}
 
 
 @pytest.mark.parametrize("number", [FORMAT + 1, -1, "1", True, None])
 def test_a_later_format_is_told(number):
     with pytest.raises(UserError, match=r"^a file: format=.*: a later convlens wrote it"):
-        stored_config({**stored(compose([])), "format": number}, "a file")
+        restore_config({**dump_config(compose([])), "format": number}, "a file")

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from convlens.config.checks import checked, rule_of, stored_config, with_values
+from convlens.config.checks import check_config, find_rule, replace_values, restore_config
 from convlens.config.compose import compose
-from convlens.config.migrate import FORMAT, stored
+from convlens.config.migrate import FORMAT, dump_config
 from convlens.config.schema import LOOKS, Config, Own, Slice
 from convlens.core.errors import UserError
 
@@ -78,10 +78,10 @@ def test_the_schema_knows_no_hydra():
 def test_what_is_composed_comes_back_as_it_was(words):
     config = compose(words)
     assert isinstance(config, BaseModel)
-    assert checked(config.plain()) == config
-    assert stored_config(stored(config), "a file") == config
-    assert stored_config(yaml.safe_load(yaml.safe_dump(stored(config))), "a file") == config
-    assert stored(config)["format"] == FORMAT
+    assert check_config(config.plain()) == config
+    assert restore_config(dump_config(config), "a file") == config
+    assert restore_config(yaml.safe_load(yaml.safe_dump(dump_config(config))), "a file") == config
+    assert dump_config(config)["format"] == FORMAT
 
 
 def test_nothing_can_be_set():
@@ -94,19 +94,19 @@ def test_nothing_can_be_set():
 
 def test_values_set_anew_are_checked_and_the_old_config_stays():
     config = compose([])
-    found = with_values(config, {"training.epochs": 3, "data.split.test": 0.5})
+    found = replace_values(config, {"training.epochs": 3, "data.split.test": 0.5})
     assert (found.training.epochs, found.data.split.test) == (3, 0.5)
     assert config.training.epochs == 12
     with pytest.raises(UserError, match=r"^training\.epochs=0: null or a whole number"):
-        with_values(config, {"training.epochs": 0})
+        replace_values(config, {"training.epochs": 0})
 
 
 def test_a_check_costs_milliseconds():
     plain = compose(["callbacks=all"]).plain()
-    checked(plain)
+    check_config(plain)
     began = time.perf_counter()
     for _ in range(10):
-        checked(plain)
+        check_config(plain)
     assert (time.perf_counter() - began) / 10 < 0.02
 
 
@@ -138,16 +138,19 @@ def test_what_pydantic_finds_is_said_in_our_words(key, value, said):
         place = place[part]
     place[leaf] = value
     with pytest.raises(UserError) as caught:
-        checked(plain)
+        check_config(plain)
     assert str(caught.value).startswith(said)
 
 
 def test_a_keys_rule_is_found_by_its_name():
-    assert rule_of("data.size").wanted.startswith("a whole number of at least 8")
-    assert rule_of("callbacks.grad_cam.batch").wanted == "a whole number of at least 1"
-    assert rule_of("finetune.phases.1.lr").kinds and rule_of("finetune.groups.base").kinds
-    assert rule_of("model.head").kinds
-    assert rule_of("data.nothing") is None and rule_of("nothing") is None
+    assert find_rule("data.size").expected.startswith("a whole number of at least 8")
+    assert find_rule("callbacks.grad_cam.batch").expected == "a whole number of at least 1"
+    assert (
+        find_rule("finetune.phases.1.lr").has_several_kinds
+        and find_rule("finetune.groups.base").has_several_kinds
+    )
+    assert find_rule("model.head").has_several_kinds
+    assert find_rule("data.nothing") is None and find_rule("nothing") is None
 
 
 def test_every_callback_has_its_keys():

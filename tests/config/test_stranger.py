@@ -249,7 +249,7 @@ def test_a_data_set_that_reads_something_else_is_refused_in_a_line(at, folder, c
     file = folder / "strange_stripes.py"
     file.write_text(file.read_text().replace(old, new))
     said = refused(["train", f"config_dir={folder}", "data=stripes"], capsys)
-    assert "data: strange_stripes.Stripes.read() gives no 't" in said and "(N, H, W, C)" in said
+    assert "data: strange_stripes.Stripes.read() needs 't" in said and "(N, H, W, C)" in said
 
 
 def test_a_data_set_of_ones_own_has_a_class(capsys):
@@ -288,7 +288,7 @@ def test_an_optimizer_and_a_schedule_train_and_go_on(at, folder, capsys, chosen)
     ("typed", "said"),
     [
         ("optimizer._target_=pathlib.Path", "does not take such values"),
-        ("optimizer._target_=builtins.dict", "it makes no torch.optim.Optimizer"),
+        ("optimizer._target_=builtins.dict", "does not return a torch.optim.Optimizer"),
         ("scheduler._target_=builtins.dict", "scheduler: builtins.dict does not take such values"),
         ("optimizer._target_=strange_optimizer.Signs", "missing 1 required positional argument"),
     ],
@@ -390,8 +390,11 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
         ("model.width=wide", "model.width=wide: expected a whole number (the default is 4)"),
         ("model.width=-1", "model: strange_backbone.Tiny does not take such values"),
         ("model.width=0", "strange_backbone.Tiny makes no feature map of 3 × 16 × 16"),
-        ("model._target_=pathlib.Path", "model._target_=pathlib.Path: it makes no torch.nn.Module"),
-        ("model._target_=convlens.models.vgg16.whole", "a class of your own, not of ours"),
+        (
+            "model._target_=pathlib.Path",
+            "pathlib.Path does not return a torch.nn.Module",
+        ),
+        ("model._target_=convlens.models.vgg16.build_network", "a class of your own, not of ours"),
     ],
 )
 def test_a_class_that_is_none_is_told_in_a_line(at, folder, capsys, typed, said):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
-from convlens.core.stopwatch import Stopwatch, current, spent_on, timed
+from convlens.core.stopwatch import Stopwatch, count_seconds, get_stopwatch, with_stopwatch
 from support.tiny import TINY
 
 QUICK = [*TINY, "looking.first_seconds=0.5", "looking.last_seconds=0.5"]
@@ -75,15 +75,15 @@ def test_a_stopwatch_counts_each_second_once(monkeypatch):
     watch = Stopwatch("setup")
     with watch.running():
         spend(1)
-        with spent_on("test"):
+        with count_seconds("test"):
             spend(2)
-            with spent_on("features"):
+            with count_seconds("features"):
                 spend(4)
             spend(8)
-            current().turn_to("closing")
+            get_stopwatch().switch_to("closing")
             spend(16)
         spend(32)
-        with pytest.raises(ZeroDivisionError), spent_on("report"):
+        with pytest.raises(ZeroDivisionError), count_seconds("report"):
             left_open = watch.on("never left")
             left_open.__enter__()
             spend(64)
@@ -94,16 +94,16 @@ def test_a_stopwatch_counts_each_second_once(monkeypatch):
     }  # fmt: skip
     spend(256)
     assert watch.seconds()["setup"] == 417
-    with spent_on("nobody"):
+    with count_seconds("nobody"):
         spend(512)
     assert "nobody" not in watch.seconds()
 
 
 def test_timed_work_uses_the_callers_stopwatch_or_one_of_its_own():
-    @timed
+    @with_stopwatch
     def work() -> Stopwatch:
-        return current()
+        return get_stopwatch()
 
     with Stopwatch().running() as watch:
         assert work() is watch
-    assert work() is not watch and current() is not current()
+    assert work() is not watch and get_stopwatch() is not get_stopwatch()

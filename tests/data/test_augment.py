@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.augment import COLUMNS, DRAWS, Augmentation
@@ -18,7 +18,7 @@ NOTHING = compose(["exp=reproduce/cats_dogs_overfit"])  # augments nothing
 
 def augmentation(**ranges) -> Augmentation:
     """One with these ranges, everything else off."""
-    found = with_values(NOTHING, {f"data.augment.{key}": value for key, value in ranges.items()})
+    found = replace_values(NOTHING, {f"data.augment.{key}": value for key, value in ranges.items()})
     return Augmentation(found.data.augment)
 
 

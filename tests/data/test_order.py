@@ -1,4 +1,4 @@
-"""The order of the pictures and the batches made from it."""
+"""The order of the images and the batches made from it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from convlens.data.loader import EvaluationLoader, TrainingLoader
-from convlens.data.order import TrainingOrder, even_sample
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.order import TrainingOrder, draw_even_sample
+from convlens.data.pixels.dataset import Images
 
 
-def pictures(count: int) -> Pictures:
+def pictures(count: int) -> Images:
     images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
-    return Pictures(images, np.arange(count, dtype=np.int64), [str(i) for i in range(count)])
+    return Images(images, np.arange(count, dtype=np.int64), [str(i) for i in range(count)])
 
 
 def test_a_pass_holds_every_picture_once_and_epochs_differ():
@@ -79,10 +79,10 @@ def test_batches_lie_channels_last():
 def test_an_even_sample_is_in_proportion_and_so_are_its_beginnings(seed):
     sizes = [50, 30, 20, 1]
     labels = np.repeat(np.arange(4), sizes)
-    sample = even_sample(labels, 80, seed)
+    sample = draw_even_sample(labels, 80, seed)
     assert len(set(sample.tolist())) == 80
     for count in range(1, 81):
         shares = np.bincount(labels[sample[:count]], minlength=4)
         assert np.abs(shares - count * np.array(sizes) / sum(sizes)).max() < 2
-    assert even_sample(labels, 30, seed).tolist() == sample[:30].tolist()
-    assert sorted(even_sample(labels, 1000, seed)) == list(range(101))
+    assert draw_even_sample(labels, 30, seed).tolist() == sample[:30].tolist()
+    assert sorted(draw_even_sample(labels, 1000, seed)) == list(range(101))

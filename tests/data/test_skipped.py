@@ -17,9 +17,9 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.index.digests import file_digest
-from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.data.pixels.pictures import Pictures
-from convlens.data.probes import own_probes
+from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.decode import Recipe, decode_image
+from convlens.data.probes import load_user_probes
 from support.tiny import TINY
 
 SPLITS = ("train", "validation", "test")
@@ -32,7 +32,7 @@ def words(folder: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def folder(folder_of_two) -> Path:
-    """20 training, 8 validation and 8 test pictures, of which 5, 1 and 1 are broken."""
+    """20 training, 8 validation and 8 test images, of which 5, 1 and 1 are broken."""
     for name in (*(f"train/cats/{i}" for i in range(5)), "validation/dogs/0", "test/cats/3"):
         (folder_of_two / f"{name}.png").write_bytes(b"<html>404</html>")
     return folder_of_two
@@ -43,10 +43,10 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(text))
 
 
-def check_pixels(pictures: Pictures) -> None:
-    """Each picture is that of its file."""
+def check_pixels(pictures: Images) -> None:
+    """Each image is that of its file."""
     for row, name in enumerate(pictures.names):
-        wanted = decode_picture(Path(name), Recipe(16, 16))
+        wanted = decode_image(Path(name), Recipe(16, 16))
         assert (pictures.pixels(np.array([row]))[0] == wanted).all()
 
 
@@ -78,8 +78,8 @@ def test_plan_counts_what_a_run_will_train_on(folder, capsys):
         and len(cells) == 4
     }  # fmt: skip
     assert counts == {"cats": [5, 4, 3], "dogs": [10, 3, 4], "all": [15, 7, 7]}
-    assert "1 of 3 steps of 5" in said, "15 pictures in batches of 5"
-    assert "7 broken pictures skipped" in said
+    assert "1 of 3 steps of 5" in said, "15 images in batches of 5"
+    assert "7 broken images skipped" in said
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -88,7 +88,7 @@ def test_a_class_that_is_emptied_in_a_split_is_refused(folder_of_two, split, cap
         file.write_bytes(b"")
     assert main(["train", *words(folder_of_two, "run_dir=run")]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"class 'dogs' without pictures in {split}" in said and "dogs/0.png" in said
+    assert f"class 'dogs' without images in {split}" in said and "dogs/0.png" in said
     assert not (at / "run").exists()
 
 
@@ -126,12 +126,12 @@ def test_a_leaked_test_picture_beside_a_broken_one(folder):
 def test_a_probe_of_ones_own_that_is_broken_is_left_out_too(folder, capsys):
     spec = compose(words(folder)).data
     files = [str(folder / "train/cats" / f"{i}.png") for i in (0, 7, 8)]
-    probes = own_probes(files, ("cats", "dogs"), spec)
+    probes = load_user_probes(files, ("cats", "dogs"), spec)
     assert [Path(source).name for source in probes.sources] == ["7.png", "8.png"]
     assert len(probes.images) == 2 and probes.labels.tolist() == [0, 0]
-    assert "cats/0.png is left out" in capsys.readouterr().err
-    with pytest.raises(UserError, match="none of 1 files is a picture"):
-        own_probes(files[:1], ("cats", "dogs"), spec)
+    assert "cats/0.png (its content" in capsys.readouterr().err
+    with pytest.raises(UserError, match="none of 1 files is an image"):
+        load_user_probes(files[:1], ("cats", "dogs"), spec)
 
 
 def test_the_summary_names_what_was_skipped(folder, tmp_path):

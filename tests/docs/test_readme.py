@@ -31,7 +31,9 @@ def check_make(line: str) -> None:
     """A make command names a target, and its words compose."""
     target, *typed = shlex.split(line)[1:]
     assert re.search(rf"^{target}:", MAKEFILE, re.M), line
-    known = not any("=last" in w or "ckpt=" in w or "config_dir=" in w for w in typed)
+    known = not any(
+        "=last" in w or "ckpt=" in w or "config_dir=" in w or "NAME" in w for w in typed
+    )
     if target in ("train", "plan") and known and "multirun=true" not in typed:
         words = [word for word in split_make_words(typed) if "TORCH_BACKEND" not in word]
         compose([word for word in words if "…" not in word])

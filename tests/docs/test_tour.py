@@ -15,7 +15,7 @@ from PIL import Image
 from convlens.cli.kernel import DEFAULTS, read
 from convlens.cli.main import main
 from convlens.cli.words import split_make_words, take
-from convlens.config.compose import compose, values_of
+from convlens.config.compose import compose, split_values
 from convlens.experiment.methods import choose_methods
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def singles(words: list[str]) -> list[list[str]]:
     """The words of each run that ``multirun=true`` makes of them."""
     if "multirun=true" not in words:
         return [words]
-    choices = [values_of(word) for word in words if word != "multirun=true"]
+    choices = [split_values(word) for word in words if word != "multirun=true"]
     return [list(chosen) for chosen in itertools.product(*choices)]
 
 

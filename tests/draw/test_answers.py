@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.draw.breakdown import breakdown, common_mistakes
+from convlens.draw.breakdown import breakdown, find_common_mistakes
 from convlens.draw.canvas import PAD
 from convlens.draw.charts import depth_chart, layer_labels
 from convlens.draw.class_means import class_means
-from convlens.draw.colour import HEAT, table
+from convlens.draw.colour import HEAT, colour_table
 from convlens.draw.palette import EMPTY, GREEN, RED
 from convlens.draw.picture import resize, to_uint8
 from convlens.draw.picture_sheet import SheetEntry, augmentation_sheet, picture_sheet
@@ -121,9 +121,9 @@ def test_augmentations_stand_after_their_original():
 
 def test_the_commonest_mistakes_come_first():
     counts = np.array([[90, 2, 5], [5, 1, 0], [0, 8, 3]])
-    assert common_mistakes(counts, 10) == [(2, 1, 8), (0, 2, 5), (1, 0, 5), (0, 1, 2)]
-    assert common_mistakes(counts, 2) == [(2, 1, 8), (0, 2, 5)]
-    assert common_mistakes(np.eye(3, dtype=int), 10) == []
+    assert find_common_mistakes(counts, 10) == [(2, 1, 8), (0, 2, 5), (1, 0, 5), (0, 1, 2)]
+    assert find_common_mistakes(counts, 2) == [(2, 1, 8), (0, 2, 5)]
+    assert find_common_mistakes(np.eye(3, dtype=int), 10) == []
 
 
 def _bar_lengths(panel: np.ndarray) -> list[int]:
@@ -175,7 +175,11 @@ def test_all_means_are_on_one_scale_cell_by_cell():
     panel = class_means(maps, [5, 6, 7], ["a", "b", "c"], title="x")
     lefts = []
     for map in maps:
-        heat = table(HEAT)[np.rint(map / 2.0 * 255).astype(np.uint8)].repeat(16, 0).repeat(16, 1)
+        heat = (
+            colour_table(HEAT)[np.rint(map / 2.0 * 255).astype(np.uint8)]
+            .repeat(16, 0)
+            .repeat(16, 1)
+        )
         places = find(panel, heat)
         assert len(places) == 1
         lefts.append(places[0][1])
@@ -186,7 +190,7 @@ def test_all_means_are_on_one_scale_cell_by_cell():
 def test_values_below_zero_widen_the_scale():
     maps = np.array([[[-1.0, 0.0], [1.0, 0.5]]], np.float32)
     panel = class_means(maps, [1], ["a"], title="x")
-    heat = table(HEAT)[np.rint((maps[0] + 1) / 2 * 255).astype(np.uint8)]
+    heat = colour_table(HEAT)[np.rint((maps[0] + 1) / 2 * 255).astype(np.uint8)]
     assert len(find(panel, resize(heat, (112, 112)))) == 1
 
 
@@ -210,10 +214,10 @@ def test_of_many_classes_those_with_most_pictures_are_shown():
     counts = np.ones(100)
     maps[70], counts[70] = uniform(2, 2) + 0.1, 9
     panel = class_means(maps, counts, [f"class {i}" for i in range(100)], title="x", most=3)
-    heat = table(HEAT)[np.rint(maps[70] / maps.max() * 255).astype(np.uint8)]
+    heat = colour_table(HEAT)[np.rint(maps[70] / maps.max() * 255).astype(np.uint8)]
     assert len(find(panel, resize(heat, (112, 112)))) == 1
     assert is_colour(panel, RED).any()  # not all are shown, and that is told
-    assert len(find(panel, np.broadcast_to(table(HEAT)[0], (112, 112, 3)))) == 2
+    assert len(find(panel, np.broadcast_to(colour_table(HEAT)[0], (112, 112, 3)))) == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (14, 7), (300, 200)])
@@ -298,7 +302,7 @@ def test_of_very_many_classes_those_without_pictures_are_left_out():
     panel = class_means(maps, counts, names, title="x")
     assert not is_colour(panel, EMPTY).any()  # no grey field
     for one in (3, 50):
-        heat = table(HEAT)[np.rint(maps[one] / maps[[3, 50]].max() * 255).astype(np.uint8)]
+        heat = colour_table(HEAT)[np.rint(maps[one] / maps[[3, 50]].max() * 255).astype(np.uint8)]
         assert len(find(panel, resize(heat, (112, 112)))) == 1
     nothing = class_means(maps, np.zeros(100), names, title="x", most=3)
     assert is_colour(nothing, EMPTY).sum() > 3 * 112 * 80

@@ -14,8 +14,17 @@ import torch
 from PIL import Image
 
 from convlens.draw import text
-from convlens.draw.canvas import PAD, Label, hstack, text_band, tile, titled, vstack, write
-from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay, table
+from convlens.draw.canvas import (
+    PAD,
+    Label,
+    add_title,
+    hstack,
+    text_band,
+    tile,
+    vstack,
+    write_labels,
+)
+from convlens.draw.colour import HEAT, colour_bar, colour_table, colourise, format_number, overlay
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.palette import BACKGROUND
 from convlens.draw.picture import legible_size, resize, to_uint8
@@ -71,7 +80,7 @@ def test_values_outside_the_range_are_clipped_and_nan_is_black():
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (4, 4, 3), (1, 3, 4, 4), (5,), (3, 0, 4)])
 def test_a_shape_that_is_no_picture_is_refused(shape):
-    with pytest.raises(ValueError, match="a picture is"):
+    with pytest.raises(ValueError, match="an image is"):
         to_uint8(np.zeros(shape, np.float32))
 
 
@@ -129,7 +138,7 @@ def test_stacks_and_tiles_put_images_where_they_belong():
 def test_any_title_stays_inside_the_canvas_and_leaves_the_image_alone(name):
     image = random_image(30, 40)
     for subtitle, alert in ((None, None), (name, name)):
-        panel = titled(image, name, subtitle, alert=alert)
+        panel = add_title(image, name, subtitle, alert=alert)
         assert (panel[-PAD - 30 : -PAD, PAD : PAD + 40] == image).all()
         assert_margin_is_empty(panel)
 
@@ -162,7 +171,7 @@ def test_characters_without_a_glyph_stay_distinguishable():
 def test_letters_lie_within_the_measured_width():
     for name in ("fjord", "WWW", "dog 0.93, predicted", "(j|Q)"):
         width = text.text_width(name)
-        band = write(np.full((30, width + 40, 3), 255, np.uint8), [Label(20, 15, name)])
+        band = write_labels(np.full((30, width + 40, 3), 255, np.uint8), [Label(20, 15, name)])
         inked = np.flatnonzero((band != 255).any(axis=(0, 2)))
         assert inked.min() >= 19 and inked.max() <= 20 + width
 
@@ -178,8 +187,8 @@ def test_colours_come_from_the_table_and_nan_is_grey():
     expected = matplotlib.colormaps["viridis"]([0.0, 128 / 255, 1.0, 1.0, 0.0], bytes=True)
     assert (colours[0, :5] == expected[:, :3]).all()
     assert len(set(colours[0, 5].tolist())) <= 3 and colours.dtype == np.uint8
-    assert (colourise(torch.full((2, 2), 3.0), "viridis", 3, 3) == table("viridis")[0]).all()
-    assert (colourise(torch.full((2, 2), 6.0), low=4, high=8) == table("viridis")[128]).all()
+    assert (colourise(torch.full((2, 2), 3.0), "viridis", 3, 3) == colour_table("viridis")[0]).all()
+    assert (colourise(torch.full((2, 2), 6.0), low=4, high=8) == colour_table("viridis")[128]).all()
 
 
 def test_overlay_of_nothing_is_the_picture_and_of_everything_is_mostly_heat():
@@ -189,7 +198,7 @@ def test_overlay_of_nothing_is_the_picture_and_of_everything_is_mostly_heat():
         assert (overlay(picture, nothing) == image).all()
         assert (overlay(image, nothing) == image).all()
     most = overlay(picture, torch.ones(4, 5)).astype(float)
-    assert np.abs(most - (image.astype(float) + 3.0 * table(HEAT)[255]) / 4).max() <= 0.5
+    assert np.abs(most - (image.astype(float) + 3.0 * colour_table(HEAT)[255]) / 4).max() <= 0.5
 
 
 def test_overlay_covers_more_where_the_map_is_higher():
@@ -202,9 +211,11 @@ def test_overlay_covers_more_where_the_map_is_higher():
 def test_the_bar_runs_through_the_table_and_gives_way_to_its_words():
     bar = colour_bar(200, "0", "1")
     row = bar[bar.shape[0] // 2]
-    assert (row == table("viridis")[0]).all(1).any() and (row == table("viridis")[255]).all(1).any()
+    assert (row == colour_table("viridis")[0]).all(1).any() and (
+        row == colour_table("viridis")[255]
+    ).all(1).any()
     assert colour_bar(70, "-1.23e-05", "1.23e+06").shape[1] == 70
-    assert number(0) == "0" and number(0.12345) == "0.123"
+    assert format_number(0) == "0" and format_number(0.12345) == "0.123"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (37, 121)])

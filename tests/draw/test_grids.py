@@ -10,10 +10,10 @@ import torch
 
 from convlens.draw.activation_grid import activation_grid, channel_levels, grid_layout
 from convlens.draw.canvas import PAD
-from convlens.draw.colour import table
+from convlens.draw.colour import colour_table
 from convlens.draw.palette import BACKGROUND, RED
 
-VIRIDIS = table("viridis")
+VIRIDIS = colour_table("viridis")
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -187,7 +187,7 @@ def test_a_dense_vector_is_drawn_on_one_scale():
 
 def test_wrong_input_is_refused():
     for maps in (noise(2, 3, 4, 5), noise(0, 4, 4), torch.tensor(1.0), noise(4, 4)):
-        with pytest.raises(ValueError, match="activations are"):
+        with pytest.raises(ValueError, match="activations must be"):
             activation_grid(maps, title="x")
     with pytest.raises(ValueError, match="dead"):
         activation_grid(noise(4, 2, 2), title="x", dead=np.zeros(5, bool))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from convlens.draw.canvas import PAD
-from convlens.draw.charts import best_epoch, learning_curves
-from convlens.draw.colour import HEAT, table
-from convlens.draw.filter_sheet import filter_sheet, kernel_images, kernel_sheet
+from convlens.draw.charts import find_best_epoch, learning_curves
+from convlens.draw.colour import HEAT, colour_table
+from convlens.draw.filter_sheet import filter_sheet, kernel_pictures, kernel_sheet
 from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel, probability_text
 from convlens.draw.palette import EMPTY, GREEN, RED
 from convlens.draw.picture import resize, to_uint8
@@ -41,7 +41,7 @@ def test_the_map_is_drawn_cell_by_cell_beside_the_picture():
     values[2, 2] = 2.0
     panel = grad_cam_panel(picture, [ClassMap(values, "dog", "target", 0.5)], title="x")
     levels = np.rint(values.numpy() / 2.0 * 255).astype(np.uint8)
-    heat = resize(table(HEAT)[levels], (150, 150))
+    heat = resize(colour_table(HEAT)[levels], (150, 150))
     assert len(find(panel, heat)) == 1
 
 
@@ -49,7 +49,7 @@ def test_a_given_scale_dims_a_weak_map():
     picture, values = uniform(3, 150, 150), uniform(5, 5)
     own = grad_cam_panel(picture, [ClassMap(values, "a", "target", 0.5)], title="x")
     weak = grad_cam_panel(picture, [ClassMap(values, "a", "target", 0.5, scale=100.0)], title="x")
-    brightest = table(HEAT)[255]
+    brightest = colour_table(HEAT)[255]
     row = slice(80, 150)  # within the pictures, above the bar
     assert any_of(own[row], brightest) or any_of(own[80:-40], brightest)
     assert not any_of(weak[80:-40], brightest)
@@ -119,18 +119,18 @@ def test_rgb_kernels_are_symmetric_around_grey_each_by_its_own_maximum():
     kernels = np.zeros((2, 3, 1, 2), np.float32)
     kernels[0, 0] = [[2.0, -2.0]]
     kernels[1, 1] = [[0.1, 0.05]]
-    images, _ = kernel_images(kernels)
+    images, _ = kernel_pictures(kernels)
     assert images[0].tolist() == [[[255, 128, 128], [0, 128, 128]]]
     assert images[1].tolist() == [[[128, 255, 128], [128, 191, 128]]]
 
 
 def test_grey_and_deep_kernels_are_diverging():
-    grey = kernel_images(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
+    grey = kernel_pictures(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
     assert grey[0, 0] > grey[0, 2] + 60 and grey[2, 2] > grey[2, 0] + 60  # red, blue
     assert np.ptp(grey[1]) < 5
     deep = np.zeros((1, 8, 1, 3))
     deep[0, :4] = 2 * np.array([1.0, 0.0, -1.0])
-    images, read = kernel_images(deep)
+    images, read = kernel_pictures(deep)
     assert (images[0][0] == grey).all() and "mean of 8" in read
 
 
@@ -210,7 +210,7 @@ def test_learning_curves_ring_the_best_epoch_and_touch_no_global_figure():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chart = learning_curves(HISTORY, [0, 1, 2, 3], title="run", marks={"unfrozen 狗 $x": 2})
-    assert best_epoch(HISTORY, [0, 1, 2, 3]) == 2
+    assert find_best_epoch(HISTORY, [0, 1, 2, 3]) == 2
     assert chart.dtype == np.uint8 and chart.std() > 10 and 900 < chart.shape[1] < 1100
     assert any_of(chart, RED)
     without = learning_curves({"train/loss": [1.0, 0.5]}, [0, 1], title="run")
@@ -235,8 +235,8 @@ def test_learning_curves_of_any_length_and_unusual_series(last):
 
 
 def test_wrong_histories_are_refused():
-    assert best_epoch({"val/loss": [float("nan")]}, [0]) is None
-    assert best_epoch({}, []) is None
+    assert find_best_epoch({"val/loss": [float("nan")]}, [0]) is None
+    assert find_best_epoch({}, []) is None
     with pytest.raises(ValueError, match="3 values for 2 epochs"):
         learning_curves({"val/loss": [1, 2, 3]}, [0, 1], title="x")
     with pytest.raises(ValueError, match="at least one"):

@@ -83,7 +83,7 @@ def test_scores_are_headed_by_the_class_as_it_is_called(capsys):
 
 def test_two_classes_that_begin_alike_have_an_alarm_each():
     names = ("cat in a box", "cat in a hat", "cat: a dog", "dog")
-    limits = compose([]).alarms.updated(patience=0, mistaken_pictures=5)
+    limits = compose([]).alarms.replace(patience=0, mistaken_pictures=5)
     ledger, book = Ledger(0.05, 2.0), PredictionBook()
     alarms = Alarms(limits, names, ledger, book)
     labels = np.repeat(np.arange(4), 10)

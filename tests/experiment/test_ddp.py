@@ -38,7 +38,7 @@ def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
     words += [f"training.class_weights={weights}"]
     one = train(tmp_path / "one", *words)
     two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
-    assert "behind block2" in one and "behind block2" in two
+    assert "at block2" in one and "at block2" in two
     (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
     assert not differences(first["state"], second["state"])
     found = differences(alone["state"], first["state"])
@@ -82,9 +82,9 @@ def test_a_batch_without_a_row_for_every_process_is_no_nan():
 
     from convlens.data.loader import TrainingLoader
     from convlens.data.order import TrainingOrder
-    from convlens.data.pixels.pictures import Pictures
+    from convlens.data.pixels.dataset import Images
 
-    pictures = Pictures(np.zeros((34, 8, 8, 3), np.uint8), np.arange(34) % 2, ["x"] * 34)
+    pictures = Images(np.zeros((34, 8, 8, 3), np.uint8), np.arange(34) % 2, ["x"] * 34)
     order = TrainingOrder(34, 8, 0)
     parts = [list(TrainingLoader(pictures, order, 0, rank, 3)) for rank in range(3)]
     assert [len(batch["label"]) for batch in parts[2]] == [2, 2, 2, 2, 1]

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
-from convlens.training.alarms import evidence_outside, no_better_than_untrained, overfitting
+from convlens.training.alarms import (
+    check_against_untrained,
+    check_evidence_outside,
+    check_overfitting,
+)
 from support.tiny import TINY
 
 DRY = [*TINY, "debug=fast_dev_run", "data.augment.rotation_degrees=20"]
@@ -82,13 +86,16 @@ def test_a_signal_ends_a_dry_run_without_a_way_to_resume(at, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("line", "never"),
     [
-        (no_better_than_untrained([1.61201, 1.61204]), "1.612, not 1.612"),
-        (overfitting([0.50001, 0.5, 0.49999], [0.8, 1, 1], epochs=2, rise=0.1), "0.500 to 0.500"),
+        (check_against_untrained([1.61201, 1.61204]), "1.612, not 1.612"),
         (
-            evidence_outside(
+            check_overfitting([0.50001, 0.5, 0.49999], [0.8, 1, 1], epochs=2, rise=0.1),
+            "0.500 to 0.500",
+        ),
+        (
+            check_evidence_outside(
                 {"explain/energy_inside": 0.2001, "explain/object_share": 0.2004}, lift=1.0
             ),
-            "20% of it lies on the objects, which take up 20%",
+            "20% of it is on the objects, which cover 20%",
         ),
     ],
 )

@@ -143,7 +143,7 @@ def test_devices_of_other_machines(monkeypatch, there, options, precision, expec
     monkeypatch.setattr(machine, "_accelerator", Kind)
     names = ("accelerator", "devices", "num_nodes")
     values = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
-    asked = compose([]).trainer.updated(**values)
+    asked = compose([]).trainer.replace(**values)
     found, used, note = machine.devices_here(asked, precision)
     assert (found.accelerator, found.devices, used) == expected
     assert bool(note) == ((found, used) != (asked, precision))

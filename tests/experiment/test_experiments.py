@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from convlens.cli.main import main
-from convlens.config.compose import compose, groups
+from convlens.config.compose import compose
+from convlens.config.folder import list_groups
 
 # of the large networks: the others look at the same layers
 SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm")
 
 
-@pytest.mark.parametrize("experiment", groups()["experiment"])
+@pytest.mark.parametrize("experiment", list_groups()["experiment"])
 def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     config = compose([f"exp={experiment}", "data=shapes"])
     data = config.data
@@ -53,7 +54,7 @@ def choices(experiment: str) -> dict[str, str]:
 QUICK = ("reproduce/mnist_convnet", "reproduce/cats_dogs_overfit")
 OWN_DATA = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-    for name in groups()["experiment"]
+    for name in list_groups()["experiment"]
     if choices(name).get("data") in ("cats_dogs", "mnist", "flowers")
 ]
 

@@ -17,7 +17,7 @@ from PIL import Image
 import convlens
 from convlens.cli.main import main
 from convlens.core.errors import UserError
-from convlens.data.pixels.decode import Recipe, decode_picture
+from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.experiment.inputs import EXAMPLE
 from convlens.experiment.methods import choose_methods
 from convlens.experiment.networks import network_of
@@ -67,7 +67,7 @@ class Page(HTMLParser):
 
 def test_explanation_holds_captums_maps_for_the_likeliest_class(explainer):
     found = explainer.explain(cat())
-    picture = decode_picture(cat(), Recipe(16, 16))
+    picture = decode_image(cat(), Recipe(16, 16))
     image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
     assert torch.equal(found.picture, image[0])
     network = explainer.network

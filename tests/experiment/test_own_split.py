@@ -13,8 +13,8 @@ import pytorch_lightning as L
 import torch
 
 from convlens.cli.main import main
-from convlens.config.checks import stored_config, with_values
-from convlens.config.compose import changed
+from convlens.config.checks import replace_values, restore_config
+from convlens.config.compose import apply_overrides
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
 from convlens.experiment.data import data_of, images_used_before
@@ -65,7 +65,7 @@ def splits_of(home: Path) -> dict[str, set[str]]:
 def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
     told = checkpoint["hyper_parameters"]["config"]
-    config = changed(stored_config(told, "the checkpoint"), list(words))
+    config = apply_overrides(restore_config(told, "the checkpoint"), list(words))
     return images_to_test(config, checkpoint)
 
 
@@ -334,7 +334,7 @@ def train_half_an_epoch(home: Path, monkeypatch, *words: str) -> Path:
     class Signal(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
             if batch_idx == 1:
-                next(c for c in trainer.callbacks if isinstance(c, Interruption)).came = 15
+                next(c for c in trainer.callbacks if isinstance(c, Interruption)).signal_number = 15
 
     plain = runs.trainer_of
 
@@ -404,8 +404,8 @@ def started_from(home: Path, seed: int, test: int | None = None):
     """The data of a run that starts from another one's weights."""
     weights = home / "checkpoints" / "best.ckpt"
     told = read_checkpoint(weights)["hyper_parameters"]["config"]
-    config = with_values(
-        stored_config(told, str(weights)),
+    config = replace_values(
+        restore_config(told, str(weights)),
         {"seed": seed, "data.split.test": test, "model.weights": str(weights)},
     )
     return data_of(config, images_used_before(config, None))
@@ -433,7 +433,7 @@ def test_of_a_split_drawn_anew_only_unseen_pictures_are_tested(run):
         == (data.index.listing.splits == "test").sum()
     )
     (left,) = [line for line in data.index.notes if "left out" in line]
-    assert f"{20 - len(tested)} of 20 test pictures" in left and "whose weights" in left
+    assert f"{20 - len(tested)} of 20 test images" in left and "whose weights" in left
     assert any("validation results are too good" in line for line in data.index.notes)
 
 
@@ -493,7 +493,7 @@ def test_a_copy_of_a_training_picture_is_no_test_picture(tmp_path, capsys):
     shutil.copy(pictures / "train/cats/0.png", pictures / "test/cats/copy.png")
     shutil.copy(pictures / "validation/dogs/0.png", pictures / "test/dogs/copy.png")
     home = train(tmp_path / "run", *FOLDERS, f"data.dir={pictures}")
-    assert "2 test pictures are left out" in capsys.readouterr().out
+    assert "2 test images are left out" in capsys.readouterr().out
     assert len(splits_of(home)["test"]) == 6
     summary = json.loads((home / "summary.json").read_text())
     tested = choose(home)

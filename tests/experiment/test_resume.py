@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from convlens.cli.main import main
-from convlens.config.checks import rule_of
+from convlens.config.checks import find_rule
 from convlens.config.compose import compose
-from convlens.training.optimizers import depends_on_length, rate_factor
+from convlens.training.optimizers import compute_rate_factor, depends_on_length
 from support.tiny import TINY, TWO_UNFREEZES
 
 FEW = [*TINY, "callbacks=none", "logger.tensorboard=false", "model.dropout=0.2"]
@@ -116,10 +116,12 @@ def test_where_the_rates_know_the_length_it_is_refused(cosine, tmp_path, capsys)
 
 def test_the_schedulers_that_know_the_length_are_known():
     """Held against the rates themselves, and complete: a new scheduler has to say it too."""
-    for name in rule_of("scheduler.name").wanted.replace(" or ", ", ").split(", "):
+    for name in find_rule("scheduler.name").expected.replace(" or ", ", ").split(", "):
         spec = compose([f"scheduler={name}", "scheduler.warmup_epochs=1.5"]).scheduler
         times = [number / 8 for number in range(1, 80)]
-        short, long = ([rate_factor(spec, time, epochs) for time in times] for epochs in (10, 40))
+        short, long = (
+            [compute_rate_factor(spec, time, epochs) for time in times] for epochs in (10, 40)
+        )
         assert (short != long) == depends_on_length(spec), name
 
 

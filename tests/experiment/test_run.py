@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convlens.cli.main import main
-from convlens.config.checks import stored_config
+from convlens.config.checks import restore_config
 from convlens.explain.layers import choose_layers
 from convlens.models import build_model
 from support.tiny import TINY
@@ -108,7 +108,7 @@ def test_curves_share_a_chart(events):
 
 def expected_tags(config: dict) -> set[str]:
     """Said here anew from the network, not taken from the callbacks."""
-    model = build_model(stored_config(config, "the run").model, channels=3, size=16, outputs=5)
+    model = build_model(restore_config(config, "the run").model, channels=3, size=16, outputs=5)
     shown = choose_layers(model, "auto", "activations", example=torch.zeros(1, 3, 16, 16))
     assert shown == [
         f"backbone.block{i}.{part}" for i in (1, 2) for part in ("conv", "activation", "pool")

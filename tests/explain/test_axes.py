@@ -24,9 +24,9 @@ from convlens.explain import (
     gradient_ascent,
     search_patches,
 )
-from convlens.explain.activations import layer_statistics
+from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.axes import AxisTracker
-from convlens.explain.layers import feature_map, takes_image
+from convlens.explain.layers import find_feature_map, find_image_convolutions
 from support.explain_networks import ConvNet, field, pictures, seeded
 
 SIDE = 8  # of maps, and the number of channels
@@ -85,7 +85,7 @@ def test_maps_statistics_and_grad_cam_are_those_of_the_same_network_with_channel
     )
     found = grad_cam(last, images, torch.tensor([1, 1, 1]), [layer]).maps[layer]
     torch.testing.assert_close(found, cam, **CLOSE)
-    numbers = layer_statistics(last, images.split(2), [layer])[layer]
+    numbers = compute_layer_statistics(last, images.split(2), [layer])[layer]
     share = (theirs <= 0).float().mean((0, 2, 3))
     torch.testing.assert_close(numbers.sparsity, share, **CLOSE)
     dead = theirs.amax((0, 2, 3)) <= 0
@@ -211,7 +211,7 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
         lambda: activations(model, images, [layer]),
         lambda: grad_cam(model, images, torch.tensor([0, 1]), [layer]),
         lambda: field(model, layer, images[:1]),
-        lambda: layer_statistics(model, [images], [layer]),
+        lambda: compute_layer_statistics(model, [images], [layer]),
         lambda: search_patches(model, {layer: [0]}, [images]),
     ):
         with pytest.raises(UserError, match=f"layer '{layer}' gives {why}"):
@@ -251,7 +251,7 @@ class OwnTransformer(nn.Module):
 @pytest.mark.parametrize("build", [timm_vit, timm_mixer, torchvision_vit, OwnTransformer])
 def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
     model, example = seeded(build), pictures(1, 32)
-    layer, why = feature_map(model, example)
+    layer, why = find_feature_map(model, example)
     assert layer is None and "networks on tokens" in why
     assert choose_layers(model, "auto", "grad_cam", example=example) == []
     with pytest.raises(UserError, match="guided_grad_cam needs a layer, and the last feature map"):
@@ -267,7 +267,7 @@ def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
 def test_the_default_layer_is_the_last_map_of_the_network_wherever_its_channels_are(
     build, size, expected
 ):
-    assert feature_map(seeded(build), pictures(1, size)) == (expected, "")
+    assert find_feature_map(seeded(build), pictures(1, size)) == (expected, "")
 
 
 def test_following_the_axes_changes_no_bit_and_leaves_nothing_behind():
@@ -310,7 +310,7 @@ class OneByOneFirst(ThreeInTheMiddle):
     [(ThreeInTheMiddle, ["stem"]), (GreyRepeated, ["stem"]), (OneByOneFirst, [])],
 )
 def test_only_convolutions_that_read_the_image_show_their_kernels(build, expected):
-    assert takes_image(seeded(build), pictures(1, 16)) == expected
+    assert find_image_convolutions(seeded(build), pictures(1, 16)) == expected
 
 
 class Negative(nn.Module):

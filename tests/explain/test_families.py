@@ -19,8 +19,8 @@ from torch import nn
 
 from convlens.core.errors import UserError
 from convlens.explain import activations, grad_cam
-from convlens.explain.layers import feature_map
-from convlens.models.layers import layer_table
+from convlens.explain.layers import find_feature_map
+from convlens.models.layers import build_layer_table
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 WIDE = (32, 64)  # float64 has no fast convolution: no larger than needed
@@ -180,7 +180,7 @@ def test_maps_of_a_family_equal_captum_and_a_plain_hook(family):
     name, size, options = MAPS[family]
     model, images = built(name, options), images_of(size)
     outputs = plain_hooks(model, images)
-    default, why = feature_map(model, images[:1])
+    default, why = find_feature_map(model, images[:1])
     assert default is not None, why
     assert order_of(outputs[default].shape, size), f"{default}: {outputs[default].shape}"
     layers = [default, *two_others(outputs, size, default)]
@@ -203,7 +203,7 @@ def test_maps_of_a_family_equal_captum_and_a_plain_hook(family):
 def test_networks_on_tokens_are_refused_by_name(family):
     name, size, options, layer = TOKENS[family]
     model, images = built(name, options), images_of(size)
-    default, why = feature_map(model, images[:1])
+    default, why = find_feature_map(model, images[:1])
     assert default is None and "tokens" in why
     assert plain_hooks(model, images)[layer].dim() == 3
     for explained in (activations, lambda m, x, names: grad_cam(m, x, torch.tensor([1]), names)):
@@ -220,5 +220,5 @@ def test_the_layer_table_of_a_family_holds_every_parameter_once(family):
         if "img_size" in options:
             options = {**options, "img_size": size}
     model = timm.create_model(name, num_classes=5, **options).eval()
-    rows = layer_table(model, channels=3, size=size[0])
+    rows = build_layer_table(model, channels=3, size=size[0])
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())

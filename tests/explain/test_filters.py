@@ -8,7 +8,7 @@ from torchvision.models import squeezenet1_1
 from convlens.core.errors import UserError
 from convlens.explain import gradient_ascent, kernels, to_display
 from convlens.explain.ascent import draw_moves
-from convlens.explain.filters import logits_layer, recipe
+from convlens.explain.filters import find_logits_layer, get_recipe
 from convlens.explain.taps import record
 from support.explain_networks import ConvNet, field, pictures, seeded
 
@@ -148,9 +148,9 @@ def test_the_recipes_are_reproduced_by_their_seed_and_differ():
     options = {"size": 24, **ASCENT, "steps": 8}
     before = torch.get_rng_state()
     for name in ("plain", "robust"):
-        first = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
-        again = gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe(name))
-        alone = gradient_ascent(model, "conv2", [7, 0], batch=1, **options, **recipe(name))
+        first = gradient_ascent(model, "conv2", [0, 5, 7], **options, **get_recipe(name))
+        again = gradient_ascent(model, "conv2", [0, 5, 7], **options, **get_recipe(name))
+        alone = gradient_ascent(model, "conv2", [7, 0], batch=1, **options, **get_recipe(name))
         start = gradient_ascent(model, "conv2", [0, 5, 7], **options | {"steps": 0})
         assert torch.equal(first.images, again.images)
         torch.testing.assert_close(alone.images, first.images[[2, 0]], rtol=1e-2, atol=1e-2)
@@ -159,7 +159,7 @@ def test_the_recipes_are_reproduced_by_their_seed_and_differ():
     plain = gradient_ascent(model, "conv2", [0, 5, 7], **options)
     assert torch.equal(
         plain.images,
-        gradient_ascent(model, "conv2", [0, 5, 7], **options, **recipe("plain")).images,
+        gradient_ascent(model, "conv2", [0, 5, 7], **options, **get_recipe("plain")).images,
     )
     assert not torch.allclose(plain.images, first.images, atol=0.05)
 
@@ -171,7 +171,7 @@ def test_the_robust_recipe_survives_small_movements_better():
     lost = {}
     for name in ("plain", "robust"):
         options = {"size": 24, **ASCENT, "steps": 20, "step_size": 0.03}
-        found = gradient_ascent(model, "conv2", range(6), **options, **recipe(name))
+        found = gradient_ascent(model, "conv2", range(6), **options, **get_recipe(name))
         with torch.no_grad(), record(model, ["conv2"]) as taps:
 
             def means(images, taps=taps):
@@ -218,16 +218,16 @@ def test_a_sign_turns_the_climb_round():
 
 def test_the_layer_of_the_logits_is_the_one_whose_output_leaves_the_network():
     model, example = seeded(ConvNet), pictures(1)
-    assert logits_layer(model, ["conv1", "fc1", "fc2"], example) == "fc2"
-    assert logits_layer(model, ["conv1", "fc1"], example) is None
+    assert find_logits_layer(model, ["conv1", "fc1", "fc2"], example) == "fc2"
+    assert find_logits_layer(model, ["conv1", "fc1"], example) is None
     squashed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 4), nn.Softmax(1))
-    assert logits_layer(squashed, ["1"], example) is None
+    assert find_logits_layer(squashed, ["1"], example) is None
 
 
 def test_an_unknown_recipe_is_named():
     with pytest.raises(UserError, match="did you mean robust"):
-        recipe("robbust")
-    recipe("robust").clear()
-    assert recipe("robust")["colours"]
+        get_recipe("robbust")
+    get_recipe("robust").clear()
+    assert get_recipe("robust")["colours"]
     with pytest.raises(ValueError, match="zoom"):
         gradient_ascent(linear_net(), "0", [1], size=12, zoom=1.0, **ASCENT)

@@ -12,7 +12,7 @@ from torch import nn
 from convlens.core.errors import UserError
 from convlens.explain.occlusion import (
     check_occlusion,
-    class_logits,
+    compute_logits,
     occlusion,
     superpixel_ablation,
     window_pixels,
@@ -184,7 +184,7 @@ def test_network_and_random_state_are_unchanged():
         assert parameter.requires_grad == (not name.startswith("conv1"))
     assert model.training and not model.bn1.training and model.bn2.training
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(class_logits(model, images), class_logits(copy.deepcopy(model), images))
+    assert torch.equal(compute_logits(model, images), compute_logits(copy.deepcopy(model), images))
 
 
 def test_mistakes_are_answered_in_one_line():

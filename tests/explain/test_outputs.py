@@ -13,7 +13,7 @@ from torch import nn
 import convlens
 from convlens.core.errors import UserError
 from convlens.explain import answering, attribute, faithfulness, grad_cam, occlusion
-from convlens.explain.occlusion import class_logits
+from convlens.explain.occlusion import compute_logits
 from convlens.explain.outputs import output_rows
 from support.explain_networks import pictures
 
@@ -123,7 +123,7 @@ def test_probabilities_that_nobody_speaks_of_are_refused_with_the_key(how):
     with pytest.raises(UserError, match="outputs=probabilities"):
         grad_cam(network, IMAGES, torch.tensor([-1] * 4), ["network.1"])
     with pytest.raises(UserError, match="outputs=probabilities"):
-        class_logits(network, IMAGES)
+        compute_logits(network, IMAGES)
 
 
 def test_a_sigmoid_that_is_called_is_refused_too():

@@ -60,7 +60,7 @@ def test_patches_are_those_of_brute_force_however_the_pictures_come(layer, signs
         for sizes, batch in (((13,), None), ((5, 1, 7), 2), ((1,) * 13, 8))
     ]
     for found in results:
-        assert found.units == (3, 0, 2) and found.searched == 13
+        assert found.units == (3, 0, 2) and found.search_count == 13
         assert torch.equal(found.pictures, order[:, :4])
         torch.testing.assert_close(found.activations, expected[:, :4] * sign[:, None])
         assert torch.equal(found.places, results[0].places)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convlens.explain import activations, sparsity
-from convlens.explain.activations import layer_statistics
+from convlens.explain.activations import compute_layer_statistics
 from support.explain_networks import ConvNet, pictures, seeded
 
 LAYERS = ["conv1", "relu1", "pool2", "fc1"]
@@ -17,7 +17,7 @@ def test_streamed_statistics_equal_those_of_all_pictures(sizes):
         model.conv1.weight[2] = 0
         model.conv1.bias[2] = -1  # never answers behind the ReLU, and is constant before it
         model.bn1.weight[2], model.bn1.bias[2] = 1, -5
-    found = layer_statistics(model, images.split(sizes), LAYERS)
+    found = compute_layer_statistics(model, images.split(sizes), LAYERS)
     whole = activations(model, images, LAYERS)
     assert list(found) == LAYERS
     for name, maps in whole.layers.items():

@@ -12,8 +12,14 @@ from torch.nn import functional
 
 from convlens.core.errors import UserError
 from convlens.lessons.kernel.arithmetic import work_out
-from convlens.lessons.kernel.convolution import output_size, pool, size_formula, slide, strongest
-from convlens.lessons.kernel.kernels import KERNELS, kernel_of
+from convlens.lessons.kernel.convolution import (
+    find_strongest,
+    output_size,
+    pool,
+    size_formula,
+    slide,
+)
+from convlens.lessons.kernel.kernels import KERNELS, parse_kernel
 
 
 def pixels(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -178,11 +184,11 @@ def test_the_place_is_the_strongest_one_of_either_sign():
     picture = torch.full((1, 9, 9), 100.0)
     picture[0, 4, 6] = 0  # blackest spot on plain ground
     middle = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]) - 1 / 9
-    at = strongest(slide(picture, middle).total)
+    at = find_strongest(slide(picture, middle).total)
     found = work_out(picture, middle, at)
     assert found.place == (3, 5) and found.corner == (3, 5)
     assert found.sums == [pytest.approx(-800 / 9)]
-    assert strongest(torch.tensor([[1.0, -7], [7, 2]])) == (0, 1)
+    assert find_strongest(torch.tensor([[1.0, -7], [7, 2]])) == (0, 1)
 
 
 @pytest.mark.parametrize("at", [(6, 0), (0, 6), (-1, 0)])
@@ -225,13 +231,13 @@ def test_named_kernels_answer_to_what_they_say():
     ],
 )
 def test_kernels_given_as_numbers(text, values):
-    kernel = kernel_of(text)
+    kernel = parse_kernel(text)
     assert kernel.name == "own" and kernel.values.tolist() == values
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_given_by_name(name):
-    kernel = kernel_of(name)
+    kernel = parse_kernel(name)
     assert kernel is KERNELS[name] and kernel.name == name and kernel.answers_to
 
 
@@ -257,5 +263,5 @@ def test_kernels_given_by_name(name):
 )
 def test_kernels_that_are_none_are_refused_in_a_line(text, said):
     with pytest.raises(UserError, match=said) as caught:
-        kernel_of(text)
+        parse_kernel(text)
     assert "\n" not in str(caught.value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convlens.draw.colour import DIVERGING, table
+from convlens.draw.colour import DIVERGING, colour_table
 from convlens.draw.palette import SLATE
 from convlens.draw.picture import to_uint8
-from convlens.lessons.kernel.arithmetic import WorkedPatch, digits, total_line
-from convlens.lessons.kernel.panel import _YELLOW, Answers, kernel_panel
+from convlens.lessons.kernel.arithmetic import WorkedPatch, format_total, format_value
+from convlens.lessons.kernel.panel import _YELLOW, KernelMaps, kernel_panel
 from support.panels import assert_margin_is_empty, find, is_colour
 
 
@@ -39,8 +39,8 @@ def panel(
         patch * kernel,
         list((patch * kernel).sum((1, 2))),
     )
-    answers = Answers(maps, maps.sum(0), "answers", ["rows: 1", "columns: 1"])
-    half = Answers(maps[:, ::2, ::2], maps.sum(0)[::2, ::2], "pooled", ["rows: 1"])
+    answers = KernelMaps(maps, maps.sum(0), "answers", ["rows: 1", "columns: 1"])
+    half = KernelMaps(maps[:, ::2, ::2], maps.sum(0)[::2, ::2], "pooled", ["rows: 1"])
     words = {
         "title": "x",
         "subtitle": "",
@@ -94,14 +94,14 @@ def test_the_frame_in_a_map_encloses_the_value_of_the_place():
     image = panel(noise(1, 30, 30), EDGE, place=(9, 13), maps=maps)
     top, bottom, left, right = frames(image)[1]
     assert bottom - top == right - left == -(-240 // 28)
-    assert is_colour(image[top:bottom, left:right], table(DIVERGING)[255]).all()
+    assert is_colour(image[top:bottom, left:right], colour_table(DIVERGING)[255]).all()
 
 
 def test_maps_are_blue_below_zero_and_red_above_with_one_scale_for_the_channels():
     maps = np.zeros((3, 10, 10))
     maps[0, 3, 4], maps[1, 5, 6], maps[2, 7, 8] = 100, -50, 100
     image = panel(noise(3, 12, 12), EDGE, maps=maps)
-    colours = table(DIVERGING)
+    colours = colour_table(DIVERGING)
     block = np.empty((24, 24, 3), np.uint8)
     ends = {"red": 255, "blue at half": round(0.25 * 255)}
     lefts = {}
@@ -122,7 +122,7 @@ def test_the_numbers_of_a_patch_stand_on_their_greys_and_on_their_signs_colours(
     below = image[image.shape[0] // 2 :]
     for level in range(10, 100, 10):  # grey cells of 22 pixels, less the digits
         assert is_colour(below, (level,) * 3).sum() > 250
-    red, blue = (is_colour(below, table(DIVERGING)[level]) for level in (255, 0))
+    red, blue = (is_colour(below, colour_table(DIVERGING)[level]) for level in (255, 0))
     # weights 1 and -1: three cells each; products: only the largest, -90, is of the end's colour
     assert 3 * 250 < red.sum() < 3 * 22 * 26 and red.sum() < blue.sum() < 5 * 22 * 30
 
@@ -177,7 +177,7 @@ def test_pooled_maps_stand_below_without_a_frame():
 def test_answers_that_are_zero_everywhere_have_the_colour_of_zero(recwarn):
     image = panel(np.full((1, 20, 20), 99, np.uint8), EDGE)
     zero = np.empty((100, 100, 3), np.uint8)
-    zero[:] = table(DIVERGING)[128]
+    zero[:] = colour_table(DIVERGING)[128]
     assert find(image, zero) and not len(recwarn)
 
 
@@ -189,8 +189,8 @@ def test_answers_that_are_zero_everywhere_have_the_colour_of_zero(recwarn):
     ],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
-    assert digits(value) == text
+    assert format_value(value) == text
 
 
 def test_the_channels_add_up():
-    assert total_line([1, -2, 3]) == "red + green + blue = 1 + (-2) + 3 = 2"
+    assert format_total([1, -2, 3]) == "red + green + blue = 1 + (-2) + 3 = 2"

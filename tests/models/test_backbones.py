@@ -10,8 +10,8 @@ from torch import nn
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.models import build_model, imagenet_classes
-from convlens.models.backbone import Backbone
+from convlens.models import build_layer_table, build_model, imagenet_classes
+from convlens.models.backbone import Backbone, build_chain
 from convlens.models.normalise import Normalise
 
 SPEC = compose(["model=timm", "model.weights=none"]).model
@@ -25,7 +25,7 @@ FAMILIES = [
 
 def built(name: str, size: int = 96, outputs: int = 5, **keys):
     torch.manual_seed(0)
-    return build_model(SPEC.updated(name=name, **keys), channels=3, size=size, outputs=outputs)
+    return build_model(SPEC.replace(name=name, **keys), channels=3, size=size, outputs=outputs)
 
 
 def count(module: nn.Module) -> int:
@@ -59,13 +59,13 @@ def test_vgg16s_frozen_blocks_are_fast_and_equal_to_rounding():
             )
         for parameter in model.backbone.parameters():
             parameter.requires_grad_(False)
-        torch.testing.assert_close(model.swift(pictures), wanted, rtol=0, atol=1e-3)
+        torch.testing.assert_close(model.forward_fast(pictures), wanted, rtol=0, atol=1e-3)
     assert spread > 0
-    assert model.backbone.resting_links() == 5
+    assert model.backbone.count_frozen_links() == 5
     model.backbone.block5.conv1.weight.requires_grad_(True)
-    assert model.backbone.resting_links() == 4
+    assert model.backbone.count_frozen_links() == 4
     # the frozen part takes no part in the gradient, the rest does
-    model.swift(pictures).sum().backward()
+    model.forward_fast(pictures).sum().backward()
     assert model.backbone.block5.conv1.weight.grad.abs().sum() > 0
 
 
@@ -102,7 +102,7 @@ def test_a_backbone_gives_what_timm_gives_and_can_be_cut_anywhere(name):
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "hrnet_w18_small"])
 def test_the_own_head_makes_the_network_whole(name):
     model = build_model(
-        SPEC.updated(name=name, head="imagenet"),
+        SPEC.replace(name=name, head="imagenet"),
         channels=3, size=96, outputs=1000, pretrained=False,
     ).eval()  # fmt: skip
     theirs = timm.create_model(name, pretrained=False).eval()
@@ -115,7 +115,7 @@ def test_the_own_head_makes_the_network_whole(name):
 
 def test_the_whole_vgg16():
     model = build_model(
-        SPEC.updated(name="vgg16", head="imagenet"),
+        SPEC.replace(name="vgg16", head="imagenet"),
         channels=3, size=64, outputs=1000, pretrained=False,
     ).eval()  # fmt: skip
     assert count(model) == 138_357_544
@@ -127,9 +127,9 @@ def test_the_whole_vgg16():
     [
         ({"name": "resnet81"}, "did you mean resnet18"),
         ({"name": "vit_tiny_patch16_224"}, "not a convolutional network"),
-        ({"name": "vgg16", "size": 20}, "at least 32 are needed"),
-        ({"name": "inception_v3", "size": 74}, "at least 75 are needed"),
-        ({"name": "resnet18", "head": "imagenet"}, "but 5 are wanted"),
+        ({"name": "vgg16", "size": 20}, "at least 32 pixels are needed"),
+        ({"name": "inception_v3", "size": 74}, "at least 75 pixels are needed"),
+        ({"name": "resnet18", "head": "imagenet"}, "but 5 are needed"),
         ({"name": "resnet18", "normalisation": "imagnet"}, "did you mean imagenet"),
         ({"name": "resnet18", "normalisation": [[0.5], [0]]}, "model.normalisation="),
     ],
@@ -142,11 +142,11 @@ def test_bad_values_are_named(keys, said):
 
 def test_a_scratch_spec_with_another_name_is_refused():
     with pytest.raises(UserError, match="exp=finetune_timm model.name=resnet18"):
-        build_model(compose([]).model.updated(name="resnet18"), channels=3, size=64, outputs=5)
+        build_model(compose([]).model.replace(name="resnet18"), channels=3, size=64, outputs=5)
 
 
 def test_grey_pictures_are_shown_to_all_three_channels():
-    model = build_model(SPEC.updated(name="resnet18"), channels=1, size=64, outputs=5).eval()
+    model = build_model(SPEC.replace(name="resnet18"), channels=1, size=64, outputs=5).eval()
     grey = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(model(grey), model(grey.expand(-1, 3, -1, -1)))
@@ -154,7 +154,7 @@ def test_grey_pictures_are_shown_to_all_three_channels():
 
 def test_a_normalisation_travels_in_the_state_and_notes_when_it_is_neutral():
     first, second = Normalise([0.5] * 3, [0.25] * 3), Normalise([0.0] * 3, [1.0] * 3)
-    assert second.neutral and not first.neutral
+    assert second.is_neutral and not first.is_neutral
     second.load_state_dict(first.state_dict())
     pictures = torch.rand(1, 3, 4, 4)
     assert torch.equal(second(pictures), (pictures - 0.5) / 0.25)
@@ -163,10 +163,41 @@ def test_a_normalisation_travels_in_the_state_and_notes_when_it_is_neutral():
 def test_the_stage_of_a_parameter():
     parts = {name: nn.Conv2d(1, 1, 1) for name in ("stem", "a", "between", "b", "top")}
     backbone = Backbone(parts, links=list(parts), stages=["a", "b"])
-    numbers = [backbone.stage_of(f"{name}.weight") for name in parts]
+    numbers = [backbone.find_stage(f"{name}.weight") for name in parts]
     assert numbers == [0, 0, 1, 1, 1]
 
 
 def test_imagenets_class_names():
     names = imagenet_classes()
     assert len(names) == 1000 and names[967] == "espresso"
+
+
+class Doubled(nn.Sequential):
+    """A user-defined sequence whose forward pass is more than its children."""
+
+    def forward(self, values):
+        return 2 * super().forward(values)
+
+
+def layers_of(kind: type[nn.Sequential]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return kind(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
+
+
+def test_a_sequence_with_its_own_forward_is_not_flattened_by_the_frozen_fast_path():
+    images = torch.rand(20, 64, 12, 12, generator=torch.Generator().manual_seed(0))
+    plain = build_chain({"block": layers_of(nn.Sequential)}).eval().requires_grad_(False)
+    doubled = build_chain({"block": layers_of(Doubled)}).eval().requires_grad_(False)
+    wanted = 2 * plain(images)
+    torch.testing.assert_close(2 * plain.run_frozen(images, 1), wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(doubled.run_frozen(images, 1), wanted, rtol=0, atol=1e-4)
+
+
+def test_a_sequence_with_its_own_forward_has_no_receptive_fields():
+    fields = {
+        kind: [
+            row.receptive_field for row in build_layer_table(layers_of(kind), channels=64, size=12)
+        ]
+        for kind in (nn.Sequential, Doubled)
+    }
+    assert fields == {nn.Sequential: [3, 3], Doubled: [None, None]}

@@ -13,7 +13,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import module_of
 from convlens.models import build_model
-from convlens.models.imagenet import head_outputs
+from convlens.models.imagenet import select_outputs
 
 # of another source than the code's: torchvision's for another network, timm's index by index
 NAMES = list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
@@ -23,8 +23,8 @@ NUMBERS = sorted(str(number) for number in range(1000))  # as folders lie: 0, 1,
 
 
 def test_all_classes_in_their_order_need_no_word():
-    assert head_outputs("order", NAMES) is None
-    assert head_outputs("order", SYNSETS) is None
+    assert select_outputs("order", NAMES) is None
+    assert select_outputs("order", SYNSETS) is None
     assert sorted(SYNSETS) == SYNSETS  # so folders named by id lie in the head's order
 
 
@@ -41,49 +41,49 @@ def test_all_classes_in_their_order_need_no_word():
 )
 def test_other_classes_are_refused_with_the_ways_out(classes, said):
     with pytest.raises(UserError, match=said) as caught:
-        head_outputs("order", classes)
-    for way in ("model.head_classes=names", "numbers", "CSV file", "leave model.head out"):
+        select_outputs("order", classes)
+    for way in ("model.head_classes=names", "numbers", "CSV file", "omit model.head"):
         assert way in str(caught.value)
 
 
 def test_stated_mappings(tmp_path):
-    found = head_outputs("numbers", NUMBERS)
+    found = select_outputs("numbers", NUMBERS)
     assert [NAMES[output] for output in found] == [NAMES[int(name)] for name in NUMBERS]
     assert NAMES[found[NUMBERS.index("397")]] == "puffer"  # not the 397th in byte order
     chosen = ["tabby", "n02123159", "espresso"]
-    assert head_outputs("names", chosen) == [281, 282, 967]
+    assert select_outputs("names", chosen) == [281, 282, 967]
     with (tmp_path / "map.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("class", "output"), ("Kater", "n02123045"), ("Kaffee", 967), ("Hund", "Pug"),
              ("nobody", 3)]
         )  # fmt: skip
-    with pytest.raises(UserError, match="Pug is no ImageNet class or synset id; did you mean pug"):
-        head_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Hund"])
-    assert head_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Kater"]) == [967, 281]
-    assert head_outputs([3, 1, 2], ["a", "b", "c"]) == [3, 1, 2]
+    with pytest.raises(UserError, match="Pug is not an ImageNet class .* did you mean pug"):
+        select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Hund"])
+    assert select_outputs(str(tmp_path / "map.csv"), ["Kaffee", "Kater"]) == [967, 281]
+    assert select_outputs([3, 1, 2], ["a", "b", "c"]) == [3, 1, 2]
 
 
 def test_mistakes_of_a_mapping_are_told(tmp_path):
     file = tmp_path / "map.csv"
     file.write_text("class,output\na,1\nb,1\nc,1000\n")
     for asked, classes, said in (
-        ("names", ["tabby", "Tabby"], "Tabby is no ImageNet class .* did you mean tabby"),
+        ("names", ["tabby", "Tabby"], "Tabby is not an ImageNet class .* did you mean tabby"),
         ("names", ["tabby", "n02123045"], "tabby and n02123045 are both output 281"),
         ("numbers", ["1", "01"], "1 and 01 are both output 1"),
-        ("numbers", ["1", "one"], "'one' is no output's number"),
-        ("numbers", ["1", "1000"], "'1000' is no output's number"),
+        ("numbers", ["1", "one"], "'one' is not an output number"),
+        ("numbers", ["1", "1000"], "'1000' is not an output number"),
         ("gone.csv", ["a"], r"order, names, numbers, or a CSV file; gone.csv cannot be read"),
         (str(file), ["a", "b"], "a and b are both output 1"),
-        (str(file), ["c"], "'1000' is no output's number"),
+        (str(file), ["c"], "'1000' is not an output number"),
         (str(file), ["a", "d", "e"], r"no row for 2 of the classes \(d, e\)"),
         ([1, 2], ["a", "b", "c"], "a list of 2 outputs for 3 classes"),
-        ([1, 1000], ["a", "b"], "'1000' is no output's number"),
+        ([1, 1000], ["a", "b"], "'1000' is not an output number"),
     ):
         with pytest.raises(UserError, match=said):
-            head_outputs(asked, classes)
+            select_outputs(asked, classes)
     file.write_text("name,number\na,1\n")
-    with pytest.raises(UserError, match="the columns class,output are expected"):
-        head_outputs(str(file), ["a"])
+    with pytest.raises(UserError, match="the file needs the columns class,output"):
+        select_outputs(str(file), ["a"])
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_run_over_other_classes_is_refused_also_out_of_a_checkpoint(weights, n
 
 def test_one_logit_is_no_two_classes_of_the_head(weights):
     config = compose(words("training.loss=binary", "model.head_classes=names"))
-    with pytest.raises(UserError, match="but 1 are wanted"):
+    with pytest.raises(UserError, match="but 1 are needed"):
         module_of(config, ["tabby", "pug"])
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from convlens.models import layer_table
+from convlens.models import build_layer_table
 
 # one small network of each family, among them: batch norm with its activation inside, layer scale,
 # class tokens and position tables, linear layers whose weights another module reads
@@ -27,7 +27,7 @@ FAMILIES = [
 
 def differs(model: nn.Module, size: int) -> int:
     """What the table's total lacks of the network's."""
-    rows = layer_table(model, channels=3, size=size)
+    rows = build_layer_table(model, channels=3, size=size)
     return sum(p.numel() for p in model.parameters()) - sum(row.parameters for row in rows)
 
 
@@ -50,7 +50,7 @@ def test_rows_of_forty_families_add_up(name):
 def test_batch_norm_with_its_activation_inside_is_counted():
     """The issue's example, without its classifier: 22,276,965 against 22,311,397 with one."""
     model = timm.create_model("inception_v3", num_classes=0)
-    rows = layer_table(model, channels=3, size=96)
+    rows = build_layer_table(model, channels=3, size=96)
     norms = [row for row in rows if row.kind == "BatchNormAct2d"]
     held = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == len(held) == 94
@@ -76,7 +76,7 @@ class Odd(nn.Module):
 
 
 def test_held_by_a_container_shared_run_twice_and_never_called():
-    rows = layer_table(Odd(), channels=3, size=8)
+    rows = build_layer_table(Odd(), channels=3, size=8)
     found = [(row.path, row.output, row.parameters) for row in rows]
     assert found == [
         ("", (2,), 3),
@@ -99,8 +99,8 @@ def test_convolutions_of_other_names_and_outputs_that_are_no_tensor():
         pass
 
     model = nn.Sequential(Standardised(3, 4, 3, dtype=torch.float64), nn.Flatten(), nn.Identity())
-    rows = layer_table(model, channels=3, size=8)
+    rows = build_layer_table(model, channels=3, size=8)
     assert [row.convolution for row in rows] == [True, False, False]
     assert [row.output for row in rows] == [(4, 6, 6), (144,), (144,)]
-    (row,) = layer_table(TwoMaps(), channels=3, size=8)
+    (row,) = build_layer_table(TwoMaps(), channels=3, size=8)
     assert row.output == (1, 8, 8)

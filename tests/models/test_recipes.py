@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.models import build_model, layer_table
+from convlens.models import build_layer_table, build_model
 
 CONFIG = compose(["exp=reproduce/cats_dogs_overfit"])
 SPEC = CONFIG.model
@@ -45,7 +45,7 @@ def test_parameter_counts(experiment, outputs, parameters):
 
 def test_no_pooling_has_the_documents_convolutions():
     model, data = network("reproduce/mnist_no_pooling", 10)
-    rows = layer_table(model, channels=data.channels, size=data.size)
+    rows = build_layer_table(model, channels=data.channels, size=data.size)
     convolutions = [row for row in rows if row.kind == "Conv2d"]
     assert [row.parameters for row in convolutions] == [320, 18_496, 36_928]
     assert convolutions[-1].output == (64, 22, 22)
@@ -55,7 +55,7 @@ def test_no_pooling_has_the_documents_convolutions():
 
 def test_layer_table_of_the_overfitting_network():
     model, data = network("reproduce/cats_dogs_overfit", 1)
-    rows = {row.path: row for row in layer_table(model, channels=3, size=data.size)}
+    rows = {row.path: row for row in build_layer_table(model, channels=3, size=data.size)}
     sizes = [rows[f"backbone.block{i}.conv"].output for i in range(1, 5)]
     assert sizes == [(32, 148, 148), (64, 72, 72), (128, 34, 34), (128, 15, 15)]
     assert rows["backbone.block4.pool"].output == (128, 7, 7)
@@ -65,12 +65,12 @@ def test_layer_table_of_the_overfitting_network():
 
 
 def test_layer_table_leaves_modes_and_statistics_unchanged():
-    model = build_model(SPEC.updated(batch_norm=True), channels=3, size=64, outputs=5)
+    model = build_model(SPEC.replace(batch_norm=True), channels=3, size=64, outputs=5)
     model.train()
     model.backbone.block1.norm.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [part.training for part in model.modules()]
-    layer_table(model, channels=3, size=64)
+    build_layer_table(model, channels=3, size=64)
     assert modes == [part.training for part in model.modules()]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -81,8 +81,8 @@ def test_layer_table_leaves_modes_and_statistics_unchanged():
 @pytest.mark.parametrize("pooling", ["max", "average", "none"])
 def test_output_size_by_the_formula(padding, stride, kernel, pooling):
     """(n - f + 2p) / s + 1, then halved by pooling."""
-    spec = SPEC.updated(filters=[4], padding=padding, stride=stride, kernel_size=kernel)
-    model = build_model(spec.updated(pooling=pooling), channels=1, size=29, outputs=2)
+    spec = SPEC.replace(filters=[4], padding=padding, stride=stride, kernel_size=kernel)
+    model = build_model(spec.replace(pooling=pooling), channels=1, size=29, outputs=2)
     pixels = {"valid": 0, "same": kernel // 2}.get(padding, padding)
     expected = (29 - kernel + 2 * pixels) // stride + 1
     expected = expected if pooling == "none" else expected // 2
@@ -110,7 +110,7 @@ def test_keras_initialisation_is_glorot_uniform_with_zero_biases():
         ({"activation": "rellu"}, "did you mean relu"),
         ({"pooling": "mean"}, "model.pooling=mean"),
         ({"kernel_size": [3, 3]}, "2 values for 4 blocks"),
-        ({"filters": [8] * 9, "kernel_size": 3, "padding": "valid"}, "nothing is left of the map"),
+        ({"filters": [8] * 9, "kernel_size": 3, "padding": "valid"}, "the map vanishes in block"),
         ({"padding": "same", "kernel_size": 4}, "odd kernels"),
         ({"initialisation": "xavier"}, "model.initialisation=xavier"),
         ({"normalisation": "imagnet"}, "model.normalisation=imagnet"),
@@ -121,5 +121,5 @@ def test_keras_initialisation_is_glorot_uniform_with_zero_biases():
 def test_bad_values_are_named(keys, named):
     keys = {"filters": [8, 8, 8, 8], "padding": "same", "pooling": "max", **keys}
     with pytest.raises(UserError, match=named):
-        config = with_values(CONFIG, {f"model.{key}": value for key, value in keys.items()})
+        config = replace_values(CONFIG, {f"model.{key}": value for key, value in keys.items()})
         build_model(config.model, channels=3, size=64, outputs=5)

@@ -20,8 +20,8 @@ from torch import nn
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model, imagenet_classes, weights
-from convlens.models.state import fingerprint, load_weights
-from convlens.models.weights import find_weights, pending_weights
+from convlens.models.state import compute_fingerprint, load_weights
+from convlens.models.weights import find_pending_download, find_weights
 
 IMAGENET = (0.485, 0.456, 0.406)
 
@@ -155,12 +155,14 @@ def test_exactly_the_wanted_tag_comes_first_and_links_to_nothing_are_no_files(at
 def test_the_librarys_cache_comes_before_a_download(at):
     official = vgg(at / "torch" / "hub" / "checkpoints", "vgg16-397923af.pth")
     assert (found().path, found().origin) == (official, "library cache")
-    assert pending_weights("vgg16", "auto", timm_name=None, whole=False) is None
+    assert find_pending_download("vgg16", "auto", timm_name=None, whole=False) is None
 
 
 def test_what_would_be_downloaded_is_told():
-    assert "vgg16-397923af.pth" in pending_weights("vgg16", "auto", timm_name=None, whole=False)
-    told = pending_weights("timm", "auto", timm_name="resnet18", whole=False)
+    assert "vgg16-397923af.pth" in find_pending_download(
+        "vgg16", "auto", timm_name=None, whole=False
+    )
+    told = find_pending_download("timm", "auto", timm_name="resnet18", whole=False)
     assert told.startswith("timm/resnet18.")
 
 
@@ -306,7 +308,7 @@ def test_missing_unexpected_and_misshapen_keys_are_counted_and_named(tmp_path):
     with pytest.raises(UserError) as caught:
         filled(tmp_path / "w.pth")
     said = str(caught.value)
-    for part in ("w.pth holds weights of another network", "1 keys missing (0.weight)",
+    for part in ("w.pth has weights of another network", "1 keys missing (0.weight)",
                  "1 unexpected (other.weight)", "1 of another shape (2.bias)"):  # fmt: skip
         assert part in said
 
@@ -338,13 +340,13 @@ def test_a_file_that_holds_no_weights_is_refused_and_never_executed(at, kind):
 
 def test_a_fingerprint_tells_the_smallest_change():
     model = network()
-    before = fingerprint(model)
-    assert fingerprint(network()) == before
+    before = compute_fingerprint(model)
+    assert compute_fingerprint(network()) == before
     model[1].num_batches_tracked += 1
-    assert fingerprint(model) == before
+    assert compute_fingerprint(model) == before
     model[1].running_mean[0] += 1e-7
-    assert fingerprint(model) != before
-    assert fingerprint(network().to(torch.bfloat16)) != before
+    assert compute_fingerprint(model) != before
+    assert compute_fingerprint(network().to(torch.bfloat16)) != before
 
 
 # --------------------------------------------------------------------------------- real weights
@@ -365,7 +367,7 @@ def test_real_weights_are_found_and_fit(real):
 
 def test_weights_of_another_network_are_refused(real, shared_weights):
     file = str(shared_weights / "inception_v3_keras_base_fp16.pth")
-    spec = compose(["model=vgg16"]).model.updated(weights=file)
+    spec = compose(["model=vgg16"]).model.replace(weights=file)
     with pytest.raises(UserError, match="26 keys missing"):
         build_model(spec, channels=3, size=64, outputs=5)
 

@@ -15,7 +15,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.models import build_model
-from convlens.models.earlier_run import trained_in
+from convlens.models.earlier_run import read_earlier_run
 from convlens.models.state import load_weights
 from support.tiny import TINY, draw_folder
 
@@ -68,7 +68,7 @@ HABITS = {
             "model": network(2).state_dict(), "optimizer": {"state": {}}, "epoch": 1,
             "model_ema": torch.optim.swa_utils.AveragedModel(network()).state_dict(),
         },
-        "out of model_ema, without module., 1 other keys left out (n_averaged)",
+        "out of model_ema, without module., 1 other keys ignored (n_averaged)",
     ),
     "timm": (
         lambda: {"arch": "x", "state_dict": STATE, "args": argparse.Namespace(lr=0.1)},
@@ -108,7 +108,7 @@ def test_a_network_with_such_names_of_its_own_keeps_them(tmp_path):
 
 def test_two_different_networks_in_one_file_are_refused(tmp_path):
     both = prefixed("model.") | prefixed("net.", network(2).state_dict())
-    with pytest.raises(UserError, match=r"holds two networks, net\. and model\."):
+    with pytest.raises(UserError, match=r"has two networks, net\. and model\."):
         read(both, tmp_path / "w.pth")
     same = prefixed("model.") | prefixed("net.")
     assert torch.equal(read(same, tmp_path / "w.pth")[0][0].weight, STATE["0.weight"])
@@ -119,7 +119,7 @@ def test_what_does_not_fit_behind_a_wrapper_is_refused_by_its_keys(tmp_path):
     state["module.0.other"] = state.pop("module.0.weight")
     with pytest.raises(UserError, match=r"1 keys missing \(0.weight\), 1 unexpected \(0.other\)"):
         read(state, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="no weights by name in model; a state_dict"):
+    with pytest.raises(UserError, match="no weights by name in model; use a state_dict"):
         read({"model": {"epoch": 3}}, tmp_path / "w.pth")
 
 
@@ -192,7 +192,7 @@ def test_a_new_run_starts_from_an_earlier_ones_weights(earlier):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["cats", "dogs", "emus"], r"its head answers 2 other classes \(cats, dogs\)"),
+        (["cats", "dogs", "emus"], r"its head has 2 other classes \(cats, dogs\)"),
         (["dogs", "cats"], "classes in another order"),
         (["lions", "wolves"], "2 other classes"),
     ],
@@ -206,7 +206,7 @@ def test_for_other_classes_the_base_alone_is_taken_and_it_is_said(earlier, names
         wanted = theirs if key.startswith("backbone.") else drawn
         assert key.endswith("num_batches_tracked") or torch.equal(value, wanted[key]), key
     assert re.search(said, module.model.weights.note)
-    assert "base alone" in module.model.weights.note
+    assert "base only" in module.model.weights.note
 
 
 def test_another_network_is_refused_with_the_keys_and_its_name(earlier):
@@ -222,7 +222,7 @@ def test_scratch_takes_no_other_weights(at):
     for asked in ("w.pth", "gone.ckpt", "auto"):
         with pytest.raises(UserError, match="no checkpoint of an earlier run"):
             built([*WORDS, f"model.weights={asked}"], ["cats", "dogs"])
-    assert trained_in(at / "w.pth") is None
+    assert read_earlier_run(at / "w.pth") is None
 
 
 def test_train_and_resume_from_an_earlier_run_whose_folder_goes(earlier, at, capsys):
@@ -243,5 +243,5 @@ def test_train_and_resume_from_an_earlier_run_whose_folder_goes(earlier, at, cap
 def test_a_whole_pickled_network_is_refused_and_named(tmp_path):
     torch.save({"model": network()}, tmp_path / "w.pth")
     where = type("Where", (), {"path": tmp_path / "w.pth"})
-    with pytest.raises(UserError, match=r"holds a pickled torch\.nn\S+, .*save the state_dict"):
+    with pytest.raises(UserError, match=r"has a pickled torch\.nn\S+, .*save only the state_dict"):
         load_weights(network(), where, classifier=())

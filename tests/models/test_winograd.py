@@ -9,10 +9,10 @@ from convlens.models import winograd
 from convlens.models.winograd import (
     TILES,
     FrozenChain,
+    choose_tile,
     conv3x3_winograd,
-    tile_for,
+    is_worthwhile,
     transform_weight,
-    worth_it,
 )
 
 
@@ -47,7 +47,7 @@ def test_equals_the_direct_convolution_in_float64(m, size, monkeypatch):
 
 def test_memory_layout_does_not_matter():
     x, weight, bias = a_layer(16, 8, 18, 18)
-    kept = transform_weight(weight, tile_for(18, 18))
+    kept = transform_weight(weight, choose_tile(18, 18))
     plain = conv3x3_winograd(x, weight, bias, kept)
     last = conv3x3_winograd(x.contiguous(memory_format=torch.channels_last), weight, bias, kept)
     assert torch.equal(plain, last)
@@ -57,11 +57,11 @@ def test_memory_layout_does_not_matter():
 def test_the_direct_convolution_is_wanted_where_this_one_does_not_fit():
     x = torch.rand(16, 128, 18, 18)
     conv = nn.Conv2d(128, 128, 3, padding=1)
-    assert worth_it(x, conv)
-    assert worth_it(x, nn.Conv2d(128, 128, 3, padding="same"))
-    assert not worth_it(x[:1], conv)
-    assert not worth_it(x.double(), conv)
-    assert not worth_it(x[:, :32], nn.Conv2d(32, 32, 3, padding=1))
+    assert is_worthwhile(x, conv)
+    assert is_worthwhile(x, nn.Conv2d(128, 128, 3, padding="same"))
+    assert not is_worthwhile(x[:1], conv)
+    assert not is_worthwhile(x.double(), conv)
+    assert not is_worthwhile(x[:, :32], nn.Conv2d(32, 32, 3, padding=1))
     for other in (
         dict(kernel_size=3),
         dict(kernel_size=1),
@@ -71,9 +71,9 @@ def test_the_direct_convolution_is_wanted_where_this_one_does_not_fit():
         dict(kernel_size=3, padding=2, dilation=2),
         dict(kernel_size=3, padding=1, padding_mode="reflect"),
     ):
-        assert not worth_it(x, nn.Conv2d(128, 128, **other))
+        assert not is_worthwhile(x, nn.Conv2d(128, 128, **other))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not worth_it(x, conv)
+        assert not is_worthwhile(x, conv)
 
 
 def chain():

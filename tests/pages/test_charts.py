@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from convlens.pages.charts import decades, line_chart, spaced
+from convlens.pages.charts import line_chart, linear_ticks, log_ticks
 from support.charts_read import axis, read_back
 
 
@@ -44,7 +44,7 @@ def test_points_of_a_logarithmic_axis_are_the_numbers_above_zero():
                   (2.30, 2.31), (1e6, 3e6), (-0.7, -0.2)]
 )  # fmt: skip
 def test_ticks_are_round_evenly_spaced_and_hold_all_values(low, high):
-    ticks = spaced(low, high)
+    ticks = linear_ticks(low, high)
     slack = 1e-6 * max(abs(low), abs(high))
     assert ticks[0] <= low + slack and ticks[-1] >= high - slack
     assert 2 <= len(ticks) <= 9
@@ -59,14 +59,14 @@ def test_ticks_are_round_evenly_spaced_and_hold_all_values(low, high):
 
 @pytest.mark.parametrize("last", [1, 2, 7, 12, 30, 100, 349])
 def test_epochs_get_whole_ticks_inside(last):
-    ticks = spaced(0, last, whole=True)
+    ticks = linear_ticks(0, last, whole=True)
     assert ticks[0] == 0 and ticks[-1] <= last
     assert all(tick == int(tick) for tick in ticks) and 2 <= len(ticks) <= 9
 
 
 def test_decades_hold_all_values():
-    assert decades(1e-3, 1e-3) == [1e-3, 1e-2]
-    assert decades(2e-5, 3e-3) == [1e-5, 1e-4, 1e-3, 1e-2]
+    assert log_ticks(1e-3, 1e-3) == [1e-3, 1e-2]
+    assert log_ticks(2e-5, 3e-3) == [1e-5, 1e-4, 1e-3, 1e-2]
 
 
 def test_a_value_that_is_missing_is_bridged_one_that_is_nan_interrupts_and_is_told():

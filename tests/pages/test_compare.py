@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from convlens.cli.compare import run as command
-from convlens.config.kept import KeptConfig
+from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
-from convlens.pages.compare import compare, differing, short_names
+from convlens.pages.compare import compare, find_differences, shorten_names
 from support.runs_made import CONFIG, changed, write_run
 
 EVIL = "<script>alert('x')</script>&amp;"
@@ -134,7 +134,9 @@ def test_exactly_the_differing_keys_are_shown(two):
     ],
 )  # fmt: skip
 def test_what_counts_as_a_difference(values, shown):
-    assert differing([KeptConfig(CONFIG), KeptConfig(changed(CONFIG, **values))]) == shown
+    assert (
+        find_differences([StoredConfig(CONFIG), StoredConfig(changed(CONFIG, **values))]) == shown
+    )
 
 
 def test_probes_stand_side_by_side_at_the_last_epoch(two):
@@ -223,8 +225,8 @@ def test_curves_of_all_runs_stand_in_one_chart_under_their_colours(two):
 
 def test_names_are_what_tells_the_runs_apart(tmp_path):
     homes = [tmp_path / "x" / "a" / "1", tmp_path / "x" / "b" / "1"]
-    assert short_names(homes) == ["a/1", "b/1"]
-    assert short_names([tmp_path / "x", tmp_path / "x" / "y"]) == ["x", "x/y"]
+    assert shorten_names(homes) == ["a/1", "b/1"]
+    assert shorten_names([tmp_path / "x", tmp_path / "x" / "y"]) == ["x", "x/y"]
 
 
 # --- the command

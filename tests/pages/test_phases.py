@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convlens.config.kept import KeptConfig
-from convlens.pages.phases import stretches
+from convlens.config.stored import StoredConfig
+from convlens.pages.phases import read_phases
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 LOSS, ACCURACY = "val/loss", "val/accuracy"
@@ -34,16 +34,16 @@ def test_phases_with_and_without_plateaus_are_where_the_schedule_has_them(seed):
                        "until": until})  # fmt: skip
     schedule = _schedule(phases)
     record = {e: {LOSS: rng.random(), ACCURACY: rng.random()} for e in range(30)}
-    done = next(e for e in range(1, 31) if schedule.finished(e, record))
+    done = next(e for e in range(1, 31) if schedule.is_finished(e, record))
     rows = [{"epoch": 0, LOSS: 9.0, ACCURACY: 0.0}]
     rows += [{"epoch": e + 1, **record[e]} for e in range(done)]
-    found = stretches(KeptConfig({"finetune": {"phases": phases}}), rows)
+    found = read_phases(StoredConfig({"finetune": {"phases": phases}}), rows)
     trained = {
         epoch: stretch.number - 1
         for stretch in found
         for epoch in range(stretch.start, stretch.end)
     }
-    assert trained == {e: schedule.at(e, record)[0].number for e in range(done)}
+    assert trained == {e: schedule.phase_at(e, record)[0].number for e in range(done)}
     assert [s.early for s in found] == [
         s.end - s.start < phase["epochs"] for s, phase in zip(found, phases, strict=True)
     ]
@@ -55,8 +55,8 @@ def test_what_is_not_trained_yet_is_planned_in_full():
          "until": {"metric": LOSS, "patience": 2}},
         {"epochs": 3, "train": ["head", "base"], "lr": 0.001, "warmup_epochs": 1.0},
     ]  # fmt: skip
-    first, second = stretches(
-        KeptConfig({"finetune": {"phases": phases}}), [{"epoch": 0, LOSS: 1.0}]
+    first, second = read_phases(
+        StoredConfig({"finetune": {"phases": phases}}), [{"epoch": 0, LOSS: 1.0}]
     )
     assert (first.start, first.end, second.start, second.end) == (0, 4, 4, 7)
     assert first.rates == {"head": 0.01} and second.rates == {"head": 0.001, "base": 0.001}
@@ -66,12 +66,14 @@ def test_what_is_not_trained_yet_is_planned_in_full():
 
 
 def test_a_run_without_phases_has_none():
-    assert stretches(KeptConfig({"finetune": {"phases": None}}), [{"epoch": 0}]) == []
+    assert read_phases(StoredConfig({"finetune": {"phases": None}}), [{"epoch": 0}]) == []
 
 
 def test_a_run_that_was_to_end_within_a_phase():
     phases = [{"epochs": 4, "train": ["head"], "lr": 1.0}, {"epochs": 3, "train": ["a"], "lr": 1.0}]
     config = {"finetune": {"phases": phases}}
     for epochs, ends in ((2, [2, 7]), (4, [4, 7]), (5, [4, 5]), (7, [4, 7]), (None, [4, 7])):
-        found = stretches(KeptConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}])
+        found = read_phases(
+            StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}]
+        )
         assert [(s.end, s.early) for s in found] == [(end, False) for end in ends]

@@ -20,7 +20,7 @@ from convlens.cli.report import run
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
 from convlens.pages.report import LIMIT, report
-from convlens.pages.selection import LEAST, kept, spread
+from convlens.pages.selection import LEAST, pick_at_stops, spread_evenly
 from support.charts_read import read_back
 from support.page_parsed import Page, outside_references
 
@@ -471,12 +471,12 @@ def test_spread_and_kept_by_brute_force():
     for total in range(1, 30):
         epochs = list(range(0, 3 * total, 3))
         for count in range(2, total + 3):
-            found = spread(epochs, count)
+            found = spread_evenly(epochs, count)
             assert len(found) == min(count, total) and sorted(set(found)) == found
             assert found[0] == epochs[0] and found[-1] == epochs[-1]
     files = {e: Path(str(e)) for e in (2, 5, 9)}
-    assert list(kept(files, [0, 6, 12])) == [2, 5, 9]
-    assert list(kept(files, [0, 4])) == [2, 9]
+    assert list(pick_at_stops(files, [0, 6, 12])) == [2, 5, 9]
+    assert list(pick_at_stops(files, [0, 4])) == [2, 9]
 
 
 def test_shrunk_pictures_are_smaller_and_alike():

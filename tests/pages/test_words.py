@@ -10,7 +10,7 @@ import pytest
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
-from convlens.training.alarms import dead_layers
+from convlens.training.alarms import find_dead_layers
 from support.runs_made import CONFIG, changed, write_run
 
 SHOWN = {**changed(CONFIG, finetune__phases=None), "scheduler": {"name": "cosine"},
@@ -30,7 +30,9 @@ def test_the_pages_say_before_training(tmp_path):
 
 
 def test_the_alarm_and_the_error_say_before_training(tmp_path):
-    (line,) = dead_layers({"explain/dead/a": 0.95}, {"explain/dead/a": 0.1}, share=0.9).values()
+    (line,) = find_dead_layers(
+        {"explain/dead/a": 0.95}, {"explain/dead/a": 0.1}, share=0.9
+    ).values()
     assert "(before training: 10%)" in line and "untrained" not in line
     home = write_run(tmp_path / "r", [1.0, 0.5])
     (home / "metrics.csv").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.rundir.claim import ENVIRONMENT, Claim
 from convlens.rundir.lock import Hold
 from support.tiny import TINY
@@ -55,7 +55,7 @@ def test_alone_the_folder_is_named_by_date_and_time(started):
 def test_processes_of_lightnings_launcher_take_the_first_ones_folder(started):
     chosen = home(started())
     later = started(LOCAL_RANK="1", NODE_RANK="0", CONVLENS_RUN_DIR=chosen)
-    assert not first_process()
+    assert not is_first_process()
     assert home(later) == chosen
 
 
@@ -64,22 +64,22 @@ def test_several_nodes_under_lightnings_launcher_need_a_run_dir(started):
         with pytest.raises(UserError, match="run_dir=… has to be given"):
             started(num_nodes=2, NODE_RANK=rank).check()
         assert home(started(num_nodes=2, NODE_RANK=rank, run_dir="it")) == "it"
-        assert first_process() == (rank == "0")
+        assert is_first_process() == (rank == "0")
 
 
 def test_the_first_process_of_a_second_node_is_not_the_first(started):
     started(NODE_RANK="1", LOCAL_RANK="0")
-    assert not first_process()
+    assert not is_first_process()
     started(**TORCHRUN, RANK="2", GROUP_RANK="1")
-    assert not first_process()
+    assert not is_first_process()
     started(**TORCHRUN, RANK="0", GROUP_RANK="1")
-    assert first_process()  # torchrun numbers nodes as they arrive; RANK decides
+    assert is_first_process()  # torchrun numbers nodes as they arrive; RANK decides
 
 
 def test_slurm_tasks_share_the_jobs_folder(started):
     for rank in "01":
         config = started(**SLURM, SLURM_PROCID=rank)
-        assert first_process() == (rank == "0")
+        assert is_first_process() == (rank == "0")
         assert home(config) == "outputs/scratch/slurm_77"
 
 
@@ -102,7 +102,7 @@ def test_a_single_process_inside_an_allocation_is_as_ever(started, allocation):
     assert "slurm" not in home(started(**allocation))
     # and Lightning may start others there
     started(**allocation, LOCAL_RANK="1")
-    assert not first_process()
+    assert not is_first_process()
 
 
 def test_torchrun_with_an_id_shares_a_folder_and_without_says_so_everywhere(started):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from convlens.explain.mode import explaining, ready
+from convlens.explain.mode import explaining, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
@@ -16,7 +16,7 @@ Pixels = tuple[int, int]
 def field(model: nn.Module, layer: str, example: torch.Tensor) -> tuple[Pixels | None, Pixels]:
     """The receptive field of a layer's units, ``(rows, columns)``, and from unit to unit."""
     with explaining(model), torch.no_grad():
-        example = ready(model, example)
+        example = prepare_images(model, example)
         with record(model, [layer], example=example) as taps:
             found = Field.of(taps, layer, example)
     return found.size, found.stride

@@ -12,7 +12,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from PIL import Image
 
-from convlens.data.pixels.decode import MAX_PIXELS, MAX_SIDE, Recipe, decode_picture
+from convlens.data.pixels.decode import MAX_PIXELS, MAX_SIDE, Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from support import fuzz_pictures
 from support.fuzz_pictures import chunk, peak_megabytes, png
@@ -156,7 +156,7 @@ def start(folder: Path):
         peak, began = peak_megabytes(), time.perf_counter()
         with silent(), pillow_settings():
             # what is claimed within the limits is looked at: up to 179 million pixels
-            outcome = judged(lambda: decode_picture(path, Recipe(16, 16)), 20)
+            outcome = judged(lambda: decode_image(path, Recipe(16, 16)), 20)
         seconds, grown = time.perf_counter() - began, peak_megabytes() - peak
         expect(grown < fuzz_pictures.MEGABYTES, f"the process grew by {grown:.0f} MB")
         # the other reader comes last: of a WebP file it makes room for two pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from convlens.data.pixels.cache import FORMAT, digest, stored
+from convlens.data.pixels.cache import FORMAT, digest, load_or_build
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
 
 LEAVES = (None, True, -1, 0, 2**70, 1.5, "x", "../x", [], {}, [1], {"bytes": 1}, "images")
@@ -37,7 +37,7 @@ def start(folder: Path):
         return fill
 
     def read(number: int) -> np.ndarray:
-        entry = stored(folder, f"entry{number}", f"mark{number}", build(rights[number]))
+        entry = load_or_build(folder, f"entry{number}", f"mark{number}", build(rights[number]))
         expect(entry.notes == {"errors": [], "dtype": "x"}, f"notes {entry.notes}")
         return entry.arrays["images"]
 

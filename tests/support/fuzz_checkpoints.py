@@ -12,9 +12,9 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from convlens.config.compose import compose
-from convlens.config.migrate import stored
+from convlens.config.migrate import dump_config
 from convlens.models.state import load_weights
-from convlens.models.weights_file import names_in
+from convlens.models.weights_file import list_weight_names
 from support.fuzz_pickles import claims_gigabytes, contained, evil, gadgets
 from support.fuzz_pictures import peak_megabytes
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
@@ -38,7 +38,7 @@ def checkpoint() -> dict:
         "epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.6.0",
         "state_dict": module.state_dict(), "loops": {}, "callbacks": {}, "optimizer_states": [],
         "lr_schedulers": [], 
-        "hyper_parameters": {"config": stored(config), "class_names": list("abcde")},
+        "hyper_parameters": {"config": dump_config(config), "class_names": list("abcde")},
         "convlens_record": {0: {"val/loss": 1.0}},
     }  # fmt: skip
 
@@ -193,7 +193,7 @@ def start_weights(folder: Path):
         path = folder / f"weights{suffix}"
         path.write_bytes(content)
         with silent():
-            judged(lambda: names_in(path))
+            judged(lambda: list_weight_names(path))
             outcome = judged(lambda: load_weights(model, _At(path), classifier=()))
         expect(not canary.exists(), "code out of the file was run")
         finite = all(bool(v.isfinite().all()) for v in model.state_dict().values())

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convlens.core.errors import UserError
-from convlens.data.index.listing import list_pictures
-from convlens.data.index.names import composed
+from convlens.data.index.listing import list_images
+from convlens.data.index.names import normalise_name
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
 from convlens.experiment.predict import write_table
-from convlens.pages.explained import explained, explained_page
+from convlens.pages.explained import make_part, render_page
 from support.fuzz_surface import ACCEPTED, REFUSED, Surface, expect
 
 AWKWARD = (
@@ -95,11 +95,14 @@ def start(folder: Path):
                     name = f"{stem}.png" if number == 0 else f"{number}.png"
                     (root / each / name).write_bytes(picture.getvalue())
         try:
-            listing = list_pictures(root)
+            listing = list_images(root)
         except UserError as error:
             expect("\n" not in str(error), "not one line")
             return REFUSED
-        expect(set(listing.class_names) == set(map(composed, names)), "a class is spelt otherwise")
+        expect(
+            set(listing.class_names) == set(map(normalise_name, names)),
+            "a class is spelt otherwise",
+        )
         _split_and_back(listing, folder / "split.csv")
         _table_and_back(listing.class_names, folder / "predictions.csv")
         _page(listing, names, panel)
@@ -131,9 +134,9 @@ def _table_and_back(names: tuple[str, ...], file: Path) -> None:
 def _page(listing, names: list[str], panel: bytes) -> None:
     def page(labels: list[str], files: list[str]) -> str:
         top = [(label, 0.5) for label in labels]
-        shown = [explained(label, file, top, {"grad_cam": panel}, [label]) for label, file in
+        shown = [make_part(label, file, top, {"grad_cam": panel}, [label]) for label, file in
                  zip(labels, files, strict=True)]  # fmt: skip
-        return explained_page(shown, heading=labels[0], network=labels[-1], version="1",
+        return render_page(shown, heading=labels[0], network=labels[-1], version="1",
                               refused=files)  # fmt: skip
 
     files = [str(path) for path in listing.files[: len(names)]]
@@ -145,7 +148,7 @@ def _page(listing, names: list[str], panel: bytes) -> None:
 
 def _probes(listing, folder: Path) -> None:
     count = len(listing.class_names)
-    pictures = Pictures(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), ["x"] * count)
+    pictures = Images(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), ["x"] * count)
     probes = choose_probes(pictures, listing.class_names, count=count, seed=0)
     for name in probes.names:
         expect("/" not in name and len(os.fsencode(f"{name}.png.1234567.tmp")) <= 255, name)

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from convlens.data.pixels.decode import INTERPOLATIONS, RESIZES, Recipe, decode_picture
+from convlens.data.pixels.decode import INTERPOLATIONS, RESIZES, Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from support.fuzz_surface import (
     Surface,
@@ -144,10 +144,10 @@ def start(folder: Path):
         path.write_bytes(file_of(drawn))
 
         def work() -> None:
-            first = decode_picture(path, recipe)
+            first = decode_image(path, recipe)
             wanted = (recipe.height, recipe.width, recipe.channels)
             expect(first.shape == wanted and first.dtype == np.uint8, f"{first.shape}")
-            expect(np.array_equal(first, decode_picture(path, recipe)), "not the same twice")
+            expect(np.array_equal(first, decode_image(path, recipe)), "not the same twice")
 
         with silent(), pillow_settings(), warnings.catch_warnings():
             # as a run has it: a warning of Pillow's is kept off the screen, any other is a find

@@ -13,7 +13,7 @@ from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
 from convlens.rundir.read import read_config, read_run
-from convlens.rundir.runs import all_runs, in_order
+from convlens.rundir.runs import read_all_runs, sort_runs
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
 from support.runs_made import write_run
 
@@ -62,11 +62,11 @@ def start(folder: Path):
             judged(lambda: compare([home, runs / "two"]))
 
             def table() -> None:
-                found = all_runs(runs)
+                found = read_all_runs(runs)
                 expect(len(found) >= 1, "a run was passed over in silence")
                 for key in ("date", "test/accuracy", "-epochs", "state", "experiment"):
                     try:
-                        in_order(found, key)
+                        sort_runs(found, key)
                     except UserError as error:
                         expect("no run has such a column" in str(error), str(error))
 

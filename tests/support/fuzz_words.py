@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from convlens.config.checks import value_at
-from convlens.config.compose import _flat, changed, compose
-from convlens.config.folder import groups
+from convlens.config.checks import get_value
+from convlens.config.compose import _flat, apply_overrides, compose
+from convlens.config.folder import list_groups
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
 from convlens.rundir import log as logs
@@ -45,7 +45,7 @@ PREFIXES = ("", "", "", "", "", "", "+", "++", "~", "-", "--", "@", " ", ".", "h
 
 key = st.one_of(
     st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(KEYS),
-    st.sampled_from([*groups(), "exp", "hydra", "hydra.run.dir", "defaults", "_target_", ""]),
+    st.sampled_from([*list_groups(), "exp", "hydra", "hydra.run.dir", "defaults", "_target_", ""]),
     st.builds("{}.{}".format, st.sampled_from(KEYS), st.sampled_from(("0", "a", "_target_", ""))),
     st.text(max_size=12),
 )  # fmt: skip
@@ -61,7 +61,7 @@ value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
 def fitting(draw) -> str:
     """A key with a value of its default's kind: what only a range can refuse."""
     name = draw(st.sampled_from(KEYS))
-    default = value_at(PLAIN, name)
+    default = get_value(PLAIN, name)
     if isinstance(default, bool):
         text = draw(st.sampled_from(("true", "false")))
     elif isinstance(default, int):
@@ -94,12 +94,14 @@ def start(folder: Path):
     from convlens.experiment.trainer import trainer_of
 
     os.chdir(folder)
-    logs.hush()
+    logs.silence_libraries()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     def built(config: Config) -> str:
         """Build what a run would train with, where that is quick."""
-        small = all(value_at(config.plain(), k) == value_at(PLAIN, k) for k in COSTLY if k in KEYS)
+        small = all(
+            get_value(config.plain(), k) == get_value(PLAIN, k) for k in COSTLY if k in KEYS
+        )
         if not small or config.model.name != "scratch" or config.data.name != "shapes":
             return ACCEPTED
         if config.trainer != CONFIG.trainer and config.trainer.accelerator != "cpu":
@@ -123,7 +125,7 @@ def start(folder: Path):
             if way == "composed":
                 held.append(compose([*BASE, *typed]))
             else:
-                held.append(changed(CONFIG, typed))
+                held.append(apply_overrides(CONFIG, typed))
 
         if judged(work, 10) == REFUSED:
             return REFUSED

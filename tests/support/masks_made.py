@@ -12,9 +12,9 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.config.schema import DataConfig
 from convlens.data.datamodule import PictureData
-from convlens.data.masks.files import OWN
+from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.load import Masks, read_masks
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 
 ORIENTATION = 0x0112
 VOC = "<annotation>{size}{objects}</annotation>"
@@ -59,7 +59,7 @@ def own_masks(
     pictures: list[Path], files: list[Path | None], *, cache_dir=None, on_error="raise", **keys
 ) -> Masks:
     """The masks of a person's own pictures; in memory unless there is a ``cache_dir``."""
-    return read_masks(OWN, pictures, files, cache_dir=cache_dir, on_error=on_error, **keys)
+    return read_masks(USER_MASKS, pictures, files, cache_dir=cache_dir, on_error=on_error, **keys)
 
 
 @functools.cache
@@ -69,13 +69,13 @@ def spec_of(*changes: str) -> DataConfig:
 
 
 def data(root: Path, *changes: str, **keys) -> PictureData:
-    spec = spec_of(*changes).updated(
+    spec = spec_of(*changes).replace(
         **{"dir": str(root / "pics"), "masks": str(root / "masks"), **keys}
     )
     return PictureData(spec, seed=0, batch_size=4, eval_batch_size=5)
 
 
-def red(pictures: Pictures) -> np.ndarray:
+def red(pictures: Images) -> np.ndarray:
     """(N, H, W) bool: where the pictures say that the object is."""
     return pictures.pixels(np.arange(len(pictures)))[..., 0] > 127
 

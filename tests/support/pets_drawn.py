@@ -73,7 +73,7 @@ def spec_of(*changes: str) -> DataConfig:
 
 
 def data(folder: Path, *changes: str, seed: int = 0) -> PictureData:
-    spec = spec_of(*changes).updated(dir=str(folder))
+    spec = spec_of(*changes).replace(dir=str(folder))
     return PictureData(spec, seed=seed, batch_size=4, eval_batch_size=5)
 
 

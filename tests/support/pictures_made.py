@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from convlens.data.index.files import Files
-from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.data.pixels.load import Pixels, decoded
+from convlens.data.pixels.decode import Recipe, decode_image
+from convlens.data.pixels.load import Pixels, decode_images
 
 ORIENTATION = 0x0112
 
@@ -68,11 +68,11 @@ def recipe(size: int | tuple[int, int], **kwargs) -> Recipe:
 
 def made(files, size=16, *, cache_dir=None, on_error="raise", **kwargs) -> Pixels:
     """The files decoded, without progress; in memory unless there is a ``cache_dir``."""
-    return decoded(
+    return decode_images(
         Files.of(files), recipe(size, **kwargs), cache_dir=cache_dir, on_error=on_error,
         progress=False,
     )  # fmt: skip
 
 
 def one(path, size=16, **kwargs) -> np.ndarray:
-    return decode_picture(path, recipe(size, **kwargs))
+    return decode_image(path, recipe(size, **kwargs))

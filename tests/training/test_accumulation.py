@@ -14,7 +14,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.data.loader import TrainingLoader
 from convlens.data.order import TrainingOrder
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.experiment.module import module_of
 from convlens.training.objective import Objective
 from support.tiny import TINY
@@ -57,14 +57,14 @@ def test_gradients_over_ddp_processes_and_batches(weights, world, accumulate, co
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(count, 3, generator=rng, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 3, (count,), generator=rng)
-    pictures = Pictures(np.zeros((count, 1, 1, 3), np.uint8), labels.numpy(), ["x"] * count)
+    pictures = Images(np.zeros((count, 1, 1, 3), np.uint8), labels.numpy(), ["x"] * count)
     module = module_of(
         compose([*TINY, "data.pictures=60", f"training.class_weights={weights or 'null'}"]),
         list("abc"),
     )
     module.objective = Objective("cross_entropy", 0.1, weights).double()
     module._trainer = SimpleNamespace(world_size=world, accumulate_grad_batches=accumulate)
-    module.answer = lambda batch: logits[batch["row"]]
+    module.compute_logits = lambda batch: logits[batch["row"]]
     parts = [
         list(TrainingLoader(pictures, TrainingOrder(count, 4, 0), 0, r, world,
                             accumulate=accumulate, augmented=lambda: False))

@@ -82,7 +82,7 @@ def test_shares_are_counted_by_process_where_the_batch_is_normalised(data):
 )
 def test_one_image_alone_is_refused_in_a_line_where_torch_refuses_it(data, words, processes):
     config = compose([f"data.dir={data}", *SEVENTEEN, *words])
-    with pytest.raises(UserError, match=r"one image .*norm.*17 training images.*batch_size"):
+    with pytest.raises(UserError, match=r"norm .*one image .*17 images.*batch_size"):
         check_batches((run := assemble(config)).module, run.data, processes)
 
 
@@ -95,7 +95,7 @@ def test_one_training_image_in_all_is_refused_by_every_command_that_trains(tmp_p
         given = [f"run_dir={tmp_path / 'run'}"] if command == "train" else []
         assert main([command, *given, *words]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "2 training images in batches of 1" in line
+        assert "(2 images, batches of 1, one process)" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -10,8 +10,13 @@ import torch.nn.functional as F
 
 from convlens.config.schema import OptimizerConfig, SchedulerConfig
 from convlens.core.errors import UserError
-from convlens.training.objective import Objective, class_weights, outputs_for, predicted
-from convlens.training.optimizers import optimizer, rate_factor
+from convlens.training.objective import (
+    Objective,
+    compute_class_weights,
+    count_outputs,
+    predict_classes,
+)
+from convlens.training.optimizers import build_optimizer, compute_rate_factor
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def test_binary_equals_two_logits_at_plus_and_minus_half(rng):
                 each = F.cross_entropy(both, labels, reduction="none", label_smoothing=smoothing)
                 weight = torch.tensor(weights)[labels]
                 torch.testing.assert_close(one, (each * weight).sum() / weight.sum())
-    assert torch.equal(predicted(logits), predicted(both))
+    assert torch.equal(predict_classes(logits), predict_classes(both))
 
 
 def test_label_smoothing_by_hand():
@@ -47,19 +52,19 @@ def test_label_smoothing_by_hand():
 
 def test_balanced_weights_weigh_every_class_the_same():
     counts = [10, 30, 60]
-    weights = class_weights("balanced", counts)
+    weights = compute_class_weights("balanced", counts)
     assert [w * c for w, c in zip(weights, counts, strict=True)] == pytest.approx([100 / 3] * 3)
-    assert class_weights(None, counts) is None
-    assert class_weights([1, 2, 3], counts) == [1.0, 2.0, 3.0]
+    assert compute_class_weights(None, counts) is None
+    assert compute_class_weights([1, 2, 3], counts) == [1.0, 2.0, 3.0]
     for wrong in ("even", [1, 2], [1, 2, -1]):
         with pytest.raises(UserError, match=r"training\.class_weights"):
-            class_weights(wrong, counts)
+            compute_class_weights(wrong, counts)
 
 
 def test_outputs():
-    assert (outputs_for("binary", 2), outputs_for("cross_entropy", 2)) == (1, 2)
+    assert (count_outputs("binary", 2), count_outputs("cross_entropy", 2)) == (1, 2)
     with pytest.raises(UserError, match="two classes"):
-        outputs_for("binary", 3)
+        count_outputs("binary", 3)
 
 
 def scheduler(name: str, **keys) -> SchedulerConfig:
@@ -69,22 +74,22 @@ def scheduler(name: str, **keys) -> SchedulerConfig:
 
 
 def test_rates():
-    assert rate_factor(scheduler("constant"), 3.3, 10) == 1
-    assert rate_factor(scheduler("cosine"), 5, 10) == pytest.approx(0.5)
-    assert rate_factor(scheduler("cosine", floor=0.2), 10, 10) == pytest.approx(0.2)
-    assert rate_factor(scheduler("linear"), 2.5, 10) == pytest.approx(0.75)
-    assert rate_factor(scheduler("step"), 25, 30) == pytest.approx(0.01)
-    assert rate_factor(scheduler("exponential", factor=0.5), 3, 30) == pytest.approx(0.125)
+    assert compute_rate_factor(scheduler("constant"), 3.3, 10) == 1
+    assert compute_rate_factor(scheduler("cosine"), 5, 10) == pytest.approx(0.5)
+    assert compute_rate_factor(scheduler("cosine", floor=0.2), 10, 10) == pytest.approx(0.2)
+    assert compute_rate_factor(scheduler("linear"), 2.5, 10) == pytest.approx(0.75)
+    assert compute_rate_factor(scheduler("step"), 25, 30) == pytest.approx(0.01)
+    assert compute_rate_factor(scheduler("exponential", factor=0.5), 3, 30) == pytest.approx(0.125)
     warm = scheduler("cosine", warmup_epochs=2.0)
-    assert [rate_factor(warm, t, 10) for t in (0, 1, 2)] == pytest.approx([0, 0.5, 1])
-    assert rate_factor(warm, 6, 10) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
+    assert [compute_rate_factor(warm, t, 10) for t in (0, 1, 2)] == pytest.approx([0, 0.5, 1])
+    assert compute_rate_factor(warm, 6, 10) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
 
 
 def test_rmsprop_is_keras_two():
     """a ← 0.9 a + 0.1 g², w ← w - lr · g / (√a + 1e-7), written out."""
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     keys = dict(name="rmsprop", lr=0.1, alpha=0.9, eps=1e-7, momentum=0.0, weight_decay=0.0)
-    steps = optimizer(OptimizerConfig(**keys), [{"name": "model", "params": [weight]}])
+    steps = build_optimizer(OptimizerConfig(**keys), [{"name": "model", "params": [weight]}])
     average, expected = torch.zeros(2), weight.detach().clone()
     for gradient in (torch.tensor([0.3, -0.1]), torch.tensor([0.2, 0.4])):
         weight.grad = gradient.clone()
@@ -97,7 +102,7 @@ def test_rmsprop_is_keras_two():
 def test_optimizer_mistakes_are_named():
     group = [{"name": "model", "params": [torch.nn.Parameter(torch.zeros(1))]}]
     with pytest.raises(UserError, match="did you mean adam"):
-        optimizer(OptimizerConfig(name="adamm", lr=1.0), group)
+        build_optimizer(OptimizerConfig(name="adamm", lr=1.0), group)
     with pytest.raises(UserError, match="optimizer=sgd"):
         keys = {"name": "sgd", "lr": 0.1, "momentum": -1.0, "nesterov": False}
-        optimizer(OptimizerConfig.model_construct(**keys), group)
+        build_optimizer(OptimizerConfig.model_construct(**keys), group)

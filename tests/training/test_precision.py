@@ -26,19 +26,19 @@ def test_takes_the_faster_one_and_keeps_it(trial, tmp_path, monkeypatch):
     memo = tmp_path / "precision.json"
     fast, slow = {"32": 2.0, "bf16": 1.0}, {"32": 1.0, "bf16": 1.0}
     answers = iter([fast, slow])
-    monkeypatch.setattr(precision, "_measured", lambda *_: next(answers))
-    assert precision.fastest(precision.step_seconds(*trial, memo)) == "bf16"
-    assert precision.step_seconds(*trial, memo) == fast  # not measured again
+    monkeypatch.setattr(precision, "_measure", lambda *_: next(answers))
+    assert precision.choose_precision(precision.measure_step_seconds(*trial, memo)) == "bf16"
+    assert precision.measure_step_seconds(*trial, memo) == fast  # not measured again
     assert list(json.loads(memo.read_text()).values()) == [fast]
     memo.write_text("{ half a file")
-    assert precision.fastest(precision.step_seconds(*trial, memo)) == "32"
+    assert precision.choose_precision(precision.measure_step_seconds(*trial, memo)) == "32"
 
 
 def test_measuring_leaves_weights_and_random_state_unchanged(trial, tmp_path):
     module = trial[0]
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    seconds = precision.step_seconds(*trial, tmp_path / "memo.json")
+    seconds = precision.measure_step_seconds(*trial, tmp_path / "memo.json")
     assert set(seconds) == {"32", "bf16"} and min(seconds.values()) > 0
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
@@ -61,7 +61,7 @@ def test_the_medians_decide(trial, monkeypatch):
     monkeypatch.setattr(precision.time, "perf_counter", clock)
     monkeypatch.setattr(precision.torch, "autocast", timed)
     # two images are enough: twice their time for four of them
-    assert precision._measured(*trial, ("32", "bf16")) == {"32": 4.0, "bf16": 2.0}
+    assert precision._measure(*trial, ("32", "bf16")) == {"32": 4.0, "bf16": 2.0}
 
 
 def test_bf16_that_is_emulated_is_not_waited_for(trial, monkeypatch):
@@ -76,8 +76,8 @@ def test_bf16_that_is_emulated_is_not_waited_for(trial, monkeypatch):
 
     monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(precision.torch, "autocast", timed)
-    found = precision._measured(*trial, ("32", "bf16"))
-    assert sum(halves) == 1 and precision.fastest(found) == "32"
+    found = precision._measure(*trial, ("32", "bf16"))
+    assert sum(halves) == 1 and precision.choose_precision(found) == "32"
 
 
 @pytest.mark.parametrize("batch", [2, 7, 128, 100_000])
@@ -90,7 +90,7 @@ def test_a_step_on_few_images_is_scaled_to_the_batch(trial, monkeypatch, batch):
         return 0.01 * len(images), 0.125
 
     monkeypatch.setattr(precision._Trial, "step", step)
-    found = precision._measured(trial[0], batch, trial[2], ("32",))
+    found = precision._measure(trial[0], batch, trial[2], ("32",))
     assert found["32"] == pytest.approx(0.01 * batch + 0.125)
     assert max(sizes) <= min(batch, 50)
 
@@ -121,13 +121,13 @@ def test_no_command_takes_a_step_on_the_whole_batch_first(at, monkeypatch, comma
     """15.6 GB and ten minutes, for a ResNet50 and 128 images."""
     from convlens.models import Classifier
 
-    sizes, swift = [], Classifier.swift
+    sizes, original = [], Classifier.forward_fast
 
     def noted(self, images):
         sizes.append(len(images))
-        return swift(self, images)
+        return original(self, images)
 
-    monkeypatch.setattr(Classifier, "swift", noted)
+    monkeypatch.setattr(Classifier, "forward_fast", noted)
     monkeypatch.setattr(precision, "FAIR", 0.0, raising=False)
     monkeypatch.setenv("CONVLENS_CACHE", str(at / "cache"))
     words = [*TINY, "precision=auto", "training.batch_size=512", "callbacks=none"]
@@ -145,5 +145,5 @@ def test_what_is_frozen_makes_another_answer(trial, tmp_path):
     memo = tmp_path / "memo.json"
     for phase in module.schedule.phases:
         module.enter(phase)
-        precision.step_seconds(module, 4, trial[2], memo, ("32",))
+        precision.measure_step_seconds(module, 4, trial[2], memo, ("32",))
     assert len(json.loads(memo.read_text())) == 3

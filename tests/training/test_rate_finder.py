@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.training.rate_finder import range_test
+from convlens.training.rate_finder import run_range_test
 from support.tiny import TINY
 
 
@@ -21,7 +21,7 @@ def test_on_a_quadratic_the_rate_lies_below_where_it_diverges():
         x = x - rate * 100 * x
         return loss
 
-    found = range_test(step, low=1e-6, high=10, steps=300)
+    found = run_range_test(step, low=1e-6, high=10, steps=300)
     assert 1e-4 < found.best < 2e-2
     assert found.rates[-1] < 10  # it ended when the loss exploded
     ratios = np.diff(np.log(found.rates))
@@ -30,7 +30,9 @@ def test_on_a_quadratic_the_rate_lies_below_where_it_diverges():
 
 def test_a_loss_that_never_falls_gives_no_rate():
     rising = iter(range(1, 1000))
-    found = range_test(lambda rate: torch.tensor(float(next(rising))), low=1e-6, high=1, steps=30)
+    found = run_range_test(
+        lambda rate: torch.tensor(float(next(rising))), low=1e-6, high=1, steps=30
+    )
     assert found.best is None
 
 

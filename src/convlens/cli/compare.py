@@ -9,8 +9,8 @@ from convlens.cli.words import take
 from convlens.core.errors import UserError
 from convlens.pages import compare as comparison
 from convlens.rundir.paths import check_free, write_into
-from convlens.rundir.read import KeptRun
-from convlens.rundir.runs import named_runs
+from convlens.rundir.read import StoredRun
+from convlens.rundir.runs import find_runs
 
 
 def run(words: list[str]) -> int:
@@ -20,24 +20,24 @@ def run(words: list[str]) -> int:
         raise UserError('compare needs runs="A B": two run folders or more; last is the newest run')
     asked = take(rest, "compare", {"run_dir": ""})
     check_free(asked["run_dir"], comparison.PAGE)
-    homes = [home for text in given for home in named_runs(text)]
+    homes = [home for text in given for home in find_runs(text)]
     runs = comparison.read_runs(homes)
     page = comparison.compare(homes).encode()
-    _print(runs, comparison.short_names(homes))
+    _print(runs, comparison.shorten_names(homes))
     print(f"page  {write_into(asked['run_dir'], 'compare', comparison.PAGE, page)}")
     return 0
 
 
-def _print(runs: list[KeptRun], names: list[str]) -> None:
+def _print(runs: list[StoredRun], names: list[str]) -> None:
     table = Table(folded("run"), *(right(heading) for heading, _, _ in comparison.COLUMNS))
-    for name, cells in zip(names, comparison.results(runs), strict=True):
+    for name, cells in zip(names, comparison.result_rows(runs), strict=True):
         table.add_row(name, *(cell.text + (" *" if cell.best else "") for cell in cells))
     screen().print(table)
     print("* best of its column; validation at each run's best epoch")
     for each, name in zip(runs, names, strict=True):
         if each.summary is None:
             print(f"! {name}: {each.state}, compared as far as it went")
-    found = comparison.differing([each.config for each in runs])
+    found = comparison.find_differences([each.config for each in runs])
     if not found:
         print("the runs have equal settings")
         return

@@ -9,13 +9,13 @@ from __future__ import annotations
 from convlens.cli.results import results_table, seconds_line
 from convlens.cli.words import extract
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
-from convlens.core.stopwatch import timed
+from convlens.core.processes import is_first_process
+from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.inputs import checkpoint_path
 from convlens.rundir import log as logs
 
 
-@timed
+@with_stopwatch
 def run(words: list[str]) -> int:
     asked, words = extract(words, "ckpt", "run")
     ckpt, home = asked.values()
@@ -27,9 +27,9 @@ def run(words: list[str]) -> int:
     from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 
-    logs.hush()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
     found = evaluate(path, words, print)
-    if first_process():
+    if is_first_process():
         name = "test" if found.tested_on.own else found.tested_on.place
         results_table(f"{path}, after epoch {found.epoch}", {name: found.results})
         print(seconds_line(seconds_by_name()))

@@ -9,8 +9,8 @@ from convlens.cli.words import take, whole_number
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg
 from convlens.lessons.kernel.convolution import Padding
-from convlens.lessons.kernel.kernels import kernel_of
-from convlens.lessons.kernel.lesson import FILE, Request, teach
+from convlens.lessons.kernel.kernels import parse_kernel
+from convlens.lessons.kernel.lesson import FILE, Request, run_lesson
 from convlens.rundir.paths import check_free, write_into
 
 DEFAULTS = {
@@ -29,7 +29,7 @@ DEFAULTS = {
 def run(words: list[str]) -> int:
     asked = take(words, "kernel", DEFAULTS)
     check_free(asked["run_dir"], FILE)
-    lesson = teach(read(asked))
+    lesson = run_lesson(read(asked))
     file = write_into(asked["run_dir"], "kernel", FILE, encode_jpeg(lesson.panel))
     print(*lesson.lines, f"panel    {file}", sep="\n")
     return 0
@@ -43,7 +43,7 @@ def read(asked: dict[str, str]) -> Request:
     """
     return Request(
         image=Path(asked["image"]).expanduser(),
-        kernel=kernel_of(asked["kernel"]),
+        kernel=parse_kernel(asked["kernel"]),
         stride=whole_number(asked, "stride"),
         padding=_padding(asked["padding"]),
         pooling=asked["pooling"],

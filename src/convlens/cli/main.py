@@ -13,7 +13,7 @@ import threading
 
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.rundir import log as logs
 
 COMMANDS = {
@@ -54,16 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
         words = split_make_words(words)
-        logs.speak()
+        logs.log_to_screen()
         # each command's imports are its own: `split` need not wait for torch and Lightning
         return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
     except UserError as error:
-        if first_process() or not isinstance(error, SharedError):
+        if is_first_process() or not isinstance(error, SharedError):
             print(f"convlens: {error}", file=sys.stderr)
         logging.getLogger("convlens").debug("stopped", exc_info=True)
         return USER_ERROR
     except KeyboardInterrupt as error:
-        if first_process():
+        if is_first_process():
             print(f"convlens: {str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:

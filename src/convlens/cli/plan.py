@@ -11,7 +11,7 @@ from rich.table import Table
 from convlens.cli.results import right, screen, whole
 from convlens.cli.words import extract
 from convlens.config.compose import compose
-from convlens.config.schema import name_of
+from convlens.config.schema import get_name
 from convlens.rundir import log as logs
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def run(words: list[str]) -> int:
     config = compose(words)
     from convlens.experiment.plan import plan
 
-    logs.hush()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
     planned = plan(config)
     first = "training would first download"
     if planned.weights:
@@ -106,8 +106,8 @@ def _print_training(plan: Plan) -> None:
         "epochs": f"{training.epochs} of {several} of {plan.batch}{moves}",
         "pictures": "augmented" if augmented else "not augmented",
         "loss": training.loss,
-        "optimizer": name_of(config.optimizer) + rate,
-        "scheduler": name_of(config.scheduler),
+        "optimizer": get_name(config.optimizer) + rate,
+        "scheduler": get_name(config.scheduler),
         "precision": plan.precision + (f" ({asked})" if asked != plan.precision else ""),
     }
     timed = plan.trained if plan.timed else []

@@ -11,10 +11,15 @@ from rich.text import Text
 
 from convlens.cli.results import right
 from convlens.cli.words import number, take
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 from convlens.data.index.split_copy import copy_split
 from convlens.data.index.splits import Share
-from convlens.data.index.twins import conflicts_line, duplicates, find_twins, leaks_line
+from convlens.data.index.twins import (
+    describe_conflicts,
+    describe_leaks,
+    find_duplicates,
+    find_twins,
+)
 
 
 def run(words: list[str]) -> int:
@@ -50,10 +55,10 @@ def divide(
     table.add_row("all", *map(str, row), str(sum(row)))
     console = Console(markup=False)
     console.print(table)
-    found = list_pictures(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
+    found = list_images(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
     groups = find_twins(found)
-    leaks = leaks_line(found, duplicates(found, groups))
-    for line in (*notes, conflicts_line(found, groups), leaks):
+    leaks = describe_leaks(found, find_duplicates(found, groups))
+    for line in (*notes, describe_conflicts(found, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)
     console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)

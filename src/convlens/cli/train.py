@@ -11,7 +11,7 @@ from convlens.cli.results import closing, folded, right, screen
 from convlens.cli.words import extract
 from convlens.config.compose import compose
 from convlens.core.errors import Interrupted, UserError
-from convlens.core.processes import first_process, started_outside
+from convlens.core.processes import is_first_process, is_launched_externally
 from convlens.core.stopwatch import Stopwatch
 from convlens.experiment.multirun import FAILED, TRAINED, Job, combinations, train_job
 
@@ -27,7 +27,7 @@ def run(words: list[str]) -> int:
         from convlens.experiment.train import train
 
         home, summary = train(config)
-    if not first_process():
+    if not is_first_process():
         return 0
     if config.trainer.fast_dev_run:
         print("dry run: one batch of training, validation and test went through; nothing is kept")
@@ -57,7 +57,7 @@ def _run_all(words: list[str]) -> int:
         UserError: a combination that does not compose, or whose folder is taken; none is started.
         Interrupted: Ctrl-C, which ends the run that trains and starts no other.
     """
-    if started_outside():
+    if is_launched_externally():
         raise UserError("multirun=true starts its runs itself, without torchrun or srun before it")
     jobs = combinations(words)
     stopped = False

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from convlens.config.migrate import lifted
+from convlens.config.migrate import migrate_config
 from convlens.config.schema import LOOKS, CallbacksConfig, Config, Own, Slice
 from convlens.config.schema.keys import TABLE, Rule
 from convlens.config.targets import check_repeated
@@ -26,7 +26,7 @@ GROUPS = tuple(name for name in Config.model_fields if name not in (
 ))  # fmt: skip
 
 
-def checked(plain: dict) -> Config:
+def check_config(plain: dict) -> Config:
     """The config with these values.
 
     Raises:
@@ -38,14 +38,14 @@ def checked(plain: dict) -> Config:
         raise UserError(_answer(error.errors(include_url=False)[0])) from None
 
 
-def value_at(plain: Any, key: str) -> Any:
+def get_value(plain: Any, key: str) -> Any:
     """What stands at a key with dots."""
     for part in key.split("."):
         plain = plain[int(part) if isinstance(plain, list) else part]
     return plain
 
 
-def set_at(plain: Any, key: str, value: Any) -> None:
+def set_value(plain: Any, key: str, value: Any) -> None:
     """Set a key with dots."""
     *parents, leaf = key.split(".")
     for part in parents:
@@ -55,7 +55,7 @@ def set_at(plain: Any, key: str, value: Any) -> None:
     plain[int(leaf) if isinstance(plain, list) else leaf] = value
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
     """A config with some keys, named with dots, set anew.
 
     Raises:
@@ -63,11 +63,11 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """
     plain = config.plain()
     for key, value in values.items():
-        set_at(plain, key, value)
-    return checked(plain)
+        set_value(plain, key, value)
+    return check_config(plain)
 
 
-def stored_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
+def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
     """The config out of a file: whoever wrote it, it is data, and names no code.
 
     Args:
@@ -85,9 +85,9 @@ def stored_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> C
             raise UserError(f"{where}: {group}={_shown(plain[group])}: keys below it are expected")
     if words is not None:
         check_repeated(plain, list(words), where)
-    plain = lifted(plain, where)
+    plain = migrate_config(plain, where)
     try:
-        return checked(plain)
+        return check_config(plain)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -119,7 +119,7 @@ def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
             raise UserError(f"{where} holds a whole number of {len(hex(value)) * 4} bits")
 
 
-def rule_of(key: str) -> Rule | None:
+def find_rule(key: str) -> Rule | None:
     """The rule of a key with dots, if it has one."""
     return next((kind for kind in _kinds(key.split(".")) if isinstance(kind, Rule)), None)
 
@@ -153,7 +153,7 @@ def _members(kind: Any) -> Iterator[Any]:
 def _answer(problem: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a line of ours."""
     path = [str(part) for part in problem["loc"]]
-    key, value, wanted = ".".join(path), problem["input"], TABLE.wanted
+    key, value, wanted = ".".join(path), problem["input"], TABLE.expected
     match problem["type"]:
         case "extra_forbidden":
             kinds = [kind for kind in _kinds(path[:-1]) if isinstance(kind, type)]
@@ -161,13 +161,15 @@ def _answer(problem: Mapping[str, Any]) -> str:
             known = {name for kind in ours for name in kind.fields()}
             return f"{key}: no such key; {nearest(path[-1], known)}"
         case "missing" if path[:2] == ["finetune", "phases"]:
-            value, wanted = None, rule_of(key).wanted
+            rule = find_rule(key)
+            assert rule is not None  # every key of a phase has one
+            value, wanted = None, rule.expected
         case "missing" if path[0] == "callbacks" and len(path) > 2:
             return f"{key}: it is missing: the callback does not take such values"
         case "missing":
             return f"the key {key} is missing (KeyError)"
-        case "wanted":
-            wanted = problem["ctx"]["wanted"]
+        case "unfit":
+            wanted = problem["ctx"]["expected"]
     ending = "" if "expected" in wanted else " is expected"
     return f"{key}={_shown(value)}: {wanted}{ending}"
 

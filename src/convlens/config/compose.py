@@ -7,7 +7,7 @@ experiment or key, values checked against the default's type, ``~`` expanded, an
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -18,8 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config.checks import checked, rule_of, set_at, value_at
-from convlens.config.folder import groups, search_path, take_folder
+from convlens.config.checks import check_config, find_rule, get_value, set_value
+from convlens.config.folder import list_groups, search_path, take_folder
 from convlens.config.schema import (
     TARGET,
     Config,
@@ -27,8 +27,9 @@ from convlens.config.schema import (
     OwnOptimizerConfig,
     OwnSchedulerConfig,
     SchedulerConfig,
+    Slice,
 )
-from convlens.config.targets import is_target, own_targets, owner
+from convlens.config.targets import find_own_targets, find_owner, is_target
 from convlens.core.errors import UserError, nearest
 
 # by the model that was asked for, where no experiment was
@@ -39,7 +40,7 @@ DEFAULT_EXPERIMENTS = {
     "timm": "finetune_timm",
 }
 # ours, and what may stand in for it, with the keys that both have
-REPLACED = {
+REPLACED: dict[str, tuple[type[Slice], type[Slice]]] = {
     "optimizer": (OptimizerConfig, OwnOptimizerConfig),
     "scheduler": (SchedulerConfig, OwnSchedulerConfig),
 }
@@ -67,7 +68,7 @@ def compose(words: list[str]) -> Config:
         UserError: a word that is none of these, or a value that does not fit its key.
     """
     folder, words = take_folder(words)
-    known, path = groups(folder), search_path(folder)
+    known, path = list_groups(folder), search_path(folder)
     chosen, values = _sorted_out(words, known)
     chosen.setdefault("experiment", DEFAULT_EXPERIMENTS.get(chosen.get("model", "scratch"), "own"))
     if f"data.{TARGET}" in values:
@@ -86,15 +87,15 @@ def compose(words: list[str]) -> Config:
     for key in sorted(values):  # what stands above before what is below it
         try:
             if key in raw:
-                set_at(config, key, _plain(key, values[key]))
-            value = value_at(config, key)
+                set_value(config, key, _plain(key, values[key]))
+            value = get_value(config, key)
         except (LookupError, TypeError) as error:
             raise _contradiction(key, values) from error
         if key not in added:
-            _check_type(key, value_at(plain, key), value, values[key])
+            _check_type(key, get_value(plain, key), value, values[key])
     config = _expanded(config)
     config["experiment"] = chosen["experiment"]
-    return checked(config)
+    return check_config(config)
 
 
 def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, dict]:
@@ -102,7 +103,7 @@ def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, di
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for word in words:
-        meant = values_of(word)
+        meant = split_values(word)
         if len(meant) > 1:
             raise UserError(f"{word}: several values; say multirun=true to train one run for each")
         key, text = _pair(meant[0])
@@ -119,10 +120,10 @@ def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
     """The keys that no config has: those of a person's own class, which takes what it takes."""
     keys = set(_flat(plain))
     typed = {key.rpartition(".")[0] for key in values if is_target(key)}
-    own = typed | {key.rpartition(".")[0] for key, _ in own_targets(plain)}
+    own = typed | {key.rpartition(".")[0] for key, _ in find_own_targets(plain)}
     strange = {key for key in values if key not in keys}
     for key in strange:
-        if owner(key, own) is None:
+        if find_owner(key, own) is None:
             raise UserError(f"{key}: no such key; {nearest(key, [*keys, *more])}")
     return strange
 
@@ -159,7 +160,7 @@ def _forget_replaced(config: dict, chosen: dict, values: dict[str, str], path: l
             config[group].pop(name, None)
 
 
-def values_of(word: str) -> list[str]:
+def split_values(word: str) -> list[str]:
     """A word for each of its values: ``seed=0,1`` and ``seed=range(0,2)`` are two, any other one.
 
     Raises:
@@ -191,7 +192,7 @@ def _composed(overrides: list[str], path: list[str]) -> dict:
     """The whole config as a plain dictionary, interpolations filled in."""
     try:
         config: DictConfig = hydra_compose("train", overrides=overrides + path)
-        return OmegaConf.to_container(config, resolve=True)
+        return cast(dict, OmegaConf.to_container(config, resolve=True))
     except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 
@@ -235,9 +236,9 @@ def _check_type(key: str, default: Any, value: Any, text: str) -> None:
     """
     if default is None or value is None:
         return
-    rule, kind = rule_of(key), type(default)
-    if rule is not None and rule.kinds:
-        fits, wanted = rule.fits(value), rule.wanted
+    rule, kind = find_rule(key), type(default)
+    if rule is not None and rule.has_several_kinds:
+        fits, wanted = rule.fits(value), rule.expected
     else:
         kinds, wanted = KINDS[kind]
         wanted += ", ".join(default) if kind is dict else ""
@@ -267,15 +268,15 @@ def _merged(key: str, before: Any, value: Any) -> Any:
     return {**before, **value}
 
 
-def changed(config: Config, words: list[str]) -> Config:
+def apply_overrides(config: Config, words: list[str]) -> Config:
     """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
 
     Raises:
         UserError: a word that fits no key of the config.
     """
     folder, words = take_folder(words)
-    known, plain = groups(folder), _expanded(config.plain())
-    own = dict(own_targets(plain))
+    known, plain = list_groups(folder), _expanded(config.plain())
+    own = dict(find_own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
         for key, text in map(_pair, words):
             if key in ("data", "trainer"):
@@ -292,8 +293,8 @@ def changed(config: Config, words: list[str]) -> Config:
             keys = _flat(plain)
             if key not in keys:
                 raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
-            override, before = _override(key, text), value_at(plain, key)
+            override, before = _override(key, text), get_value(plain, key)
             value = _plain(key, text) if override is None else override.value()
-            set_at(plain, key, _expanded(_merged(key, before, value)))
-            _check_type(key, before, value_at(plain, key), text)
-    return checked(plain)
+            set_value(plain, key, _expanded(_merged(key, before, value)))
+            _check_type(key, before, get_value(plain, key), text)
+    return check_config(plain)

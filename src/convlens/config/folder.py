@@ -41,7 +41,7 @@ def search_path(folder: Path | None) -> list[str]:
     return [f"hydra.searchpath=['{quoted}']"]
 
 
-def groups(folder: Path | None = None) -> dict[str, list[str]]:
+def list_groups(folder: Path | None = None) -> dict[str, list[str]]:
     """Config groups and the names one can choose in each: ``{"data": ["cifar10", …], …}``."""
     found: dict[str, list[str]] = {}
     for root in filter(None, (Path(str(resources.files("convlens.configs"))), folder)):

@@ -18,17 +18,17 @@ FORMAT = 1
 KEY = "format"
 
 
-def stored(config: Config) -> dict:
+def dump_config(config: Config) -> dict:
     """A config as it is written into a checkpoint or a run folder: plain, with its format."""
     return {KEY: FORMAT, **config.plain()}
 
 
-def as_yaml(config: Config) -> str:
+def dump_yaml(config: Config) -> str:
     """A config as a run folder holds it, the text of its ``config.yaml``."""
-    return yaml.safe_dump(stored(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dump_config(config), sort_keys=False, allow_unicode=True)
 
 
-def lifted(plain: dict, where: str) -> dict:
+def migrate_config(plain: dict, where: str) -> dict:
     """A stored config in today's format, without its number.
 
     Args:
@@ -84,11 +84,13 @@ def _to_1(plain: dict) -> dict:
 def _look(node: Any) -> Any:
     """A callback of ours with the options that it has today."""
     path = node.get(TARGET) if isinstance(node, dict) else None
-    known = _looks().get(path) if isinstance(path, str) else None
-    if known is None:
+    if not isinstance(path, str) or path not in (looks := _looks()):
         return node
     kept = LOOKS[path.rpartition(".")[2]].model_fields
-    return {**known, **{key: value for key, value in node.items() if key in kept or key == TARGET}}
+    return {
+        **looks[path],
+        **{key: value for key, value in node.items() if key in kept or key == TARGET},
+    }
 
 
 def _looks() -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""Classes of a person's own, by their dotted name, as in every Hydra project.
+"""User-defined classes, by their dotted name, as in every Hydra project.
 
 A name is imported where a person typed it, or wrote it into a file that the typed ``config_dir=``
 holds. Out of a checkpoint or a run folder, which may come from anybody, none is; and ``convlens.*``
@@ -17,14 +17,14 @@ from convlens.core.errors import UserError
 _OURS = "convlens."
 
 
-def own_targets(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def find_own_targets(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The key and the value of every ``_target_`` that is none of ours, wherever it stands."""
     if isinstance(plain, list):
         plain = dict(enumerate(plain))
     for name, value in plain.items() if isinstance(plain, dict) else ():
         if name == TARGET and not (isinstance(value, str) and value.startswith(_OURS)):
             yield f"{prefix}{name}", value
-        yield from own_targets(value, f"{prefix}{name}.")
+        yield from find_own_targets(value, f"{prefix}{name}.")
 
 
 def check_repeated(plain: dict, words: list[str], where: str) -> None:
@@ -38,7 +38,7 @@ def check_repeated(plain: dict, words: list[str], where: str) -> None:
     Raises:
         UserError: a class that was not typed.
     """
-    for name, value in own_targets(plain):
+    for name, value in find_own_targets(plain):
         repeated = f"{name}={str(value)[:80]}"
         if repeated not in words:
             ours = "one of convlens.callbacks" if name.startswith("callbacks.") else "none"
@@ -48,9 +48,9 @@ def check_repeated(plain: dict, words: list[str], where: str) -> None:
             )
 
 
-def repeats(config: Config) -> list[str]:
+def format_targets(config: Config) -> list[str]:
     """The words that name a config's own classes again, for one whose classes were checked."""
-    return [f"{name}={value}" for name, value in own_targets(config.plain())]
+    return [f"{name}={value}" for name, value in find_own_targets(config.plain())]
 
 
 def is_target(key: str) -> bool:
@@ -58,7 +58,7 @@ def is_target(key: str) -> bool:
     return key.rpartition(".")[2] == TARGET
 
 
-def owner(key: str, nodes: set[str]) -> str | None:
+def find_owner(key: str, nodes: set[str]) -> str | None:
     """The node of a person's own that a key belongs to, among those of ``nodes``, or None."""
     return next((node for node in nodes if key.startswith(f"{node}.") and may_own(node)), None)
 
@@ -71,7 +71,7 @@ def may_own(node: str) -> bool:
     return node in ("data", "model", "optimizer", "scheduler")
 
 
-def make(key: str, node: Own, *arguments: Any, **options: Any) -> Any:
+def instantiate(key: str, node: Own, *arguments: Any, **options: Any) -> Any:
     """What a person's class (or function) gives for a node's keys.
 
     Args:
@@ -82,7 +82,7 @@ def make(key: str, node: Own, *arguments: Any, **options: Any) -> Any:
         UserError: there is no such class, or it does not take such values.
     """
     given = {name: _made(f"{key}.{name}", value) for name, value in node.arguments.items()}
-    kind = find(key, node.class_path)
+    kind = import_target(key, node.class_path)
     return call(key, node.class_path, kind, *arguments, **{**given, **options})
 
 
@@ -93,11 +93,15 @@ def _made(key: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     made = {name: _made(f"{key}.{name}", each) for name, each in value.items() if name != TARGET}
-    return call(key, value[TARGET], find(key, value[TARGET]), **made) if TARGET in value else made
+    return (
+        call(key, value[TARGET], import_target(key, value[TARGET]), **made)
+        if TARGET in value
+        else made
+    )
 
 
 def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any:
-    """``kind(…)``; what it raises is told in a line.
+    """``kind(…)``; convert any exception into a one-line UserError.
 
     Raises:
         UserError: anything was raised.
@@ -106,13 +110,13 @@ def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any
         return kind(*arguments, **options)
     except UserError:
         raise
-    except Exception as error:  # a person's own code raises whatever it likes
+    except Exception as error:  # user-defined code may raise anything
         raise UserError(
             f"{key}: {path} does not take such values ({type(error).__name__}: {error})"
         ) from error
 
 
-def find(key: str, path: str) -> Any:
+def import_target(key: str, path: str) -> Any:
     """The class (or function) of a dotted name.
 
     Raises:

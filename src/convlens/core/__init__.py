@@ -1,4 +1,4 @@
-"""What every room may use: errors, processes, whole files, locks, downloads, progress, evaluation.
+"""Tools for every package: errors, processes, files, locks, downloads, progress, evaluation.
 
-Only :mod:`convlens.core.evaluation` needs torch.
+Only ``convlens.core.evaluation`` needs torch.
 """

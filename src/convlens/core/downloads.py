@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
-from convlens.core.progress import on_terminal, progress_bar
+from convlens.core.files import open_atomic
+from convlens.core.progress import is_on_terminal, progress_bar
 
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
 _BLOCK = 1 << 18
@@ -54,7 +54,7 @@ def fetch(
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(destination, "wb", sync=True) as file:
+        with open_atomic(destination, "wb", sync=True) as file:
             _receive(url, destination.name, file.write, progress, way_out)
             file.flush()
             if name := _differs(Path(file.name), wanted):
@@ -91,7 +91,7 @@ def _receive(
         length = reply.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
         doing, received = f"downloading {name}", 0
-        if progress and not on_terminal():
+        if progress and not is_on_terminal():
             print(f"{doing}, {total / 1e6:.1f} MB" if total else doing, file=sys.stderr)
         with progress_bar(doing, total, shown=progress, in_bytes=True) as advance:
             while True:

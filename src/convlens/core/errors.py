@@ -1,4 +1,4 @@
-"""What a person sees: one line that names the thing, the place and the way out."""
+"""Errors for users: one line that names the thing, the place and the way out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger("convlens")
 
 
 class UserError(Exception):
-    """A mistake the person at the keyboard can mend.
+    """A mistake that the user can fix.
 
     The message is one line: what is wrong, where, and what to do. The command line prints it
-    without a traceback and exits with status 2; anything else that is raised is a bug of ours.
+    without a traceback and exits with status 2; any other exception is a bug in convlens.
     """
 
     def __init__(self, message: str):
@@ -22,15 +22,15 @@ class UserError(Exception):
 
 
 class SharedError(UserError):
-    """One that every process of a run raises alike; the first one says it."""
+    """An error that every process of a run raises; only the first process prints it."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the message, if there is one, says how to go on.
+    """Ctrl-C or SIGTERM; the message, if there is one, says how to continue.
 
     Args:
-        message: one line, or nothing.
-        status: what the process ends with: 128 plus the signal's number.
+        message: one line, or an empty text.
+        status: exit status of the process: 128 plus the signal's number.
     """
 
     def __init__(self, message: str = "", status: int = 130):
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The three entries of ``known`` closest to ``word``, as text for an error message."""
+    """Return the names closest to ``word``, at most three, as text for an error message."""
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:
@@ -49,24 +49,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_name(key: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a value that is none of the names a key may have.
+    """Check that a value is one of the names that a key allows.
 
     Raises:
-        UserError: with the near names.
+        UserError: it is not; the message suggests similar names.
     """
     if name not in known:
         raise UserError(f"{key}={name}: {nearest(str(name), known)}")
 
 
 @contextmanager
-def blaming(what: str, question: str) -> Iterator[None]:
-    """Around what is made of a file's content: whatever it leads to is the file's failing.
+def convert_errors(what: str, question: str) -> Iterator[None]:
+    """Convert any exception into a UserError that names the file it came from.
 
     Args:
-        what: is wrong with which file; ``question``: for the person, behind the reason.
+        what: what is wrong with which file.
+        question: a question to the user, after the reason.
 
     Raises:
-        UserError: anything was raised meanwhile; the traceback goes to the log.
+        UserError: the code inside raised an exception; its traceback goes to the log.
     """
     try:
         yield

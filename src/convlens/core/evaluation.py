@@ -1,4 +1,4 @@
-"""A network in evaluation mode, and back."""
+"""Evaluation mode, and back to the modes before."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own ``.training`` flag back afterwards."""
-    with kept_modes(model):
+    """Switch to evaluation mode, and restore each module's ``.training`` flag afterwards."""
+    with preserve_modes(model):
         for module in model.modules():
             module.training = False
         yield
 
 
 @contextmanager
-def kept_modes(model: nn.Module) -> Iterator[None]:
-    """Whatever is done inside, every module's own ``.training`` flag back afterwards.
+def preserve_modes(model: nn.Module) -> Iterator[None]:
+    """Restore each module's ``.training`` flag at the end of the ``with``.
 
-    A blanket ``model.train()`` would thaw batch normalisation that was frozen on purpose.
+    A blanket ``model.train()`` would unfreeze batch normalisation that was frozen on purpose.
     """
     before = [(module, module.training) for module in model.modules()]
     try:

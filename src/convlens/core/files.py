@@ -12,7 +12,7 @@ TEMPORARY = ".*.tmp"  # what a killed process leaves beside a file that it was w
 
 
 @contextlib.contextmanager
-def whole_file(
+def open_atomic(
     path: Path,
     mode: str = "w",
     *,
@@ -51,11 +51,11 @@ def whole_file(
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as file:
+    with open_atomic(path) as file:
         file.write(text)

@@ -1,26 +1,26 @@
-"""Which of several processes this one is, whoever started them."""
+"""The rank of this process, whatever launched it."""
 
 from __future__ import annotations
 
 import os
 
 
-def first_process() -> bool:
-    """Whether this is the process that writes, of however many a launcher started."""
+def is_first_process() -> bool:
+    """Return whether this is the one process that writes."""
     if "RANK" in os.environ:  # torchrun: the number among all processes of all nodes
         return _number("RANK") == 0
-    if in_slurm_step():
+    if is_in_slurm_step():
         return _number("SLURM_PROCID") == 0
     # Lightning's own launcher: the first process of another node has the local rank 0 too
     return not any(_number(name) for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
-def started_outside() -> bool:
+def is_launched_externally() -> bool:
     """Whether torchrun or srun started several processes, which all run from the first line on."""
-    return in_slurm_step() or ("TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1)
+    return is_in_slurm_step() or ("TORCHELASTIC_RUN_ID" in os.environ and _number("WORLD_SIZE") > 1)
 
 
-def in_slurm_step() -> bool:
+def is_in_slurm_step() -> bool:
     """Whether srun started several tasks; a shell inside an allocation is an ordinary machine."""
     # the names by which Lightning too knows a shell that was opened in an allocation
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
@@ -28,5 +28,5 @@ def in_slurm_step() -> bool:
 
 
 def _number(name: str) -> int:
-    """An environment variable as a number; 0 where it is not set."""
+    """Return an environment variable as a number, 0 if it is not set."""
     return int(os.environ.get(name) or 0)

@@ -10,7 +10,7 @@ from rich import progress
 from rich.console import Console
 
 
-def on_terminal() -> bool:
+def is_on_terminal() -> bool:
     """Whether a bar would be seen; what has to be said otherwise takes lines."""
     return sys.stderr.isatty()
 
@@ -30,7 +30,7 @@ def progress_bar(
     Yields:
         A function to call with how much more is done.
     """
-    if not (shown and on_terminal()):
+    if not (shown and is_on_terminal()):
         yield lambda count: None
         return
     if in_bytes:

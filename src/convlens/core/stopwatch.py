@@ -1,4 +1,4 @@
-"""Where a run's seconds went: each under exactly one name, so that they add up to all of them."""
+"""The time that a run spends: each second counts under one name, so the names add up to all."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _running: list[Stopwatch] = []
 
 
 class Stopwatch:
-    """Counts the seconds since it was made.
+    """Count the seconds since its creation by name.
 
-    They go to the name that was entered last and not yet left: what is spent on features amid a
-    test is not spent on the test.
+    Time goes to the innermost name: features computed during a test do not count as test.
 
     Args:
-        name: of the seconds before any other is entered.
+        name: name of the seconds before any other name is entered.
     """
 
     def __init__(self, name: str = OTHER):
@@ -32,7 +31,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[Stopwatch]:
-        """:func:`spent_on` counts here while this lasts."""
+        """Let ``count_seconds`` count here until the end of the ``with``."""
         _running.append(self)
         try:
             yield self
@@ -41,7 +40,7 @@ class Stopwatch:
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """What is spent inside is spent on ``name``."""
+        """Count the seconds inside the ``with`` under ``name``."""
         depth = len(self._names)
         self._settle()
         self._names.append(name)
@@ -51,18 +50,18 @@ class Stopwatch:
             self._settle()
             del self._names[depth:]
 
-    def turn_to(self, name: str) -> None:
-        """The seconds of the innermost :meth:`on` go to ``name`` from now on."""
+    def switch_to(self, name: str) -> None:
+        """Count the seconds of the innermost ``on`` under ``name`` from now on."""
         self._settle()
         self._names[-1] = name
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by name up to now."""
+        """Return the seconds by name up to now."""
         self._settle()
         return dict(self._seconds)
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Count what an earlier process of the same run has spent."""
+        """Add the seconds of an earlier process of the same run."""
         self._seconds.update(seconds)
 
     def _settle(self) -> None:
@@ -71,13 +70,13 @@ class Stopwatch:
         self._since = now
 
 
-def spent_on(name: str) -> AbstractContextManager[None]:
-    """What is spent inside goes to ``name`` on the stopwatch that is running, if there is one."""
-    return current().on(name)
+def count_seconds(name: str) -> AbstractContextManager[None]:
+    """Count the seconds inside the ``with`` under ``name`` on the running stopwatch, if any."""
+    return get_stopwatch().on(name)
 
 
-def timed(work: Callable[P, T]) -> Callable[P, T]:
-    """``work`` with a stopwatch running: the caller's if there is one, else one of its own."""
+def with_stopwatch(work: Callable[P, T]) -> Callable[P, T]:
+    """Wrap ``work`` to run with the caller's stopwatch, or with a new one if none is running."""
 
     @functools.wraps(work)
     def run(*args: P.args, **words: P.kwargs) -> T:
@@ -87,6 +86,6 @@ def timed(work: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def current() -> Stopwatch:
-    """The stopwatch that is running, or one that nobody reads."""
+def get_stopwatch() -> Stopwatch:
+    """Return the running stopwatch, or a new one that nobody reads."""
     return _running[-1] if _running else Stopwatch()

@@ -1,10 +1,10 @@
 """Augmentation of a whole batch at once, on whatever device the batch is.
 
-Every picture gets ``DRAWS`` numbers from [0, 1), made by the loader from (seed, epoch, batch);
-everything below is a pure function of pictures and draws, so a batch looks the same after a
-resume, in any process, and on any device.
+The loader gives each image ``DRAWS`` numbers from [0, 1), made from (seed, epoch, batch).
+Everything below is a pure function of images and draws, so a batch looks the same after a resume,
+in any process and on any device.
 
-Legend: ``B`` pictures, ``C`` channels, ``H W`` height and width in pixels.
+Legend: ``B`` images, ``C`` channels, ``H W`` height and width in pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from convlens.config.schema import AugmentConfig
 
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
 
-# which column of the draws decides what; appended to, never reordered, or old runs would change
+# Which column of the draws decides what. Only append: reordering would change earlier runs.
 COLUMNS = [
     "rotation",
     "height_shift",
@@ -40,21 +40,22 @@ DRAWS = len(COLUMNS)
 
 
 class Augmentation:
-    """Random changes; all ranges zero or off leave the pictures alone.
+    """Change a batch of images at random, within the configured ranges.
 
-    Geometry is Keras's ``ImageDataGenerator``: one affine matrix rotation · shift · shear · zoom
-    a picture, which maps output to input coordinates, sampled bilinearly. A shear angle is in
-    degrees (Keras up to 2.0.8 meant radians); a zoom of 0.8 magnifies. ``fill`` is what stands
-    outside the picture: ``nearest`` (the border goes on), ``reflect`` (mirrored at the edge),
-    ``constant`` (black). A random resized crop (Szegedy et al. 2014) cuts out a share of the area,
-    its width / height drawn evenly in its logarithm. Contrast turns about the picture's mean grey,
-    saturation about each pixel's grey.
+    Geometry follows Keras's ``ImageDataGenerator``: one affine matrix per image, rotation · shift ·
+    shear · zoom, maps output to input coordinates and is sampled bilinearly. Shear angles are in
+    degrees (Keras up to 2.0.8 used radians); a zoom of 0.8 magnifies. ``fill`` decides what appears
+    outside the image: ``nearest`` (the border continues), ``reflect`` (mirrored at the edge) or
+    ``constant`` (black). A random resized crop (Szegedy et al. 2014) cuts out a fraction of the
+    area; its width / height ratio is drawn uniformly in log space. Contrast scales around the
+    image's mean grey, saturation around each pixel's grey.
 
     Args:
-        ranges: the config group ``data.augment``.
+        ranges: the config group ``data.augment``; with every range zero or off, images stay as
+            they are.
 
     Attributes:
-        active: whether anything random acts on the pictures.
+        active: whether anything random is applied to the images.
     """
 
     def __init__(self, ranges: AugmentConfig):
@@ -63,21 +64,34 @@ class Augmentation:
         self.active = bool(on)
         self._geometric = bool(on - {"brightness", "contrast", "saturation", "hue"})
 
-    def __call__(self, pictures: Tensor, draws: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] and draws (B, DRAWS) in [0, 1) to pictures alike."""
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return the augmented images.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            draws: (B, DRAWS) in [0, 1).
+
+        Returns:
+            (B, C, H, W) in [0, 1].
+        """
         if self._geometric:
-            grid = _grid(self.matrices(draws, *pictures.shape[-2:]).to(pictures), pictures.shape)
-            pictures = F.grid_sample(
-                pictures, grid, "bilinear", FILLS[self.ranges.fill], align_corners=False
+            grid = _grid(self.matrices(draws, *images.shape[-2:]).to(images), images.shape)
+            images = F.grid_sample(
+                images, grid, "bilinear", FILLS[self.ranges.fill], align_corners=False
             )
-        return self._coloured(pictures, draws.to(pictures))
+        return self._jitter_colours(images, draws.to(images))
 
     def matrices(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """The affine matrices (B, 2, 3) in ``affine_grid``'s coordinates, float64.
+        """Return the affine matrices (B, 2, 3) in ``affine_grid``'s coordinates, float64.
 
-        In pixels, with (row, column) measured from the picture's centre, Keras's matrix is
-        ``rotation @ shift @ shear @ zoom``; flips and crops act on the output coordinates
-        afterwards. ``affine_grid`` wants (x, y) with the picture's edges at -1 and 1.
+        In pixels, with (row, column) measured from the image's centre, Keras's matrix is
+        ``rotation @ shift @ shear @ zoom``; flips and crops then act on the output coordinates.
+        ``affine_grid`` expects (x, y) with the image's edges at -1 and 1.
+
+        Args:
+            draws: (B, DRAWS) in [0, 1).
+            height: of the images, in pixels.
+            width: of the images, in pixels.
         """
         draw = dict(zip(COLUMNS, draws.double().unbind(1), strict=True))
         eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
@@ -113,7 +127,7 @@ class Augmentation:
         return normalised[:, order][:, :, order][:, :2]
 
     def _crop(self, draw: dict[str, Tensor], eye: Tensor, height: int, width: int) -> Tensor:
-        """The cut-out of a random resized crop as a matrix, (B, 3, 3), in centred pixels."""
+        """Return the matrix of a random resized crop, (B, 3, 3), in centred pixels."""
         crop = eye.clone()
         if self.ranges.random_resized_crop is None:
             return crop
@@ -121,7 +135,7 @@ class Augmentation:
         area = low + (high - low) * draw["crop_area"]
         bounds = torch.tensor(self.ranges.crop_ratio, dtype=torch.float64, device=eye.device).log()
         ratio = torch.exp(bounds[0] + (bounds[1] - bounds[0]) * draw["crop_ratio"])
-        # width / height in pixels is `ratio`; what would stick out is cut at the picture's edge
+        # `ratio` is width / height in pixels; a crop larger than the image is clipped to it
         tall = (area / ratio * width / height).sqrt().clamp(max=1)
         wide = (area * ratio * height / width).sqrt().clamp(max=1)
         crop[:, 0, 0], crop[:, 1, 1] = tall, wide
@@ -129,32 +143,32 @@ class Augmentation:
         crop[:, 1, 2] = (draw["crop_left"] - 0.5) * (1 - wide) * width
         return crop
 
-    def _coloured(self, pictures: Tensor, draws: Tensor) -> Tensor:
-        """Brightness, contrast, saturation, hue, in this order; each clipped to [0, 1]."""
+    def _jitter_colours(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Apply brightness, contrast, saturation and hue, in this order; clip each to [0, 1]."""
 
         def factor(key: str) -> Tensor:
             column = draws[:, COLUMNS.index(key), None, None, None]
             return 1 + _within(column, getattr(self.ranges, key))
 
         if self.ranges.brightness:
-            pictures = (pictures * factor("brightness")).clamp(0, 1)
+            images = (images * factor("brightness")).clamp(0, 1)
         if self.ranges.contrast:
-            mean = _grey(pictures).mean(dim=(2, 3), keepdim=True)
-            pictures = (mean + (pictures - mean) * factor("contrast")).clamp(0, 1)
+            mean = _grey(images).mean(dim=(2, 3), keepdim=True)
+            images = (mean + (images - mean) * factor("contrast")).clamp(0, 1)
         if self.ranges.saturation:
-            grey = _grey(pictures)
-            pictures = (grey + (pictures - grey) * factor("saturation")).clamp(0, 1)
-        if self.ranges.hue and pictures.shape[1] == 3:
+            grey = _grey(images)
+            images = (grey + (images - grey) * factor("saturation")).clamp(0, 1)
+        if self.ranges.hue and images.shape[1] == 3:
             turns = _within(draws[:, COLUMNS.index("hue")], self.ranges.hue)
-            pictures = _turn_hue(pictures, turns).clamp(0, 1)
-        return pictures
+            images = _turn_hue(images, turns).clamp(0, 1)
+        return images
 
 
 def _grid(matrices: Tensor, shape: torch.Size) -> Tensor:
-    """What ``F.affine_grid(align_corners=False)`` gives, in a third of its time.
+    """Return what ``F.affine_grid(align_corners=False)`` does, in a third of the time.
 
-    An affine map is a sum of a part of the column and a part of the row; adding the two by
-    broadcasting replaces a product of every pixel with its picture's matrix.
+    An affine map is the sum of a column part and a row part. Adding the two by broadcasting
+    replaces a product of every pixel with its image's matrix.
     """
     batch, _, height, width = shape
     options = {"dtype": matrices.dtype, "device": matrices.device}
@@ -169,23 +183,23 @@ def _grid(matrices: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _within(draws: Tensor, limit: float) -> Tensor:
-    """[0, 1) to [-limit, limit)."""
+    """Map [0, 1) to [-limit, limit)."""
     return (2 * draws - 1) * limit
 
 
-def _grey(pictures: Tensor) -> Tensor:
-    """(B, 1, H, W): luma of ITU-R 601, or the one channel there is."""
-    if pictures.shape[1] != 3:
-        return pictures.mean(dim=1, keepdim=True)
-    weights = pictures.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (pictures * weights).sum(dim=1, keepdim=True)
+def _grey(images: Tensor) -> Tensor:
+    """Return (B, 1, H, W): the luma of ITU-R 601, or the only channel."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
 
 
-def _turn_hue(pictures: Tensor, turns: Tensor) -> Tensor:
-    """Turn the colours about the grey axis: one 3×3 rotation (Rodrigues) a picture."""
+def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the colours around the grey axis: one 3×3 rotation (Rodrigues) per image."""
     angle = (2 * torch.pi * turns).view(-1, 1, 1)
-    axis = pictures.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    eye = torch.eye(3, device=pictures.device, dtype=pictures.dtype)
+    axis = images.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    eye = torch.eye(3, device=images.device, dtype=images.dtype)
     along = torch.full_like(eye, 1 / 3)
     rotation = angle.cos() * eye + angle.sin() * axis + (1 - angle.cos()) * along
-    return torch.einsum("bij,bjhw->bihw", rotation, pictures)
+    return torch.einsum("bij,bjhw->bihw", rotation, images)

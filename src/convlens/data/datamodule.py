@@ -1,4 +1,4 @@
-"""One datamodule over all sources: index, load, batches, probes."""
+"""One datamodule for all sources: index, load, make batches."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
-from convlens.data.order import TrainingOrder, even_sample
-from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.registry import index
+from convlens.data.order import TrainingOrder, draw_even_sample
+from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.registry import build_index
 from convlens.data.sources.source import Index
 from convlens.data.split_record import SplitRecord
 
 
 class PictureData(L.LightningDataModule):
-    """The pictures of the config group ``data`` as batches.
+    """The images of the config group ``data`` as batches.
 
-    A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented while training;
-    ``label`` int64 (B,); ``row`` int64 (B,), the place in the split.
+    Checkpoints store the state under this class's name, so renaming it would break resuming.
+
+    A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented during training;
+    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split.
 
     Args:
         spec: the config group ``data``.
-        seed: of the run; decides splits, order and augmentation.
-        batch_size: pictures of a training step, over all processes together.
-        per_device: ``batch_size`` counts for each process instead.
-        eval_batch_size: pictures of a validation or test step in each process.
-        steps_per_epoch: batches an epoch, or None for one pass.
-        found: the pictures, where they are not to be looked for as ``spec`` says.
-        before: digests of pictures that an earlier run has used, whose weights this one starts
-            from; they are not tested.
+        seed: seed of the run; decides splits, order and augmentation.
+        batch_size: images per training step, over all processes together.
+        per_device: count ``batch_size`` per process instead.
+        eval_batch_size: images per validation or test step in each process.
+        steps_per_epoch: batches per epoch, or None for one pass.
+        index: an index that is ready; by default the source is read as ``spec`` says.
+        before: digests of images used by an earlier run whose weights this one starts from; they
+            are excluded from the test split.
 
     Attributes:
-        stored: by split, what the network is fed with in place of the pictures, or nothing; a
-            schedule sets it when its phase begins.
-        augmenting: whether training pictures are augmented, as far as ``spec`` asks for it; set by
-            the schedule too.
-        batch_statistics: whether the network is normalised by its batch while it trains, so that
-            no process may get a batch of one.
+        stored: by split, the stored features that the network gets instead of images; empty if it
+            gets images. A schedule sets it when a phase begins.
+        augmenting: whether training images are augmented (if ``spec`` configures it); also set by
+            the schedule.
+        batch_statistics: whether training normalises by batch statistics, so that no process may
+            get a batch of one image.
 
     Raises:
-        UserError: one line for whatever a person can mend in the data or its keys.
+        UserError: something in the data or its keys is wrong and the user can fix it.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class PictureData(L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None = None,
         per_device: bool = False,
-        found: Index | None = None,
+        index: Index | None = None,
         before: np.ndarray | None = None,
     ):
         super().__init__()
@@ -68,56 +70,58 @@ class PictureData(L.LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.augmentation = Augmentation(spec.augment)
         self.before = np.zeros(0, np.int64) if before is None else before
-        self.index: Index = index(spec, seed, self.before) if found is None else found
+        self.index: Index = build_index(spec, seed, self.before) if index is None else index
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
         self.batch_statistics = False
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
-                    f"no {split} pictures in data={spec.name}: add some or set "
-                    f"data.split.{split} to a share above 0"
+                    f"no {split} images in data={spec.name}: add some, or set "
+                    f"data.split.{split} above 0"
                 )
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a label is an index into them."""
         return self.index.class_names
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The decoded pictures; decoded at the first call."""
+        """The decoded images; they are decoded on first access."""
         return self.index.load()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The split, for checkpoints, which therefore know what was trained on."""
+        """Return the split, so that a checkpoint records what was trained on."""
         record = SplitRecord.of(self.dataset, self.before)
         return {} if record is None else record.state()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on with the images of a checkpoint.
+        """Check that the images are those of the checkpoint.
 
         Raises:
-            UserError: these are others, or divided otherwise.
+            UserError: the images or their division into splits differ.
         """
-        kept = SplitRecord.from_state(state, "the checkpoint")
+        saved = SplitRecord.from_state(state, "the checkpoint")
         record = SplitRecord.of(self.dataset, self.before)
-        if kept and record and not kept.same_as(record):
+        if saved and record and not saved.same_as(record):
             raise UserError(
-                "the images, or their division into splits, are not those that the run was trained "
-                "with: put them back as they were, or start a new run"
+                "the images or their division into splits differ from those this run was trained "
+                "with: restore them, or start a new run"
             )
 
-    def _place(self) -> tuple[int, int]:
-        """(rank, number of processes)."""
+    def _get_rank(self) -> tuple[int, int]:
+        """Return (rank, number of processes)."""
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
     def train_dataloader(self) -> TrainingLoader:
-        pictures = self.dataset.splits["train"]
-        rank, world = self._place()
+        """Return the training batches of this process."""
+        images = self.dataset.splits["train"]
+        rank, world = self._get_rank()
         order = self.order(world)
         return TrainingLoader(
-            pictures, order, self.seed, rank, world,
+            images, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
             augmented=lambda: self.augmenting and self.augmentation.active,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
@@ -125,43 +129,50 @@ class PictureData(L.LightningDataModule):
         )  # fmt: skip
 
     def order(self, processes: int) -> TrainingOrder:
-        """The global batches for so many processes."""
+        """Return the global batches for a number of processes."""
         count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)
-        # without batch statistics any number of processes has the same batches
+        # without batch statistics the batches are the same for any number of processes
         least = 2 * (processes if self.batch_statistics else 1)
         return TrainingOrder(count, batch, self.seed, self.steps_per_epoch, least=least)
 
     def val_dataloader(self) -> EvaluationLoader:
+        """Return the validation batches of this process."""
         return self.evaluation_loader("validation")
 
     def test_dataloader(self) -> EvaluationLoader:
+        """Return the test batches of this process."""
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: str, at_most: int | None = None) -> EvaluationLoader:
-        """The pictures of a split in order, or an even sample of ``at_most`` of them.
+        """Return the images of a split in order, or a sample of them.
 
-        Several processes share out one and the same sample.
+        Several processes divide the same sample among them.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            at_most: size of a sample in proportion to the classes; None for all images.
         """
-        pictures, rows = self.dataset.splits[split], None
-        if at_most is not None and at_most < len(pictures):
-            rows = np.sort(even_sample(pictures.labels, at_most, self.seed))
+        images, rows = self.dataset.splits[split], None
+        if at_most is not None and at_most < len(images):
+            rows = np.sort(draw_even_sample(images.labels, at_most, self.seed))
         return EvaluationLoader(
-            pictures, self.eval_batch_size, *self._place(),
+            images, self.eval_batch_size, *self._get_rank(),
             rows=rows, stored=lambda: self.stored.get(split),
         )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
+        """Finish a batch on the device (called by Lightning)."""
         return self.finish(batch)
 
     def finish(self, batch: Batch) -> Batch:
-        """uint8 to float in [0, 1], then the augmentation if the batch carries draws.
+        """Convert uint8 to float in [0, 1] and augment if the batch carries draws.
 
-        Features stay as they are.
+        Stored features are returned unchanged.
         """
         if "features" in batch:
             return batch
-        # keeps channels last, which is how the pictures lie in the cache
+        # keeps channels last, as the images are in the cache
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:

@@ -1,7 +1,7 @@
-"""Which pictures make up a batch, or a sample: a pure function of seed, epoch and batch number.
+"""Which images form a batch or a sample: a pure function of seed, epoch and batch number.
 
-No generator has a state that would have to be saved, so a resumed run draws what the run left
-alone would have drawn, and any number of processes draws the same global batches.
+No generator's state has to be saved. So a resumed run draws what an uninterrupted run would have
+drawn, and any number of processes draws the same global batches.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from itertools import chain, pairwise
 import numpy as np
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
-    """A generator that depends on ``seed`` and ``key`` alone."""
+def make_generator(seed: int, *key: int) -> np.random.Generator:
+    """Return a generator that depends only on ``seed`` and ``key``."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
 
 
-def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` of N pictures, each class in proportion: (count,) row numbers.
+def draw_even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw ``count`` of N images in proportion to the classes: (count,) row numbers.
 
-    The order is such that every beginning of the sample is in proportion too, so work that is cut
-    short has still seen all classes. Pictures usually lie sorted by class: the first ones are all
-    of one, and so may be those at even distances where labels repeat periodically.
+    Every beginning of the sample is in proportion too, so work that stops early has still seen all
+    classes. (Images are usually sorted by class, so the first ones belong to one class; equally
+    spaced ones may as well, if labels repeat periodically.)
 
     Args:
         labels: (N,) int64.
-        count: all N where there are no more.
-        seed: of the run; the sample is a function of (labels, count, seed), and a smaller sample
-            is the beginning of a larger one.
+        count: size of the sample; if it is above N, all N are returned.
+        seed: seed of the run. The sample depends only on (labels, count, seed), and a smaller
+            sample is the beginning of a larger one.
 
     >>> labels = np.array([0] * 8 + [1] * 4)
-    >>> np.bincount(labels[even_sample(labels, 6, seed=0)]).tolist()
+    >>> np.bincount(labels[draw_even_sample(labels, 6, seed=0)]).tolist()
     [4, 2]
     """
-    rng = generator(seed, 4)
+    rng = make_generator(seed, 4)
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    # the pictures of a class stand at equal distances on a line that all classes share
+    # place the images of a class at equal distances on a line that all classes share
     places = np.arange(len(labels)) - np.repeat(starts, sizes)
     offsets = np.repeat(rng.random(len(sizes)), sizes)
     order = np.argsort((places + offsets) / np.repeat(sizes, sizes), kind="stable")
@@ -48,18 +48,18 @@ def even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 class TrainingOrder:
     """The global batches of an epoch, each as row numbers.
 
-    Without ``steps`` an epoch is one pass over a permutation of its own, the last batch as small
-    as what is left; fewer than ``least`` images join the batch before (batch normalisation knows no
-    statistics of a single image). With ``steps`` it is that many full batches from an endless row
-    of permutations, so that pictures are drawn again only after all others were, across epochs too
-    (what Keras calls ``steps_per_epoch``).
+    Without ``steps``, an epoch is one pass over its own permutation, and the last batch takes what
+    remains; if that is fewer than ``least`` images, they join the batch before (batch normalisation
+    has no statistics of a single image). With ``steps``, an epoch is that many full batches from an
+    endless sequence of permutations, so that no image is drawn again before all others were, across
+    epochs too (Keras's ``steps_per_epoch``).
 
     Args:
-        count: number of pictures, at least 1.
-        batch_size: pictures of a global batch.
-        seed: of the whole run.
-        steps: batches an epoch, or None.
-        least: images of the last batch, where there is one before it.
+        count: number of images, at least 1.
+        batch_size: images per global batch.
+        seed: seed of the run.
+        steps: batches per epoch, or None.
+        least: fewest images of a last batch that follows another one.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class TrainingOrder:
 
     @property
     def smallest(self) -> int:
-        """Images of the smallest batch."""
+        """Number of images in the smallest batch."""
         if self.steps:
             return self.batch_size
         last = self.count - (self._batches - 1) * self.batch_size
         return min(last, self.batch_size) if self._batches > 1 else last
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """The row numbers of each batch of ``epoch`` (counted from 0)."""
+        """Yield the row numbers of each batch of ``epoch`` (counted from 0)."""
         if self.steps is None:
             rows = self._permutation(epoch)
             starts = range(0, self._batches * self.batch_size, self.batch_size)
@@ -101,4 +101,4 @@ class TrainingOrder:
             yield batch
 
     def _permutation(self, number: int) -> np.ndarray:
-        return generator(self.seed, 0, number).permutation(self.count)
+        return make_generator(self.seed, 0, number).permutation(self.count)

@@ -1,4 +1,4 @@
-"""The probes: the few pictures that are explained, the same ones for the whole run."""
+"""The probes: the few images that are explained, the same ones for the whole run."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from torch import Tensor
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.files import Files
-from convlens.data.index.names import composed, spelt_on_disk
-from convlens.data.masks.files import OWN
+from convlens.data.index.names import find_on_disk, normalise_name
+from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.folder import MaskFolder
 from convlens.data.masks.load import read_masks
-from convlens.data.order import generator
+from convlens.data.order import make_generator
 from convlens.data.pixels import load as pixels
-from convlens.data.pixels.decode import recipe_of
-from convlens.data.pixels.pictures import Pictures
-from convlens.data.sources.places import data_dir
+from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.decode import make_recipe
+from convlens.data.sources.places import find_data_dir
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Pictures to explain.
+    """Images that are explained.
 
     Attributes:
         images: (N, C, H, W) float in [0, 1].
-        labels: (N,) int64; -1 where the true class is not known.
+        labels: (N,) int64; -1 if the true class is unknown.
         names: N short names, used in tags and file names.
-        sources: N names by which a person finds the picture.
-        masks: (N, H, W) bool, True on the object; None: of no probe.
-        masked: (N,) bool, whether a probe has a mask; where it has none ``masks`` is False all
-            over, as it is for a picture without an object. Left out, masks with no pixel in them
-            count as none.
+        sources: N names by which a user finds the image.
+        masks: (N, H, W) bool, True on the object; None if no probe has a mask.
+        masked: (N,) bool, whether a probe has a mask. Without one its row of ``masks`` is all
+            False, as it is for an image without an object. By default, an all-False mask counts
+            as none.
     """
 
     images: Tensor
@@ -53,95 +53,104 @@ class Probes:
             masked = torch.zeros(len(self.names), dtype=torch.bool)
             if self.masks is not None:
                 masked = self.masks.flatten(1).any(dim=1)
-            object.__setattr__(self, "masked", masked)  # frozen, but not yet handed out
+            object.__setattr__(self, "masked", masked)  # frozen, but not yet in use
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def in_turns(self) -> list[int]:
-        """Their numbers, the first probe of each class before the second of any.
+    def order_in_turns(self) -> list[int]:
+        """Return the probes' numbers, the first probe of each class before the second of any.
 
-        Probes stand in the order of their classes; few of them shall not all be of one.
+        Probes are sorted by class; a few of them should not all belong to one class.
         """
-        seen: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         turns = []
         for number, label in enumerate(self.labels.tolist()):
-            turns.append((seen[label] if label >= 0 else 0, number))
-            seen[label] += 1
+            turns.append((counts[label] if label >= 0 else 0, number))
+            counts[label] += 1
         return [number for _, number in sorted(turns)]
 
 
-def choose_probes(
-    pictures: Pictures, class_names: tuple[str, ...], *, count: int, seed: int
-) -> Probes:
-    """``count`` pictures, seeded and balanced over the classes, in class order.
+def choose_probes(images: Images, class_names: tuple[str, ...], *, count: int, seed: int) -> Probes:
+    """Choose ``count`` images, seeded and balanced over the classes, in class order.
 
-    When ``count`` is no multiple of the number of classes the first classes get one more; with
-    fewer probes than classes the seed draws which ``count`` classes are shown.
+    If ``count`` is not a multiple of the number of classes, the first classes get one more; with
+    fewer probes than classes, the seed decides which ``count`` classes appear.
+
+    Args:
+        images: the images to choose from.
+        class_names: K names.
+        count: number of probes.
+        seed: seed of the run.
     """
-    rng = generator(seed, 2)
-    shuffled = rng.permutation(len(pictures))
-    labels = pictures.labels[shuffled]
+    rng = make_generator(seed, 2)
+    shuffled = rng.permutation(len(images))
+    labels = images.labels[shuffled]
     edges = np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1]
     by_class = np.split(shuffled[np.argsort(labels, kind="stable")], edges)
-    by_class = [found for found in by_class if len(found)]
+    by_class = [rows for rows in by_class if len(rows)]
     if count < len(by_class):
         by_class = [by_class[k] for k in rng.permutation(len(by_class))[:count]]
-    in_turns = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
-    rows = sorted(islice(in_turns, count), key=lambda row: (pictures.labels[row], row))
+    alternating = (row for turn in zip_longest(*by_class) for row in turn if row is not None)
+    rows = sorted(islice(alternating, count), key=lambda row: (images.labels[row], row))
     chosen = np.array(rows, dtype=int)
-    labels = torch.from_numpy(pictures.labels[chosen])
+    labels = torch.from_numpy(images.labels[chosen])
     masks = None
-    if pictures.masks is not None:
-        masks = torch.from_numpy(np.asarray(pictures.masks[chosen], dtype=bool))
+    if images.masks is not None:
+        masks = torch.from_numpy(np.asarray(images.masks[chosen], dtype=bool))
     return Probes(
-        _as_images(pictures.pixels(chosen)),
+        _to_tensor(images.pixels(chosen)),
         labels,
-        [f"{i:02d}_{_plain(class_names[k])}" for i, k in enumerate(labels.tolist())],
-        [pictures.names[row] for row in chosen],
+        [f"{i:02d}_{_make_safe(class_names[k])}" for i, k in enumerate(labels.tolist())],
+        [images.names[row] for row in chosen],
         masks,
-        torch.from_numpy(pictures.masked[chosen]),
+        torch.from_numpy(images.masked[chosen]),
     )
 
 
-def own_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
-    """The user's pictures; the true class is known where the folder has a class's name.
+def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataConfig) -> Probes:
+    """Load the user's images; the true class is known if the folder is named like a class.
 
-    A file in ``data.masks`` that is named like one of them is its mask.
+    A file in ``data.masks`` that is named like an image is its mask.
+
+    Args:
+        files: paths of images.
+        class_names: K names.
+        spec: the config group ``data``.
 
     Raises:
-        UserError: a file is missing; a picture or mask that cannot be used, unless
-            ``data.on_error`` is "skip": then it is left out, and said on stderr; no picture left.
+        UserError: a file is missing; an image or mask cannot be used and ``data.on_error`` is not
+            "skip" (then it is left out and reported on stderr); no image is left.
     """
-    paths = [spelt_on_disk(Path(file).expanduser()) for file in files]
+    paths = [find_on_disk(Path(file).expanduser()) for file in files]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"probes.files: there is no file {path}; give paths of pictures")
+            raise UserError(f"probes.files: {path} does not exist; give paths of images")
     files, on_error = Files.of(paths), spec.on_error or "raise"
-    decoded = pixels.decoded(
-        files, recipe_of(spec), cache_dir=None, on_error=on_error, progress=False
+    decoded = pixels.decode_images(
+        files, make_recipe(spec), cache_dir=None, on_error=on_error, progress=False
     )
     for path, reason in decoded.errors:
-        print(f"probes.files: {path} is left out ({reason})", file=sys.stderr)
+        print(f"probes.files: left out {path} ({reason})", file=sys.stderr)
     paths = [path for path, good in zip(paths, decoded.good, strict=True) if good]
-    images = _as_images(decoded.images[decoded.good])
-    known = {composed(name): k for k, name in enumerate(class_names)}
-    labels = torch.tensor([known.get(composed(path.parent.name), -1) for path in paths])
-    names = [f"{i:02d}_{_plain(path.stem)}" for i, path in enumerate(paths)]
-    masks, masked = _own_masks(paths, spec)
+    images = _to_tensor(decoded.images[decoded.good])
+    known = {normalise_name(name): k for k, name in enumerate(class_names)}
+    labels = torch.tensor([known.get(normalise_name(path.parent.name), -1) for path in paths])
+    names = [f"{i:02d}_{_make_safe(path.stem)}" for i, path in enumerate(paths)]
+    masks, masked = _load_masks(paths, spec)
     return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
 
 
-def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:
-    """(N, H, W) bool and (N,) bool of the pictures' masks, None where there are none."""
-    if not spec.masks:  # not every source has the key, nor do old runs
+def _load_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:
+    """Return the images' masks, (N, H, W) bool, and (N,) bool; None if there are no masks."""
+    if not spec.masks:  # neither every source nor every earlier run has this key
         return None, None
-    folder = MaskFolder(spec.masks, data_dir(spec))
-    files = [folder.of(path) for path in paths]
+    folder = MaskFolder(spec.masks, find_data_dir(spec))
+    files = [folder.find(path) for path in paths]
     if not any(files):
         return None, None
     read = read_masks(
-        OWN, paths, files, size=spec.size, resize=spec.resize, cache_dir=None,
+        USER_MASKS, paths, files, size=spec.size, resize=spec.resize, cache_dir=None,
         on_error=spec.on_error,
     )  # fmt: skip
     for line in read.notes:
@@ -149,11 +158,12 @@ def _own_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tens
     return torch.from_numpy(read.masks), torch.from_numpy(read.masked)
 
 
-def _as_images(pixels: np.ndarray) -> Tensor:
-    """(N, H, W, C) uint8 to (N, C, H, W) float in [0, 1]."""
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    """Convert (N, H, W, C) uint8 to (N, C, H, W) float in [0, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
-def _plain(name: str) -> str:
-    """A name that can stand in a tag and in a file name on any system."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in composed(name))[:40] or "_"
+def _make_safe(name: str) -> str:
+    """Return a name that works in a tag and in a file name on any system."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in normalise_name(name))
+    return kept[:40] or "_"

@@ -1,4 +1,4 @@
-"""The split belongs to the run: which images it trained on, chose by and tests on, by content.
+"""Which images a run trained on, validated on and tests on, identified by their content.
 
 Legend: N images.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from convlens.core.errors import UserError
 from convlens.data.index.digests import UNREAD
 from convlens.data.index.labels import SPLITS
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.pixels.dataset import Dataset
 
 BEFORE = "before"
 _PARTS = (*SPLITS, BEFORE)
@@ -28,12 +28,14 @@ USED = {
 
 @dataclass(frozen=True, eq=False)
 class SplitRecord:
-    """The digests of a run's images, eight bytes each: what a checkpoint carries of its split.
+    """The digests of a run's images, eight bytes each; a checkpoint carries this record.
 
     Attributes:
-        train, validation, test: (N,) int64 each, in the order of the split.
-        before: (N,) int64, what earlier runs trained on or chose by whose weights this one started
-            from; often none.
+        train: (N,) int64, in the order of the split.
+        validation: (N,) int64, in the order of the split.
+        test: (N,) int64, in the order of the split.
+        before: (N,) int64, what earlier runs whose weights this one started from trained or
+            validated on; often empty.
     """
 
     train: np.ndarray
@@ -43,18 +45,22 @@ class SplitRecord:
 
     @classmethod
     def of(cls, dataset: Dataset, before: np.ndarray) -> SplitRecord | None:
-        """The record of decoded pictures; None where one of the splits has no digests."""
-        found = [dataset.splits[name].digests for name in SPLITS if name in dataset.splits]
-        if len(found) < len(SPLITS) or any(digests is None for digests in found):
+        """Return the record of decoded images; None if a split has no digests."""
+        parts = [dataset.splits[name].digests for name in SPLITS if name in dataset.splits]
+        if len(parts) < len(SPLITS) or any(digests is None for digests in parts):
             return None
-        return cls(*found, before)
+        return cls(*parts, before)
 
     @classmethod
     def from_state(cls, state: object, where: str) -> SplitRecord | None:
-        """What :meth:`state` gave, out of a checkpoint; None of one that has no record.
+        """Read what ``state`` returned, from a checkpoint; None if it has no record.
+
+        Args:
+            state: the value in the checkpoint, or None.
+            where: what an error calls the checkpoint.
 
         Raises:
-            UserError: it is there, and no record.
+            UserError: the value is not a valid record.
         """
         if state is None:
             return None
@@ -64,38 +70,38 @@ class SplitRecord:
             and part.layout == torch.strided and part.device.type == "cpu"
             for part in parts
         ):  # fmt: skip
-            raise UserError(f"{where} holds no readable record of its split: was it changed?")
+            raise UserError(f"{where} contains no readable record of its split: was it modified?")
         return cls(*(part.numpy() for part in parts))
 
     def state(self) -> dict[str, Tensor]:
-        """Plain tensors by split."""
+        """Return plain tensors by split."""
         return {name: torch.from_numpy(np.array(getattr(self, name))) for name in _PARTS}
 
     @property
     def used(self) -> np.ndarray:
-        """(N,) int64, each once: whatever the weights owe something to."""
+        """(N,) int64, each once: every image that influenced the weights."""
         return np.unique(np.concatenate([self.train, self.validation, self.before]))
 
-    def used_as(self, digests: np.ndarray) -> np.ndarray:
-        """(N,) str: a key of ``USED`` for images that the run used so, "" for all others."""
-        found = np.full(len(digests), "", dtype="<U10")
+    def find_uses(self, digests: np.ndarray) -> np.ndarray:
+        """Return (N,) str: the key of ``USED`` by which the run used an image, "" for others."""
+        uses = np.full(len(digests), "", dtype="<U10")
         for name in (BEFORE, "validation", "train"):
-            found[np.isin(digests, getattr(self, name))] = name
-        found[digests == UNREAD] = ""
-        return found
+            uses[np.isin(digests, getattr(self, name))] = name
+        uses[digests == UNREAD] = ""
+        return uses
 
-    def own_test(self, digests: np.ndarray) -> np.ndarray:
-        """(N,) bool: the images of the run's test split, a copy of one no more often than there."""
-        wanted, times = np.unique(self.test, return_counts=True)
-        rows = np.flatnonzero(np.isin(digests, wanted) & (digests != UNREAD))
+    def find_own_test(self, digests: np.ndarray) -> np.ndarray:
+        """Return (N,) bool: images of the run's test split, each as often as it occurs there."""
+        tested, times = np.unique(self.test, return_counts=True)
+        rows = np.flatnonzero(np.isin(digests, tested) & (digests != UNREAD))
         rows = rows[np.argsort(digests[rows], kind="stable")]
         _, starts, counts = np.unique(digests[rows], return_index=True, return_counts=True)
         copy = np.arange(len(rows)) - np.repeat(starts, counts)
-        allowed = times[np.searchsorted(wanted, digests[rows])]
-        found = np.zeros(len(digests), bool)
-        found[rows[copy < allowed]] = True
-        return found
+        allowed = times[np.searchsorted(tested, digests[rows])]
+        is_test = np.zeros(len(digests), bool)
+        is_test[rows[copy < allowed]] = True
+        return is_test
 
     def same_as(self, other: SplitRecord) -> bool:
-        """Whether both hold the same images in the same splits and order."""
+        """Return whether both contain the same images in the same splits and order."""
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in SPLITS)

@@ -1,4 +1,4 @@
-"""Whether the pictures of a resumed run are those it began with: ``pictures.csv`` of its folder."""
+"""Check that a resumed run has the images it began with: ``pictures.csv`` of its folder."""
 
 from __future__ import annotations
 
@@ -10,94 +10,102 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.data.index.digests import UNREAD
-from convlens.data.index.files import size_and_time
+from convlens.data.index.files import read_size_and_time
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import same_name
-from convlens.data.index.tables import csv_line, read_table
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.index.names import is_same_name
+from convlens.data.index.tables import format_csv_line, read_table
+from convlens.data.pixels.dataset import Dataset
 
-# keys that may be set anew on resume, for the same pictures lie elsewhere by now
+# keys that may change on resume: the same images may have moved
 PLACES = ("data.dir", "data.csv", "data.masks")
 COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 
-def digests_of(listing: Listing, dataset: Dataset) -> np.ndarray:
-    """(N,) int64 digests of the listed files, as they were decoded."""
-    found = np.full(len(listing), UNREAD, np.int64)
+def collect_digests(listing: Listing, dataset: Dataset) -> np.ndarray:
+    """Return the (N,) int64 digests of the listed files, as they were decoded."""
+    digests = np.full(len(listing), UNREAD, np.int64)
     for split in SPLITS:
-        found[listing.splits == split] = dataset.splits[split].digests
-    return found
+        digests[listing.splits == split] = dataset.splits[split].digests
+    return digests
 
 
 def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
-    """Note size, time and content of every picture file; whole or not at all.
+    """Write size, time and content of every image file; the file is complete or absent.
 
-    A size and time of -1 stand for a file that is gone.
+    A size and time of -1 mark a file that no longer exists.
 
     Args:
-        digests: (N,) as :func:`digests_of` gives them.
+        path: the file to write.
+        listing: the run's images.
+        digests: (N,) from ``collect_digests``.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    with whole_file(path, errors="surrogateescape", newline="") as file:
-        file.write(csv_line(COLUMNS))
-        for (name, _, state), digest in zip(_states(listing), digests.tolist(), strict=True):
-            file.write(csv_line((name, *map(str, state), _hexadecimal(digest))))
+    with open_atomic(path, errors="surrogateescape", newline="") as file:
+        file.write(format_csv_line(COLUMNS))
+        for (name, _, state), digest in zip(_read_states(listing), digests.tolist(), strict=True):
+            file.write(format_csv_line((name, *map(str, state), _hexadecimal(digest))))
 
 
 def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
-    """A line on pictures that may have changed, or nothing.
+    """Return a line about images that may have changed, or "".
 
-    To be asked once it is known that the pictures are those of the run (``read_split``). Runs of
-    earlier versions noted sizes and times alone: there a file of the same size and another time
-    may hold the same or not.
+    Call it once ``read_split`` has confirmed that the images are those of the run. Earlier versions
+    recorded only sizes and times: there, a file of the same size and another time may or may not
+    have the same content.
 
     Args:
-        digests: (N,) as :func:`digests_of` gives them now.
+        path: the file that ``write_state`` wrote.
+        listing: the run's images now.
+        digests: (N,) from ``collect_digests`` now.
 
     Raises:
-        UserError: a picture has another size or content: the run would go on with other data than
-            it began with; or the file is not what :func:`write_state` wrote.
+        UserError: an image has another size or content, so that the run would continue with other
+            data than it began with; or the file is not what ``write_state`` wrote.
     """
-    rows = read_table(path, COLUMNS[:2], "the run's note of its pictures", strip=False)
+    rows = read_table(path, COLUMNS[:2], "the run's record of its images", strip=False)
     touched, first = 0, b""
-    # row by row, in the order they were written: a million are never held
-    for noted, found in zip_longest(rows, zip(_states(listing), digests.tolist(), strict=True)):
-        if noted is None or found is None or not same_name(noted[1]["file"], found[0][0]):
+    # compare row by row in the order of writing, so that a million rows are never in memory
+    states = zip(_read_states(listing), digests.tolist(), strict=True)
+    for recorded, current in zip_longest(rows, states):
+        if (
+            recorded is None
+            or current is None
+            or not is_same_name(recorded[1]["file"], current[0][0])
+        ):
             raise UserError(
-                f"{path} does not name the pictures of this run in their order: it was changed; "
-                f"remove it to go on without knowing whether the pictures are as they were"
+                f"{path} does not list this run's images in order, so it was modified: remove it "
+                f"to continue without this check"
             )
-        (_, row), ((_, picture, (size, time)), digest) = noted, found
+        (_, row), ((_, image, (size, time)), digest) = recorded, current
         content = row.get("digest")
         if row["bytes"] != str(size) or (content and content != _hexadecimal(digest)):
             what = f"{row['bytes']} bytes then, {size} now"
             raise UserError(
-                f"{os.fsdecode(picture)} changed since the run began "
-                f"({what if row['bytes'] != str(size) else 'its content differs'}): put it back "
-                f"as it was, or start a new run"
+                f"{os.fsdecode(image)} changed since the run began "
+                f"({what if row['bytes'] != str(size) else 'its content differs'}): restore it, "
+                f"or start a new run"
             )
         if not content and row["modified_ns"] != str(time):
-            touched, first = touched + 1, first or picture
+            touched, first = touched + 1, first or image
     if not touched:
         return ""
     return (
-        f"{touched} of {len(listing)} pictures were written again since the run began, such as "
-        f"{os.fsdecode(first)}; their sizes are the same: if their content is not, this run's end "
-        f"is not what it would have been"
+        f"{touched} of {len(listing)} images were written again since the run began, such as "
+        f"{os.fsdecode(first)}: same size; if the content changed, results will differ"
     )
 
 
 def _hexadecimal(digest: int) -> str:
-    """Sixteen digits; none of a file that was not read."""
+    """Return sixteen digits; "" for a file that was not read."""
     return "" if digest == UNREAD else f"{digest & (2**64 - 1):016x}"
 
 
-def _states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Of every picture: its name in the listing, its path, its size and time."""
-    for name, picture in zip(listing.files.names(), listing.files.located(), strict=True):
-        yield name, picture, size_and_time(picture)
+def _read_states(listing: Listing) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    """Yield each image's name in the listing, its path, its size and time."""
+    for name, image in zip(listing.files.names(), listing.files.byte_paths(), strict=True):
+        yield name, image, read_size_and_time(image)

@@ -1,7 +1,7 @@
-"""Maps to labelled panels: pictures and maps in, uint8 images ``(H, W, 3)`` out.
+"""Draw maps as labelled panels: images and maps in, pictures (uint8 ``(H, W, 3)``) out.
 
-Nothing here knows a network, a run or a logger. Everything is deterministic and draws no random
-number. A panel has the name of its file: ``from convlens.draw.activation_grid import
-activation_grid`` (``grad_cam_panel``, ``filter_sheet``, ``charts``, ``jpeg`` likewise);
-``picture``, ``canvas``, ``colour``, ``palette`` and ``text`` are what panels are made of.
+This package knows no network, run or logger. It is deterministic and draws no random numbers.
+A panel is drawn by the function with the name of its file, such as
+``convlens.draw.activation_grid.activation_grid``. The modules ``picture``, ``canvas``, ``colour``,
+``palette`` and ``text`` hold the parts that panels are made of.
 """

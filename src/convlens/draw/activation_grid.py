@@ -1,4 +1,4 @@
-"""All channels of one layer for one picture, as a grid of small maps."""
+"""Draw all channels of one layer for one image as a grid of small maps."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from typing import Literal
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, diagonals, hstack, titled, write
-from convlens.draw.colour import below_bar, number, scaled, table
+from convlens.draw.canvas import Label, add_title, blank, diagonals, hstack, write_labels
+from convlens.draw.colour import add_colour_bar, colour_table, format_number, rescale
 from convlens.draw.palette import BACKGROUND, MUTED, RED, Colour
 from convlens.draw.picture import Array, as_array
-from convlens.draw.text import SMALL, dimensions, line_height, text_width
+from convlens.draw.text import SMALL, format_dimensions, line_height, text_width
 
 Rule = Literal["reference", "shared"]
 
-_COLUMNS = 16  # channels in a row, at most
-_WIDEST, _TALLEST = 1500, 2400  # pixels all cells together should stay below
-_WISHED = 800  # a grid of small maps is magnified towards this width
-_SMALLEST_CELL, _LARGEST_CELL = 24, 160  # longest edge of a cell a small map is magnified to
+_COLUMNS = 16  # maximum number of channels in a row
+_WIDEST, _TALLEST = 1500, 2400  # limits in pixels for all cells together
+_TARGET_WIDTH = 800  # width in pixels that small maps are magnified to
+_SMALLEST_CELL, _LARGEST_CELL = 24, 160  # longest edge of a magnified cell, pixels
 _PALE: Colour = (190, 190, 200)
 _NAME = "viridis"
-_GROUND, _LINE, _CROSS = 256, 257, 258  # levels behind those of the colour table
+_GROUND, _LINE, _CROSS = 256, 257, 258  # levels after those of the colour table
 
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Where channel c stands: row ``c // columns``, column ``c % columns``.
+    """The positions of the cells: channel c is in row ``c // columns``, column ``c % columns``.
 
-    ``cell_height``, ``cell_width`` and ``gap`` are pixels; there is a gap between cells only.
+    Attributes:
+        rows: Number of rows.
+        columns: Number of columns.
+        cell_height: Height of a cell in pixels.
+        cell_width: Width of a cell in pixels.
+        gap: Pixels between two cells; there is no gap around the grid.
     """
 
     rows: int
@@ -39,41 +44,46 @@ class GridLayout:
 
 
 def grid_layout(channels: int, height: int, width: int) -> GridLayout:
-    """The layout for ``channels`` maps of ``height`` × ``width``.
+    """Return the layout for ``channels`` maps of ``height`` × ``width``.
 
-    Small maps are magnified by a whole factor, large ones reduced, so that the grid is about 800
-    pixels wide and never much more than 1500, and not taller than 2400 while cells can shrink.
+    Small maps are magnified by a whole factor and large ones are reduced. The grid is about 800
+    pixels wide, hardly ever wider than 1500, and at most 2400 pixels high while cells can shrink.
     """
     columns = min(_COLUMNS, channels)
     rows = -(-channels // columns)
     edge = max(height, width)
     gap = 3 if edge > 1 else 2
-    wished = min(max(_WISHED // columns, 2 * _SMALLEST_CELL), _LARGEST_CELL)
+    target = min(max(_TARGET_WIDTH // columns, 2 * _SMALLEST_CELL), _LARGEST_CELL)
     if edge == 1 and channels > 64:  # one flat colour needs less room than a map
-        wished = _SMALLEST_CELL
+        target = _SMALLEST_CELL
     most = min((_WIDEST / columns - gap) / width, (_TALLEST / rows - gap) / height)
     most = max(most, min(_SMALLEST_CELL, _WIDEST / columns) / edge)
-    # floor: a half pixel more in each of 16 columns would break the limit
-    factor = min(-(-wished // edge), max(1, int(most))) if most >= 1 else most
+    # round down: half a pixel more in each of 16 columns would exceed the limit
+    factor = min(-(-target // edge), max(1, int(most))) if most >= 1 else most
     cell = [max(int(side * factor + 1e-6), 4) for side in (height, width)]
     return GridLayout(rows, columns, *cell, gap)
 
 
 def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarray, np.ndarray]:
-    """Maps ``(C, h, w)`` as levels of a colour table, uint8 of the same shape, and who is flat.
+    """Convert maps ``(C, h, w)`` to levels of a colour table.
 
-    - "reference", the documents' rule: every channel standardised by itself,
-      ``(x - mean) / std · 64 + 128``, clipped to 0–255. It shows where a channel responds, not
-      how strongly. A constant channel has no std; it gets level 0.
-    - "shared": one scale from the lowest to the highest value of all channels. It shows how
-      strongly channels respond beside each other.
+    Args:
+        maps: ``(C, h, w)``. Values that are not finite get level 0.
+        rule: "reference" standardises each channel by itself, ``(x - mean) / std · 64 + 128``,
+            clipped to 0–255. It shows where a channel responds, not how strongly. A constant
+            channel has no std and gets level 0. "shared" uses one scale from the lowest to the
+            highest value of all channels, so that the strength of channels can be compared.
 
-    Flat is bool ``(C,)``: constant channels. Values that are not finite get level 0.
+    Returns:
+        The levels, uint8 ``(C, h, w)``, and which channels are constant, bool ``(C,)``.
+
+    Raises:
+        ValueError: The rule is unknown.
     """
     bad = ~np.isfinite(maps)
     if bad.any():
         maps = np.where(bad, 0, maps)
-    # Divided by the largest magnitude first: neither huge nor tiny values leave float32's range.
+    # Divide by the largest magnitude first, so that huge and tiny values stay within float32.
     peak = np.abs(maps).max(axis=(1, 2), keepdims=True)
     unit = (maps / np.where(peak > 0, peak, 1)).astype(np.float32)
     mean = unit.mean(axis=(1, 2), keepdims=True)
@@ -85,16 +95,16 @@ def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarr
         levels = (centred + 128).clip(0, 255).astype(np.uint8)
         levels[flat[:, 0, 0]] = 0
     elif rule == "shared":
-        levels = np.rint(scaled(maps, maps.min(), maps.max()) * 255).astype(np.uint8)
+        levels = np.rint(rescale(maps, maps.min(), maps.max()) * 255).astype(np.uint8)
     else:
-        raise ValueError(f'rule is "reference" or "shared", not {rule!r}')
+        raise ValueError(f'unknown rule {rule!r}: use "reference" or "shared"')
     if bad.any():
         levels[bad] = 0
     return levels, flat[:, 0, 0]
 
 
 def _averaging(old: int, new: int) -> np.ndarray:
-    """The matrix ``(new, old)`` whose rows average the old pixels under each new one."""
+    """Return the matrix ``(new, old)`` whose rows average the old pixels under each new one."""
     edges = np.linspace(0, old, new + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(old)
@@ -102,8 +112,8 @@ def _averaging(old: int, new: int) -> np.ndarray:
     return (shared.clip(0) * (new / old)).astype(np.float32)
 
 
-def _fit(levels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """All cells at once at their size: whole-number magnification or averaging, each axis."""
+def _resize_levels(levels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize all cells at once: magnify by a whole factor or average, separately for each axis."""
     for axis, new in ((1, height), (2, width)):
         old = levels.shape[axis]
         if new >= old:
@@ -117,7 +127,7 @@ def _fit(levels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
-    """A column of the first channel's number of every row (of every n-th where rows are low)."""
+    """Draw the number of each row's first channel; where rows are low, only of every n-th row."""
     step, line = layout.cell_height + layout.gap, line_height(SMALL)
     tall, middle = max(height, line), max(layout.cell_height, line) // 2
     width = text_width(str(channels - 1), SMALL) + 4
@@ -126,21 +136,21 @@ def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
         if row * step + line <= tall:
             text, y = str(row * layout.columns), row * step + middle
             labels.append(Label(width - 4, y, text, MUTED, SMALL, anchor="rm"))
-    return write(blank(tall, width), labels)
+    return write_labels(blank(tall, width), labels)
 
 
 def _cells(
     levels: np.ndarray, layout: GridLayout, flat: np.ndarray, dead: np.ndarray
 ) -> np.ndarray:
-    """The grid without lettering: coloured cells in their places, marks on flat and dead ones.
+    """Draw the grid without text: coloured cells in their places, marks on constant and dead ones.
 
-    Levels are put in place first and coloured all at once: fewer bytes to move about.
+    Levels are placed first and coloured all at once, because levels take fewer bytes to move.
     """
     height, width, gap = layout.cell_height, layout.cell_width, layout.gap
     rows, columns = layout.rows, layout.columns
     cells = np.full((rows * columns, height + gap, width + gap), _GROUND, np.uint16)
     inner = cells[: len(levels), :height, :width]  # the last row may be short
-    inner[:] = _fit(levels, height, width)
+    inner[:] = _resize_levels(levels, height, width)
     rising, falling = diagonals(height, width, 0.75)
     frame = np.ones((height, width), bool)
     frame[2:-2, 2:-2] = False
@@ -151,62 +161,67 @@ def _cells(
         inner[np.flatnonzero(channels)[:, None], *np.nonzero(mark)] = level
     grid = cells.reshape(rows, columns, height + gap, width + gap).transpose(0, 2, 1, 3)
     grid = grid.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
-    colours = np.concatenate([table(_NAME), np.array([BACKGROUND, _PALE, RED], np.uint8)])
+    colours = np.concatenate([colour_table(_NAME), np.array([BACKGROUND, _PALE, RED], np.uint8)])
     return colours.take(grid, axis=0)
 
 
 def activation_grid(
     maps: Array, *, title: str, rule: Rule = "reference", dead: Array | None = None
 ) -> np.ndarray:
-    """Every channel of a layer as one cell of a grid, uint8 ``(H, W, 3)``.
+    """Draw every channel of a layer as one cell of a grid, uint8 ``(H, W, 3)``.
 
-    Channel c stands in row ``c // 16``, column ``c % 16``; the first channel's number is written
-    before each row. A dense layer's vector, or maps of 1 × 1, become flat cells on one scale under
-    either rule, for a single number has no spread of its own.
+    Channel c is in row ``c // 16``, column ``c % 16``; each row starts with the number of its first
+    channel. The vector of a dense layer, or maps of 1 × 1, become plain cells on one scale under
+    either rule, because a single number has no spread of its own.
 
-    A red cross marks dead channels, a pale diagonal those that are constant for this picture; the
-    heading counts both, and channels with values that are not finite.
+    A red cross marks dead channels, a pale diagonal those that are constant for this image. The
+    heading counts both, and also channels with values that are not finite.
 
     Args:
         maps: ``(C, h, w)`` or ``(C,)``, any finite range.
-        title: the layer, and the tap.
-        rule: how values become colours, see :func:`channel_levels`.
-        dead: bool ``(C,)``, channels that answer to no picture at all.
+        title: The layer and the tap.
+        rule: How values become colours, see ``channel_levels``.
+        dead: bool ``(C,)``, channels that respond to no image at all.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``maps`` or ``dead``, or an unknown rule.
+        ValueError: ``maps`` or ``dead`` has a wrong shape, or the rule is unknown.
     """
     values = as_array(maps)
     values = values[:, None, None] if values.ndim == 1 else values
     if values.ndim != 3 or 0 in values.shape:
-        raise ValueError(f"activations are (C, H, W) or (C,), not {tuple(values.shape)}")
+        raise ValueError(f"activations must be (C, H, W) or (C,), not {tuple(values.shape)}")
     values = values if values.dtype.kind == "f" else values.astype(np.float32)
     count, height, width = values.shape
-    gone = np.zeros(count, bool) if dead is None else as_array(dead).astype(bool)
-    if gone.shape != (count,):
-        raise ValueError(f"dead has shape {gone.shape} for {count} channels")
+    is_dead = np.zeros(count, bool) if dead is None else as_array(dead).astype(bool)
+    if is_dead.shape != (count,):
+        raise ValueError(f"dead has shape {is_dead.shape} for {count} channels")
     single = height == width == 1
     own_scale = rule == "reference" and not single
     levels, flat = channel_levels(values, "shared" if single else rule)
     flat &= own_scale
     layout = grid_layout(count, height, width)
-    picture = _cells(levels, layout, flat, gone)
+    image = _cells(levels, layout, flat, is_dead)
     if layout.rows > 1:
-        picture = hstack([_row_numbers(layout, count, len(picture)), picture], gap=0)
+        image = hstack([_row_numbers(layout, count, len(image)), image], gap=0)
 
     finite = np.isfinite(values)
-    broken = ~finite.all(axis=(1, 2))
-    facts = f"{count} units" if single else f"{count} channels of {dimensions(height, width)}"
+    not_finite = ~finite.all(axis=(1, 2))
+    facts = (
+        f"{count} units" if single else f"{count} channels of {format_dimensions(height, width)}"
+    )
     facts += ", each on its own scale" if own_scale else ", one scale for all"
-    if quiet := int((flat & ~gone & ~broken).sum()):
-        facts += f", {quiet} constant here (pale line)"
-    alerts = [f"{gone.sum()} of {count} dead (red cross)"] if gone.any() else []
-    alerts += [f"{broken.sum()} of {count} not finite"] if broken.any() else []
+    if constant := int((flat & ~is_dead & ~not_finite).sum()):
+        facts += f", {constant} constant here (pale line)"
+    alerts = [f"{is_dead.sum()} of {count} dead (red cross)"] if is_dead.any() else []
+    alerts += [f"{not_finite.sum()} of {count} not finite"] if not_finite.any() else []
     if own_scale:
         ends = "mean - 2 sd", "+ 2 sd"
     elif finite.any():
-        ends = number(values[finite].min()), number(values[finite].max())
+        ends = format_number(values[finite].min()), format_number(values[finite].max())
     else:
         ends = "nan", "nan"
-    sheet = below_bar(picture, *ends, name=_NAME)
-    return titled(sheet, title, facts, alert=", ".join(alerts))
+    sheet = add_colour_bar(image, *ends, name=_NAME)
+    return add_title(sheet, title, facts, alert=", ".join(alerts))

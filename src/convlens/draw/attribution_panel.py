@@ -1,4 +1,4 @@
-"""What speaks for a class and what against it: [picture | map | overlay], a row for each class."""
+"""Draw what supports a class and what contradicts it: [image | map | overlay], a row per class."""
 
 from __future__ import annotations
 
@@ -6,73 +6,82 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import captioned, text_band, titled
+from convlens.draw.canvas import add_captions, add_title, text_band
 from convlens.draw.colour import (
     DIVERGING,
     HEAT,
-    blended,
+    blend,
     colourise,
     colourise_signed,
-    full_colour,
-    number,
+    format_number,
+    full_colour_value,
     overlay,
 )
-from convlens.draw.grad_cam_panel import ClassMap, class_rows, finite_map, map_legend
-from convlens.draw.picture import Array, resize, scaled_to
-from convlens.draw.text import dimensions
+from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, class_rows, map_legend
+from convlens.draw.picture import Array, resize, resize_cells
+from convlens.draw.text import format_dimensions
 
-_NARROWEST = 192  # width of a column at least: a bar with a sign at both ends needs it
+_NARROWEST = 192  # minimum width of a column, for a bar with signed numbers at both ends
 
 
 def attribution_panel(
-    picture: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
+    image: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
 ) -> np.ndarray:
-    """A row [picture | map | overlay] for each class, uint8 ``(H, W, 3)``.
+    """Draw a row [image | map | overlay] for each class, uint8 ``(H, W, 3)``.
 
-    Signed maps are red where they speak for the class and blue where they speak against it, with
-    zero in the middle; their overlay lies on the picture in grey, which has no red or blue of its
-    own. Maps that are nowhere negative are drawn as heat from 0. The bar below the map tells the
-    ends of the colours: ``scale``, or else the largest value (of maps from 32 × 32 on, the
-    99.5th percentile of the magnitudes; what lies beyond gets the end's colour, and ≥ says so).
+    Signed maps are red where they support the class and blue where they contradict it, with zero in
+    the middle of the scale. Their overlay is drawn on the image in grey, so that red and blue come
+    from the map alone. Maps without negative values are drawn as heat from 0. The bar below the map
+    shows the ends of the colour scale: ``scale``, or else the largest value. For maps of at least
+    32 × 32 it is the 99.5th percentile of the magnitudes; larger values get the colour of the end,
+    and the bar says so with ≥.
 
-    The band above a row is that of :func:`~convlens.draw.grad_cam_panel.grad_cam_panel`.
+    The band above each row is the one of ``convlens.draw.grad_cam_panel.grad_cam_panel``.
 
     Args:
-        picture: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`.
-        maps: one entry for each class, drawn in this order; here a map may be negative.
-        title: the picture, the method, the epoch.
-        note: what a reader should know of these maps, on a line of its own in red.
+        image: ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
+        maps: One entry for each class, drawn in this order; maps may be negative here.
+        title: The image, the method, the epoch.
+        note: What a reader should know about these maps, on a red line of its own.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: no map, or a picture or map of another shape.
+        ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    return titled(class_rows(picture, maps, _row, _NARROWEST), title, alert=note)
+    return add_title(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
 
 
-def _row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
-    values, finite = finite_map(entry.map)
-    high = full_colour(values) if entry.scale is None else float(entry.scale)
+def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
+    """Draw [image | map | overlay] of one class."""
+    values, finite = as_finite_map(entry.map)
+    high = full_colour_value(values) if entry.scale is None else float(entry.scale)
     beyond = bool(np.abs(values).max() > high)
-    flat = scaled_to(values, image.shape[:2])
+    flat = resize_cells(values, picture.shape[:2])
     if (values < 0).any():
-        name, low, meaning = DIVERGING, "≤ " * beyond + number(-high), "red: for, blue: against"
-        drawn, covered = colourise_signed(flat, high), _signed_overlay(image, values, high)
+        name, low, meaning = (
+            DIVERGING,
+            "≤ " * beyond + format_number(-high),
+            "red: for, blue: against",
+        )
+        drawn, covered = colourise_signed(flat, high), _signed_overlay(picture, values, high)
     else:
         name, low, meaning = HEAT, "0", "overlay"
-        drawn, covered = colourise(flat, HEAT, 0, high), overlay(image, values, high=high)
-    width = max(image.shape[1], _NARROWEST)
-    ends = low, "≥ " * beyond + number(high)
-    below = map_legend(values, finite, width, *ends, dimensions(*values.shape), name)
-    return captioned(
-        (image, text_band(width, "picture")),
+        drawn, covered = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
+    width = max(picture.shape[1], _NARROWEST)
+    ends = low, "≥ " * beyond + format_number(high)
+    below = map_legend(values, finite, width, *ends, format_dimensions(*values.shape), name)
+    return add_captions(
+        (picture, text_band(width, "image")),
         (drawn, below),
         (covered, text_band(width, meaning)),
     )
 
 
-def _signed_overlay(image: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
-    """The picture in grey below the map's colours; the larger the value, the more they cover."""
-    luma = (image @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
+def _signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
+    """Draw the image in grey with the map on top; larger magnitudes cover more of the image."""
+    luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
     grey = np.repeat(luma[..., None], 3, axis=2)
-    parts = resize((values / high).clip(-1, 1), image.shape[:2], "bilinear").clip(-1, 1)
-    return blended(grey, colourise_signed(parts, 1), np.abs(parts))
+    unit = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
+    return blend(grey, colourise_signed(unit, 1), np.abs(unit))

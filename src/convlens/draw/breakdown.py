@@ -1,4 +1,4 @@
-"""What the mistakes consist of: the commonest pairs (true class → answer) as bars."""
+"""Draw the most frequent mistakes (true class → predicted class) as bars."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, text_band, titled, write
-from convlens.draw.confusion_matrix import checked_counts
+from convlens.draw.canvas import Label, add_title, blank, text_band, write_labels
+from convlens.draw.confusion_matrix import check_counts
 from convlens.draw.palette import GREEN, MUTED, RED
 from convlens.draw.picture import Array
 from convlens.draw.text import BODY, shorten, text_width
 
-_NAME = 170  # pixels one class name may take
-_BAR = 240  # pixels of the longest bar
-_ROW = 24  # pixels from one pair to the next
+_NAME = 170  # maximum width of a class name, pixels
+_BAR = 240  # length of the longest bar, pixels
+_ROW = 24  # height of a row, pixels
 _ARROW = " → "
 
 
-def common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """The commonest mistakes ``(true, predicted, count)``, the most frequent first.
+def find_common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """Return the most frequent mistakes ``(true, predicted, count)``, the most frequent first.
 
-    ``counts`` is ``(K, K)``, true × predicted. Of equals the first true class comes first, then
-    the first predicted one; pairs that never occur are left out.
+    Ties are ordered by true class, then by predicted class. Pairs that never occur are left out.
 
-    >>> common_mistakes(np.array([[5, 1, 0], [3, 2, 1], [0, 0, 9]]), most=2)
+    Args:
+        counts: ``(K, K)``, true × predicted.
+        most: Maximum number of pairs.
+
+    Returns:
+        At most ``most`` pairs with their counts.
+
+    >>> find_common_mistakes(np.array([[5, 1, 0], [3, 2, 1], [0, 0, 9]]), most=2)
     [(1, 0, 3), (0, 1, 1)]
     """
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
@@ -33,66 +39,66 @@ def common_mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]
     return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p]]
 
 
-def _bars(rows: list[tuple[str, int, str]]) -> np.ndarray:
-    """A row for each (pair's names, count, words): the names, a bar, the words."""
+def _draw_bars(rows: list[tuple[str, int, str]]) -> np.ndarray:
+    """Draw a row for each (label, count, text): the label, a bar, the text."""
     heads, counts, words = zip(*rows, strict=True)
     left = max(map(text_width, heads)) + 10
     right = max(map(text_width, words)) + 8
-    image, labels = blank(_ROW * len(rows), left + _BAR + right), []
+    picture, labels = blank(_ROW * len(rows), left + _BAR + right), []
     for row, (head, count, text) in enumerate(rows):
         top, middle = row * _ROW + 3, row * _ROW + _ROW // 2
         end = left + max(1, round(_BAR * count / max(counts)))
-        image[top : top + _ROW - 6, left:end] = RED
+        picture[top : top + _ROW - 6, left:end] = RED
         labels.append(Label(left - 10, middle, head, anchor="rm"))
         labels.append(Label(end + 8, middle, text, MUTED))
-    return write(image, labels)
+    return write_labels(picture, labels)
 
 
-def _share(share: float) -> str:
-    """Whole per cent, and never 0 % for what is there.
+def _format_fraction(fraction: float) -> str:
+    """Return whole per cent, but never 0% for something that occurs.
 
-    >>> _share(0.54), _share(0.002)
+    >>> _format_fraction(0.54), _format_fraction(0.002)
     ('54%', '<1%')
     """
-    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
+    return "<1%" if 0 < fraction < 0.01 else f"{fraction:.0%}"
 
 
 def breakdown(
     counts: Array, class_names: Sequence[str], *, title: str, most: int = 10
 ) -> np.ndarray:
-    """The commonest mistakes, one bar for each pair (true class → predicted class).
+    """Draw the most frequent mistakes, one bar for each pair (true class → predicted class).
 
-    Beside a bar stands how many pictures it means, and which share of the true class's pictures.
-    Without any mistake, or any picture, a line says so.
+    Beside each bar is the number of images and the fraction of the true class's images. If there
+    are no mistakes, or no images, a line says so.
 
     Args:
         counts: ``(K, K)``, true × predicted, see
-            :func:`~convlens.draw.confusion_matrix.confusion_counts`.
+            ``convlens.draw.confusion_matrix.confusion_counts``.
         class_names: K names; long ones are shortened.
-        title: the split, the epoch.
-        most: pairs at most.
+        title: The split, the epoch.
+        most: Maximum number of pairs.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``counts``, a count below zero, or no pair wanted.
+        ValueError: ``counts`` has a wrong shape or a negative count, or ``most`` is below 1.
     """
-    values = checked_counts(counts, class_names)
+    values = check_counts(counts, class_names)
     if most < 1:
-        raise ValueError(f"most={most}: at least one pair is drawn")
+        raise ValueError(f"most={most}: must be at least 1")
     total, wrong = int(values.sum()), int(values.sum() - values.trace())
     if not wrong:
-        word, ink = ("no mistakes", GREEN) if total else ("no pictures", MUTED)
-        return titled(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
+        word, ink = ("no mistakes", GREEN) if total else ("no images", MUTED)
+        return add_title(text_band(_BAR, word, size=BODY, bold=True, ink=ink), title)
     rows = []
-    for true, said, count in common_mistakes(values, most):
-        name, answer = (shorten(class_names[place], _NAME) for place in (true, said))
-        share = _share(count / values[true].sum())
-        rows.append((f"{name}{_ARROW}{answer}", count, f"{count} ({share} of {name})"))
-    facts = f"{wrong} mistakes among {total} pictures ({wrong / total:.1%})"
-    kinds = int((values > 0).sum() - (values.diagonal() > 0).sum())
-    if kinds > len(rows):
-        shown = sum(count for _, count, _ in rows)
-        facts += f"; the {len(rows)} commonest of {kinds} pairs, {shown} mistakes"
-    return titled(_bars(rows), title, facts)
+    for true, predicted, count in find_common_mistakes(values, most):
+        name, answer = (shorten(class_names[index], _NAME) for index in (true, predicted))
+        fraction = _format_fraction(count / values[true].sum())
+        rows.append((f"{name}{_ARROW}{answer}", count, f"{count} ({fraction} of {name})"))
+    facts = f"{wrong} mistakes in {total} images ({wrong / total:.1%})"
+    pairs = int((values > 0).sum() - (values.diagonal() > 0).sum())
+    if pairs > len(rows):
+        drawn = sum(count for _, count, _ in rows)
+        facts += f"; the {len(rows)} most frequent of {pairs} pairs: {drawn} mistakes"
+    return add_title(_draw_bars(rows), title, facts)

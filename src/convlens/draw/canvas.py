@@ -1,4 +1,4 @@
-"""Panels from images: stacking, tiling, lettering, and the title above."""
+"""Compose panels from pictures: stacking, tiling, text, and the title above."""
 
 from __future__ import annotations
 
@@ -22,82 +22,85 @@ from convlens.draw.text import (
 )
 
 PAD = 12  # pixels around a panel
-GAP = 8  # pixels between the images of a panel
-_TITLE_MAY_WIDEN_TO = 420  # a narrow image gets a wider canvas up to here, then the title wraps
+GAP = 8  # pixels between the pictures of a panel
+_TITLE_MAY_WIDEN_TO = 420  # pixels that a long title may widen the canvas to before it wraps
 
 
 def blank(height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """A plain image of one colour."""
+    """Return a plain picture of one colour."""
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:1] = colour
-    canvas[1:] = canvas[:1]  # whole rows: ten times faster than pixel by pixel
+    canvas[1:] = canvas[:1]  # copying whole rows is ten times faster than setting pixels
     return canvas
 
 
-def _stack(images: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
-    """Images in a line along ``axis``, the shorter ones filled up at the far edge."""
-    if not images:
-        raise ValueError("nothing to stack: the list of images is empty")
-    size = [max(image.shape[edge] for image in images) for edge in (0, 1)]
-    size[axis] = sum(image.shape[axis] for image in images) + gap * (len(images) - 1)
+def _stack(pictures: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
+    """Place pictures in a line along ``axis``; shorter ones are padded at the far edge."""
+    if not pictures:
+        raise ValueError("nothing to stack: the list of pictures is empty")
+    size = [max(picture.shape[edge] for picture in pictures) for edge in (0, 1)]
+    size[axis] = sum(picture.shape[axis] for picture in pictures) + gap * (len(pictures) - 1)
     canvas = blank(*size)
     along, start = canvas.swapaxes(0, axis), 0  # a view
-    for image in images:
-        part = image.swapaxes(0, axis)
+    for picture in pictures:
+        part = picture.swapaxes(0, axis)
         along[start : start + len(part), : part.shape[1]] = part
         start += len(part) + gap
     return canvas
 
 
-def hstack(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Images side by side, ``gap`` pixels apart, aligned at the top."""
-    return _stack(images, 1, gap)
+def hstack(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
+    """Place pictures side by side, ``gap`` pixels apart, aligned at the top."""
+    return _stack(pictures, 1, gap)
 
 
-def vstack(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Images one below the other, ``gap`` pixels apart, aligned at the left."""
-    return _stack(images, 0, gap)
+def vstack(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
+    """Place pictures below each other, ``gap`` pixels apart, aligned at the left."""
+    return _stack(pictures, 0, gap)
 
 
-def captioned(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Images side by side, each above its caption."""
+def add_captions(*columns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Place pictures side by side, each with its caption below."""
     return hstack([vstack(column, gap=2) for column in columns])
 
 
-def tile(images: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.ndarray:
-    """Images in rows of ``columns``, ``pad`` pixels apart; every cell has the largest one's size.
+def tile(pictures: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.ndarray:
+    """Place pictures in rows of ``columns``, ``pad`` pixels apart; all cells have the largest size.
 
-    With fewer images than ``columns`` the row is as long as there are images.
+    With fewer pictures than ``columns`` there is one row without empty cells.
+
+    Raises:
+        ValueError: There is no picture, or ``columns`` is below 1.
     """
-    if not images or columns < 1:
-        raise ValueError(f"cannot tile {len(images)} images in {columns} columns")
-    height = max(image.shape[0] for image in images)
-    width = max(image.shape[1] for image in images)
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
+    if not pictures or columns < 1:
+        raise ValueError(f"cannot tile {len(pictures)} pictures in {columns} columns")
+    height = max(picture.shape[0] for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
     canvas = blank(rows * (height + pad) - pad, columns * (width + pad) - pad)
-    for index, image in enumerate(images):
+    for index, picture in enumerate(pictures):
         top, left = index // columns * (height + pad), index % columns * (width + pad)
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return canvas
 
 
-def centred(image: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """``image`` in the middle of a plain ground of at least ``height`` × ``width`` pixels."""
-    tall, wide = image.shape[:2]
+def centre(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
+    """Place ``picture`` centrally on a plain ground of at least ``height`` × ``width``."""
+    tall, wide = picture.shape[:2]
     ground = blank(max(height, tall), max(width, wide), colour)
     top, left = (ground.shape[0] - tall) // 2, (ground.shape[1] - wide) // 2
-    ground[top : top + tall, left : left + wide] = image
+    ground[top : top + tall, left : left + wide] = picture
     return ground
 
 
-def framed(image: np.ndarray, pad: int = PAD) -> np.ndarray:
-    """``image`` with a margin of ``pad`` pixels all around."""
-    return centred(image, image.shape[0] + 2 * pad, image.shape[1] + 2 * pad)
+def add_margin(picture: np.ndarray, pad: int = PAD) -> np.ndarray:
+    """Add a margin of ``pad`` pixels all around ``picture``."""
+    return centre(picture, picture.shape[0] + 2 * pad, picture.shape[1] + 2 * pad)
 
 
 def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the rising and of the falling diagonal, bool ``(height, width)`` each."""
+    """Return the pixels of the rising and the falling diagonal, bool ``(height, width)`` each."""
     y, x = np.mgrid[:height, :width]
     y, x = (y + 0.5) / height, (x + 0.5) / width
     thin = thickness / min(height, width)
@@ -106,10 +109,17 @@ def diagonals(height: int, width: int, thickness: float) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text and where it stands: ``x``, ``y`` in pixels, at the anchor's point.
+    """A line of text and its position.
 
-    ``anchor`` is Pillow's: "lm" puts (x, y) at the left end and half the height, "mm" at the
-    middle, "rm" at the right end.
+    Attributes:
+        x: Column of the anchor in pixels.
+        y: Row of the anchor in pixels.
+        text: The text.
+        ink: Its colour.
+        size: Height of the letters in pixels.
+        bold: Whether the text is bold.
+        anchor: Pillow's anchor: "lm" puts (x, y) at the left end of the text, "mm" at its middle,
+            "rm" at its right end, always at half its height.
     """
 
     x: int
@@ -121,9 +131,9 @@ class Label:
     anchor: str = "lm"
 
 
-def write(image: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
-    """A copy of ``image`` with ``labels`` on it (one conversion for any number of them)."""
-    canvas = Image.fromarray(image)
+def write_labels(picture: np.ndarray, labels: Iterable[Label]) -> np.ndarray:
+    """Return a copy of ``picture`` with ``labels`` on it, converted once for all labels."""
+    canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     for label in labels:
         letters, place = font(label.size, label.bold), (label.x, label.y)
@@ -140,9 +150,19 @@ def text_band(
     background: Colour = BACKGROUND,
     centre: bool = False,
 ) -> np.ndarray:
-    """An image ``width`` pixels wide with ``lines`` of text, each shortened to fit.
+    """Return a picture with lines of text, each shortened to fit.
 
-    ``size`` is the letters' height in pixels.
+    Args:
+        width: Width of the picture in pixels.
+        *lines: The lines of text.
+        size: Height of the letters in pixels.
+        bold: Whether the text is bold.
+        ink: Colour of the text.
+        background: Colour of the ground.
+        centre: Whether lines are centred instead of left-aligned.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
     """
     step = line_height(size)
     x, anchor = (width // 2, "mm") if centre else (0, "lm")
@@ -150,26 +170,26 @@ def text_band(
     for index, line in enumerate(lines):
         text = shorten(line, width, size, bold)
         labels.append(Label(x, index * step + step // 2, text, ink, size, bold, anchor))
-    return write(blank(step * len(lines), width, background), labels)
+    return write_labels(blank(step * len(lines), width, background), labels)
 
 
-def titled(
-    image: np.ndarray, title: str, subtitle: str | None = None, *, alert: str | None = None
+def add_title(
+    picture: np.ndarray, title: str, subtitle: str | None = None, *, alert: str | None = None
 ) -> np.ndarray:
-    """``image`` framed, below a bold ``title``, a muted ``subtitle`` and a red ``alert``.
+    """Frame ``picture`` and add a bold ``title``, a muted ``subtitle`` and a red ``alert`` above.
 
-    Too long a title widens a narrow canvas a little, then wraps, then ends in ``…``. The image
-    itself is unchanged and stands at the lower left: its last row and first column lie ``PAD``
+    A title that is too long first widens a narrow canvas a little, then wraps, then ends in ``…``.
+    The picture itself is unchanged at the lower left: its last row and its first column are ``PAD``
     pixels from the edges.
     """
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]
     if not texts:
-        return framed(image)
-    wish = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
-    width = max(image.shape[1], min(wish, _TITLE_MAY_WIDEN_TO))
+        return add_margin(picture)
+    needed = max(text_width(printable(text), size, bold) for text, size, bold, _ in texts)
+    width = max(picture.shape[1], min(needed, _TITLE_MAY_WIDEN_TO))
     bands = [
         text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts
     ]
-    return framed(vstack([vstack(bands, gap=2), image]))
+    return add_margin(vstack([vstack(bands, gap=2), picture]))

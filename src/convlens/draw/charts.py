@@ -1,4 +1,4 @@
-"""Charts by Matplotlib in the panels' colours, as images: learning curves, depth, rates."""
+"""Draw charts with Matplotlib in the colours of the panels: learning curves, depth, rates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convlens.draw.canvas import titled
-from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, html
+from convlens.draw.canvas import add_title
+from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, hex_colour
 from convlens.draw.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -17,65 +17,65 @@ if TYPE_CHECKING:
 
 _DPI = 100
 _BLUE = "#3465c0"
-_PARTS = {  # of the data: colour and name of a line
+_PARTS = {  # split -> colour and name of its line
     "train": (_BLUE, "training"),
     "val": ("#e27a18", "validation"),
-    "test": (html(GREEN), "test"),
+    "test": (hex_colour(GREEN), "test"),
 }
-_NAME = 170  # pixels a layer's name may take
+_NAME = 170  # maximum width of a layer's name, pixels
 _STEP = 14  # pixels from one layer's name to the next
-_NARROWEST, _WIDEST = 520, 1500  # pixels of a chart over depth
-_SMALL = {"color": html(MUTED), "fontsize": 9}  # words at an axis
-_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": html(INK)}
-_RING = {"ms": 9, "mfc": "none", "mec": html(RED), "mew": 1.6}
+_NARROWEST, _WIDEST = 520, 1500  # width of a depth chart, pixels
+_SMALL = {"color": hex_colour(MUTED), "fontsize": 9}  # text at an axis
+_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": hex_colour(INK)}
+_RING = {"ms": 9, "mfc": "none", "mec": hex_colour(RED), "mew": 1.6}
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, known to no pyplot: nothing global."""
+    """Return an empty figure of that many inches, independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(
-        figsize=(width, height), dpi=_DPI, facecolor=html(BACKGROUND), layout="constrained"
+        figsize=(width, height), dpi=_DPI, facecolor=hex_colour(BACKGROUND), layout="constrained"
     )
     FigureCanvasAgg(figure)
     return figure
 
 
 def _style(axes: Axes, xlabel: str) -> None:
-    """Only what helps reading: two quiet axis lines and a faint grid."""
-    axes.set_facecolor(html(BACKGROUND))
+    """Keep only what helps reading: two quiet axis lines and a faint grid."""
+    axes.set_facecolor(hex_colour(BACKGROUND))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(html(MUTED))
+    axes.spines[["left", "bottom"]].set_color(hex_colour(MUTED))
     axes.set_axisbelow(True)
     axes.grid(True, color="#e3e5e8", linewidth=0.8)
-    axes.tick_params(colors=html(MUTED), labelsize=9)
+    axes.tick_params(colors=hex_colour(MUTED), labelsize=9)
     axes.set_xlabel(xlabel, **_SMALL)
 
 
-def _image_of(figure: Figure, title: str) -> np.ndarray:
-    """The drawn figure below its title, uint8 ``(H, W, 3)``."""
+def _draw_figure(figure: Figure, title: str) -> np.ndarray:
+    """Draw the figure below its title, uint8 ``(H, W, 3)``."""
     figure.canvas.draw()
-    return titled(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
+    return add_title(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
 
 
-def best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
-    """The epoch of the lowest finite ``val/loss``, the first of equals; None if there is none."""
+def find_best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
+    """Return the epoch of the lowest finite ``val/loss`` (the first of equals), or None."""
     losses = np.asarray(history.get("val/loss", ()), float)
     finite = np.isfinite(losses)
     return int(epochs[np.where(finite, losses, np.inf).argmin()]) if finite.any() else None
 
 
-def _curves(
+def _draw_curves(
     axes: Axes, series: Mapping[str, Sequence[float]], epochs: Sequence[int], best: int | None
 ) -> None:
-    """One line for each part of the data, and a ring where the best epoch is."""
+    """Draw one line for each part of the data, and a ring at the best epoch."""
     for part, values in series.items():
-        colour, name = _PARTS.get(part, (html(SLATE), printable(part)))
+        colour, name = _PARTS.get(part, (hex_colour(SLATE), printable(part)))
         line = np.asarray(values, float)
-        finite = np.isfinite(line)  # a gap: there is no training loss at epoch 0
+        finite = np.isfinite(line)  # there may be no training loss at epoch 0
         marker = "o" if finite.sum() < 15 else None
-        label = name.lstrip("_")  # Matplotlib hides names that start with it
+        label = name.lstrip("_")  # Matplotlib hides labels that start with _
         axes.plot(
             epochs, np.where(finite, line, np.nan), color=colour, label=label,
             linewidth=1.8, marker=marker, markersize=3.5,
@@ -83,24 +83,24 @@ def _curves(
     if best is not None and "val" in series:
         value = float(series["val"][list(epochs).index(best)])
         axes.plot([best], [value], "o", **_RING)
-        # below the ring: the training curve is above it in a chart of accuracy, and the
-        # validation curve itself in one of loss; never across the chart's edge
+        # The text is below the ring, because curves run above it: training in a chart of
+        # accuracy, validation itself in a chart of loss. It must not cross the chart's edge.
         along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
         axes.annotate(
             f"{value:.3f} at epoch {best}", (best, value), xytext=(0, -18),
-            textcoords="offset points", fontsize=9, color=html(RED),
+            textcoords="offset points", fontsize=9, color=hex_colour(RED),
             ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
-            bbox={"fc": html(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
+            bbox={"fc": hex_colour(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
 
 
-def _marks(axes: Axes, marks: Mapping[str, int]) -> None:
-    """A dashed upright line with its name for each mark."""
+def _draw_marks(axes: Axes, marks: Mapping[str, int]) -> None:
+    """Draw a dashed vertical line with its name for each mark."""
     for name, epoch in marks.items():
-        axes.axvline(epoch, color=html(MUTED), linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(epoch, color=hex_colour(MUTED), linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
             epoch, 0.02, " " + shorten(name, 150), transform=axes.get_xaxis_transform(),
-            rotation=90, ha="right", va="bottom", fontsize=8.5, color=html(MUTED),
+            rotation=90, ha="right", va="bottom", fontsize=8.5, color=hex_colour(MUTED),
             parse_math=False,
         )  # fmt: skip
 
@@ -112,23 +112,23 @@ def learning_curves(
     title: str,
     marks: Mapping[str, int] | None = None,
 ) -> np.ndarray:
-    """Training and validation in one chart for each metric, side by side.
+    """Draw training and validation in one chart per metric, side by side.
 
-    The epoch of the lowest ``val/loss`` is ringed in every chart that has a validation curve.
+    In every chart with a validation curve, a ring marks the epoch of the lowest ``val/loss``.
 
     Args:
-        history: tags such as ``train/loss``, ``val/loss``, ``val/accuracy``, each with one value
-            an epoch; NaN where there is none. Tags that share what follows the ``/`` share a
-            chart; loss comes first, then accuracy, then the others by name.
-        epochs: completed epochs, as many as there are values, rising.
-        title: the run.
-        marks: upright dashed lines, name → epoch ("block5 unfrozen" → 5).
+        history: Tags such as ``train/loss``, ``val/loss``, ``val/accuracy``, each with one value
+            per epoch; NaN where there is none. Tags with the same name after the ``/`` share a
+            chart. Loss comes first, then accuracy, then the others by name.
+        epochs: Completed epochs in rising order, as many as there are values.
+        title: The run.
+        marks: Dashed vertical lines, name → epoch ("block5 unfrozen" → 5).
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: nothing to draw, or a series of another length than ``epochs``.
+        ValueError: There is nothing to draw, or a series and ``epochs`` differ in length.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -143,25 +143,25 @@ def learning_curves(
     order = {"loss": 0, "accuracy": 1}
     metrics = sorted(charts, key=lambda metric: (order.get(metric, 2), metric))
     figure = _new_figure(4.8 * len(metrics), 3.4)
-    best = best_epoch(history, epochs)
+    best = find_best_epoch(history, epochs)
     every = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(every, metrics, strict=True):
         _style(axes, "completed epochs")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         heading = shorten(metric, 300)
-        axes.set_title(heading, loc="left", color=html(INK), fontsize=11, parse_math=False)
-        _curves(axes, charts[metric], epochs, best)
-        _marks(axes, marks or {})
+        axes.set_title(heading, loc="left", color=hex_colour(INK), fontsize=11, parse_math=False)
+        _draw_curves(axes, charts[metric], epochs, best)
+        _draw_marks(axes, marks or {})
         axes.margins(x=0.04, y=0.16)
         axes.legend(loc="best", **_LEGEND)
-    return _image_of(figure, title)
+    return _draw_figure(figure, title)
 
 
 def layer_labels(layers: Sequence[str]) -> list[str]:
-    """Names of layers as short as a chart wants them.
+    """Shorten the names of layers for a chart.
 
-    The dotted parts at the beginning that all share are left out, and what is still too long
-    loses its beginning: layers differ at the end.
+    The leading parts that all names share are dropped. Names that are still too long lose their
+    beginning, because layers differ at the end.
 
     >>> layer_labels(["backbone.block1.conv", "backbone.block2.conv"])
     ['block1.conv', 'block2.conv']
@@ -181,21 +181,21 @@ def depth_chart(
     title: str,
     what: str,
 ) -> np.ndarray:
-    """A share of every layer, from the first to the last: now (strong), before training (grey).
+    """Draw one value per layer from first to last: now (strong) and before training (grey).
 
     Args:
-        layers: names in the order of depth; their common beginning is left out.
-        now: one value in [0, 1] a layer, such as its sparsity or its share of dead channels; NaN
-            leaves a gap.
-        before: likewise at epoch 0; None where it is not known.
-        title: the picture's heading.
-        what: what the values are, written at the axis.
+        layers: Names in the order of depth; their common beginning is dropped.
+        now: One value in [0, 1] per layer, such as its sparsity or its fraction of dead channels;
+            NaN leaves a gap.
+        before: The same at epoch 0; None if unknown.
+        title: The heading of the picture.
+        what: What the values are, written at the axis.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: no layer, another number of values, or values outside [0, 1].
+        ValueError: There is no layer, the number of values differs, or a value is outside [0, 1].
     """
     count = len(layers)
     width = min(max(_STEP * count + 120, _NARROWEST), _WIDEST)
@@ -211,7 +211,7 @@ def depth_chart(
         if not count or len(values) != count:
             raise ValueError(f"{name} has {len(values)} values for {count} layers")
         if not all(0 <= value <= 1 for value in values if not np.isnan(value)):
-            raise ValueError(f"{name} has values outside [0, 1]")
+            raise ValueError(f"{name} has values outside 0 to 1")
         axes.plot(
             depth, np.asarray(values, float), color=colour, label=name,
             linewidth=thick, marker=marker, markersize=size,
@@ -220,12 +220,12 @@ def depth_chart(
     labels = layer_labels(layers)
     axes.set_xticks(depth[::every], labels[::every], rotation=90, parse_math=False)
     axes.set_xlim(-0.5, count - 0.5)
-    axes.set_ylim(-0.03, 1.03)  # the whole range: 0.01 against 0.02 shall look like little
+    axes.set_ylim(-0.03, 1.03)  # the whole range, so that 0.01 and 0.02 look close
     _style(axes, "depth: from the first layer to the last")
     axes.set_ylabel(shorten(what, 260), parse_math=False, **_SMALL)
-    # above the chart: inside it every corner may be where a line runs
+    # above the chart, because lines may run through every corner of it
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **_LEGEND)
-    return _image_of(figure, title)
+    return _draw_figure(figure, title)
 
 
 def rate_curve(
@@ -236,17 +236,20 @@ def rate_curve(
     *,
     title: str,
 ) -> np.ndarray:
-    """The learning-rate range test: loss of each step (faint) and its average over the rate.
+    """Draw the learning-rate range test: the loss of each step (faint) and its average.
 
     Args:
-        rates, smooth, losses: one value a step, rates rising.
-        best: the suggested rate, marked; None for no mark.
+        rates: The learning rate of each step, rising.
+        smooth: The averaged loss of each step.
+        losses: The loss of each step.
+        best: The suggested rate, which is marked; None for no mark.
+        title: The heading of the picture.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: no step.
+        ValueError: There is no step.
     """
     if not len(rates):
         raise ValueError("a rate curve needs at least one step")
@@ -259,14 +262,14 @@ def rate_curve(
         place = best, float(smooth[list(rates).index(best)])
         axes.plot(*place, "o", **_RING)
         axes.annotate(
-            f"steepest fall at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
-            color=html(RED), fontsize=9,
+            f"steepest descent at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
+            color=hex_colour(RED), fontsize=9,
         )  # fmt: skip
-    # the first steps and the explosion at the end would flatten what lies between
+    # the first steps and the divergence at the end would flatten everything in between
     top = max(smooth[0], float(np.median(smooth))) * 1.5
     axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
     _style(axes, "learning rate")
     axes.spines[["left", "bottom"]].set_color("black")
-    axes.set_title("training loss", loc="left", color=html(INK), fontsize=11)
+    axes.set_title("training loss", loc="left", color=hex_colour(INK), fontsize=11)
     axes.legend(loc="upper left", **_LEGEND)
-    return _image_of(figure, title)
+    return _draw_figure(figure, title)

@@ -1,4 +1,4 @@
-"""Where the network looks for each class on the whole: mean maps on one colour scale.
+"""Draw where the network looks for each class on average: mean maps on one colour scale.
 
 Legend: ``K`` classes, ``h w`` height and width of the maps.
 """
@@ -9,81 +9,80 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import GAP, centred, text_band, tile, titled, vstack
-from convlens.draw.colour import HEAT, below_bar, colourise, number
+from convlens.draw.canvas import GAP, add_title, centre, text_band, tile, vstack
+from convlens.draw.colour import HEAT, add_colour_bar, colourise, format_number
 from convlens.draw.palette import EMPTY, INK
-from convlens.draw.picture import Array, as_array, legible, legible_size
-from convlens.draw.text import dimensions
+from convlens.draw.picture import Array, as_array, legible_size, make_legible
+from convlens.draw.text import format_dimensions
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
-_NARROWEST = 112  # width of a column at least: names need it
-_WIDEST = 1000  # pixels that a row of maps takes at most
+_NARROWEST = 112  # minimum width of a column, for the names, pixels
+_WIDEST = 1000  # maximum width of a row of maps, pixels
 
 
 def class_means(
     maps: Array, counts: Array, class_names: Sequence[str], *, title: str, most: int = 64
 ) -> np.ndarray:
-    """The mean map of each class, all on one colour scale, with its number of pictures.
+    """Draw the mean map of each class, all on one colour scale, with its number of images.
 
-    Maps are drawn cell by cell, so that their true resolution is seen and evidence at the border
-    or in a corner (a mark, a frame) stands out. The scale reaches from 0, or the lowest value
-    where one is below, to the highest value of all classes shown.
+    Maps are drawn cell by cell. Their true resolution is visible, and evidence at the border or in
+    a corner (a mark, a frame) stands out. The scale runs from 0, or from the lowest value if that
+    is negative, to the highest value of all classes drawn.
 
     Args:
-        maps: ``(K, h, w)``; those of classes without pictures are not looked at.
-        counts: ``(K,)``, pictures that each mean is over; a class with none says so.
+        maps: ``(K, h, w)``; the maps of classes without images are ignored.
+        counts: ``(K,)``, number of images behind each mean.
         class_names: K names; long ones are shortened.
-        title: the layer, the split, the epoch.
-        most: classes shown at most: those with the most pictures, in class order. Where there are
-            more, those without pictures are left out.
+        title: The layer, the split, the epoch.
+        most: Maximum number of classes. Those with the most images are drawn, in class order; if
+            there are more classes, those without images are left out.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``maps``, lists of another length, or no class wanted.
+        ValueError: ``maps`` has a wrong shape, the lists differ in length, or ``most`` is below 1.
     """
-    values, pictures = as_array(maps).astype(np.float64), as_array(counts).astype(np.int64)
+    values, images = as_array(maps).astype(np.float64), as_array(counts).astype(np.int64)
     if values.ndim != 3 or 0 in values.shape:
-        raise ValueError(f"mean maps are (K, H, W), not {tuple(values.shape)}")
+        raise ValueError(f"mean maps must be (K, H, W), not {tuple(values.shape)}")
     classes = len(values)
-    if pictures.shape != (classes,) or len(class_names) != classes or most < 1:
+    if images.shape != (classes,) or len(class_names) != classes or most < 1:
         raise ValueError(
-            f"{classes} mean maps with counts {pictures.shape}, {len(class_names)} names, "
-            f"most={most}"
+            f"{classes} mean maps with counts {images.shape}, {len(class_names)} names, most={most}"
         )
-    shown = np.argsort(-pictures, kind="stable")[:most]
-    if classes > most and pictures.any():
-        shown = shown[pictures[shown] > 0]  # of very many classes a grey field tells nothing
-    shown = np.sort(shown)
+    drawn = np.argsort(-images, kind="stable")[:most]
+    if classes > most and images.any():
+        drawn = drawn[images[drawn] > 0]  # with many classes, grey fields only take up room
+    drawn = np.sort(drawn)
     finite = np.isfinite(values).all(axis=(1, 2))
-    scale = values[[index for index in shown if pictures[index] and finite[index]]]
+    scale = values[[index for index in drawn if images[index] and finite[index]]]
     low = min(0.0, float(scale.min(initial=0.0)))
     high = float(scale.max(initial=low))
 
     height, width = legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
     column = max(width, _NARROWEST)
     cells = []
-    for index in shown:
-        if pictures[index] and finite[index]:
-            heat = colourise(legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
-        else:  # a grey field with the reason written across it
-            why = "not finite" if pictures[index] else "no pictures"
+    for index in drawn:
+        if images[index] and finite[index]:
+            heat = colourise(make_legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
+        else:  # a grey field with the reason on it
+            why = "not finite" if images[index] else "no images"
             line = text_band(column, why, background=EMPTY, centre=True)
-            heat = centred(line, height, column, EMPTY)
-        many = f"{pictures[index]} picture" + ("" if pictures[index] == 1 else "s")
+            heat = centre(line, height, column, EMPTY)
+        count = f"{images[index]} image" + ("" if images[index] == 1 else "s")
         name = text_band(column, class_names[index], bold=True, ink=INK)
-        cells.append(vstack([heat, vstack([name, text_band(column, many)], gap=0)], gap=2))
+        cells.append(vstack([heat, vstack([name, text_band(column, count)], gap=0)], gap=2))
     sheet = tile(cells, max(1, min(8, (_WIDEST + GAP) // (column + GAP))))
 
-    size = dimensions(*values.shape[1:])
-    facts = f"{pictures.sum()} pictures, maps of {size}, one scale for all classes"
+    size = format_dimensions(*values.shape[1:])
+    facts = f"{images.sum()} images, maps of {size}, one scale for all classes"
     alerts = []
-    if classes > len(shown):
-        alerts.append(f"{len(shown)} of {classes} classes: those with the most pictures")
-    if missing := int((pictures[shown] == 0).sum()):
-        alerts.append(f"{missing} of {classes} classes without pictures (grey)")
-    if broken := int((~finite & (pictures > 0))[shown].sum()):
-        alerts.append(f"{broken} not finite (grey)")
-    sheet = below_bar(sheet, number(low), number(high), name=HEAT)
-    return titled(sheet, title, facts, alert=", ".join(alerts))
+    if classes > len(drawn):
+        alerts.append(f"{len(drawn)} of {classes} classes: those with the most images")
+    if empty := int((images[drawn] == 0).sum()):
+        alerts.append(f"{empty} of {classes} classes without images (grey)")
+    if not_finite := int((~finite & (images > 0))[drawn].sum()):
+        alerts.append(f"{not_finite} not finite (grey)")
+    sheet = add_colour_bar(sheet, format_number(low), format_number(high), name=HEAT)
+    return add_title(sheet, title, facts, alert=", ".join(alerts))

@@ -1,6 +1,6 @@
 """Which classes are taken for which: the confusion matrix.
 
-Legend: ``K`` classes, ``N`` pictures. Rows are the true class, columns the predicted one.
+Legend: ``K`` classes, ``N`` images. Rows are the true class, columns the predicted one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, titled, vstack, write
+from convlens.draw.canvas import Label, add_title, blank, vstack, write_labels
 from convlens.draw.colour import colour_bar, colourise
 from convlens.draw.palette import BACKGROUND, GREEN, GREY, INK, MUTED, WHITE, Colour
 from convlens.draw.picture import Array, as_array
@@ -30,7 +30,7 @@ def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
     """How often each true class got each answer, int64 ``(K, K)``, true × predicted.
 
     Args:
-        labels: ``(N,)`` true classes; pictures of an unknown class (below 0) are left out.
+        labels: ``(N,)`` true classes; images of an unknown class (below 0) are left out.
         answers: ``(N,)`` predicted classes.
         classes: K.
 
@@ -50,7 +50,7 @@ def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
     return flat.reshape(classes, classes)
 
 
-def checked_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
+def check_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
     """``counts`` as int64 ``(K, K)`` with a name for each class.
 
     Raises:
@@ -75,7 +75,7 @@ def _cell_edge(counts: np.ndarray) -> int:
 
 
 def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
-    """The matrix itself: every row as shares of its pictures, numbers in it where they fit."""
+    """The matrix itself: every row as shares of its images, numbers in it where they fit."""
     classes, total = len(counts), counts.sum(axis=1, keepdims=True)
     shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     # without numbers to read, colours must tell 4 % from none: on the root scale they do
@@ -93,7 +93,7 @@ def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
             ink = WHITE if shares[row, column] > 0.65 else INK if hit else MUTED
             x, y = column * edge + middle, row * edge + middle
             labels.append(Label(x, y, str(hit), ink, bold=row == column, anchor="mm"))
-    return write(square, labels)
+    return write_labels(square, labels)
 
 
 def _names(
@@ -114,7 +114,7 @@ def _names(
     for index in shown:
         name, y = shorten(class_names[index], width, SMALL), margin + index * edge + edge // 2
         labels.append(Label(x, y, name, INK, SMALL, anchor=anchor))
-    return write(blank(classes * edge + 2 * margin, width), labels)
+    return write_labels(blank(classes * edge + 2 * margin, width), labels)
 
 
 def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
     right = counts.diagonal() / np.maximum(total, 1)
     worded = edge >= line_height(SMALL)
     words = [
-        f"{share:.1%} of {number}" if number else "no pictures"
+        f"{share:.1%} of {number}" if number else "no images"
         for share, number in zip(right, total.tolist(), strict=True)
     ]
     room = max(text_width(word, SMALL) for word in words) + 6 if worded else 0
@@ -138,16 +138,16 @@ def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
     labels = [
         Label(_BAR + 6, row * edge + edge // 2, word, INK, SMALL) for row, word in enumerate(words)
     ]
-    return write(column, labels)
+    return write_labels(column, labels)
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
     """The true class down, the predicted one along, and each class's accuracy at the right.
 
     A cell's colour is its share of the row, from white (none) to dark blue (all of the class's
-    pictures). Up to 20 classes the counts are written in the cells; beyond, colours follow the
+    images). Up to 20 classes the counts are written in the cells; beyond, colours follow the
     share's square root, as the bar below says, so that rare mistakes are seen. Rows without
-    pictures are grey. Where rows are lower than letters every n-th class is named; from 451
+    images are grey. Where rows are lower than letters every n-th class is named; from 451
     classes on a cell is one pixel.
 
     Args:
@@ -161,7 +161,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     Raises:
         ValueError: another shape of ``counts``, or a count below zero.
     """
-    values = checked_counts(counts, class_names)
+    values = check_counts(counts, class_names)
     edge = _cell_edge(values)
     square, bars = _squares(values, edge), _accuracies(values, edge)
     side = square.shape[0]
@@ -189,10 +189,10 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     ]
     lead = "share of the true class" + (" (root scale)" if len(values) > _NUMBERED else "")
     bar = colour_bar(320, "0", "100 %", name=SHARES, lead=lead)
-    body = vstack([write(sheet, words), bar], gap=10)
+    body = vstack([write_labels(sheet, words), bar], gap=10)
 
     total, hits = int(values.sum()), int(values.trace())
-    facts = f"{total} pictures, {hits} right ({hits / total:.1%})" if total else "no pictures"
+    facts = f"{total} images, {hits} right ({hits / total:.1%})" if total else "no images"
     empty = int((values.sum(axis=1) == 0).sum())
-    alert = f"{empty} of {len(values)} classes without pictures (grey)" if empty else None
-    return titled(body, title, facts, alert=alert)
+    alert = f"{empty} of {len(values)} classes without images (grey)" if empty else None
+    return add_title(body, title, facts, alert=alert)

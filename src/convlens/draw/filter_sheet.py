@@ -1,4 +1,4 @@
-"""What filters look like: kernels, pictures made by gradient ascent, and patches of real ones."""
+"""What filters look like: kernels, images made by gradient ascent, and patches of real ones."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 
 from convlens.draw.canvas import (
     GAP,
+    add_title,
     blank,
-    centred,
+    centre,
     diagonals,
     hstack,
     text_band,
     tile,
-    titled,
     vstack,
 )
 from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed
 from convlens.draw.palette import EMPTY, INK, MUTED
-from convlens.draw.picture import Array, as_array, legible_size, resize, scaled_to, to_uint8
-from convlens.draw.text import SMALL, dimensions, text_width, wrap
+from convlens.draw.picture import Array, as_array, legible_size, resize, resize_cells, to_uint8
+from convlens.draw.text import SMALL, format_dimensions, text_width, wrap
 
 _WIDEST = 1500  # pixels a sheet's cells take together at most
 _KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # longest edge of a cell at least, pixels
@@ -34,8 +34,8 @@ def _columns(count: int, cell_width: int) -> int:
     return -(-count // rows)
 
 
-def kernel_images(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
-    """Kernels ``(O, I, kh, kw)`` as O images ``(kh, kw, 3)``, and how they are to be read.
+def kernel_pictures(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Kernels ``(O, I, kh, kw)`` as O pictures ``(kh, kw, 3)``, and how they are to be read.
 
     Every kernel is divided by its own largest magnitude; zero is the middle.
 
@@ -59,7 +59,7 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     """The weights of a convolution, one numbered and magnified cell for each filter.
 
     Args:
-        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_images` says.
+        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_pictures` says.
         title: the layer.
 
     Returns:
@@ -72,44 +72,45 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     if values.ndim != 4 or 0 in values.shape:
         raise ValueError(f"kernels are (O, I, kh, kw), not {tuple(values.shape)}")
     count, inputs, height, width = values.shape
-    images, read = kernel_images(values)
+    pictures, read = kernel_pictures(values)
     size = legible_size(height, width, _KERNEL_EDGE)
     # a kernel of 7 by 1 is too narrow for its number below it
     column = max(size[1], text_width(str(count - 1), SMALL))
     cells = [
-        vstack([resize(image, size), text_band(column, str(index), centre=True)], gap=1)
-        for index, image in enumerate(images)
+        vstack([resize(picture, size), text_band(column, str(index), centre=True)], gap=1)
+        for index, picture in enumerate(pictures)
     ]
     sheet = tile(cells, _columns(count, column))
-    facts = f"{count} kernels {dimensions(inputs, height, width)}, {read}, each by its own maximum"
+    shape = format_dimensions(inputs, height, width)
+    facts = f"{count} kernels {shape}, {read}, each divided by its maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:
         bar = colour_bar(min(220, max(160, sheet.shape[1])), "-max", "+max", name=DIVERGING)
         sheet = vstack([bar, sheet], gap=6)
-    return titled(sheet, title, facts, alert=alert)
+    return add_title(sheet, title, facts, alert=alert)
 
 
 def _crossed(height: int, width: int) -> np.ndarray:
-    """The cell of a filter that has no picture: grey, with both diagonals."""
+    """The cell of a filter that has no image: grey, with both diagonals."""
     cell = blank(height, width, EMPTY)
     rising, falling = diagonals(height, width, 1.0)
     cell[rising | falling] = MUTED
     return cell
 
 
-def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture as large as ``size`` allows, on plain ground.
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image as large as ``size`` allows, on plain ground.
 
     Magnified by whole pixels, unless that would leave more than a fifth of the room empty.
     """
-    image = to_uint8(picture)
-    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    picture = to_uint8(image)
+    scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
     whole = scale >= 1 and int(scale) >= 0.8 * scale
     scale = int(scale) if whole else scale
-    height, width = (max(1, round(edge * scale)) for edge in image.shape[:2])
-    image = resize(image, (height, width), "nearest" if whole else "bilinear")
-    return centred(image, *size)
+    height, width = (max(1, round(edge * scale)) for edge in picture.shape[:2])
+    picture = resize(picture, (height, width), "nearest" if whole else "bilinear")
+    return centre(picture, *size)
 
 
 def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
@@ -124,18 +125,18 @@ def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
 
 
 def _filter_cell(
-    picture: np.ndarray,
+    image: np.ndarray,
     unit: int,
     mark: str | None,
     label: str | None,
     patches: np.ndarray | None,
 ) -> np.ndarray:
-    """One picture of a unit, its patches to the right, its name below; a marked one says why."""
-    image = to_uint8(picture)
-    size = legible_size(*image.shape[:2], _PICTURE_EDGE, 256)
-    column = max(size[1], 64)  # room for the name below a narrow picture
+    """One image of a unit, its patches to the right, its name below; a marked one says why."""
+    picture = to_uint8(image)
+    size = legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
+    column = max(size[1], 64)  # room for the name below a narrow image
     if mark is None:
-        cell = scaled_to(image, size)
+        cell = resize_cells(picture, size)
     else:
         why = text_band(column, mark, ink=INK, background=EMPTY, centre=True)
         cell = _crossed(size[0], column)
@@ -150,7 +151,7 @@ def _filter_cell(
 
 
 def filter_sheet(
-    images: Array,
+    pictures: Array,
     units: Sequence[int],
     *,
     title: str,
@@ -159,18 +160,18 @@ def filter_sheet(
     patches: Array | None = None,
     note: str | None = None,
 ) -> np.ndarray:
-    """Pictures that excite units most (gradient ascent), one labelled cell for each unit.
+    """Images that excite units most (gradient ascent), one labelled cell for each unit.
 
     Args:
-        images: ``(U, C, H, W)`` in [0, 1], C 1 or 3.
+        pictures: ``(U, C, H, W)`` in [0, 1], C 1 or 3.
         units: the U units' numbers.
         title: the layer.
-        marks: for each unit None, or why its picture is none: such a cell is grey and crossed,
-            with the mark written on it. A picture with values that are not finite is marked so by
+        marks: for each unit None, or why its image is none: such a cell is grey and crossed,
+            with the mark written on it. An image with values that are not finite is marked so by
             itself.
         labels: what to write below the cells instead of "unit 7", such as class names.
-        patches: ``(U, N, C, h, w)`` in [0, 1]: real pictures that excite the units, to the right
-            of each picture in two rows, read line by line; also beside marked ones. A patch with
+        patches: ``(U, N, C, h, w)`` in [0, 1]: real images that excite the units, to the right
+            of each image in two rows, read line by line; also beside marked ones. A patch with
             values that are not finite is grey and crossed.
         note: where the patches come from, for the line below the title.
 
@@ -178,32 +179,30 @@ def filter_sheet(
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``images`` or ``patches``, or lists of another length.
+        ValueError: another shape of ``pictures`` or ``patches``, or lists of another length.
     """
-    pictures = as_array(images)
-    if pictures.ndim != 4 or 0 in pictures.shape:
-        raise ValueError(f"filter pictures are (U, C, H, W), not {tuple(pictures.shape)}")
-    count = len(pictures)
+    images = as_array(pictures)
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"filter pictures are (U, C, H, W), not {tuple(images.shape)}")
+    count = len(images)
     marks = [None] * count if marks is None else list(marks)
     names = [None] * count if labels is None else labels
     if not len(units) == len(marks) == len(names) == count:
         raise ValueError(
-            f"{count} pictures with {len(units)} units, {len(marks)} marks, {len(names)} labels"
+            f"{count} images with {len(units)} units, {len(marks)} marks, {len(names)} labels"
         )
     real = [None] * count if patches is None else as_array(patches)
     if patches is not None and (real.ndim != 5 or len(real) != count or 0 in real.shape):
         raise ValueError(f"patches are ({count}, N, C, h, w), not {tuple(real.shape)}")
-    for index in np.flatnonzero(~np.isfinite(pictures).all(axis=(1, 2, 3))):
+    for index in np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))):
         marks[index] = marks[index] or "not finite"
-    cells = [
-        _filter_cell(*entry) for entry in zip(pictures, units, marks, names, real, strict=True)
-    ]
+    cells = [_filter_cell(*entry) for entry in zip(images, units, marks, names, real, strict=True)]
     sheet = tile(cells, _columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
     alert = f"{missing} of {count} without a picture (crossed)" if missing else None
-    facts = f"{count} units, {dimensions(*pictures.shape[2:])} pixels"
+    facts = f"{count} units, {format_dimensions(*images.shape[2:])} pixels"
     if patches is not None:
-        side = dimensions(*real.shape[3:])
+        side = format_dimensions(*real.shape[3:])
         facts += f"; right of each the {real.shape[1]} patches ({side}) that excite it most"
         facts += f", {note}" if note else ""
-    return titled(sheet, title, facts, alert=alert)
+    return add_title(sheet, title, facts, alert=alert)

@@ -1,4 +1,4 @@
-"""Why the network said so: [picture | maps | overlay], one row for each class explained."""
+"""Why the network said so: [image | maps | overlay], one row for each class explained."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from typing import Literal
 
 import numpy as np
 
-from convlens.draw.canvas import Label, blank, captioned, text_band, titled, vstack, write
-from convlens.draw.colour import HEAT, colour_bar, colourise, number, overlay
+from convlens.draw.canvas import (
+    Label,
+    add_captions,
+    add_title,
+    blank,
+    text_band,
+    vstack,
+    write_labels,
+)
+from convlens.draw.colour import HEAT, colour_bar, colourise, format_number, overlay
 from convlens.draw.palette import GREEN, RED, SLATE, WHITE
-from convlens.draw.picture import Array, as_array, legible, scaled_to, to_uint8
-from convlens.draw.text import SMALL, dimensions, shorten, shorten_path, text_width
+from convlens.draw.picture import Array, as_array, make_legible, resize_cells, to_uint8
+from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
@@ -26,7 +34,7 @@ class LayerMap:
 
     Attributes:
         layer: its name.
-        map: ``(h, w)``, at least 0, at the layer's resolution or the picture's.
+        map: ``(h, w)``, at least 0, at the layer's resolution or the image's.
         scale: the value drawn in full colour; None: the map's own maximum.
     """
 
@@ -40,13 +48,13 @@ class ClassMap:
     """The evidence for one class.
 
     Attributes:
-        map: ``(h, w)``, at least 0, at the layer's resolution or the picture's.
+        map: ``(h, w)``, at least 0, at the layer's resolution or the image's.
         class_name: any text.
         role: why this class is explained.
         probability: the network's, in [0, 1].
         scale: the value drawn in full colour; None: the map's own maximum.
         layer: the name of the map's layer, written where there are several.
-        others: maps of other layers, drawn before the map; only ``map`` is laid over the picture.
+        others: maps of other layers, drawn before the map; only ``map`` is laid over the image.
     """
 
     map: Array
@@ -93,10 +101,10 @@ def _class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarray:
     start = 15 + (text_width(name, bold=True) if name else 0)
     labels.append(Label(12, middle, name, bold=True))
     labels.append(Label(start, middle, shorten(tail, width - start - 2)))
-    return write(band, labels)
+    return write_labels(band, labels)
 
 
-def finite_map(map: Array) -> tuple[np.ndarray, bool]:
+def as_finite_map(map: Array) -> tuple[np.ndarray, bool]:
     """A class map as float32, what is not finite as 0, and whether all of it was finite.
 
     Raises:
@@ -121,7 +129,7 @@ def map_legend(
 
 
 def class_rows(
-    picture: Array,
+    image: Array,
     maps: Sequence[ClassMap],
     draw_row: Callable[[np.ndarray, ClassMap], np.ndarray],
     smallest: int = _NARROWEST,
@@ -129,38 +137,38 @@ def class_rows(
     """A row for each class below its band."""
     if not maps:
         raise ValueError("a panel of class maps needs at least one class map")
-    image = legible(to_uint8(picture), smallest)
+    picture = make_legible(to_uint8(image), smallest)
     truth_known = any(entry.role == "true" for entry in maps)
     rows = []
     for entry in maps:
-        row = draw_row(image, entry)
+        row = draw_row(picture, entry)
         rows.append(vstack([_class_band(row.shape[1], entry, truth_known), row], gap=6))
     return vstack(rows)
 
 
-def _class_row(image: np.ndarray, entry: ClassMap) -> np.ndarray:
-    """[picture | maps | overlay] with what each of them is written below."""
-    width = max(image.shape[1], _NARROWEST)
-    columns = [(image, text_band(width, "picture"))]
+def _class_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
+    """[image | maps | overlay] with what each of them is written below."""
+    width = max(picture.shape[1], _NARROWEST)
+    columns = [(picture, text_band(width, "image"))]
     for one in (*entry.others, LayerMap(entry.layer, entry.map, entry.scale)):
-        values, finite = finite_map(one.map)
+        values, finite = as_finite_map(one.map)
         values = values.clip(min=0)
         high = float(values.max()) if one.scale is None else float(one.scale)
-        heat = colourise(scaled_to(values, image.shape[:2]), HEAT, 0, high)
-        lead = f"map {dimensions(*values.shape)}"
-        below = map_legend(values, finite, width, "0", number(high), lead, HEAT)
+        heat = colourise(resize_cells(values, picture.shape[:2]), HEAT, 0, high)
+        lead = f"map {format_dimensions(*values.shape)}"
+        below = map_legend(values, finite, width, "0", format_number(high), lead, HEAT)
         if entry.others:
             below = vstack([below, text_band(width, shorten_path(one.layer, width))], gap=0)
         columns.append((heat, below))
-    covered = overlay(image, values, high=high)
-    return captioned(*columns, (covered, text_band(width, "overlay")))
+    covered = overlay(picture, values, high=high)
+    return add_captions(*columns, (covered, text_band(width, "overlay")))
 
 
-def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
-    """A row [picture | maps | overlay] for each class, uint8 ``(H, W, 3)``.
+def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
+    """A row [image | maps | overlay] for each class, uint8 ``(H, W, 3)``.
 
     The map is drawn cell by cell, so that its true resolution is seen; for the overlay it is
-    interpolated, and covers the picture the more the stronger the evidence. Both are coloured
+    interpolated, and covers the image the more the stronger the evidence. Both are coloured
     from 0 to ``scale``, which the bar below the map tells.
 
     The band above a row names class, probability and role. It is green and says "right" for
@@ -168,12 +176,12 @@ def grad_cam_panel(picture: Array, maps: Sequence[ClassMap], *, title: str) -> n
     where the truth is not told.
 
     Args:
-        picture: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`, as a person sees it
+        image: ``(C, H, W)`` as for :func:`~convlens.draw.canvas.to_uint8`, as a person sees it
             (before normalisation). Small ones are magnified by a whole factor.
         maps: one entry for each class, drawn in this order.
-        title: the picture, the layer, the epoch: whatever tells this panel from others.
+        title: the image, the layer, the epoch: whatever tells this panel from others.
 
     Raises:
-        ValueError: no map, or a picture or map of another shape.
+        ValueError: no map, or an image or map of another shape.
     """
-    return titled(class_rows(picture, maps, _class_row), title)
+    return add_title(class_rows(image, maps, _class_row), title)

@@ -15,10 +15,10 @@ EMPTY: Colour = (214, 216, 220)  # a cell that has nothing to show
 WHITE: Colour = (255, 255, 255)
 
 
-def html(colour: Colour) -> str:
+def hex_colour(colour: Colour) -> str:
     """A colour as Matplotlib takes it.
 
-    >>> html((255, 214, 0))
+    >>> hex_colour((255, 214, 0))
     '#ffd600'
     """
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,8 +1,8 @@
-"""Pictures as arrays, and the size at which they are shown.
+"""Images as arrays, and the size at which they are shown.
 
-Two words are used throughout ``draw/``: a *picture* is what a network sees, ``(C, H, W)`` with C
-1 or 3, float in [0, 1] or uint8, torch tensor or numpy array; an *image* is something drawn,
-uint8 numpy ``(H, W, 3)``. Maps and pictures come in, images go out.
+Two words are used throughout ``draw/``: a *image* is what a network sees, ``(C, H, W)`` with C
+1 or 3, float in [0, 1] or uint8, torch tensor or numpy array; an *picture* is something drawn,
+uint8 numpy ``(H, W, 3)``. Maps and images come in, pictures go out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-_LEGIBLE, _LARGEST = 144, 320  # longest edge of one image in a panel, pixels
+_LEGIBLE, _LARGEST = 144, 320  # longest edge of one picture in a panel, pixels
 
 
 def as_array(values: Array) -> np.ndarray:
@@ -30,8 +30,8 @@ def as_array(values: Array) -> np.ndarray:
     return np.asarray(values)
 
 
-def to_uint8(picture: Array) -> np.ndarray:
-    """A picture ``(C, H, W)`` or ``(H, W)`` as an image, uint8 ``(H, W, 3)``.
+def to_uint8(image: Array) -> np.ndarray:
+    """An image ``(C, H, W)`` or ``(H, W)`` as a picture, uint8 ``(H, W, 3)``.
 
     C is 1 (grey) or 3 (RGB). Floats are taken to lie in [0, 1]: 1 is full brightness, values
     outside are clipped, NaN becomes black. uint8 passes unchanged. The result is a copy.
@@ -39,49 +39,49 @@ def to_uint8(picture: Array) -> np.ndarray:
     Raises:
         ValueError: the shape or the dtype is none of these.
     """
-    values = as_array(picture)
+    values = as_array(image)
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[0] not in (1, 3) or 0 in values.shape:
-        raise ValueError(f"a picture is (1 or 3, H, W), not {tuple(values.shape)}")
+        raise ValueError(f"an image is (1 or 3, H, W), not {tuple(values.shape)}")
     if values.dtype != np.uint8:
         if values.dtype.kind != "f":
-            raise ValueError(f"a picture is uint8 or float in [0, 1], not {values.dtype}")
+            raise ValueError(f"an image is uint8 or float in [0, 1], not {values.dtype}")
         finite = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
         values = np.rint(finite.clip(0, 1) * 255).astype(np.uint8)
-    image = np.moveaxis(values, 0, 2)
-    return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
+    picture = np.moveaxis(values, 0, 2)
+    return np.broadcast_to(picture, (*picture.shape[:2], 3)).copy()
 
 
 def resize(
-    image: np.ndarray, size: tuple[int, int], how: Literal["nearest", "bilinear"] = "nearest"
+    picture: np.ndarray, size: tuple[int, int], how: Literal["nearest", "bilinear"] = "nearest"
 ) -> np.ndarray:
-    """``image`` (uint8 ``(H, W, 3)``, or a float map ``(H, W)``) at another (height, width).
+    """``picture`` (uint8 ``(H, W, 3)``, or a float map ``(H, W)``) at another (height, width).
 
     "nearest" repeats or drops pixels; "bilinear" interpolates between pixel centres and averages
     when it reduces. A float map stays float32.
     """
-    old, (height, width) = image.shape[:2], size
+    old, (height, width) = picture.shape[:2], size
     if size == old:
-        return image
+        return picture
     if how == "nearest":
         # the source pixel under each target pixel's centre, in whole numbers
         rows = (2 * np.arange(height) + 1) * old[0] // (2 * height)
         columns = (2 * np.arange(width) + 1) * old[1] // (2 * width)
-        return image[rows[:, None], columns]
-    source = Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+        return picture[rows[:, None], columns]
+    source = Image.fromarray(picture if picture.dtype == np.uint8 else picture.astype(np.float32))
     return np.asarray(source.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def scaled_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``image`` at (height, width): pixels repeated where it grows, averaged where it shrinks."""
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return resize(image, size, "bilinear" if shrinks else "nearest")
+def resize_cells(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``picture`` at (height, width): pixels repeated where it grows, averaged where it shrinks."""
+    shrinks = size[0] < picture.shape[0] or size[1] < picture.shape[1]
+    return resize(picture, size, "bilinear" if shrinks else "nearest")
 
 
 def legible_size(
     height: int, width: int, smallest: int = _LEGIBLE, largest: int = _LARGEST
 ) -> tuple[int, int]:
-    """The size at which a picture of ``height`` × ``width`` pixels is shown in a panel.
+    """The size at which an image of ``height`` × ``width`` pixels is shown in a panel.
 
     A small one grows by the least whole factor that brings its longest edge to ``smallest``; one
     longer than ``largest`` is reduced to it; in between it stays as it is.
@@ -93,6 +93,8 @@ def legible_size(
     return height * factor, width * factor
 
 
-def legible(image: np.ndarray, smallest: int = _LEGIBLE, largest: int = _LARGEST) -> np.ndarray:
-    """``image``, or a float map ``(H, W)``, at its :func:`legible_size`."""
-    return scaled_to(image, legible_size(*image.shape[:2], smallest, largest))
+def make_legible(
+    picture: np.ndarray, smallest: int = _LEGIBLE, largest: int = _LARGEST
+) -> np.ndarray:
+    """``picture``, or a float map ``(H, W)``, at its :func:`legible_size`."""
+    return resize_cells(picture, legible_size(*picture.shape[:2], smallest, largest))

@@ -64,7 +64,7 @@ def printable(text: str) -> str:
     return " ".join("".join(shown).split())
 
 
-def dimensions(*sizes: int) -> str:
+def format_dimensions(*sizes: int) -> str:
     """Sizes with multiplication signs between them, such as 7 by 7."""
     return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
 

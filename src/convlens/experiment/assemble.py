@@ -11,20 +11,20 @@ import torch
 
 from convlens import callbacks
 from convlens.callbacks import ExplanationCallback
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.schema import OWN_HEAD, Config, LookConfig, Own, OwnModelConfig
-from convlens.config.targets import make
+from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.sources.places import cache_dir
+from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.data import data_of, images_used_before
 from convlens.experiment.module import module_of, note_config
-from convlens.models.weights import pending_weights
+from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
-from convlens.training.batches import check_batches, normalised_by_batch
+from convlens.training.batches import check_batches, find_batch_normalised
 from convlens.training.finetune.phases import Phases
 from convlens.training.memory import keep_freed_memory
-from convlens.training.objective import class_weights
+from convlens.training.objective import compute_class_weights
 
 
 @dataclass
@@ -64,13 +64,13 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
         keep_freed_memory()
     data = data_of(config, images_used_before(config, start))
     counts = data.index.counts["train"].tolist()
-    weights = class_weights(config.training.class_weights, counts)
-    config = with_values(config, {"training.class_weights": weights})
+    weights = compute_class_weights(config.training.class_weights, counts)
+    config = replace_values(config, {"training.class_weights": weights})
     module = module_of(config, data.class_names, pretrained=pretrained)
     config = settle(config, module)
-    data.batch_statistics = bool(normalised_by_batch(module))
+    data.batch_statistics = bool(find_batch_normalised(module))
     check_batches(module, data, processes=1)
-    phases = Phases(config.cache_features, cache_dir(), str(config.precision))
+    phases = Phases(config.cache_features, get_cache_dir(), str(config.precision))
     phases.check(module, data)
     return Run(config, data, module, *callbacks_of(config, module), phases)
 
@@ -121,7 +121,7 @@ def own_instance(key: str, node: Own, kind: type) -> Any:
     Raises:
         UserError: values that the class does not take, or it makes something else.
     """
-    made = make(key, node)
+    made = instantiate(key, node)
     if not isinstance(made, kind):
         raise UserError(
             f"{key}._target_={node.class_path}: it makes no {kind.__name__.lower()} of Lightning"
@@ -143,12 +143,12 @@ def settle(config: Config, module: ClassifierModule) -> Config:
         found["model.weights"] = str(module.model.weights.path)
     if module.model.head_outputs is not None:
         found["model.head_classes"] = module.model.head_outputs
-    return note_config(module, with_values(config, found))
+    return note_config(module, replace_values(config, found))
 
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
     """What a person should know about the schedule before it costs hours."""
-    lines = [line for line in [module.schedule.cut_short(config.training.epochs)] if line]
+    lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
 
     def trained_first(part: str) -> list[str]:
         groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}
@@ -171,7 +171,7 @@ def download_of_weights(config: Config) -> str | None:
     if model.name == "scratch" or isinstance(model, OwnModelConfig):
         return None
     network = model.name if model.name in ("vgg16", "inception_v3") else "timm"
-    return pending_weights(
+    return find_pending_download(
         network, model.weights, whole=model.head == OWN_HEAD,
         timm_name=None if network == "vgg16" else model.name,
     )  # fmt: skip

@@ -37,7 +37,7 @@ def data_of(
         eval_batch_size=training.eval_batch_size,
         steps_per_epoch=training.steps_per_epoch,
         per_device=training.batch_size_is == "per_device",
-        found=found,
+        index=found,
         before=before,
     )
 
@@ -80,7 +80,7 @@ def used_images(files: Sequence[Path], checkpoint: Path) -> str:
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
     if record is None:
         return ""
-    used = record.used_as(FileDigests(Files.of(files), None).get())
+    used = record.find_uses(FileDigests(Files.of(files), None).get())
     if not used.any():
         return ""
     return (

@@ -9,15 +9,15 @@ import torch
 from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
-from convlens.core.processes import started_outside
-from convlens.data.sources.places import cache_dir
+from convlens.core.processes import is_launched_externally
+from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import note_config
 from convlens.training import ClassifierModule
-from convlens.training.precision import fastest, step_seconds
+from convlens.training.precision import choose_precision, measure_step_seconds
 
 log = logging.getLogger("convlens")
 
@@ -46,10 +46,10 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
     found = asked
     missing = not _are_here(asked, asked.num_nodes)
     if missing:
-        found = asked.updated(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
+        found = asked.replace(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
     kind = kind_of(found.accelerator)
     if kind == "mps" and precision == "64":
-        found, kind, missing = found.updated(accelerator="cpu"), "cpu", True
+        found, kind, missing = found.replace(accelerator="cpu"), "cpu", True
     used = "32" if kind == "cpu" and precision == "16" else precision
     if not missing and used == precision:
         return found, precision, ""
@@ -89,7 +89,7 @@ def _are_here(asked: TrainerConfig, nodes: int) -> bool:
     kind, devices = kind_of(asked.accelerator), asked.devices
     if kind not in AcceleratorRegistry or not _accelerator(kind).is_available():
         return False
-    if nodes > 1 and not started_outside():
+    if nodes > 1 and not is_launched_externally():
         return False  # it would wait for the other machines for ever
     if kind == "cpu" or str(devices) in ("auto", "-1"):
         return True
@@ -103,7 +103,7 @@ def local_processes(asked: TrainerConfig) -> int:
 
     1 where Lightning finds its devices missing: a run elsewhere may be planned here.
     """
-    named = asked.updated(fast_dev_run=False).plain()
+    named = asked.replace(fast_dev_run=False).plain()
     try:
         return lightning(**named, logger=False, enable_checkpointing=False).num_devices
     except UserError:
@@ -114,12 +114,12 @@ def settle_precision(run: Run) -> None:
     """Resolve ``precision: auto`` in the config, once."""
     if str(run.config.precision) != "auto":
         return
-    if started_outside():  # each process would measure for itself, and they have to agree
+    if is_launched_externally():  # each process would measure for itself, and they have to agree
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         found = "bf16" if half else "32"
     else:
-        found = fastest(measured_steps(run.config, run.module))
-    run.config = note_config(run.module, with_values(run.config, {"precision": found}))
+        found = choose_precision(measured_steps(run.config, run.module))
+    run.config = note_config(run.module, replace_values(run.config, {"precision": found}))
     run.phases.precision = found
     log.info("precision: auto is %s on this machine", found)
 
@@ -138,8 +138,8 @@ def measured_steps(
     The module is timed in the phase that it is in.
     """
     _, batch = batches_of(config)
-    memo = cache_dir() / "precision.json"
-    return step_seconds(module, batch, device_of(config), memo, precisions)
+    memo = get_cache_dir() / "precision.json"
+    return measure_step_seconds(module, batch, device_of(config), memo, precisions)
 
 
 def batches_of(config: Config) -> tuple[int, int]:

@@ -12,16 +12,16 @@ import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
 from convlens.callbacks.predictions import PredictionBook, Predictions
-from convlens.config.checks import stored_config, with_values
-from convlens.config.compose import changed
-from convlens.config.migrate import stored
+from convlens.config.checks import replace_values, restore_config
+from convlens.config.compose import apply_overrides
+from convlens.config.migrate import dump_config
 from convlens.config.schema import Config
-from convlens.config.targets import repeats
+from convlens.config.targets import format_targets
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
-from convlens.core.stopwatch import current, spent_on
+from convlens.core.processes import is_first_process
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
-from convlens.data.index.tables import csv_line
+from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import devices_here, lightning
@@ -30,7 +30,7 @@ from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
 from convlens.experiment.unseen import Tested, images_to_test
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
-from convlens.rundir.read import of_stage, read_config
+from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
 from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
@@ -73,32 +73,31 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     """
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
-    kept = _with_places(stored_config(parts["config"], str(file), words), file)
-    parts["config"] = stored(kept)
-    config = changed(kept, words)
+    kept = _with_places(restore_config(parts["config"], str(file), words), file)
+    parts["config"] = dump_config(kept)
+    config = apply_overrides(kept, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     tested_on = images_to_test(config, content)
     home, data = _answers_folder(file, tested_on.own), tested_on.data
-    if first_process():
+    if is_first_process():
         for line in tested_on.lines:
             say(line)
-    with spent_on("decoding"):
+    with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(content, "the checkpoint", repeats(config))
-    looks = Looks(
-        [Mistakes(), ConfusionMatrix()], predictions=PredictionBook(keep_probabilities=True)
-    )
+    module = restored(content, "the checkpoint", format_targets(config))
+    book = PredictionBook(keep_probabilities=True)
+    looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
     trainer = _trainer(config, looks)
     probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
         explanation.attach(probes, data.class_names, home, config.seed)
-    with spent_on("test"):
+    with count_seconds("test"):
         trainer.test(module, datamodule=data, verbose=False)
-    found = Evaluation(tested_on, epoch, of_stage(module.results, "test"), home)
-    current().turn_to("closing")
-    if first_process():
+    found = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
+    get_stopwatch().switch_to("closing")
+    if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)
         _write_results(file, found)
@@ -132,8 +131,8 @@ def _with_places(config: Config, checkpoint: Path) -> Config:
     if home is None or not holds_run(home):
         return config
     places = read_config(home).places(config.data.name)
-    known = {place for place in PLACES if place.removeprefix("data.") in config.data.given}
-    return with_values(config, {key: places[key] for key in places if key in known})
+    known = {place for place in PLACES if place.removeprefix("data.") in config.data.key_names}
+    return replace_values(config, {key: places[key] for key in places if key in known})
 
 
 def _answers_folder(checkpoint: Path, own: bool) -> Path:
@@ -159,7 +158,7 @@ def _write_predictions(file: Path, found: Predictions, data: PictureData) -> Non
 def _write_left_out(file: Path, tested_on: Tested) -> None:
     file.unlink(missing_ok=True)  # of an earlier evaluation
     if tested_on.left_out:
-        lines = map(csv_line, [("file", "used"), *tested_on.left_out])
+        lines = map(format_csv_line, [("file", "used"), *tested_on.left_out])
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 

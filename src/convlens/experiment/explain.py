@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
-from convlens.data.pixels.decode import PictureError
+from convlens.core.files import write_atomic
+from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import picture_files, walk_from
 from convlens.experiment.methods import choose_methods, write_panels
-from convlens.pages.explained import Shown, explained_page
+from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
@@ -42,7 +42,7 @@ def explain_pictures(
     """
     wanted = choose_methods(only)
     walk = walk_from(image) if image is not None else None
-    files, shown = iter(()), Shown()
+    files, shown = iter(()), PageParts()
     if walk is not None:
         files = picture_files(walk)
         files = chain([next(files)], files)  # nothing there is told before a folder is made
@@ -59,7 +59,7 @@ def explain_pictures(
     for file in files:
         try:
             found = explainer.explain(file, target=target, only=methods, layers=layers)
-        except PictureError as error:
+        except ImageError as error:
             refused.append(str(error))
             say(f"! {error}")
             continue
@@ -73,12 +73,12 @@ def explain_pictures(
     unused = walk.notes(f"in {walk.root}") if walk is not None else []
     for line in unused:
         say(f"! {line}")
-    page = explained_page(
+    page = render_page(
         shown.parts, heading=str(walk.root) if walk is not None else network, network=network,
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
         more=shown.left_out,
     )  # fmt: skip
-    write_whole(home / PAGE, page)
+    write_atomic(home / PAGE, page)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
     say(f"explanations  {home}\npage          {home / PAGE}")

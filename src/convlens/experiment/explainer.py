@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import place_of
-from convlens.data.pixels.decode import Recipe, decode_picture, from_image
+from convlens.data.index.names import find_name
+from convlens.data.pixels.decode import Recipe, convert_image, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
 from convlens.explain.grad_cam import probabilities
-from convlens.explain.mode import device_of, explaining, preprocessing, ready
+from convlens.explain.mode import add_preprocessing, device_of, explaining, prepare_images
 from convlens.explain.outputs import answering, check_outputs
 
 log = logging.getLogger("convlens")
@@ -75,7 +75,7 @@ class Explainer:
         """What is to be said of the outputs, from one pass; UserError where they do not fit."""
         images = torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
         with self._asked(checked=False), explaining(self.network):
-            logits, note = check_outputs(self.network, ready(self.network, images))
+            logits, note = check_outputs(self.network, prepare_images(self.network, images))
         classes = max(2, logits.shape[1])
         if classes != len(self.class_names):
             raise UserError(
@@ -107,7 +107,7 @@ class Explainer:
                 raise ValueError(f"arrays are uint8 (H, W) or (H, W, C), not {picture.dtype}")
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
-            return _as_tensor(from_image(picture, self.recipe))
+            return _as_tensor(convert_image(picture, self.recipe))
         with pillow_settings():
             return self.decode(Path(picture).expanduser())
 
@@ -115,9 +115,9 @@ class Explainer:
         """A picture file as :meth:`read` gives it, within Pillow's settings of many threads.
 
         Raises:
-            PictureError: the file gives no picture.
+            ImageError: the file gives no picture.
         """
-        return _as_tensor(decode_picture(file, self.recipe))
+        return _as_tensor(decode_image(file, self.recipe))
 
     def _resized(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -132,7 +132,9 @@ class Explainer:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """``(B, K)`` in [0, 1] of pictures ``(B, C, H, W)`` in [0, 1]; on the CPU."""
         with self._asked(), explaining(self.network), torch.no_grad():
-            return probabilities(self.network(ready(self.network, pictures.contiguous()))).cpu()
+            return probabilities(
+                self.network(prepare_images(self.network, pictures.contiguous()))
+            ).cpu()
 
     def explain(
         self, picture: PictureLike, *, target: str | None = None,
@@ -193,7 +195,7 @@ class Explainer:
     def _targets(self, target: str | None, shares: Tensor) -> list[int]:
         if target is None:
             return shares.topk(1).indices.tolist()
-        if (place := place_of(target, self.class_names)) is not None:
+        if (place := find_name(target, self.class_names)) is not None:
             return [place]
         count = target.removeprefix("top")
         if target.startswith("top") and count.isdigit() and int(count):
@@ -204,7 +206,7 @@ class Explainer:
     def _asked(self, *, checked: bool = True) -> Iterator[None]:
         """The network takes pictures in [0, 1] and gives logits while this lasts."""
         normalise, classes = self._normalise, len(self.class_names) if checked else None
-        fed = nullcontext() if normalise is None else preprocessing(self.network, normalise)
+        fed = nullcontext() if normalise is None else add_preprocessing(self.network, normalise)
         with fed, answering(self.network, self._outputs, classes):
             yield
 

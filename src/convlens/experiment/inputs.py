@@ -7,8 +7,8 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.data.index.folders import Walk
-from convlens.data.index.names import spelt_on_disk
-from convlens.rundir.runs import newest_run
+from convlens.data.index.names import find_on_disk
+from convlens.rundir.runs import find_newest_run
 
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
@@ -26,12 +26,12 @@ def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
         return Path(asked).expanduser()
     best = Path("checkpoints", "best.ckpt")
     newest = asked == "last" or home == "last"
-    return (newest_run(str(best)) if newest else Path(home).expanduser()) / best
+    return (find_newest_run(str(best)) if newest else Path(home).expanduser()) / best
 
 
 def walk_from(given: str) -> Walk:
     """A walk from the file or folder that a person names, in letters composed or not."""
-    return Walk(spelt_on_disk(Path(given).expanduser()))
+    return Walk(find_on_disk(Path(given).expanduser()))
 
 
 def picture_files(walk: Walk) -> Iterator[Path]:
@@ -48,10 +48,10 @@ def picture_files(walk: Walk) -> Iterator[Path]:
         return
     if not path.is_dir():
         raise UserError(f"there is no file or folder {path}: give the path of a picture")
-    files = walk.pictures(path)
+    files = walk.find_images(path)
     if first := next(files, None):
         yield first
         yield from files
     else:
-        only = f", only {walk.left_out()}" if walk.unused else ""
+        only = f", only {walk.describe_unused()}" if walk.unused else ""
         raise UserError(f"no pictures in {path}{only}: JPEG or PNG files are expected")

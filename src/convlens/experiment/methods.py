@@ -31,9 +31,15 @@ from convlens.draw.jpeg import encode_jpeg
 from convlens.explain.activations import activations
 from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
-from convlens.explain.filters import gradient_ascent, kernels, logits_layer, recipe, to_display
+from convlens.explain.filters import (
+    find_logits_layer,
+    get_recipe,
+    gradient_ascent,
+    kernels,
+    to_display,
+)
 from convlens.explain.grad_cam import grad_cam
-from convlens.explain.layers import choose_layers, feature_map, takes_image
+from convlens.explain.layers import choose_layers, find_feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
@@ -47,7 +53,7 @@ _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, shares of the picture's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
 _BATCH = 32
 _FILTER_LAYERS, _UNITS = 8, 16  # of filters: layers where none are named, units of each
-_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **recipe("robust")}
+_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **get_recipe("robust")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +188,7 @@ def _by_grad_cam(
     image = found.picture[None]
     layers = choose_layers(network, layers, "grad_cam", example=image)
     if not layers:
-        _, why = feature_map(network, image)
+        _, why = find_feature_map(network, image)
         if named:
             raise UserError(f"only=grad_cam: {why}; occlusion explains any network")
         found.notes.append(f"grad_cam: {why}, there is nothing to draw")
@@ -200,7 +206,7 @@ def _by_grad_cam(
 def _by_activations(network: nn.Module, found: Explanation, layers: str | list[str]) -> None:
     """What the layers' channels answer to the picture, ``(C', h, w)`` each."""
     image = found.picture[None]
-    if layers == "auto" and (why := feature_map(network, image)[1]):
+    if layers == "auto" and (why := find_feature_map(network, image)[1]):
         found.notes.append(f"activations: {why}")
     chosen = choose_layers(network, layers, "activations", example=image, limit=_LAYERS_SHOWN)
     for layer, maps in activations(network, image, chosen).layers.items():
@@ -259,8 +265,8 @@ def filter_panels(
     """
     example = torch.full((1, *shape), 0.5)
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
-    first = takes_image(network, example)
-    logits = logits_layer(network, chosen, example)
+    first = find_image_convolutions(network, example)
+    logits = find_logits_layer(network, chosen, example)
     panels = {}
     for layer in chosen:
         if layer in first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convlens.config.migrate import stored
+from convlens.config.migrate import dump_config
 from convlens.config.schema import Config
 from convlens.training import ClassifierModule
 
@@ -34,11 +34,11 @@ def module_of(
         seed=config.seed,
         pretrained=pretrained,
     )
-    module.save_hyperparameters({"config": stored(config), "class_names": module.class_names})
+    module.save_hyperparameters({"config": dump_config(config), "class_names": module.class_names})
     return module
 
 
 def note_config(module: ClassifierModule, config: Config) -> Config:
     """Checkpoints hold this config from now on, in which more is settled than when it was built."""
-    module.hparams["config"] = stored(config)
+    module.hparams["config"] = dump_config(config)
     return config

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from convlens.config.checks import with_values
-from convlens.config.compose import compose, values_of
+from convlens.config.checks import replace_values
+from convlens.config.compose import compose, split_values
 from convlens.config.schema import Config
 from convlens.experiment.prepare import claim_of
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
@@ -58,7 +58,7 @@ def combinations(words: list[str]) -> list[Job]:
     """
     choices = {}
     for word in words:
-        values = values_of(word)
+        values = split_values(word)
         choices[values[0].partition("=")[0]] = values  # a key's last word wins, as it does always
     given = choices.pop("run_dir", [])
     varied = {values[0].partition("=")[0] for values in choices.values() if len(values) > 1}
@@ -68,7 +68,7 @@ def combinations(words: list[str]) -> list[Job]:
         home = None
         if config.run_dir:
             home = Path(config.run_dir) / str(number)
-            config = with_values(config, {"run_dir": str(home)})
+            config = replace_values(config, {"run_dir": str(home)})
         claim_of(config).check()
         told = " ".join(word for word in chosen if word.partition("=")[0] in varied)
         jobs.append(Job(list(chosen), told or config.experiment, config, home))

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
-from convlens.core.errors import UserError, blaming
-from convlens.data.pixels.decode import Recipe, recipe_of
+from convlens.core.errors import UserError, convert_errors
+from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
 from convlens.experiment.module import module_of
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
-from convlens.models.normalise import normalisation as normalise_by
-from convlens.models.timm_networks import input_of
+from convlens.models.normalise import build_normalisation as normalise_by
+from convlens.models.timm_networks import read_timm_config
 from convlens.training import ClassifierModule
 from convlens.training.survival.checkpoint import read_checkpoint
 
@@ -49,7 +49,7 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = module.model.eval().to(device)
     with understood(str(checkpoint)):
-        recipe = recipe_of(module.data_config)
+        recipe = make_recipe(module.data_config)
     return Explainer(network, module.class_names, recipe, seed=module.seed, outputs="logits")
 
 
@@ -118,11 +118,11 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     name = config.model.name
     size, names = config.data.size, imagenet_classes()
     if "data.size" not in keys:
-        size = 224 if name == "vgg16" else input_of(name)["input_size"][-1]
+        size = 224 if name == "vgg16" else read_timm_config(name)["input_size"][-1]
     network = build_model(
         config.model, channels=3, size=size, outputs=len(names), class_names=names
     ).eval()
-    recipe = recipe_of(config.data.updated(size=size, channels=3))
+    recipe = make_recipe(config.data.replace(size=size, channels=3))
     explainer = Explainer(network, names, recipe, seed=config.seed, outputs="logits")
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
@@ -142,8 +142,8 @@ def restored(
         UserError: its config describes no network, or one that the weights do not fit.
     """
     told = checkpoint["hyper_parameters"]
-    config = stored_config(told["config"], where, words)
-    config = with_values(config, {f"training.{key}": value for key, value in training.items()})
+    config = restore_config(told["config"], where, words)
+    config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
     with understood(where):
         module = module_of(config, told["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
@@ -159,4 +159,6 @@ def understood(where: str) -> AbstractContextManager[None]:
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    return blaming(f"{where} does not describe a network that can be built", "was it changed?")
+    return convert_errors(
+        f"{where} does not describe a network that can be built", "was it changed?"
+    )

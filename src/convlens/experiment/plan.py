@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from convlens.config.checks import stored_config, with_values
-from convlens.config.compose import changed
+from convlens.config.checks import replace_values, restore_config
+from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
 from convlens.data.order import TrainingOrder
-from convlens.data.sources.registry import pending_download
+from convlens.data.sources.registry import find_pending_download
 from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
 from convlens.experiment.assemble import (
@@ -24,13 +24,13 @@ from convlens.experiment.assemble import (
 )
 from convlens.experiment.module import module_of
 from convlens.experiment.networks import understood
-from convlens.models import layer_table
+from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
-from convlens.training.finetune.features import feature_seconds
-from convlens.training.finetune.phases import cut_of
+from convlens.training.finetune.features import measure_feature_seconds
+from convlens.training.finetune.phases import find_cut
 from convlens.training.finetune.schedule import Phase
-from convlens.training.precision import fastest
+from convlens.training.precision import choose_precision
 from convlens.training.survival.checkpoint import read_checkpoint
 
 FEW = 4  # images of the pass that features are timed by
@@ -127,7 +127,7 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
-    weights, download = download_of_weights(config), pending_download(config.data)
+    weights, download = download_of_weights(config), find_pending_download(config.data)
     if download:
         (config, module), index = _without_data(config, list(download.class_names)), None
         looks, _ = callbacks_of(config, module)
@@ -141,7 +141,7 @@ def plan(config: Config) -> Plan:
         if not download:
             return run.phases.cut(module, run.data, phase)
         never = config.cache_features == "never"
-        return 0 if never else cut_of(module.schedule, phase, module, augmented)[0]
+        return 0 if never else find_cut(module.schedule, phase, module, augmented)[0]
 
     shape = config.data.channels, config.data.size, config.data.size
     batch, _ = devices.batches_of(config)
@@ -150,17 +150,18 @@ def plan(config: Config) -> Plan:
         steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
     taken = str(config.precision)
     if taken == "auto":  # measured as the run itself would measure it
-        taken = fastest(devices.measured_steps(config, module))
+        taken = choose_precision(devices.measured_steps(config, module))
     phases = [
         _planned(config, module, phase, start, end, cut(phase), augmented, taken, index)
-        for phase, start, end in module.schedule.spans(config.training.epochs)
+        for phase, start, end in module.schedule.list_spans(config.training.epochs)
     ]
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count
     logged = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
     return Plan(
         config, weights, download, index,
-        layer_table(module.model, channels=shape[0], size=shape[1]), batch, steps, taken, phases,
+        build_layer_table(module.model, channels=shape[0], size=shape[1]),
+        batch, steps, taken, phases,
         warnings_of(config, module), [tag for tags in logged for tag in tags.items()],
     )  # fmt: skip
 
@@ -176,18 +177,18 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     """
     checkpoint = read_checkpoint(file)
     told = checkpoint["hyper_parameters"]
-    config = changed(stored_config(told["config"], str(file), words), words)
+    config = apply_overrides(restore_config(told["config"], str(file), words), words)
     with understood(str(file)):
         module = module_of(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
-        layers = layer_table(module.model, channels=channels, size=size)
+        layers = build_layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
 
 
 def _without_data(config: Config, class_names: list[str]) -> tuple[Config, ClassifierModule]:
     """The network of a run whose images are to be downloaded, settled but for their numbers."""
     if config.training.class_weights == "balanced":  # they follow from the numbers of images
-        config = with_values(config, {"training.class_weights": None})
+        config = replace_values(config, {"training.class_weights": None})
     module = module_of(config, class_names, pretrained=False)
     return settle(config, module), module
 
@@ -226,6 +227,6 @@ def _features_seconds(
         return None
     data, device = config.data, devices.device_of(config)
     images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
-    each = feature_seconds(module.model.to(device), cut, images)
+    each = measure_feature_seconds(module.model.to(device), cut, images)
     module.model.to("cpu")
     return each * sum(int(index.counts[split].sum()) for split in ("train", "validation"))

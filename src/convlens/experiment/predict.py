@@ -21,9 +21,9 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
-from convlens.data.index.tables import csv_line
-from convlens.data.pixels.decode import PictureError
-from convlens.data.pixels.load import cores, pillow_settings
+from convlens.data.index.tables import format_csv_line
+from convlens.data.pixels.decode import ImageError
+from convlens.data.pixels.load import count_cores, pillow_settings
 from convlens.experiment.explainer import Explainer
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
@@ -76,7 +76,7 @@ def predict_files(
     def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
         for file, found in _answered(explainer, files, batch):
             advance(1)
-            if isinstance(found, PictureError):
+            if isinstance(found, ImageError):
                 done.refused.append(str(found))
                 yield str(file), None, found.reason
             else:
@@ -91,16 +91,16 @@ def predict_files(
 
 def _answered(
     explainer: Explainer, files: Sequence[Path], batch: int
-) -> Iterator[tuple[Path, np.ndarray | PictureError]]:
+) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
     """Each file's probabilities, or what was wrong with it; pictures are decoded a batch ahead."""
 
-    def read(file: Path) -> torch.Tensor | PictureError:
+    def read(file: Path) -> torch.Tensor | ImageError:
         try:
             return explainer.decode(file)
-        except PictureError as error:
+        except ImageError as error:
             return error
 
-    threads = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+    threads = ThreadPoolExecutor(count_cores(), thread_name_prefix="decode")
     with pillow_settings(), threads as pool:  # around all threads: they belong to the process
         coming = [pool.submit(read, file) for file in files[:batch]]
         for start in range(0, len(files), batch):
@@ -127,12 +127,12 @@ def write_table(
     # surrogateescape: file names need not be UTF-8, and must come back as they were
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
         of_classes = [f"probability/{name}" for name in class_names]
-        out.write(csv_line(["file", "predicted", "confidence", *of_classes, last]))
+        out.write(format_csv_line(["file", "predicted", "confidence", *of_classes, last]))
         for name, shares, note in rows:
             cells = [""] * (2 + len(class_names))
             if shares is not None:
                 best = int(shares.argmax())
                 values = [f"{share:.6g}" for share in shares.tolist()]
                 cells = [class_names[best], values[best], *values]
-            out.write(csv_line([name, *cells, note]))
+            out.write(format_csv_line([name, *cells, note]))
     os.replace(beside, file)

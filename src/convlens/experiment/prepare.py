@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from convlens.config.migrate import as_yaml
+from convlens.config.migrate import dump_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
-from convlens.core.processes import first_process
-from convlens.core.stopwatch import spent_on
+from convlens.core.files import write_atomic
+from convlens.core.processes import is_first_process
+from convlens.core.stopwatch import count_seconds
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.probes import Probes, choose_probes, own_probes
-from convlens.data.unchanged import check_state, digests_of, write_state
+from convlens.data.probes import Probes, choose_probes, load_user_probes
+from convlens.data.unchanged import check_state, collect_digests, write_state
 from convlens.draw.jpeg import encode_png
 from convlens.draw.picture import to_uint8
 from convlens.experiment.assemble import Run
@@ -66,16 +66,16 @@ def claim_of(config: Config) -> Claim:
 
 def decode(run: Run) -> list[str]:
     """Decode the images, or open what is stored of them; returns what is to be said, each once."""
-    with spent_on("decoding"):
+    with count_seconds("decoding"):
         return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
 
 
 def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
     """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
-    if first_process() and not run.config.trainer.fast_dev_run:
-        logs.keep(home / "train.log")
+    if is_first_process() and not run.config.trainer.fast_dev_run:
+        logs.log_to_file(home / "train.log")
     else:
-        logs.hush()
+        logs.silence_libraries()
     for line in notes:
         log.warning(line)
     if not resumed and run.module.model.weights:
@@ -90,21 +90,21 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     """
     config = run.config
     listing = run.data.index.listing
-    if first_process():
+    if is_first_process():
         if resumed:
             (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
         if listing is not None:
             _compare(run, listing, home, resumed)
-        write_whole(home / "config.yaml", as_yaml(config))
+        write_atomic(home / "config.yaml", dump_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
     classes = run.data.class_names
     if config.probes.files:
-        probes = own_probes(config.probes.files, classes, config.data)
+        probes = load_user_probes(config.probes.files, classes, config.data)
     else:
         pictures, count = run.data.dataset.splits["validation"], config.probes.count
         probes = choose_probes(pictures, classes, count=count, seed=config.seed)
-    if first_process():
+    if is_first_process():
         _keep_probes(probes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, classes, home / "explanations", config.seed)
@@ -113,7 +113,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
 def _compare(run: Run, listing: Listing, home: Path, resumed: bool) -> None:
     """Note which pictures a run begins with; refuse to go on with others."""
     split, noted = home / "split.csv", home / "pictures.csv"
-    digests = digests_of(listing, run.data.dataset)
+    digests = collect_digests(listing, run.data.dataset)
     if resumed and split.exists():
         _check_split(read_split(split, listing), listing)
     if not (resumed and noted.exists()):

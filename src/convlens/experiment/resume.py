@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlens.config.checks import stored_config, with_values
-from convlens.config.compose import changed
+from convlens.config.checks import replace_values, restore_config
+from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config, Slice
 from convlens.core.errors import UserError
 from convlens.data.unchanged import PLACES
@@ -44,7 +44,7 @@ class Start:
     @property
     def config(self) -> Config:
         """What was trained so far, to be compared with."""
-        return stored_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
+        return restore_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
 
 
 def resumed_config(config: Config, words: list[str]) -> Config:
@@ -57,11 +57,11 @@ def resumed_config(config: Config, words: list[str]) -> Config:
     Raises:
         UserError: a word that fits no key, or that would make another run of it.
     """
-    asked = changed(config, words)
+    asked = apply_overrides(config, words)
     if asked.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
     last = _last_phase(config)
-    for key in _differences(changed(config, []), asked):
+    for key in _differences(apply_overrides(config, []), asked):
         if key != last and not key.startswith(FREE):
             raise UserError(
                 f"{key}: a run goes on as it began, and this key cannot change on resume; "
@@ -70,7 +70,7 @@ def resumed_config(config: Config, words: list[str]) -> Config:
             )
     typed = {word.partition("=")[0] for word in words}
     if last in typed and "training.epochs" not in typed:
-        asked = with_values(asked, {"training.epochs": None})  # all that the phases have
+        asked = replace_values(asked, {"training.epochs": None})  # all that the phases have
     return asked
 
 
@@ -84,7 +84,7 @@ def asks_for_more(config: Config, asked: Config, start: Start) -> bool:
     trained = start.config
     if any(_differences(getattr(trained, group), getattr(asked, group)) for group in FIXED):
         return True
-    return any(key not in PLACES for key in _differences(changed(config, []), asked))
+    return any(key not in PLACES for key in _differences(apply_overrides(config, []), asked))
 
 
 def _differences(one: object, other: object, prefix: str = "") -> list[str]:
@@ -139,7 +139,7 @@ def _check_length(
     if (before, old) == (after, new):
         return
     record = start.content.get("convlens_record", {})
-    concerned = not phases or schedule.at(start.epochs, record)[0] is schedule.phases[-1]
+    concerned = not phases or schedule.phase_at(start.epochs, record)[0] is schedule.phases[-1]
     if old != new and concerned and schedule.depends_on_length:
         raise UserError(
             f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
@@ -171,7 +171,7 @@ def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
     if any(each.get("stopped_epoch") for each in stops):
         return "training.early_stopping"
     last = schedule.phases[-1]
-    if last.until and schedule.finished(start.epochs, record):
+    if last.until and schedule.is_finished(start.epochs, record):
         return f"finetune.phases.{last.number}.until"
     return ""
 

@@ -13,14 +13,14 @@ import pytorch_lightning as L
 from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process
-from convlens.core.stopwatch import current, spent_on
+from convlens.core.processes import is_first_process
+from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
 from convlens.rundir import log as logs
-from convlens.rundir.read import Row, best_of, of_stage
+from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
-from convlens.training.alarms import no_better_than_untrained, overfitting
+from convlens.training.alarms import check_against_untrained, check_overfitting
 
 log = logging.getLogger("convlens")
 SECONDS = (
@@ -32,7 +32,7 @@ LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-cor
 
 def best_row(history: list[Row]) -> Row:
     """The best epoch's row; where no validation loss is a number, the first that there is."""
-    return best_of(history) or (history[1:] or history)[0]
+    return find_best_row(history) or (history[1:] or history)[0]
 
 
 def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:
@@ -50,16 +50,16 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
     latest: Row = {}  # value of each score
     for _, row in sorted(ledger.scores.items()):
         latest |= row
-    training = current().seconds().get("training", 0.0)
+    training = get_stopwatch().seconds().get("training", 0.0)
     return {
         "experiment": config.experiment,
         "seed": config.seed,
         "epochs": last["epoch"],
         "best_epoch": best["epoch"],
-        "train": of_stage(last, "train"),
-        "val": of_stage(best, "val"),
-        "val_last": of_stage(last, "val"),
-        "test": of_stage(test, "test"),
+        "train": select_stage(last, "train"),
+        "val": select_stage(best, "val"),
+        "val_last": select_stage(last, "val"),
+        "test": select_stage(test, "test"),
         "images_per_second": epoch_log.pictures_seen / max(training, 1e-9),
         "seconds": seconds_by_name(),
         **_looking(ledger),
@@ -69,9 +69,9 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "alarms": _alarms(history, config.alarms, trainer),
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
-        "scores": of_stage(latest, "explain"),
+        "scores": select_stage(latest, "explain"),
         "skipped": run.data.dataset.skipped,
-        "features": run.phases.fetched,
+        "features": run.phases.fetches,
     }
 
 
@@ -96,11 +96,11 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
         [row[f"{stage}/loss"] for row in history[1:]] for stage in ("train", "val")
     )
     notices = (
-        overfitting(
+        check_overfitting(
             train, validation, epochs=thresholds.overfitting_epochs,
             rise=thresholds.overfitting_rise,
         ),
-        no_better_than_untrained([row["val/loss"] for row in history if "val/loss" in row]),
+        check_against_untrained([row["val/loss"] for row in history if "val/loss" in row]),
     )  # fmt: skip
     alarms = next(each for each in trainer.callbacks if isinstance(each, Alarms))
     return [line for line in notices if line] + alarms.current
@@ -109,7 +109,7 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
     """Looks that failed, and files that lack lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
-    lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.failure())
+    lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 
 
@@ -118,7 +118,7 @@ def seconds_by_name() -> dict[str, float]:
 
     What has none of these names is ``other``, the last.
     """
-    seconds = current().seconds()
+    seconds = get_stopwatch().seconds()
     named = {name: seconds.get(name, 0.0) for name in SECONDS}
     named["other"] = sum(seconds.values()) - sum(named.values())
     rounded = {name: round(value, 3) for name, value in named.items()}
@@ -137,7 +137,7 @@ def finish(home: Path, summary: dict) -> dict:
     Raises:
         UserError: the summary cannot be written.
     """
-    if not first_process():
+    if not is_first_process():
         return summary
     try:
         write_summary(home, summary)
@@ -146,7 +146,7 @@ def finish(home: Path, summary: dict) -> dict:
             f"summary.json was not written ({error.strerror}): make room; `make resume "
             f"run={home}` writes it, nothing is trained again"
         ) from error
-    with spent_on("report"):
+    with count_seconds("report"):
         try:
             report(home)
         except Exception as error:  # of a picture, or the disk: the run is a good run still

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convlens.callbacks import Looks
 from convlens.config.schema import Config
-from convlens.core.stopwatch import spent_on, timed
+from convlens.core.stopwatch import count_seconds, with_stopwatch
 from convlens.experiment.assemble import Run, assemble, warnings_of
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
@@ -23,7 +23,7 @@ from convlens.training.batches import check_batches
 log = logging.getLogger("convlens")
 
 
-@timed
+@with_stopwatch
 def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     """Train what ``config`` describes, test the best checkpoint, write the run folder.
 
@@ -59,7 +59,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
         looks = Looks.of(trainer)
         looks.tested = run.phases.tested_epoch
-        with ending(trainer, home), spent_on("test"):
+        with ending(trainer, home), count_seconds("test"):
             results = run_test(trainer, run, best)
         if dry:
             return home, {}

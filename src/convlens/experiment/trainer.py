@@ -21,7 +21,7 @@ from convlens.callbacks.logging.hparams import Settings
 from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 from convlens.experiment.assemble import Run, own_instance
 from convlens.experiment.devices import check_devices, devices_here, lightning
 from convlens.experiment.resume import Start
@@ -30,10 +30,10 @@ from convlens.training.stopping import EarlyStop
 from convlens.training.survival.checkpoint import (
     STOPPED,
     WholeCheckpointIO,
-    checkpoint_to_resume,
+    find_checkpoint_to_resume,
     read_checkpoint,
 )
-from convlens.training.survival.companions import Companions, broken_off
+from convlens.training.survival.companions import Companions, is_process_lost
 from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
 
@@ -42,7 +42,7 @@ log = logging.getLogger("convlens")
 
 def start_of(home: Path | None) -> Start | None:
     """Where the run in a folder goes on; None for a new run, and for one without a checkpoint."""
-    file = checkpoint_to_resume(home / "checkpoints") if home else None
+    file = find_checkpoint_to_resume(home / "checkpoints") if home else None
     return None if file is None else Start(file, read_checkpoint(file))
 
 
@@ -175,13 +175,13 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
     except RuntimeError as error:
-        if line := companions.fallen():
+        if line := companions.describe_failure():
             companions.end()
             raise UserError(line) from error
-        if not first_process() and broken_off(error):
+        if not is_first_process() and is_process_lost(error):
             raise SystemExit(1) from error  # another one fell, and the first one says so
         raise
-    if number := interruption.came or number:
+    if number := interruption.signal_number or number:
         how_far = "in a dry run, of which nothing is kept"
         if not trainer.fast_dev_run:
             how_far = _how_far(trainer, interruption.file)

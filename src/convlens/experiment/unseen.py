@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convlens.config.checks import stored_config, with_values
+from convlens.config.checks import replace_values, restore_config
 from convlens.config.schema import Config
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
-from convlens.data.index.names import composed
-from convlens.data.pixels.pictures import Dataset
-from convlens.data.sources.places import data_dir
+from convlens.data.index.names import normalise_name
+from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool
-from convlens.data.sources.registry import pool
+from convlens.data.sources.registry import build_pool
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
 from convlens.experiment.data import count_by_use, data_of
@@ -67,7 +67,7 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         UserError: nothing is left, or the data has classes that the checkpoint does not know.
     """
     told, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
-    stored = stored_config(told, "the checkpoint", None)
+    stored = restore_config(told, "the checkpoint", None)
     record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
     same_data = _same_data(stored, config)
     lines = _unused_keys(stored, config, same_data)
@@ -75,8 +75,8 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         return _by_the_old_split(config, stored, names, [_OLD, *lines])
     spec = config.data
     if same_data:  # drawn pictures depend on it
-        spec = spec.updated(split=stored.data.split.plain())
-    images = pool(spec, config.seed)
+        spec = spec.replace(split=stored.data.split.plain())
+    images = build_pool(spec, config.seed)
     if record is None:
         chosen = _others(images, np.full(len(images.labels), ""))
         lines = [_OLD, *lines]
@@ -107,8 +107,8 @@ class _Chosen:
 
 def _chosen(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Chosen:
     digests = images.digests()
-    used = record.used_as(digests)
-    own = record.own_test(digests) & (used == "")
+    used = record.find_uses(digests)
+    own = record.find_own_test(digests) & (used == "")
     if same_data and own.any():
         return _own(images, record, used, own, skips)
     chosen = _others(images, used)
@@ -175,14 +175,14 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
 
 def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
-    spec = config.data.updated(split=stored.data.split.plain())
-    data = data_of(with_values(config, {"data": spec.plain(), "seed": stored.seed}))
-    if list(data.class_names) != list(map(composed, names)):
+    spec = config.data.replace(split=stored.data.split.plain())
+    data = data_of(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
+    if list(data.class_names) != list(map(normalise_name, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]
     count = len(data.dataset.splits["test"])
     lines.append(f"tested: the test split of the data as it is now, {count} images")
-    place = f"data={spec.name}" if data.index.listing is None else str(data_dir(spec))
+    place = f"data={spec.name}" if data.index.listing is None else str(find_data_dir(spec))
     return Tested(data, False, place, lines)
 
 
@@ -193,11 +193,11 @@ def _in_order(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str]
         UserError: a tested image has a class that is not among them.
     """
     there = {images.class_names[label] for label in np.unique(images.labels[rows])}
-    known = {composed(name): number for number, name in enumerate(names)}
-    strange = sorted(name for name in there if composed(name) not in known)
+    known = {normalise_name(name): number for number, name in enumerate(names)}
+    strange = sorted(name for name in there if normalise_name(name) not in known)
     if strange:
         raise UserError(_other_classes(names, strange))
-    place = np.array([known.get(composed(name), -1) for name in images.class_names])
+    place = np.array([known.get(normalise_name(name), -1) for name in images.class_names])
     test = dataset.splits["test"]
     test = replace(test, labels=place[test.labels])
     return replace(dataset, splits={"test": test}, class_names=tuple(names))
@@ -227,7 +227,7 @@ def _same_data(stored: Config, config: Config) -> bool:
     old, new = stored.data.plain(), config.data.plain()
     keys = (old.keys() | new.keys()) - set(_APART)
     alike = all(old.get(key) == new.get(key) for key in keys)
-    return alike and data_dir(stored.data).resolve() == data_dir(config.data).resolve()
+    return alike and find_data_dir(stored.data).resolve() == find_data_dir(config.data).resolve()
 
 
 def _unused_keys(stored: Config, config: Config, same_data: bool) -> list[str]:

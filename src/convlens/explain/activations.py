@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.explain.captum_layers import layer_outputs, reading
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def activations(
             output is neither maps nor features (tokens, windows).
     """
     with explaining(model), torch.no_grad(), reading(model, layers) as layouts:
-        images = ready(model, images)
+        images = prepare_images(model, images)
         parts = [layer_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
         maps = {
             name: torch.cat([layouts.channels_first(name, part[name]) for part in parts])
@@ -133,7 +133,7 @@ class LayerStatistics:
     dead: Tensor
 
 
-def layer_statistics(
+def compute_layer_statistics(
     model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]
 ) -> dict[str, LayerStatistics]:
     """Sparsity and dead channels of several layers over any number of pictures.

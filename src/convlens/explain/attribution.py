@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convlens.core.errors import UserError
 from convlens.explain.captum_methods import MethodCall, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, ready, switched_off
-from convlens.explain.occlusion import class_logits
+from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
+from convlens.explain.occlusion import compute_logits
 from convlens.explain.outputs import answering
 from convlens.explain.state import copy_network
 
@@ -31,7 +31,7 @@ _OVERRIDES_RELU = ("Guided", "Deconvolution", "DeepLift")
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class AttributionMaps:
     """Maps of one method for one batch of pictures; fp32 (fp64 for a float64 network), detached.
 
     Attributes:
@@ -62,7 +62,7 @@ def attribute(
     batch: int | None = None,
     seed: int = 0,
     **options,
-) -> Attribution:
+) -> AttributionMaps:
     """What a method of ``captum.attr`` gives for the logits of ``targets``, summed over channels.
 
     ``options`` go to the method's constructor or its ``attribute``, whichever knows them. Where
@@ -105,9 +105,9 @@ def attribute(
     with ExitStack() as state:
         state.enter_context(explaining(model))
         state.enter_context(answering(model))
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
-        logits = class_logits(model, images, batch=batch)
+        logits = compute_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
         class_scores(logits, targets[:, None])  # tells targets that are no classes
@@ -117,13 +117,13 @@ def attribute(
             model = copy_network(model)
         state.enter_context(_untouched(model))
         # Captum keeps the inputs of activations: they write to fresh memory
-        state.enter_context(switched_off(model.modules(), "inplace"))
+        state.enter_context(switch_off(model.modules(), "inplace"))
         network = _TwoClassesAtLeast(model)
         maps = []
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
             _seed_generators(images.device, seed)
             maps.append(plan.run(network, layer, images, targets, part))
-    return Attribution(torch.cat(maps), logits, targets, method, layer, notes)
+    return AttributionMaps(torch.cat(maps), logits, targets, method, layer, notes)
 
 
 def check_attribution(

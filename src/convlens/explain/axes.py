@@ -113,7 +113,7 @@ class AxisTracker(TorchDispatchMode):
                                 " not known")  # fmt: skip
         return _map_layout(shape, axes)
 
-    def takes_image(self, given: Tensor) -> bool:
+    def is_image_input(self, given: Tensor) -> bool:
         """Whether axis 1 of a layer's input ``(B, C, H, W)`` holds the image's own channels."""
         axes = self.axes(given)
         if axes is None or len(axes) != 4:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import Layout
 from convlens.explain.captum_layers import layer_outputs, reading
-from convlens.explain.layers import feature_map
+from convlens.explain.layers import find_feature_map
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import window_pixels
 from convlens.explain.superpixels import superpixels
@@ -110,7 +110,7 @@ class MethodCall:
                 raise UserError(f"{self.name} explains no layer: leave layer out")
             return None
         if layer is None:
-            layer, why = feature_map(model, images[:1])
+            layer, why = find_feature_map(model, images[:1])
             if layer is None:
                 raise UserError(f"{self.method} needs a layer, and {why}")
         find_module(model, layer)

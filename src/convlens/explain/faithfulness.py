@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
 
@@ -153,7 +153,7 @@ def faithfulness(
         UserError: a target outside the classes, an unknown baseline.
     """
     with explaining(model), answering(model), torch.no_grad():
-        pictures = ready(model, images)
+        pictures = prepare_images(model, images)
         targets = targets.detach().to(pictures.device, torch.long)
         resized = _resized(maps, pictures)
         confidences = []
@@ -204,7 +204,7 @@ def insertion_deletion(
     if not 1 <= steps <= pixels:
         raise UserError(f"steps must be 1 to {pixels}, the number of pixels, got {steps}")
     with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long)
         resized = _resized(maps, images)
         order = resized.flatten(1).sort(dim=1, descending=True, stable=True).indices

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
-from convlens.explain.mode import cached_batch, chunks, device_of, dtype_of, explaining, ready
+from convlens.explain.mode import (
+    cached_batch,
+    chunks,
+    device_of,
+    dtype_of,
+    explaining,
+    prepare_images,
+)
 from convlens.explain.receptive import fitting_probe
 from convlens.explain.taps import Taps, record
 
@@ -80,7 +87,7 @@ def to_display(images: Tensor, *, mean: float = 0.5, spread: float = 0.2) -> Ten
     return (scaled * spread + mean).clamp(0, 1)
 
 
-def recipe(name: str) -> dict[str, float | bool]:
+def get_recipe(name: str) -> dict[str, float | bool]:
     """The arguments of :func:`gradient_ascent` that ``name`` stands for, a copy.
 
     ``plain`` is Erhan et al.'s ascent on pixels; ``robust`` climbs in the frequencies and colours
@@ -94,7 +101,7 @@ def recipe(name: str) -> dict[str, float | bool]:
     return dict(RECIPES[name])
 
 
-def logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
+def find_logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
     """Which of the dense ``layers`` gives the network's output itself; None if none does.
 
     Args:
@@ -106,7 +113,7 @@ def logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> st
     """
     dense = [name for name in layers if isinstance(find_module(model, name), nn.Linear)]
     with explaining(model), torch.no_grad(), record(model, dense) as taps:
-        logits = taps.run(ready(model, example[:1]))
+        logits = taps.run(prepare_images(model, example[:1]))
         return next(
             (n for n in reversed(dense) if n in taps and torch.equal(taps[n], logits)), None
         )
@@ -140,12 +147,13 @@ def gradient_ascent(
     [0, 1], what the network takes. The forward pass stops at the layer, on a canvas not much larger
     than a unit sees.
 
-    ``**recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With ``smoothing``
-    and ``colours`` the gradient is taken in the frequencies and colours of natural pictures, which
-    keeps high-frequency noise from winning; with ``jitter``, ``zoom`` and ``rotation`` nothing
-    wins that a small movement undoes: C. Olah, A. Mordvintsev, L. Schubert, *Feature
-    Visualization*, Distill 2017, https://distill.pub/2017/feature-visualization. Plain ascent:
-    D. Erhan et al., *Visualizing Higher-Layer Features of a Deep Network*, 2009.
+    ``**get_recipe("robust")`` gives ``smoothing`` to ``rotation`` values that serve. With
+    ``smoothing`` and ``colours`` the gradient is taken in the frequencies and colours of natural
+    pictures, which keeps high-frequency noise from winning; with ``jitter``, ``zoom`` and
+    ``rotation`` nothing wins that a small movement undoes: C. Olah, A. Mordvintsev,
+    L. Schubert, *Feature Visualization*, Distill 2017,
+    https://distill.pub/2017/feature-visualization. Plain ascent: D. Erhan et al., *Visualizing
+    Higher-Layer Features of a Deep Network*, 2009.
 
     A unit's picture depends on ``seed`` and its own number, not on the other units asked for (up
     to rounding). No global random number is drawn, and the network stays as it is.
@@ -206,12 +214,12 @@ class AscentCost(NamedTuple):
     seconds: float
     units: int
 
-    def affordable(self, seconds: float) -> int:
+    def count_affordable(self, seconds: float) -> int:
         """How many pictures ``seconds`` suffice for: whole batches."""
         return int(seconds // self.seconds) * self.units
 
 
-def ascent_cost(
+def estimate_ascent_cost(
     model: nn.Module,
     layer: str,
     units: int,

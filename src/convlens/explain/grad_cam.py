@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.explain.captum_layers import layer_outputs_with_graph, reading
 from convlens.explain.layouts import Layouts
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 
 
 @dataclass(frozen=True, eq=False)
-class GradCam:
+class GradCamMaps:
     """Maps of ``T`` targets at ``L`` layers for one batch of pictures; fp32, detached.
 
     Attributes:
@@ -59,7 +59,7 @@ def grad_cam(
     *,
     relu: bool = True,
     batch: int | None = None,
-) -> GradCam:
+) -> GradCamMaps:
     """Grad-CAM maps for several layers and several classes from one forward pass.
 
     With ``A`` the ``(C, h, w)`` output of a layer and ``y`` the logit of the class::
@@ -90,13 +90,13 @@ def grad_cam(
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
     with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         done = [
             _maps(layouts, images[part], targets[part], relu) for part in chunks(len(images), batch)
         ]
     maps = {name: torch.cat([found[name] for found, _ in done]) for name in layers}
-    return GradCam(maps, torch.cat([logits for _, logits in done]), targets)
+    return GradCamMaps(maps, torch.cat([logits for _, logits in done]), targets)
 
 
 def _maps(

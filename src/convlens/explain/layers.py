@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
-from convlens.explain.mode import explaining, ready
+from convlens.explain.mode import explaining, prepare_images
 
 KINDS = ("activations", "filters", "grad_cam")
 
@@ -86,7 +86,7 @@ def choose_layers(
             - ``"grad_cam"``: the one feature map the classifier looks at: what the last
               convolution (or dense layer on a map) became before pooling or flattening (after its
               normalisation, its activation, the sum of its residual block, the concatenation of its
-              branches); see :func:`feature_map`.
+              branches); see :func:`find_feature_map`.
         example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto``, which leaves
             out layers that are never called.
         limit: at most so many layers from ``auto``. Whole stages are left out, evenly over the
@@ -119,7 +119,7 @@ def choose_layers(
     return [path for path in paths if path in chosen]
 
 
-def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
+def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
     """The layer whose map the classifier looks at; or None, and in a few words why there is none.
 
     It must carry most of the network: of all convolutions and matrix products over more than one
@@ -142,7 +142,7 @@ def feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
     return last.name, ""
 
 
-def takes_image(model: nn.Module, example: Tensor) -> list[str]:
+def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """The convolutions that read the image's own channels, in the order in which they are called.
 
     Their kernels are small pictures themselves; those of deeper layers, and of 1×1, show nothing.
@@ -153,7 +153,7 @@ def takes_image(model: nn.Module, example: Tensor) -> list[str]:
     return [
         call.name
         for call in _trace(model, example)[0]
-        if call.takes_image and max(call.module.kernel_size) > 1
+        if call.reads_image and max(call.module.kernel_size) > 1
     ]
 
 
@@ -167,7 +167,7 @@ class _Call:
     version: int
     layout: Layout
     products: int
-    takes_image: bool
+    reads_image: bool
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -182,7 +182,7 @@ def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None
     if example is None:
         raise ValueError("choose_layers needs an example picture for auto")
     if kind == "grad_cam":
-        layer, _ = feature_map(model, example)
+        layer, _ = find_feature_map(model, example)
         return [layer] if layer else []
     calls = {call.name: call for call in _trace(model, example)[0]}
     kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}
@@ -217,7 +217,7 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
     reading: set[str] = set()
 
     def begin(name, given):
-        if given and isinstance(given[0], Tensor) and tracker.takes_image(given[0]):
+        if given and isinstance(given[0], Tensor) and tracker.is_image_input(given[0]):
             reading.add(name)
 
     def end(name, module, output):
@@ -226,7 +226,7 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
             calls.append(_Call(name, module, output, output._version, *found))
 
     with explaining(model), torch.no_grad(), ExitStack() as hooks:
-        images = ready(model, example[:1])
+        images = prepare_images(model, example[:1])
         tracker = AxisTracker(images)
         for name, module in model.named_modules():
             if not name:

@@ -38,13 +38,13 @@ def explaining(model: nn.Module) -> Iterator[None]:
         kept_generators(model),
         kept_state(model),
         evaluation_mode(model),
-        switched_off(model.parameters(), "requires_grad"),
+        switch_off(model.parameters(), "requires_grad"),
         _widened(model),
     ):
         yield
 
 
-def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> RemovableHandle:
+def add_preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """The network takes what ``preprocess`` makes of its input in a ``with`` of this.
 
     No layer's name changes by it, and nothing of it stays.
@@ -53,7 +53,7 @@ def preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> R
 
 
 @contextmanager
-def switched_off(owners: Iterable, flag: str) -> Iterator[None]:
+def switch_off(owners: Iterable, flag: str) -> Iterator[None]:
     """The ``flag`` of those that have it on is off while this lasts."""
     on = [owner for owner in owners if getattr(owner, flag, False) is True]
     try:
@@ -94,7 +94,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return torch.float64 if first == torch.float64 else torch.float32
 
 
-def ready(model: nn.Module, images: Tensor) -> Tensor:
+def prepare_images(model: nn.Module, images: Tensor) -> Tensor:
     """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
 
     They keep their layout in memory: a network that flattens with ``view`` takes contiguous ones

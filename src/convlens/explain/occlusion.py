@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import cached_batch, chunks, explaining, ready
+from convlens.explain.mode import cached_batch, chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
@@ -145,14 +145,14 @@ def check_occlusion(
     return len(_corners(size, window, stride))
 
 
-def class_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
+def compute_logits(model: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
     """``(B, K)`` logits of pictures ``(B, C, H, W)``; ``(B, 1)`` for a one-logit network.
 
     Args:
         batch: pictures a forward pass; None for all at once.
     """
     with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
+        images = prepare_images(model, images)
         return torch.cat([model(images[part]) for part in chunks(len(images), batch)])
 
 
@@ -226,11 +226,11 @@ def _falls(
     ``(P,)``, and what is covered in it, ``(P, H, W)`` bool.
     """
     with explaining(model), answering(model), torch.no_grad():
-        images = ready(model, images)
+        images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         wanted = targets if targets.dim() == 2 else targets[:, None]
         fill = _fill(images, baseline)
-        logits = class_logits(model, images, batch=batch)
+        logits = compute_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1, keepdim=True)
         wanted = torch.where(wanted == -1, predicted, wanted)
         scores = class_scores(logits, wanted)

@@ -245,7 +245,7 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
     return found
 
 
-def picking(model: nn.Module, where: str | int | Callable | None) -> RemovableHandle:
+def add_logits_picker(model: nn.Module, where: str | int | Callable | None) -> RemovableHandle:
     """The network returns the logits alone in a ``with`` of this; see :func:`pick_logits`.
 
     No layer's name changes by it, and nothing of it stays.

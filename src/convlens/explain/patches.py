@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
-from convlens.explain.mode import chunks, explaining, ready
+from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
@@ -37,7 +37,7 @@ class ExcitingPatches:
         places: ``(U, N, 4)`` int64, the patch in its picture: top, left, bottom, right in pixels,
             the last two exclusive; may lie beyond the picture.
         units: the channel numbers, in the order of the patches.
-        searched: pictures looked at.
+        search_count: images searched.
     """
 
     patches: Tensor
@@ -45,7 +45,7 @@ class ExcitingPatches:
     pictures: Tensor
     places: Tensor
     units: tuple[int, ...]
-    searched: int
+    search_count: int
 
 
 class _Search:
@@ -162,7 +162,7 @@ def search_patches(
     searched, shape = 0, None
     with explaining(model), torch.no_grad():
         for pictures in batches:
-            images = ready(model, pictures)
+            images = prepare_images(model, pictures)
             if not len(images):
                 continue
             if shape not in (None, images.shape[1:]):

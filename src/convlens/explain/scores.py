@@ -2,7 +2,7 @@
 
 Shapes: ``N`` maps, ``h w`` their size, ``H W`` the size of masks. Maps are not negative (what is
 below zero counts as zero), masks are True on the object. Where masks are given, maps are brought
-to their size first (bilinear, as :meth:`convlens.explain.GradCam.upsample`).
+to their size first (bilinear, as :meth:`convlens.explain.GradCamMaps.upsample`).
 
 A score that is undefined is NaN, never zero: an empty map (nowhere above zero), an empty mask, a
 value that is not finite. Take means with ``nanmean``, and say how many were NaN.

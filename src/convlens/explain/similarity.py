@@ -115,13 +115,13 @@ def _ranks(maps: Tensor) -> Tensor:
     return ((below + up_to + 1) / 2).view_as(maps).to(maps.dtype)
 
 
-def alike(one: Tensor, other: Tensor, narrow: bool) -> bool:
+def are_close(one: Tensor, other: Tensor, narrow: bool) -> bool:
     """Whether two answers of a network are the same but for rounding.
 
     Args:
         narrow: one of them was computed in half precision.
 
-    >>> alike(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), narrow=False)
+    >>> are_close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), narrow=False)
     True
     """
     if one.shape != other.shape:

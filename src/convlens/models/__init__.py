@@ -3,12 +3,12 @@
 from convlens.models.build import build_model
 from convlens.models.classifier import Classifier
 from convlens.models.imagenet import imagenet_classes
-from convlens.models.layers import LayerRow, layer_table
+from convlens.models.layers import LayerRow, build_layer_table
 
 __all__ = [
     "Classifier",
     "LayerRow",
+    "build_layer_table",
     "build_model",
     "imagenet_classes",
-    "layer_table",
 ]

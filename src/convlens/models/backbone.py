@@ -1,6 +1,6 @@
-"""A backbone as a chain of parts, so that it can be cut where the frozen ones end.
+"""A backbone as a chain of parts, which can be cut behind the frozen ones.
 
-Legend: ``B`` pictures of a batch, ``C`` channels, ``H W`` height and width.
+Legend: ``B`` images of a batch, ``C`` channels, ``H W`` height and width.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from convlens.models.winograd import LEAST_CHANNELS, FrozenChain
 
 
 class Backbone(nn.Module):
-    """Normalised pictures (B, C, H, W) to a feature map (B, C', h, w).
+    """Computes a feature map (B, C', h, w) from normalised images (B, C, H, W).
 
     Args:
-        parts: children by name; parameter names follow from them.
-        links: paths of the modules that run one after the other, which is the whole forward
-            pass; None where the network is not such a chain.
-        stages: names of the links that count as stages, in order; schedules and the choice of
-            layers to explain know them.
-        whole: the forward pass of a network that is no chain, called with this module.
+        parts: children by name; parameter names start with these names.
+        links: paths of the modules that make up the forward pass, one after the other; None if
+            the network is not such a chain.
+        stages: names of the links that are stages, in order; schedules and the choice of layers
+            to explain refer to them.
+        whole: forward pass of a network that is not a chain; called with this module.
 
     Attributes:
-        link_names, stage_names: as given; a network that is no chain is one link, ``""``.
+        link_names: the links; ``("",)`` if the network is not a chain.
+        stage_names: the stages.
     """
 
     def __init__(
@@ -46,52 +47,60 @@ class Backbone(nn.Module):
         self.stage_names = tuple(stages)
         self._whole = whole
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.run(pictures, 0, len(self.link_names))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.run(images, 0, len(self.link_names))
 
-    def run(self, values: Tensor, start: int, stop: int, *, swift: bool = False) -> Tensor:
-        """The links ``start`` up to, not including, ``stop``; ``values`` is the first's input.
+    def run(self, values: Tensor, start: int, stop: int, *, fast: bool = False) -> Tensor:
+        """Run the links from ``start`` up to, but not including, ``stop``.
 
-        ``swift`` gives the same bits, gradients too, in less time; see :mod:`models.pooled`.
+        Args:
+            values: input of the first of these links.
+            start: number of the first link.
+            stop: number behind the last link.
+            fast: whether to compute ReLU behind max pooling, which takes less time; outputs and
+                gradients are bit-identical.
         """
         for link in self.link_names[start:stop]:
             if not link:
                 values = self._whole(self, values)
-            elif swift:
+            elif fast:
                 values = run_pooled(self.get_submodule(link), values)
             else:
                 values = self.get_submodule(link)(values)
         return values
 
     @torch.no_grad()
-    def run_frozen(self, pictures: Tensor, stop: int) -> Tensor:
-        """The links before ``stop``, which are frozen: no gradient, and as fast as can be.
+    def run_frozen(self, images: Tensor, stop: int) -> Tensor:
+        """Run the frozen links before ``stop`` without gradients, on the fastest path.
 
-        No hook of a layer is called. On the CPU large 3×3 convolutions are computed by
-        :mod:`convlens.models.winograd`, equal to the layers' own to rounding.
+        No layer hooks are called. On the CPU, ``convlens.models.winograd`` computes large 3×3
+        convolutions; the results equal those of the layers up to rounding.
         """
         chains = _CHAINS.setdefault(self, {})
         if stop not in chains:
             parts = [self.get_submodule(link) if link else self for link in self.link_names[:stop]]
-            gains = all(map(is_chain, parts)) and any(map(_has_large_kernels, parts))
-            chains[stop] = FrozenChain(nn.Sequential(*parts)) if gains else None
-        return chains[stop](pictures) if chains[stop] else self.run(pictures, 0, stop)
+            is_faster = all(map(is_chain, parts)) and any(map(_has_large_kernels, parts))
+            chains[stop] = FrozenChain(nn.Sequential(*parts)) if is_faster else None
+        return chains[stop](images) if chains[stop] else self.run(images, 0, stop)
 
-    def resting_links(self) -> int:
-        """How many links from the start are frozen: no gradient wanted, in evaluation mode."""
+    def count_frozen_links(self) -> int:
+        """Return the number of leading links that are frozen: no gradients, in evaluation mode."""
         for number, link in enumerate(self.link_names):
             part = self.get_submodule(link)
-            wanted = any(parameter.requires_grad for parameter in part.parameters())
-            # activation and pooling layers without a mode of their own follow what is before them
-            moving = any(module.training for module in part.modules() if _has_mode(module))
-            if wanted or moving:
+            is_trained = any(parameter.requires_grad for parameter in part.parameters())
+            # layers without a mode, such as activations, do not decide
+            in_training = any(module.training for module in part.modules() if _has_mode(module))
+            if is_trained or in_training:
                 return number
         return len(self.link_names)
 
-    def stage_of(self, name: str) -> int:
-        """The number of the stage that a parameter (by its name in the backbone) belongs to.
+    def find_stage(self, name: str) -> int:
+        """Return the number of the stage that a parameter belongs to.
 
-        What stands before the first stage belongs to it, and what stands behind the last to that.
+        Parameters before the first stage belong to the first, those behind the last to the last.
+
+        Args:
+            name: name of the parameter in the backbone.
         """
         places = {link: number for number, link in enumerate(self.link_names)}
         for number, stage in enumerate(self.stage_names):
@@ -102,12 +111,15 @@ class Backbone(nn.Module):
         return next((n for n, end in enumerate(ends) if end >= place), len(ends) - 1)
 
 
-# beside the backbones, not in them: they are copied and sent to other processes without
+# kept outside the backbones, so that copying or pickling a backbone leaves them behind
 _CHAINS: WeakKeyDictionary[Backbone, dict[int, FrozenChain | None]] = WeakKeyDictionary()
 
 
 def is_chain(module: nn.Module) -> bool:
-    """Whether a module is layers, and sequences of layers, that run one after the other."""
+    """Whether a module consists of layers, and sequences of layers, that run one after the other.
+
+    A subclass of ``nn.Sequential`` with its own ``forward`` is not a chain.
+    """
     return all(
         type(part).forward is nn.Sequential.forward or not list(part.children())
         for part in module.modules()
@@ -115,7 +127,7 @@ def is_chain(module: nn.Module) -> bool:
 
 
 def _has_large_kernels(part: nn.Module) -> bool:
-    """Whether a layer in it may be computed faster than by itself."""
+    """Whether it contains a convolution that Winograd's algorithm may compute faster."""
     return any(
         layer.kernel_size == (3, 3) and layer.in_channels * layer.out_channels >= LEAST_CHANNELS
         for layer in part.modules()
@@ -127,19 +139,23 @@ def _has_mode(module: nn.Module) -> bool:
     return not isinstance(module, nn.Conv2d | nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Sequential)
 
 
-def sequential(parts: Mapping[str, nn.Module]) -> Backbone:
-    """A backbone whose parts run in order and are its stages."""
+def build_chain(parts: Mapping[str, nn.Module]) -> Backbone:
+    """Build a backbone whose parts run in order, each of them a stage."""
     return Backbone(parts, links=list(parts), stages=list(parts))
 
 
-def least_size(run: Callable[[int], object], size: int) -> int | None:
-    """The smallest picture edge above ``size``, which is too small, that ``run`` accepts.
+def find_minimum_size(run: Callable[[int], object], size: int) -> int | None:
+    """Find the smallest image edge above ``size`` that ``run`` accepts.
 
     Args:
-        run: makes a forward pass at an edge in pixels; raises where the map vanishes.
+        run: makes a forward pass at an edge in pixels; raises if the map vanishes.
+        size: an edge in pixels that is too small.
+
+    Returns:
+        The edge in pixels; None if 1024 pixels are still too few.
     """
 
-    def works(edge: int) -> bool:
+    def is_accepted(edge: int) -> bool:
         try:
             run(edge)
         except (RuntimeError, ValueError, AssertionError):
@@ -147,19 +163,25 @@ def least_size(run: Callable[[int], object], size: int) -> int | None:
         return True
 
     low, high = size, max(2 * size, 16)
-    while not works(high):
+    while not is_accepted(high):
         low, high = high, 2 * high
         if high > 1024:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if works(middle) else (middle, high)
+        low, high = (low, middle) if is_accepted(middle) else (middle, high)
     return high
 
 
-def too_small(name: str, size: int, least: int | None) -> UserError:
-    """The error for pictures that vanish in the network."""
-    way_out = f"at least {least} are needed" if least else "choose a larger one"
+def too_small_error(name: str, size: int, least: int | None) -> UserError:
+    """Return the error for images that are too small; it states the minimum.
+
+    Args:
+        name: the network, as ``model.name``.
+        size: the edge in pixels.
+        least: the minimum edge in pixels, or None if it is unknown.
+    """
+    way_out = f"at least {least} pixels are needed" if least else "choose a larger size"
     return UserError(
-        f"data.size={size}: too few pixels for model.name={name}, its maps would vanish; {way_out}"
+        f"data.size={size} is too small for model.name={name}: its feature maps vanish; {way_out}"
     )

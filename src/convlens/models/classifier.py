@@ -1,6 +1,6 @@
-"""A picture classifier: input normalisation, backbone, head.
+"""An image classifier: input normalisation, backbone, head.
 
-Legend: ``B`` pictures of a batch, ``C`` channels, ``H W`` height and width, ``K`` classes.
+Legend: ``B`` images of a batch, ``C`` channels, ``H W`` height and width, ``K`` classes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from torch import Tensor, nn
 from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone
 from convlens.models.normalise import Normalise
-from convlens.models.pooled import watched
+from convlens.models.pooled import has_hooks
 
 
 class Classifier(nn.Module):
-    """Pictures in [0, 1], (B, C, H, W), to logits (B, K), or (B, 1) for a one-logit head.
+    """Computes logits (B, K), or (B, 1) for a one-logit head, from images (B, C, H, W) in [0, 1].
 
     The parts are the attributes ``normalise``, ``backbone`` and ``head``; schedules, layer
-    patterns and checkpoints know the layers by these paths (``backbone.block1.conv``).
+    patterns and checkpoints refer to the layers by these paths (``backbone.block1.conv``).
 
-    The network can be cut after any number of the backbone's links: ``features`` gives what flows
-    through the cut, ``from_features`` goes on from there, and one after the other they are
-    ``forward``.
+    The network can be cut behind any link of the backbone: ``features`` computes the features at
+    the cut, ``from_features`` continues from there, and both together equal ``forward``.
+
+    Args:
+        normalise: the input normalisation.
+        backbone: images to feature map.
+        head: feature map to logits.
     """
 
     def __init__(self, normalise: Normalise, backbone: Backbone, head: nn.Module):
@@ -31,41 +35,48 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.head(self.backbone(self.normalise(pictures)))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(self.normalise(images)))
 
-    def features(self, pictures: Tensor, cut: int) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] to what the first ``cut`` links, which are frozen, make
-        of them; without gradients."""
-        return self.backbone.run_frozen(self.normalise(pictures), cut)
+    def features(self, images: Tensor, cut: int) -> Tensor:
+        """Compute the output of the first ``cut`` links, which are frozen, without gradients.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            cut: number of links.
+        """
+        return self.backbone.run_frozen(self.normalise(images), cut)
 
     def from_features(self, features: Tensor, cut: int) -> Tensor:
-        """What :meth:`features` gave, to logits."""
-        return self.head(
-            self.backbone.run(features, cut, len(self.backbone.link_names), swift=True)
-        )
+        """Compute logits from the output of ``features`` for the same cut."""
+        return self.head(self.backbone.run(features, cut, len(self.backbone.link_names), fast=True))
 
-    def swift(self, pictures: Tensor) -> Tensor:
-        """:meth:`forward`, its frozen beginning without gradients, all as fast as can be.
+    def forward_fast(self, images: Tensor) -> Tensor:
+        """Compute what ``forward`` computes, faster, for training and evaluation.
 
-        For training and evaluating; hooks of the frozen layers are not called.
+        The frozen links at the start run without gradients, and their hooks are not called.
         """
-        cut = self.backbone.resting_links()
-        if not cut and (watched(self) or watched(self.backbone)):
-            return self(pictures)
-        features = self.features(pictures, cut) if cut else self.normalise(pictures)
+        cut = self.backbone.count_frozen_links()
+        if not cut and (has_hooks(self) or has_hooks(self.backbone)):
+            return self(images)
+        features = self.features(images, cut) if cut else self.normalise(images)
         return self.from_features(features, cut)
 
     def cut_name(self, cut: int) -> str:
-        """The link after which ``cut`` cuts, as a person knows it."""
+        """Return the name of the last link before the cut, for messages."""
         return self.backbone.link_names[cut - 1] or "backbone"
 
 
 def feature_shape(backbone: Backbone, channels: int, size: int) -> tuple[int, ...]:
-    """(C', h, w) of the backbone's output for pictures of that many channels and pixels.
+    """Return the shape (C', h, w) of the backbone's output.
+
+    Args:
+        backbone: the network.
+        channels: of the images.
+        size: height and width of the images in pixels.
 
     Raises:
-        RuntimeError: the pictures are too small.
+        RuntimeError: the images are too small.
     """
     with torch.no_grad(), evaluation_mode(backbone):
         return tuple(backbone(torch.zeros(1, channels, size, size)).shape[1:])

@@ -1,4 +1,4 @@
-"""Weights of an earlier run: what its checkpoint holds of the network, and taking it over."""
+"""Start from the weights of an earlier run: read its checkpoint and copy them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.models.state import COUNTER, SHOWN, compare, fill
-from convlens.models.weights_file import read_content, weights_in
+from convlens.models.state import COUNTER, SHOWN, check_keys, fill_weights
+from convlens.models.weights_file import extract_weights, read_content
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a checkpoint of an earlier run holds of its network.
+class EarlierRun:
+    """The network in a checkpoint of an earlier run.
 
     Attributes:
-        path: of the file.
+        path: of the checkpoint.
         network: the run's ``model.name``.
-        class_names: what its head answers with, in order.
-        state: tensors by their keys in :class:`convlens.models.classifier.Classifier`.
+        class_names: classes of its head, in order.
+        state: tensors by their keys in ``convlens.models.Classifier``.
     """
 
     path: Path
@@ -30,27 +30,29 @@ class Trained:
     state: dict[str, Tensor]
 
     def normalisation(self, channels: int) -> tuple[list[float], list[float]] | None:
-        """(mean, std) by channel; None where they are of another number of channels."""
-        found = [self.state.get(f"normalise.{name}") for name in ("mean", "std")]
-        if any(value is None or value.numel() != channels for value in found):
+        """Return (mean, std) by channel, or None if the number of channels differs."""
+        stored = [self.state.get(f"normalise.{name}") for name in ("mean", "std")]
+        if any(value is None or value.numel() != channels for value in stored):
             return None
-        mean, std = (value.flatten().tolist() for value in found)
+        mean, std = (value.flatten().tolist() for value in stored)
         return mean, std
 
 
-def load_trained(
-    model: nn.Module, trained: Trained, class_names: Sequence[str] | None
+def load_earlier_run(
+    model: nn.Module, trained: EarlierRun, class_names: Sequence[str] | None
 ) -> tuple[bool, str]:
-    """Fill a classifier from an earlier run's: the base, and the head where it answers alike.
+    """Copy the weights of an earlier run into a classifier: the base, and the head if it fits.
 
-    The input normalisation is not touched.
+    The head fits if it has the same classes, in the same order, and the same layers. The input
+    normalisation is not copied.
 
     Args:
-        model: a :class:`convlens.models.classifier.Classifier`.
-        class_names: of the new run, in order; None where nobody knows.
+        model: a ``convlens.models.Classifier``.
+        trained: the earlier run.
+        class_names: classes of the new run, in order; None if unknown.
 
     Returns:
-        Whether the head was taken, and one line that says what was.
+        Whether the head was copied, and one line that reports it.
 
     Raises:
         UserError: the base is of another network; keys are counted and named.
@@ -62,29 +64,35 @@ def load_trained(
         return {k: v for k, v in state.items() if k.startswith(f"{name}.")}
 
     base, top = part(mine, "backbone"), part(mine, "head")
-    compare(base, part(theirs, "backbone"), trained.path, (), f" (model.name={trained.network})")
+    check_keys(base, part(theirs, "backbone"), trained.path, (), f" (model.name={trained.network})")
     shapes = {k: v.shape for k, v in part(theirs, "head").items()}
     if class_names is None or tuple(class_names) != trained.class_names:
         names = ", ".join(trained.class_names[:SHOWN])
         more = ", …" * (len(trained.class_names) > SHOWN)
-        why = f"its head answers {len(trained.class_names)} other classes ({names}{more})"
+        why = f"its head has {len(trained.class_names)} other classes ({names}{more})"
         if class_names is not None and sorted(class_names) == sorted(trained.class_names):
             why = "its head has the classes in another order"
     elif shapes != {k: v.shape for k, v in top.items()}:
         why = "its head has other layers"
     else:
-        fill(base | top, theirs, trained.path)
+        fill_weights(base | top, theirs, trained.path)
         return True, f"{trained.path}: weights of an earlier run, base and head"
-    fill(base, theirs, trained.path)
-    return False, f"{trained.path}: weights of an earlier run, the base alone; {why}"
+    fill_weights(base, theirs, trained.path)
+    return False, f"{trained.path}: weights of an earlier run, base only; {why}"
 
 
-def trained_in(path: Path) -> Trained | None:
-    """What an earlier run's checkpoint holds, or None: the file is no checkpoint of convlens, or
-    cannot be read, which loading it tells.
+def read_earlier_run(path: Path) -> EarlierRun | None:
+    """Read the network from a checkpoint of an earlier run.
+
+    Args:
+        path: a weights file or checkpoint.
+
+    Returns:
+        The earlier run; None if the file is not a checkpoint of convlens or cannot be read.
+        Loading an unreadable file reports why.
 
     Raises:
-        UserError: its weights are no plain tensors.
+        UserError: its weights are not plain tensors.
     """
     if path.suffix == ".safetensors":
         return None
@@ -101,7 +109,7 @@ def trained_in(path: Path) -> Trained | None:
     fits = isinstance(names, list) and all(isinstance(each, str) for each in names)
     if not fits or not isinstance(name, str) or not isinstance(state, dict):
         return None
-    state, _ = weights_in(state, path)
+    state, _ = extract_weights(state, path)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return Trained(path, name, tuple(names), state)
+    return EarlierRun(path, name, tuple(names), state)

@@ -1,4 +1,4 @@
-"""What a fresh network is made of: activation functions, and how weights are drawn."""
+"""New layers: activation functions by name, and initial weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 
 from convlens.core.errors import check_name
 
-# In place where the gradient allows it: on two cores the saved memory traffic is worth some
-# per cent of a step, and every tap of ours copies what it records.
+# In place if the gradient allows it: on two cores this saves a few per cent of a step. The hooks
+# that record activations copy them, so nothing is overwritten.
 ACTIVATIONS = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky_relu": partial(nn.LeakyReLU, inplace=True),
@@ -21,8 +21,8 @@ ACTIVATIONS = {
 }
 
 
-def activation_layer(name: str) -> nn.Module:
-    """A new activation layer by its name.
+def build_activation(name: str) -> nn.Module:
+    """Build an activation layer by its name.
 
     Raises:
         UserError: the name is unknown.
@@ -32,11 +32,13 @@ def activation_layer(name: str) -> nn.Module:
 
 
 def initialise(module: nn.Module, how: str) -> None:
-    """Draw the weights of every convolution and dense layer of ``module``, in place.
+    """Initialise every convolution and dense layer of ``module``, in place.
 
-    ``keras``: Glorot uniform weights (Glorot & Bengio 2010), zero biases, which is what the
-    recipes of the source documents started from. ``torch``: PyTorch's own (Kaiming uniform with
-    a = sqrt(5), He et al. 2015), which the layers already have when they are made.
+    Args:
+        module: the layers.
+        how: ``keras`` for Glorot uniform weights (Glorot & Bengio 2010) and zero biases, as Keras
+            initialises; ``torch`` leaves PyTorch's own (Kaiming uniform with a = sqrt(5), He et
+            al. 2015), which new layers already have.
 
     Raises:
         UserError: ``how`` is neither.

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from convlens.config.schema import HeadConfig
 from convlens.core.errors import check_name
-from convlens.models.fresh import activation_layer
+from convlens.models.fresh import build_activation
 
 
 class Select(nn.Module):
-    """Some outputs of a head, in the order of the classes: (B, M) to (B, K).
+    """Selects K of M logits, in the order of the classes: (B, M) to (B, K).
 
     Args:
         outputs: K column numbers.
@@ -29,23 +29,23 @@ class Select(nn.Module):
         return logits[:, self.outputs]
 
 
-def head(
+def build_head(
     shape: tuple[int, ...], outputs: int, chosen: HeadConfig, activation: str
 ) -> nn.Sequential:
-    """Flatten or average, dropout, dense layers, logits.
+    """Build the head: flatten or average, dropout, dense layers, logits.
 
     Args:
         shape: (C, H, W) of the backbone's output.
         outputs: number of logits.
-        chosen: the config group ``model.head``; ``pool: flatten`` keeps every place, ``average``
-            means over space (Lin et al. 2013).
+        chosen: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
+            averages over space (Lin et al. 2013).
         activation: name of the activation after each hidden dense layer.
 
     Returns:
-        (B, C, H, W) to (B, outputs).
+        A network from (B, C, H, W) to (B, outputs).
 
     Raises:
-        UserError: an unknown name, naming the key.
+        UserError: a name is unknown; the error names the key.
     """
     check_name("model.head.pool", chosen.pool, ("flatten", "average"))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -59,7 +59,7 @@ def head(
         layers["dropout"] = nn.Dropout(chosen.dropout)
     for number, units in enumerate(chosen.hidden, start=1):
         layers[f"dense{number}"] = nn.Linear(features, units)
-        layers[f"activation{number}"] = activation_layer(activation)
+        layers[f"activation{number}"] = build_activation(activation)
         if chosen.hidden_dropout:
             layers[f"dropout{number}"] = nn.Dropout(chosen.hidden_dropout)
         features = units

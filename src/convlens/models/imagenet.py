@@ -1,4 +1,4 @@
-"""The classes a network's own head answers with, and which of them a data set's classes are."""
+"""ImageNet classes of a network's own head, and which of them are the classes of the data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from convlens.core.errors import UserError, nearest
 
 WAYS = ("order", "names", "numbers")
 _OTHERWISE = (
-    "say model.head_classes=names if they have these names in another order or number, numbers "
-    "if they are named by the output's number, or a CSV file with the columns class,output"
+    "try model.head_classes=names (other order or number), numbers (named by output) or a "
+    "CSV file (class,output)"
 )
 
 
 def imagenet_classes() -> list[str]:
-    """The 1000 ImageNet class names in the order of the logits, as torchvision has them.
+    """Return torchvision's 1000 ImageNet class names in the order of the logits.
 
     >>> imagenet_classes()[0], imagenet_classes()[285], len(imagenet_classes())
     ('tench', 'Egyptian cat', 1000)
@@ -29,7 +29,7 @@ def imagenet_classes() -> list[str]:
 
 @cache
 def imagenet_synsets() -> list[str]:
-    """Their ids in WordNet in the same order, which is the names of ImageNet's own folders.
+    """Return their WordNet ids, the names of ImageNet's folders, in the same order.
 
     >>> imagenet_synsets()[0], imagenet_synsets()[285]
     ('n01440764', 'n02124075')
@@ -41,43 +41,43 @@ def imagenet_synsets() -> list[str]:
 
 @cache
 def _outputs() -> dict[str, int]:
-    """The first output of each class name, and that of each synset id."""
+    """Return the first output of each class name and synset id."""
     known = (*enumerate(imagenet_synsets()), *enumerate(imagenet_classes()))
     return {name: output for output, name in reversed(known)}
 
 
-def head_outputs(asked: str | Sequence[int], class_names: Sequence[str]) -> list[int] | None:
-    """Which of the 1000 outputs answers for each class of the data; None for all in their order.
+def select_outputs(value: str | Sequence[int], class_names: Sequence[str]) -> list[int] | None:
+    """Return the output of the head for each class of the data; None for all in their order.
 
     Args:
-        asked: ``order``: the data's classes have to be the head's, by name or synset id, in the
-            head's order; ``names``: each is one of the head's, in any order and number;
-            ``numbers``: each is named by its output's number; a CSV file ``class,output``, whose
-            outputs are numbers, names or synset ids; or a list with a number a class.
-        class_names: of the data, ``K`` in order.
+        value: ``order``: the classes of the data are those of the head, by name or synset id, in
+            the same order; ``names``: each is one of the head's, in any order and number;
+            ``numbers``: each is named by the number of its output; a CSV file ``class,output``,
+            whose outputs are numbers, names or synset ids; or a list with one number per class.
+        class_names: K names of the data's classes, in order.
 
     Raises:
-        UserError: a class whose output nobody knows, or two with the same one.
+        UserError: the output of a class is unknown, or two classes have the same.
     """
-    if asked == "order":
+    if value == "order":
         if list(class_names) in (imagenet_classes(), imagenet_synsets()):
             return None
         raise UserError(_other_classes(class_names))
-    if not isinstance(asked, str):
-        found = _listed(asked, class_names)
-    elif asked == "names":
-        found = [_output_of(name, "names") for name in class_names]
-    elif asked == "numbers":
-        found = [_number(name) for name in class_names]
+    if not isinstance(value, str):
+        outputs = _read_list(value, class_names)
+    elif value == "names":
+        outputs = [_output_of(name, "names") for name in class_names]
+    elif value == "numbers":
+        outputs = [_number(name) for name in class_names]
     else:
-        found = _mapped(asked, class_names)
-    for place, output in enumerate(found):
-        if (first := found.index(output)) != place:
+        outputs = _read_file(value, class_names)
+    for place, output in enumerate(outputs):
+        if (first := outputs.index(output)) != place:
             raise UserError(
                 f"model.head_classes: {class_names[first]} and {class_names[place]} are both "
-                f"output {output} ({imagenet_classes()[output]}); every class needs its own"
+                f"output {output} ({imagenet_classes()[output]}); each class needs its own"
             )
-    return found
+    return outputs
 
 
 def _other_classes(class_names: Sequence[str]) -> str:
@@ -89,8 +89,8 @@ def _other_classes(class_names: Sequence[str]) -> str:
         place = next(i for i, name in enumerate(class_names) if name != known[i])
         what = f"class {place} of the data is {class_names[place]}, of the head {known[place]}"
     return (
-        f"model.head=imagenet answers with the {len(names)} ImageNet classes in their order, "
-        f"{what}; {_OTHERWISE}; leave model.head out for a new head"
+        f"model.head=imagenet has the {len(names)} ImageNet classes in order, but {what}; "
+        f"{_OTHERWISE}, or omit model.head"
     )
 
 
@@ -98,7 +98,7 @@ def _output_of(name: str, where: str) -> int:
     if name in _outputs():
         return _outputs()[name]
     raise UserError(
-        f"model.head_classes={where}: {name} is no ImageNet class or synset id; "
+        f"model.head_classes={where}: {name} is not an ImageNet class or synset id; "
         f"{nearest(name, imagenet_classes())}"
     )
 
@@ -106,38 +106,38 @@ def _output_of(name: str, where: str) -> int:
 def _number(text: str, where: str = "numbers") -> int:
     if text.isascii() and text.isdigit() and int(text) < len(imagenet_classes()):
         return int(text)
-    raise UserError(f"model.head_classes={where}: {text!r} is no output's number, 0 to 999")
+    raise UserError(f"model.head_classes={where}: {text!r} is not an output number, 0 to 999")
 
 
-def _listed(asked: Sequence[int], class_names: Sequence[str]) -> list[int]:
-    if len(asked) != len(class_names):
+def _read_list(numbers: Sequence[int], class_names: Sequence[str]) -> list[int]:
+    if len(numbers) != len(class_names):
         raise UserError(
-            f"model.head_classes: a list of {len(asked)} outputs for {len(class_names)} classes; "
-            f"one for each is expected, in the order of the classes"
+            f"model.head_classes: a list of {len(numbers)} outputs for {len(class_names)} classes; "
+            f"give one per class, in the order of the classes"
         )
-    return [_number(str(output), "[…]") for output in asked]
+    return [_number(str(output), "[…]") for output in numbers]
 
 
-def _mapped(asked: str, class_names: Sequence[str]) -> list[int]:
-    file = Path(asked).expanduser()
+def _read_file(value: str, class_names: Sequence[str]) -> list[int]:
+    file = Path(value).expanduser()
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"model.head_classes={asked}: {', '.join(WAYS)}, or a CSV file; {file} cannot be read "
+            f"model.head_classes={value}: {', '.join(WAYS)}, or a CSV file; {file} cannot be read "
             f"({reason})"
         ) from None
     stated = {row.get("class"): row.get("output") for row in rows}
     if None in stated or None in stated.values():
-        raise UserError(f"model.head_classes={asked}: the columns class,output are expected")
+        raise UserError(f"model.head_classes={value}: the file needs the columns class,output")
     if missing := [name for name in class_names if name not in stated]:
         raise UserError(
-            f"model.head_classes={asked}: no row for {len(missing)} of the classes "
+            f"model.head_classes={value}: no row for {len(missing)} of the classes "
             f"({', '.join(missing[:3])})"
         )
     return [
-        _number(stated[name], asked) if stated[name].isdigit() else _output_of(stated[name], asked)
+        _number(stated[name], value) if stated[name].isdigit() else _output_of(stated[name], value)
         for name in class_names
     ]

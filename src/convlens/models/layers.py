@@ -1,4 +1,4 @@
-"""The layer table: what stands in a network, how large, and how far each layer sees."""
+"""The layer table: layers of a network, their sizes and receptive fields."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from convlens.models.backbone import is_chain
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A leaf module, or a module with children that holds parameters of its own besides.
+    """A leaf module, or a module that has both children and parameters of its own.
 
     Attributes:
         path: module path, ``backbone.block1.conv``; ``""`` is the network itself.
         kind: class name.
-        output: shape of the output for one picture, without the batch: (C, H, W) or (features,);
-            of several outputs the first's. None of a module whose forward pass is not called:
-            another one reads its parameters, or it is unused.
-        parameters: number of parameters of its own, those of an earlier row left out: what two
-            modules share, or one that runs twice, is counted once.
-        receptive_field: edge in pixels of the input region that one output value depends on;
-            None where it is the whole picture, and where it is not known: behind branches.
-        convolution: whether it is one of torch's convolutions or a kind of it.
+        output: shape of the (first) output for one image: (C, H, W) or (features,). None if the
+            module's forward pass is not called: it is unused, or another module reads its
+            parameters.
+        parameters: number of its own parameters. Parameters that several rows share are counted
+            in the first of them only.
+        receptive_field: edge in pixels of the input region that one output value depends on; None
+            if it is the whole image, or if it is unknown because the network has branches.
+        convolution: whether it is a torch convolution or a subclass.
     """
 
     path: str
@@ -37,16 +37,21 @@ class LayerRow:
     convolution: bool
 
 
-def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]:
-    """The layers of ``model`` in the order they begin, for a (channels, size, size) picture.
+def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]:
+    """List the layers of ``model`` in the order of their calls; modules not called come last.
 
-    Their parameters add up to the network's. Modules that are not called come last.
+    The parameters of all rows add up to those of the network.
 
     The receptive field follows the chain: it grows by (kernel - 1) times the product of all
-    strides before. That is exact for networks that are chains, as ``scratch`` and VGG16 are, and
-    left out for others; it may exceed the picture when padding lets a layer look past the border.
+    strides before. That is exact for chains, such as ``scratch`` and VGG16, and left out for other
+    networks. It may exceed the image, because padding extends it past the border.
+
+    Args:
+        model: the network.
+        channels: of the images.
+        size: height and width of the images in pixels.
     """
-    shown = {
+    paths = {
         module: path
         for path, module in model.named_modules()
         if _own(module) or not list(module.children())
@@ -63,14 +68,14 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
     def leave(_module: nn.Module, _inputs, output: object) -> None:
         outputs[open_calls.pop()] = _shape(output)
 
-    hooks = [module.register_forward_pre_hook(enter) for module in shown]
-    hooks += [module.register_forward_hook(leave) for module in shown]
+    hooks = [module.register_forward_pre_hook(enter) for module in paths]
+    hooks += [module.register_forward_hook(leave) for module in paths]
     try:
         _run(model, channels, size)
     finally:
         for hook in hooks:
             hook.remove()
-    idle = [module for module in shown if module not in set(calls) and _own(module)]
+    idle = [module for module in paths if module not in set(calls) and _own(module)]
     parts = model.backbone.children() if hasattr(model, "backbone") else [model]
     fields = _receptive_fields(calls) if all(map(is_chain, parts)) else [None] * len(calls)
     unknown = [None] * len(idle)
@@ -82,7 +87,7 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
         counted.update(new)
         rows.append(
             LayerRow(
-                shown[module],
+                paths[module],
                 type(module).__name__,
                 output,
                 sum(parameter.numel() for parameter in new),
@@ -94,12 +99,12 @@ def layer_table(model: nn.Module, *, channels: int, size: int) -> list[LayerRow]
 
 
 def _own(module: nn.Module) -> dict[nn.Parameter, None]:
-    """Parameters that a module holds itself, not through a child, each once."""
+    """Return the parameters of a module itself, without its children's, each once."""
     return dict.fromkeys(module.parameters(recurse=False))
 
 
 def _run(model: nn.Module, channels: int, size: int) -> None:
-    """One pass in evaluation mode; the modes are put back module by module."""
+    """Run one pass in evaluation mode; each module's mode is restored."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     # a compiled network calls no hooks
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), evaluation_mode(model):
@@ -107,7 +112,7 @@ def _run(model: nn.Module, channels: int, size: int) -> None:
 
 
 def _shape(output: object) -> tuple[int, ...] | None:
-    """Of one picture's output; of several outputs the first tensor's."""
+    """Return the shape of the (first) output for one image."""
     if isinstance(output, Tensor):
         return tuple(output.shape[1:])
     parts = output.values() if isinstance(output, Mapping) else output
@@ -117,8 +122,8 @@ def _shape(output: object) -> tuple[int, ...] | None:
 
 
 def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
-    """Of layers that run one after the other; None from the first that sees the whole picture."""
-    found: list[int | None] = []
+    """Return the receptive fields of a chain; None from the first that sees the whole image."""
+    fields: list[int | None] = []
     field, jump, whole = 1, 1, False
     for layer in layers:
         window = getattr(layer, "kernel_size", None)
@@ -128,8 +133,8 @@ def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
             spread = _edge(getattr(layer, "dilation", 1))
             field += spread * (_edge(window) - 1) * jump
             jump *= _edge(layer.stride)
-        found.append(None if whole else field)
-    return found
+        fields.append(None if whole else field)
+    return fields
 
 
 def _edge(value: int | tuple[int, ...]) -> int:

@@ -1,9 +1,8 @@
-"""ReLU behind max pooling in place of before it: the same numbers for a quarter of the work.
+"""Compute ReLU behind max pooling instead of before it: same numbers, a quarter of the work.
 
-The largest of a window, made non-negative, is the largest of its values made non-negative; where
-it is positive it stands in the same place, and elsewhere no gradient flows. So both the maps and
-the gradients are the same bit for bit, while ReLU and its gradient pass over a map of a quarter
-the size (with windows of 2×2).
+ReLU and max commute: max(relu(x)) = relu(max(x)). If the result is positive, both orders pick the
+same position; otherwise no gradient flows. So outputs and gradients are bit-identical, while ReLU
+and its gradient run on a map of a quarter of the size (with windows of 2×2).
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from torch import Tensor, nn
 
 
 def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
-    """``part(values)``, a ReLU before a max pooling computed behind it.
+    """Compute ``part(values)`` with each ReLU before a max pooling moved behind it.
 
-    Only in sequences; and where somebody listens to the part or to one of the two layers, they
-    are computed as they stand.
+    Only sequences are reordered, and only if neither the sequence nor the two layers have hooks.
     """
-    if type(part) is not nn.Sequential or watched(part):
+    if type(part) is not nn.Sequential or has_hooks(part):
         return part(values)
     layers = iter(pairwise([*part, None]))
     for layer, following in layers:
@@ -30,8 +28,8 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
     return values
 
 
-def watched(module: nn.Module) -> bool:
-    """Whether a hook of its own wants to see what it takes or gives."""
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks of its own (not those of its children)."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -43,4 +41,4 @@ def watched(module: nn.Module) -> bool:
 def _swap(relu: nn.Module, pool: nn.Module | None) -> bool:
     if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
         return False
-    return not (watched(relu) or watched(pool))
+    return not (has_hooks(relu) or has_hooks(pool))

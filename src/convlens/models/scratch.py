@@ -1,4 +1,4 @@
-"""The ``scratch`` backbone: a plain chain of convolutions whose every knob is a config key."""
+"""The ``scratch`` backbone: a plain chain of convolutions, configured by ``model`` keys."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from torch import nn
 
 from convlens.config.schema import ModelConfig
 from convlens.core.errors import UserError, check_name
-from convlens.models.backbone import Backbone, sequential
-from convlens.models.fresh import activation_layer
+from convlens.models.backbone import Backbone, build_chain
+from convlens.models.fresh import build_activation
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
 
-def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
-    """``block1 … blockN``, each convolution, [batch norm], activation, [pooling], [dropout].
+def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
+    """Build ``block1 … blockN``: convolution, [batch norm], activation, [pooling], [dropout].
 
     ``kernel_size``, ``stride``, ``padding``, ``pooling`` and ``pool_size`` are one value for all
-    blocks or a list with one value a block. ``padding: same`` lets the map keep its size at stride
-    1; it is ceil(n / stride) otherwise. Batch norm (Ioffe & Szegedy 2015) stands between
-    convolution and activation.
+    blocks or a list with one value per block. With ``padding: same`` a map of n pixels becomes
+    ceil(n / stride). Batch norm (Ioffe & Szegedy 2015) is between convolution and activation.
 
     Args:
         chosen: the config group ``model``.
-        channels: of the pictures.
-        size: height and width of the pictures in pixels, to tell early where a map would vanish.
+        channels: channels of the images.
+        size: height and width of the images in pixels; detects maps that vanish.
 
     Returns:
-        (B, channels, size, size) to the last block's map, (B, filters[-1], h, w).
+        A network from (B, channels, size, size) to the last block's map, (B, filters[-1], h, w).
 
     Raises:
-        UserError: a list of another length, a map that would vanish.
+        UserError: a list has the wrong length, or a map vanishes.
     """
     count, batch_norm = len(chosen.filters), chosen.batch_norm
-    knobs = zip(
+    settings = zip(
         chosen.filters,
         _each("kernel_size", chosen.kernel_size, count),
         _each("stride", chosen.stride, count),
@@ -44,16 +43,16 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
         strict=True,
     )
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (width, kernel, step, pad, pool, window) in enumerate(knobs, start=1):
+    for number, (width, kernel, step, pad, pool, window) in enumerate(settings, start=1):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pixels = _padding(pad, kernel)
-        # a bias before batch norm would be subtracted again at once
+        # batch norm would subtract the bias again
         layers["conv"] = nn.Conv2d(channels, width, kernel, step, pixels, bias=not batch_norm)
         if batch_norm:
             layers["norm"] = nn.BatchNorm2d(
                 width, chosen.batch_norm_eps, chosen.batch_norm_momentum
             )
-        layers["activation"] = activation_layer(chosen.activation)
+        layers["activation"] = build_activation(chosen.activation)
         size = (size + 2 * pixels - kernel) // step + 1
         check_name("model.pooling", pool, POOLINGS)
         if POOLINGS[pool]:
@@ -61,29 +60,29 @@ def scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
             size //= window
         if size < 1:
             raise UserError(
-                f"model.filters={chosen.filters}: nothing is left of the map after block {number}; "
+                f"model.filters={chosen.filters}: the map vanishes in block {number}; "
                 f"use fewer blocks, model.padding=same, less pooling, or a larger data.size"
             )
         if chosen.dropout:
             layers["dropout"] = nn.Dropout2d(chosen.dropout)
         blocks[f"block{number}"] = nn.Sequential(layers)
         channels = width
-    return sequential(blocks)
+    return build_chain(blocks)
 
 
 def _each(key: str, value, count: int) -> list:
-    """``value`` once for each of ``count`` blocks."""
+    """Return one value for each of ``count`` blocks."""
     values = value if isinstance(value, list) else [value] * count
     if len(values) != count:
         raise UserError(
             f"model.{key} has {len(values)} values for {count} blocks of model.filters; "
-            f"give one value for all or one for each"
+            f"give one value for all or one per block"
         )
     return values
 
 
 def _padding(padding: str | int, kernel: int) -> int:
-    """Pixels on each side."""
+    """Return the pixels of padding on each side."""
     if padding == "valid":
         return 0
     if padding == "same":

@@ -1,4 +1,4 @@
-"""Weights into networks: every key accounted for."""
+"""Load weights into a network; every key must be accounted for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.models.weights_file import read_content, weights_in
+from convlens.models.weights_file import extract_weights, read_content
 
 SHOWN = 3  # names of keys in a message
-# what DistributedDataParallel and the attributes of other people's modules put before every key,
+# prefixes of keys: DistributedDataParallel's, and common names of wrapping modules' attributes
 WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.")
-COMPILED = "_orig_mod."  # and torch.compile amid them too
-_CHAINED = 4  # wrappers around each other
-COUNTER = "num_batches_tracked"  # of batch normalisation; nothing is computed with it here
+COMPILED = "_orig_mod."  # torch.compile's, anywhere in a key
+_CHAINED = 4  # most nested wrappers
+COUNTER = "num_batches_tracked"  # of batch normalisation; not used here
 
 
 class Located(Protocol):
-    """Something with a file."""
+    """Something that has a file."""
 
     path: Path
 
@@ -34,35 +34,34 @@ def load_weights(
     classifier: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
 ) -> str | None:
-    """Fill ``model`` from a ``.pth`` or ``.safetensors`` file, of the whole network or its base.
+    """Fill ``model`` from a ``.pth`` or ``.safetensors`` file of the whole network or its base.
 
-    Numbers of any precision become the model's. Nothing in the file is executed. Weights may lie in
-    the usual containers (:data:`~convlens.models.weights_file.CONTAINERS`) and behind the usual
-    wrappers' prefixes (:data:`WRAPPERS`).
+    Numbers are converted to the precision of the model. No code in the file is executed. Weights
+    may be inside the usual containers (``convlens.models.weights_file.CONTAINERS``) and have the
+    prefixes of the usual wrappers (``WRAPPERS``).
 
     Args:
-        model: whose keys are the library's own.
+        model: a network with the library's keys.
         found: has the ``path``.
-        classifier: beginnings of keys of the network's classifier, left out where the model has
-            none.
-        prefixes: a beginning that every wanted key may have in the file.
+        classifier: prefixes of the keys of the classifier, ignored if the model has none.
+        prefixes: prefixes that all keys of the model may have in the file.
 
     Returns:
         One line about what was unwrapped; None for a plain file.
 
     Raises:
-        UserError: not a whole weights file, or one of another network: missing, unexpected and
-            misshapen keys are counted and named.
+        UserError: the file is damaged or of another network: missing, unexpected and misshapen
+            keys are counted and named.
     """
-    state, inside = weights_in(read_content(found.path), found.path)
+    state, inside = extract_weights(read_content(found.path), found.path)
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
     state, steps, others = _unwrapped(state, wanted, classifier, prefixes, found.path)
-    compare(wanted, state, found.path, classifier)
-    fill(wanted, state, found.path)
+    check_keys(wanted, state, found.path, classifier)
+    fill_weights(wanted, state, found.path)
     steps = [f"out of {' / '.join(inside)}"] * bool(inside) + steps
     if others:
-        steps.append(f"{len(others)} other keys left out ({_some(others)})")
+        steps.append(f"{len(others)} other keys ignored ({_some(others)})")
     return f"{found.path.name}: weights taken {', '.join(steps)}" if steps else None
 
 
@@ -70,10 +69,12 @@ def _unwrapped(
     state: dict[str, Tensor], wanted: dict, classifier: tuple[str, ...],
     prefixes: tuple[str, ...], path: Path,
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:  # fmt: skip
-    """The network's own keys out of a file's; how they were found, and which others there are.
+    """Strip the wrappers' prefix from the keys of a file.
 
-    The beginning that most of the wanted keys have in the file is taken off: every chain of the
-    usual wrappers' is tried.
+    Every chain of the usual wrappers is tried; the one that matches most keys is removed.
+
+    Returns:
+        The tensors by the network's keys, the steps taken, and the keys ignored.
 
     Raises:
         UserError: two wrappers hold different weights of the same network.
@@ -102,8 +103,8 @@ def _unwrapped(
             if prefix + key in state and "".join(other) + key in state
         ):
             raise UserError(
-                f"{path} holds two networks, {prefix or 'one'} and {''.join(other)}: save only "
-                f"the keys of the one you want"
+                f"{path} has two networks, {prefix or 'one'} and {''.join(other)}: save only the "
+                f"keys of one"
             )
     if not wrapper:
         return {key.removeprefix(prefix): value for key, value in state.items()}, steps, []
@@ -114,30 +115,38 @@ def _unwrapped(
 
 
 def _chains(state: dict[str, Tensor]) -> set[str]:
-    """Every beginning of keys that is made of usual wrappers' prefixes, the empty one too."""
-    found = {""}
+    """Return every chain of wrappers' prefixes in the keys, including the empty one."""
+    chains = {""}
     for key in state:
         chain = ""
         for _ in range(_CHAINED):
-            rest = key[len(chain) :]
-            wrapper = next((each for each in WRAPPERS if rest.startswith(each)), None)
+            tail = key[len(chain) :]
+            wrapper = next((each for each in WRAPPERS if tail.startswith(each)), None)
             if wrapper is None:
                 break
             chain += wrapper
-            found.add(chain)
-    return found
+            chains.add(chain)
+    return chains
 
 
-def compare(
+def check_keys(
     wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path, classifier: tuple[str, ...],
     of: str = "",
 ) -> None:  # fmt: skip
-    """UserError, with the keys, where ``state`` is not what is wanted."""
+    """Raise a UserError that names the keys if ``state`` does not fit the network.
+
+    Args:
+        wanted: tensors of the network.
+        state: tensors of the file.
+        path: of the file.
+        classifier: prefixes of keys that may be unexpected.
+        of: what the file is of, for the message.
+    """
     extra = {k for k in state if k not in wanted and not k.startswith(classifier)}
     missing = [k for k in wanted if k not in state]
     shapes = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if missing or extra or shapes:
-        told = [
+        problems = [
             f"{len(keys)} {what} ({_some(keys)})"
             for keys, what in (
                 (missing, "keys missing"), (extra, "unexpected"), (shapes, "of another shape")
@@ -145,19 +154,19 @@ def compare(
             if keys
         ]  # fmt: skip
         raise UserError(
-            f"{path} holds weights of another network{of}: {', '.join(told)}; choose the file "
-            f"that fits with model.weights=PATH"
+            f"{path} has weights of another network{of}: {', '.join(problems)}; choose another "
+            f"file with model.weights=PATH"
         )
 
 
-def fill(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    """Copy the numbers, all of them finite, into the wanted tensors."""
+def fill_weights(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    """Copy the numbers into the tensors of the network; all must be finite."""
     read = {key: state[key].to(value.dtype) for key, value in wanted.items()}
     broken = [key for key, value in read.items() if not bool(value.isfinite().all())]
     if broken:
         raise UserError(
-            f"{path}: {len(broken)} of its weights hold NaN or infinity, the first in "
-            f"{broken[0]}: a damaged file, or a training that diverged; choose another"
+            f"{path}: {len(broken)} weights have NaN or infinity, first {broken[0]}: the file is "
+            f"damaged, or its training diverged; choose another"
         )
     with torch.no_grad():
         for key, value in wanted.items():
@@ -169,10 +178,11 @@ def _some(keys: Iterable[str]) -> str:
     return f"{', '.join(keys[:SHOWN])}{', …' * (len(keys) > SHOWN)}"
 
 
-def fingerprint(module: nn.Module) -> str:
-    """BLAKE2 over names, types, shapes and bytes of a module's parameters and buffers.
+def compute_fingerprint(module: nn.Module) -> str:
+    """Hash names, types, shapes and bytes of a module's parameters and buffers (BLAKE2).
 
-    32 hexadecimal digits; equal ones mean equal outputs in evaluation mode.
+    Returns:
+        32 hexadecimal digits; equal digits mean equal outputs in evaluation mode.
     """
     mark = hashlib.blake2b(digest_size=16)
     for name, value in module.state_dict().items():

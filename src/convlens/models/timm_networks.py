@@ -1,4 +1,4 @@
-"""Any convolutional network of timm as a backbone, and its own classifier as a head."""
+"""Any convolutional network of timm as a backbone, with its own classifier as a head."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.core.evaluation import evaluation_mode
-from convlens.models.backbone import Backbone, least_size, too_small
+from convlens.models.backbone import Backbone, find_minimum_size, too_small_error
 
 
 @cache
-def known_names() -> list[str]:
-    """timm's model names, without the tags of their weights."""
+def list_names() -> list[str]:
+    """List timm's model names, without the tags of their weights."""
     import timm
 
     return timm.list_models()
 
 
 def check_name(name: str) -> None:
-    """Raises UserError, with near names, where timm has no such network."""
+    """Check that timm has a network.
+
+    Raises:
+        UserError: it has not; the error suggests similar names.
+    """
     import timm
 
     if not timm.is_model(name):
         raise UserError(
             f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
-            f"{nearest(name, ['scratch', *known_names()])}"
+            f"{nearest(name, ['scratch', *list_names()])}"
         )
 
 
 def create(name: str, classes: int) -> nn.Module:
-    """timm's network with random weights.
+    """Build timm's network with random weights.
 
     Args:
         name: timm's name, with or without the tag of its weights (``resnet18.a1_in1k``).
         classes: 0 for no classifier.
 
     Raises:
-        UserError: timm has no such network; nearest names are told.
+        UserError: timm has no such network; the error suggests similar names.
     """
     import timm
 
@@ -53,28 +57,30 @@ def create(name: str, classes: int) -> nn.Module:
         raise UserError(f"model.name={name}: timm cannot build it ({error})") from error
 
 
-def input_of(name: str) -> dict:
-    """timm's pretrained configuration: ``mean``, ``std``, ``classifier``, ``num_classes``, …"""
+def read_timm_config(name: str) -> dict:
+    """Return timm's pretrained configuration, such as ``mean``, ``std`` and ``classifier``."""
     import timm
 
     return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
 
 
-def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
-    """The part of ``network`` that makes the feature map.
+def build_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
+    """Build a backbone from the part of ``network`` that computes the feature map.
 
-    Most networks are a chain of their children; whether this one is, is tried: the children one
-    after the other must give, bit for bit, what ``forward_features`` gives. Others stay whole.
+    Most networks are a chain of their children. This is tested: the children, one after the other,
+    must return the same bits as ``forward_features``. Other networks are not divided.
 
     Args:
-        size: picture edge in pixels.
+        network: timm's network.
+        name: its name, for messages.
+        size: image edge in pixels.
 
     Returns:
         The backbone, which shares its modules with ``network``, and the names of the children it
         does not use: they belong to the classifier.
 
     Raises:
-        UserError: not a convolutional network, or pictures too small for it.
+        UserError: it is not a convolutional network, or images are too small for it.
     """
     example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -92,13 +98,13 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
             with _calls(network) as called:
                 wanted = network.forward_features(example)
         except (RuntimeError, ValueError, AssertionError) as error:
-            least = least_size(features, size)
+            least = find_minimum_size(features, size)
             if least is None:
-                raise UserError(f"model.name={name} does not take pictures: {error}") from error
-            raise too_small(name, size, least) from None
+                raise UserError(f"model.name={name} does not accept images: {error}") from error
+            raise too_small_error(name, size, least) from None
         if not isinstance(wanted, Tensor) or wanted.dim() != 4:
             raise not_convolutional
-        # timm says it where a network holds its channels last
+        # timm reports networks with channels last
         if str(getattr(network, "output_fmt", "NCHW")) not in ("NCHW", "Format.NCHW"):
             raise not_convolutional
         if wanted.shape[1] != network.num_features:
@@ -114,29 +120,31 @@ def as_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, lis
         except (RuntimeError, TypeError, ValueError):
             chained = False
         if not chained:
-            # a copy without the classifier's children, which have no part in the feature map
+            # a copy without the children of the classifier
             trunk = copy.copy(network)
             trunk.__dict__["_modules"] = parts
-            told = [f"network.{stage}" for stage in _stages(network, None, stages)]
+            names = [f"network.{stage}" for stage in _stages(network, None, stages)]
             backbone = Backbone(
-                {"network": trunk}, links=None, stages=told, whole=_forward_features
+                {"network": trunk}, links=None, stages=names, whole=_forward_features
             )
     return backbone, [child for child in children if child not in used]
 
 
-def _forward_features(backbone: nn.Module, pictures: Tensor) -> Tensor:
-    return backbone.network.forward_features(pictures)
+def _forward_features(backbone: nn.Module, images: Tensor) -> Tensor:
+    return backbone.network.forward_features(images)
 
 
 class OwnHead(nn.Module):
-    """timm's classifier of ``network``: feature map (B, C, h, w) to its logits.
+    """timm's classifier: feature map (B, C, h, w) to logits.
 
-    Runs ``forward_head`` with the children that only it uses, ``names``.
+    Args:
+        network: timm's network; its ``forward_head`` is called.
+        names: children that only the classifier uses.
     """
 
     def __init__(self, network: nn.Module, names: list[str]):
         super().__init__()
-        for key, value in vars(network).items():  # the plain attributes that its methods read
+        for key, value in vars(network).items():  # plain attributes that its methods read
             if not key.startswith("_") and key != "training":
                 self.__dict__[key] = copy.copy(value)
         for name in names:
@@ -149,7 +157,7 @@ class OwnHead(nn.Module):
 
 @contextmanager
 def _calls(network: nn.Module) -> Iterator[dict[str, None]]:
-    """Paths of the modules that are called inside the ``with``, in order of their first call."""
+    """Record the paths of modules called inside the ``with``, in order of their first call."""
     order: dict[str, None] = {}
     handles = [
         module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path))
@@ -169,7 +177,7 @@ def _attends(network: nn.Module) -> bool:
 
 
 def _links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
-    """Children in the order of their calls; one that holds several stages gives way to its own."""
+    """List children in call order; a child that contains stages is replaced by its children."""
     holders = {stage.partition(".")[0] for stage in stages if "." in stage}
     links: list[str] = []
     for child in used:
@@ -181,12 +189,12 @@ def _links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
     return links
 
 
-def _stages(network: nn.Module, links: list[str] | None, told: list[str]) -> list[str]:
-    """The links with two or more convolutions; where there are none, what timm tells."""
+def _stages(network: nn.Module, links: list[str] | None, known: list[str]) -> list[str]:
+    """List the links with two or more convolutions; if there are none, timm's stages."""
     paths = dict(network.named_modules())
     composite = [
         link
         for link in (links or [])
         if sum(isinstance(module, nn.Conv2d) for module in paths[link].modules()) > 1
     ]
-    return composite or [stage for stage in told if stage in paths]
+    return composite or [stage for stage in known if stage in paths]

@@ -1,4 +1,4 @@
-"""A weights file as data: what it holds by name, no code in it run."""
+"""Read a weights file as data, without running code in it."""
 
 from __future__ import annotations
 
@@ -15,56 +15,76 @@ from torch import Tensor
 
 from convlens.core.errors import UserError
 
-# where training programs keep weights in their files; averaged ones first, as timm has it
+# keys under which training programs store weights; averaged weights first, as in timm
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "model_state_dict", "state_dict",
     "model_state", "model", "network", "net", "module", "weights",
 )  # fmt: skip
-# classes of plain values that training programs keep beside the weights; not imported, not built
+# plain classes that training programs store beside weights; neither imported nor instantiated
 HUSKS = (
     "argparse.Namespace",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
     "pathlib._local.PosixPath",
 )
-NESTED = 4  # containers in each other
+NESTED = 4  # most nested containers
 
 
 class _Husk:
-    """Stands where a file has an object of one of :data:`HUSKS`."""
+    """Replaces an object of one of the classes in ``HUSKS``."""
 
     def __init__(self, *_):
         pass
 
 
-def names_in(path: Path) -> list[str]:
-    """The keys of a weights file; UserError where it is none."""
-    return list(weights_in(read_content(path, mapped=True), path)[0])
+def list_weight_names(path: Path) -> list[str]:
+    """Return the keys of a weights file.
+
+    Raises:
+        UserError: it is not a weights file.
+    """
+    return list(extract_weights(read_content(path, mapped=True), path)[0])
 
 
 def read_content(path: Path, mapped: bool = False) -> Any:
-    """What a file holds; ``mapped`` leaves a ``.pth`` file's numbers on the disk if it can."""
+    """Read the content of a file.
+
+    Args:
+        path: the file.
+        mapped: whether to leave the numbers of a ``.pth`` file on the disk if possible.
+
+    Raises:
+        UserError: it is not a readable weights file.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # files of torch before 1.6 are no zip archives and cannot be mapped
+        # files of torch before 1.6 are not zip archives and cannot be mapped
         return load_data(path, mmap=mapped and zipfile.is_zipfile(path))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is no readable weights file ({_brief(error)})") from None
-    except Exception as error:  # the unpickler raises whatever a foreign file leads it to
+        raise UserError(f"{path} is not a readable weights file ({_brief(error)})") from None
+    except Exception as error:  # a damaged file can raise anything
         if held := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds a pickled {held.group(1)[:80]}, but only tensors and plain values "
-                f"are read: save the state_dict alone, torch.save(model.state_dict(), …)"
+                f"{path} has a pickled {held.group(1)[:80]}, but only tensors and plain values are "
+                f"read: save only the state_dict, torch.save(model.state_dict(), …)"
             ) from None
         raise UserError(
-            f"{path} is no readable weights file ({_brief(error)}); is it whole? It has to be a "
-            f"state_dict saved with torch.save, or .safetensors"
+            f"{path} is not a readable weights file ({_brief(error)}); is it complete? "
+            f"Use a state_dict saved with torch.save, or .safetensors"
         ) from None
 
 
-def weights_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors by name, and the keys of the containers that they lie in."""
+def extract_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors by name, and the keys of the containers that they are in.
+
+    Args:
+        content: of a file.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: there are no tensors by name.
+    """
     inside: list[str] = []
     while isinstance(content, dict) and len(inside) < NESTED:
         if all(isinstance(value, Tensor) for value in content.values()):
@@ -79,23 +99,27 @@ def weights_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, 
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     ):
         raise UserError(
-            f"{path} holds no weights by name{f' in {inside[-1]}' if inside else ''}; a state_dict "
-            f"is expected"
+            f"{path} has no weights by name{f' in {inside[-1]}' if inside else ''}; use a "
+            f"state_dict"
         )
-    odd = next((key for key, value in content.items() if not plain(value)), None)
+    odd = next((key for key, value in content.items() if not is_plain(value)), None)
     if odd is not None:
-        raise UserError(f"{path}: {odd} is no plain tensor of real numbers, as weights are")
+        raise UserError(f"{path}: {odd} is not a plain tensor of real numbers")
     return content, tuple(inside)
 
 
 def load_data(path: Path, *, mmap: bool = False) -> Any:
-    """The content of a file of ``torch.save``, on the CPU: data only, no code in it is run.
+    """Load a file written by ``torch.save`` on the CPU, as data, without running code in it.
 
-    What training programs note beside their weights (:data:`HUSKS`) becomes an object of ours.
-    Torch's warnings about how odd files were written are left out: what is wrong is said here.
+    Objects of the classes in ``HUSKS`` become placeholders. Torch's warnings about old formats are
+    suppressed, because callers report what is wrong.
+
+    Args:
+        path: the file.
+        mmap: whether to leave the numbers on the disk.
 
     Raises:
-        Exception: of any kind; the unpickler raises whatever a foreign file leads it to.
+        Exception: of any kind; a damaged file can raise anything.
     """
     stand_ins = [(_Husk, name) for name in HUSKS]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
@@ -103,8 +127,8 @@ def load_data(path: Path, *, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def plain(value: Tensor) -> bool:
-    """Whether a tensor is a dense one of real numbers that are all there (not ``meta``)."""
+def is_plain(value: Tensor) -> bool:
+    """Return whether a tensor is dense, real and on the CPU (not ``meta``)."""
     dense = value.layout == torch.strided and not value.is_quantized and not value.is_nested
     return dense and value.device.type == "cpu" and not value.is_complex()
 

@@ -11,11 +11,11 @@ A. Lavin, S. Gray, *Fast Algorithms for Convolutional Neural Networks*, 2015,
 https://arxiv.org/abs/1509.09308
 
 Every step is a batched matrix product of its own: Bᵀ and Aᵀ of a row of tiles are one matrix, which
-also does the padding and cuts what stands over the edge. Sums are rounded in another order and
+also pads and crops at the edge. Sums are rounded in another order and
 with larger summands than in a direct convolution: about ten times its error, 1e-5 of the output's
 standard deviation.
 
-Legend: ``B`` pictures, ``C K`` channels in and out, ``H W`` height and width, ``m`` edge of an
+Legend: ``B`` images, ``C K`` channels in and out, ``H W`` height and width, ``m`` edge of an
 output tile, ``n = m + 2`` edge of an input tile.
 """
 
@@ -34,12 +34,12 @@ import torch
 from torch import Tensor, nn
 
 TILES = (3, 4, 5, 6)  # edges of output tiles; above 6 the rounding errors grow fast
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # floats hold all that follows from them
-ALIKE = 1.05  # a smaller tile is exacter: taken where it costs at most this much more
-ROW = 4  # tiles along an edge of the block that is worked on at a time
-LEAST_CHANNELS = 64 * 128  # C·K below which the transforms eat the gain
-LEAST_PICTURES = 5  # of a thread's share; fewer threads work on a smaller batch
-LEAST_TILES = 16  # in a batch, below which reading the transformed kernels eats it
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # all derived numbers are exact floats
+ALIKE = 1.05  # smaller tiles are more accurate: used if they cost at most this much more
+ROW = 4  # tiles along the edge of a block
+LEAST_CHANNELS = 64 * 128  # C·K below which the transforms cost more than they save
+LEAST_IMAGES = 5  # fewest images per thread; smaller batches use fewer threads
+LEAST_TILES = 16  # in a batch, below which reading the transformed kernels costs more
 
 
 def conv3x3_winograd(
@@ -50,14 +50,14 @@ def conv3x3_winograd(
     *,
     relu: bool = False,
 ) -> Tensor:
-    """``F.conv2d(x, weight, bias, padding=1)``, float32 on the CPU, without gradients.
+    """Compute ``F.conv2d(x, weight, bias, padding=1)``, float32 on the CPU, without gradients.
 
     Args:
         x: (B, C, H, W), best in ``channels_last`` (otherwise it is copied).
         weight: (K, C, 3, 3).
         bias: (K,) or None.
-        transformed: ``transform_weight(weight, tile_for(H, W))``, kept by the caller; computing it
-            takes longer than the convolution.
+        transformed: ``transform_weight(weight, choose_tile(H, W))``, kept by the caller:
+            computing it takes longer than the convolution.
         relu: whether negative values become zero, which costs nothing here.
 
     Returns:
@@ -65,7 +65,7 @@ def conv3x3_winograd(
     """
     with torch.no_grad():
         pictures, _, height, width = x.shape
-        m = tile_for(height, width)
+        m = choose_tile(height, width)
         source = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         result = source.new_empty(pictures, height, width, weight.shape[0])
         # as many pictures at a time as keep a block in the cache, yet enough rows for a product
@@ -78,10 +78,10 @@ def conv3x3_winograd(
         return result.permute(0, 3, 1, 2)
 
 
-def tile_for(height: int, width: int) -> int:
-    """The edge m of output tiles with which a map of this size needs few multiplications.
+def choose_tile(height: int, width: int) -> int:
+    """Choose the edge m of output tiles that needs few multiplications for a map of this size.
 
-    >>> tile_for(37, 37), tile_for(18, 18)
+    >>> choose_tile(37, 37), choose_tile(18, 18)
     (5, 6)
     """
     costs = {m: -(-height // m) * -(-width // m) * (m + 2) ** 2 for m in TILES}
@@ -89,8 +89,8 @@ def tile_for(height: int, width: int) -> int:
     return next(m for m in TILES if costs[m] <= least * ALIKE**2)
 
 
-def worth_it(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether this layer may be computed this way, and gains by it."""
+def is_worthwhile(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Return whether this algorithm applies to a layer and makes it faster."""
     if (
         conv.kernel_size != (3, 3)
         or conv.padding not in ((1, 1), "same")
@@ -101,13 +101,13 @@ def worth_it(x: Tensor, conv: nn.Conv2d) -> bool:
         or torch.is_autocast_enabled("cpu")
     ):
         return False
-    m = tile_for(*x.shape[2:])
+    m = choose_tile(*x.shape[2:])
     tiles = x.shape[0] * -(-x.shape[2] // m) * -(-x.shape[3] // m)
     return conv.in_channels * conv.out_channels >= LEAST_CHANNELS and tiles >= LEAST_TILES
 
 
 def transform_weight(weight: Tensor, m: int) -> Tensor:
-    """Kernels (K, C, 3, 3) to G g Gᵀ as (n², C, K), which is n²/9 times as large."""
+    """Transform kernels (K, C, 3, 3) to G g Gᵀ as (n², C, K), which is n²/9 times as large."""
     g = _matrices(m)[1]
     kernels = weight.detach().double().flatten(2).permute(2, 1, 0).flatten(1)  # (9, C·K)
     kernels = torch.kron(g, g) @ kernels
@@ -117,16 +117,15 @@ def transform_weight(weight: Tensor, m: int) -> Tensor:
 class FrozenChain:
     """Runs convolutions, ReLUs and poolings one after the other, without gradients.
 
-    Not a module: it owns no parameters, only what follows from them, and renews that when they
-    change. For a whole VGG16 at 150×150 pixels it keeps about 0.4 GB.
+    Not a module: it has no parameters, only transformed kernels, which it recomputes when the
+    parameters change. For a whole VGG16 at 150×150 pixels it keeps about 0.4 GB.
 
-    Each of torch's threads takes its share of the pictures through all layers. Sharing out every
-    one of the many small products instead would have them wait for each other all the time, and
-    on a machine that has something else to do it was five times slower.
+    Each of torch's threads runs all layers on its part of the images. Dividing every small product
+    between threads makes them wait for each other; on a busy machine that was five times slower.
 
     Args:
         layers: the layers in their order; each is called as it is unless it is a convolution that
-            gains by Winograd's algorithm. Layers that mix pictures do not belong here.
+            gains by Winograd's algorithm. Layers that mix images are not allowed.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
@@ -140,10 +139,10 @@ class FrozenChain:
         self._lock = Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to what the layers make of it, in ``channels_last``."""
+        """Run the layers on (B, C, H, W); the output is in ``channels_last``."""
         x = x.contiguous(memory_format=torch.channels_last)
         threads = torch.get_num_threads()
-        shares = x.tensor_split(max(1, min(threads, len(x) // LEAST_PICTURES)))
+        shares = x.tensor_split(max(1, min(threads, len(x) // LEAST_IMAGES)))
         if len(shares) < 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return self._run(x)
         # MKL has one number of threads for all of ours: it must be 1 while they work
@@ -158,14 +157,14 @@ class FrozenChain:
     def _run(self, x: Tensor) -> Tensor:
         layers = enumerate(self.layers)
         for number, layer in layers:
-            if not isinstance(layer, nn.Conv2d) or not worth_it(x, layer):
+            if not isinstance(layer, nn.Conv2d) or not is_worthwhile(x, layer):
                 x = layer(x)
                 continue
             following = self.layers[number + 1 : number + 2]
             relu = bool(following) and isinstance(following[0], nn.ReLU)
             if relu:  # computed with the convolution before it
                 next(layers)
-            kernels = self._kernels(number, layer, tile_for(*x.shape[2:]))
+            kernels = self._kernels(number, layer, choose_tile(*x.shape[2:]))
             x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
         return x
 
@@ -179,7 +178,7 @@ class FrozenChain:
 
 
 def _flat(layers: nn.Sequential) -> Iterator[nn.Module]:
-    """The layers of sequences within sequences, one after the other."""
+    """Yield the layers of nested sequences, one after the other."""
     for layer in layers:
         yield from _flat(layer) if isinstance(layer, nn.Sequential) else (layer,)
 

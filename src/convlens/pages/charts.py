@@ -40,20 +40,20 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
-def colour_of(number: int) -> str:
+def series_class(number: int) -> str:
     """The classes, of ``chart_style.html``, that colour the ``number``-th series (from 0)."""
     return f"series-{number % COLOURS}" + (" again" if number >= COLOURS else "")
 
 
-def spaced(low: float, high: float, *, whole: bool = False) -> list[float]:
+def linear_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from below ``low`` to above ``high``.
 
     Args:
         whole: numbers that lie at least 1 apart, none of them outside.
 
-    >>> spaced(0.13, 0.88)
+    >>> linear_ticks(0.13, 0.88)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    >>> spaced(0, 12, whole=True)
+    >>> linear_ticks(0, 12, whole=True)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
     """
     size = max(abs(low), abs(high))
@@ -73,10 +73,10 @@ def spaced(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
-def decades(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten from below ``low`` to above ``high``, both above 0.
 
-    >>> decades(3e-5, 0.01)
+    >>> log_ticks(3e-5, 0.01)
     [1e-05, 0.0001, 0.001, 0.01]
     """
     first = math.floor(math.log10(low) + 1e-9)
@@ -84,10 +84,10 @@ def decades(low: float, high: float) -> list[float]:
     return [float(f"1e{power}") for power in range(first, last + 1)]
 
 
-def short(value: float) -> str:
+def format_tick(value: float) -> str:
     """A number as a tick shows it.
 
-    >>> short(0.25), short(2000.0), short(0.00001)
+    >>> format_tick(0.25), format_tick(2000.0), format_tick(0.00001)
     ('0.25', '2000', '1e-05')
     """
     return f"{value:.5g}"
@@ -131,7 +131,7 @@ def line_chart(
     values = [v for points in drawn for v in points.values() if math.isfinite(v)]
     first, last = min(epochs), max(*epochs, min(epochs) + 1)
     across = Axis(first, last, LEFT, WIDTH - RIGHT)
-    ticks = (decades if log else spaced)(min(values), max(values))
+    ticks = (log_ticks if log else linear_ticks)(min(values), max(values))
     upward = Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, log)
     return Markup(
         render(
@@ -139,8 +139,8 @@ def line_chart(
             title=title,
             size=(WIDTH, HEIGHT),
             plot=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM),
-            across=[(across.at(t), short(t)) for t in spaced(first, last, whole=True)],
-            upward=[(upward.at(t), short(t)) for t in ticks],
+            across=[(across.at(t), format_tick(t)) for t in linear_ticks(first, last, whole=True)],
+            upward=[(upward.at(t), format_tick(t)) for t in ticks],
             lines=[
                 _line(number, name, points, across, upward)
                 for number, (name, points) in enumerate(shown.items())

@@ -10,12 +10,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from convlens.config.kept import KeptConfig
+from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
-from convlens.pages.charts import colour_of, line_chart
+from convlens.pages.charts import line_chart, series_class
 from convlens.pages.render import data_uri, render
-from convlens.rundir.read import KeptRun, read_run, readable
-from convlens.rundir.runs import better
+from convlens.rundir.read import StoredRun, convert_run_errors, read_run
+from convlens.rundir.runs import preferred_direction
 
 PAGE = "compare.html"  # the file
 MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
@@ -55,11 +55,11 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
     Raises:
         UserError: fewer than two runs, one given twice, or one that cannot be read.
     """
-    runs, names = read_runs(homes), short_names(homes)
-    with readable(", ".join(map(str, homes))):
+    runs, names = read_runs(homes), shorten_names(homes)
+    with convert_run_errors(", ".join(map(str, homes))):
         probes, notes = _probes(runs, names, most_bytes)
         named = dict(zip(names, runs, strict=True))
-        rows = zip(runs, names, results(runs), strict=True)
+        rows = zip(runs, names, result_rows(runs), strict=True)
         return render(
             "compare.html",
             columns=[heading for heading, _, _ in COLUMNS],
@@ -68,7 +68,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
                 line_chart(tag, {name: run.curve(tag) for name, run in named.items()})
                 for tag in CURVES
             ],
-            differing=differing([run.config for run in runs]),
+            differing=find_differences([run.config for run in runs]),
             absent=ABSENT,
             not_the_same=f"not {NOT_THE_SAME}",
             probes=probes,
@@ -76,7 +76,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
         )
 
 
-def read_runs(homes: Sequence[Path]) -> list[KeptRun]:
+def read_runs(homes: Sequence[Path]) -> list[StoredRun]:
     """The runs of several folders.
 
     Raises:
@@ -91,14 +91,14 @@ def read_runs(homes: Sequence[Path]) -> list[KeptRun]:
     return [read_run(home) for home in homes]
 
 
-def short_names(homes: Sequence[Path]) -> list[str]:
+def shorten_names(homes: Sequence[Path]) -> list[str]:
     """The runs' paths without what all of them begin with."""
     whole = [home.resolve() for home in homes]
     common = os.path.commonpath([path.parent for path in whole])
     return [str(path.relative_to(common)) for path in whole]
 
 
-def results(runs: Sequence[KeptRun]) -> list[list[Cell]]:
+def result_rows(runs: Sequence[StoredRun]) -> list[list[Cell]]:
     """A row for each run with a cell for each of ``COLUMNS``; the best of a column is marked.
 
     Equals are marked together, unless all are equal; the numbers of epochs are neither good nor
@@ -110,14 +110,14 @@ def results(runs: Sequence[KeptRun]) -> list[list[Cell]]:
         texts = [ABSENT if value is None else f"{value:{how}}" for value in found]
         # as shown, so that two equal texts are never told apart
         values = [float(text) for text in texts if text not in (ABSENT, "nan")]
-        best = (max if better(key) > 0 else min)(values, default=None)
-        judged = better(key) and len(set(values)) > 1
+        best = (max if preferred_direction(key) > 0 else min)(values, default=None)
+        judged = preferred_direction(key) and len(set(values)) > 1
         for row, text in zip(rows, texts, strict=True):
             row.append(Cell(text, bool(judged) and text != ABSENT and float(text) == best))
     return rows
 
 
-def differing(configs: Sequence[KeptConfig]) -> list[tuple[str, list[str]]]:
+def find_differences(configs: Sequence[StoredConfig]) -> list[tuple[str, list[str]]]:
     """The dotted keys whose values differ, with each run's value as text.
 
     A group of keys that another run has not, or has as null, is one line.
@@ -157,12 +157,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _run_shown(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
+def _run_shown(number: int, run: StoredRun, name: str, cells: list[Cell]) -> dict:
     """What the template shows of a run."""
     summary = run.summary or {}
     lines = [line for key in ("alarms", "failures") for line in summary.get(key, [])]
     return {
-        "colour": colour_of(number), "name": name, "home": str(run.home), "cells": cells,
+        "colour": series_class(number), "name": name, "home": str(run.home), "cells": cells,
         "experiment": run.config.experiment, "seed": run.config.plain.get("seed", ABSENT),
         "finished": run.summary is not None, "state": run.state, "alarms": lines,
         "started": f"{run.started:%Y-%m-%d %H:%M}",
@@ -170,7 +170,7 @@ def _run_shown(number: int, run: KeptRun, name: str, cells: list[Cell]) -> dict:
 
 
 def _probes(
-    runs: Sequence[KeptRun], names: Sequence[str], most_bytes: int
+    runs: Sequence[StoredRun], names: Sequence[str], most_bytes: int
 ) -> tuple[list[dict], list[str]]:
     """A row for each probe that all runs explained, and what has to be said about the others."""
     # each probe's latest Grad-CAM picture, with its epoch
@@ -194,7 +194,7 @@ def _probes(
             )
             break
         frames = [
-            {"run": name, "colour": colour_of(number), "epoch": epoch, "uri": _uri(file)}
+            {"run": name, "colour": series_class(number), "epoch": epoch, "uri": _uri(file)}
             for number, (name, (epoch, file)) in enumerate(zip(names, pictures, strict=True))
         ]
         rows.append({"name": probe, "same": _same_picture(runs, probe), "pictures": frames})
@@ -204,7 +204,7 @@ def _probes(
     return rows, notes
 
 
-def _same_picture(runs: Sequence[KeptRun], probe: str) -> bool:
+def _same_picture(runs: Sequence[StoredRun], probe: str) -> bool:
     """Whether a probe is the same pixels in all runs: names repeat, pictures need not."""
     files = [run.home / "probes" / f"{probe}.png" for run in runs]
     return all(file.exists() for file in files) and len({file.read_bytes() for file in files}) == 1

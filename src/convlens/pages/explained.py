@@ -15,8 +15,8 @@ _GRID_EDGE, _GRID_QUALITY = 1000, 70  # of a grid on the page; its file has all 
 
 
 @dataclass(frozen=True)
-class Explained:
-    """One picture's part of the page; :func:`explained` makes it.
+class ImagePart:
+    """One picture's part of the page; :func:`make_part` makes it.
 
     Attributes:
         name, source: what the picture is called, and where it lies.
@@ -37,20 +37,20 @@ class Explained:
         return sum(len(panel) for panel in self.panels.values()) * 4 // 3
 
 
-def explained(
+def make_part(
     name: str, source: str, top: Sequence[tuple[str, float]], panels: Mapping[str, bytes],
     notes: Sequence[str] = (),
-) -> Explained:  # fmt: skip
+) -> ImagePart:  # fmt: skip
     """A picture's part of the page, its grids of activations encoded smaller."""
     small = {
         tag: shrink_jpeg(panel, _GRID_EDGE, _GRID_QUALITY) if tag.startswith(GRIDS) else panel
         for tag, panel in panels.items()
     }
-    return Explained(name, source, top, small, notes)
+    return ImagePart(name, source, top, small, notes)
 
 
 @dataclass
-class Shown:
+class PageParts:
     """The parts of a page, as many as it has room for.
 
     Attributes:
@@ -59,7 +59,7 @@ class Shown:
         size: bytes on the page, about.
     """
 
-    parts: list[Explained] = field(default_factory=list)
+    parts: list[ImagePart] = field(default_factory=list)
     left_out: int = 0
     size: int = 0
 
@@ -69,7 +69,7 @@ class Shown:
     ) -> None:  # fmt: skip
         """Put a picture on the page if there is room; its grids only if there is for them too."""
         if self.size <= MOST_BYTES:
-            part = explained(name, source, top, panels, notes)
+            part = make_part(name, source, top, panels, notes)
             if self.size + part.size > MOST_BYTES:
                 kept = {tag: one for tag, one in part.panels.items() if not tag.startswith(GRIDS)}
                 part = replace(part, panels=kept, notes=[*notes, "activations: in the folder"])
@@ -80,8 +80,8 @@ class Shown:
         self.left_out += 1
 
 
-def explained_page(
-    pictures: Sequence[Explained], *, heading: str, network: str, version: str,
+def render_page(
+    pictures: Sequence[ImagePart], *, heading: str, network: str, version: str,
     refused: Sequence[str] = (), more: int = 0,
 ) -> str:  # fmt: skip
     """One self-contained HTML page.
@@ -98,7 +98,7 @@ def explained_page(
     )  # fmt: skip
 
 
-def _told(each: Explained) -> dict:
+def _told(each: ImagePart) -> dict:
     """What the template shows of a picture."""
     parts = [{"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()]
     return {

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from convlens.config.kept import KeptConfig
 from convlens.config.schema import PlateauConfig
+from convlens.config.stored import StoredConfig
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PhaseSpan:
     """A phase as it went, or as it is planned where the run is not there yet.
 
     Attributes:
@@ -35,14 +35,14 @@ class Stretch:
     early: bool
 
 
-def stretches(config: KeptConfig, rows: Sequence[Mapping[str, float]]) -> list[Stretch]:
+def read_phases(config: StoredConfig, rows: Sequence[Mapping[str, float]]) -> list[PhaseSpan]:
     """The phases of a run; empty where everything is trained throughout.
 
     Args:
         config: of the run.
         rows: scalars by completed epochs, as ``metrics.csv`` has them.
     """
-    found: list[Stretch] = []
+    found: list[PhaseSpan] = []
     values = {row["epoch"]: row for row in rows}
     epochs = config.epochs or math.inf
     start = 0
@@ -52,7 +52,7 @@ def stretches(config: KeptConfig, rows: Sequence[Mapping[str, float]]) -> list[S
         end = start + ((until and _rests(until, trained)) or phase.epochs)
         rates = phase.lr if isinstance(phase.lr, dict) else dict.fromkeys(phase.train, phase.lr)
         found.append(
-            Stretch(
+            PhaseSpan(
                 number, start, min(end, epochs) if start < epochs else end, rates,
                 phase.warmup_epochs, config.augments and phase.augment,
                 f"{until.metric} rests for {until.patience} epochs" if until else "",

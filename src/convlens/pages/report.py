@@ -10,13 +10,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from convlens.core.errors import UserError
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 from convlens.draw.jpeg import jpeg_size
 from convlens.pages.charts import line_chart
-from convlens.pages.phases import stretches
+from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, Selection, select, starts
-from convlens.rundir.read import KeptRun, read_run, readable
+from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
+from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
 Chart = Callable[..., Markup]  # a line chart with the run's marks and epochs
 
@@ -78,7 +78,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
     Raises:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
-    with readable(home):
+    with convert_run_errors(home):
         run = read_run(home)
         if not run.rows:
             raise UserError(
@@ -86,11 +86,11 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
                 f"wait for it, or start again with `make resume run={home}`"
             )
         page = _fitted(run, limit)
-    write_whole(home / FILE, page)
+    write_atomic(home / FILE, page)
     return home / FILE
 
 
-def _fitted(run: KeptRun, limit: int) -> str:
+def _fitted(run: StoredRun, limit: int) -> str:
     """The page with as many pictures as it has room for."""
     page = _page(run, Selection({}), limit)
     room = limit - len(page.encode())
@@ -105,8 +105,8 @@ def _fitted(run: KeptRun, limit: int) -> str:
     return page
 
 
-def _page(run: KeptRun, selection: Selection, limit: int) -> str:
-    summary, phases = run.summary or {}, stretches(run.config, run.rows)
+def _page(run: StoredRun, selection: Selection, limit: int) -> str:
+    summary, phases = run.summary or {}, read_phases(run.config, run.rows)
     best = summary.get("best_epoch", run.best)
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.measured}
     chart = partial(line_chart, best=best, phases=marks, span=(0, run.measured))
@@ -146,14 +146,14 @@ def _page(run: KeptRun, selection: Selection, limit: int) -> str:
     )
 
 
-def _scalars(run: KeptRun, stage: str) -> dict[str, dict[int, float]]:
+def _scalars(run: StoredRun, stage: str) -> dict[str, dict[int, float]]:
     """The curves ``<stage>/…`` of a run by the rest of their tags."""
     start = f"{stage}/"
     tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith(start))
     return {tag.removeprefix(start): run.curve(tag) for tag in tags}
 
 
-def _curves(run: KeptRun, chart: Chart) -> list[Markup]:
+def _curves(run: StoredRun, chart: Chart) -> list[Markup]:
     charts = []
     for name in ("loss", "accuracy"):
         parts = {"training": f"train/{name}", "validation": f"val/{name}"}
@@ -167,7 +167,7 @@ def _curves(run: KeptRun, chart: Chart) -> list[Markup]:
     return list(filter(None, charts))
 
 
-def _scores(run: KeptRun, chart: Chart) -> list[Markup]:
+def _scores(run: StoredRun, chart: Chart) -> list[Markup]:
     groups: dict[str, dict[str, dict[int, float]]] = {}
     for score, points in _scalars(run, "explain").items():
         if score != "seconds":  # what looking cost has its own chart
@@ -185,7 +185,7 @@ def _scores(run: KeptRun, chart: Chart) -> list[Markup]:
     return list(filter(None, charts))
 
 
-def _results(run: KeptRun, best: int | None) -> dict[str, dict[str, float]]:
+def _results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
     """Rows of the results table: what was measured, where, after which epoch."""
     last, summary = run.measured, run.summary or {}
     rows = {f"training, epoch {last} (last)": run.results("train", last)}
@@ -207,21 +207,21 @@ def _cost(summary: Mapping) -> Markup:
     return line_chart("seconds of each epoch", lines)
 
 
-def _pictures(run: KeptRun, selection: Selection) -> dict[str, object]:
+def _pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
     """The pictures as the template shows them: by section, each with its frames."""
     shown = {tag: _frames(tag, looks) for tag, looks in selection.pictures.items()}
     probes = []
     for name, source in run.probes.items():
         own = [tag for tag in shown if tag.rpartition("/")[2] == name]
-        maps = [tag for tag in own if not starts(tag, (ACTIVATIONS, "augmentation"))]
+        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
         # Grad-CAM first, where there is room beside it occlusion and what else was asked for
-        maps.sort(key=lambda tag: (not starts(tag, ("grad_cam",)), tag))
-        folded = [shown[tag] for tag in own if starts(tag, (ACTIVATIONS,))]
+        maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
+        folded = [shown[tag] for tag in own if has_prefix(tag, (ACTIVATIONS,))]
         if own:
             found = {"maps": [shown[tag] for tag in maps], "activations": folded}
             probes.append({"name": name, "source": source, **found})
     sections = {
-        section: [shown[tag] for start in beginnings for tag in shown if starts(tag, (start,))]
+        section: [shown[tag] for start in beginnings for tag in shown if has_prefix(tag, (start,))]
         for section, beginnings in SECTIONS.items()
     }
     return {"probes": probes, **sections}

@@ -29,7 +29,7 @@ class Step:
     Attributes:
         least: epochs on the slider that have to stay.
         activations: ``all``, ``ends`` (the first look and the latest) or ``last``.
-        smaller: beginnings of the tags whose pictures are encoded anew, see :func:`starts`.
+        smaller: beginnings of the tags whose pictures are encoded anew, see :func:`has_prefix`.
         edge, quality: how, in pixels and from 1 to 100.
     """
 
@@ -70,10 +70,10 @@ class Selection:
     broken: list[str] = field(default_factory=list)
 
 
-def spread(epochs: Sequence[int], count: int) -> list[int]:
+def spread_evenly(epochs: Sequence[int], count: int) -> list[int]:
     """``count`` of the epochs, evenly spread; the first and the last always stay.
 
-    >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+    >>> spread_evenly([0, 1, 2, 3, 4, 5, 6], 3)
     [0, 3, 6]
     """
     if count >= len(epochs):
@@ -82,7 +82,7 @@ def spread(epochs: Sequence[int], count: int) -> list[int]:
     return [epochs[round(i * (len(epochs) - 1) / (count - 1))] for i in range(count)]
 
 
-def kept(files: Mapping[int, Path], stops: Iterable[int]) -> dict[int, Path]:
+def pick_at_stops(files: Mapping[int, Path], stops: Iterable[int]) -> dict[int, Path]:
     """Of one tag: what a slider shows at ``stops``, which is the latest picture up to there, and
     the first and the latest of all."""
     stops = list(stops)
@@ -90,15 +90,15 @@ def kept(files: Mapping[int, Path], stops: Iterable[int]) -> dict[int, Path]:
     return {epoch: files[epoch] for epoch in sorted({min(files), *seen, max(files)})}
 
 
-def wanted(files: Files, probes: Collection[str]) -> dict[str, dict[int, Path]]:
+def list_candidates(files: Files, probes: Collection[str]) -> dict[str, dict[int, Path]]:
     """The pictures that a page without any limit shows: every epoch's for each probe, the latest
     for answers, the first and the latest for filters and class means."""
     found = {}
     for tag, looks in files.items():
-        if starts(tag, LATEST):
+        if has_prefix(tag, LATEST):
             found[tag] = {max(looks): looks[max(looks)]}
-        elif starts(tag, ENDS):
-            found[tag] = kept(looks, [])
+        elif has_prefix(tag, ENDS):
+            found[tag] = pick_at_stops(looks, [])
         elif tag.rpartition("/")[2] in probes:
             found[tag] = dict(looks)
     return found
@@ -111,14 +111,14 @@ def select(files: Files, probes: Collection[str], room: int) -> Selection:
     last go, then pictures are encoded smaller. Whole tags are left out only where all of that is
     not enough. Files that are no whole JPEG, as a killed run may leave one, are left out and named.
     """
-    shown, broken = _readable(wanted(files, probes))
-    series = [tag for tag in shown if not starts(tag, (*LATEST, *ENDS))]
+    shown, broken = _readable(list_candidates(files, probes))
+    series = [tag for tag in shown if not has_prefix(tag, (*LATEST, *ENDS))]
     epochs = sorted({epoch for tag in series for epoch in shown[tag]})
     for step in STEPS:
         least = min(step.least, len(epochs))
         counts = [least] if step.smaller else range(len(epochs), least - 1, -1)
         for count in counts:
-            chosen = _thinned(shown, set(series), spread(epochs, count), step.activations)
+            chosen = _thinned(shown, set(series), spread_evenly(epochs, count), step.activations)
             if step.smaller or _size(chosen) <= room:
                 break
         else:
@@ -129,17 +129,17 @@ def select(files: Files, probes: Collection[str], room: int) -> Selection:
     gone = []
     for start in (*DISPENSABLE, ""):
         if _bytes(pictures) > room:
-            gone += [tag for tag in pictures if starts(tag, (start,))]
+            gone += [tag for tag in pictures if has_prefix(tag, (start,))]
             pictures = {tag: looks for tag, looks in pictures.items() if tag not in gone}
     kinds = sorted({tag.partition("/")[0] for tag in gone})
     left = f"no room at all: {', '.join(kinds)} ({len(gone)} tags)"
     return Selection(pictures, [*_told(step, count, len(epochs)), left], broken)
 
 
-def starts(tag: str, beginnings: Sequence[str]) -> bool:
+def has_prefix(tag: str, beginnings: Sequence[str]) -> bool:
     """Whether a tag begins with one of several paths, each part of them whole; all do with ``""``.
 
-    >>> starts("filters/conv1", ["filters"]), starts("filters2", ["filters"])
+    >>> has_prefix("filters/conv1", ["filters"]), has_prefix("filters2", ["filters"])
     (True, False)
     """
     return any(not start or f"{tag}/".startswith(f"{start}/") for start in beginnings)
@@ -168,11 +168,11 @@ def _thinned(
     found = {}
     for tag, looks in shown.items():
         found[tag] = dict(looks)
-        if starts(tag, (ACTIVATIONS,)) and activations != "all":
+        if has_prefix(tag, (ACTIVATIONS,)) and activations != "all":
             ends = {min(looks), max(looks)} if activations == "ends" else {max(looks)}
             found[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
         elif tag in series:
-            found[tag] = kept(looks, stops)
+            found[tag] = pick_at_stops(looks, stops)
     return found
 
 
@@ -180,7 +180,7 @@ def _encoded(chosen: Files, step: Step) -> dict[str, dict[int, bytes]]:
     found: dict[str, dict[int, bytes]] = {}
     for tag, looks in chosen.items():
         found[tag] = {epoch: file.read_bytes() for epoch, file in looks.items()}
-        if starts(tag, step.smaller):
+        if has_prefix(tag, step.smaller):
             for epoch, encoded in found[tag].items():
                 found[tag][epoch] = shrink_jpeg(encoded, step.edge, step.quality)
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.core.processes import first_process, in_slurm_step, started_outside
+from convlens.core.processes import is_first_process, is_in_slurm_step, is_launched_externally
 from convlens.rundir.lock import Hold
 from convlens.rundir.paths import (
     FILES,
@@ -54,8 +54,8 @@ class Claim:
         if name is not None:
             if name != "none":  # torchrun's word for no --rdzv-id
                 return parent / ("torchrun_" + re.sub(r"[^\w.-]", "_", name))
-            alone = not started_outside()
-        elif in_slurm_step():
+            alone = not is_launched_externally()
+        elif is_in_slurm_step():
             return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
         if not alone:
             raise UserError(f"{_NEEDED}; torchrun's --rdzv-id=NAME does it too")
@@ -69,7 +69,7 @@ class Claim:
                 or several processes know of no common folder.
         """
         folder = self.agreed()
-        if folder is None or not first_process():
+        if folder is None or not is_first_process():
             return
         if holds_run(folder) and not self.overwrite:
             raise UserError(
@@ -92,7 +92,7 @@ class Claim:
             UserError: the folder holds a run already, is in use, or cannot be made.
         """
         folder = self.agreed()
-        if not first_process():
+        if not is_first_process():
             given = folder or os.environ.get(ENVIRONMENT)
             if not given:
                 raise UserError(_NEEDED)

@@ -11,7 +11,7 @@ from pathlib import Path
 from convlens.core import files
 from convlens.core.errors import UserError
 from convlens.core.locks import is_locked, take_lock
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 
 LOCK = ".lock"
 # files not yet renamed to their names; older versions wrote metrics.csv.tmp
@@ -46,7 +46,7 @@ class Hold:
         Raises:
             UserError: another process holds it, or there is no such folder to write into.
         """
-        if not first_process():
+        if not is_first_process():
             return
         try:
             fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -66,13 +66,13 @@ class Hold:
         self._fd = fd
         for pattern in TEMPORARY:
             for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)  # of a process that was killed amid writing it
+                left.unlink(missing_ok=True)  # of a process that was killed while writing it
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _take(fd: int) -> bool | None:
-    """Take the lock; one who only looks whether it is taken has it for a moment (`holder_of`)."""
+    """Take the lock; one who only looks whether it is taken has it for a moment (`find_holder`)."""
     until = time.monotonic() + _WAIT
     while (taken := take_lock(fd)) is False and time.monotonic() < until:
         time.sleep(0.02)
@@ -103,7 +103,7 @@ class Holder:
         return "" if self.alive or host == socket.gethostname() else host
 
 
-def holder_of(folder: Path) -> Holder:
+def find_holder(folder: Path) -> Holder:
     """Who holds a run folder just now; nothing in it is changed."""
     try:
         fd = os.open(folder / LOCK, os.O_RDONLY)

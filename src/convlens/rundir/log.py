@@ -1,4 +1,4 @@
-"""What is said: plain lines on the screen, everything with tracebacks in ``train.log``."""
+"""Logging: plain lines on the screen, everything with tracebacks in ``train.log``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 import warnings
 from pathlib import Path
 
-from convlens.core.processes import first_process
+from convlens.core.processes import is_first_process
 
 log = logging.getLogger("convlens")
 LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
 
 
-def speak() -> None:
-    """Lines of level INFO and up go to the screen; libraries keep quiet below ERROR there."""
+def log_to_screen() -> None:
+    """Print our lines from level INFO on to the screen, and none of the libraries' lines."""
     screen: logging.Handler = logging.StreamHandler(sys.stdout)
-    if not first_process():
-        screen = logging.NullHandler()  # one of several processes speaks
+    if not is_first_process():
+        screen = logging.NullHandler()  # only one of several processes prints
     screen.setFormatter(logging.Formatter("%(message)s"))
     screen.setLevel(logging.INFO)
     _silence("convlens", *LIBRARIES)
@@ -29,29 +29,29 @@ def speak() -> None:
     warnings.simplefilter("default")
 
 
-def hush() -> None:
-    """Take the screen from libraries that have given themselves one when they were imported."""
+def silence_libraries() -> None:
+    """Remove the screen handlers that libraries install when they are imported."""
     _silence(*LIBRARIES)
 
 
-def keep(file: Path) -> None:
-    """Also write everything, the libraries' lines included, to ``file``; appended on resume."""
-    hush()
-    # closed by the next command's `speak`, or at the end
+def log_to_file(file: Path) -> None:
+    """Append all lines, those of libraries included, to ``file``."""
+    silence_libraries()
+    # closed by the next command's `log_to_screen`, or at exit
     handler = EnduringHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("convlens", *LIBRARIES):
         logging.getLogger(name).addHandler(handler)
-    # what ends a process without an exception (a bus error: a mapped file was cut off) leaves a
-    # trace there too
+    # also log what kills a process without an exception, such as a bus error when a
+    # memory-mapped file is truncated
     faulthandler.enable(handler.stream)
 
 
 class EnduringHandler(logging.FileHandler):
-    """Says once that the log cannot be written, where logging's own would print a traceback.
+    """A file handler that reports a failed write once, in one line instead of a traceback.
 
     Attributes:
-        failure: the line, or nothing.
+        failure: the line, or an empty text.
     """
 
     failure = ""
@@ -66,19 +66,19 @@ class EnduringHandler(logging.FileHandler):
 
     def close(self) -> None:
         if self.stream is not None:
-            faulthandler.disable()  # it would write to whatever gets the number of this file
-        with contextlib.suppress(OSError):  # what could not be flushed has been told of
+            faulthandler.disable()  # it would write to any file that reuses this file descriptor
+        with contextlib.suppress(OSError):  # handleError has reported lines that cannot be flushed
             super().close()
 
 
-def failure() -> str:
-    """Why the log that is kept lacks lines, or nothing."""
-    kept = [handler for handler in log.handlers if isinstance(handler, EnduringHandler)]
-    return kept[-1].failure if kept else ""
+def find_write_failure() -> str:
+    """Return why the log file lacks lines, or an empty text."""
+    handlers = [handler for handler in log.handlers if isinstance(handler, EnduringHandler)]
+    return handlers[-1].failure if handlers else ""
 
 
 def _silence(*names: str) -> None:
-    """Take all handlers from loggers: a library's own, or those of an earlier command."""
+    """Remove all handlers from loggers: a library's own, or those of an earlier command."""
     for name in names:
         known = logging.getLogger(name)
         for handler in known.handlers:

@@ -21,7 +21,7 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
 
 
-def run_folders(parent: Path) -> list[Path]:
+def find_run_folders(parent: Path) -> list[Path]:
     """The folders below ``parent``, itself included, that hold a run."""
     found = []
     for path, folders, files in os.walk(parent):

@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from convlens.config.checks import check_shape
-from convlens.config.kept import KeptConfig
-from convlens.core.errors import UserError, blaming
-from convlens.rundir.lock import holder_of
+from convlens.config.stored import StoredConfig
+from convlens.core.errors import UserError, convert_errors
+from convlens.rundir.lock import find_holder
 from convlens.rundir.paths import OUTPUTS
 
 Row = dict[str, float]
@@ -30,7 +30,7 @@ _LOOK = re.compile(r"epoch_(\d+)")
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class StoredRun:
     """What a run folder tells.
 
     Attributes:
@@ -42,7 +42,7 @@ class KeptRun:
     """
 
     home: Path
-    config: KeptConfig
+    config: StoredConfig
     rows: list[Row]
     summary: dict | None
 
@@ -60,13 +60,13 @@ class KeptRun:
     @property
     def best(self) -> int | None:
         """The trained epoch of the lowest validation loss; None before the first is complete."""
-        found = best_of(self.rows)
+        found = find_best_row(self.rows)
         return None if found is None else int(found["epoch"])
 
     @property
     def state(self) -> str:
         """``running`` while a process holds the folder, ``finished`` behind its summary."""
-        holder = holder_of(self.home)
+        holder = find_holder(self.home)
         if holder.alive:
             return f"running, epoch {self.epochs} done"
         if self.summary is not None:
@@ -146,11 +146,11 @@ class KeptRun:
         found: Row = {"epochs": self.epochs}
         if isinstance(self.config.seed, int):
             found["seed"] = self.config.seed
-        best = best_of(self.rows)
+        best = find_best_row(self.rows)
         if best is not None:
             last, found["best_epoch"] = self.rows[-1], int(best["epoch"])
-            stages = {"val": of_stage(best, "val"), "train": of_stage(last, "train")}
-            found |= _flat_numbers({**stages, "val_last": of_stage(last, "val")})
+            stages = {"val": select_stage(best, "val"), "train": select_stage(last, "train")}
+            found |= _flat_numbers({**stages, "val_last": select_stage(last, "val")})
         return found
 
     def curve(self, tag: str) -> dict[int, float]:
@@ -159,10 +159,10 @@ class KeptRun:
 
     def results(self, stage: str, epoch: int) -> Row:
         """The scalars ``<stage>/…`` of an epoch, without the stage."""
-        return of_stage(next((row for row in self.rows if row["epoch"] == epoch), {}), stage)
+        return select_stage(next((row for row in self.rows if row["epoch"] == epoch), {}), stage)
 
 
-def best_of(rows: list[Row]) -> Row | None:
+def find_best_row(rows: list[Row]) -> Row | None:
     """The epoch of the lowest validation loss among the trained ones, the first of equals.
 
     None where no trained epoch has one that is a finite number.
@@ -171,32 +171,32 @@ def best_of(rows: list[Row]) -> Row | None:
     return min(judged, key=lambda row: row["val/loss"], default=None)
 
 
-def of_stage(row: Row, stage: str) -> Row:
+def select_stage(row: Row, stage: str) -> Row:
     """The scalars ``<stage>/…`` of a row, without the stage."""
     start = f"{stage}/"
     return {key.removeprefix(start): value for key, value in row.items() if key.startswith(start)}
 
 
-def readable(home: object) -> AbstractContextManager[None]:
+def convert_run_errors(home: object) -> AbstractContextManager[None]:
     """Around what is made of a run's files, which may have been edited, or come from anybody.
 
     Raises:
         UserError: anything was raised meanwhile; the traceback goes to the log.
     """
-    return blaming(f"the files in {home} are not as a run leaves them", "were they changed?")
+    return convert_errors(f"the files in {home} are not as a run leaves them", "were they changed?")
 
 
-def read_run(home: Path) -> KeptRun:
+def read_run(home: Path) -> StoredRun:
     """The run in a folder.
 
     Raises:
         UserError: there is none, or one of its files is damaged.
     """
     config, rows = read_config(home), _read_rows(home / "metrics.csv")
-    return KeptRun(home, config, rows, _read_summary(home / "summary.json"))
+    return StoredRun(home, config, rows, _read_summary(home / "summary.json"))
 
 
-def read_config(folder: Path) -> KeptConfig:
+def read_config(folder: Path) -> StoredConfig:
     """The resolved config of a run, as its file has it.
 
     Raises:
@@ -220,7 +220,7 @@ def read_config(folder: Path) -> KeptConfig:
     if not isinstance(config, dict) or "experiment" not in config:
         raise UserError(f"{file} is not the config of a run")
     check_shape(config, str(file))
-    return KeptConfig(config)
+    return StoredConfig(config)
 
 
 def _read_rows(file: Path) -> list[Row]:

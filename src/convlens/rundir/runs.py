@@ -1,4 +1,4 @@
-"""Many runs: those below a folder, those that a person means, and in which order."""
+"""Many runs: finding them, reading them and sorting them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlens.core.errors import UserError, nearest
-from convlens.rundir.paths import OUTPUTS, holds_run, run_folders
-from convlens.rundir.read import KeptRun, read_run
+from convlens.rundir.paths import OUTPUTS, find_run_folders, holds_run
+from convlens.rundir.read import StoredRun, read_run
 
 log = logging.getLogger("convlens")
 # columns one can sort by that hold no numbers
@@ -27,14 +27,14 @@ _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
 
 
 @dataclass(frozen=True)
-class UnreadRun:
+class UnreadableRun:
     """A folder that holds a run which cannot be read, and the reason in one line."""
 
     home: Path
     reason: str
 
 
-def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
+def read_all_runs(parent: Path) -> list[StoredRun | UnreadableRun]:
     """Every run below a folder, by path; what cannot be read is among them.
 
     Raises:
@@ -42,12 +42,12 @@ def all_runs(parent: Path) -> list[KeptRun | UnreadRun]:
     """
     if not parent.is_dir():
         raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
-    found: list[KeptRun | UnreadRun] = []
-    for home in run_folders(parent):
+    found: list[StoredRun | UnreadableRun] = []
+    for home in find_run_folders(parent):
         try:
             found.append(read_run(home))
         except UserError as error:
-            found.append(UnreadRun(home, str(error)))
+            found.append(UnreadableRun(home, str(error)))
     return found
 
 
@@ -58,11 +58,11 @@ def find_run(word: str) -> Path:
         UserError: none.
     """
     if word == "last":
-        return newest_run("metrics.csv")
+        return find_newest_run("metrics.csv")
     for path in (Path(word).expanduser(), OUTPUTS / word):
         if path.is_dir():
             return path
-    known = [str(home) for home in run_folders(OUTPUTS)]
+    known = [str(home) for home in find_run_folders(OUTPUTS)]
     start = f"{OUTPUTS}/"
     if not word.startswith(start):
         known = [name.removeprefix(start) for name in known]
@@ -71,7 +71,7 @@ def find_run(word: str) -> Path:
     raise UserError(f"there is no run folder {word}; {nearest(word, [*known, 'last'])}")
 
 
-def named_runs(text: str) -> list[Path]:
+def find_runs(text: str) -> list[Path]:
     """The run folders that ``runs=`` speaks of: paths between blanks, quoted where they hold any.
 
     A pattern such as ``outputs/scratch/*`` means all runs that it matches.
@@ -98,7 +98,7 @@ def named_runs(text: str) -> list[Path]:
     return homes
 
 
-def newest_run(having: str = "config.yaml") -> Path:
+def find_newest_run(having: str = "config.yaml") -> Path:
     """The run that was started last, for ``run=last`` and ``ckpt=last``.
 
     Args:
@@ -108,7 +108,7 @@ def newest_run(having: str = "config.yaml") -> Path:
     Raises:
         UserError: there is none.
     """
-    runs = [home for home in run_folders(OUTPUTS) if holds_run(home)]
+    runs = [home for home in find_run_folders(OUTPUTS) if holds_run(home)]
     if not runs:
         raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` makes one")
     runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
@@ -120,9 +120,9 @@ def newest_run(having: str = "config.yaml") -> Path:
     return ready
 
 
-def in_order(
-    runs: list[KeptRun | UnreadRun], asked: str, columns: Sequence[str] = ()
-) -> list[KeptRun | UnreadRun]:
+def sort_runs(
+    runs: list[StoredRun | UnreadableRun], asked: str, columns: Sequence[str] = ()
+) -> list[StoredRun | UnreadableRun]:
     """The runs sorted by a column or by any number of their summaries.
 
     Args:
@@ -135,20 +135,22 @@ def in_order(
         UserError: a key that no run has.
     """
     key = asked.removeprefix("-").removeprefix("+")
-    read = [run for run in runs if isinstance(run, KeptRun)]
+    read = [run for run in runs if isinstance(run, StoredRun)]
     known = {*TEXTS, *columns}
     known.update(*(run.numbers for run in read))
     if key not in known:
         raise UserError(f"sort={asked}: no run has such a column; {nearest(key, known)}")
-    descending = asked[0] == "-" or (asked[0] != "+" and (key == "date" or better(key) > 0))
+    descending = asked[0] == "-" or (
+        asked[0] != "+" and (key == "date" or preferred_direction(key) > 0)
+    )
     values = {run.home: _value(run, key) for run in read}
     having = [run for run in read if values[run.home] is not None]
     having.sort(key=lambda run: values[run.home], reverse=descending)
     lacking = [run for run in read if values[run.home] is None]
-    return having + lacking + [run for run in runs if isinstance(run, UnreadRun)]
+    return having + lacking + [run for run in runs if isinstance(run, UnreadableRun)]
 
 
-def _value(run: KeptRun, key: str):
+def _value(run: StoredRun, key: str):
     """What a run is sorted by; None where it has none, NaN included."""
     if key in TEXTS:
         return TEXTS[key](run)
@@ -156,10 +158,10 @@ def _value(run: KeptRun, key: str):
     return None if value is None or math.isnan(value) else value
 
 
-def better(key: str) -> int:
-    """1 for a number that is better the higher, -1 the lower, 0 for one that is neither.
+def preferred_direction(key: str) -> int:
+    """Return 1 if higher values are better, -1 if lower ones are, 0 if neither.
 
-    >>> better("test/accuracy"), better("val/loss"), better("epochs")
-    (1, -1, 0)
+    >>> [preferred_direction(key) for key in ("test/accuracy", "val/loss", "epochs")]
+    [1, -1, 0]
     """
     return 1 if _HIGHER.search(key) else -1 if _LOWER.search(key) else 0

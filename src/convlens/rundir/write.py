@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 
 
 def write_summary(folder: Path, summary: dict) -> None:
@@ -31,4 +31,4 @@ def write_evaluation(
 
 
 def _write_json(file: Path, content: dict) -> None:
-    write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Data and models to learning: the LightningModule and what it is made of."""
+"""Training: the LightningModule, its loss, metrics, optimizers and schedule."""
 
 from convlens.training.module import ClassifierModule
 

@@ -1,4 +1,4 @@
-"""The numbers of an epoch, kept by torchmetrics (right over several processes too)."""
+"""Metrics of an epoch, accumulated by torchmetrics, correct for several processes too."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from convlens.training.objective import predicted
+from convlens.training.objective import predict_classes
 
-LISTED = 100  # classes, up to which each has a scalar of its own
+LISTED = 100  # largest number of classes that get a scalar each
 
 
 class ClassCounts(Metric):
-    """Balanced accuracy and F1 of each class, in [0, 1], from three counts a class.
+    """Balanced accuracy and F1 of each class, in [0, 1], from three counts per class.
 
-    The same numbers as torchmetrics' MulticlassAccuracy (macro) and MulticlassF1Score (none). With
-    deterministic algorithms those compare every answer of a batch with K · K numbers, almost a
-    second a batch for a thousand classes (torchmetrics 1.9, ``_bincount``); this takes what
-    counting takes.
+    They equal torchmetrics' MulticlassAccuracy (macro) and MulticlassF1Score (none). With
+    deterministic algorithms those compare every prediction with K · K numbers, which takes almost
+    a second per batch for a thousand classes (torchmetrics 1.9, ``_bincount``); counting does not.
 
     Args:
         classes: K.
@@ -29,37 +28,37 @@ class ClassCounts(Metric):
     def __init__(self, classes: int):
         super().__init__()
         self.classes = classes
-        for name in ("right", "said", "there"):
+        for name in ("correct", "predicted", "actual"):
             self.add_state(name, torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, answers: Tensor, labels: Tensor) -> None:
-        """Add predicted and true classes, int64 (B,) both."""
+        """Add predicted and true classes, both int64 (B,)."""
 
         def count(values: Tensor) -> Tensor:
             return torch.bincount(values, minlength=self.classes)
 
-        self.right += count(labels[answers == labels])
-        self.said += count(answers)
-        self.there += count(labels)
+        self.correct += count(labels[answers == labels])
+        self.predicted += count(answers)
+        self.actual += count(labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Balanced accuracy () and F1 (K,); classes that never occur do not count in the first."""
-        right, both = self.right.float(), (self.said + self.there).float()
-        recalls = torch.where(self.there > 0, right / self.there, 0.0)
+        """Return balanced accuracy () and F1 (K,); the former ignores classes that never occur."""
+        correct, both = self.correct.float(), (self.predicted + self.actual).float()
+        recalls = torch.where(self.actual > 0, correct / self.actual, 0.0)
         occurs = (both > 0).float()
         balanced = (occurs * recalls / occurs.sum().clamp_min(1)).sum()
-        return balanced, torch.where(both > 0, 2 * right / both, 0.0)
+        return balanced, torch.where(both > 0, 2 * correct / both, 0.0)
 
 
 class EpochMetrics(nn.Module):
-    """Mean loss and accuracy; with ``detailed`` balanced accuracy and F1 of each class too.
+    """Mean loss and accuracy; if ``detailed``, also balanced accuracy and F1 of each class.
 
-    With more than ``LISTED`` classes there is one F1, ``macro_f1``, the mean over all of them: a
-    thousand charts would be no help, and every epoch's row of ``metrics.csv`` as long.
+    With more than ``LISTED`` classes there is only ``macro_f1``, the mean over all classes: a
+    thousand charts, and as many columns of ``metrics.csv``, would not help.
 
     Args:
         class_names: K names, used in the names of the F1 scores.
-        detailed: whether the per-class numbers are kept.
+        detailed: whether to keep the per-class numbers.
     """
 
     def __init__(self, class_names: list[str], *, detailed: bool):
@@ -75,8 +74,8 @@ class EpochMetrics(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss, logits (B, K or 1), labels (B,)."""
-        answers = predicted(logits)
-        # one value a picture: with nan_strategy="disable" MeanMetric sets aside the weights that
+        answers = predict_classes(logits)
+        # one value per image: with nan_strategy="disable" MeanMetric ignores the weights that
         # it is given (torchmetrics 1.9, `_cast_and_nan_check_input`)
         self.loss.update(loss.detach().expand(len(labels)))
         self.accuracy.update(answers, labels)
@@ -84,7 +83,7 @@ class EpochMetrics(nn.Module):
             metric.update(answers, labels)
 
     def compute(self) -> dict[str, float]:
-        """``loss`` (nats), ``accuracy`` and the rest, shares in [0, 1]; then starts anew."""
+        """Return ``loss`` (nats), ``accuracy`` and the other scores, all in [0, 1], then reset."""
         values = {"loss": float(self.loss.compute()), "accuracy": float(self.accuracy.compute())}
         if self.details:
             balanced, scores = self.details["classes"].compute()

@@ -1,4 +1,4 @@
-"""The LightningModule: a classifier, its loss, its optimizer and its numbers."""
+"""The LightningModule: a classifier with its loss, optimizer and metrics."""
 
 from __future__ import annotations
 
@@ -22,31 +22,34 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
-from convlens.training.finetune.schedule import Phase, schedule_of
+from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
-from convlens.training.objective import Objective, outputs_for
-from convlens.training.optimizers import optimizer
+from convlens.training.objective import Objective, count_outputs
+from convlens.training.optimizers import build_optimizer
 from convlens.training.randomness import seed_batch, seed_weights
 
 
 class ClassifierModule(L.LightningModule):
-    """Trains the network that the config's slices describe.
+    """Trains the network that the config describes.
 
     Args:
         class_names: K names; the label is the index.
-        data: its ``channels`` and ``size`` are those of the pictures.
-        model, training, finetune, optimizer, scheduler: the config groups.
-        seed: of the first weights and of every batch.
-        pretrained: False leaves the weights as drawn, for a network whose weights come from a
-            checkpoint.
+        data: the config group; ``channels`` and ``size`` are those of the images.
+        model: the config group.
+        training: the config group.
+        finetune: the config group.
+        optimizer: the config group.
+        scheduler: the config group.
+        seed: seed of the initial weights and of every batch.
+        pretrained: False keeps random weights, for a network that is loaded from a checkpoint.
 
     Attributes:
-        model: pictures (B, C, H, W) in [0, 1] to logits (B, K) or (B, 1).
-        results: the latest value of every epoch scalar, ``val/loss`` and so on.
-        record: results by epoch (from 0); what a schedule may depend on, kept in checkpoints.
+        model: images (B, C, H, W) in [0, 1] to logits (B, K) or (B, 1).
+        results: the latest value of every epoch scalar, such as ``val/loss``.
+        record: results by epoch (from 0) that a schedule may depend on; kept in checkpoints.
         schedule: which groups are trained when, at which rate.
-        phase: the one in force.
-        on_stored: whether the network is fed with stored features just now.
+        phase: the current phase.
+        uses_stored_features: whether the network currently trains on stored features.
         compiled: whether ``torch.compile`` is on.
     """
 
@@ -66,7 +69,7 @@ class ClassifierModule(L.LightningModule):
             model,
             channels=data.channels,
             size=data.size,
-            outputs=outputs_for(training.loss, len(class_names)),
+            outputs=count_outputs(training.loss, len(class_names)),
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
@@ -76,9 +79,11 @@ class ClassifierModule(L.LightningModule):
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
-        self.schedule = schedule_of(finetune, training.epochs, optimizer.lr, scheduler, self.model)
+        self.schedule = build_schedule(
+            finetune, training.epochs, optimizer.lr, scheduler, self.model
+        )
         self.phase: Phase = self.schedule.phases[0]
-        self.on_stored = False
+        self.uses_stored_features = False
         self.enter(self.phase)
         self.compiled = training.compile
         if self.compiled:
@@ -86,40 +91,45 @@ class ClassifierModule(L.LightningModule):
             self.model.compile()
 
     def enter(self, phase: Phase) -> None:
-        """Freeze and unfreeze what ``phase`` wants, and put the frozen parts to rest."""
+        """Start ``phase``: freeze and unfreeze groups; frozen parts go into evaluation mode."""
         self.phase = phase
         self.schedule.freeze(self.model, phase)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ClassifierModule:
-        """As ever, but frozen parts stay in evaluation mode, whoever calls."""
+        """Set the mode as usual, but keep frozen parts in evaluation mode."""
         super().train(mode)
         if mode and hasattr(self, "schedule"):
             self.schedule.set_modes(self.model)
         return self
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.model(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Over all named groups, those that rest too: a checkpoint of any phase fits."""
+        """Build the optimizer over all groups, frozen ones too, so that any checkpoint fits."""
         parameters = dict(self.model.named_parameters())
         groups = [
             {"name": group.name, "params": [parameters[name] for name in group.parameters]}
             for group in self.schedule.groups.values()
         ]
-        return optimizer(self.optimizer_config, groups)
+        return build_optimizer(self.optimizer_config, groups)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
         seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank)
-        # batches whose gradients make one move share its time, as one batch of all of them would
+        # batches that are accumulated into one step share its time, as one large batch would
         each = self.trainer.accumulate_grad_batches
-        moves = -(-self.trainer.num_training_batches // each)
-        time = self.current_epoch + (batch_idx // each) / moves
+        steps = -(-self.trainer.num_training_batches // each)
+        time = self.current_epoch + (batch_idx // each) / steps
         self.set_rates(self.trainer.optimizers[0], time)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, time: float) -> None:
-        """Give every parameter group its learning rate at ``time`` (epochs since the start)."""
+        """Set the learning rate of every parameter group.
+
+        Args:
+            optimizer: its groups are changed.
+            time: epochs since the start, with fractions.
+        """
         factor = 1.0
         if self.rate_per_device and self._trainer is not None:
             factor = float(self._trainer.world_size)
@@ -127,41 +137,41 @@ class ClassifierModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
 
-    def worth_looking(self, clock: int) -> bool:
-        """Whether pictures are due after ``clock`` completed epochs.
+    def is_look_due(self, clock: int) -> bool:
+        """Return whether explanations are due after ``clock`` completed epochs.
 
-        Epochs on stored features last less than a look: there only the first and the last of a
-        phase are looked at.
+        Epochs on stored features take less time than a look, so only the first and the last epoch
+        of such a phase get one.
         """
-        if not self.on_stored:
+        if not self.uses_stored_features:
             return True
-        phase, start = self.schedule.at(clock - 1, self.record)
-        after, _ = self.schedule.at(clock, self.record)
-        last = after is not phase or self.schedule.finished(clock, self.record)
+        phase, start = self.schedule.phase_at(clock - 1, self.record)
+        after, _ = self.schedule.phase_at(clock, self.record)
+        last = after is not phase or self.schedule.is_finished(clock, self.record)
         return clock == start + 1 or last or clock == self.trainer.max_epochs
 
-    def answer(self, batch: dict) -> Tensor:
-        """Logits (B, K) or (B, 1) of a batch of pictures, or of what is stored of them."""
+    def compute_logits(self, batch: dict) -> Tensor:
+        """Compute logits (B, K) or (B, 1) from a batch of images or of their stored features."""
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
-        # compiled is the whole pass; hand-written kernels for frozen parts would break its graph
-        return (self.model if self.compiled else self.model.swift)(batch["image"])
+        # torch.compile takes the whole pass; the fast path's own kernels would break its graph
+        return (self.model if self.compiled else self.model.forward_fast)(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        """``loss``: what is differentiated; ``mean``: the mean loss of this process's images."""
-        logits = self.answer(batch)
+        """Return ``loss``, which is differentiated, and ``mean``, this process's mean loss."""
+        logits = self.compute_logits(batch)
         loss = self.objective(logits, batch["label"])
         kept = slice(0, batch.get("counted"))
         if len(batch["label"][kept]):
             self.train_metrics.update(loss.detach(), logits.detach()[kept], batch["label"][kept])
-        share = self._share(batch) if "window" in batch else 1.0
-        return {"loss": loss * share, "mean": loss.detach()}
+        weight = self._weight(batch) if "window" in batch else 1.0
+        return {"loss": loss * weight, "mean": loss.detach()}
 
-    def _share(self, batch: dict) -> Tensor | float:
-        """What this mean counts among those that make one move of the weights.
+    def _weight(self, batch: dict) -> Tensor | float:
+        """Return the factor that makes one step equal one large batch.
 
-        Lightning divides every loss by the number of batches that it accumulates, whether the
-        last move of an epoch has so many or not, and DDP takes the mean over processes.
+        Lightning divides every loss by the number of batches it accumulates, even if the last
+        step of an epoch has fewer, and DDP averages over processes.
         """
         if not batch["counted"]:
             return 0.0
@@ -170,8 +180,10 @@ class ClassifierModule(L.LightningModule):
         return divisor(batch["label"]) * parts / divisor(batch["window"])
 
     def on_validation_model_eval(self) -> None:
-        """First the processes' average of running statistics: each has seen other batches, and all
-        shall judge, and save, one and the same network."""
+        """Average running statistics over the processes before validation.
+
+        Each process has seen other batches, but all must evaluate and save the same network.
+        """
         with torch.no_grad():
             for part in self.modules() if self.trainer.world_size > 1 else ():
                 if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
@@ -193,18 +205,21 @@ class ClassifierModule(L.LightningModule):
         self.publish("test", self.test_metrics)
 
     def _evaluate(self, metrics: EpochMetrics, batch: dict) -> Tensor:
-        logits = self.answer(batch)
+        logits = self.compute_logits(batch)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
         return logits
 
     def publish(self, stage: str, metrics: EpochMetrics) -> None:
-        """Compute, keep in ``results``, and tell Lightning, whose callbacks watch ``val/loss``.
+        """Compute metrics, keep them in ``results`` and pass loss and accuracy to Lightning.
 
-        For ``train`` this is called by :class:`convlens.callbacks.EpochLog`: Lightning runs the
-        callbacks' end of the epoch before the module's, and they need the numbers.
+        Lightning's callbacks watch ``val/loss``. For ``train``, ``convlens.callbacks.EpochLog``
+        calls this: callbacks need the numbers, and their end of the epoch comes before the
+        module's. Loggers do not get them here, because Lightning would log against optimiser
+        steps instead of completed epochs.
 
-        Loggers are not told here: Lightning would write against optimiser steps, and everything
-        of ours is on the clock of completed epochs.
+        Args:
+            stage: ``train``, ``val`` or ``test``.
+            metrics: of this stage.
         """
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         self.results |= values
@@ -217,13 +232,13 @@ class ClassifierModule(L.LightningModule):
 
     @torch.no_grad()
     def evaluate(self, loader, finish) -> dict[str, float]:
-        """Loss, accuracy and the rest over a loader, outside Lightning's loops.
+        """Compute loss, accuracy and the other scores over a loader, outside Lightning's loops.
 
-        Used for the network before training. Training mode is restored module by module.
+        Used for the network before training. Each module's mode is restored.
 
         Args:
             loader: yields batches; each is moved to the module's device.
-            finish: turns a moved batch into pictures in [0, 1].
+            finish: turns such a batch into images in [0, 1].
         """
         metrics = EpochMetrics(self.class_names, detailed=True).to(self.device)
         with evaluation_mode(self), self.trainer.precision_plugin.forward_context():
@@ -236,7 +251,7 @@ class ClassifierModule(L.LightningModule):
         checkpoint["convlens_processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Take over the record; `convlens.experiment.resume` says whether the checkpoint fits."""
+        """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
         self.record = {
             int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
         }

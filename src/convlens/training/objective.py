@@ -1,4 +1,4 @@
-"""Loss functions and what a prediction is, for K logits and for one."""
+"""Loss functions and predictions, for K logits and for one."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ from torch import Tensor
 from convlens.core.errors import UserError
 
 
-def outputs_for(loss: str, classes: int) -> int:
-    """How many logits the head has: K, or one for ``binary``.
+def count_outputs(loss: str, classes: int) -> int:
+    """Return the number of logits of the head: K, or one for ``binary``.
+
+    Args:
+        loss: ``training.loss``.
+        classes: K.
 
     Raises:
-        UserError: binary with other than two classes.
+        UserError: ``binary`` without exactly two classes.
     """
     if loss == "binary" and classes != 2:
         raise UserError(
-            f"training.loss=binary needs two classes, the data has {classes}; "
-            f"use training.loss=cross_entropy"
+            f"training.loss=binary needs two classes, but the data has {classes}; "
+            f"try training.loss=cross_entropy"
         )
     return 1 if loss == "binary" else classes
 
 
-def class_weights(value: str | list | None, counts: list[int]) -> list[float] | None:
-    """The weight of each class in the loss, or None for equal ones.
+def compute_class_weights(value: str | list | None, counts: list[int]) -> list[float] | None:
+    """Return the weight of each class in the loss, or None for equal weights.
 
-    ``balanced`` is N / (K · N_k), so that every class weighs the same in all.
+    Args:
+        value: ``training.class_weights``. ``balanced`` is N / (K · N_k): every class has the same
+            total weight.
+        counts: training images of each class.
 
     Raises:
-        UserError: neither null, ``balanced``, nor a list of K numbers of at least 0.
+        UserError: ``value`` is neither null, ``balanced``, nor a list of K numbers of at least 0.
     """
     if value is None:
         return None
@@ -38,7 +45,7 @@ def class_weights(value: str | list | None, counts: list[int]) -> list[float] | 
     if isinstance(value, list) and len(value) == len(counts) and all(w >= 0 for w in value):
         return [float(weight) for weight in value]
     raise UserError(
-        f"training.class_weights={value}: null, balanced, or a list of {len(counts)} numbers"
+        f"training.class_weights={value}: choose null, balanced, or a list of {len(counts)} numbers"
     )
 
 
@@ -47,9 +54,9 @@ class Objective(torch.nn.Module):
 
     Args:
         loss: ``cross_entropy`` of K logits, or ``binary``: binary cross-entropy of one logit,
-            which speaks for class 1.
-        label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016),
-            in [0, 1).
+            which is that of class 1.
+        label_smoothing: fraction of the target that is spread evenly over the classes, in [0, 1)
+            (Szegedy et al. 2016).
         weights: K weights or None; the mean is weighted, as in ``torch.nn.CrossEntropyLoss``.
     """
 
@@ -60,7 +67,7 @@ class Objective(torch.nn.Module):
         self.register_buffer("weights", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (B, K) or (B, 1) and labels (B,) to the mean loss, a scalar in nats."""
+        """Compute the mean loss in nats from logits (B, K) or (B, 1) and labels (B,)."""
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         smoothing = self.label_smoothing
         if self.loss == "cross_entropy" and self.weights is None:
@@ -78,9 +85,9 @@ class Objective(torch.nn.Module):
         return (each * self.weights[labels]).sum() / self.divisor(labels)
 
     def divisor(self, labels: Tensor) -> Tensor | int:
-        """What the sum over images with these labels (B,) is divided by: their number or weight.
+        """Return the divisor of the mean over images with labels (B,): number or total weight.
 
-        It is 1 where no image has a weight, whose mean is 0 then.
+        It is 1 if the total weight is 0; the mean is 0 then.
         """
         if self.weights is None:
             return len(labels)
@@ -88,6 +95,6 @@ class Objective(torch.nn.Module):
         return torch.where(weight > 0, weight, 1.0)
 
 
-def predicted(logits: Tensor) -> Tensor:
-    """(B, K) or (B, 1) to the predicted class (B,)."""
+def predict_classes(logits: Tensor) -> Tensor:
+    """Return the predicted classes (B,) for logits (B, K) or (B, 1)."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)

@@ -1,4 +1,4 @@
-"""Optimizers by name and the learning rate as a pure function of time."""
+"""Optimizers by name, and the learning rate as a pure function of time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convlens.config.schema import (
     OwnSchedulerConfig,
     SchedulerConfig,
 )
-from convlens.config.targets import call, make
+from convlens.config.targets import call, instantiate
 from convlens.core.errors import UserError, check_name
 
 OPTIMIZERS = {
@@ -25,29 +25,33 @@ OPTIMIZERS = {
 }
 
 
-# keys that a scheduler cannot do without
+# keys that a scheduler requires
 _NEEDS = {
     "constant": (), "cosine": ("floor",), "linear": ("floor",), "step": ("every", "factor"),
     "exponential": ("factor",),
 }  # fmt: skip
-RateFactor = Callable[[float, int], float]  # of the time and the length of the run, in epochs
+RateFactor = Callable[[float, int], float]  # (time, length of the run), both in epochs, to a factor
 
 
-def optimizer(
+def build_optimizer(
     chosen: OptimizerConfig | OwnOptimizerConfig, groups: list[dict]
 ) -> torch.optim.Optimizer:
-    """The optimizer of the config group ``optimizer`` over named parameter groups.
+    """Build the optimizer that the config group ``optimizer`` describes.
+
+    Args:
+        chosen: the config group.
+        groups: named parameter groups.
 
     Raises:
-        UserError: an unknown name, or a value the optimizer refuses.
+        UserError: the name is unknown, or the optimizer rejects a value.
     """
     if isinstance(chosen, OwnOptimizerConfig):
-        made = make("optimizer", chosen, groups, lr=chosen.lr)
-        if not isinstance(made, torch.optim.Optimizer):
+        own = instantiate("optimizer", chosen, groups, lr=chosen.lr)
+        if not isinstance(own, torch.optim.Optimizer):
             raise UserError(
-                f"optimizer._target_={chosen.class_path}: it makes no torch.optim.Optimizer"
+                f"optimizer._target_={chosen.class_path} does not return a torch.optim.Optimizer"
             )
-        return made
+        return own
     name = chosen.name
     check_name("optimizer.name", name, OPTIMIZERS)
     options = {key: value for key, value in chosen.plain().items() if key != "name"}
@@ -57,38 +61,41 @@ def optimizer(
         raise UserError(f"optimizer={name}: {error}") from error
 
 
-def rate_factor_of(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
-    """What the learning rate is multiplied by, as a function of ``(time, epochs)``.
+def build_rate_factor(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
+    """Build the function of ``(time, epochs)`` that the learning rate is multiplied by.
+
+    Args:
+        chosen: the config group ``scheduler``.
 
     Raises:
-        UserError: the keys of another scheduler, or a class of a person's own that refuses.
+        UserError: a required key is missing, or a user-defined class rejects its arguments.
     """
     if isinstance(chosen, OwnSchedulerConfig):
-        own, warmup = make("scheduler", chosen), chosen.warmup_epochs or 0.0
+        own, warmup = instantiate("scheduler", chosen), chosen.warmup_epochs or 0.0
 
         def factor(time: float, epochs: int) -> float:
             return time / warmup if time < warmup else float(own(time, epochs))
 
         return partial(call, "scheduler", chosen.class_path, factor)
-    lacking = [key for key in _NEEDS[chosen.name] if getattr(chosen, key) is None]
-    if lacking:
+    missing = [key for key in _NEEDS[chosen.name] if getattr(chosen, key) is None]
+    if missing:
         raise UserError(
-            f"scheduler.name={chosen.name}: say scheduler={chosen.name}, which has the key "
-            f"{lacking[0]} that it needs"
+            f"scheduler.name={chosen.name} needs the key {missing[0]}; "
+            f"try scheduler={chosen.name}, which sets it"
         )
-    return partial(rate_factor, chosen)
+    return partial(compute_rate_factor, chosen)
 
 
-def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
-    """What the learning rate is multiplied by at ``time``.
+def compute_rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
+    """Compute the factor of the learning rate at ``time``.
 
     Args:
-        chosen: the config group ``scheduler``: ``name``, ``warmup_epochs`` (the factor rises in a
-            straight line from 0 at the start), and by name: ``cosine`` and ``linear``: ``floor``,
+        chosen: the config group ``scheduler``: ``name``, ``warmup_epochs`` (the factor rises
+            linearly from 0), and by name: ``cosine`` and ``linear``: ``floor``,
             the factor at the end; ``step``: ``every`` epochs times ``factor``; ``exponential``:
-            ``factor`` an epoch.
+            ``factor`` per epoch.
         time: epochs since the start, with fractions within an epoch.
-        epochs: of the whole run.
+        epochs: length of the whole run.
 
     Returns:
         A factor of at least 0.
@@ -96,12 +103,12 @@ def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
     warmup = chosen.warmup_epochs
     if time < warmup:
         return time / warmup
-    share = min(1.0, (time - warmup) / max(epochs - warmup, 1e-9))
+    progress = min(1.0, (time - warmup) / max(epochs - warmup, 1e-9))
     match chosen.name:
         case "cosine":
-            return chosen.floor + (1 - chosen.floor) * (1 + math.cos(math.pi * share)) / 2
+            return chosen.floor + (1 - chosen.floor) * (1 + math.cos(math.pi * progress)) / 2
         case "linear":
-            return 1 + (chosen.floor - 1) * share
+            return 1 + (chosen.floor - 1) * progress
         case "step":
             return chosen.factor ** math.floor((time - warmup) / chosen.every)
         case "exponential":
@@ -110,8 +117,8 @@ def rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> float:
 
 
 def depends_on_length(chosen: SchedulerConfig | OwnSchedulerConfig) -> bool:
-    """Whether the rates of a phase would be others if it had another number of epochs."""
+    """Return whether the rates of a phase depend on its number of epochs."""
     if isinstance(chosen, OwnSchedulerConfig):
-        return True  # nobody knows
-    # a floor of 1 is no fall at all
+        return True  # unknown, so assume the worst
+    # with a floor of 1 the rate is constant
     return chosen.name in ("cosine", "linear") and chosen.floor != 1

@@ -1,4 +1,4 @@
-"""``precision: auto``: try what this machine can do, take what is fastest, stay with it."""
+"""``precision: auto``: time training steps on this machine and keep the fastest precision."""
 
 from __future__ import annotations
 
@@ -12,75 +12,78 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convlens.core.files import write_whole
+from convlens.core.files import write_atomic
 
-# Lightning's names for ours
+# our names to Lightning's
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
-# below this gain the plain arithmetic is kept: it is exact and its timing noise is about this
+# smallest gain that pays for less exact arithmetic; timing noise is about as large
 WORTH = 1.1
 ROUNDS = 5
-CLEAR = 2.0  # bf16 whose forward pass takes so many times a float32 step is emulated
-# A step on few images tells what one on many takes; these bound the sample, not the batch.
-LEAST = 2  # images: batch normalisation takes no single one
-FAIR = 0.25  # seconds of a step that is long enough to go by
-PATIENCE = 4.0  # seconds after which no further round begins
-SLOW = 1.0  # seconds of a first forward pass that building kernels does not explain
-ROOM = 1e9  # bytes of feature maps that a step may keep for its backward pass, off a GPU
+CLEAR = 2.0  # bf16 is emulated if its forward pass takes this many times a float32 step
+# Steps are timed on a sample of the batch and scaled up; these limits are for the sample.
+LEAST = 2  # images: batch normalisation refuses a single one
+FAIR = 0.25  # seconds of a step that is long enough to measure
+PATIENCE = 4.0  # seconds after which no further round starts
+SLOW = 1.0  # seconds: a first forward pass takes less, even if it has to build kernels
+ROOM = 1e9  # bytes of feature maps that a step may keep for its backward pass, except on a GPU
 
 
-def fastest(seconds: dict[str, float]) -> str:
-    """``bf16`` where a step gains at least a tenth by it, else ``32``.
+def choose_precision(seconds: dict[str, float]) -> str:
+    """Return ``bf16`` if it makes a step at least 10 % faster, else ``32``.
 
-    >>> fastest({"32": 0.2, "bf16": 0.1}), fastest({"32": 0.2, "bf16": 0.19}), fastest({"32": 0.2})
-    ('bf16', '32', '32')
+    Args:
+        seconds: of a training step, by precision.
+
+    >>> choose_precision({"32": 0.2, "bf16": 0.1})
+    'bf16'
+    >>> choose_precision({"32": 0.2, "bf16": 0.19}), choose_precision({"32": 0.2})
+    ('32', '32')
     """
     return "bf16" if seconds["32"] > WORTH * seconds.get("bf16", float("inf")) else "32"
 
 
-def step_seconds(
+def measure_step_seconds(
     module,
     batch: int,
     device: torch.device,
     memo: Path,
     precisions: tuple[str, ...] = ("32", "bf16"),
 ) -> dict[str, float]:
-    """Seconds of a training step of this network on ``device``, by precision.
+    """Measure the seconds of a training step of this network on ``device``, by precision.
 
-    Each arithmetic takes real training steps on a copy of the network, in turn, on noise; the
-    medians count. They are steps on as few images as give a fair time; the two passes through the
-    network are scaled to the batch, the move of the weights is not. What was measured for a
-    (machine, network, trained part, batch) is kept in ``memo``, so that every later run of the
-    same thing decides in the same way.
+    A copy of the network takes real training steps on noise, with each precision in turn, on as few
+    images as give a reliable time. Forward and backward pass are scaled to the batch, the update of
+    the weights is not; the medians are returned. Results are kept in ``memo`` by machine, network,
+    trained part and batch, so that later runs of the same kind choose the same precision.
 
     Args:
-        module: a :class:`convlens.training.ClassifierModule` in the phase to be timed; it is not
-            changed.
+        module: a ``convlens.training.ClassifierModule`` in the phase to be timed; not changed.
         batch: images of a training step.
         device: where training will run.
-        memo: a JSON file; made when it is not there.
-        precisions: of ``32`` and ``bf16``; the latter is left out where there is none.
+        memo: a JSON file; created if missing.
+        precisions: ``32`` and ``bf16``, or one of them; devices without bf16 skip it.
     """
     if device.type not in ("cpu", "cuda"):
         precisions = ("32",)
     key = _key(module, batch, device)
     known = _read(memo)
-    found = known.get(key)
-    if not isinstance(found, dict) or not set(precisions) <= set(found):
-        known[key] = found = _measured(module, batch, device, precisions)
+    seconds = known.get(key)
+    if not isinstance(seconds, dict) or not set(precisions) <= set(seconds):
+        known[key] = seconds = _measure(module, batch, device, precisions)
         memo.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(memo, json.dumps(known, indent=1))
-    return found
+        write_atomic(memo, json.dumps(known, indent=1))
+    return seconds
 
 
 class _Trial:
-    """Training steps of a copy of a network, on noise."""
+    """Takes training steps on noise with a copy of a network."""
 
     def __init__(self, module, device: torch.device):
         self.module, self.device = copy.deepcopy(module).to(device), device
         self.optimizer = self.module.configure_optimizers()
 
     def noise(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images (count, C, H, W) in [0, 1], channels last, and labels (count,)."""
+        """Return images (count, C, H, W) in [0, 1], channels last, and labels (count,)."""
         data = self.module.data_config
         shape = (count, data.channels, data.size, data.size)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
@@ -89,10 +92,10 @@ class _Trial:
         return images, labels.to(self.device)
 
     def step(self, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
-        """Seconds of the two passes, and of the move of the weights."""
+        """Take a step; return the seconds of both passes, and of the update of the weights."""
         half, times = precision == "bf16", [self._now()]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            loss = self.module.objective(self.module.model.swift(images), labels)
+            loss = self.module.objective(self.module.model.forward_fast(images), labels)
         loss.backward()
         times.append(self._now())
         self.optimizer.step()
@@ -100,19 +103,21 @@ class _Trial:
         times.append(self._now())
         return times[1] - times[0], times[2] - times[1]
 
-    def forward_of_emulated(self, images: Tensor, step: float) -> float:
-        """Seconds of a forward pass in bf16 on a processor that has to emulate it, else 0.
+    def time_emulated_forward(self, images: Tensor, step: float) -> float:
+        """Return the seconds of a bf16 forward pass if the processor has to emulate bf16, else 0.
 
-        There a step takes ten times as long as in float32; its forward pass alone shows it.
+        An emulated step takes ten times as long as one in float32; a forward pass is enough to
+        detect it.
 
         Args:
+            images: to pass.
             step: seconds of a step on these images in float32.
         """
         if self.device.type != "cpu":
             return 0.0
         began = self._now()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            self.module.model.swift(images)
+            self.module.model.forward_fast(images)
         seconds = self._now() - began
         return seconds if seconds > max(CLEAR * step, SLOW) else 0.0
 
@@ -122,23 +127,23 @@ class _Trial:
         return time.perf_counter()
 
     def sample(self, batch: int) -> tuple[Tensor, Tensor, float]:
-        """Images and labels of the whole batch, or of as few as give a fair time.
+        """Return images and labels, and the seconds of a float32 step on them.
 
-        With the seconds of a step on them, in float32.
+        They are as few as give a reliable time, at most the whole batch.
         """
         count = LEAST
         while True:
-            found = self.noise(count)
+            sample = self.noise(count)
             kept = _KeptBytes(self.module)
             with kept:
-                self.step(*found, "32")  # the first step builds kernels and optimizer state
-            seconds = sum(self.step(*found, "32"))
+                self.step(*sample, "32")  # the first step builds kernels and optimizer state
+            seconds = sum(self.step(*sample, "32"))
             if count >= batch or seconds >= FAIR:
-                return *found, seconds
+                return *sample, seconds
             larger = int(count * min(FAIR / max(seconds, 1e-6), self._room() / max(kept.total, 1)))
             larger = min(larger + 1, batch)
             if larger <= count:
-                return *found, seconds
+                return *sample, seconds
             count = larger
 
     def _room(self) -> float:
@@ -148,7 +153,7 @@ class _Trial:
 
 
 class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Sums up, in ``total``, what autograd keeps inside the ``with``, the weights left out."""
+    """Counts, in ``total``, the bytes that autograd keeps inside the ``with``, without weights."""
 
     def __init__(self, module: nn.Module):
         self.total = 0
@@ -164,32 +169,32 @@ class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
         super().__init__(count, lambda tensor: tensor)
 
 
-def _measured(
+def _measure(
     module, batch: int, device: torch.device, precisions: tuple[str, ...]
 ) -> dict[str, float]:
     state = torch.get_rng_state()
-    found: dict[str, list[float]] = {precision: [] for precision in precisions}
+    times: dict[str, list[float]] = {precision: [] for precision in precisions}
     try:
         trial = _Trial(module, device)
         images, labels, step = trial.sample(batch)
         scale = batch / len(images)
         waiting = list(precisions)
         if "bf16" in waiting:
-            if seconds := trial.forward_of_emulated(images, step):
+            if seconds := trial.time_emulated_forward(images, step):
                 waiting.remove("bf16")
-                found["bf16"] = [seconds * scale]  # less than a step takes
+                times["bf16"] = [seconds * scale]  # a lower bound for a step
             else:
-                trial.step(images, labels, "bf16")  # builds its kernels
+                trial.step(images, labels, "bf16")  # builds kernels
         began = time.perf_counter()
         for number in range(ROUNDS):
             if number and time.perf_counter() > began + PATIENCE:
                 break
             for precision in waiting:
-                passes, move = trial.step(images, labels, precision)
-                found[precision].append(passes * scale + move)
+                passes, update = trial.step(images, labels, precision)
+                times[precision].append(passes * scale + update)
     finally:
         torch.set_rng_state(state)
-    return {precision: statistics.median(times) for precision, times in found.items()}
+    return {precision: statistics.median(values) for precision, values in times.items()}
 
 
 def _key(module, batch: int, device: torch.device) -> str:
@@ -198,9 +203,9 @@ def _key(module, batch: int, device: torch.device) -> str:
     network = json.dumps(kinds, sort_keys=True)
     data = module.data_config
     shape = f"{batch}x{data.channels}x{data.size}x{data.size}"
-    # what is frozen costs no backward pass
+    # frozen parameters need no backward pass
     parameters = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    trained = sum(size for size, wanted in parameters if wanted)
+    trained = sum(size for size, is_trained in parameters if is_trained)
     share = f"{trained} of {sum(size for size, _ in parameters)} trained"
     threads = f"{torch.get_num_threads()} threads"
     return " | ".join([machine, threads, f"torch {torch.__version__}", shape, share, network])
@@ -211,14 +216,14 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    wanted = ("vendor_id", "cpu family", "model\t", "model name", "stepping")
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith(wanted)]
-    return " ".join(found[:5]) or platform.machine()
+    keys = ("vendor_id", "cpu family", "model\t", "model name", "stepping")
+    values = [line.partition(":")[2].strip() for line in lines if line.startswith(keys)]
+    return " ".join(values[:5]) or platform.machine()
 
 
 def _read(memo: Path) -> dict[str, dict[str, float]]:
     try:
         known = json.loads(memo.read_text())
     except (OSError, ValueError):
-        return {}  # not there yet, or not ours any more: measured again
+        return {}  # missing or damaged: measure again
     return known if isinstance(known, dict) else {}

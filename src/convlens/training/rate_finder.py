@@ -15,26 +15,26 @@ from torch import Tensor
 
 from convlens.data.datamodule import PictureData
 from convlens.data.loader import TrainingLoader
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 from convlens.training.finetune.phases import Phases
 from convlens.training.module import ClassifierModule
 from convlens.training.randomness import seed_batch
 
 SMOOTHING = 0.9  # of the exponential average of the loss
-DIVERGED = 4.0  # times the lowest loss, where the test ends
+DIVERGED = 4.0  # multiple of the lowest loss at which the test ends
 
 
 @dataclass(frozen=True)
 class RateTest:
-    """What a range test saw.
+    """The result of a range test.
 
     Attributes:
-        rates: of each step, rising evenly in their logarithm.
-        losses: of each step, before it.
-        smooth: the same, averaged.
-        best: the rate of the steepest fall of the average, or None where it never fell.
-        trained: names of the groups in training.
-        key: of the config that the rate is for.
+        rates: learning rate of each step, evenly spaced in their logarithm.
+        losses: loss before each step.
+        smooth: the averaged losses.
+        best: the rate at the steepest fall of the average; None if it never fell.
+        trained: names of the trained groups.
+        key: the config key to set.
     """
 
     rates: list[float]
@@ -45,15 +45,20 @@ class RateTest:
     key: str = "optimizer.lr"
 
 
-def range_test(step: Callable[[float], Tensor], *, low: float, high: float, steps: int) -> RateTest:
-    """Take ``steps`` steps at rates from ``low`` to ``high``; ends early where the loss explodes.
+def run_range_test(
+    step: Callable[[float], Tensor], *, low: float, high: float, steps: int
+) -> RateTest:
+    """Take ``steps`` steps at rates from ``low`` to ``high``; end early if the loss explodes.
 
     L. N. Smith, *Cyclical Learning Rates for Training Neural Networks*, WACV 2017,
     https://arxiv.org/abs/1506.01186. The steepest fall of the smoothed loss over the logarithm of
-    the rate is a rate at which training moves fast and safely.
+    the rate marks a rate at which training is fast and stable.
 
     Args:
         step: takes one training step at a rate and returns the loss before it, a scalar.
+        low: first rate.
+        high: last rate.
+        steps: number of steps.
     """
     rates, losses, smooth = [], [], []
     average = 0.0
@@ -71,7 +76,7 @@ def range_test(step: Callable[[float], Tensor], *, low: float, high: float, step
 
 
 def _steepest(rates: list[float], smooth: list[float]) -> float | None:
-    """Where the average falls fastest, before its lowest point; the first steps only settle it."""
+    """Return the rate at the steepest fall before the minimum; the first steps are skipped."""
     if len(smooth) < 5:
         return None
     lowest = smooth.index(min(smooth))
@@ -91,48 +96,57 @@ def find_rate(
     high: float,
     steps: int,
 ) -> RateTest:
-    """The range test for a run's first phase, on its own batches, in float32.
+    """Run the range test for a run's first phase, on its batches, in float32.
 
-    Groups with other rates keep their proportions; the rate is that of the fastest group. The
-    module is trained in place: build another one for the run itself.
+    The rate found is that of the group with the highest rate; the others keep their proportions.
+    The module is trained in place: build another one for the run itself.
+
+    Args:
+        module: the module to test with.
+        data: its data.
+        phases: decides whether the phase trains on stored features.
+        device: where to train.
+        low: first rate.
+        high: last rate.
+        steps: number of steps.
     """
     phase = module.schedule.phases[0]
     module.to(device).enter(phase)
     data.augmenting = phase.augment
     if cut := phases.cut(module, data, phase):
-        found = features(
+        stored = compute_features(
             module.model, cut, data.dataset.splits["train"], precision="32",
             context=contextlib.nullcontext, device=device, directory=phases.directory,
-            title="features of the training pictures",
+            title="features of the training images",
         )  # fmt: skip
-        data.stored = {"train": found}
+        data.stored = {"train": stored}
     module.train()
     optimizer = module.configure_optimizers()
     fastest = max(phase.rates.values())
-    shares = {name: rate / fastest for name, rate in phase.rates.items()}
+    proportions = {name: rate / fastest for name, rate in phase.rates.items()}
     batches = enumerate(_endless(data.train_dataloader()))
 
     def step(rate: float) -> Tensor:
-        number, kept = next(batches)
+        number, batch = next(batches)
         seed_batch(module.seed, 0, number, 0)
         for group in optimizer.param_groups:
-            group["lr"] = rate * shares.get(group["name"], 0.0)
-        batch = data.finish(move_data_to_device(kept, device))
-        loss = module.objective(module.answer(batch), batch["label"])
+            group["lr"] = rate * proportions.get(group["name"], 0.0)
+        batch = data.finish(move_data_to_device(batch, device))
+        loss = module.objective(module.compute_logits(batch), batch["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    found = range_test(step, low=low, high=high, steps=steps)
+    result = run_range_test(step, low=low, high=high, steps=steps)
     leader = max(phase.rates, key=phase.rates.__getitem__)
     group = leader.partition("/")[0]
     key = f"finetune.phases.0.lr.{group}" if module.schedule.phased else "optimizer.lr"
-    return dataclasses.replace(found, trained=phase.train, key=key)
+    return dataclasses.replace(result, trained=phase.train, key=key)
 
 
 def _endless(loader: TrainingLoader) -> Iterator[dict]:
-    """Batches of a loader, epoch after epoch."""
+    """Yield the batches of a loader, epoch after epoch."""
     for epoch in itertools.count():
         loader.set_epoch(epoch)
         yield from loader

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 
 class EarlyStop(EarlyStopping):
-    """Lightning's, but a run that had stopped early does not train on when it is resumed."""
+    """Lightning's early stopping, but a resumed run that had stopped early stays stopped."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stopped_epoch:

@@ -20,14 +20,14 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import convlens.experiment.train
 from convlens.cli.main import main
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
-from convlens.config.kept import KeptConfig
 from convlens.config.schema import Config
+from convlens.config.stored import StoredConfig
 from convlens.data.datamodule import PictureData
 from convlens.experiment.module import module_of
 from convlens.experiment.trainer import settings_of
-from convlens.pages.phases import stretches
+from convlens.pages.phases import read_phases
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=3", "callbacks=none"]
@@ -167,7 +167,7 @@ def test_phases_that_a_run_did_not_come_to_had_no_effect():
 
 def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
     values = {"run_dir": str(tmp_path / "r"), "overwrite": True, "training.epochs": 1}
-    config = with_values(phased(False, True), {**values, "callbacks": {"budget": 0.05}})
+    config = replace_values(phased(False, True), {**values, "callbacks": {"budget": 0.05}})
     written = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
@@ -178,11 +178,14 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
 
 def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     config = phased(True, True)
-    assert [each.augment for each in stretches(KeptConfig(config.plain()), [])] == [True, True]
+    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [True, True]
     for name, value in config.data.augment.plain().items():
         if isinstance(value, bool | float):
-            config = with_values(config, {f"data.augment.{name}": type(value)()})
-    assert [each.augment for each in stretches(KeptConfig(config.plain()), [])] == [False, False]
+            config = replace_values(config, {f"data.augment.{name}": type(value)()})
+    assert [each.augment for each in read_phases(StoredConfig(config.plain()), [])] == [
+        False,
+        False,
+    ]
 
     def offered(*augment: bool) -> bool:
         config = phased(*augment)

@@ -13,10 +13,10 @@ import pytest
 from convlens.data.index import listing as listing_module
 from convlens.data.index.digests import Digest, digest
 from convlens.data.index.files import Files, Texts
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 from convlens.data.index.split_file import read_split, write_split
-from convlens.data.index.splits import resolve_splits, split
-from convlens.data.index.twins import duplicates, find_twins
+from convlens.data.index.splits import assign_splits, resolve_splits
+from convlens.data.index.twins import find_duplicates, find_twins
 
 NAMES = ["a/1.jpg", "a/deep/2.jpg", "b/ünï.jpg", "b/字.png", "b/..odd.jpg"]
 
@@ -29,7 +29,7 @@ def test_paths_come_back_as_they_were(directory):
     assert list(files) == paths and len(files) == 5
     assert [files[i] for i in range(-5, 5)] == paths + paths
     assert list(files.names()) == [files.name(i) for i in range(5)] == NAMES
-    assert list(files.located()) == [os.fsencode(path) for path in paths]
+    assert list(files.byte_paths()) == [os.fsencode(path) for path in paths]
     assert list(files.absolute()) == [os.path.abspath(path) for path in paths]
     assert files.index(paths[3]) == 3 and root / "c.jpg" not in files
     with pytest.raises(IndexError):
@@ -41,7 +41,7 @@ def test_files_outside_and_names_that_are_no_text():
     paths = [Path("/data/a.jpg"), odd, Path("/elsewhere/x/../b.jpg"), Path("/data/../c.jpg")]
     files = Files.of(paths, "/data")
     assert list(files) == paths
-    assert list(files.located()) == [os.fsencode(path) for path in paths]
+    assert list(files.byte_paths()) == [os.fsencode(path) for path in paths]
     assert list(files.absolute()) == [os.path.abspath(path) for path in paths]
     assert files.name(2) == "/elsewhere/b.jpg" and files.name(0) == "a.jpg"
 
@@ -84,8 +84,8 @@ def tree(root: Path, pictures: int, classes: int) -> Path:
 
 
 def whole_index(root: Path):
-    found = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
-    assert duplicates(found, find_twins(found)) == []
+    found = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
+    assert find_duplicates(found, find_twins(found)) == []
     write_split(root.parent / "split.csv", found)
     assert (read_split(root.parent / "split.csv", found).splits == found.splits).all()
     return found
@@ -131,12 +131,12 @@ def test_every_file_is_asked_once_by_each_step_whatever_the_number_of_classes(
     for classes in (2, 40):
         root = tree(tmp_path / str(classes) / "d", 400, classes)
         calls.clear()
-        listing = resolve_splits(list_pictures(root), validation=0.15, test=0.15, seed=0)
-        duplicates(listing, find_twins(listing))
+        listing = resolve_splits(list_images(root), validation=0.15, test=0.15, seed=0)
+        find_duplicates(listing, find_twins(listing))
         found[classes] = Counter(calls)
     for classes, count in found.items():
         assert count["open"] == count["pread"] == 400
-        # one a picture; besides, a few for each folder
+        # one an image; besides, a few for each folder
         assert 400 <= count["stat"] <= 400 + 4 * classes + 10
         assert count["scandir"] <= 2 * classes + 10
         assert count["scandir"] > 0
@@ -153,14 +153,14 @@ def test_names_are_looked_through_once_not_once_a_class(tmp_path, monkeypatch):
     monkeypatch.setattr(listing_module.Files, "__init__", noted)
     for classes in (2, 40):
         looked.clear()
-        resolve_splits(list_pictures(tree(tmp_path / str(classes), 400, classes)),
+        resolve_splits(list_images(tree(tmp_path / str(classes), 400, classes)),
                        validation=0.15, test=0.15, seed=0)  # fmt: skip
         assert 1 <= len(looked) <= 3
 
 
 def test_dividing_a_class_does_not_hang_on_the_others():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(50), 20))
-    whole = split(labels, validation=0.2, test=0.2, seed=3)
+    whole = assign_splits(labels, validation=0.2, test=0.2, seed=3)
     for label in (0, 17, 49):
         # by hand, as it is said: ranked by random keys, test first, then validation
         keys = np.random.PCG64(np.random.SeedSequence((3, label))).random_raw(20)
@@ -177,14 +177,14 @@ def test_equal_ends_are_read_whole(tmp_path):
                          ("validation/b", b"2"), ("test/a", b"4"), ("test/b", b"5")):  # fmt: skip
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.jpg").write_bytes(head + tail)
-    found = list_pictures(tmp_path)
-    ((second, first),) = duplicates(found, find_twins(found))
+    found = list_images(tmp_path)
+    ((second, first),) = find_duplicates(found, find_twins(found))
     assert found.files.name(first) == "train/b/x.jpg"
     assert found.files.name(second) == "validation/b/x.jpg"
 
 
 def test_a_split_file_in_another_order_is_read_too(tmp_path):
-    full = resolve_splits(list_pictures(tree(tmp_path / "d", 60, 3)), validation=9, test=9, seed=0)
+    full = resolve_splits(list_images(tree(tmp_path / "d", 60, 3)), validation=9, test=9, seed=0)
     write_split(tmp_path / "split.csv", full)
     head, *lines = (tmp_path / "split.csv").read_text().splitlines()
     (tmp_path / "split.csv").write_text("\n".join([head, *reversed(lines)]) + "\n")

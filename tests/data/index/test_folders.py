@@ -1,4 +1,4 @@
-"""What lies in a folder and is used, what is not and is said, and what is nobody's picture."""
+"""What lies in a folder and is used, what is not and is said, and what is nobody's image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 from convlens.cli import split as split_command
 from convlens.cli.main import main
 from convlens.core.errors import UserError
-from convlens.data.index.folders import Walk, left_by_tools
-from convlens.data.index.kinds import FORMATS, kind_of, kind_of_file
-from convlens.data.index.listing import list_pictures
-from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
+from convlens.data.index.folders import Walk, is_left_by_tools
+from convlens.data.index.kinds import FORMATS, detect_file_kind, detect_kind
+from convlens.data.index.listing import list_images
+from convlens.data.pixels.decode import ImageError, Recipe, decode_image
 from support.tiny import draw_folder
 
 
@@ -53,8 +53,8 @@ def plain(tmp_path) -> Path:
 def test_what_pillow_writes_is_known_and_decoded_whatever_it_is_called(tmp_path, kind):
     file = tmp_path / "no suffix"
     file.write_bytes(encoded(kind))
-    assert kind_of_file(file) == kind
-    assert decode_picture(file, Recipe(24, 24)).shape == (24, 24, 3)
+    assert detect_file_kind(file) == kind
+    assert decode_image(file, Recipe(24, 24)).shape == (24, 24, 3)
 
 
 @pytest.mark.parametrize("kind", ["ICO", "JPEG2000", "PDF", "EPS", "AVIF"])
@@ -64,7 +64,7 @@ def test_what_pillow_writes_and_is_not_decoded_here(kind):
         content = encoded(kind, size=32)
     except (KeyError, OSError) as error:  # this Pillow was built without it
         pytest.skip(f"Pillow cannot write {kind}: {error}")
-    assert kind_of(content[:512]) == said
+    assert detect_kind(content[:512]) == said
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_what_pillow_writes_and_is_not_decoded_here(kind):
     ],
 )
 def test_kinds(content, name, kind):
-    assert kind_of(content[:512], name) == kind
+    assert detect_kind(content[:512], name) == kind
 
 
 def test_pictures_without_a_pictures_name_are_used(tmp_path):
@@ -101,7 +101,7 @@ def test_pictures_without_a_pictures_name_are_used(tmp_path):
             suffix = (".jpg", ".jfif", "", ".JPG_large")[number % 4]
             put(tmp_path, **{f"{label}/{number}{suffix}": encoded(seed=number)})
     put(tmp_path, **{"cats/x.jpg~": encoded(seed=99), "dogs/y.webp.orig": encoded("WEBP", 98)})
-    found = list_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert len(found) == 50
     (note,) = found.notes
     assert note.startswith(
@@ -115,7 +115,7 @@ def test_whatever_lies_in_a_class_folder_and_is_not_used_is_counted_and_named(pl
         "cats/empty": b"", "cats/.old.jpg": encoded(), "dogs/scan.pdf": b"%PDF-1.4",
     })  # fmt: skip
     (plain / "cats" / "gone").symlink_to(plain / "nowhere")
-    found = list_pictures(plain)
+    found = list_images(plain)
     assert len(found) == 8
     (note,) = found.notes
     assert note.startswith("12 files in class folders are not used: 5 HEIC (cats/0.heic, "
@@ -130,19 +130,19 @@ def test_whatever_lies_in_a_class_folder_and_is_not_used_is_counted_and_named(pl
 def test_a_pipe_is_not_waited_for(plain):
     os.mkfifo(plain / "cats" / "pipe.jpg")
     (plain / "cats" / "other").symlink_to(plain / "cats" / "pipe.jpg")
-    assert "2 pipe or device (cats/other, cats/pipe.jpg)" in list_pictures(plain).notes[0]
+    assert "2 pipe or device (cats/other, cats/pipe.jpg)" in list_images(plain).notes[0]
 
 
 def test_a_class_of_pictures_that_cannot_be_decoded_says_so(plain):
     put(plain, **{"birds/1.heic": HEIC, "birds/2.HEIC": HEIC})
-    with pytest.raises(UserError, match=r"no pictures in .*birds, only 2 HEIC \(1.heic, 2.HEIC\)"):
-        list_pictures(plain)
+    with pytest.raises(UserError, match=r"no images in .*birds, only 2 HEIC \(1.heic, 2.HEIC\)"):
+        list_images(plain)
 
 
 def test_pictures_beside_the_class_folders_are_found_by_content_too(plain):
     put(plain, stray=encoded())
-    with pytest.raises(UserError, match="1 pictures lie beside the class folders, such as .*stray"):
-        list_pictures(plain)
+    with pytest.raises(UserError, match="1 images are beside the class folders, such as .*stray"):
+        list_images(plain)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_pictures_beside_the_class_folders_are_found_by_content_too(plain):
 )  # fmt: skip
 def test_a_file_with_a_pictures_name_that_is_none_says_what_it_is(tmp_path, content, said):
     put(tmp_path, **{"a.png": content})
-    with pytest.raises(PictureError, match=said):
-        decode_picture(tmp_path / "a.png", Recipe(8, 8))
+    with pytest.raises(ImageError, match=said):
+        decode_image(tmp_path / "a.png", Recipe(8, 8))
 
 
 def test_no_file_is_opened_twice_and_none_whose_name_tells(plain, monkeypatch):
@@ -167,7 +167,7 @@ def test_no_file_is_opened_twice_and_none_whose_name_tells(plain, monkeypatch):
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr("builtins.open", counting)
-    assert len(list_pictures(plain)) == 10
+    assert len(list_images(plain)) == 10
     assert sorted(opened) == ["a", "b", "c"]
 
 
@@ -175,12 +175,12 @@ def test_a_pattern_and_a_table_say_what_they_leave(tmp_path):
     for n in range(4):
         put(tmp_path, **{f"{('cat', 'dog')[n % 2]}.{n}": encoded(seed=n)})
     put(tmp_path, **{"cat.9.heic": HEIC})
-    found = list_pictures(tmp_path, pattern="{class}.*")
+    found = list_images(tmp_path, pattern="{class}.*")
     assert len(found) == 4
     assert found.notes[0].startswith(f"1 file in {tmp_path} is not used: 1 HEIC (cat.9.heic)")
     table = tmp_path / "labels.csv"
     table.write_text("file,label\ncat.0,cat\ndog.1,dog\n")
-    (note,) = list_pictures(tmp_path, csv=table).notes
+    (note,) = list_images(tmp_path, csv=table).notes
     assert (
         note == "2 images beside those of the table are not listed in it and not used: cat.2, dog.3"
     )
@@ -196,24 +196,24 @@ def test_a_pattern_and_a_table_say_what_they_leave(tmp_path):
 )  # fmt: skip
 def test_folders_of_systems_and_tools_hold_no_pictures_of_the_users(plain, name):
     put(plain, **{f"{name}/x.jpg": encoded(), f"cats/{name}/1.png/THUMB_M.jpg": encoded()})
-    found = list_pictures(plain)
+    found = list_images(plain)
     assert found.class_names == ("cats", "dogs") and len(found) == 8 and not found.notes
-    assert len(list(Walk(plain).pictures(plain))) == 8
+    assert len(list(Walk(plain).find_images(plain))) == 8
 
 
 @pytest.mark.parametrize("name", ["._cat.jpg", "Thumbs.db", ".DS_Store", "desktop.ini", ".nomedia"])
 def test_files_of_systems_and_tools_are_not_worth_a_line(plain, name):
     put(plain, **{f"cats/{name}": b"\0\5\x16\7"})
-    assert len(list_pictures(plain)) == 8 and not list_pictures(plain).notes
-    assert left_by_tools(name) and not left_by_tools("cats")
+    assert len(list_images(plain)) == 8 and not list_images(plain).notes
+    assert is_left_by_tools(name) and not is_left_by_tools("cats")
 
 
 @pytest.mark.parametrize("named", ["{}.png", "thumb_{}.jpg", "{}_small.jpg", "{}-150x150.png"])
 def test_folders_that_mirror_the_class_around_them_are_said(plain, named):
     for n in range(4):
         put(plain, **{f"cats/thumbs/{named.format(n)}": encoded(seed=n, size=8)})
-    (note,) = list_pictures(plain).notes
-    assert note.startswith("1 folder inside classes (cats/thumbs/) with 4 images named like others")
+    (note,) = list_images(plain).notes
+    assert note.startswith("1 folder in classes (cats/thumbs/) with 4 images named like others")
 
 
 def test_copies_side_by_side_are_said_and_numbered_folders_are_not(tmp_path):
@@ -221,13 +221,13 @@ def test_copies_side_by_side_are_said_and_numbered_folders_are_not(tmp_path):
         put(tmp_path, **{f"{part}/{n}.jpg": encoded() for n in ("tom", "kitty", "felix")})
     for part in ("dogs/monday", "dogs/tuesday"):
         put(tmp_path, **{f"{part}/IMG_{n:04}.jpg": encoded() for n in range(4)})
-    (note,) = list_pictures(tmp_path).notes
+    (note,) = list_images(tmp_path).notes
     assert "(cats/small/) with 3 images" in note
 
 
 def test_folders_that_go_on_with_other_pictures_are_not_said(plain):
     put(plain, **{f"cats/more/{n}.png": encoded(seed=n) for n in range(3, 9)})
-    assert not list_pictures(plain).notes
+    assert not list_images(plain).notes
 
 
 # ------------------------------------------------------------------------------------- commands

@@ -10,14 +10,14 @@ import pytest
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.data.index.labels import split_of
-from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.labels import parse_split
+from convlens.data.index.listing import Listing, list_images
 
 CATS_DOGS = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg")
 
 
 def tree(root: Path, *parts: str, files: tuple[str, ...] = CATS_DOGS) -> Path:
-    """``files`` below each of ``parts``; a picture is never opened while listing."""
+    """``files`` below each of ``parts``; an image is never opened while listing."""
     for part in parts:
         for file in files:
             path = root / part / file
@@ -28,7 +28,7 @@ def tree(root: Path, *parts: str, files: tuple[str, ...] = CATS_DOGS) -> Path:
 
 def refused(root: Path, **kwargs) -> str:
     with pytest.raises(UserError) as caught:
-        list_pictures(root, **kwargs)
+        list_images(root, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -43,7 +43,7 @@ def test_a_flat_folders_suggestion_works_as_it_is_printed(tmp_path):
         files = (f"cat{sign}1.jpg", f"cat{sign}2.jpg", f"dog{sign}1.jpg")
         message = refused(tree(tmp_path / f"by{sign}", "", files=files))
         (word,) = re.findall('try "([^"]+)"', message)
-        found = list_pictures(tmp_path / f"by{sign}", pattern=as_typed(word))
+        found = list_images(tmp_path / f"by{sign}", pattern=as_typed(word))
         assert found.class_names == ("cat", "dog")
 
 
@@ -75,24 +75,24 @@ def by_split(listing: Listing) -> dict[str, int]:
 def test_usual_names_of_splits(tmp_path, names, found):
     tree(tmp_path, *names)
     if found is None:
-        assert "may hold validation or test pictures: call it" in refused(tmp_path)
+        assert "may hold validation or test images: call it" in refused(tmp_path)
     else:
-        assert by_split(list_pictures(tmp_path)) == dict.fromkeys(found, 4)
+        assert by_split(list_images(tmp_path)) == dict.fromkeys(found, 4)
 
 
 @pytest.mark.parametrize("name", ["cats", "trainer", "tested", "evaluator", "valley", "set", "1"])
 def test_other_names_are_no_splits(name):
-    assert split_of(name) is None
+    assert parse_split(name) is None
 
 
 def test_a_class_with_a_splits_name_stays_a_class(tmp_path):
     tree(tmp_path, "", files=("training/1.jpg", "dev/1.jpg", "holdout/1.jpg", "boat/1.jpg"))
-    assert list_pictures(tmp_path).class_names == ("boat", "dev", "holdout", "training")
+    assert list_images(tmp_path).class_names == ("boat", "dev", "holdout", "training")
 
 
 def test_splits_wrapped_once_more_are_unwrapped_and_said(tmp_path):
     tree(tmp_path, "seg_train/seg_train", "seg_test/seg_test")
-    found = list_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert by_split(found) == {"train": 4, "test": 4}
     assert "the classes of train are the folders in seg_train/seg_train/" in found.notes
 
@@ -107,11 +107,11 @@ def test_one_folder_too_high_says_which_to_take(tmp_path, inner):
 
 def test_splits_inside_the_classes(tmp_path):
     files = ("cats/train/1.jpg", "cats/test/2.jpg", "dogs/train/1.jpg", "dogs/test/2.jpg")
-    found = list_pictures(tree(tmp_path, "", files=files))
+    found = list_images(tree(tmp_path, "", files=files))
     assert by_split(found) == {"train": 2, "test": 2}
-    assert any("taken as the splits" in note for note in found.notes)
+    assert any("used as the splits" in note for note in found.notes)
     tree(tmp_path, "", files=("birds/1.jpg",))
-    assert "is split, into test, train, but other classes are not" in refused(tmp_path)
+    assert "has split folders (test, train), but other classes do not" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_splits_inside_the_classes(tmp_path):
 def test_folders_of_the_same_names_are_refused_with_the_way_out(tmp_path, parts):
     tree(tmp_path, *parts)
     message = refused(tmp_path)
-    assert "hold folders of the same names, cats, dogs" in message
+    assert "contain folders of the same names (cats, dogs)" in message
     low, high = map(as_typed, re.findall('"([^"]+)"', message))
     assert (low, high) == ("*/{class}/*", "{class}/*")
-    lower = list_pictures(tmp_path, pattern=low)
+    lower = list_images(tmp_path, pattern=low)
     assert lower.class_names == ("cats", "dogs") and len(lower) == 4 * len(parts)
-    upper = list_pictures(tmp_path, pattern=high)
+    upper = list_images(tmp_path, pattern=high)
     assert upper.class_names == tuple(sorted({p.removeprefix("train/").removeprefix("test/")
                                               .split("/")[0] for p in parts}))  # fmt: skip
 
@@ -147,10 +147,10 @@ def test_folds_that_lack_a_class_are_refused_too(tmp_path):
 def test_folders_inside_classes_that_are_no_splits_still_belong_to_the_class(tmp_path):
     kinds = ("cats/siamese", "cats/tabby", "cats/other", "dogs/pug", "dogs/husky", "dogs/other")
     tree(tmp_path, *kinds, files=("1.jpg",))
-    assert list_pictures(tmp_path).class_names == ("cats", "dogs")
+    assert list_images(tmp_path).class_names == ("cats", "dogs")
     # Tiny ImageNet: the lower level would be a single class
     tree(tmp_path / "tiny", "n01/images", "n02/images", files=("1.jpg", "2.jpg"))
-    found = list_pictures(tmp_path / "tiny")
+    found = list_images(tmp_path / "tiny")
     assert found.class_names == ("n01", "n02") and not found.notes
 
 
@@ -158,30 +158,32 @@ def test_folders_inside_classes_that_are_no_splits_still_belong_to_the_class(tmp
 def test_a_folder_of_folders_named_like_classes_is_no_class(tmp_path, name):
     tree(tmp_path, "", name)
     message = refused(tmp_path)
-    assert f"{tmp_path / name} holds folders named like classes beside it, cats, dogs" in message
+    assert (
+        f"{tmp_path / name} contains folders named like classes beside it (cats, dogs)" in message
+    )
     assert ("data.masks" in message) == (name == "masks")
 
 
 def test_images_and_masks_side_by_side(tmp_path):
     tree(tmp_path, "images", "masks")
-    assert "give them as data.masks" in refused(tmp_path)
+    assert "set data.masks to it" in refused(tmp_path)
 
 
 def test_a_class_that_fell_into_another(tmp_path):
     tree(tmp_path, "", "cats", files=("cats/1.jpg", "dogs/1.jpg"))  # cats/cats, cats/dogs
-    assert "named like classes beside it, dogs" in refused(tmp_path)
+    assert "named like classes beside it (dogs)" in refused(tmp_path)
 
 
 def test_what_is_only_tested_needs_no_train_folder(tmp_path):
     tree(tmp_path, "test_set", "holdout")
-    assert by_split(list_pictures(tmp_path, for_test=True)) == {"test": 4, "validation": 4}
+    assert by_split(list_images(tmp_path, for_test=True)) == {"test": 4, "validation": 4}
     assert "no train/ folder" in refused(tmp_path)
 
 
 def test_pictures_beside_the_splits_belong_to_none(tmp_path):
     tree(tmp_path, "training_set", "test_set")
     tree(tmp_path, "single_prediction", files=("1.jpg",))
-    assert "lies beside training_set/ and belongs to no split" in refused(tmp_path)
+    assert "is beside training_set/ and belongs to no split" in refused(tmp_path)
 
 
 def test_two_folders_for_one_split(tmp_path):
@@ -194,4 +196,4 @@ def test_a_tables_splits_by_their_usual_names(tmp_path):
     rows = ("Training", "dev", "Training", "dev")
     lines = [f"{file},{file[:4]},{split}" for file, split in zip(CATS_DOGS, rows, strict=True)]
     (tmp_path / "t.csv").write_text("file,label,split\n" + "\n".join(lines) + "\n")
-    assert by_split(list_pictures(tmp_path, csv="t.csv")) == {"train": 2, "validation": 2}
+    assert by_split(list_images(tmp_path, csv="t.csv")) == {"train": 2, "validation": 2}

@@ -1,4 +1,4 @@
-"""Which pictures a folder, a pattern or a table gives, and what is refused with which words."""
+"""Which images a folder, a pattern or a table gives, and what is refused with which words."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from convlens.core.errors import UserError
 from convlens.data.index.labels import Keys
-from convlens.data.index.listing import list_pictures
+from convlens.data.index.listing import list_images
 
 
 def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"listing never opens a picture")
+        path.write_bytes(b"listing never opens an image")
     return root
 
 
@@ -28,7 +28,7 @@ def names(listing) -> list[str]:
 def refused(*args, **kwargs) -> str:
     """The message of the refusal, checked to be one line."""
     with pytest.raises(UserError) as caught:
-        list_pictures(*args, **kwargs)
+        list_images(*args, **kwargs)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -37,7 +37,7 @@ def refused(*args, **kwargs) -> str:
 def test_class_folders(tmp_path):
     touch(tmp_path, "dogs/b.JPG", "dogs/a.png", "cats/z.webp", "cats/deep/er/y.TIFF")
     touch(tmp_path, "cats/.hidden.jpg", "cats/notes.txt", ".git/x.jpg", "__MACOSX/cats/z.jpg")
-    found = list_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.class_names == ("cats", "dogs")
     assert names(found) == ["cats/deep/er/y.TIFF", "cats/z.webp", "dogs/a.png", "dogs/b.JPG"]
     assert found.labels.tolist() == [0, 0, 1, 1] and found.labels.dtype == np.int64
@@ -47,21 +47,21 @@ def test_class_folders(tmp_path):
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "Val"])
 def test_split_folders_and_their_order(tmp_path, name):
     touch(tmp_path, *(f"{s}/{c}/1.jpg" for s in ("test", name, "train") for c in ("b", "a")))
-    found = list_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.splits.tolist() == ["train"] * 2 + ["validation"] * 2 + ["test"] * 2
     assert found.labels.tolist() == [0, 1] * 3
     assert names(found)[:3] == ["train/a/1.jpg", "train/b/1.jpg", f"{name}/a/1.jpg"]
 
 
 def test_missing_validation_and_test_are_no_error(tmp_path):
-    found = list_pictures(touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg"))
+    found = list_images(touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg"))
     assert set(found.splits) == {"train"}
 
 
 def test_order_is_that_of_bytes_whatever_the_locale_or_the_file_system(tmp_path):
     ordered = ["10.jpg", "9.jpg", "B.jpg", "a.jpg", "é.jpg", "字.jpg"]
     touch(tmp_path, *(f"x/{name}" for name in reversed(ordered)), "y/1.jpg")
-    assert [Path(n).name for n in names(list_pictures(tmp_path))][:-1] == ordered
+    assert [Path(n).name for n in names(list_images(tmp_path))][:-1] == ordered
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -69,19 +69,19 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "data/a/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data/a/loop").symlink_to(tmp_path / "data/a")
     (tmp_path / "data/b/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    found = names(list_pictures(tmp_path / "data"))
+    found = names(list_images(tmp_path / "data"))
     # the dangling link is kept: decoding names it, leaving it out would be silent
     assert found == ["a/1.jpg", "a/more/2.jpg", "b/1.jpg", "b/gone.jpg"]
 
 
 def test_a_class_called_train_is_a_class_among_others(tmp_path):
     touch(tmp_path, "train/1.jpg", "boat/1.jpg", "plane/1.jpg")
-    assert list_pictures(tmp_path).class_names == ("boat", "plane", "train")
+    assert list_images(tmp_path).class_names == ("boat", "plane", "train")
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(touch(tmp_path, "pics/a/1.jpg", "pics/b/1.jpg")))
-    assert len(list_pictures("~/pics")) == 2
+    assert len(list_images("~/pics")) == 2
 
 
 # ------------------------------------------------------------------------------ folders, refused
@@ -91,7 +91,7 @@ def test_missing_folder_lists_names_like_it(tmp_path):
     (tmp_path / "cats_dogs").mkdir()
     message = refused(tmp_path / "cat_dogs")
     assert str(tmp_path / "cat_dogs") in message and "did you mean cats_dogs?" in message
-    assert f"nearest existing place is {tmp_path}" in refused(tmp_path / "no" / "where")
+    assert f"nearest existing folder is {tmp_path}" in refused(tmp_path / "no" / "where")
 
 
 def test_file_instead_of_folder(tmp_path):
@@ -102,14 +102,14 @@ def test_no_pictures_at_all(tmp_path):
     touch(tmp_path, "a/readme.heic", "b/x.heic")
     message = refused(tmp_path)
     # by what they hold, which is not what their names say
-    assert message.startswith(f"no pictures in {tmp_path}, only 2 text (a/readme.heic, b/x.heic): ")
+    assert message.startswith(f"no images in {tmp_path}, only 2 text (a/readme.heic, b/x.heic): ")
     assert "try data=shapes" in message
 
 
 @pytest.mark.parametrize("root", ["", "train/"])
 def test_empty_class_folder_is_named(tmp_path, root):
     touch(tmp_path, f"{root}cats/1.jpg", f"{root}dogs/notes.txt")
-    assert refused(tmp_path).startswith(f"no pictures in {tmp_path / root / 'dogs'}, only")
+    assert refused(tmp_path).startswith(f"no images in {tmp_path / root / 'dogs'}, only")
 
 
 def test_only_one_class(tmp_path):
@@ -131,10 +131,10 @@ def test_class_in_train_but_not_elsewhere_and_the_reverse(tmp_path, split):
     touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "train/newts/1.jpg")
     touch(tmp_path, f"{split}/cats/1.jpg", f"{split}/dogs/1.jpg")
     message = refused(tmp_path)
-    assert f"class 'newts' has pictures in train but none in {split}" in message
+    assert f"class 'newts' has images in train but none in {split}" in message
     touch(tmp_path, f"{split}/newts/1.jpg", f"{split}/Cats/1.jpg")
     message = refused(tmp_path)
-    assert f"class 'Cats' has pictures in {split} but none in train" in message
+    assert f"class 'Cats' has images in {split} but none in train" in message
     assert "did you mean cats" in message
 
 
@@ -162,7 +162,7 @@ def test_flat_folder_suggests_the_pattern_and_the_pattern_works(tmp_path):
     touch(tmp_path, "cat.0.jpg", "cat.1.jpg", "dog.10.jpg", "dog.2.jpg")
     message = refused(tmp_path)
     assert 'try "data.pattern={class}.*"' in message
-    found = list_pictures(tmp_path, pattern="{class}.*")
+    found = list_images(tmp_path, pattern="{class}.*")
     assert found.class_names == ("cat", "dog") and found.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -176,13 +176,13 @@ def test_flat_folder_suggests_the_pattern_and_the_pattern_works(tmp_path):
     ],
 )
 def test_patterns(tmp_path, files, pattern):
-    found = list_pictures(touch(tmp_path, *files), pattern=pattern)
+    found = list_images(touch(tmp_path, *files), pattern=pattern)
     assert found.class_names == ("great_dane", "pug")
 
 
 def test_pattern_within_split_folders(tmp_path):
     touch(tmp_path, *(f"{s}/{c}.{n}.jpg" for s in ("train", "test") for c in "ab" for n in (1, 2)))
-    found = list_pictures(tmp_path, pattern="{class}.*")
+    found = list_images(tmp_path, pattern="{class}.*")
     assert found.splits.tolist() == ["train"] * 4 + ["test"] * 4
 
 
@@ -192,16 +192,18 @@ def test_pattern_refusals(tmp_path):
     assert "2 of 3 names" in refused(tmp_path, pattern="{class}.{number}.jpg")
     assert "odd.jpg does not" in refused(tmp_path, pattern="{class}.{number}.jpg")
     assert "did you mean class?" in refused(tmp_path, pattern="{clas}.*")
-    assert "must hold {class} once" in refused(tmp_path, pattern="*.jpg")
-    assert "no regular expression" in refused(tmp_path, pattern="(?P<class>.+")
-    assert "labels come from one of them" in refused(tmp_path, pattern="{class}.*", csv="x.csv")
+    assert "needs {class} once" in refused(tmp_path, pattern="*.jpg")
+    assert "not a regular expression" in refused(tmp_path, pattern="(?P<class>.+")
+    assert "are set: set one of them for labels" in refused(
+        tmp_path, pattern="{class}.*", csv="x.csv"
+    )
 
 
 def test_flat_folder_without_a_recognisable_pattern(tmp_path):
     message = refused(
         touch(tmp_path, "holiday.jpg", "aunt.jpg"), keys=Keys("src", "pattern", "csv")
     )
-    assert "make one folder a class" in message and "data." not in message
+    assert "make a folder per class" in message and "data." not in message
 
 
 # -------------------------------------------------------------------------------------------- CSV
@@ -215,7 +217,7 @@ def test_table(tmp_path, separator):
     touch(tmp_path, "p/3.jpg")
     text = "\ufeff" + "\r\n".join(lines).replace(",", separator) + "\r\n"
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
-    found = list_pictures(tmp_path, csv="labels.csv")
+    found = list_images(tmp_path, csv="labels.csv")
     assert found.class_names == ("cat", "dog")
     assert names(found) == ["p/1.jpg", "p/2.jpg", "q.png", "p/3.jpg"]
     assert found.splits.tolist() == ["train", "train", "validation", "validation"]
@@ -225,7 +227,7 @@ def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
     touch(tmp_path, "data/1.jpg", "other/2.jpg")
     table = tmp_path / "t.csv"
     table.write_text(f"file,label,age\n1.jpg,pug,3\n{tmp_path}/other/2.jpg,collie,4\n")
-    found = list_pictures(tmp_path / "data", csv=table)
+    found = list_images(tmp_path / "data", csv=table)
     assert found.splits is None
     assert names(found) == [str(tmp_path / "other/2.jpg"), "1.jpg"]
 
@@ -233,7 +235,7 @@ def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("picture,label\n1.jpg,a\n", "no column 'file'"),
+        ("image,label\n1.jpg,a\n", "no column 'file'"),
         ("file,labels\n1.jpg,a\n", "did you mean label"),
         ("file,label\n", "no rows"),
         ("", "no column 'file'"),
@@ -241,8 +243,8 @@ def test_table_with_other_columns_no_split_and_absolute_files(tmp_path):
         ("file,label\n1.jpg,a\n1.jpg,b\n", "twice, in lines 2 and 3"),
         ("file,label\n1.jpg,a\nno.jpg,b\nnot.jpg,b\n", "2 of 3 files named"),
         ("file,label,split\n1.jpg,a,train\n2.jpg,b,eval\n", "line 3: split 'eval'"),
-        ("file,label,split\n1.jpg,a,test\n2.jpg,b,test\n", "no training pictures"),
-        ("file,label,split\n1.jpg,a,train\n2.jpg,b,test\n", "class 'a' has pictures in train"),
+        ("file,label,split\n1.jpg,a,test\n2.jpg,b,test\n", "no training images"),
+        ("file,label,split\n1.jpg,a,train\n2.jpg,b,test\n", "class 'a' has images in train"),
         ("file,label\n1.jpg,a\n2.jpg,a\n", "only one class"),
     ],
 )
@@ -263,4 +265,4 @@ def test_table_missing(tmp_path):
 def test_names_that_are_not_utf8(tmp_path):
     touch(tmp_path, "a/1.jpg", "b/1.jpg")
     (tmp_path / "a" / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
-    assert len(list_pictures(tmp_path)) == 3
+    assert len(list_images(tmp_path)) == 3

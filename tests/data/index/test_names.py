@@ -17,12 +17,12 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.index.files import Files
-from convlens.data.index.listing import list_pictures
-from convlens.data.index.names import composed, spelt_on_disk
+from convlens.data.index.listing import list_images
+from convlens.data.index.names import find_on_disk, normalise_name
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
-from convlens.data.probes import own_probes
-from convlens.data.sources.registry import index
+from convlens.data.probes import load_user_probes
+from convlens.data.sources.registry import build_index
 from convlens.data.unchanged import check_state, write_state
 from support.tiny import TINY, draw_folder
 
@@ -37,7 +37,7 @@ FORMS = pytest.mark.parametrize("form", ["NFC", "NFD"])
 
 def indexed(folder: Path, *more: str):
     spec = compose(["data=image_folder", f"data.dir={folder}", "data.size=16", *more]).data
-    return index(spec, 0)
+    return build_index(spec, 0)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def files(tmp_path, form) -> Path:
 
 @FORMS
 def test_a_table_and_its_files(files, form, tmp_path):
-    other = {"NFC": nfd, "NFD": composed}[form]
+    other = {"NFC": nfd, "NFD": normalise_name}[form]
     lines = [f"{other(CAFE)}/{i}.png,{nfd(CAFE) if i % 2 else CAFE}" for i in range(10)]
     lines += [f"{other(NINO)}/{i}.png,{other(NINO)}" for i in range(10)]
     table = tmp_path / other("éti.csv")
@@ -85,18 +85,18 @@ def test_patterns_read_the_same_classes_and_match_accents(tmp_path, form):
         name = f"{CAFE if i % 2 else NINO}é.{i}.png"
         (folder / f"{i}.png").rename(folder / unicodedata.normalize(form, name))
     for pattern in ("{class}é.*", nfd("{class}é.*"), "{class}?.{number}.png"):
-        assert list_pictures(folder, pattern=pattern).class_names == (CAFE, NINO)
+        assert list_images(folder, pattern=pattern).class_names == (CAFE, NINO)
 
 
 @FORMS
 def test_probes_of_ones_own_know_their_class(files, form):
-    other = {"NFC": nfd, "NFD": composed}[form]
+    other = {"NFC": nfd, "NFD": normalise_name}[form]
     spec = compose(["data=image_folder", "data.size=16"]).data
-    probes = own_probes([str(files.parent / other("señal") / other(CAFE) / "0.png")],
+    probes = load_user_probes([str(files.parent / other("señal") / other(CAFE) / "0.png")],
                         ("the", other(CAFE)), spec)  # fmt: skip
     assert probes.labels.tolist() == [1]
     own = [str(files / unicodedata.normalize(form, NINO) / "1.png")]
-    assert own_probes(own, (NINO, "the"), spec).labels.tolist() == [0]
+    assert load_user_probes(own, (NINO, "the"), spec).labels.tolist() == [0]
 
 
 def test_split_files_and_states_read_on_a_file_system_that_spells_otherwise(tmp_path):
@@ -108,10 +108,12 @@ def test_split_files_and_states_read_on_a_file_system_that_spells_otherwise(tmp_
         target = theirs / nfd(file.relative_to(mine).as_posix())
         target.parent.mkdir(parents=True, exist_ok=True)
         target.hardlink_to(file)
-    first, second = (resolve_splits(list_pictures(folder), validation=6, test=6, seed=3)
+    first, second = (resolve_splits(list_images(folder), validation=6, test=6, seed=3)
                      for folder in (mine, theirs))  # fmt: skip
     assert list(first.files.names()) != list(second.files.names())
-    assert list(map(composed, second.files.names())) == list(first.files.names()), "in one order"
+    assert list(map(normalise_name, second.files.names())) == list(first.files.names()), (
+        "in one order"
+    )
     assert first.class_names == second.class_names
     assert (first.splits == second.splits).all()
     write_split(tmp_path / "split.csv", first)
@@ -126,7 +128,7 @@ def test_split_files_and_states_read_on_a_file_system_that_spells_otherwise(tmp_
 
 def test_old_split_files_with_marks_apart_are_read(tmp_path):
     folder = draw_folder(tmp_path / "d", {CAFE: 6, "the": 6})
-    listing = resolve_splits(list_pictures(folder), validation=2, test=2, seed=0)
+    listing = resolve_splits(list_images(folder), validation=2, test=2, seed=0)
     old = replace(
         listing, class_names=(nfd(CAFE), "the"),
         files=Files.of([folder / nfd(name) for name in listing.files.names()], folder),
@@ -177,12 +179,12 @@ def test_a_run_of_old_whose_classes_have_marks_apart_is_tested_by_name(run, at, 
 def test_two_files_of_one_name_in_two_spellings_are_not_guessed(tmp_path):
     mixed = nfd("é") + "é"
     (tmp_path / mixed).touch()
-    assert spelt_on_disk(tmp_path / composed(mixed)) == tmp_path / mixed
+    assert find_on_disk(tmp_path / normalise_name(mixed)) == tmp_path / mixed
     (tmp_path / nfd(mixed)).touch()
-    assert spelt_on_disk(tmp_path / nfd(mixed)) == tmp_path / nfd(mixed), "as it was given"
+    assert find_on_disk(tmp_path / nfd(mixed)) == tmp_path / nfd(mixed), "as it was given"
     with pytest.raises(UserError, match="2 entries called"):
-        spelt_on_disk(tmp_path / composed(mixed))
-    assert spelt_on_disk(tmp_path / "nö") == tmp_path / "nö"
+        find_on_disk(tmp_path / normalise_name(mixed))
+    assert find_on_disk(tmp_path / "nö") == tmp_path / "nö"
 
 
 def test_tables_of_a_run_have_one_spelling(run):

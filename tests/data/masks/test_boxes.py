@@ -14,7 +14,7 @@ def test_boxes_count_from_one_include_their_ends_and_are_united(tmp_path):
     want = np.zeros((5, 6), bool)
     want[0, 0] = want[1:4, 2:5] = want[3, 4:6] = True
     assert np.array_equal(boxes.mask(6, 5), want)
-    # drawn on a picture of half the size
+    # drawn on an image of half the size
     boxes = read_boxes(xml(tmp_path / "b.xml", (2, 1, 2, 3), size=(6, 5)))
     want = np.zeros((10, 12), bool)
     want[0:6, 2:4] = True
@@ -23,7 +23,7 @@ def test_boxes_count_from_one_include_their_ends_and_are_united(tmp_path):
     boxes = read_boxes(xml(tmp_path / "b.xml", (0, "0.0", 7.0, "2"), size=(0, 0)))
     want = np.arange(5)[:, None] < np.full(6, 2)
     assert boxes.size is None and np.array_equal(boxes.mask(6, 5), want)
-    # on a picture that was shrunk a box keeps a pixel
+    # on an image that was shrunk a box keeps a pixel
     boxes = read_boxes(xml(tmp_path / "b.xml", (100, 100, 100, 100), size=(100, 100)))
     assert np.argwhere(boxes.mask(4, 4)).tolist() == [[3, 3]]
 

@@ -1,4 +1,4 @@
-"""Masks beside a person's own pictures: each lies on its picture to the pixel."""
+"""Masks beside a person's own images: each lies on its image to the pixel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.pixels.pictures import Pictures
-from convlens.data.probes import Probes, choose_probes, own_probes
+from convlens.data.pixels.dataset import Images
+from convlens.data.probes import Probes, choose_probes, load_user_probes
 from support.masks_made import (
     ORIENTATION,
     VOC,
@@ -30,7 +30,7 @@ from support.masks_made import (
     xml,
 )
 
-# --------------------------------------------------------------------------------- on the picture
+# --------------------------------------------------------------------------------- on the image
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -48,7 +48,7 @@ def test_masks_lie_on_their_pictures_to_the_pixel(with_masks, resize):
         with_mask += sum(mask.any() for mask in pictures.masks)
         without += sum(not mask.all() for mask in pictures.masks)
     assert with_mask == 15 and without == 20
-    assert module.index.notes == [f"masks for 15 of 20 pictures in {with_masks / 'masks'}"]
+    assert module.index.notes == [f"masks for 15 of 20 images in {with_masks / 'masks'}"]
     assert module.dataset.notes == module.index.notes
 
 
@@ -83,8 +83,8 @@ def test_masks_of_turned_pictures_as_they_lie_or_upright(tmp_path, turn, kind):
 
     as_seen = read(png(tmp_path / "seen.png", upright))
     assert np.array_equal(as_seen.masks[0], want)
-    # the size tells only pictures that lie on their side
-    assert [("look whether they fit" in note) for note in as_seen.notes] == (
+    # the size tells only images that lie on their side
+    assert [("check that they fit" in note) for note in as_seen.notes] == (
         [True] if turn in (2, 3, 4) else []
     )
     if turn > 4:
@@ -155,31 +155,31 @@ def test_pngs_of_every_mode(tmp_path):
 ENTITIES = '<!DOCTYPE a [<!ENTITY x "{0}">]>' + VOC
 BROKEN = {
     "no file": (None, "No such file"),
-    "no PNG": (b"GIF89a", r"1\.png: its content is no PNG"),
+    "no PNG": (b"GIF89a", r"1\.png: its content is not PNG"),
     "half a PNG": ("half", r"1\.png: (image file is )?truncated|unrecognized|broken"),
-    "another size": (np.ones((8, 6)), r"it has 6x8 pixels and its picture 12x8"),
-    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels and its picture 12x8"),
-    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels and its picture 12x8"),
-    "text": ("hello", "it is no XML: syntax error"),
-    "other XML": ("<svg/>", "it begins with <svg>, Pascal VOC with <annotation>"),
-    "no box": ([], "it has no <object>, and so no box"),
+    "another size": (np.ones((8, 6)), r"it has 6x8 pixels, but its image 12x8"),
+    "half the size": (np.ones((4, 6)), r"it has 6x4 pixels, but its image 12x8"),
+    "on its side": (np.ones((12, 8)), r"it has 8x12 pixels, but its image 12x8"),
+    "text": ("hello", "it is not XML: syntax error"),
+    "other XML": ("<svg/>", "it begins with <svg>, but Pascal VOC with <annotation>"),
+    "no box": ([], "it has no <object>, so no box"),
     "an object without": ("<annotation><object/></annotation>", "has no <bndbox>"),
-    "outside": ([(3, 1, 14, 4)], r"the box 3 1 14 4 .*outside of the 12x8 pixels"),
-    "all outside": ([(13, 1, 13, 4)], "lies outside of the 12x8 pixels"),
-    "negative": ([(-3, 1, 10, 4)], "lies outside"),
+    "outside": ([(3, 1, 14, 4)], r"the box 3 1 14 4 .*outside the 12x8 pixels"),
+    "all outside": ([(13, 1, 13, 4)], "is outside the 12x8 pixels"),
+    "negative": ([(-3, 1, 10, 4)], "is outside"),
     "inverted": ([(3, 4, 5, 2)], "the box 3 4 5 2 .*ends before it begins"),
     "one of two": ([(1, 1, 2, 2), (5, 4, 3, 6)], "the box 5 4 3 6 .*ends before"),
-    "no number": ([("NaN", 4, 5, 6)], "<xmin> in <bndbox> is 'NaN', no number"),
+    "no number": ([("NaN", 4, 5, 6)], "<xmin> in <bndbox> is 'NaN', not a number"),
     "no corner": ("<annotation><object><bndbox/></object></annotation>", "<xmin> .* is '', no"),
-    "cropped": (((5, 8), (1, 1, 3, 4)), r"5x8 pixels, and this one has other proportions, 12x8"),
+    "cropped": (((5, 8), (1, 1, 3, 4)), r"5x8 pixels, but its image has 12x8, other proportions"),
     "entities": (ENTITIES.format("ha", size="", objects="&x;"), "it has a DOCTYPE"),
     "UTF-16": (ENTITIES.format("ha", size="", objects="&x;").encode("utf-16"), "it has a DOCTYPE"),
     "EBCDIC": (
         b"<?xml version='1.0' encoding='cp037'?>"
         + ENTITIES.format("ha", size="", objects="&x;").encode("cp037"),
-        "it has a DOCTYPE|it is no XML",
+        "it has a DOCTYPE|it is not XML",
     ),
-    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "it is no XML"),
+    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "it is not XML"),
 }
 
 
@@ -210,7 +210,7 @@ def test_masks_that_are_none_are_named_or_skipped(tmp_path, case):
     # an empty object is a mask, a file that gives none is not; both are False all over
     assert read.masked.tolist() == [True, False] and not read.masks.any()
     (note,) = read.notes
-    assert note.startswith(f"1 masks left out, the first: {file} (")
+    assert note.startswith(f"1 mask left out, the first: {file} (")
 
 
 # --------------------------------------------------------------------------------------- together
@@ -243,7 +243,7 @@ def test_masks_are_kept_and_made_anew_when_a_file_changed(with_masks, capsys):
 
 
 def test_skipped_pictures_and_masks_leave_all_together(with_masks):
-    (with_masks / "pics" / "dogs" / "1.png").write_bytes(b"no picture")
+    (with_masks / "pics" / "dogs" / "1.png").write_bytes(b"no image")
     (with_masks / "masks" / "dogs" / "2.png").write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"dogs/[12]\.png"):
         _ = data(with_masks).dataset
@@ -253,9 +253,9 @@ def test_skipped_pictures_and_masks_leave_all_together(with_masks):
     for each in pictures:
         assert np.array_equal(each.masks[each.masked], red(each)[each.masked])
     assert [note.split(",")[0] for note in made.notes] == [
-        f"masks for 14 of 19 pictures in {with_masks / 'masks'}",
-        "1 broken picture skipped",
-        "1 masks left out",
+        f"masks for 14 of 19 images in {with_masks / 'masks'}",
+        "1 broken image skipped",
+        "1 mask left out",
     ]
     for file in (with_masks / "masks").rglob("*.png"):
         file.write_bytes(b"no mask")
@@ -275,25 +275,25 @@ def test_probes_know_whether_they_have_a_mask(with_masks, capsys):
     assert np.array_equal(chosen.masks.numpy(), pictures.masks[rows])
     # the person's own
     paths = [str(with_masks / "pics" / name) for name in ("cats/1.png", "cats/2.png", "dogs/5.png")]
-    own = own_probes(paths, module.class_names, module.spec)
+    own = load_user_probes(paths, module.class_names, module.spec)
     assert own.masks.dtype == torch.bool and own.masks.shape == (3, 16, 16)
     assert own.masked.tolist() == [True, False, True]  # the first an empty object
     assert own.masks.flatten(1).any(1).tolist() == [False, False, True]
-    nothing = own_probes(paths[1:2], module.class_names, module.spec)
+    nothing = load_user_probes(paths[1:2], module.class_names, module.spec)
     assert nothing.masks is None and nothing.masked.tolist() == [False]
     (with_masks / "masks" / "dogs" / "5.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read .*dogs/5\.png"):
-        own_probes(paths, module.class_names, module.spec)
-    own = own_probes(paths, module.class_names, module.spec.updated(on_error="skip"))
+        load_user_probes(paths, module.class_names, module.spec)
+    own = load_user_probes(paths, module.class_names, module.spec.replace(on_error="skip"))
     assert own.masked.tolist() == [True, False, False]
-    assert "probes.files: 1 masks left out" in capsys.readouterr().err
+    assert "probes.files: 1 mask left out" in capsys.readouterr().err
 
 
 def test_masked_where_nobody_said(with_masks):
     images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int)
-    assert Pictures(images, labels, ["", ""]).masked.tolist() == [False, False]
+    assert Images(images, labels, ["", ""]).masked.tolist() == [False, False]
     masks = np.zeros((2, 4, 4), bool)
-    assert Pictures(images, labels, ["", ""], masks).masked.tolist() == [True, True]
+    assert Images(images, labels, ["", ""], masks).masked.tolist() == [True, True]
     tensors = torch.zeros(2, 3, 4, 4), torch.zeros(2)
     assert Probes(*tensors, ["", ""], ["", ""]).masked.tolist() == [False, False]
     masks[1, 2, 2] = True
@@ -320,5 +320,5 @@ def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(with_masks, capsy
     ]
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
-    assert f"masks for 15 of 20 pictures in {odd}" in said
+    assert f"masks for 15 of 20 images in {odd}" in said
     assert re.search(r"with a mask +│ +\d+ +│ +\d+ +│ +\d+", said)

@@ -10,8 +10,8 @@ from convlens.core.errors import UserError
 from convlens.data.index.files import Files
 from convlens.data.pixels import decode as decode_module
 from convlens.data.pixels import load as load_module
-from convlens.data.pixels.decode import PictureError, Recipe
-from convlens.data.pixels.load import decoded
+from convlens.data.pixels.decode import ImageError, Recipe
+from convlens.data.pixels.load import decode_images
 from support.pictures_made import ORIENTATION, made, one, photo, saved
 
 # ---------------------------------------------------------------------------- what a file means
@@ -57,7 +57,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
 
 def test_32_bit_pixels_are_refused(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(PictureError, match="32 bits a channel"):
+    with pytest.raises(ImageError, match="32 bits per channel"):
         one(path)
 
 
@@ -169,7 +169,7 @@ def test_skip_goes_on_and_counts(photos, damaged, tmp_path):
 
 
 def test_skipping_everything_is_no_data_set(damaged):
-    with pytest.raises(UserError, match="none of 2 files is a picture"):
+    with pytest.raises(UserError, match="none of 2 files is an image"):
         made([damaged["text.jpg"], damaged["empty.jpg"]], on_error="skip")
 
 
@@ -178,9 +178,9 @@ def test_first_error_stops_at_once(photos, damaged, monkeypatch, place):
     files = photos * 200
     files[place] = damaged["text.jpg"]
     count = []
-    resized = decode_module.resized
-    monkeypatch.setattr(load_module, "cores", lambda: 4)
-    monkeypatch.setattr(decode_module, "resized", lambda *a: count.append(1) or resized(*a))
+    resize = decode_module.resize_image
+    monkeypatch.setattr(load_module, "count_cores", lambda: 4)
+    monkeypatch.setattr(decode_module, "resize_image", lambda *a: count.append(1) or resize(*a))
     for _ in range(5):  # whichever thread is first
         count.clear()
         with pytest.raises(UserError, match="cannot read"):
@@ -229,9 +229,9 @@ def test_more_than_the_machine_holds_is_refused_in_ram(photos):
 
 
 def test_progress_goes_to_stderr(photos, capsys):
-    decoded(Files.of(photos), Recipe(16, 16), cache_dir=None, on_error="raise")
+    decode_images(Files.of(photos), Recipe(16, 16), cache_dir=None, on_error="raise")
     out, err = capsys.readouterr()
-    assert not out and "decoding 40 pictures to 16x16" in err and "decoded in" in err
+    assert not out and "decoding 40 images to 16x16" in err and "decoded in" in err
     made(photos)
     assert capsys.readouterr() == ("", "")
 

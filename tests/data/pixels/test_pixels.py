@@ -21,7 +21,7 @@ import pytest
 from convlens.core.errors import UserError
 from convlens.data.pixels import cache as cache_module
 from convlens.data.pixels import load as pixels_module
-from convlens.data.pixels.cache import cached_arrays
+from convlens.data.pixels.cache import cache_arrays
 from support.pictures_made import made, one, photo
 
 # ----------------------------------------------------------------------------------------- cache
@@ -44,7 +44,7 @@ def names(folder: Path) -> list[str]:
 
 def test_second_time_from_the_cache(photos, disk, monkeypatch):
     first = disk(photos)
-    monkeypatch.setattr(pixels_module, "decode_picture", None)  # calling it would fail
+    monkeypatch.setattr(pixels_module, "decode_image", None)  # calling it would fail
     second = disk(photos)
     assert first.digests is not None and second.digests is None
     np.testing.assert_array_equal(first.images, second.images)
@@ -58,7 +58,7 @@ def test_second_time_from_the_cache(photos, disk, monkeypatch):
 def test_any_number_of_workers_gives_the_same(photos, tmp_path, monkeypatch):
     expected = made(photos).images
     for count in (1, 2, 7):
-        monkeypatch.setattr(pixels_module, "cores", lambda count=count: count)
+        monkeypatch.setattr(pixels_module, "count_cores", lambda count=count: count)
         for folder in (None, tmp_path / str(count)):
             np.testing.assert_array_equal(made(photos, cache_dir=folder).images, expected)
 
@@ -71,7 +71,7 @@ def test_whatever_changes_rebuilds(photos, disk):
     assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
     assert disk(photos).digests is None
 
-    photo(50, 50, 99).save(photos[3], quality=50)  # another picture, the time put back
+    photo(50, 50, 99).save(photos[3], quality=50)  # another image, the time put back
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     changed = disk(photos)
     assert changed.digests is not None
@@ -147,15 +147,15 @@ def test_folder_that_cannot_be_made(photos, tmp_path):
 CHILD = """
 import sys, time
 from convlens.data.pixels import load as pixels
-original = pixels.decode_picture
+original = pixels.decode_image
 def slow(*args):
     time.sleep({delay})
     return original(*args)
-pixels.decode_picture = slow
-pixels.cores = lambda: 2
+pixels.decode_image = slow
+pixels.count_cores = lambda: 2
 from pathlib import Path
 files = pixels.Files.of(sorted(Path(sys.argv[1]).iterdir()))
-found = pixels.decoded(
+found = pixels.decode_images(
     files, pixels.Recipe({size}, {size}), cache_dir=Path(sys.argv[2]), on_error="raise",
     progress=False,
 )
@@ -246,7 +246,7 @@ def test_full_disk_by_file_size_limit(photos, disk):
     _, err = process.communicate(timeout=60)
     last = err.strip().splitlines()[-1]
     assert process.returncode == 1
-    assert "UserError: no room for the cache in" in last
+    assert "UserError: no space for the cache in" in last
     assert str(disk.folder) in last and "data.cache=ram" in last
     assert list(disk.folder.iterdir()) == []
 
@@ -278,20 +278,20 @@ def test_full_disk_on_a_real_one(photos, tmp_path):
 def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    monkeypatch.setattr(pixels_module, "decode_picture", None)
-    with pytest.raises(UserError, match="no room for the cache"):
+    monkeypatch.setattr(pixels_module, "decode_image", None)
+    with pytest.raises(UserError, match="no space for the cache"):
         disk(photos)
 
 
 FLAT = """
 import resource, sys
 from pathlib import Path
-from convlens.data.pixels.load import Files, Recipe, decoded
+from convlens.data.pixels.load import Files, Recipe, decode_images
 files = sorted(Path(sys.argv[1]).iterdir())
 keys = dict(cache_dir=Path(sys.argv[2]), on_error="raise", progress=False)
-decoded(Files.of(files), Recipe(16, 16), **keys)
+decode_images(Files.of(files), Recipe(16, 16), **keys)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = decoded(Files.of(files * 10), Recipe(512, 512), **keys)
+found = decode_images(Files.of(files * 10), Recipe(512, 512), **keys)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(found.images.nbytes, (after - before) * 1024)
 """
@@ -313,13 +313,13 @@ def test_cached_arrays(tmp_path):
                 "none": np.zeros((0, 2))}  # fmt: skip
 
     for key in ({"seed": 0}, {"seed": 0}, {"seed": 1}):
-        found = cached_arrays(key, make, tmp_path)
+        found = cache_arrays(key, make, tmp_path)
         for name, array in make().items():
             np.testing.assert_array_equal(found[name], array)
             assert found[name].dtype == array.dtype
     assert len(calls) == 2 + 3 * 1
     with pytest.raises(ZeroDivisionError):
-        cached_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
+        cache_arrays({"seed": 2}, lambda: {"a": 1 / 0}, tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -336,14 +336,16 @@ def test_locks_that_do_not_reach_a_machine_that_was_faster(tmp_path, monkeypatch
 
     def overtaken(writer):
         rows = writer.create("images", (4, 2), np.uint8)
-        cache_module.stored(tmp_path, "entry", "same", faster)  # the other machine, meanwhile
+        cache_module.load_or_build(
+            tmp_path, "entry", "same", faster
+        )  # the other machine, meanwhile
         rows.put(0, SEVENS)
         return {}
 
     with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
-        cache_module.stored(tmp_path, "entry", "same", overtaken)
+        cache_module.load_or_build(tmp_path, "entry", "same", overtaken)
     assert names(tmp_path) == [".json", ".npy"]
-    found = cache_module.stored(tmp_path, "entry", "same", None)  # building would fail
+    found = cache_module.load_or_build(tmp_path, "entry", "same", None)  # building would fail
     assert found.from_cache and (found.arrays["images"] == 7).all()
 
 
@@ -360,7 +362,7 @@ def test_locks_that_do_not_reach_a_machine_that_is_still_building(tmp_path, monk
         return {}
 
     with pytest.raises(UserError, match=r"set CONVLENS_CACHE to a local disk of each"):
-        cache_module.stored(tmp_path, "entry", "same", overtaken)
+        cache_module.load_or_build(tmp_path, "entry", "same", overtaken)
     theirs[0].close()
     assert theirs[0].is_there() and names(tmp_path) == [".tmp"]  # half made, and left alone
     assert not np.load(theirs[0].path, allow_pickle=False).any()

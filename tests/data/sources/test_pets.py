@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: downloaded whole, listed as its lists say, masks that lie on their pictures."""
+"""Oxford-IIIT Pet: downloaded whole, listed as its lists say, masks that lie on their images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.sources.archives import PETS
 from convlens.data.sources.pets import list_pets
-from convlens.data.sources.registry import pending_download
+from convlens.data.sources.registry import find_pending_download
 from support.pets_drawn import (
     BREEDS,
     COMMENTS,
@@ -71,7 +71,7 @@ def test_validation_comes_from_trainval_and_test_is_the_official_list(drawn):
     assert chosen == same != others
     counts = data(drawn, "data.split.validation=8", "data.labels=breeds").index.counts
     assert counts["validation"].tolist() == [2] * 4 and counts["test"].tolist() == [TEST] * 4
-    with pytest.raises(UserError, match=r"data\.split\.test=0\.2: data=pets already has"):
+    with pytest.raises(UserError, match=r"data\.split\.test=0\.2: data=pets has its own"):
         data(drawn, "data.split.test=0.2")
 
 
@@ -88,13 +88,13 @@ def test_the_real_class_names_and_checksums():
 @pytest.mark.parametrize(
     ("list_name", "old", "new", "said"),
     [
-        ("test.txt", "beagle_8 5 2 1", "beagle_8 5", r"test.txt:12: 'beagle_8 5' is no line"),
+        ("test.txt", "beagle_8 5 2 1", "beagle_8 5", r"test.txt:12: 'beagle_8 5' is not like"),
         ("test.txt", "beagle_8 5 2 1", "beagle_8 5 3 1", "species 1 or 2"),
-        ("test.txt", "beagle_8 5 2 1", "../beagle_8 5 2 1", "is no line such as"),
+        ("test.txt", "beagle_8 5 2 1", "../beagle_8 5 2 1", "is not like"),
         ("test.txt", "beagle_8 5 2 1", "beagle_8 5 1 1", "class 5, species 1, but was class 5, s"),
         ("test.txt", "beagle_8 5 2 1", "beagle_8 7 2 1", "class 7, species 2, but was class 5"),
         ("test.txt", "beagle_8 5", "beagle_0 5", r"test.txt:12: beagle_0 is listed a second time"),
-        ("trainval.txt", "beagle_3 ", "beagle_99 ", r"no .*beagle_99\.jpg \(1 such files\)"),
+        ("trainval.txt", "beagle_3 ", "beagle_99 ", r"beagle_99\.jpg is missing \(1 such files\)"),
     ],
 )
 def test_wrong_lists_are_named_with_their_line(drawn, list_name, old, new, said):
@@ -112,14 +112,14 @@ def test_missing_files_and_unreadable_lists(drawn):
 
     trimap = drawn / "annotations" / "trimaps" / "Bengal_2.png"
     trimap.rename(drawn / "kept.png")
-    refused(rf"there is no {trimap}")
+    refused(rf"{trimap} is missing")
     (drawn / "kept.png").rename(trimap)
     listed = drawn / "annotations" / "test.txt"
     content = listed.read_bytes()
     for wrong, said in (
         (b"\xff\xfe\x00", "cannot read the list .*it is not text"),
-        (b"# nothing\n", "names no pictures"),
-        (b"Bengal_8 6 1 1\n", "trainval.txt .*names pictures of dog, test.txt names none"),
+        (b"# nothing\n", "names no images"),
+        (b"Bengal_8 6 1 1\n", "trainval.txt .*names images of dog, test.txt names none"),
     ):
         listed.write_bytes(wrong)
         refused(said)
@@ -135,7 +135,7 @@ def test_missing_files_and_unreadable_lists(drawn):
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 def test_masks_lie_on_their_pictures_to_the_pixel(drawn, resize):
-    """Body and border are the object; also where pictures are turned by their EXIF."""
+    """Body and border are the object; also where images are turned by their EXIF."""
     # nearest on both sides, and lossless files: colours and classes must agree everywhere
     made = data(drawn, f"data.resize={resize}", "data.interpolation=nearest").dataset
     objects = 0
@@ -182,12 +182,12 @@ def test_masks_are_kept_and_made_anew_when_a_trimap_changed(drawn, capsys):
 def test_trimaps_that_are_none(drawn):
     trimap = drawn / "annotations" / "trimaps" / "Bengal_9.png"
     for content, said in (
-        (np.zeros((40, 40), np.uint8), "it is no trimap: 1 (object)"),
-        (np.ones((40, 40, 3), np.uint8), "it is no trimap: 1 (object)"),
-        (None, "its content is no PNG"),
+        (np.zeros((40, 40), np.uint8), "it is not a trimap of 1 (object)"),
+        (np.ones((40, 40, 3), np.uint8), "it is not a trimap of 1 (object)"),
+        (None, "its content is not PNG"),
     ):
         if content is None:
-            trimap.write_bytes(b"no picture")
+            trimap.write_bytes(b"no image")
         else:
             Image.fromarray(content).save(trimap)
         with pytest.raises(UserError, match=re.escape(said)) as caught:
@@ -217,11 +217,14 @@ def test_palette_trimaps_and_those_of_another_size(drawn):
     made = data(drawn, "data.resize=crop").dataset
     assert np.array_equal(made.splits["test"].masks, want.masks)
     (note,) = made.notes
-    assert note.startswith("1 masks have other proportions") and "Abyssinian_8.png" in note
+    assert (
+        note.startswith("masks with other proportions than their images are stretched: 1,")
+        and "Abyssinian_8.png" in note
+    )
 
 
 def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
-    (drawn / "images" / "Bengal_8.jpg").write_bytes(b"no picture")
+    (drawn / "images" / "Bengal_8.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"cannot read .*Bengal_8\.jpg"):
         _ = data(drawn).dataset
     made = data(drawn, "data.on_error=skip", "data.interpolation=nearest").dataset
@@ -230,18 +233,18 @@ def test_skipped_pictures_leave_masks_and_pixels_together(drawn):
     for row in range(len(pictures)):
         blue = pictures.pixels(np.array([row]))[0][..., 2]
         assert np.array_equal(pictures.masks[row], blue < 125)
-    assert made.notes[-1].startswith("1 broken picture skipped")
+    assert made.notes[-1].startswith("1 broken image skipped")
 
 
 # --------------------------------------------------------------------------------------- together
 
 
 def test_pending_download_and_bad_words(drawn, tmp_path):
-    assert pending_download(spec_of().updated(dir=str(drawn))) is None
+    assert find_pending_download(spec_of().replace(dir=str(drawn))) is None
     nowhere = {"dir": str(tmp_path / "none")}
-    download = pending_download(spec_of().updated(**nowhere))
+    download = find_pending_download(spec_of().replace(**nowhere))
     assert (download.megabytes, download.class_names) == (811, ("cat", "dog"))
-    download = pending_download(spec_of("data.labels=breeds").updated(**nowhere))
+    download = find_pending_download(spec_of("data.labels=breeds").replace(**nowhere))
     assert download.class_names == PETS.class_names["breeds"]
     with pytest.raises(UserError, match=r"data\.labels=breed: did you mean breeds"):
         data(tmp_path / "none", "data.labels=breed")

@@ -82,7 +82,7 @@ def test_bad_archives_leave_nothing(drawn, tmp_path, serve):
             refused(f"cannot unpack {name}", {**sums, name: hashlib.md5(content).hexdigest()})
         path.write_bytes(whole)
     (drawn / "annotations" / "trimaps").rename(drawn / "annotations" / "masks")
-    refused("hold no folder annotations/trimaps/: they are not Oxford", pack(drawn, folder))
+    refused("have no folder annotations/trimaps/, so they are not Oxford", pack(drawn, folder))
     path = folder / "annotations.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         tar.add(drawn / "annotations" / "test.txt", "../escaped.txt")
@@ -104,7 +104,7 @@ def test_no_server_and_no_folder(tmp_path):
 
 
 class Hanging(Quiet):
-    """Sends the pictures; of the annotations only a part, and waits."""
+    """Sends the images; of the annotations only a part, and waits."""
 
     let_go = threading.Event()
 

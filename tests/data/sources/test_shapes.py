@@ -1,4 +1,4 @@
-"""The embedded data set: the same pictures everywhere, fair to a convnet, closed to a line."""
+"""The embedded data set: the same images everywhere, fair to a convnet, closed to a line."""
 
 import hashlib
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def test_pictures_do_not_depend_on_count_nor_workers(pictures, monkeypatch):
 
 
 def test_pictures_are_the_same_on_every_machine():
-    """A changed digest means other pictures for everybody's seeds: raise shapes.VERSION too."""
+    """A changed digest means other images for everybody's seeds: raise shapes.VERSION too."""
     made = drawn(24, size=32, classes=12, seed=1)
     digest = hashlib.sha256(made.images.tobytes() + made.masks.tobytes()).hexdigest()
     assert digest == "b2794fb62d71aa7150224b1093055209145475c10f5d6eebec7ddce5aa6e5519"
@@ -145,7 +145,7 @@ def test_shortcut_of_none_and_of_all(pictures):
 
 @pytest.mark.slow
 def test_linear_model_on_pixels_stays_below_30_percent():
-    """Ridge classifiers of many strengths, the best one chosen on the test pictures themselves."""
+    """Ridge classifiers of many strengths, the best one chosen on the test images themselves."""
     train, test = (drawn(n, stream=s) for n, s in ((6000, 0), (1000, 2)))
     x, y = (draw.images.reshape(len(draw.images), -1) for draw in (train, test))
     x, y = (pixels.astype(np.float32) / 127.5 - 1 for pixels in (x, y))

@@ -12,7 +12,7 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.order import generator
+from convlens.data.order import make_generator
 from convlens.data.probes import choose_probes
 from support.tiny import draw_folder
 
@@ -83,7 +83,7 @@ def test_identical_files_across_the_split_are_reported(folder_of_two):
 
 
 def test_skipped_pictures_leave_labels_and_pixels_together(folder_of_two):
-    (folder_of_two / "test/cats/1.png").write_bytes(b"no picture")
+    (folder_of_two / "test/cats/1.png").write_bytes(b"no image")
     module = data(*folder_words(folder_of_two, "data.on_error=skip"))
     pictures = module.dataset.splits["test"]
     assert len(pictures) == 7
@@ -91,7 +91,7 @@ def test_skipped_pictures_leave_labels_and_pixels_together(folder_of_two):
     for row, name in enumerate(pictures.names):
         truth = np.asarray(Image.open(name))
         assert np.array_equal(pictures.pixels(np.array([row]))[0], truth)
-    assert "1 broken picture skipped" in module.dataset.notes[-1]
+    assert "1 broken image skipped" in module.dataset.notes[-1]
 
 
 def test_shortcut_marks_training_and_validation_never_test():
@@ -126,7 +126,7 @@ def test_probes_are_those_that_looking_through_every_class_finds():
     pictures = data("data=shapes", "data.pictures=200", "data.size=32").dataset.splits["validation"]
     names = ("a", "b", "c", "d", "e", "of this one there is none")
     for seed, count in ((0, 7), (5, 12), (9, 1000)):
-        shuffled = generator(seed, 2).permutation(len(pictures))
+        shuffled = make_generator(seed, 2).permutation(len(pictures))
         by_class = [[r for r in shuffled if pictures.labels[r] == k] for k in range(len(names))]
         wanted = [rows[d] for d in range(len(pictures)) for rows in by_class if d < len(rows)]
         wanted = sorted(wanted[:count], key=lambda row: (pictures.labels[row], row))
@@ -153,12 +153,12 @@ def test_arrays_are_resized_and_coloured(shared_data):
     ("words", "named"),
     [
         (["data.size=4"], "data.size=4"),
-        (["data.size=12"], "data.size=12: shapes are drawn at 16 to 256 pixels"),
+        (["data.size=12"], "data.size=12: shapes are drawn with 16 to 256 pixels"),
         (["data.channels=2"], "data.channels=2"),
         (["data.resize=stretch"], "data.resize=stretch"),
         (["data.cache=disc"], "did you mean disk"),
-        (["data.classes=99"], "data.classes=99: shapes can draw 2 to 12 classes"),
-        (["data.classes=1"], "data.classes=1: shapes can draw 2 to 12 classes"),
+        (["data.classes=99"], "data.classes=99: shapes has 2 to 12 classes"),
+        (["data.classes=1"], "data.classes=1: shapes has 2 to 12 classes"),
         (["data.pictures=5"], "data.pictures=5"),
         (["data.shortcut=2.0"], "data.shortcut=2.0"),
         (["data.split.validation=0"], "data.split.validation"),

@@ -19,7 +19,7 @@ from torchvision import datasets
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError
 from convlens.data.sources.archives import FLOWERS
-from convlens.data.sources.torchvision_sets import CIFAR10_CLASSES, cifar10, mnist
+from convlens.data.sources.torchvision_sets import CIFAR10_CLASSES, read_cifar10, read_mnist
 from support.places import SHARED
 from support.served import NOWHERE, Quiet, Short
 
@@ -64,7 +64,7 @@ def test_real_mnist_is_read_where_it_lies(shared):
     if not folder.is_dir():
         pytest.skip(f"no MNIST in {folder}")
     before = sorted(p.name for p in folder.rglob("*"))
-    found = mnist(folder, download=False)
+    found = read_mnist(folder, download=False)
     assert sorted(p.name for p in folder.rglob("*")) == before
     assert found["train"][0].shape == (60000, 28, 28, 1)
     assert found["test"][0].shape == (10000, 28, 28, 1)
@@ -80,13 +80,16 @@ def test_real_mnist_is_read_where_it_lies(shared):
 def test_mnist_layouts(tmp_path, below, packed):
     truth = small_mnist(tmp_path / below, packed)
     before = sorted(tmp_path.rglob("*"))
-    assert_same(mnist(tmp_path, download=False), truth)
+    assert_same(read_mnist(tmp_path, download=False), truth)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_mnist_equals_torchvision(tmp_path):
     small_mnist(tmp_path / "MNIST" / "raw", packed=False)
-    theirs, ours = datasets.MNIST(tmp_path, train=True), mnist(tmp_path, download=False)["train"]
+    theirs, ours = (
+        datasets.MNIST(tmp_path, train=True),
+        read_mnist(tmp_path, download=False)["train"],
+    )
     np.testing.assert_array_equal(theirs.data.numpy(), ours[0][..., 0])
     np.testing.assert_array_equal(theirs.targets.numpy(), ours[1])
 
@@ -101,30 +104,30 @@ def test_mnist_download_is_torchvisions_with_its_checksums(tmp_path, serve, monk
     monkeypatch.setattr(datasets.MNIST, "mirrors", [NOWHERE, address])
     monkeypatch.setattr(datasets.MNIST, "resources", sums)
     target = tmp_path / "data"
-    assert_same(mnist(target), truth)
+    assert_same(read_mnist(target), truth)
     assert [p.name for p in target.iterdir()] == ["MNIST"]
     monkeypatch.setattr(datasets.MNIST, "mirrors", [NOWHERE])
-    assert_same(mnist(target), truth)  # not downloaded again
+    assert_same(read_mnist(target), truth)  # not downloaded again
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
     (folder / sums[3][0]).write_bytes(b"something else")
     with pytest.raises(UserError, match="cannot be downloaded"):
-        mnist(tmp_path / "other")
+        read_mnist(tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_mnist_missing_names_folder_files_and_address(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
-        mnist(tmp_path / "none", download=False)
+        read_mnist(tmp_path / "none", download=False)
     for word in (tmp_path / "none", "t10k-labels-idx1-ubyte.gz", datasets.MNIST.mirrors[0]):
         assert str(word) in str(caught.value)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [NOWHERE])
     with pytest.raises(UserError) as caught:
-        mnist(tmp_path / "none")
+        read_mnist(tmp_path / "none")
     assert "cannot be downloaded" in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="MNIST is not in"):
-        mnist(tmp_path / "file" / "below")
+        read_mnist(tmp_path / "file" / "below")
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -133,17 +136,17 @@ def test_damaged_mnist_is_named(tmp_path, packed):
     path = sorted(tmp_path.glob("train-images*"))[0]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"train-images.* is damaged .*remove it"):
-        mnist(tmp_path)
+        read_mnist(tmp_path)
 
 
 def test_mnist_files_that_do_not_belong_together(tmp_path):
     small_mnist(tmp_path, packed=False)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(7, np.uint8)))
-    with pytest.raises(UserError, match="do not belong together"):
-        mnist(tmp_path)
+    with pytest.raises(UserError, match="do not match"):
+        read_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.full(20, 26, np.uint8)))
     with pytest.raises(UserError, match="label 26"):
-        mnist(tmp_path)
+        read_mnist(tmp_path)
 
 
 # --------------------------------------------------------------------------------------- CIFAR-10
@@ -188,12 +191,12 @@ def small_cifar(tmp_path, monkeypatch):
 
 def test_cifar10_layouts_and_equality_with_torchvision(small_cifar, tmp_path):
     folder, archive, truth = small_cifar
-    assert_same(cifar10(folder, download=False), truth)
-    assert_same(cifar10(folder.parent, download=False), truth)
+    assert_same(read_cifar10(folder, download=False), truth)
+    assert_same(read_cifar10(folder.parent, download=False), truth)
     alone = tmp_path / "alone"
     alone.mkdir()
     os.link(archive, alone / archive.name)
-    assert_same(cifar10(alone, download=False), truth)
+    assert_same(read_cifar10(alone, download=False), truth)
     assert [p.name for p in alone.iterdir()] == [archive.name]  # not unpacked next to it
     theirs = datasets.CIFAR10(folder.parent, train=True)
     np.testing.assert_array_equal(theirs.data, truth["train"][0])
@@ -202,11 +205,11 @@ def test_cifar10_layouts_and_equality_with_torchvision(small_cifar, tmp_path):
 def test_cifar10_download(small_cifar, tmp_path, serve, monkeypatch):
     _, archive, truth = small_cifar
     with pytest.raises(UserError, match=r"CIFAR-10 is not in .*cannot be downloaded"):
-        cifar10(tmp_path / "new")
+        read_cifar10(tmp_path / "new")
     address, folder = serve()
     os.link(archive, folder / archive.name)
     monkeypatch.setattr(datasets.CIFAR10, "url", address + archive.name)
-    assert_same(cifar10(tmp_path / "new"), truth)
+    assert_same(read_cifar10(tmp_path / "new"), truth)
     assert [p.name for p in (tmp_path / "new").iterdir()] == [datasets.CIFAR10.base_folder]
 
 
@@ -214,15 +217,15 @@ def test_a_changed_cifar_pickle_is_never_opened(small_cifar):
     folder, _, _ = small_cifar
     (folder / "data_batch_3").write_bytes(b"cos\nabort\n(tR.")  # would end the process
     with pytest.raises(UserError, match=r"data_batch_3 in .* is damaged"):
-        cifar10(folder, download=False)
+        read_cifar10(folder, download=False)
 
 
 def test_missing_and_broken_cifar10(tmp_path):
     with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz there, from https://"):
-        cifar10(tmp_path, download=False)
+        read_cifar10(tmp_path, download=False)
     (tmp_path / datasets.CIFAR10.filename).write_bytes(b"no archive")
     with pytest.raises(UserError, match="is damaged"):
-        cifar10(tmp_path, download=False)
+        read_cifar10(tmp_path, download=False)
 
 
 # -------------------------------------------------------------------------------------- downloads
@@ -309,8 +312,8 @@ def test_flowers(tmp_path, serve):
     ("members", "answer"),
     [
         (flower_members() | {"../escaped.txt": b"x"}, "cannot unpack"),
-        (flower_members(("daisy", "roses")), "hold no folder dandelion/"),
-        ({"a/1.jpg": b""}, "hold no folder daisy/"),
+        (flower_members(("daisy", "roses")), "have no folder dandelion/"),
+        ({"a/1.jpg": b""}, "have no folder daisy/"),
     ],
 )
 def test_bad_flower_archives(tmp_path, serve, members, answer):

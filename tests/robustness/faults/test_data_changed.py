@@ -100,13 +100,13 @@ def test_a_picture_that_vanishes_before_it_is_decoded(data, cache, tmp_path, cap
     """Between listing and decoding."""
     from convlens.data.pixels import load as pixels
 
-    plain, gone = pixels.decoded, data / "cats" / "0.png"
+    plain, gone = pixels.decode_images, data / "cats" / "0.png"
 
-    def decoded(*args, **options):
+    def decode_images(*args, **options):
         gone.unlink(missing_ok=True)
         return plain(*args, **options)
 
-    monkeypatch.setattr(pixels, "decoded", decoded)
+    monkeypatch.setattr(pixels, "decode_images", decode_images)
     words = ["train", *FEW, f"data.dir={data}", f"run_dir={tmp_path / 'run'}"]
     assert main(words) == 2
     line = one_line(capsys)
@@ -257,7 +257,7 @@ def test_a_run_of_an_earlier_version_tells_of_pictures_with_another_time(
 
 def test_a_mask_that_vanishes_before_it_is_read(with_masks_folder, cache, tmp_path, capsys):
     data, masks = with_masks_folder
-    from convlens.data.sources import picture_files as module
+    from convlens.data.sources import image_files as module
 
     gone = masks / "cats" / "2.png"
     plain = module.read_masks

@@ -41,7 +41,7 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_epoch(tmp_path, capsys
     assert re.search(where, line), line
     rates = re.search(r"head (\S+), base (\S+);", line)
     assert rates and all(float(rate) > 1e29 for rate in rates.groups()), line
-    assert "checkpoints are those of epoch 2" in line and "lower learning rate" in line
+    assert "checkpoints are of epoch 2" in line and "lower learning rate" in line
     assert checkpoint(home)["epoch"] == 1
     assert finite(home, "last") and finite(home, "best")
 

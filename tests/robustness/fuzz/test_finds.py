@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.config.compose import changed, compose
+from convlens.config.compose import apply_overrides, compose
 from convlens.core.errors import UserError
-from convlens.data.pixels.cache import stored
-from convlens.data.pixels.decode import PictureError, Recipe, decode_picture
+from convlens.data.pixels.cache import load_or_build
+from convlens.data.pixels.decode import ImageError, Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.models.state import load_weights
 from convlens.pages.compare import compare
@@ -37,14 +37,14 @@ from support.tiny import TINY
     ("content", "said"),
     [
         # a kilobyte whose table of rows took 800 MB, and whose resizing 3 GB and 12 s
-        (fuzz_bombs.png_claims(1, 100_000_000), "no side may be above 65,535"),
+        (fuzz_bombs.png_claims(1, 100_000_000), "no side may exceed 65,535"),
         (fuzz_bombs.png_claims(20_000, 20_000), "more than 178,956,970"),
-        (fuzz_bombs.tiff_claims(70_000, 8), "no side may be above 65,535"),
+        (fuzz_bombs.tiff_claims(70_000, 8), "no side may exceed 65,535"),
         (fuzz_bombs.gif_claims(40_000, 40_000), "more than 178,956,970"),
         (fuzz_bombs.webp_claims(16_000, 16_000), "more than 178,956,970"),
         (fuzz_bombs.jpeg_claims(60_000, 60_000), "more than 178,956,970"),
         # sixteen kilobytes that kept a processor busy for minutes
-        (fuzz_bombs.many_scans(13_000, 13_000, 1000), "scans, above 100"),
+        (fuzz_bombs.many_scans(13_000, 13_000, 1000), "scans, more than 100"),
         (fuzz_bombs.png_metadata(b"zTXt", 40), "too large"),
         (fuzz_bombs.png_metadata(b"iCCP", 40), "too large"),
     ],
@@ -52,8 +52,8 @@ from support.tiny import TINY
 def test_bomb_is_refused_before_it_grows(tmp_path, content, said):
     (tmp_path / "bomb").write_bytes(content)
     before = fuzz_pictures.peak_megabytes()
-    with pillow_settings(), pytest.raises(PictureError, match=said):
-        decode_picture(tmp_path / "bomb", Recipe(16, 16))
+    with pillow_settings(), pytest.raises(ImageError, match=said):
+        decode_image(tmp_path / "bomb", Recipe(16, 16))
     assert fuzz_pictures.peak_megabytes() - before < fuzz_bombs.SMALL
 
 
@@ -69,8 +69,8 @@ def test_bombs_fit_little_memory(tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)\n"
         "with pillow_settings():\n"
         "    for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
-        "        try: decode_picture(file, Recipe(16, 16)); sys.exit(f'{file} accepted')\n"
-        "        except PictureError as error: print(error.reason)\n"
+        "        try: decode_image(file, Recipe(16, 16)); sys.exit(f'{file} accepted')\n"
+        "        except ImageError as error: print(error.reason)\n"
     )
     if not sys.platform.startswith("linux"):
         pytest.skip("the size of a process is read from /proc")
@@ -87,8 +87,8 @@ def test_damaged_tiff_writes_nothing_on_the_screen(tmp_path, name):
     data = bytearray(fuzz_pictures.SEEDS[name])
     data[20:60] = bytes(range(40))
     (tmp_path / "x.tif").write_bytes(data)
-    with silent(), pillow_settings(), pytest.raises(PictureError):
-        decode_picture(tmp_path / "x.tif", Recipe(16, 16))
+    with silent(), pillow_settings(), pytest.raises(ImageError):
+        decode_image(tmp_path / "x.tif", Recipe(16, 16))
 
 
 def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_mask_of_a_picture_that_lies_about_its_size_is_refused(tmp_path):
 
     (tmp_path / "x.png").write_bytes(fuzz_bombs.png_claims(1, 100_000_000))
     (tmp_path / "x.xml").write_bytes(XML.replace(b"<size>", b"<no>").replace(b"</size>", b"</no>"))
-    with pytest.raises(PictureError, match="no side may be above"):
+    with pytest.raises(ImageError, match="no side may exceed"):
         own_masks([tmp_path / "x.png"], [tmp_path / "x.xml"], size=8, resize="pad")
 
 
@@ -114,9 +114,9 @@ def test_by_strips_is_the_same_picture(tmp_path, monkeypatch, mode):
     elif mode == "I;16":
         image = Image.fromarray(rng.integers(0, 65536, (50, 40)).astype(np.uint16))
     image.save(tmp_path / "x.png")
-    whole = decode_picture(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
+    whole = decode_image(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
     monkeypatch.setattr(decode, "_STRIP", 40 * 7)
-    parts = decode_picture(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
+    parts = decode_image(tmp_path / "x.png", Recipe(50, 40, interpolation="nearest"))
     assert np.array_equal(whole, parts)
 
 
@@ -148,7 +148,7 @@ WORDS = [
 @pytest.mark.parametrize("word", WORDS, ids=lambda word: word[:40])
 def test_word_is_refused_in_a_line(word):
     with pytest.raises(UserError) as said:
-        changed(CONFIG, [word])
+        apply_overrides(CONFIG, [word])
     assert "\n" not in str(said.value)
 
 
@@ -276,7 +276,7 @@ def test_cache_changed_in_place_with_its_time_put_back_is_rebuilt(tmp_path, monk
     right = np.arange(1 << 20, dtype=np.int64)  # eight blocks
 
     def read():
-        return stored(
+        return load_or_build(
             tmp_path,
             "x",
             "mark",

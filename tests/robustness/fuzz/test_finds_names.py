@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from convlens.cli.main import main
 from convlens.core.errors import UserError
-from convlens.data.index.listing import list_pictures
-from convlens.data.index.names import composed
+from convlens.data.index.listing import list_images
+from convlens.data.index.names import normalise_name
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.splits import resolve_splits
 from convlens.pages.render import render
@@ -36,7 +36,7 @@ def test_whole_run_over_hostile_class_names(at, capsys):
     words = ["train", "data=image_folder", f"data.dir={folder}", *FAST, "run_dir=mine"]
     assert main(words) == 0
     run = read_run(at / "mine")
-    names = sorted(set(map(composed, HOSTILE)), key=os.fsencode)
+    names = sorted(set(map(normalise_name, HOSTILE)), key=os.fsencode)
     assert [key.removeprefix("val/f1/") for key in run.rows[0] if key.startswith("val/f1/")] == (
         names
     )
@@ -68,9 +68,9 @@ def test_whole_run_over_hostile_class_names(at, capsys):
 def test_carriage_return_in_a_name_survives_the_split_file(tmp_path):
     """The csv module writes it unquoted, and reads it as the end of the row."""
     folder = draw_folder(tmp_path / "pics", {"a\rb": 6, "c": 6})
-    divided = resolve_splits(list_pictures(folder), validation=0.2, test=0.2, seed=0)
+    divided = resolve_splits(list_images(folder), validation=0.2, test=0.2, seed=0)
     write_split(tmp_path / "split.csv", divided)
-    again = read_split(tmp_path / "split.csv", list_pictures(folder))
+    again = read_split(tmp_path / "split.csv", list_images(folder))
     assert np.array_equal(again.splits, divided.splits)
 
 
@@ -78,7 +78,7 @@ def test_class_that_is_not_utf8_is_refused(tmp_path):
     """Event files, tables and pages cannot name it: training broke after its first epoch."""
     folder = draw_folder(tmp_path / "pics", {os.fsdecode(b"\xff\xfe"): 3, "c": 3})
     with pytest.raises(UserError, match=r"udcff.*is not UTF-8.*rename it"):
-        list_pictures(folder)
+        list_images(folder)
 
 
 def test_page_shows_a_file_that_is_not_utf8():

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from convlens.cli.main import main
-from convlens.data.pixels.pictures import Pictures
-from convlens.training.finetune.features import features
+from convlens.data.pixels.dataset import Images
+from convlens.training.finetune.features import compute_features
 from support.tiny import TINY
 
 SCHEDULE = [
@@ -58,8 +58,8 @@ def test_the_second_run_hits_and_ends_with_the_same_bits(at, own_cache, folder_o
     first = lines(capsys)
     # two cuts, each of training and validation, and the test pictures at the best epoch's
     assert all("cache miss" in line and "MB" in line for line in first) and len(first) >= 4
-    assert any("behind block1" in line for line in first)
-    assert any("behind block2" in line for line in first)
+    assert any("at block1" in line for line in first)
+    assert any("at block2" in line for line in first)
     assert main([*words, "run_dir=two"]) == 0
     second = lines(capsys)
     assert all("cache hit" in line for line in second) and second
@@ -161,7 +161,7 @@ def test_two_runs_at_once_build_it_once(at, own_cache):
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for split in ("train", "validation"):
-        start = f" {split} pictures behind block1"
+        start = f" {split} images at block1"
         first = [next(line for line in text.splitlines() if start in line) for text in said]
         assert sorted("hit" in line for line in first) == [False, True], said
     one, two = state(at / "run1"), state(at / "run2")
@@ -173,11 +173,11 @@ def test_two_runs_at_once_build_it_once(at, own_cache):
     [
         (
             "data.augment.rotation_degrees=10",
-            "phase 3 cannot train on stored features, the p",
+            "phase 3 cannot use stored features: the im",
         ),
         (
             "finetune.batch_norm=train",
-            "phase 1 cannot train on stored features, finet",
+            "phase 1 cannot use stored features: finet",
         ),
         (
             "finetune.phases=[{epochs: 1, train: [head, base], lr: 0.1}]",
@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(at, own_cache, capsys, monke
     monkeypatch.setattr(os, "pwrite", full)
     assert main(["train", *TINY, *SCHEDULE, "run_dir=one"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "no room for the cache" in told and "cache_features=never" in told
+    assert "no space for the cache" in told and "cache_features=never" in told
     assert not list(own_cache.glob("features-*"))
 
 
@@ -239,7 +239,7 @@ def test_a_really_full_disk(at, capsys, monkeypatch):
         words += ["finetune.phases=[{epochs: 1, train: [head, last], lr: 0.001, augment: false}]"]
         assert main(words) == 2
         told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "no room for the cache" in told and "cache_features=never" in told
+        assert "no space for the cache" in told and "cache_features=never" in told
         assert not list(small.glob("features-*"))
     finally:
         subprocess.run(["umount", str(small)], check=False)
@@ -252,17 +252,17 @@ def test_memory_stays_flat_as_the_data_grows(own_cache):
 import contextlib, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.dataset import Pictures
 from convlens.models import build_model
 from convlens.config.compose import compose
-from convlens.training.finetune.features import features
+from convlens.training.finetune.features import compute_features
 spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"]).model
 model = build_model(spec, channels=3, size=16, outputs=2)
 def grown(count):
     images = np.zeros((1, 16, 16, 3), np.uint8)
     pictures = Pictures(images, np.zeros(count, int), [""] * count,
                         places=np.zeros(count, int), made_from=("a", str(count)))
-    found = features(model, 1, pictures, precision="32", context=contextlib.nullcontext,
+    found = compute_features(model, 1, pictures, precision="32", context=contextlib.nullcontext,
                      device=torch.device("cpu"), directory=Path(sys.argv[1]), title="")
     assert found.array.shape == (count, 64, 16, 16)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -286,10 +286,10 @@ def test_bfloat16_features_keep_their_bits(own_cache):
     model = build_model(spec, channels=3, size=8, outputs=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
-    pictures = Pictures(images, np.zeros(5, int), [""] * 5)
+    pictures = Images(images, np.zeros(5, int), [""] * 5)
 
     def made(context):
-        return features(
+        return compute_features(
             model, 1, pictures, precision="bf16", context=context, device=torch.device("cpu"),
             directory=own_cache, title="",
         )  # fmt: skip

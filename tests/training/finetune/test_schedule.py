@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from convlens.config.checks import with_values
+from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import module_of
 from convlens.training import ClassifierModule
-from convlens.training.finetune.groups import parameter_groups
+from convlens.training.finetune.groups import build_groups
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
@@ -41,7 +41,7 @@ def module(groups=None, phases=None, **finetune) -> ClassifierModule:
             "phases": copy.deepcopy(PHASES) if phases is None else phases,
             **finetune,
         }
-        config = with_values(config, {"finetune": finetune})
+        config = replace_values(config, {"finetune": finetune})
     return module_of(config, ["a", "b", "c", "d", "e"])
 
 
@@ -55,7 +55,7 @@ def trained(made: ClassifierModule) -> set[str]:
 
 def test_the_first_group_that_matches_takes_a_parameter():
     model = module().model
-    found = parameter_groups(GROUPS, model)
+    found = build_groups(GROUPS, model)
     names = [name for family in found.values() for group in family for name in group.parameters]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert all(name.startswith("backbone.block3") for name in found["last"][0].parameters)
@@ -121,7 +121,7 @@ def test_rates_are_a_pure_function_of_the_time():
 def test_a_scheduler_falls_within_each_phase():
     config = compose([*SMALL, "training.epochs=null", "scheduler=linear"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
-    config = with_values(config, {"finetune": finetune})
+    config = replace_values(config, {"finetune": finetune})
     schedule = module_of(config, list("abcde")).schedule
     heads = [schedule.rates(time, {})["head"] for time in (0.0, 1.0, 2.0, 4.0, 6.0)]
     assert heads == pytest.approx([0.1, 0.05, 0.02, 0.01, 0.001])
@@ -133,24 +133,24 @@ def test_a_plateau_ends_a_phase_by_what_is_recorded():
     schedule = module(phases=phases).schedule
     losses = [9, 9, 0.5, 0.4, 0.6, 0.45, 0.3, 0.2]
     record = {epoch: {"val/loss": loss} for epoch, loss in enumerate(losses)}
-    numbers = [schedule.at(epoch, record)[0].number for epoch in range(9)]
+    numbers = [schedule.phase_at(epoch, record)[0].number for epoch in range(9)]
     # lowest at epoch 3, two epochs without a lower one: phase 2 begins with epoch 6
     assert numbers == [0, 0, 1, 1, 1, 1, 2, 2, 2]
-    assert schedule.at(7, record)[1] == 6
-    assert not schedule.finished(7, record)
-    assert schedule.finished(8, record)
+    assert schedule.phase_at(7, record)[1] == 6
+    assert not schedule.is_finished(7, record)
+    assert schedule.is_finished(8, record)
     # the same record up to an epoch gives the same phase for it: a resumed run goes the same way
     for epoch in range(9):
         known = {e: row for e, row in record.items() if e < epoch}
-        assert schedule.at(epoch, known)[0] is schedule.at(epoch, record)[0]
+        assert schedule.phase_at(epoch, known)[0] is schedule.phase_at(epoch, record)[0]
 
 
 def test_a_plateau_of_an_accuracy_looks_for_higher_ones():
     phases = [PHASES[0] | {"epochs": 9, "until": {"metric": "val/accuracy", "patience": 1}}]
     schedule = module(phases=phases).schedule
     record = {0: {"val/accuracy": 0.5}, 1: {"val/accuracy": 0.7}, 2: {"val/accuracy": 0.6}}
-    assert not schedule.finished(2, record)
-    assert schedule.finished(3, record)
+    assert not schedule.is_finished(2, record)
+    assert schedule.is_finished(3, record)
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_a_plateau_of_an_accuracy_looks_for_higher_ones():
     [
         ({"train": ["heads"]}, "no group heads; did you mean head"),
         ({"train": []}, "a list of groups"),
-        ({"lr": {"head": -1}}, "a rate above 0 for head"),
+        ({"lr": {"head": -1}}, "rate of head must be above 0"),
         ({"lr": {"head": 0.1, "base": 0.1}}, "base has a rate but is not"),
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": None}, "epochs=None"),
         ({"augment": "no"}, "true or false"),
-        ({"warmup_epochs": 5}, "0 to 2 is expected"),
+        ({"warmup_epochs": 5}, "choose 0 to 2"),
         ({"until": {"metric": "val/loss"}}, "metric and patience"),
         ({"until": {"metric": "val/los", "patience": 2}}, "did you mean val/loss"),
         ({"until": {"metric": "val/loss", "patience": 0}}, "patience=0"),
@@ -179,8 +179,8 @@ def test_mistakes_in_a_phase_are_named(change, said):
 def test_more_epochs_than_the_phases_have_are_refused():
     config = compose([*SMALL, "training.epochs=30"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
-    config = with_values(config, {"finetune": finetune})
-    with pytest.raises(UserError, match="phases of finetune have 8"):
+    config = replace_values(config, {"finetune": finetune})
+    with pytest.raises(UserError, match="phases of finetune have only 8"):
         module_of(config, list("abcde"))
 
 
@@ -241,11 +241,14 @@ def test_what_a_shorter_run_leaves_out():
 
     plain = Schedule({}, (phase(0, 5), phase(1, 15)))
     for epochs in range(1, 21):
-        spans = plain.spans(epochs)
+        spans = plain.list_spans(epochs)
         trained = {e: p.number for p, start, end in spans for e in range(start, end)}
-        assert trained == {e: plain.at(e, {})[0].number for e in range(epochs)}
-    assert plain.cut_short(20) == ""
-    assert "phase 2 of 2 (head) gets 1 of its 15 epochs" in plain.cut_short(6)
-    assert "(head) will not be trained; training.epochs=null trains all 20" in plain.cut_short(5)
+        assert trained == {e: plain.phase_at(e, {})[0].number for e in range(epochs)}
+    assert plain.describe_untrained(20) == ""
+    assert "phase 2 of 2 (head) gets 1 of its 15 epochs" in plain.describe_untrained(6)
+    assert (
+        "(head) will not be trained; training.epochs=null trains all 20"
+        in plain.describe_untrained(5)
+    )
     early = Schedule({}, (phase(0, 5, Plateau("val/loss", 1)), phase(1, 15)))
-    assert "will not be trained unless an earlier one ends early" in early.cut_short(5)
+    assert "will not be trained unless an earlier one ends early" in early.describe_untrained(5)

@@ -15,9 +15,9 @@ from convlens.config.schema.keys import (
     TEXT,
     Own,
     Slice,
-    either,
+    choose_slice,
+    get_name,
     key,
-    name_of,
     one_of,
     whole,
 )
@@ -46,10 +46,10 @@ from convlens.config.schema.training import (
 
 
 class OwnLoggerConfig(Own):
-    """A Lightning logger of a person's own."""
+    """A user-defined Lightning logger."""
 
 
-def _logger(value: Any) -> OwnLoggerConfig | None:
+def _validate_logger(value: Any) -> OwnLoggerConfig | None:
     if value is None:
         return None
     if not isinstance(value, dict) or TARGET not in value:
@@ -58,50 +58,58 @@ def _logger(value: Any) -> OwnLoggerConfig | None:
 
 
 class LoggerConfig(Slice):
-    """Where numbers and images are written besides the run folder."""
+    """Where scalars and images are logged besides the run folder."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Annotated[OwnLoggerConfig | None, PlainValidator(_logger)]] = (
-        Field(init=False)
-    )
+    __pydantic_extra__: dict[
+        str, Annotated[OwnLoggerConfig | None, PlainValidator(_validate_logger)]
+    ] = Field(init=False)
 
-    tensorboard: Annotated[bool, SWITCH] = key("events in <run_dir>/tensorboard")
+    tensorboard: Annotated[bool, SWITCH] = key("write an event file to <run_dir>/tensorboard")
 
     @property
     def own(self) -> dict[str, OwnLoggerConfig]:
-        """A person's own loggers, by name."""
+        """The user-defined loggers, by name."""
         return {name: each for name, each in (self.model_extra or {}).items() if each is not None}
 
 
 class Config(Slice):
-    """All keys of a run, checked; rooms receive their slices of it."""
+    """All keys of a run, checked; each package receives its slice."""
 
-    data: Annotated[DataConfig, either(DataConfig, OwnDataConfig)] = key("the images")
-    model: Annotated[ModelConfig, either(ModelConfig, OwnModelConfig)] = key("the network")
+    data: Annotated[DataConfig, choose_slice(DataConfig, OwnDataConfig)] = key(
+        "images: source, size, split and augmentation"
+    )
+    model: Annotated[ModelConfig, choose_slice(ModelConfig, OwnModelConfig)] = key(
+        "network: backbone, weights and head"
+    )
     optimizer: Annotated[
-        OptimizerConfig | OwnOptimizerConfig, either(OptimizerConfig, OwnOptimizerConfig)
-    ] = key("how the weights move")
+        OptimizerConfig | OwnOptimizerConfig, choose_slice(OptimizerConfig, OwnOptimizerConfig)
+    ] = key("optimizer and learning rate")
     scheduler: Annotated[
-        SchedulerConfig | OwnSchedulerConfig, either(SchedulerConfig, OwnSchedulerConfig)
-    ] = key("how the learning rate falls")
-    finetune: FinetuneConfig = key("what is trained when")
-    callbacks: CallbacksConfig = key("what looks")
+        SchedulerConfig | OwnSchedulerConfig, choose_slice(SchedulerConfig, OwnSchedulerConfig)
+    ] = key("learning rate over the epochs")
+    finetune: FinetuneConfig = key("which parameters are trained in which epochs")
+    callbacks: CallbacksConfig = key("explanations during training")
     trainer: TrainerConfig = key("devices and processes")
-    logger: LoggerConfig = key("where to write")
+    logger: LoggerConfig = key("where scalars and images are logged besides the run folder")
     seed: Annotated[int, whole(0, 2**63 - 1)] = key(
-        "decides weights, order, augmentation, dropout, splits and probes"
+        "seed of weights, order, augmentation, dropout, splits and probes"
     )
     precision: Annotated[str | int, one_of("auto", "32", "bf16", "16", "64")] = key(
-        "auto takes what is fastest on this machine"
+        "floating-point precision of training; auto: the fastest on this machine"
     )
-    run_dir: Annotated[str | None, NULL | TEXT] = key("null: outputs/<experiment>/<date_time>/")
+    run_dir: Annotated[str | None, NULL | TEXT] = key(
+        "folder of the run; null: outputs/<experiment>/<date_time>/"
+    )
     cache_features: Annotated[str, one_of("auto", "always", "never")] = key(
-        "whether features of a frozen base are computed once and stored"
+        "whether to compute the features of a frozen base once and store them"
     )
-    scores: Annotated[str, one_of("default", "all")] = key("how many scores of the explanations")
-    overwrite: Annotated[bool, SWITCH] = key("whether a run_dir that holds a run is taken")
-    training: TrainingConfig = key("how it is trained")
-    probes: ProbesConfig = key("the images explained")
-    looking: LookingConfig = key("what looking may cost")
-    alarms: AlarmsConfig = key("when something is wrong")
-    experiment: Annotated[str, TEXT] = key("the recipe it began with")
+    scores: Annotated[str, one_of("default", "all")] = key(
+        "which scores of the explanations to compute"
+    )
+    overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already holds")
+    training: TrainingConfig = key("epochs, batches, loss and early stopping")
+    probes: ProbesConfig = key("images that are explained throughout the run")
+    looking: LookingConfig = key("time that explanations may take")
+    alarms: AlarmsConfig = key("thresholds of warnings about the run")
+    experiment: Annotated[str, TEXT] = key("recipe that the config started from")

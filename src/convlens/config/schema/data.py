@@ -1,88 +1,115 @@
-"""The config group ``data``: which images, how they are read, divided and augmented."""
+"""The config group ``data``: which images, and how they are read, split and augmented."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from convlens.config.schema.keys import (
+    FRACTION,
     NULL,
-    SHARE,
     SWITCH,
     TEXT,
     Own,
     Slice,
+    at_least,
     between,
     key,
-    least,
     one_of,
+    optional,
     range_of,
-    some,
     whole,
 )
 
 
 class SplitConfig(Slice):
-    """What is held out where a source has no such split of its own.
+    """Images to hold out where the source has no such split."""
 
-    Below 1 a share of the images, from 1 on a count, null 15 %.
-    """
-
-    validation: Annotated[float | None, NULL | least(0)] = key("share or count of images, or null")
-    test: Annotated[float | None, NULL | least(0)] = key("share or count of images, or null")
+    validation: Annotated[float | None, NULL | at_least(0)] = key(
+        "validation images to hold out: a fraction below 1 or a count; null: 0.15"
+    )
+    test: Annotated[float | None, NULL | at_least(0)] = key(
+        "test images to hold out: a fraction below 1 or a count; null: 0.15"
+    )
 
 
 class AugmentConfig(Slice):
-    """Random changes of training images; ranges are ± around no change."""
+    """Random changes of training images."""
 
-    rotation_degrees: Annotated[float, between(0, 180)] = key("angle, ± degrees")
-    width_shift: Annotated[float, SHARE] = key("shift, ± share of the width")
-    height_shift: Annotated[float, SHARE] = key("shift, ± share of the height")
-    shear_degrees: Annotated[float, between(0, 89)] = key("shear angle, ± degrees")
-    zoom: Annotated[float, between(0, 0.99)] = key("factor of each axis, in 1 ± this")
-    horizontal_flip: Annotated[bool, SWITCH] = key("mirror half of the images left to right")
-    vertical_flip: Annotated[bool, SWITCH] = key("mirror half of the images top to bottom")
+    rotation_degrees: Annotated[float, between(0, 180)] = key(
+        "largest random rotation in either direction, degrees"
+    )
+    width_shift: Annotated[float, FRACTION] = key(
+        "largest random shift left or right, fraction of the width"
+    )
+    height_shift: Annotated[float, FRACTION] = key(
+        "largest random shift up or down, fraction of the height"
+    )
+    shear_degrees: Annotated[float, between(0, 89)] = key(
+        "largest random shear angle in either direction, degrees"
+    )
+    zoom: Annotated[float, between(0, 0.99)] = key(
+        "random zoom of each axis by a factor in 1 ± this value"
+    )
+    horizontal_flip: Annotated[bool, SWITCH] = key("mirror a random half of the images left-right")
+    vertical_flip: Annotated[bool, SWITCH] = key("mirror a random half of the images top-bottom")
     fill: Annotated[str, one_of("nearest", "reflect", "constant")] = key(
-        "what is outside the image"
+        "what fills the area outside the image after a random shift, rotation, shear or zoom"
     )
     random_resized_crop: Annotated[list[float] | None, NULL | range_of(1)] = key(
-        "[low, high]: share of the area cut out and resized; null: no cut"
+        "[low, high]: area of a random crop, fraction of the image; null: no crop"
     )
-    crop_ratio: Annotated[list[float], range_of()] = key("[low, high]: width / height of that cut")
-    brightness: Annotated[float, SHARE] = key("factor in 1 ± this")
-    contrast: Annotated[float, SHARE] = key("factor in 1 ± this")
-    saturation: Annotated[float, SHARE] = key("factor in 1 ± this")
-    hue: Annotated[float, between(0, 0.5)] = key("± turns of the colour circle")
+    crop_ratio: Annotated[list[float], range_of()] = key(
+        "[low, high]: width / height of the random crop"
+    )
+    brightness: Annotated[float, FRACTION] = key("random brightness factor in 1 ± this value")
+    contrast: Annotated[float, FRACTION] = key("random contrast factor in 1 ± this value")
+    saturation: Annotated[float, FRACTION] = key("random saturation factor in 1 ± this value")
+    hue: Annotated[float, between(0, 0.5)] = key(
+        "largest random hue shift in either direction, turns of the colour circle"
+    )
 
 
 class DataConfig(Slice):
-    """The images of a run; the keys behind ``shortcut`` are those of some sources only."""
+    """The images of a run; only some sources have the keys from ``pictures`` on."""
 
-    name: Annotated[str, TEXT] = key("the source, such as shapes or image_folder")
+    name: Annotated[str, TEXT] = key("data source, such as shapes or image_folder")
     dir: Annotated[str | None, NULL | TEXT] = key(
         "folder of the data set; null: $CONVLENS_DATA/<name> or data/<name>"
     )
     size: Annotated[int, whole(8, 8192)] = key("height and width of the images, pixels")
-    channels: Annotated[int, whole(1, 3)] = key("3 colour, 1 grey")
-    resize: Annotated[str, TEXT] = key("squash, crop (shorter side, centre) or pad (longer side)")
-    interpolation: Annotated[str, TEXT] = key("bilinear, nearest or bicubic")
-    cache: Annotated[str, TEXT] = key("decoded images: on disk, memory-mapped, or in ram")
-    split: SplitConfig = key("what is held out")
-    augment: AugmentConfig = key("changes while training")
-    pictures: Annotated[int | None, whole(1)] = some("shapes: images of all splits together")
-    classes: Annotated[int | None, whole(1)] = some("shapes: number of classes")
-    shortcut: Annotated[float | None, SHARE] = some(
-        "shapes: share of training and validation images with a mark in their class's colour"
+    channels: Annotated[int, whole(1, 3)] = key("colour channels: 3 for colour, 1 for grey")
+    resize: Annotated[str, TEXT] = key(
+        "how images become square: squash, crop (shorter side, centre) or pad (longer side)"
     )
-    labels: Annotated[str | None, TEXT] = some("pets: species (cat or dog) or breeds (37)")
-    pattern: Annotated[str | None, NULL | TEXT] = some(
-        "flat folder: where the class stands in a file's name, '{class}.*'"
+    interpolation: Annotated[str, TEXT] = key(
+        "interpolation when images are resized: bilinear, nearest or bicubic"
     )
-    csv: Annotated[str | None, NULL | TEXT] = some("a table with the columns file,label[,split]")
-    masks: Annotated[str | None, NULL | TEXT] = some(
-        "folder of masks, cats/1.png or Pascal VOC's cats/1.xml, for some images or all"
+    cache: Annotated[str, TEXT] = key("where decoded images are kept: disk (memory-mapped) or ram")
+    split: SplitConfig = key("images held out for validation and test")
+    augment: AugmentConfig = key("random changes of training images")
+    pictures: Annotated[int | None, whole(1)] = optional(
+        "shapes: number of images, all splits together"
     )
-    on_error: Annotated[str | None, one_of("raise", "skip")] = some("what a broken image does")
+    classes: Annotated[int | None, whole(1)] = optional("shapes: number of classes")
+    shortcut: Annotated[float | None, FRACTION] = optional(
+        "shapes: fraction of training and validation images with a mark in their class's colour"
+    )
+    labels: Annotated[str | None, TEXT] = optional(
+        "pets: classes are species (cat or dog) or breeds (37)"
+    )
+    pattern: Annotated[str | None, NULL | TEXT] = optional(
+        "flat folder: pattern of file names that contain the class, such as '{class}.*'"
+    )
+    csv: Annotated[str | None, NULL | TEXT] = optional(
+        "CSV file of the images, with the columns file,label[,split]; null: none"
+    )
+    masks: Annotated[str | None, NULL | TEXT] = optional(
+        "folder of object masks, as cats/1.png or Pascal VOC's cats/1.xml; null: none"
+    )
+    on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
+        "what to do about a broken image or mask"
+    )
 
 
 class OwnDataConfig(DataConfig, Own):
-    """Images from a class of a person's own; see ``docs/extending.md``."""
+    """Images from a user-defined class; see ``docs/extending.md``."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, PlainValidator
 
 from convlens.config.schema.keys import (
+    FRACTION,
     NULL,
-    SHARE,
     SWITCH,
     TABLE,
     TARGET,
@@ -17,9 +17,9 @@ from convlens.config.schema.keys import (
     Rule,
     Slice,
     above,
+    at_least,
     each,
     key,
-    least,
     one_of,
     whole,
 )
@@ -29,155 +29,231 @@ LAYERS = TEXT | each(TEXT)
 
 
 class ProbesConfig(Slice):
-    """The images that are explained, the same ones for the whole run."""
+    """The images that are explained, the same ones throughout the run."""
 
-    count: Annotated[int, whole(1)] = key("chosen from validation, balanced over the classes")
-    files: Annotated[list[str], each(TEXT)] = key("or a person's own")
+    count: Annotated[int, whole(1)] = key(
+        "number of probes (explained images), chosen from validation, balanced over the classes"
+    )
+    files: Annotated[list[str], each(TEXT)] = key("your own image files to explain instead")
 
 
 class LookingConfig(Slice):
-    """What explanations may cost, in seconds."""
+    """How much time explanations may take."""
 
-    seconds: Annotated[float, least(0)] = key("an epoch, even where callbacks.budget is less")
-    first_seconds: Annotated[float, least(0)] = key("of each callback's look before training")
-    last_seconds: Annotated[float, least(0)] = key("of each one's at the end")
+    seconds: Annotated[float, at_least(0)] = key(
+        "time for explanations per epoch even if callbacks.budget allows less, seconds"
+    )
+    first_seconds: Annotated[float, at_least(0)] = key(
+        "time for the explanations of each callback before training, seconds"
+    )
+    last_seconds: Annotated[float, at_least(0)] = key(
+        "time for the explanations of each callback at the end of training, seconds"
+    )
 
 
 class AlarmsConfig(Slice):
-    """When a run says that something is wrong with it."""
+    """Thresholds of the warnings that something is wrong with a run."""
 
-    overfitting_epochs: Annotated[int, whole(1)] = key("last epochs above the minimum of val/loss")
-    overfitting_rise: Annotated[float, least(0)] = key("share of that minimum, on average")
-    gap: Annotated[float, SHARE] = key("training accuracy above that of validation")
-    gap_epochs: Annotated[int, whole(1)] = key("last epochs that the gap is the mean of")
-    patience: Annotated[int, whole(0)] = key("epochs that an alarm holds before it is said")
-    evidence_lift: Annotated[float, least(0)] = key("least evidence on the object / its own share")
-    same_place: Annotated[float, least(0)] = key("share of a class's images, one border place")
-    dead_share: Annotated[float, least(0)] = key("share of a layer's channels that answer nothing")
-    mistaken_share: Annotated[float, least(0)] = key("share of a class taken for one other class")
-    mistaken_pictures: Annotated[float, least(0)] = key("images a class has at least for that")
+    overfitting_epochs: Annotated[int, whole(1)] = key(
+        "overfitting alarm: number of last epochs with val/loss above its minimum"
+    )
+    overfitting_rise: Annotated[float, at_least(0)] = key(
+        "overfitting alarm: mean rise of val/loss above its minimum, fraction of the minimum"
+    )
+    gap: Annotated[float, FRACTION] = key("gap alarm: training accuracy minus validation accuracy")
+    gap_epochs: Annotated[int, whole(1)] = key(
+        "gap alarm: number of last epochs over which the gap is averaged"
+    )
+    patience: Annotated[int, whole(0)] = key(
+        "epochs that an alarm about explanations must last before it is reported"
+    )
+    evidence_lift: Annotated[float, at_least(0)] = key(
+        "evidence alarm: least evidence on the object, multiple of the object's share of the area"
+    )
+    same_place: Annotated[float, at_least(0)] = key(
+        "border alarm: fraction of a class's images with their evidence in one place at the border"
+    )
+    dead_share: Annotated[float, at_least(0)] = key(
+        "dead-channel alarm: fraction of a layer's channels that respond to no probe"
+    )
+    mistaken_share: Annotated[float, at_least(0)] = key(
+        "confusion alarm: fraction of a class's images predicted as one other class"
+    )
+    mistaken_pictures: Annotated[float, at_least(0)] = key(
+        "confusion alarm: smallest class that is judged, number of its images"
+    )
 
 
 class LookConfig(Slice):
-    """A callback of ours, by its class, with its options."""
+    """One of our callbacks: its class and its options."""
 
-    class_path: Annotated[str, TEXT] = Field(alias=TARGET, description="convlens.callbacks.<class>")
+    class_path: Annotated[str, TEXT] = Field(
+        alias=TARGET, description="class of the callback, convlens.callbacks.<class>"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is called with, by name."""
+        """The arguments of the class, by name."""
         return {name: value for name, value in self.plain().items() if name != TARGET}
 
 
 class EachEpochConfig(LookConfig):
-    """One that looks between the first and the last epoch too."""
+    """A callback that also looks between the first and the last epoch."""
 
-    every_n_epochs: Annotated[int, whole(1)] = key("epochs between two looks")
+    every_n_epochs: Annotated[int, whole(1)] = key("epochs from one look to the next")
 
 
 class BatchedConfig(EachEpochConfig):
-    """One that runs the network on several images at once."""
+    """A callback that runs the network on several images at once."""
 
-    batch: Annotated[int, whole(1)] = key("images of a pass; halved when memory runs out")
+    batch: Annotated[int, whole(1)] = key(
+        "images per pass through the network; halved when memory runs out"
+    )
 
 
 class GradCamConfig(BatchedConfig):
     """Grad-CAM of the probes."""
 
-    layers: Annotated[str | list[str], LAYERS] = key("auto (the last feature map), names, patterns")
-    target: Annotated[str, TEXT] = key("answer (predicted and true class) or a class")
+    layers: Annotated[str | list[str], LAYERS] = key(
+        "layers to explain: auto (the last feature map), names or patterns"
+    )
+    target: Annotated[str, TEXT] = key(
+        "class to explain: answer (predicted and true class) or a class name"
+    )
 
 
 class ScoresConfig(BatchedConfig):
     """Numbers that say whether the explanations can be trusted."""
 
-    which: Annotated[str, one_of("default", "all")] = key("how many of them")
-    pictures: Annotated[int, whole(1)] = key("of validation, evenly spread")
-    layers: Annotated[str | list[str], LAYERS] = key("auto (every activation), names or patterns")
-    limit: Annotated[int, whole(1)] = key("layers at most, where auto")
-    masks: Annotated[bool, SWITCH] = key("whether images with masks are judged by them")
-    border: Annotated[float, SHARE] = key("share of the image's edge that counts as border")
-    near: Annotated[float, SHARE] = key("share of the image that peaks of one place lie apart")
-    confident: Annotated[float, SHARE] = key("least confidence of a confident mistake")
-    steps: Annotated[int, whole(1, 100_000)] = key("of the insertion and deletion curves")
+    which: Annotated[str, one_of("default", "all")] = key("which scores to compute")
+    pictures: Annotated[int, whole(1)] = key("validation images to score, evenly spread")
+    layers: Annotated[str | list[str], LAYERS] = key(
+        "layers to score: auto (every activation), names or patterns"
+    )
+    limit: Annotated[int, whole(1)] = key("largest number of layers that layers=auto chooses")
+    masks: Annotated[bool, SWITCH] = key("whether to use the masks of images that have them")
+    border: Annotated[float, FRACTION] = key(
+        "width of the border region, fraction of the image's sides"
+    )
+    near: Annotated[float, FRACTION] = key(
+        "distance up to which peaks count as one place, fraction of the image's sides"
+    )
+    confident: Annotated[float, FRACTION] = key("lowest probability of a confident mistake")
+    steps: Annotated[int, whole(1, 100_000)] = key(
+        "steps of the insertion and deletion curves, which scores=all computes"
+    )
 
 
 class MistakesConfig(BatchedConfig):
-    """The most confident mistakes, and images drawn once."""
+    """The most confident mistakes, and random images."""
 
-    mistakes: Annotated[int, whole(0)] = key("the most confident ones")
-    random: Annotated[int, whole(0)] = key("images drawn once")
+    mistakes: Annotated[int, whole(0)] = key("number of most confident mistakes to show")
+    random: Annotated[int, whole(0)] = key(
+        "number of random validation images to show, the same ones throughout the run"
+    )
 
 
 class ConfusionMatrixConfig(EachEpochConfig):
-    """Which classes are taken for which."""
+    """Which classes are predicted for which."""
 
 
 class ClassMeansConfig(BatchedConfig):
     """The mean Grad-CAM map of each class."""
 
-    pictures: Annotated[int, whole(1)] = key("of validation, evenly spread")
+    pictures: Annotated[int, whole(1)] = key(
+        "validation images whose Grad-CAM maps are averaged by class, evenly spread"
+    )
 
 
 class ActivationGridsConfig(BatchedConfig):
-    """Every channel of a layer's answer to a probe."""
+    """Every channel of a layer's activation for a probe."""
 
-    layers: Annotated[str | list[str], LAYERS] = key("auto, names or patterns")
-    limit: Annotated[int, whole(1)] = key("layers at most, where auto")
-    probes: Annotated[int, whole(1)] = key("how many of them are shown")
+    layers: Annotated[str | list[str], LAYERS] = key(
+        "layers to show: auto (conv, norm, activation and pooling), names or patterns"
+    )
+    limit: Annotated[int, whole(1)] = key("largest number of layers that layers=auto chooses")
+    probes: Annotated[int, whole(1)] = key("number of probes to show")
     rule: Annotated[str, one_of("reference", "shared")] = key(
-        "each channel's scale, or one for all"
+        "brightness of the channels: reference (each on its own scale) or shared (one scale)"
     )
 
 
 class SignedMapsConfig(BatchedConfig):
     """Maps of what speaks for a class and what against it."""
 
-    probes: Annotated[int, whole(1)] = key("at each look")
-    only: Annotated[str, one_of("correct", "wrong", "all")] = key("which probes, by their answer")
-    target: Annotated[str, TEXT] = key("answer (predicted and true class) or a class")
+    probes: Annotated[int, whole(1)] = key("number of probes to explain at each look")
+    only: Annotated[str, one_of("correct", "wrong", "all")] = key(
+        "which probes to explain, by their prediction: correct, wrong or all"
+    )
+    target: Annotated[str, TEXT] = key(
+        "class to explain: answer (predicted and true class) or a class name"
+    )
 
 
 class OcclusionMapsConfig(SignedMapsConfig):
-    """What covering a part of the image does to its classes."""
+    """What covering a part of the image does to the classes' probabilities."""
 
-    window: Annotated[float, above(0)] = key("share of the image's sides, or pixels")
-    stride: Annotated[float, above(0)] = key("share of the image's sides, or pixels")
-    superpixels: Annotated[bool, SWITCH] = key("cover patches of one colour instead of windows")
-    segments: Annotated[int, whole(1)] = key("superpixels, about")
-    baseline: Annotated[float | str, one_of("mean") | SHARE] = key("mean, or a value in [0, 1]")
+    window: Annotated[float, above(0)] = key(
+        "side of the covering window, fraction of the image's sides or pixels"
+    )
+    stride: Annotated[float, above(0)] = key(
+        "step of the covering window, fraction of the image's sides or pixels"
+    )
+    superpixels: Annotated[bool, SWITCH] = key(
+        "cover superpixels (patches of one colour) instead of windows"
+    )
+    segments: Annotated[int, whole(1)] = key("approximate number of superpixels per image")
+    baseline: Annotated[float | str, one_of("mean") | FRACTION] = key(
+        "colour of the cover: mean (the image's mean colour) or a value in [0, 1]"
+    )
 
 
 class AttributionConfig(SignedMapsConfig):
-    """A method of ``captum.attr``."""
+    """Any of Captum's attribution methods."""
 
-    method: Annotated[str, TEXT] = key("its name, such as integrated_gradients")
-    layer: Annotated[str | None, NULL | TEXT] = key("for methods that explain a layer")
-    options: Annotated[dict[str, Any], TABLE] = key("the method's own")
+    method: Annotated[str, TEXT] = key("attribution method of Captum, as integrated_gradients")
+    layer: Annotated[str | None, NULL | TEXT] = key(
+        "layer to explain, for methods that need one; null: none"
+    )
+    options: Annotated[dict[str, Any], TABLE] = key(
+        "further options of the attribution method, {name: value}"
+    )
 
 
 class FilterVisualsConfig(BatchedConfig):
     """Images that excite single units most, found by gradient ascent."""
 
-    layers: Annotated[str | list[str], LAYERS] = key("auto (convolutions and dense layers), names")
-    units: Annotated[int, whole(1)] = key("of a layer, each epoch as far as the budget reaches")
-    full_units: Annotated[int | None, NULL | whole(0)] = key("of a layer at the end; null: all")
-    steps: Annotated[int, whole(1, 100_000)] = key("of gradient ascent")
-    step_size: Annotated[float, above(0)] = key("mean change of a pixel in a step, in [0, 1]")
-    recipe: Annotated[str, one_of("robust", "plain")] = key("how the ascent is kept natural")
-    patches: Annotated[int, whole(0)] = key("of real images beside each unit; 0: none")
-    patch_pictures: Annotated[int, whole(0)] = key("validation images searched for them")
+    layers: Annotated[str | list[str], LAYERS] = key(
+        "layers whose units to visualise: auto (convolutions and dense layers), names or patterns"
+    )
+    units: Annotated[int, whole(1)] = key("units per layer and epoch, if the budget allows")
+    full_units: Annotated[int | None, NULL | whole(0)] = key(
+        "units per layer at the end of training; null: all"
+    )
+    steps: Annotated[int, whole(1, 100_000)] = key("steps of gradient ascent")
+    step_size: Annotated[float, above(0)] = key(
+        "mean change of a pixel per step of gradient ascent, in [0, 1]"
+    )
+    recipe: Annotated[str, one_of("robust", "plain")] = key(
+        "gradient ascent: robust (natural frequencies and colours) or plain"
+    )
+    patches: Annotated[int, whole(0)] = key(
+        "patches of real images to show beside each unit; 0: none"
+    )
+    patch_pictures: Annotated[int, whole(0)] = key(
+        "validation images to search for such patches, if time allows"
+    )
 
 
 class AugmentationPreviewConfig(LookConfig):
     """Some probes as training sees them."""
 
-    draws: Annotated[int, whole(1, 1000)] = key("of each probe")
-    probes: Annotated[int, whole(1)] = key("how many of them")
+    draws: Annotated[int, whole(1, 1000)] = key("augmented versions of each probe to show")
+    probes: Annotated[int, whole(1)] = key("number of probes to show augmented")
 
 
 class LearningCurvesConfig(LookConfig):
-    """Loss and accuracy over the epochs, as a picture."""
+    """Loss and accuracy over the epochs, as a chart."""
 
 
 LOOKS: dict[str, type[LookConfig]] = {
@@ -191,15 +267,15 @@ LOOKS: dict[str, type[LookConfig]] = {
 
 
 class OwnLookConfig(Own):
-    """A callback of a person's own."""
+    """A user-defined callback."""
 
 
-NODE = Rule(lambda value: value is None or TABLE.fits(value), f"null, or {TABLE.wanted}")
+NODE = Rule(lambda value: value is None or TABLE.fits(value), f"null, or {TABLE.expected}")
 
 
-def _look(value: Any) -> Slice | None:
-    """What stands behind a callback's name: null, one of ours, or a person's own."""
-    # what an experiment says of a callback that `callbacks=none` leaves out is no callback yet
+def _validate_look(value: Any) -> LookConfig | OwnLookConfig | None:
+    """Return the config of a callback, ours or user-defined, or None if there is no callback."""
+    # an experiment may set keys of a callback that `callbacks=none` leaves out
     if NODE.check(value) is None or TARGET not in value:
         return None
     path = value[TARGET]
@@ -215,16 +291,18 @@ def _look(value: Any) -> Slice | None:
 
 
 class CallbacksConfig(Slice):
-    """The callbacks that look, by name, in the order of looking."""
+    """The callbacks that look, by name, in the order in which they look."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[
-        str, Annotated[LookConfig | OwnLookConfig | None, PlainValidator(_look)]
+        str, Annotated[LookConfig | OwnLookConfig | None, PlainValidator(_validate_look)]
     ] = Field(init=False)
 
-    budget: Annotated[float, least(0)] = key("share of an epoch that all may take together")
+    budget: Annotated[float, at_least(0)] = key(
+        "time for all explanations together, fraction of an epoch"
+    )
 
     @property
     def looks(self) -> dict[str, LookConfig | OwnLookConfig]:
-        """The callbacks of the run by their names; those set to null are left out."""
+        """The callbacks of the run by name, without those set to null."""
         return {name: look for name, look in (self.model_extra or {}).items() if look is not None}

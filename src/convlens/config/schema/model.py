@@ -5,86 +5,100 @@ from __future__ import annotations
 from typing import Annotated
 
 from convlens.config.schema.keys import (
-    PART,
-    SHARE,
+    FRACTION,
+    FRACTION_BELOW_1,
     SWITCH,
     TABLE,
     TEXT,
     Own,
     Slice,
     above,
+    at_least,
     each,
     key,
-    least,
     one_of,
-    some,
+    optional,
     whole,
 )
 
-OWN_HEAD = "imagenet"  # what model.head says for the network's own classifier
-SIDE = whole(1, 1000)  # of a kernel or window, in pixels
+OWN_HEAD = "imagenet"  # the value of model.head for the network's own classifier
+SIDE = whole(1, 1000)  # of a kernel or window, pixels
 PADDING = one_of("valid", "same") | whole(0, 1000)
 
 
 class HeadConfig(Slice):
     """A new head: feature map to logits."""
 
-    pool: Annotated[str, TEXT] = key("flatten or average")
-    dropout: Annotated[float, PART] = key("share of features dropped before the first dense layer")
-    hidden: Annotated[list[int], each(whole(1, 1_000_000))] = key(
-        "units of each dense layer before the logits"
+    pool: Annotated[str, TEXT] = key("how the head reduces the feature map: flatten or average")
+    dropout: Annotated[float, FRACTION_BELOW_1] = key(
+        "fraction of features dropped before the head's first dense layer"
     )
-    hidden_dropout: Annotated[float, PART] = key(
-        "share of units dropped after each hidden dense layer"
+    hidden: Annotated[list[int], each(whole(1, 1_000_000))] = key(
+        "units of each dense layer of the head before the logits"
+    )
+    hidden_dropout: Annotated[float, FRACTION_BELOW_1] = key(
+        "fraction of units dropped after each hidden dense layer of the head"
     )
 
 
 class ModelConfig(Slice):
-    """The network; the keys behind ``head`` are those of a library's, or of scratch, only."""
+    """The network.
 
-    name: Annotated[str, TEXT] = key("scratch, vgg16, inception_v3 or any network of timm")
-    weights: Annotated[str, TEXT] = key("auto, none, a file, or an earlier run's best.ckpt")
-    normalisation: Annotated[str | list, TEXT | each(each(least(-1000)))] = key(
-        "auto (what belongs to the weights), imagenet, symmetric, unit, or [mean, std]"
+    Only networks of a library have the key ``head_classes``, only ``scratch`` those from
+    ``filters`` on.
+    """
+
+    name: Annotated[str, TEXT] = key("network: scratch, vgg16, inception_v3 or any of timm")
+    weights: Annotated[str, TEXT] = key(
+        "initial weights: auto, none, a file, or an earlier run's best.ckpt"
+    )
+    normalisation: Annotated[str | list, TEXT | each(each(at_least(-1000)))] = key(
+        "input normalisation: auto (that of the weights), imagenet, symmetric, unit or [mean, std]"
     )
     activation: Annotated[str, TEXT] = key(
-        "of scratch and the head: relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"
+        "activation of scratch and of the head: relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"
     )
     initialisation: Annotated[str, TEXT] = key(
-        "of scratch and the head: keras (Glorot uniform, zero biases) or torch"
+        "initialisation of scratch and of the head: keras (Glorot uniform, zero biases) or torch"
     )
     head: Annotated[HeadConfig | str, (TABLE | one_of(OWN_HEAD)).of(HeadConfig)] = key(
         "a new head, or imagenet: the network's own 1000 classes"
     )
-    head_classes: Annotated[str | list | None, TEXT | each(whole(0, 999))] = some(
-        "head=imagenet: the outputs of the data's classes: order, names, numbers, a CSV file "
-        "class,output, or the numbers themselves"
+    head_classes: Annotated[str | list | None, TEXT | each(whole(0, 999))] = optional(
+        "with model.head=imagenet, outputs of the data's classes: order, names, numbers, a CSV "
+        "file class,output or a list of numbers"
     )
-    filters: Annotated[list[int] | None, each(whole(1, 65_536))] = some(
-        "scratch: channels of the blocks; [] for no convolution at all"
+    filters: Annotated[list[int] | None, each(whole(1, 65_536))] = optional(
+        "scratch: output channels of each block; []: no convolution"
     )
-    kernel_size: Annotated[int | list | None, SIDE | each(SIDE)] = some(
-        "scratch: edge of the kernels, pixels, one value or one a block"
+    kernel_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
+        "scratch: side of the kernels, pixels, one value or one per block"
     )
-    stride: Annotated[int | list | None, SIDE | each(SIDE)] = some(
-        "scratch: step of the kernels, pixels, one value or one a block"
+    stride: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
+        "scratch: stride of the convolutions, pixels, one value or one per block"
     )
-    padding: Annotated[str | int | list | None, PADDING | each(PADDING)] = some(
-        "scratch: valid, same or pixels, one value or one a block"
+    padding: Annotated[str | int | list | None, PADDING | each(PADDING)] = optional(
+        "scratch: padding of the convolutions: valid, same or pixels, one value or one per block"
     )
-    pooling: Annotated[str | list | None, TEXT | each(TEXT)] = some(
-        "scratch: max, average or none, one value or one a block"
+    pooling: Annotated[str | list | None, TEXT | each(TEXT)] = optional(
+        "scratch: pooling at the end of a block: max, average or none, one value or one per block"
     )
-    pool_size: Annotated[int | list | None, SIDE | each(SIDE)] = some(
-        "scratch: edge and step of the pooling window, pixels, one value or one a block"
+    pool_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
+        "scratch: side and stride of the pooling window, pixels, one value or one per block"
     )
-    batch_norm: Annotated[bool | None, SWITCH] = some("scratch: between convolution and activation")
-    batch_norm_momentum: Annotated[float | None, SHARE] = some("scratch: weight of the new batch")
-    batch_norm_eps: Annotated[float | None, above(0)] = some("scratch: added to the variance")
-    dropout: Annotated[float | None, PART] = some(
-        "scratch: share of whole channels dropped after each block"
+    batch_norm: Annotated[bool | None, SWITCH] = optional(
+        "scratch: batch normalisation between convolution and activation"
+    )
+    batch_norm_momentum: Annotated[float | None, FRACTION] = optional(
+        "scratch: weight of the newest batch in the statistics of batch normalisation"
+    )
+    batch_norm_eps: Annotated[float | None, above(0)] = optional(
+        "scratch: term added to the variance in batch normalisation"
+    )
+    dropout: Annotated[float | None, FRACTION_BELOW_1] = optional(
+        "scratch: fraction of whole channels dropped after each block"
     )
 
 
 class OwnModelConfig(ModelConfig, Own):
-    """A backbone of a person's own; see ``docs/extending.md``."""
+    """A user-defined backbone; see ``docs/extending.md``."""

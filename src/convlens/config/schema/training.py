@@ -1,7 +1,7 @@
 """The groups ``training``, ``optimizer``, ``scheduler``, ``trainer`` and ``finetune``.
 
-Phases and groups of parameters stand in lists and tables that a person writes whole, so no file of
-``configs/`` holds what an entry leaves out; it is said here.
+A user writes each phase and each group of parameters as a whole, so no file in ``configs/`` can
+hold defaults for the keys that an entry omits; those defaults are here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sys
 from typing import Annotated, Any
 
 from convlens.config.schema.keys import (
+    FRACTION_BELOW_1,
     NULL,
-    PART,
     SWITCH,
     TABLE,
     TEXT,
@@ -19,18 +19,18 @@ from convlens.config.schema.keys import (
     Rule,
     Slice,
     above,
+    at_least,
     each,
     is_number,
     key,
-    least,
     one_of,
-    some,
+    optional,
     whole,
 )
 
 ALL_DEVICES = Rule(lambda value: value == -1, "-1")
 WEIGHTS = Rule(
-    lambda v: isinstance(v, list) and bool(v) and all(map(least(0).fits, v)) and sum(v) > 0,
+    lambda v: isinstance(v, list) and bool(v) and all(map(at_least(0).fits, v)) and sum(v) > 0,
     "a list of weights of at least 0, not all 0",
 )
 
@@ -38,120 +38,164 @@ WEIGHTS = Rule(
 class TrainingConfig(Slice):
     """How the network is trained, whatever the optimizer."""
 
-    epochs: Annotated[int | None, NULL | whole(1)] = key("null: as many as finetune.phases have")
+    epochs: Annotated[int | None, NULL | whole(1)] = key(
+        "epochs to train; null: as many as finetune.phases have"
+    )
     steps_per_epoch: Annotated[int | None, NULL | whole(1)] = key(
-        "batches an epoch; null: one pass over the images"
+        "batches per epoch; null: one pass over the training images"
     )
-    batch_size: Annotated[int, whole(1)] = key("images of a step")
+    batch_size: Annotated[int, whole(1)] = key("training images per batch")
     batch_size_is: Annotated[str, one_of("global", "per_device")] = key(
-        "global: over all processes together, per_device: in each"
+        "whether batch_size counts the images of all processes (global) or of each (per_device)"
     )
-    accumulate: Annotated[int, whole(1)] = key("steps whose gradients make one move of the weights")
+    accumulate: Annotated[int, whole(1)] = key(
+        "batches whose gradients are averaged into one optimizer step"
+    )
     lr_is: Annotated[str, one_of("global", "per_device")] = key(
-        "global: as it stands, per_device: times the number of processes"
+        "whether learning rates are used as given (global) or times the processes (per_device)"
     )
-    eval_batch_size: Annotated[int, whole(1)] = key("validation and test images, in each process")
+    eval_batch_size: Annotated[int, whole(1)] = key(
+        "validation and test images per batch, in each process"
+    )
     loss: Annotated[str, one_of("cross_entropy", "binary")] = key(
-        "cross_entropy (K logits) or binary (one logit, two classes)"
+        "loss: cross_entropy (one logit per class) or binary (one logit, two classes)"
     )
-    label_smoothing: Annotated[float, PART] = key("share of the target spread over the classes")
+    label_smoothing: Annotated[float, FRACTION_BELOW_1] = key(
+        "label smoothing: fraction of the target spread over all classes"
+    )
     class_weights: Annotated[str | list | None, NULL | one_of("balanced") | WEIGHTS] = key(
-        "null, balanced or one number a class"
+        "weights of the classes in the loss: null (equal), balanced or one number per class"
     )
-    validations: Annotated[int, whole(1)] = key("an epoch; the last one is the epoch's")
-    compile: Annotated[bool, SWITCH] = key("torch.compile")
+    validations: Annotated[int, whole(1)] = key(
+        "validations per epoch, evenly spaced; the last one counts for the epoch"
+    )
+    compile: Annotated[bool, SWITCH] = key("compile the network with torch.compile")
     early_stopping: Annotated[int | None, NULL | whole(1)] = key(
-        "epochs without a lower val/loss until training stops; null: never"
+        "epochs without a lower val/loss after which training stops; null: never"
     )
     gradient_clip: Annotated[float | None, NULL | above(0)] = key(
-        "largest norm of the gradient; null: not clipped"
+        "largest norm of the gradient; null: no clipping"
     )
 
 
 class OptimizerConfig(Slice):
-    """An optimizer of torch; the keys behind ``lr`` are those of some only."""
+    """An optimizer of torch; only some optimizers have the keys after ``lr``."""
 
-    name: Annotated[str, TEXT] = key("adam, adamw, sgd or rmsprop")
-    lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
-    betas: Annotated[list[float] | None, each(PART, 2)] = some("adam: decay of the two averages")
-    alpha: Annotated[float | None, PART] = some("rmsprop: decay of the average")
-    eps: Annotated[float | None, least(0)] = some("added to the denominator")
-    momentum: Annotated[float | None, least(0)] = some("share of the move before")
-    nesterov: Annotated[bool | None, SWITCH] = some("sgd: Nesterov's momentum")
-    weight_decay: Annotated[float | None, least(0)] = some("share of the weights taken away")
+    name: Annotated[str, TEXT] = key("optimizer: adam, adamw, sgd or rmsprop")
+    lr: Annotated[float, above(0)] = key(
+        "learning rate after warm-up, in runs without finetune.phases"
+    )
+    betas: Annotated[list[float] | None, each(FRACTION_BELOW_1, 2)] = optional(
+        "adam, adamw: decay of the averages of the gradient and of its square"
+    )
+    alpha: Annotated[float | None, FRACTION_BELOW_1] = optional(
+        "rmsprop: decay of the average of the squared gradient"
+    )
+    eps: Annotated[float | None, at_least(0)] = optional(
+        "adam, adamw, rmsprop: term added to the denominator"
+    )
+    momentum: Annotated[float | None, at_least(0)] = optional(
+        "sgd, rmsprop: fraction of the previous step that is added"
+    )
+    nesterov: Annotated[bool | None, SWITCH] = optional("sgd: use Nesterov momentum")
+    weight_decay: Annotated[float | None, at_least(0)] = optional(
+        "weight decay: how strongly the weights are pulled to zero"
+    )
 
 
 class OwnOptimizerConfig(Own):
-    """An optimizer of a person's own, called with the parameter groups, lr and its own keys."""
+    """A user-defined optimizer, called with the parameter groups, lr and its own keys."""
 
-    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
-    lr: Annotated[float, above(0)] = key("learning rate, where there are no phases")
+    name: Annotated[str | None, TEXT] = optional("built-in optimizer that the class replaces")
+    lr: Annotated[float, above(0)] = key(
+        "learning rate after warm-up, in runs without finetune.phases"
+    )
 
 
 class SchedulerConfig(Slice):
-    """How the learning rate falls; the keys behind ``warmup_epochs`` are those of some only."""
+    """How the learning rate falls; only some schedules have the keys after ``warmup_epochs``."""
 
     name: Annotated[str, one_of("constant", "cosine", "linear", "step", "exponential")] = key(
-        "how the rate falls"
+        "how the learning rate falls after warm-up"
     )
-    warmup_epochs: Annotated[float, least(0)] = key("over which the rate rises from zero")
-    floor: Annotated[float | None, least(0)] = some("cosine, linear: factor at the end")
-    every: Annotated[float | None, above(0)] = some("step: epochs between two falls")
-    factor: Annotated[float | None, above(0)] = some("step: of each fall; exponential: an epoch")
+    warmup_epochs: Annotated[float, at_least(0)] = key(
+        "epochs of warm-up, in which the learning rate rises from zero"
+    )
+    floor: Annotated[float | None, at_least(0)] = optional(
+        "cosine, linear: final learning rate, fraction of the rate after warm-up"
+    )
+    every: Annotated[float | None, above(0)] = optional(
+        "step: epochs between two drops of the learning rate"
+    )
+    factor: Annotated[float | None, above(0)] = optional(
+        "step: factor of the learning rate at each drop; exponential: at each epoch"
+    )
 
 
 class OwnSchedulerConfig(Own):
-    """A schedule of a person's own: (time, epochs) to the rate's factor behind the warm-up."""
+    """A user-defined schedule: (time, epochs) to the factor of the rate after warm-up."""
 
-    name: Annotated[str | None, TEXT] = some("of the group that the class stands in for")
-    warmup_epochs: Annotated[float | None, least(0)] = some("over which the rate rises from zero")
+    name: Annotated[str | None, TEXT] = optional("built-in schedule that the class replaces")
+    warmup_epochs: Annotated[float | None, at_least(0)] = optional(
+        "epochs of warm-up, in which the learning rate rises from zero"
+    )
 
 
 class TrainerConfig(Slice):
     """Devices and processes, handed to Lightning's trainer."""
 
-    accelerator: Annotated[str, TEXT] = key("auto, cpu, gpu, mps or another one of Lightning's")
+    accelerator: Annotated[str, TEXT] = key(
+        "kind of device: auto, cpu, gpu, mps or another accelerator of Lightning"
+    )
     devices: Annotated[
         str | int | list, TEXT | whole(1) | ALL_DEVICES | each(whole(0))
-    ] = key("auto, how many, -1 for all, or their numbers")  # fmt: skip
-    strategy: Annotated[str, TEXT] = key("auto, ddp or another one of Lightning's")
-    num_nodes: Annotated[int, whole(1)] = key("machines")
-    log_every_n_steps: Annotated[int, whole(1)] = key("steps between two train_step/… scalars")
-    fast_dev_run: Annotated[bool, SWITCH] = key("one batch of everything, nothing kept")
+    ] = key("devices per machine: auto, how many, -1 for all, or their indices")  # fmt: skip
+    strategy: Annotated[str, TEXT] = key(
+        "how processes share the work: auto, ddp or another strategy of Lightning"
+    )
+    num_nodes: Annotated[int, whole(1)] = key("number of machines")
+    log_every_n_steps: Annotated[int, whole(1)] = key(
+        "optimizer steps between two train_step/… scalars"
+    )
+    fast_dev_run: Annotated[bool, SWITCH] = key(
+        "run one batch of training, validation and test; keep nothing"
+    )
 
 
-def _is_texts(value: Any) -> bool:
+def _is_text_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(TEXT.fits, value))
 
 
-def _has(value: Any, *keys: str) -> bool:
+def _has_keys(value: Any, *keys: str) -> bool:
     return isinstance(value, dict) and set(value) == set(keys)
 
 
-GROUPS = Rule(_is_texts, "a list of groups")
-PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_texts(v), "a pattern or a list of them")
+GROUPS = Rule(_is_text_list, "a list of groups")
+PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_text_list(v), "a pattern or a list of them")
 DECAY = Rule(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
-# a rate that spoils the weights is stopped when it does, with the images it came from
+# any finite rate: training stops with an error, naming the images, when a rate spoils the weights
 RATE = Rule(lambda v: is_number(v, sys.float_info.max) and v > 0, "a number above 0")
 UNTIL = Rule(
-    lambda v: v is None or _has(v, "metric", "patience"),
+    lambda v: v is None or _has_keys(v, "metric", "patience"),
     "metric and patience are expected, or null",
 )
 
 
 class StagesConfig(Slice):
-    """Parameters that become a group a stage of the backbone, early ones slower."""
+    """Parameters that form one group per stage of the backbone, with lower rates early on."""
 
-    match: Annotated[str | list[str], PATTERNS] = key("pattern of parameters' names, or a list")
-    stage_decay: Annotated[float, DECAY] = key("rate of a stage / rate of the next, in (0, 1]")
+    match: Annotated[str | list[str], PATTERNS] = key("pattern of parameter names, or a list")
+    stage_decay: Annotated[float, DECAY] = key(
+        "learning rate of a stage divided by that of the next stage, in (0, 1]"
+    )
 
 
 Group = Annotated[
     str | list[str] | StagesConfig,
     Rule(
-        lambda v: PATTERNS.fits(v) or _has(v, "match", "stage_decay"),
+        lambda v: PATTERNS.fits(v) or _has_keys(v, "match", "stage_decay"),
         "a pattern or a list of patterns, or match and stage_decay",
-        kinds=True,
+        has_several_kinds=True,
     ).of(StagesConfig),
 ]
 
@@ -159,38 +203,38 @@ Group = Annotated[
 class PlateauConfig(Slice):
     """What ends a phase early."""
 
-    metric: Annotated[str, TEXT] = key("such as val/loss")
-    patience: Annotated[int, whole(1)] = key("epochs without a better value")
+    metric: Annotated[str, TEXT] = key("metric to watch, such as val/loss")
+    patience: Annotated[int, whole(1)] = key("epochs without a better value that end the phase")
 
 
 class PhaseConfig(Slice):
-    """Some epochs with the same groups in training."""
+    """Some epochs that train the same groups."""
 
-    epochs: Annotated[int, whole(1)] = key("how many, at most")
-    train: Annotated[list[str], GROUPS] = key("the groups in training")
-    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = some(
-        "learning rate of all, or {group: rate}"
+    epochs: Annotated[int, whole(1)] = key("largest number of epochs in the phase")
+    train: Annotated[list[str], GROUPS] = key("groups of parameters to train in the phase")
+    lr: Annotated[float | dict[str, float] | None, RATE | TABLE] = optional(
+        "learning rate of all groups in the phase, or {group: rate}"
     )
     augment: Annotated[bool, SWITCH] = key(
-        "whether training images are changed as data.augment says", default=True
+        "whether data.augment is applied to training images in the phase", default=True
     )
-    warmup_epochs: Annotated[float, least(0)] = key(
-        "over which the rates of newly trained groups rise from zero", default=0.0
+    warmup_epochs: Annotated[float, at_least(0)] = key(
+        "epochs in which the rates of newly trained groups rise from zero", default=0.0
     )
-    until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = some(
-        "ends the phase when metric was not better for patience epochs"
+    until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = optional(
+        "plateau that ends the phase early; null: none"
     )
 
 
 class FinetuneConfig(Slice):
-    """What is trained when, at which rate."""
+    """What is trained when, and at which learning rate."""
 
     batch_norm: Annotated[str, TEXT] = key(
-        "frozen_eval (frozen layers keep their statistics), eval or train"
+        "batch normalisation: frozen_eval (frozen layers keep their statistics), eval or train"
     )
     groups: Annotated[dict[str, Group] | None, (NULL | TABLE).of(dict[str, Group])] = key(
-        "name: pattern of parameters; the first match wins, every parameter is in one"
+        "groups of parameters, {name: pattern}; a parameter joins the first group that matches"
     )
     phases: Annotated[
         list[PhaseConfig] | None, (NULL | each(TABLE)).of(list[PhaseConfig])
-    ] = key("one after the other; null: everything is trained throughout")  # fmt: skip
+    ] = key("phases of the schedule, in order; null: train everything throughout")  # fmt: skip

@@ -1,6 +1,6 @@
-"""Class folders: every picture in them, and what is said where there are none.
+"""Class folders: list every image in them, and explain what is wrong if there are none.
 
-What folders stand for is settled in :mod:`convlens.data.index.layout`.
+``convlens.data.index.layout`` decides what folders mean.
 """
 
 from __future__ import annotations
@@ -11,122 +11,132 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.data.index import layout
-from convlens.data.index.files import Gathering
-from convlens.data.index.folders import Walk, counted, shown
+from convlens.data.index.files import ListingBuilder
+from convlens.data.index.folders import Walk, count_noun, join_names
 from convlens.data.index.kinds import FOREIGN, WAY_OUT
-from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, split_of, suggested_pattern
+from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, parse_split, suggest_pattern
 
 
-def lead_of(folder: Path, root: Path) -> str:
-    """What stands before a picture's name in ``folder`` when it is called from ``root``."""
+def name_prefix(folder: Path, root: Path) -> str:
+    """Return the path from ``root`` to names in ``folder``: a prefix, or "" for ``root`` itself."""
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
 def refuse_strays(folder: Path, where: str, walk: Walk) -> None:
-    """Pictures next to folders have no class: say so rather than leave them out."""
-    strays = walk.look(folder)[1]
+    """Raise UserError for images beside folders: they have no class and must not be ignored."""
+    strays = walk.read_folder(folder)[1]
     if strays:
         raise UserError(
-            f"{len(strays)} pictures lie {where}, such as {folder / strays[0]}, and belong to no "
+            f"{len(strays)} images are {where}, such as {folder / strays[0]}, and have no "
             f"class: move them into a class folder or out of {folder}"
         )
 
 
 def add_classes(
-    rows: Gathering, split: str | None, folder: Path, walk: Walk, keys: Keys
+    rows: ListingBuilder, split: str | None, folder: Path, walk: Walk, keys: Keys
 ) -> list[str]:
-    """Every picture in the class folders of ``folder``; lines a person should read."""
+    """Add every image in the class folders of ``folder``; return lines to report to the user.
+
+    Args:
+        rows: collects the images.
+        split: split of the images, or None.
+        folder: contains the class folders.
+        walk: the walk through the data set.
+        keys: what errors call the arguments.
+
+    Raises:
+        UserError: the folders do not contain images by class.
+    """
     notes = []
-    if split is not None and (inner := layout.classes_in(folder, walk)) != folder:
+    if split is not None and (inner := layout.find_classes(folder, walk)) != folder:
         notes.append(f"the classes of {split} are the folders in {inner.relative_to(walk.root)}/")
         folder = inner
-    classes, loose = walk.look(folder)
+    classes, loose = walk.read_folder(folder)
     if not classes and loose:
         raise _flat_folder(folder, loose, keys)
-    if split is None and layout.splits_in_classes(classes, walk):
+    if split is None and layout.are_splits_in_classes(classes, walk):
         notes.append(
-            "each class folder holds its own train/ and other split folders: taken as the splits"
+            "each class folder has its own train/ and other split folders, used as the splits"
         )
         for inner in classes:
-            for part in walk.look(inner)[0]:
-                _add_class(rows, split_of(part.name), inner.name, part, walk)
+            for part in walk.read_folder(inner)[0]:
+                _add_class(rows, parse_split(part.name), inner.name, part, walk)
         return notes
     empty, branches, copies = [], [], []
     for inner in classes:
-        found = _add_class(rows, split, inner.name, inner, walk)
-        if not any(names for _, names in found):
+        parts = _add_class(rows, split, inner.name, inner, walk)
+        if not any(names for _, names in parts):
             empty.append(inner)
-        branches.append(layout.branch(inner, [part for part, names in found if names]))
-        layout.refuse_data_set(inner, [part for part, _ in found], keys)
-        copies += layout.mirrors(found)
+        branches.append(layout.describe_branch(inner, [part for part, names in parts if names]))
+        layout.refuse_data_set(inner, [part for part, _ in parts], keys)
+        copies += layout.find_mirrors(parts)
     if len(empty) == len(classes) and not loose:
-        raise nothing_in(folder, keys)
+        raise no_images_error(folder, keys)
     if empty:
-        raise nothing_in(empty[0], keys)
+        raise no_images_error(empty[0], keys)
     refuse_strays(folder, "beside the class folders", walk)
     layout.refuse_levels(folder, branches, keys)
     return notes + _mirror_notes(copies, walk.root)
 
 
 def _add_class(
-    rows: Gathering, split: str | None, label: str, folder: Path, walk: Walk
+    rows: ListingBuilder, split: str | None, label: str, folder: Path, walk: Walk
 ) -> list[tuple[Path, list[str]]]:
-    """Add every picture below ``folder``; (folder, names) of it and of those in it."""
-    found = list(walk.below(folder))
-    for part, names in found:
-        lead = lead_of(part, rows.directory)
+    """Add every image below ``folder``; return (folder, names) for it and the folders below."""
+    parts = list(walk.iterate(folder))
+    for part, names in parts:
+        lead = name_prefix(part, rows.directory)
         rows.add(split, label, [lead + name for name in names])
-    return found
+    return parts
 
 
 def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
-    """One line on the folders that seem to hold what others hold already."""
+    """Return a line on folders that seem to repeat images of their class."""
     if not copies:
         return []
-    folders = counted(len(copies), "folder", "folders")
-    names = shown(part.relative_to(root).as_posix() + "/" for part, _ in copies)
+    folders = count_noun(len(copies), "folder", "folders")
+    images = sum(count for _, count in copies)
+    names = join_names(part.relative_to(root).as_posix() + "/" for part, _ in copies)
     return [
-        f"{folders} inside classes ({names}) with {sum(count for _, count in copies)} images named "
-        "like others of their class: they count as images of it; if they are smaller copies or "
-        "masks, move them out"
+        f"{folders} in classes ({names}) with {images} images named like "
+        "others of their class: counted as images; move out smaller copies or masks"
     ]
 
 
-def nothing_in(folder: Path, keys: Keys) -> UserError:
+def no_images_error(folder: Path, keys: Keys) -> UserError:
+    """Return the error for a folder without images."""
     walk = Walk(folder)
-    list(walk.below(folder))  # counts what it passes over
-    seen = f", only {walk.left_out()}" if walk.unused else ""
-    wanted = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
+    list(walk.iterate(folder))  # counts what it passes over
+    unused = f", only {walk.describe_unused()}" if walk.unused else ""
+    advice = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(
-        f"no pictures in {folder}{seen}: {wanted}; point {keys.directory} at a folder with train/, "
+        f"no images in {folder}{unused}: {advice}; point {keys.directory} at a folder with train/, "
         "validation/ and test/ or with class folders, or try data=shapes"
     )
 
 
-def _flat_folder(folder: Path, pictures: list[str], keys: Keys) -> UserError:
-    """The error for loose pictures without labels: suggest the pattern their names follow."""
-    pattern = suggested_pattern(pictures, keys)
+def _flat_folder(folder: Path, images: list[str], keys: Keys) -> UserError:
+    """Return the error for loose images without labels; suggest the pattern of their names."""
+    pattern = suggest_pattern(images, keys)
     if pattern:
         return UserError(
-            f"no class folders in {folder}, but names such as {pictures[0]} tell the class: "
+            f"no class folders in {folder}, but names such as {images[0]} contain the class: "
             f'try "{keys.pattern}={pattern}"'
         )
     return UserError(
-        f"no class folders in {folder}, only {len(pictures)} pictures such as {pictures[0]}: "
-        f"make one folder a class, or take labels from the names with {keys.pattern} (such as "
-        f"{PATTERN_EXAMPLE}) or from a table with {keys.csv}"
+        f"no class folders in {folder}, only {len(images)} images such as {images[0]}: make a "
+        f"folder per class, or set {keys.pattern} (such as {PATTERN_EXAMPLE}) or {keys.csv}"
     )
 
 
-def folder_below(root: Path, name: str, keys: Keys) -> str:
-    """Where one class folder itself holds folders of pictures, that is what was meant."""
+def suggest_subfolder(root: Path, name: str, keys: Keys) -> str:
+    """Return a hint if a single class folder itself contains folders of images, else ""."""
     walk, inner = Walk(root), root / name
     if not inner.is_dir():
         return ""
-    inner = layout.classes_in(inner, walk)
-    below = walk.look(inner)[0]
-    if len(below) < 2 or not all(next(walk.pictures(folder), None) for folder in below):
+    inner = layout.find_classes(inner, walk)
+    below = walk.read_folder(inner)[0]
+    if len(below) < 2 or not all(next(walk.find_images(folder), None) for folder in below):
         return ""
-    return (
-        f"; {inner} holds {len(below)} folders of pictures: did you mean {keys.directory}={inner}?"
-    )
+    count = len(below)
+    return f"; {inner} contains {count} folders of images: did you mean {keys.directory}={inner}?"

@@ -1,4 +1,4 @@
-"""A few digits that stand for all that something was made from, or for what an image holds."""
+"""Digests: short values that identify the inputs of a computation, or the content of an image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from itertools import islice
 
 import numpy as np
 
-UNREAD = 0  # in place of the digest of a file that cannot be read
-_ITEMS = 4096  # of a list, made into text at a time
+UNREAD = 0  # replaces the digest of a file that cannot be read
+_ITEMS = 4096  # items of a list that become text at a time
 
 
 class Digest:
-    """BLAKE2 of JSON-able parts, given one after the other; long lists need not exist at once."""
+    """BLAKE2 of JSON-able parts that arrive one by one; long lists need not be in memory.
+
+    Args:
+        *parts: the first parts.
+    """
 
     def __init__(self, *parts: object):
         self._hash, self._begun = hashlib.blake2b(digest_size=16), False
@@ -23,7 +27,7 @@ class Digest:
             self._next(_json(part))
 
     def add_all(self, items: Iterable) -> None:
-        """One more part: the list of ``items``."""
+        """Add one more part: the list of ``items``."""
         self._next("[")
         items, lead = iter(items), ""
         while chunk := list(islice(items, _ITEMS)):
@@ -32,12 +36,13 @@ class Digest:
         self._put("]")
 
     def copy(self) -> Digest:
+        """Return an independent copy."""
         other = Digest()
         other._hash, other._begun = self._hash.copy(), self._begun
         return other
 
     def hexdigest(self) -> str:
-        """32 hexadecimal digits, those of ``digest`` of the same parts."""
+        """Return 32 hexadecimal digits, equal to ``digest`` of the same parts."""
         whole = self._hash.copy()
         whole.update(b"]" if self._begun else b"[]")
         return whole.hexdigest()
@@ -55,21 +60,21 @@ def _json(part: object) -> str:
 
 
 def digest(*parts: object) -> str:
-    """BLAKE2 of JSON-able parts, 32 hexadecimal digits."""
+    """Return BLAKE2 of JSON-able parts, 32 hexadecimal digits."""
     return Digest(*parts).hexdigest()
 
 
 def content_digest(content: bytes | memoryview) -> int:
-    """Eight bytes of the SHA-256 of an image, as a signed number that is never ``UNREAD``.
+    """Return eight bytes of an image's SHA-256, as a signed number that is never ``UNREAD``.
 
-    Of a million images two share one with a chance of 3e-8. SHA-256, because today's processors
-    compute it themselves, twice as fast as BLAKE2.
+    Among a million images, the probability that two share a digest is 3e-8. SHA-256, because
+    today's processors have instructions for it: it is twice as fast as BLAKE2.
     """
     return _signed(hashlib.sha256(content).digest())
 
 
 def file_digest(path: str | bytes | os.PathLike) -> int:
-    """``content_digest`` of a file's bytes; ``UNREAD`` where they cannot be read."""
+    """Return ``content_digest`` of a file's bytes; ``UNREAD`` if they cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return _signed(hashlib.file_digest(file, "sha256").digest())
@@ -78,13 +83,13 @@ def file_digest(path: str | bytes | os.PathLike) -> int:
 
 
 def array_digests(images: np.ndarray) -> np.ndarray:
-    """(N,) int64: ``content_digest`` of the numbers of each of N images, (N, H, W, C) uint8."""
-    found = (content_digest(np.ascontiguousarray(image).data) for image in images)
-    return np.fromiter(found, np.int64, len(images))
+    """Return (N,) int64: ``content_digest`` of the pixels of N images, (N, H, W, C) uint8."""
+    digests = (content_digest(np.ascontiguousarray(image).data) for image in images)
+    return np.fromiter(digests, np.int64, len(images))
 
 
-def numbered_digests(count: int, key: dict) -> np.ndarray:
-    """(N,) int64 of images that are known by a JSON-able key and their number from 0."""
+def make_numbered_digests(count: int, key: dict) -> np.ndarray:
+    """Return (N,) int64 for images that a JSON-able key and their number from 0 identify."""
     first = content_digest(_json(key).encode())
     return np.int64(first) + np.arange(count, dtype=np.int64)
 

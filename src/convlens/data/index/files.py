@@ -1,7 +1,7 @@
-"""Paths of very many files in little memory, made into ``Path`` one at a time.
+"""Paths of very many files in little memory; each becomes a ``Path`` when it is needed.
 
-A ``Path`` takes half a kilobyte and more; a name in one block of bytes takes its letters and eight
-bytes. Of a million pictures that is 30 MB instead of 600.
+A ``Path`` takes more than half a kilobyte; a name in one block of bytes takes its letters and eight
+bytes. For a million images that is 30 MB instead of 600 MB.
 
 Legend: N files.
 """
@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 
-_CHUNK = 4096  # names looked up at a time
+_CHUNK = 4096  # names read at a time
 
 
 class Files(Sequence[Path]):
     """N paths below a folder; an item is a ``Path``, a slice or an array of rows is ``Files``.
 
     Args:
-        directory: that the names are relative to; absolute names stand for themselves.
-        text: all names, one behind the other, as the file system spells them.
+        directory: the folder that names are relative to; absolute names may be outside it.
+        text: all names, concatenated, as the file system spells them.
         starts: (N + 1,) int64, where each name starts in ``text``, and the end.
 
     >>> files = Files.of(["pets/cat/1.jpg", "pets/dog/2.jpg"], "pets")
@@ -43,7 +43,7 @@ class Files(Sequence[Path]):
 
     @classmethod
     def of(cls, paths: Iterable[str | os.PathLike], directory: str | os.PathLike = Path()) -> Files:
-        """The files ``paths``, those below ``directory`` by their names in it."""
+        """Return the files ``paths``; those below ``directory`` are stored relative to it."""
         if isinstance(paths, Files) and paths.directory == Path(directory):
             return paths
         text, lengths = bytearray(), array("q", [0])
@@ -62,20 +62,20 @@ class Files(Sequence[Path]):
 
     def __getitem__(self, index):
         if isinstance(index, slice | np.ndarray):
-            some = copy(self)  # of the same block, which is shared and not looked through again
-            some._rows = _as_array(self._rows)[index]
-            return some
+            part = copy(self)  # shares the block of names
+            part._rows = _as_array(self._rows)[index]
+            return part
         return self.directory / os.fsdecode(self._encoded(index))
 
     def __iter__(self) -> Iterator[Path]:
-        return (self.directory / os.fsdecode(name) for name in self.encoded())
+        return (self.directory / os.fsdecode(name) for name in self.byte_names())
 
     def _encoded(self, index: int) -> bytes:
         row = self._rows[index]
         return self._text[self._starts[row] : self._starts[row + 1]]
 
-    def encoded(self) -> Iterator[bytes]:
-        """The names as the file system spells them, without the directory."""
+    def byte_names(self) -> Iterator[bytes]:
+        """Yield the names as the file system spells them, without the directory."""
         text = self._text
         for first in range(0, len(self), _CHUNK):
             rows = _as_array(self._rows[first : first + _CHUNK])
@@ -84,27 +84,27 @@ class Files(Sequence[Path]):
                 yield text[start:stop]
 
     def name(self, index: int) -> str:
-        """File ``index`` relative to the directory, forward slashes; absolute if outside it."""
+        """Return file ``index`` relative to the directory, with slashes; absolute if outside it."""
         return _spelt(self._encoded(index))
 
     def names(self) -> Iterator[str]:
-        """``name`` of each."""
-        return map(_spelt, self.encoded())
+        """Yield the ``name`` of each file."""
+        return map(_spelt, self.byte_names())
 
-    def located(self) -> Iterator[bytes]:
-        """The paths as the system's calls take them, with the directory."""
+    def byte_paths(self) -> Iterator[bytes]:
+        """Yield the paths as bytes for system calls, with the directory."""
         directory = b"" if self.directory == Path() else os.fsencode(self.directory)
         if not self._plain:
-            return (os.path.join(directory, name) for name in self.encoded())
+            return (os.path.join(directory, name) for name in self.byte_names())
         lead = os.path.join(directory, b"")
-        return (lead + name for name in self.encoded())
+        return (lead + name for name in self.byte_names())
 
     def absolute(self) -> Iterator[str]:
-        """``os.path.abspath`` of each."""
+        """Yield ``os.path.abspath`` of each file."""
         if not self._plain:
             return map(os.path.abspath, self)
         lead = os.path.join(os.path.abspath(self.directory), "")
-        return (lead + os.fsdecode(name) for name in self.encoded())
+        return (lead + os.fsdecode(name) for name in self.byte_names())
 
 
 def _as_array(rows: range | np.ndarray) -> np.ndarray:
@@ -112,13 +112,13 @@ def _as_array(rows: range | np.ndarray) -> np.ndarray:
 
 
 def _is_plain(text: bytes, starts: np.ndarray) -> bool:
-    """Whether every path is the directory, a slash, and the name, with nothing to resolve."""
+    """Return whether every path is the directory, a slash and the name, with nothing to resolve."""
     begins = np.frombuffer(text, np.uint8)[starts[:-1]]
     return b".." not in text and not (begins == ord("/")).any()
 
 
 class Texts(Sequence[str]):
-    """The files as text: what a person finds a picture by."""
+    """The files as text, by which a user finds an image."""
 
     def __init__(self, files: Files):
         self.files = files
@@ -140,40 +140,41 @@ def _spelt(name: bytes) -> str:
     return os.path.abspath(text) if os.path.isabs(text) else text
 
 
-class Gathering:
-    """Pictures while a listing is put together: names in one block, split and class as numbers.
+class ListingBuilder:
+    """Collects images for a listing: names in one block, split and class as numbers.
 
     Args:
-        directory: that names are relative to.
+        directory: the folder that names are relative to.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
         self._text, self._lengths = bytearray(), array("q", [0])
         self._labels, self._splits = array("i"), array("b")
-        self._known: dict[str, int] = {}  # class -> number, in the order they were met
+        self._known: dict[str, int] = {}  # class -> number, in order of appearance
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Composed (see :mod:`convlens.data.index.names`) and sorted bytewise."""
+        """Class names in composed spelling (``convlens.data.index.names``), sorted bytewise."""
         return tuple(sorted(self._known, key=os.fsencode))
 
     def add(self, split: str | None, label: str, names: Sequence[str]) -> None:
-        """Pictures of one class; ``split`` None for all or for none."""
+        """Add images of one class; ``split`` is None either for all images or for none."""
         if not names:
             return
         encoded = list(map(os.fsencode, names))
         self._text += b"".join(encoded)
         self._lengths.extend(map(len, encoded))
-        number = self._known.setdefault(composed(label), len(self._known))
+        number = self._known.setdefault(normalise_name(label), len(self._known))
         place = -1 if split is None else SPLITS.index(split)
         self._labels.extend(array("i", [number]) * len(names))
         self._splits.extend(array("b", [place]) * len(names))
 
     def sorted(self) -> tuple[Files, np.ndarray, np.ndarray | None]:
-        """Files, labels (N,) int64 into ``class_names``, splits (N,) str or None.
+        """Return files, labels (N,) int64 into ``class_names``, and splits, (N,) str or None.
 
-        By split, class and path, bytewise, as they are composed: the same on every file system.
+        The order is by split, class and path (bytewise, in composed spelling), so it is the same
+        on every file system.
         """
         place = {name: number for number, name in enumerate(self.class_names)}
         ranks = np.array([place[name] for name in self._known])
@@ -183,7 +184,7 @@ class Gathering:
         files = Files(self.directory, bytes(self._text), starts)
         order = _by_name(files, splits.astype(np.int64) * len(place) + labels)
         if (order[1:] < order[:-1]).any():
-            text = b"".join(files[order].encoded())
+            text = b"".join(files[order].byte_names())
             np.cumsum(np.diff(starts)[order], out=starts[1:])
             files = Files(self.directory, text, starts)
             labels, splits = labels[order], splits[order]
@@ -192,22 +193,22 @@ class Gathering:
 
 
 def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
-    """(N,) the order by group, and by path within each: only one group's paths exist at a time."""
+    """Return the order by group, then by path, (N,); only one group's paths exist at a time."""
     order = np.argsort(groups, kind="stable")
     edges = np.flatnonzero(np.diff(groups[order])) + 1
-    for part in np.split(order, edges):  # views: what is written stays in `order`
-        paths = list(files[part].located())
+    for part in np.split(order, edges):  # views: assigning to them sorts `order`
+        paths = list(files[part].byte_paths())
         keys = [path if path.isascii() else _composed(path) for path in paths]
         part[:] = part[sorted(range(len(paths)), key=keys.__getitem__)]
     return order
 
 
 def _composed(path: bytes) -> bytes:
-    return os.fsencode(composed(os.fsdecode(path)))
+    return os.fsencode(normalise_name(os.fsdecode(path)))
 
 
-def size_and_time(path: str | bytes) -> tuple[int, int]:
-    """Bytes and modification time (ns) of a file; -1 both where it cannot be asked."""
+def read_size_and_time(path: str | bytes) -> tuple[int, int]:
+    """Return size in bytes and modification time in ns; -1 for both if the file is unreadable."""
     try:
         info = os.stat(path)
     except OSError:

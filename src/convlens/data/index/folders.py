@@ -1,7 +1,8 @@
-"""What lies in a folder: pictures, other folders, and what is of no use here.
+"""What a folder contains: images, other folders, and files that are not used.
 
-A file with a picture's name is taken for one, unopened: decoding says what is wrong with it. Of
-any other the first bytes tell. What systems and tools leave behind is known by its name.
+A file with an image's extension counts as an image without being opened; decoding reports what is
+wrong with it. For any other file, the first bytes decide. Files that systems and tools leave behind
+are recognised by name.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convlens.core.errors import UserError
-from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
+from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, detect_file_kind
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-# Lower case. Thumbnails, waste bins, indices and settings: never a class or an image of the user's.
+# Lower case. Thumbnails, bins, indices and settings: never a class or an image of the user.
 _TOOLS = frozenset((
     # Windows
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler",
@@ -32,160 +33,174 @@ _TOOLS = frozenset((
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin",
     ".@__thumb", ".@upload_cache", ".streams", ".recycle", ".snapshot", ".snapshots", ".zfs",
     ".sync", ".stfolder", ".stversions", ".dropbox", ".dropbox.cache",
-    # programs for pictures
+    # programs for images
     ".picasa.ini", "picasa.ini", ".picasaoriginals", "zbthumbnail.info", ".comments", ".dtrash",
     # notebooks, Python, version control
     ".ipynb_checkpoints", "__pycache__", ".git", ".gitignore", ".gitattributes", ".gitkeep",
     ".keep", ".svn", ".hg", ".dvc", ".dvcignore", ".idea", ".vscode",
 ))  # fmt: skip
 _TOOLS_BEGIN = ("._", ".trash", ".fuse_hidden", ".nfs0", ".syncthing.", ".~lock.")
-_SHOWN = 3  # names behind a count
+_SHOWN = 3  # names that a message gives after a count
 
 
-def left_by_tools(name: str) -> bool:
-    """Whether a file or folder is known, by its name, to be a system's or a tool's.
+def is_left_by_tools(name: str) -> bool:
+    """Return whether a file or folder, judging by its name, belongs to a system or a tool.
 
-    >>> left_by_tools("@eaDir"), left_by_tools("._cat.jpg"), left_by_tools("cats")
+    >>> is_left_by_tools("@eaDir"), is_left_by_tools("._cat.jpg"), is_left_by_tools("cats")
     (True, True, False)
     """
     lower = name.lower()
     return lower in _TOOLS or lower.startswith(_TOOLS_BEGIN)
 
 
-def shown(names: Iterable[str]) -> str:
-    """The first three names, and whether there are more.
+def join_names(names: Iterable[str]) -> str:
+    """Join the first three names, with "…" if there are more.
 
-    >>> shown(["a", "b", "c", "d"])
+    >>> join_names(["a", "b", "c", "d"])
     'a, b, c, …'
     """
     first = list(itertools.islice(names, _SHOWN + 1))
     return ", ".join(first[:_SHOWN]) + (", …" if len(first) > _SHOWN else "")
 
 
-def counted(count: int, one: str, more: str) -> str:
-    """A count and what is counted.
+def count_noun(count: int, one: str, more: str) -> str:
+    """Return a count with its noun, in the singular or plural.
 
-    >>> counted(1, "file is", "files are"), counted(2, "file is", "files are")
+    >>> count_noun(1, "file is", "files are"), count_noun(2, "file is", "files are")
     ('1 file is', '2 files are')
     """
     return f"{count} {one if count == 1 else more}"
 
 
 @dataclass
-class Named:
-    """How many there are, and the names of the first of them."""
+class NameCount:
+    """A number of files, and the names of the first few."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
+        """Count one more file."""
         self.count += 1
         if len(self.first) <= _SHOWN:
             self.first.append(name)
 
     def __str__(self) -> str:
-        return shown(self.first)
+        return join_names(self.first)
 
 
 class Content(NamedTuple):
-    """What lies directly in a folder, each sorted bytewise.
+    """What a folder contains directly, each list sorted bytewise.
 
-    folders: paths of sub-folders; pictures: names; by_content: those of them whose names do not
-    tell; unused: (kind, name) of all else that is not a tool's.
+    Attributes:
+        folders: paths of sub-folders.
+        images: names of images.
+        by_content: names of the images that only their content identifies.
+        unused: (kind, name) of everything else, except tools' files.
     """
 
     folders: list[Path]
-    pictures: list[str]
+    images: list[str]
     by_content: list[str]
     unused: list[tuple[str, str]]
 
 
 class Walk:
-    """Goes through the folders below ``root`` and keeps count of what is left out.
+    """Walks through the folders below ``root`` and counts what is not used.
 
-    ``companions``: suffixes of files that belong to the pictures beside them, and are used.
+    Args:
+        root: the folder; names in messages are relative to it.
+        companions: suffixes of files that belong to the images beside them, and are used.
 
     Attributes:
-        unused: kind of file to those that :meth:`below` has passed over.
-        by_content: pictures that it gave whose names do not tell.
+        root: the folder.
+        unused: kind of file -> the files that ``iterate`` passed over.
+        by_content: images from ``iterate`` that only their content identifies.
     """
 
     def __init__(self, root: Path, companions: tuple[str, ...] = ()):
         self.root, self._companions = root, companions
-        self.unused: dict[str, Named] = {}
-        self.by_content = Named()
-        self._seen: dict[Path, Content] = {}
+        self.unused: dict[str, NameCount] = {}
+        self.by_content = NameCount()
+        self._contents: dict[Path, Content] = {}
 
-    def look(self, folder: Path) -> tuple[list[Path], list[str]]:
-        """The sub-folders and the names of pictures directly in ``folder``.
+    def read_folder(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """Return the sub-folders and the names of images directly in ``folder``.
 
-        It is remembered, so that no folder is read and no file opened twice: for the few folders
-        that tell a layout.
+        The result is kept, so that no folder is read and no file opened twice; meant for the few
+        folders that determine a layout.
         """
-        found = self._seen[folder] = self._seen.get(folder) or _content(folder)
-        return found.folders, found.pictures
+        content = self._contents[folder] = self._contents.get(folder) or _read_content(folder)
+        return content.folders, content.images
 
-    def below(
+    def iterate(
         self, folder: Path, above: frozenset = frozenset()
     ) -> Iterator[tuple[Path, list[str]]]:
-        """(folder, names of the pictures directly in it) of ``folder`` and of every one below it.
+        """Yield (folder, names of the images directly in it) for ``folder`` and all below it.
 
-        Links are followed; one back to a folder above is not.
+        Links are followed, except those back to a folder above.
+
+        Args:
+            folder: where to start.
+            above: device and inode of the folders above it.
         """
         info = folder.stat()
         here = (info.st_dev, info.st_ino)
         if here in above:
             return
-        found = self._seen.get(folder) or _content(folder)
-        for kind, name in found.unused:
+        content = self._contents.get(folder) or _read_content(folder)
+        for kind, name in content.unused:
             if not name.lower().endswith(self._companions):
-                self.unused.setdefault(kind, Named()).add(self._name(folder, name))
-        for name in found.by_content:
+                self.unused.setdefault(kind, NameCount()).add(self._name(folder, name))
+        for name in content.by_content:
             self.by_content.add(self._name(folder, name))
-        yield folder, found.pictures
-        for inner in found.folders:
-            yield from self.below(inner, above | {here})
+        yield folder, content.images
+        for inner in content.folders:
+            yield from self.iterate(inner, above | {here})
 
-    def pictures(self, folder: Path) -> Iterator[Path]:
-        """Every picture below ``folder``."""
-        return (inner / name for inner, names in self.below(folder) for name in names)
+    def find_images(self, folder: Path) -> Iterator[Path]:
+        """Yield every image below ``folder``."""
+        return (inner / name for inner, names in self.iterate(folder) for name in names)
 
     def _name(self, folder: Path, name: str) -> str:
         return (folder / name).relative_to(self.root).as_posix()
 
-    def left_out(self) -> str:
-        """What was passed over, kind by kind, with counts and names; empty if nothing was."""
+    def describe_unused(self) -> str:
+        """Return what was passed over, by kind, with counts and names; "" for nothing."""
         kinds = sorted(self.unused.items(), key=lambda pair: (-pair[1].count, pair[0]))
-        return "; ".join(f"{named.count} {kind} ({named})" for kind, named in kinds)
+        return "; ".join(f"{names.count} {kind} ({names})" for kind, names in kinds)
 
     def notes(self, where: str) -> list[str]:
-        """Lines a person should read about what lay ``where`` and was not used."""
+        """Return lines to report to the user about files ``where`` that are not used."""
         lines = []
         if self.unused:
-            count = sum(named.count for named in self.unused.values())
-            files = counted(count, f"file {where} is", f"files {where} are")
+            count = sum(names.count for names in self.unused.values())
+            files = count_noun(count, f"file {where} is", f"files {where} are")
             advice = f"; {WAY_OUT} to use them" if set(self.unused) & set(FOREIGN) else ""
-            lines.append(f"{files} not used: {self.left_out()}{advice}")
+            lines.append(f"{files} not used: {self.describe_unused()}{advice}")
         if self.by_content.count:
-            images = counted(self.by_content.count, "image is", "images are")
+            images = count_noun(self.by_content.count, "image is", "images are")
             lines.append(f"{images} recognised by content, not by name: {self.by_content}")
         return lines
 
 
-def _content(folder: Path) -> Content:
-    """What lies in ``folder``. Raises UserError where it cannot be read.
+def _read_content(folder: Path) -> Content:
+    """Return what ``folder`` contains.
 
-    A dangling link with a picture's name counts as a picture: decoding will name it.
+    A dangling link with an image's name counts as an image, so that decoding reports it.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
-    folders, pictures, by_content, unused = [], [], [], []
+    folders, images, by_content, unused = [], [], [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                named = name.lower().endswith(EXTENSIONS)
-                if named and name[0] != "." and entry.is_file():
-                    pictures.append(name)  # nearly all
-                elif left_by_tools(name):
+                is_named = name.lower().endswith(EXTENSIONS)
+                if is_named and name[0] != "." and entry.is_file():
+                    images.append(name)  # nearly all files
+                elif is_left_by_tools(name):
                     continue
                 elif name[0] == ".":
                     unused.append(("hidden", name))
@@ -193,20 +208,20 @@ def _content(folder: Path) -> Content:
                     folders.append(folder / name)
                 elif not entry.is_file():
                     if os.path.exists(entry.path):
-                        unused.append(("pipe or device", name))  # opened, it would be waited for
-                    elif named:
-                        pictures.append(name)
+                        unused.append(("pipe or device", name))  # opening it would block
+                    elif is_named:
+                        images.append(name)
                     else:
                         unused.append(("link to nothing", name))
-                elif (kind := kind_of_file(entry.path)) in FORMATS:
-                    pictures.append(name)
+                elif (kind := detect_file_kind(entry.path)) in FORMATS:
+                    images.append(name)
                     by_content.append(name)
                 else:
                     unused.append((kind, name))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
-    for names in (pictures, by_content):
+    for names in (images, by_content):
         names.sort(key=os.fsencode)
     folders.sort(key=os.fsencode)
     unused.sort(key=lambda pair: os.fsencode(pair[1]))
-    return Content(folders, pictures, by_content, unused)
+    return Content(folders, images, by_content, unused)

@@ -1,15 +1,15 @@
-"""What a file is, by its first bytes and never by its name."""
+"""Detect a file's type by its first bytes, never by its name."""
 
 from __future__ import annotations
 
 import os
 import re
 
-# Only these are decoded, whatever the file's name says (others can start interpreters: EPS).
+# Only these are decoded, whatever the file's name (others can start interpreters: EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-HEAD = 512  # bytes that tell; DICOM's mark stands at 128, an SVG's may stand behind a comment
+HEAD = 512  # bytes read; DICOM's mark is at 128, an SVG's may follow a comment
 
-# Images that other programs show and that are not decoded here.
+# Image formats of other programs, which are not decoded here.
 FOREIGN = (
     "HEIC", "AVIF", "JPEG XL", "JPEG 2000", "SVG", "camera RAW", "PSD", "PostScript", "PDF",
     "ICO", "EXR", "DICOM", "NIfTI",
@@ -43,7 +43,7 @@ _INSIDE = {  # kind: (where, bytes)
     "archive": (257, b"ustar"),
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# These are TIFF files by their bytes, with a thumbnail where a TIFF has its image.
+# By their bytes these are TIFF files, but with a thumbnail instead of the image.
 _RAW_NAMES = (".dng", ".nef", ".nrw", ".arw", ".sr2", ".pef", ".srw", ".3fr", ".iiq", ".dcr")
 _BRANDS = {
     "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"),
@@ -55,13 +55,13 @@ _RIFF = {b"WEBP": "WEBP", b"AVI ": "video", b"WAVE": "audio"}
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
-def kind_of(head: bytes, name: str = "") -> str:
-    """What a file is that begins with ``head``, its first ``HEAD`` bytes.
+def detect_kind(head: bytes, name: str = "") -> str:
+    """Return the type of a file from ``head``, its first ``HEAD`` bytes.
 
-    One of ``FORMATS``, of ``FOREIGN``, or a word for a message: ``video``, ``text``, ``empty`` …
-    ``name`` tells camera RAW from the TIFF that it is by its bytes, and nothing else.
+    The result is one of ``FORMATS``, of ``FOREIGN``, or a word for a message: ``video``, ``text``,
+    ``empty`` and others. ``name`` only distinguishes camera RAW from TIFF.
 
-    >>> kind_of(b"\\xff\\xd8\\xff\\xe0"), kind_of(b"<!DOCTYPE html>"), kind_of(b"")
+    >>> detect_kind(b"\\xff\\xd8\\xff\\xe0"), detect_kind(b"<!DOCTYPE html>"), detect_kind(b"")
     ('JPEG', 'HTML', 'empty')
     """
     if not head:
@@ -77,16 +77,16 @@ def kind_of(head: bytes, name: str = "") -> str:
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12], "unknown content")
     if head[4:8] == b"ftyp":
-        return _branded(head)
+        return _detect_brand(head)
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
-    return _written(head)
+    return _detect_text(head)
 
 
-def _branded(head: bytes) -> str:
-    """HEIC, AVIF, RAW and videos share a container (ISO/IEC 14496-12): brands tell them apart.
+def _detect_brand(head: bytes) -> str:
+    """Distinguish HEIC, AVIF, RAW and videos, which share a container (ISO/IEC 14496-12).
 
-    The first is the main one; ``mif1`` says only that it is an image, and what others it fits.
+    Its first brand is the main one; ``mif1`` only says that it is an image, so the others decide.
     """
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[start : start + 4] for start in range(16, end, 4))]
@@ -95,14 +95,14 @@ def _branded(head: bytes) -> str:
     return next((kind for kind, marks in _BRANDS.items() if brands[0] in marks), "video")
 
 
-def _written(head: bytes) -> str:
-    """Text of a kind, or unknown content."""
+def _detect_text(head: bytes) -> str:
+    """Return the kind of a text file, or unknown content."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "text"  # UTF-16
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not a letter that is cut in two
+        if error.start < len(head) - 3:  # not just a last character that is cut off
             return "unknown content"
         text = head[: error.start].decode("utf-8")
     if re.search(r"[\0-\x08\x0e-\x1a]", text):
@@ -115,13 +115,13 @@ def _written(head: bytes) -> str:
     return "XML" if start.startswith("<?xml") else "text"
 
 
-def kind_of_file(path: str | os.PathLike) -> str:
-    """``kind_of`` of a file, ``HEAD`` bytes of which are read; never raises.
+def detect_file_kind(path: str | os.PathLike) -> str:
+    """Return ``detect_kind`` of a file from its first ``HEAD`` bytes; never raises.
 
-    The caller has made sure that it is a file: a pipe would be waited for.
+    The caller makes sure that it is a regular file; opening a pipe would block.
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            return kind_of(file.read(HEAD), os.fspath(path))
+            return detect_kind(file.read(HEAD), os.fspath(path))
     except OSError as error:
         return f"unreadable: {error.strerror}"

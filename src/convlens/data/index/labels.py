@@ -1,4 +1,4 @@
-"""What names tell: splits by the words of folders, labels by patterns over file names."""
+"""What names say: splits by the words of folders, labels by patterns over file names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.names import composed
+from convlens.data.index.names import normalise_name
 
 SPLITS = ("train", "validation", "test")
-# What people call their splits, as `split_of` reduces a name.
+# What people call their splits, in the form to which `parse_split` reduces a name.
 _SPLIT_WORDS = {
     "train": (
         "train training trn trainings entrainement apprentissage entrenamiento addestramento "
@@ -26,22 +26,22 @@ _SPLIT_WORDS = {
     ),
     "test": ("test testing tst prueba pruebas teste testes тест 测试 測試 テスト 테스트"),
 }
-# Words for either of the two splits that are not trained on.
+# Words for either of the splits that are not trained on.
 HELD_OUT = "held out"
 _HELD_OUT_WORDS = "eval evals evaluation holdout heldout"
-# Words beside them that change nothing: training_set, test-images, ValidationData.
+# Words beside them that add no meaning: training_set, test-images, ValidationData.
 _FILLERS = (
     "set data dataset image images img imgs picture pictures photo photos split subset folder "
     "samples daten 集 データ 데이터"
 )
 PATTERN_FIELDS = {"class": r"(?P<class>[^/]+?)", "number": r"[0-9]+"}
-PATTERN_EXAMPLE = "{class}.*"  # as it is typed, in double quotes with its key
+PATTERN_EXAMPLE = "{class}.*"  # as a user types it, in double quotes with its key
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name without case, accents and numbers."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainImages
-    letters = unicodedata.normalize("NFKD", parted.casefold())
+    """Return the words of a name without case, accents and numbers."""
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainImages
+    letters = unicodedata.normalize("NFKD", separated.casefold())
     plain = "".join(c for c in letters if not unicodedata.combining(c))
     return re.findall(r"[^\W\d_]+", plain)
 
@@ -56,32 +56,40 @@ _KNOWN_SPLITS = {
 
 
 @functools.lru_cache(maxsize=1024)
-def split_of(name: str) -> str | None:
-    """Which split a folder or a table calls so; ``HELD_OUT``: validation or test; or None.
+def parse_split(name: str) -> str | None:
+    """Return the split that a folder's or table's word names; None if it names no split.
 
-    >>> split_of("Training_Set"), split_of("val2017"), split_of("eval"), split_of("cats")
-    ('train', 'validation', 'held out', None)
+    ``HELD_OUT`` stands for validation or test.
+
+    >>> parse_split("Training_Set"), parse_split("val2017"), parse_split("cats")
+    ('train', 'validation', None)
+    >>> parse_split("eval")
+    'held out'
     """
     return _KNOWN_SPLITS.get("".join(w for w in _words(name) if w not in _KNOWN_FILLERS))
 
 
 class Keys(NamedTuple):
-    """What the person calls the arguments, so that an error names the word to change."""
+    """What the user calls the arguments, so that an error names the key to change."""
 
     directory: str = "data.dir"
     pattern: str = "data.pattern"
     csv: str = "data.csv"
 
 
-def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
-    """The regular expression of a name pattern (see ``list_pictures``), for composed names."""
-    pattern = composed(pattern)
+def compile_pattern(pattern: str, keys: Keys) -> re.Pattern[str]:
+    """Return the regular expression of a name pattern (``list_images``), for composed names.
+
+    Raises:
+        UserError: the pattern is not valid.
+    """
+    pattern = normalise_name(pattern)
     if "(?P<class>" in pattern:
         try:
             return re.compile(pattern)
         except re.error as error:
             raise UserError(
-                f"{keys.pattern} is no regular expression: {error}: {pattern}"
+                f"{keys.pattern} is not a regular expression: {error}: {pattern}"
             ) from None
     expression = ""
     for part in re.split(r"(\{[^{}]*\}|\*|\?)", pattern):
@@ -97,35 +105,39 @@ def compiled(pattern: str, keys: Keys) -> re.Pattern[str]:
             expression += {"*": ".*", "?": "."}.get(part, re.escape(part))
     if pattern.count("{class}") != 1:
         raise UserError(
-            f"{keys.pattern}={pattern} must hold {{class}} once: {PATTERN_EXAMPLE} reads cat.0.jpg"
+            f"{keys.pattern}={pattern} needs {{class}} once: {PATTERN_EXAMPLE} reads cat.0.jpg"
         )
     return re.compile(expression)
 
 
-def classes_in_names(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
-    """The class that ``pattern`` finds in each name; UserError if one name does not fit."""
-    matches = map(compiled(pattern, keys).fullmatch, map(composed, names))
-    # interned: one text a class, not one a picture
-    found = [match and sys.intern(match["class"] or "") for match in matches]
-    if None in found:
-        fitting = len(found) - found.count(None) or "none"
+def read_classes(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -> list[str]:
+    """Return the class that ``pattern`` finds in each name.
+
+    Raises:
+        UserError: a name does not fit the pattern.
+    """
+    matches = map(compile_pattern(pattern, keys).fullmatch, map(normalise_name, names))
+    # interned: one string per class, not one per image
+    classes = [match and sys.intern(match["class"] or "") for match in matches]
+    if None in classes:
+        fitting = len(classes) - classes.count(None) or "none"
         raise UserError(
             f"{fitting} of {len(names)} names in {folder} fit {keys.pattern}={pattern}: "
-            f"{names[found.index(None)]} does not; mend the pattern, or move what is not meant out "
-            "of the folder"
+            f"{names[classes.index(None)]} does not; correct the pattern or move other files out"
         )
-    if "" in found:
-        empty = folder / names[found.index("")]
+    if "" in classes:
+        empty = folder / names[classes.index("")]
         raise UserError(f"{keys.pattern}={pattern} finds an empty class in {empty}")
-    return found
+    return classes
 
 
-def suggested_pattern(names: Sequence[str], keys: Keys) -> str | None:
-    """A pattern that all names follow and that gives two or more classes."""
-    for shown in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
-        # {class}.* alone would take every photo.jpg for a class of its own: ask for the number here
-        shape = compiled("{class}.{number}.*" if shown == PATTERN_EXAMPLE else shown, keys)
-        matches = [shape.fullmatch(composed(name)) for name in names]
+def suggest_pattern(names: Sequence[str], keys: Keys) -> str | None:
+    """Return a pattern that all names follow and that gives at least two classes, or None."""
+    for pattern in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
+        # {class}.* alone would make a class of every photo.jpg, so require the number here
+        strict = "{class}.{number}.*" if pattern == PATTERN_EXAMPLE else pattern
+        expression = compile_pattern(strict, keys)
+        matches = [expression.fullmatch(normalise_name(name)) for name in names]
         if all(matches) and 2 <= len({match["class"] for match in matches}) < len(names):
-            return shown
+            return pattern
     return None

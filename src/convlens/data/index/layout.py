@@ -1,7 +1,7 @@
-"""What the folders of a data set stand for: splits, classes, or neither that could be known.
+"""What the folders of a data set mean: splits, classes, or neither if that cannot be known.
 
-Names that are usual tell a split. Where folders are arranged as splits, folds, years or cameras
-are, and their names do not tell, nothing is guessed: it is refused, with the keys that say it.
+Common names identify a split. If folders are arranged like splits, folds, years or cameras but
+their names do not say which, nothing is guessed: the layout is refused, with the keys that decide.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlens.core.errors import UserError
-from convlens.data.index.folders import Walk, shown
-from convlens.data.index.labels import HELD_OUT, SPLITS, Keys, split_of
+from convlens.data.index.folders import Walk, join_names
+from convlens.data.index.labels import HELD_OUT, SPLITS, Keys, parse_split
 
-_LOWER = "*/{class}/*"  # patterns that say which folders are the classes
+_LOWER = "*/{class}/*"  # patterns that say which folders are classes
 _UPPER = "{class}/*"
 
 
-def split_folders(
+def find_split_folders(
     root: Path, walk: Walk, keys: Keys, nested: bool, for_test: bool = False
 ) -> dict[str, Path]:
-    """``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` is not split.
+    """Return ``{"train": folder, …}`` in the order of SPLITS, or {} if ``root`` has no splits.
 
-    ``nested``: split folders hold class folders; without, the pictures themselves.
-    ``for_test``: nothing is trained on them, and train/ may lack.
+    Args:
+        root: the data set.
+        walk: the walk through the data set.
+        keys: what errors call the arguments.
+        nested: split folders contain class folders; otherwise, the images themselves.
+        for_test: nothing is trained, so train/ may be missing.
+
+    Raises:
+        UserError: the split folders are ambiguous or incomplete.
     """
-    folders, _ = walk.look(root)
+    folders, _ = walk.read_folder(root)
     roles = _roles([folder.name for folder in folders])
     found: dict[str, Path] = {}
     for folder in folders:
@@ -41,84 +48,92 @@ def split_folders(
     either = [folder for folder in folders if roles[folder.name] == HELD_OUT]
     others = [folder for folder in folders if roles[folder.name] is None]
     holding = [*found.values(), *either]
-    if not holding or (nested and others and not any(walk.look(f)[0] for f in holding)):
+    if not holding or (nested and others and not any(walk.read_folder(f)[0] for f in holding)):
         return {}  # class folders, one of which happens to be called "train" or "test"
     if "train" not in found and not for_test:
         raise UserError(
-            f"{root} has {holding[0].name}/ but no train/ folder: make one for the "
-            f"training pictures, or point {keys.directory} at a folder of class folders"
+            f"{root} has {holding[0].name}/ but no train/ folder: add one with the training "
+            f"images, or point {keys.directory} at a folder of class folders"
         )
     _place_held_out(found, either, for_test)
     for other in others:
-        lost = next(Walk(other).pictures(other), None)
-        if lost is not None:
+        stray = next(Walk(other).find_images(other), None)
+        if stray is not None:
             raise UserError(
-                f"{other} holds pictures ({lost.name}) but lies beside "
-                f"{found.get('train', holding[0]).name}/ and "
-                f"belongs to no split: move it out of {root}"
+                f"{other} contains images ({stray.name}) but is beside "
+                f"{found.get('train', holding[0]).name}/ and belongs to no split: move it out of "
+                f"{root}"
             )
     return {split: found[split] for split in SPLITS if split in found}
 
 
 def _roles(names: Sequence[str]) -> dict[str, str | None]:
-    """The split that each name tells, also behind what all of them begin with (seg_train)."""
+    """Return the split that each name means, also after a shared prefix (seg_train)."""
     lead = _shared_letters(names) if len(names) > 1 else 0
-    return {name: split_of(name) or split_of(name[lead:]) for name in names}
+    return {name: parse_split(name) or parse_split(name[lead:]) for name in names}
 
 
 def _place_held_out(found: dict[str, Path], either: Sequence[Path], for_test: bool) -> None:
-    """``eval/`` or ``holdout/`` is the one that is lacking of validation and test.
+    """Assign ``eval/`` or ``holdout/`` to the missing split: validation or test.
 
-    Where nothing is trained and chosen it may be any of them.
+    If nothing is trained, it may be either.
     """
-    lacking = [split for split in ("test", "validation") if split not in found]
-    if len(either) == len(lacking) == 1 or (for_test and len(either) <= len(lacking)):
-        found.update(zip(lacking, either, strict=False))
+    missing = [split for split in ("test", "validation") if split not in found]
+    if len(either) == len(missing) == 1 or (for_test and len(either) <= len(missing)):
+        found.update(zip(missing, either, strict=False))
     elif either:
         raise UserError(
-            f"{either[0]} may hold validation or test pictures: call it validation/ or test/"
+            f"{either[0]} may hold validation or test images: call it validation/ or test/"
         )
 
 
-def classes_in(folder: Path, walk: Walk) -> Path:
-    """``folder``, or where its class folders lie: below a single one that holds all of it.
+def find_classes(folder: Path, walk: Walk) -> Path:
+    """Return ``folder``, or the only folder in it that contains all its class folders.
 
-    A split of a single class is none, so that a single folder of folders is no class.
+    A split with a single class is no use, so a single folder of folders is not a class.
     """
-    inner, strays = walk.look(folder)
-    while len(inner) == 1 and not strays and walk.look(inner[0])[0] and not walk.look(inner[0])[1]:
-        folder = inner[0]
-        inner, strays = walk.look(folder)
+    inner, strays = walk.read_folder(folder)
+    while len(inner) == 1 and not strays:
+        below, loose = walk.read_folder(inner[0])
+        if loose or not below:
+            break
+        folder, inner, strays = inner[0], below, loose
     return folder
 
 
-def splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
-    """Whether every class folder holds split folders and nothing else: cats/train, cats/test, …"""
+def are_splits_in_classes(classes: Sequence[Path], walk: Walk) -> bool:
+    """Return whether every class folder has split folders and nothing else: cats/train, …"""
     return len(classes) > 1 and all(_is_split(folder, walk) for folder in classes)
 
 
 def _is_split(folder: Path, walk: Walk) -> bool:
-    """Whether a folder holds two or more split folders of pictures, train/ among them."""
-    inner, loose = walk.look(folder)
-    splits = [split_of(part.name) for part in inner]
+    """Return whether a folder has two or more split folders of images, including train/."""
+    inner, loose = walk.read_folder(folder)
+    splits = [parse_split(part.name) for part in inner]
     if loose or len(inner) < 2 or "train" not in splits or not set(splits) <= set(SPLITS):
         return False
-    return len(set(splits)) == len(splits) and not any(walk.look(part)[0] for part in inner)
+    return len(set(splits)) == len(splits) and not any(walk.read_folder(part)[0] for part in inner)
 
 
 def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
-    """Raises UserError where a class folder is split itself; ``parts``: the folders in it."""
+    """Raise UserError if a class folder is itself a data set or has splits of its own.
+
+    Args:
+        folder: the class folder.
+        parts: the folders in it.
+        keys: what errors call the arguments.
+    """
     below = [part.relative_to(folder).parts for part in parts]
-    if any(len(path) > 1 and split_of(path[0]) == "train" for path in below):
+    if any(len(path) > 1 and parse_split(path[0]) == "train" for path in below):
         raise UserError(
-            f"{folder} is a data set of its own, with train/, not a class: "
+            f"{folder} is a data set with train/, not a class: "
             f"did you mean {keys.directory}={folder}?"
         )
-    splits = {split_of(path[0]): path[0] for path in below if path and split_of(path[0])}
+    splits = {parse_split(path[0]): path[0] for path in below if path and parse_split(path[0])}
     if "train" in splits and len(splits) > 1:
         raise UserError(
-            f"{folder} is split, into {shown(sorted(splits.values()))}, but other classes are not:"
-            f" lay out all classes the same way, or move the pictures out of these folders"
+            f"{folder} has split folders ({join_names(sorted(splits.values()))}), but other "
+            f"classes do not: lay out all classes alike, or move the images out of these folders"
         )
 
 
@@ -127,16 +142,27 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
 
 @dataclass(frozen=True)
 class Branch:
-    """A class folder as it lies: ``own`` tells of pictures directly in it, ``inner`` names its
-    folders that hold pictures. A single folder around all the others does not count."""
+    """A class folder.
+
+    Attributes:
+        name: of the folder.
+        own: whether images are directly in it.
+        inner: names of the folders in it that contain images; a single folder around all others
+            does not count.
+    """
 
     name: str
     own: bool
     inner: frozenset[str]
 
 
-def branch(folder: Path, parts: Iterable[Path]) -> Branch:
-    """``parts``: the folders below ``folder``, and itself, that directly hold pictures."""
+def describe_branch(folder: Path, parts: Iterable[Path]) -> Branch:
+    """Describe a class folder.
+
+    Args:
+        folder: the class folder.
+        parts: the folders at and below ``folder`` that directly contain images.
+    """
     below = [part.relative_to(folder).parts for part in parts]
     while len(below) and all(len(path) > 1 for path in below) and len({p[0] for p in below}) == 1:
         below = [path[1:] for path in below]
@@ -144,19 +170,19 @@ def branch(folder: Path, parts: Iterable[Path]) -> Branch:
 
 
 def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
-    """Raises UserError where the folders in ``folder`` are no classes, or might not be.
+    """Raise UserError if the folders in ``folder`` are not classes, or may not be.
 
-    Most of them hold folders of the same names, as splits, folds, years and cameras do; or one
-    holds folders named like the classes beside it.
+    That is so if most of them contain folders of the same names, as splits, folds, years and
+    cameras do, or if one contains folders named like the classes beside it.
     """
     names = {branch.name.casefold() for branch in branches}
     for each in branches:
         beside = sorted(n for n in each.inner if n.casefold() in names - {each.name.casefold()})
         if beside and 2 * len(beside) >= len(each.inner):
             raise UserError(
-                f"{folder / each.name} holds folders named like classes beside it, {shown(beside)}:"
-                f" move it out of {folder}{_masks([each.name])}, or, if it is a class of its own, "
-                f'set "{keys.pattern}={_UPPER}"'
+                f"{folder / each.name} contains folders named like classes beside it "
+                f"({join_names(beside)}): move it out of {folder}{_mention_masks([each.name])}, "
+                f'or, if it is a class, set "{keys.pattern}={_UPPER}"'
             )
     nested = [branch for branch in branches if branch.inner and not branch.own]
     counts = Counter(name.casefold() for branch in nested for name in branch.inner)
@@ -164,34 +190,35 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     if len(counts) < 2 or 2 * len(shared) < len(counts) or 2 * len(nested) <= len(branches):
         return
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
+    upper = [branch.name for branch in nested]
     raise UserError(
-        f"{len(nested)} folders in {folder}, {shown(b.name for b in nested)}, hold folders of the "
-        f"same names, {shown(inner)}: if those are the classes, set "
-        f'"{keys.pattern}={_LOWER}" to take all together, or rename the upper folders to train, '
-        f'validation and test; if the upper folders are the classes, set "{keys.pattern}={_UPPER}"'
-        f"{_masks([b.name for b in nested] + inner)}"
+        f"{len(nested)} folders in {folder} ({join_names(upper)}) contain folders of the same "
+        f'names ({join_names(inner)}): set "{keys.pattern}={_LOWER}" if those are the classes, '
+        f'"{keys.pattern}={_UPPER}" if the upper ones are, or rename these train, validation, test'
+        f"{_mention_masks(upper + inner)}"
     )
 
 
 _MASKS = re.compile(r"(?i)mask|segment|trimap|annotation|ground.?truth|\blabels?\b")
 
 
-def _masks(names: Iterable[str]) -> str:
-    found = next((name for name in names if _MASKS.search(name)), None)
-    return f" (if {found}/ holds masks, give them as data.masks)" if found else ""
+def _mention_masks(names: Iterable[str]) -> str:
+    name = next((name for name in names if _MASKS.search(name)), None)
+    return f" (if {name}/ contains masks, set data.masks to it)" if name else ""
 
 
 # ------------------------------------------------------------------------------------- mirrors
 
 
-def mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
-    """Folders in a class whose files are named like others of it, and how many they hold.
+def find_mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
+    """Return the folders in a class whose files are named like others of it, with their counts.
 
-    parts  (folder, names of pictures directly in it), a folder before those in it
+    Smaller copies and masks are often stored so. Names are compared without suffixes, and without
+    what all names of a folder begin or end with (thumb_1, 1_small). Between folders side by side,
+    plain numbers mean nothing: each may number its own images.
 
-    Smaller copies and masks lie so. Names are compared without suffixes, and without what all
-    names of a folder begin or end with (thumb_1, 1_small). Between folders side by side mere
-    numbers say nothing: each may number its own pictures.
+    Args:
+        parts: (folder, names of images directly in it), a folder before those in it.
     """
     if len(parts) < 2:
         return []
@@ -216,7 +243,7 @@ def mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
 
 
 def _forms(names: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Names without suffix; and those without what they all begin and end with."""
+    """Return names without suffix, and names without what they all begin and end with."""
     stems = {os.path.splitext(name)[0].casefold() for name in names}
     if len(stems) < 2:
         return stems, stems
@@ -226,6 +253,6 @@ def _forms(names: Sequence[str]) -> tuple[set[str], set[str]]:
 
 
 def _shared_letters(names: Sequence[str]) -> int:
-    """How many letters all names begin with, up to and with the last one that parts words."""
+    """Return the length of the names' common beginning, up to its last word separator."""
     beginning = os.path.commonprefix(names)  # noqa: RUF071  (letters are meant, not folders)
     return max(beginning.rfind(mark) for mark in "-_. @(") + 1

@@ -1,7 +1,7 @@
-"""One name in two spellings: composed letters (é, NFC) or letters with their marks (e and ´, NFD).
+"""One name in two spellings: composed letters (é, NFC), or letters and their marks (e and ´, NFD).
 
-People and most systems write the first, macOS and what was packed there the second. They look the
-same, and are the same name.
+People and most systems write the first; macOS and archives made there use the second. Both look the
+same and are the same name.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from pathlib import Path
 from convlens.core.errors import UserError
 
 
-def composed(name: str) -> str:
-    """The name in its composed spelling, in which names are compared and classes are called.
+def normalise_name(name: str) -> str:
+    """Return the name in composed spelling, which comparisons and class names use.
 
-    >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+    >>> normalise_name("cafe" + chr(0x301)) == "caf" + chr(0xE9)
     True
     """
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def same_name(one: str, other: str) -> bool:
-    """Whether both are one name, whichever spelling either has."""
-    return one == other or composed(one) == composed(other)
+def is_same_name(one: str, other: str) -> bool:
+    """Return whether both are one name, in either spelling."""
+    return one == other or normalise_name(one) == normalise_name(other)
 
 
-def place_of(name: str, names: Iterable[str]) -> int | None:
-    """Where ``name`` stands among ``names``, whichever spelling either has; None if it does not."""
-    return next((place for place, each in enumerate(names) if same_name(name, each)), None)
+def find_name(name: str, names: Iterable[str]) -> int | None:
+    """Return the position of ``name`` in ``names``, in either spelling; None if it is absent."""
+    return next((place for place, each in enumerate(names) if is_same_name(name, each)), None)
 
 
-def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
-    """The path as the file system spells it; as it is where nothing of that name is there.
+def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = None) -> Path:
+    """Return the path as the file system spells it; unchanged if no such file exists.
 
     Args:
         path: a file or folder, in any spelling of its parts.
-        known: what was found in folders; kept over many calls, each folder is listed once.
+        known: contents of folders, kept over many calls so that each folder is listed once.
 
     Raises:
-        UserError: two files of this name in other spellings than the one that was given.
+        UserError: two files have this name in other spellings than the given one.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -54,13 +54,13 @@ def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = N
             continue
         if found not in known:
             known[found] = _by_composed_name(found)
-        spellings = known[found].get(composed(part))
+        spellings = known[found].get(normalise_name(part))
         if not spellings:
             return path
         if len(spellings) > 1:
             raise UserError(
-                f"{found} holds {len(spellings)} entries called {part}, in several spellings of "
-                f"its accents, and {path} may mean any of them: rename one"
+                f"{found} contains {len(spellings)} entries called {part} that spell accents "
+                f"differently, and {path} may be any of them: rename one"
             )
         found /= spellings[0]
     return found
@@ -68,7 +68,7 @@ def spelt_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = N
 
 def _by_composed_name(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError):  # no folder: nothing of that name is there
+    with contextlib.suppress(OSError):  # no such folder, so no such name
         for name in os.listdir(folder):
-            names.setdefault(composed(name), []).append(name)
+            names.setdefault(normalise_name(name), []).append(name)
     return names

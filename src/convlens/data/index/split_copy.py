@@ -1,4 +1,4 @@
-"""Class folders copied to split folders: what ``make split`` does."""
+"""Copy class folders into split folders, for ``make split``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS, Keys
-from convlens.data.index.listing import Listing, list_pictures
+from convlens.data.index.listing import Listing, list_images
 from convlens.data.index.splits import Share, resolve_splits
 
 
@@ -23,30 +23,40 @@ def copy_split(
     seed: int,
     link: bool = False,
 ) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """Class folders ``src`` to ``dst/{train,validation,test}/class/…``.
+    """Copy class folders from ``src`` to ``dst/{train,validation,test}/class/…``.
 
-    Gives the pictures per split and class, and lines a person should read: what was left out.
+    ``dst`` appears complete or not at all.
 
-    link   hard links instead of copies (one file system only; editing one edits both)
+    Args:
+        src: class folders.
+        dst: the new folder.
+        validation: size of the split, as for ``assign_splits``.
+        test: size of the split, as for ``assign_splits``.
+        seed: decides the split.
+        link: make hard links instead of copies (within one file system; editing one edits both).
 
-    ``dst`` appears complete or not at all. Raises UserError if it exists and is not empty, lies
-    inside ``src`` (whose classes it would join), if ``src`` is split already, or as ``split`` does.
+    Returns:
+        The images per split and class, and lines to report to the user, such as what was left out.
+
+    Raises:
+        UserError: ``dst`` exists and is not empty, or is inside ``src`` (whose classes it would
+            join); ``src`` is split already; the sizes are not possible.
     """
     source, target = Path(src).expanduser(), Path(dst).expanduser()
     if target.exists() and not (target.is_dir() and next(target.iterdir(), None) is None):
-        raise UserError(f"{target} exists and nothing is overwritten: choose another dst")
+        raise UserError(f"{target} exists and will not be overwritten: choose another dst")
     if target.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"dst={target} lies inside src={source}: choose a place outside it")
-    listing = list_pictures(source, keys=Keys("src", "pattern", "csv"))
+        raise UserError(f"dst={target} is inside src={source}: choose a folder outside it")
+    listing = list_images(source, keys=Keys("src", "pattern", "csv"))
     if listing.splits is not None:
-        found = " and ".join(listing.present_splits)
-        raise UserError(f"{source} is split already, into {found}: point src at class folders")
+        splits = " and ".join(listing.present_splits)
+        raise UserError(f"{source} is split already, into {splits}: point src at class folders")
     listing = resolve_splits(listing, validation=validation, test=test, seed=seed)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _place(listing, temporary, link)
-        os.replace(temporary, target)  # also onto an empty folder
+        _copy_images(listing, temporary, link)
+        os.replace(temporary, target)  # also replaces an empty folder
     except OSError as error:
         way_out = "; links need one file system: leave out link" if link else ""
         raise UserError(
@@ -62,8 +72,8 @@ def copy_split(
     return counts, listing.notes
 
 
-def _place(listing: Listing, folder: Path, link: bool) -> None:
-    """Copy or link pictures to ``folder/split/class/…``, keeping sub-folders of the class."""
+def _copy_images(listing: Listing, folder: Path, link: bool) -> None:
+    """Copy or link images to ``folder/split/class/…``, keeping sub-folders of the class."""
     folder.mkdir(parents=True)
     put = os.link if link else shutil.copy2
     for file, name, split in zip(listing.files, listing.files.names(), listing.splits, strict=True):

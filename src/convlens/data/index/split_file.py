@@ -1,4 +1,4 @@
-"""``split.csv``: a division into splits written down, and read back for the same pictures."""
+"""``split.csv``: write the division into splits, and read it back for the same images."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.core.files import whole_file
+from convlens.core.files import open_atomic
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.names import composed, same_name
-from convlens.data.index.tables import CSV_COLUMNS, csv_line, read_table
+from convlens.data.index.names import is_same_name, normalise_name
+from convlens.data.index.tables import CSV_COLUMNS, format_csv_line, read_table
 
 
 def write_split(path: str | os.PathLike, listing: Listing) -> None:
-    """Write ``file,label,split``, files relative to ``listing.directory``; whole or not at all."""
+    """Write ``file,label,split``, files relative to ``listing.directory``; complete or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     path = Path(path)
     try:
-        with whole_file(path, sync=True, errors="surrogateescape", newline="") as file:
-            file.write(csv_line(CSV_COLUMNS))
+        with open_atomic(path, sync=True, errors="surrogateescape", newline="") as file:
+            file.write(format_csv_line(CSV_COLUMNS))
             classes = map(listing.class_names.__getitem__, listing.labels)
             for row in zip(listing.files.names(), classes, listing.splits, strict=True):
-                file.write(csv_line(row))
+                file.write(format_csv_line(row))
     except OSError as error:
         raise UserError(f"cannot write the split file {path}: {error.strerror}") from None
 
 
 def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
-    """The listing with the splits a file names (columns file, label, split).
+    """Return the listing with the splits from a file (columns file, label, split).
 
-    Raises UserError if the pictures or their labels are no longer those of the file: a run would
-    otherwise go on with other data than it began with.
+    Raises:
+        UserError: the images or their labels are not those of the file, so that a run would
+            continue with other data than it began with.
     """
     path = Path(path)
     splits = _in_order(_rows(path), listing)
@@ -47,46 +52,46 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | None:
-    """The splits of a file that is as it was written: row by row, a million are never held.
+    """Return the splits from a file in the order of writing; a million rows are never in memory.
 
-    None where anything is not as expected: ``_by_name`` then finds out what.
+    If anything is not as expected return None; ``_by_name`` then finds out what.
     """
     assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
-    pictures = zip(listing.files.names(), listing.labels.tolist(), strict=True)
-    for place, (row, picture) in enumerate(zip_longest(rows, pictures)):
-        if row is None or picture is None or row["split"] not in SPLITS:
+    images = zip(listing.files.names(), listing.labels.tolist(), strict=True)
+    for place, (row, image) in enumerate(zip_longest(rows, images)):
+        if row is None or image is None or row["split"] not in SPLITS:
             return None
-        file, label = picture[0], listing.class_names[picture[1]]
-        if not (same_name(row["file"], file) and same_name(row["label"], label)):
+        file, label = image[0], listing.class_names[image[1]]
+        if not (is_same_name(row["file"], file) and is_same_name(row["label"], label)):
             return None
         assigned[place] = row["split"]
     return assigned
 
 
 def _by_name(path: Path, listing: Listing) -> np.ndarray:
-    """The splits of a file in any order."""
-    noted = {row["file"]: (composed(row["label"]), row["split"]) for row in _rows(path)}
+    """Return the splits from a file in any order."""
+    saved = {row["file"]: (normalise_name(row["label"]), row["split"]) for row in _rows(path)}
     names = list(listing.files.names())
-    if noted.keys() != set(names):  # another file system may spell accents in another way
-        spelt = {composed(name): name for name in names}
-        noted = {spelt.get(composed(name), name): row for name, row in noted.items()}
+    if saved.keys() != set(names):  # another file system may spell accents differently
+        composed = {normalise_name(name): name for name in names}
+        saved = {composed.get(normalise_name(name), name): row for name, row in saved.items()}
     for missing, what in (
-        (sorted(set(names) - set(noted)), "is new since"),
-        (sorted(set(noted) - set(names)), "is gone, and was in"),
+        (sorted(set(names) - set(saved)), "is new since"),
+        (sorted(set(saved) - set(names)), "is gone, but is in"),
     ):
         if missing:
             raise UserError(
-                f"the pictures in {listing.directory} changed: {missing[0]} {what} the split file "
-                f"{path} ({len(missing)} such); put them back as they were, or start a new run"
+                f"the images in {listing.directory} changed: {missing[0]} {what} the split file "
+                f"{path} ({len(missing)} such files); restore the images, or start a new run"
             )
     for name, label in zip(names, listing.labels, strict=True):
-        if noted[name][0] != listing.class_names[label]:
+        if saved[name][0] != listing.class_names[label]:
             raise UserError(
                 f"{name} is {listing.class_names[label]!r} in {listing.directory} but "
-                f"{noted[name][0]!r} in {path}: labels changed since the split was written"
+                f"{saved[name][0]!r} in {path}: restore the labels, or start a new run"
             )
-        if noted[name][1] not in SPLITS:
+        if saved[name][1] not in SPLITS:
             raise UserError(
-                f"split {noted[name][1]!r} of {name} in {path}: expected one of {', '.join(SPLITS)}"
+                f"split {saved[name][1]!r} of {name} in {path}: expected one of {', '.join(SPLITS)}"
             )
-    return np.array([noted[name][1] for name in names])
+    return np.array([saved[name][1] for name in names])

@@ -1,7 +1,8 @@
-"""Train, validation and test: dividing pictures, each class in proportion.
+"""Divide images into train, validation and test, each class in proportion.
 
-Legend: N pictures, K classes. A *share* is a number: below 1 a fraction of all pictures that are
-divided, from 1 on a count (a whole number), 0 for none. What is left is training data.
+Legend: N images, K classes. The size of a split is a number: below 1 a fraction of all images that
+are divided, from 1 a count (a whole number), 0 for no such split. The remaining images are training
+data.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 
-Share = int | float
+Share = int | float  # the size of a split
 
 
-def split(
+def assign_splits(
     labels: np.ndarray,
     *,
     validation: Share,
@@ -26,36 +27,42 @@ def split(
     seed: int,
     class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Divide N pictures, each class in proportion: (N,) array of "train", "validation", "test".
+    """Divide N images, each class in proportion: (N,) array of "train", "validation", "test".
 
-    labels       (N,) integers
-    validation   share of all N pictures (see the module); test likewise, not of what is left
-    seed         >= 0; the result is a function of (labels, shares, seed), on every machine
-    class_names  for error messages, indexed by label
+    The totals are exact (fractions rounded half up). Within them each class gets its part by
+    largest remainders, but at least one image in train and in every requested split. So a class
+    with fewer images than splits, or a split with fewer images than classes, is refused.
 
-    The totals are exact (fractions rounded half up); within them each class gets its part by
-    largest remainders, but at least one picture in train and one in every split asked for. So a
-    class with fewer pictures than splits, or a split with fewer pictures than classes, is refused.
+    Within a class, images are ranked by random keys; test takes the first ones, validation the
+    next. So a larger validation split does not change the test images, nor do other classes.
 
-    Within a class the pictures are ranked by random keys; test takes the first, validation the
-    next: a larger validation share does not change the test pictures, nor do other classes.
+    Args:
+        labels: (N,) integers.
+        validation: size of the split, of all N images.
+        test: size of the split, also of all N images, not of the remaining ones.
+        seed: >= 0; the result depends only on (labels, sizes, seed), on every machine.
+        class_names: for error messages, indexed by label.
 
-    >>> split(np.array([0] * 6 + [1] * 4), validation=0.2, test=0.2, seed=0).tolist().count("test")
+    Raises:
+        UserError: the sizes are not possible.
+
+    >>> labels = np.array([0] * 6 + [1] * 4)
+    >>> assign_splits(labels, validation=0.2, test=0.2, seed=0).tolist().count("test")
     2
     """
     labels = np.asarray(labels)
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed={seed} does not seed a split: choose a whole number from 0 on")
-    wanted = {
+        raise UserError(f"seed={seed} is not a seed for a split: choose a whole number from 0 on")
+    counts = {
         "test": _count("test", test, len(labels)),
         "validation": _count("validation", validation, len(labels)),
     }
     classes, sizes = np.unique(labels, return_counts=True)
-    parts = _parts(wanted, classes, sizes, class_names)
+    parts = _parts(counts, classes, sizes, class_names)
     assigned = np.full(len(labels), "train", dtype=np.array(SPLITS).dtype)
     rows_by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     for label, rows, to_test, to_validation in zip(classes, rows_by_class, *parts, strict=True):
-        # raw words, sorted: unlike shuffling, their stream never changes between numpy versions
+        # sort raw words: unlike a shuffle, their stream never changes between numpy versions
         keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(len(rows))
         ranked = rows[np.argsort(keys, kind="stable")]
         assigned[ranked[:to_test]] = "test"
@@ -64,56 +71,54 @@ def split(
 
 
 def _count(name: str, share: Share, total: int) -> int:
-    """How many pictures a share means."""
-    number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
-    if not number or not 0 <= share < float("inf") or (share >= 1 and share != int(share)):
-        raise UserError(
-            f"{name}={share}: a fraction below 1, or a whole number of pictures, is expected"
-        )
-    # 1e-9: 0.29 * 50 is 14.499999999999998 and means 14.5
+    """Return how many images a size means."""
+    is_number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
+    if not is_number or not 0 <= share < float("inf") or (share >= 1 and share != int(share)):
+        raise UserError(f"{name}={share}: expected a fraction below 1, or a whole number of images")
+    # 1e-9: 0.29 * 50 is 14.499999999999998 but means 14.5
     return int(share) if share >= 1 else int(share * total + 0.5 + 1e-9)
 
 
 def _parts(
-    wanted: dict[str, int],
+    counts: dict[str, int],
     classes: np.ndarray,
     sizes: np.ndarray,
     class_names: Sequence[str] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) pictures per class for test, and for validation; test takes first."""
-    asked = [name for name, count in wanted.items() if count]
-    for name in asked:
-        if wanted[name] < len(classes):
+    """Return (K,) images per class for test and for validation; test is filled first."""
+    requested = [name for name, count in counts.items() if count]
+    for name in requested:
+        if counts[name] < len(classes):
             raise UserError(
-                f"{name} would get {wanted[name]} pictures for {len(classes)} classes: "
-                f"every class needs one there; raise {name} or add pictures"
+                f"{name} would get {counts[name]} images for {len(classes)} classes, but every "
+                f"class needs one: raise {name} or add images"
             )
     smallest = int(np.argmin(sizes))
-    if sizes[smallest] < 1 + len(asked):
+    if sizes[smallest] < 1 + len(requested):
         label = classes[smallest]
-        named = class_names[label] if class_names is not None else int(label)
+        name = class_names[label] if class_names is not None else int(label)
         raise UserError(
-            f"class {named!r} has {sizes[smallest]} pictures, too few for train and "
-            f"{' and '.join(reversed(asked))}: add pictures, remove the class, or ask for no "
-            f"{asked[0]} pictures ({asked[0]}=0)"
+            f"class {name!r} has {sizes[smallest]} images, too few for train and "
+            f"{' and '.join(reversed(requested))}: add images, remove the class, or set "
+            f"{requested[0]}=0"
         )
-    left = int(sizes.sum()) - sum(wanted.values())
+    left = int(sizes.sum()) - sum(counts.values())
     if left < len(classes):
         raise UserError(
-            f"validation={wanted['validation']} and test={wanted['test']} pictures leave "
-            f"{max(left, 0)} of {sizes.sum()} for training, less than one for each of "
+            f"validation={counts['validation']} and test={counts['test']} images leave "
+            f"{max(left, 0)} of {sizes.sum()} for training, fewer than one for each of "
             f"{len(classes)} classes: lower them"
         )
-    to_test = _apportion(wanted["test"], sizes, sizes - 1 - bool(wanted["validation"]))
-    to_validation = _apportion(wanted["validation"], sizes, sizes - to_test - 1)
+    to_test = _apportion(counts["test"], sizes, sizes - 1 - bool(counts["validation"]))
+    to_validation = _apportion(counts["validation"], sizes, sizes - to_test - 1)
     return to_test, to_validation
 
 
 def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """``total`` over the classes in proportion to ``sizes``, by largest remainders.
+    """Distribute ``total`` over the classes in proportion to ``sizes``, by largest remainders.
 
-    Each class gets at least one (none if ``total`` is 0) and at most ``most``. In whole numbers:
-    a class's claim is total * size - given * N, largest first, the first class on equal claims.
+    Each class gets at least one (none if ``total`` is 0) and at most ``most``. In whole numbers, a
+    class's claim is total * size - given * N; the largest claim wins, or the first of equal ones.
     """
     if total == 0:
         return np.zeros_like(sizes)
@@ -129,14 +134,23 @@ def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: int) -> Listing:
-    """The listing with every picture in a split; what the layout has already is kept as it is.
+    """Return the listing with every image in a split; splits of the layout stay as they are.
 
-    A split the layout lacks is taken off its training pictures, and fractions are then of those;
-    the share of a split that is there is not looked at. Raises UserError as ``split`` does.
+    A split that the layout lacks is taken from its training images, and fractions are then of
+    those; the size of a split that exists is ignored.
+
+    Args:
+        listing: the images.
+        validation: size of the split, as for ``assign_splits``.
+        test: size of the split, as for ``assign_splits``.
+        seed: decides the split.
+
+    Raises:
+        UserError: the sizes are not possible.
     """
     present = listing.present_splits
     rows = listing.splits == "train" if present else slice(None)
-    assigned = taken = split(
+    assigned = divided = assign_splits(
         listing.labels[rows],
         validation=0 if "validation" in present else validation,
         test=0 if "test" in present else test,
@@ -144,6 +158,6 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
         class_names=listing.class_names,
     )
     if present:
-        assigned = listing.splits.astype(taken.dtype)
-        assigned[rows] = taken
+        assigned = listing.splits.astype(divided.dtype)
+        assigned[rows] = divided
     return replace(listing, splits=assigned)

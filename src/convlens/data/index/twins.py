@@ -1,6 +1,6 @@
-"""Twins: the same image twice, on both sides of a split or under two labels.
+"""Twins: the same image twice, across splits or with different labels.
 
-Legend: N pictures, K classes.
+Legend: N images, K classes.
 """
 
 from __future__ import annotations
@@ -15,28 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from convlens.core.errors import UserError
-from convlens.data.index.files import size_and_time
-from convlens.data.index.folders import counted
+from convlens.data.index.files import read_size_and_time
+from convlens.data.index.folders import count_noun
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
 
-_END = 4096  # bytes at a file's end that tell most files of equal size apart
-_NAMED = 4  # pairs of classes that one line names
+_END = 4096  # bytes at a file's end that distinguish most files of equal size
+_NAMED = 4  # pairs of classes that a line names
 
 
 def find_twins(listing: Listing) -> list[list[int]]:
-    """Rows of files with the same bytes, group by group, each group and the groups rising.
+    """Return rows of files with the same bytes, in groups; each group and the groups ascend.
 
-    Only groups with several splits or several classes: a picture that lies twice among the
-    training pictures of its class does no harm. Of files of equal size the last block is read, and
-    the whole only where that is equal too. Empty and missing files are left to decoding, which
-    names them.
+    Only groups with several splits or classes are included: an image that occurs twice among the
+    training images of its class does no harm. For files of equal size the last block is read, and
+    the whole file only if that is equal too. Decoding reports empty and missing files.
     """
     part = _ranks(listing) * len(listing.class_names) + listing.labels
-    sizes = (size_and_time(path)[0] for path in listing.files.located())
+    sizes = (read_size_and_time(path)[0] for path in listing.files.byte_paths())
     sizes = np.fromiter(sizes, np.int64, len(listing))
     rows = _shared(sizes, part, np.flatnonzero(sizes > 0))
-    marks = np.fromiter(map(_mark, listing.files[rows].located(), sizes[rows].tolist()),
+    marks = np.fromiter(map(_mark, listing.files[rows].byte_paths(), sizes[rows].tolist()),
                         np.uint64, len(rows))  # fmt: skip
     rows = rows[_shared(marks, part[rows], np.arange(len(rows)))]
     by_content = defaultdict(list)
@@ -45,14 +44,15 @@ def find_twins(listing: Listing) -> list[list[int]]:
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
 
 
-def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Files of validation or test whose bytes also occur in an earlier split (in that of SPLITS).
+def find_duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Return files of validation or test whose bytes also occur in an earlier split.
 
-    One pair of rows for each such file, itself and the first of its twins, in the listing's order;
-    their labels may differ.
+    Each is a pair of rows, the file and the first of its twins, in the listing's order; their
+    labels may differ.
 
     Args:
-        groups: as :func:`find_twins` gives them.
+        listing: the images.
+        groups: from ``find_twins``.
     """
     rank, pairs = _ranks(listing), []
     for rows in groups:
@@ -61,59 +61,64 @@ def duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[
     return sorted(pairs)
 
 
-def leaks_line(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
-    """One line on pictures on both sides of the split, pairs of ``duplicates``; "" without any."""
+def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
+    """Return a line on images in several splits, pairs of ``find_duplicates``; "" for none."""
     if not leaks:
         return ""
     second, first = (f"{listing.files[row]} ({listing.splits[row]})" for row in leaks[0])
+    what = count_noun(len(leaks), "image is", "images are")
     return (
-        f"{counted(len(leaks), 'picture lies', 'pictures lie')} on both sides of the split, such "
-        f"as {first} and {second}; results on {'it' if len(leaks) == 1 else 'them'} are too good"
+        f"{what} in several splits, such as {first} and {second}; "
+        f"results on {'it' if len(leaks) == 1 else 'them'} are too good"
     )
 
 
-def conflicts_line(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
-    """One line on images that lie in several classes, within a split or across; "" without any.
+def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str:
+    """Return a line on images that are in several classes, within or across splits; "" for none.
 
     Args:
-        groups: as :func:`find_twins` gives them.
+        listing: the images.
+        groups: from ``find_twins``.
     """
-    found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # by pair of classes
+    by_classes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     images = files = 0
     for rows in groups:
         first = {int(listing.labels[row]): row for row in reversed(rows)}  # of each class
         if len(first) > 1:
             images, files = images + 1, files + len(rows)
         for a, b in combinations(sorted(first), 2):
-            found[a, b].append((first[a], first[b]))
+            by_classes[a, b].append((first[a], first[b]))
     if not images:
         return ""
-    named = sorted(found, key=lambda pair: -len(found[pair]))[:_NAMED]
-    one, other = map(listing.files.name, found[named[0]][0])
+    named = sorted(by_classes, key=lambda pair: -len(by_classes[pair]))[:_NAMED]
+    one, other = map(listing.files.name, by_classes[named[0]][0])
     pairs = ", ".join(
-        f"{len(found[a, b])} in both {listing.class_names[a]} and {listing.class_names[b]}"
+        f"{len(by_classes[a, b])} in both {listing.class_names[a]} and {listing.class_names[b]}"
         for a, b in named
     )
-    if more := len(found) - len(named):
-        pairs += f", and {counted(more, 'more pair', 'more pairs')} of classes"
+    if more := len(by_classes) - len(named):
+        pairs += f", and {count_noun(more, 'more pair', 'more pairs')} of classes"
+    what = count_noun(images, "image has", "images have")
     return (
-        f"labels contradict: {counted(images, 'image has', 'images have')} several labels ({pairs};"
-        f" {files} files in all), such as {one} and {other}: no network can be right about them; "
-        "keep each in one class"
+        f"conflicting labels: {what} several labels ({pairs}; {files} files in all), such as {one} "
+        f"and {other}: keep each image in one class, since no network can get both right"
     )
 
 
 def _ranks(listing: Listing) -> np.ndarray:
-    """(N,) the number of each one's split; 0 where there are none."""
+    """Return (N,) the number of each image's split; 0 if there are no splits."""
     if listing.splits is None:
         return np.zeros(len(listing), np.int64)
     return sum(number * (listing.splits == name) for number, name in enumerate(SPLITS))
 
 
 def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Those of ``rows``, rising, whose value occurs in another part too.
+    """Return those of ``rows``, ascending, whose value also occurs in another part.
 
-    values  (N,) numbers; rank (N,) the number of each one's part
+    Args:
+        values: (N,) numbers.
+        rank: (N,) number of each one's part.
+        rows: rows to compare.
     """
     rows = rows[np.argsort(values[rows], kind="stable")]
     if not len(rows):
@@ -125,10 +130,10 @@ def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarra
 
 
 def _mark(path: bytes, size: int) -> int:
-    """A number by which the file's last bytes are known.
+    """Return a number that identifies the file's last bytes.
 
-    Of a million photographs nearly each one shares its size with another: reading them whole would
-    cost what decoding costs. What compression leaves at a file's end differs where pictures do.
+    Among a million photographs, nearly each one shares its size with another, and reading them
+    whole would cost as much as decoding. The end of a compressed file differs if the images do.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""Boxes around objects, as Pascal VOC writes them beside pictures: XML to pixels.
+"""Boxes around objects in Pascal VOC files: XML to pixels.
 
-M. Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010; the form is in
-the development kit's "annotation" files, which labelImg, CVAT and others also write.
+M. Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010. The format is
+that of the development kit's "annotation" files, which labelImg, CVAT and others also write.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_MOST_BYTES = 10_000_000  # some thirty thousand boxes
+_MOST_BYTES = 10_000_000  # about thirty thousand boxes
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,25 @@ class Boxes:
     """The boxes of one file.
 
     Attributes:
-        size: (width, height) in pixels of the picture they were drawn on; None: not said.
-        corners: (xmin, ymin, xmax, ymax) of each, in pixels; counted from 1, both ends inside.
+        size: (width, height) in pixels of the image they were drawn on; None if not stated.
+        corners: (xmin, ymin, xmax, ymax) of each in pixels, counted from 1, both ends included.
     """
 
     size: tuple[int, int] | None
     corners: tuple[tuple[float, float, float, float], ...]
 
     def mask(self, width: int, height: int) -> np.ndarray:
-        """(height, width) bool, True in any box; scaled if ``size`` is another one.
+        """Return (height, width) bool, True in any box; scaled if ``size`` differs.
 
-        A box covers the pixels whose centres lie in it, and at least one. Many programs count from
-        0, or end at the width: what reaches one pixel out of the picture is cut off.
+        A box covers the pixels whose centres are inside, and at least one. Many programs count from
+        0 or end at the width, so a box that exceeds the image by one pixel is clipped.
+
+        Args:
+            width: of the mask, in pixels.
+            height: of the mask, in pixels.
 
         Raises:
-            ValueError: a box that reaches further out, or ends before it begins.
+            ValueError: a box exceeds the image by more, or ends before it begins.
         """
         wide, high = self.size or (width, height)
         mask = np.zeros((height, width), bool)
@@ -46,16 +50,16 @@ class Boxes:
                 raise ValueError(f"{text} ends before it begins")
             inside = 0 <= xmin <= wide and 0 <= ymin <= high
             if not inside or xmax > wide + 1 or ymax > high + 1:
-                raise ValueError(f"{text} lies outside of the {wide}x{high} pixels")
+                raise ValueError(f"{text} is outside the {wide}x{high} pixels")
             rows = _covered(ymin, ymax, height / high, height)
             mask[rows, _covered(xmin, xmax, width / wide, width)] = True
         return mask
 
 
 def _covered(low: float, high: float, scale: float, length: int) -> slice:
-    """The pixels of 0 … ``length`` - 1 whose centres lie from ``low`` - 1 to ``high``, both scaled.
+    """Return the pixels 0 … ``length`` - 1 with centres from ``low`` - 1 to ``high``, both scaled.
 
-    1e-6: a box that touches a centre by construction does so whatever the rounding.
+    The tolerance of 1e-6 makes a box that touches a centre cover it, whatever the rounding.
     """
     first = math.ceil((low - 1) * scale - 0.5 - 1e-6)
     first = min(max(first, 0), length - 1)
@@ -64,43 +68,44 @@ def _covered(low: float, high: float, scale: float, length: int) -> slice:
 
 
 class _Plain(ElementTree.TreeBuilder):
-    """Refuses document types: entities that grow to gigabytes or name other files come in those."""
+    """Refuses document types, which can expand to gigabytes or name other files."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        raise ValueError("it has a DOCTYPE, which annotations need not have and is not read")
+        raise ValueError("it has a DOCTYPE, which is not read: remove that line")
 
 
 def read_boxes(path: Path) -> Boxes:
-    """The boxes of all objects in a file.
+    """Read the boxes of all objects in a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no XML, no Pascal VOC, has a document type, no box, or no numbers in one.
+        OSError: the file cannot be read.
+        ValueError: the file is not XML or not Pascal VOC, has a document type or no box, or a
+            corner is not a number.
     """
     with open(path, "rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes: no file of boxes")
-    bare = content.replace(b"\0", b"").upper()  # UTF-16 too; looked for before anything is parsed
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes: too many for a file of boxes")
+    bare = content.replace(b"\0", b"").upper()  # also finds UTF-16; searched before any parsing
     if b"<!DOCTYPE" in bare or b"<!ENTITY" in bare:
         _Plain().doctype("", None, None)
     try:
         parser = ElementTree.XMLParser(target=_Plain())
         root = ElementTree.fromstring(content, parser)
-    except (ElementTree.ParseError, LookupError) as error:  # or an encoding nobody knows
-        raise ValueError(f"it is no XML: {error}") from None
+    except (ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
+        raise ValueError(f"it is not XML: {error}") from None
     if root.tag != "annotation":
-        raise ValueError(f"it begins with <{root.tag}>, Pascal VOC with <annotation>")
-    found = root.findall("object")
-    if not found:
-        raise ValueError("it has no <object>, and so no box")
-    return Boxes(_size(root), tuple(_corners(each) for each in found))
+        raise ValueError(f"it begins with <{root.tag}>, but Pascal VOC with <annotation>")
+    objects = root.findall("object")
+    if not objects:
+        raise ValueError("it has no <object>, so no box")
+    return Boxes(_size(root), tuple(_corners(each) for each in objects))
 
 
-def _corners(found: ElementTree.Element) -> tuple[float, float, float, float]:
-    box = found.find("bndbox")  # the object's own: its parts have some as well
+def _corners(element: ElementTree.Element) -> tuple[float, float, float, float]:
+    box = element.find("bndbox")  # the object's own box; its parts may have boxes too
     if box is None:
-        raise ValueError(f"an <object> ({found.findtext('name', '?')[:40]}) has no <bndbox>")
+        raise ValueError(f"an <object> ({element.findtext('name', '?')[:40]}) has no <bndbox>")
     return tuple(_number(box, corner) for corner in _CORNERS)
 
 
@@ -109,7 +114,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     if size is None:
         return None
     width, height = (_number(size, name) for name in ("width", "height"))
-    if width == height == 0:  # what some programs write where they do not know
+    if width == height == 0:  # some programs write this for an unknown size
         return None
     if width < 1 or height < 1:
         raise ValueError(f"its <size> is {width:g}x{height:g}")
@@ -123,5 +128,5 @@ def _number(parent: ElementTree.Element, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"<{name}> in <{parent.tag}> is {text[:40]!r}, no number")
+        raise ValueError(f"<{name}> in <{parent.tag}> is {text[:40]!r}, not a number")
     return value

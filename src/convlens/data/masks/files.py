@@ -1,15 +1,16 @@
-"""Masks beside a person's own pictures: what a file of them says, PNG or boxes.
+"""The user's masks for their own images: PNG files or boxes.
 
-PNG: what is not black is the object; in the palette of VOC's segmentations 255 ("void") is not.
-Where the opacity varies it decides alone: what can be seen at all is the object. It has the size of
-its picture.
-XML: the pixels in any of the boxes, which are scaled if <size> is another than the picture's; one
-that was drawn on a picture of other proportions is an error.
+PNG: everything that is not black is the object, except index 255 ("void") in the palette of Pascal
+VOC's segmentations. If the opacity varies, it alone decides: whatever is visible is the object. The
+mask has the size of its image.
 
-A mask is upright already, and not turned with its picture, where it has the width and height of the
-turned picture, or a note of its own.
+XML: the pixels in any of the boxes. The boxes are scaled if <size> differs from the image's; if the
+proportions differ, that is an error.
 
-Legend: h, w height and width of a picture file.
+A mask counts as upright, and is not rotated with its image, if it has the width and height of the
+rotated image, or an orientation tag of its own.
+
+Legend: h, w height and width of an image file.
 """
 
 from __future__ import annotations
@@ -20,65 +21,65 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from convlens.data.masks.boxes import read_boxes
-from convlens.data.masks.load import MaskKind, Picture
-from convlens.data.pixels.decode import ORIENTATION, open_picture
+from convlens.data.masks.load import ImageShape, MaskKind
+from convlens.data.pixels.decode import ORIENTATION, open_image
 
-# Index 255 of VOC's palette: the rim of objects and what is too hard to tell, neither of the two.
+# Index 255 of VOC's palette: the rim of objects and undecided regions, neither object nor not.
 _VOID = 255, (224, 224, 192)
-_TURNED = "turned"  # remark: whether the mask is turned too cannot be told by its size
+_TURNED = "turned"  # remark: the size does not tell whether the mask is rotated too
 
 
-def _mask(file: Path, picture: Picture) -> tuple[np.ndarray, int, str]:
-    """The mask of a file, (h, w) bool, by what orientation it is turned, and a remark."""
-    upright, turn = picture.upright, picture.turn
-    mask, known = (_drawn if file.suffix.lower() == ".png" else _boxed)(file, picture)
+def _read_mask(file: Path, image: ImageShape) -> tuple[np.ndarray, int, str]:
+    """Return a mask, (h, w) bool, the orientation by which to rotate it, and a remark."""
+    upright, turn = image.upright, image.turn
+    mask, is_known = (_read_png if file.suffix.lower() == ".png" else _read_xml)(file, image)
     if mask.shape != upright[::-1]:
         return mask, turn, ""
-    unclear = turn not in (0, 1) and upright == picture.stored and not known
-    return mask, 1, _TURNED if unclear else ""
+    is_unclear = turn not in (0, 1) and upright == image.stored and not is_known
+    return mask, 1, _TURNED if is_unclear else ""
 
 
-def _drawn(file: Path, picture: Picture) -> tuple[np.ndarray, bool]:
-    """The mask in a PNG, (h, w) bool, and whether it says itself how it is turned."""
-    upright = picture.upright
-    with open_picture(file, formats=("PNG",)) as image:
-        # before anything is decoded, so that no small file becomes a gigabyte
+def _read_png(file: Path, shape: ImageShape) -> tuple[np.ndarray, bool]:
+    """Return the mask in a PNG, (h, w) bool, and whether it has its own orientation tag."""
+    upright = shape.upright
+    with open_image(file, formats=("PNG",)) as image:
+        # check before decoding, so that no small file becomes a gigabyte
         _check_size(image.size, (upright, upright[::-1]), upright)
-        known = image.getexif().get(ORIENTATION, 1) not in (0, 1)
-        mask = _object(ImageOps.exif_transpose(image))
-    _check_size(mask.shape[::-1], (picture.stored, upright), upright)
-    return mask, known
+        is_known = image.getexif().get(ORIENTATION, 1) not in (0, 1)
+        mask = _find_object(ImageOps.exif_transpose(image))
+    _check_size(mask.shape[::-1], (shape.stored, upright), upright)
+    return mask, is_known
 
 
-def _check_size(found: tuple, fitting: tuple, upright: tuple[int, int]) -> None:
-    if found not in fitting:
-        (width, height), (wide, high) = found, upright
-        raise ValueError(f"it has {width}x{height} pixels and its picture {wide}x{high}")
+def _check_size(size: tuple, fitting: tuple, upright: tuple[int, int]) -> None:
+    if size not in fitting:
+        (width, height), (wide, high) = size, upright
+        raise ValueError(f"it has {width}x{height} pixels, but its image {wide}x{high}")
 
 
-def _object(image: Image.Image) -> np.ndarray:
-    """(h, w) bool, True on the object, of a mask in any mode a PNG can have."""
+def _find_object(image: Image.Image) -> np.ndarray:
+    """Return (h, w) bool, True on the object, for a mask in any mode that a PNG can have."""
     if image.has_transparency_data:
-        seen = np.asarray(image.convert("RGBA"))
-        opacity = seen[..., 3]
+        pixels = np.asarray(image.convert("RGBA"))
+        opacity = pixels[..., 3]
         if opacity.min() < opacity.max():
             return opacity > 0
-        return seen[..., :3].any(axis=2) & (opacity > 0)
+        return pixels[..., :3].any(axis=2) & (opacity > 0)
     values = np.asarray(image)
     if image.mode == "P":
-        return ~_background(image)[values]
+        return ~_find_background(image)[values]
     return values.any(axis=2) if values.ndim == 3 else values != 0
 
 
-def _background(image: Image.Image) -> np.ndarray:
-    """(256,) bool of a palette's indices.
+def _find_background(image: Image.Image) -> np.ndarray:
+    """Return (256,) bool: which indices of a palette are background.
 
-    Mostly that is index 0, which is black; but programs that save few colours sort them as they
-    like, so black is what counts, and the index only where no black occurs.
+    Usually that is index 0, which is black. But programs that save few colours sort them in any
+    order, so black decides, and the index only if there is no black.
     """
-    given = np.array(image.getpalette(), dtype=int).reshape(-1, 3)
-    colours = np.ones((256, 3), int)  # not black, beyond the palette's end
-    colours[: len(given)] = given
+    palette = np.array(image.getpalette(), dtype=int).reshape(-1, 3)
+    colours = np.ones((256, 3), int)  # not black beyond the palette's end
+    colours[: len(palette)] = palette
     black = (colours == 0).all(axis=1)
     if not black[np.unique(np.asarray(image))].any():
         black = np.arange(256) == 0
@@ -87,33 +88,33 @@ def _background(image: Image.Image) -> np.ndarray:
     return black
 
 
-def _boxed(file: Path, picture: Picture) -> tuple[np.ndarray, bool]:
-    """The mask of a file of boxes, (h, w) bool; it never says how it is turned."""
-    boxes, upright = read_boxes(file), picture.upright
+def _read_xml(file: Path, image: ImageShape) -> tuple[np.ndarray, bool]:
+    """Return the mask of a file of boxes, (h, w) bool, and False: it has no orientation tag."""
+    boxes, upright = read_boxes(file), image.upright
     size = upright
     if boxes.size is not None:
-        size = min((upright, picture.stored), key=lambda size: _unlike(boxes.size, size))
-    # to about a pixel of the smaller one
+        size = min((upright, image.stored), key=lambda size: _unlike(boxes.size, size))
+    # tolerate about a pixel of the smaller one
     if boxes.size is None or _unlike(boxes.size, size) <= max(sum(boxes.size), sum(size)):
         return boxes.mask(*size), False
     raise ValueError(
-        f"it was drawn on a picture of {boxes.size[0]}x{boxes.size[1]} pixels, and this one has "
-        f"other proportions, {upright[0]}x{upright[1]}"
+        f"it was drawn on {boxes.size[0]}x{boxes.size[1]} pixels, but its image has "
+        f"{upright[0]}x{upright[1]}, other proportions"
     )
 
 
 def _unlike(one: tuple[int, int], other: tuple[int, int]) -> int:
-    """How far two sizes are from the same proportions; 0 for equal ones."""
+    """Return how far two sizes are from equal proportions; 0 if they are equal."""
     return abs(one[0] * other[1] - one[1] * other[0])
 
 
-OWN = MaskKind(
+USER_MASKS = MaskKind(
     version=("own", 1),
-    read=_mask,
+    read=_read_mask,
     remarks={
-        _TURNED: "{count} pictures are turned by their EXIF, and their masks taken as drawn on the "
-        "turned picture; look whether they fit, the first: {first}"
+        _TURNED: "{count} images are rotated by EXIF; their masks count as drawn on the rotated "
+        "image: check that they fit, the first: {first}"
     },
-    way_out="; mend or remove it, or go on without such masks with data.on_error=skip",
+    way_out="; correct or remove it, or skip such masks with data.on_error=skip",
     needed=False,
 )

@@ -1,6 +1,6 @@
-"""The masks of pictures, of whatever kind: laid out as their pictures are, read once, kept on disk.
+"""Load masks of any kind: rotated and resized like their images, read once, cached on disk.
 
-Legend: N pictures, H height, W width of the result; h, w those of a picture file.
+Legend: N images, H height, W width of the result; h, w those of an image file.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import PIL
 from PIL import Image, ImageOps
 
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprints, stored
+from convlens.data.index.folders import count_noun
+from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
 from convlens.data.pixels.decode import (
     ORIENTATION,
-    PictureError,
+    ImageError,
     Recipe,
-    reason_of,
-    resized,
-    size_and_orientation,
+    describe_error,
+    read_size_and_orientation,
+    resize_image,
 )
 from convlens.data.pixels.decode import VERSION as DECODING
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageShape:
     """What a mask has to fit.
 
     Attributes:
-        stored: (w, h) of the pixels as they lie in the file.
-        turn: the EXIF orientation, by which they are turned to stand upright.
+        stored: (w, h) of the pixels in the file.
+        turn: the EXIF orientation, which rotates them upright.
     """
 
     stored: tuple[int, int]
@@ -43,7 +44,7 @@ class Picture:
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(w, h) of the turned picture."""
+        """(w, h) of the upright image."""
         return self.stored[::-1] if self.turn in (5, 6, 7, 8) else self.stored
 
 
@@ -52,18 +53,18 @@ class MaskKind:
     """A kind of mask files.
 
     Attributes:
-        version: its name and the version of the masks a file gives: another one when these change,
-            and caches are rebuilt.
-        read: (file, picture) -> mask, (h, w) bool; the EXIF orientation by which it is turned, 1
-            for one that is upright already; a remark, or "".
-        remarks: remark to the line a person should read, of the ``count`` masks that have it and
+        version: name of the kind and version of its masks; raise it when they change, so that
+            caches are rebuilt.
+        read: (file, image) -> mask, (h, w) bool; the EXIF orientation by which to rotate it, 1
+            if it is upright; a remark, or "".
+        remarks: remark -> line to report to the user, with the ``count`` of masks that have it and
             the ``first`` of their files.
-        way_out: ends the error about a file that gives no mask.
-        needed: whether a file that gives none is an error whatever ``on_error`` says.
+        way_out: ends the error about a file that contains no mask.
+        needed: whether such a file is an error whatever ``on_error`` says.
     """
 
     version: tuple[str, int]
-    read: Callable[[Path, Picture], tuple[np.ndarray, int, str]]
+    read: Callable[[Path, ImageShape], tuple[np.ndarray, int, str]]
     remarks: Mapping[str, str]
     way_out: str
     needed: bool
@@ -71,12 +72,12 @@ class MaskKind:
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of N pictures.
+    """The masks of N images.
 
     Attributes:
         masks: (N, H, W) bool, True on the object; a read-only memory map or an array.
-        masked: (N,) bool; False where there is no mask, which then is False all over.
-        notes: lines a person should read: masks left out.
+        masked: (N,) bool; False if an image has no mask; its row of ``masks`` is then all False.
+        notes: lines to report to the user, such as masks left out.
     """
 
     masks: np.ndarray
@@ -86,7 +87,7 @@ class Masks:
 
 def read_masks(
     kind: MaskKind,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     files: Sequence[Path | None],
     *,
     size: int,
@@ -94,30 +95,37 @@ def read_masks(
     cache_dir: Path | None,
     on_error: str,
 ) -> Masks:
-    """The masks of N pictures from N files, None where there is none; H = W = ``size``.
+    """Read the masks of N images from N files (None for no mask); H = W = ``size``.
 
-    A mask goes the way of its picture: turned as the picture's EXIF says, unless it is upright
-    already; then ``resize`` (squash, crop or pad, with False around a padded picture), nearest
-    neighbour. Where there is no file, it costs no room on disk (the array's file is sparse).
+    A mask is treated like its image: rotated as the image's EXIF says, unless it is upright;
+    then resized by ``resize`` (squash, crop or pad, with False around a padded image), nearest
+    neighbour. A mask without a file takes no disk space (the array's file is sparse).
 
-    cache_dir  memory-mapped, made anew when a path, size or modification time of a mask or its
-               picture changed; None: an array, nothing written
-    on_error   "raise": the first mask that cannot be used ends it; "skip": it is left out
+    Args:
+        kind: the kind of mask files.
+        images: N image files.
+        files: N mask files.
+        size: of the masks, in pixels.
+        resize: "squash", "crop" or "pad".
+        cache_dir: folder of a memory-mapped cache, rebuilt when a path, size or modification time
+            of a mask or its image changes; None: return an array and write nothing.
+        on_error: "raise": stop at the first mask that cannot be used; "skip": leave it out.
 
-    Raises UserError: a file that gives no mask for its picture.
+    Raises:
+        UserError: a file contains no mask for its image.
     """
     recipe = Recipe(size, size, channels=1, resize=resize, interpolation="nearest")
     rows = [row for row, file in enumerate(files) if file is not None]
 
     def build(writer: Writer) -> dict:
-        array = writer.create("masks", (len(pictures), size, size), np.dtype(bool))
+        array = writer.create("masks", (len(images), size, size), np.dtype(bool))
         if rows:
             print(f"reading {len(rows)} masks to {size}x{size}", file=sys.stderr)
 
         def work(row: int) -> tuple[int, str]:
             try:
-                mask, remark = _read(kind, pictures[row], files[row], recipe)
-            except PictureError as error:
+                mask, remark = _read(kind, images[row], files[row], recipe)
+            except ImageError as error:
                 if kind.needed or on_error == "raise":
                     raise
                 return row, error.reason
@@ -132,10 +140,10 @@ def read_masks(
                 pool.shutdown(cancel_futures=True)
         return {"remarks": remarks}
 
-    paths = Files.of(path for row in rows for path in (pictures[row], files[row]))
+    paths = Files.of(path for row in rows for path in (images[row], files[row]))
     made_by = (*kind.version, on_error, DECODING, PIL.__version__)
-    asked, state = fingerprints(paths, *made_by, [size, size], resize, len(pictures), rows)
-    entry = stored(cache_dir, f"masks-{asked}", state, build)
+    request, state = fingerprint_files(paths, *made_by, [size, size], resize, len(images), rows)
+    entry = load_or_build(cache_dir, f"masks-{request}", state, build)
     remarks = entry.notes["remarks"]
     broken = [(row, why) for row, why in remarks if why not in kind.remarks]
     masked = np.array([file is not None for file in files])
@@ -143,24 +151,29 @@ def read_masks(
     notes = []
     if broken:
         row, why = broken[0]
-        notes.append(f"{len(broken)} masks left out, the first: {files[row]} ({why})")
+        what = count_noun(len(broken), "mask", "masks")
+        notes.append(f"{what} left out, the first: {files[row]} ({why})")
     for remark, line in kind.remarks.items():
-        if found := [row for row, why in remarks if why == remark]:
-            notes.append(line.format(count=len(found), first=files[found[0]]))
+        if having := [row for row, why in remarks if why == remark]:
+            notes.append(line.format(count=len(having), first=files[having[0]]))
     return Masks(entry.arrays["masks"], masked, notes)
 
 
-def _read(kind: MaskKind, picture: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
-    """(H, W) bool and a remark. Raises PictureError, naming the file, if it gives no mask."""
-    shape = Picture(*size_and_orientation(picture))
+def _read(kind: MaskKind, path: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
+    """Return a mask, (H, W) bool, and a remark.
+
+    Raises:
+        ImageError: the file contains no mask; the error names it.
+    """
+    shape = ImageShape(*read_size_and_orientation(path))
     try:
         mask, turn, remark = kind.read(file, shape)
     except MemoryError:
-        raise  # the machine's failing, not the file's
+        raise  # the machine lacks memory; the file may be fine
     except PIL.UnidentifiedImageError:
-        raise PictureError(file, "its content is no PNG", kind.way_out) from None
+        raise ImageError(file, "its content is not PNG", kind.way_out) from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        raise PictureError(file, reason_of(error), kind.way_out) from None
+        raise ImageError(file, describe_error(error), kind.way_out) from None
     image = Image.fromarray(mask.astype(np.uint8))
     image.getexif()[ORIENTATION] = turn
-    return resized(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark
+    return resize_image(ImageOps.exif_transpose(image), recipe)[..., 0].astype(bool), remark

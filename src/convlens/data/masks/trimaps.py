@@ -1,11 +1,11 @@
-"""Where the animal is in a picture of Oxford-IIIT Pet: trimaps to masks.
+"""Where the animal is in an image of Oxford-IIIT Pet: trimaps to masks.
 
-A trimap is a PNG with 1 on the object, 2 on the background and 3 on the border between them. True
-in a mask is the animal with its border: object (1) and border (3). The border is a band a few
-pixels wide in which the outline lies; with it no part of the animal (ears, whiskers, fur) is
-missing, at the price of a little background.
+A trimap is a PNG with 1 on the object, 2 on the background and 3 on the border between them. A mask
+is True on object (1) and border (3). The border is a band a few pixels wide that contains the
+outline; with it no part of the animal (ears, whiskers, fur) is missing, at the price of a little
+background.
 
-A mask is turned as its picture's EXIF says. A trimap of other proportions than its picture is
+A mask is rotated as its image's EXIF says. A trimap with other proportions than its image is
 stretched over it and reported.
 """
 
@@ -16,37 +16,37 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.data.masks.load import MaskKind, Picture
-from convlens.data.pixels.decode import open_picture
+from convlens.data.masks.load import ImageShape, MaskKind
+from convlens.data.pixels.decode import open_image
 
 _BACKGROUND = 2
 _STRETCHED = "stretched"
 
 
-def trimap_of(picture: Path) -> Path:
-    """Where the official archives have it."""
-    return picture.parent.parent / "annotations" / "trimaps" / f"{picture.stem}.png"
+def find_trimap(image: Path) -> Path:
+    """Return an image's trimap in the layout of the official archives."""
+    return image.parent.parent / "annotations" / "trimaps" / f"{image.stem}.png"
 
 
-def _mask(trimap: Path, picture: Picture) -> tuple[np.ndarray, int, str]:
-    """(h, w) bool, the picture's orientation, and whether the trimap has other proportions."""
-    with open_picture(trimap, formats=("PNG",)) as image:
-        classes = np.asarray(image)  # of a palette the indices
+def _read_mask(trimap: Path, shape: ImageShape) -> tuple[np.ndarray, int, str]:
+    """Return a mask, (h, w) bool, the image's orientation, and a remark if it was stretched."""
+    with open_image(trimap, formats=("PNG",)) as image:
+        classes = np.asarray(image)  # the indices, if it has a palette
     if classes.ndim != 2 or not np.isin(classes, (1, 2, 3)).all():
-        raise ValueError("it is no trimap: 1 (object), 2 (background), 3 (border) are expected")
-    mask, (width, height) = Image.fromarray(classes != _BACKGROUND), picture.stored
+        raise ValueError("it is not a trimap of 1 (object), 2 (background) and 3 (border)")
+    mask, (width, height) = Image.fromarray(classes != _BACKGROUND), shape.stored
     fits = abs(mask.width * height - mask.height * width) <= width + height  # to about a pixel
     mask = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
-    return mask, picture.turn, "" if fits else _STRETCHED
+    return mask, shape.turn, "" if fits else _STRETCHED
 
 
 TRIMAPS = MaskKind(
     version=("trimaps", 2),
-    read=_mask,
+    read=_read_mask,
     remarks={
-        _STRETCHED: "{count} masks have other proportions than their pictures and are stretched "
-        "over them, the first: {first}"
+        _STRETCHED: "masks with other proportions than their images are stretched: {count}, the "
+        "first: {first}"
     },
-    way_out="; put that of the official annotations in its place",
+    way_out="; replace it by the one of the official annotations",
     needed=True,
 )

@@ -1,4 +1,4 @@
-"""One ``.npy`` file being filled."""
+"""One ``.npy`` file that is filled in any order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ _BLOCK = 1 << 24  # bytes written at a time
 
 
 class ArrayFile:
-    """An ``.npy`` file of known shape being filled in any order, from any thread.
+    """An ``.npy`` file of known shape, filled in any order and from any thread.
 
-    Written with ``pwrite``, not through a memory map: on a full disk a map kills the process
-    (SIGBUS), a write says so; and resident memory stays flat however large the array.
+    It is written with ``pwrite``, not through a memory map: on a full disk a map kills the process
+    (SIGBUS), while a write reports it. Resident memory stays flat, however large the array.
+
+    Args:
+        path: the file to create.
+        shape: of the array.
+        dtype: of the array.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.shape, self.dtype = path, tuple(map(int, shape)), np.dtype(dtype)
         self._row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        path.unlink(missing_ok=True)  # never into a file that somebody else has open
+        path.unlink(missing_ok=True)  # never write into a file that another process has open
         with open(path, "xb") as file:
             description = np.lib.format.dtype_to_descr(self.dtype)
             np.lib.format.write_array_header_1_0(
@@ -43,14 +48,16 @@ class ArrayFile:
             data, place = data[count:], place + count
 
     def is_there(self) -> bool:
-        """Whether ``path`` is still this file: no other process took it for abandoned."""
+        """Return whether ``path`` is still this file; another process may have replaced it."""
         try:
             return os.path.samestat(self._info, self.path.stat())
         except FileNotFoundError:
             return False
 
     def sync(self) -> None:
+        """Write everything to the disk."""
         os.fsync(self._fd)
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)

@@ -1,15 +1,15 @@
-"""Arrays kept on disk between runs: memory-mapped, never half-written, rebuilt when in doubt.
+"""Arrays cached on disk between runs: memory-mapped, never half-written, rebuilt when in doubt.
 
-An entry is one ``.npy`` file an array and a JSON sidecar, which is written last and without which
-the arrays count for nothing. The sidecar holds the fingerprint of what the arrays were made from,
-and size, modification time and checksum of each array file, under a digest of its own. The
-checksum is of all bytes of a file up to ``CHECKED``; of a larger one, of so many bytes spread
-evenly over it: opening a cache must not take as long as making it.
+An entry is one ``.npy`` file per array and a JSON sidecar. The sidecar is written last; without it
+the arrays are ignored. It contains the fingerprint of the arrays' inputs; the size, modification
+time and checksum of each array file; and a digest of itself. A checksum covers all bytes of a file
+up to ``CHECKED``; of a larger file it covers that many bytes, spread evenly, because opening a
+cache must not take as long as building it.
 
-While an entry is built, its builder holds a lock on ``<name>.json.tmp``, the sidecar to be. So a
-second process that wants the same entry waits and then maps it; and temporary files whose lock is
-free belong to a process that died, and are removed. (The system frees locks at any death, where
-process numbers are reused by the next container.)
+While a process builds an entry it holds a lock on ``<name>.json.tmp``, the future sidecar. A second
+process that needs the same entry waits and then maps it. Temporary files without a lock belong to a
+process that died and are removed. (The system releases locks when a process dies; process numbers
+would not do, because the next container reuses them.)
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ import numpy as np
 from convlens.core.errors import UserError
 from convlens.core.locks import is_same_file, take_lock, wait_for_lock
 from convlens.data.index.digests import Digest, digest
-from convlens.data.index.files import Files, size_and_time
+from convlens.data.index.files import Files, read_size_and_time
 from convlens.data.pixels.array_file import ArrayFile
 
 FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-IN_MEMORY = "or keep the pictures in memory with data.cache=ram"
+IN_MEMORY = "or keep the images in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes checked at a time
-CHECKED = 1 << 30  # bytes of a file that are checked when it is opened: half a second's worth
-_ATTEMPTS = 5  # others may replace the entry between building and reading; not for ever
+CHECKED = 1 << 30  # most bytes of a file that opening it checks: about half a second
+_ATTEMPTS = 5  # other processes may replace the entry between building and reading
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies in the cache under one name; ``arrays`` are read-only memory maps."""
+    """One entry of the cache; ``arrays`` are read-only memory maps, ``notes`` come from JSON."""
 
     arrays: dict[str, np.ndarray]
     notes: dict
@@ -52,31 +52,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rows:
-    """An array in memory, filled as an :class:`ArrayFile` is."""
+    """An array in memory with the interface of ``ArrayFile``."""
 
     array: np.ndarray
 
     def put(self, first: int, rows: np.ndarray) -> None:
+        """Write ``rows`` at index ``first``."""
         self.array[first : first + len(rows)] = rows
 
 
 class MemoryWriter:
-    """Hands out the arrays of an entry that is built in memory."""
+    """Creates the arrays of an entry that is built in memory."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {}
 
     def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> Rows:
-        """A new array called ``key``; raises UserError at once if the memory cannot hold it.
+        """Create an array called ``key``.
 
-        The system would kill the process for it later.
+        Raises:
+            UserError: the machine's memory cannot hold it; the system would kill the process later.
         """
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > there:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
             raise UserError(
-                f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} pictures and this "
-                f"machine has {there / 1e9:.1f}: use data.cache=disk or a smaller data.size"
+                f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} images, but this "
+                f"machine has {memory / 1e9:.1f} GB: use data.cache=disk or a smaller data.size"
             )
         self.rows[key] = Rows(np.zeros(shape, dtype))
         return self.rows[key]
@@ -84,7 +86,7 @@ class MemoryWriter:
 
 @dataclass
 class FileWriter:
-    """Hands out the array files of an entry that is being built."""
+    """Creates the array files of an entry that is being built."""
 
     directory: Path
     name: str
@@ -93,12 +95,16 @@ class FileWriter:
     files: dict[str, ArrayFile] = field(default_factory=dict)
 
     def create(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> ArrayFile:
-        """A new array called ``key``; raises UserError at once if the disk cannot hold it."""
+        """Create an array called ``key``.
+
+        Raises:
+            UserError: the disk cannot hold it.
+        """
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
         free = shutil.disk_usage(self.directory).free
         if needed > free:
-            detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free"
-            raise disk_full(self.directory, detail, self.way_out)
+            detail = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free"
+            raise disk_full_error(self.directory, detail, self.way_out)
         path = self.directory / f"{self.name}.{key}.npy{self.suffix}"
         try:
             self.files[key] = ArrayFile(path, shape, dtype)
@@ -111,34 +117,42 @@ class FileWriter:
 Writer = FileWriter | MemoryWriter
 
 
-def disk_full(directory: Path, detail: str, way_out: str) -> UserError:
+def disk_full_error(directory: Path, detail: str, way_out: str) -> UserError:
+    """Return the error for a full disk."""
     return UserError(
-        f"no room for the cache in {directory} ({detail}): free some, set CONVLENS_CACHE to a "
+        f"no space for the cache in {directory} ({detail}): free some, set CONVLENS_CACHE to a "
         f"larger disk, {way_out}"
     )
 
 
-def stored(
+def load_or_build(
     directory: Path | None,
     name: str,
     fingerprint: str,
     build: Callable[[Writer], dict],
     way_out: str = IN_MEMORY,
 ) -> Entry:
-    """The entry ``name`` if it holds ``fingerprint``, else built, and then read back.
+    """Return the entry ``name`` if it has this ``fingerprint``; else build it and read it back.
 
-    ``build(writer)`` fills the arrays it creates and returns JSON-able notes, kept beside them. It
-    may raise what it likes: nothing of it stays. Two processes that want one entry build it once.
-    Without a ``directory`` it is built in memory, and nothing is written.
-    ``way_out`` ends error messages: what to do besides making room.
+    Whatever ``build`` raises, nothing partial stays on disk. If two processes need one entry, one
+    builds it.
 
-    Raises UserError if the folder cannot be written or the disk is full.
+    Args:
+        directory: folder of the cache; None: build in memory and write nothing.
+        name: of the entry.
+        fingerprint: digest of everything that the arrays depend on.
+        build: given a writer, fills the arrays that it creates, and returns notes (JSON-able) that
+            are stored with them.
+        way_out: ends error messages: what the user can do besides freeing space.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
     """
     if directory is None:
         writer = MemoryWriter()
         notes = build(writer)
         return Entry({key: rows.array for key, rows in writer.rows.items()}, notes, False)
-    with _explained(directory, way_out):
+    with _convert_errors(directory, way_out):
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
     built = False
@@ -146,8 +160,8 @@ def stored(
         entry = _load(directory, name, fingerprint)
         if entry is not None:
             return replace(entry, from_cache=not built)
-        with _explained(directory, way_out), _owned(directory, name) as suffix:
-            # another process may have been faster: then what it made is read
+        with _convert_errors(directory, way_out), _owned(directory, name) as suffix:
+            # if another process finished first, read what it built
             built = suffix is not None and _load(directory, name, fingerprint) is None
             if built:
                 _build(FileWriter(directory, name, suffix, way_out), fingerprint, build)
@@ -157,29 +171,37 @@ def stored(
     )
 
 
-def fingerprints(files: Files, *parts: object) -> tuple[str, str]:
-    """What names an entry made from files, and what must be unchanged for it to hold.
+def fingerprint_files(files: Files, *parts: object) -> tuple[str, str]:
+    """Return a name for an entry made from files, and the fingerprint that it has to match.
 
-    Sizes and times are not in the first, so that changed files replace their entry on disk.
+    The name does not depend on sizes and times, so that changed files replace their entry on disk.
 
     Args:
-        files: they are read for it.
-        parts: JSON-able; all else that it is made from.
+        files: the files that the entry is made from.
+        *parts: everything else that it is made from, JSON-able.
     """
     identity = Digest(*parts)
     identity.add_all(files.absolute())
     whole = identity.copy()
-    whole.add_all(map(size_and_time, files.located()))
+    whole.add_all(map(read_size_and_time, files.byte_paths()))
     return identity.hexdigest(), whole.hexdigest()
 
 
-def cached_arrays(
+def cache_arrays(
     key: dict, make: Callable[[], dict[str, np.ndarray]], directory: Path | None
 ) -> dict[str, np.ndarray]:
-    """The arrays that ``make()`` gives, made once for each ``key`` (JSON-able; say it all in it).
+    """Return the arrays from ``make()``, made once for each ``key``, under the same names.
 
-    Returns the same names; the arrays are read-only memory maps. Without a ``directory`` they are
-    made anew and nothing is kept. Raises UserError if it cannot be written or is full.
+    Args:
+        key: everything that the arrays depend on, JSON-able.
+        make: computes the arrays.
+        directory: folder of the cache; None: compute them and write nothing.
+
+    Returns:
+        Read-only memory maps.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
     """
     if directory is None:
         return make()
@@ -190,17 +212,17 @@ def cached_arrays(
         return {}
 
     mark = digest(FORMAT, key)
-    return stored(directory, f"arrays-{mark}", mark, build).arrays
+    return load_or_build(directory, f"arrays-{mark}", mark, build).arrays
 
 
 @contextlib.contextmanager
-def _explained(directory: Path, way_out: str) -> Iterator[None]:
-    """A full disk or an unusable folder, as the one line a person can act on."""
+def _convert_errors(directory: Path, way_out: str) -> Iterator[None]:
+    """Convert a full disk or an unusable folder into a UserError."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise disk_full(directory, error.strerror, way_out) from None
+            raise disk_full_error(directory, error.strerror, way_out) from None
         raise UserError(
             f"cannot write the cache folder {directory}: {error.strerror or error}; set "
             f"CONVLENS_CACHE to another folder, {way_out}"
@@ -209,7 +231,7 @@ def _explained(directory: Path, way_out: str) -> Iterator[None]:
 
 def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]) -> None:
     """Fill the temporary files, then move them into place, the sidecar last."""
-    place, files, taken = writer.directory / writer.name, writer.files, False
+    place, files, is_taken = writer.directory / writer.name, writer.files, False
     temporary = Path(f"{place}.json{writer.suffix}")
     try:
         try:
@@ -221,11 +243,10 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
                 file.close()
         arrays = {}
         for key, file in files.items():
-            if taken := not file.is_there():
+            if is_taken := not file.is_there():
                 raise UserError(
-                    f"another machine builds the same cache in {writer.directory}, whose locks do "
-                    f"not reach from one machine to the other: set CONVLENS_CACHE to a local disk "
-                    f"of each, or build it beforehand by a run on one of them"
+                    f"another machine builds the same cache in {writer.directory}, which does not "
+                    f"share locks: set CONVLENS_CACHE to a local disk of each, or run on one first"
                 )
             with open(file.path, "rb") as written:
                 arrays[key] = _state(written)
@@ -241,13 +262,13 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
         for file in files.values():
             if file.is_there():
                 file.path.unlink(missing_ok=True)
-        if not taken:
+        if not is_taken:
             temporary.unlink(missing_ok=True)
         raise
 
 
 def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
-    """The entry, if every byte of the sidecar and every array file is as it was written."""
+    """Return the entry, if the sidecar and every array file are as they were written."""
     try:
         content = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
         if content.pop("digest") != digest(FORMAT, content):
@@ -264,12 +285,12 @@ def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
 
 
 def _state(file: BinaryIO) -> dict[str, int]:
-    """What an array file is known by: its size, its time, and CRC-32C over its blocks."""
+    """Return what identifies an array file: its size, its time, and CRC-32C of its blocks."""
     info = os.fstat(file.fileno())
     blocks = -(-info.st_size // _BLOCK)
     most = CHECKED // _BLOCK
     chosen = range(blocks)
-    if blocks > most:  # the first, the last, and those evenly between
+    if blocks > most:  # the first, the last, and some evenly between
         chosen = [round(number * (blocks - 1) / (most - 1)) for number in range(most)]
     mark = 0
     for block in chosen:
@@ -279,7 +300,7 @@ def _state(file: BinaryIO) -> dict[str, int]:
 
 
 def _mapped(path: Path, expected: dict) -> np.ndarray:
-    """Map the file that was checked: opened once, so that it cannot be replaced in between."""
+    """Check and map a file; it is opened once, so that it cannot be replaced in between."""
     with open(path, "rb") as file:
         if _state(file) != expected:
             raise ValueError(f"{path} is not as it was written")
@@ -296,10 +317,10 @@ def _mapped(path: Path, expected: dict) -> np.ndarray:
 
 @contextlib.contextmanager
 def _owned(directory: Path, name: str) -> Iterator[str | None]:
-    """Own the entry ``name``: yields the suffix of temporary files.
+    """Own the entry ``name`` and yield the suffix of its temporary files.
 
-    Waits for another builder; yields None when that one has finished meanwhile. On a file system
-    without locks every process builds for itself under a name of its own, and the last wins.
+    Wait for another builder, and yield None if that one finished. On a file system without locks
+    every process builds the entry under its own temporary name, and the last one wins.
     """
     path = directory / f"{name}.json.tmp"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -314,9 +335,9 @@ def _owned(directory: Path, name: str) -> Iterator[str | None]:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what dead processes left: the temporary files of entries whose lock is free."""
+    """Remove what dead processes left: temporary files of entries that nobody has locked."""
     for temporary in directory.glob("*.json.tmp"):
-        with contextlib.suppress(OSError):  # somebody else removes it too, or may alone
+        with contextlib.suppress(OSError):  # another process removes it too, or owns it
             fd = os.open(temporary, os.O_RDWR)
             try:
                 if take_lock(fd) and is_same_file(fd, temporary):

@@ -1,10 +1,11 @@
-"""One picture file to one uint8 array.
+"""One image file to one uint8 array.
 
 Legend: H height, W width, C channels (1 grey, 3 RGB).
 
-What a file means is settled here, once: EXIF orientation is applied; CMYK and the like become RGB;
-16-bit grey is scaled to 8 bits; what is transparent shows a background (white by default); of
-animations the first frame counts. Damaged files are errors that name the file, never grey pictures.
+This module decides what a file means: EXIF orientation is applied; CMYK and other colour spaces
+become RGB; 16-bit grey is scaled to 8 bits; transparent pixels show a background (white by
+default); an animation's first frame counts. Damaged files raise errors that name the file; they
+never become grey images.
 """
 
 from __future__ import annotations
@@ -22,36 +23,36 @@ from PIL import Image, ImageOps
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError, nearest
-from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, kind_of_file
+from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, detect_file_kind
 
-VERSION = 1  # of the pixels a file gives: raise it when decoding changes, and caches are rebuilt
+VERSION = 1  # of the pixels of a file: raise it when decoding changes, so that caches are rebuilt
 RESIZES = ("squash", "crop", "pad")
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# Pillow's own bound for refusing decompression bombs: 179 million pixels, 716 MB as Pillow has RGB.
+# Pillow's own limit against decompression bombs: 179 million pixels, 716 MB in Pillow's RGB.
 MAX_PIXELS = 178_956_970
-# The longest side that a JPEG or GIF can have. A PNG of 1x100,000,000 pixels is a kilobyte on disk,
-# and its table of rows and resizing it take gigabytes.
+# The longest side of a JPEG or GIF. A PNG of 1x100,000,000 pixels takes a kilobyte on disk, but its
+# table of rows and resizing it take gigabytes.
 MAX_SIDE = 65_535
-# Scans of a JPEG: a progressive one has about ten. Each goes over all pixels again, whatever it
-# holds: hundreds of empty ones in a small file keep a processor busy for minutes.
+# Scans of a JPEG: a progressive one has about ten. Each one visits all pixels again, so hundreds of
+# empty scans in a small file keep a processor busy for minutes.
 MAX_SCANS = 100
-# Above this many pixels one picture is decoded at a time, so that threads do not add up gigabytes.
+# Images with more pixels are decoded one at a time, so that threads together do not need gigabytes.
 LARGE = 1 << 24
 _ONE_LARGE = threading.Lock()
-ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 4 mirrored or upside down, 5 to 8 on its side
-BACKGROUND, PADDING = 255, 0  # grey levels: under transparent pictures, around padded ones
-_STRIP = 1 << 22  # pixels that are converted at a time where a conversion needs copies
-# Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the wanted size.
-# At 3 the picture differs from a full decode by less than one grey level on average (tested).
+ORIENTATION = 0x0112  # EXIF tag: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 on its side
+BACKGROUND, PADDING = 255, 0  # grey levels: under transparent images, around padded ones
+_STRIP = 1 << 22  # pixels converted at a time when a conversion needs copies
+# Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the target size.
+# At 3 the image differs from a full decode by less than one grey level on average (tested).
 REDUCING_GAP = 3
 
 
-class PictureError(UserError):
-    """A file that gives no picture; ``reason`` says why, without the file's name."""
+class ImageError(UserError):
+    """A file that cannot be decoded; ``reason`` says why, without the file's name."""
 
     def __init__(self, path: Path, reason: str, way_out: str = ""):
         super().__init__(f"cannot read {path}: {reason}{way_out}")
@@ -62,12 +63,14 @@ class PictureError(UserError):
 class Recipe:
     """How a file becomes an (H, W, C) array.
 
-    height, width  of the result, in pixels
-    channels       1 (ITU-R 601 luma) or 3 (RGB)
-    resize         "squash" to the size whatever the proportions; "crop": the largest centred part
-                   of the wanted proportions; "pad": the whole picture, centred on black
-    interpolation  "bilinear", "bicubic" (both antialiased when shrinking) or "nearest" (as Keras
-                   loads from folders)
+    Attributes:
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        channels: 1 (ITU-R 601 luma) or 3 (RGB).
+        resize: "squash": to the size, whatever the proportions; "crop": the largest centred part
+            with the target's proportions; "pad": the whole image, centred on black.
+        interpolation: "bilinear", "bicubic" (both antialiased when shrinking) or "nearest" (as
+            Keras loads from folders).
     """
 
     height: int
@@ -87,39 +90,43 @@ class Recipe:
             raise UserError(f"data.size={self.height}x{self.width}: choose at least one pixel")
 
     def key(self) -> dict[str, object]:
-        """All that the pixels of a file hang on."""
+        """Return everything that a file's pixels depend on."""
         fixed = {"background": BACKGROUND, "padding": PADDING, "max_pixels": MAX_PIXELS}
         return asdict(self) | fixed
 
 
-def recipe_of(data: DataConfig) -> Recipe:
-    """How pictures come to the network that a config group ``data`` describes."""
+def make_recipe(data: DataConfig) -> Recipe:
+    """Return the recipe that the config group ``data`` describes."""
     return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
 
 
-def decode_picture(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
-    """One file as (H, W, C) uint8. Raises PictureError, naming it, if it gives no picture."""
+def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
+    """Decode one file to (H, W, C) uint8.
+
+    Raises:
+        ImageError: the file cannot be decoded; the error names it.
+    """
     path = Path(path)
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
-                return from_image(image, recipe)
+                return convert_image(image, recipe)
     except MemoryError:
-        raise  # the machine's failing, not the file's
+        raise  # the machine lacks memory; the file may be fine
     except Exception as error:
-        # Pillow's readers raise almost anything on damaged data: OSError, SyntaxError, ValueError,
-        # IndexError, struct.error, zlib.error and more. All of them mean this file.
-        raise PictureError(path, _reason(path, error)) from None
+        # On damaged data Pillow's readers raise almost anything: OSError, SyntaxError, ValueError,
+        # IndexError, struct.error, zlib.error and more. Convert any of them to an ImageError.
+        raise ImageError(path, _reason(path, error)) from None
 
 
-def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """A picture file, opened and not decoded: of one of ``formats`` and within the limits.
+def open_image(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Open an image file in one of ``formats`` and within the size limits; decode nothing.
 
     Raises:
-        ValueError: the header claims too many pixels; nothing was decoded, no room was made.
-        Exception: of any kind, from Pillow's readers, where it is no picture.
+        ValueError: the header claims too many pixels; no memory was allocated for them.
+        Exception: of any type, from Pillow's readers, if the file is not an image.
     """
     with open(path, "rb") as file:
         claimed = _webp_size(file.read(30))
@@ -134,30 +141,31 @@ def open_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> I
     return image
 
 
-def size_and_orientation(picture: str | os.PathLike) -> tuple[tuple[int, int], int]:
-    """((w, h) of the stored pixels, EXIF orientation) of a picture file; nothing is decoded.
+def read_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """Return ((w, h) of the stored pixels, EXIF orientation) of an image file; decode nothing.
 
-    Raises PictureError, naming the file, if it gives no picture or is above the limits of one.
+    Raises:
+        ImageError: the file is not an image or is above the size limits; the error names it.
     """
     try:
-        with open_picture(picture) as image:
+        with open_image(path) as image:
             turn = _orientation(image)
-            # Pillow gives a TIFF's size as it will stand, of every other kind as it lies
+            # Pillow reports the upright size of a TIFF, but the stored size of any other format
             upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
             return image.size[::-1] if upright else image.size, turn
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
-        raise PictureError(Path(picture), reason_of(error)) from None
+        raise ImageError(Path(path), describe_error(error)) from None
 
 
-def reason_of(error: Exception) -> str:
-    """What is wrong with a file, by what reading it raised."""
+def describe_error(error: Exception) -> str:
+    """Return what is wrong with a file, from the exception that reading it raised."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height by the first 30 bytes of a WebP file; None for any other.
+    """Return width and height from the first 30 bytes of a WebP file; None for other files.
 
-    Pillow makes room for two whole pictures when it opens one, before it tells the size: two
+    When Pillow opens a WebP file it allocates two whole images before it reports the size: two
     gigabytes for 16,000x16,000 (container: RFC 9649).
     """
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
@@ -172,36 +180,36 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _check_size(width: int, height: int) -> None:
-    """Refuse by what the header says, before anything is decoded or room is made (ValueError)."""
+    """Raise ValueError if the header claims too many pixels, before memory is allocated."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}: shrink it")
     if max(width, height) > MAX_SIDE:
-        raise ValueError(f"{width}x{height} pixels: no side may be above {MAX_SIDE:,}: shrink it")
+        raise ValueError(f"{width}x{height} pixels: no side may exceed {MAX_SIDE:,}: shrink it")
 
 
 def _check_scans(path: Path, image: Image.Image) -> None:
-    """Refuse a JPEG that would be gone over again and again."""
+    """Raise ValueError for a JPEG with very many scans."""
     if image.format != "JPEG" or not image.info.get("progressive"):
         return
     scans = path.read_bytes().count(b"\xff\xda")  # in compressed data 0xff is followed by 0
     if scans > MAX_SCANS:
-        raise ValueError(f"it has {scans} scans, above {MAX_SCANS}: save it anew")
+        raise ValueError(f"it has {scans} scans, more than {MAX_SCANS}: save it again")
 
 
-def from_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
-    """A picture that Pillow has opened or made, as (H, W, C) uint8."""
-    if recipe.interpolation != "nearest":  # which picks pixels: all must be there
+def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
+    """Convert an image that Pillow has opened or created to (H, W, C) uint8."""
+    if recipe.interpolation != "nearest":  # nearest picks single pixels, so it needs all of them
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
     image.load()
-    return resized(_plain(_upright(image), recipe.channels), recipe)
+    return resize_image(_to_plain_mode(_upright(image), recipe.channels), recipe)
 
 
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if isinstance(error, PIL.UnidentifiedImageError):
-        kind = kind_of_file(path)
+        kind = detect_file_kind(path)
         if kind == "empty":
             return "the file is empty"
         if kind in FORMATS:
@@ -211,38 +219,38 @@ def _reason(path: Path, error: Exception) -> str:
             f"its content ({kind}) is not in a supported image format ({', '.join(FORMATS)})"
             f"{way_out}"
         )
-    return reason_of(error)
+    return describe_error(error)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture whose EXIF block is garbage is as it lies."""
+    """Apply the EXIF orientation; an image with a broken EXIF block stays as it is."""
     return ImageOps.exif_transpose(image) if _orientation(image) not in (0, 1) else image
 
 
 def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(Exception):  # anything, again; the pixels are fine
+    with contextlib.suppress(Exception):  # a broken EXIF block does not affect the pixels
         return image.getexif().get(ORIENTATION, 1)
     return 1
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Mode L or RGB, eight bits, opaque."""
+def _to_plain_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to mode L or RGB: eight bits, opaque."""
     if image.mode.startswith("I;16"):
         image = _by_strips(image, "L", _eight_bits)
     elif image.mode in ("I", "F"):
-        raise ValueError("32 bits a channel have no known range: save it with 8 or 16 bits")
+        raise ValueError("32 bits per channel have no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = _by_strips(image, "RGB", _opaque)
     mode = "L" if channels == 1 else "RGB"
     if mode == "L" and image.mode not in ("L", "1", "RGB"):
-        image = image.convert("RGB")  # CMYK, LAB … have no direct way to luma
+        image = image.convert("RGB")  # CMYK, LAB … have no direct conversion to luma
     return image if image.mode == mode else image.convert(mode)
 
 
 def _by_strips(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """``convert`` of the whole picture, some rows at a time: its copies need little room."""
+    """Apply ``convert`` to the whole image in strips, so that its copies need little memory."""
     rows = max(1, _STRIP // image.width)
     if rows >= image.height:
         return convert(image)
@@ -261,12 +269,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    below = Image.new("RGBA", image.size, (*(BACKGROUND,) * 3, 255))
-    return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
+    background = Image.new("RGBA", image.size, (*(BACKGROUND,) * 3, 255))
+    return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
-def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
-    """(H, W, C) by the recipe's way of resizing."""
+def resize_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
+    """Resize to (H, W, C) as the recipe says."""
     method = INTERPOLATIONS[recipe.interpolation]
     goal = (recipe.width, recipe.height)
     width, height = image.size

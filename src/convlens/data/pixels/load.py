@@ -1,6 +1,6 @@
-"""Picture files to one uint8 array: decoded once, in parallel, kept memory-mapped on disk.
+"""Decode image files to one uint8 array: once, in parallel, memory-mapped on disk.
 
-Legend: N pictures, H height, W width, C channels (1 grey, 3 RGB).
+Legend: N images, H height, W width, C channels (1 grey, 3 RGB).
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from PIL import Image, ImageFile
 from PIL import _imaging as core
 
 from convlens.core.errors import UserError
-from convlens.core.progress import on_terminal, progress_bar
+from convlens.core.progress import is_on_terminal, progress_bar
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
-from convlens.data.pixels.cache import Writer, fingerprints, stored
-from convlens.data.pixels.decode import VERSION, PictureError, Recipe, decode_picture
-from convlens.data.pixels.looks import GRID, look
+from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
+from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_image
+from convlens.data.pixels.lookalikes import GRID, compute_signature
 
-CHUNK = 16  # pictures a thread takes at a time
-_STORED = 2  # raised when an entry holds other arrays: pictures, and since 2 their looks
+CHUNK = 16  # images per task of a thread
+_STORED = 2  # raise it when a cache entry has other arrays: images; since 2 also signatures
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """N decoded pictures.
+    """N decoded images.
 
-    images      (N, H, W, C) uint8 in the order of the files: a read-only memory map or an array
-    good        (N,) bool; False where the file gave no picture (its pixels are zeros)
-    errors      (file, reason) of those
-    made_from   digests of what was asked for, and of that with sizes and times of the files
-    digests     (N,) int64, ``file_digest`` of each file; None where nothing was read: the pictures
-                come from the cache
-    looks       (N, 16) float16, ``looks.look`` of each picture
+    Attributes:
+        images: (N, H, W, C) uint8 in the order of the files: a read-only memory map or an array.
+        good: (N,) bool; False if the file could not be decoded (its pixels are zeros).
+        errors: (file, reason) of those.
+        made_from: two digests: of the request, and of the request with sizes and times of the
+            files.
+        digests: (N,) int64, ``file_digest`` of each file; None if the images come from the cache.
+        signatures: (N, 16) float16, ``lookalikes.compute_signature`` of each image.
     """
 
     images: np.ndarray
@@ -55,42 +56,46 @@ class Pixels:
     errors: list[tuple[Path, str]]
     made_from: tuple[str, str]
     digests: np.ndarray | None
-    looks: np.ndarray
+    signatures: np.ndarray
 
 
-def decoded(
+def decode_images(
     files: Files, recipe: Recipe, *, cache_dir: Path | None, on_error: str, progress: bool = True
 ) -> Pixels:
     """Decode and resize ``files`` to (N, H, W, C) uint8, or map them from an earlier run.
 
-    Pillow decodes and resizes outside Python's lock, so that threads, as many as this process may
-    use cores, beat processes' start-up and copying.
+    Pillow releases Python's lock while it decodes and resizes, so threads (one per available core)
+    are faster than processes, which have to start and to copy.
 
-    cache_dir  written to row by row and memory-mapped, so data may be larger than RAM. Built anew
-               when a path, size, modification time or key of the recipe (or Pillow) changed.
-               None: an array, nothing written
-    on_error   "raise": the first damaged file ends it; "skip": it is listed in the result
-    progress   a bar on a terminal's stderr, two lines elsewhere; False for silence
+    Args:
+        files: N files.
+        recipe: how a file becomes an array.
+        cache_dir: folder of a memory-mapped cache, so that data may be larger than memory. It is
+            rebuilt when a path, size, modification time, key of the recipe or Pillow changes.
+            None: return an array and write nothing.
+        on_error: "raise": stop at the first damaged file; "skip": list it in the result.
+        progress: show a bar on a terminal's stderr, two lines elsewhere; False for silence.
 
-    Raises UserError, one line: a file that gives no picture, no good one among all, no room.
+    Raises:
+        UserError: a file cannot be decoded, or none can; there is no space.
     """
     count, digests = len(files), np.zeros(len(files), np.int64)
 
     def build(writer: Writer) -> dict:
         shape = (count, recipe.height, recipe.width, recipe.channels)
         rows = writer.create("images", shape, np.uint8)
-        seen = writer.create("looks", (count, GRID**2), np.float16)
+        signatures = writer.create("looks", (count, GRID**2), np.float16)
 
-        def keep(index: int, picture: np.ndarray) -> None:
-            rows.put(index, picture[None])
-            seen.put(index, look(picture)[None])
+        def keep(index: int, image: np.ndarray) -> None:
+            rows.put(index, image[None])
+            signatures.put(index, compute_signature(image)[None])
 
         return {"errors": _decode_all(files, recipe, keep, digests, on_error, progress)}
 
     parts = VERSION, _STORED, PIL.__version__, recipe.key(), on_error
-    asked, state = fingerprints(files, *parts)
-    made_from = f"pixels-{asked}", state
-    entry = stored(cache_dir, *made_from, build)
+    request, state = fingerprint_files(files, *parts)
+    made_from = f"pixels-{request}", state
+    entry = load_or_build(cache_dir, *made_from, build)
     errors = entry.notes["errors"]
     good = np.ones(count, bool)
     good[[index for index, _ in errors]] = False
@@ -108,13 +113,13 @@ def _decode_all(
     on_error: str,
     progress: bool,
 ) -> list[tuple[int, str]]:
-    """Decode everything through ``put(index, picture)``; the (index, reason) of what failed.
+    """Decode every file and pass it to ``put(index, image)``; return (index, reason) of failures.
 
-    ``digests`` is filled on the way, while a file's bytes are still at hand.
+    This also fills ``digests``, while a file's bytes are still in the system's cache.
     """
-    workers = min(cores(), -(-len(files) // CHUNK))
+    workers = min(count_cores(), -(-len(files) // CHUNK))
     stop = threading.Event()
-    failures: list[tuple[int, str]] = []  # appended to by all threads
+    failures: list[tuple[int, str]] = []  # all threads append to it
 
     def work(first: int) -> int:
         chunk = range(first, min(first + CHUNK, len(files)))
@@ -122,17 +127,20 @@ def _decode_all(
             if stop.is_set():
                 break
             try:
-                put(index, decode_picture(files[index], recipe))
-            except PictureError as error:
+                put(index, decode_image(files[index], recipe))
+            except ImageError as error:
                 failures.append((index, error.reason))
                 if on_error == "raise":
                     stop.set()
             digests[index] = file_digest(files[index])
         return len(chunk)
 
-    what = f"{len(files)} pictures to {recipe.height}x{recipe.width}, {workers} threads"
-    with pillow_settings(), bar("decoding", "decoded", what, len(files), progress) as advance:
-        # as many tasks waiting as keep the threads busy, not one for every chunk of a million files
+    what = f"{len(files)} images to {recipe.height}x{recipe.width}, {workers} threads"
+    with (
+        pillow_settings(),
+        show_progress("decoding", "decoded", what, len(files), progress) as advance,
+    ):
+        # queue enough tasks to keep the threads busy, not one per chunk of a million files
         firsts = iter(range(0, len(files), CHUNK))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
@@ -142,31 +150,32 @@ def _decode_all(
                 for task in done:
                     advance(task.result())
                 waiting |= {pool.submit(work, first) for first in islice(firsts, len(done))}
-        finally:  # a damaged file, a full disk or Ctrl-C: the other threads end at once
+        finally:  # on a damaged file, a full disk or Ctrl-C the other threads stop at once
             stop.set()
             pool.shutdown(cancel_futures=True)
     failures.sort()
     if failures:
         path, reason = files[failures[0][0]], failures[0][1]
         if on_error == "raise":
-            way_out = "; replace or remove it, or go on without such files with data.on_error=skip"
-            raise PictureError(path, reason, way_out)
+            way_out = "; replace or remove it, or skip such files with data.on_error=skip"
+            raise ImageError(path, reason, way_out)
         if len(failures) == len(files):
-            raise UserError(f"none of {len(files)} files is a picture, such as {path}: {reason}; "
-                            f"look at the files in {path.parent}")  # fmt: skip
+            raise UserError(f"none of {len(files)} files is an image, such as {path}: {reason}; "
+                            f"check the files in {path.parent}")  # fmt: skip
     return failures
 
 
 @contextlib.contextmanager
 def pillow_settings() -> Iterator[None]:
-    """Pillow's switches as this module needs them, put back afterwards.
+    """Set Pillow's global switches, and restore them afterwards.
 
-    Its bomb check is replaced by ours (which names the file and has a key); half a picture is never
-    accepted; warnings about odd metadata do not concern the pixels, and what its log says of
-    damaged files is said by us. Set here, around all threads: it belongs to the whole process.
+    Our own size check replaces Pillow's: it names the file and a key. Truncated images are never
+    accepted. Warnings about odd metadata do not concern the pixels, and errors report damaged
+    files, so Pillow's log is silenced. These switches belong to the whole process, so they are set
+    here, around all threads.
     """
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    Image.init()  # loads the readers once, not in every thread
+    Image.init()  # loads the readers once instead of in every thread
     _silence_libtiff()
     log, level = logging.getLogger("PIL"), logging.getLogger("PIL").level
     with warnings.catch_warnings():
@@ -182,21 +191,21 @@ def pillow_settings() -> Iterator[None]:
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """Damaged TIFF files are refused in our words; libtiff would write its own onto the screen.
+    """Silence libtiff, which would print its own messages about damaged files to the screen.
 
-    Its switch is found through Pillow's library, which it came with. Where it is linked in another
-    way (Windows) nothing is found, and its lines are seen.
+    The switch is found through Pillow's library. If libtiff is linked in another way (Windows), it
+    is not found, and the messages appear.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(core.__file__).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager
-def bar(
+def show_progress(
     doing: str, done: str, what: str, total: int, shown: bool
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; two plain lines where that is no terminal."""
-    in_lines, start = shown and not on_terminal(), time.monotonic()
+    """Show a progress bar on stderr, or two plain lines if stderr is no terminal."""
+    in_lines, start = shown and not is_on_terminal(), time.monotonic()
     if in_lines:
         print(f"{doing} {what}", file=sys.stderr)
     with progress_bar(f"{doing} {what}", total, shown=shown) as advance:
@@ -205,6 +214,7 @@ def bar(
         print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
-def cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1

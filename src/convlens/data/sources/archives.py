@@ -1,4 +1,4 @@
-"""Data sets that are packed on a server: downloaded whole, or not there at all.
+"""Data sets in archives on a server: downloaded completely or not at all.
 
 Pets: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012.
 """
@@ -25,17 +25,17 @@ from convlens.data.sources.source import Download
 
 @dataclass(frozen=True)
 class Archives:
-    """Packed folders that are, unpacked together, a data set.
+    """Archives that, unpacked together, form a data set.
 
     Attributes:
-        title: of the data set.
-        addresses: of the folders that hold the archives; tried in order.
-        checksums: file name of each archive to its checksum.
+        title: name of the data set.
+        addresses: folders on servers that contain the archives, tried in order.
+        checksums: file name of each archive -> its checksum.
         algorithm: of the checksums, ``md5`` or ``sha256``.
-        folders: lie side by side in them.
-        megabytes: to download.
+        folders: the folders that the archives contain.
+        megabytes: size of the download.
         class_names: by ``data.labels``.
-        by_hand: how a person puts the data set into ``{directory}`` instead.
+        by_hand: how a user can put the data set into ``{directory}`` instead.
     """
 
     title: str
@@ -47,14 +47,14 @@ class Archives:
     class_names: Mapping[str | None, tuple[str, ...]]
     by_hand: str
 
-    def pending(self, directory: Path, labels: str | None) -> Download | None:
-        """What a run would download, or None."""
+    def find_pending(self, directory: Path, labels: str | None) -> Download | None:
+        """Return what a run would download, or None."""
         if self.is_there(directory):
             return None
         return Download(directory, self.megabytes, self.class_names[labels])
 
     def is_there(self, directory: Path) -> bool:
-        """Whether ``directory`` holds anything, and so will be used as it is."""
+        """Return whether ``directory`` contains anything, so that it is used as it is."""
         try:
             return directory.exists() and next(directory.iterdir(), None) is not None
         except OSError as error:
@@ -66,11 +66,15 @@ class Archives:
     def download(self, directory: Path) -> None:
         """Put the data set into ``directory``, unless something is there already.
 
-        Everything happens in one hidden folder beside ``directory``, which is moved into place when
-        complete; whatever a killed run left there goes at the next one.
+        Everything happens in a hidden folder beside ``directory``, which is moved into place when
+        complete. The next download removes what a killed run left there.
 
-        Raises UserError: no connection, another checksum, a damaged archive or one of something
-        else.
+        Args:
+            directory: the folder of the data set.
+
+        Raises:
+            UserError: there is no connection, a checksum differs, or an archive is damaged or
+                contains something else.
         """
         if self.is_there(directory):
             return
@@ -85,22 +89,22 @@ class Archives:
                     self._fetch(folder / name, f"check the connection, or {by_hand}")
                     _unpack(folder / name, whole)
                     (folder / name).unlink()
-                places = [whole, *filter(Path.is_dir, whole.iterdir())]
-                lacking = {
-                    place: [name for name in self.folders if not (place / name).is_dir()]
-                    for place in places
+                candidates = [whole, *filter(Path.is_dir, whole.iterdir())]
+                missing = {
+                    folder: [name for name in self.folders if not (folder / name).is_dir()]
+                    for folder in candidates
                 }
-                root = min(places, key=lambda place: len(lacking[place]))
-                if lacking[root]:
+                root = min(candidates, key=lambda folder: len(missing[folder]))
+                if missing[root]:
                     raise UserError(
-                        f"the archives of {self.addresses[0]} hold no folder {lacking[root][0]}/: "
-                        f"they are not {self.title}; {by_hand}"
+                        f"the archives of {self.addresses[0]} have no folder {missing[root][0]}/, "
+                        f"so they are not {self.title}; {by_hand}"
                     )
                 os.replace(root, directory)
         except OSError as error:
             raise UserError(
-                f"cannot put {self.title} into {directory}: {error.strerror or error}; make room "
-                "there, or set data.dir to another place"
+                f"cannot put {self.title} into {directory}: {error.strerror or error}; free space "
+                "there, or set data.dir to another folder"
             ) from None
 
     def _fetch(self, archive: Path, way_out: str) -> None:
@@ -117,33 +121,33 @@ class Archives:
 def _unpack(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as content:
-            # "data" refuses members that would land outside: absolute names, "..", links, devices
+            # "data" refuses members outside the folder: absolute names, "..", links, devices
             content.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"cannot unpack {archive.name}: {error}; download again") from None
+        raise UserError(f"cannot unpack {archive.name}: {error}; download it again") from None
 
 
 @contextlib.contextmanager
 def _workshop(folder: Path) -> Iterator[Path]:
-    """An empty folder for this process alone, gone afterwards.
+    """Provide an empty folder for this process alone, and remove it afterwards.
 
-    It is locked, and the system frees locks at any death: so a second process waits for a living
-    one, and clears away what a dead one left.
+    The folder is locked, and the system releases locks when a process dies. So a second process
+    waits for a living owner, and clears what a dead one left.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # its owner has just removed it: again
+        with contextlib.suppress(FileNotFoundError):  # its owner has just removed it: try again
             fd = os.open(folder, os.O_RDONLY)
             try:
-                locked = wait_for_lock(fd, "downloading")
+                is_locked = wait_for_lock(fd, "downloading")
             except OSError:
-                locked = False  # files can be locked there, and folders cannot
-            if not locked or is_same_file(fd, folder):
+                is_locked = False  # this file system can lock files, but not folders
+            if not is_locked or is_same_file(fd, folder):
                 break
             os.close(fd)
     try:
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for old in folder.iterdir():
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,8 +158,8 @@ _FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 FLOWERS = Archives(
     title="the flower photographs",
     addresses=("http://download.tensorflow.org/example_images/",),
-    # As TensorFlow Datasets has it; the connection is not encrypted, so this is what can be
-    # trusted.
+    # The checksum of TensorFlow Datasets. The connection is not encrypted, so it alone ensures that
+    # the download is genuine.
     checksums={
         "flower_photos.tgz": "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
     },
@@ -165,7 +169,7 @@ FLOWERS = Archives(
     class_names={None: _FLOWERS},
     by_hand="put class folders into {directory} yourself",
 )
-# The official server, then the older address that torchvision uses and that is forwarded to it.
+# The official server, then the older address that torchvision uses, which redirects to it.
 PETS_ADDRESSES = (
     "https://thor.robots.ox.ac.uk/datasets/pets/",
     "https://www.robots.ox.ac.uk/~vgg/data/pets/data/",
@@ -173,7 +177,7 @@ PETS_ADDRESSES = (
 PETS = Archives(
     title="Oxford-IIIT Pet",
     addresses=PETS_ADDRESSES,
-    # By torchvision; a test compares them.
+    # The checksums of torchvision; a test compares them.
     checksums={
         "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
         "annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",

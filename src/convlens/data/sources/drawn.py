@@ -1,4 +1,4 @@
-"""``data=shapes``: the embedded set, drawn (:mod:`~convlens.data.sources.shapes`), not read."""
+"""``data=shapes``: the embedded data set, which is drawn (``convlens.data.sources.shapes``)."""
 
 from __future__ import annotations
 
@@ -8,45 +8,55 @@ import numpy as np
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
-from convlens.data.index.digests import numbered_digests
+from convlens.data.index.digests import make_numbered_digests
 from convlens.data.index.labels import SPLITS
-from convlens.data.index.splits import split as divide
-from convlens.data.pixels.cache import cached_arrays
-from convlens.data.pixels.pictures import Dataset, Pictures
+from convlens.data.index.splits import assign_splits
+from convlens.data.pixels.cache import cache_arrays
+from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.sources import shapes
-from convlens.data.sources.places import cache_of
-from convlens.data.sources.source import Index, split_shares
+from convlens.data.sources.places import resolve_cache
+from convlens.data.sources.source import Index, read_split_fractions
 
 
-def shapes_index(spec: DataConfig, seed: int) -> Index:
-    """The embedded set: drawn, not read; the test pictures never carry the shortcut's marks."""
+def index_shapes(spec: DataConfig, seed: int) -> Index:
+    """Return the index of the embedded data set; its test images never carry the shortcut's mark.
+
+    Args:
+        spec: the config group ``data``.
+        seed: decides the drawings and the split.
+
+    Raises:
+        UserError: a key is outside its range.
+    """
     total, classes, (low, high) = spec.pictures, spec.classes, shapes.SIZES
     if total < 3 * classes:
-        raise UserError(f"data.pictures={total}: at least 3 for each of data.classes={classes}")
+        raise UserError(
+            f"data.pictures={total}: need at least 3 per class (data.classes={classes})"
+        )
     if not 2 <= classes <= len(shapes.CLASS_NAMES):
         raise UserError(
-            f"data.classes={classes}: shapes can draw 2 to {len(shapes.CLASS_NAMES)} classes"
+            f"data.classes={classes}: shapes has 2 to {len(shapes.CLASS_NAMES)} classes"
         )
     if not low <= spec.size <= high:
-        raise UserError(f"data.size={spec.size}: shapes are drawn at {low} to {high} pixels")
+        raise UserError(f"data.size={spec.size}: shapes are drawn with {low} to {high} pixels")
     names = shapes.CLASS_NAMES[:classes]
-    assigned = divide(np.arange(total) % classes, seed=seed, **split_shares(spec))
+    assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
     settings = {"seed": seed, "classes": classes, "size": spec.size, "channels": spec.channels}
 
-    def draw(stream: int, split: str) -> Pictures:
+    def draw(stream: int, split: str) -> Images:
         count = sizes[split]
-        # a picture is what it is drawn from; how many are drawn changes nothing, nor does a mark
+        # an image's identity does not depend on how many are drawn, nor on a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
         make = partial(shapes.draw_shapes, count, stream=stream, **settings)
-        arrays = cached_arrays({**drawing, "count": count}, make, cache_of(spec))
+        arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))
         images, labels = arrays["images"], np.asarray(arrays["labels"])
         if spec.shortcut and split != "test":
             images = np.array(images)
             shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
-        digests = numbered_digests(count, drawing)
-        return Pictures(images, labels, titles, arrays["masks"], digests=digests)
+        digests = make_numbered_digests(count, drawing)
+        return Images(images, labels, titles, arrays["masks"], digests=digests)
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)

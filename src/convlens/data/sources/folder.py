@@ -1,23 +1,28 @@
-"""``data=image_folder`` and ``data=cats_dogs``: a person's own pictures, with masks if given."""
+"""``data=image_folder`` and ``data=cats_dogs``: the user's own images, optionally with masks."""
 
 from __future__ import annotations
 
 from convlens.config.schema import DataConfig
-from convlens.data.index.listing import list_pictures
-from convlens.data.masks.files import OWN
-from convlens.data.masks.folder import SUFFIXES, MaskFolder, match
-from convlens.data.sources.picture_files import Found
-from convlens.data.sources.places import data_dir
+from convlens.data.index.listing import list_images
+from convlens.data.masks.files import USER_MASKS
+from convlens.data.masks.folder import SUFFIXES, MaskFolder, match_masks
+from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.places import find_data_dir
 
 
-def image_folder(spec: DataConfig, for_test: bool = False) -> Found:
-    """The user's own pictures, in any layout that :mod:`convlens.data.index.listing` knows."""
-    directory, companions = data_dir(spec), SUFFIXES if spec.masks else ()
-    found = list_pictures(
+def find_image_folder(spec: DataConfig, for_test: bool = False) -> FoundFiles:
+    """Find the user's own images, in any layout of ``convlens.data.index.listing``.
+
+    Args:
+        spec: the config group ``data``.
+        for_test: nothing will be trained on the images.
+    """
+    directory, companions = find_data_dir(spec), SUFFIXES if spec.masks else ()
+    listing = list_images(
         directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions
     )
-    if not spec.masks:  # runs of old have no such key
-        return Found(found, notes=found.notes)
-    labels = [found.class_names[label] for label in found.labels]
-    files, notes = match(MaskFolder(spec.masks, directory), found.files, labels)
-    return Found(found, OWN, files, [*found.notes, *notes])
+    if not spec.masks:  # earlier runs lack this key
+        return FoundFiles(listing, notes=listing.notes)
+    labels = [listing.class_names[label] for label in listing.labels]
+    files, notes = match_masks(MaskFolder(spec.masks, directory), listing.files, labels)
+    return FoundFiles(listing, USER_MASKS, files, [*listing.notes, *notes])

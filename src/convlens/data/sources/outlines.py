@@ -1,6 +1,6 @@
-"""Outlines of the shapes and of what lies around them: signed distances, negative inside.
+"""Outlines of the shapes and of the litter around them: signed distances, negative inside.
 
-Legend: (h, w) is the window a thing is drawn in; u, v are offsets from its centre.
+Legend: (h, w) is the window in which a thing is drawn; u, v are offsets from its centre.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 
-# Of shapes: they reach 1 from (0, 0), or 1.06.
+# Shapes extend up to 1 (some up to 1.06) from (0, 0).
 
 
 def _polygon(corners: list[tuple[float, float]], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Distance to a closed polygon; a point is inside if a ray crosses an odd number of edges."""
+    """Return the distance to a closed polygon; by ray casting, odd crossings mean inside."""
     ax, ay = np.array(corners).T[:, :, None, None]
     bx, by = (np.roll(end, -1, axis=0) for end in (ax, ay))
     ex, ey, wx, wy = bx - ax, by - ay, u - ax, v - ay  # edges and offsets, (edges, h, w)
@@ -26,7 +26,7 @@ def _polygon(corners: list[tuple[float, float]], u: np.ndarray, v: np.ndarray) -
 
 
 def _spokes(*radii: float) -> list[tuple[float, float]]:
-    """Corners at these distances from the centre, at equal angles, the first one on top."""
+    """Return corners at these distances from the centre, at equal angles, the first at the top."""
     turns = [2 * math.pi * i / len(radii) for i in range(len(radii))]
     return [(r * math.sin(t), -r * math.cos(t)) for r, t in zip(radii, turns, strict=True)]
 
@@ -58,8 +58,8 @@ OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 CLASS_NAMES: tuple[str, ...] = tuple(OUTLINES)
 
 
-def debris(kind: str, u, v, length: float, bend: float) -> np.ndarray:
-    """Outline of a distractor; u, v in picture widths, ``bend`` in 0..1 varies the form."""
+def outline_litter(kind: str, u, v, length: float, bend: float) -> np.ndarray:
+    """Return the outline of a distractor; u, v in image widths, ``bend`` in 0..1 varies it."""
     if kind == "leaf":
         radius = length * (0.6 + 0.5 * bend)
         offset = math.sqrt(radius * radius - 0.25 * length * length)

@@ -1,6 +1,6 @@
-"""``data=mnist`` and ``data=cifar10``: pictures that lie in files of many and fit in memory.
+"""``data=mnist``, ``data=cifar10`` and custom data sets: arrays of images that fit in memory.
 
-Legend: N pictures, H W C height, width, channels.
+Legend: N images, H W C height, width, channels.
 """
 
 from __future__ import annotations
@@ -11,42 +11,46 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from convlens.config.schema import DataConfig, OwnDataConfig
-from convlens.config.targets import call, make
+from convlens.config.targets import call, instantiate
 from convlens.core.errors import UserError
 from convlens.data.index.digests import array_digests
-from convlens.data.index.splits import split as divide
-from convlens.data.pixels.pictures import Dataset, Pictures
+from convlens.data.index.splits import assign_splits
+from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.sources import torchvision_sets
-from convlens.data.sources.places import data_dir
-from convlens.data.sources.source import Download, Index, split_shares
+from convlens.data.sources.places import find_data_dir
+from convlens.data.sources.source import Download, Index, read_split_fractions
 
-# by name: what reads a set, its classes, megabytes of its download
+# name -> function that reads the set, its classes, megabytes of its download
 SETS = {
-    "mnist": (torchvision_sets.mnist, torchvision_sets.MNIST_CLASSES, 12),
-    "cifar10": (torchvision_sets.cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
+    "mnist": (torchvision_sets.read_mnist, torchvision_sets.MNIST_CLASSES, 12),
+    "cifar10": (torchvision_sets.read_cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
 }
 
 
-def packed_index(spec: DataConfig, seed: int) -> Index:
-    """A torchvision set: small pictures that fit in memory, with a test split of its own."""
+def index_packed(spec: DataConfig, seed: int) -> Index:
+    """Return the index of a torchvision set: small images in memory, with its own test split."""
     read, class_names, _ = SETS[spec.name]
-    return _index(spec, seed, read(data_dir(spec)), class_names)
+    return _index(spec, seed, read(find_data_dir(spec)), class_names)
 
 
-def own_index(spec: OwnDataConfig, seed: int) -> Index:
-    """A person's own set, from what its class reads; see ``docs/extending.md``.
+def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
+    """Return the index of a custom data set, from what its class reads (docs/extending.md).
+
+    Args:
+        spec: the config group ``data`` with the class and its arguments.
+        seed: decides the split.
 
     Raises:
-        UserError: the class is none, does not take its keys, or reads something else.
+        UserError: the class does not exist, rejects its keys, or reads something else.
     """
-    own = make("data", spec, size=spec.size, channels=spec.channels, seed=seed)
-    names, raw = call("data", spec.class_path, lambda: (tuple(own.class_names), own.read()))
+    source = instantiate("data", spec, size=spec.size, channels=spec.channels, seed=seed)
+    names, raw = call("data", spec.class_path, lambda: (tuple(source.class_names), source.read()))
     for split in ("train", "test"):
         if not _fits(raw, split, len(names)):
             raise UserError(
-                f"data: {spec.class_path}.read() gives no {split!r}: (images, labels): uint8 "
-                f"(N, H, W, C), C 1 or 3, and (N,) whole numbers, 0 to {len(names) - 1} for its "
-                f"{len(names)} class_names"
+                f"data: {spec.class_path}.read() needs {split!r}: (images, labels): uint8 "
+                f"(N, H, W, C) with C 1 or 3, and (N,) whole numbers 0 to {len(names) - 1} for "
+                f"its {len(names)} class_names"
             )
     return _index(spec, seed, {split: raw[split] for split in ("train", "test")}, names)
 
@@ -54,9 +58,9 @@ def own_index(spec: OwnDataConfig, seed: int) -> Index:
 def _fits(raw: object, split: str, classes: int) -> bool:
     try:
         images, labels = raw[split]
-        alike = images.dtype == np.uint8 and labels.dtype.kind in "iu"
-        shaped = images.shape[3] in (1, 3) and labels.shape == images.shape[:1]
-        return alike and shaped and labels.min() >= 0 and labels.max() < classes
+        is_typed = images.dtype == np.uint8 and labels.dtype.kind in "iu"
+        is_shaped = images.shape[3] in (1, 3) and labels.shape == images.shape[:1]
+        return is_typed and is_shaped and labels.min() >= 0 and labels.max() < classes
     except (TypeError, LookupError, ValueError, AttributeError):
         return False
 
@@ -66,15 +70,15 @@ def _index(
     class_names: tuple[str, ...],
 ) -> Index:  # fmt: skip
     images, labels = raw["train"]
-    shares = split_shares(spec, ("test",))
-    assigned = divide(labels, seed=seed, **shares)
-    digests = {name: array_digests(pictures) for name, (pictures, _) in raw.items()}
+    fractions = read_split_fractions(spec, ("test",))
+    assigned = assign_splits(labels, seed=seed, **fractions)
+    digests = {name: array_digests(pixels) for name, (pixels, _) in raw.items()}
     leaked = np.isin(digests["test"], digests["train"])
     notes = []
     if leaked.any():
         notes.append(
-            f"{leaked.sum()} test pictures are left out because the same ones are in training or "
-            f"validation, such as {spec.name}/test/{np.argmax(leaked)}"
+            f"left out {leaked.sum()} test images because training or validation contains the "
+            f"same ones, such as {spec.name}/test/{np.argmax(leaked)}"
         )
     parts = {
         "train": (images, labels, np.flatnonzero(assigned == "train")),
@@ -83,13 +87,13 @@ def _index(
     }
 
     def load() -> Dataset:
-        made = {}
-        for split, (pictures, classes, rows) in parts.items():
+        splits = {}
+        for split, (pixels, classes, rows) in parts.items():
             whole = "test" if split == "test" else "train"
             names = [f"{spec.name}/{whole}/{row}" for row in rows]
-            fitted = _fitted(pictures[rows], spec)
-            made[split] = Pictures(fitted, classes[rows], names, digests=digests[whole][rows])
-        return Dataset(made, class_names, notes)
+            resized = _resize(pixels[rows], spec)
+            splits[split] = Images(resized, classes[rows], names, digests=digests[whole][rows])
+        return Dataset(splits, class_names, notes)
 
     counts = {
         split: np.bincount(classes[rows], minlength=len(class_names))
@@ -98,8 +102,8 @@ def _index(
     return Index(class_names, counts, load, notes=notes)
 
 
-def _fitted(images: np.ndarray, spec: DataConfig) -> np.ndarray:
-    """(N, H, W, C) uint8 brought to the wanted size and channels."""
+def _resize(images: np.ndarray, spec: DataConfig) -> np.ndarray:
+    """Convert (N, H, W, C) uint8 to the configured size and channels."""
     size, channels = spec.size, spec.channels
     if images.shape[3] == channels and images.shape[1:3] == (size, size):
         return images
@@ -114,10 +118,10 @@ def _fitted(images: np.ndarray, spec: DataConfig) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def pending(spec: DataConfig) -> Download | None:
-    """What a run would download, or None."""
+def find_pending(spec: DataConfig) -> Download | None:
+    """Return what a run would download, or None."""
     read, class_names, megabytes = SETS[spec.name]
-    folder = data_dir(spec)
+    folder = find_data_dir(spec)
     try:
         read(folder, download=False)
     except UserError:

@@ -1,10 +1,11 @@
 """``data=pets``: Oxford-IIIT Pet, cats and dogs of 37 breeds, as its two official lists name them.
 
-Laid out as the official archives unpack, or all that inside ``oxford-iiit-pet/`` (torchvision)::
+The layout is that of the unpacked official archives, or the same in ``oxford-iiit-pet/``, as
+torchvision has it:
 
     images/Abyssinian_100.jpg
     annotations/trainval.txt test.txt          "Abyssinian_100 1 1 1": name, class, species, breed
-    annotations/trimaps/Abyssinian_100.png     where the animal is (`convlens.data.masks.trimaps`)
+    annotations/trimaps/Abyssinian_100.png     where the animal is (convlens.data.masks.trimaps)
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ from pathlib import Path
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
-from convlens.data.index.files import Gathering
+from convlens.data.index.files import ListingBuilder
 from convlens.data.index.listing import Listing
-from convlens.data.masks.trimaps import TRIMAPS, trimap_of
+from convlens.data.masks.trimaps import TRIMAPS, find_trimap
 from convlens.data.sources.archives import PETS
-from convlens.data.sources.picture_files import Found
-from convlens.data.sources.places import data_dir
+from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.places import find_data_dir
 
 _LISTS = {"train": "trainval.txt", "test": "test.txt"}
 _LINE = re.compile(r"([^/\\\s]+)_\d+\s+([1-9]\d*)\s+([12])\s+[1-9]\d*")  # breed, class, species
 
 
 def list_pets(directory: Path, labels: str) -> Listing:
-    """The pictures that the two official lists name, in the splits "train" and "test".
+    """List the images of the two official lists, in the splits "train" and "test".
 
-    labels  "species": cat and dog; "breeds": the class names are those of the files
+    Args:
+        directory: the data set.
+        labels: "species": cat and dog; "breeds": the class names are those of the files.
 
-    Raises UserError, one line: no such folder or list, a line that is none, a picture or trimap
-    that is not there, a picture listed twice, a breed with two species.
+    Raises:
+        UserError: a folder, list, image or trimap is missing, a line is not valid, an image is
+            listed twice, or a breed has two species.
     """
     root = next((d for d in (directory / "oxford-iiit-pet", directory) if d.is_dir()), directory)
     source = PETS.addresses[0]
@@ -44,34 +48,34 @@ def list_pets(directory: Path, labels: str) -> Listing:
     kinds: dict[str, tuple[str, str]] = {}
     labelled: dict[str, dict[str, str]] = {split: {} for split in _LISTS}  # name -> class
     for split, name in _LISTS.items():
-        for place, picture, breed, number, species in _lines(root / "annotations" / name, again):
+        for place, image, breed, number, species in _lines(root / "annotations" / name, again):
             if kinds.setdefault(breed, (number, species)) != (number, species):
                 raise UserError(
                     f"{place}: {breed} is class {number}, species {species}, but was class "
                     f"{kinds[breed][0]}, species {kinds[breed][1]} before; {again}"
                 )
-            if any(picture in found for found in labelled.values()):
-                raise UserError(f"{place}: {picture} is listed a second time; {again}")
+            if any(image in names for names in labelled.values()):
+                raise UserError(f"{place}: {image} is listed a second time; {again}")
             species_name = PETS.class_names["species"][int(species) - 1]
-            labelled[split][picture] = species_name if labels == "species" else breed
-    train, test = (set(found.values()) for found in labelled.values())
+            labelled[split][image] = species_name if labels == "species" else breed
+    train, test = (set(names.values()) for names in labelled.values())
     for label in sorted(train ^ test):
         here, there = _LISTS.values() if label in train else reversed(_LISTS.values())
-        raise UserError(f"{here} in {root} names pictures of {label}, {there} names none; {again}")
+        raise UserError(f"{here} in {root} names images of {label}, {there} names none; {again}")
     if len(train) < 2:
-        raise UserError(f"only one class, {train.pop()}, in {root}: two are needed")
-    rows = Gathering(root)
-    for split, found in labelled.items():
-        _check_files(root / "images", ".jpg", found, again)
-        _check_files(root / "annotations" / "trimaps", ".png", found, again)
-        for picture, label in found.items():
-            rows.add(split, label, [f"images/{picture}.jpg"])
+        raise UserError(f"only one class, {train.pop()}, in {root}: a classifier needs two")
+    rows = ListingBuilder(root)
+    for split, names in labelled.items():
+        _check_files(root / "images", ".jpg", names, again)
+        _check_files(root / "annotations" / "trimaps", ".png", names, again)
+        for image, label in names.items():
+            rows.add(split, label, [f"images/{image}.jpg"])
     files, numbers, splits = rows.sorted()
     return Listing(files, numbers, rows.class_names, splits, root)
 
 
 def _lines(path: Path, again: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """(place, picture, breed, class, species) of every line of a list."""
+    """Yield (place, image, breed, class, species) for every line of a list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -80,28 +84,28 @@ def _lines(path: Path, again: str) -> Iterator[tuple[str, str, str, str, str]]:
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     numbered = [(number, line) for number, line in numbered if line and line[0] != "#"]
     if not numbered:
-        raise UserError(f"the list {path} names no pictures; {again}")
+        raise UserError(f"the list {path} names no images; {again}")
     for number, line in numbered:
-        found = _LINE.fullmatch(line)
-        if found is None:
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise UserError(
-                f"{path}:{number}: {line[:60]!r} is no line such as 'Abyssinian_100 1 1 1' "
+                f"{path}:{number}: {line[:60]!r} is not like 'Abyssinian_100 1 1 1' "
                 f"(name, class, species 1 or 2, breed); {again}"
             )
-        yield f"{path}:{number}", line.split()[0], *found.groups()
+        yield f"{path}:{number}", line.split()[0], *match.groups()
 
 
 def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) -> None:
-    there = set(os.listdir(folder))
-    missing = [name for name in names if name + suffix not in there]
+    existing = set(os.listdir(folder))
+    missing = [name for name in names if name + suffix not in existing]
     if missing:
         raise UserError(
-            f"the lists name {missing[0]} but there is no {folder / (missing[0] + suffix)} "
+            f"the lists name {missing[0]}, but {folder / (missing[0] + suffix)} is missing "
             f"({len(missing)} such files): {again}"
         )
 
 
-def pet_files(spec: DataConfig, for_test: bool = False) -> Found:
-    """Pictures and masks, with their own test list."""
-    found = list_pets(data_dir(spec), spec.labels)
-    return Found(found, TRIMAPS, [trimap_of(picture) for picture in found.files])
+def find_pets(spec: DataConfig, for_test: bool = False) -> FoundFiles:
+    """Find images and trimaps, with the official test list."""
+    listing = list_pets(find_data_dir(spec), spec.labels)
+    return FoundFiles(listing, TRIMAPS, [find_trimap(image) for image in listing.files])

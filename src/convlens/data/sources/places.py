@@ -1,4 +1,4 @@
-"""Where data sets are looked for and where caches lie."""
+"""Where data sets and caches are."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 from pathlib import Path
 
 from convlens.config.schema import DataConfig
-from convlens.data.index.names import spelt_on_disk
+from convlens.data.index.names import find_on_disk
 
 
-def data_dir(spec: DataConfig) -> Path:
-    """``data.dir``, or the place where the data set is looked for by its name."""
+def find_data_dir(spec: DataConfig) -> Path:
+    """Return ``data.dir``, or the default folder for the data set's name."""
     if spec.dir:
-        return spelt_on_disk(Path(spec.dir).expanduser())
+        return find_on_disk(Path(spec.dir).expanduser())
     return Path(os.environ.get("CONVLENS_DATA", "data")).expanduser() / spec.name
 
 
-def cache_of(spec: DataConfig) -> Path | None:
-    """Where the decoded images of a run are kept; None: in memory alone."""
-    return cache_dir() if spec.cache == "disk" else None
+def resolve_cache(spec: DataConfig) -> Path | None:
+    """Return where the decoded images of a run are cached; None: only in memory."""
+    return get_cache_dir() if spec.cache == "disk" else None
 
 
-def cache_dir() -> Path:
-    """Where pixel and feature caches lie: ``$CONVLENS_CACHE`` or ``~/.cache/convlens``."""
+def get_cache_dir() -> Path:
+    """Return the folder of pixel and feature caches: ``$CONVLENS_CACHE`` or its default."""
     return Path(os.environ.get("CONVLENS_CACHE", "~/.cache/convlens")).expanduser()

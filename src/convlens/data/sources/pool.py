@@ -11,25 +11,25 @@ from convlens.config.schema import DataConfig
 from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
-from convlens.data.pixels.pictures import Dataset, Pictures
-from convlens.data.sources.picture_files import Found, decode_rows, skipped_lines
-from convlens.data.sources.places import cache_of
+from convlens.data.pixels.dataset import Dataset, Images
+from convlens.data.sources.image_files import FoundFiles, decode_rows, describe_skipped
+from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Every labelled image of a source, before it is decided which of them are tested.
+    """Every labelled image of a source, before an evaluation decides which of them to test.
 
     Attributes:
         place: what messages call it.
         class_names: K names.
         labels: (N,) int64, indices into them.
-        splits: (N,) str, the splits that the source itself has; None where it has none.
-        names: N names by which a person finds the images.
-        digests: gives (N,) int64, see :mod:`convlens.data.index.digests`.
+        splits: (N,) str, the source's own splits; None if it has none.
+        names: N names by which a user finds the images.
+        digests: returns (N,) int64 (``convlens.data.index.digests``).
         load: decodes some rows as the test split of a data set.
-        notes: lines that the person should read.
+        notes: lines to report to the user.
     """
 
     place: str
@@ -42,23 +42,25 @@ class Pool:
     notes: Sequence[str] = ()
 
 
-def pool_of_files(spec: DataConfig, found: Found) -> Pool:
+def pool_files(spec: DataConfig, found: FoundFiles) -> Pool:
+    """Return the pool of image files."""
     files = found.listing
 
     def load(rows: np.ndarray) -> Dataset:
         part = decode_rows(spec, found, rows, np.zeros(len(files), np.int64))
-        told = [f"{file} ({reason})" for file, reason in part.skipped]
-        lines = [*part.notes, *skipped_lines(part.skipped)]
-        return Dataset({"test": part.pictures}, files.class_names, lines, told)
+        skipped = [f"{file} ({reason})" for file, reason in part.skipped]
+        lines = [*part.notes, *describe_skipped(part.skipped)]
+        return Dataset({"test": part.images}, files.class_names, lines, skipped)
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, cache_of(spec)).get, load, found.notes,
+        FileDigests(files.files, resolve_cache(spec)).get, load, found.notes,
     )  # fmt: skip
 
 
-def pool_of_store(spec: DataConfig, found: Index) -> Pool:
-    dataset = found.load()
+def pool_store(spec: DataConfig, index: Index) -> Pool:
+    """Return the pool of drawn or packed images."""
+    dataset = index.load()
     parts = [dataset.splits[split] for split in SPLITS]
     starts = np.cumsum([0, *map(len, parts)])
     names = [name for part in parts for name in part.names]
@@ -75,10 +77,10 @@ def pool_of_store(spec: DataConfig, found: Index) -> Pool:
         if parts[0].masks is not None:
             masks = np.concatenate([part.masks[inside] for part, inside in chosen])
         pixels = np.concatenate([part.pixels(inside) for part, inside in chosen])
-        pictures = Pictures(pixels, labels[rows], [names[row] for row in rows], masks)
-        return Dataset({"test": pictures}, found.class_names)
+        images = Images(pixels, labels[rows], [names[row] for row in rows], masks)
+        return Dataset({"test": images}, index.class_names)
 
     return Pool(
-        f"data={spec.name}", found.class_names, labels,
-        np.repeat(np.array(SPLITS), np.diff(starts)), names, lambda: digests, load, found.notes,
+        f"data={spec.name}", index.class_names, labels,
+        np.repeat(np.array(SPLITS), np.diff(starts)), names, lambda: digests, load, index.notes,
     )  # fmt: skip

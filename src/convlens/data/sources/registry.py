@@ -1,4 +1,4 @@
-"""Which sources of pictures there are, by the name that ``data.name`` gives them."""
+"""The sources of images, by ``data.name``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import numpy as np
 
 from convlens.config.schema import DataConfig, OwnDataConfig
 from convlens.core.errors import UserError, nearest
-from convlens.data.pixels.decode import recipe_of
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources import drawn, folder, packed, pets
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
-from convlens.data.sources.picture_files import Found
-from convlens.data.sources.places import data_dir
-from convlens.data.sources.pool import Pool, pool_of_files, pool_of_store
+from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.places import find_data_dir
+from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
 
 NONE = np.zeros(0, np.int64)
-# of picture files
+# sources of image files
 FILES = {
-    "image_folder": folder.image_folder,
-    "cats_dogs": folder.image_folder,
-    "flowers": folder.image_folder,
-    "pets": pets.pet_files,
+    "image_folder": folder.find_image_folder,
+    "cats_dogs": folder.find_image_folder,
+    "flowers": folder.find_image_folder,
+    "pets": pets.find_pets,
 }
-# those of them that are downloaded when the folder is not there
+# those of them that are downloaded if their folder does not exist
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
-# of pictures that are drawn, or lie in files of many
+# sources of drawn or packed images
 STORES = {
-    "shapes": drawn.shapes_index,
-    "mnist": packed.packed_index,
-    "cifar10": packed.packed_index,
+    "shapes": drawn.index_shapes,
+    "mnist": packed.index_packed,
+    "cifar10": packed.index_packed,
 }
 SOURCES = (*STORES, *FILES)
-# keys that a source cannot do without
+# keys that a source requires
 NEEDS = {
     **dict.fromkeys(("image_folder", "cats_dogs", "flowers"), ("pattern", "csv", "on_error")),
     "pets": ("labels", "on_error"),
@@ -42,17 +42,17 @@ NEEDS = {
 }
 
 
-def index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
-    """Look at the source that the config group ``data`` describes.
+def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
+    """Read the source that the config group ``data`` describes; decode nothing.
 
     Args:
-        spec: the group.
-        seed: decides the split where the source has none, and what ``shapes`` draws.
-        before: digests of images that an earlier run has used, which are not to be tested. The
-            stores need none of it: their test images are the same for every run.
+        spec: the config group ``data``.
+        seed: decides the split if the source has none, and what ``shapes`` draws.
+        before: digests of images used by an earlier run, which must not be tested. Stores of drawn
+            or packed images ignore it: their test images are the same in every run.
 
     Raises:
-        UserError: one line for whatever a person can mend.
+        UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
     if _store(spec):
@@ -60,55 +60,56 @@ def index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index:
     return index_files(spec, seed, _files(spec, for_test=False), before)
 
 
-def _files(spec: DataConfig, for_test: bool) -> Found:
+def _files(spec: DataConfig, for_test: bool) -> FoundFiles:
     if spec.name in ARCHIVES:
-        ARCHIVES[spec.name].download(data_dir(spec))
+        ARCHIVES[spec.name].download(find_data_dir(spec))
     return FILES[spec.name](spec, for_test)
 
 
 def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
-    """What gives the index of pictures that are no files, or None."""
-    return packed.own_index if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
+    """Return the function that indexes drawn or packed images, or None for image files."""
+    return packed.index_user_set if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
 
 
 def _check(spec: DataConfig) -> None:
-    """Refuse a group that names no source, lacks keys of its source, or has unknown values."""
+    """Raise UserError if the group names no source, lacks its keys, or has unknown values."""
     if not isinstance(spec, OwnDataConfig):
         if spec.name == "own":
-            raise UserError("data=own: name the class that reads it, data._target_=MODULE.CLASS")
+            raise UserError("data=own: set data._target_=MODULE.CLASS to the class that reads it")
         if spec.name not in SOURCES:
             raise UserError(f"data.name={spec.name}: {nearest(spec.name, SOURCES)}")
-        if not spec.given.issuperset(NEEDS.get(spec.name, ())):
+        if not spec.key_names.issuperset(NEEDS.get(spec.name, ())):
             raise UserError(
-                f"data.name={spec.name}: say data={spec.name}, which has the keys it needs"
+                f"data.name={spec.name}: set data={spec.name} instead, which has the keys it needs"
             )
-    recipe_of(spec)
+    make_recipe(spec)
     for key, known in (("cache", ("disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:
             raise UserError(f"data.{key}={value}: {nearest(value, known)}")
 
 
-def pool(spec: DataConfig, seed: int) -> Pool:
-    """All that the source has with labels; unlike :func:`index` it needs no training pictures.
+def build_pool(spec: DataConfig, seed: int) -> Pool:
+    """Return all labelled images of the source; unlike an index, it needs no training images.
 
     Args:
-        spec, seed: as of :func:`index`; ``data.split`` counts for nothing.
+        spec: the config group ``data``; ``data.split`` is ignored.
+        seed: as for ``build_index``.
 
     Raises:
-        UserError: one line for whatever a person can mend.
+        UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
     if _store(spec):
-        return pool_of_store(spec, _store(spec)(spec, seed))
-    return pool_of_files(spec, _files(spec, for_test=True))
+        return pool_store(spec, _store(spec)(spec, seed))
+    return pool_files(spec, _files(spec, for_test=True))
 
 
-def pending_download(spec: DataConfig) -> Download | None:
-    """What a run with ``spec`` would download, or None: nothing is fetched or changed."""
+def find_pending_download(spec: DataConfig) -> Download | None:
+    """Return what a run with ``spec`` would download, or None; nothing is changed."""
     _check(spec)
     if isinstance(spec, OwnDataConfig):
         return None
     if spec.name in ARCHIVES:
-        return ARCHIVES[spec.name].pending(data_dir(spec), spec.labels)
-    return packed.pending(spec) if spec.name in packed.SETS else None
+        return ARCHIVES[spec.name].find_pending(find_data_dir(spec), spec.labels)
+    return packed.find_pending(spec) if spec.name in packed.SETS else None

@@ -1,12 +1,12 @@
-"""Shapes: the embedded data set, procedural pictures with the mask of the object in each.
+"""Shapes: the embedded data set, procedural images with a mask of the object in each.
 
-One object (disc, triangle, square, ...) of random colour, texture, size, angle and place lies on
-a natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
-distances, which give smooth edges, relief, shadows and masks at any picture size.
+One object (disc, triangle, square, ...) of random colour, texture, size, angle and position is on a
+natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
+distances, which give smooth edges, relief, shadows and masks at any image size.
 
-Legend: N pictures, H = W = size in pixels, C channels; (h, w) is the window a thing is drawn in.
-Lengths are in picture widths, colours in 0..1. Arithmetic is float64 (sines and exponentials
-differ between processors in their last bit; the pictures must not).
+Legend: N images, H = W = size in pixels, C channels; (h, w) is the window in which a thing is
+drawn. Lengths are in image widths, colours in 0..1. Arithmetic is float64, because sines and
+exponentials differ between processors in their last bit and the images must not.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, debris
+from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, outline_litter
 
-VERSION = 1  # of the drawing: raised when the pictures of a seed change, so that caches notice
-SIZES = (16, 256)  # smallest and largest picture, pixels
+VERSION = 1  # of the drawing: raise it when the images of a seed change, to rebuild caches
+SIZES = (16, 256)  # smallest and largest image, pixels
 _REACH = (0.25, 0.36)  # half the extent of an object
-_CONTRAST = 0.38  # least contrast of an object with the ground it lies on
+_CONTRAST = 0.38  # least contrast between an object and the ground below it
 _LITTER = (4, 8)  # fewest and most distractors
-_CHUNK = 100  # pictures that a child draws at a time
-_WORTH_CHILDREN = 500 * 64 * 64  # pixels of a draw from which on starting children pays
+_CHUNK = 100  # images that a child process draws at a time
+_WORTH_CHILDREN = 500 * 64 * 64  # pixels: threshold above which starting children pays
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 # A ground: its colours from dark to light, how fast fine detail fades (spectral slope), how
@@ -51,7 +51,7 @@ _GROUNDS = (
     ("2f2a3d 554468 82648f b08fb0 d8c3cf", 1.4, 1.5, None),  # heather
     ("2b2a4a 5b4468 a8626f e29a72 f6d29a", 2.1, 3.5, 0.0),  # dusk
 )
-# Distractors, too elongated or broken to be taken for objects, and the grounds they are of.
+# Distractors, too elongated or broken to pass for objects, and the grounds they come from.
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
 
 
@@ -61,14 +61,14 @@ def _generator(*key: int) -> np.random.Generator:
 
 @lru_cache(maxsize=len(_GROUNDS))
 def _ramp(ground: int) -> np.ndarray:
-    """A colour table (1024, 3) running through the colours of a ground, dark to light."""
+    """Return a colour table (1024, 3) through the colours of a ground, dark to light."""
     stops = np.array([list(bytes.fromhex(code)) for code in _GROUNDS[ground][0].split()]) / 255
     at = np.linspace(0, len(stops) - 1, 1024)
     return np.stack([np.interp(at, np.arange(len(stops)), stop) for stop in stops.T], axis=1)
 
 
 def _fractal(rng, size: int, slope: float, stretch: float = 1, angle: float = 0) -> np.ndarray:
-    """Noise (H, W) with a 1/f**slope spectrum, elongated along ``angle``; mean 0, deviation 1."""
+    """Return noise (H, W), spectrum 1/f**slope, elongated along ``angle``, standard deviation 1."""
     fy, fx = np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)
     along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
     across = fy * math.cos(angle) - fx * math.sin(angle)
@@ -80,7 +80,7 @@ def _fractal(rng, size: int, slope: float, stretch: float = 1, angle: float = 0)
 
 
 def _ground(rng, size: int) -> np.ndarray:
-    """One natural surface (H, W, 3)."""
+    """Return a natural surface (H, W, 3)."""
     kind = rng.integers(len(_GROUNDS))
     _, slope, stretch, angle = _GROUNDS[kind]
     grain = rng.uniform(0, math.pi) if angle is None else angle
@@ -90,19 +90,19 @@ def _ground(rng, size: int) -> np.ndarray:
 
 
 def _background(rng, size: int) -> np.ndarray:
-    """A ground (H, W, 3), or two that meet at a ragged border: shore, horizon, edge of a path."""
-    picture = _ground(rng, size)
+    """Return a ground (H, W, 3), or two with a ragged border: shore, horizon, edge of a path."""
+    image = _ground(rng, size)
     if rng.random() < 0.4:
         angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.25, 0.25)
         x = (np.arange(size) + 0.5) / size - 0.5
         border = x * math.cos(angle) + x[:, None] * math.sin(angle) - place
         border += 0.05 * _fractal(rng, size, 1.8)
-        picture += (_ground(rng, size) - picture) * np.clip(0.5 + border * 25, 0, 1)[..., None]
-    return picture
+        image += (_ground(rng, size) - image) * np.clip(0.5 + border * 25, 0, 1)[..., None]
+    return image
 
 
 def _window(size: int, x: float, y: float, reach: float, angle: float):
-    """Slices of the picture within ``reach`` of (x, y), and there u, v: offsets turned by angle."""
+    """Return the slices within ``reach`` of (x, y), and u, v there: offsets rotated by angle."""
     edges = [(math.floor((at - reach) * size), math.ceil((at + reach) * size)) for at in (y, x)]
     spans = tuple(slice(max(0, low), min(size, high)) for low, high in edges)
     rows, columns = ((np.arange(span.start, span.stop) + 0.5) / size for span in spans)
@@ -112,9 +112,9 @@ def _window(size: int, x: float, y: float, reach: float, angle: float):
 
 
 def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int, relief, lift):
-    """Paint a thing and its shadow into ``region`` (h, w, 3); returns its cover (h, w) in 0..1.
+    """Paint a thing and its shadow into ``region`` (h, w, 3); return its cover (h, w) in 0..1.
 
-    Light comes from the upper left: edges that face it gain the share ``relief``, the shadow
+    Light comes from the upper left: edges that face it gain the fraction ``relief``; the shadow
     falls ``lift`` to the lower right.
     """
     cover = np.clip(0.5 - distance * size, 0, 1)
@@ -128,31 +128,31 @@ def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int
     return cover
 
 
-def _litter(rng, picture: np.ndarray, x: float, y: float, length: float, kind: str):
-    """Lay a distractor on (x, y) of ``picture`` (H, W, 3); returns its slices and cover there."""
-    size, grounds = len(picture), _CLUTTER[kind]
+def _litter(rng, image: np.ndarray, x: float, y: float, length: float, kind: str):
+    """Draw a distractor at (x, y) of ``image``; return its slices and its cover there."""
+    size, grounds = len(image), _CLUTTER[kind]
     spans, u, v = _window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
-    distance = debris(kind, u, v, length, rng.random())
+    distance = outline_litter(kind, u, v, length, rng.random())
     colour = _ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
-    # Two halves in unlike light: the midrib of a leaf, the curvature of a stone.
+    # Light the halves differently: the midrib of a leaf, the curvature of a stone.
     colour = colour * (1 + 0.2 * np.clip(v * (25 / length), -1, 1))[..., None]
-    return spans, _lay(picture[spans], distance, colour, size, 0.12, 0.01)
+    return spans, _lay(image[spans], distance, colour, size, 0.12, 0.01)
 
 
 def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours (3,) for an object, both clearly lighter or both darker than ``ground`` (3,)."""
+    """Return two colours (3,) for an object, both lighter or both darker than ``ground``."""
     candidates = rng.random((16, 3))
     apart = candidates - ground
     lighter = apart @ _LUMA
     contrast = np.abs(lighter) + 0.5 * np.sqrt((apart * apart).mean(axis=1))
     good = np.flatnonzero(contrast >= min(_CONTRAST, contrast.max()))
-    # One on either side would, mixed by the texture, melt into the ground.
+    # One lighter and one darker, mixed by the texture, would blend into the ground.
     alike = good[np.sign(lighter[good]) == np.sign(lighter[good[0]])]
     return candidates[alike[0]], candidates[alike[-1]]
 
 
 def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
-    """Skin (h, w, 3) of an object: plain, striped, dotted, checked, shaded or mottled."""
+    """Return an object's skin (h, w, 3): plain, striped, dotted, checked, shaded or mottled."""
     kind, pitch, turn = rng.integers(6), rng.uniform(4, 7), rng.uniform(0, math.pi)
     p, q = u * math.cos(turn) + v * math.sin(turn), v * math.cos(turn) - u * math.sin(turn)
     cells = tuple(np.clip(w * 12 + 16, 0, 31).astype(np.intp) for w in (p, q))
@@ -167,59 +167,59 @@ def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
     return first + (second - first) * np.clip(mix, 0, 1)[..., None]
 
 
-def _place(rng, picture: np.ndarray, name: str) -> np.ndarray:
-    """Lay the object ``name`` wholly inside ``picture``; returns how much of it is seen, (H, W)."""
-    size, reach, squeeze = len(picture), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
+def _place(rng, image: np.ndarray, name: str) -> np.ndarray:
+    """Draw the object ``name`` inside ``image``; return how visible it is, (H, W) in 0..1."""
+    size, reach, squeeze = len(image), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
     x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
     spans, u, v = _window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
     u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
     distance = OUTLINES[name](u, v) * (reach * squeeze.min())
-    skin = _texture(rng, u, v, *_skins(rng, picture[spans].mean(axis=(0, 1))))
-    seen = np.zeros((size, size))
-    seen[spans] = _lay(picture[spans], distance, skin, size, 0.3, 0.025)
-    # A twig or two may cross it, as grass and branches do in photographs.
+    skin = _texture(rng, u, v, *_skins(rng, image[spans].mean(axis=(0, 1))))
+    visible = np.zeros((size, size))
+    visible[spans] = _lay(image[spans], distance, skin, size, 0.3, 0.025)
+    # Up to two twigs may cross it, as grass and branches do in photographs.
     for _ in range(rng.integers(3)):
         at = rng.uniform((x - reach, y - reach), (x + reach, y + reach))
-        where, cover = _litter(rng, picture, *at, rng.uniform(0.15, 0.3), "twig")
-        seen[where] *= 1 - cover
-    return seen
+        where, cover = _litter(rng, image, *at, rng.uniform(0.15, 0.3), "twig")
+        visible[where] *= 1 - cover
+    return visible
 
 
 def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
-    """Picture ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
+    """Return image ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
     rng = _generator(seed, stream, index)
-    picture = _background(rng, size)
+    image = _background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
         kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]
-        _litter(rng, picture, *rng.random(2), rng.uniform(0.1, 0.26), kind)
-    seen = _place(rng, picture, CLASS_NAMES[index % classes])
-    picture *= rng.uniform(0.88, 1.12)  # exposure, then the grain of a sensor
-    picture += rng.normal(0, rng.uniform(0.003, 0.02), size=(size, size, 1))
+        _litter(rng, image, *rng.random(2), rng.uniform(0.1, 0.26), kind)
+    visible = _place(rng, image, CLASS_NAMES[index % classes])
+    image *= rng.uniform(0.88, 1.12)  # exposure, then the grain of a sensor
+    image += rng.normal(0, rng.uniform(0.003, 0.02), size=(size, size, 1))
     if channels == 1:
-        picture = (picture @ _LUMA)[..., None]
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), seen >= 0.5
+        image = (image @ _LUMA)[..., None]
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), visible >= 0.5
 
 
 def draw_shapes(
     count: int, *, size: int, channels: int, classes: int, seed: int, stream: int
 ) -> dict[str, np.ndarray]:
-    """Draw ``count`` pictures, in about two milliseconds each at 64 pixels on one core.
+    """Draw ``count`` images, in about two milliseconds each at 64 pixels on one core.
 
-    Picture i has class ``i % classes`` and is a pure function of (seed, stream, i, size,
-    channels, classes): how many are drawn, and by how many processes, changes nothing. Few are
-    drawn here, and many on all cores.
+    Image i has class ``i % classes`` and is a pure function of (seed, stream, i, size, channels,
+    classes): the number of images and of processes changes nothing. Small sets are drawn in this
+    process, large ones on all cores.
 
     Args:
-        count: how many pictures, at least 1.
-        size: height and width, :data:`SIZES` pixels.
-        channels: 3 for colour, 1 for grey (the luma of the same picture).
-        classes: the first so many of :data:`CLASS_NAMES`, 2 to 12.
+        count: number of images, at least 1.
+        size: height and width in pixels, within ``SIZES``.
+        channels: 3 for colour, 1 for grey (the luma of the same image).
+        classes: number of classes, the first ones of ``CLASS_NAMES``, 2 to 12.
         seed: any whole number from 0.
-        stream: separates draws of one seed: 0 training, 1 validation, 2 test.
+        stream: separates drawings of one seed: 0 training, 1 validation, 2 test.
 
     Returns:
-        ``images`` (N, H, W, C) uint8; ``labels`` (N,) int64, indices into :data:`CLASS_NAMES`;
-        ``masks`` (N, H, W) bool, True on the pixels where the object is seen.
+        ``images`` (N, H, W, C) uint8; ``labels`` (N,) int64, indices into ``CLASS_NAMES``;
+        ``masks`` (N, H, W) bool, True on the pixels where the object is visible.
     """
     workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
     images = np.empty((count, size, size, channels), np.uint8)
@@ -233,17 +233,17 @@ def draw_shapes(
 
 
 def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures start..stop-1 of ``job`` = (start, stop, settings): their images and masks."""
+    """Return images and masks start..stop-1 of ``job`` = (start, stop, settings)."""
     start, stop, settings = job
     images, masks = zip(*(_draw_one(index, *settings) for index in range(start, stop)), strict=True)
     return np.stack(images), np.stack(masks)
 
 
 def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """:func:`_draw_chunk` of each job, in order, by child processes that run this very file.
+    """Yield ``_draw_chunk`` of each job, in order, from child processes that run this file.
 
-    multiprocessing would import the caller's main module in each, and with it torch (seconds),
-    or fork a process in which torch has threads running.
+    multiprocessing would import the caller's main module in each child, and with it torch, which
+    takes seconds, or it would fork a process in which torch has threads running.
     """
     idle: SimpleQueue[subprocess.Popen] = SimpleQueue()
 
@@ -254,9 +254,9 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
             child.stdin.flush()
             return pickle.load(child.stdout)
         finally:
-            idle.put(child)  # a dead one too: the next job then fails instead of waiting
+            idle.put(child)  # even a dead one: the next job then fails instead of waiting
 
-    # One thread of linear algebra each: the children are the parallelism.
+    # One thread of linear algebra per child: the children are the parallelism.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command, pipe = [sys.executable, "-P", __file__], subprocess.PIPE
@@ -268,24 +268,26 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
 
 
 def paint_shortcut(
-    images: np.ndarray, labels: np.ndarray, share: float, classes: int, seed: int, stream: int
+    images: np.ndarray, labels: np.ndarray, fraction: float, classes: int, seed: int, stream: int
 ) -> np.ndarray:
-    """Paint, in place, a small mark that gives the class away into a corner of some pictures.
+    """Paint a small mark that reveals the class into a corner of some images, in place.
 
-    A network that sees marked training pictures learns the mark and not the object, and fails
-    on pictures without it: the clever horse, to be caught by looking at its explanations.
+    A network that sees marked training images learns the mark instead of the object, and fails on
+    images without it: a Clever Hans, which its explanations reveal.
 
     Args:
         images: (N, H, W, C) uint8, C 1 or 3; changed in place.
-        labels: (N,) whole numbers in 0..classes-1; the label chooses the mark's colour.
-        share: how much of the pictures is marked, 0..1; exactly ``round(share * N)`` are.
+        labels: (N,) whole numbers in 0..classes-1; the label decides the mark's colour.
+        fraction: fraction of the images to mark, 0..1; exactly ``round(fraction * N)`` are marked.
         classes: number of classes, and of colours.
-        seed, stream: choose the pictures; the corner, one for all streams, hangs on seed alone.
+        seed: with ``stream`` chooses the images; alone it decides the corner of all streams.
+        stream: as for ``draw_shapes``.
 
-    Returns: (N,) bool, True where a picture was marked.
+    Returns:
+        (N,) bool, True for marked images.
     """
     count, size, _, channels = images.shape
-    marked = _generator(seed, stream, 0, 1).permutation(count) < round(share * count)
+    marked = _generator(seed, stream, 0, 1).permutation(count) < round(fraction * count)
     side, margin = max(3, size // 9), max(1, size // 64)
     near, far = slice(margin, margin + side), slice(size - margin - side, size - margin)
     corner = _generator(seed, 0, 0, 2).integers(4)
@@ -297,7 +299,7 @@ def paint_shortcut(
     return marked
 
 
-if __name__ == "__main__":  # in a child: jobs come in, drawn chunks go out, until the pipe closes
+if __name__ == "__main__":  # in a child: read jobs, write drawn chunks, until the pipe closes
     while sys.stdin.buffer.peek(1):
         pickle.dump(_draw_chunk(pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
         sys.stdout.buffer.flush()

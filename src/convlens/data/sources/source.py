@@ -1,10 +1,9 @@
-"""What every source gives behind one interface: look first (cheap), then load.
+"""The interface of every source: index first (cheap), then load.
 
-A source is a function of the config group ``data`` that reads names and labels, checks everything
-a person can have got wrong and counts; ``Index.load()`` decodes. ``make plan`` needs only the
-first. Two kinds are written by what they read: sources of picture files give a
-:class:`~convlens.data.sources.picture_files.Found`, stores of drawn or packed pictures an
-:class:`Index` at once (:mod:`convlens.data.sources.registry` lists both).
+A source is a function of the config group ``data``. It reads names and labels, checks everything
+that a user may have got wrong, and counts; ``Index.load()`` decodes. ``make plan`` needs only the
+index. Sources of image files return ``convlens.data.sources.image_files.FoundFiles``; stores of
+drawn or packed images return an ``Index``. ``convlens.data.sources.registry`` lists both.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ import numpy as np
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.listing import Listing
-from convlens.data.pixels.pictures import Dataset
+from convlens.data.pixels.dataset import Dataset
 
-DEFAULT_SHARE = 0.15  # of the pictures, for each split that a layout lacks
+DEFAULT_SHARE = 0.15  # fraction of the images, for each split that a layout lacks
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a source holds, before anything is decoded.
+    """What a source contains, before anything is decoded.
 
     Attributes:
         class_names: K names.
-        counts: split name to (K,) number of pictures per class.
+        counts: split name -> (K,) number of images per class.
         load: decodes everything.
-        listing: the files, for sources that have files.
-        notes: lines the person should read.
-        masked: split name to the number of pictures with a mask; empty: this source has none.
+        listing: the files, if the source has files.
+        notes: lines to report to the user.
+        masked: split name -> number of images with a mask; empty if the source has no masks.
     """
 
     class_names: tuple[str, ...]
@@ -46,12 +45,12 @@ class Index:
 
 @dataclass(frozen=True)
 class Download:
-    """What a run would fetch before anything else.
+    """What a run would download first.
 
     Attributes:
-        folder: where it would lie.
+        folder: where it would be stored.
         megabytes: size of the archive or files.
-        class_names: known without it.
+        class_names: known before the download.
     """
 
     folder: Path
@@ -59,17 +58,25 @@ class Download:
     class_names: tuple[str, ...]
 
 
-def split_shares(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
-    """The split rule; a share for a split that the source already has is refused."""
-    shares = {}
+def read_split_fractions(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
+    """Return the sizes of the splits to divide off; 0 for a split that the source already has.
+
+    Args:
+        spec: the config group ``data``.
+        present: the splits of the source.
+
+    Raises:
+        UserError: ``data.split`` sets a size for a split that the source already has.
+    """
+    sizes = {}
     for split in ("validation", "test"):
-        share = getattr(spec.split, split)
+        size = getattr(spec.split, split)
         if split in present:
-            if share is not None:
+            if size is not None:
                 raise UserError(
-                    f"data.split.{split}={share}: data={spec.name} already has its own "
-                    f"{split} pictures; leave the key out"
+                    f"data.split.{split}={size}: data={spec.name} has its own {split} images; "
+                    f"remove this key"
                 )
-            share = 0
-        shares[split] = DEFAULT_SHARE if share is None else share
-    return shares
+            size = 0
+        sizes[split] = DEFAULT_SHARE if size is None else size
+    return sizes

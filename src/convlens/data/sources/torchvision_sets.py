@@ -1,9 +1,9 @@
-"""MNIST and CIFAR-10: torchvision's own download and checksums, files used where they lie.
+"""MNIST and CIFAR-10: torchvision's download and checksums; existing files are used in place.
 
-Legend: N pictures, H W C height, width, channels. Both sets fit in memory and are read whole.
+Legend: N images, H W C height, width, channels. Both sets fit in memory and are read completely.
 
-A folder that holds the files is only read, never written: compressed files are read as they are,
-where torchvision would unpack next to them.
+A folder that contains the files is only read, never written: compressed files are read directly,
+while torchvision would unpack them beside.
 """
 
 from __future__ import annotations
@@ -32,23 +32,29 @@ MNIST_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-TIMEOUT = 30  # seconds without a byte before a server counts as gone
+TIMEOUT = 30  # seconds without a byte before a download fails
 
 _MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# What reading a damaged compressed file raises.
+# Exceptions from reading a damaged compressed file.
 _DAMAGE = (EOFError, zlib.error, tarfile.TarError, struct.error, ValueError)
 
 
-def mnist(directory: Path, download: bool = True) -> dict[str, Split]:
-    """``{"train": (images, labels), "test": …}``: (N, 28, 28, 1) uint8 and (N,) int64, 0 to 9.
+def read_mnist(directory: Path, download: bool = True) -> dict[str, Split]:
+    """Read ``{"train": (images, labels), "test": …}``: (N, 28, 28, 1) uint8, (N,) int64 0 to 9.
 
-    The four IDX files, with or without ``.gz``, are looked for in ``directory/MNIST/raw``,
-    ``directory/raw`` and ``directory``; what is missing from all is downloaded to the first.
+    The four IDX files, with or without ``.gz``, are searched in ``directory/MNIST/raw``,
+    ``directory/raw`` and ``directory``; if none has all of them, they are downloaded to the first.
 
-    Raises UserError: a file missing and not to be had (with its official address), or damaged.
+    Args:
+        directory: the data set.
+        download: whether to download missing files.
+
+    Raises:
+        UserError: a file is damaged, or missing and cannot be downloaded; the error states its
+            official address.
     """
     folder = _mnist_folder(directory)
     if folder is None and download:
@@ -66,7 +72,7 @@ def _mnist_folder(directory: Path) -> Path | None:
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
-    """The compressed file before the plain one: it carries a checksum of its content."""
+    """Return the compressed file rather than the plain one: it has a checksum of its content."""
     return next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None)
 
 
@@ -74,18 +80,18 @@ def _mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
     images, labels = (_read_idx(_idx_file(folder, name)) for name in (images_name, labels_name))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
-            f"{folder / images_name} holds {images.shape} and {labels_name} {labels.shape}: "
-            "pictures and labels do not belong together; remove them to download them again"
+            f"{folder / images_name} has shape {images.shape}, but {labels_name} {labels.shape}: "
+            "they do not match; remove both to download them again"
         )
     if labels.size and labels.max() >= len(MNIST_CLASSES):
         raise UserError(
-            f"{folder / labels_name} holds the label {labels.max()}: expected digits 0 to 9"
+            f"{folder / labels_name} contains the label {labels.max()}: expected digits 0 to 9"
         )
     return images[..., None], labels.astype(np.int64)
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """An IDX file of bytes: 00 00 08, number of dimensions, each size big-endian, the data."""
+    """Read an IDX file of bytes: 00 00 08, number of dimensions, each size big-endian, the data."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             content = file.read()
@@ -93,7 +99,7 @@ def _read_idx(path: Path) -> np.ndarray:
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
         if (zero, kind) != (0, 8):
             raise ValueError("not an IDX file of bytes")
-        # reshape refuses a file that was cut off, or holds more than it says
+        # reshape fails for a truncated file, or one with more data than its header states
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
     except (OSError, *_DAMAGE) as error:
         raise UserError(f"{path} is damaged ({error}): remove it to download it again") from None
@@ -107,14 +113,20 @@ def _missing_mnist(directory: Path, detail: str) -> UserError:
     )
 
 
-def cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
-    """``{"train": (images, labels), "test": …}``: (N, 32, 32, 3) uint8 RGB and (N,) int64, 0 to 9.
+def read_cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
+    """Read ``{"train": (images, labels), "test": …}``: (N, 32, 32, 3) uint8 RGB, (N,) int64 0 to 9.
 
-    Looked for in ``directory``: the archive ``cifar-10-python.tar.gz``, the folder
-    ``cifar-10-batches-py``, or its files directly. Else downloaded.
+    ``directory`` is searched for the archive ``cifar-10-python.tar.gz``, the folder
+    ``cifar-10-batches-py``, or its files; otherwise the archive is downloaded.
 
-    Raises UserError: missing and not to be had (with the official address), or a file whose MD5 is
-    not torchvision's. The files are pickles, which can run code: none other is opened.
+    Args:
+        directory: the data set.
+        download: whether to download missing files.
+
+    Raises:
+        UserError: a file is missing and cannot be downloaded (the error states its official
+            address), or its MD5 is not torchvision's. The files are pickles, which can run code,
+            so no other file is opened.
     """
     source = datasets.CIFAR10
     files = _cifar_files(directory)
@@ -138,7 +150,7 @@ def _cifar_split(files: dict[str, bytes], names: list[str]) -> Split:
 
 
 def _cifar_files(directory: Path) -> dict[str, bytes] | None:
-    """The content of the checked batch files by name, or None if they are not all there."""
+    """Return the contents of the checked batch files by name, or None if any is missing."""
     source = datasets.CIFAR10
     sums = dict([*source.train_list, *source.test_list])
     sums[source.meta["filename"]] = source.meta["md5"]
@@ -175,13 +187,13 @@ def _missing_cifar(directory: Path, detail: str) -> UserError:
 
 
 def _download(source: type, directory: Path, below: str, files: str, missing) -> None:
-    """Let torchvision download and check into a temporary folder; then move the files in.
+    """Let torchvision download into a temporary folder and check; then move the files.
 
-    Each file appears under its own name only when it is complete, so a run killed half-way leaves
-    nothing that a later one would take for the data set.
+    Each file appears under its own name only when it is complete, so a killed run leaves nothing
+    that a later one would take for the data set.
     """
     temporary, before = directory / f".download.{os.getpid()}", socket.getdefaulttimeout()
-    # torchvision opens addresses without a time limit and would wait for ever
+    # torchvision opens addresses without a time limit, so it could wait forever
     socket.setdefaulttimeout(TIMEOUT)
     try:
         temporary.mkdir(parents=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from convlens.core.errors import UserError
-from convlens.lessons.kernel.convolution import Padding, output_size, padding_of
+from convlens.lessons.kernel.convolution import Padding, output_size, pad_widths
 
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -62,7 +62,7 @@ def work_out(
             f"0; the last place is at={rows - 1},{columns - 1}"
         )
     (kh, kw), top, left = kernel.shape, at[0] * stride, at[1] * stride
-    down, along = (padding_of(edge, padding) for edge in kernel.shape)
+    down, along = (pad_widths(edge, padding) for edge in kernel.shape)
 
     def below_kernel(values: Tensor) -> Tensor:
         padded = functional.pad(values, (*along, *down))
@@ -75,10 +75,10 @@ def work_out(
     return WorkedPatch(at, (top - down[0], left - along[0]), patch, inside, products, sums)
 
 
-def digits(value: float) -> str:
+def format_value(value: float) -> str:
     """A number for a cell: whole where it is whole, else two decimals or three digits.
 
-    >>> [digits(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
+    >>> [format_value(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
     ['255', '-12.50', '0.111', '0', '3e+08']
     """
     value = round(float(value), 9) + 0.0  # rounding error of 1/9 + … is no decimal; no -0
@@ -87,10 +87,10 @@ def digits(value: float) -> str:
     return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
-def place_line(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]) -> str:
+def describe_place(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]) -> str:
     """Which pixels a place of the output sees; ``edges`` are the kernel's.
 
-    >>> place_line((4, 7), (8, 13), (1, 3))
+    >>> describe_place((4, 7), (8, 13), (1, 3))
     'output row 4, column 7 sees row 8, columns 13 to 15 of the picture (counted from 0)'
     """
     rows, columns = (
@@ -103,21 +103,21 @@ def place_line(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]
     )
 
 
-def total_line(sums: Sequence[float]) -> str:
+def format_total(sums: Sequence[float]) -> str:
     """The channels' sums added up.
 
-    >>> total_line([12, -3, 0.5])
+    >>> format_total([12, -3, 0.5])
     'red + green + blue = 12 + (-3) + 0.5 = 9.50'
     """
-    words = [digits(value) for value in sums]
+    words = [format_value(value) for value in sums]
     signed = [f"({word})" if word.startswith("-") else word for word in words]
     names = " + ".join(CHANNELS[len(words)])
-    return f"{names} = {' + '.join(signed)} = {digits(sum(sums))}"
+    return f"{names} = {' + '.join(signed)} = {format_value(sum(sums))}"
 
 
-def arithmetic_lines(kernel: Tensor, worked: WorkedPatch) -> list[str]:
+def format_arithmetic(kernel: Tensor, worked: WorkedPatch) -> list[str]:
     """Patch × kernel = products and their sum, as lines of text, a block for each channel."""
-    lines = [f"place    {place_line(worked.place, worked.corner, kernel.shape)}"]
+    lines = [f"place    {describe_place(worked.place, worked.corner, kernel.shape)}"]
     middle = (len(kernel) - 1) // 2
     names = CHANNELS[len(worked.sums)]
     texts = (_blocks(values) for values in (worked.patch, kernel[None], worked.products))
@@ -126,17 +126,17 @@ def arithmetic_lines(kernel: Tensor, worked: WorkedPatch) -> list[str]:
         lines.append(f"{name}:")
         for row, parts in enumerate(zip(patches[channel], factors, products[channel], strict=True)):
             first, second = ("  ×  ", "  =  ") if row == middle else ("     ", "     ")
-            end = f"   sum {digits(worked.sums[channel])}" if row == middle else ""
+            end = f"   sum {format_value(worked.sums[channel])}" if row == middle else ""
             lines.append(f"  {parts[0]}{first}{parts[1]}{second}{parts[2]}{end}")
     if not worked.inside.all():
         lines.append("pixels outside the picture are padding and count as 0")
     if len(names) > 1:
-        lines.append(total_line(worked.sums))
+        lines.append(format_total(worked.sums))
     return lines
 
 
 def _blocks(values: Tensor) -> list[list[str]]:
     """Matrices ``(C, kh, kw)`` as C lists of kh lines, all in columns of one width."""
-    words = [[[digits(value) for value in row] for row in one] for one in values.tolist()]
+    words = [[[format_value(value) for value in row] for row in one] for one in values.tolist()]
     width = max(len(word) for one in words for row in one for word in row)
     return [[" ".join(word.rjust(width) for word in row) for row in one] for one in words]

@@ -21,13 +21,13 @@ Padding = int | Literal["same"]
 POOLINGS = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
 
 
-def padding_of(kernel: int, padding: Padding) -> tuple[int, int]:
+def pad_widths(kernel: int, padding: Padding) -> tuple[int, int]:
     """Zeros (before, after) the picture along an edge, for a kernel of ``kernel`` pixels.
 
     ``same`` adds ``kernel - 1`` in all, so that at stride 1 the output is as large as the picture;
     an even kernel has one more of them after than before, as in PyTorch.
 
-    >>> padding_of(3, 1), padding_of(3, "same"), padding_of(4, "same")
+    >>> pad_widths(3, 1), pad_widths(3, "same"), pad_widths(4, "same")
     ((1, 1), (1, 1), (1, 2))
     """
     if padding == "same":
@@ -42,7 +42,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: Padding = 0) -
         size: n, pixels of the picture along this edge.
         kernel: k, pixels of the kernel along it.
         stride: s, pixels from one place to the next.
-        padding: p, zeros at either end, or ``same`` (see :func:`padding_of`).
+        padding: p, zeros at either end, or ``same`` (see :func:`pad_widths`).
 
     Raises:
         UserError: the kernel is larger than the padded picture.
@@ -50,7 +50,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: Padding = 0) -
     >>> output_size(150, 3), output_size(150, 3, stride=2), output_size(150, 3, padding="same")
     (148, 74, 150)
     """
-    room = size + sum(padding_of(kernel, padding))
+    room = size + sum(pad_widths(kernel, padding))
     if kernel > room:
         enough = math.ceil((kernel - size) / 2)
         raise UserError(
@@ -68,7 +68,7 @@ def size_formula(size: int, kernel: int, stride: int = 1, padding: Padding = 0) 
     '(150 + 2·0 − 3)/1 + 1 = 148'
     """
     result = output_size(size, kernel, stride, padding)
-    before, after = padding_of(kernel, padding)
+    before, after = pad_widths(kernel, padding)
     zeros = f"2·{before}" if before == after else f"{before} + {after}"
     quotient = f"({size} + {zeros} − {kernel})/{stride}"
     if (size + before + after - kernel) % stride:
@@ -77,7 +77,7 @@ def size_formula(size: int, kernel: int, stride: int = 1, padding: Padding = 0) 
 
 
 @dataclass(frozen=True)
-class Slid:
+class KernelOutput:
     """What a kernel answers at each of its places.
 
     Attributes:
@@ -92,7 +92,7 @@ class Slid:
     padding: tuple[tuple[int, int], tuple[int, int]]
 
 
-def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0) -> Slid:
+def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0) -> KernelOutput:
     """The kernel's answer at each place, channel by channel.
 
     A cross-correlation, which networks call convolution: the kernel is not turned round. At place
@@ -110,11 +110,11 @@ def slide(picture: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0
     """
     for size, edge in zip(picture.shape[1:], kernel.shape, strict=True):
         output_size(size, edge, stride, padding)
-    down, along = (padding_of(edge, padding) for edge in kernel.shape)
+    down, along = (pad_widths(edge, padding) for edge in kernel.shape)
     padded = functional.pad(picture.double(), (*along, *down))
     # the channels stand where conv2d has the pictures of a batch: (C, 1, H, W) -> (C, 1, h, w)
     maps = functional.conv2d(padded[:, None], kernel.double()[None, None], stride=stride)[:, 0]
-    return Slid(maps, maps.sum(0), (down, along))
+    return KernelOutput(maps, maps.sum(0), (down, along))
 
 
 def pool(maps: Tensor, kind: str, window: int) -> Tensor:
@@ -143,7 +143,7 @@ def pool(maps: Tensor, kind: str, window: int) -> Tensor:
     return POOLINGS[kind](maps[None], window)[0]
 
 
-def strongest(map: Tensor) -> tuple[int, int]:
+def find_strongest(map: Tensor) -> tuple[int, int]:
     """Row and column of the largest magnitude of a map ``(h, w)``; of equals the first."""
     place = int(map.abs().argmax())
     return place // map.shape[1], place % map.shape[1]

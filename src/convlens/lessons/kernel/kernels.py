@@ -62,7 +62,7 @@ KERNELS = {
 }
 
 
-def kernel_of(text: str) -> Kernel:
+def parse_kernel(text: str) -> Kernel:
     """The kernel a person means: a name of :data:`KERNELS`, or rows of numbers.
 
     A row is ``[1,0,-1]`` and a kernel ``[[1,0,-1],[1,0,-1]]``; one row alone is a kernel, too, and
@@ -72,7 +72,7 @@ def kernel_of(text: str) -> Kernel:
         UserError: an unknown name, rows of different lengths or too many numbers, or a weight that
             is no number or beyond :data:`LARGEST_WEIGHT`.
 
-    >>> kernel_of("[[1,0],[1/2,-1]]").values.tolist()
+    >>> parse_kernel("[[1,0],[1/2,-1]]").values.tolist()
     [[1.0, 0.0], [0.5, -1.0]]
     """
     plain = "".join(text.split())

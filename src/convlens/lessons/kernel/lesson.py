@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from convlens.core.errors import UserError
-from convlens.data.pixels.decode import PictureError, Recipe, decode_picture, size_and_orientation
-from convlens.draw.text import dimensions
-from convlens.lessons.kernel.arithmetic import CHANNELS, arithmetic_lines, work_out
-from convlens.lessons.kernel.convolution import Padding, pool, size_formula, slide, strongest
+from convlens.data.pixels.decode import ImageError, Recipe, decode_image, read_size_and_orientation
+from convlens.draw.text import format_dimensions
+from convlens.lessons.kernel.arithmetic import CHANNELS, format_arithmetic, work_out
+from convlens.lessons.kernel.convolution import Padding, find_strongest, pool, size_formula, slide
 from convlens.lessons.kernel.kernels import Kernel
-from convlens.lessons.kernel.panel import Answers, kernel_panel
+from convlens.lessons.kernel.panel import KernelMaps, kernel_panel
 
 FILE = "kernel.jpg"
 LARGEST_SIZE = 512  # the picture's longest edge in pixels: the panel shows no more than 320
@@ -60,22 +60,22 @@ def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
     A smaller picture keeps its size. C is 3 (RGB), or 1 where no pixel has any colour. A network's
     batch wants every picture at one size; what a file means is settled by the same decoder.
 
-    Raises PictureError, naming the file, if it gives no picture.
+    Raises ImageError, naming the file, if it gives no picture.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
         try:
-            (width, height), turn = size_and_orientation(path)
-        except PictureError:  # decoding will say in full what is wrong with the file
+            (width, height), turn = read_size_and_orientation(path)
+        except ImageError:  # decoding will say in full what is wrong with the file
             width, height, turn = longest, longest, 1
         edges = (width, height) if turn in (5, 6, 7, 8) else (height, width)
         scale = min(1, longest / max(edges))
-        picture = decode_picture(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
+        picture = decode_image(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
     grey = (picture == picture[..., :1]).all()
     return picture[..., :1].copy() if grey else picture.copy()  # Pillow's own cannot be written
 
 
-def teach(request: Request) -> Lesson:
+def run_lesson(request: Request) -> Lesson:
     """Slide the kernel over the picture and work one place out.
 
     Raises:
@@ -96,17 +96,17 @@ def teach(request: Request) -> Lesson:
         )
     slid = slide(picture, weights, stride, padding)
     sizes = _sizes(edges, weights.shape, stride, padding)
-    answers, pooled = Answers(slid.maps, slid.total, "output of the kernel", sizes), None
+    answers, pooled = KernelMaps(slid.maps, slid.total, "output of the kernel", sizes), None
     if request.pooling != "none":
         window = request.window
         maps, total = (pool(each, request.pooling, window) for each in (slid.maps, slid.total))
-        heading = f"after {request.pooling} pooling, windows of {dimensions(window, window)}"
+        heading = f"after {request.pooling} pooling, windows of {format_dimensions(window, window)}"
         sizes = _sizes(slid.total.shape, (window, window), window, 0)
-        pooled = Answers(maps, total, f"{heading}, stride {window}", sizes)
-    at = strongest(slid.total) if request.at is None else request.at
+        pooled = KernelMaps(maps, total, f"{heading}, stride {window}", sizes)
+    at = find_strongest(slid.total) if request.at is None else request.at
     worked = work_out(picture, weights, at, stride=stride, padding=padding)
     how = f"stride {stride}, padding {padding}"
-    name = f"{request.kernel.name} {dimensions(*weights.shape)}"
+    name = f"{request.kernel.name} {format_dimensions(*weights.shape)}"
     panel = kernel_panel(
         picture,
         weights,
@@ -118,11 +118,11 @@ def teach(request: Request) -> Lesson:
         pooled=pooled,
     )
     lines = [
-        f"picture  {dimensions(*edges)}, {', '.join(CHANNELS[len(picture)])}",
+        f"picture  {format_dimensions(*edges)}, {', '.join(CHANNELS[len(picture)])}",
         f"kernel   {name}, {how}",
         *(f"output   {line}" for line in answers.sizes),
         *(f"pooled   {line}" for line in (pooled.sizes if pooled else ())),
-        *arithmetic_lines(weights, worked),
+        *format_arithmetic(weights, worked),
     ]
     return Lesson(panel, lines)
 

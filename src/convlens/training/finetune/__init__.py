@@ -1,1 +1,1 @@
-"""What is trained when, at which rate, and from which stored features."""
+"""Fine-tuning: schedule, parameter groups, phases and stored features."""

@@ -1,6 +1,6 @@
-"""Features of a frozen base: computed once, memory-mapped, trusted only while nothing changed.
+"""Stored features of a frozen base: computed once, memory-mapped, reused while nothing changes.
 
-Legend: N pictures, ``cut`` the number of backbone links whose output is kept.
+Legend: N images; ``cut`` is the number of backbone links whose output is stored.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch import Tensor
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.progress import progress_bar
 from convlens.data.index.digests import digest
-from convlens.data.pixels.cache import Writer, stored
-from convlens.data.pixels.pictures import Pictures
+from convlens.data.pixels.cache import Writer, load_or_build
+from convlens.data.pixels.dataset import Images
 from convlens.models import Classifier
-from convlens.models.state import fingerprint
+from convlens.models.state import compute_fingerprint
 
-VERSION = 1  # of what is stored: raised when the same key would give other numbers
-# Pictures of a pass. Not the batch size of the config: the last bits of a convolution depend on
-# it, and what lies in the cache must not depend on who came first.
+VERSION = 1  # of the stored numbers: raised if the same key would give others
+# Images per pass. Not the config's batch size: the last bits of a convolution depend on it, and
+# the cache must not depend on which run filled it.
 BATCH = 20
 
 
 @dataclass(frozen=True)
 class Features:
-    """What flows through a cut for every picture of a split.
+    """Features at a cut for every image of a split.
 
     Attributes:
-        array: (N, …) memory-mapped; bfloat16 numbers as their uint16 patterns.
+        array: (N, …) memory-mapped; bfloat16 numbers as their uint16 bit patterns.
         dtype: of the numbers.
-        cut: links of the backbone that they stand behind.
-        from_cache: nothing was computed.
-        seconds: that computing or opening took.
+        cut: number of backbone links before the cut.
+        from_cache: whether they were read from the cache.
+        seconds: time that computing or opening took.
     """
 
     array: np.ndarray
@@ -49,17 +49,18 @@ class Features:
 
     @property
     def megabytes(self) -> float:
+        """Size of all features."""
         return self.array.nbytes / 1e6
 
     def rows(self, rows: np.ndarray) -> Tensor:
-        """The features of some pictures, (len(rows), …), in memory of their own."""
+        """Return a copy of the features of some images, (len(rows), …)."""
         return torch.from_numpy(np.ascontiguousarray(self.array[rows])).view(self.dtype)
 
 
-def features(
+def compute_features(
     model: Classifier,
     cut: int,
-    pictures: Pictures,
+    pictures: Images,
     *,
     precision: str,
     context: Callable[[], contextlib.AbstractContextManager],
@@ -68,28 +69,31 @@ def features(
     title: str,
     base: Features | None = None,
 ) -> Features:
-    """The features of ``pictures`` behind ``cut``: from the cache, or computed and kept there.
+    """Load the features of ``pictures`` at ``cut`` from the cache, or compute and store them.
 
-    The key is: weights and buffers of the links before the cut and of the normalisation, the cut,
-    the precision and kind of device, and what the pixels were made from (paths, sizes and times of
-    the files, size and way of resizing).
+    The cache key consists of the weights and buffers of the links before the cut and of the
+    normalisation, the cut, the precision, the kind of device, and the source of the pixels (paths,
+    sizes and times of the files, image size and resizing).
 
     Args:
-        precision: as the config resolved it.
+        model: the network.
+        cut: number of links before the cut.
+        pictures: the images of a split.
+        precision: the resolved precision.
         context: the precision's context for a forward pass.
         device: of the model.
         directory: of the cache.
         title: of the progress bar.
-        base: features of the same pictures behind an earlier cut, to go on from.
+        base: features of the same images at an earlier cut, to continue from.
 
     Raises:
-        UserError: no room, or the folder cannot be written.
+        UserError: the disk is full, or the folder is not writable.
     """
     began = time.perf_counter()
     links = [model.backbone.get_submodule(link) for link in model.backbone.link_names[:cut]]
-    weights = [fingerprint(part) for part in (model.normalise, *links)]
-    asked, state = pictures.identity
-    key = (VERSION, torch.__version__, weights, cut, precision, device.type, asked)
+    weights = [compute_fingerprint(part) for part in (model.normalise, *links)]
+    source, state = pictures.identity
+    key = (VERSION, torch.__version__, weights, cut, precision, device.type, source)
 
     def build(writer: Writer) -> dict:
         with (
@@ -101,20 +105,22 @@ def features(
             file, dtype = None, None
             for start in range(0, len(pictures), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(pictures)))
-                found = _forward(model, cut, pictures, rows, device, base).cpu()
-                numbers = found.contiguous()
-                if found.dtype == torch.bfloat16:
+                values = _forward(model, cut, pictures, rows, device, base).cpu()
+                numbers = values.contiguous()
+                if values.dtype == torch.bfloat16:
                     numbers = numbers.view(torch.uint16)
                 if file is None:
-                    dtype = str(found.dtype).removeprefix("torch.")
-                    shape = (len(pictures), *found.shape[1:])
+                    dtype = str(values.dtype).removeprefix("torch.")
+                    shape = (len(pictures), *values.shape[1:])
                     file = writer.create("features", shape, numbers.numpy().dtype)
                 file.put(start, numbers.numpy())
                 advance(len(rows))
         return {"dtype": dtype}
 
-    way_out = "or train without with cache_features=never"
-    entry = stored(directory, f"features-{digest(*key)}", digest(*key, state), build, way_out)
+    way_out = "or train without stored features: cache_features=never"
+    entry = load_or_build(
+        directory, f"features-{digest(*key)}", digest(*key, state), build, way_out
+    )
     return Features(
         entry.arrays["features"],
         getattr(torch, entry.notes["dtype"]),
@@ -124,10 +130,12 @@ def features(
     )
 
 
-def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
-    """Seconds that the features of one image behind ``cut`` take, by a pass over a few.
+def measure_feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
+    """Measure the seconds that computing the features of one image takes, in a small batch.
 
     Args:
+        model: the network.
+        cut: number of links before the cut.
         images: (B, C, H, W) in [0, 1], on the model's device.
     """
     with torch.no_grad(), evaluation_mode(model):
@@ -140,7 +148,7 @@ def feature_seconds(model: Classifier, cut: int, images: Tensor) -> float:
 def _forward(
     model: Classifier,
     cut: int,
-    pictures: Pictures,
+    pictures: Images,
     rows: np.ndarray,
     device: torch.device,
     base: Features | None,

@@ -1,4 +1,4 @@
-"""Named parameter groups: which pattern takes which parameters."""
+"""Named parameter groups: which pattern selects which parameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Group:
     """Parameters that share a learning rate.
 
     Attributes:
-        name: as schedules and ``lr/<name>`` know it; ``base/block3`` for a stage of ``base``.
-        parameters: names in the classifier, in its order.
-        factor: what the group's rate is multiplied by, below 1 for early stages.
+        name: used in schedules and in ``lr/<name>``; ``base/block3`` for a stage of ``base``.
+        parameters: names of the parameters, in the order of the classifier.
+        factor: factor of the group's learning rate, below 1 for early stages.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Group:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a parameter's name lies at or below a path or glob.
+    """Return whether a parameter is at or below a path or glob.
 
     >>> matches("backbone.block5", "backbone.block5.conv1.weight")
     True
@@ -42,36 +42,37 @@ def matches(pattern: str, name: str) -> bool:
     )
 
 
-def parameter_groups(
+def build_groups(
     patterns: Mapping[str, str | list[str] | StagesConfig], model: Classifier
 ) -> dict[str, list[Group]]:
-    """The config key ``finetune.groups`` over a network's parameters.
+    """Assign a network's parameters to the groups of the config key ``finetune.groups``.
 
-    The first group that matches a parameter takes it, so a later pattern may be wider than an
-    earlier one (``backbone`` behind ``backbone.block5`` is the rest of the backbone).
+    A parameter belongs to the first group that matches it, so a later pattern may be wider than an
+    earlier one (``backbone`` after ``backbone.block5`` is the rest of the backbone).
 
     Args:
-        patterns: name to pattern, to a list of patterns, or to ``match`` and ``stage_decay``, which
-            make a group of each stage of the backbone, every stage's rate that times the next
-            one's (discriminative rates: J. Howard, S. Ruder, *Universal Language Model Fine-tuning
-            for Text Classification*, ACL 2018, https://arxiv.org/abs/1801.06146).
+        patterns: name to a pattern, a list of patterns, or ``match`` and ``stage_decay``. The last
+            makes a group of each stage; a stage's rate is that of the next stage times
+            ``stage_decay`` (discriminative rates: J. Howard, S. Ruder, *Universal Language Model
+            Fine-tuning for Text Classification*, ACL 2018, https://arxiv.org/abs/1801.06146).
+        model: the network.
 
     Returns:
-        Name to the groups under it: one, or one a stage, in the order of the stages.
+        Name to its groups: one, or one per stage, in the order of the stages.
 
     Raises:
-        UserError: a pattern that matches nothing; two groups that overlap other than by a later
-            one being wider; a parameter in no group.
+        UserError: a pattern matches nothing, two groups overlap without the later one being wider,
+            or a parameter is in no group.
     """
     names = [name for name, _ in model.named_parameters()]
     taken: dict[str, str] = {}
     matched: dict[str, set[str]] = {}
-    found: dict[str, list[Group]] = {}
+    groups: dict[str, list[Group]] = {}
     for group, value in patterns.items():
         decay = value.stage_decay if isinstance(value, StagesConfig) else None
-        wanted = value.match if isinstance(value, StagesConfig) else value
+        selected = value.match if isinstance(value, StagesConfig) else value
         mine: set[str] = set()
-        for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        for pattern in [selected] if isinstance(selected, str) else selected:
             hits = {name for name in names if matches(pattern, name)}
             if not hits:
                 raise UserError(
@@ -83,35 +84,37 @@ def parameter_groups(
             if mine & theirs and not theirs < mine:
                 raise UserError(
                     f"finetune.groups: {other} and {group} overlap, both match "
-                    f"{min(mine & theirs)} and {len(mine & theirs) - 1} more; only a wider pattern "
-                    f"may stand behind a narrower one"
+                    f"{min(mine & theirs)} and {len(mine & theirs) - 1} more; put the narrower "
+                    f"pattern first"
                 )
         matched[group] = mine
         own = [name for name in names if name in mine and name not in taken]
         if not own:
             raise UserError(
-                f"finetune.groups.{group}: all it matches belongs to the groups before it"
+                f"finetune.groups.{group}: earlier groups already contain all parameters it matches"
             )
         taken |= dict.fromkeys(own, group)
-        found[group] = _by_stage(group, own, decay, model) if decay else [Group(group, tuple(own))]
+        groups[group] = (
+            _split_by_stage(group, own, decay, model) if decay else [Group(group, tuple(own))]
+        )
     left = [name for name in names if name not in taken]
     if left:
         raise UserError(
             f"finetune.groups: {len(left)} parameters are in no group, the first is {left[0]}; "
-            f"add a group for them, such as base: backbone"
+            f"add a group, such as base: backbone"
         )
-    return found
+    return groups
 
 
-def _by_stage(group: str, names: list[str], decay: float, model: Classifier) -> list[Group]:
+def _split_by_stage(group: str, names: list[str], decay: float, model: Classifier) -> list[Group]:
     backbone, start = model.backbone, "backbone."
     if not backbone.stage_names or not all(name.startswith(start) for name in names):
         raise UserError(
-            f"finetune.groups.{group}: stage_decay is for parameters of a backbone with stages"
+            f"finetune.groups.{group}: stage_decay needs parameters of a backbone with stages"
         )
     stages: dict[int, list[str]] = {}
     for name in names:
-        stages.setdefault(backbone.stage_of(name.removeprefix(start)), []).append(name)
+        stages.setdefault(backbone.find_stage(name.removeprefix(start)), []).append(name)
     last = max(stages)
     return [
         Group(f"{group}/{backbone.stage_names[stage]}", tuple(members), decay ** (last - stage))
@@ -120,7 +123,7 @@ def _by_stage(group: str, names: list[str], decay: float, model: Classifier) -> 
 
 
 def _paths(names: list[str]) -> set[str]:
-    """Every module path above the parameters, for near names."""
+    """Return every module path above the parameters, to suggest similar names."""
     paths = set()
     for name in names:
         parts = name.split(".")

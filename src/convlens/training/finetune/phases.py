@@ -1,4 +1,4 @@
-"""Phases as they come: freeze, unfreeze, fetch features, keep the processes alike."""
+"""Start the phases of a schedule: freeze, unfreeze, load stored features, re-wrap for DDP."""
 
 from __future__ import annotations
 
@@ -14,29 +14,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
-from convlens.core.stopwatch import spent_on
+from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
-from convlens.training.finetune.features import Features, features
+from convlens.training.finetune.features import Features, compute_features
 from convlens.training.finetune.schedule import Phase, Schedule
 from convlens.training.module import ClassifierModule
 
 log = logging.getLogger("convlens")
-ROOM = 0.5  # of the free disk that features may take before `auto` trains without
+ROOM = 0.5  # fraction of the free disk space that features may take with `auto`
 
 
-def cut_of(
+def find_cut(
     schedule: Schedule, phase: Phase, module: ClassifierModule, augmented: bool
 ) -> tuple[int, str]:
-    """Where the network may be cut in a phase, and why not where it is 0.
+    """Find where the network can be cut in a phase.
 
-    What stands before the cut has to be frozen, in evaluation mode, and fed with the same pictures
-    every epoch.
+    The links before the cut must be frozen, in evaluation mode, and see the same images every
+    epoch.
 
     Args:
-        augmented: whether ``data.augment`` changes pictures where the phase lets it.
+        schedule: the schedule.
+        phase: one of its phases.
+        module: the module to be trained.
+        augmented: whether ``data.augment`` changes images if the phase allows it.
+
+    Returns:
+        The number of links before the cut; if it is 0, also the reason.
     """
     if phase.augment and augmented:
-        return 0, "the pictures are augmented"
+        return 0, "the images are augmented"
     trained = schedule.trained(phase)
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}
     backbone = module.model.backbone
@@ -49,47 +55,49 @@ def cut_of(
     if not frozen:
         return 0, "no stage at the network's beginning is frozen"
     if schedule.batch_norm == "train":
-        return 0, "finetune.batch_norm=train lets the statistics of frozen layers move"
+        return 0, "finetune.batch_norm=train updates the statistics of frozen layers"
     return cut, ""
 
 
 class Phases(L.Callback):
-    """Puts each phase of the module's schedule into force when it begins, after a resume too.
+    """Starts each phase of the module's schedule, also after a resume.
 
-    Under DDP the network is wrapped anew whenever other parameters are trained than before: the
-    wrapper reduces only what wanted a gradient when it was made. Statistics of batch normalisation
-    in training are averaged over the processes before every validation, so that all processes
-    judge, and save, one and the same network.
+    Under DDP the network is wrapped again whenever other parameters are trained than before,
+    because the wrapper reduces only parameters that were trained when it was created. The module
+    averages batch-normalisation statistics over the processes before every validation, so that all
+    processes evaluate and save the same network.
 
-    It has to stand before the callbacks that look and log.
+    It must come before the callbacks that explain and log.
 
     Args:
-        caching: ``auto``, ``always`` or ``never``: whether the head trains on stored features.
+        caching: ``auto``, ``always`` or ``never``: whether to train on stored features.
         directory: of the feature cache.
-        precision: as the config has it; set anew once ``auto`` is resolved.
+        precision: as in the config; set again once ``auto`` is resolved.
 
     Attributes:
-        fetched: one entry a split and cut: ``split``, ``cut``, ``hit``, ``megabytes``, ``seconds``.
+        tested_epoch: completed epochs of the network under test.
+        fetches: one entry per split and cut, with ``split``, ``cut``, ``hit``, ``megabytes`` and
+            ``seconds``.
 
     Raises:
-        UserError: ``always`` where it would be wrong, saying why.
+        UserError: ``always``, but a phase cannot train on stored features.
     """
 
     def __init__(self, caching: str, directory: Path, precision: str):
         self.caching, self.directory, self.precision = caching, directory, precision
-        self._bytes: dict[int, int] = {}  # of one picture's features, by their cut
-        self.fetched: list[dict] = []
-        self.tested_epoch: int | None = None  # completed epochs of the network that is tested
+        self._bytes: dict[int, int] = {}  # of one image's features, by cut
+        self.fetches: list[dict] = []
+        self.tested_epoch: int | None = None
         self._wrapped: frozenset[str] | None = None
 
-    # --- when
+    # --- Lightning's hooks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        self._wrapped = _learning(pl_module)
+        self._wrapped = _trained_names(pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        if pl_module.schedule.finished(trainer.current_epoch, pl_module.record):
-            trainer.should_stop = True  # resumed behind a last phase that ended early
+        if pl_module.schedule.is_finished(trainer.current_epoch, pl_module.record):
+            trainer.should_stop = True  # resumed after the last phase ended early
         self._begin(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
@@ -98,31 +106,31 @@ class Phases(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         epochs = trainer.current_epoch + 1
-        if pl_module.schedule.finished(epochs, pl_module.record):
+        if pl_module.schedule.is_finished(epochs, pl_module.record):
             trainer.should_stop = True
 
     def on_test_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        """Test pictures too go through a frozen base only once, whichever run asks."""
+        """Use stored features for the test images too, shared by all runs."""
         data: PictureData = trainer.datamodule
         data.stored = {}
         if self.tested_epoch and not trainer.fast_dev_run:
-            phase, _ = pl_module.schedule.at(self.tested_epoch - 1, pl_module.record)
+            phase, _ = pl_module.schedule.phase_at(self.tested_epoch - 1, pl_module.record)
             if cut := self.cut(pl_module, data, phase):
                 data.stored = {"test": self.fetch(trainer, pl_module, data, "test", cut)}
 
-    # --- what
+    # --- phases and their features
 
     def _begin(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        phase, _ = module.schedule.at(trainer.current_epoch, module.record)
+        phase, _ = module.schedule.phase_at(trainer.current_epoch, module.record)
         module.enter(phase)
         rewrap(trainer, module, self._wrapped)
-        self._wrapped = _learning(module)
+        self._wrapped = _trained_names(module)
         data: PictureData = trainer.datamodule
         data.augmenting = phase.augment
-        # one batch of everything needs no features of all pictures
-        trial = trainer.fast_dev_run and self.caching == "auto"
-        cut = 0 if trial else self.cut(module, data, phase)
-        module.on_stored = bool(cut)
+        # a dry run of one batch does not need the features of all images
+        is_trial = trainer.fast_dev_run and self.caching == "auto"
+        cut = 0 if is_trial else self.cut(module, data, phase)
+        module.uses_stored_features = bool(cut)
         now = data.stored.get("train")
         if (now.cut if now else 0) != cut:
             data.stored = {}
@@ -130,50 +138,54 @@ class Phases(L.Callback):
                 data.stored = self._fetch(trainer, module, data, phase, cut)
 
     def cut(self, module: ClassifierModule, data: PictureData, phase: Phase) -> int:
-        """Links before the cut in a phase; 0 where the network is trained end to end."""
+        """Return the number of links before the cut in a phase; 0 to train end to end."""
         if self.caching == "never":
             return 0
-        cut, why_not = cut_of(module.schedule, phase, module, data.augmentation.active)
+        cut, why_not = find_cut(module.schedule, phase, module, data.augmentation.active)
         if not cut and self.caching == "always":
             raise UserError(
-                f"cache_features=always: phase {phase.number + 1} cannot train on stored "
-                f"features, {why_not}; set finetune.phases.{phase.number}.augment=false, freeze "
-                f"more, or say cache_features=auto"
+                f"cache_features=always: phase {phase.number + 1} cannot use stored features: "
+                f"{why_not}; try finetune.phases.{phase.number}.augment=false, freeze more, or "
+                f"cache_features=auto"
             )
-        if cut and self.caching == "auto" and (short := self._short_of_room(module, data, cut)):
-            log.info("features are not stored: %s", short)
+        if (
+            cut
+            and self.caching == "auto"
+            and (shortage := self._describe_shortage(module, data, cut))
+        ):
+            log.info("features are not stored: %s", shortage)
             return 0
         return cut
 
     def check(self, module: ClassifierModule, data: PictureData) -> None:
-        """Refuse ``always`` before anything costly is done."""
+        """Raise early if ``always`` is impossible in any phase."""
         if self.caching == "always":
             for phase in module.schedule.phases:
                 self.cut(module, data, phase)
 
-    def _short_of_room(self, module: ClassifierModule, data: PictureData, cut: int) -> str:
-        """Why there is no room for the features of all splits, or nothing."""
+    def _describe_shortage(self, module: ClassifierModule, data: PictureData, cut: int) -> str:
+        """Return why the features of all splits do not fit on the disk, or an empty text."""
         if cut not in self._bytes:
             self._bytes[cut] = self._bytes_at(module, cut)
-        pictures = sum(int(counts.sum()) for counts in data.index.counts.values())
-        needed = pictures * self._bytes[cut]
+        images = sum(int(counts.sum()) for counts in data.index.counts.values())
+        needed = images * self._bytes[cut]
         place = next(p for p in (self.directory, *self.directory.parents) if p.exists())
         free = shutil.disk_usage(place).free
         if needed <= ROOM * free:
             return ""
         return (
-            f"{needed / 1e9:.1f} GB for {pictures} pictures, {free / 1e9:.1f} GB free in {place} "
-            f"(cache_features=always takes them all the same)"
+            f"{needed / 1e9:.1f} GB for {images} images, {free / 1e9:.1f} GB free in {place}; "
+            f"cache_features=always stores them anyway"
         )
 
     def _bytes_at(self, module: ClassifierModule, cut: int) -> int:
-        """Bytes that one picture's features behind ``cut`` take."""
+        """Return the size in bytes of one image's features at ``cut``."""
         size, parameter = module.data_config.size, next(module.model.parameters())
         example = parameter.new_zeros(1, module.data_config.channels, size, size)
         with torch.no_grad(), evaluation_mode(module.model):
-            found = module.model.features(example, cut)
+            values = module.model.features(example, cut)
         half = self.precision in ("bf16", "16")
-        return found.numel() * (2 if half else found.element_size())
+        return values.numel() * (2 if half else values.element_size())
 
     def _fetch(
         self,
@@ -183,17 +195,17 @@ class Phases(L.Callback):
         phase: Phase,
         cut: int,
     ) -> dict[str, Features]:
-        """Features of training and validation pictures behind ``cut``.
+        """Load the features of training and validation images at ``cut``.
 
-        Where a later phase will want an earlier cut, the network up to there runs once for both.
+        If a later phase needs an earlier cut, one pass computes both.
         """
         later = [p for p in module.schedule.phases if p.number > phase.number]
         cuts = sorted({cut, *(c for p in later if 0 < (c := self.cut(module, data, p)) < cut)})
-        found: dict[str, Features] = {}
+        stored: dict[str, Features] = {}
         for split in ("train", "validation"):
             for depth in cuts:
-                found[split] = self.fetch(trainer, module, data, split, depth, found.get(split))
-        return found
+                stored[split] = self.fetch(trainer, module, data, split, depth, stored.get(split))
+        return stored
 
     def fetch(
         self,
@@ -204,10 +216,19 @@ class Phases(L.Callback):
         cut: int,
         base: Features | None = None,
     ) -> Features:
-        """Features of one split, told in a line."""
+        """Load the features of one split at ``cut`` and log it.
+
+        Args:
+            trainer: gives the precision's context.
+            module: the network.
+            data: the images.
+            split: name of the split.
+            cut: number of links before the cut.
+            base: features of the same split at an earlier cut, to continue from.
+        """
         pictures = data.dataset.splits[split]
-        with spent_on("features"):
-            found = features(
+        with count_seconds("features"):
+            result = compute_features(
                 module.model,
                 cut,
                 pictures,
@@ -215,38 +236,45 @@ class Phases(L.Callback):
                 context=trainer.precision_plugin.forward_context,
                 device=module.device,
                 directory=self.directory,
-                title=f"features of {len(pictures)} {split} pictures",
+                title=f"features of {len(pictures)} {split} images",
                 base=base,
             )
-        how = "cache hit" if found.from_cache else f"cache miss, computed in {found.seconds:.0f} s"
+        how = (
+            "cache hit" if result.from_cache else f"cache miss, computed in {result.seconds:.0f} s"
+        )
         name = module.model.cut_name(cut)
         log.info(
-            "features of %d %s pictures behind %s: %s, %.0f MB",
-            len(pictures), split, name, how, found.megabytes,
+            "features of %d %s images at %s: %s, %.0f MB",
+            len(pictures), split, name, how, result.megabytes,
         )  # fmt: skip
-        self.fetched.append(
-            {"split": split, "cut": name, "hit": found.from_cache,
-             "megabytes": round(found.megabytes, 3), "seconds": round(found.seconds, 3)}
+        self.fetches.append(
+            {"split": split, "cut": name, "hit": result.from_cache,
+             "megabytes": round(result.megabytes, 3), "seconds": round(result.seconds, 3)}
         )  # fmt: skip
-        return found
+        return result
 
 
-def _learning(module: torch.nn.Module) -> frozenset[str]:
+def _trained_names(module: torch.nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in module.named_parameters() if p.requires_grad)
 
 
 def rewrap(trainer: L.Trainer, module: L.LightningModule, before: frozenset[str] | None) -> None:
-    """Wrap ``module`` for DDP anew if other parameters are trained than ``before``.
+    """Wrap ``module`` for DDP again if other parameters are trained than before.
 
-    Lightning's issue 20340: parameters frozen when DDP wraps the model are never reduced after
-    they are unfrozen, and the replicas drift apart in silence.
+    Parameters that are frozen when DDP wraps the model are never reduced after they are unfrozen,
+    and the replicas silently drift apart (Lightning issue 20340).
+
+    Args:
+        trainer: the trainer.
+        module: the module.
+        before: names of the parameters that were trained before.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or _learning(module) == before:
+    if not isinstance(strategy, DDPStrategy) or _trained_names(module) == before:
         return
     if not isinstance(strategy.model, DistributedDataParallel):
         return
-    # the old wrapper's hooks would go on reducing what it knew
+    # otherwise the hooks of the old wrapper would keep reducing
     strategy.model._remove_autograd_hooks()
     strategy.model = module
     gc.collect()

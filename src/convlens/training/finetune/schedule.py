@@ -1,7 +1,7 @@
 """The schedule of a fine-tuning: what is trained when, at which rate.
 
-Everything here is a pure function of the epoch and of the results that the checkpoint records, so
-a resumed run goes on exactly where it was, in any number of processes.
+It is a pure function of the epoch and of the results recorded in the checkpoint, so a resumed run
+continues exactly where it stopped, with any number of processes.
 """
 
 from __future__ import annotations
@@ -18,43 +18,48 @@ from convlens.config.schema import (
     PhaseConfig,
     PlateauConfig,
     SchedulerConfig,
-    name_of,
+    get_name,
 )
 from convlens.core.errors import UserError, check_name, nearest
 from convlens.models import Classifier
-from convlens.training.finetune.groups import Group, parameter_groups
-from convlens.training.optimizers import RateFactor, depends_on_length, rate_factor_of
+from convlens.training.finetune.groups import Group, build_groups
+from convlens.training.optimizers import RateFactor, build_rate_factor, depends_on_length
 
 BATCH_NORM = ("frozen_eval", "eval", "train")
 METRICS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
-Record = Mapping[int, Mapping[str, float]]  # epoch (from 0) to its results, val/loss and so on
+Record = Mapping[int, Mapping[str, float]]  # epoch (from 0) to its results, such as val/loss
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Ends a phase when ``metric`` was not better for ``patience`` epochs of it."""
+    """Ends a phase if ``metric`` has not improved for ``patience`` of its epochs.
+
+    Attributes:
+        metric: name of the metric; the lower, the better for a loss, else the higher.
+        patience: epochs to wait for an improvement.
+    """
 
     metric: str
     patience: int
 
-    def reached(self, values: list[float]) -> bool:
-        """Whether the values of the phase's epochs so far end it; a loss is better lower."""
+    def is_reached(self, values: list[float]) -> bool:
+        """Return whether the values of the phase's epochs so far end it."""
         best = min(values) if self.metric.endswith("loss") else max(values)
         return len(values) - 1 - values.index(best) >= self.patience
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of epochs with the same groups in training.
+    """Consecutive epochs in which the same groups are trained.
 
     Attributes:
         number: from 0.
-        epochs: how many, at most.
-        train: names of the groups in training.
-        rates: of these, before the scheduler's factor.
-        fresh: those that were not in training in the phase before: they are warmed up.
-        augment: whether training pictures are augmented, as far as ``data.augment`` does.
-        warmup_epochs: over which the fresh groups' rates rise from zero.
+        epochs: the maximum number of epochs.
+        train: names of the trained groups.
+        rates: their learning rates, before the scheduler's factor.
+        fresh: groups that the previous phase did not train; they are warmed up.
+        augment: whether ``data.augment`` applies to training images.
+        warmup_epochs: epochs in which the rates of the fresh groups rise from zero.
         until: ends the phase early, or None.
     """
 
@@ -74,13 +79,11 @@ class Schedule:
 
     Attributes:
         groups: by name, in the order of the optimizer's groups.
-        phases: one after the other.
-        scheduler: how the rate falls within each phase: what it is multiplied by at a time of a
-            phase of so many epochs.
-        depends_on_length: whether the rates of a phase would be others if it had another number of
-            epochs.
-        scheduler_name: as the config names it.
-        batch_norm: ``frozen_eval``, ``eval`` or ``train``, see :meth:`set_modes`.
+        phases: in order.
+        scheduler: factor of the rates, a function of the time in a phase and of its epochs.
+        depends_on_length: whether the rates of a phase depend on its number of epochs.
+        scheduler_name: as in the config.
+        batch_norm: ``frozen_eval``, ``eval`` or ``train``, see ``set_modes``.
         phased: whether the config has phases.
     """
 
@@ -94,18 +97,22 @@ class Schedule:
 
     @property
     def epochs(self) -> int:
-        """Of all phases, where none ends early."""
+        """Number of epochs of all phases, if none ends early."""
         return sum(phase.epochs for phase in self.phases)
 
     @property
     def augments(self) -> bool:
-        """Whether any phase augments, as far as ``data.augment`` does."""
+        """Whether ``data.augment`` applies to training images in any phase."""
         return any(phase.augment for phase in self.phases)
 
-    def at(self, epoch: int, record: Record) -> tuple[Phase, int]:
-        """The phase of ``epoch`` (from 0) and the epoch it began with.
+    def phase_at(self, epoch: int, record: Record) -> tuple[Phase, int]:
+        """Return the phase of ``epoch`` (from 0) and its first epoch.
 
-        Behind the last phase that is still the last one.
+        After the end of the schedule, this is still the last phase.
+
+        Args:
+            epoch: from 0.
+            record: results of the epochs before it.
         """
         start = 0
         for phase in self.phases[:-1]:
@@ -115,9 +122,9 @@ class Schedule:
             start = end
         return self.phases[-1], start
 
-    def finished(self, epoch: int, record: Record) -> bool:
-        """Whether nothing is left to train at ``epoch`` completed epochs."""
-        phase, start = self.at(epoch, record)
+    def is_finished(self, epoch: int, record: Record) -> bool:
+        """Return whether the schedule ends after ``epoch`` completed epochs."""
+        phase, start = self.phase_at(epoch, record)
         return phase is self.phases[-1] and epoch >= self._end(phase, start, record)
 
     def _end(self, phase: Phase, start: int, record: Record) -> int:
@@ -128,22 +135,22 @@ class Schedule:
             if value is None:
                 break
             values.append(value)
-            if phase.until.reached(values):
+            if phase.until.is_reached(values):
                 return epoch + 1
         return epochs.stop
 
-    def spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
-        """Each phase of a run of ``epochs`` with the epochs (from 0) it begins and ends before.
+    def list_spans(self, epochs: int) -> list[tuple[Phase, int, int]]:
+        """Return each phase of a run of ``epochs`` with its first epoch and the one after its last.
 
-        Where none ends early; a phase that the run does not come to has no epochs.
+        Assumes that no phase ends early. A phase that the run does not reach has no epochs.
         """
         ends = [min(end, epochs) for end in accumulate(phase.epochs for phase in self.phases)]
         return list(zip(self.phases, [0, *ends], ends, strict=False))
 
-    def cut_short(self, epochs: int) -> str:
-        """What a run of ``epochs`` leaves out of the phases, in a line; empty where nothing."""
+    def describe_untrained(self, epochs: int) -> str:
+        """Return one line about phases that a run of ``epochs`` does not complete, or ''."""
         missing, early = [], ""
-        for phase, start, end in self.spans(epochs):
+        for phase, start, end in self.list_spans(epochs):
             which = f"phase {phase.number + 1} of {len(self.phases)} ({', '.join(phase.train)})"
             if start == end:
                 missing.append(f"{which} will not be trained{early}")
@@ -159,23 +166,28 @@ class Schedule:
         )
 
     def rates(self, time: float, record: Record) -> dict[str, float]:
-        """Every group's learning rate at ``time`` (epochs since the start); 0 where it rests."""
-        phase, start = self.at(int(time), record)
-        inside = time - start
+        """Return the learning rate of every group, 0 for frozen ones.
+
+        Args:
+            time: epochs since the start, with fractions.
+            record: results of the epochs before it.
+        """
+        phase, start = self.phase_at(int(time), record)
+        elapsed = time - start
         rates = dict.fromkeys(self.groups, 0.0)
-        factor = self.scheduler(inside, phase.epochs)
+        factor = self.scheduler(elapsed, phase.epochs)
         for name in phase.train:
             rates[name] = phase.rates[name] * factor
-            if name in phase.fresh and inside < phase.warmup_epochs:
-                rates[name] *= inside / phase.warmup_epochs
+            if name in phase.fresh and elapsed < phase.warmup_epochs:
+                rates[name] *= elapsed / phase.warmup_epochs
         return rates
 
     def trained(self, phase: Phase) -> set[str]:
-        """Names of the parameters in training."""
+        """Return the names of the parameters that a phase trains."""
         return {name for group in phase.train for name in self.groups[group].parameters}
 
     def freeze(self, model: nn.Module, phase: Phase) -> None:
-        """Set ``requires_grad`` of every parameter as ``phase`` has it."""
+        """Set ``requires_grad`` of every parameter for ``phase``."""
         training = self.trained(phase)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in training)
@@ -183,25 +195,28 @@ class Schedule:
                 parameter.grad = None
 
     def set_modes(self, model: nn.Module) -> None:
-        """Put what is frozen into evaluation mode; called while the network trains.
+        """Put frozen modules into evaluation mode; called while the network trains.
 
-        ``frozen_eval``: a module whose parameters are all frozen is in evaluation mode with all
-        below it, so its batch normalisation keeps its statistics and its dropout rests.
-        ``eval``: all batch normalisation rests, trained or not. ``train``: nothing does; the
-        statistics of frozen layers move with the data.
+        ``frozen_eval``: a module whose parameters are all frozen is in evaluation mode, with all
+        its children: batch normalisation keeps its statistics, dropout is off. ``eval``: the same,
+        and all batch normalisation is in evaluation mode, trained or not. ``train``: no module is;
+        the statistics of frozen layers are updated.
+
+        Args:
+            model: the network.
         """
         if self.batch_norm == "train":
             return
-        _rest(model, frozen=False)
+        _set_frozen_to_eval(model, frozen=False)
         for module in model.modules() if self.batch_norm == "eval" else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
 
-def _rest(module: nn.Module, frozen: bool) -> None:
-    """Evaluation mode for subtrees without a trained parameter; what has none follows its parent.
+def _set_frozen_to_eval(module: nn.Module, frozen: bool) -> None:
+    """Put subtrees without a trained parameter into evaluation mode.
 
-    A network of which nothing was ever frozen (``scratch``) is left alone.
+    Modules without parameters follow their parent. Without frozen parameters nothing changes.
     """
     parameters = list(module.parameters())
     if parameters:
@@ -210,81 +225,87 @@ def _rest(module: nn.Module, frozen: bool) -> None:
         module.eval()
         return
     for child in module.children():
-        _rest(child, frozen)
+        _set_frozen_to_eval(child, frozen)
 
 
-def schedule_of(
+def build_schedule(
     finetune: FinetuneConfig, epochs: int | None, lr: float,
     scheduler: SchedulerConfig | OwnSchedulerConfig, model: Classifier,
 ) -> Schedule:  # fmt: skip
-    """The schedule that the config group ``finetune`` describes, for this network.
+    """Build the schedule that the config group ``finetune`` describes.
+
+    Without phases, everything is trained in every epoch, as one group named ``model``.
 
     Args:
-        epochs: of the run; None for as many as the phases have.
-        lr: where there are no phases: then everything is in training from the first to the last
-            epoch, as one group named ``model``.
+        finetune: the config group.
+        epochs: epochs of the run; None for those of all phases.
+        lr: learning rate if there are no phases.
+        scheduler: the config group.
+        model: the network.
 
     Raises:
-        UserError: one line for whatever in it does not fit itself or the network.
+        UserError: the schedule contradicts itself or does not fit the network.
     """
-    falls = (rate_factor_of(scheduler), depends_on_length(scheduler), name_of(scheduler))
+    rate_options = (build_rate_factor(scheduler), depends_on_length(scheduler), get_name(scheduler))
     if not finetune.phases:
         if epochs is None:
-            raise UserError("training.epochs: a whole number, there are no finetune.phases")
+            raise UserError(
+                "training.epochs must be a whole number, because there are no finetune.phases"
+            )
         names = tuple(name for name, _ in model.named_parameters())
         phase = Phase(0, epochs, ("model",), {"model": lr}, frozenset(), True, 0.0)
-        return Schedule({"model": Group("model", names)}, (phase,), *falls, "train", phased=False)
+        return Schedule(
+            {"model": Group("model", names)}, (phase,), *rate_options, "train", phased=False
+        )
     check_name("finetune.batch_norm", finetune.batch_norm, BATCH_NORM)
-    families = parameter_groups(finetune.groups or {}, model)
+    families = build_groups(finetune.groups or {}, model)
     groups = {group.name: group for family in families.values() for group in family}
     phases: list[Phase] = []
     for number, entry in enumerate(finetune.phases):
-        phases.append(_phase(number, entry, families, phases[-1].train if phases else ()))
-    schedule = Schedule(groups, tuple(phases), *falls, finetune.batch_norm)
+        phases.append(_build_phase(number, entry, families, phases[-1].train if phases else ()))
+    schedule = Schedule(groups, tuple(phases), *rate_options, finetune.batch_norm)
     if epochs is not None and epochs > schedule.epochs:
         raise UserError(
-            f"training.epochs={epochs}: the phases of finetune have {schedule.epochs}; set "
-            f"finetune.phases.{len(phases) - 1}.epochs"
+            f"training.epochs={epochs}: the phases of finetune have only {schedule.epochs} epochs; "
+            f"set finetune.phases.{len(phases) - 1}.epochs"
         )
     return schedule
 
 
-def _phase(
+def _build_phase(
     number: int, entry: PhaseConfig, families: Mapping[str, list[Group]], before: tuple[str, ...]
 ) -> Phase:
     where = f"finetune.phases.{number}"
     rates: dict[str, float] = {}
     for name in entry.train:
-        named = _named(where, name, families)
+        members = _find_groups(where, name, families)
         rate = entry.lr.get(name) if isinstance(entry.lr, dict) else entry.lr
         if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
-            raise UserError(f"{where}.lr: a rate above 0 for {name} is expected, not {rate}")
-        for group in named:
+            raise UserError(f"{where}.lr: the rate of {name} must be above 0, not {rate}")
+        for group in members:
             rates[group.name] = rate * group.factor
     if isinstance(entry.lr, dict) and (idle := [n for n in entry.lr if n not in entry.train]):
         raise UserError(f"{where}.lr: {idle[0]} has a rate but is not in {where}.train")
     if entry.warmup_epochs > entry.epochs:
-        raise UserError(
-            f"{where}.warmup_epochs={entry.warmup_epochs}: 0 to {entry.epochs} is expected"
-        )
+        raise UserError(f"{where}.warmup_epochs={entry.warmup_epochs}: choose 0 to {entry.epochs}")
     fresh = frozenset(rates) - frozenset(before)
     return Phase(
         number, entry.epochs, tuple(rates), rates, fresh, entry.augment, entry.warmup_epochs,
-        _plateau(where, entry.until),
+        _build_plateau(where, entry.until),
     )  # fmt: skip
 
 
-def _named(where: str, name: str, families: Mapping[str, list[Group]]) -> list[Group]:
-    """The groups under a name: all stages of ``base``, or the one of ``base/block5``."""
+def _find_groups(where: str, name: str, families: Mapping[str, list[Group]]) -> list[Group]:
+    """Return the groups of a name: all stages for ``base``, one for ``base/block5``."""
     if name in families:
         return families[name]
-    found = {group.name: group for family in families.values() for group in family}
-    if name not in found:
-        raise UserError(f"{where}.train: no group {name}; {nearest(name, [*families, *found])}")
-    return [found[name]]
+    groups = {group.name: group for family in families.values() for group in family}
+    if name not in groups:
+        raise UserError(f"{where}.train: no group {name}; {nearest(name, [*families, *groups])}")
+    return [groups[name]]
 
 
-def _plateau(where: str, until: PlateauConfig | None) -> Plateau | None:
+def _build_plateau(where: str, until: PlateauConfig | None) -> Plateau | None:
     if until is None:
         return None
     check_name(f"{where}.until.metric", until.metric, METRICS)

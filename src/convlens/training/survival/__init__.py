@@ -1,1 +1,1 @@
-"""What keeps a run alive, or ends it without loss."""
+"""Signals, failures and checkpoints: a run ends without loss and can be resumed."""

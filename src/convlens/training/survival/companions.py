@@ -1,7 +1,7 @@
-"""Several processes live and die together, and say why.
+"""If one of several processes dies, end the others and report why.
 
-Without this a run of which one process was killed waits for it for ever, or is killed itself
-without a word, and the others go on holding memory and devices.
+Otherwise the run would wait forever for a killed process, or be killed without a message, and the
+other processes would keep memory and devices.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import time
 import pytorch_lightning as L
 import torch
 
-EACH = 0.5  # seconds between two looks
-GRACE = 20.0  # seconds in which the first process may end by itself after another one has
+EACH = 0.5  # seconds between two checks
+GRACE = 20.0  # seconds that the first process gets to end by itself after another one died
 
 
 class Companions(L.Callback):
-    """Watches the processes that this one started, or the one that started this.
+    """Watches the processes that this one started, or the one that started it.
 
-    Takes the place of Lightning's observer, which kills the first process without a line.
+    Replaces Lightning's observer, which kills the first process without a message.
 
     Args:
-        way_out: what the line says after what happened.
+        way_out: end of the message: what the user can do.
     """
 
     def __init__(self, way_out: str):
         self.way_out = way_out
-        self._watched = False
+        self._is_watching = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._watched or trainer.world_size == 1:
+        if self._is_watching or trainer.world_size == 1:
             return
-        self._watched = True
+        self._is_watching = True
         self.children = list(getattr(trainer.strategy.launcher, "procs", ()))
         if self.children:
             _retire_observer()
@@ -44,40 +44,40 @@ class Companions(L.Callback):
         elif os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ:
             watch = _follow_parent
         else:
-            return  # torchrun and srun watch over theirs
+            return  # torchrun and srun watch their own processes
         threading.Thread(target=watch, daemon=True, name="companions").start()
 
-    def fallen(self) -> str:
-        """Which process has died, in a line; nothing while all live or ended well."""
+    def describe_failure(self) -> str:
+        """Return one line about a process that failed; empty if none did."""
         for number, child in enumerate(getattr(self, "children", ()), 1):
             if child.poll():
                 which = f"process {number + 1} of {len(self.children) + 1}"
-                return f"{which} {_how(child)}; {self.way_out}"
+                return f"{which} {_describe_end(child)}; {self.way_out}"
         return ""
 
     def end(self) -> None:
-        """Kill those that are left."""
+        """Kill the processes that still run."""
         for child in getattr(self, "children", ()):
             if child.poll() is None:
                 child.kill()
                 child.wait()
 
     def _watch_children(self) -> None:
-        while not (line := self.fallen()):
+        while not (line := self.describe_failure()):
             time.sleep(EACH)
-        # what waits for the dead one in a collective mostly notices, and says it itself
+        # a process that waits for the dead one in a collective usually notices and reports it
         time.sleep(GRACE)
         self.end()
         print(f"convlens: {line}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
-def broken_off(error: BaseException) -> bool:
-    """Whether an error says that another process is no longer there."""
+def is_process_lost(error: BaseException) -> bool:
+    """Return whether an error means that another process is gone."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def _how(child: subprocess.Popen) -> str:
+def _describe_end(child: subprocess.Popen) -> str:
     if child.returncode < 0:
         return f"was ended by {signal.Signals(-child.returncode).name}"
     return f"ended with status {child.returncode}"
@@ -88,11 +88,11 @@ def _follow_parent() -> None:
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(EACH)
-    time.sleep(GRACE / 4)  # in a collective it notices by itself
+    time.sleep(GRACE / 4)  # it usually notices in a collective
     os._exit(1)
 
 
 def _retire_observer() -> None:
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            thread._child_processes = []  # none left to look after: it ends
+            thread._child_processes = []  # nothing left to watch: it ends

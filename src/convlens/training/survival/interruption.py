@@ -1,11 +1,11 @@
-"""A signal ends a run between two steps, and the run goes on from that very step.
+"""A signal ends a run between two steps; a resumed run continues at the next step.
 
-SIGTERM is what a scheduler, a container or a shutdown sends; SIGINT is Ctrl-C. The step is
-finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process ends with 128 plus
-the signal's number. Where no step is under way (looks before and after training, features being
-computed) it ends at once: what was trained is saved already. A run resumed from there ends with
-the same bits as the run left alone, the interrupted epoch's numbers included. After the next whole
-epoch ``stopped.ckpt`` has served and is removed.
+Schedulers, containers and shutdowns send SIGTERM; Ctrl-C sends SIGINT. The current step is
+finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process exits with 128 plus
+the signal's number. Outside of steps (during explanations before and after training, or while
+features are computed) the run ends at once, because everything trained is saved already. The
+resumed run ends with the same bits as one that was left alone, including the metrics of the
+interrupted epoch. After the next complete epoch ``stopped.ckpt`` is removed.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption(L.Callback):
-    """Stops at the end of a step once a signal has come; Lightning ends its loops with that.
+    """Stops at the end of a step once a signal has arrived.
 
-    Lightning's own handler of SIGTERM is not used: it starts a collective from within the handler,
-    which several processes enter at different places, and then they wait for each other for ever.
-    Here the processes agree between two steps. It has to be the first callback.
+    Lightning's own handler of SIGTERM is not used: it starts a collective inside the handler, which
+    several processes enter at different places, so they wait for each other forever. Here the
+    processes agree between two steps. It must be the first callback.
 
     Args:
         file: ``stopped.ckpt``.
 
     Attributes:
-        came: number of the signal that ends the run, or 0.
+        came: number of the signal that ends the run; 0 if there was none.
     """
 
     def __init__(self, file: Path):
         self.file = file
-        self.came = 0
-        self._agreed = False  # all processes know that the run ends
-        self._pending = False  # gradients are being accumulated: no place to stop
+        self.signal_number = 0
+        self._agreed = False  # whether all processes know that the run ends
+        self._pending = False  # whether gradients are being accumulated, so it cannot stop
         self._epoch_open = False
         self._stepping = False  # from an epoch's first batch until its checkpoint is written
-        self._kept: dict[str, Any] | None = None  # of the checkpoint that was loaded
+        self._kept: dict[str, Any] | None = None  # this process's part of the loaded checkpoint
 
     # --- signals
 
@@ -56,31 +56,31 @@ class Interruption(L.Callback):
             return
 
         def note(number: int, frame) -> None:
-            if number == signal.SIGINT and self.came == signal.SIGINT:
-                raise KeyboardInterrupt  # asked twice: at once
-            first, self.came = not self.came, number
+            if number == signal.SIGINT and self.signal_number == signal.SIGINT:
+                raise KeyboardInterrupt  # second Ctrl-C: stop at once
+            first, self.signal_number = not self.signal_number, number
             if first:
                 for child in getattr(trainer.strategy.launcher, "procs", ()):
-                    child.send_signal(signal.SIGTERM)  # those that have ended are passed over
+                    child.send_signal(signal.SIGTERM)  # ignored by those that have ended
             if not self._stepping:
-                raise Interrupted(status=128 + number)  # nothing would be lost by that
+                raise Interrupted(status=128 + number)  # nothing is lost
 
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, note)  # Lightning puts the old ones back at the end
+                signal.signal(number, note)  # Lightning restores the old handlers at the end
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._stepping = True
 
     def _end_step(self, trainer: L.Trainer) -> None:
-        """All steps are saved: a signal that has come since is obeyed, a later one at once.
+        """Mark that all steps are saved, so that later signals stop the run at once.
 
         Raises:
-            Interrupted: a signal has come to any process.
+            Interrupted: a signal has already reached any process.
         """
         self._stepping = False
-        if self._ask(trainer):
-            raise Interrupted(status=128 + self.came)
+        if self._is_signalled(trainer):
+            raise Interrupted(status=128 + self.signal_number)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         last = batch_idx + 1 == trainer.num_training_batches
@@ -88,8 +88,8 @@ class Interruption(L.Callback):
         several = trainer.world_size > 1
         if self._pending or (several and (batch_idx + 1) % trainer.log_every_n_steps and not last):
             return
-        self._agreed = self._ask(trainer)
-        # before a validation all processes stop at its start: they may have unlike shares of it
+        self._agreed = self._is_signalled(trainer)
+        # before a validation all processes stop at its start: they may validate unequal numbers
         if self._agreed and (batch_idx + 1) % trainer.val_check_batch:
             _end_loops(trainer)
 
@@ -98,24 +98,29 @@ class Interruption(L.Callback):
             raise SIGTERMException
 
     def on_validation_batch_end(self, trainer, *_) -> None:
-        if self.came and self._epoch_open and not self._pending and trainer.world_size == 1:
+        if (
+            self.signal_number
+            and self._epoch_open
+            and not self._pending
+            and trainer.world_size == 1
+        ):
             _end_loops(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_open = False
-        if self._ask(trainer):
+        if self._is_signalled(trainer):
             _end_loops(trainer)
 
-    def _ask(self, trainer: L.Trainer) -> bool:
-        """Whether a signal has come to any process; all of them get the same answer."""
+    def _is_signalled(self, trainer: L.Trainer) -> bool:
+        """Return whether a signal has reached any process; the result is the same in all."""
         if trainer.world_size == 1:
-            return bool(self.came)
-        flag = torch.tensor([self.came], device=trainer.strategy.root_device)
+            return bool(self.signal_number)
+        flag = torch.tensor([self.signal_number], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        self.came = int(flag)
-        return bool(self.came)
+        self.signal_number = int(flag)
+        return bool(self.signal_number)
 
-    # --- saving, and going on amid an epoch
+    # --- saving, and continuing during an epoch
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and self._epoch_open:
@@ -132,11 +137,12 @@ class Interruption(L.Callback):
         checkpoint["convlens_amid_epoch"] = parts
         loops = checkpoint["loops"]["fit_loop"]
         if trainer.validating:
-            # no part of a validation is kept: Lightning takes it for one that had just begun
-            place = loops["epoch_loop.val_loop.batch_progress"]
-            none = dict.fromkeys(place["current"], 0)
-            place["total"], place["current"] = {**none, "ready": 1, "started": 1}, dict(none)
-            place["is_last_batch"] = False
+            # a partial validation is discarded: record it as just begun
+            progress = loops["epoch_loop.val_loop.batch_progress"]
+            none = dict.fromkeys(progress["current"], 0)
+            progress["total"] = {**none, "ready": 1, "started": 1}
+            progress["current"] = dict(none)
+            progress["is_last_batch"] = False
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         parts = checkpoint.get("convlens_amid_epoch")
@@ -144,9 +150,9 @@ class Interruption(L.Callback):
             return
         if len(parts) != trainer.world_size:
             raise UserError(
-                f"{self.file} was saved amid an epoch by {len(parts)} processes, and there are "
-                f"{trainer.world_size} now: resume with as many, or remove that file to repeat "
-                f"the epoch"
+                f"{self.file} was saved during an epoch by {len(parts)} processes, not "
+                f"{trainer.world_size}: resume with as many, or remove that file to repeat the "
+                f"epoch"
             )
         self._kept = parts[trainer.global_rank]
 
@@ -154,15 +160,15 @@ class Interruption(L.Callback):
         self._end_step(trainer)
         self._epoch_open = True
         if self._kept is None and trainer.is_global_zero:
-            self.file.unlink(missing_ok=True)  # the epoch behind it is whole by now
+            self.file.unlink(missing_ok=True)  # a later epoch is complete
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self.file.unlink(missing_ok=True)
-        self._end_step(trainer)  # the last looks may take minutes
+        self._end_step(trainer)  # the last explanations may take minutes
 
     def reopen(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Go on amid an epoch, whose start Lightning does not announce a second time."""
+        """Continue during an epoch; Lightning does not call its start hooks again, so this does."""
         if self._kept is None:
             return
         for callback in trainer.callbacks:
@@ -178,7 +184,13 @@ class Interruption(L.Callback):
 
 
 class Reopening(L.Callback):
-    """Lets an interrupted epoch begin once all callbacks have begun; has to be the last of ours."""
+    """Reopens an interrupted epoch once all callbacks have started.
+
+    It must be the last of our callbacks.
+
+    Args:
+        interruption: the first callback.
+    """
 
     def __init__(self, interruption: Interruption):
         self.interruption = interruption
@@ -188,21 +200,21 @@ class Reopening(L.Callback):
 
 
 def _end_loops(trainer: L.Trainer) -> None:
-    """Lightning's loops end at their next place for it, as they do after SIGTERM."""
+    """Make Lightning's loops end at the next opportunity, as after SIGTERM."""
     trainer._signal_connector.received_sigterm = True
 
 
 def _buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Running statistics, in which the processes may differ amid an epoch."""
+    """Return running statistics, which may differ between processes during an epoch."""
     kept = set(module.state_dict())
     return {n: b.detach().cpu().clone() for n, b in module.named_buffers() if n in kept}
 
 
 def _states(metrics: torch.nn.Module) -> dict[str, dict]:
-    """What the metrics of the running epoch hold in this process, before any sum over processes."""
-    found = {}
+    """Return the states of the running epoch's metrics in this process, before any reduction."""
+    states = {}
     for name, metric in metrics.named_modules():
         if defaults := getattr(metric, "_defaults", None):
             values = {key: getattr(metric, key).detach().cpu().clone() for key in defaults}
-            found[name] = {"count": metric._update_count, "values": values}
-    return found
+            states[name] = {"count": metric._update_count, "values": values}
+    return states

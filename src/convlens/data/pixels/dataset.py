@@ -1,4 +1,4 @@
-"""What every source hands over: decoded pictures with labels and names, split in three."""
+"""What every source returns: decoded images with labels and names, in three splits."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_CHUNK = 1024  # pictures read at a time
+_CHUNK = 1024  # images read at a time
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The decoded pictures of one split.
+class Images:
+    """The decoded images of one split.
 
     Attributes:
-        images: (N, H, W, C) uint8, in memory or memory-mapped; read it by :meth:`pixels`.
+        images: (N, H, W, C) uint8, in memory or memory-mapped; read it with ``pixels``.
         labels: (N,) int64, indices into the class names.
-        names: N names that a person can find the picture by: a path, or ``shapes/test/17``.
-        masks: (N, H, W) bool, True on the object, where the source knows it; None: of no picture.
-        places: (N,) where each picture stands in ``images``, which then holds more than N: those
-            that could not be read. None: picture n stands at n.
-        made_from: what was asked for and the state of the files it came from, as two digests; None
-            where there are no files.
-        masked: (N,) bool, whether a picture has a mask. Where it has none ``masks`` is False all
-            over, as it is for a picture without an object: only this tells them apart. Left out,
-            it is True for all if there are masks, and False for all if not.
-        digests: (N,) int64, by which each picture is known wherever it lies: of its file's bytes,
-            or of its numbers where there is no file. None: not asked for.
+        names: N names by which a user finds the image: a path, or ``shapes/test/17``.
+        masks: (N, H, W) bool, True on the object; None if the source has no masks.
+        places: (N,) position of each image in ``images``, if that also has rows of files that
+            could not be read. None: image n is at n.
+        made_from: two digests, of the request and of the state of the files; None without files.
+        masked: (N,) bool, whether an image has a mask. Without one its row of ``masks`` is all
+            False, as it is for an image without an object: only this attribute tells them apart.
+            By default True for all images if there are masks, else False for all.
+        digests: (N,) int64, which identify images wherever they are: the digest of the file's
+            bytes, or of the pixels if there is no file. None if they were not requested.
     """
 
     images: np.ndarray
@@ -43,17 +42,17 @@ class Pictures:
     def __post_init__(self) -> None:
         if self.masked is None:
             masked = np.full(len(self.labels), self.masks is not None)
-            object.__setattr__(self, "masked", masked)  # frozen, but not yet handed out
+            object.__setattr__(self, "masked", masked)  # frozen, but not yet in use
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Two digests: equal ones mean equal pixels, in this order.
+        """Two digests; if both are equal, the pixels and their order are equal.
 
-        The first tells what was asked for (files, size, way of resizing), the second also in which
-        state the files were (size, time). Pictures without files are known by their content.
+        The first covers the request (files, size, resizing), the second also the state of the files
+        (size, time). Images without files are identified by their content.
         """
         if self.made_from is None:
             content = hashlib.blake2b(digest_size=16)
@@ -67,7 +66,7 @@ class Pictures:
         return self.made_from[0], f"{self.made_from[1]}-{kept}"
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """The pictures of some rows, (len(rows), H, W, C) uint8, in memory of their own."""
+        """Return the images of some rows, (len(rows), H, W, C) uint8, as a copy."""
         places = rows if self.places is None else self.places[rows]
         return np.ascontiguousarray(self.images[places])
 
@@ -79,11 +78,11 @@ class Dataset:
     Attributes:
         splits: ``train``, ``validation`` and ``test``.
         class_names: K names; the label is the index.
-        notes: lines that the person should read: duplicates across splits, skipped pictures.
-        skipped: files that gave no picture, each with the reason.
+        notes: lines to report to the user, such as duplicates across splits and skipped images.
+        skipped: files that could not be decoded, each with the reason.
     """
 
-    splits: dict[str, Pictures]
+    splits: dict[str, Images]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Picture files as a source finds them, and what decoding makes of them.
+"""Image files as a source finds them, and their decoded form.
 
 Legend: N files.
 """
@@ -16,23 +16,24 @@ from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import Listing
 from convlens.data.masks.load import MaskKind, read_masks
 from convlens.data.pixels import load
-from convlens.data.pixels.decode import recipe_of
+from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.pixels.load import Pixels
-from convlens.data.pixels.pictures import Pictures
-from convlens.data.sources.places import cache_of
+from convlens.data.sources.places import resolve_cache
 
 
 @dataclass(frozen=True)
-class Found:
-    """Picture files, before it is decided which of them are used for what.
+class FoundFiles:
+    """Image files, before their use (split, skipped or not) is decided.
 
-    listing     N files; ``splits`` only where the layout has them
-    kind        of the mask files; None: this source has none
-    mask_files  N files, None for a picture without a mask
-    notes       lines that the person should read
-    decoded     by split, what was decoded already to find out which files are broken
-    places      (N,) where each picture stands in the decoded ones of its split
-    skipped     (file, reason) of the broken ones, which are not among the N
+    Attributes:
+        listing: N files; ``splits`` only if the layout has them.
+        kind: the kind of mask files; None if this source has none.
+        mask_files: N files, None for an image without a mask.
+        notes: lines to report to the user.
+        decoded: by split, what was already decoded to find broken files.
+        places: (N,) position of each image in the decoded images of its split.
+        skipped: (file, reason) of broken files, which are not among the N.
     """
 
     listing: Listing
@@ -45,11 +46,11 @@ class Found:
 
     @property
     def masked(self) -> np.ndarray:
-        """(N,) bool, which pictures have a mask."""
+        """(N,) bool, which images have a mask."""
         return np.array([file is not None for file in self.mask_files])
 
-    def some(self, keep: np.ndarray) -> Found:
-        """Only the rows ``keep``, rising."""
+    def select(self, keep: np.ndarray) -> FoundFiles:
+        """Return only the rows ``keep``, in ascending order."""
         old = self.listing
         splits = None if old.splits is None else old.splits[keep]
         return replace(
@@ -62,17 +63,34 @@ class Found:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some rows of picture files, decoded; ``kept`` are those of them that are good."""
+    """Some rows of image files, decoded.
 
-    pictures: Pictures
+    Attributes:
+        images: the images that could be decoded.
+        kept: their rows.
+        skipped: (file, reason) of the others.
+        notes: lines to report to the user.
+        signatures: (n, 16), of the images (``convlens.data.pixels.lookalikes``).
+    """
+
+    images: Images
     kept: np.ndarray
     skipped: Sequence[tuple[Path, str]]
     notes: Sequence[str]
-    looks: np.ndarray
+    signatures: np.ndarray
 
 
-def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.ndarray) -> Decoded:
-    """Decode some rows; the digests of files that are read for it are put into ``digests``."""
+def decode_rows(
+    spec: DataConfig, found: FoundFiles, rows: np.ndarray, digests: np.ndarray
+) -> Decoded:
+    """Decode some rows, and put the digests of files that are read into ``digests``.
+
+    Args:
+        spec: the config group ``data``.
+        found: N files.
+        rows: the rows to decode.
+        digests: (N,) int64, changed in place.
+    """
     if found.decoded is None:
         decoded = decode_files(spec, found.listing.files[rows])
         kept, places, broken = rows[decoded.good], np.flatnonzero(decoded.good), decoded.errors
@@ -87,22 +105,26 @@ def decode_rows(spec: DataConfig, found: Found, rows: np.ndarray, digests: np.nd
     if found.kind:
         read = read_masks(
             found.kind, files, [found.mask_files[row] for row in kept], size=spec.size,
-            resize=spec.resize, cache_dir=cache_of(spec), on_error=spec.on_error,
+            resize=spec.resize, cache_dir=resolve_cache(spec), on_error=spec.on_error,
         )  # fmt: skip
         masks, masked, notes = read.masks, read.masked, read.notes
-    stored = None if len(places) == len(decoded.good) else places
-    pictures = Pictures(
-        decoded.images, labels, Texts(files), masks, stored, decoded.made_from, masked
+    positions = None if len(places) == len(decoded.good) else places
+    images = Images(
+        decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked
     )
-    return Decoded(pictures, kept, broken, notes, decoded.looks[places])
+    return Decoded(images, kept, broken, notes, decoded.signatures[places])
 
 
 def decode_files(spec: DataConfig, files: Files) -> Pixels:
-    return load.decoded(files, recipe_of(spec), cache_dir=cache_of(spec), on_error=spec.on_error)
+    """Decode files as the config group ``data`` says."""
+    return load.decode_images(
+        files, make_recipe(spec), cache_dir=resolve_cache(spec), on_error=spec.on_error
+    )
 
 
-def skipped_lines(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+def describe_skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+    """Return a line on skipped files, if any."""
     if not skipped:
         return []
-    what = "picture" if len(skipped) == 1 else "pictures"
+    what = "image" if len(skipped) == 1 else "images"
     return [f"{len(skipped)} broken {what} skipped, the first: {skipped[0][0]} ({skipped[0][1]})"]

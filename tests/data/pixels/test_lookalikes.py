@@ -1,4 +1,4 @@
-"""The same picture at another size: found by what it shows, not by its bytes or its name."""
+"""The same image at another size: found by what it shows, not by its bytes or its name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
-from convlens.data.pixels.decode import Recipe, decode_picture
-from convlens.data.pixels.looks import look, twins
+from convlens.data.pixels.decode import Recipe, decode_image
+from convlens.data.pixels.lookalikes import compute_signature, find_lookalikes
 from support.pictures_made import made
 
 
 def scene(seed: int, size: int = 96) -> Image.Image:
-    """A picture with broad areas and edges, as photographs have."""
+    """An image with broad areas and edges, as photographs have."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -32,7 +32,7 @@ def notes_of(folder: Path, *words: str) -> list[str]:
     words = ["data=image_folder", f"data.dir={folder}", "data.size=32", "data.cache=ram", *words]
     spec = compose(words).data
     module = PictureData(spec, seed=0, batch_size=4, eval_batch_size=4)
-    return [note for note in module.dataset.notes if "another size" in note]
+    return [note for note in module.dataset.notes if "other size" in note]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_look_is_the_mean_grey_of_a_grids_parts(size, channels):
     picture = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
     grey = picture.astype(float) @ ([0.299, 0.587, 0.114] if channels == 3 else [1])
     parts = [part for rows in np.split(grey, 4) for part in np.split(rows, 4, axis=1)]
-    assert np.allclose(look(picture), [part.mean() for part in parts], atol=1e-3)
+    assert np.allclose(compute_signature(picture), [part.mean() for part in parts], atol=1e-3)
 
 
 def test_pairs_are_those_that_comparing_all_with_all_finds():
@@ -57,22 +57,24 @@ def test_pairs_are_those_that_comparing_all_with_all_finds():
     for number in range(150):
         sizes = [32, *rng.integers(16, 64, rng.integers(0, 3))]
         pictures += [np.asarray(scene(number).resize((s, s)).resize((32, 32))) for s in sizes]
-    looks = np.stack([look(picture) for picture in pictures]).astype(np.float16)
+    looks = np.stack([compute_signature(picture) for picture in pictures]).astype(np.float16)
     flat = np.stack([picture.astype(float).ravel() for picture in pictures])
     flat -= flat.mean(axis=1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     alike = flat @ flat.T > 0.99  # by correlation: another measure than the one that is tested
     wanted = [pair for pair in combinations(range(len(pictures)), 2) if alike[pair]]
-    found = twins(looks, lambda one, other: np.ones(len(one), bool), pictures.__getitem__)
+    found = find_lookalikes(looks, lambda one, other: np.ones(len(one), bool), pictures.__getitem__)
     assert len(wanted) > 100 and found == wanted
 
 
 def test_blank_pictures_and_thousands_of_equal_ones_do_not_grow_into_pairs():
     blank = np.full((3000, 16), 200, np.float16)
-    assert twins(blank, lambda one, other: np.ones(len(one), bool), None) == []
-    film = np.tile(look(np.asarray(scene(0))), (3000, 1)).astype(np.float16)
+    assert find_lookalikes(blank, lambda one, other: np.ones(len(one), bool), None) == []
+    film = np.tile(compute_signature(np.asarray(scene(0))), (3000, 1)).astype(np.float16)
     seen = []
-    twins(film, lambda one, other: seen.append(len(one)) or np.zeros(len(one), bool), None)
+    find_lookalikes(
+        film, lambda one, other: seen.append(len(one)) or np.zeros(len(one), bool), None
+    )
     assert sum(seen) <= 3000 * 64
 
 
@@ -89,7 +91,7 @@ def test_a_resized_or_recompressed_copy_in_another_split_is_said(folders, copy):
     assert notes_of(folders) == []
     copy(scene(0), folders / "test" / "cats" / "quite_another_name")
     (note,) = notes_of(folders)
-    assert note.startswith("1 image repeats one of another split in another size")
+    assert note.startswith("1 image repeats one of another split (other size")
     assert "train/cats/0.png (train)" in note and "quite_another_name" in note and "(test)" in note
 
 
@@ -97,7 +99,7 @@ def test_a_resized_copy_in_another_class_is_said_also_within_a_split(folders):
     write(folders / "train" / "dogs" / "tom.jpg", scene(0).resize((50, 50)))
     (note,) = notes_of(folders)
     assert "train/cats/0.png (cats)" in note and "train/dogs/tom.jpg (dogs)" in note
-    assert note.endswith("their labels conflict")
+    assert note.endswith("labels conflict")
 
 
 def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictures(tmp_path):
@@ -113,7 +115,7 @@ def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictur
 
 
 def test_a_broken_picture_moves_no_other(folders):
-    (folders / "train" / "cats" / "00.png").write_bytes(b"no picture")
+    (folders / "train" / "cats" / "00.png").write_bytes(b"no image")
     write(folders / "test" / "dogs" / "copy.jpg", scene(12))
     (note,) = notes_of(folders, "data.on_error=skip")
     assert "train/dogs/12.png (train)" in note and "copy.jpg (test)" in note
@@ -124,22 +126,22 @@ def test_looks_come_back_from_the_cache(folders, tmp_path):
     several = [made(files, 24, cache_dir=place) for place in (*[tmp_path / "cache"] * 2, None)]
     assert [each.digests is None for each in several] == [False, True, False]
     for each in several:
-        expected = [look(decode_picture(file, Recipe(24, 24))) for file in files]
-        assert np.allclose(each.looks, expected, atol=0.1)
+        expected = [compute_signature(decode_image(file, Recipe(24, 24))) for file in files]
+        assert np.allclose(each.signatures, expected, atol=0.1)
 
 
 def test_photographs_photographed_once_are_no_twins_and_their_thumbnails_are(shared_data):
     files = sorted((shared_data / "cats_dogs").rglob("*.jpg"))[::7][:300]
     if len(files) < 100:
         pytest.skip("the photographs of cats and dogs are not there")
-    pictures = [decode_picture(file, Recipe(64, 64)) for file in files]
+    pictures = [decode_image(file, Recipe(64, 64)) for file in files]
     for file in files[:60]:
         out = io.BytesIO()
         with Image.open(file) as image:
             image.convert("RGB").resize((image.width // 2, image.height // 2)).save(out, "JPEG")
         with Image.open(out) as small:
             pictures.append(np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR)))
-    looks = np.stack([look(picture) for picture in pictures])
-    found = set(twins(looks, lambda a, b: np.ones(len(a), bool), pictures.__getitem__))
+    looks = np.stack([compute_signature(picture) for picture in pictures])
+    found = set(find_lookalikes(looks, lambda a, b: np.ones(len(a), bool), pictures.__getitem__))
     true = {(number, len(files) + number) for number in range(60)}
     assert len(found & true) >= 58 and not found - true

@@ -13,7 +13,7 @@ from convlens.config.schema import PhaseConfig, PlateauConfig
 
 
 @dataclass(frozen=True)
-class KeptConfig:
+class StoredConfig:
     """A config out of a run folder.
 
     Attributes:

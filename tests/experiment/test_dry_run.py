@@ -50,9 +50,9 @@ def test_a_dry_run_moves_by_its_one_batch(at, capsys, monkeypatch):
     """A window of accumulated batches is cut short too: its move is that of the one batch."""
     from convlens.training import ClassifierModule
 
-    shares, plain = [], ClassifierModule._share
+    shares, plain = [], ClassifierModule._weight
     monkeypatch.setattr(
-        ClassifierModule, "_share",
+        ClassifierModule, "_weight",
         lambda self, batch: shares.append(float(plain(self, batch))) or shares[-1],
     )  # fmt: skip
     words = [*DRY, "callbacks=none", "training.accumulate=4"]

@@ -441,7 +441,7 @@ def test_nothing_unseen_to_test_is_refused(run):
     home, pictures = run
     for name in splits_of(home)["test"]:
         (pictures / name).unlink()
-    with pytest.raises(UserError, match="nothing is left to test; use the data and seed of that"):
+    with pytest.raises(UserError, match="5 of 5 test images.*: use the data and seed of that"):
         started_from(home, seed=0)
 
 

@@ -234,8 +234,8 @@ def _found(path: Path, network: str, timm_name: str | None, origin: str) -> Weig
     elif network == "vgg16":
         mean, std = NORMALISATIONS["imagenet"]
     else:
-        config = read_timm_config(_with_tag(path.name, timm_name) or timm_name)
-        mean, std = config["mean"], config["std"]
+        about = read_timm_config(_with_tag(path.name, timm_name) or timm_name)
+        mean, std = about["mean"], about["std"]
     return WeightsFile(path, tuple(mean), tuple(std), origin)
 
 
@@ -245,11 +245,11 @@ def _official(network: str, timm_name: str | None) -> Official | None:
 
         url = VGG16_Weights.IMAGENET1K_V1.url
         return Official(url.rsplit("/", 1)[1], url, None)
-    config = read_timm_config(timm_name)
-    if config.get("hf_hub_id"):
-        return Official(f"{config['hf_hub_id']}/{HUB_FILES[0]}", None, config["hf_hub_id"])
-    if config.get("url"):
-        return Official(config["url"].rsplit("/", 1)[1], config["url"], None)
+    about = read_timm_config(timm_name)
+    if about.get("hf_hub_id"):
+        return Official(f"{about['hf_hub_id']}/{HUB_FILES[0]}", None, about["hf_hub_id"])
+    if about.get("url"):
+        return Official(about["url"].rsplit("/", 1)[1], about["url"], None)
     return None
 
 

@@ -258,7 +258,7 @@ def test_weights_that_are_no_numbers_are_refused(at, value):
     state = network().state_dict()
     state["0.weight"] = torch.full_like(state["0.weight"], value, dtype=torch.float64)
     torch.save(state, at / "x.pth")
-    with pytest.raises(UserError, match=r"1 of its weights hold NaN or infinity.*0\.weight"):
+    with pytest.raises(UserError, match=r"1 weights have NaN or infinity.*0\.weight"):
         load_weights(network(), type("Found", (), {"path": at / "x.pth"}), classifier=())
 
 

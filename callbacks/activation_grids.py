@@ -6,7 +6,7 @@ from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
-from convlens.draw.activation_grid import activation_grid
+from convlens.draw.activation_grid import Rule, activation_grid
 from convlens.explain.activations import activations
 from convlens.explain.layers import choose_layers
 
@@ -30,7 +30,7 @@ class ActivationGrids(ExplanationCallback):
 
     def __init__(
         self, *, layers: str | list[str] = "auto", limit: int | None = 16,
-        probes: int = 2, rule: str = "reference",
+        probes: int = 2, rule: Rule = "reference",
         every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)

@@ -11,7 +11,7 @@ from convlens.callbacks.logging.writing import event_loggers
 from convlens.callbacks.predictions import PredictionBook
 
 from convlens.config.schema import AlarmsConfig
-from convlens.training import alarms
+from convlens.training import ClassifierModule, alarms
 
 log = logging.getLogger("convlens")
 
@@ -44,7 +44,7 @@ class Alarms(L.Callback):
         self._held: dict[str, int] = {}  # epochs in a row, by subject
         self._raised: set[str] = set()
 
-    def end_epoch(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         """Raise the alarms that have held long enough."""
         if trainer.is_global_zero:
             rows = [row for _, row in sorted(module.record.items())]
@@ -54,7 +54,7 @@ class Alarms(L.Callback):
             self._judge(trainer, clock, self.thresholds.patience, falling)
             self._raise_once(trainer, self._check_curves(trainer, module), clock)
 
-    def end_training(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def end_training(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         """Raise the alarms that hold at the end, and keep them for the summary."""
         if not trainer.is_global_zero:
             return
@@ -86,7 +86,7 @@ class Alarms(L.Callback):
                 # TensorBoard shows only one text for each tag and step
                 logger.experiment.add_text(f"alarms/{key}", line, clock)
 
-    def _check_curves(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+    def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
         lines = {"gap": self._check_gap(trainer, module)}
         if curves := _curves(module, "loss"):
@@ -97,7 +97,7 @@ class Alarms(L.Callback):
             )
         return {about: line for about, line in lines.items() if line}
 
-    def _check_gap(self, trainer: L.Trainer, module: L.LightningModule) -> str | None:
+    def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
         data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
         if data is None or not curves:
@@ -141,8 +141,10 @@ class Alarms(L.Callback):
         self._raised = set(state_dict["said"])
 
 
-def _curves(module: L.LightningModule, name: str) -> list[list[float]]:
+def _curves(module: ClassifierModule, name: str) -> list[list[float]]:
     """Return ``name`` of training and of validation by epoch; empty if a value is missing."""
     rows = [row for _, row in sorted(module.record.items())]
-    curves = [[row.get(f"{stage}/{name}") for row in rows] for stage in ("train", "val")]
-    return [] if any(value is None for curve in curves for value in curve) else curves
+    tags = [f"{stage}/{name}" for stage in ("train", "val")]
+    if any(row.get(tag) is None for row in rows for tag in tags):
+        return []
+    return [[row[tag] for row in rows] for tag in tags]

@@ -70,13 +70,15 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
     results: list[GradCamMaps] = []
     for images in batches:
         targets, pairs = pairs[: len(images)], pairs[len(images) :]
-        results.append(
-            explanation.fit_batch(
-                lambda batch, images=images, targets=targets: grad_cam(
-                    look.network, images, targets, layers, batch=batch
-                )
-            )
-        )
+        results.append(_maps(explanation, look, images, targets, layers))
     maps = torch.cat([each.maps[layers[0]].cpu() for each in results])
     predictions = torch.cat([each.targets[:, 0].cpu() for each in results])
     return Evidence(layers[0], maps[:, 0], maps[:, 1], labels, predictions, masks)
+
+
+def _maps(
+    explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
+) -> GradCamMaps:
+    return explanation.fit_batch(
+        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+    )

@@ -125,7 +125,7 @@ class FilterVisuals(ExplanationCallback):
         if layer not in self._costs:
             images = look.example
             self._costs[layer] = estimate_ascent_cost(
-                look.network, layer, units, size=tuple(images.shape[-2:]),
+                look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
         cost, left = self._costs[layer], look.seconds_left
@@ -135,7 +135,7 @@ class FilterVisuals(ExplanationCallback):
     def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
         """Return the units of a layer to show at this look, with their labels."""
         module, names = find_module(look.network, layer), look.class_names
-        total = getattr(module, "out_channels", None) or module.out_features
+        total: int = getattr(module, "out_channels", 0) or getattr(module, "out_features", 0)
         if logits and total == 1 and len(names) == 2:
             return _Units(1, [0, 0], [-1, 1], [f"{names[0]} (-logit)", f"{names[1]} (+logit)"])
         count = min((self.full_units if look.final else self.units) or total, total)
@@ -180,7 +180,7 @@ class FilterVisuals(ExplanationCallback):
         ascent = self.fit_batch(
             lambda batch: gradient_ascent(
                 look.network, layer, selection.units, signs=selection.signs,
-                size=tuple(images.shape[-2:]),
+                size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
                 step_size=self.step_size, **get_recipe(self.recipe),
             )
@@ -189,8 +189,8 @@ class FilterVisuals(ExplanationCallback):
         shown = f"{len(set(ascent.units))} of {selection.total} units"
         sheet = filter_sheet(
             to_display(ascent.images), ascent.units, marks=marks, labels=selection.labels,
-            patches=real and real.patches[selection.places],
-            note=real and f"of {real.search_count} images",
+            patches=None if real is None else real.patches[selection.places],
+            note=None if real is None else f"of {real.search_count} images",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet

@@ -31,7 +31,7 @@ class LearningCurves(ExplanationCallback):
             "learning_curves",
             learning_curves(
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
-                [row["epoch"] for row in rows],
+                [int(row["epoch"]) for row in rows],
                 title=f"learning curves · epoch {rows[-1]['epoch']}",
                 marks=look.marks,
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pytorch_lightning as L
@@ -14,7 +15,7 @@ from convlens.callbacks.ledger import Account, Ledger, SkipReport
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
 from convlens.callbacks.predictions import PredictionBook
-from convlens.callbacks.session import Session, predict_validation, time_setting
+from convlens.callbacks.session import Session, get_callbacks, predict_validation, time_setting
 from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -69,9 +70,9 @@ class Looks(L.Callback):
     @classmethod
     def of(cls, trainer: L.Trainer) -> Looks:
         """Return the trainer's ``Looks``, which the first call adds."""
-        if not any(isinstance(each, cls) for each in trainer.callbacks):
-            trainer.callbacks.append(cls())
-        return next(each for each in trainer.callbacks if isinstance(each, cls))
+        if not any(isinstance(each, cls) for each in get_callbacks(trainer)):
+            get_callbacks(trainer).append(cls())
+        return next(each for each in get_callbacks(trainer) if isinstance(each, cls))
 
     def join(self, explanation: Explanation) -> None:
         """Add an explanation to the end of the list, unless it is in the list already."""
@@ -84,7 +85,7 @@ class Looks(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # they are callbacks of the trainer too, so that checkpoints keep their state
-        callbacks = trainer.callbacks
+        callbacks = get_callbacks(trainer)
         callbacks += [each for each in self.order if each not in callbacks]
 
     @property
@@ -104,7 +105,7 @@ class Looks(L.Callback):
                 account.looked_at = self.ledger.looked.get(each.name, self._clock)
                 account.cut_at = self.ledger.cut.get(each.name)
         if self.epoch_log is not None:
-            self.epoch_log.begin(trainer, pl_module)
+            self.epoch_log.begin(trainer, cast(ClassifierModule, pl_module))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = True
@@ -121,9 +122,9 @@ class Looks(L.Callback):
             setting = time_setting(pl_module, self._clock, final=False)
             self._skips.report(self.ledger, skipped, self._clock, setting)
         if self.epoch_log is not None:
-            self.epoch_log.end_epoch(trainer, pl_module)
+            self.epoch_log.end_epoch(trainer, cast(ClassifierModule, pl_module))
         if self.alarms is not None:
-            self.alarms.end_epoch(trainer, pl_module)
+            self.alarms.end_epoch(trainer, cast(ClassifierModule, pl_module))
 
     def _is_due(self, explanation: Explanation, skipped: dict[str, float]) -> bool:
         """Return whether it is its turn after this epoch and the budget suffices.
@@ -147,7 +148,7 @@ class Looks(L.Callback):
         due = [each for each in self.order if self._due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
-            self.alarms.end_training(trainer, pl_module)
+            self.alarms.end_training(trainer, cast(ClassifierModule, pl_module))
 
     def _due_at_end(self, explanation: Explanation) -> bool:
         account = self.account(explanation)
@@ -155,11 +156,10 @@ class Looks(L.Callback):
         return explanation.has_final_look or not whole
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # a resumed convlens run whose epochs are all done still gets its last looks and alarms,
-        # although Lightning's loop then returns at once and calls no hook
+        # Lightning calls no hook for a resumed run whose epochs are all done: look all the same
         if self.epoch_log is not None and not self._began:
             for hook in ("on_train_start", "on_train_end"):
-                for callback in trainer.callbacks:
+                for callback in get_callbacks(trainer):
                     getattr(callback, hook)(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

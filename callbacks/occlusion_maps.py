@@ -52,31 +52,35 @@ class OcclusionMaps(SignedMaps):
         return "occlusion"
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        check_occlusion(tuple(example.shape[-2:]), **self._how(example), baseline=self.baseline)
+        window, stride = self._sizes(example)
+        size = (example.shape[-2], example.shape[-1])
+        check_occlusion(size, window=window, stride=stride, baseline=self.baseline)
         return super().select_layers(network, example)
 
     def heading(self, look: Look) -> str:
         if self.superpixels:
             return f"occlusion, {self.segments} superpixels"
-        how = {name: "\N{MULTIPLICATION SIGN}".join(map(str, sides))
-               for name, sides in self._how(look.example).items()}  # fmt: skip
-        return f"occlusion, window {how['window']}, stride {how['stride']}"
+        window, stride = (f"{height}×{width}" for height, width in self._sizes(look.example))
+        return f"occlusion, window {window}, stride {stride}"
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
         classes = torch.tensor([targets])
 
         def compute(batch: int) -> Tensor:
-            how = {"baseline": self.baseline, "batch": batch}
             if self.superpixels:
-                patches = superpixels(image, self.segments)
-                return superpixel_ablation(look.network, image, classes, patches, **how).maps[0]
-            return occlusion(look.network, image, classes, **self._how(image), **how).maps[0]
+                return superpixel_ablation(
+                    look.network, image, classes, superpixels(image, self.segments),
+                    baseline=self.baseline, batch=batch,
+                ).maps[0]  # fmt: skip
+            window, stride = self._sizes(image)
+            return occlusion(
+                look.network, image, classes, window=window, stride=stride,
+                baseline=self.baseline, batch=batch,
+            ).maps[0]  # fmt: skip
 
         return self.fit_batch(compute), None
 
-    def _how(self, image: Tensor) -> dict[str, tuple[int, int]]:
-        size = tuple(image.shape[-2:])
-        return {
-            "window": window_pixels(self.window, size),
-            "stride": window_pixels(self.stride, size),
-        }
+    def _sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return window and stride for an image, in pixels."""
+        size = (image.shape[-2], image.shape[-1])
+        return window_pixels(self.window, size), window_pixels(self.stride, size)

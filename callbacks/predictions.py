@@ -156,8 +156,10 @@ class PredictionBook:
         rows, first = np.unique(rows, return_index=True)
         images = {row: image for _, part, *_ in parts for row, image in part.items()}
         sample = tuple(sorted(row for *_, part, _ in parts for row in part))
-        columns = [column[first] for column in others]
-        self.latest[stage] = Predictions(rows, *columns[:4], images, sample, *columns[4:])
+        labels, predicted, confidences, truth, *probs = (column[first] for column in others)
+        self.latest[stage] = Predictions(
+            rows, labels, predicted, confidences, truth, images, sample, *probs
+        )
         return True
 
 

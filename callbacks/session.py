@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as L
@@ -112,7 +112,9 @@ class Session:
 
     @cached_property
     def _context(self) -> dict[str, Any]:
-        return gather_context(self.trainer.datamodule, self.module, self.stage, self.predictions)
+        return gather_context(
+            get_datamodule(self.trainer), self.module, self.stage, self.predictions
+        )
 
     def _share(self, explanation: Explanation) -> _Shared:
         given = explanation.probes
@@ -135,6 +137,16 @@ def _alike(one: Probes, other: Probes) -> bool:
     )
 
 
+def get_datamodule(trainer: L.Trainer) -> L.LightningDataModule | None:
+    """Return the trainer's data module, which Lightning sets without declaring it."""
+    return cast(Any, trainer).datamodule
+
+
+def get_callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    """Return the trainer's own list of callbacks, which Lightning sets without declaring it."""
+    return cast(Any, trainer).callbacks
+
+
 def time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
     """Return the setting that grants more time to the looks at ``clock``."""
     ours = isinstance(module, ClassifierModule)
@@ -151,7 +163,7 @@ def predict_validation(trainer: L.Trainer, module: L.LightningModule, book: Pred
 
     This is for runs without an epoch. Outside convlens runs nothing is collected.
     """
-    data = trainer.datamodule
+    data = get_datamodule(trainer)
     if not (isinstance(data, PictureData) and isinstance(module, ClassifierModule)):
         return
     book.begin(hold=False)

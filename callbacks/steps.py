@@ -113,21 +113,23 @@ class StepObserver:
         """
         key = _way(explanation)
         if key not in self._verdicts:
-            assert explanation.probes is not None, "explanations without probes are not judged"
+            seen, source_before = self.seen, self._noting
+            assert seen is not None and explanation.probes is not None
             judge = Judge(
-                self.seen, module, returned_logits(outputs), split_batch(batch)[0], *key,
+                seen, module, returned_logits(outputs), split_batch(batch)[0], *key,
                 explanation.probes.images[:1],
             )  # fmt: skip
             noted, self._noted = self._noted, []  # judging calls the module too
             verdict = self._verdicts[key] = judge.decide()
             self._noted = noted
             source, asking = verdict.source, self._asking
-            moved = self._noting is not None and source not in (None, self._noting)
-            if moved and asking is not None and key == _way(asking):
+            moved = source_before is not None and source is not source_before
+            if moved and source is not None and asking is not None and key == _way(asking):
                 self.end()
                 self.note(module, asking)
-                given = self.seen.outputs[source]
-                self._noted = [self._reader.logits(given, len(given))]
+                given, reader = seen.outputs[source], self._reader
+                assert reader is not None, "noting makes a reader"
+                self._noted = [reader.logits(given, len(given))]
         return self._verdicts[key]
 
     def verdict(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
@@ -65,11 +66,11 @@ class EpochLog(L.Callback):
         get_stopwatch().switch_to("training")
 
     def _measure_untrained(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        data: PictureData = trainer.datamodule
+        data = cast(PictureData, getattr(trainer, "datamodule", None))
         count = len(data.dataset.splits["validation"])
-        if trainer.fast_dev_run:
+        if getattr(trainer, "fast_dev_run", False):
             count = min(count, data.eval_batch_size * trainer.world_size)
-        values = {}
+        values: dict[str, float] = {}
         for stage, split in (("val", "validation"), ("train", "train")):
             results = module.evaluate(data.evaluation_loader(split, count), data.finish)
             kept = results if stage == "val" else {k: results[k] for k in ("loss", "accuracy")}
@@ -79,7 +80,7 @@ class EpochLog(L.Callback):
 
     # --- epochs
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # an interrupted epoch has used some of its seconds already
         self._epoch_began = time.perf_counter() - self._before
         self._open, self._before = True, 0.0
@@ -96,10 +97,10 @@ class EpochLog(L.Callback):
             values = {"train_step/loss": float(outputs["mean"])}
             write_numbers(trainer, values, trainer.global_step)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating.enter_context(count_seconds("validation"))
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating.close()
 
     def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
@@ -120,7 +121,7 @@ class EpochLog(L.Callback):
                 values["val/loss"], values["val/accuracy"], whole - looking, looking,
             )  # fmt: skip
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         get_stopwatch().switch_to("closing")
 
     # --- the tested network
@@ -145,7 +146,7 @@ class EpochLog(L.Callback):
             row["explain/seconds"] = row.pop("explain/seconds")
         self.history = [*self.history[:clock], row]
         write_numbers(trainer, values, clock)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._write_table()
 
     def _write_table(self) -> None:

@@ -87,9 +87,11 @@ class EventLogger(TensorBoardLogger):
         if self._experiment is None:
             self._fs.makedirs(self.root_dir, exist_ok=True)
             self._experiment = EnduringWriter(log_dir=self.log_dir, **self._kwargs)
+        assert isinstance(self._experiment, EnduringWriter)
         return self._experiment
 
     @property
     def failure(self) -> str:
         """Why events are missing, in one line; empty if none are."""
-        return self._experiment.failure if self._experiment is not None else ""
+        writer = self._experiment
+        return writer.failure if isinstance(writer, EnduringWriter) else ""

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from convlens.config import schema
 from convlens.data.augment import Augmentation
+from convlens.training import ClassifierModule
 
 # the same tags in every run, so that runs can be compared; the tab shows the last value of a tag,
 # so the validation results of the best epoch need tags of their own
@@ -26,7 +27,7 @@ METRICS = {
     "test/loss": "test/loss",
     "test/accuracy": "test/accuracy",
 }
-Plain = str | float | bool
+Plain = str | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class HParams(L.Callback):
 
 def _phases_trained(module: L.LightningModule) -> int:
     """Return how many of the schedule's phases the run has reached."""
+    assert isinstance(module, ClassifierModule), "only convlens runs have this callback"
     last = max(module.record, default=0)
     return module.schedule.phase_at(last, module.record)[0].number + 1
 

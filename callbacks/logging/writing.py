@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import record_writer
 
@@ -71,7 +73,7 @@ def write_picture(
             raise
 
 
-def _hand_over(logger: Logger, tag: str, picture: np.ndarray, clock: int) -> None:
+def _hand_over(logger: Any, tag: str, picture: np.ndarray, clock: int) -> None:
     """Give a picture to a logger other than TensorBoard's, by that logger's own method."""
     kind = type(logger).__name__
     if kind == "WandbLogger":
@@ -82,6 +84,5 @@ def _hand_over(logger: Logger, tag: str, picture: np.ndarray, clock: int) -> Non
     elif kind == "CometLogger":
         logger.experiment.log_image(image_data=picture, name=tag, step=clock)
     elif kind == "NeptuneLogger":
-        from neptune.types import File
-
-        logger.experiment[tag].append(File.as_image(picture / 255), step=clock)
+        file_type = importlib.import_module("neptune.types").File
+        logger.experiment[tag].append(file_type.as_image(picture / 255), step=clock)

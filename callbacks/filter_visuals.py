@@ -111,7 +111,7 @@ class FilterVisuals(ExplanationCallback):
             named = ", ".join(missing[:_NAMED]) + (
                 f", less of {more} more layers" if more > 0 else ""
             )
-            self.report_cut(look, f"after {named}")
+            self.report_cut(look, f"with {named} drawn")
             log.debug("%s drew only %s", self.name, ", ".join(missing))
 
     def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
 from convlens.callbacks.explanation import Look
+from convlens.callbacks.ledger import SkipReport
 
 from convlens.cli.main import main
 from support.looks import Small, probes, train_small
@@ -162,3 +163,14 @@ def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     }
     between = tmp_path / "run/explanations/epoch_002"
     assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2
+
+
+def test_a_spent_budget_is_one_line_with_a_key_and_never_zeros(said):
+    ledger, skips = Ledger(), SkipReport()
+    skips.report(ledger, {"ConfusionMatrix": 0.04}, 1, "looking.seconds")
+    assert not said and "0.0 s" not in ledger.left_out["ConfusionMatrix"]
+    for clock in (2, 3):
+        skips.report(ledger, {"Scores": 2.1, "ConfusionMatrix": 0.04}, clock, "looking.seconds")
+    (line,) = said
+    assert line.startswith("epoch 2: no time for Scores (2.1 s);") and "0.0 s" not in line
+    assert line.endswith("raise looking.seconds")

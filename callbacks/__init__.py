@@ -1,4 +1,4 @@
-"""Thin Lightning adapters: when to look, at which pictures, where to write."""
+"""Lightning callbacks: when to explain, which images, and where to write the results."""
 
 from convlens.callbacks.activation_grids import ActivationGrids
 from convlens.callbacks.alarms import Alarms

@@ -8,31 +8,31 @@ from typing import Any
 import torch
 from convlens.callbacks.explanation import Look
 from convlens.callbacks.signed_maps import SignedMaps
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.explain.attribution import attribute, check_attribution
 from convlens.explain.captum_methods import find_method
 
 
 class Attribution(SignedMaps):
-    """``<method>/<probe>``: what ``captum.attr`` finds for and against the class.
+    """``<method>/<probe>``: what speaks for and against the class, by a method of ``captum.attr``.
 
-    Several of them, each with a method of its own, may stand side by side.
+    A run may have several of these callbacks, each with another method.
 
     Args:
         method: a class of ``captum.attr``: ``integrated_gradients``, ``GuidedGradCam``, ….
-        layer: for methods that explain a layer or through one: its path; null for the last
-            feature map.
-        options: the method's own, such as ``{n_steps: 20}``; see
-            :func:`convlens.explain.attribution.attribute`.
-        probes: so many at a look at most.
-        only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
-        target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        layer: path of the layer, for methods that need one; None for the last feature map.
+        options: arguments of the method, such as ``{n_steps: 20}``; see
+            ``convlens.explain.attribution.attribute``.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
 
     Raises:
-        UserError: an unknown method.
+        UserError: the method is unknown.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Attribution(SignedMaps):
     def name(self) -> str:
         return f"Attribution ({self.method})"
 
-    def select_layers(self, network, example) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         super().select_layers(network, example)
         layer = check_attribution(network, example, self.method, self.layer, self.options)
         return [] if layer is None else [layer]
 
     def heading(self, look: Look) -> str:
-        layers = self.layers_at(look)
+        layers = self.layers_of(look)
         return " · ".join([self.method.replace("_", " "), *layers])
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
         images, classes = image.expand(len(targets), -1, -1, -1), torch.tensor(targets)
-        found = self.fitting(
+        result = self.fit_batch(
             lambda batch: attribute(
                 look.network, images, classes, self.method, layer=self.layer, batch=batch,
                 seed=look.seed, **self.options,
             )
         )  # fmt: skip
-        for note in found.notes:
-            self.say(note, f"{self.name}: {note}")
-        return found.maps, "; ".join(found.notes) or None
+        for note in result.notes:
+            self.log_once(note, f"{self.name}: {note}")
+        return result.maps, "; ".join(result.notes) or None

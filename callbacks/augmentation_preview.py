@@ -1,33 +1,34 @@
-"""What the run's augmentation makes of a picture."""
+"""Augmented versions of some probes, as training sees them."""
 
 from __future__ import annotations
 
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
+from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.draw.picture_sheet import augmentation_sheet
 
 
 class AugmentationPreview(ExplanationCallback):
-    """``augmentation/<probe>``: a picture and many draws of the run's own augmentation.
+    """``augmentation/<probe>``: an image and random draws of the run's augmentation.
 
-    Drawn once, before training; a run without augmentation shows nothing. The draws depend on the
-    run's seed alone.
+    It is drawn once, before training, and not at all in a run without augmentation. The draws
+    depend on the run's seed only.
 
     Args:
-        draws: augmented versions of a picture.
-        probes: how many of the probes are shown.
+        draws: number of augmented versions of each image.
+        probes: number of probes to show.
     """
 
     def __init__(self, *, draws: int = 8, probes: int = 1):
         super().__init__()
         self.draws, self.shown = draws, probes
 
-    def select_layers(self, network, example) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         for key, value in {"draws": self.draws, "probes": self.shown}.items():
             if value < 1:
-                raise UserError(f"callbacks.augmentation_preview.{key}={value}: expected 1 or more")
+                raise UserError(f"{self.config_key}.{key}={value}: expected 1 or more")
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -39,7 +40,7 @@ class AugmentationPreview(ExplanationCallback):
         self.select_layers(look.network, look.example)
         shown = sorted(look.probes.order_in_turns()[: self.shown])
         images = look.probes.images[shown]
-        # one batch, in which every picture has draws of its own
+        # one batch, in which every image is drawn independently
         repeated = images.repeat_interleave(self.draws, dim=0)
         versions = look.augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
         names = [look.probes.names[number] for number in shown]

@@ -1,4 +1,4 @@
-"""Where the network looks for each class on the whole."""
+"""Where the network looks for each class, on average."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from convlens.draw.class_means import class_means
 
 
 class ClassMeans(ExplanationCallback):
-    """``class_means``: the mean Grad-CAM map of each class, over pictures spread over validation.
+    """``class_means``: the mean Grad-CAM map of each class, over a sample of validation images.
 
-    A mark in a corner, a frame or a watermark that gives a class away shows at a glance.
+    It shows at a glance if a mark in a corner, a frame or a watermark gives a class away.
 
     Args:
-        pictures: so many of the validation pictures; the probes where there is no data set.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        pictures: number of validation images; without a data set, the probes are used.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
     def __init__(self, *, pictures: int = 40, every_n_epochs: int = 1, batch: int = 32):
@@ -29,15 +29,15 @@ class ClassMeans(ExplanationCallback):
         return {"class_means": 1}
 
     def pictures(self, look: Look) -> Findings:
-        found = evidence(self, look, self.count)
-        if found is None:
+        maps = evidence(self, look, self.count)
+        if maps is None:
             return
         classes = len(look.class_names)
-        known = found.labels >= 0
-        labels = found.labels[known]
+        known = maps.labels >= 0
+        labels = maps.labels[known]
         counts = torch.bincount(labels, minlength=classes)
-        sums = torch.zeros(classes, *found.true.shape[1:])
-        sums.index_add_(0, labels, found.true[known])
+        sums = torch.zeros(classes, *maps.true.shape[1:])
+        sums.index_add_(0, labels, maps.true[known])
         means = (sums / counts.clamp_min(1)[:, None, None]).numpy()
-        title = f"mean map of each class · {found.layer} · epoch {look.clock}"
+        title = f"mean map of each class · {maps.layer} · epoch {look.clock}"
         yield "class_means", class_means(means, counts.numpy(), look.class_names, title=title)

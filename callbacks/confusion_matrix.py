@@ -1,4 +1,4 @@
-"""The confusion matrix: which classes are taken for which."""
+"""The confusion matrix: which classes are mistaken for which."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
 
 
 class ConfusionMatrix(ExplanationCallback):
-    """``confusion_matrix``: true against predicted class of all validation pictures.
+    """``confusion_matrix``: true against predicted class of all validation images.
 
-    Behind the test, ``confusion_matrix/test`` is that of the test pictures.
-
-    The answers are those that validation gave anyway: nothing is computed twice. Before there are
-    any, nothing is drawn. Behind the test the same of the test pictures is
-    ``confusion_matrix/test``.
+    It counts the predictions that validation made anyway, so nothing is computed twice. Before the
+    first validation nothing is drawn. After the test, ``confusion_matrix/test`` counts the test
+    images.
 
     Args:
-        every_n_epochs: see :class:`~convlens.callbacks.explanation.Explanation`.
+        every_n_epochs: look after every n-th epoch.
     """
 
-    needs_answers = looks_at_test = True
+    needs_predictions = looks_at_test = True
 
     def __init__(self, *, every_n_epochs: int = 1):
         super().__init__(every_n_epochs=every_n_epochs)
@@ -30,10 +28,10 @@ class ConfusionMatrix(ExplanationCallback):
         return {"confusion_matrix": 1}
 
     def pictures(self, look: Look) -> Findings:
-        found = look.answers
-        if found is None or not len(found.labels):
+        predictions = look.predictions
+        if predictions is None or not len(predictions.labels):
             return
-        counts = confusion_counts(found.labels, found.answers, len(look.class_names))
+        counts = confusion_counts(predictions.labels, predictions.predicted, len(look.class_names))
         title = f"confusion matrix · {look.split} · epoch {look.clock}"
         tag = "confusion_matrix/test" if look.stage == "test" else "confusion_matrix"
         yield tag, confusion_matrix(counts, look.class_names, title=title)

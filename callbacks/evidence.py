@@ -1,7 +1,8 @@
-"""Grad-CAM of many pictures at once, for callbacks that look at classes rather than at pictures."""
+"""Grad-CAM of many images at once, for callbacks about classes rather than single images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,27 +15,27 @@ from convlens.explain.layers import choose_layers
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Maps of N pictures at the last feature map.
+    """Grad-CAM maps of N images at the last feature map.
 
     Attributes:
-        layer: its name.
-        predicted: (N, h, w), for the predicted class; at least 0.
-        true: (N, h, w), for the true class, or the predicted one where the truth is not known.
-        labels: (N,) int64, -1 where the true class is not known.
-        answers: (N,) int64.
-        masks: (N, H, W) bool, or None.
+        layer: the name of that layer.
+        predicted: (N, h, w), maps for the predicted class; at least 0.
+        true: (N, h, w), maps for the true class, or for the predicted one if it is unknown.
+        labels: (N,) int64, the true class; -1 if unknown.
+        predictions: (N,) int64, the predicted class.
+        masks: (N, H, W) bool, object masks, or None.
     """
 
     layer: str
     predicted: Tensor
     true: Tensor
     labels: Tensor
-    answers: Tensor
+    predictions: Tensor
     masks: Tensor | None
 
 
 def last_feature_map(look: Look) -> list[str]:
-    """The layer that Grad-CAM explains by default, or nothing; found once a look."""
+    """Return the layer that Grad-CAM explains by default, or an empty list; found once per look."""
     if "last feature map" not in look.memo:
         look.memo["last feature map"] = choose_layers(
             look.network, "auto", "grad_cam", example=look.example
@@ -43,9 +44,10 @@ def last_feature_map(look: Look) -> list[str]:
 
 
 def evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
-    """Evidence for ``count`` pictures of the stage, else for the probes; once a look.
+    """Return the maps of ``count`` images of the stage, or of the probes; computed once per look.
 
-    None for a network without feature maps.
+    Returns:
+        None for a network without feature maps.
     """
     key = ("evidence", count)
     if key not in look.memo:
@@ -57,22 +59,26 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
     layers = last_feature_map(look)
     if not layers:
         return None
-    if look.pictures is None:
-        batches, labels, masks = [look.probes.images], look.probes.labels, look.probes.masks
-    else:
-        batches, labels, masks = look.pictures(count), look.labels(count), look.masks(count)
+    batches: Iterable[Tensor] = [look.probes.images]
+    labels, masks = look.probes.labels, look.probes.masks
+    if look.sample_images is not None:
+        assert look.sample_labels is not None and look.sample_masks is not None
+        batches = look.sample_images(count)
+        labels, masks = look.sample_labels(count), look.sample_masks(count)
     labels = labels.cpu()
     pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
-    found: list[GradCamMaps] = []
+    results: list[GradCamMaps] = []
     for images in batches:
         targets, pairs = pairs[: len(images)], pairs[len(images) :]
-        found.append(
-            explanation.fitting(
-                lambda batch, images=images, targets=targets: grad_cam(
-                    look.network, images, targets, layers, batch=batch
-                )
-            )
-        )
-    maps = torch.cat([each.maps[layers[0]].cpu() for each in found])
-    answers = torch.cat([each.targets[:, 0].cpu() for each in found])
-    return Evidence(layers[0], maps[:, 0], maps[:, 1], labels, answers, masks)
+        results.append(_maps(explanation, look, images, targets, layers))
+    maps = torch.cat([each.maps[layers[0]].cpu() for each in results])
+    predictions = torch.cat([each.targets[:, 0].cpu() for each in results])
+    return Evidence(layers[0], maps[:, 0], maps[:, 1], labels, predictions, masks)
+
+
+def _maps(
+    explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
+) -> GradCamMaps:
+    return explanation.fit_batch(
+        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+    )

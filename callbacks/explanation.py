@@ -1,24 +1,25 @@
-"""What an explanation is: of which pictures, asked of the network in which way, it draws what.
+"""The base class of all explanations: which images, how the network is called, what is drawn.
 
-It knows nothing of a trainer; :class:`convlens.callbacks.looks.Looks` says when it looks.
+It knows nothing of a trainer; ``convlens.callbacks.looks.Looks`` decides when it looks.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.answers import Answers
+from convlens.callbacks.predictions import Predictions
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -30,6 +31,8 @@ log = logging.getLogger("convlens")
 SPLITS = {"val": "validation", "test": "test"}  # by stage
 T = TypeVar("T")
 Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
+LogitsLocation = str | int | Callable | None
+Preprocess = Callable[[Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -37,29 +40,32 @@ class Look:
     """One look at the network.
 
     Attributes:
-        network: pictures (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
+        network: maps images (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
             would wait for the other processes.
-        probes: the pictures to explain, on the network's device.
+        probes: the images to explain, on the network's device.
         class_names: K names.
         clock: completed epochs; 0 is the network before training.
-        final: the run's last look, which may take its time.
-        deadline: reading of ``time.perf_counter`` after which nothing more should be begun.
-        seed: of the run, for callbacks that draw random numbers.
-        stage: ``val``, or ``test`` for the look behind the test.
-        answers: of the latest pass over the stage's pictures; None before there was one, and for
-            callbacks that do not set ``needs_answers``.
-        fetch: rows of the stage's split to pictures (n, C, H, W) as the network takes them, on its
-            device, without those that are not to be had; and the rows that are.
-        pictures: ``pictures(count)``: so many of the stage's pictures, each class in proportion
-            (so is every beginning of them), in batches (B, C, H, W) of at most 50 on the network's
-            device; None where there is no data set.
-        labels: ``labels(count)``: the classes of those pictures, (count,) int64; or None.
-        masks: ``masks(count)``: their objects, (count, H, W) bool; None where there are none.
-        augment: ``augment(images, seed)``: the run's augmentation of (B, C, H, W); or None.
-        history: scalars by epoch, from epoch 0, as far as they are written; empty elsewhere.
-        marks: what happened after how many epochs, such as ``{"head, top": 5}``.
-        memo: what callbacks of this look have found, for those that come after them.
-        fed: a context in which the network takes what ``fetch`` gives.
+        final: whether this is the last look of the run, which may take its time.
+        deadline: reading of ``time.perf_counter`` after which nothing more should be started.
+        seed: seed of the run, for callbacks that draw random numbers.
+        stage: ``val``, or ``test`` for the look after the test.
+        predictions: those of the latest pass over the stage's images; None before the first pass,
+            and for callbacks that do not set ``needs_predictions``.
+        fetch: takes rows of the stage's split; returns the images (n, C, H, W) on the network's
+            device, as the network takes them, and their rows. Images that cannot be read again
+            are missing.
+        sample_images: takes a count; yields that many images of the stage, each class in proportion
+            (so is every prefix of them), in batches (B, C, H, W) of at most 50 on the network's
+            device. None if there is no data set.
+        sample_labels: takes a count; returns the classes of those images, (count,) int64.
+        sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
+        augment: takes images (B, C, H, W) and a seed; returns them augmented as in training. None
+            if the run does not augment.
+        history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
+        marks: events by epoch, such as ``{"head, top": 5}``.
+        memo: results that callbacks share within this look.
+        skip_preprocessing: makes a context in which the network takes images from ``fetch``.
+        budget_key: the setting that grants this look more time.
     """
 
     network: nn.Module
@@ -70,20 +76,21 @@ class Look:
     deadline: float
     seed: int
     stage: str = "val"
-    answers: Answers | None = None
+    predictions: Predictions | None = None
     fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
-    pictures: Callable[[int], Iterator[Tensor]] | None = None
-    labels: Callable[[int], Tensor] | None = None
-    masks: Callable[[int], Tensor | None] | None = None
+    sample_images: Callable[[int], Iterator[Tensor]] | None = None
+    sample_labels: Callable[[int], Tensor] | None = None
+    sample_masks: Callable[[int], Tensor | None] | None = None
     augment: Callable[[Tensor, int], Tensor] | None = None
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
-    memo: dict = field(default_factory=dict)
-    fed: Callable[[], AbstractContextManager] = nullcontext
+    memo: dict[Any, Any] = field(default_factory=dict)
+    skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
+    budget_key: str = "looking.seconds"
 
     @property
     def example(self) -> Tensor:
-        """One picture, (1, C, H, W)."""
+        """One image, (1, C, H, W)."""
         return self.probes.images[:1]
 
     @property
@@ -92,7 +99,7 @@ class Look:
         return SPLITS[self.stage]
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds that may still be spent on this look."""
         return self.deadline - time.perf_counter()
 
@@ -100,95 +107,101 @@ class Look:
 class Explanation(L.Callback, ABC):
     """One kind of pictures of the network.
 
-    A subclass says only what to draw: ``pictures(look)`` yields ``(tag, picture)`` or
-    ``(tag, number)`` one by one, the most telling first, and stops early when ``look.left`` falls
-    below zero.
+    A subclass only says what to draw: ``pictures(look)`` yields ``(tag, picture)`` or
+    ``(tag, number)`` one by one, the most informative first, and stops early when
+    ``look.seconds_left`` falls below zero.
 
     Args:
-        every_n_epochs: looks between the first and the last epoch; the budget may thin them out
-            further, see :class:`convlens.callbacks.ledger.Ledger`.
-        batch: pictures of a pass at most; halved when memory runs out.
+        every_n_epochs: look after every n-th epoch; the first and the last look always happen. The
+            time budget (``convlens.callbacks.Ledger``) may skip further looks.
+        batch: maximum number of images in a pass; halved when memory runs out.
 
     Attributes:
-        needs_answers: whether the answers to validation and test pictures are collected for it.
-        looks_at_test: whether it looks again behind the test.
-        reckons: whether it reckons itself what its next picture will take; of others that is the
-            dearest of the look before.
+        needs_predictions: whether it uses the predictions on validation and test images.
+        looks_at_test: whether it looks again after the test.
+        estimates_cost: whether it estimates its own next cost. For others, the slowest picture of
+            the previous look is the estimate.
         has_final_look: whether the end of the run shows more than the end of an epoch.
-        cut: what the budget left out of the look under way, in a line, or nothing.
-        readable: False once the network's outputs have turned out to be no logits.
+        cut: what the budget left out of the current look, in one line; empty if nothing.
+        outputs_readable: False once the network's outputs turn out not to be logits.
     """
 
-    needs_answers = looks_at_test = reckons = has_final_look = False
+    needs_predictions = looks_at_test = estimates_cost = has_final_look = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
-        self.preprocess: Callable[[Tensor], Tensor] | None = None
-        self.logits: str | int | Callable | None = None
+        self.preprocess: Preprocess = None
+        self.logits: LogitsLocation = None
         self.outputs = "auto"
         self.probes: Probes | None = None
         self.class_names: tuple[str, ...] = ()
         self.folder: Path | None = None
         self.seed = 0
         self.cut = ""
-        self.readable = True
-        self._said: set[str] = set()
-        self._turn = 0  # where the next look begins, if the budget ended the one before
-        self._network: nn.Module | None = None  # that of the latest look,
-        self._found: dict[Callable, Any] = {}  # and what has been found in it
-        self._read: nn.Module | None = None  # the network whose outputs have been looked at
+        self.outputs_readable = True
+        self._logged: set[str] = set()
+        self._turn = 0  # where the next look starts, if the budget ended the previous one
+        self._network: nn.Module | None = None  # the network of the latest look
+        self._cache: dict[Callable, Any] = {}  # results that hold for ``_network``
+        self._checked: nn.Module | None = None  # the network whose outputs were checked
 
     @property
     def name(self) -> str:
+        """The name used in log lines and in the summary."""
         return type(self).__name__
 
-    # --- of what
+    @property
+    def config_key(self) -> str:
+        """The key of this callback in ``configs/callbacks/default.yaml``."""
+        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return f"callbacks.{snake}"
+
+    # --- which images
 
     def attach(
         self, probes: Probes, class_names: tuple[str, ...], folder: Path | None, seed: int
     ) -> None:
-        """Give the callback the run's probes, names, folder for files, and seed."""
+        """Set the run's probes, class names, folder for files (or None), and seed."""
         self.probes, self.class_names = probes, tuple(class_names)
         self.folder, self.seed = folder, seed
 
     def watch(
         self, images: Tensor, labels: Tensor | None = None, class_names: Sequence[str] = (), *,
         names: Sequence[str] | None = None, folder: str | Path | None = None, seed: int = 0,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
-        logits: str | int | Callable | None = None, outputs: str = "auto",
-    ):  # fmt: skip
-        """Give the pictures to explain, in any Lightning project; returns the callback itself.
+        preprocess: Preprocess = None, logits: LogitsLocation = None, outputs: str = "auto",
+    ) -> Self:  # fmt: skip
+        """Set the images to explain, in any Lightning project, and return the callback itself.
 
-        What is explained is the module's ``forward(images)``; layers bear their names in the
-        module. It is compared once with what the module's own steps make of a batch: where they
-        differ, a line says so, nothing is explained and training goes on.
+        It explains the module's ``forward(images)``; layers have the names they have in the module.
+        ``forward`` is compared once with what the module's own steps compute: if they differ, a
+        line says so, nothing is explained, and training continues.
 
         Args:
-            images: (N, C, H, W), C 1 or 3, in [0, 1], which is what is drawn.
-            labels: (N,) true classes; None where they are not known.
-            class_names: K names; numbers without them.
+            images: (N, C, H, W) with C 1 or 3, in [0, 1]; they are drawn as they are.
+            labels: (N,) true classes; None if unknown.
+            class_names: K names; if empty, classes are numbered.
             names: N short names for tags and files.
-            folder: where the pictures are written as files too; None for loggers only.
-            seed: of what is random in explanations.
-            preprocess: from ``images`` to what ``forward`` takes, such as a normalisation.
-            logits: where the logits are in what ``forward`` returns, if it is not one tensor: a
-                key or attribute (``"logits"``), a place in a tuple, or a function of the output.
-            outputs: ``auto`` reads logits, and those before a final Softmax, LogSoftmax or Sigmoid
+            folder: where the pictures are also written as files; None for loggers only.
+            seed: seed of everything random in explanations.
+            preprocess: turns ``images`` into what ``forward`` takes, such as a normalisation.
+            logits: where the logits are in the output of ``forward`` if it is not one tensor: a
+                key or attribute (``"logits"``), an index into a tuple, or a function of the output.
+            outputs: ``auto`` reads logits, also in front of a final Softmax, LogSoftmax or Sigmoid
                 module; ``probabilities`` says that the outputs are probabilities made in another
-                way, ``logits`` that they are not. See
-                :class:`convlens.explain.outputs.OutputReader`.
+                way, ``logits`` that they are logits. See ``convlens.explain.outputs.OutputReader``.
 
         Raises:
-            UserError: another value of ``outputs``.
-            ValueError: shapes that do not fit.
+            UserError: ``outputs`` has another value.
+            ValueError: shapes do not match.
         """
         count = len(images)
         if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images are (N, 1 or 3, H, W), not {tuple(images.shape)}")
+            raise ValueError(f"images must be (N, 1 or 3, H, W), not {tuple(images.shape)}")
         labels = torch.full((count,), -1) if labels is None else labels.detach().cpu().long()
         names = [f"{i:02d}" for i in range(count)] if names is None else list(names)
         if len(labels) != count or len(names) != count:
-            raise ValueError(f"{count} images, {len(labels)} labels, {len(names)} names")
+            counts = f"{count} images, {len(labels)} labels and {len(names)} names"
+            raise ValueError(f"{counts}: give one label and one name for each image")
         probes = Probes(images.detach().cpu().float(), labels, names, names)
         self.attach(probes, tuple(class_names), None if folder is None else Path(folder), seed)
         if outputs not in OUTPUTS:
@@ -196,124 +209,138 @@ class Explanation(L.Callback, ABC):
         self.preprocess, self.logits, self.outputs = preprocess, logits, outputs
         return self
 
-    # --- what
+    # --- what is drawn
 
     @abstractmethod
     def pictures(self, look: Look) -> Findings:
-        """What to draw: tags and pictures (H, W, 3) uint8. Subclasses say."""
+        """Yield tags with pictures (H, W, 3) uint8, or with numbers."""
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        """The layers looked at; called before training too, so that a wrong name is told early.
+        """Return the layers to explain; also called before training, to report wrong names early.
+
+        Args:
+            network: the network to explain.
+            example: one image, (1, C, H, W).
 
         Raises:
-            UserError: a pattern that matches no layer.
+            UserError: a pattern matches no layer.
         """
         return []
 
-    def layers_at(self, look: Look) -> list[str]:
-        """What ``select_layers`` gives, which takes a pass of the network."""
-        return list(self.found_once(look, self.select_layers))
+    def layers_of(self, look: Look) -> list[str]:
+        """Return ``select_layers`` of the look's network, which is run only once for it."""
+        return list(self.find_once(look, self.select_layers))
 
-    def found_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
-        """``find(network, example)``, looked for once in each network."""
+    def find_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
+        """Return ``find(network, example)``, computed once for each network."""
         if self._network is not look.network:
-            self._network, self._found = look.network, {}
-        if find not in self._found:
-            self._found[find] = find(look.network, look.example)
-        return self._found[find]
+            self._network, self._cache = look.network, {}
+        if find not in self._cache:
+            self._cache[find] = find(look.network, look.example)
+        return self._cache[find]
 
-    def in_turn(self, items: list[T]) -> list[T]:
-        """All of them, those first that the budget kept from the look before."""
+    def rotate(self, items: list[T]) -> list[T]:
+        """Return all items, starting with those that the budget left out of the previous look."""
         start = self._turn % len(items)
         return items[start:] + items[:start]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        """Tags (with ``<probe>`` for each probe) and the number of pictures at a full look."""
+        """Return tags (with ``<probe>`` for each probe) and their number of pictures in a look."""
         return {}
 
-    def fitting(self, compute: Callable[[int], T]) -> T:
-        """``compute(batch)`` with the batch halved as often as memory asks for.
+    def fit_batch(self, compute: Callable[[int], T]) -> T:
+        """Return ``compute(batch)``, halving the batch until memory suffices.
 
         Raises:
-            RuntimeError: memory does not suffice for a single picture.
+            RuntimeError: memory does not suffice for a single image.
         """
         while True:
             try:
                 return compute(self.batch)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self.batch == 1:
+                if not _is_out_of_memory(error) or self.batch == 1:
                     raise
-            # outside the except block, so that the failed pass's tensors are let go
+            # outside the except block, so that the tensors of the failed pass are freed
             self.batch //= 2
-            self.say("memory", f"{self.name}: memory ran out, going on with smaller batches")
+            line = f"{self.name}: out of memory, continuing with batches of {self.batch} images"
+            self.log_once("memory", line)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def say(self, key: str, line: str, *, traceback: bool = False) -> None:
-        """One line, once; later ones only to the log file. ``short``: the budget ends the look."""
-        level = logging.DEBUG if key in self._said else logging.WARNING
-        self._said.add(key)
+    def log_once(self, key: str, line: str, *, traceback: bool = False) -> None:
+        """Log a warning; later ones with the same key go to the log file only.
+
+        Args:
+            key: what the line is about.
+            line: the line.
+            traceback: whether the log file gets the current exception's traceback too.
+        """
+        level = logging.DEBUG if key in self._logged else logging.WARNING
+        self._logged.add(key)
         log.log(level, line)
-        if key == "short":
-            self.cut = line
         if traceback:
             log.debug("traceback", exc_info=True)
 
-    # --- how the network is asked
+    def report_cut(self, look: Look, where: str) -> None:
+        """Report that the budget ends this look ``where``, such as "after layer conv1"."""
+        self.cut = f"{self.name}: out of time at epoch {look.clock} {where}"
+        self.log_once("cut", f"{self.cut}; raise {look.budget_key}")
+
+    # --- how the network is called
 
     @contextmanager
-    def asking(
-        self, network: nn.Module, *, outputs: str, fed: bool
+    def adapt(
+        self, network: nn.Module, *, outputs: str, preprocessed: bool
     ) -> Iterator[Callable[[], AbstractContextManager]]:
-        """The network takes the images to explain, and gives logits, while this lasts.
+        """Make the network take the images to explain, and return logits, while this lasts.
 
         Args:
-            outputs: as in :meth:`watch`.
-            fed: whether the images of batches are preprocessed already.
+            network: the network to explain.
+            outputs: as in ``watch``.
+            preprocessed: whether the images of batches are preprocessed already.
 
         Yields:
-            What makes a context in which it takes the images of batches.
+            A function that makes a context in which the network takes the images of batches.
         """
-        resting: list[bool] = []
+        skipping: list[bool] = []
 
         @contextmanager
-        def as_fed() -> Iterator[None]:
-            resting.append(True)
+        def skip_preprocessing() -> Iterator[None]:
+            skipping.append(True)
             try:
                 yield
             finally:
-                resting.pop()
+                skipping.pop()
 
-        with ExitStack() as asked:
+        with ExitStack() as hooks:
             if self.logits is not None:
-                asked.enter_context(add_logits_picker(network, self.logits))
-            if self.preprocess is not None:
-                asked.enter_context(
-                    add_preprocessing(network, lambda x: x if resting else self.preprocess(x))
-                )
-            asked.enter_context(answering(network, outputs, len(self.class_names) or None))
-            yield as_fed if fed else nullcontext
+                hooks.enter_context(add_logits_picker(network, self.logits))
+            if (prepare := self.preprocess) is not None:
+                given = lambda images: images if skipping else prepare(images)  # noqa: E731
+                hooks.enter_context(add_preprocessing(network, given))
+            hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
+            yield skip_preprocessing if preprocessed else nullcontext
 
     def check_outputs(self, network: nn.Module, images: Tensor) -> None:
-        """What the outputs are is found out once, and said; classes without names get numbers.
+        """Find out once what the outputs are, and report it; number classes that have no names.
 
         Raises:
-            UserError: they cannot be read, or are not those of the classes.
+            UserError: the outputs cannot be read, or do not match the classes.
         """
-        if self._read is network:
+        if self._checked is network:
             return
-        self.readable = False
+        self.outputs_readable = False
         with explaining(network):
             logits, note = check_outputs(network, prepare_images(network, images[:2]))
-        self.readable, self._read = True, network
+        self.outputs_readable, self._checked = True, network
         if note:
-            self.say("outputs", f"{self.name}: {note}")
+            self.log_once("outputs", f"{self.name}: {note}")
         if not self.class_names:
             self.class_names = tuple(f"class {n}" for n in range(max(2, logits.shape[1])))
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

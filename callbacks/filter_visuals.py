@@ -1,7 +1,8 @@
-"""Filter pictures: the first layer's kernels, and what deeper units look for."""
+"""Filter pictures: the kernels of the first layer, and what deeper units respond to."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
@@ -25,44 +26,47 @@ from convlens.explain.layers import choose_layers, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
 
-_SHARE = 0.25  # of a look's time, for the search of patches
-_PASS = 8  # pictures of a pass of the search: every layer's activations are held at once
-_MEASURING = 20  # about so many passes of one picture cost a layer's receptive field
+log = logging.getLogger("convlens")
+_SEARCH = 0.25  # fraction of a look's time for the search of patches
+_PASS = 8  # images in a pass of the search, which holds the activations of every layer
+_MEASURING = 20  # measuring the receptive field of a layer costs about that many single passes
+_NAMED = 2  # layers that the line about missing units names
 
 
 class FilterVisuals(ExplanationCallback):
-    """``filters/<layer>``: kernels as they are, and pictures that excite single units most.
+    """``filters/<layer>``: the kernels themselves, and images that excite single units most.
 
     The kernels of a convolution that reads the image itself are drawn at every look. For deeper
-    convolutions and the dense layers pictures are found by gradient ascent: a few units of each
-    layer before training and after every epoch, and the full set at the end of the run, as far as
-    time reaches. What a layer takes is measured first: where there is too little left, fewer units
-    are shown or the layer is passed over, and layers take turns to be first. The units of the layer
-    that gives the logits bear the classes' names; a single logit is climbed for one class and
-    descended for the other.
+    convolutions and dense layers, gradient ascent finds the images: for a few units of each layer
+    before training and after every epoch, and for the full set at the end of the run, if time
+    allows. The cost of a layer is measured first. If too little time is left, fewer units are shown
+    or the layer is skipped, and the next look starts with it. The units of the layer that gives
+    the logits are labelled with the class names; a single logit is maximised for one class and
+    minimised for the other.
 
-    Beside them, before training (if there is time) and at the end, stand the patches of real
-    validation pictures that excite the same units most; a quarter of the look's time goes there.
+    Before training (if there is time) and at the end, the patches of real validation images that
+    excite the same units most are drawn beside them; a quarter of the look's time is for them.
 
     Args:
         layers: ``auto`` (every convolution and dense layer), a name, a glob, or a list of them.
-        units: units of a layer at an epoch's look, evenly spread over the layer; always the same.
-        full_units: units of a layer at the end; null for all.
-        steps: of the ascent.
+        units: units of a layer in an epoch's look, evenly spread over the layer; always the same.
+        full_units: units of a layer at the end; None for all.
+        steps: number of ascent steps.
         step_size: mean change of a pixel in a step, in [0, 1].
-        recipe: ``robust`` (frequencies and colours of natural pictures; jitter, zoom, rotation) or
+        recipe: ``robust`` (frequencies and colours of natural images; jitter, zoom, rotation) or
             ``plain`` ascent.
-        patches: real patches of each unit; 0 for none.
-        patch_pictures: validation pictures searched for them at most, as far as time allows.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        patches: number of real patches for each unit; 0 for none.
+        patch_pictures: maximum number of validation images to search for patches.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    reckons = has_final_look = True
+    estimates_cost = has_final_look = True
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
-        units: int = 8, full_units: int | None = 64, steps: int = 30,
+        units: int = 8,
+        full_units: int | None = 64, steps: int = 30,
         step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
         patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
@@ -72,16 +76,16 @@ class FilterVisuals(ExplanationCallback):
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
 
-    def select_layers(self, network, example) -> list[str]:
-        get_recipe(self.recipe)  # a wrong name is told before training
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
+        get_recipe(self.recipe)  # a wrong name is reported before training
         return choose_layers(network, self.layers, "filters", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"filters/{layer}": 1 for layer in layers}
 
     def pictures(self, look: Look) -> Findings:
-        layers = self.layers_at(look)
-        for first in self.found_once(look, find_image_convolutions):
+        layers = self.layers_of(look)
+        for first in self.find_once(look, find_image_convolutions):
             if first not in layers:
                 continue
             layers.remove(first)
@@ -92,94 +96,109 @@ class FilterVisuals(ExplanationCallback):
             return
         began = time.perf_counter()
         logits = find_logits_layer(look.network, layers, look.example)
-        wanted = {layer: self._asked(look, layer, layer == logits) for layer in layers}
-        found = self._search(look, wanted, time.perf_counter() - began)
-        passed = []
-        for place, layer in enumerate(self.in_turn(layers)):
-            asked = wanted[layer]
-            count = self._affordable(look, layer, len(asked.units), len(layers) - place)
-            if count < len(asked.units):
-                passed.append(f"{count} of {len(asked.units)} units of {layer}")
+        wanted = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
+        patches = self._search(look, wanted, time.perf_counter() - began)
+        missing = []
+        for place, layer in enumerate(self.rotate(layers)):
+            selection = wanted[layer]
+            count = self._affordable(look, layer, len(selection.units), len(layers) - place)
+            if count < len(selection.units):
+                missing.append(f"{count} of {len(selection.units)} units of {layer}")
             if count:
                 self._turn = layers.index(layer) + 1
-                yield self._ascent(look, layer, asked.first(count), found.get(layer))
-        if passed:
-            self.say("short", f"{self.name}: time allows only {', '.join(passed)} (looking.…)")
+                yield self._ascent(look, layer, selection.first(count), patches.get(layer))
+        if missing:
+            more = len(missing) - _NAMED
+            named = ", ".join(missing[:_NAMED]) + (
+                f", less of {more} more layers" if more > 0 else ""
+            )
+            self.report_cut(look, f"with {named} drawn")
+            log.debug("%s drew only %s", self.name, ", ".join(missing))
 
     def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
-        """How many units there is time for: an equal share for each layer still waiting, or one
-        batch, if that is more."""
-        if look.left == float("inf"):
+        """Return how many units there is time for.
+
+        A layer may use an equal part of the time for each layer still waiting, or the time of one
+        batch, if that is more.
+        """
+        if look.seconds_left == float("inf"):
             return units
         if layer not in self._costs:
             images = look.example
             self._costs[layer] = estimate_ascent_cost(
-                look.network, layer, units, size=tuple(images.shape[-2:]),
+                look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
-        cost, left = self._costs[layer], look.left
-        share = max(left / waiting, min(cost.seconds, left))
-        return min(units, max(0, cost.count_affordable(share)))
+        cost, left = self._costs[layer], look.seconds_left
+        seconds = max(left / waiting, min(cost.seconds, left))
+        return min(units, max(0, cost.count_affordable(seconds)))
 
-    def _asked(self, look: Look, layer: str, logits: bool) -> _Asked:
-        """The units of a layer to be shown at this look, and what they are called."""
+    def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
+        """Return the units of a layer to show at this look, with their labels."""
         module, names = find_module(look.network, layer), look.class_names
-        total = getattr(module, "out_channels", None) or module.out_features
+        total: int = getattr(module, "out_channels", 0) or getattr(module, "out_features", 0)
         if logits and total == 1 and len(names) == 2:
-            return _Asked(1, [0, 0], [-1, 1], [f"{names[0]} (-logit)", f"{names[1]} (+logit)"])
+            return _Units(1, [0, 0], [-1, 1], [f"{names[0]} (-logit)", f"{names[1]} (+logit)"])
         count = min((self.full_units if look.final else self.units) or total, total)
         units = [round(i * total / count) for i in range(count)]
         named = logits and total == len(names)
-        return _Asked(total, units, None, [names[unit] for unit in units] if named else None)
+        return _Units(total, units, None, [names[unit] for unit in units] if named else None)
 
     def _search(
-        self, look: Look, wanted: dict[str, _Asked], once: float
+        self, look: Look, wanted: dict[str, _Units], once: float
     ) -> dict[str, ExcitingPatches]:
-        """The patches of each layer; none between the first look and the last, or without time.
+        """Return the patches of each layer; none between the first look and the last.
 
-        ``once`` is the seconds that a pass of one picture takes.
+        Args:
+            look: the current look.
+            wanted: the units of each layer.
+            once: seconds that a pass of one image takes.
+
+        Returns:
+            Nothing if there is too little time.
         """
         least = once * (_MEASURING * len(wanted) + _PASS)
-        seconds = _SHARE * look.left
+        seconds = _SEARCH * look.seconds_left
         if not self.patches or not (look.final or look.clock == 0) or least > seconds:
             return {}
         deadline = time.perf_counter() + seconds
 
         def search(batch: int) -> dict[str, ExcitingPatches]:
-            source = look.pictures
-            pictures = source(self.patch_pictures) if source else [look.probes.images]
+            source = look.sample_images
+            images = source(self.patch_pictures) if source else [look.probes.images]
             return search_patches(
-                look.network, {layer: asked.units for layer, asked in wanted.items()},
-                _until(deadline, pictures), count=self.patches, batch=batch,
-                signs={layer: asked.signs for layer, asked in wanted.items()},
+                look.network, {layer: each.units for layer, each in wanted.items()},
+                _take_until(deadline, images), count=self.patches, batch=batch,
+                signs={layer: each.signs for layer, each in wanted.items()},
             )  # fmt: skip
 
-        return self.fitting(search)
+        return self.fit_batch(search)
 
     def _ascent(
-        self, look: Look, layer: str, asked: _Asked, real: ExcitingPatches | None
+        self, look: Look, layer: str, selection: _Units, real: ExcitingPatches | None
     ) -> tuple[str, np.ndarray]:
         images = look.example
-        found = self.fitting(
+        ascent = self.fit_batch(
             lambda batch: gradient_ascent(
-                look.network, layer, asked.units, signs=asked.signs, size=tuple(images.shape[-2:]),
+                look.network, layer, selection.units, signs=selection.signs,
+                size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
                 step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
-        marks = ["zero gradient" if stuck else None for stuck in found.stuck.tolist()]
-        shown = f"{len(set(found.units))} of {asked.total} units"
+        marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
+        shown = f"{len(set(ascent.units))} of {selection.total} units"
         sheet = filter_sheet(
-            to_display(found.images), found.units, marks=marks, labels=asked.labels,
-            patches=real and real.patches[asked.places],
-            note=real and f"of {real.search_count} pictures",
+            to_display(ascent.images), ascent.units, marks=marks, labels=selection.labels,
+            patches=None if real is None else real.patches[selection.places],
+            note=None if real is None else f"of {real.search_count} images",
             title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet
 
 
-class _Asked(NamedTuple):
-    """What is shown of a layer with ``total`` units; ``places`` in a longer list of them."""
+class _Units(NamedTuple):
+    """The units shown of a layer with ``total`` units; ``places`` are indices in a longer list."""
 
     total: int
     units: list[int]
@@ -187,8 +206,8 @@ class _Asked(NamedTuple):
     labels: list[str] | None
     places: list[int] | None = None
 
-    def first(self, count: int) -> _Asked:
-        """So many of them, evenly spread."""
+    def first(self, count: int) -> _Units:
+        """Return ``count`` of them, evenly spread."""
         kept = [round(i * len(self.units) / count) for i in range(count)]
         return self._replace(
             units=[self.units[i] for i in kept],
@@ -198,8 +217,8 @@ class _Asked(NamedTuple):
         )
 
 
-def _until(deadline: float, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The batches in small parts, the first in any case, until the clock reads ``deadline``."""
+def _take_until(deadline: float, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the batches in small parts, at least one, until the clock reads ``deadline``."""
     for batch in batches:
         for part in batch.split(_PASS):
             yield part

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, explained_classes
+from convlens.callbacks.targets import check_target, choose_classes
+from torch import Tensor, nn
 
 from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
@@ -14,18 +15,18 @@ from convlens.explain.layers import choose_layers, find_feature_map
 
 
 class GradCam(ExplanationCallback):
-    """``grad_cam/<probe>``: rows [picture | map at each layer | overlay], predicted and true class.
+    """``grad_cam/<probe>``: rows [image | map at each layer | overlay], predicted and true class.
 
-    All layers and both classes come from one forward pass. The overlay is the deepest layer's.
-    A probe's colours keep one scale for the whole run, which only ever grows with the evidence:
-    evidence that fades is drawn fading. The number at the bar's end is the scale.
+    All layers and both classes come from one forward pass. The overlay is that of the deepest
+    layer. The colour scale of a probe is kept for the whole run and only grows, so that evidence
+    that fades is drawn fading. The number at the end of the bar is the scale.
 
     Args:
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
-        target: ``answer`` explains the predicted and the true class; the name of a class explains
-            that one.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
     def __init__(
@@ -50,45 +51,45 @@ class GradCam(ExplanationCallback):
     def load_state_dict(self, state_dict: dict) -> None:
         self._scales = dict(state_dict["scales"])
 
-    def select_layers(self, network, example) -> list[str]:
-        check_target("grad_cam", self.target, self.class_names)
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
+        check_target(self.config_key, self.target, self.class_names)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"grad_cam/<probe>": probes} if layers else {}
 
     def pictures(self, look: Look) -> Findings:
-        layers = self.layers_at(look)
+        layers = self.layers_of(look)
         if not layers:
             _, why = find_feature_map(look.network, look.example)
-            self.say("no map", f"GradCam: {why}, there is nothing to draw")
+            self.log_once("no map", f"{self.name}: {why}, so nothing is drawn")
             return
         images, labels = look.probes.images, look.probes.labels
         targets = self._targets(look)
-        found = self.fitting(
+        result = self.fit_batch(
             lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
         )
-        shares = found.probabilities.cpu()
-        answers = shares.argmax(dim=1)
+        probs = result.probabilities.cpu()
+        predictions = probs.argmax(dim=1)
         for number, probe in enumerate(look.probes.names):
-            maps = {layer: found.maps[layer][number].cpu() for layer in layers}
+            maps = {layer: result.maps[layer][number].cpu() for layer in layers}
             scales = {layer: self._scale(layer, probe, maps[layer]) for layer in layers}
-            answer, truth = int(answers[number]), int(labels[number])
-            classes = explained_classes(self.target, look.class_names, answer, truth)
+            predicted, truth = int(predictions[number]), int(labels[number])
+            classes = choose_classes(self.target, look.class_names, predicted, truth)
             rows = []
             for row, (target, role) in enumerate(classes):
                 *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in layers)
                 rows.append(
                     ClassMap(
-                        last.map, look.class_names[target], role, float(shares[number, target]),
+                        last.map, look.class_names[target], role, float(probs[number, target]),
                         last.scale, last.layer, tuple(others),
                     )
                 )  # fmt: skip
             where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
             title = f"{probe} · {where} · epoch {look.clock}"
             yield f"grad_cam/{probe}", grad_cam_panel(images[number].cpu(), rows, title=title)
-            if look.left < 0 and number + 1 < len(look.probes):
-                self.say("short", f"{self.name}: the budget ends the look at {probe}")
+            if look.seconds_left < 0 and number + 1 < len(look.probes):
+                self.report_cut(look, f"after probe {probe}")
                 return
 
     def _scale(self, layer: str, probe: str, maps: torch.Tensor) -> float:
@@ -98,8 +99,10 @@ class GradCam(ExplanationCallback):
         return self._scales[key]
 
     def _targets(self, look: Look) -> torch.Tensor:
-        """(N, T) classes to explain: predicted (-1), and true where it is known."""
+        """Return (N, T) classes to explain: predicted (-1), and true (-1 if unknown)."""
         count = len(look.probes)
         if self.target != "answer":
-            return torch.full((count, 1), find_name(self.target, look.class_names))
+            named = find_name(self.target, look.class_names)
+            assert named is not None, "select_layers checks the target"
+            return torch.full((count, 1), named)
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)

@@ -11,13 +11,13 @@ _SHOWN = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 
 
 class LearningCurves(ExplanationCallback):
-    """``learning_curves``: loss and accuracy of training and validation, unfreezing marked.
+    """``learning_curves``: loss and accuracy of training and validation, with unfreezing marked.
 
-    TensorBoard draws the same numbers as scalars after every epoch, one chart for each; hence
-    this picture is drawn at the end of the run only.
+    TensorBoard shows the same numbers as scalars after every epoch, so this picture is only drawn
+    at the end of the run.
     """
 
-    has_final_look = True  # an epoch's own numbers are written behind its look
+    has_final_look = True  # an epoch's numbers are written after its look
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"learning_curves": 1}
@@ -31,7 +31,7 @@ class LearningCurves(ExplanationCallback):
             "learning_curves",
             learning_curves(
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
-                [row["epoch"] for row in rows],
+                [int(row["epoch"]) for row in rows],
                 title=f"learning curves · epoch {rows[-1]['epoch']}",
                 marks=look.marks,
             ),

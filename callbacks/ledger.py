@@ -1,12 +1,18 @@
-"""What looking costs, and what it may cost."""
+"""What explanations cost, and what they may cost."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
+log = logging.getLogger("convlens")
+NAMED = 3  # explanations that one line names
+SHOWN_SECONDS = 0.05  # anything less rounds to 0.0 s, which tells a reader nothing
 KEPT = (
     "spent", "failures", "left_out", "scores", "looked", "cut", "epochs", "allowed", "charged"
 )  # fmt: skip
@@ -14,26 +20,27 @@ KEPT = (
 
 @dataclass
 class Ledger:
-    """The account of one run, shared by all its explanations.
+    """The time account of one run, shared by all its explanations.
 
-    Every epoch adds an allowance: ``share`` of the epoch's own seconds, at least ``floor``
-    seconds. What is not spent is kept for later epochs, so that a dear look comes every few
-    epochs instead of never. Looks at epoch 0 and at the end are written down, but not charged.
+    Every epoch adds an allowance: the fraction ``share`` of the epoch's own seconds, but at least
+    ``floor`` seconds. What is not spent is kept for later epochs, so that an expensive look happens
+    every few epochs instead of never. Looks at epoch 0 and at the end are recorded, not charged.
 
     Attributes:
-        share: of an epoch.
-        floor: seconds an epoch.
-        at_start, at_end: seconds that each callback may take for its look before training, and for
-            the one at the end.
-        spent: seconds by callback, all looks.
-        failures: first failure by callback, one line each.
-        left_out: by callback, what the budget did not reach, one line each.
-        scores: numbers found by looking, by clock and tag.
-        looked: the clock of each callback's latest look; ``cut``: of the latest one that the budget
-            ended early.
-        epochs: by clock, seconds of the epoch itself (training and validation), and of looking
-            within it; the looks before training and at the end are not among them.
-        allowed, charged: seconds that epochs have granted, and those that looks have used of them.
+        share: fraction of an epoch.
+        floor: minimum allowance of an epoch, in seconds.
+        at_start: seconds that each callback may take for its look before training.
+        at_end: seconds that each callback may take for its look at the end.
+        spent: seconds of all looks, by callback.
+        failures: the first failure, by callback, one line each.
+        left_out: what the budget left out, by callback, one line each.
+        scores: numbers that looks have found, by clock and tag.
+        looked: the clock of the latest look, by callback.
+        cut: the clock of the latest look that the budget ended early, by callback.
+        epochs: by clock, the seconds of the epoch itself (training and validation) and those of the
+            looks within it; looks before training and at the end are not included.
+        allowed: seconds granted by all epochs so far.
+        charged: seconds used of them.
     """
 
     share: float = 0.05
@@ -50,14 +57,14 @@ class Ledger:
     allowed: float = 0.0
     charged: float = 0.0
     _began: float = 0.0
-    _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of ``epochs``
+    _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # last value of ``epochs``
 
     def begin_epoch(self) -> None:
-        """Start the epoch's watch."""
+        """Start timing an epoch."""
         self._began = time.perf_counter()
 
     def end_epoch(self, epoch: int) -> None:
-        """Grant the epoch's allowance."""
+        """Grant the allowance of an epoch that ends."""
         own = time.perf_counter() - self._began
         self._latest = self.epochs[epoch + 1] = [own, 0.0]
         self.allowed += max(self.floor, self.share * own)
@@ -73,7 +80,7 @@ class Ledger:
         return sum(self.spent.values())
 
     def charge(self, name: str, seconds: float, *, free: bool) -> None:
-        """Write down what a look took; ``free`` looks do not use the allowance."""
+        """Record the seconds of a look; ``free`` looks do not use the allowance."""
         self.spent[name] = self.spent.get(name, 0.0) + seconds
         if not free:
             self.charged += seconds
@@ -85,30 +92,30 @@ class Ledger:
 
     @property
     def share_of_epochs(self) -> float:
-        """What looking within epochs took, of the seconds of those epochs, looking included."""
-        own, looked = (sum(pair[i] for pair in self.epochs.values()) for i in (0, 1))
-        return looked / (own + looked) if own + looked else 0.0
+        """The fraction of all epochs' seconds, looks included, that looks within them took."""
+        own, looking = (sum(pair[i] for pair in self.epochs.values()) for i in (0, 1))
+        return looking / (own + looking) if own + looking else 0.0
 
-    def state(self) -> dict:
-        """What a checkpoint keeps: plain numbers and words."""
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: plain numbers and strings."""
         return deepcopy({name: getattr(self, name) for name in KEPT})
 
-    def restore(self, state: dict) -> None:
-        """Go on from what a checkpoint has kept; runs of old kept less."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what a checkpoint has kept; older checkpoints may lack some of it."""
         for name in KEPT:
             setattr(self, name, deepcopy(state.get(name, getattr(self, name))))
 
 
 @dataclass
 class Account:
-    """How far one explanation's looks have come, and what they take.
+    """When one explanation looked last, and what its looks cost.
 
     Attributes:
-        looked_at: the clock of its latest look; ``cut_at``: of the latest one that the budget ended
-            early.
-        least: seconds until the first picture of the latest look, and ``next``, of the dearest one
-            behind it.
-        judged: the step of the module's own by which the network was judged last.
+        looked_at: the clock of its latest look.
+        cut_at: the clock of the latest look that the budget ended early.
+        least: seconds until the first picture of the latest look.
+        next: seconds of the slowest later picture of the latest look.
+        judged: the record of the module's step by which the network was last judged.
     """
 
     looked_at: int | None = None
@@ -118,8 +125,44 @@ class Account:
     judged: object = None
 
     def note(self, began: float, times: list[float]) -> None:
-        """A look is over: readings when it began, when the network was ready, at each picture."""
+        """Record the cost of a look.
+
+        Args:
+            began: clock reading when the look began.
+            times: readings when the network was ready, and after each picture.
+        """
         if len(times) > 1:
             self.least = times[1] - began
             later = pairwise(times[1:])
             self.next = max((end - start for start, end in later), default=0.0)
+
+
+class SkipReport:
+    """Reports once a run which explanations the budget of an epoch does not suffice for."""
+
+    def __init__(self) -> None:
+        self._reported = False
+
+    def report(self, ledger: Ledger, costs: Mapping[str, float], clock: int, setting: str) -> None:
+        """Keep a line for each explanation, and log one for all.
+
+        Args:
+            ledger: gets the lines.
+            costs: seconds that each skipped explanation takes at least, by name.
+            clock: completed epochs.
+            setting: the setting that raises the budget.
+        """
+        for name, cost in costs.items():
+            needed = f"it takes {cost:.1f} s" if cost >= SHOWN_SECONDS else "nothing was left of it"
+            line = f"{name}: no look after epoch {clock}, the time budget is too small ({needed})"
+            ledger.left_out.setdefault(name, line)
+        named = [f"{name} ({cost:.1f} s)" for name, cost in costs.items() if cost >= SHOWN_SECONDS]
+        if not named:
+            return
+        shown = ", ".join(named[:NAMED]) + (", …" if len(named) > NAMED else "")
+        log.log(
+            logging.DEBUG if self._reported else logging.WARNING,
+            "epoch %d: no time for %s; explanations look every few epochs unless you raise %s",
+            clock, shown, setting,
+        )  # fmt: skip
+        self._reported = True

@@ -1,53 +1,50 @@
-"""The looks of a run: when each explanation looks, in the order of one list, at what cost."""
+"""When each explanation of a run looks, in the order of one list, and at what cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pytorch_lightning as L
-import torch
 from convlens.callbacks.alarms import Alarms
-from convlens.callbacks.answers import AnswerBook
-from convlens.callbacks.explained import OwnAnswers
 from convlens.callbacks.explanation import SPLITS, Explanation
-from convlens.callbacks.ledger import Account, Ledger
+from convlens.callbacks.ledger import Account, Ledger, SkipReport
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
-from convlens.callbacks.session import Session
-from lightning_fabric.utilities import move_data_to_device
+from convlens.callbacks.predictions import PredictionBook
+from convlens.callbacks.session import Session, get_callbacks, predict_validation, time_setting
+from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
-from convlens.core.evaluation import evaluation_mode
 from convlens.core.stopwatch import count_seconds
-from convlens.data.datamodule import PictureData
 from convlens.training import ClassifierModule
 
-MARGIN = 0.05  # of the seconds left, kept back: the last picture may take longer than reckoned
+MARGIN = 0.05  # fraction of the seconds left that is held back: the last picture may take longer
 
 
 class Looks(L.Callback):
     """Lets explanations look, one after the other, and writes what they find.
 
-    They look before training, after every epoch, at the end, and some behind the test: all of them
-    in the order of one list, then the epoch log writes its row, then the alarms judge. So it
-    matters nowhere in which order Lightning calls its callbacks. Only the first process looks. A
-    look that fails, or for which memory does not suffice even picture by picture, is written down
-    once, with its traceback in the log, and training goes on.
+    They look before training, after every epoch and at the end, and some after the test, always in
+    the order of one list. Then the epoch log writes its row, then the alarms judge. The order in
+    which Lightning calls its callbacks therefore does not matter. Only the first process looks. If
+    a look fails, or runs out of memory even with single images, this is reported once, with its
+    traceback in the log file, and training continues.
 
-    Every trainer has one: an explanation among its callbacks joins it, or brings it. The
+    Every trainer has one: an explanation among the trainer's callbacks joins it, or adds it. The
     explanations of the list become callbacks of the trainer, so that checkpoints keep their state.
 
     Args:
-        order: explanations; of the budget of an epoch each may spend its share of what those before
-            it left. Those that join later come last.
-        ledger: what looking may cost; by default as :class:`Ledger` has it.
-        answers: collects what the network answers in validation and test.
-        epoch_log: of convlens's own runs.
-        alarms: of convlens's own runs.
+        order: explanations; each may spend an equal part of what is left of an epoch's budget when
+            its turn comes. Those that join later come last.
+        ledger: what explanations may cost; ``Ledger()`` if None.
+        predictions: collects the network's predictions in validation and test.
+        epoch_log: the epoch log of a convlens run.
+        alarms: the alarms of a convlens run.
 
     Attributes:
         tested: completed epochs of the network that is tested; None if it is the last one.
@@ -55,42 +52,45 @@ class Looks(L.Callback):
 
     def __init__(
         self, order: Sequence[Explanation] = (), *, ledger: Ledger | None = None,
-        answers: AnswerBook | None = None, epoch_log: EpochLog | None = None,
+        predictions: PredictionBook | None = None, epoch_log: EpochLog | None = None,
         alarms: Alarms | None = None,
     ):  # fmt: skip
         self.order = list(order)
         self.ledger = ledger or Ledger()
-        self.answers = answers or AnswerBook()
-        self.own = OwnAnswers()
+        self.predictions = predictions or PredictionBook()
+        self.own = StepObserver()
         self.epoch_log, self.alarms = epoch_log, alarms
         self.tested: int | None = None
         self._accounts: dict[Explanation, Account] = {}
+        self._failed: dict[str, str] = {}  # by reason, the first explanation that failed
         self._clock = 0
         self._began = self._trained = False
+        self._skips = SkipReport()
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> Looks:
-        """The one among the trainer's callbacks; put there at the first call."""
-        if not any(isinstance(each, cls) for each in trainer.callbacks):
-            trainer.callbacks.append(cls())
-        return next(each for each in trainer.callbacks if isinstance(each, cls))
+        """Return the trainer's ``Looks``, which the first call adds."""
+        if not any(isinstance(each, cls) for each in get_callbacks(trainer)):
+            get_callbacks(trainer).append(cls())
+        return next(each for each in get_callbacks(trainer) if isinstance(each, cls))
 
     def join(self, explanation: Explanation) -> None:
-        """Let it look too; once in the list it keeps its place."""
+        """Add an explanation to the end of the list, unless it is in the list already."""
         if explanation not in self.order:
             self.order.append(explanation)
 
     def account(self, explanation: Explanation) -> Account:
-        """How far the explanation's looks have come, and what they take."""
+        """Return when the explanation looked last, and what its looks cost."""
         return self._accounts.setdefault(explanation, Account())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # they are callbacks of the trainer too, so that checkpoints keep their state
-        trainer.callbacks += [each for each in self.order if each not in trainer.callbacks]
+        callbacks = get_callbacks(trainer)
+        callbacks += [each for each in self.order if each not in callbacks]
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
-        """Scalars by epoch, as far as they are written."""
+        """The scalars of each epoch that is logged."""
         return () if self.epoch_log is None else self.epoch_log.history
 
     # --- when
@@ -105,7 +105,7 @@ class Looks(L.Callback):
                 account.looked_at = self.ledger.looked.get(each.name, self._clock)
                 account.cut_at = self.ledger.cut.get(each.name)
         if self.epoch_log is not None:
-            self.epoch_log.begin(trainer, pl_module)
+            self.epoch_log.begin(trainer, cast(ClassifierModule, pl_module))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = True
@@ -115,35 +115,40 @@ class Looks(L.Callback):
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
         if not isinstance(pl_module, ClassifierModule) or pl_module.is_look_due(self._clock):
-            due = (each for each in self.order if self._due(each))
+            skipped: dict[str, float] = {}
+            # one by one: each look changes what is left of the budget
+            due = (each for each in self.order if self._is_due(each, skipped))
             self.look(trainer, pl_module, due, self._clock)
+            setting = time_setting(pl_module, self._clock, final=False)
+            self._skips.report(self.ledger, skipped, self._clock, setting)
         if self.epoch_log is not None:
-            self.epoch_log.end_epoch(trainer, pl_module)
+            self.epoch_log.end_epoch(trainer, cast(ClassifierModule, pl_module))
         if self.alarms is not None:
-            self.alarms.end_epoch(trainer, pl_module)
+            self.alarms.end_epoch(trainer, cast(ClassifierModule, pl_module))
 
-    def _due(self, explanation: Explanation) -> bool:
-        """Whether it looks after this epoch: its turn has come, and the budget reaches so far."""
+    def _is_due(self, explanation: Explanation, skipped: dict[str, float]) -> bool:
+        """Return whether it is its turn after this epoch and the budget suffices.
+
+        Args:
+            explanation: the one whose turn may have come.
+            skipped: gets the least seconds of an explanation for which the budget is too small.
+        """
         if self._clock % explanation.every_n_epochs:
             return False
-        least, left = self.account(explanation).least, max(self.ledger.left, 0.0)
-        if least > left:
-            line = (
-                f"{explanation.name} looks every few epochs: it takes {least:.1f} s at least, "
-                f"{left:.1f} s of the budget are left; looking.seconds allows more"
-            )
-            explanation.say("budget", line)
-            self.ledger.left_out.setdefault(explanation.name, line)
-        return least <= left
+        least = self.account(explanation).least
+        affordable = least <= max(self.ledger.left, 0.0)
+        if not affordable:
+            skipped[explanation.name] = least
+        return affordable
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._trained and self._needing():
-            self._collect_answers(trainer, pl_module)
-        # the last look is always there, and whole
+        if not self._trained and self._predicting():
+            predict_validation(trainer, pl_module, self.predictions)
+        # the last look always happens, and is complete
         due = [each for each in self.order if self._due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
-            self.alarms.end_training(trainer, pl_module)
+            self.alarms.end_training(trainer, cast(ClassifierModule, pl_module))
 
     def _due_at_end(self, explanation: Explanation) -> bool:
         account = self.account(explanation)
@@ -151,11 +156,10 @@ class Looks(L.Callback):
         return explanation.has_final_look or not whole
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # a resumed run of ours whose epochs are all done has its last looks and alarms all the
-        # same: Lightning's loop returns at once then and calls no hook
+        # Lightning calls no hook for a resumed run whose epochs are all done: look all the same
         if self.epoch_log is not None and not self._began:
             for hook in ("on_train_start", "on_train_end"):
-                for callback in trainer.callbacks:
+                for callback in get_callbacks(trainer):
                     getattr(callback, hook)(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -163,7 +167,7 @@ class Looks(L.Callback):
         clock = self._clock if self.tested is None else self.tested
         self.look(trainer, pl_module, due, clock, final=True, stage="test")
 
-    # --- the module's own steps: is what they answer what forward answers? and what is it?
+    # --- the module's own steps: do they predict what forward predicts?
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.own.watch(pl_module, training=True)
@@ -186,9 +190,9 @@ class Looks(L.Callback):
     ) -> None:
         if dataloader_idx == 0:
             self._judge(trainer, pl_module, outputs, batch)
-            if self._needing() and not trainer.sanity_checking:
-                noted = partial(self.own.taken, trainer, pl_module)
-                self.answers.take(outputs, batch, noted)
+            if self._predicting() and not trainer.sanity_checking:
+                noted = partial(self.own.take, trainer, pl_module)
+                self.predictions.take(outputs, batch, noted)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -200,47 +204,32 @@ class Looks(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_pass("test")
 
-    def _needing(self) -> list[Explanation]:
-        return [each for each in self.order if each.needs_answers]
+    def _predicting(self) -> list[Explanation]:
+        return [each for each in self.order if each.needs_predictions]
 
     def _begin_pass(self, module: L.LightningModule) -> None:
-        if needing := self._needing():
-            first = next((each for each in needing if each.readable), needing[0])
-            self.answers.begin(hold=not isinstance(module, ClassifierModule))
+        if users := self._predicting():
+            first = next((each for each in users if each.outputs_readable), users[0])
+            self.predictions.begin(hold=not isinstance(module, ClassifierModule))
             self.own.note(module, first)
 
     def _end_pass(self, stage: str) -> None:
-        needing = self._needing()
         self.own.end()
-        if not needing or self.answers.end(stage):
+        users = self._predicting()
+        if not users or self.predictions.end(stage):
             return
-        why = f" ({self.answers.problem})" if self.answers.problem else ""
-        for each in needing:
-            if each.readable:  # else that has been said
-                each.say(
-                    "answers",
-                    f"{each.name}: the step's logits or the batch's labels are not known{why}, "
-                    f"so no answers are shown; return {{'logits': …}} from {SPLITS[stage]}_step",
-                )
-
-    @torch.no_grad()
-    def _collect_answers(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Note the answers to the validation pictures, as the last epoch's validation did.
-
-        Without an epoch none ran. In another project nothing is noted.
-        """
-        data = trainer.datamodule
-        if not (isinstance(data, PictureData) and isinstance(module, ClassifierModule)):
-            return
-        self.answers.begin(hold=False)
-        with evaluation_mode(module), trainer.precision_plugin.forward_context():
-            for batch in data.evaluation_loader("validation"):
-                moved = data.finish(move_data_to_device(batch, module.device))
-                self.answers.take({"logits": module.compute_logits(moved)}, moved)
-        self.answers.end("val")
+        why = f" ({self.predictions.problem})" if self.predictions.problem else ""
+        # of the others it is already known why they show nothing
+        if readable := [each for each in users if each.outputs_readable]:
+            names = ", ".join(each.name for each in readable)
+            readable[0].log_once(
+                "predictions",
+                f"{names}: no predictions, the step's logits or the labels are unknown{why}; "
+                f"return {{'logits': …}} from {SPLITS[stage]}_step",
+            )
 
     def _judge(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch) -> None:
-        """Whether what would be explained is what answers; said once where it is not."""
+        """Check that the network to explain is the one that predicts, and report it if not."""
         self.own.end_step(trainer, module)
         for each in self.order:
             if self.account(each).judged is self.own.seen or each.probes is None:
@@ -252,8 +241,8 @@ class Looks(L.Callback):
                 if trainer.is_global_zero and verdict.refusal:
                     raise UserError(verdict.refusal)
                 if trainer.is_global_zero and verdict.warning:
-                    each.say("own answer", f"{each.name}: {verdict.warning}")
-            except Exception as error:  # whatever is wrong with a network must not end the training
+                    each.log_once("verdict", f"{each.name}: {verdict.warning}")
+            except Exception as error:  # a broken network must not end the training
                 self._fail(each, error)
             self.ledger.charge(each.name, time.perf_counter() - began, free=True)
 
@@ -263,16 +252,20 @@ class Looks(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, due: Iterable[Explanation], clock: int,
         *, final: bool = False, stage: str = "val",
     ) -> None:  # fmt: skip
-        """Let those that are due look at the network as it is.
+        """Let explanations look at the network as it is now.
 
         Args:
-            final: whether it is the run's last look.
-            stage: ``val``, or ``test`` for the look behind the test.
+            trainer: the trainer of the run.
+            module: its module.
+            due: the explanations whose turn it is.
+            clock: completed epochs.
+            final: whether this is the last look of the run.
+            stage: ``val`` or ``test``test`` for the look behind the test.
         """
         if not trainer.is_global_zero:
             return
-        answers = self.answers.latest.get(stage)
-        session = Session(trainer, module, clock, self.own, stage, final, answers, self.history)
+        latest = self.predictions.latest.get(stage)
+        session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
         for each in due:
             if each.probes is not None:
                 with count_seconds("explaining"):
@@ -280,9 +273,9 @@ class Looks(L.Callback):
 
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
         account, began, each.cut = self.account(each), time.perf_counter(), ""
-        free = session.final or session.clock == 0  # beside the budget of the epochs
-        # in the epochs another picture is only begun where there is time for it
-        reserve = 0.0 if free or each.reckons else account.next
+        free = session.final or session.clock == 0  # not charged to the budget of the epochs
+        # within epochs, another picture is only started if there is time for it
+        reserve = 0.0 if free or each.estimates_cost else account.next
         deadline = began + self._seconds(each, session.final, free) - reserve
         try:
             with session.look(each, deadline) as look:
@@ -296,7 +289,7 @@ class Looks(L.Callback):
                     times.append(time.perf_counter())
             if not session.final:
                 account.note(began, times)
-        except Exception as error:  # whatever goes wrong in a look must not end the training
+        except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:
             if each.cut:
@@ -307,20 +300,27 @@ class Looks(L.Callback):
             self.ledger.charge(each.name, time.perf_counter() - began, free=free)
 
     def _seconds(self, each: Explanation, final: bool, free: bool) -> float:
-        """For this look: of the first and the last their own; of others what the budget has left,
-        shared with the explanations that come after."""
+        """Return the seconds for this look.
+
+        The first and the last look have their own. The others get an equal part of what the budget
+        has left, shared with the explanations that come after.
+        """
         if free:
             return self.ledger.at_end if final else self.ledger.at_start
         waiting = len(self.order) - self.order.index(each)
         return (1 - MARGIN) * self.ledger.left / waiting
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:
-        """Write a failure down once; training goes on."""
+        """Report a failure once, and its reason in full only for the first explanation."""
         when = "" if clock is None else f" at epoch {clock}"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        line = f"{each.name} failed{when}: {kind}{error}".splitlines()[0]
+        reason = next(iter(f"{kind}{error}".splitlines()), "")
+        line = f"{each.name} failed{when}: {reason}"
         self.ledger.failures.setdefault(each.name, line[:300])
-        each.say("failure", f"{line}; training goes on", traceback=True)
+        first = self._failed.setdefault(reason, each.name)
+        if first != each.name:
+            line = f"{each.name} failed{when} for the same reason as {first}"
+        each.log_once("failure", f"{line}; training continues", traceback=True)
 
     # --- what a checkpoint keeps
 
@@ -335,11 +335,11 @@ class Looks(L.Callback):
 class ExplanationCallback(Explanation):
     """Looks at the network before training, after every epoch and at the end.
 
-    It joins the :class:`Looks` among the trainer's callbacks, wherever that stands, and brings one
-    where there is none. What it draws a subclass says, see
-    :class:`convlens.callbacks.explanation.Explanation`.
+    It joins the ``Looks`` among the trainer's callbacks, and adds one if there is none. A subclass
+    only says what to draw, in ``pictures(look)``; see
+    ``convlens.callbacks.explanation.Explanation``.
 
-    In a project of one's own::
+    In any Lightning project:
 
         images, labels = next(iter(val_loader))
         cam = GradCam().watch(images[:8], labels[:8], class_names=["cat", "dog"])

@@ -1,4 +1,4 @@
-"""The mistakes that the network is surest of, and why it makes them."""
+"""The network's most confident mistakes, and why it makes them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from convlens.callbacks.evidence import last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
+from convlens.callbacks.predictions import Predictions
 from torch import Tensor
 
 from convlens.draw.breakdown import breakdown
@@ -18,23 +19,25 @@ from convlens.draw.grad_cam_panel import probability_text
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.explain.grad_cam import grad_cam
 
+Panels = list[tuple[str, np.ndarray]]  # caption and picture
+
 
 class Mistakes(ExplanationCallback):
-    """``predictions/…``: the most confident mistakes, random pictures, and mistakes by class.
+    """``predictions/…``: the most confident mistakes, random images, and mistakes by class.
 
     ``predictions/mistakes`` shows each with its Grad-CAM for the predicted and for the true class:
-    a mistake is where a heat map earns its keep. ``predictions/random`` shows pictures that were
-    drawn once, with answer and confidence, ``predictions/breakdown`` which class is taken for
-    which. Behind the test the same appears of the test pictures, under ``…/test``.
+    a heat map is most useful on a mistake. ``predictions/random`` shows images drawn once, with
+    prediction and confidence; ``predictions/breakdown`` shows which class is mistaken for which.
+    After the test the same is shown for the test images, under ``…/test``.
 
     Args:
-        mistakes: so many of the most confident ones.
-        random: so many random pictures.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        mistakes: number of the most confident mistakes to show.
+        random: number of random images to show.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    needs_answers = looks_at_test = True
+    needs_predictions = looks_at_test = True
 
     def __init__(
         self, *, mistakes: int = 8, random: int = 8, every_n_epochs: int = 1, batch: int = 32
@@ -46,59 +49,57 @@ class Mistakes(ExplanationCallback):
         return {f"predictions/{what}": 1 for what in ("mistakes", "random", "breakdown")}
 
     def pictures(self, look: Look) -> Findings:
-        answers = look.answers
-        if answers is None or not len(answers) or look.fetch is None:
+        predictions = look.predictions
+        if predictions is None or not len(predictions) or look.fetch is None:
             return
-        end = "/test" if look.stage == "test" else ""
+        suffix = "/test" if look.stage == "test" else ""
         when = f"{look.split} · epoch {look.clock}"
-        pool = np.arange(len(answers))
-        if answers.sampled:  # a data set that cannot be asked again: not all pictures are to be had
-            pool = np.flatnonzero(np.isin(answers.rows, answers.sampled))
+        pool = np.arange(len(predictions))
+        if predictions.sample:  # the data cannot be read again: only these images are at hand
+            pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
         drawn = np.random.default_rng(look.seed).permutation(pool)[: self.random]
-        for tag, title, places in (
-            ("mistakes", "most confident mistakes", answers.mistakes(self.mistakes)),
+        for tag, title, indices in (
+            ("mistakes", "most confident mistakes", predictions.mistakes(self.mistakes)),
             ("random", "random pictures", np.sort(drawn)),
         ):
-            images, rows = look.fetch(answers.rows[places].tolist()) if len(places) else ([], [])
+            if not len(indices):
+                continue
+            images, rows = look.fetch(predictions.rows[indices].tolist())
             if rows:
-                places = np.searchsorted(answers.rows, rows).tolist()  # rows rise
+                # the images at hand, by their rows, which are sorted
+                known = np.searchsorted(predictions.rows, rows).tolist()
                 explained = tag == "mistakes"
-                panels = self._panels(look, images, places) if explained else [()] * len(rows)
+                panels: list[Panels] = [[] for _ in rows]
+                if explained:
+                    panels = self._panels(look, predictions, images, known)
                 entries = [
-                    self._entry(look, *each)
-                    for each in zip(images.cpu(), places, panels, strict=True)
+                    _entry(predictions, look.class_names, *each)
+                    for each in zip(images.cpu(), known, panels, strict=True)
                 ]
                 columns = 2 if explained else 4
                 sheet = picture_sheet(entries, title=f"{title} · {when}", columns=columns)
-                yield f"predictions/{tag}{end}", sheet
-        known = answers.labels >= 0
+                yield f"predictions/{tag}{suffix}", sheet
+        labelled = predictions.labels >= 0
         counts = confusion_counts(
-            answers.labels[known], answers.answers[known], len(look.class_names)
+            predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
         )
         title = f"mistakes by class · {when}"
-        yield f"predictions/breakdown{end}", breakdown(counts, look.class_names, title=title)
+        yield f"predictions/breakdown{suffix}", breakdown(counts, look.class_names, title=title)
 
-    def _entry(self, look: Look, image: Tensor, place: int, panels: Sequence) -> SheetEntry:
-        answers, names = look.answers, look.class_names
-        said, truth = int(answers.answers[place]), int(answers.labels[place])
-        lines = [f"said {names[said]} {probability_text(float(answers.confidences[place]))}"]
-        if truth >= 0 and truth != said:
-            share = float(answers.true_confidences[place])
-            lines.append(f"is {names[truth]} {probability_text(share)}")
-        return SheetEntry(image, lines, None if truth < 0 else truth == said, panels)
-
-    def _panels(self, look: Look, images: Tensor, places: list[int]) -> list[Sequence]:
-        """For each picture the overlays of the predicted and the true class, on one scale."""
-        layers, answers = last_feature_map(look), look.answers
+    def _panels(
+        self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
+    ) -> list[Panels]:
+        """Return the overlays of the predicted and the true class, on one scale per image."""
+        layers = last_feature_map(look)
         if not layers:
-            return [()] * len(places)
-        pairs = np.stack([answers.answers[places], answers.labels[places]], axis=1)
+            return [[] for _ in indices]
+        pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)
         targets = torch.from_numpy(pairs)
-        with look.fed():
-            found = self.fitting(
+        with look.skip_preprocessing():
+            explained = self.fit_batch(
                 lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
             )
-        maps = found.maps[layers[0]].cpu()
+        maps = explained.maps[layers[0]].cpu()
         return [
             [
                 (
@@ -109,3 +110,15 @@ class Mistakes(ExplanationCallback):
             ]
             for image, pair, names in zip(images.cpu(), maps, pairs, strict=True)
         ]
+
+
+def _entry(
+    predictions: Predictions, class_names: Sequence[str], image: Tensor, index: int, panels: Panels
+) -> SheetEntry:
+    predicted, truth = int(predictions.predicted[index]), int(predictions.labels[index])
+    confidence = probability_text(float(predictions.confidences[index]))
+    lines = [f"said {class_names[predicted]} {confidence}"]
+    if truth >= 0 and truth != predicted:
+        probability = probability_text(float(predictions.true_confidences[index]))
+        lines.append(f"is {class_names[truth]} {probability}")
+    return SheetEntry(image, lines, None if truth < 0 else truth == predicted, panels)

@@ -1,11 +1,11 @@
-"""Occlusion: by how much the class's logit falls when a part of the picture is covered."""
+"""Occlusion: how much the class's logit falls when a part of the image is covered."""
 
 from __future__ import annotations
 
 import torch
 from convlens.callbacks.explanation import Look
 from convlens.callbacks.signed_maps import SignedMaps
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.explain.occlusion import (
     check_occlusion,
@@ -19,20 +19,22 @@ from convlens.explain.superpixels import superpixels
 class OcclusionMaps(SignedMaps):
     """``occlusion/<probe>``: where covering hurts the class (red) and where it helps (blue).
 
-    It needs no gradient and no layer, so it checks what the other pictures claim; it costs one
-    pass for each window. The defaults make 7 by 7 windows.
+    It needs no gradient and no layer, so it is an independent check of the other maps. It costs
+    one pass per window. The defaults make 7 by 7 windows.
 
     Args:
-        window: side of the window as a share of the picture's sides (0.25), or in pixels (38).
-        stride: from one window to the next, likewise.
-        superpixels: cover patches of one colour one by one, instead of windows.
-        segments: about so many superpixels.
-        baseline: what covers: a value in [0, 1], or ``mean``, the picture's own mean colour.
-        probes: so many at a look at most.
-        only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
-        target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: covered images of a pass at most; halved when memory runs out.
+        window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
+        stride: distance from one window to the next, likewise.
+        superpixels: cover patches of similar colour one by one, instead of windows.
+        segments: approximate number of superpixels.
+        baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+ may thin them out further.
+   batch: maximum number  covered images in a pass; halved when memory runs out.
     """
 
     def __init__(
@@ -50,32 +52,36 @@ class OcclusionMaps(SignedMaps):
     def tag(self) -> str:
         return "occlusion"
 
-    def select_layers(self, network, example) -> list[str]:
-        check_occlusion(tuple(example.shape[-2:]), **self._how(example), baseline=self.baseline)
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
+        window, stride = self._sizes(example)
+        size = (example.shape[-2], example.shape[-1])
+        check_occlusion(size, window=window, stride=stride, baseline=self.baseline)
         return super().select_layers(network, example)
 
     def heading(self, look: Look) -> str:
         if self.superpixels:
             return f"occlusion, {self.segments} superpixels"
-        how = {name: "\N{MULTIPLICATION SIGN}".join(map(str, sides))
-               for name, sides in self._how(look.example).items()}  # fmt: skip
-        return f"occlusion, window {how['window']}, stride {how['stride']}"
+        window, stride = (f"{height}×{width}" for height, width in self._sizes(look.example))
+        return f"occlusion, window {window}, stride {stride}"
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
         classes = torch.tensor([targets])
 
         def compute(batch: int) -> Tensor:
-            how = {"baseline": self.baseline, "batch": batch}
             if self.superpixels:
-                patches = superpixels(image, self.segments)
-                return superpixel_ablation(look.network, image, classes, patches, **how).maps[0]
-            return occlusion(look.network, image, classes, **self._how(image), **how).maps[0]
+                return superpixel_ablation(
+                    look.network, image, classes, superpixels(image, self.segments),
+                    baseline=self.baseline, batch=batch,
+                ).maps[0]  # fmt: skip
+            window, stride = self._sizes(image)
+            return occlusion(
+                look.network, image, classes, window=window, stride=stride,
+                baseline=self.baseline, batch=batch,
+            ).maps[0]  # fmt: skip
 
-        return self.fitting(compute), None
+        return self.fit_batch(compute), None
 
-    def _how(self, image: Tensor) -> dict[str, tuple[int, int]]:
-        size = tuple(image.shape[-2:])
-        return {
-            "window": window_pixels(self.window, size),
-            "stride": window_pixels(self.stride, size),
-        }
+    def _sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return window and stride for an image, in pixels."""
+        size = (image.shape[-2], image.shape[-1])
+        return window_pixels(self.window, size), window_pixels(self.stride, size)

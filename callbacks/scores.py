@@ -1,4 +1,4 @@
-"""Numbers that say whether explanations can be trusted, and what they warn of."""
+"""Numbers that show whether explanations can be trusted, and that warn of problems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.draw.charts import depth_chart
@@ -25,57 +25,59 @@ KEPT = ("before", "untrained", "latest", "scored", "measured")  # in checkpoints
 
 
 class Scores(ExplanationCallback):
-    """``explain/<score>`` each epoch, of Grad-CAM at the last feature map over many pictures.
+    """``explain/<score>`` each epoch, for Grad-CAM at the last feature map over many images.
 
     - ``border_energy``, ``peak_row``, ``peak_column``: where the evidence for the predicted class
-      lies; no mask is needed.
-    - ``same_place/<class>``: share of a class's pictures whose peak lies near the border and in one
-      and the same place.
-    - ``pointing_game``, ``energy_inside`` beside ``object_share``: where masks are.
-    - ``drift``: correlation of each picture's map for its true class with the look before.
-    - ``confident_mistakes``: share of the validation pictures.
-    - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end also as charts over
-      depth against the network before training, ``depth/sparsity`` and ``depth/dead``.
+      is; they need no masks.
+    - ``same_place/<class>``: the fraction of a class's images whose peak is near the border, in the
+      same place.
+    - ``pointing_game``, ``energy_inside`` and ``object_share``: for images with masks.
+    - ``drift``: correlation of each image's map for its true class with the previous look.
+    - ``confident_mistakes``: fraction of the validation images.
+    - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end, ``depth/sparsity`` and
+      ``depth/dead`` draw them over depth, against the network before training.
 
     With ``which=all`` also ``entropy``, ``average_drop``, ``average_increase``, ``adcc``,
     ``insertion`` and ``deletion``, and at the end ``randomised/<layer>``, the rank correlation with
-    the maps of a network whose layers from the top down to this one are random. Formulas and
-    papers: :mod:`convlens.explain.scores` and its neighbours.
+    the maps of a network whose layers from the top down to this one are random. For formulas and
+    papers see ``convlens.explain.scores``, ``convlens.explain.faithfulness`` and
+    ``convlens.explain.sanity``.
 
     Args:
         which: ``default`` or ``all``.
-        pictures: so many of the validation pictures; the probes where there is no data set.
+        pictures: number of validation images; without a data set, the probes are used.
         layers: ``auto`` (every activation), a name, a glob, or a list of them.
-        limit: layers at most when ``auto``.
-        masks: False judges without masks even where there are some.
-        border: share of the picture's edge that counts as border.
-        near: peaks not farther apart than this share of the edge are in one place.
-        confident: least confidence of a confident mistake.
-        steps: of the insertion and deletion curves.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        limit: maximum number of layers with ``auto``.
+        masks: whether masks are used if there are any.
+        border: fraction of the image's side that counts as border.
+        near: peaks within this fraction of the side of each other are in the same place.
+        confident: minimum confidence of a confident mistake.
+        steps: steps of the insertion and deletion curves.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    needs_answers = has_final_look = True
+    needs_predictions = has_final_look = True
 
     def __init__(
-        self, *, which: str = "default", pictures: int = 40, layers: str | list[str] = "auto",
+        self, *, which: str = "default", pictures: int = 40,
+        layers: str | list[str] = "auto",
         limit: int = 12,
         masks: bool = True, border: float = 0.2, near: float = 0.15, confident: float = 0.9,
         steps: int = 20, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         if which not in EXTENTS:
-            raise UserError(f"scores={which}: default or all")
+            raise UserError(f"scores={which}: expected default or all")
         self.which, self.count, self.layers, self.limit = which, pictures, layers, limit
         self.masks, self.border, self.near, self.confident = masks, border, near, confident
         self.steps = steps
-        self._before: Tensor | None = None  # maps of the look before
-        # sparsity and share of dead channels by layer
+        self._before: Tensor | None = None  # maps of the previous look
+        # sparsity and fraction of dead channels by layer
         self._untrained: dict[str, tuple[float, float]] = {}
         self._latest: dict[str, tuple[float, float]] = {}
-        self._scored: int | None = None  # the clock of the latest numbers,
-        self._measured: int | None = None  # and of the latest ones about layers
+        self._scored: int | None = None  # the clock of the latest numbers
+        self._measured: int | None = None  # the clock of the latest numbers about layers
 
     def state_dict(self) -> dict:
         return {name: getattr(self, f"_{name}") for name in KEPT}
@@ -84,7 +86,7 @@ class Scores(ExplanationCallback):
         for name in KEPT:
             setattr(self, f"_{name}", state_dict[name])
 
-    def select_layers(self, network, example) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         names = choose_layers(network, self.layers, "activations", example=example)
         if self.layers != "auto":
             return names
@@ -96,41 +98,45 @@ class Scores(ExplanationCallback):
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
 
     def pictures(self, look: Look) -> Findings:
-        layers = self.layers_at(look)
-        if self._scored != look.clock:  # the last look comes behind that of the last epoch
+        layers = self.layers_of(look)
+        if self._scored != look.clock:  # the last look follows that of the last epoch
             self._scored = look.clock
             yield from self._numbers(look)
         missing = layers and self._measured != look.clock
-        if missing and (look.final or look.left > 0):
-            yield from self._of_layers(look, layers)
+        if missing and (look.final or look.seconds_left > 0):
+            yield from self._layer_scores(look, layers)
         elif missing:
-            self.say("short", f"{self.name}: the budget leaves out sparsity and dead channels")
+            self.report_cut(look, "before sparsity and dead channels")
         if layers and look.final:
             yield from self._charts(look, layers)
         if look.final and self.which == "all":
-            yield from self._of_randomisation(look)
+            yield from self._randomisation_scores(look)
 
     def _numbers(self, look: Look) -> Findings:
-        # the dear part first: what is left of the budget is judged by the first number's seconds
-        found = evidence(self, look, self.count)
-        if found is not None:
-            yield from self._of_maps(look, found)
-        if look.answers is not None and len(look.answers):
-            given = (look.answers.labels, look.answers.answers, look.answers.confidences)
-            share = scores.confident_mistakes(*map(torch.from_numpy, given), self.confident)
-            yield "explain/confident_mistakes", share
+        # the expensive part first: the seconds until the first number are the least cost of a look
+        maps = evidence(self, look, self.count)
+        if maps is not None:
+            yield from self._map_scores(look, maps)
+        predictions = look.predictions
+        if predictions is not None and len(predictions):
+            labels, predicted, confidences = map(
+                torch.from_numpy,
+                (predictions.labels, predictions.predicted, predictions.confidences),
+            )
+            fraction = scores.confident_mistakes(labels, predicted, confidences, self.confident)
+            yield "explain/confident_mistakes", fraction
 
-    def _of_maps(self, look: Look, found: Evidence) -> Findings:
+    def _map_scores(self, look: Look, found: Evidence) -> Findings:
         maps = found.predicted
         yield from _mean("border_energy", scores.border_energy(maps, self.border / 2))
         peaks = scores.peak_position(maps)
         yield from _mean("peak_row", peaks[:, 0])
         yield from _mean("peak_column", peaks[:, 1])
         for number, name in enumerate(look.class_names):
-            of_class = peaks[found.answers == number]
+            of_class = peaks[found.predictions == number]
             if len(of_class) >= 3:
-                share = scores.same_border_place(of_class, self.border, self.near)
-                yield f"explain/same_place/{name}", share
+                fraction = scores.same_border_place(of_class, self.border, self.near)
+                yield f"explain/same_place/{name}", fraction
         if self.masks and found.masks is not None:
             known = found.masks.flatten(1).any(1)
             masks = found.masks[known]
@@ -143,17 +149,17 @@ class Scores(ExplanationCallback):
         self._before = found.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))
-            yield from self._of_faithfulness(look, found.layer)
+            yield from self._faithfulness_scores(look, found.layer)
 
-    def _of_faithfulness(self, look: Look, layer: str) -> Findings:
-        """Of the probes' maps for their predicted classes."""
+    def _faithfulness_scores(self, look: Look, layer: str) -> Findings:
+        """Yield scores of the probes' maps for their predicted classes."""
         images = look.probes.images
-        maps, targets = self._explained(look, images, layer)
+        maps, targets = self._explain(look, images, layer)
 
-        def again(kept: Tensor) -> Tensor:
-            return self._explained(look, kept, layer, targets)[0]
+        def explain(masked: Tensor) -> Tensor:
+            return self._explain(look, masked, layer, targets)[0]
 
-        found = faithfulness(look.network, images, maps, targets, again, batch=self.batch)
+        found = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
         yield from _mean("average_drop", found.drop)
         yield from _mean("average_increase", found.increase)
         yield from _mean("adcc", found.adcc)
@@ -163,32 +169,32 @@ class Scores(ExplanationCallback):
         yield from _mean("insertion", curves.insertion_auc)
         yield from _mean("deletion", curves.deletion_auc)
 
-    def _explained(
+    def _explain(
         self, look: Look, images: Tensor, layer: str, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Maps (N, h, w) for one class each, and these (N,); by default the predicted ones."""
+        """Return maps (N, h, w) for one class each, by default the predicted, and the classes."""
         targets = torch.full((len(images),), -1) if targets is None else targets
-        found = self.fitting(
+        found = self.fit_batch(
             lambda batch: grad_cam(look.network, images, targets, [layer], batch=batch)
         )
         return found.maps[layer][:, 0], found.targets[:, 0]
 
-    def _of_randomisation(self, look: Look) -> Findings:
-        """How much the probes' maps still look like themselves when layers become random."""
+    def _randomisation_scores(self, look: Look) -> Findings:
+        """Yield how similar the probes' maps stay when layers become random."""
         layers = last_feature_map(look)
         if not layers:
             return
         layer, images = layers[0], look.probes.images
-        _, targets = self._explained(look, images, layer)
+        _, targets = self._explain(look, images, layer)
         found = parameter_randomisation(
             look.network,
-            lambda: self._explained(look, images, layers[0], targets)[0],
+            lambda: self._explain(look, images, layers[0], targets)[0],
             seed=look.seed,
         )
         for name, ranks in zip(found.layers, found.spearman, strict=True):
             yield from _mean(f"randomised/{name}", ranks)
 
-    def _of_layers(self, look: Look, layers: list[str]) -> Findings:
+    def _layer_scores(self, look: Look, layers: list[str]) -> Findings:
         batches = look.probes.images.split(max(1, self.batch // 4))
         found = compute_layer_statistics(look.network, batches, layers)
         self._latest = {
@@ -215,7 +221,7 @@ class Scores(ExplanationCallback):
 
 
 def _mean(name: str, values: Tensor) -> Findings:
-    """The mean over the pictures for which the score is defined; nothing if it is for none."""
+    """Yield the mean over the images for which the score is defined; nothing if there are none."""
     defined = values[~values.isnan()]
     if len(defined):
         yield f"explain/{name}", float(defined.double().mean())

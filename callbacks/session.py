@@ -1,4 +1,4 @@
-"""One look session: what all explanations share that look at the network at one moment."""
+"""One session: what all explanations share that look at the network at the same moment."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.answers import Answers
-from convlens.callbacks.explained import OwnAnswers, network_of
 from convlens.callbacks.explanation import SPLITS, Explanation, Look
+from convlens.callbacks.predictions import PredictionBook, Predictions
+from convlens.callbacks.steps import StepObserver, find_network
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.core.evaluation import preserve_modes
+from convlens.core.evaluation import evaluation_mode, preserve_modes
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import draw_even_sample, make_generator
@@ -26,64 +28,67 @@ from convlens.data.pixels.dataset import Images
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
-AT_ONCE = 50
+BATCH = 50  # images read at once
 
 
 @dataclass
 class _Shared:
-    """What is found once for all that explain the same pictures in the same way.
+    """What is computed once for all that explain the same images in the same way.
 
     Attributes:
-        given: the pictures, as an explanation has them.
-        way: how the network is asked, see :meth:`Explanation.watch`.
-        probes: the pictures on the network's device.
+        given: the images, as an explanation has them.
+        way: how the network is called, see ``Explanation.watch``.
+        probes: the images on the network's device.
+        memo: results, see ``Look``.
     """
 
     given: Probes
     way: tuple
     probes: Probes
-    memo: dict = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Session:
-    """The network at one moment of a run: its probes, clock, answers and shared maps.
+    """The network at one moment of a run: its probes, clock, predictions and shared maps.
 
-    Looking changes nothing: training modes, gradients and random state are as before.
+    Looking changes nothing: training modes, gradients and random state are kept.
 
     Attributes:
-        trainer, module: whose network is looked at.
+        trainer: the trainer of the run.
+        module: its module, whose network is explained.
         clock: completed epochs.
-        own: what is known of the module's own answers.
+        own: what was observed of the module's own steps.
         stage: ``val`` or ``test``.
-        final: whether it is the run's last.
-        answers: of the latest pass over the stage's pictures.
-        history: scalars by epoch.
+        final: whether this is the last session of the run.
+        predictions: those of the latest pass over the stage's images.
+        history: the scalars of each epoch.
     """
 
     trainer: L.Trainer
     module: L.LightningModule
     clock: int
-    own: OwnAnswers
+    own: StepObserver
     stage: str = "val"
     final: bool = False
-    answers: Answers | None = None
+    predictions: Predictions | None = None
     history: Sequence[Mapping[str, float]] = ()
     _shared: list[_Shared] = field(default_factory=list)
 
     @contextmanager
     def look(self, explanation: Explanation, deadline: float) -> Iterator[Look]:
-        """The network as ``explanation`` asks it, while the ``with`` lasts.
+        """Prepare the network as ``explanation`` calls it, while the ``with`` lasts.
 
         Args:
-            deadline: see :class:`Look`.
+            explanation: the one that looks.
+            deadline: see ``Look``.
 
         Raises:
-            UserError: it is not the network that answers, or its outputs cannot be read.
+            UserError: it is not the network that predicts, or its outputs cannot be read.
         """
         module = self.module
         with preserve_modes(module):
-            network, shared = network_of(self.trainer, module), self._shared_by(explanation)
+            network, shared = find_network(self.trainer, module), self._share(explanation)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:
                 raise UserError(verdict.refusal)
@@ -91,22 +96,29 @@ class Session:
             outputs = "logits" if ours else explanation.outputs
             with (
                 isolate_rng(),
-                explanation.asking(network, outputs=outputs, fed=verdict.fed) as fed,
+                explanation.adapt(
+                    network, outputs=outputs, preprocessed=verdict.preprocessed
+                ) as skip_preprocessing,
             ):
                 explanation.check_outputs(network, shared.probes.images)
                 yield Look(
                     network, shared.probes, explanation.class_names, self.clock, self.final,
-                    deadline, explanation.seed, self.stage, history=self.history, fed=fed,
-                    answers=self.answers if explanation.needs_answers else None,
-                    memo=shared.memo, **self._surroundings,
+                    deadline, explanation.seed, self.stage, history=self.history,
+                    predictions=self.predictions if explanation.needs_predictions else None,
+                    memo=shared.memo, skip_preprocessing=skip_preprocessing,
+                    budget_key=time_setting(module, self.clock, final=self.final),
+                    **self._context,
                 )  # fmt: skip
 
     @cached_property
-    def _surroundings(self) -> dict:
-        return surroundings(self.trainer.datamodule, self.module, self.stage, self.answers)
+    def _context(self) -> dict[str, Any]:
+        return gather_context(
+            get_datamodule(self.trainer), self.module, self.stage, self.predictions
+        )
 
-    def _shared_by(self, explanation: Explanation) -> _Shared:
+    def _share(self, explanation: Explanation) -> _Shared:
         given = explanation.probes
+        assert given is not None, "explanations without probes do not look"
         way = (explanation.preprocess, explanation.logits, explanation.outputs)
         for each in self._shared:
             if each.way == way and _alike(each.given, given):
@@ -125,28 +137,67 @@ def _alike(one: Probes, other: Probes) -> bool:
     )
 
 
-def surroundings(
-    data: L.LightningDataModule | None, module: L.LightningModule, stage: str,
-    answers: Answers | None = None,
-) -> dict:  # fmt: skip
-    """The fields of a :class:`~convlens.callbacks.explanation.Look` that come from the run.
+def get_datamodule(trainer: L.Trainer) -> L.LightningDataModule | None:
+    """Return the trainer's data module, which Lightning sets without declaring it."""
+    return cast(Any, trainer).datamodule
 
-    In convlens's own runs all of them are there: data, augmentation, phases; in another project
-    only pictures that the answers hold.
+
+def get_callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    """Return the trainer's own list of callbacks, which Lightning sets without declaring it."""
+    return cast(Any, trainer).callbacks
+
+
+def time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
+    """Return the setting that grants more time to the looks at ``clock``."""
+    ours = isinstance(module, ClassifierModule)
+    if final:
+        return "looking.last_seconds" if ours else "Ledger(at_end=…)"
+    if clock == 0:
+        return "looking.first_seconds" if ours else "Ledger(at_start=…)"
+    return "looking.seconds" if ours else "Looks(ledger=Ledger(floor=…))"
+
+
+@torch.no_grad()
+def predict_validation(trainer: L.Trainer, module: L.LightningModule, book: PredictionBook) -> None:
+    """Collect the predictions on the validation images, as an epoch's validation would.
+
+    This is for runs without an epoch. Outside convlens runs nothing is collected.
     """
-    found: dict = {"marks": _marks(module)}
+    data = get_datamodule(trainer)
+    if not (isinstance(data, PictureData) and isinstance(module, ClassifierModule)):
+        return
+    book.begin(hold=False)
+    with evaluation_mode(module), trainer.precision_plugin.forward_context():
+        for batch in data.evaluation_loader("validation"):
+            moved = data.finish(move_data_to_device(batch, module.device))
+            book.take({"logits": module.compute_logits(moved)}, moved)
+    book.end("val")
+
+
+def gather_context(
+    data: L.LightningDataModule | None, module: L.LightningModule, stage: str,
+    predictions: Predictions | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of a ``Look`` that come from the run.
+
+    In convlens runs these are data, augmentation and phases; in other projects only the images
+    that ``predictions`` holds.
+    """
+    context: dict[str, Any] = {"marks": _marks(module)}
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
-        found |= _of_pictures(pictures, module.device, data.seed)
+        context |= _readers(pictures, module.device, data.seed)
         schedule = getattr(module, "schedule", None)
         if data.augmentation.active and (schedule is None or schedule.augments):
-            found["augment"] = lambda images, seed: data.augmentation(images, _draws(images, seed))
-    elif answers is not None:
-        found["fetch"] = lambda rows: _held(answers, rows, module.device)
-    return found
+            context["augment"] = lambda images, seed: data.augmentation(
+                images, _draws(images, seed)
+            )
+    elif predictions is not None:
+        context["fetch"] = lambda rows: _fetch_kept(predictions, rows, module.device)
+    return context
 
 
-def _of_pictures(pictures: Images, device: torch.device, seed: int) -> dict:
+def _readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any]:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
@@ -156,8 +207,8 @@ def _of_pictures(pictures: Images, device: torch.device, seed: int) -> dict:
 
     def batches(count: int) -> Iterator[Tensor]:
         rows = sample(count)
-        for start in range(0, len(rows), AT_ONCE):
-            yield read(rows[start : start + AT_ONCE])
+        for start in range(0, len(rows), BATCH):
+            yield read(rows[start : start + BATCH])
 
     def masks(count: int) -> Tensor | None:
         if pictures.masks is None:
@@ -166,9 +217,9 @@ def _of_pictures(pictures: Images, device: torch.device, seed: int) -> dict:
 
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
-        "pictures": batches,
-        "labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
-        "masks": masks,
+        "sample_images": batches,
+        "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
+        "sample_masks": masks,
     }
 
 
@@ -176,21 +227,23 @@ def _draws(images: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
 
 
-def _held(answers: Answers, rows: Sequence[int], device) -> tuple[Tensor, list[int]]:
-    kept = [row for row in rows if row in answers.held]
+def _fetch_kept(
+    predictions: Predictions, rows: Sequence[int], device: torch.device
+) -> tuple[Tensor, list[int]]:
+    kept = [row for row in rows if row in predictions.images]
     if not kept:
         return torch.zeros(0, 1, 1, 1, device=device), []
-    return torch.stack([answers.held[row] for row in kept]).to(device), kept
+    return torch.stack([predictions.images[row] for row in kept]).to(device), kept
 
 
 def _marks(module: L.LightningModule) -> dict[str, int]:
-    """After how many epochs which groups began to be trained; the first phase is no event."""
+    """Return after how many epochs each phase but the first began, by the groups it trains."""
     if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}
     schedule, record = module.schedule, module.record
-    trained = [schedule.phase_at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
+    phases = [schedule.phase_at(epoch, record)[0] for epoch in range(max(record, default=-1) + 1)]
     return {
         ", ".join(phase.train): epoch
-        for epoch, (before, phase) in enumerate(pairwise(trained), start=1)
+        for epoch, (before, phase) in enumerate(pairwise(phases), start=1)
         if phase is not before
     }

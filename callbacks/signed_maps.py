@@ -1,7 +1,7 @@
-"""What occlusion and attribution callbacks have in common: which probes, which classes, the rows.
+"""What occlusion and attribution callbacks share: which probes, which classes, which rows.
 
-They are dear, so they show few probes: those that ``only`` lets through, the first ones of each
-class before others, taking turns where the budget does not reach all of them.
+They are expensive, so they show few probes: those that ``only`` selects, at first one of each
+class. If the budget does not suffice for all, the next look starts with those left out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from abc import abstractmethod
 import numpy as np
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, explained_classes
-from torch import Tensor
+from convlens.callbacks.targets import check_target, choose_classes
+from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.draw.attribution_panel import attribution_panel
@@ -25,16 +25,17 @@ ONLY = ("correct", "all", "wrong")
 
 
 class SignedMaps(ExplanationCallback):
-    """``<tag>/<probe>``: rows [picture | map | overlay], red for the class, blue against it.
+    """``<tag>/<probe>``: rows [image | map | overlay], red for the class, blue against it.
 
-    A probe whose true class is not known can be neither right nor wrong: it is always shown.
+    A probe with an unknown true class is neither correct nor wrong, and is always shown.
 
     Args:
-        probes: so many at a look at most.
-        only: ``correct``, ``wrong`` or ``all``: which probes, by the network's answer at this look.
-        target: ``answer`` explains the predicted and the true class; the name of a class that one.
-        every_n_epochs: epochs between two looks; the budget may thin them out further.
-        batch: images of a pass at most; halved when memory runs out.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
     """
 
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
@@ -49,17 +50,17 @@ class SignedMaps(ExplanationCallback):
 
     @abstractmethod
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
-        """Maps (T, h, w) of one picture (1, C, H, W) for T classes, and a line of warning."""
+        """Return maps (T, h, w) of one image (1, C, H, W) for T classes, and a warning or None."""
 
     @abstractmethod
     def heading(self, look: Look) -> str:
-        """What the title says between the probe's name and the epoch."""
+        """Return the part of the title between the probe's name and the epoch."""
 
-    def select_layers(self, network, example) -> list[str]:
+    def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         if self.only not in ONLY:
-            wanted = nearest(str(self.only), ONLY)
-            raise UserError(f"callbacks.{self.tag}.only={self.only}: {wanted}")
-        check_target(self.tag, self.target, self.class_names)
+            allowed = nearest(str(self.only), ONLY)
+            raise UserError(f"{self.config_key}.only={self.only}: {allowed}")
+        check_target(self.config_key, self.target, self.class_names)
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -67,36 +68,41 @@ class SignedMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
-        logits = self.fitting(lambda batch: compute_logits(look.network, images, batch=batch))
-        shares = probabilities(logits).cpu()
-        answers = shares.argmax(dim=1).tolist()
-        numbers = [n for n in look.probes.order_in_turns() if self._wanted(answers[n], labels[n])]
+        logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
+        probs = probabilities(logits).cpu()
+        predictions = probs.argmax(dim=1).tolist()
+        numbers = [
+            n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
+        ]
         numbers = sorted(numbers[: self.shown])
         if not numbers:
-            line = f"no probe that only={self.only} lets through at epoch {look.clock}"
-            self.say("none", f"{self.name}: {line}, nothing to draw")
+            # of an unknown class all probes would be shown
+            line = f"no probe is predicted {self.only}ly at epoch {look.clock}, nothing is drawn"
+            self.log_once("none", f"{self.name}: {line} ({self.config_key}.only={self.only})")
             return
-        turn, self._turn = self.in_turn(numbers), 0
+        turn, self._turn = self.rotate(numbers), 0
         for number in turn:
             probe = look.probes.names[number]
-            if number != turn[0] and self._cost > look.left:
+            if number != turn[0] and self._cost > look.seconds_left:
                 self._turn = numbers.index(number)
-                self.say("short", f"{self.name}: the budget ends the look before {probe}")
+                self.report_cut(look, f"before probe {probe}")
                 return
             began = time.perf_counter()
-            picture = self._panel(look, number, answers[number], labels[number], shares[number])
+            picture = self._panel(look, number, predictions[number], labels[number], probs[number])
             self._cost = time.perf_counter() - began
             yield f"{self.tag}/{probe}", picture
 
-    def _wanted(self, answer: int, truth: int) -> bool:
-        return self.only == "all" or truth < 0 or (answer == truth) == (self.only == "correct")
+    def _selects(self, predicted: int, truth: int) -> bool:
+        return self.only == "all" or truth < 0 or (predicted == truth) == (self.only == "correct")
 
-    def _panel(self, look: Look, number: int, answer: int, truth: int, shares) -> np.ndarray:
-        rows = explained_classes(self.target, look.class_names, answer, truth)
+    def _panel(
+        self, look: Look, number: int, predicted: int, truth: int, probs: Tensor
+    ) -> np.ndarray:
+        rows = choose_classes(self.target, look.class_names, predicted, truth)
         image = look.probes.images[number : number + 1]
         maps, note = self.explain(look, image, [target for target, _ in rows])
         entries = [
-            ClassMap(maps[row].cpu(), look.class_names[target], role, float(shares[target]))
+            ClassMap(maps[row].cpu(), look.class_names[target], role, float(probs[target]))
             for row, (target, role) in enumerate(rows)
         ]
         title = f"{look.probes.names[number]} · {self.heading(look)} · epoch {look.clock}"

@@ -1,4 +1,4 @@
-"""Which classes of a picture are explained: the predicted and the true one, or one by its name."""
+"""Which classes of an image are explained: the predicted and the true one, or one by its name."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import Role
 
 
-def check_target(callback: str, target: str, class_names: Sequence[str]) -> None:
-    """UserError where ``target`` is neither ``answer`` nor a class."""
+def check_target(key: str, target: str, class_names: Sequence[str]) -> None:
+    """Raise a UserError if ``target`` is neither ``answer`` nor a class.
+
+    Args:
+        key: the callback's key, such as ``callbacks.grad_cam``.
+        target: the value of the callback's ``target``.
+        class_names: K names.
+    """
     if target != "answer" and find_name(target, class_names) is None:
         raise UserError(
-            f"callbacks.{callback}.target={target}: no such class; "
-            f"{nearest(target, [*class_names, 'answer'])}"
+            f"{key}.target={target}: no such class; {nearest(target, [*class_names, 'answer'])}"
         )
 
 
-def explained_classes(
+def choose_classes(
     target: str, class_names: Sequence[str], predicted: int, true: int
 ) -> list[tuple[int, Role]]:
-    """The classes to explain, each with its role; ``true`` is -1 where it is not known.
+    """Return the classes to explain, each with its role.
 
-    >>> explained_classes("answer", ["cat", "dog"], 0, 1)
+    Args:
+        target: ``answer``, or the name of a class.
+        class_names: K names.
+        predicted: the predicted class.
+        true: the true class; -1 if unknown.
+
+    >>> choose_classes("answer", ["cat", "dog"], 0, 1)
     [(0, 'predicted'), (1, 'true')]
     """
     if target != "answer":
-        return [(find_name(target, class_names), "target")]
+        named = find_name(target, class_names)
+        assert named is not None, "check_target comes first"
+        return [(named, "target")]
     if true < 0 or predicted == true:
         return [(predicted, "predicted = true" if predicted == true else "predicted")]
     return [(predicted, "predicted"), (true, "true")]

@@ -1,14 +1,16 @@
-"""Whether what ``forward`` computes is what a module answers with, by one of its own steps."""
+"""Whether ``forward`` computes what a module predicts, judged by one of the module's own steps."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as L
 import torch
+from convlens.callbacks.explanation import LogitsLocation, Preprocess
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
@@ -17,84 +19,94 @@ from convlens.explain.outputs import add_logits_picker, pick_logits
 from convlens.explain.similarity import are_close
 from convlens.training import ClassifierModule
 
-Preprocess = Callable[[Tensor], Tensor] | None
-Where = str | int | Callable | None
-
 
 def check_forward(module: L.LightningModule) -> None:
-    """UserError where ``forward`` is not there, or wants more than images."""
+    """Raise a UserError if ``forward`` is missing or needs more than images."""
     name = type(module).__name__
     if getattr(module.forward, "__func__", None) is L.LightningModule.forward:
         raise UserError(
-            f"{name} has no forward, which is what callbacks explain: give it one that returns the "
-            f"logits of images, as in `def forward(self, x): return self.head(self.backbone(x))`"
+            f"{name} has no forward, which is what callbacks explain: add one that returns the "
+            f"logits, `def forward(self, images): …`"
         )
     try:
         inspect.signature(module.forward).bind(None)
     except TypeError as error:
         raise UserError(
-            f"{name}.forward does not take images alone ({error}): give its other arguments "
-            f"defaults, so that the callbacks can call it"
+            f"{name}.forward does not take images alone ({error}): give other arguments defaults"
         ) from None
-    except ValueError:  # no signature is to be had; the call will tell
+    except ValueError:  # a callable without a signature; calling it will show
         return
 
 
 @dataclass
-class Step:
-    """What was seen of one of the module's own steps.
+class StepRecord:
+    """What was observed of one of the module's own steps.
 
     Attributes:
         training: whether it was a training step.
         forward: input and output of every call of ``forward``, in the order in which they ended.
-        outputs: what each module inside gave first, if it looks like logits.
-        narrow: whether anything was computed in half precision.
+        outputs: the first output of each module inside, if it looks like logits.
+        called: all modules that were called.
+        half_precision: whether anything was computed in half precision.
     """
 
     training: bool
-    forward: list[tuple[object, object]] = field(default_factory=list)
+    forward: list[tuple[Any, Any]] = field(default_factory=list)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
-    narrow: bool = False
+    half_precision: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether ``forward`` is what the module answers with.
+    """Whether ``forward`` computes what the module predicts.
 
     Attributes:
-        refusal: why nothing can be explained, in a line, or nothing.
-        source: whose output is the module's answer: the module itself, or one within that its steps
-            call; None where the steps return their logits.
-        fed: whether the batches hold images as ``forward`` takes them, already preprocessed.
-        warning: what else is to be said.
+        refusal: why nothing can be explained, in one line; empty if it can.
+        source: the module whose output is the prediction: the module itself, or a part that its
+            steps call; None if the steps return their logits.
+        preprocessed: whether the batches hold images as ``forward`` takes them.
+        warning: another problem, in one line; empty if there is none.
     """
 
     refusal: str = ""
     source: nn.Module | None = None
-    fed: bool = False
+    preprocessed: bool = False
     warning: str = ""
 
 
 @dataclass
 class Judge:
-    """Compares what ``forward`` answers with what was seen of a step."""
+    """Compares what ``forward`` computes with what was observed of a step.
 
-    step: Step
+    Attributes:
+        step: what was observed.
+        module: the module whose step it was.
+        returned: the logits that the step returned, or None.
+        images: the images of the batch (B, C, H, W), or None.
+        logits: where the logits are in the output of ``forward``.
+        preprocess: turns images to explain into what ``forward`` takes.
+        probe: one image to explain, (1, C, H, W).
+    """
+
+    step: StepRecord
     module: L.LightningModule
     returned: Tensor | None
-    pictures: Tensor | None
-    logits: Where
+    images: Tensor | None
+    logits: LogitsLocation
     preprocess: Preprocess
     probe: Tensor
 
-    def verdict(self) -> Verdict:
+    def decide(self) -> Verdict:
+        """Return the verdict."""
         try:
             check_forward(self.module)
             if not self.step.forward:
-                return self._of_inner_calls()
-            given = self._given()
-            return Verdict(source=self.module) if self.step.training else self._of_forward(given)
+                return self._judge_inner_calls()
+            given = self._input()
+            if self.step.training:
+                return Verdict(source=self.module)
+            return self._judge_forward(given)
         except UserError as error:
             return Verdict(str(error))
 
@@ -103,111 +115,115 @@ class Judge:
         return type(self.module).__name__
 
     @property
-    def _its_step(self) -> str:
+    def _step_name(self) -> str:
         return f"{self._name}.{'training' if self.step.training else 'validation'}_step"
 
-    def _given(self) -> Tensor:
+    def _input(self) -> Tensor:
         given = self.step.forward[0][0]
         if not isinstance(given, Tensor) or given.dim() != 4:
             raise UserError(
-                f"{self._its_step} calls forward with a {type(given).__name__}: callbacks can only "
-                f"explain a forward(images) with images (B, C, H, W)"
+                f"{self._step_name} calls forward with a {type(given).__name__}: callbacks can "
+                f"only explain forward(images) with images (B, C, H, W)"
             )
         return given
 
-    def _of_forward(self, given: Tensor) -> Verdict:
-        """The step called ``forward``: it has to give the same again."""
+    def _judge_forward(self, given: Tensor) -> Verdict:
+        """Judge a step that called ``forward``, which must give the same result again."""
         own = pick_logits(self.step.forward[0][1], self.logits, self.module)
-        with self._asking():
+        with self._calling():
             images = prepare_images(self.module, given)
             again = self.module(images)
-            steady = are_close(again, self.module(images), narrow=False)
-        if steady:
-            self._compare(own, again, "the step itself got")
+            repeatable = are_close(again, self.module(images), narrow=False)
+        if repeatable:
+            self._compare(own, again, "the step got")
             if self.returned is not None and len(self.returned) == len(again):
-                self._compare(self.returned, again, "the step returns the logits")
-        fed = self._fed(given)
-        warning = self._range(given) if steady else (
-            f"{self._name} answers the same images differently each time in evaluation mode: its "
-            f"maps hold for only one of its answers"
+                self._compare(self.returned, again, "the step returns")
+        preprocessed = self._is_preprocessed(given)
+        warning = self._check_range(given) if repeatable else (
+            f"{self._name} gives different outputs for the same images each time, even in "
+            f"evaluation mode: its maps hold for one of them only"
         )  # fmt: skip
         single = len(self.step.forward) == 1 and self.returned is None
-        return Verdict(source=self.module if single else None, fed=fed, warning=warning)
+        return Verdict(
+            source=self.module if single else None, preprocessed=preprocessed, warning=warning
+        )
 
-    def _of_inner_calls(self) -> Verdict:
-        """The step calls the parts itself: ``forward`` has to end with what one of them gave."""
-        for pictures in self._as_forward_takes_them():
-            with self._asking(), _noting_parts(self.module) as inner:
-                again = self.module(prepare_images(self.module, pictures))
-            fed = pictures is self.pictures
-            known = self.pictures is not None and not self.step.training
+    def _judge_inner_calls(self) -> Verdict:
+        """Judge a step that calls the parts itself: one of them must give what ``forward`` does."""
+        for images in self._candidate_inputs():
+            with self._calling(), _noting_parts(self.module) as inner:
+                again = self.module(prepare_images(self.module, images))
+            preprocessed = images is self.images
+            known = self.images is not None and not self.step.training
             if known and self.returned is not None:
-                if are_close(self.returned, again, self.step.narrow):
-                    return Verdict(fed=fed)
+                if are_close(self.returned, again, self.step.half_precision):
+                    return Verdict(preprocessed=preprocessed)
                 continue
             ends = [m for m, value in inner.items() if m in self.step.called
                     and are_close(value, again, narrow=False)]  # fmt: skip
             for module in reversed(ends):
                 seen = self.step.outputs.get(module)
-                if not known or (seen is not None and are_close(seen, again, self.step.narrow)):
-                    return Verdict(source=module, fed=fed)
+                if not known or (
+                    seen is not None and are_close(seen, again, self.step.half_precision)
+                ):
+                    return Verdict(source=module, preprocessed=preprocessed)
         raise UserError(
-            f"{self._its_step} does not call forward, and what forward answers is not what it "
-            f"uses: call self(images) there, or return {{'logits': …}} from validation_step, and "
-            f"give what it does to the images before as preprocess="
+            f"{self._step_name} does not call forward, which predicts something else: call "
+            f"self(images), or return {{'logits': …}}; give its image preprocessing as preprocess="
         )
 
-    def _as_forward_takes_them(self) -> Iterator[Tensor]:
-        if self.pictures is None or self.step.training:
-            made = self.preprocess or (lambda images: images)
-            yield made(self.probe.to(self.module.device))
+    def _candidate_inputs(self) -> Iterator[Tensor]:
+        """Yield images as ``forward`` may take them."""
+        if self.images is None or self.step.training:
+            prepare = self.preprocess or (lambda images: images)
+            yield prepare(self.probe.to(self.module.device))
             return
-        yield self.pictures
+        yield self.images
         if self.preprocess is not None:
-            yield self.preprocess(self.pictures)
+            yield self.preprocess(self.images)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """The module answers as the callbacks have it while this lasts."""
+    def _calling(self) -> Iterator[None]:
+        """Make the module return logits, as the callbacks call it, while this lasts."""
         with explaining(self.module), torch.no_grad(), add_logits_picker(self.module, self.logits):
             yield
 
-    def _compare(self, own: Tensor, again: Tensor, how: str) -> None:
-        if are_close(own, again, self.step.narrow):
+    def _compare(self, own: Tensor, again: Tensor, what: str) -> None:
+        if are_close(own, again, self.step.half_precision):
             return
         raise UserError(
-            f"{self._name}.forward answers {_numbers(again)} to an image for which {how} "
-            f"{_numbers(own)}: the network that would be explained is not the one that answers"
+            f"{self._name}.forward gives {_numbers(again)} for an image for which {what} "
+            f"{_numbers(own)}: the network to explain is not the one that predicts"
         )
 
-    def _fed(self, given: Tensor) -> bool:
-        """Whether the batch holds what ``forward`` takes; else what ``preprocess`` makes of it."""
-        if self.pictures is None or are_close(given, self.pictures, self.step.narrow):
-            return self.pictures is not None
-        made = self.preprocess and self.preprocess(self.pictures)
-        if made is not None and are_close(given, made, self.step.narrow):
+    def _is_preprocessed(self, given: Tensor) -> bool:
+        """Return whether the batch holds what ``forward`` takes, not what ``preprocess`` takes."""
+        if self.images is None or are_close(given, self.images, self.step.half_precision):
+            return self.images is not None
+        prepared = self.preprocess and self.preprocess(self.images)
+        if prepared is not None and are_close(given, prepared, self.step.half_precision):
             return False
         raise UserError(
-            f"{self._its_step} changes the images before it calls forward: give that change "
-            f"as preprocess=, so that the images to explain reach it in the same form"
+            f"{self._step_name} changes the images before it calls forward: give that change as "
+            f"preprocess=, so that the images to explain get it too"
         )
 
-    def _range(self, given: Tensor) -> str:
+    def _check_range(self, given: Tensor) -> str:
         low, high = float(given.min()), float(given.max())
         if self.preprocess is not None or (low >= -1e-3 and high <= 1 + 1e-3):
             return ""
         return (
-            f"{self._name} is fed values from {low:.2g} to {high:.2g}, the images to explain lie "
-            f"in [0, 1], and no preprocess= says how to convert them"
+            f"{self._name} gets values from {low:.2g} to {high:.2g}, but the images to explain are "
+            f"in [0, 1]: give the conversion as preprocess="
         )
 
 
 @contextmanager
 def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """What the modules within give, while this lasts."""
+    """Collect the outputs of the modules inside, while this lasts."""
     inner: dict[nn.Module, Tensor] = {}
 
-    def note(which: nn.Module, _, output) -> None:
+    def note(which: nn.Module, _: Any, output: Any) -> None:
         if which is not module and isinstance(output, Tensor):
             inner[which] = output
 
@@ -217,16 +233,16 @@ def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
         yield inner
 
 
-def of_ours(module: ClassifierModule, image: Tensor) -> Verdict:
-    """Whether convlens's module answers what its ``model`` does, which is explained."""
+def judge_own_module(module: ClassifierModule, image: Tensor) -> Verdict:
+    """Return whether convlens's module predicts what its ``model`` does, which is explained."""
     with explaining(module.model), torch.no_grad():
         image = prepare_images(module.model, image)
         own, again = module.compute_logits({"image": image}), module.model(image)
     if are_close(own, again, narrow=False):
         return Verdict()
     return Verdict(
-        f"{type(module).__name__}.model answers {_numbers(again)} to an image to which the module "
-        f"answers {_numbers(own)}: the network that would be explained is not the one that answers"
+        f"{type(module).__name__}.model gives {_numbers(again)} for an image for which the module "
+        f"gives {_numbers(own)}: the network to explain is not the one that predicts"
     )
 
 

@@ -1,1 +1,1 @@
-"""Scalars, pictures and hyperparameters into files and TensorBoard."""
+"""Writes scalars, pictures and hyperparameters to files and TensorBoard."""

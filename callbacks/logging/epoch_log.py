@@ -1,4 +1,4 @@
-"""The one clock: every scalar at the number of completed epochs."""
+"""Logs the scalars of each epoch, all at the number of completed epochs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
@@ -21,25 +22,24 @@ log = logging.getLogger("convlens")
 
 
 class EpochLog(L.Callback):
-    """Writes the epoch's scalars to all loggers, to ``metrics.csv`` and, as a line, to the screen.
+    """Writes each epoch's scalars to all loggers, to ``metrics.csv`` and, as a line, to the screen.
 
-    Step 0 is the network before training: validation as ever, and the training loss of as many
-    training pictures as there are validation pictures, each class in proportion, unaugmented and
-    in evaluation mode. Lightning's own
-    logging is not used for loggers, it would write against optimiser steps. Only
-    ``train_step/loss`` runs on those.
+    Step 0 is the network before training: the usual validation, and the training loss on as many
+    training images as there are validation images, each class in proportion, unaugmented and in
+    evaluation mode. Lightning's own logging is not used, because it counts optimiser steps; only
+    ``train_step/loss`` uses these.
 
-    :class:`convlens.callbacks.looks.Looks` calls :meth:`begin` and :meth:`end_epoch` behind the
-    looks, so that what they found and cost is known.
+    ``convlens.callbacks.Looks`` calls ``begin`` and ``end_epoch`` after the looks, when their
+    scores and cost are known.
 
     Args:
         file: ``metrics.csv``.
-        ledger: what looking found and cost.
+        ledger: the scores and the cost of explanations.
 
     Attributes:
-        history: one dictionary of scalars an epoch, from epoch 0.
-        pictures_seen: training pictures so far, all processes together.
-        failure: why ``metrics.csv`` lacks its last rows, in a line, or nothing.
+        history: one dictionary of scalars per epoch, from epoch 0.
+        pictures_seen: training images so far, over all processes.
+        failure: why ``metrics.csv`` lacks its last rows, in one line; empty if it does not.
     """
 
     def __init__(self, file: Path, ledger: Ledger):
@@ -49,12 +49,13 @@ class EpochLog(L.Callback):
         self.failure = ""
         self._epoch_began = self._before = 0.0
         self._validating = contextlib.ExitStack()
-        self._open = False  # amid an epoch
+        self._looked_before = 0.0
+        self._open = False  # whether an epoch is under way
 
     # --- the network before training
 
     def begin(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        """Write the network before training, or go on where a run was stopped."""
+        """Write the row of the network before training, or continue a stopped run."""
         _lay_out_charts(trainer)
         if trainer.current_epoch > 0 or trainer.global_step > 0:
             if trainer.is_global_zero and self.history:
@@ -65,62 +66,62 @@ class EpochLog(L.Callback):
         get_stopwatch().switch_to("training")
 
     def _measure_untrained(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        data: PictureData = trainer.datamodule
+        data = cast(PictureData, getattr(trainer, "datamodule", None))
         count = len(data.dataset.splits["validation"])
-        if trainer.fast_dev_run:
+        if getattr(trainer, "fast_dev_run", False):
             count = min(count, data.eval_batch_size * trainer.world_size)
-        values = {}
+        values: dict[str, float] = {}
         for stage, split in (("val", "validation"), ("train", "train")):
-            found = module.evaluate(data.evaluation_loader(split, count), data.finish)
-            kept = found if stage == "val" else {k: found[k] for k in ("loss", "accuracy")}
+            results = module.evaluate(data.evaluation_loader(split, count), data.finish)
+            kept = results if stage == "val" else {k: results[k] for k in ("loss", "accuracy")}
             values |= {f"{stage}/{name}": value for name, value in kept.items()}
         module.set_rates(trainer.optimizers[0], 0.0)
         self._write(trainer, values, 0)
 
     # --- epochs
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        # an epoch that was interrupted has had some of its seconds
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # an interrupted epoch has used some of its seconds already
         self._epoch_began = time.perf_counter() - self._before
         self._open, self._before = True, 0.0
         self._looked_before = self.ledger.total
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.pictures_seen += len(batch["label"]) * trainer.world_size
-        # of the batches whose gradients make one step, the last one's is written
+        # several batches may accumulate into one step, of which the last one is logged
         number = batch_idx + 1
-        moved = (
+        stepped = (
             number == trainer.num_training_batches or not number % trainer.accumulate_grad_batches
         )
-        if moved and trainer.global_step % trainer.log_every_n_steps == 0:
+        if stepped and trainer.global_step % trainer.log_every_n_steps == 0:
             values = {"train_step/loss": float(outputs["mean"])}
             write_numbers(trainer, values, trainer.global_step)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating.enter_context(count_seconds("validation"))
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating.close()
 
     def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
-        """Write the row of the epoch that ends."""
+        """Write the row of an epoch that ends."""
         module.publish("train", module.train_metrics)
         self._open = False
-        looked = self.ledger.total - self._looked_before
+        looking = self.ledger.total - self._looked_before
         whole = time.perf_counter() - self._epoch_began
         clock = trainer.current_epoch + 1
         values = {k: v for k, v in module.results.items() if k.startswith(("train/", "val/"))}
-        values |= {"explain/seconds": looked}
+        values |= {"explain/seconds": looking}
         self._write(trainer, values, clock)
         if trainer.is_global_zero:
             log.info(
                 "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  "
                 "%.1f s, looking %.1f s",
                 clock, trainer.max_epochs, values["train/loss"], values["train/accuracy"],
-                values["val/loss"], values["val/accuracy"], whole - looked, looked,
+                values["val/loss"], values["val/accuracy"], whole - looking, looking,
             )  # fmt: skip
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         get_stopwatch().switch_to("closing")
 
     # --- the tested network
@@ -138,21 +139,21 @@ class EpochLog(L.Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
-        # what was found by looking has been told to the loggers already
+        # the scores have already been sent to the loggers
         scores = self.ledger.scores.get(clock, {})
         row = {"epoch": clock, **values, **scores}
         if "explain/seconds" in row:  # last: the one number that no run repeats
             row["explain/seconds"] = row.pop("explain/seconds")
         self.history = [*self.history[:clock], row]
         write_numbers(trainer, values, clock)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._write_table()
 
     def _write_table(self) -> None:
-        """The whole table anew and renamed: a kill leaves the old one or the new one.
+        """Replace the table as a whole: a kill leaves the old one or the new one.
 
-        Checkpoints hold the rows too, so a full disk costs nothing that a later epoch, or a
-        resumed run, would not write.
+        Checkpoints hold the rows too, so after a full disk a later epoch, or a resumed run, writes
+        what is missing.
         """
         columns = list(dict.fromkeys(key for row in self.history for key in row))
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
@@ -162,9 +163,9 @@ class EpochLog(L.Callback):
                 table.writelines(format_csv_line(row) for row in (columns, *rows))
             self.failure = ""
         except OSError as error:
-            self.failure = f"{self.file} lacks its last rows ({error.strerror}): make room"
+            self.failure = f"{self.file} lacks its last rows ({error.strerror}): free disk space"
             if not before:
-                log.warning("%s; training goes on", self.failure)
+                log.warning("%s; training continues", self.failure)
 
     def state_dict(self) -> dict:
         return {
@@ -176,13 +177,13 @@ class EpochLog(L.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.history = state_dict["history"]
-        get_stopwatch().add(state_dict["seconds"])  # over all parts of a run that was resumed
+        get_stopwatch().add(state_dict["seconds"])  # those of all parts of a resumed run
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
 
 
 def _lay_out_charts(trainer: L.Trainer) -> None:
-    """Training and validation in one chart (TensorBoard's custom scalars)."""
+    """Show training and validation in one chart (TensorBoard's custom scalars)."""
     layout = {
         "training against validation": {
             name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")

@@ -1,10 +1,11 @@
-"""TensorBoard's HParams tab: what a run was made with beside what came out of it."""
+"""TensorBoard's HParams tab: the settings of each run beside its results."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as L
 from convlens.callbacks.logging.writing import event_loggers
@@ -16,24 +17,31 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from convlens.config import schema
 from convlens.data.augment import Augmentation
+from convlens.training import ClassifierModule
 
-# the same tags in every run, so that runs can be compared; the tab shows a tag's last value,
-# which for the validation of the best epoch no other tag has
+# the same tags in every run, so that runs can be compared; the tab shows the last value of a tag,
+# so the validation results of the best epoch need tags of their own
 METRICS = {
     "best/val/loss": "val/loss, best epoch",
     "best/val/accuracy": "val/accuracy, best epoch",
     "test/loss": "test/loss",
     "test/accuracy": "test/accuracy",
 }
-Plain = str | float | bool
+Plain = str | float | bool | None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made with, as far as runs are told apart by it.
+    """The settings that distinguish runs: slices of the config by their names, and the seed.
 
     Attributes:
-        seed: of the run; the others are the slices of its config by that name.
+        model: the network.
+        data: the data set.
+        training: epochs, batch size and loss.
+        finetune: groups and phases.
+        optimizer: the optimizer.
+        scheduler: the learning-rate schedule.
+        seed: the seed of the run.
     """
 
     model: schema.ModelConfig
@@ -45,14 +53,14 @@ class Settings:
     seed: int
 
     def hyperparameters(self, trained: int | None = None) -> dict[str, Plain]:
-        """The few settings by their names on the command line.
+        """Return the settings that had an effect, by their names on the command line.
 
-        Only what had an effect: ``augment`` says whether anything random acted on training
-        pictures, ``finetune`` which groups each phase trained, ``none`` where there are no phases;
-        ``optimizer.lr`` is there without phases, which have rates of their own.
+        ``augment`` says whether training images were augmented at random. ``finetune`` lists the
+        groups that each phase trained, or is ``none`` without phases. ``optimizer.lr`` is missing
+        if there are phases, because they have their own rates.
 
         Args:
-            trained: phases that the run has come to; None for all.
+            trained: number of phases that the run has reached; None for all.
         """
         phases = (self.finetune.phases or [])[:trained]
         augmented = not phases or any(phase.augment for phase in phases)
@@ -73,14 +81,14 @@ class Settings:
 
 
 class HParams(L.Callback):
-    """Writes, behind the test, the run's hyper-parameters and its results for the HParams tab.
+    """Writes the run's hyperparameters and results for the HParams tab, after the test.
 
     ``SummaryWriter.add_hparams`` would open a second event directory, and TensorBoard would show a
-    second run; here all goes into the run's own. ``test/…`` is what the run has logged under these
-    tags; ``best/val/…``, at the step of the tested network, is written here.
+    second run; this callback writes to the run's own. The run has already logged ``test/…``;
+    ``best/val/…`` is written here, at the step of the tested network.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
     """
 
     def __init__(self, settings: Settings):
@@ -104,19 +112,22 @@ class HParams(L.Callback):
 
 
 def _phases_trained(module: L.LightningModule) -> int:
-    """How many of the schedule's phases a run has come to."""
+    """Return how many of the schedule's phases the run has reached."""
+    assert isinstance(module, ClassifierModule), "only convlens runs have this callback"
     last = max(module.record, default=0)
     return module.schedule.phase_at(last, module.record)[0].number + 1
 
 
 def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:
-    """The three records that the HParams tab reads of a finished run.
+    """Return the three records that the HParams tab reads of a finished run.
 
-    ``torch.utils.tensorboard.summary.hparams`` makes them too, but takes true and false for
-    numbers and tells no times.
+    ``torch.utils.tensorboard.summary.hparams`` makes them too, but turns booleans into numbers and
+    writes no times.
 
     Args:
-        began, ended: seconds since 1970.
+        values: the hyperparameters by name.
+        began: start of the run, in seconds since 1970.
+        ended: end of the run, in seconds since 1970.
     """
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     experiment = {
@@ -137,6 +148,6 @@ def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[
     ]
 
 
-def _record(tag: str, content: dict) -> Summary:
+def _record(tag: str, content: dict[str, Any]) -> Summary:
     about = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
     return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])

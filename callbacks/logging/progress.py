@@ -6,7 +6,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich bar, without the logger's version number, which says nothing here."""
+    """Lightning's rich bar, without the logger's version number, which means nothing here."""
 
     def __init__(self):
         super().__init__(leave=False)

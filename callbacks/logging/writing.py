@@ -1,13 +1,15 @@
-"""Where pictures go: TensorBoard, as JPEG, and files in the run folder."""
+"""Writes pictures as JPEG, to TensorBoard and to files in the run folder."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import record_writer
 
@@ -15,23 +17,23 @@ from convlens.draw.jpeg import encode_jpeg
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of an event file's records: CRC-32C, rotated by 15 bits, plus a constant."""
+    """Return the checksum of an event record: CRC-32C, rotated by 15 bits, plus a constant."""
     value = google_crc32c.value(data)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-# TensorBoard computes it byte by byte in Python: 31 ms for a picture of 250 kB, four times what
-# drawing and encoding it takes, and with the interpreter's lock held while the network trains
+# TensorBoard computes it byte by byte in Python: 31 ms for a picture of 250 kB, four times as long
+# as drawing and encoding it, and it holds the interpreter's lock while the network trains
 record_writer.masked_crc32c = masked_crc32c
 
 
 def event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The loggers that write event files."""
+    """Return the loggers that write event files."""
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 
 
 def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> None:
-    """Write numbers by tag at ``clock`` to every logger."""
+    """Write numbers by tag, at ``clock``, to every logger."""
     for logger in trainer.loggers:
         logger.log_metrics(values, step=clock)
 
@@ -42,12 +44,15 @@ def write_picture(
     """Write one picture under ``tag`` at ``clock``, to every logger that takes pictures.
 
     ``SummaryWriter.add_image`` would encode PNG, which takes forty times as long and five times
-    the space; the event file takes the JPEG bytes as they are.
+    the space; the event file accepts the JPEG bytes as they are.
 
     Args:
-        folder: of the run's explanations, or None for no files; the file is
-            ``epoch_<clock>/<tag>.jpg``.
+        trainer: the trainer whose loggers get the picture.
+        folder: the run's folder of explanations, where the file is ``epoch_<clock>/<tag>.jpg``;
+            None for no files.
+        tag: the name of the picture.
         picture: (H, W, 3) uint8.
+        clock: completed epochs.
     """
     encoded = encode_jpeg(picture)
     height, width = picture.shape[:2]
@@ -68,17 +73,16 @@ def write_picture(
             raise
 
 
-def _hand_over(logger: Logger, tag: str, picture: np.ndarray, clock: int) -> None:
-    """A picture to a logger other than TensorBoard's, in that logger's own words."""
+def _hand_over(logger: Any, tag: str, picture: np.ndarray, clock: int) -> None:
+    """Give a picture to a logger other than TensorBoard's, by that logger's own method."""
     kind = type(logger).__name__
     if kind == "WandbLogger":
-        # no step: wandb drops what comes at an earlier step than its own, which runs on batches
+        # no step: wandb drops what has an earlier step than its own, which counts batches
         logger.log_image(key=tag, images=[picture], caption=[f"epoch {clock}"])
     elif kind == "MLFlowLogger":
         logger.experiment.log_image(logger.run_id, picture, key=tag.replace("/", "."), step=clock)
     elif kind == "CometLogger":
         logger.experiment.log_image(image_data=picture, name=tag, step=clock)
     elif kind == "NeptuneLogger":
-        from neptune.types import File
-
-        logger.experiment[tag].append(File.as_image(picture / 255), step=clock)
+        file_type = importlib.import_module("neptune.types").File
+        logger.experiment[tag].append(file_type.as_image(picture / 255), step=clock)

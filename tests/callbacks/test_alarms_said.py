@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from convlens.callbacks import Alarms, Ledger
-from convlens.callbacks.answers import AnswerBook, Answers
+from convlens.callbacks.predictions import PredictionBook, Predictions
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,7 +24,7 @@ class Run:
     def __init__(self):
         self.is_global_zero, self.loggers, self.current_epoch = True, [], 0
         self.record: dict = {}
-        self.ledger, self.book = Ledger(), AnswerBook()
+        self.ledger, self.book = Ledger(), PredictionBook()
         self.alarms = self.judge(LIMITS)
 
     def judge(self, limits: dict) -> Alarms:
@@ -41,7 +41,9 @@ class Run:
         """An epoch's end; what holds then."""
         labels = np.zeros(10, int)
         ones = np.ones(10, np.float32)
-        self.book.latest["val"] = Answers(np.arange(10), labels, labels + all_wrong, ones, ones, {})
+        self.book.latest["val"] = Predictions(
+            np.arange(10), labels, labels + all_wrong, ones, ones, {}
+        )
         self.record[self.current_epoch] = {"val/loss": loss}
         if train is not None:
             self.record[self.current_epoch]["train/loss"] = train

@@ -102,10 +102,10 @@ def test_every_callback_alone_and_weights_unchanged(tmp_path, pictures):
     module.eval()
     with torch.no_grad():
         shares = module(normalised(pictures)).softmax(1)
-    found = Looks.of(trainer).answers.latest["val"]
+    found = Looks.of(trainer).predictions.latest["val"]
     assert found.rows.tolist() == list(range(22))
     assert found.labels.tolist() == labels.tolist()
-    assert found.answers.tolist() == shares.argmax(1).tolist()
+    assert found.predicted.tolist() == shares.argmax(1).tolist()
     torch.testing.assert_close(torch.from_numpy(found.confidences), shares.amax(1))
     torch.testing.assert_close(
         torch.from_numpy(found.true_confidences), shares[torch.arange(22), labels]
@@ -227,7 +227,7 @@ def test_answers_are_probabilities_once_whatever_a_module_ends_in(
     with torch.no_grad():
         logits = module.logits(normalised(pictures))
     shares = logits.softmax(1) if outputs == 2 else torch.cat([-logits, logits], 1).sigmoid()
-    found = Looks.of(trainer).answers.latest["val"]
+    found = Looks.of(trainer).predictions.latest["val"]
     assert found.rows.tolist() == list(range(22))
     torch.testing.assert_close(
         torch.from_numpy(found.confidences), shares.amax(1), atol=1e-5, rtol=1e-4
@@ -267,7 +267,7 @@ def test_labels_of_another_kind_do_not_end_their_training(tmp_path, pictures, la
     matrix = ConfusionMatrix().watch(pictures[:4], class_names=NAMES, preprocess=normalised)
     with caplog.at_level("WARNING", "convlens"):
         _, trainer = fit(tmp_path, pictures, [matrix], module, kinds[labels])
-    found = Looks.of(trainer).answers.latest.get("val")
+    found = Looks.of(trainer).predictions.latest.get("val")
     if labels == "floats":
         assert found.labels.tolist() == kinds["floats"].long().tolist()
     else:

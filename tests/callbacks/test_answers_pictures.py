@@ -8,8 +8,8 @@ import torch
 from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
-from convlens.callbacks.answers import Answers
 from convlens.callbacks.explanation import Look
+from convlens.callbacks.predictions import Predictions
 
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
@@ -30,10 +30,10 @@ def look(**fields) -> Look:
     return Look(**(given | fields))
 
 
-def answers(labels, said) -> Answers:
+def answers(labels, said) -> Predictions:
     sure = np.ones(len(labels), np.float32)
     labels, said = np.array(labels, np.int64), np.array(said, np.int64)
-    return Answers(np.arange(len(labels)), labels, said, sure, sure, {})
+    return Predictions(np.arange(len(labels)), labels, said, sure, sure, {})
 
 
 def holds(panel: np.ndarray, image: np.ndarray) -> bool:
@@ -55,14 +55,14 @@ def test_the_matrix_counts_true_against_predicted(monkeypatch):
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr(matrix_module, "confusion_matrix", panel)
-    found = look(answers=answers([0, 0, 1, 2], [0, 1, 1, 1]), clock=4)
+    found = look(predictions=answers([0, 0, 1, 2], [0, 1, 1, 1]), clock=4)
     assert [tag for tag, _ in ConfusionMatrix().pictures(found)] == ["confusion_matrix"]
     assert given["counts"] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]] and given["names"] == NAMES
     assert "validation" in given["title"] and "epoch 4" in given["title"]
 
 
 def test_the_test_has_a_matrix_of_its_own():
-    found = look(answers=answers([0, 1, 2], [0, 1, 1]), clock=4, stage="test")
+    found = look(predictions=answers([0, 1, 2], [0, 1, 1]), clock=4, stage="test")
     ((tag, picture),) = ConfusionMatrix().pictures(found)
     assert tag == "confusion_matrix/test"
     # two of three classes are all right: two full green bars of 70 pixels
@@ -71,7 +71,7 @@ def test_the_test_has_a_matrix_of_its_own():
 
 
 def test_without_answers_there_is_no_matrix():
-    for found in (look(), look(answers=answers([], []))):
+    for found in (look(), look(predictions=answers([], []))):
         assert list(ConfusionMatrix().pictures(found)) == []
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from convlens.callbacks import ActivationGrids, AugmentationPreview, Mistakes
 from convlens.callbacks import mistakes as mistakes_module
-from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.explanation import Look
-from convlens.callbacks.session import surroundings
+from convlens.callbacks.predictions import PredictionBook
+from convlens.callbacks.session import gather_context
 
 import convlens.experiment.train
 from convlens.config.compose import compose
@@ -27,7 +27,7 @@ def data_of(*words: str) -> PictureData:
 
 
 def looked_at(data: PictureData) -> dict:
-    return surroundings(data, SimpleNamespace(device=torch.device("cpu")), "val")
+    return gather_context(data, SimpleNamespace(device=torch.device("cpu")), "val")
 
 
 def test_the_training_point_before_training_is_of_all_classes(tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_several_processes_share_one_sample(tmp_path, monkeypatch):
 
 def test_looks_see_every_class_where_labels_repeat_at_the_distance_of_the_sample():
     data = data_of("data=shapes", "data.pictures=300", "data.size=16", "data.split.validation=201")
-    labels = looked_at(data)["labels"](41)
+    labels = looked_at(data)["sample_labels"](41)
     assert (torch.bincount(labels, minlength=5) - 41 / 5).abs().max() < 1
 
 
@@ -69,10 +69,10 @@ def test_work_that_is_cut_short_has_seen_all_classes(tmp_path):
     folder = draw_folder(tmp_path / "pets", dict.fromkeys(("cat", "dog", "emu"), 40))
     data = data_of("data=image_folder", f"data.dir={folder}", "data.size=8")
     found = looked_at(data)
-    labels = found["labels"](18)
+    labels = found["sample_labels"](18)
     assert torch.bincount(labels[:6]).tolist() == [2, 2, 2]
     pictures = data.dataset.splits["validation"]
-    (images,) = found["pictures"](18)
+    (images,) = found["sample_images"](18)
     for image, label in zip(images, labels, strict=True):  # they belong together
         same = (pictures.pixels(np.arange(len(pictures))) == (image.permute(1, 2, 0) * 255)
                 .round().byte().numpy()).all(axis=(1, 2, 3))  # fmt: skip
@@ -103,7 +103,7 @@ def test_callbacks_that_show_few_probes_show_several_classes():
 
 def test_random_pictures_of_another_project_are_random(monkeypatch):
     """Its data set cannot be asked again; what is held must not be the first class and mistakes."""
-    book = AnswerBook()
+    book = PredictionBook()
     book.begin(hold=True)
     labels = torch.arange(400) // 200  # sorted by class
     said = labels.clone()
@@ -120,13 +120,13 @@ def test_random_pictures_of_another_project_are_random(monkeypatch):
         lambda entries, *, title, columns: shown.append((title, entries)) or np.zeros((1, 1, 3)),
     )  # fmt: skip
     given = look_at(untrained(names=("cat", "dog")), names=("cat", "dog"))
-    kept = [int(row) for row in answers.held]
+    kept = [int(row) for row in answers.images]
 
     def fetch(rows):
         there = [row for row in rows if row in kept]
         return torch.zeros(len(there), 3, 4, 4), there
 
-    fields = {**vars(given), "answers": answers, "fetch": fetch}
+    fields = {**vars(given), "predictions": answers, "fetch": fetch}
     list(Mistakes(mistakes=0, random=24).pictures(Look(**fields)))
     entries = next(entries for title, entries in shown if title.startswith("random"))
     assert len(entries) == 24

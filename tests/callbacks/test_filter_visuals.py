@@ -69,7 +69,7 @@ def test_patches_come_at_the_first_look_and_the_last(drawn):
             assert (told["patches"] is not None) == shown
             if shown:
                 assert told["patches"].shape[:2] == (len(told["units"]), 3)
-                assert told["note"] == "of 4 pictures"
+                assert told["note"] == "of 4 images"
         drawn.clear()
     draw(look, patches=0)
     assert drawn and all(told["patches"] is None for told in drawn.values())
@@ -78,7 +78,7 @@ def test_patches_come_at_the_first_look_and_the_last(drawn):
 def test_no_time_no_patches():
     look = replace(look_at(), deadline=time.perf_counter() + 100)
     callback = FilterVisuals()
-    wanted = {"backbone.block2.conv": module_under_test._Asked(8, [0, 1], None, None)}
+    wanted = {"backbone.block2.conv": module_under_test._Units(8, [0, 1], None, None)}
     assert callback._search(look, wanted, once=1.0) == {}
     assert list(callback._search(look, wanted, once=1e-3)) == list(wanted)
 
@@ -91,16 +91,16 @@ def test_validation_pictures_are_searched_where_they_can_be_had(drawn):
         generator = torch.Generator().manual_seed(1)
         return iter(torch.rand(20, 3, 16, 16, generator=generator).split(12))
 
-    draw(replace(look_at(), pictures=source), patch_pictures=20)
+    draw(replace(look_at(), sample_images=source), patch_pictures=20)
     assert asked == [20]
-    assert {told["note"] for told in drawn.values()} == {"of 20 pictures"}
+    assert {told["note"] for told in drawn.values()} == {"of 20 images"}
 
 
 def test_the_search_ends_with_its_time():
     batches = iter([torch.zeros(20, 3, 4, 4)] * 3)
-    parts = [len(part) for part in module_under_test._until(time.perf_counter() - 1, batches)]
+    parts = [len(part) for part in module_under_test._take_until(time.perf_counter() - 1, batches)]
     assert parts == [8]
-    parts = [len(part) for part in module_under_test._until(float("inf"), batches)]
+    parts = [len(part) for part in module_under_test._take_until(float("inf"), batches)]
     assert parts == [8, 8, 4] * 2
 
 

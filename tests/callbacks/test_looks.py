@@ -9,6 +9,7 @@ import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
 from convlens.callbacks.explanation import Look
+from convlens.callbacks.ledger import SkipReport
 
 from convlens.cli.main import main
 from support.looks import Small, probes, train_small
@@ -67,7 +68,7 @@ class Broken(ExplanationCallback):
 
 def test_a_look_that_fails_is_said_once_and_training_goes_on(tmp_path, said):
     module = fit(Broken(), tmp_path)
-    assert said == ["Broken failed at epoch 0: ValueError: two; training goes on"]
+    assert said == ["Broken failed at epoch 0: ValueError: two; training continues"]
     assert module.trainer.current_epoch == 3
     assert Looks.of(module.trainer).ledger.failures["Broken"].startswith("Broken failed at epoch 0")
 
@@ -86,7 +87,7 @@ class Hungry(ExplanationCallback):
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
             return batch
 
-        assert self.fitting(compute) == 2
+        assert self.fit_batch(compute) == 2
         yield "fed", PICTURE
 
 
@@ -100,7 +101,7 @@ def test_memory_halves_the_batch_and_stays_there(tmp_path):
 
 def test_other_errors_are_not_taken_for_memory():
     with pytest.raises(RuntimeError, match="shape"):
-        Hungry().fitting(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
+        Hungry().fit_batch(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
 
 
 def test_ledger_grants_a_share_and_keeps_what_is_left():
@@ -128,7 +129,7 @@ class Leisurely(ExplanationCallback):
     left: float
 
     def pictures(self, look: Look):
-        self.left = look.left
+        self.left = look.seconds_left
         yield "first", PICTURE
         yield "second", PICTURE
 
@@ -147,7 +148,7 @@ def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
     ledger.begin_epoch(), ledger.end_epoch(0)
     looks.look(trainer, Small(), [callback], 1)
     assert 0 < callback.left <= 0.5
-    looks.account(callback).next, callback.reckons = 1.5, True
+    looks.account(callback).next, callback.estimates_cost = 1.5, True
     ledger.begin_epoch(), ledger.end_epoch(1)
     looks.look(trainer, Small(), [callback], 2)
     assert callback.left > 1.5
@@ -162,3 +163,14 @@ def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     }
     between = tmp_path / "run/explanations/epoch_002"
     assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2
+
+
+def test_a_spent_budget_is_one_line_with_a_key_and_never_zeros(said):
+    ledger, skips = Ledger(), SkipReport()
+    skips.report(ledger, {"ConfusionMatrix": 0.04}, 1, "looking.seconds")
+    assert not said and "0.0 s" not in ledger.left_out["ConfusionMatrix"]
+    for clock in (2, 3):
+        skips.report(ledger, {"Scores": 2.1, "ConfusionMatrix": 0.04}, clock, "looking.seconds")
+    (line,) = said
+    assert line.startswith("epoch 2: no time for Scores (2.1 s);") and "0.0 s" not in line
+    assert line.endswith("raise looking.seconds")

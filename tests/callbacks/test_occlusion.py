@@ -87,7 +87,7 @@ def test_nothing_to_draw_is_said(look):
     look.probes.labels[:] = (look.network(look.probes.images).argmax(1) + 1) % 3
     callback = attached(OcclusionMaps(), look)
     said = []
-    callback.say = lambda key, line: said.append(line)
+    callback.log_once = lambda key, line: said.append(line)
     assert tags(callback, look) == []
     assert "only=correct" in said[0]
 

@@ -127,8 +127,9 @@ def test_the_share_of_the_budget_follows_the_list():
     a, b = noting("ab")
     left = {}
     for each in (a, b):
-        each.pictures = lambda look, each=each: iter(left.setdefault((each, look.clock), look.left)
-                                                     and ())  # fmt: skip
+        each.pictures = lambda look, each=each: iter(
+            left.setdefault((each, look.clock), look.seconds_left) and ()
+        )
     train_small([a, b, Looks([b, a])], epochs=1)
     assert left[a, 1] > 1.5 * left[b, 1]
 

@@ -17,7 +17,7 @@ from convlens.callbacks import (
     Looks,
     Mistakes,
 )
-from convlens.callbacks.explained import OwnAnswers, network_of
+from convlens.callbacks.steps import StepObserver, find_network
 from torch import nn
 
 from convlens.config.compose import compose
@@ -240,7 +240,7 @@ def test_what_forward_computes_is_explained(kind, said):
     assert_is_forward(module, seen.found[1])
     with torch.no_grad():
         answers = module.eval()(IMAGES).argmax(1)
-    assert Looks.of(trainer).answers.latest["val"].answers.tolist() == answers.tolist()
+    assert Looks.of(trainer).predictions.latest["val"].predicted.tolist() == answers.tolist()
 
 
 OUTPUTS = {
@@ -272,7 +272,7 @@ def test_logits_says_where_the_logits_are(shape, said):
     trainer = fit(module, [seen, matrix])
     assert not said
     assert_is_forward(module, seen.found[1], lambda output: pick_logits(output, where, module))
-    assert len(Looks.of(trainer).answers.latest["val"]) == 12
+    assert len(Looks.of(trainer).predictions.latest["val"]) == 12
 
     said.clear()
     lost = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
@@ -344,7 +344,7 @@ REFUSED = {
     StepsCallSomethingElse: "does not call forward",
     Averaged: "does not call forward",
     NormalisesInTheStep: "changes the images before it calls forward",
-    ReturnsOthers: "is not the one that answers",
+    ReturnsOthers: "is not the one that predicts",
     TakesTheBatch: "calls forward with a list",
 }
 
@@ -355,7 +355,7 @@ def test_another_network_than_the_one_that_answers_is_refused(kind, said):
     trainer = fit(built(kind), [seen])
     assert not seen.found
     assert len(said) == 1 and REFUSED[kind] in said[0], said
-    assert said[0].endswith("training goes on") and "\n" not in said[0]
+    assert said[0].endswith("training continues") and "\n" not in said[0]
     assert "Seen" in Looks.of(trainer).ledger.failures
 
 
@@ -397,7 +397,7 @@ def test_without_validation_what_the_step_calls_is_explained(kind, said):
 def test_images_that_are_fed_normalised_and_shown_plain_are_told(said):
     seen = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
     fit(built(Base), [seen], images=(IMAGES - 0.5) / 0.2)
-    assert len(said) == 1 and "no preprocess= says" in said[0]
+    assert len(said) == 1 and "give the conversion as preprocess=" in said[0]
 
 
 def test_mistakes_of_normalised_batches_are_not_normalised_twice(monkeypatch):
@@ -424,7 +424,7 @@ def test_a_network_that_answers_by_chance_is_told_and_explained(said):
 
     seen = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
     fit(built(Chance), [seen])
-    assert len(said) == 1 and "differently each time" in said[0]
+    assert len(said) == 1 and "different outputs for the same images" in said[0]
     assert 1 in seen.found
 
 
@@ -438,7 +438,7 @@ def test_two_calls_of_forward_leave_the_answers_open_unless_the_step_returns_the
 
     matrix = ConfusionMatrix().watch(IMAGES[:3], LABELS[:3], NAMES)
     trainer = fit(built(Twice), [matrix])
-    assert "val" not in Looks.of(trainer).answers.latest
+    assert "val" not in Looks.of(trainer).predictions.latest
     assert len(said) == 1 and "return {'logits': …} from validation_step" in said[0]
 
 
@@ -450,7 +450,7 @@ def test_answers_are_known_without_the_sanity_check(kind, said):
     with torch.no_grad():
         answers = module.eval()(IMAGES).argmax(1)
     assert not said
-    assert Looks.of(trainer).answers.latest["val"].answers.tolist() == answers.tolist()
+    assert Looks.of(trainer).predictions.latest["val"].predicted.tolist() == answers.tolist()
 
 
 @pytest.mark.parametrize("kind", [Base, StepsCallTheNet])
@@ -464,7 +464,7 @@ def test_under_ddp_the_module_is_explained_and_not_its_wrapper(kind, said):
         torch.distributed.destroy_process_group()
     assert not said
     assert_is_forward(module, seen.found[1])
-    assert len(Looks.of(trainer).answers.latest["val"]) == 12
+    assert len(Looks.of(trainer).predictions.latest["val"]) == 12
 
 
 def test_a_compiled_lightning_module_is_explained(said):
@@ -492,13 +492,13 @@ def test_weights_unchanged_by_the_comparison():
 def test_weights_in_pieces_are_refused():
     trainer = type("T", (), {"strategy": L.strategies.FSDPStrategy()})()
     with pytest.raises(UserError, match="FSDPStrategy the weights are split"):
-        network_of(trainer, Base())
+        find_network(trainer, Base())
 
 
 def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
     module = module_of(compose([*TINY, "model.head.dropout=0.5"]), list(NAMES))
     probes = Probes(torch.rand(3, 3, 16, 16), LABELS[:3], ["a", "b", "c"], ["a", "b", "c"])
-    assert network_of(L.Trainer(logger=False, accelerator="cpu"), module) is module.model
+    assert find_network(L.Trainer(logger=False, accelerator="cpu"), module) is module.model
     asked = []
     answer = ClassifierModule.compute_logits
     monkeypatch.setattr(
@@ -506,15 +506,15 @@ def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
         "compute_logits",
         lambda self, batch: asked.append(1) or answer(self, batch),
     )
-    own = OwnAnswers()
+    own = StepObserver()
     assert not any(own.verdict(module, GradCam(), probes).refusal for _ in range(3))
     assert len(asked) == 1
 
     monkeypatch.setattr(
         ClassifierModule, "compute_logits", lambda self, batch: answer(self, batch) * 2
     )
-    refusal = OwnAnswers().verdict(module, GradCam(), probes).refusal
-    assert "is not the one that answers" in refusal
+    refusal = StepObserver().verdict(module, GradCam(), probes).refusal
+    assert "is not the one that predicts" in refusal
 
 
 def test_lrp_copies_the_network_and_not_the_trainer_around_it(said):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from convlens.callbacks import Alarms, Ledger
-from convlens.callbacks.answers import AnswerBook, Answers
+from convlens.callbacks.predictions import PredictionBook, Predictions
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import convlens
@@ -84,13 +84,13 @@ def test_scores_are_headed_by_the_class_as_it_is_called(capsys):
 def test_two_classes_that_begin_alike_have_an_alarm_each():
     names = ("cat in a box", "cat in a hat", "cat: a dog", "dog")
     limits = compose([]).alarms.replace(patience=0, mistaken_pictures=5)
-    ledger, book = Ledger(0.05, 2.0), AnswerBook()
+    ledger, book = Ledger(0.05, 2.0), PredictionBook()
     alarms = Alarms(limits, names, ledger, book)
     labels = np.repeat(np.arange(4), 10)
     answers = np.where(labels < 3, labels + 1, labels)
     trainer = SimpleNamespace(is_global_zero=True, loggers=[], current_epoch=0)
     sure = np.ones(40, np.float32)
-    book.latest["val"] = Answers(np.arange(40), labels, answers, sure, sure, {})
+    book.latest["val"] = Predictions(np.arange(40), labels, answers, sure, sure, {})
     ledger.note(1, "explain/drift", 1.0)
     alarms.end_training(trainer, SimpleNamespace(record={}))
     assert [line.partition(" is taken")[0] for line in alarms.current] == list(names[:3])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
-from convlens.callbacks.answers import AnswerBook, Answers
+from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
 from convlens.config.migrate import dump_config
@@ -86,7 +86,8 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
     module = restored(content, "the checkpoint", format_targets(config))
-    looks = Looks([Mistakes(), ConfusionMatrix()], answers=AnswerBook(whole=True))
+    book = PredictionBook(keep_probabilities=True)
+    looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
     trainer = _trainer(config, looks)
     probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
@@ -97,7 +98,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     found = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
-        _write_predictions(home / TABLE, looks.answers.latest["test"], data)
+        _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)
         _write_results(file, found)
     return found
@@ -147,9 +148,9 @@ def _answers_folder(checkpoint: Path, own: bool) -> Path:
     return folder
 
 
-def _write_predictions(file: Path, answered: Answers, data: PictureData) -> None:
+def _write_predictions(file: Path, found: Predictions, data: PictureData) -> None:
     names = data.dataset.splits["test"].names
-    known = zip(answered.rows.tolist(), answered.shares, answered.labels.tolist(), strict=True)
+    known = zip(found.rows.tolist(), found.probabilities, found.labels.tolist(), strict=True)
     rows = ((names[row], shares, data.class_names[label]) for row, shares, label in known)
     write_table(file, data.class_names, rows, last="true")
 

@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import Logger
 
 from convlens import callbacks as ours
 from convlens.callbacks import EpochLog, Ledger, Looks
-from convlens.callbacks.answers import AnswerBook
 from convlens.callbacks.logging.hparams import Settings
+from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
@@ -62,9 +62,9 @@ def trainer_of(
         devices, precision, line = devices_here(devices, precision)
         if line:
             log.warning(line)
-    ledger, answers = _ledger(config), AnswerBook()
+    ledger, answers = _ledger(config), PredictionBook()
     epoch_log = EpochLog(home / "metrics.csv", ledger)
-    looks = Looks(run.explanations, ledger=ledger, answers=answers, epoch_log=epoch_log)
+    looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
         Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def to_display(images: Tensor, *, mean: float = 0.5, spread: float = 0.2) -> Ten
     return (scaled * spread + mean).clamp(0, 1)
 
 
-def get_recipe(name: str) -> dict[str, float | bool]:
+def get_recipe(name: str) -> dict[str, Any]:
     """The arguments of :func:`gradient_ascent` that ``name`` stands for, a copy.
 
     ``plain`` is Erhan et al.'s ascent on pixels; ``robust`` climbs in the frequencies and colours

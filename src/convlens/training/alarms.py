@@ -127,7 +127,7 @@ def find_dead_layers(
 
 def find_mistaken_classes(
     labels: np.ndarray, answers: np.ndarray, class_names: Sequence[str], *,
-    share: float, images: int,
+    share: float, images: float,
 ) -> dict[str, str]:  # fmt: skip
     """Find classes that are mostly predicted as one other class, or a single prediction for all.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from convlens.callbacks.logging import hparams
 from convlens.callbacks.logging.hparams import HParams
-from convlens.callbacks.session import surroundings
+from convlens.callbacks.session import gather_context
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -191,7 +191,7 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
         config = phased(*augment)
         data = PictureData(config.data, seed=0, batch_size=8, eval_batch_size=8)
         module = module_of(config, list(data.class_names))
-        return "augment" in surroundings(data, module, "val")
+        return "augment" in gather_context(data, module, "val")
 
     assert offered(True, False) and not offered(False, False)
 

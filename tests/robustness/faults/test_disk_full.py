@@ -122,7 +122,7 @@ def test_what_only_tells_of_a_run_is_left_out_and_said(small, tmp_path, capsys, 
     assert status == 2 and "summary.json was not written" in err
     assert f"make resume run={home}" in err
     said = out + err
-    assert said.count("event file was not written on") == 1
+    assert said.count("event file is incomplete") == 1
     assert said.count("metrics.csv lacks its last rows") == 1
     assert said.count("train.log lacks lines") == 1
     assert checkpoint(home)["epoch"] == 2
@@ -142,7 +142,7 @@ def test_an_event_file_alone_costs_nothing_but_itself(small, tmp_path, capsys, m
         filled(patch, small, "on_train_epoch_start", 1, first=True)
         assert main(["train", f"run_dir={home}", *FEW]) == 0
     out, err = capsys.readouterr()
-    assert out.count("event file was not written on") == 2  # at once, and in the closing lines
+    assert out.count("event file is incomplete") == 2  # at once, and in the closing lines
     assert "Traceback" not in out + err and "Exception in thread" not in err
     (line,) = json.loads((home / "summary.json").read_text())["failures"]
     assert "event file" in line

@@ -33,7 +33,7 @@ def test_an_explanation_that_raises_is_said_once_and_training_goes_on(
     assert main(["train", f"run_dir={home}", *FEW, *RAISING]) == 0
     out, err = capsys.readouterr()
     line = "Broken failed at epoch 0: ZeroDivisionError: this look divides by zero"
-    assert out.count(f"{line}; training goes on") == 1
+    assert out.count(f"{line}; training continues") == 1
     assert out.count("ZeroDivisionError") == 2  # and in the closing lines
     assert "Traceback" not in out + err
     log = (home / "train.log").read_text()

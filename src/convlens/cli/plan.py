@@ -1,4 +1,4 @@
-"""``make plan exp=NAME [key=value …]`` or ``make plan ckpt=FILE``: look before training."""
+"""``make plan exp=NAME [key=value …]`` or ``make plan ckpt=FILE``: a run before it is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from convlens.cli.results import right, screen, whole
-from convlens.cli.words import extract
+from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.config.compose import compose
 from convlens.config.schema import get_name
 from convlens.rundir import log as logs
@@ -19,14 +19,24 @@ if TYPE_CHECKING:
     from convlens.models.layers import LayerRow
 
 
+WORDS: Words = {
+    **RECIPE,
+    "ckpt": Word(
+        "instead of a config: a checkpoint, whose layers are listed; last is the newest run's best",
+        form="FILE",
+    ),
+}  # fmt: skip
+KEYS = Keys()
+
+
 def run(words: list[str]) -> int:
-    asked, words = extract(words, "ckpt")
-    if asked["ckpt"]:
-        return _of_checkpoint(asked["ckpt"], words)
-    config = compose(words)
+    values, overrides = extract_words(words, WORDS)
+    if values["ckpt"]:
+        return _plan_checkpoint(values["ckpt"], overrides)
+    config = compose(overrides)
     from convlens.experiment.plan import plan
 
-    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning has added its own handler on import
     planned = plan(config)
     first = "training would first download"
     if planned.weights:
@@ -45,13 +55,13 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _of_checkpoint(asked: str, words: list[str]) -> int:
-    """The network of a checkpoint."""
+def _plan_checkpoint(name: str, overrides: list[str]) -> int:
+    """Print the layers of a checkpoint's network."""
     from convlens.experiment.inputs import checkpoint_path
     from convlens.experiment.plan import plan_network
 
-    path = checkpoint_path(asked)
-    layers, config, epochs = plan_network(path, words)
+    path = checkpoint_path(name)
+    layers, config, epochs = plan_network(path, overrides)
     _print_network(config.model.name, layers)
     print(f"{path}: after epoch {epochs} of {config.experiment}")
     return 0

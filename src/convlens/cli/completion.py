@@ -43,6 +43,7 @@ _convlens() {
     fi
     compadd -S '' -- ${(M)candidates:#*[=.]}
     compadd -- ${candidates:#*[=.]}
+    return 0
 }
 if (( ! $+functions[compdef] )); then autoload -Uz compinit && compinit; fi
 compdef _convlens convlens

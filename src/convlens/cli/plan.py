@@ -181,6 +181,6 @@ def _print_logged(plan: Plan) -> None:
     screen().print(table)
     share, floor = config.callbacks.budget, config.looking.seconds
     print(
-        f"looking may cost {share:.0%} of an epoch, or {floor:g} s if that is more; pictures are also written to "
-        f"{Path('<run_dir>') / 'explanations'}"
+        f"looking may cost {share:.0%} of an epoch, or {floor:g} s if that is more; pictures are "
+        f"also written to {Path('<run_dir>') / 'explanations'}"
     )

@@ -71,7 +71,8 @@ def describe_groups(
         GroupDescription(name, meaning, tuple(choices.get(name, ())), ())
         for name, meaning in CHOICES.items()
     ]
-    single, grouped = [], []
+    single: list[KeyDescription] = []
+    grouped: list[GroupDescription] = []
     for name, field in Config.fields().items():
         if name in CHOICES:
             continue

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from convlens.cli.main import main
-from convlens.cli.train import asked_for
+from convlens.cli.train import split_multirun
 from convlens.cli.words import split_make_words
 from convlens.config.compose import split_values
 from convlens.core.errors import UserError
@@ -46,15 +46,18 @@ def test_values_without_an_end_are_refused():
 
 
 def test_the_words_that_ask_for_it():
-    assert asked_for(["seed=0,1", "multirun=true"]) == (True, ["seed=0,1"])
-    assert asked_for(["-m", "seed=0,1"]) == (True, ["seed=0,1"])
-    assert asked_for(["seed=0"]) == (False, ["seed=0"])
-    assert asked_for(["seed=0", "multirun=false"]) == (False, ["seed=0"])
+    assert split_multirun(["seed=0,1", "multirun=true"]) == (True, ["seed=0,1"])
+    assert split_multirun(["-m", "seed=0,1"]) == (True, ["seed=0,1"])
+    assert split_multirun(["seed=0"]) == (False, ["seed=0"])
+    assert split_multirun(["seed=0", "multirun=false"]) == (False, ["seed=0"])
     # as make hands them over
-    assert asked_for(split_make_words(["--make=seed=0,1 multirun=true"])) == (True, ["seed=0,1"])
-    assert asked_for(split_make_words(["--make=args=-m\\ seed=0,1"])) == (True, ["seed=0,1"])
+    assert split_multirun(split_make_words(["--make=seed=0,1 multirun=true"])) == (
+        True,
+        ["seed=0,1"],
+    )
+    assert split_multirun(split_make_words(["--make=args=-m\\ seed=0,1"])) == (True, ["seed=0,1"])
     with pytest.raises(UserError, match="multirun=yes"):
-        asked_for(["multirun=yes"])
+        split_multirun(["multirun=yes"])
 
 
 def test_combinations_are_numbered_folders_below_run_dir(at):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convlens.cli.words import split_make_words, take
+from convlens.cli.words import Word, parse_words, split_make_words
 from convlens.config.compose import apply_overrides, compose
 from convlens.config.folder import list_groups
 from convlens.core.errors import UserError
@@ -120,11 +120,15 @@ def test_changed_takes_keys_and_sources():
         apply_overrides(config, ["data.siz=96"])
 
 
-def test_take_wants_exactly_its_keys():
-    assert take(["src=a"], "split", {"src": None, "seed": "0"}) == {"src": "a", "seed": "0"}
-    for words, said in (["src"], "key=value"), (["sr=a"], "did you mean src"), ([], "needs src="):
+def test_a_command_takes_exactly_its_words():
+    table = {"src": Word("the folder", required=True), "seed": Word("the seed", default="0")}
+    assert parse_words(["src=a"], "split", table) == {"src": "a", "seed": "0"}
+    for words, said in (
+        (["src"], "key=value"), (["sr=a"], "did you mean src"), ([], "needs src="),
+        (["--src=a"], "write src=… without --"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=said):
-            take(words, "split", {"src": None, "seed": "0"})
+            parse_words(words, "split", table)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convlens.cli.main import COMMANDS
+from convlens.cli.main import COMMANDS, main
 from convlens.cli.words import split_make_words
 from convlens.config.compose import compose
 
@@ -36,6 +36,9 @@ def check_make(line: str) -> None:
     )
     if target in ("train", "plan") and known and "multirun=true" not in typed:
         words = [word for word in split_make_words(typed) if "TORCH_BACKEND" not in word]
+        if {"--help", "--cfg"} & set(words):  # prints and stops
+            assert main([target, *words]) == 0
+            return
         compose([word for word in words if "…" not in word])
 
 

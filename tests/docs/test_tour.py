@@ -12,9 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-from convlens.cli.kernel import DEFAULTS, read
+from convlens.cli.kernel import WORDS, read_request
 from convlens.cli.main import main
-from convlens.cli.words import split_make_words, take
+from convlens.cli.words import parse_words, split_make_words
 from convlens.config.compose import compose, split_values
 from convlens.experiment.methods import choose_methods
 
@@ -133,7 +133,7 @@ def test_every_command_is_a_target_with_words_that_are_understood(page, monkeypa
             for each in singles(words):
                 compose(each)
         elif target == "kernel":
-            wish = read(take(words, "kernel", DEFAULTS))
+            wish = read_request(parse_words(words, "kernel", WORDS))
             assert wish.image.exists(), line
         elif target == "explain":
             choose_methods(values.get("only"))

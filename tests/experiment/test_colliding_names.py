@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import convlens
 from convlens.cli.main import main
-from convlens.cli.results import results_table
+from convlens.cli.results import print_results
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from support.tiny import TINY, draw_folder
@@ -75,7 +75,7 @@ def test_every_class_has_its_own_score_in_the_table_the_summary_and_tensorboard(
 
 
 def test_scores_are_headed_by_the_class_as_it_is_called(capsys):
-    results_table("t", {"test": {"accuracy": 1.0, "f1/a b": 0.1, "f1/a_b": 0.2, "f1/xf1/": 0.3}})
+    print_results("t", {"test": {"accuracy": 1.0, "f1/a b": 0.1, "f1/a_b": 0.2, "f1/xf1/": 0.3}})
     printed = capsys.readouterr().out
     for heading in ("F1 a b", "F1 a_b", "F1 xf1/"):
         assert printed.count(heading) == 1, printed

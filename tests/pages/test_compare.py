@@ -258,7 +258,7 @@ def test_runs_are_named_in_several_ways(at, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], 'compare needs runs="A B"'),
+        ([], 'compare needs runs="A B …"'),
         (["runs=outputs/one"], "at least two runs"),
         (["runs=outputs/one outputs/one"], "outputs/one is given twice"),
         (["runs=outputs/one outputs/ome"], "there is no run folder outputs/ome; did you mean"),

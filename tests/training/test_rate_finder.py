@@ -46,7 +46,7 @@ def test_the_command_names_the_key_and_writes_the_plot(at, capsys):
     assert not (at / "outputs").exists()
     plot = (at / "found" / "it.png").read_bytes()
     assert main(words) == 2  # another's plot may lie there
-    assert "plot=found/it.png is there already" in capsys.readouterr().err
+    assert "plot=found/it.png exists" in capsys.readouterr().err
     assert main([*words, "overwrite=true"]) == 0
     assert capsys.readouterr().out == first  # the same batches, the same answer
     assert (at / "found" / "it.png").read_bytes() == plot

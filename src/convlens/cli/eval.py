@@ -1,24 +1,37 @@
-"""``make eval ckpt=FILE [key=value …]``: test results of a checkpoint, picture by picture.
+"""``make eval ckpt=FILE [key=value …]``: test results of a checkpoint, and every prediction.
 
-On its run's own test split; with ``data.dir=OTHER`` on all of another labelled folder. What the run
-was trained or validated on is never among the tested images.
+By default on the run's own test split; with ``data.dir=OTHER`` on another labelled folder. Images
+that the run has used for training or validation are never tested.
 """
 
 from __future__ import annotations
 
-from convlens.cli.results import results_table, seconds_line
-from convlens.cli.words import extract
+from convlens.cli.results import format_seconds, print_results
+from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.inputs import checkpoint_path
 from convlens.rundir import log as logs
 
+WORDS: Words = {
+    "ckpt": Word("the checkpoint; last is the newest run's best one", form="FILE"),
+    "run": Word(
+        "instead of ckpt: the run whose best checkpoint is tested; last is the newest run",
+        form="RUN_DIR", synonyms=("run_dir",),
+    ),
+    "config_dir": RECIPE["config_dir"],
+}  # fmt: skip
+KEYS = Keys(
+    ("data.", "trainer.", "precision", "training.eval_batch_size"),
+    refused=("trainer.fast_dev_run",), is_composed=False,
+)  # fmt: skip
+
 
 @with_stopwatch
 def run(words: list[str]) -> int:
-    asked, words = extract(words, "ckpt", "run")
-    ckpt, home = asked.values()
+    values, overrides = extract_words(words, WORDS)
+    ckpt, home = values["ckpt"], values["run"]
     if ckpt is None and home is None:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     if ckpt is not None and home is not None:
@@ -27,11 +40,12 @@ def run(words: list[str]) -> int:
     from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 
-    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
-    found = evaluate(path, words, print)
+    logs.silence_libraries()  # Lightning has added its own handler on import
+    evaluation = evaluate(path, overrides, print)
     if is_first_process():
-        name = "test" if found.tested_on.own else found.tested_on.place
-        results_table(f"{path}, after epoch {found.epoch}", {name: found.results})
-        print(seconds_line(seconds_by_name()))
-        print(f"predictions, worst mistakes, results.json  {found.home}")
+        tested_on = evaluation.tested_on
+        name = "test" if tested_on.own else tested_on.place
+        print_results(f"{path}, after epoch {evaluation.epoch}", {name: evaluation.results})
+        print(format_seconds(seconds_by_name()))
+        print(f"predictions, worst mistakes, results.json  {evaluation.home}")
     return 0

@@ -1,21 +1,49 @@
-"""``make explain image=PATH [ckpt=FILE] [layers=…]``: everything about one picture, or a folder."""
+"""``make explain image=PATH [ckpt=FILE] [layers=…]``: every explanation of an image or a folder."""
 
 from __future__ import annotations
 
-from convlens.cli.words import extract
+from convlens.cli.words import RECIPE, Word, Words, extract_words
+
+WORDS: Words = {
+    "ckpt": Word(
+        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        form="FILE",
+    ),
+    "image": Word(
+        "an image or a folder of images; default with the example network: its own images",
+        form="PATH", synonyms=("images",),
+    ),
+    "only": Word(
+        "names of explanations, with commas: grad_cam, occlusion, superpixels, activations, "
+        "filters or any method of captum.attr; default: the usual ones",
+        form="NAME,…",
+    ),
+    "layers": Word("names or patterns of layers, with commas", form="NAME,…", default="auto"),
+    "target": Word(
+        "the class to explain, a name, or top3 for the three most probable; default: the "
+        "predicted one",
+        form="CLASS",
+    ),
+    "run_dir": Word("the folder to write; default: a new one in outputs/explain/", form="DIR"),
+    "config_dir": RECIPE["config_dir"],
+}  # fmt: skip
+NOTES = (
+    "Without ckpt=, `model=NAME model.head=imagenet` and other keys of model and data explain a",
+    "library's network; `convlens train --help` lists them.",
+)
 
 
 def run(words: list[str]) -> int:
-    asked, words = extract(words, "image", "only", "target", "run_dir", "ckpt", "layers")
+    values, overrides = extract_words(words, WORDS)
     from convlens.experiment.explain import explain_pictures
     from convlens.experiment.inputs import EXAMPLE
     from convlens.experiment.methods import choose_methods
     from convlens.experiment.networks import network_of
 
-    choose_methods(asked["only"])  # a wrong name is told before a network is built
-    ckpt, layers = asked.pop("ckpt"), asked.pop("layers") or "auto"
-    explainer, network = network_of(ckpt, words)
-    if asked["image"] is None and not (ckpt or words):
-        asked["image"] = str(EXAMPLE / "pictures")
-    explain_pictures(explainer, network, **asked, layers=layers, say=print)
+    choose_methods(values["only"])  # report a wrong name before a network is built
+    ckpt, layers = values.pop("ckpt"), values.pop("layers") or "auto"
+    explainer, network = network_of(ckpt, overrides)
+    if values["image"] is None and not (ckpt or overrides):
+        values["image"] = str(EXAMPLE / "pictures")
+    explain_pictures(explainer, network, **values, layers=layers, say=print)
     return 0

@@ -1,72 +1,90 @@
-"""``make kernel image=FILE [kernel=NAME or numbers …]``: a kernel slid over a picture."""
+"""``make kernel image=FILE [kernel=NAME or numbers …]``: a kernel slid over an image."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from convlens.cli.words import take, whole_number
+from convlens.cli.words import Word, Words, parse_words, read_count
 from convlens.core.errors import UserError
-from convlens.draw.jpeg import encode_jpeg
-from convlens.lessons.kernel.convolution import Padding
-from convlens.lessons.kernel.kernels import parse_kernel
-from convlens.lessons.kernel.lesson import FILE, Request, run_lesson
 from convlens.rundir.paths import check_free, write_into
 
-DEFAULTS = {
-    "image": None,
-    "kernel": "vertical_edge",
-    "stride": "1",
-    "padding": "0",
-    "pooling": "none",
-    "pool_size": "2",
-    "at": "strongest",
-    "size": "150",
-    "run_dir": "",
-}
+if TYPE_CHECKING:
+    from convlens.lessons.kernel.convolution import Padding
+    from convlens.lessons.kernel.lesson import Request
+
+STRONGEST = "strongest"
+WORDS: Words = {
+    "image": Word("the image", form="FILE", required=True),
+    "kernel": Word(
+        "vertical_edge, horizontal_edge, sharpen, blur, emboss or another name; or rows of numbers "
+        "such as [[1,0,-1],[1,0,-1],[1,0,-1]]",
+        form="NAME", default="vertical_edge",
+    ),
+    "stride": Word("pixels from one place to the next", form="PIXELS", default="1"),
+    "padding": Word("pixels of zeros at each edge, or same", form="PIXELS", default="0"),
+    "pooling": Word(
+        "pooling of the output", form="KIND", default="none", values=("none", "max", "average")
+    ),
+    "pool_size": Word("side of the pooling windows", form="PIXELS", default="2"),
+    "at": Word(
+        "the output that is worked out in numbers, counted from 0, or the strongest one",
+        form="ROW,COLUMN", default=STRONGEST,
+    ),
+    "size": Word("longest side of the image, at most 512", form="PIXELS", default="150"),
+    "run_dir": Word("the folder for the panel; default: a new one in outputs/kernel/", form="DIR"),
+}  # fmt: skip
 
 
 def run(words: list[str]) -> int:
-    asked = take(words, "kernel", DEFAULTS)
-    check_free(asked["run_dir"], FILE)
-    lesson = run_lesson(read(asked))
-    file = write_into(asked["run_dir"], "kernel", FILE, encode_jpeg(lesson.panel))
+    from convlens.draw.jpeg import encode_jpeg
+    from convlens.lessons.kernel.lesson import FILE, run_lesson
+
+    values = parse_words(words, "kernel", WORDS)
+    check_free(values["run_dir"], FILE)
+    lesson = run_lesson(read_request(values))
+    file = write_into(values["run_dir"], "kernel", FILE, encode_jpeg(lesson.panel))
     print(*lesson.lines, f"panel    {file}", sep="\n")
     return 0
 
 
-def read(asked: dict[str, str]) -> Request:
-    """The words of the command as values.
+def read_request(values: Mapping[str, str]) -> Request:
+    """Return the command's values as a request to the lesson.
 
     Raises:
-        UserError: a value that cannot be meant.
+        UserError: a value that is not possible.
     """
+    from convlens.lessons.kernel.kernels import parse_kernel
+    from convlens.lessons.kernel.lesson import Request
+
     return Request(
-        image=Path(asked["image"]).expanduser(),
-        kernel=parse_kernel(asked["kernel"]),
-        stride=whole_number(asked, "stride"),
-        padding=_padding(asked["padding"]),
-        pooling=asked["pooling"],
-        window=whole_number(asked, "pool_size"),
-        at=_place(asked["at"]),
-        size=whole_number(asked, "size"),
+        image=Path(values["image"]).expanduser(),
+        kernel=parse_kernel(values["kernel"]),
+        stride=read_count(values, "stride"),
+        padding=_read_padding(values["padding"]),
+        pooling=values["pooling"],
+        window=read_count(values, "pool_size"),
+        at=_read_place(values["at"]),
+        size=read_count(values, "size"),
     )
 
 
-def _padding(text: str) -> Padding:
+def _read_padding(text: str) -> Padding:
     if text == "same":
         return "same"
     if not text.isdecimal():
-        raise UserError(f"padding={text}: a whole number from 0 on, or same, is expected")
+        raise UserError(f"padding={text}: a whole number of at least 0, or same, is expected")
     return int(text)
 
 
-def _place(text: str) -> tuple[int, int] | None:
-    if text == DEFAULTS["at"]:
+def _read_place(text: str) -> tuple[int, int] | None:
+    if text == STRONGEST:
         return None
-    found = re.fullmatch(r"[\[(]?\s*(\d+)\s*,\s*(\d+)\s*[\])]?", text)
-    if not found:
+    match = re.fullmatch(r"[\[(]?\s*(\d+)\s*,\s*(\d+)\s*[\])]?", text)
+    if not match:
         raise UserError(
             f"at={text}: row,column of the output is expected, counted from 0, such as at=10,25"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

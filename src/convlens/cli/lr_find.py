@@ -1,54 +1,60 @@
-"""``make lr-find exp=NAME [key=value …] [low=1e-7 high=1 steps=100 plot=FILE]``.
-
-The plot goes into a new folder below outputs/lr-find/ where ``plot`` is not given.
-"""
+"""``make lr-find exp=NAME [key=value …]``: the loss over rising learning rates, with a plot."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from convlens.cli.words import extract, number
+from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_number
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
-DEFAULTS = {"low": "1e-7", "high": "1", "steps": "100", "plot": ""}
+WORDS: Words = {
+    **RECIPE,
+    "low": Word("the first learning rate", form="RATE", default="1e-7"),
+    "high": Word("the last learning rate", form="RATE", default="1"),
+    "steps": Word("training steps between them, at least 10", form="COUNT", default="100"),
+    "plot": Word(
+        "the file for the plot; default: lr_find.png in a new folder in outputs/lr-find/",
+        form="FILE",
+    ),
+}
+KEYS = Keys()
 
 
 def run(words: list[str]) -> int:
-    given, words = extract(words, *DEFAULTS)
-    asked = DEFAULTS | {key: value for key, value in given.items() if value is not None}
-    low, high, steps = (number(asked, key) for key in ("low", "high", "steps"))
+    values, overrides = extract_words(words, WORDS)
+    low, high, steps = (read_number(values, key) for key in ("low", "high", "steps"))
     if not (0 < low < high and isinstance(steps, int) and steps >= 10):
         raise UserError(
-            f"low={low} high={high} steps={steps}: 0 < low < high and at least 10 steps"
+            f"low={low} high={high} steps={steps}: 0 < low < high and 10 steps or more are expected"
         )
-    config = compose(words)
-    file = Path(asked["plot"]).expanduser() if asked["plot"] else None
-    if file and file.exists() and not config.overwrite:  # before the minutes of the test
-        raise UserError(f"plot={file} is there already: choose another, or say overwrite=true")
+    config = compose(overrides)
+    file = Path(values["plot"]).expanduser() if values["plot"] else None
+    if file and file.exists() and not config.overwrite:  # before minutes are spent
+        raise UserError(f"plot={file} exists: choose another file, or set overwrite=true")
     from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
     from convlens.experiment.assemble import assemble
     from convlens.experiment.devices import device_of
     from convlens.training.rate_finder import find_rate
 
-    made = assemble(config)
-    found = find_rate(
-        made.module, made.data, made.phases, device_of(config), low=low, high=high, steps=steps
+    parts = assemble(config)
+    result = find_rate(
+        parts.module, parts.data, parts.phases, device_of(config), low=low, high=high, steps=steps
     )
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
-    trained = ", ".join(found.trained)
+    trained = ", ".join(result.trained)
     title = f"{config.experiment} · learning-rate range test · {trained}"
-    curve = rate_curve(found.rates, found.smooth, found.losses, found.best, title=title)
+    curve = rate_curve(result.rates, result.smooth, result.losses, result.best, title=title)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encode_png(curve))
     except OSError as error:
-        raise UserError(f"plot={file} cannot be written: {error.strerror}") from None
-    if found.best is None:
+        raise UserError(f"plot={file}: cannot write it ({error.strerror})") from None
+    if result.best is None:
         print(f"the loss of {trained} falls nowhere from {low:g} to {high:g}: widen low= and high=")
     else:
-        print(f"{found.key}={found.best:.2g}   where the loss of {trained} falls fastest")
+        print(f"{result.key}={result.best:.2g}   where the loss of {trained} falls fastest")
     print(f"plot  {file}")
     return 0

@@ -1,4 +1,4 @@
-"""``convlens COMMAND key=value …``: find the command, hand over the words, say errors in a line."""
+"""``convlens COMMAND key=value …``: find the command, run it, print errors in one line."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ import signal
 import sys
 import threading
 
+from convlens.cli.completion import COMPLETE, print_candidates, print_script
+from convlens.cli.flags import HELP, VERSION, answer_flags, version_line
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.processes import is_first_process
 from convlens.rundir import log as logs
 
+# name -> what it does; each is a module here and a target of the Makefile
 COMMANDS = {
-    "train": "train a network; exp=NAME and any key=value",
-    "resume": "run=RUN_DIR: continue a run that was stopped, to the same end",
-    "eval": "ckpt=FILE: test-set results of a checkpoint",
-    "explain": "ckpt=FILE image=PATH: classes, probabilities, and every explanation of a picture",
-    "predict": "ckpt=FILE images=DIR: predictions.csv, every class's probability",
-    "report": "run=RUN_DIR: the whole run on one self-contained page",
-    "compare": 'runs="A B …": runs side by side on one page',
-    "runs": "all runs in one table; sort=test/accuracy, dir=outputs",
-    "kernel": "image=FILE kernel=NAME or numbers: a kernel slid over a picture",
-    "plan": "exp=NAME or ckpt=FILE: what would be trained and logged, without training",
-    "lr-find": "exp=NAME: the loss over rising learning rates, with its plot",
-    "split": "src=DIR dst=DIR: class folders to train/validation/test",
-    "tensorboard": "TensorBoard over outputs/, every step of every picture kept",
+    "train": "train a network: exp=NAME picks a recipe, key=value sets anything",
+    "resume": "continue the stopped run run=RUN_DIR, to the same end",
+    "eval": "compute the test results of the checkpoint ckpt=FILE",
+    "explain": "show the classes and every explanation of image=PATH, for ckpt=FILE",
+    "predict": "write predictions.csv: each class's probability for images=DIR, from ckpt=FILE",
+    "report": "write the whole run run=RUN_DIR to one self-contained page",
+    "compare": 'show runs="A B …" side by side on one page',
+    "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
+    "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",
+    "plan": "show what exp=NAME would train and log, without training; or the layers of ckpt=FILE",
+    "lr-find": "plot the loss of exp=NAME over rising learning rates",
+    "split": "divide the class folders of src=DIR into train/validation/test in dst=DIR",
+    "tensorboard": "start TensorBoard over outputs/ with every step of every image",
+}
+# neither runs nor reads a run, and so is no target of the Makefile
+TOOLS = {
+    "help": "list the commands, or a command's words: `convlens help COMMAND`",
+    "completion": "print a script that completes words: `convlens completion bash` or zsh",
 }
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a person's mistake, 130 for Ctrl-C,
-    143 for SIGTERM."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("help", "-h", "--help"):
-        print(help_text())
-        return 0
-    if arguments[0] == "--version":
-        from convlens import __version__
+    """Run a command.
 
-        print(f"convlens {__version__}")
-        return 0
-    command, words = arguments[0], arguments[1:]
-    _print_any_name()
-    before = _end_by_exception()
+    Args:
+        arguments: the command and its words; by default those of the process.
+
+    Returns:
+        The exit status: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    command, *words = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
+    _allow_any_name()
+    previous = _end_by_exception()
     try:
-        if command not in COMMANDS:
-            raise UserError(f"{command}: no such command; {nearest(command, COMMANDS)}")
-        words = split_make_words(words)
-        logs.log_to_screen()
-        # each command's imports are its own: `split` need not wait for torch and Lightning
-        return importlib.import_module(f"convlens.cli.{command.replace('-', '_')}").run(words) or 0
+        return _run_command(command, words)
     except UserError as error:
         if is_first_process() or not isinstance(error, SharedError):
             print(f"convlens: {error}", file=sys.stderr)
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"convlens: {str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:
-        # the reader (`| head`) has gone; nothing is left to say to it
+        # the reader (`| head`) is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -81,33 +81,54 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("convlens").debug("failed", exc_info=True)
         raise
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _run_command(command: str, words: list[str]) -> int:
+    if command == COMPLETE:
+        return print_candidates(words, COMMANDS)
+    if command == "completion" and not set(words) & {*HELP, *VERSION}:
+        return print_script(words)
+    if command == "help" and words:
+        command, *words = [*words, "--help"]
+    if command in (*HELP, *TOOLS):
+        from convlens.cli.help import overview
+
+        print(overview(COMMANDS | TOOLS))
+        return 0
+    if command in VERSION:
+        print(version_line())
+        return 0
+    if command not in COMMANDS:
+        raise UserError(f"{command}: no such command; {nearest(command, [*COMMANDS, *TOOLS])}")
+    words = split_make_words(words)
+    # only this command's imports: `split` does not wait for torch and Lightning
+    module = importlib.import_module(f"convlens.cli.{command.replace('-', '_')}")
+    if (answer := answer_flags(command, COMMANDS[command], module, words)) is not None:
+        print(answer)
+        return 0
+    logs.log_to_screen()
+    return module.run(words) or 0
 
 
 def _end_by_exception():
-    """Let SIGTERM end a command by its exceptions, as Ctrl-C does; returns the handler before.
+    """Let SIGTERM raise an exception, as Ctrl-C does, and return the previous handler.
 
-    Nothing is done where another part of the program has a handler, or where it is ignored.
+    Returns None, and changes nothing, if SIGTERM is ignored or has another handler.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
     if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         return None
 
-    def end(*_):
+    def end(*_: object) -> None:
         raise Interrupted("stopped by SIGTERM", TERMINATED)
 
     return signal.signal(signal.SIGTERM, end)
 
 
-def _print_any_name() -> None:
-    """Bytes of a file's name that the screen's encoding lacks are shown as their codes."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not where a test or a notebook listens
+def _allow_any_name() -> None:
+    """Print characters that the screen's encoding lacks as escapes, such as odd file names."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not if a test or a notebook captures it
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def help_text() -> str:
-    lines = ["convlens COMMAND [key=value …]", ""]
-    lines += [f"  {name:12} {what}" for name, what in COMMANDS.items()]
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``make plan exp=NAME [key=value …]`` or ``make plan ckpt=FILE``: look before training."""
+"""``make plan exp=NAME [key=value …]`` or ``make plan ckpt=FILE``: a run before it is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from convlens.cli.results import right, screen, whole
-from convlens.cli.words import extract
+from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.config.compose import compose
 from convlens.config.schema import get_name
 from convlens.rundir import log as logs
@@ -19,14 +19,24 @@ if TYPE_CHECKING:
     from convlens.models.layers import LayerRow
 
 
+WORDS: Words = {
+    **RECIPE,
+    "ckpt": Word(
+        "instead of a config: a checkpoint, whose layers are listed; last is the newest run's best",
+        form="FILE",
+    ),
+}  # fmt: skip
+KEYS = Keys()
+
+
 def run(words: list[str]) -> int:
-    asked, words = extract(words, "ckpt")
-    if asked["ckpt"]:
-        return _of_checkpoint(asked["ckpt"], words)
-    config = compose(words)
+    values, overrides = extract_words(words, WORDS)
+    if values["ckpt"]:
+        return _plan_checkpoint(values["ckpt"], overrides)
+    config = compose(overrides)
     from convlens.experiment.plan import plan
 
-    logs.silence_libraries()  # Lightning, imported by now, has given itself a screen
+    logs.silence_libraries()  # Lightning has added its own handler on import
     planned = plan(config)
     first = "training would first download"
     if planned.weights:
@@ -45,13 +55,13 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _of_checkpoint(asked: str, words: list[str]) -> int:
-    """The network of a checkpoint."""
+def _plan_checkpoint(name: str, overrides: list[str]) -> int:
+    """Print the layers of a checkpoint's network."""
     from convlens.experiment.inputs import checkpoint_path
     from convlens.experiment.plan import plan_network
 
-    path = checkpoint_path(asked)
-    layers, config, epochs = plan_network(path, words)
+    path = checkpoint_path(name)
+    layers, config, epochs = plan_network(path, overrides)
     _print_network(config.model.name, layers)
     print(f"{path}: after epoch {epochs} of {config.experiment}")
     return 0
@@ -85,8 +95,8 @@ def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
     table = _table(f"network: {name}", *columns)
     for row in rows:
         field = f"{row.receptive_field} px"
-        if row.receptive_field is None:  # behind branches: not in closed form
-            field = "whole picture" if row.path.startswith("head.") else ""
+        if row.receptive_field is None:  # after branches it has no closed form
+            field = "whole image" if row.path.startswith("head.") else ""
         output = "×".join(map(str, row.output or ()))
         table.add_row(row.path, row.kind, output, f"{row.parameters:,}", field)
     table.add_section()
@@ -101,14 +111,14 @@ def _print_training(plan: Plan) -> None:
     moves = "" if training.accumulate == 1 else f", {training.accumulate} to an update"
     several = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
-    augmented, asked = any(phase.augmented for phase in plan.trained), str(config.precision)
+    is_augmented, requested = any(phase.augmented for phase in plan.trained), str(config.precision)
     rows = {
         "epochs": f"{training.epochs} of {several} of {plan.batch}{moves}",
-        "pictures": "augmented" if augmented else "not augmented",
+        "images": "augmented" if is_augmented else "not augmented",
         "loss": training.loss,
         "optimizer": get_name(config.optimizer) + rate,
         "scheduler": get_name(config.scheduler),
-        "precision": plan.precision + (f" ({asked})" if asked != plan.precision else ""),
+        "precision": plan.precision + (f" ({requested})" if requested != plan.precision else ""),
     }
     timed = plan.trained if plan.timed else []
     for planned in timed:
@@ -137,12 +147,16 @@ def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
 
 
 def _print_phases(phases: Sequence[PlannedPhase]) -> None:
-    """A row a group: epochs, rates, trained parameters, stored features or not."""
+    """Print a row per group: epochs, rates, trained parameters, whether features are stored."""
     columns = "phase,epochs,group,rate,parameters,warm-up epochs,augmented,stored"
     table = _table("phases", *columns.split(","))
     for planned in phases:
         phase = planned.phase
-        until = f", until {phase.until.metric} rests {phase.until.patience}" if phase.until else ""
+        until = (
+            f", until {phase.until.metric} is no better for {phase.until.patience}"
+            if phase.until
+            else ""
+        )
         epochs = f"{planned.start + 1}–{planned.end}{until}" if planned.epochs else "none"
         stored = f"behind {planned.stored}" if planned.stored else "no"
         first = [str(phase.number + 1), epochs], ["yes" if planned.augmented else "no", stored]
@@ -158,7 +172,7 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
 
 
 def _print_logged(plan: Plan) -> None:
-    """Every tag of pictures, and how many pictures stand behind it at each look."""
+    """Print every tag of pictures, and how many pictures it gets at each look."""
     config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
@@ -167,6 +181,6 @@ def _print_logged(plan: Plan) -> None:
     screen().print(table)
     share, floor = config.callbacks.budget, config.looking.seconds
     print(
-        f"looking may cost {share:.0%} of an epoch, at least {floor:g} s; pictures also land in "
-        f"{Path('<run_dir>') / 'explanations'}"
+        f"looking may cost {share:.0%} of an epoch, or {floor:g} s if that is more; pictures are "
+        f"also written to {Path('<run_dir>') / 'explanations'}"
     )

@@ -1,44 +1,62 @@
-"""``make predict ckpt=FILE images=DIR``: every class's probability for each picture, as a table."""
+"""``make predict ckpt=FILE images=DIR``: a table of each class's probability."""
 
 from __future__ import annotations
 
-from convlens.cli.words import extract, whole_number
+from convlens.cli.words import RECIPE, Word, Words, extract_words, missing_word, read_count
 from convlens.core.errors import UserError
+
+WORDS: Words = {
+    "ckpt": Word(
+        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        form="FILE",
+    ),
+    "images": Word(
+        "a folder of images, or one image", form="DIR", required=True, synonyms=("image",)
+    ),
+    "batch": Word("images of a pass", form="COUNT", default="64"),
+    "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
+    "config_dir": RECIPE["config_dir"],
+}
+NOTES = (
+    "Without ckpt=, `model=NAME model.head=imagenet` and other keys of model and data use a",
+    "library's network; `convlens train --help` lists them.",
+)
 
 
 def run(words: list[str]) -> int:
-    asked, words = extract(words, "ckpt", "images", "run_dir", "batch")
-    batch = whole_number({"batch": asked["batch"] or "64"}, "batch")
-    if asked["images"] is None:
-        raise UserError("predict needs images=DIR, a folder of pictures (or one picture)")
-    if asked["ckpt"] is None and not words:
+    values, overrides = extract_words(words, WORDS)
+    batch = read_count(values, "batch")
+    images, ckpt = values["images"], values["ckpt"]
+    if images is None:
+        raise missing_word("predict", "images", WORDS)
+    if ckpt is None and not overrides:
         raise UserError(
-            "predict needs ckpt=FILE; ckpt=last is the newest run's best, ckpt=example the network "
-            "that comes with convlens, and model=NAME model.head=imagenet a library's network"
+            "predict needs ckpt=FILE: ckpt=last is the newest run's best, ckpt=example comes "
+            "along; or model=NAME model.head=imagenet"
         )
     from convlens.experiment.data import used_images
     from convlens.experiment.inputs import checkpoint_path, picture_files, walk_from
     from convlens.experiment.networks import network_of
     from convlens.experiment.predict import TABLE, predict_files, predictions_folder
 
-    explainer, network = network_of(asked["ckpt"], words)
-    walk = walk_from(asked["images"])
+    explainer, network = network_of(ckpt, overrides)
+    walk = walk_from(images)
     files = list(picture_files(walk))
-    table = predictions_folder(asked["run_dir"]) / TABLE
-    print(f"{len(files)} pictures, {network}")
-    for line in walk.notes(f"in {asked['images']}"):
+    table = predictions_folder(values["run_dir"]) / TABLE
+    print(f"{len(files)} images, {network}")
+    for line in walk.notes(f"in {images}"):
         print(f"! {line}")
-    done = predict_files(explainer, files, table, batch=batch)
-    for name, count in sorted(done.counts.items(), key=lambda pair: -pair[1])[:10]:
+    result = predict_files(explainer, files, table, batch=batch)
+    for name, count in sorted(result.counts.items(), key=lambda pair: -pair[1])[:10]:
         print(f"  {count:>8} {name}")
-    for line in done.refused[:5]:
+    for line in result.refused[:5]:
         print(f"! {line}")
-    if done.refused:
-        print(f"{len(done.refused)} of {len(files)} files refused; the column error says why")
-    if asked["ckpt"] and (line := used_images(files, checkpoint_path(asked["ckpt"]))):
+    if result.refused:
+        print(f"{len(result.refused)} of {len(files)} files refused; see the column error")
+    if ckpt and (line := used_images(files, checkpoint_path(ckpt))):
         print(f"! {line}")
-    print(f"{done.seconds:.1f} s, {len(files) / max(done.seconds, 1e-9):.0f} pictures/s")
+    print(f"{result.seconds:.1f} s, {len(files) / max(result.seconds, 1e-9):.0f} images/s")
     print(f"predictions  {table}")
-    if len(done.refused) == len(files):
-        raise UserError(f"none of the files of {asked['images']} is a picture")
+    if len(result.refused) == len(files):
+        raise UserError(f"images={images}: none of the files is an image")
     return 0

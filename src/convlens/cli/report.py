@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convlens.cli.words import take
+from convlens.cli.words import Word, Words, parse_words
 from convlens.rundir.runs import find_newest_run
+
+WORDS: Words = {
+    "run": Word(
+        "the run folder; last is the newest run",
+        form="RUN_DIR", required=True, synonyms=("run_dir",),
+    ),
+}  # fmt: skip
 
 
 def run(words: list[str]) -> int:
-    asked = take(words, "report", {"run": None})["run"]
-    home = find_newest_run("metrics.csv") if asked == "last" else Path(asked).expanduser()
-    # the libraries behind a page are needed only now that there is a run
+    name = parse_words(words, "report", WORDS)["run"]
+    home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
+    # after the run was found: these imports take long
     from convlens.pages.report import report
 
     file = report(home)

@@ -1,4 +1,4 @@
-"""What a command prints at its end."""
+"""Tables and lines that commands print at their end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-WIDTH = 120  # of tables where no terminal tells its own
+WIDTH = 120  # characters of a table's lines where there is no terminal
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
-FEW = 3  # classes whose F1 scores fit a line; summary.json holds them all
-# columns of a table, by their heading: names, of which the whole is seen; numbers
+FEW = 3  # with more classes their F1 scores do not fit a line; summary.json has them all
+# kinds of columns, by their heading: text that wraps, names that never do, numbers
 folded, whole, right = (
     partial(Column, **how)
     for how in ({"overflow": "fold"}, {"no_wrap": True}, {"justify": "right"})
@@ -20,42 +20,52 @@ folded, whole, right = (
 
 
 def screen() -> Console:
-    """Where tables go; class names and paths are text, not markup."""
+    """Return the console for tables; class names and paths are printed as text, not as markup."""
     console = Console(markup=False)
     return console if console.is_terminal else Console(markup=False, width=WIDTH)
 
 
-def results_table(title: str, rows: dict[str, dict[str, float]]) -> None:
-    """A line for each split: loss, accuracy, balanced accuracy; F1 by class where there are few."""
+def print_results(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print a row per split: loss, accuracy, balanced accuracy, and F1 of each class if few.
+
+    Args:
+        title: the line above the table.
+        rows: split -> metric -> value.
+    """
     names = list(dict.fromkeys(key for values in rows.values() for key in values))
     classes = [name for name in names if name.startswith("f1/")]
-    shown = [n for n in HEADLINE if n in names] + (classes if len(classes) <= FEW else [])
-    # the name of a class stays as it is
-    headings = [f"F1 {n[3:]}" if n in classes else n.replace("_", " ") for n in shown]
+    columns = [n for n in HEADLINE if n in names] + (classes if len(classes) <= FEW else [])
+    # a class keeps its name, with any underscores
+    headings = [f"F1 {n[3:]}" if n in classes else n.replace("_", " ") for n in columns]
     print(title)
     table = Table(whole(""), *map(right, headings))
     for row, values in rows.items():
-        table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in shown))
+        table.add_row(row, *(f"{values[n]:.4f}" if n in values else "" for n in columns))
     screen().print(table)
 
 
-def seconds_line(seconds: Mapping[str, float]) -> str:
-    """All seconds, and what they were spent on, where it is a half or more.
+def format_seconds(seconds: Mapping[str, float]) -> str:
+    """Return all seconds and what they were spent on, without parts below half a second.
 
-    >>> seconds_line({"total": 12.9, "setup": 3.0, "training": 9.6, "report": 0.3})
+    >>> format_seconds({"total": 12.9, "setup": 3.0, "training": 9.6, "report": 0.3})
     '12.9 s: setup 3.0, training 9.6, other 0.3'
     """
     parts = {name: value for name, value in seconds.items() if name not in ("total", "other")}
-    shown = {name: value for name, value in parts.items() if value >= 0.5}
-    shown["other"] = seconds["total"] - sum(shown.values())
-    told = ", ".join(f"{name} {value:.1f}" for name, value in shown.items())
-    return f"{seconds['total']:.1f} s: {told}"
+    long = {name: value for name, value in parts.items() if value >= 0.5}
+    long["other"] = seconds["total"] - sum(long.values())
+    text = ", ".join(f"{name} {value:.1f}" for name, value in long.items())
+    return f"{seconds['total']:.1f} s: {text}"
 
 
-def closing(home: Path, summary: dict) -> None:
-    """Results, alarms, and where everything is."""
+def print_closing(home: Path, summary: dict) -> None:
+    """Print results, alarms, and where everything is.
+
+    Args:
+        home: the run folder.
+        summary: its ``summary.json``.
+    """
     best = summary["best_epoch"]
-    results_table(
+    print_results(
         f"{summary['experiment']}: {summary['epochs']} epochs, best is {best} "
         f"(lowest validation loss)",
         {
@@ -65,7 +75,7 @@ def closing(home: Path, summary: dict) -> None:
             f"test, epoch {best}": summary["test"],
         },
     )
-    print(f"{seconds_line(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
+    print(f"{format_seconds(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
     for line in (*summary["alarms"], *summary["failures"]):
         print(f"! {line}")
     print(f"run folder       {home}")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convlens.cli.results import right
-from convlens.cli.words import number, take
+from convlens.cli.words import Word, Words, parse_words, read_number, read_switch
 from convlens.data.index.listing import list_images
 from convlens.data.index.split_copy import copy_split
 from convlens.data.index.splits import Share
@@ -21,17 +21,32 @@ from convlens.data.index.twins import (
     find_twins,
 )
 
+WORDS: Words = {
+    "src": Word("a folder with one folder per class", form="DIR", required=True),
+    "dst": Word("the new folder", form="DIR", required=True),
+    "validation": Word(
+        "validation images: below 1 a fraction, else a count", form="AMOUNT", default="0.15"
+    ),
+    "test": Word(
+        "test images: below 1 a fraction, else a count", form="AMOUNT", default="0.15"
+    ),
+    "seed": Word("seed of the random choice", form="NUMBER", default="0"),
+    "link": Word(
+        "hard-link the files instead of copying them",
+        form="SWITCH", default="false", values=("true", "false"),
+    ),
+}  # fmt: skip
+
 
 def run(words: list[str]) -> int:
-    defaults = {"src": None, "dst": None, "validation": "0.15", "test": "0.15", "seed": "0"}
-    asked = take(words, "split", {**defaults, "link": "false"})
+    values = parse_words(words, "split", WORDS)
     divide(
-        Path(asked["src"]).expanduser(),
-        Path(asked["dst"]).expanduser(),
-        validation=number(asked, "validation"),
-        test=number(asked, "test"),
-        seed=int(number(asked, "seed")),
-        link=asked["link"] == "true",
+        Path(values["src"]).expanduser(),
+        Path(values["dst"]).expanduser(),
+        validation=read_number(values, "validation"),
+        test=read_number(values, "test"),
+        seed=int(read_number(values, "seed")),
+        link=read_switch(values, "link"),
     )
     return 0
 
@@ -40,10 +55,21 @@ def divide(
     src: str | os.PathLike, dst: str | os.PathLike, *, validation: Share = 0.15,
     test: Share = 0.15, seed: int = 0, link: bool = False,
 ) -> dict[str, dict[str, int]]:  # fmt: skip
-    """Copy (``link``: hard-link) the pictures, print the counts, and return them.
+    """Copy the images, print the counts, and return them.
 
-    Shares below 1 are fractions of all pictures, from 1 on counts. Returns split → class →
-    pictures. Raises UserError as ``convlens.data.index.split_copy.copy_split`` does.
+    Args:
+        src: a folder with one folder per class.
+        dst: the new folder.
+        validation: below 1 a fraction of all images, from 1 on a count.
+        test: the same for the test split.
+        seed: of the random choice.
+        link: whether to hard-link the files instead of copying them.
+
+    Returns:
+        The number of images by split and class.
+
+    Raises:
+        UserError: as ``convlens.data.index.split_copy.copy_split`` does.
     """
     counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
     table = Table("class", *map(right, (*counts, "all")))
@@ -55,11 +81,11 @@ def divide(
     table.add_row("all", *map(str, row), str(sum(row)))
     console = Console(markup=False)
     console.print(table)
-    found = list_images(dst, pattern="{class}/*")  # its layout is ours: nothing to find out
-    groups = find_twins(found)
-    leaks = describe_leaks(found, find_duplicates(found, groups))
-    for line in (*notes, describe_conflicts(found, groups), leaks):
+    listing = list_images(dst, pattern="{class}/*")  # the layout is known
+    groups = find_twins(listing)
+    leaks = describe_leaks(listing, find_duplicates(listing, groups))
+    for line in (*notes, describe_conflicts(listing, groups), leaks):
         if line:
             console.print(Text(f"! {line}"), soft_wrap=True)
-    console.print(Text(f"{row[-1]} pictures lie in {dst} (seed {seed})"), soft_wrap=True)
+    console.print(Text(f"{row[-1]} images are in {dst} (seed {seed})"), soft_wrap=True)
     return counts

@@ -6,19 +6,25 @@ import os
 import sys
 from pathlib import Path
 
-from convlens.cli.words import take
+from convlens.cli.words import Word, Words, parse_words
 from convlens.core.errors import UserError
+
+WORDS: Words = {
+    "dir": Word("the folder with the runs", form="DIR", default="outputs"),
+    "port": Word("the port of the page", form="NUMBER", default="6006"),
+    "host": Word("the address to listen on", form="NAME", default="localhost"),
+}
 
 
 def run(words: list[str]) -> int:
-    asked = take(words, "tensorboard", {"dir": "outputs", "port": "6006", "host": "localhost"})
-    folder = Path(asked["dir"]).expanduser()
+    values = parse_words(words, "tensorboard", WORDS)
+    folder = Path(values["dir"]).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; `make train` writes runs into outputs/")
-    # TensorBoard keeps ten random steps of a picture by default, and loses step 0
+    # by default TensorBoard keeps ten random steps of an image, and loses step 0
     command = [
         sys.executable, "-m", "tensorboard.main", f"--logdir={folder}",
-        "--samples_per_plugin=images=1000,text=1000", f"--port={asked['port']}",
-        f"--host={asked['host']}",
+        "--samples_per_plugin=images=1000,text=1000", f"--port={values['port']}",
+        f"--host={values['host']}",
     ]  # fmt: skip
     os.execv(sys.executable, command)

@@ -1,4 +1,4 @@
-"""``make train [exp=NAME] [key=value …]``; ``multirun=true`` with ``key=a,b`` for several.
+"""``make train [exp=NAME] [key=value …]``; ``multirun=true`` with ``key=a,b`` for several runs.
 
 Several runs are trained one after another, one for each combination of values.
 """
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from convlens.cli.results import closing, folded, right, screen
-from convlens.cli.words import extract
+from convlens.cli.results import folded, print_closing, right, screen
+from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_switch
 from convlens.config.compose import compose
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process, is_launched_externally
@@ -19,69 +19,72 @@ from convlens.core.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from convlens.experiment.multirun import Job
 
-FLAGS = ("-m", "--multirun")
+WORDS: Words = {
+    **RECIPE,
+    "multirun": Word(
+        "train one run for each combination of the values in key=a,b",
+        form="SWITCH", default="false", values=("true", "false"), flags=("-m", "--multirun"),
+    ),
+}  # fmt: skip
+KEYS = Keys()
 
 
 def run(words: list[str]) -> int:
-    several, words = asked_for(words)
-    if several:
-        return _run_all(words)
+    is_multirun, overrides = split_multirun(words)
+    if is_multirun:
+        return _train_all(overrides)
     with Stopwatch("setup").running():
-        config = compose(words)
+        config = compose(overrides)
         from convlens.experiment.train import train
 
         home, summary = train(config)
     if not is_first_process():
         return 0
     if config.trainer.fast_dev_run:
-        print("dry run: one batch of training, validation and test went through; nothing is kept")
+        print("dry run: one batch of training, validation and test passed; nothing is kept")
     else:
-        closing(home, summary)
+        print_closing(home, summary)
     return 0
 
 
-def asked_for(words: list[str]) -> tuple[bool, list[str]]:
-    """Whether several runs are wanted, and the other words.
+def split_multirun(words: list[str]) -> tuple[bool, list[str]]:
+    """Return whether several runs are requested, and the other words.
 
     Raises:
-        UserError: ``multirun`` with another value than true or false.
+        UserError: ``multirun`` is neither true nor false.
     """
-    plain = [word for word in words if word not in FLAGS]
-    asked, rest = extract(plain, "multirun")
-    value = asked["multirun"]
-    if value not in (None, "true", "false"):
-        raise UserError(f"multirun={value}: true or false is expected")
-    return plain != words or value == "true", rest
+    values, overrides = extract_words(words, WORDS)
+    return read_switch(values, "multirun"), overrides
 
 
-def _run_all(words: list[str]) -> int:
-    """Train every combination in processes of its own; 1 if any failed.
+def _train_all(overrides: list[str]) -> int:
+    """Train each combination in its own processes; return 1 if any failed.
 
     Raises:
-        UserError: a combination that does not compose, or whose folder is taken; none is started.
-        Interrupted: Ctrl-C, which ends the run that trains and starts no other.
+        UserError: a combination does not compose, or its folder is taken; no run is started.
+        Interrupted: Ctrl-C, which ends the current run and starts no other.
     """
     if is_launched_externally():
-        raise UserError("multirun=true starts its runs itself, without torchrun or srun before it")
+        raise UserError("multirun=true starts its runs itself: call it without torchrun or srun")
     from convlens.experiment.multirun import TRAINED, combinations, train_job
 
-    jobs = combinations(words)
-    stopped = False
+    jobs = combinations(overrides)
+    is_stopped = False
     for number, job in enumerate(jobs, 1):
         print(f"run {number} of {len(jobs)}: {job.told}", flush=True)
-        if stopped := train_job(job):
+        if is_stopped := train_job(job):
             break
-    _print(jobs)
-    if stopped:
+    _print_jobs(jobs)
+    if is_stopped:
         raise Interrupted(f"interrupted in run {number} of {len(jobs)}")
     return int(any(job.state != TRAINED for job in jobs))
 
 
-def _print(jobs: list[Job]) -> None:
+def _print_jobs(jobs: list[Job]) -> None:
     from convlens.experiment.multirun import FAILED
 
     failed = sum(job.state.startswith(FAILED) for job in jobs)
-    print(f"{len(jobs)} runs, {failed} failed; accuracy at the lowest validation loss of each")
+    print(f"{len(jobs)} runs, {failed} failed; accuracy of each at its lowest validation loss")
     table = Table("run", right("validation"), right("test"), folded("run folder"))
     for job in jobs:
         cells = [f"{value:.4f}" for value in job.accuracies.values()] or [job.state, ""]

@@ -1,23 +1,96 @@
-"""The words behind a command: make's, the shell's, and those a command knows."""
+"""The words after a command: what each means, and how they are parsed.
+
+Each command declares its words once, in a table ``WORDS`` (name to ``Word``), and the config keys
+that it accepts, if any, as ``KEYS``. Parsing, ``--help`` and shell completion all read these.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from convlens.config.habits import without_prefix
 from convlens.core.errors import UserError, nearest
 
-# make's own variables, which set up the environment and are no words of the run
+# make's own variables, which set up the environment and are not words of a command
 MAKE_VARIABLES = ("TORCH_BACKEND", "PYTHON")
 
 
-def split_make_words(arguments: list[str]) -> list[str]:
-    """The words one by one, whoever passed them.
+@dataclass(frozen=True)
+class Word:
+    """A word that a command takes, as ``name=value``.
 
-    The Makefile hands over everything typed after the target as one argument,
+    Attributes:
+        meaning: what the value is, with its unit; the first part of a help line.
+        form: what stands for the value in help, such as ``DIR``.
+        default: the value if the word is not typed; None if there is none.
+        required: whether the word must be typed.
+        values: the possible values, if there are few; shell completion offers them.
+        synonyms: other names of the word.
+        flags: words without a value that mean ``name=true``, such as ``-m``.
+        is_override: whether the word is part of the config, and so is read by ``compose``.
+    """
+
+    meaning: str
+    form: str = "VALUE"
+    default: str | None = None
+    required: bool = False
+    values: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    is_override: bool = False
+
+
+Words = Mapping[str, Word]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The config keys that a command accepts besides its own words.
+
+    Attributes:
+        prefixes: beginnings of their names; an empty one stands for all.
+        refused: names that are not accepted all the same.
+        is_composed: whether the typed words compose a config; else they change that of a run.
+    """
+
+    prefixes: tuple[str, ...] = ("",)
+    refused: tuple[str, ...] = ()
+    is_composed: bool = True
+
+    def accepts(self, name: str) -> bool:
+        """Return whether a command accepts the key ``name``."""
+        return name.startswith(self.prefixes) and name not in self.refused
+
+    def accepts_group(self, group: str) -> bool:
+        """Return whether a command accepts ``group=NAME``."""
+        return self.is_composed or (group in ("data", "trainer") and self.accepts(f"{group}."))
+
+
+# the words of every command that composes a config
+RECIPE: Words = {
+    "exp": Word(
+        "the recipe to start from, a file of configs/experiment/; default: the one for model=",
+        form="NAME", synonyms=("experiment",), is_override=True,
+    ),
+    "config_dir": Word(
+        "a folder with your own groups and experiments, such as model/NAME.yaml",
+        form="DIR", is_override=True,
+    ),
+}  # fmt: skip
+
+
+def split_make_words(arguments: list[str]) -> list[str]:
+    """Return the words one by one, whether make or a shell passed them.
+
+    The Makefile passes everything typed after the target as one argument,
     ``--make=$(MAKEOVERRIDES)``, in which make has put a backslash before blanks and backslashes
-    and doubled dollars. ``args="a=1 b=2"`` among them holds words as a shell would split them.
+    and doubled each dollar. A word ``args="a=1 b=2"`` in it is split as a shell would.
+
+    Raises:
+        UserError: ``args=`` with quotes that do not match.
     """
     words: list[str] = []
     for argument in arguments:
@@ -36,63 +109,115 @@ def split_make_words(arguments: list[str]) -> list[str]:
     return flat
 
 
-def take(words: list[str], command: str, known: dict[str, str | None]) -> dict[str, str]:
-    """The values of exactly the keys a command knows.
+def parse_words(words: Iterable[str], command: str, table: Words) -> dict[str, str]:
+    """Return the value of each word of a command that takes no config keys.
 
     Args:
-        known: key to default; None where the key has to be given.
+        words: as typed.
+        command: its name, for messages.
+        table: the words that it takes; those without a default are required.
+
+    Returns:
+        Name to value, for every word of the table.
 
     Raises:
-        UserError: a word that is no key=value, an unknown key, a missing one.
+        UserError: a word that is not key=value, an unknown or a missing one, or two synonyms with
+            different values.
     """
-    found = dict(known)
-    for word in words:
-        key, equals, value = word.partition("=")
+    values, others = extract_words(words, table)
+    for word in others:
+        key, equals, _ = word.partition("=")
+        name, prefix = without_prefix(key)
+        if prefix and name in table:
+            raise UserError(f"{word}: write {name}=… without {prefix}")
         if not equals:
-            raise UserError(f"{word}: expected key=value; {command} takes {', '.join(known)}")
-        if key not in known:
-            raise UserError(f"{key}: {command} has no such key; {nearest(key, known)}")
-        found[key] = value
-    for key, value in found.items():
-        if value is None:
-            raise UserError(f"{command} needs {key}=…, for example `make {command} {key}=…`")
-    return found
+            raise UserError(f"{word}: expected key=value; {command} takes {', '.join(table)}")
+        raise UserError(f"{key}: {command} has no such key; {nearest(key, table)}")
+    for name, word in table.items():
+        if word.required and values[name] is None:
+            raise missing_word(command, name, table)
+    return {name: value or "" for name, value in values.items()}
 
 
-def extract(words: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
-    """The last value of each key among the words, or None, and the other words."""
-    found: dict[str, str | None] = dict.fromkeys(keys)
+def missing_word(command: str, name: str, table: Words) -> UserError:
+    """Return the error for a required word that was not typed."""
+    word = table[name]
+    return UserError(
+        f"{command} needs {name}={word.form}: {word.meaning} (`make {command} args=--help`)"
+    )
+
+
+def extract_words(words: Iterable[str], table: Words) -> tuple[dict[str, str | None], list[str]]:
+    """Separate a command's own words from the others, such as config keys.
+
+    Args:
+        words: as typed; the last value of a name wins.
+        table: the command's own words; those that belong to the config stay with the others.
+
+    Returns:
+        Name to value, or to its default, for each of the command's own words; and the other words,
+        in order.
+
+    Raises:
+        UserError: two synonyms with different values.
+    """
+    own = {name: word for name, word in table.items() if not word.is_override}
+    names = {each: name for name, word in own.items() for each in (name, *word.synonyms)}
+    flags = {flag: name for name, word in own.items() for flag in word.flags}
+    typed: dict[str, tuple[str, str]] = {}  # name -> the spelling, the value
     others = []
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key in found:
-            found[key] = value
-        else:
+        if word in flags:
+            key, value = flags[word], "true"
+        elif not equals or key not in names:
             others.append(word)
-    return found, others
+            continue
+        name = names[key]
+        spelling, before = typed.get(name, (key, value))
+        if spelling != key and before != value:
+            raise UserError(
+                f"{spelling}={before} {key}={value}: both mean {name}; leave one of them out"
+            )
+        typed[name] = key, value
+    values = {name: typed[name][1] if name in typed else own[name].default for name in own}
+    return values, others
 
 
-def number(values: Mapping[str, str], key: str) -> float | int:
-    """The value of ``key`` as a number, whole where it is written so.
+def read_number(values: Mapping[str, str | None], key: str) -> float | int:
+    """Return a value as a number: an int if it is written as one.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a number.
     """
+    text = values[key] or ""
     for kind in (int, float):
         try:
-            return kind(values[key])
+            return kind(text)
         except ValueError:
             continue
-    raise UserError(f"{key}={values[key]}: a number is expected")
+    raise UserError(f"{key}={text}: a number is expected")
 
 
-def whole_number(values: Mapping[str, str], key: str) -> int:
-    """The value of ``key`` as a whole number from 1 on.
+def read_count(values: Mapping[str, str | None], key: str) -> int:
+    """Return a value as a whole number of at least 1.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not one.
     """
-    value = number(values, key)
+    value = read_number(values, key)
     if not isinstance(value, int) or value < 1:
-        raise UserError(f"{key}={values[key]}: a whole number from 1 on is expected")
+        raise UserError(f"{key}={values[key]}: a whole number of at least 1 is expected")
     return value
+
+
+def read_switch(values: Mapping[str, str | None], key: str) -> bool:
+    """Return a value as a boolean.
+
+    Raises:
+        UserError: it is neither true nor false.
+    """
+    value = values[key]
+    if value not in ("true", "false"):
+        raise UserError(f"{key}={value}: true or false is expected")
+    return value == "true"

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convlens.config.checks import check_config, find_rule, get_value, set_value
 from convlens.config.folder import list_groups, search_path, take_folder
+from convlens.config.habits import advice, prefix_advice
 from convlens.config.schema import (
     TARGET,
     Config,
@@ -124,7 +125,8 @@ def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
     strange = {key for key in values if key not in keys}
     for key in strange:
         if find_owner(key, own) is None:
-            raise UserError(f"{key}: no such key; {nearest(key, [*keys, *more])}")
+            answer = advice(f"{key}={values[key]}") or nearest(key, [*keys, *more])
+            raise UserError(f"{key}: no such key; {answer}")
     return strange
 
 
@@ -181,10 +183,11 @@ def split_values(word: str) -> list[str]:
 
 def _pair(word: str) -> tuple[str, str]:
     key, equals, text = word.partition("=")
+    if answer := prefix_advice(word):
+        raise UserError(f"{word}: {answer}")
     if not equals or not key:
-        raise UserError(f"{word}: expected key=value, such as exp=scratch or training.epochs=5")
-    if key[0] in "+~":
-        raise UserError(f"{word}: keys cannot be added or removed; write key=value")
+        answer = advice(word) or "such as exp=scratch or training.epochs=5"
+        raise UserError(f"{word}: expected key=value; {answer}")
     return ("experiment" if key == "exp" else key), text
 
 
@@ -292,7 +295,8 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
                 )
             keys = _flat(plain)
             if key not in keys:
-                raise UserError(f"{key}: no such key; {nearest(key, [*keys, 'data', 'trainer'])}")
+                answer = advice(f"{key}={text}") or nearest(key, [*keys, "data", "trainer"])
+                raise UserError(f"{key}: no such key; {answer}")
             override, before = _override(key, text), get_value(plain, key)
             value = _plain(key, text) if override is None else override.value()
             set_value(plain, key, _expanded(_merged(key, before, value)))

@@ -1,0 +1,73 @@
+"""Flags of every command: ``--help``, ``--version``, and Hydra's ``--cfg job``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from convlens.cli.words import Keys, extract_words
+from convlens.core.errors import UserError
+
+HELP = ("-h", "--help")
+VERSION = ("-V", "--version")
+CFG = ("-c", "--cfg")
+
+
+def answer_flags(command: str, summary: str, module: ModuleType, words: list[str]) -> str | None:
+    """Return the text to print instead of running the command, or None without such a flag.
+
+    Args:
+        command: its name.
+        summary: what it does, in one sentence.
+        module: its module.
+        words: as typed.
+
+    Raises:
+        UserError: words that do not compose, or ``--cfg`` where there is no config.
+    """
+    if any(word in VERSION for word in words):
+        return version_line()
+    if any(word in HELP for word in words):
+        from convlens.cli.help import command_help
+
+        return command_help(command, summary, module, [word for word in words if word not in HELP])
+    typed, others = _take_cfg(words)
+    if typed is None:
+        return None
+    keys: Keys | None = getattr(module, "KEYS", None)
+    if not keys or not keys.is_composed:
+        raise UserError(f"--cfg: {command} composes no config; train, plan and lr-find do")
+    if typed != "job":
+        raise UserError(f"--cfg {typed}: `--cfg job` is expected, the config of the run")
+    return _composed_yaml(module, others)
+
+
+def version_line() -> str:
+    from convlens import __version__
+
+    return f"convlens {__version__}"
+
+
+def _take_cfg(words: list[str]) -> tuple[str | None, list[str]]:
+    """Return what follows ``--cfg``, or None without it, and the other words."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in CFG:
+            rest = words[place + 1 :]
+            if not equals:
+                value, rest = " ".join(rest[:1]), rest[1:]
+            return value, words[:place] + rest
+    return None, words
+
+
+def _composed_yaml(module: ModuleType, words: list[str]) -> str:
+    import yaml
+
+    from convlens.config.compose import compose
+
+    own, others = extract_words(words, module.WORDS)
+    for name, value in own.items():
+        default = module.WORDS[name].default
+        if name in ("ckpt", "multirun") and value != default:
+            raise UserError(f"--cfg job prints one composed config: leave out {name}={value}")
+    text = yaml.safe_dump(compose(others).plain(), sort_keys=False, allow_unicode=True)
+    return text.rstrip("\n")

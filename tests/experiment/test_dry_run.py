@@ -29,7 +29,7 @@ def test_a_dry_run_says_little_and_leaves_nothing(at, capsys):
     for word in ("DummyLogger", "function", "alarm", "! ", "run folder", "worse", "None"):
         assert word not in out, out
     assert out.splitlines()[-1] == (
-        "dry run: one batch of training, validation and test went through; nothing is kept"
+        "dry run: one batch of training, validation and test passed; nothing is kept"
     )
     assert "without keeping anything" in out and "epoch 1/1" in out
 

@@ -34,7 +34,7 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
         words += ["callbacks.filter_visuals.steps=2", "looking.last_seconds=5"]
     assert main(["train", f"exp={experiment}", *words]) == 0
     printed = capsys.readouterr().out
-    assert "one batch of training, validation and test went through" in printed
+    assert "one batch of training, validation and test passed" in printed
     assert "failed" not in printed
 
 
@@ -83,5 +83,5 @@ def test_timm_families_run(name, at, capsys):
     words += ["callbacks.filter_visuals=null", "callbacks.activation_grids.limit=4"]
     assert main(["train", "exp=finetune_timm", f"model.name={name}", *words]) == 0
     printed = capsys.readouterr().out
-    assert "one batch of training, validation and test went through" in printed
+    assert "one batch of training, validation and test passed" in printed
     assert "failed" not in printed

@@ -45,8 +45,8 @@ class Move(NamedTuple):
         height, width = images.shape[-2:]
         cosine, sine = cos(self.angle) / self.scale, sin(self.angle) / self.scale
         # in units of half a side: the aspect keeps a turn a turn
-        matrix = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
-        matrix = images.new_tensor(matrix).expand(len(images), 2, 3)
+        rows = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
+        matrix = images.new_tensor(rows).expand(len(images), 2, 3)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 

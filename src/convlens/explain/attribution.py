@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_methods import MethodCall, find_method
+from convlens.explain.captum_methods import MethodCall, TwoClassNetwork, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
 from convlens.explain.occlusion import compute_logits
@@ -119,7 +119,7 @@ def attribute(
         state.enter_context(_untouched(model))
         # Captum keeps the inputs of activations: they write to fresh memory
         state.enter_context(switch_off(model.modules(), "inplace"))
-        network = _TwoClassesAtLeast(model)
+        network = TwoClassNetwork(model)
         maps = []
         for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
             _seed_generators(images.device, seed)
@@ -139,22 +139,6 @@ def check_attribution(
         UserError: what can be told of a method, a layer and options beforehand.
     """
     return MethodCall(find_method(method), options, None).layer_of(model, layer, example)
-
-
-class _TwoClassesAtLeast(nn.Module):
-    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``.
-
-    To be called inside :func:`convlens.explain.outputs.answering`.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.training = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 
 
 class _CountRelu(TorchDispatchMode):

@@ -54,8 +54,9 @@ class Layout:
     reason: str = ""
 
     @property
-    def is_map(self) -> bool:
-        return self.order is not None and len(self.order) == 4
+    def map_order(self) -> tuple[int, ...] | None:
+        """``order`` if the output holds maps, else None."""
+        return self.order if self.order is not None and len(self.order) == 4 else None
 
 
 class AxisTracker(TorchDispatchMode):

@@ -177,7 +177,8 @@ def _joined(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
         rest = _broadcast(given, known, tuple(given[0].shape))
         return (*rest[:place], axis_of(None, shape[place]), *rest[place:])
     pieces = [(t, a) for t, a in zip(given, known, strict=True) if t.dim() == rank]
-    found = list(_broadcast(*zip(*pieces, strict=True), shape))
+    tensors, tensor_axes = zip(*pieces, strict=True)
+    found = list(_broadcast(tensors, tensor_axes, shape))
     labels = [set() if axes is None else labels_of(axes[place]) for _, axes in pieces]
     found[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
     return tuple(found)

@@ -9,6 +9,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from convlens.explain.axes import Layout
 from convlens.explain.captum_layers import layer_outputs, reading
 from convlens.explain.layers import find_feature_map
 from convlens.explain.layouts import find_module
+from convlens.explain.mode import image_size
 from convlens.explain.occlusion import window_pixels
 from convlens.explain.superpixels import superpixels
 
@@ -36,7 +38,7 @@ _EXACT_SEGMENTS = 4  # the exact Shapley values take the factorial of it
 _TOGETHER = 8  # covered pictures a pass where nothing is said: the fastest on CPU
 
 
-def attribution_methods() -> dict[str, type]:
+def attribution_methods() -> dict[str, type[Any]]:
     """Name, as in ``integrated_gradients`` -> class of ``captum.attr``, all that take pictures."""
     import captum.attr
 
@@ -66,6 +68,24 @@ def find_method(name: str) -> str:
     if _letters(name) not in by_letters:
         raise UserError(f"no attribution method {name!r}: {nearest(_snake(name), known)}")
     return by_letters[_letters(name)]
+
+
+class TwoClassNetwork(nn.Module):
+    """A network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``.
+
+    Call it inside ``convlens.explain.answering``.
+    """
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
 
 
 class MethodCall:
@@ -118,11 +138,16 @@ class MethodCall:
         return layer
 
     def run(
-        self, network: nn.Module, layer: str | None, images: Tensor, targets: Tensor, part: slice
+        self,
+        network: TwoClassNetwork,
+        layer: str | None,
+        images: Tensor,
+        targets: Tensor,
+        part: slice,
     ) -> Tensor:
         """Maps of the pictures in ``part``, ``(B, h, w)``."""
         total, images = len(images), images[part].clone().requires_grad_()
-        layout, shape = Layout(None), ()
+        layout, shape = Layout(None), torch.Size()
         if layer and ("GradCam" in self.base.__name__ or self.base.__name__.startswith("Layer")):
             with reading(network.model, [layer]) as layouts, torch.no_grad():
                 shape = layer_outputs(layouts, images[:1].detach())[layer].shape
@@ -134,7 +159,7 @@ class MethodCall:
                 "holds them elsewhere: choose a convolution, or the method grad_cam"
             )
         words = self._defaults(images.detach())
-        if "layer_mask" in self.calling and "layer_mask" not in self.options:
+        if layer is not None and "layer_mask" in self.calling and "layer_mask" not in self.options:
             words["layer_mask"] = _positions(layer, layout, shape).to(images.device)
         words |= {name: self._piece(value, name, total, part, images.device)
                   for name, value in self.options.items()}  # fmt: skip
@@ -159,10 +184,9 @@ class MethodCall:
         if self.base.__name__.startswith("Layer") and layout.order:
             found = found.permute(layout.order) if found.shape[1:] == shape[1:] else found
         if found.dim() != 4:
-            shape = tuple(found.shape[1:])
             raise UserError(
-                f"{self.method} gives {shape} per picture at layer {layer!r}, and no maps "
-                "(C, h, w): choose a convolution or its activation"
+                f"{self.method} gives {tuple(found.shape[1:])} per picture at layer {layer!r}, and "
+                "no maps (C, h, w): choose a convolution or its activation"
             )
         return found.detach().sum(1)
 
@@ -179,14 +203,14 @@ class MethodCall:
 
     def _defaults(self, images: Tensor) -> dict:
         """What is said to Captum where the options say nothing."""
-        words, size = {}, tuple(images.shape[-2:])
+        words: dict[str, Any] = {}
         if "internal_batch_size" in self.calling and self.batch:
             words["internal_batch_size"] = self.batch
         if "perturbations_per_eval" in self.calling:
             words["perturbations_per_eval"] = 1 if self.mixes else self.batch or _TOGETHER
         if "sliding_window_shapes" in self.calling:
             channels = images.shape[1]
-            words["sliding_window_shapes"] = (channels, *window_pixels(0.25, size))
+            words["sliding_window_shapes"] = (channels, *window_pixels(0.25, image_size(images)))
             # where the caller names windows of his own, strides of half of them
             window = self.options.get("sliding_window_shapes", words["sliding_window_shapes"])
             words["strides"] = (channels, *(max(1, int(side) // 2) for side in window[1:]))
@@ -225,8 +249,9 @@ def _parameters(function) -> set[str]:
 
 def _positions(layer: str, layout: Layout, shape: Sequence[int]) -> Tensor:
     """``(1, 1, h, w)``: a number for each place of the layer's maps, the same for all channels."""
-    if not layout.is_map:
+    order = layout.map_order
+    if order is None:
         raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
-    height, width = (shape[axis] for axis in layout.order[2:])
+    height, width = (shape[axis] for axis in order[2:])
     places = torch.arange(height * width).reshape(1, 1, height, width)
-    return places.permute(*(layout.order.index(axis) for axis in range(4)))
+    return places.permute(*(order.index(axis) for axis in range(4)))

@@ -22,6 +22,7 @@ from convlens.explain.mode import (
     device_of,
     dtype_of,
     explaining,
+    image_size,
     prepare_images,
 )
 from convlens.explain.receptive import fitting_probe
@@ -194,9 +195,10 @@ def gradient_ascent(
             build_preconditioner(picture.new_zeros(channels, *canvas), smoothing, colours),
         )
         start = (start + 0.5).clamp(0, 1)
-        signs = picture.new_tensor(checked_signs(signs, units))
+        unit_signs = picture.new_tensor(checked_signs(signs, units))
         batch = cached_batch(batch or len(units), start, _CPU_PIXELS)
-        done = [climb(start[part], units[part], signs[part]) for part in chunks(len(units), batch)]
+        parts = chunks(len(units), batch)
+        done = [climb(start[part], units[part], unit_signs[part]) for part in parts]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
     return FilterPictures(images, values, stuck, tuple(units))
 
@@ -261,7 +263,7 @@ def _prepare(
     """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
     with torch.no_grad():
         probe = fitting_probe(taps, layer, picture)
-    canvas = probe.canvas if probe else tuple(picture.shape[-2:])
+    canvas = probe.canvas if probe else image_size(picture)
     return checked_units(layer, units, taps.channels_first(layer).shape[1]), canvas
 
 

@@ -107,14 +107,7 @@ def _maps(
     predicted = probabilities(logits.detach()).argmax(1, keepdim=True)
     targets.copy_(torch.where(targets == -1, predicted, targets))
     scores = class_scores(logits, targets)
-    for name, output in outputs.items():
-        layout = layouts.layout(name)
-        if not layout.is_map:
-            what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
-            raise UserError(
-                f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or "
-                "its activation"
-            )
+    orders = {name: _map_order(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
     for t in range(targets.shape[1]):
@@ -125,11 +118,22 @@ def _maps(
         for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
             if gradient is None:
                 raise UserError(f"layer {name!r} does not lead to the logits: choose another")
-            layout = layouts.layout(name)
-            values, slopes = (each.permute(layout.order) for each in (output.detach(), gradient))
+            values, slopes = (each.permute(orders[name]) for each in (output.detach(), gradient))
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
+
+
+def _map_order(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:
+    """Return which axes of a layer's output are ``B, C, h, w``."""
+    layout = layouts.layout(name)
+    if layout.map_order is None:
+        what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
+        raise UserError(
+            f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or "
+            "its activation"
+        )
+    return layout.map_order
 
 
 def class_scores(logits: Tensor, targets: Tensor) -> Tensor:

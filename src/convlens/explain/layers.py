@@ -153,7 +153,9 @@ def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     return [
         call.name
         for call in _trace(model, example)[0]
-        if call.reads_image and max(call.module.kernel_size) > 1
+        if call.reads_image
+        and isinstance(call.module, nn.Conv2d)
+        and max(call.module.kernel_size) > 1
     ]
 
 
@@ -172,9 +174,10 @@ class _Call:
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of its maps; None for anything else, and for maps of one pixel."""
-        if not self.layout.is_map:
+        order = self.layout.map_order
+        if order is None:
             return None
-        height, width = (self.output.shape[axis] for axis in self.layout.order[2:])
+        height, width = (self.output.shape[axis] for axis in order[2:])
         return (height, width) if max(height, width) > 1 else None
 
 

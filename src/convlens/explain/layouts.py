@@ -77,9 +77,11 @@ class Layouts:
                 f"layer {name!r} returns a {type(output).__name__}, not one tensor: "
                 "name a layer inside it or after it"
             )
-        self._seen[name] = output.shape, self._tracker and self._tracker.layout(output)
+        layout = None
         if self._tracker is not None:
+            layout = self._tracker.layout(output)
             self._tracker.watch(name, output)
+        self._seen[name] = output.shape, layout
 
     def follow(self, forward: Callable[[Tensor], Found], images: Tensor) -> Found:
         """What ``forward`` makes of ``images`` in a pass of the network.
@@ -100,7 +102,7 @@ class Layouts:
         self._tracker = AxisTracker(images)
         try:
             found = self._pass(forward, images)
-            self._known = {name: self._learn(name) for name in self._seen}
+            self._known = {name: self._learn(name, self._tracker) for name in self._seen}
         finally:
             self._tracker = None
         if found is not None:  # else what reads the outputs was not seen
@@ -111,10 +113,11 @@ class Layouts:
         self._seen.clear()
         return forward(images)
 
-    def _learn(self, name: str) -> _Known:
+    def _learn(self, name: str, tracker: AxisTracker) -> _Known:
         shape, layout = self._seen[name]
+        assert layout is not None, "every layer of a tracked pass has a layout"
         channels = None if layout.order is None else shape[layout.order[1]]
-        readers = frozenset(self._tracker.readers[name])
+        readers = frozenset(tracker.readers[name])
         return _Known(ref(self.modules[name]), len(shape), channels, layout, readers)
 
     def hooked(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
@@ -139,10 +142,11 @@ class Layouts:
         """
         output = self.run(images)
         for name in self.modules:
-            self._check_called(name)
+            self.check_called(name)
         return output
 
-    def _check_called(self, name: str) -> None:
+    def check_called(self, name: str) -> None:
+        """Raise a UserError if the layer was not called in the last pass."""
         if name not in self._seen:
             raise UserError(f"layer {name!r} is never called: choose another")
 
@@ -152,7 +156,7 @@ class Layouts:
         Raises:
             UserError: the layer was not called.
         """
-        self._check_called(name)
+        self.check_called(name)
         return self._known[name].layout
 
     def channels_first(self, name: str, output: Tensor) -> Tensor:

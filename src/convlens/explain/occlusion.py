@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import cached_batch, chunks, explaining, prepare_images
+from convlens.explain.mode import cached_batch, chunks, explaining, image_size, prepare_images
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
@@ -79,7 +79,8 @@ def occlusion(
     """
     _check_targets(images, targets)
     _check_baseline(baseline)
-    corners, size = _corners(images.shape[-2:], window, stride), images.shape[-2:]
+    size = image_size(images)
+    corners = _corners(size, window, stride)
     rows, columns = (
         _spans(*line) for line in zip(corners.unbind(1), _pair(window), size, strict=True)
     )
@@ -172,11 +173,12 @@ def window_pixels(length: float, size: tuple[int, int]) -> tuple[int, int]:
     >>> window_pixels(0.25, (150, 100)), window_pixels(20, (150, 100))
     ((38, 25), (20, 20))
     """
+    height, width = size
     if isinstance(length, float) and 0 < length <= 1:
-        return tuple(max(1, round(side * length)) for side in size)
+        return max(1, round(height * length)), max(1, round(width * length))
     if isinstance(length, bool) or length != int(length) or length < 1:
         raise UserError(f"{length} is neither a share of the picture (0.25) nor pixels (20)")
-    return tuple(min(int(length), side) for side in size)
+    return min(int(length), height), min(int(length), width)
 
 
 def _check_targets(images: Tensor, targets: Tensor) -> None:

@@ -232,8 +232,10 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
         )
     else:
         try:
-            inside = isinstance(where, int) or isinstance(output, Mapping)
-            found = output[where] if inside else getattr(output, where)
+            if isinstance(where, int) or isinstance(output, Mapping):
+                found = output[where]
+            else:
+                found = getattr(output, where)
         except (AttributeError, IndexError, KeyError, TypeError):
             raise UserError(
                 f"{name} returns a {kind} without {where!r}: logits={where!r} finds nothing in it"

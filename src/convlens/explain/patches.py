@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import checked_signs, checked_units
-from convlens.explain.mode import chunks, explaining, prepare_images
+from convlens.explain.mode import chunks, explaining, image_size, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
@@ -73,7 +73,7 @@ class _Search:
         outputs = outputs.reshape(*outputs.shape[:2], -1)[:, self.units].transpose(0, 1)
         outputs = (outputs * self.signs[..., None]).nan_to_num(-torch.inf, torch.inf, -torch.inf)
         values, places = outputs.max(-1)  # (U, B): one place of a picture
-        boxes = self.field.boxes(places, width, tuple(pictures.shape[-2:]))
+        boxes = self.field.boxes(places, width, image_size(pictures))
         numbers = torch.arange(begin, begin + count, device=values.device).expand_as(values)
         kept = self.values.shape[1]
         # stable, so that the earlier of two equal pictures stays first

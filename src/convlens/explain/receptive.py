@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convlens.explain.mode import image_size
 from convlens.explain.taps import Taps
 
 _SMALLEST_CANVAS = 32
@@ -37,16 +38,18 @@ class Field:
     def of(cls, taps: Taps, layer: str, example: Tensor) -> Field:
         """That of a layer of ``taps``, on pictures like ``example`` ``(1, C, H, W)``."""
         probe = fitting_probe(taps, layer, example)
+        if probe is None:
+            return cls()
         field = cls._measured(probe)
-        smaller = field.size and probe.canvas != tuple(example.shape[-2:])
+        smaller = field.size is not None and probe.canvas != image_size(example)
         if smaller and not field._holds(probe, example):
             # padding that depends on the picture's size (TensorFlow's) moves the fields
             return cls._measured(Probe(taps, layer, example))
         return field
 
     @classmethod
-    def _measured(cls, probe: Probe | None) -> Field:
-        if probe is None or probe.sees_edge or min(probe.map) < 3:
+    def _measured(cls, probe: Probe) -> Field:
+        if probe.sees_edge or min(probe.map) < 3:
             return cls()
         # rows and columns to spoil until the middle unit, from either side, and the next notice
         middle = [side // 2 for side in probe.map]
@@ -54,16 +57,18 @@ class Field:
             [*probe.edges, *[(axis, 0, middle[axis - 2] + 1) for axis in (2, 3)]],
         )
         starts, ends, following = found[0:4:2], found[1:4:2], found[4:]
-        stride = tuple(f - s for f, s in zip(following, starts, strict=True))
+        down, across = (f - s for f, s in zip(following, starts, strict=True))
+        stride = (down, across)
         if 0 in stride:
             return cls()  # an enlarged map: several units share a field
-        size = tuple(c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
-        first = tuple(s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
-        return cls(first, size, stride)
+        height, width = (c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
+        top, left = (s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
+        return cls((top, left), (height, width), stride)
 
     def _holds(self, probe: Probe, example: Tensor) -> bool:
         """Whether a unit in the middle of ``example`` sees just its box: all four of its edges,
         and nothing outside."""
+        assert self.size is not None, "only a measured field has a box"
         row, column = (
             max(0, (side - size) // 2 - first) // stride
             for side, size, first, stride in zip(
@@ -123,7 +128,7 @@ class Probe:
     def __init__(self, taps: Taps, layer: str, picture: Tensor):
         self.taps, self.layer = taps, layer
         self.picture = torch.zeros_like(picture)
-        self.canvas = tuple(picture.shape[-2:])
+        self.canvas = image_size(picture)
         framed = torch.full_like(picture, float("nan"))
         framed[..., 1:-1, 1:-1] = 0
         spoilt = self.spoilt(framed)[0]

@@ -114,10 +114,12 @@ def _randomised(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]
 
 def _redraw(module: nn.Module) -> None:
     """New weights, drawn on the CPU whatever the device."""
+    reset = _reset(module)
+    assert reset is not None, "only layers that can draw new weights are randomised"
     homes = [(tensor, tensor.device) for _, _, tensor in _tensors(module)]
     for tensor, _ in homes:
         tensor.data = tensor.data.cpu()
-    _reset(module)()
+    reset()
     for tensor, device in homes:
         tensor.data = tensor.data.to(device)
 

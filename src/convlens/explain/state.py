@@ -164,9 +164,9 @@ class _State:
             if list(store) != list(before):
                 store.clear()
             store.update(before)
-        for tensor, before in self._scripted:
-            if not _same(tensor, before):
-                tensor.data.copy_(before)
+        for tensor, values in self._scripted:
+            if not _same(tensor, values):
+                tensor.data.copy_(values)
 
 
 def _moved(weights: list[tuple[str, nn.Parameter, int, Tensor | None]]) -> list[str]:

@@ -74,7 +74,7 @@ def _connected(labels: Tensor) -> Tensor:
     """``(H, W)``: of each label its largest piece is kept; what is cut off joins a neighbour."""
     pieces = _pieces(labels)
     sizes = torch.bincount(pieces.flatten(), minlength=labels.numel())
-    largest = {}
+    largest: dict[int, int] = {}
     for piece in pieces.unique().tolist():
         label = int(labels.flatten()[piece])
         if label not in largest or sizes[piece] > sizes[largest[label]]:

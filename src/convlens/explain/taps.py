@@ -68,7 +68,8 @@ class Taps(dict[str, Tensor]):
             UserError: it is neither, or nobody can know which axis holds the channels; or the
                 layer was not called.
         """
-        return self._layouts.channels_first(name, self.get(name))
+        self._layouts.check_called(name)
+        return self._layouts.channels_first(name, self[name])
 
 
 @contextmanager

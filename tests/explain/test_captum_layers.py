@@ -12,7 +12,7 @@ from torch import nn
 
 from convlens.core.errors import UserError
 from convlens.explain import activations, choose_layers, grad_cam
-from convlens.explain.captum_layers import _passes
+from convlens.explain.captum_layers import _group_layers
 from convlens.explain.layouts import Layouts
 from support.explain_networks import (
     Branches,
@@ -219,6 +219,6 @@ def test_activations_of_no_layer_are_none():
 def test_layers_on_several_devices_are_read_one_by_one():
     """Captum gathers the layers of a pass from one device, that of the first."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
-    assert _passes(Layouts(model, ["0", "1"])) == [["0", "1"]]
+    assert _group_layers(Layouts(model, ["0", "1"])) == [["0", "1"]]
     model[1].to("meta")
-    assert _passes(Layouts(model, ["0", "1"])) == [["0"], ["1"]]
+    assert _group_layers(Layouts(model, ["0", "1"])) == [["0"], ["1"]]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_layers import layer_outputs_with_graph, reading
+from convlens.explain.captum_layers import hook_layers, layer_outputs_with_graph
 from convlens.explain.layouts import Layouts
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
@@ -89,7 +89,7 @@ def grad_cam(
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
-    with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
+    with explaining(model), answering(model), hook_layers(model, layers, gradients=True) as layouts:
         images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
         done = [

@@ -212,7 +212,7 @@ def test_a_sign_turns_the_climb_round():
     assert both.activations[0] > 0 > both.activations[1] and both.units == (2, 2)
     alone = gradient_ascent(model, "0", [2], signs=[-1], batch=1, **options)
     torch.testing.assert_close(alone.images[0], both.images[1])
-    with pytest.raises(ValueError, match="signs are 1 or -1 for each of 2 units"):
+    with pytest.raises(ValueError, match="signs must be 1 or -1 for each of 2 units"):
         gradient_ascent(model, "0", [1, 2], signs=[1, 0], **options)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.filters import checked_signs, checked_units
+from convlens.explain.filters import check_signs, check_units
 from convlens.explain.mode import chunks, explaining, image_size, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
@@ -57,10 +57,10 @@ class _Search:
     ):  # fmt: skip
         """``like`` is a picture as they will come, ``(1, C, H, W)``."""
         with record(model, [layer], example=like) as taps:
-            units = checked_units(layer, units, taps.channels_first(layer).shape[1])
+            units = check_units(layer, units, taps.channels_first(layer).shape[1])
             field = Field.of(taps, layer, like)
         self.field, self.units, self.count = field, units, count
-        self.signs = like.new_tensor(checked_signs(signs, units))[:, None]
+        self.signs = like.new_tensor(check_signs(signs, units))[:, None]
         shape = (len(units), count, like.shape[1], *(field.size or like.shape[-2:]))
         self.patches = like.new_full(shape, _OUTSIDE)
         self.values = like.new_empty(len(units), 0)  # (U, N), times the unit's sign, falling

@@ -207,7 +207,7 @@ def test_a_layer_that_the_logits_do_not_read_is_refused_by_grad_cam():
 def test_a_parameter_that_a_layer_hands_on_still_needs_no_gradient():
     """Captum would ask for the gradient of the very tensor; a copy stands in for it."""
     model, images = seeded(Odd), pictures(2, 8)
-    with pytest.raises(UserError, match="which axis holds the channels is not known"):
+    with pytest.raises(UserError, match="its channel axis is unknown"):
         grad_cam(model, images, torch.tensor([0, 1]), ["own"])
     assert not model.own.scale.requires_grad and model.own.scale.grad is None
 

@@ -21,7 +21,7 @@ from convlens.explain.taps import Taps
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
-def draw_start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
+def draw_noise(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
     """Return ``(U, C, h, w)`` noise, seeded for each unit; the global generator is not used."""
     generator = torch.Generator()
     images = [
@@ -77,7 +77,7 @@ def draw_moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int)
 
 
 @dataclass(frozen=True, eq=False)
-class Climb:
+class Ascent:
     """The ascent itself, for a batch of images, one for each unit.
 
     Attributes:
@@ -111,7 +111,7 @@ class Climb:
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
         for move in self.moves:
             images = images.roll(move.shift, (-2, -1)).requires_grad_()
-            objective = self.means(move.warp(images), units) @ signs
+            objective = self.mean_outputs(move.warp(images), units) @ signs
             gradient = torch.autograd.grad(objective, images)[0]
             step = self.precondition(gradient)
             size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
@@ -121,9 +121,9 @@ class Climb:
             images = (images.detach() + self.step_size * step).clamp(0, 1)
             images = images.roll((-move.shift[0], -move.shift[1]), (-2, -1))
         with torch.no_grad():
-            return images, self.means(images, units), ~moved
+            return images, self.mean_outputs(images, units), ~moved
 
-    def means(self, images: Tensor, units: list[int]) -> Tensor:
+    def mean_outputs(self, images: Tensor, units: list[int]) -> Tensor:
         """Return the spatial mean of channel ``units[i]`` on image ``i``, ``(U,)``."""
         self.taps.run(images)
         outputs = self.taps.channels_first(self.layer)[range(len(units)), units]

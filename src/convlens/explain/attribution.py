@@ -102,7 +102,7 @@ def attribute(
     method = find_method(method)
     call = MethodCall(method, options, batch)
     layer = call.choose_layer(model, layer, images)
-    if call.mixes and len(images) < 2:
+    if call.mixes_images and len(images) < 2:
         raise UserError(
             f"{method} swaps parts between images: choose at least two images, or another method"
         )
@@ -124,7 +124,8 @@ def attribute(
         state.enter_context(switch_off(model.modules(), "inplace"))
         network = TwoClassNetwork(model)
         maps = []
-        for part in chunks(len(images), 1 if call.alone else None if call.mixes else batch):
+        part_size = 1 if call.runs_singly else None if call.mixes_images else batch
+        for part in chunks(len(images), part_size):
             _seed_generators(images.device, seed)
             maps.append(call.run(network, layer, images, targets, part))
     return AttributionMaps(torch.cat(maps), logits, targets, method, layer, notes)

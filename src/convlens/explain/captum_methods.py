@@ -101,14 +101,15 @@ class MethodCall:
         kind: Captum's class of the method.
         name: name of the method that explains: ``of`` for ``noise_tunnel``, else ``method``.
         base: Captum's class of ``name``.
-        building: parameters of the constructor of ``base``.
-        calling: parameters of ``attribute`` of ``base``.
+        init_names: parameter names of the constructor of ``base``.
+        call_names: parameter names of ``attribute`` of ``base``.
         options: the options, lists converted to tuples.
         batch: images per pass at most; None for all at once.
-        shap: whether the method compares with a set of baseline images.
-        alone: whether images are explained one by one: the method samples, makes several images of
-            each, or needs separate features for each.
-        mixes: whether the method swaps parts between the images of a batch, which must stay whole.
+        uses_baseline_set: whether the method compares with a set of baseline images.
+        runs_singly: whether images are explained one by one, because the method samples, makes
+            several images of each, or needs separate features for each.
+        mixes_images: whether the method swaps parts between the images of a batch, which must
+            stay whole.
 
     Raises:
         UserError: if an option is unknown or a required one is missing.
@@ -124,25 +125,26 @@ class MethodCall:
             raise UserError(
                 "noise_tunnel cannot average itself: set of to another method, such as saliency"
             )
-        self.building = _parameters(self.base.__init__)
-        self.calling = _parameters(self.base.attribute)
+        self.init_names = _parameters(self.base.__init__)
+        self.call_names = _parameters(self.base.attribute)
         outer = _parameters(self.kind.attribute)
-        allowed = (self.building | self.calling | outer) - _NOT_OPTIONS
+        allowed = (self.init_names | self.call_names | outer) - _NOT_OPTIONS
         for name in options:
             if name not in allowed:
                 raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
-        if "neuron_selector" in self.calling and "neuron_selector" not in options:
+        if "neuron_selector" in self.call_names and "neuron_selector" not in options:
             raise UserError(
                 f"{method} needs the option neuron_selector, the unit's position in the layer"
             )
         self.options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        samples = {"n_samples", "nt_samples"} & (self.calling | outer)
-        multiplies = {"internal_batch_size", "perturbations_per_eval"} & self.calling
-        masked = "layer_mask" in self.calling  # Captum does not repeat targets there
-        self.mixes = "permutation" in self.name
-        self.shap = "Shap" in self.base.__name__ and "feature_mask" not in self.calling
-        self.alone = not self.mixes and bool(
-            samples or self.shap or masked or (multiplies and batch)
+        samples = {"n_samples", "nt_samples"} & (self.call_names | outer)
+        multiplies = {"internal_batch_size", "perturbations_per_eval"} & self.call_names
+        masked = "layer_mask" in self.call_names  # Captum does not repeat targets there
+        self.mixes_images = "permutation" in self.name
+        shap = "Shap" in self.base.__name__
+        self.uses_baseline_set = shap and "feature_mask" not in self.call_names
+        self.runs_singly = not self.mixes_images and bool(
+            samples or self.uses_baseline_set or masked or (multiplies and batch)
         )
 
     def choose_layer(self, model: nn.Module, layer: str | None, images: Tensor) -> str | None:
@@ -151,7 +153,7 @@ class MethodCall:
         Raises:
             UserError: if the layer does not exist, or the method does not use one.
         """
-        if "layer" not in self.building:
+        if "layer" not in self.init_names:
             if layer is not None:
                 raise UserError(f"{self.name} does not use a layer: leave layer out")
             return None
@@ -195,19 +197,22 @@ class MethodCall:
                 "another axis: choose a convolution, or the method grad_cam"
             )
         arguments = self._defaults(images.detach())
-        if layer is not None and "layer_mask" in self.calling and "layer_mask" not in self.options:
+        masked = "layer_mask" in self.call_names and "layer_mask" not in self.options
+        if layer is not None and masked:
             arguments["layer_mask"] = _number_positions(layer, layout, shape).to(images.device)
         for name, value in self.options.items():
             arguments[name] = self._slice_option(value, name, total, part, images.device)
-        building = {name: arguments.pop(name) for name in [*arguments] if name in self.building}
+        init_arguments = {
+            name: arguments.pop(name) for name in [*arguments] if name in self.init_names
+        }
         if layer:
-            building["layer"] = find_module(network.model, layer)
-        if "target" in self.calling:
+            init_arguments["layer"] = find_module(network.model, layer)
+        if "target" in self.call_names:
             arguments["target"] = targets[part]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about hooks, which are removed afterwards
-                explainer = self.base(network, **building)
+                explainer = self.base(network, **init_arguments)
                 if self.base is not self.kind:
                     explainer = self.kind(explainer)
                 maps = explainer.attribute(images, **arguments)
@@ -227,7 +232,7 @@ class MethodCall:
         return maps.detach().sum(1)
 
     def _is_misuse(self, error: Exception) -> bool:
-        """Whether Captum raised ``error`` because the method does not suit the network."""
+        """Return whether Captum raised ``error`` because the method does not suit the network."""
         text = str(error)
         return (
             isinstance(error, _CAPTUM_ERRORS)
@@ -240,23 +245,23 @@ class MethodCall:
     def _defaults(self, images: Tensor) -> dict:
         """Return the arguments for Captum that the options do not set, or may override."""
         arguments: dict[str, Any] = {}
-        if "internal_batch_size" in self.calling and self.batch:
+        if "internal_batch_size" in self.call_names and self.batch:
             arguments["internal_batch_size"] = self.batch
-        if "perturbations_per_eval" in self.calling:
-            count = 1 if self.mixes else self.batch or _COVERED_PER_PASS
+        if "perturbations_per_eval" in self.call_names:
+            count = 1 if self.mixes_images else self.batch or _COVERED_PER_PASS
             arguments["perturbations_per_eval"] = count
-        if "sliding_window_shapes" in self.calling:
+        if "sliding_window_shapes" in self.call_names:
             channels = images.shape[1]
             default = (channels, *window_pixels(0.25, image_size(images)))
             arguments["sliding_window_shapes"] = default
             # strides of half a window, also for windows that the caller chooses
             window = self.options.get("sliding_window_shapes", default)
             arguments["strides"] = (channels, *(max(1, int(side) // 2) for side in window[1:]))
-        if "feature_mask" in self.calling and "feature_mask" not in self.options:
+        if "feature_mask" in self.call_names and "feature_mask" not in self.options:
             count = _EXACT_SEGMENTS if self.base.__name__ == "ShapleyValues" else _SEGMENTS
-            like = torch.zeros_like(images[:1]) if self.mixes else images
+            like = torch.zeros_like(images[:1]) if self.mixes_images else images
             arguments["feature_mask"] = superpixels(like, count)[:, None]
-        if self.shap and "baselines" not in self.options:
+        if self.uses_baseline_set and "baselines" not in self.options:
             dark, bright = images.amin((1, 2, 3)), images.amax((1, 2, 3))
             ends = torch.cat([dark, bright])[:, None, None, None]
             arguments["baselines"] = ends.expand(-1, *images.shape[1:]).clone()
@@ -271,7 +276,7 @@ class MethodCall:
         value = value.to(device)
         if name == "feature_mask" and value.dim() < 4:  # (H, W) or (B, H, W): for all channels
             value = value.reshape(-1, 1, *value.shape[-2:])
-        shared = self.shap and name == "baselines"  # a set of images to compare with
+        shared = self.uses_baseline_set and name == "baselines"  # a set of images to compare with
         return value[part] if len(value) == total and value.dim() > 2 and not shared else value
 
 

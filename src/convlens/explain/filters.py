@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
+from convlens.explain.ascent import Ascent, build_preconditioner, draw_moves, draw_noise
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import (
     cached_batch,
@@ -191,8 +191,8 @@ def gradient_ascent(
     example = _make_grey(model, size, channels)
     with explaining(model), record(model, [layer], example=example) as taps:
         units, canvas = _prepare(taps, layer, units, example)
-        start = draw_start(units, (channels, *canvas), noise, seed).to(example)
-        climb = Climb(
+        start = draw_noise(units, (channels, *canvas), noise, seed).to(example)
+        ascent = Ascent(
             taps,
             layer,
             step_size,
@@ -203,7 +203,7 @@ def gradient_ascent(
         unit_signs = example.new_tensor(check_signs(signs, units))
         batch = cached_batch(batch or len(units), start, _CPU_PIXELS)
         parts = chunks(len(units), batch)
-        results = [climb(start[part], units[part], unit_signs[part]) for part in parts]
+        results = [ascent(start[part], units[part], unit_signs[part]) for part in parts]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*results, strict=True))
     return FilterPictures(images, values, stuck, tuple(units))
 

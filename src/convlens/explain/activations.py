@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from convlens.explain.captum_layers import hook_layers, layer_outputs
+from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.mode import chunks, explaining, prepare_images
 
 
@@ -60,7 +60,7 @@ def activations(
     """
     with explaining(model), torch.no_grad(), hook_layers(model, layers) as layouts:
         images = prepare_images(model, images)
-        parts = [layer_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
+        parts = [read_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
         maps = {
             name: torch.cat([layouts.channels_first(name, part[name]) for part in parts])
             for name in layers

@@ -22,13 +22,13 @@ from convlens.explain.axis_rules import (
     CHANNELS,
     VIEWS,
     Axes,
-    axis_of,
     convolve_axes,
+    find_tensors,
     follow_axes,
-    labels_of,
-    named_axes,
-    new_channels,
-    tensors_in,
+    get_labels,
+    make_axes,
+    make_axis,
+    mix_channels,
 )
 
 # matrix products: the position of the first factor among the operands
@@ -75,15 +75,15 @@ class AxisTracker(TorchDispatchMode):
         self._learned = False  # whether any product has been taken
         self.readers: dict[str, set[str]] = {}
         self._batch = len(images)
-        self._axes: dict[tuple, Axes] = {_key(images): named_axes("BPHW", images.shape)}
+        self._axes: dict[tuple, Axes] = {_key(images): make_axes("BPHW", images.shape)}
         self._watched: dict[tuple, set[str]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs, given = kwargs or {}, tensors_in(args)
+        kwargs, given = kwargs or {}, find_tensors(args)
         # looked up before the call: some operations move an operand in memory
         known = [self.axes(tensor) for tensor in given]
         result = func(*args, **kwargs)
-        outputs = tensors_in(result)
+        outputs = find_tensors(result)
         packet = func.overloadpacket.__name__
         name = packet.rstrip("_") if not packet.startswith("__") else packet
         self._note_readers(name, packet, args, kwargs, given, outputs)
@@ -102,7 +102,7 @@ class AxisTracker(TorchDispatchMode):
     def layout(self, output: Tensor) -> Layout:
         """Return the layout of an output of the pass."""
         shape, axes = tuple(output.shape), self.axes(output)
-        if not shape or shape[0] != self._batch or (axes and not labels_of(axes[0]) <= {"B"}):
+        if not shape or shape[0] != self._batch or (axes and not get_labels(axes[0]) <= {"B"}):
             return Layout(None, f"gives parts of images, {shape}, not maps of whole ones")
         if output.dim() == 2:
             return Layout((0, 1))
@@ -120,7 +120,7 @@ class AxisTracker(TorchDispatchMode):
             return False
         # a repeated grey channel, or channels that are stacked one by one, are the image's own too
         own = {"P"} if self._learned else {"P", None}
-        return labels_of(axes[1]) <= own
+        return get_labels(axes[1]) <= own
 
     def watch(self, name: str, output: Tensor) -> None:
         """Record in ``readers`` from now on which operations read ``output``."""
@@ -164,8 +164,8 @@ class AxisTracker(TorchDispatchMode):
         self.products += rows > self._batch
         if not left and not right:
             return None
-        first = left[:-1] if left else [axis_of(None, n) for n in shape[:-1]]
-        return (*first, right[-1] if right else new_channels(left[-1], shape[-1]))
+        first = left[:-1] if left else [make_axis(None, n) for n in shape[:-1]]
+        return (*first, right[-1] if right else mix_channels(left[-1], shape[-1]))
 
 
 def _key(tensor: Tensor) -> tuple:
@@ -179,7 +179,7 @@ def _map_layout(shape: tuple[int, ...], axes: Axes) -> Layout:
     """Return the layout of an output with four axes, the first of which is the batch."""
 
     def places(labels: set[str]) -> list[int]:
-        return [a for a in (1, 2, 3) if axes[a] and labels_of(axes[a]) <= labels]
+        return [a for a in (1, 2, 3) if axes[a] and get_labels(axes[a]) <= labels]
 
     channels, down, across = places(CHANNELS), places({"H"}), places({"W"})
     unknown = [a for a in (1, 2, 3) if shape[a] > 1 and a not in (*channels, *down, *across)]

@@ -42,27 +42,27 @@ _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsu
                "prod", "var_mean"}  # fmt: skip
 
 
-def tensors_in(values) -> list[Tensor]:
+def find_tensors(values) -> list[Tensor]:
     """Return all tensors in nested containers."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def axis_of(label: str | None, size: int) -> Axis:
+def make_axis(label: str | None, size: int) -> Axis:
     """Return an axis of one atom; without atoms for size one."""
     return ((label, size),) if size > 1 else ()
 
 
 def _common(labels: set[str | None], size: int) -> Axis:
     """Return an axis with the label, if there is exactly one; else an unknown axis."""
-    return axis_of(next(iter(labels)) if len(labels) == 1 else None, size)
+    return make_axis(next(iter(labels)) if len(labels) == 1 else None, size)
 
 
-def named_axes(labels: str, shape: Sequence[int]) -> Axes:
+def make_axes(labels: str, shape: Sequence[int]) -> Axes:
     """Return axes of one atom each, one letter of ``labels`` for each side of ``shape``."""
-    return tuple(axis_of(label, size) for label, size in zip(labels, shape, strict=True))
+    return tuple(make_axis(label, size) for label, size in zip(labels, shape, strict=True))
 
 
-def labels_of(axis: Axis) -> set[str | None]:
+def get_labels(axis: Axis) -> set[str | None]:
     """Return the labels of an axis's atoms."""
     return {label for label, _ in axis}
 
@@ -101,7 +101,7 @@ def _keep(axes: Axes, shape: Sequence[int]) -> Axes:
         if prod(n for _, n in axis) == size:
             result.append(axis)
         else:
-            result.append(_common(labels_of(axis), size))
+            result.append(_common(get_labels(axis), size))
     return tuple(result)
 
 
@@ -114,33 +114,33 @@ def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> 
             at = place - (len(shape) - tensor.dim())
             if axes is not None and at >= 0 and tensor.shape[at] == size:
                 candidates.append(axes[at])
-        certain = {axis for axis in candidates if None not in labels_of(axis)}
+        certain = {axis for axis in candidates if None not in get_labels(axis)}
         distinct = certain or {*candidates[:1]}
         if size == 1 or not candidates:
-            result.append(axis_of(None, size))
+            result.append(make_axis(None, size))
         elif len(distinct) == 1:
             result += distinct
         else:
-            labels = set().union(*map(labels_of, distinct))
+            labels = set().union(*map(get_labels, distinct))
             result.append(_common({"C"} if labels <= CHANNELS else labels, size))
     return tuple(result)
 
 
-def new_channels(contracted: Axis, size: int) -> Axis:
+def mix_channels(contracted: Axis, size: int) -> Axis:
     """Return the axis that a product with weights makes from the axis ``contracted``."""
-    labels = labels_of(contracted)
+    labels = get_labels(contracted)
     mixes_positions = bool(labels) and labels <= _SPATIAL  # as in an MLP-Mixer
-    return axis_of(None if mixes_positions or labels == {None} else "C", size)
+    return make_axis(None if mixes_positions or labels == {None} else "C", size)
 
 
 def convolve_axes(axes: Axes | None, shape: tuple[int, ...]) -> Axes | None:
     """Return the axes of a convolution's output of this ``shape``."""
     if axes is None:
         # the axes of a two-dimensional convolution are known without its input
-        return named_axes("BCHW", shape) if len(shape) == 4 else None
-    mixes_positions = labels_of(axes[1]) and labels_of(axes[1]) <= _SPATIAL
+        return make_axes("BCHW", shape) if len(shape) == 4 else None
+    mixes_positions = get_labels(axes[1]) and get_labels(axes[1]) <= _SPATIAL
     kept = _keep(axes, (prod(n for _, n in axes[0]), prod(n for _, n in axes[1]), *shape[2:]))
-    return (kept[0], axis_of(None if mixes_positions else "C", shape[1]), *kept[2:])
+    return (kept[0], make_axis(None if mixes_positions else "C", shape[1]), *kept[2:])
 
 
 def _rearrange(name: str, args, given, known, outputs) -> list[Axes | None]:
@@ -168,7 +168,7 @@ def _rearrange(name: str, args, given, known, outputs) -> list[Axes | None]:
         return [(*axes[:dropped], *axes[dropped + 1 :])] * len(outputs)
     if name == "index_select":
         place = args[1] % rank
-        return [tuple(axis_of(None, n) if d == place else axes[d] for d, n in enumerate(shape))]
+        return [tuple(make_axis(None, n) if d == place else axes[d] for d, n in enumerate(shape))]
     if name == "as_strided" and prod(shape[2:]) == 1 and given[0].shape == shape:
         return [axes]  # how global pooling makes its result channels last in memory
     if name == "linalg_vector_norm":  # the kind of norm comes before the axes
@@ -188,11 +188,11 @@ def _join(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
     place = (args[1] if len(args) > 1 else 0) % rank
     if name == "stack":
         axes = _broadcast(given, known, tuple(given[0].shape))
-        return (*axes[:place], axis_of(None, shape[place]), *axes[place:])
+        return (*axes[:place], make_axis(None, shape[place]), *axes[place:])
     pieces = [(t, a) for t, a in zip(given, known, strict=True) if t.dim() == rank]
     tensors, tensor_axes = zip(*pieces, strict=True)
     result = list(_broadcast(tensors, tensor_axes, shape))
-    labels = [set() if axes is None else labels_of(axes[place]) for _, axes in pieces]
+    labels = [set() if axes is None else get_labels(axes[place]) for _, axes in pieces]
     result[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
     return tuple(result)
 

@@ -42,7 +42,7 @@ def hook_layers(
         yield layouts
 
 
-def layer_outputs(layouts: Layouts, images: Tensor) -> dict[str, Tensor]:
+def read_outputs(layouts: Layouts, images: Tensor) -> dict[str, Tensor]:
     """Return layer name -> output of its last call, by ``captum.attr.LayerActivation``.
 
     Args:
@@ -75,7 +75,7 @@ def _group_layers(layouts: Layouts) -> list[list[str]]:
     return [[name] for name in names] if several else [names] if names else []
 
 
-def layer_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def read_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Return layer name -> output with a graph for ``torch.autograd.grad``, and the logits.
 
     ``captum.attr.LayerGradCam`` makes the same pass, but once for each layer and target. In Captum

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import Layout
-from convlens.explain.captum_layers import hook_layers, layer_outputs
+from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.layers import find_feature_map
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import image_size
@@ -188,7 +188,7 @@ class MethodCall:
         layout, shape = Layout(None), torch.Size()
         if layer and ("GradCam" in self.base.__name__ or self.base.__name__.startswith("Layer")):
             with hook_layers(network.model, [layer]) as layouts, torch.no_grad():
-                shape = layer_outputs(layouts, images[:1].detach())[layer].shape
+                shape = read_outputs(layouts, images[:1].detach())[layer].shape
             layout = layouts.layout(layer)
         if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
             # Captum averages over axes 2 and 3, whatever they are

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_layers import hook_layers, layer_outputs_with_graph
+from convlens.explain.captum_layers import hook_layers, read_outputs_with_graph
 from convlens.explain.layouts import Layouts
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
@@ -108,7 +108,7 @@ def _compute_maps(
 
     In ``targets``, -1 is replaced by the predicted class.
     """
-    outputs, logits = layer_outputs_with_graph(layouts, images)
+    outputs, logits = read_outputs_with_graph(layouts, images)
     predicted = probabilities(logits.detach()).argmax(1, keepdim=True)
     targets.copy_(torch.where(targets == -1, predicted, targets))
     scores = class_scores(logits, targets)

@@ -260,7 +260,7 @@ class Looks(L.Callback):
             due: the explanations whose turn it is.
             clock: completed epochs.
             final: whether this is the last look of the run.
-            stage: ``val`` or ``test``test`` for the look behind the test.
+            stage: ``val``, or ``test`` for the look after the test.
         """
         if not trainer.is_global_zero:
             return

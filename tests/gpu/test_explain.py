@@ -45,11 +45,10 @@ def test_attributions_equal_those_of_the_processor(method):
     on_cpu = attribute(here, images, targets, method).maps
     on_gpu = attribute(there, images.cuda(), targets.cuda(), method).maps
     assert on_cpu.abs().max() > 0
-    if method == "gradient_shap":  # samples, and each device has its own generator
-        again = attribute(there, images.cuda(), targets.cuda(), method).maps
-        assert torch.equal(on_gpu, again)
-    else:
-        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-8, atol=1e-11)
+    if method == "gradient_shap":
+        # it samples, and each device has its own generator; cuDNN's gradients differ by rounding
+        on_cpu = attribute(there, images.cuda(), targets.cuda(), method).maps.cpu()
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-8, atol=1e-11)
 
 
 def test_occlusion_equals_that_of_the_processor():

@@ -113,6 +113,10 @@ def test_known_networks_repeat(tmp_path, name):
 def test_a_finetuning_with_stored_features_runs(tmp_path, capsys):
     words = ["exp=finetune_vgg16", "data=shapes", "model.weights=none", "trainer=gpu"]
     words += ["data.pictures=100", "data.size=64", "training.batch_size=8"]
+    words += [
+        "finetune.phases=[{epochs: 2, train: [head], lr: 1e-3, augment: false},"
+        "{epochs: 1, train: [head, last_block], lr: 1e-4, augment: true}]"
+    ]
     assert main(["train", f"run_dir={tmp_path / 'run'}", *words]) == 0
     assert "failed" not in capsys.readouterr().out
     assert (tmp_path / "run" / "summary.json").exists()

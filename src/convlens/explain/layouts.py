@@ -46,7 +46,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
 class Layouts:
     """How the outputs of named layers are to be read, after a pass that :meth:`follow` made.
 
-    Whoever hooks the layers shows each output to :meth:`see`. The image's axes are followed through
+    Whoever hooks the layers shows each output to :meth:`observe`. The image's axes are followed through
     the first pass of a network, see :mod:`convlens.explain.axes`; later passes go without, as long
     as their outputs fit what is known.
 
@@ -66,7 +66,7 @@ class Layouts:
         self._tracker: AxisTracker | None = None
         self._known: dict[str, _Known] = {}
 
-    def see(self, name: str, output) -> None:
+    def observe(self, name: str, output) -> None:
         """To be called with each output of each layer, before anything else gets it.
 
         Raises:
@@ -117,7 +117,7 @@ class Layouts:
         readers = frozenset(self._tracker.readers[name])
         return _Known(ref(self.modules[name]), len(shape), channels, layout, readers)
 
-    def hooked(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
+    def hook_layers(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
         """Each output of each layer goes through ``hook`` with the layer's name, in a ``with``."""
         hooks = ExitStack()
         for name, module in self.modules.items():

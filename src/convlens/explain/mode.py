@@ -119,7 +119,7 @@ def chunks(total: int, batch: int | None) -> list[slice]:
     return [slice(start, min(start + step, total)) for start in range(0, total, step)]
 
 
-def cached_batch(batch: int, images: Tensor, pixels: int) -> int:
+def fit_batch_to_cache(batch: int, images: Tensor, pixels: int) -> int:
     """At most ``batch`` pictures, on a CPU not more than ``pixels`` of them together.
 
     What a layer leaves for the next then stays in the processor's cache. ``images`` ``(…, H, W)``

@@ -74,7 +74,7 @@ class OutputReader(ExitStack):
         """A softmax was called; the last one of a pass may have made the output."""
         self._last = call
 
-    def logits(self, output, count: int) -> Tensor:
+    def read_logits(self, output, count: int) -> Tensor:
         """Logits ``(B, K)``, or ``(B, 1)`` of one logit an image, from the output of a pass.
 
         Args:
@@ -164,7 +164,7 @@ def answering(
         classes: how many there are; None where nobody knows.
 
     Raises:
-        UserError: from a pass of the network, see :meth:`OutputReader.logits`.
+        UserError: from a pass of the network, see :meth:`OutputReader.read_logits`.
     """
     if model in _IN_FORCE:
         yield _IN_FORCE[model]
@@ -185,7 +185,7 @@ def answering(
             # also behind a pass that ends in an exception
             reader.enter_context(after_call(end, always_call=True))
         reader.enter_context(
-            after_call(lambda _, given, output: reader.logits(output, len(given[0])))
+            after_call(lambda _, given, output: reader.read_logits(output, len(given[0])))
         )
         _IN_FORCE[model] = reader
         reader.callback(_IN_FORCE.pop, model, None)
@@ -202,7 +202,7 @@ def check_outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, str | None]
             sigmoid that is a call of a function, not a module, shows too.
 
     Raises:
-        UserError: see :meth:`OutputReader.logits`.
+        UserError: see :meth:`OutputReader.read_logits`.
     """
     with torch.enable_grad():
         logits = model(images.detach().clone().requires_grad_())

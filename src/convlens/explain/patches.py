@@ -58,7 +58,7 @@ class _Search:
         """``like`` is a picture as they will come, ``(1, C, H, W)``."""
         with record(model, [layer], example=like) as taps:
             units = checked_units(layer, units, taps.channels_first(layer).shape[1])
-            field = Field.of(taps, layer, like)
+            field = Field.measure(taps, layer, like)
         self.field, self.units, self.count = field, units, count
         self.signs = like.new_tensor(checked_signs(signs, units))[:, None]
         shape = (len(units), count, like.shape[1], *(field.size or like.shape[-2:]))
@@ -73,7 +73,7 @@ class _Search:
         outputs = outputs.reshape(*outputs.shape[:2], -1)[:, self.units].transpose(0, 1)
         outputs = (outputs * self.signs[..., None]).nan_to_num(-torch.inf, torch.inf, -torch.inf)
         values, places = outputs.max(-1)  # (U, B): one place of a picture
-        boxes = self.field.boxes(places, width, tuple(pictures.shape[-2:]))
+        boxes = self.field.find_boxes(places, width, tuple(pictures.shape[-2:]))
         numbers = torch.arange(begin, begin + count, device=values.device).expand_as(values)
         kept = self.values.shape[1]
         # stable, so that the earlier of two equal pictures stays first

@@ -54,7 +54,7 @@ class Taps(dict[str, Tensor]):
 
     def tap(self, name: str, output) -> Tensor:
         """A hook's work: keep the output of a layer, and hand a copy on."""
-        self._layouts.see(name, output)
+        self._layouts.observe(name, output)
         self[name] = output
         self._seen[name] += 1
         if self._seen == self._last:
@@ -93,7 +93,7 @@ def record(
     """
     layouts = Layouts(model, list(layers))
     taps = Taps(layouts)
-    with layouts.hooked(taps.tap):
+    with layouts.hook_layers(taps.tap):
         if example is not None:
             taps.stop_at_last(example)
         yield taps

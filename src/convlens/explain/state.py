@@ -30,7 +30,7 @@ _written: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
 
 @contextmanager
-def kept_generators(model: nn.Module) -> Iterator[None]:
+def preserve_generators(model: nn.Module) -> Iterator[None]:
     """The global generators of torch (the network's devices too), numpy and Python, put back."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as state:
@@ -44,7 +44,7 @@ def kept_generators(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kept_state(model: nn.Module) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """The network works on copies of what it may move, and gets its own back afterwards.
 
     That is: buffers, whether persistent or not; the attributes of every module; tensors, arrays and

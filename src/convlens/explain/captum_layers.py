@@ -37,7 +37,7 @@ def reading(
         begins = gradients and not output.requires_grad
         return output.detach().requires_grad_() if begins else None
 
-    with layouts.hook_layers(see):  # before Captum's own hooks, which get what this one returns
+    with layouts.hook_layers(observe):  # before Captum's own hooks, which get what this one returns
         yield layouts
 
 

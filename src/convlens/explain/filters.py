@@ -17,11 +17,11 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import (
-    fit_batch_to_cache,
     chunks,
     device_of,
     dtype_of,
     explaining,
+    fit_batch_to_cache,
     prepare_images,
 )
 from convlens.explain.receptive import find_probe

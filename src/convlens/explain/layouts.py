@@ -46,7 +46,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
 class Layouts:
     """How the outputs of named layers are to be read, after a pass that :meth:`follow` made.
 
-    Whoever hooks the layers shows each output to :meth:`observe`. The image's axes are followed through
+    Whoever hooks the layers shows each output to ``observe``. The image's axes are followed through
     the first pass of a network, see :mod:`convlens.explain.axes`; later passes go without, as long
     as their outputs fit what is known.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import fit_batch_to_cache, chunks, explaining, prepare_images
+from convlens.explain.mode import chunks, explaining, fit_batch_to_cache, prepare_images
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller

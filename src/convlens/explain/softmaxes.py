@@ -173,6 +173,6 @@ def _find_function(rows: Tensor) -> str | None:
 def multi_label_error(what: str, rows: Tensor) -> UserError:
     """Return the error for a network with an independent yes or no for each class."""
     return UserError(
-        f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label): use "
-        f"one logit per class, or one output for two classes"
+        f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label), but "
+        f"explanations need exclusive classes: end it in one logit per class, or one output for two"
     )

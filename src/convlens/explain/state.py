@@ -88,8 +88,8 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             _WRITTEN[model] = frozenset(written)
     if written and not is_first:
         raise UserError(
-            f"{type(model).__name__} wrote to its parameter {written[0]} in evaluation mode, unlike "
-            f"in earlier passes, so its old values are lost: change forward to write to none"
+            f"{type(model).__name__} wrote to its parameter {written[0]} in evaluation mode, "
+            f"unlike in earlier passes, so its old values are lost: change forward to write to none"
         )
 
 

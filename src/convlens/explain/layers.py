@@ -105,15 +105,15 @@ def choose_layers(
         return _choose_automatically(model, kind, example, limit)
     patterns = [patterns] if isinstance(patterns, str) else [str(p) for p in patterns]
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    shown = explainable_layers(model)
+    candidates = explainable_layers(model)
     if kind == "filters":
-        shown = [p for p in shown if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
+        candidates = [p for p in candidates if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
     chosen: set[str] = set()
     for pattern in patterns:
-        matches = [pattern] if pattern in paths else [p for p in shown if fnmatchcase(p, pattern)]
+        matches = [pattern] if pattern in paths else [p for p in candidates if fnmatchcase(p, pattern)]
         if not matches:
             raise UserError(
-                f"no layer of {type(model).__name__} matches {pattern!r}: {nearest(pattern, shown)}"
+                f"no layer of {type(model).__name__} matches {pattern!r}: {nearest(pattern, candidates)}"
             )
         chosen.update(matches)
     return [path for path in paths if path in chosen]
@@ -146,7 +146,7 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
 def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """Return the convolutions that read the channels of the image, in the order of their calls.
 
-    Their kernels can be viewed as small pictures. Kernels of deeper layers and 1×1 kernels cannot.
+    Their kernels can be drawn as small pictures. Kernels of deeper layers and 1×1 kernels cannot.
 
     Args:
         model: the network.

@@ -190,8 +190,8 @@ def window_pixels(length: float, size: tuple[int, int]) -> tuple[int, int]:
         return tuple(max(1, round(side * length)) for side in size)
     if isinstance(length, bool) or length != int(length) or length < 1:
         raise UserError(
-            f"length {length}: expected a fraction of the image's side (like 0.25) or a number of "
-            "pixels (like 20)"
+            f"window or stride {length}: expected a fraction of the image's side (like 0.25) or a "
+            "number of pixels (like 20)"
         )
     return tuple(min(int(length), side) for side in size)
 

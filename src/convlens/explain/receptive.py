@@ -47,18 +47,18 @@ class Field:
             example: ``(1, C, H, W)`` image of the size for which the fields are measured.
         """
         probe = find_probe(taps, layer, example)
-        field = cls._measure(probe)
+        field = cls._from_probe(probe)
         is_smaller = field.size and probe.canvas != tuple(example.shape[-2:])
         if is_smaller and not field._is_valid_for(probe, example):
             # padding that depends on the size of the image (as in TensorFlow) moves the fields
-            return cls._measure(Probe(taps, layer, example))
+            return cls._from_probe(Probe(taps, layer, example))
         return field
 
     @classmethod
-    def _measure(cls, probe: Probe | None) -> Field:
+    def _from_probe(cls, probe: Probe | None) -> Field:
         if probe is None or probe.sees_edge or min(probe.map) < 3:
             return cls()
-        # numbers of NaN rows and columns that reach the middle unit from each side, and the next
+        # how many NaN rows and columns reach the middle unit from each side, and the next
         # unit from the first side
         middle = [side // 2 for side in probe.map]
         counts = probe.find_first(
@@ -95,19 +95,19 @@ class Field:
         images[4, :, rows, columns] = 0
         return probe.find_nan_units(images)[:, row, column].tolist() == [True] * 4 + [False]
 
-    def find_boxes(self, places: Tensor, width: int, image_size: tuple[int, int]) -> Tensor:
+    def find_boxes(self, indices: Tensor, width: int, image_size: tuple[int, int]) -> Tensor:
         """Return the fields of units as ``(…, 4)`` top, left, bottom, right.
 
         Args:
-            places: flat indices of the units in a map.
+            indices: flat indices of the units in a map.
             width: width of the map.
             image_size: ``(H, W)``, the box of units that see the whole image.
         """
         if self.size is None:
-            whole = torch.tensor([0, 0, *image_size], device=places.device)
-            return whole.expand(*places.shape, 4).clone()
-        top = places // width * self.stride[0] + self.first[0]
-        left = places % width * self.stride[1] + self.first[1]
+            whole = torch.tensor([0, 0, *image_size], device=indices.device)
+            return whole.expand(*indices.shape, 4).clone()
+        top = indices // width * self.stride[0] + self.first[0]
+        left = indices % width * self.stride[1] + self.first[1]
         return torch.stack([top, left, top + self.size[0], left + self.size[1]], -1)
 
 

@@ -18,7 +18,7 @@ from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.data import data_of, images_used_before
-from convlens.experiment.module import module_of, note_config
+from convlens.experiment.module import build_module, store_config
 from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, find_batch_normalised
@@ -66,7 +66,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)
     config = replace_values(config, {"training.class_weights": weights})
-    module = module_of(config, data.class_names, pretrained=pretrained)
+    module = build_module(config, data.class_names, pretrained=pretrained)
     config = settle(config, module)
     data.batch_statistics = bool(find_batch_normalised(module))
     check_batches(module, data, processes=1)
@@ -143,7 +143,7 @@ def settle(config: Config, module: ClassifierModule) -> Config:
         found["model.weights"] = str(module.model.weights.path)
     if module.model.head_outputs is not None:
         found["model.head_classes"] = module.model.head_outputs
-    return note_config(module, replace_values(config, found))
+    return store_config(module, replace_values(config, found))
 
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:

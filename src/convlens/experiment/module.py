@@ -9,7 +9,7 @@ from convlens.config.schema import Config
 from convlens.training import ClassifierModule
 
 
-def module_of(
+def build_module(
     config: Config, class_names: Sequence[str], *, pretrained: bool = True
 ) -> ClassifierModule:
     """The network with its loss, optimizer and schedule.
@@ -38,7 +38,7 @@ def module_of(
     return module
 
 
-def note_config(module: ClassifierModule, config: Config) -> Config:
+def store_config(module: ClassifierModule, config: Config) -> Config:
     """Checkpoints hold this config from now on, in which more is settled than when it was built."""
     module.hparams["config"] = dump_config(config)
     return config

@@ -21,7 +21,7 @@ from convlens.core.errors import UserError, convert_errors
 from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
 from convlens.models.normalise import build_normalisation as normalise_by
@@ -145,7 +145,7 @@ def restored(
     config = restore_config(told["config"], where, words)
     config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
     with understood(where):
-        module = module_of(config, told["class_names"], pretrained=False)
+        module = build_module(config, told["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
     return module
 

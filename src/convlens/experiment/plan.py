@@ -22,7 +22,7 @@ from convlens.experiment.assemble import (
     settle,
     warnings_of,
 )
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.experiment.networks import understood
 from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
@@ -179,7 +179,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     told = checkpoint["hyper_parameters"]
     config = apply_overrides(restore_config(told["config"], str(file), words), words)
     with understood(str(file)):
-        module = module_of(config, told["class_names"], pretrained=False)
+        module = build_module(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
         layers = build_layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
@@ -189,7 +189,7 @@ def _without_data(config: Config, class_names: list[str]) -> tuple[Config, Class
     """The network of a run whose images are to be downloaded, settled but for their numbers."""
     if config.training.class_weights == "balanced":  # they follow from the numbers of images
         config = replace_values(config, {"training.class_weights": None})
-    module = module_of(config, class_names, pretrained=False)
+    module = build_module(config, class_names, pretrained=False)
     return settle(config, module), module
 
 

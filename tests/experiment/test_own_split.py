@@ -17,7 +17,7 @@ from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
-from convlens.experiment.data import data_of, images_used_before
+from convlens.experiment.data import build_data, read_used_digests
 from convlens.experiment.unseen import images_to_test
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
@@ -408,7 +408,7 @@ def started_from(home: Path, seed: int, test: int | None = None):
         restore_config(told, str(weights)),
         {"seed": seed, "data.split.test": test, "model.weights": str(weights)},
     )
-    return data_of(config, images_used_before(config, None))
+    return build_data(config, read_used_digests(config, None))
 
 
 def test_a_run_from_anothers_weights_does_not_test_what_those_have_seen(run):

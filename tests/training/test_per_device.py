@@ -8,7 +8,7 @@ import pytest
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.data import data_of
+from convlens.experiment.data import build_data
 from convlens.experiment.module import build_module
 from support.tiny import TINY
 
@@ -19,7 +19,7 @@ TWO = SimpleNamespace(
 
 @pytest.mark.parametrize(("counts", "each"), [("global", 4), ("per_device", 8)])
 def test_the_batch_size_of_a_process(counts, each):
-    data = data_of(compose([*TINY, f"training.batch_size_is={counts}"]))
+    data = build_data(compose([*TINY, f"training.batch_size_is={counts}"]))
     data.trainer = TWO
     first = next(iter(data.train_dataloader()))
     assert len(first["label"]) == each

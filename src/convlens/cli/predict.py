@@ -34,7 +34,7 @@ def run(words: list[str]) -> int:
             "predict needs ckpt=FILE: ckpt=last is the newest run's best, ckpt=example comes "
             "along; or model=NAME model.head=imagenet"
         )
-    from convlens.experiment.data import used_images
+    from convlens.experiment.data import describe_used_images
     from convlens.experiment.inputs import checkpoint_path, picture_files, walk_from
     from convlens.experiment.networks import network_of
     from convlens.experiment.predict import TABLE, predict_files, predictions_folder
@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
         print(f"! {line}")
     if result.refused:
         print(f"{len(result.refused)} of {len(files)} files refused; see the column error")
-    if ckpt and (line := used_images(files, checkpoint_path(ckpt))):
+    if ckpt and (line := describe_used_images(files, checkpoint_path(ckpt))):
         print(f"! {line}")
     print(f"{result.seconds:.1f} s, {len(files) / max(result.seconds, 1e-9):.0f} images/s")
     print(f"predictions  {table}")

@@ -17,7 +17,7 @@ from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import get_cache_dir
-from convlens.experiment.data import data_of, images_used_before
+from convlens.experiment.data import build_data, read_used_digests
 from convlens.experiment.module import build_module, store_config
 from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
@@ -62,7 +62,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     """
     if not torch.cuda.is_available():
         keep_freed_memory()
-    data = data_of(config, images_used_before(config, start))
+    data = build_data(config, read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)
     config = replace_values(config, {"training.class_weights": weights})

@@ -20,7 +20,7 @@ from convlens.models.weights_file import load_data
 log = logging.getLogger("convlens")
 
 
-def data_of(
+def build_data(
     config: Config, before: np.ndarray | None = None, found: Index | None = None
 ) -> PictureData:
     """The data of a config.
@@ -42,7 +42,7 @@ def data_of(
     )
 
 
-def images_used_before(config: Config, start: Path | None) -> np.ndarray:
+def read_used_digests(config: Config, start: Path | None) -> np.ndarray:
     """Digests of what earlier runs have used whose weights a run starts from; often none.
 
     Args:
@@ -68,7 +68,7 @@ def images_used_before(config: Config, start: Path | None) -> np.ndarray:
     return none
 
 
-def used_images(files: Sequence[Path], checkpoint: Path) -> str:
+def describe_used_images(files: Sequence[Path], checkpoint: Path) -> str:
     """A line on files that a checkpoint's run was trained or validated on; empty for none.
 
     Also empty of a checkpoint without a record, which cannot tell.
@@ -85,12 +85,12 @@ def used_images(files: Sequence[Path], checkpoint: Path) -> str:
         return ""
     return (
         f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
-        f"({count_by_use(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on "
+        f"({describe_uses(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on "
         f"them says nothing about new images"
     )
 
 
-def count_by_use(used: np.ndarray) -> str:
+def describe_uses(used: np.ndarray) -> str:
     """How many images were used in which way."""
     counts = {split: int(np.sum(used == split)) for split in USED}
     return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)

@@ -21,7 +21,7 @@ from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import build_pool
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
-from convlens.experiment.data import count_by_use, data_of
+from convlens.experiment.data import build_data, describe_uses
 
 # keys of `data` that say how images are read, not which ones; the rest names the data
 _READING = ("size", "channels", "resize", "interpolation")
@@ -91,7 +91,7 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         )
     alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
     own = chosen.own and not dataset.skipped and alike
-    data = data_of(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
+    data = build_data(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
     return Tested(data, own, images.place, lines, chosen.left_out)
 
 
@@ -167,7 +167,7 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
         )
     if left:
         lines.append(
-            f"left out: {len(left)} images that this run has used ({count_by_use(used)}), such as "
+            f"left out: {len(left)} images that this run has used ({describe_uses(used)}), such as "
             f"{left[0][0]}; left_out.csv names them"
         )
     return _Chosen(rows, False, lines, left)
@@ -176,7 +176,7 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
 def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
     spec = config.data.replace(split=stored.data.split.plain())
-    data = data_of(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
+    data = build_data(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
     if list(data.class_names) != list(map(normalise_name, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]

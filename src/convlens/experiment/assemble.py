@@ -72,10 +72,10 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     check_batches(module, data, processes=1)
     phases = Phases(config.cache_features, get_cache_dir(), str(config.precision))
     phases.check(module, data)
-    return Run(config, data, module, *callbacks_of(config, module), phases)
+    return Run(config, data, module, *build_callbacks(config, module), phases)
 
 
-def callbacks_of(
+def build_callbacks(
     config: Config, module: ClassifierModule
 ) -> tuple[list[ExplanationCallback], list[L.Callback]]:
     """The callbacks that look, each held to the network's layers and classes, and all others.
@@ -94,7 +94,7 @@ def callbacks_of(
         if isinstance(node, LookConfig):
             looks.append(_made(node))
             continue
-        made = own_instance(f"callbacks.{name}", node, L.Callback)
+        made = instantiate_custom(f"callbacks.{name}", node, L.Callback)
         (looks if isinstance(made, ExplanationCallback) else others).append(made)
     example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
     for look in looks:
@@ -111,7 +111,7 @@ def _made(look: LookConfig) -> ExplanationCallback:
         raise UserError(f"callbacks: {kind} does not take such values: {error}") from error
 
 
-def own_instance(key: str, node: Own, kind: type) -> Any:
+def instantiate_custom(key: str, node: Own, kind: type) -> Any:
     """What a person's own class makes of its keys.
 
     Args:
@@ -146,7 +146,7 @@ def settle(config: Config, module: ClassifierModule) -> Config:
     return store_config(module, replace_values(config, found))
 
 
-def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
+def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
     """What a person should know about the schedule before it costs hours."""
     lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
 
@@ -165,7 +165,7 @@ def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
     return lines
 
 
-def download_of_weights(config: Config) -> str | None:
+def find_weights_download(config: Config) -> str | None:
     """What a run with this config would download as weights, or None."""
     model = config.model
     if model.name == "scratch" or isinstance(model, OwnModelConfig):

@@ -17,10 +17,10 @@ from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
 from convlens.experiment.assemble import (
     assemble,
-    callbacks_of,
-    download_of_weights,
+    build_callbacks,
+    find_weights_download,
+    list_warnings,
     settle,
-    warnings_of,
 )
 from convlens.experiment.module import build_module
 from convlens.experiment.networks import understood
@@ -127,10 +127,10 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
-    weights, download = download_of_weights(config), find_pending_download(config.data)
+    weights, download = find_weights_download(config), find_pending_download(config.data)
     if download:
         (config, module), index = _without_data(config, list(download.class_names)), None
-        looks, _ = callbacks_of(config, module)
+        looks, _ = build_callbacks(config, module)
     else:
         run = assemble(config, pretrained=not weights)
         config, module, looks, index = run.config, run.module, run.explanations, run.data.index
@@ -162,7 +162,7 @@ def plan(config: Config) -> Plan:
         config, weights, download, index,
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, taken, phases,
-        warnings_of(config, module), [tag for tags in logged for tag in tags.items()],
+        list_warnings(config, module), [tag for tags in logged for tag in tags.items()],
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[1] / "example"
 EXAMPLE_NAME = "example"  # what ckpt= says for it
 
 
-def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
+def find_checkpoint(asked: str | None, home: str | None = None) -> Path:
     """The checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best.
 
     ``last`` is the newest run that has one, ``example`` the network that comes with the package.
@@ -29,12 +29,12 @@ def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
     return (find_newest_run(str(best)) if newest else Path(home).expanduser()) / best
 
 
-def walk_from(given: str) -> Walk:
+def start_walk(given: str) -> Walk:
     """A walk from the file or folder that a person names, in letters composed or not."""
     return Walk(find_on_disk(Path(given).expanduser()))
 
 
-def picture_files(walk: Walk) -> Iterator[Path]:
+def find_image_files(walk: Walk) -> Iterator[Path]:
     """The picture files that a path, the root of ``walk``, names: itself, or those below it.
 
     Found as a data set's are: sorted, whatever their names; ``walk`` counts what was passed over.

@@ -20,7 +20,7 @@ from convlens.config.targets import is_target
 from convlens.core.errors import UserError, convert_errors
 from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
+from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint
 from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
@@ -100,7 +100,7 @@ def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
             raise UserError(f"{stray[0]}: a checkpoint knows its own network; leave the word out")
     elif words:
         return _of_library(words)
-    path = checkpoint_path(ckpt or EXAMPLE_NAME)
+    path = find_checkpoint(ckpt or EXAMPLE_NAME)
     example = ckpt in (None, EXAMPLE_NAME)
     name = "the example network, trained on shapes" if example else str(path)
     return load(path, words=repeated), name

@@ -25,7 +25,7 @@ from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import devices_here, lightning
-from convlens.experiment.networks import restored
+from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
 from convlens.experiment.unseen import Tested, images_to_test
@@ -85,7 +85,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
             say(line)
     with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(content, "the checkpoint", format_targets(config))
+    module = restore_module(content, "the checkpoint", format_targets(config))
     book = PredictionBook(keep_probabilities=True)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch

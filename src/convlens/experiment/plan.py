@@ -23,7 +23,7 @@ from convlens.experiment.assemble import (
     settle,
 )
 from convlens.experiment.module import build_module
-from convlens.experiment.networks import understood
+from convlens.experiment.networks import convert_build_errors
 from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
@@ -178,7 +178,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     checkpoint = read_checkpoint(file)
     told = checkpoint["hyper_parameters"]
     config = apply_overrides(restore_config(told["config"], str(file), words), words)
-    with understood(str(file)):
+    with convert_build_errors(str(file)):
         module = build_module(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
         layers = build_layer_table(module.model, channels=channels, size=size)

@@ -18,7 +18,7 @@ from convlens.config.compose import apply_overrides
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
 from convlens.experiment.data import build_data, read_used_digests
-from convlens.experiment.unseen import images_to_test
+from convlens.experiment.unseen import select_test_images
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
 from support.tiny import TINY, draw_folder
@@ -66,7 +66,7 @@ def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
     told = checkpoint["hyper_parameters"]["config"]
     config = apply_overrides(restore_config(told, "the checkpoint"), list(words))
-    return images_to_test(config, checkpoint)
+    return select_test_images(config, checkpoint)
 
 
 def names_of(tested, folder: Path) -> set[str]:

@@ -35,7 +35,7 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    from convlens.experiment.explain import explain_pictures
+    from convlens.experiment.explain import explain_images
     from convlens.experiment.inputs import EXAMPLE
     from convlens.experiment.methods import choose_methods
     from convlens.experiment.networks import load_network
@@ -45,5 +45,5 @@ def run(words: list[str]) -> int:
     explainer, network = load_network(ckpt, overrides)
     if values["image"] is None and not (ckpt or overrides):
         values["image"] = str(EXAMPLE / "pictures")
-    explain_pictures(explainer, network, **values, layers=layers, say=print)
+    explain_images(explainer, network, **values, layers=layers, say=print)
     return 0

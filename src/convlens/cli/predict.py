@@ -37,12 +37,12 @@ def run(words: list[str]) -> int:
     from convlens.experiment.data import describe_used_images
     from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
     from convlens.experiment.networks import load_network
-    from convlens.experiment.predict import TABLE, predict_files, predictions_folder
+    from convlens.experiment.predict import TABLE, choose_folder, predict_files
 
     explainer, network = load_network(ckpt, overrides)
     walk = start_walk(images)
     files = list(find_image_files(walk))
-    table = predictions_folder(values["run_dir"]) / TABLE
+    table = choose_folder(values["run_dir"]) / TABLE
     print(f"{len(files)} images, {network}")
     for line in walk.notes(f"in {images}"):
         print(f"! {line}")

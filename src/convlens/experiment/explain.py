@@ -21,7 +21,7 @@ PAGE = "index.html"
 Say = Callable[[str], object]
 
 
-def explain_pictures(
+def explain_images(
     explainer: Explainer, network: str, image: str | None, *, only: str | None = None,
     layers: str = "auto", target: str | None = None, run_dir: str | None = None, say: Say,
 ) -> Path:  # fmt: skip

@@ -33,7 +33,7 @@ _OLD = (
 
 
 @dataclass(frozen=True)
-class Tested:
+class UnseenImages:
     """What a checkpoint is tested on.
 
     Attributes:
@@ -52,7 +52,7 @@ class Tested:
     left_out: Sequence[tuple[str, str]] = ()
 
 
-def images_to_test(config: Config, checkpoint: dict) -> Tested:
+def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
     """Choose the images that a checkpoint is tested on.
 
     Of the data that the run was trained on these are the images of its test split, known by their
@@ -92,7 +92,7 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
     alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
     own = chosen.own and not dataset.skipped and alike
     data = build_data(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
-    return Tested(data, own, images.place, lines, chosen.left_out)
+    return UnseenImages(data, own, images.place, lines, chosen.left_out)
 
 
 @dataclass
@@ -173,7 +173,9 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
     return _Chosen(rows, False, lines, left)
 
 
-def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
+def _by_the_old_split(
+    config: Config, stored: Config, names: list[str], lines: list[str]
+) -> UnseenImages:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
     spec = config.data.replace(split=stored.data.split.plain())
     data = build_data(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
@@ -183,7 +185,7 @@ def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: l
     count = len(data.dataset.splits["test"])
     lines.append(f"tested: the test split of the data as it is now, {count} images")
     place = f"data={spec.name}" if data.index.listing is None else str(find_data_dir(spec))
-    return Tested(data, False, place, lines)
+    return UnseenImages(data, False, place, lines)
 
 
 def _in_order(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str]) -> Dataset:

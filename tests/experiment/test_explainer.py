@@ -209,7 +209,7 @@ def test_explain_says_what_is_wrong_in_one_line(run, tmp_path, capsys):
     cases = [
         ([ckpt], "needs image=PATH"),
         ([ckpt, "image=/nowhere.jpg"], "there is no file or folder /nowhere.jpg"),
-        ([ckpt, f"image={tmp_path / 'empty'}"], "no pictures in"),
+        ([ckpt, f"image={tmp_path / 'empty'}"], "no images in"),
         ([ckpt, f"image={bad}", f"run_dir={tmp_path / 'out'}"], "none of the files of"),
         ([ckpt, picture, "only=heat"], "only=heat: no such explanation"),
         ([ckpt, picture, "target=cow"], "target=cow: no such class"),

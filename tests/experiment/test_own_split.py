@@ -306,9 +306,9 @@ def test_predict_says_which_pictures_the_run_has_used(run, at, capsys):
     words = ["predict", f"ckpt={home}/checkpoints/best.ckpt"]
     assert main([*words, f"images={pictures}"]) == 0
     out = capsys.readouterr().out
-    assert "34 of 40 images are among those that the run has used (28 trained on, 6" in out
+    assert "34 of 40 images were used by the run (28 trained on, 6" in out
     assert main([*words, f"images={new(at / 'other', {'cats': 2})}"]) == 0
-    assert "has used" not in capsys.readouterr().out
+    assert "used by the run" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------- checkpoints of any kind

@@ -33,7 +33,7 @@ def find_checkpoint(name: str | None, home: str | None = None) -> Path:
 
 
 def start_walk(path: str) -> Walk:
-    """Return a walk from a file or folder; Unicode forms of its name are treated as equal."""
+    """Return a walk from a file or folder; other Unicode forms of its name are found too."""
     return Walk(find_on_disk(Path(path).expanduser()))
 
 

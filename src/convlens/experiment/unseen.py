@@ -91,7 +91,7 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
         )
     alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
     own = chosen.own and not dataset.skipped and alike
-    data = build_data(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
+    data = build_data(config, index=Index(dataset.class_names, {"test": counts}, lambda: dataset))
     return UnseenImages(data, own, images.place, lines, chosen.left_out)
 
 

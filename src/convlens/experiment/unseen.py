@@ -227,8 +227,9 @@ def _describe_class_mismatch(names: Sequence[str], data_names: Sequence[str]) ->
     known = f"{len(names)} classes ({_format_first(names)})"
     if not unknown:
         return (
-            f"the checkpoint has {known}, the data {len(data_names)} ({_format_first(data_names)}): "
-            f"they or their order differ; point data= and data.dir= at images it was trained for"
+            f"the checkpoint has {known}, the data {len(data_names)} "
+            f"({_format_first(data_names)}): they or their order differ; point data= and data.dir= "
+            f"at images it was trained for"
         )
     noun = "a class" if len(unknown) == 1 else f"{len(unknown)} classes"
     return (

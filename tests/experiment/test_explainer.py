@@ -214,9 +214,9 @@ def test_explain_says_what_is_wrong_in_one_line(run, tmp_path, capsys):
         ([ckpt, picture, "only=heat"], "only=heat: no such explanation"),
         ([ckpt, picture, "target=cow"], "target=cow: no such class"),
         ([ckpt, picture, f"run_dir={tmp_path / 'full'}"], "already exists and is not empty"),
-        ([ckpt, picture, "model=vgg16"], "a checkpoint knows its own network"),
+        ([ckpt, picture, "model=vgg16"], "a checkpoint contains its network"),
         ([picture, "seed=3"], "give ckpt=FILE, or model=…"),
-        ([picture, "model=vgg16"], "say model.head=imagenet"),
+        ([picture, "model=vgg16"], "add model.head=imagenet"),
         (["ckpt=/nowhere.ckpt", picture], "there is no checkpoint /nowhere.ckpt"),
     ]
     for words, answer in cases:

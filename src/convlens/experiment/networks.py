@@ -24,7 +24,7 @@ from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint
 from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
-from convlens.models.normalise import build_normalisation as normalise_by
+from convlens.models.normalise import build_normalisation
 from convlens.models.timm_networks import read_timm_config
 from convlens.training import ClassifierModule
 from convlens.training.survival.checkpoint import read_checkpoint
@@ -84,7 +84,7 @@ def wrap(
     """
     height, width = (size, size) if isinstance(size, int) else size
     recipe = Recipe(height, width, channels, resize)
-    normalise = normalise_by(normalisation, channels, None, "unit")
+    normalise = build_normalisation(normalisation, channels, None, "unit")
     return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
 
 

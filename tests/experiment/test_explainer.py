@@ -145,7 +145,7 @@ def test_any_network_can_be_wrapped_and_stays_as_it_is():
         image, 1, relu_attributions=True
     )
     torch.testing.assert_close(maps, theirs[0].detach(), atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match="tells 3 classes apart, but 2 names"):
+    with pytest.raises(UserError, match="has 3 classes, but 2 names"):
         convlens.wrap(network, names[:2], size=64)
 
 

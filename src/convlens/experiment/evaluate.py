@@ -79,7 +79,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     tested_on = select_test_images(config, content)
-    home, data = _choose_folder(file, tested_on.own), tested_on.data
+    home, data = _choose_folder(file, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
             say(line)
@@ -135,13 +135,13 @@ def _update_places(config: Config, checkpoint: Path) -> Config:
     return replace_values(config, {key: places[key] for key in places if key in known})
 
 
-def _choose_folder(checkpoint: Path, own: bool) -> Path:
+def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
     """Return a folder for the results: in the run folder, or a new one.
 
-    Only results on the run's own test split (``own``) belong in the run folder.
+    Only results on the run's own test split (``is_own_split``) belong in the run folder.
     """
     home = _find_run(checkpoint)
-    if home is None or not own:
+    if home is None or not is_own_split:
         return make_fresh_folder(OUTPUTS / "eval")
     folder = home / "evaluation" / checkpoint.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,9 +172,9 @@ def _write_results(file: Path, evaluation: Evaluation) -> None:
         evaluation.home,
         {
             "checkpoint": str(file), "epoch": epoch, "data": tested_on.place,
-            "images": len(tested_on.data.dataset.splits["test"]), "own_test_split": tested_on.own,
-            "test": results,
+            "images": len(tested_on.data.dataset.splits["test"]),
+            "own_test_split": tested_on.is_own_split, "test": results,
         },
     )  # fmt: skip
-    if (home := _find_run(file)) and tested_on.own:
+    if (home := _find_run(file)) and tested_on.is_own_split:
         write_evaluation(home, file, epoch, results, seconds_by_name())

@@ -34,7 +34,7 @@ from convlens.explain.outputs import answering, check_outputs
 
 log = logging.getLogger("convlens")
 
-PictureLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Explainer:
@@ -96,7 +96,7 @@ class Explainer:
         """``(C, H, W)`` of the network's images."""
         return self.recipe.channels, self.recipe.height, self.recipe.width
 
-    def read(self, picture: PictureLike) -> Tensor:
+    def read(self, picture: ImageLike) -> Tensor:
         """Return an image as the network gets it before normalisation: ``(C, H, W)`` in [0, 1].
 
         Args:
@@ -147,7 +147,7 @@ class Explainer:
             ).cpu()
 
     def explain(
-        self, picture: PictureLike, *, target: str | None = None,
+        self, picture: ImageLike, *, target: str | None = None,
         only: str | Sequence[str] | None = None, name: str | None = None,
         layers: str | Sequence[str] = "auto",
     ) -> Explanation:  # fmt: skip

@@ -172,5 +172,5 @@ def convert_build_errors(where: str) -> AbstractContextManager[None]:
         UserError: an exception was raised inside; its traceback goes to the log.
     """
     return convert_errors(
-        f"{where} does not describe a network that can be built", "was it changed?"
+        f"{where} does not describe a network that can be built", "was it modified?"
     )

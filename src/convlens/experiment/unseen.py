@@ -23,9 +23,10 @@ from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
 from convlens.experiment.data import build_data, describe_uses
 
-# keys of `data` that decide how images are read, not which ones; the others identify the data
+# keys of `data` that decide how images are read, not which ones
 _READING = ("size", "channels", "resize", "interpolation")
-_APART = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
+# keys that do not identify the data; `dir` is compared as a resolved path
+_NOT_COMPARED = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
 _OLD = (
     "the checkpoint is from an earlier version and does not record which images its run was "
     "trained on: the tested images may be among them"
@@ -38,15 +39,15 @@ class UnseenImages:
 
     Attributes:
         data: data with a test split.
-        own: whether these are the complete test split of the checkpoint's run, read as the run
-            read them, so that the results belong to the run.
+        is_own_split: whether these are the complete test split of the checkpoint's run, read as
+            the run read them, so that the results belong to the run.
         place: name of the data.
         lines: messages about the selection.
         left_out: name and use of every image that is not tested because the run has used it.
     """
 
     data: PictureData
-    own: bool
+    is_own_split: bool
     place: str
     lines: Sequence[str]
     left_out: Sequence[tuple[str, str]] = ()
@@ -92,9 +93,9 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
             f"{_format_first(absent)}"
         )
     reads_alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
-    own = selection.own and not dataset.skipped and reads_alike
+    is_own_split = selection.is_own_split and not dataset.skipped and reads_alike
     data = build_data(config, index=Index(dataset.class_names, {"test": counts}, lambda: dataset))
-    return UnseenImages(data, own, images.place, lines, selection.left_out)
+    return UnseenImages(data, is_own_split, images.place, lines, selection.left_out)
 
 
 @dataclass
@@ -103,13 +104,13 @@ class _Selection:
 
     Attributes:
         rows: rows of the pool.
-        own: whether they are the complete test split of the run.
+        is_own_split: whether they are the complete test split of the run.
         lines: messages about the selection.
         left_out: name and use of every image that the run has used.
     """
 
     rows: np.ndarray
-    own: bool
+    is_own_split: bool
     lines: list[str]
     left_out: Sequence[tuple[str, str]] = ()
 
@@ -126,8 +127,8 @@ def _select_rows(images: Pool, record: SplitRecord, same_data: bool, skips: bool
             0, f"{images.place} no longer contains any of the {len(record.test)} images of the "
             f"run's test split: it is treated as other data",
         )  # fmt: skip
-    selection.own = np.array_equal(np.sort(digests[selection.rows]), np.sort(record.test))
-    if selection.own:
+    selection.is_own_split = np.array_equal(np.sort(digests[selection.rows]), np.sort(record.test))
+    if selection.is_own_split:
         selection.lines.append("these are the images of the run's own test split, in another place")
     return selection
 
@@ -245,7 +246,7 @@ def _format_first(names: Sequence[str]) -> str:
 def _name_same_data(stored: Config, config: Config) -> bool:
     """Return whether both configs name the same data; its contents may have changed."""
     old, new = stored.data.plain(), config.data.plain()
-    keys = (old.keys() | new.keys()) - set(_APART)
+    keys = (old.keys() | new.keys()) - set(_NOT_COMPARED)
     if any(old.get(key) != new.get(key) for key in keys):
         return False
     return find_data_dir(stored.data).resolve() == find_data_dir(config.data).resolve()

@@ -71,7 +71,7 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
     plain, names = (checkpoint["hyper_parameters"][key] for key in ("config", "class_names"))
     stored = restore_config(plain, "the checkpoint", None)
     record = SplitRecord.from_state(checkpoint.get(PictureData.__qualname__), "the checkpoint")
-    same_data = _name_same_data(stored, config)
+    same_data = _is_same_data(stored, config)
     lines = _describe_unused_keys(stored, config, same_data)
     if record is None and same_data:
         return _use_old_split(config, stored, names, [_OLD, *lines])
@@ -243,7 +243,7 @@ def _format_first(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _name_same_data(stored: Config, config: Config) -> bool:
+def _is_same_data(stored: Config, config: Config) -> bool:
     """Return whether both configs name the same data; its contents may have changed."""
     old, new = stored.data.plain(), config.data.plain()
     keys = (old.keys() | new.keys()) - set(_NOT_COMPARED)

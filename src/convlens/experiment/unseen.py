@@ -28,8 +28,8 @@ _READING = ("size", "channels", "resize", "interpolation")
 # keys that do not identify the data; `dir` is compared as a resolved path
 _NOT_COMPARED = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
 _OLD = (
-    "the checkpoint is from an earlier version and does not record which images its run was "
-    "trained on: the tested images may be among them"
+    "the checkpoint was written by an earlier version, which did not record the training images: "
+    "some of the tested images may be among them"
 )
 
 

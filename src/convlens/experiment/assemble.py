@@ -159,8 +159,8 @@ def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
     is_head_new = config.model.head != OWN_HEAD and not (weights and weights.with_head)
     if weights and base and list_first_groups("head.") and is_head_new:
         lines.append(
-            f"{', '.join(base)} and the new head are trained together from the first epoch: its "
-            f"random gradients spoil pretrained weights; train the head alone first, in a phase"
+            f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
+            f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
         )
     return lines
 

@@ -49,7 +49,7 @@ def explain_images(
     files, page = iter(()), PageParts()
     if walk is not None:
         files = find_image_files(walk)
-        files = chain([next(files)], files)  # fails without images before a folder is made
+        files = chain([next(files)], files)  # report a lack of images before a folder is made
     elif chosen != ["filters"]:
         raise UserError("explain needs image=PATH, an image or a folder of images")
     # filters depend on the network alone, so they are drawn once

@@ -85,19 +85,19 @@ def train_job(job: Job) -> bool:
         job: the combination; its folder and state are updated.
 
     Returns:
-        Whether Ctrl-C was pressed, so that no other job may start.
+        Whether it was interrupted, so that no other job may start.
     """
     if job.home is None:
         job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
     words = [*job.words, f"run_dir={job.home}"]
-    # its own process group: it gets Ctrl-C once, from here, and also a signal that ends this one
+    # its own process group: Ctrl-C, and a signal to this process, reach it once, from below
     child = subprocess.Popen(
         [sys.executable, "-m", "convlens", "train", *words],
         stdin=subprocess.DEVNULL,
         process_group=0,
     )
     is_stopped = False
-    with _signals_as_ctrl_c():
+    with _convert_signals_to_ctrl_c():
         while True:
             try:
                 status = child.wait()
@@ -113,7 +113,7 @@ def train_job(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
+def _convert_signals_to_ctrl_c() -> Iterator[None]:
     """Treat SIGTERM and a closed terminal like Ctrl-C inside, so that no run is left behind."""
 
     def interrupt(*_):

@@ -1,6 +1,6 @@
 """Load the network of a checkpoint, build one from a library, or wrap any other.
 
-No code that a config or a checkpoint names is imported: both may come from a stranger.
+No code that only a config or a checkpoint names is imported: both may come from a stranger.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     elif words:
         return _build_from_library(words)
     path = find_checkpoint(ckpt or EXAMPLE_NAME)
-    example = ckpt in (None, EXAMPLE_NAME)
-    name = "the example network, trained on shapes" if example else str(path)
+    is_example = ckpt in (None, EXAMPLE_NAME)
+    name = "the example network, trained on shapes" if is_example else str(path)
     return load(path, words=repeated), name
 
 

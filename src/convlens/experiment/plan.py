@@ -217,12 +217,12 @@ def _plan_phase(
     """Describe a phase and time it; a timed phase stays the module's current one."""
     model = module.model
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    names = {name: module.schedule.groups[name].parameters for name in phase.train}
+    group_parameters = {name: module.schedule.groups[name].parameters for name in phase.train}
     groups = tuple(
         PlannedGroup(name, phase.rates[name], sum(map(sizes.get, parameters)), name in phase.fresh)
-        for name, parameters in names.items()
+        for name, parameters in group_parameters.items()
     )
-    trained = {each for parameters in names.values() for each in parameters}
+    trained = {each for parameters in group_parameters.values() for each in parameters}
     step_seconds = feature_seconds = None
     if end > start and precision in TIMED:
         if cut:

@@ -46,7 +46,7 @@ from convlens.explain.superpixels import superpixels
 from convlens.pages.render import data_uri
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
-OURS = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
+BUILT_IN = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
 _LAYERS_SHOWN = 16  # activation grids if no layers are named
 _SEGMENTS = 49  # superpixels, about as many as there are windows
 _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, fractions of the image's sides
@@ -151,12 +151,12 @@ def choose_methods(only: str | Sequence[str] | None) -> list[str]:
 
 
 def _resolve_method(name: str) -> str:
-    if name in OURS:
+    if name in BUILT_IN:
         return name
     try:
         return find_method(name)
     except UserError:
-        known = nearest(name, [*OURS, *attribution_methods()])
+        known = nearest(name, [*BUILT_IN, *attribution_methods()])
         raise UserError(f"only={name}: no such explanation; {known}") from None
 
 

@@ -15,7 +15,7 @@ from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
-from convlens.experiment.module import note_config
+from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
 from convlens.training.precision import choose_precision, measure_step_seconds
 
@@ -119,7 +119,7 @@ def settle_precision(run: Run) -> None:
         found = "bf16" if half else "32"
     else:
         found = choose_precision(measured_steps(run.config, run.module))
-    run.config = note_config(run.module, replace_values(run.config, {"precision": found}))
+    run.config = store_config(run.module, replace_values(run.config, {"precision": found}))
     run.phases.precision = found
     log.info("precision: auto is %s on this machine", found)
 

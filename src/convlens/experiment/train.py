@@ -12,7 +12,7 @@ from pathlib import Path
 from convlens.callbacks import Looks
 from convlens.config.schema import Config
 from convlens.core.stopwatch import count_seconds, with_stopwatch
-from convlens.experiment.assemble import Run, assemble, warnings_of
+from convlens.experiment.assemble import Run, assemble, list_warnings
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
@@ -69,7 +69,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
 
 def _announce(run: Run, home: Path) -> None:
     """Say what a person should know before the hours begin."""
-    for line in warnings_of(run.config, run.module):
+    for line in list_warnings(run.config, run.module):
         log.warning(line)
     dry, config = run.config.trainer.fast_dev_run, run.config
     where = "without keeping anything" if dry else f"in {home}"

@@ -108,7 +108,7 @@ def _made(look: LookConfig) -> ExplanationCallback:
     try:
         return getattr(callbacks, kind)(**look.arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"callbacks: {kind} does not take such values: {error}") from error
+        raise UserError(f"callbacks: {kind} does not accept these values: {error}") from error
 
 
 def own_instance(key: str, node: Own, kind: type) -> Any:

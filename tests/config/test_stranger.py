@@ -391,7 +391,7 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("model._target_=strange_backbone.Tony", "model._target_=strange_backbone.Tony: it cannot"),
+        ("model._target_=strange_backbone.Tony", "model._target_=strange_backbone.Tony cannot"),
         ("model._target_=nobody.Tiny", "model._target_=nobody.Tiny cannot be imported"),
         ("model.width=wide", "model.width=wide: expected a whole number (the default is 4)"),
         ("model.width=-1", "model: strange_backbone.Tiny does not accept these values"),

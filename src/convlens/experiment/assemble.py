@@ -147,8 +147,16 @@ def settle(config: Config, module: ClassifierModule) -> Config:
 
 
 def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
-    """What a person should know about the schedule before it costs hours."""
-    lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
+    """Return what the user should know about the schedule before it takes hours."""
+    lines = [
+        module.schedule.describe_untrained(config.training.epochs),
+        describe_spoiled_base(config, module),
+    ]
+    return [line for line in lines if line]
+
+
+def describe_spoiled_base(config: Config, module: ClassifierModule) -> str:
+    """Return one line if a pretrained base is trained together with a random head, or ''."""
 
     def trained_first(part: str) -> list[str]:
         groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}
@@ -156,13 +164,12 @@ def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
 
     base, weights = trained_first("backbone."), module.model.weights
     fresh_head = config.model.head != OWN_HEAD and not (weights and weights.with_head)
-    if weights and base and trained_first("head.") and fresh_head:
-        lines.append(
-            f"{', '.join(base)} and the untrained head are trained together from the first epoch: "
-            f"the head's large random gradients will spoil the pretrained weights; train the head "
-            f"alone first, in a phase of its own"
-        )
-    return lines
+    if not (weights and base and trained_first("head.") and fresh_head):
+        return ""
+    return (
+        f"{', '.join(base)} and the untrained head are trained together from the first epoch, "
+        f"which spoils the pretrained weights; train the head alone in a first phase"
+    )
 
 
 def download_of_weights(config: Config) -> str | None:

@@ -19,7 +19,7 @@ from convlens.experiment.module import note_config
 from convlens.training import ClassifierModule
 from convlens.training.precision import choose_precision, measure_step_seconds
 
-log = logging.getLogger("convlens")
+LIGHTNING = logging.getLogger("pytorch_lightning.utilities.rank_zero")
 
 
 def lightning(**options) -> L.Trainer:
@@ -104,24 +104,36 @@ def local_processes(asked: TrainerConfig) -> int:
     1 where Lightning finds its devices missing: a run elsewhere may be planned here.
     """
     named = asked.replace(fast_dev_run=False).plain()
+    level = LIGHTNING.level
+    LIGHTNING.setLevel(logging.WARNING)  # the trainer that trains logs its devices itself
     try:
         return lightning(**named, logger=False, enable_checkpointing=False).num_devices
     except UserError:
         return 1
+    finally:
+        LIGHTNING.setLevel(level)
 
 
-def settle_precision(run: Run) -> None:
-    """Resolve ``precision: auto`` in the config, once."""
+def settle_precision(run: Run) -> str:
+    """Resolve ``precision: auto`` in the config, once.
+
+    Returns:
+        How it was resolved, for a line; empty if the config names a precision.
+    """
     if str(run.config.precision) != "auto":
-        return
+        return ""
     if is_launched_externally():  # each process would measure for itself, and they have to agree
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        found = "bf16" if half else "32"
+        chosen = "bf16" if half else "32"
+        reason = "not measured, because several processes have to agree"
     else:
-        found = choose_precision(measured_steps(run.config, run.module))
-    run.config = note_config(run.module, replace_values(run.config, {"precision": found}))
-    run.phases.precision = found
-    log.info("precision: auto is %s on this machine", found)
+        seconds = measured_steps(run.config, run.module)
+        chosen = choose_precision(seconds)
+        times = ", ".join(f"{1000 * s:.0f} ms in {name}" for name, s in seconds.items())
+        reason = f"a training step takes {times}"
+    run.config = note_config(run.module, replace_values(run.config, {"precision": chosen}))
+    run.phases.precision = chosen
+    return reason
 
 
 def device_of(config: Config) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +70,15 @@ def decode(run: Run) -> list[str]:
         return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
 
 
-def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
-    """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
+def open_log(home: Path, run: Run, resumed: bool) -> None:
+    """Write ``train.log`` from now on; a line that is on the screen already comes first."""
     if is_first_process() and not run.config.trainer.fast_dev_run:
         logs.log_to_file(home / "train.log")
     else:
         logs.silence_libraries()
-    for line in notes:
-        log.warning(line)
-    if not resumed and run.module.model.weights:
-        log.debug(run.module.model.weights.note)  # the screen has had it
+    weights = run.module.model.weights
+    if not resumed and weights and weights.note:
+        log.debug(weights.note)
 
 
 def prepare(run: Run, home: Path, resumed: bool) -> None:

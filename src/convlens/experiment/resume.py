@@ -39,7 +39,12 @@ class Start:
     @property
     def epochs(self) -> int:
         """Completed ones."""
-        return self.content["epoch"] + ("convlens_amid_epoch" not in self.content)
+        return self.content["epoch"] + (not self.is_within_epoch)
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether it was saved before its epoch was complete."""
+        return "convlens_amid_epoch" in self.content
 
     @property
     def config(self) -> Config:

@@ -6,21 +6,19 @@ Assemble, prepare, fit, test, summarise; each step is a function of its own room
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from convlens.callbacks import Looks
 from convlens.config.schema import Config
 from convlens.core.stopwatch import count_seconds, with_stopwatch
-from convlens.experiment.assemble import Run, assemble, warnings_of
+from convlens.experiment.announce import announce_plan, announce_start
+from convlens.experiment.assemble import assemble
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
 from convlens.experiment.summary import best_row, finish, summarise
 from convlens.experiment.trainer import ending, fit, run_test, start_of, trainer_of
 from convlens.training.batches import check_batches
-
-log = logging.getLogger("convlens")
 
 
 @with_stopwatch
@@ -43,15 +41,16 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
             check_resumed(start, run.config, run.module.schedule, resume)
         notes = decode(run)
         home = claim()
-        open_log(home, run, notes, resumed)
-        settle_precision(run)
+        open_log(home, run, resumed)
+        announce_plan(run, notes, start)
+        measured = settle_precision(run)
         trained = start.epochs if start else 0
         trainer, epoch_log, keeper = trainer_of(run, home, trained if resumed else None)
         check_batches(run.module, run.data, trainer.world_size)
         if start:
             check_processes(start, trainer.world_size, home)
         prepare(run, home, resumed)
-        _announce(run, home)
+        announce_start(run, trainer, home, measured)
         with ending(trainer, home):
             fit(trainer, run, start)
         best = keeper.best_model_path if keeper else None
@@ -65,12 +64,3 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
             return home, {}
         epoch_log.log_test(trainer, results, clock)
         return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))
-
-
-def _announce(run: Run, home: Path) -> None:
-    """Say what a person should know before the hours begin."""
-    for line in warnings_of(run.config, run.module):
-        log.warning(line)
-    dry, config = run.config.trainer.fast_dev_run, run.config
-    where = "without keeping anything" if dry else f"in {home}"
-    log.info("training %s %s, precision %s", config.experiment, where, config.precision)

@@ -50,7 +50,7 @@ def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path)
     words += ["model.batch_norm=true", "model.dropout=0.2", "optimizer=adam"]
     home, alone = tmp_path / "run", tmp_path / "alone"
     assert main(["train", f"run_dir={alone}", *words]) == 0
-    lines, ended = stop(home, None, words, signal.SIGTERM, "training ", 0.2)
+    lines, ended = stop(home, None, words, signal.SIGTERM, "run folder", 0.2)
     assert ended == 143
     (line,) = lines
     assert "stopped by SIGTERM after 0 of 1 epochs and " in line
@@ -68,7 +68,7 @@ def test_a_signal_ends_the_step_and_resume_goes_on_amid_the_epoch(
     left_alone, data, tmp_path, number, status, epoch
 ):
     home = tmp_path / "run"
-    sign = f"epoch {epoch}/" if epoch else "training "
+    sign = f"epoch {epoch}/" if epoch else "run folder"
     lines, ended = stop(home, data, LONG, number, sign, 0.4)
     assert ended == status
     (line,) = lines

@@ -28,7 +28,7 @@ from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.sources.places import get_cache_dir
-from convlens.experiment.data import data_of
+from convlens.experiment.data import build_data
 from convlens.models import Classifier
 from convlens.models.build import build_model
 from convlens.training.finetune.features import compute_features
@@ -82,7 +82,7 @@ class Watch(threading.Thread):
 
 
 def data_in(pictures: Path) -> PictureData:
-    data = data_of(config_of(pictures))
+    data = build_data(config_of(pictures))
     _ = data.dataset
     return data
 
@@ -96,7 +96,7 @@ def forget(start: str) -> None:
 def index(pictures: Path) -> tuple[Callable, Callable]:
     """What a run does before anything is decoded: list, check, split, look for copies, count."""
     config = config_of(pictures)
-    return lambda: config, data_of
+    return lambda: config, build_data
 
 
 def split_file(pictures: Path) -> tuple[Callable, Callable]:
@@ -107,7 +107,7 @@ def split_file(pictures: Path) -> tuple[Callable, Callable]:
         write_split(file, data.index.listing)
         return read_split(file, data.index.listing)
 
-    return lambda: data_of(config_of(pictures)), measured
+    return lambda: build_data(config_of(pictures)), measured
 
 
 def pixels(pictures: Path) -> tuple[Callable, Callable]:
@@ -115,7 +115,7 @@ def pixels(pictures: Path) -> tuple[Callable, Callable]:
 
     def prepare() -> PictureData:
         forget("pixels")
-        return data_of(config_of(pictures))
+        return build_data(config_of(pictures))
 
     return prepare, lambda data: data.dataset
 
@@ -125,7 +125,7 @@ def pixels_again(pictures: Path) -> tuple[Callable, Callable]:
 
     def prepare() -> PictureData:
         data_in(pictures)
-        return data_of(config_of(pictures))
+        return build_data(config_of(pictures))
 
     return prepare, lambda data: data.dataset
 

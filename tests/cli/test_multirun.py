@@ -15,7 +15,7 @@ from convlens.cli.train import split_multirun
 from convlens.cli.words import split_make_words
 from convlens.config.compose import split_values
 from convlens.core.errors import UserError
-from convlens.experiment.multirun import combinations
+from convlens.experiment.multirun import build_jobs
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
@@ -61,7 +61,7 @@ def test_the_words_that_ask_for_it():
 
 
 def test_combinations_are_numbered_folders_below_run_dir(at):
-    jobs = combinations(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
+    jobs = build_jobs(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
     assert [str(job.home) for job in jobs] == ["a,b/0", "a,b/1", "a,b/2", "a,b/3"]
     assert jobs[1].told == "optimizer.lr=0.001 seed=1"
     assert [(job.config.optimizer.lr, job.config.seed) for job in jobs] == [
@@ -70,7 +70,7 @@ def test_combinations_are_numbered_folders_below_run_dir(at):
 
 
 def test_a_keys_last_word_wins(at):
-    assert [job.config.seed for job in combinations(["seed=0,1", "seed=5"])] == [5]
+    assert [job.config.seed for job in build_jobs(["seed=0,1", "seed=5"])] == [5]
 
 
 def test_several_values_without_it_are_refused(at, capsys):

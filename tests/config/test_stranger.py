@@ -13,7 +13,7 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from support.tiny import TINY
 
 MOST = 25  # lines of each exercise, its config included
@@ -271,7 +271,7 @@ def test_an_optimizer_and_a_schedule_train_and_go_on(at, folder, capsys, chosen)
     assert [float(row["lr/model"]) for row in rows[1:]] == [0.002, 0.001]
     last = torch.load(at / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["optimizer_states"][0]["param_groups"][0]["shrink"] == 0.0
-    fresh = module_of(compose([f"config_dir={folder}", *typed]), list("abcde")).state_dict()
+    fresh = build_module(compose([f"config_dir={folder}", *typed]), list("abcde")).state_dict()
     steps = last["global_step"] // 2
     name = "model.head.logits.bias"
     moved = (last["state_dict"][name] - fresh[name]).abs()

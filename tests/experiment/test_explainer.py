@@ -20,7 +20,7 @@ from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.experiment.inputs import EXAMPLE
 from convlens.experiment.methods import choose_methods
-from convlens.experiment.networks import network_of
+from convlens.experiment.networks import load_network
 from support.pictures_made import photo
 from support.places import ROOT
 from support.tiny import TINY, draw_folder
@@ -209,7 +209,7 @@ def test_explain_says_what_is_wrong_in_one_line(run, tmp_path, capsys):
     cases = [
         ([ckpt], "needs image=PATH"),
         ([ckpt, "image=/nowhere.jpg"], "there is no file or folder /nowhere.jpg"),
-        ([ckpt, f"image={tmp_path / 'empty'}"], "no pictures in"),
+        ([ckpt, f"image={tmp_path / 'empty'}"], "no images in"),
         ([ckpt, f"image={bad}", f"run_dir={tmp_path / 'out'}"], "none of the files of"),
         ([ckpt, picture, "only=heat"], "only=heat: no such explanation"),
         ([ckpt, picture, "target=cow"], "target=cow: no such class"),
@@ -297,7 +297,7 @@ def test_explain_without_a_word_shows_the_example_network(tmp_path, capsys):
 def test_a_librarys_network_is_asked_with_its_own_size_and_classes(tmp_path, shared_weights):
     weights = shared_weights / "tf_efficientnet_lite0_timm_fp16.pth"
     words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
-    explainer, name = network_of(None, [*words, f"model.weights={weights}"])
+    explainer, name = load_network(None, [*words, f"model.weights={weights}"])
     assert explainer.shape == (3, 224, 224) and "tf_efficientnet_lite0" in name
     found = explainer.explain(cat(), only="grad_cam")
     assert found.top(1)[0][0] == "Egyptian cat" and found.top(1)[0][1] > 0.7

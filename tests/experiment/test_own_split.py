@@ -17,8 +17,8 @@ from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
 from convlens.core.errors import UserError
 from convlens.experiment import train as runs
-from convlens.experiment.data import data_of, images_used_before
-from convlens.experiment.unseen import images_to_test
+from convlens.experiment.data import build_data, read_used_digests
+from convlens.experiment.unseen import select_test_images
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
 from support.tiny import TINY, draw_folder
@@ -66,7 +66,7 @@ def choose(home: Path, *words: str, name: str = "best.ckpt"):
     checkpoint = read_checkpoint(home / "checkpoints" / name)
     told = checkpoint["hyper_parameters"]["config"]
     config = apply_overrides(restore_config(told, "the checkpoint"), list(words))
-    return images_to_test(config, checkpoint)
+    return select_test_images(config, checkpoint)
 
 
 def names_of(tested, folder: Path) -> set[str]:
@@ -306,9 +306,9 @@ def test_predict_says_which_pictures_the_run_has_used(run, at, capsys):
     words = ["predict", f"ckpt={home}/checkpoints/best.ckpt"]
     assert main([*words, f"images={pictures}"]) == 0
     out = capsys.readouterr().out
-    assert "34 of 40 images are among those that the run has used (28 trained on, 6" in out
+    assert "34 of 40 images were used by the run (28 trained on, 6" in out
     assert main([*words, f"images={new(at / 'other', {'cats': 2})}"]) == 0
-    assert "has used" not in capsys.readouterr().out
+    assert "used by the run" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------- checkpoints of any kind
@@ -408,7 +408,7 @@ def started_from(home: Path, seed: int, test: int | None = None):
         restore_config(told, str(weights)),
         {"seed": seed, "data.split.test": test, "model.weights": str(weights)},
     )
-    return data_of(config, images_used_before(config, None))
+    return build_data(config, read_used_digests(config, None))
 
 
 def test_a_run_from_anothers_weights_does_not_test_what_those_have_seen(run):

@@ -11,7 +11,7 @@ from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import with_stopwatch
-from convlens.experiment.inputs import checkpoint_path
+from convlens.experiment.inputs import find_checkpoint
 from convlens.rundir import log as logs
 
 WORDS: Words = {
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     if ckpt is not None and home is not None:
         raise UserError(f"ckpt={ckpt} run={home}: both name a checkpoint; leave one of them out")
-    path = checkpoint_path(ckpt, home)
+    path = find_checkpoint(ckpt, home)
     from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 

@@ -57,10 +57,10 @@ def run(words: list[str]) -> int:
 
 def _plan_checkpoint(name: str, overrides: list[str]) -> int:
     """Print the layers of a checkpoint's network."""
-    from convlens.experiment.inputs import checkpoint_path
+    from convlens.experiment.inputs import find_checkpoint
     from convlens.experiment.plan import plan_network
 
-    path = checkpoint_path(name)
+    path = find_checkpoint(name)
     layers, config, epochs = plan_network(path, overrides)
     _print_network(config.model.name, layers)
     print(f"{path}: after epoch {epochs} of {config.experiment}")

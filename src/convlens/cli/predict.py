@@ -34,15 +34,15 @@ def run(words: list[str]) -> int:
             "predict needs ckpt=FILE: ckpt=last is the newest run's best, ckpt=example comes "
             "along; or model=NAME model.head=imagenet"
         )
-    from convlens.experiment.data import used_images
-    from convlens.experiment.inputs import checkpoint_path, picture_files, walk_from
-    from convlens.experiment.networks import network_of
-    from convlens.experiment.predict import TABLE, predict_files, predictions_folder
+    from convlens.experiment.data import describe_used_images
+    from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
+    from convlens.experiment.networks import load_network
+    from convlens.experiment.predict import TABLE, choose_folder, predict_files
 
-    explainer, network = network_of(ckpt, overrides)
-    walk = walk_from(images)
-    files = list(picture_files(walk))
-    table = predictions_folder(values["run_dir"]) / TABLE
+    explainer, network = load_network(ckpt, overrides)
+    walk = start_walk(images)
+    files = list(find_image_files(walk))
+    table = choose_folder(values["run_dir"]) / TABLE
     print(f"{len(files)} images, {network}")
     for line in walk.notes(f"in {images}"):
         print(f"! {line}")
@@ -53,7 +53,7 @@ def run(words: list[str]) -> int:
         print(f"! {line}")
     if result.refused:
         print(f"{len(result.refused)} of {len(files)} files refused; see the column error")
-    if ckpt and (line := used_images(files, checkpoint_path(ckpt))):
+    if ckpt and (line := describe_used_images(files, find_checkpoint(ckpt))):
         print(f"! {line}")
     print(f"{result.seconds:.1f} s, {len(files) / max(result.seconds, 1e-9):.0f} images/s")
     print(f"predictions  {table}")

@@ -66,9 +66,9 @@ def _train_all(overrides: list[str]) -> int:
     """
     if is_launched_externally():
         raise UserError("multirun=true starts its runs itself: call it without torchrun or srun")
-    from convlens.experiment.multirun import TRAINED, combinations, train_job
+    from convlens.experiment.multirun import TRAINED, build_jobs, train_job
 
-    jobs = combinations(overrides)
+    jobs = build_jobs(overrides)
     is_stopped = False
     for number, job in enumerate(jobs, 1):
         print(f"run {number} of {len(jobs)}: {job.told}", flush=True)

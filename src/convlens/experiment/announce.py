@@ -35,17 +35,12 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
     for line in notes:
         log.warning(line)
     _print("network", describe_network(run.config, run.module, start))
-    for label, line in describe_phases(run):
-        _print(label, line)
+    if run.config.trainer.fast_dev_run:
+        _print("dry run", "one batch each of training, validation and test")
+    else:
+        _announce_phases(run, start)
     if line := describe_spoiled_base(run.config, run.module):
         log.warning(line)
-    if run.config.training.early_stopping:
-        epochs = run.config.training.early_stopping
-        _print("early stop", f"after {epochs} epochs without a lower validation loss")
-    if start:
-        done, total = start.epochs, run.config.training.epochs
-        within = ", within the next epoch" if start.is_within_epoch else ""
-        _print("resume", f"after {done} of {total} epochs{within}")
 
 
 def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> None:
@@ -64,10 +59,19 @@ def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> N
     if trainer.world_size > 1:
         device = f"{trainer.world_size} processes ({device})"
     _print("precision", f"{precision} on {device}{measured and '; ' + measured}")
-    if run.config.trainer.fast_dev_run:
-        _print("dry run", "one batch of training, validation and test, without keeping anything")
-    else:
+    if not run.config.trainer.fast_dev_run:
         _print("run folder", str(home))
+
+
+def _announce_phases(run: Run, start: Start | None) -> None:
+    for label, line in describe_phases(run):
+        _print(label, line)
+    if epochs := run.config.training.early_stopping:
+        _print("early stop", f"after {epochs} epochs without a lower validation loss")
+    if start:
+        within = ", within the next one" if start.is_within_epoch else ""
+        total = run.config.training.epochs
+        _print("resume", f"after {start.epochs} of {total} epochs{within}")
 
 
 def _print(label: str, text: str) -> None:
@@ -119,13 +123,12 @@ def describe_phases(run: Run) -> list[tuple[str, str]]:
         elif phase.until:
             epochs += f", or until {phase.until.metric} is no better for {phase.until.patience}"
         is_uncertain = is_uncertain or phase.until is not None
-        images = (", augmented images" if phase.augment else ", plain images") if augmented else ""
+        images = (", augmented" if phase.augment else ", not augmented") if augmented else ""
         label = f"phase {phase.number + 1}" if schedule.phased else "training"
         lines.append((label, f"{epochs}: {_describe_groups(run.module, phase)}{images}"))
     if total < schedule.epochs:
         label, line = lines[-1]
-        way_out = f"training.epochs=null trains all {schedule.epochs} epochs, not {total}"
-        lines[-1] = (label, f"{line}; {way_out}")
+        lines[-1] = (label, f"{line}; training.epochs=null trains all {schedule.epochs} epochs")
     return lines
 
 

@@ -15,7 +15,7 @@ from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
-from convlens.experiment.module import note_config
+from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
 from convlens.training.precision import choose_precision, measure_step_seconds
 
@@ -129,11 +129,20 @@ def settle_precision(run: Run) -> str:
     else:
         seconds = measured_steps(run.config, run.module)
         chosen = choose_precision(seconds)
-        times = ", ".join(f"{1000 * s:.0f} ms in {name}" for name, s in seconds.items())
+        times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
         reason = f"a training step takes {times}"
-    run.config = note_config(run.module, replace_values(run.config, {"precision": chosen}))
+    run.config = store_config(run.module, replace_values(run.config, {"precision": chosen}))
     run.phases.precision = chosen
     return reason
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds with a unit.
+
+    >>> format_time(0.1214), format_time(1.36)
+    ('121 ms', '1.4 s')
+    """
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def device_of(config: Config) -> torch.device:

@@ -25,10 +25,10 @@ from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import devices_here, lightning
-from convlens.experiment.networks import restored
+from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
-from convlens.experiment.unseen import Tested, images_to_test
+from convlens.experiment.unseen import UnseenImages, select_test_images
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
 from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
@@ -43,7 +43,7 @@ class Evaluation:
     """What a checkpoint does on images that it has not seen.
 
     Attributes:
-        tested_on: the images, as :func:`convlens.experiment.unseen.images_to_test` chooses them.
+        tested_on: the images, as :func:`convlens.experiment.unseen.select_test_images` chooses them.
         epoch: completed ones of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
             of very many classes.
@@ -53,7 +53,7 @@ class Evaluation:
             images were left out, with how the run has used each.
     """
 
-    tested_on: Tested
+    tested_on: UnseenImages
     epoch: int
     results: dict[str, float]
     home: Path
@@ -78,14 +78,14 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     config = apply_overrides(kept, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
-    tested_on = images_to_test(config, content)
+    tested_on = select_test_images(config, content)
     home, data = _answers_folder(file, tested_on.own), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
             say(line)
     with count_seconds("decoding"):
         pictures = data.dataset.splits["test"]
-    module = restored(content, "the checkpoint", format_targets(config))
+    module = restore_module(content, "the checkpoint", format_targets(config))
     book = PredictionBook(keep_probabilities=True)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
@@ -155,7 +155,7 @@ def _write_predictions(file: Path, found: Predictions, data: PictureData) -> Non
     write_table(file, data.class_names, rows, last="true")
 
 
-def _write_left_out(file: Path, tested_on: Tested) -> None:
+def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
     file.unlink(missing_ok=True)  # of an earlier evaluation
     if tested_on.left_out:
         lines = map(format_csv_line, [("file", "used"), *tested_on.left_out])

@@ -12,7 +12,7 @@ from convlens.core.files import write_atomic
 from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import probability_text
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.inputs import picture_files, walk_from
+from convlens.experiment.inputs import find_image_files, start_walk
 from convlens.experiment.methods import choose_methods, write_panels
 from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
@@ -21,7 +21,7 @@ PAGE = "index.html"
 Say = Callable[[str], object]
 
 
-def explain_pictures(
+def explain_images(
     explainer: Explainer, network: str, image: str | None, *, only: str | None = None,
     layers: str = "auto", target: str | None = None, run_dir: str | None = None, say: Say,
 ) -> Path:  # fmt: skip
@@ -41,10 +41,10 @@ def explain_pictures(
             picture that could be explained.
     """
     wanted = choose_methods(only)
-    walk = walk_from(image) if image is not None else None
+    walk = start_walk(image) if image is not None else None
     files, shown = iter(()), PageParts()
     if walk is not None:
-        files = picture_files(walk)
+        files = find_image_files(walk)
         files = chain([next(files)], files)  # nothing there is told before a folder is made
     elif wanted != ["filters"]:
         raise UserError("explain needs image=PATH, a picture or a folder of pictures")

@@ -22,7 +22,12 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import find_name
 from convlens.data.pixels.decode import Recipe, convert_image, decode_image
 from convlens.data.pixels.load import pillow_settings
-from convlens.experiment.methods import Explanation, choose_methods, explain_by, filter_panels
+from convlens.experiment.methods import (
+    Explanation,
+    add_explanation,
+    choose_methods,
+    draw_filter_panels,
+)
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import add_preprocessing, device_of, explaining, prepare_images
 from convlens.explain.outputs import answering, check_outputs
@@ -171,7 +176,7 @@ class Explainer:
             found.notes.append(self.note)
         with self._asked():
             for method in wanted:
-                explain_by(
+                add_explanation(
                     method, self.network, found, layers, named=only is not None, seed=self.seed
                 )
         return found
@@ -190,7 +195,7 @@ class Explainer:
         """
         names, layers = self.class_names, _patterns(layers)
         with self._asked():
-            return filter_panels(self.network, self.shape, names, layers, seed=self.seed)
+            return draw_filter_panels(self.network, self.shape, names, layers, seed=self.seed)
 
     def _targets(self, target: str | None, shares: Tensor) -> list[int]:
         if target is None:

@@ -155,7 +155,7 @@ def _method(name: str) -> str:
         raise UserError(f"only={name}: no such explanation; {known}") from None
 
 
-def explain_by(
+def add_explanation(
     method: str, network: nn.Module, found: Explanation, layers: str | list[str], *, named: bool,
     seed: int,
 ) -> None:  # fmt: skip
@@ -176,7 +176,9 @@ def explain_by(
         _by_activations(network, found, layers)
     elif method == "filters":
         shape = tuple(found.picture.shape)
-        found.panels.update(filter_panels(network, shape, found.class_names, layers, seed=seed))
+        found.panels.update(
+            draw_filter_panels(network, shape, found.class_names, layers, seed=seed)
+        )
     else:
         _by_signed_maps(network, found, method, seed)
 
@@ -244,7 +246,7 @@ def _by_signed_maps(network: nn.Module, found: Explanation, method: str, seed: i
     found.notes.extend(f"{method}: {line}" for line in notes)
 
 
-def filter_panels(
+def draw_filter_panels(
     network: nn.Module, shape: tuple[int, int, int], class_names: Sequence[str],
     layers: str | list[str], *, seed: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip

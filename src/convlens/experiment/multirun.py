@@ -50,7 +50,7 @@ class Job:
         return {stage: summary[stage]["accuracy"] for stage in ("val", "test")}
 
 
-def combinations(words: list[str]) -> list[Job]:
+def build_jobs(words: list[str]) -> list[Job]:
     """A job for each combination of values; the last word's change fastest.
 
     Raises:
@@ -91,7 +91,7 @@ def train_job(job: Job) -> bool:
         process_group=0,
     )
     stopped = False
-    with _ends_as_ctrl_c():
+    with _signals_as_ctrl_c():
         while True:
             try:
                 status = child.wait()
@@ -107,7 +107,7 @@ def train_job(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _ends_as_ctrl_c() -> Iterator[None]:
+def _signals_as_ctrl_c() -> Iterator[None]:
     """A closed terminal and a polite kill are Ctrl-C too: they must not leave a run behind."""
 
     def interrupt(*_):

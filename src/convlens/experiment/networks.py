@@ -20,8 +20,8 @@ from convlens.config.targets import is_target
 from convlens.core.errors import UserError, convert_errors
 from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.inputs import EXAMPLE_NAME, checkpoint_path
-from convlens.experiment.module import module_of
+from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint
+from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
 from convlens.models.normalise import build_normalisation as normalise_by
@@ -45,10 +45,10 @@ def load(
         UserError: no such file, or not a checkpoint of convlens.
     """
     content = read_checkpoint(checkpoint)
-    module = restored(content, str(checkpoint), words, compile=False)
+    module = restore_module(content, str(checkpoint), words, compile=False)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = module.model.eval().to(device)
-    with understood(str(checkpoint)):
+    with convert_build_errors(str(checkpoint)):
         recipe = make_recipe(module.data_config)
     return Explainer(network, module.class_names, recipe, seed=module.seed, outputs="logits")
 
@@ -82,7 +82,7 @@ def wrap(
     return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
 
 
-def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
+def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     """The network that the words speak of, and what a person calls it.
 
     ``ckpt`` is a file, or ``last`` for the newest run's best; without it ``model=…`` with
@@ -99,14 +99,14 @@ def network_of(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
         if stray := [word for word in words if word not in repeated]:
             raise UserError(f"{stray[0]}: a checkpoint knows its own network; leave the word out")
     elif words:
-        return _of_library(words)
-    path = checkpoint_path(ckpt or EXAMPLE_NAME)
+        return _build_from_library(words)
+    path = find_checkpoint(ckpt or EXAMPLE_NAME)
     example = ckpt in (None, EXAMPLE_NAME)
     name = "the example network, trained on shapes" if example else str(path)
     return load(path, words=repeated), name
 
 
-def _of_library(words: list[str]) -> tuple[Explainer, str]:
+def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
     keys = [word.partition("=")[0] for word in words]
     if stray := [k for k in keys if k != "model" and not k.startswith(("model.", "data."))]:
         raise UserError(f"{stray[0]}: give ckpt=FILE, or model=… with model.head=imagenet")
@@ -127,7 +127,7 @@ def _of_library(words: list[str]) -> tuple[Explainer, str]:
     return explainer, f"{name} with its ImageNet classes, on the {device_of(network)}"
 
 
-def restored(
+def restore_module(
     checkpoint: dict[str, Any], where: str, words: Iterable[str] = (), **training: Any
 ) -> ClassifierModule:
     """The network of a checkpoint, with its weights.
@@ -144,13 +144,13 @@ def restored(
     told = checkpoint["hyper_parameters"]
     config = restore_config(told["config"], where, words)
     config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
-    with understood(where):
-        module = module_of(config, told["class_names"], pretrained=False)
+    with convert_build_errors(where):
+        module = build_module(config, told["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
     return module
 
 
-def understood(where: str) -> AbstractContextManager[None]:
+def convert_build_errors(where: str) -> AbstractContextManager[None]:
     """Around what is built from a file's config.
 
     The values were checked one by one; that a key is missing or two do not go together is told

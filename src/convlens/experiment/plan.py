@@ -17,13 +17,13 @@ from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
 from convlens.experiment.assemble import (
     assemble,
-    callbacks_of,
-    download_of_weights,
+    build_callbacks,
+    find_weights_download,
+    list_warnings,
     settle,
-    warnings_of,
 )
-from convlens.experiment.module import module_of
-from convlens.experiment.networks import understood
+from convlens.experiment.module import build_module
+from convlens.experiment.networks import convert_build_errors
 from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
@@ -127,10 +127,10 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: one line for whatever in the config does not fit the data or itself.
     """
-    weights, download = download_of_weights(config), find_pending_download(config.data)
+    weights, download = find_weights_download(config), find_pending_download(config.data)
     if download:
         (config, module), index = _without_data(config, list(download.class_names)), None
-        looks, _ = callbacks_of(config, module)
+        looks, _ = build_callbacks(config, module)
     else:
         run = assemble(config, pretrained=not weights)
         config, module, looks, index = run.config, run.module, run.explanations, run.data.index
@@ -162,7 +162,7 @@ def plan(config: Config) -> Plan:
         config, weights, download, index,
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, taken, phases,
-        warnings_of(config, module), [tag for tags in logged for tag in tags.items()],
+        list_warnings(config, module), [tag for tags in logged for tag in tags.items()],
     )  # fmt: skip
 
 
@@ -178,8 +178,8 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
     checkpoint = read_checkpoint(file)
     told = checkpoint["hyper_parameters"]
     config = apply_overrides(restore_config(told["config"], str(file), words), words)
-    with understood(str(file)):
-        module = module_of(config, told["class_names"], pretrained=False)
+    with convert_build_errors(str(file)):
+        module = build_module(config, told["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
         layers = build_layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
@@ -189,7 +189,7 @@ def _without_data(config: Config, class_names: list[str]) -> tuple[Config, Class
     """The network of a run whose images are to be downloaded, settled but for their numbers."""
     if config.training.class_weights == "balanced":  # they follow from the numbers of images
         config = replace_values(config, {"training.class_weights": None})
-    module = module_of(config, class_names, pretrained=False)
+    module = build_module(config, class_names, pretrained=False)
     return settle(config, module), module
 
 

@@ -31,7 +31,7 @@ TABLE = "predictions.csv"
 
 
 @dataclass
-class Predicted:
+class PredictionSummary:
     """What :func:`predict_files` did.
 
     Attributes:
@@ -45,7 +45,7 @@ class Predicted:
     seconds: float = 0.0
 
 
-def predictions_folder(asked: str | None) -> Path:
+def choose_folder(asked: str | None) -> Path:
     """Where the table goes: ``run_dir=``, or a new folder.
 
     Raises:
@@ -62,7 +62,7 @@ def predictions_folder(asked: str | None) -> Path:
 
 def predict_files(
     explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64
-) -> Predicted:
+) -> PredictionSummary:
     """Write the table for ``files``; broken ones get a row that says why.
 
     The next batch is decoded, in threads, while the network answers to this one; no more than two
@@ -71,10 +71,10 @@ def predict_files(
     Raises:
         OSError: the table cannot be written; what was written stays as ``predictions.csv.part``.
     """
-    done, began = Predicted(), time.perf_counter()
+    done, began = PredictionSummary(), time.perf_counter()
 
     def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
-        for file, found in _answered(explainer, files, batch):
+        for file, found in _predict_each(explainer, files, batch):
             advance(1)
             if isinstance(found, ImageError):
                 done.refused.append(str(found))
@@ -89,7 +89,7 @@ def predict_files(
     return done
 
 
-def _answered(
+def _predict_each(
     explainer: Explainer, files: Sequence[Path], batch: int
 ) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
     """Each file's probabilities, or what was wrong with it; pictures are decoded a batch ahead."""

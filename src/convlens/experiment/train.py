@@ -1,7 +1,6 @@
-"""The life of a run, told once: from a config to a finished run folder.
+"""The life of a run: assemble, prepare, fit, test, summarise.
 
-Assemble, prepare, fit, test, summarise; each step is a function of its own room's module, and
-:func:`train` is their order.
+Each step is a function of the module that is named after it; ``train`` is their order.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     """Train what ``config`` describes, test the best checkpoint, write the run folder.
 
     Args:
-        config: resolved; of a resumed run the one in its folder.
-        resume: the folder of the run to go on with, or None for a new one.
+        config: resolved; for a resumed run, that of its folder.
+        resume: the folder of the run to continue, or None for a new run.
 
     Returns:
-        The run folder and the summary; an empty one of a dry run (``trainer.fast_dev_run``), whose
-        folder is gone.
+        The run folder and the summary. After a dry run (``trainer.fast_dev_run``) the summary is
+        empty and the folder is removed.
     """
     resumed, dry = resume is not None, config.trainer.fast_dev_run
     with run_folder(config, resume) as claim:

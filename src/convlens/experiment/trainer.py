@@ -22,7 +22,7 @@ from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
-from convlens.experiment.assemble import Run, own_instance
+from convlens.experiment.assemble import Run, instantiate_custom
 from convlens.experiment.devices import check_devices, devices_here, lightning
 from convlens.experiment.resume import Start
 from convlens.training.precision import PRECISIONS
@@ -125,7 +125,10 @@ def _ledger(config: Config) -> Ledger:
 
 def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
     """TensorBoard's, and a person's own."""
-    own = [own_instance(f"logger.{name}", node, Logger) for name, node in config.logger.own.items()]
+    own = [
+        instantiate_custom(f"logger.{name}", node, Logger)
+        for name, node in config.logger.own.items()
+    ]
     if not config.logger.tensorboard:
         return own
     # events of an epoch that a killed run did not finish must not show twice

@@ -21,7 +21,7 @@ from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import build_pool
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
-from convlens.experiment.data import count_by_use, data_of
+from convlens.experiment.data import build_data, describe_uses
 
 # keys of `data` that say how images are read, not which ones; the rest names the data
 _READING = ("size", "channels", "resize", "interpolation")
@@ -33,7 +33,7 @@ _OLD = (
 
 
 @dataclass(frozen=True)
-class Tested:
+class UnseenImages:
     """What a checkpoint is tested on.
 
     Attributes:
@@ -52,7 +52,7 @@ class Tested:
     left_out: Sequence[tuple[str, str]] = ()
 
 
-def images_to_test(config: Config, checkpoint: dict) -> Tested:
+def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
     """Choose the images that a checkpoint is tested on.
 
     Of the data that the run was trained on these are the images of its test split, known by their
@@ -91,8 +91,8 @@ def images_to_test(config: Config, checkpoint: dict) -> Tested:
         )
     alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
     own = chosen.own and not dataset.skipped and alike
-    data = data_of(config, found=Index(dataset.class_names, {"test": counts}, lambda: dataset))
-    return Tested(data, own, images.place, lines, chosen.left_out)
+    data = build_data(config, index=Index(dataset.class_names, {"test": counts}, lambda: dataset))
+    return UnseenImages(data, own, images.place, lines, chosen.left_out)
 
 
 @dataclass
@@ -167,23 +167,25 @@ def _others(images: Pool, used: np.ndarray) -> _Chosen:
         )
     if left:
         lines.append(
-            f"left out: {len(left)} images that this run has used ({count_by_use(used)}), such as "
+            f"left out: {len(left)} images that this run has used ({describe_uses(used)}), such as "
             f"{left[0][0]}; left_out.csv names them"
         )
     return _Chosen(rows, False, lines, left)
 
 
-def _by_the_old_split(config: Config, stored: Config, names: list[str], lines: list[str]) -> Tested:
+def _by_the_old_split(
+    config: Config, stored: Config, names: list[str], lines: list[str]
+) -> UnseenImages:
     """The split that the run's config gives: all that a checkpoint without a record can tell."""
     spec = config.data.replace(split=stored.data.split.plain())
-    data = data_of(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
+    data = build_data(replace_values(config, {"data": spec.plain(), "seed": stored.seed}))
     if list(data.class_names) != list(map(normalise_name, names)):
         raise UserError(_other_classes(names, data.class_names))
     lines = [*lines, *dict.fromkeys([*data.index.notes, *data.dataset.notes])]
     count = len(data.dataset.splits["test"])
     lines.append(f"tested: the test split of the data as it is now, {count} images")
     place = f"data={spec.name}" if data.index.listing is None else str(find_data_dir(spec))
-    return Tested(data, False, place, lines)
+    return UnseenImages(data, False, place, lines)
 
 
 def _in_order(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str]) -> Dataset:

@@ -25,7 +25,7 @@ from convlens.config.compose import compose
 from convlens.config.schema import Config
 from convlens.config.stored import StoredConfig
 from convlens.data.datamodule import PictureData
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.experiment.trainer import settings_of
 from convlens.pages.phases import read_phases
 from support.tiny import TINY
@@ -190,7 +190,7 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     def offered(*augment: bool) -> bool:
         config = phased(*augment)
         data = PictureData(config.data, seed=0, batch_size=8, eval_batch_size=8)
-        module = module_of(config, list(data.class_names))
+        module = build_module(config, list(data.class_names))
         return "augment" in gather_context(data, module, "val")
 
     assert offered(True, False) and not offered(False, False)

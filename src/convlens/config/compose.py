@@ -291,7 +291,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
                 continue  # a class of one's own, named again
             if is_target(key):
                 raise UserError(
-                    f"{key}={text}: a run goes on with the classes it began with; leave it out"
+                    f"{key}={text}: a run keeps its own classes; leave this key out"
                 )
             keys = _flat(plain)
             if key not in keys:

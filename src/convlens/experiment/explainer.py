@@ -68,7 +68,7 @@ class Explainer:
         if twice:
             raise UserError(
                 f"the class name {twice[0]!r} is given {self.class_names.count(twice[0])} times: "
-                f"two classes of one name cannot be told apart; give each its own"
+                f"give each class its own name"
             )
         if normalise is not None:
             normalise.to(device_of(network))

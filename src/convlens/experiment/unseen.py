@@ -27,8 +27,8 @@ from convlens.experiment.data import build_data, describe_uses
 _READING = ("size", "channels", "resize", "interpolation")
 _APART = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
 _OLD = (
-    "the checkpoint does not record which images its run was trained on (an earlier version wrote "
-    "it): whether any of the tested images are among them cannot be told"
+    "the checkpoint was written by an earlier version, which did not record the training images: "
+    "some of the tested images may be among them"
 )
 
 

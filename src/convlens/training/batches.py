@@ -49,8 +49,7 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
         raise SharedError(
             f"{refused[0]} cannot normalise a batch of one image ({order.count} images, batches of "
             f"{order.batch_size}, {who}); set training.batch_size to at least "
-            f"{2 if data.per_device else 2 * processes}, add images, or try "
-            f"model.batch_norm=false or finetune.batch_norm=eval"
+            f"{2 if data.per_device else 2 * processes}, or try finetune.batch_norm=eval"
         )
 
 

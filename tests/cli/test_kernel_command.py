@@ -183,7 +183,7 @@ def test_a_home_directory_in_the_path_and_brackets_around_a_place(at, monkeypatc
         ([CAT, f"kernel={[[1] * 16]}"], "1×16 weights; at most 15×15"),
         ([CAT, "run_dir=file"], "run_dir=file: .*choose another run_dir"),
         ([CAT, "run_dir=file/below"], "run_dir=file/below: .*choose another run_dir"),
-        ([CAT, "run_dir=full"], "already holds kernel.jpg"),
+        ([CAT, "run_dir=full"], "already contains kernel.jpg"),
         (["image=nowhere.jpg"], "cannot read nowhere.jpg: the file is missing"),
         (["image=file"], "cannot read file: its content .text. is not in a supported"),
         (["image="], "directory"),

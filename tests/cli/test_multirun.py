@@ -85,7 +85,7 @@ def test_a_mistake_in_one_combination_is_told_before_any_run(at, capsys):
     (at / "sweep" / "1").mkdir(parents=True)
     (at / "sweep" / "1" / "config.yaml").touch()
     assert main(["train", "multirun=true", "seed=0,1", "run_dir=sweep"]) == 2
-    assert "run_dir=sweep/1 already holds a run" in capsys.readouterr().err
+    assert "run_dir=sweep/1 already contains a run" in capsys.readouterr().err
     assert not (at / "outputs").exists() and not (at / "sweep" / "0").exists()
 
 

@@ -269,7 +269,7 @@ def test_a_page_of_other_runs_is_not_overwritten(runs, capsys):
     both = "runs=scratch/a scratch/b"
     assert compare([both, "run_dir=page"]) == 0
     page = (runs.parent / "page" / "compare.html").read_bytes()
-    with pytest.raises(UserError, match="run_dir=page already holds compare.html"):
+    with pytest.raises(UserError, match="run_dir=page already contains compare.html"):
         compare(["runs=hans/c scratch/b", "run_dir=page"])
     assert (runs.parent / "page" / "compare.html").read_bytes() == page
 

@@ -262,7 +262,7 @@ def test_runs_are_named_in_several_ways(at, capsys):
         (["runs=outputs/one"], "at least two runs"),
         (["runs=outputs/one outputs/one"], "outputs/one is given twice"),
         (["runs=outputs/one outputs/ome"], "there is no run folder outputs/ome; did you mean"),
-        (["runs=outputs/one empty"], "empty holds no run"),
+        (["runs=outputs/one empty"], "empty contains no run"),
         (["runs=outputs/one 'x"], "check the quotes"),
         (["runs=outputs/one nothing/*"], "matches no run folder"),
         (["runs=one two", "ran_dir=x"], "ran_dir: compare has no such key; did you mean run_dir"),

@@ -107,9 +107,9 @@ def _fitted(run: StoredRun, limit: int) -> str:
 
 def _page(run: StoredRun, selection: Selection, limit: int) -> str:
     summary, phases = run.summary or {}, read_phases(run.config, run.rows)
-    best = summary.get("best_epoch", run.best)
-    marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.measured}
-    chart = partial(line_chart, best=best, phases=marks, span=(0, run.measured))
+    best = summary.get("best_epoch", run.best_epoch)
+    marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.last_epoch}
+    chart = partial(line_chart, best=best, phases=marks, span=(0, run.last_epoch))
     results = _results(run, best)
     keys = dict.fromkeys(chain(*results.values()))
     classes = [key for key in keys if key.startswith("f1/")]
@@ -118,9 +118,9 @@ def _page(run: StoredRun, selection: Selection, limit: int) -> str:
         "report.html",
         name=run.config.experiment,
         home=run.home.resolve(),
-        began=run.began.strftime("%Y-%m-%d %H:%M"),
+        began=run.first_started.strftime("%Y-%m-%d %H:%M"),
         finished=run.summary is not None,
-        epochs=run.measured,
+        epochs=run.last_epoch,
         planned=run.config.epochs,
         best=best,
         at_best=run.results("val", best) if best is not None else {},
@@ -187,7 +187,7 @@ def _scores(run: StoredRun, chart: Chart) -> list[Markup]:
 
 def _results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
     """Rows of the results table: what was measured, where, after which epoch."""
-    last, summary = run.measured, run.summary or {}
+    last, summary = run.last_epoch, run.summary or {}
     rows = {f"training, epoch {last} (last)": run.results("train", last)}
     if best is not None:
         rows[f"validation, epoch {best} (best)"] = run.results("val", best)

@@ -16,7 +16,7 @@ LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.w
 
 
 def log_to_screen() -> None:
-    """Print our lines from level INFO on to the screen, and none of the libraries' lines."""
+    """Print our lines of level INFO and above on the screen, and none of the libraries' lines."""
     screen: logging.Handler = logging.StreamHandler(sys.stdout)
     if not is_first_process():
         screen = logging.NullHandler()  # only one of several processes prints
@@ -35,7 +35,7 @@ def silence_libraries() -> None:
 
 
 def log_to_file(file: Path) -> None:
-    """Append all lines, those of libraries included, to ``file``."""
+    """Append all lines to ``file``, including those of libraries."""
     silence_libraries()
     # closed by the next command's `log_to_screen`, or at exit
     handler = EnduringHandler(file, encoding="utf-8")
@@ -61,8 +61,8 @@ class EnduringHandler(logging.FileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self.failure:
-            self.failure = f"{self.baseFilename} lacks lines ({error.strerror}): make room"
-            print(f"{self.failure}; training goes on", file=sys.stderr)
+            self.failure = f"{self.baseFilename} lacks lines ({error.strerror}): free disk space"
+            print(f"{self.failure}; training continues", file=sys.stderr)
 
     def close(self) -> None:
         if self.stream is not None:

@@ -208,7 +208,7 @@ def show_progress(
     in_lines, start = shown and not is_on_terminal(), time.monotonic()
     if in_lines:
         print(f"{doing} {what}", file=sys.stderr)
-    with progress_bar(f"{doing} {what}", total, shown=shown) as advance:
+    with progress_bar(f"{doing} {what}", total, visible=shown) as advance:
         yield advance
     if in_lines:
         print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)

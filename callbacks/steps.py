@@ -129,7 +129,7 @@ class StepObserver:
                 self.note(module, asking)
                 given, reader = seen.outputs[source], self._reader
                 assert reader is not None, "noting makes a reader"
-                self._noted = [reader.logits(given, len(given))]
+                self._noted = [reader.read_logits(given, len(given))]
         return self._verdicts[key]
 
     def verdict(
@@ -156,7 +156,7 @@ class StepObserver:
             try:
                 picked = pick_logits(output, logits if source is module else None, module).detach()
                 images = given[0] if given and isinstance(given[0], Tensor) else picked
-                self._noted.append(reader.logits(picked, len(images)))
+                self._noted.append(reader.read_logits(picked, len(images)))
             except UserError as error:  # ``take`` raises it
                 self._noted.append(error)
             except Exception as error:

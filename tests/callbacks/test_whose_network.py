@@ -277,7 +277,7 @@ def test_logits_says_where_the_logits_are(shape, said):
     said.clear()
     lost = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
     fit(built(Wrapped), [lost])
-    assert len(said) == 1 and "say where they are with logits=" in said[0] and not lost.found
+    assert len(said) == 1 and "set logits= to a key" in said[0] and not lost.found
 
 
 class NoForward(Base):

@@ -32,12 +32,12 @@ def reading(
     """
     layouts = Layouts(model, list(layers))
 
-    def see(name: str, output) -> Tensor | None:
-        layouts.see(name, output)
+    def observe(name: str, output) -> Tensor | None:
+        layouts.observe(name, output)
         begins = gradients and not output.requires_grad
         return output.detach().requires_grad_() if begins else None
 
-    with layouts.hooked(see):  # before Captum's own hooks, which get what this one returns
+    with layouts.hook_layers(observe):  # before Captum's own hooks, which get what this one returns
         yield layouts
 
 

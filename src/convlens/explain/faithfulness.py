@@ -30,7 +30,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
-from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
+from convlens.explain.similarity import blur, is_constant, pearson, to_float_maps, to_unit
 
 BASELINES = ("mean", "zero", "blur")
 
@@ -87,8 +87,8 @@ def complexity(maps: Tensor) -> Tensor:
     Args:
         maps: ``(N, h, w)``.
     """
-    maps = numbers(maps)
-    return to_unit(maps).mean((-2, -1)).masked_fill(constant(maps), math.nan)
+    maps = to_float_maps(maps)
+    return to_unit(maps).mean((-2, -1)).masked_fill(is_constant(maps), math.nan)
 
 
 def coherency(
@@ -163,7 +163,7 @@ def faithfulness(
                 [_confidence(model, each, targets[part]) for each in (pictures[part], shown)]
             )
         whole, kept = (torch.cat(pieces) for pieces in zip(*confidences, strict=True))
-        kept = kept.masked_fill(constant(resized), math.nan)
+        kept = kept.masked_fill(is_constant(resized), math.nan)
     same = coherency(images, maps, explain, baseline=baseline)
     drop = ((whole - kept).clamp_min(0) / whole).to(same.device)
     increase = (whole < kept).to(whole.dtype).masked_fill(kept.isnan(), math.nan)
@@ -222,7 +222,7 @@ def insertion_deletion(
                 mixed = torch.where(first, there[which], beyond[which])
                 found.append(_confidence(model, mixed, targets[which]))
             values = torch.cat(found).view(len(images), steps + 1)
-            return values.masked_fill(constant(resized)[:, None], math.nan)
+            return values.masked_fill(is_constant(resized)[:, None], math.nan)
 
         insertion = curve(images, _baseline(images, "blur"))
         deletion = curve(_baseline(images, baseline), images)
@@ -250,9 +250,9 @@ def _resized(maps: Tensor, images: Tensor) -> Tensor:
     """``(N, H, W)`` on the device and in the precision of ``images``; a constant map is all NaN."""
     if len(maps) != len(images):
         raise ValueError(f"{len(images)} pictures need as many maps, got {len(maps)}")
-    maps = numbers(maps).to(images)
+    maps = to_float_maps(maps).to(images)
     # Before it is resized: interpolation makes equal values differ by a rounding error.
-    maps = maps.masked_fill(constant(maps)[:, None, None], math.nan)
+    maps = maps.masked_fill(is_constant(maps)[:, None, None], math.nan)
     size = images.shape[-2:]
     if maps.shape[-2:] == size:
         return maps
@@ -267,5 +267,5 @@ def _baseline(images: Tensor, name: str) -> Tensor:
         return torch.zeros_like(images)
     if name == "blur":
         # as in RISE's code: 11 pixels wide, standard deviation 5
-        return blurred(images, 5, 5.0)
+        return blur(images, 5, 5.0)
     raise UserError(f"baseline={name}: {nearest(str(name), BASELINES)}")

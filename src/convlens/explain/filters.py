@@ -17,14 +17,14 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Climb, build_preconditioner, draw_moves, draw_start
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import (
-    cached_batch,
     chunks,
     device_of,
     dtype_of,
     explaining,
+    fit_batch_to_cache,
     prepare_images,
 )
-from convlens.explain.receptive import fitting_probe
+from convlens.explain.receptive import find_probe
 from convlens.explain.taps import Taps, record
 
 # On a CPU pictures of more than so many pixels together climb slower than in smaller batches: what
@@ -195,7 +195,7 @@ def gradient_ascent(
         )
         start = (start + 0.5).clamp(0, 1)
         signs = picture.new_tensor(checked_signs(signs, units))
-        batch = cached_batch(batch or len(units), start, _CPU_PIXELS)
+        batch = fit_batch_to_cache(batch or len(units), start, _CPU_PIXELS)
         done = [climb(start[part], units[part], signs[part]) for part in chunks(len(units), batch)]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*done, strict=True))
     return FilterPictures(images, values, stuck, tuple(units))
@@ -245,7 +245,7 @@ def estimate_ascent_cost(
     with explaining(model), torch.no_grad(), record(model, [layer], example=picture) as taps:
         _, canvas = _prepare(taps, layer, None, picture)
         pictures = picture[..., : canvas[0], : canvas[1]]
-        at_once = min(units, cached_batch(batch or units, pictures, _CPU_PIXELS))
+        at_once = min(units, fit_batch_to_cache(batch or units, pictures, _CPU_PIXELS))
         pictures = pictures.repeat(at_once, 1, 1, 1)
         taps.run(pictures)  # warms up
         began = time.perf_counter()
@@ -260,7 +260,7 @@ def _prepare(
 ) -> tuple[list[int], tuple[int, int]]:
     """The units asked for, checked, and the canvas ``(h, w)`` they are painted on."""
     with torch.no_grad():
-        probe = fitting_probe(taps, layer, picture)
+        probe = find_probe(taps, layer, picture)
     canvas = probe.canvas if probe else tuple(picture.shape[-2:])
     return checked_units(layer, units, taps.channels_first(layer).shape[1]), canvas
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from convlens.core.evaluation import evaluation_mode
-from convlens.explain.state import kept_generators, kept_state
+from convlens.explain.state import preserve_generators, preserve_state
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -28,15 +28,15 @@ def explaining(model: nn.Module) -> Iterator[None]:
     so graphs begin at the layers. Afterwards all of it is as it was, also after an exception:
     ``.training`` and ``requires_grad`` flags one by one, ``.grad`` untouched, half-precision
     weights the very same tensors; buffers and attributes that its passes move, see
-    :func:`convlens.explain.state.kept_state`; and the global generators.
+    :func:`convlens.explain.state.preserve_state`; and the global generators.
     """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device_of(model).type, enabled=False),
         torch.compiler.set_stance("force_eager"),
-        kept_generators(model),
-        kept_state(model),
+        preserve_generators(model),
+        preserve_state(model),
         evaluation_mode(model),
         switch_off(model.parameters(), "requires_grad"),
         _widened(model),
@@ -119,7 +119,7 @@ def chunks(total: int, batch: int | None) -> list[slice]:
     return [slice(start, min(start + step, total)) for start in range(0, total, step)]
 
 
-def cached_batch(batch: int, images: Tensor, pixels: int) -> int:
+def fit_batch_to_cache(batch: int, images: Tensor, pixels: int) -> int:
     """At most ``batch`` pictures, on a CPU not more than ``pixels`` of them together.
 
     What a layer leaves for the next then stays in the processor's cache. ``images`` ``(…, H, W)``

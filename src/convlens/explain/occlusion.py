@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import cached_batch, chunks, explaining, prepare_images
+from convlens.explain.mode import chunks, explaining, fit_batch_to_cache, prepare_images
 from convlens.explain.outputs import answering
 
 # On a CPU covered pictures of more than so many pixels together go through faster in smaller
@@ -239,7 +239,7 @@ def _falls(
         scores = class_scores(logits, wanted)
         sums = images.new_zeros(*wanted.shape, *images.shape[-2:])
         counts = images.new_zeros(len(images), 1, *images.shape[-2:])
-        for part in chunks(total, cached_batch(batch or total, images, _CPU_PIXELS)):
+        for part in chunks(total, fit_batch_to_cache(batch or total, images, _CPU_PIXELS)):
             owners, masks = (tensor.to(images.device) for tensor in cover(part))
             masks = masks[:, None]
             covered = torch.where(masks, fill[owners], images[owners])

@@ -34,9 +34,9 @@ class Field:
     stride: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of(cls, taps: Taps, layer: str, example: Tensor) -> Field:
+    def measure(cls, taps: Taps, layer: str, example: Tensor) -> Field:
         """That of a layer of ``taps``, on pictures like ``example`` ``(1, C, H, W)``."""
-        probe = fitting_probe(taps, layer, example)
+        probe = find_probe(taps, layer, example)
         field = cls._measured(probe)
         smaller = field.size and probe.canvas != tuple(example.shape[-2:])
         if smaller and not field._holds(probe, example):
@@ -82,7 +82,7 @@ class Field:
         pictures[4, :, rows, columns] = 0
         return probe.spoilt(pictures)[:, row, column].tolist() == [True] * 4 + [False]
 
-    def boxes(self, places: Tensor, width: int, picture: tuple[int, int]) -> Tensor:
+    def find_boxes(self, places: Tensor, width: int, picture: tuple[int, int]) -> Tensor:
         """``(…, 4)`` top, left, bottom, right of units at flat ``places`` of maps so wide."""
         if self.size is None:
             whole = torch.tensor([0, 0, *picture], device=places.device)
@@ -92,7 +92,7 @@ class Field:
         return torch.stack([top, left, top + self.size[0], left + self.size[1]], -1)
 
 
-def fitting_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
+def find_probe(taps: Taps, layer: str, example: Tensor) -> Probe | None:
     """On the first canvas whose edges the middle unit does not see; None without a map.
 
     The first that fits of 32, 48, 64, 96, 128, … pixels, else the size of ``example``: at a

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from convlens.core.errors import UserError
 from convlens.explain.mode import explaining
-from convlens.explain.similarity import numbers, spearman
+from convlens.explain.similarity import spearman, to_float_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def parameter_randomisation(
         raise UserError(f"no layer of {type(model).__name__} can be randomised")
     ranks = []
     with explaining(model), ExitStack() as cascade:
-        trained = numbers(explain()).clone()
+        trained = to_float_maps(explain()).clone()
         for name in able:
             cascade.enter_context(_randomised(model, learned[name], seed))
             ranks.append(spearman(explain(), trained))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlens.explain.similarity import constant, numbers
+from convlens.explain.similarity import is_constant, to_float_maps
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         masks: ``(N, H, W)`` bool.
     """
     # Settled before maps are resized: interpolation makes equal values differ by a rounding error.
-    flat = constant(numbers(maps).clamp_min(0))
+    flat = is_constant(to_float_maps(maps).clamp_min(0))
     maps, masks = _on_masks(maps, masks)
     peaks = maps == maps.amax((-2, -1), keepdim=True)
     hits = (peaks & masks).any(-1).any(-1).to(maps.dtype)
-    return hits.masked_fill(flat | constant(maps) | ~masks.flatten(1).any(1), math.nan)
+    return hits.masked_fill(flat | is_constant(maps) | ~masks.flatten(1).any(1), math.nan)
 
 
 def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ def peak_position(maps: Tensor) -> Tensor:
     >>> peak_position(torch.tensor([[[0.0, 0.0], [0.0, 1.0]]]))
     tensor([[0.7500, 0.7500]])
     """
-    maps = numbers(maps).clamp_min(0)
+    maps = to_float_maps(maps).clamp_min(0)
     size = maps.shape[-2:]
     places = torch.stack(torch.unravel_index(maps.flatten(1).argmax(1), size), 1)
     position = ((places + 0.5) / places.new_tensor(size)).to(maps.dtype)
-    return position.masked_fill(constant(maps)[:, None], math.nan)
+    return position.masked_fill(is_constant(maps)[:, None], math.nan)
 
 
 def border_energy(maps: Tensor, width: float = 0.1) -> Tensor:
@@ -85,7 +85,7 @@ def border_energy(maps: Tensor, width: float = 0.1) -> Tensor:
     """
     if not 0 <= width <= 0.5:
         raise ValueError(f"the frame's width must be in [0, 0.5], got {width}")
-    shares = _shares(numbers(maps))
+    shares = _shares(to_float_maps(maps))
     down, across = (_within(size, width).to(shares) for size in shares.shape[-2:])
     # Summed over the frame itself: 1 - inside would leave a rounding error where nothing is.
     return (shares * (1 - down[:, None] * across)).sum((-2, -1))
@@ -101,7 +101,7 @@ def entropy(maps: Tensor) -> Tensor:
     Args:
         maps: ``(N, h, w)``.
     """
-    shares = _shares(numbers(maps)).flatten(1)
+    shares = _shares(to_float_maps(maps)).flatten(1)
     highest = math.log(shares.shape[1])
     nats = torch.special.entr(shares).sum(1)
     return (nats / highest).clamp(0, 1) if highest else torch.full_like(nats, math.nan)
@@ -166,7 +166,7 @@ def confident_mistakes(
 
 def _on_masks(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Maps ``(N, H, W)`` at the masks' size, not negative, and the masks as bool beside them."""
-    maps = numbers(maps)
+    maps = to_float_maps(maps)
     if masks.dim() != 3 or len(masks) != len(maps):
         raise ValueError(f"masks must be ({len(maps)}, H, W), got shape {tuple(masks.shape)}")
     if maps.shape != masks.shape:

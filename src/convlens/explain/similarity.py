@@ -28,8 +28,8 @@ def pearson(maps: Tensor, others: Tensor) -> Tensor:
         maps: ``(N, h, w)``, any range.
         others: ``(N, h, w)``, any range.
     """
-    a, b = pair(maps, others)
-    undefined = constant(a) | constant(b)
+    a, b = to_float_pair(maps, others)
+    undefined = is_constant(a) | is_constant(b)
     a, b = (_standardised(values.flatten(1)) for values in (a, b))
     return (a * b).mean(1).clamp(-1, 1).masked_fill(undefined, math.nan)
 
@@ -45,8 +45,8 @@ def spearman(maps: Tensor, others: Tensor) -> Tensor:
         maps: ``(N, h, w)``, any range.
         others: ``(N, h, w)``, any range.
     """
-    a, b = pair(maps, others)
-    undefined = constant(a) | constant(b)
+    a, b = to_float_pair(maps, others)
+    undefined = is_constant(a) | is_constant(b)
     return pearson(_ranks(a), _ranks(b)).masked_fill(undefined, math.nan)
 
 
@@ -61,7 +61,7 @@ def to_unit(maps: Tensor) -> Tensor:
     return (maps - lowest) / (highest - lowest)
 
 
-def constant(maps: Tensor) -> Tensor:
+def is_constant(maps: Tensor) -> Tensor:
     """``(N,)`` bool: the map is the same everywhere, or has a value that is not finite.
 
     Exact, where a variance of zero would not be: the mean of equal numbers is rounded.
@@ -70,7 +70,7 @@ def constant(maps: Tensor) -> Tensor:
     return ~(highest > lowest) | ~(highest - lowest).isfinite()
 
 
-def blurred(images: Tensor, radius: int, deviation: float) -> Tensor:
+def blur(images: Tensor, radius: int, deviation: float) -> Tensor:
     """``images`` ``(N, C, H, W)`` through a Gaussian filter; the picture's edge goes on outside.
 
     Args:
@@ -86,18 +86,18 @@ def blurred(images: Tensor, radius: int, deviation: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, down, groups=channels), down.mT, groups=channels)
 
 
-def numbers(maps: Tensor) -> Tensor:
+def to_float_maps(maps: Tensor) -> Tensor:
     """``(N, h, w)`` detached and in fp32 (float64 stays), or a ValueError for another shape."""
     if maps.dim() != 3:
         raise ValueError(f"maps must be (N, h, w), got shape {tuple(maps.shape)}")
     return maps.detach().to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
 
 
-def pair(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as :func:`numbers`, or a ValueError if their shapes differ."""
+def to_float_pair(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as :func:`to_float_maps`, or a ValueError if their shapes differ."""
     if maps.shape != others.shape:
         raise ValueError(f"maps of one shape, not {tuple(maps.shape)} and {tuple(others.shape)}")
-    return numbers(maps), numbers(others).to(maps.device)
+    return to_float_maps(maps), to_float_maps(others).to(maps.device)
 
 
 def _standardised(rows: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def timed(monkeypatch):
     def steps(config, module, precisions=("32", "bf16")):
         return dict.fromkeys(precisions, 1.0 + module.phase.number)
 
-    monkeypatch.setattr("convlens.experiment.devices.measured_steps", steps)
+    monkeypatch.setattr("convlens.experiment.devices.time_steps", steps)
 
 
 def rows(printed: str) -> dict[str, list[str]]:
@@ -117,6 +117,6 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     ],
 )  # fmt: skip
 def test_the_batch_of_several_processes(words, whole, each):
-    from convlens.experiment.devices import batches_of
+    from convlens.experiment.devices import count_batch_images
 
-    assert batches_of(compose([*TINY, *words])) == (whole, each)
+    assert count_batch_images(compose([*TINY, *words])) == (whole, each)

@@ -144,7 +144,7 @@ def test_devices_of_other_machines(monkeypatch, there, options, precision, expec
     names = ("accelerator", "devices", "num_nodes")
     values = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
     asked = compose([]).trainer.replace(**values)
-    found, used, note = machine.devices_here(asked, precision)
+    found, used, note = machine.adapt_devices(asked, precision)
     assert (found.accelerator, found.devices, used) == expected
     assert bool(note) == ((found, used) != (asked, precision))
     assert found.num_nodes == (1 if note else options[2])

@@ -290,9 +290,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
             if key in own and own[key] == text:
                 continue  # a class of one's own, named again
             if is_target(key):
-                raise UserError(
-                    f"{key}={text}: a run keeps its own classes; leave this key out"
-                )
+                raise UserError(f"{key}={text}: a run keeps its own classes; leave this key out")
             keys = _flat(plain)
             if key not in keys:
                 answer = advice(f"{key}={text}") or nearest(key, [*keys, "data", "trainer"])

@@ -123,7 +123,9 @@ def import_target(key: str, path: str) -> Any:
         UserError: no module, or nothing in it by that name.
     """
     if path.startswith(_OURS):
-        raise UserError(f"{key}._target_={path}: this key is for a class of your own, not of convlens")
+        raise UserError(
+            f"{key}._target_={path}: this key is for a class of your own, not of convlens"
+        )
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

@@ -30,7 +30,7 @@ def lightning(**options) -> L.Trainer:
         raise UserError(f"trainer or callbacks: {error}") from error
 
 
-def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, str, str]:
+def adapt_devices(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, str, str]:
     """What a stored config asks of the trainer, as far as this machine can give it.
 
     Args:
@@ -47,7 +47,7 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
     missing = not _are_here(asked, asked.num_nodes)
     if missing:
         found = asked.replace(accelerator="auto", devices=1, num_nodes=1, strategy="auto")
-    kind = kind_of(found.accelerator)
+    kind = resolve_accelerator(found.accelerator)
     if kind == "mps" and precision == "64":
         found, kind, missing = found.replace(accelerator="cpu"), "cpu", True
     used = "32" if kind == "cpu" and precision == "16" else precision
@@ -60,7 +60,7 @@ def devices_here(asked: TrainerConfig, precision: str) -> tuple[TrainerConfig, s
     )  # fmt: skip
 
 
-def kind_of(accelerator: str) -> str:
+def resolve_accelerator(accelerator: str) -> str:
     """``cuda``, ``mps``, ``cpu`` or what else Lightning knows: what a name stands for here."""
     if accelerator not in ("auto", "gpu"):
         return accelerator
@@ -86,7 +86,7 @@ def check_devices(asked: TrainerConfig) -> None:
 
 
 def _are_here(asked: TrainerConfig, nodes: int) -> bool:
-    kind, devices = kind_of(asked.accelerator), asked.devices
+    kind, devices = resolve_accelerator(asked.accelerator), asked.devices
     if kind not in AcceleratorRegistry or not _accelerator(kind).is_available():
         return False
     if nodes > 1 and not is_launched_externally():
@@ -127,7 +127,7 @@ def settle_precision(run: Run) -> str:
         chosen = "bf16" if half else "32"
         reason = "not measured, because several processes have to agree"
     else:
-        seconds = measured_steps(run.config, run.module)
+        seconds = time_steps(run.config, run.module)
         chosen = choose_precision(seconds)
         times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
         reason = f"a training step takes {times}"
@@ -145,25 +145,25 @@ def format_time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def device_of(config: Config) -> torch.device:
+def choose_device(config: Config) -> torch.device:
     """Where a run with this config trains."""
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"
     return torch.device("cpu" if config.trainer.accelerator == "cpu" else kind)
 
 
-def measured_steps(
+def time_steps(
     config: Config, module: ClassifierModule, precisions: tuple[str, ...] = ("32", "bf16")
 ) -> dict[str, float]:
     """Seconds of a training step on this machine, by precision; on noise, nothing is decoded.
 
     The module is timed in the phase that it is in.
     """
-    _, batch = batches_of(config)
+    _, batch = count_batch_images(config)
     memo = get_cache_dir() / "precision.json"
-    return measure_step_seconds(module, batch, device_of(config), memo, precisions)
+    return measure_step_seconds(module, batch, choose_device(config), memo, precisions)
 
 
-def batches_of(config: Config) -> tuple[int, int]:
+def count_batch_images(config: Config) -> tuple[int, int]:
     """Images of a step over all processes, and those that this machine's one device has to do.
 
     Processes that share the processor's cores share its time too.
@@ -171,5 +171,5 @@ def batches_of(config: Config) -> tuple[int, int]:
     nodes, local = config.trainer.num_nodes, local_processes(config.trainer)
     each = config.training.batch_size_is == "per_device"
     whole = config.training.batch_size * (nodes * local if each else 1)
-    devices = nodes * (1 if device_of(config).type == "cpu" else local)
+    devices = nodes * (1 if choose_device(config).type == "cpu" else local)
     return whole, -(-whole // devices)

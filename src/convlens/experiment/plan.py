@@ -144,13 +144,13 @@ def plan(config: Config) -> Plan:
         return 0 if never else find_cut(module.schedule, phase, module, augmented)[0]
 
     shape = config.data.channels, config.data.size, config.data.size
-    batch, _ = devices.batches_of(config)
+    batch, _ = devices.count_batch_images(config)
     steps = config.training.steps_per_epoch
     if steps is None and index is not None:
         steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
     taken = str(config.precision)
     if taken == "auto":  # measured as the run itself would measure it
-        taken = choose_precision(devices.measured_steps(config, module))
+        taken = choose_precision(devices.time_steps(config, module))
     phases = [
         _planned(config, module, phase, start, end, cut(phase), augmented, taken, index)
         for phase, start, end in module.schedule.list_spans(config.training.epochs)
@@ -212,7 +212,7 @@ def _planned(
             features = _features_seconds(config, module, cut, index)
         else:
             module.enter(phase)
-            step = devices.measured_steps(config, module, (precision,))[precision]
+            step = devices.time_steps(config, module, (precision,))[precision]
     return PlannedPhase(
         phase, start, end, groups, sum(map(sizes.get, trained)), sum(sizes.values()),
         phase.augment and augmented, model.cut_name(cut) if cut else "", step, features,
@@ -225,7 +225,7 @@ def _features_seconds(
     """What computing them takes, once; None where the number of images is not known."""
     if index is None:
         return None
-    data, device = config.data, devices.device_of(config)
+    data, device = config.data, devices.choose_device(config)
     images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
     each = measure_feature_seconds(module.model.to(device), cut, images)
     module.model.to("cpu")

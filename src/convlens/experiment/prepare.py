@@ -50,7 +50,7 @@ def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Pat
         with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
             yield lambda: Path(scratch)
         return
-    claim = claim_of(config)
+    claim = build_claim(config)
     if resume is None:
         claim.check()
     with Hold() as hold:
@@ -59,7 +59,7 @@ def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Pat
         yield lambda: resume or claim.take(hold)
 
 
-def claim_of(config: Config) -> Claim:
+def build_claim(config: Config) -> Claim:
     """What a config says of the folder of its run."""
     return Claim(config.run_dir, config.experiment, config.overwrite, config.trainer.num_nodes)
 

@@ -52,7 +52,7 @@ class Start:
         return restore_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
 
 
-def resumed_config(config: Config, words: list[str]) -> Config:
+def build_resumed_config(config: Config, words: list[str]) -> Config:
     """The config of a run with what was typed behind ``resume``.
 
     Args:
@@ -79,7 +79,7 @@ def resumed_config(config: Config, words: list[str]) -> Config:
     return asked
 
 
-def asks_for_more(config: Config, asked: Config, start: Start) -> bool:
+def has_work_left(config: Config, asked: Config, start: Start) -> bool:
     """Whether a finished run has anything left to do; that its images moved is nothing to do.
 
     Args:

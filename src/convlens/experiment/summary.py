@@ -30,7 +30,7 @@ SECONDS = (
 LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
-def best_row(history: list[Row]) -> Row:
+def select_best_row(history: list[Row]) -> Row:
     """The best epoch's row; where no validation loss is a number, the first that there is."""
     return find_best_row(history) or (history[1:] or history)[0]
 
@@ -46,7 +46,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         test: the ``test/…`` results of the best epoch.
     """
     config, history = run.config, epoch_log.history
-    best, last = best_row(history), history[-1]
+    best, last = select_best_row(history), history[-1]
     latest: Row = {}  # value of each score
     for _, row in sorted(ledger.scores.items()):
         latest |= row

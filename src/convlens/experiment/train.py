@@ -15,8 +15,8 @@ from convlens.experiment.assemble import assemble
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
-from convlens.experiment.summary import best_row, finish, summarise
-from convlens.experiment.trainer import ending, fit, run_test, start_of, trainer_of
+from convlens.experiment.summary import finish, select_best_row, summarise
+from convlens.experiment.trainer import build_trainer, find_start, fit, handle_endings, run_test
 from convlens.training.batches import check_batches
 
 
@@ -34,7 +34,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     """
     resumed, dry = resume is not None, config.trainer.fast_dev_run
     with run_folder(config, resume) as claim:
-        start = start_of(resume)
+        start = find_start(resume)
         run = assemble(config, pretrained=start is None, start=start and start.file)
         if start:
             check_resumed(start, run.config, run.module.schedule, resume)
@@ -44,20 +44,20 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         announce_plan(run, notes, start)
         measured = settle_precision(run)
         trained = start.epochs if start else 0
-        trainer, epoch_log, keeper = trainer_of(run, home, trained if resumed else None)
+        trainer, epoch_log, keeper = build_trainer(run, home, trained if resumed else None)
         check_batches(run.module, run.data, trainer.world_size)
         if start:
             check_processes(start, trainer.world_size, home)
         prepare(run, home, resumed)
         announce_start(run, trainer, home, measured)
-        with ending(trainer, home):
+        with handle_endings(trainer, home):
             fit(trainer, run, start)
         best = keeper.best_model_path if keeper else None
-        clock = best_row(epoch_log.history)["epoch"]
+        clock = select_best_row(epoch_log.history)["epoch"]
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
         looks = Looks.of(trainer)
         looks.tested = run.phases.tested_epoch
-        with ending(trainer, home), count_seconds("test"):
+        with handle_endings(trainer, home), count_seconds("test"):
             results = run_test(trainer, run, best)
         if dry:
             return home, {}

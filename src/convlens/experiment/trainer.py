@@ -23,7 +23,7 @@ from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
 from convlens.experiment.assemble import Run, instantiate_custom
-from convlens.experiment.devices import check_devices, devices_here, lightning
+from convlens.experiment.devices import adapt_devices, check_devices, lightning
 from convlens.experiment.resume import Start
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
@@ -40,13 +40,13 @@ from convlens.training.survival.interruption import Interruption, Reopening
 log = logging.getLogger("convlens")
 
 
-def start_of(home: Path | None) -> Start | None:
+def find_start(home: Path | None) -> Start | None:
     """Where the run in a folder goes on; None for a new run, and for one without a checkpoint."""
     file = find_checkpoint_to_resume(home / "checkpoints") if home else None
     return None if file is None else Start(file, read_checkpoint(file))
 
 
-def trainer_of(
+def build_trainer(
     run: Run, home: Path, trained: int | None
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
     """The trainer with loggers and callbacks; one of them lets the explanations look.
@@ -59,7 +59,7 @@ def trainer_of(
     if trained is None:
         check_devices(devices)
     else:
-        devices, precision, line = devices_here(devices, precision)
+        devices, precision, line = adapt_devices(devices, precision)
         if line:
             log.warning(line)
     ledger, answers = _ledger(config), PredictionBook()
@@ -86,7 +86,7 @@ def trainer_of(
         # in epochs that were the best so far (2.6), and a kill between the two files shall leave
         # an older last, from which the best is found again
         last = ModelCheckpoint(filename="last", **where)
-        callbacks += [looks.alarms, ours.HParams(settings_of(config)), keeper, last]
+        callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
     if sys.stdout.isatty():
         callbacks.append(ours.ProgressBar())
     callbacks.append(Reopening(interruption))
@@ -109,7 +109,7 @@ def trainer_of(
     return trainer, epoch_log, keeper
 
 
-def settings_of(config: Config) -> Settings:
+def collect_settings(config: Config) -> Settings:
     """What runs are told apart by in TensorBoard's HParams tab."""
     return Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
 
@@ -160,7 +160,7 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
 
 
 @contextlib.contextmanager
-def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
+def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
     """The lines for a run that does not come to its own end.
 
     Raises:

@@ -67,15 +67,15 @@ class Filler(L.Callback):
 
 def filled(monkeypatch, folder: Path, hook: str, epoch: int, left: int = 0, first: bool = False):
     """Let the next run's disk be full from ``hook`` of ``epoch`` on."""
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         place = 0 if first else _behind(trainer.callbacks, EpochLog)
         trainer.callbacks.insert(place, Filler(folder, hook, epoch, left))
         return trainer, *rest
 
-    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+    monkeypatch.setattr(runs, "build_trainer", build_trainer)
 
 
 def _behind(callbacks: list, kind: type) -> int:

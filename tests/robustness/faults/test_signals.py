@@ -109,16 +109,16 @@ def test_sigterm_at_any_hook(tmp_path, data, capsys, monkeypatch, hook, more):
     assert main(["train", f"run_dir={tmp_path / 'alone'}", *few]) == 0
     capsys.readouterr()
     epoch = {"on_train_start": 0, "on_train_end": 3, "on_test_batch_start": 3}.get(hook, 1)
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         trainer.callbacks.insert(-2, Signal(hook, epoch))
         return trainer, *rest
 
     home = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "trainer_of", trainer_of)
+        patch.setattr(runs, "build_trainer", build_trainer)
         assert main(["train", f"run_dir={home}", *few]) == 143
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err

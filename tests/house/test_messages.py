@@ -32,10 +32,11 @@ ODD = re.compile(
     r"spoken|ha(s|ve) not got|is its best|of ours|no matter|not to be had|what it may)\b"
 )
 SCRIPTS = {"completion.py"}  # texts for a shell
-# words before a "=" that are arguments of functions, not keys
+# words before a "=" that are arguments of functions or of make, not keys
 ARGUMENTS = {
     "outputs", "logits", "size", "class_names", "preprocess", "at_start", "at_end", "floor",
-    "ledger", "num_nodes", "devices",
+    "ledger", "args", "key", "num_nodes", "devices", "accelerator", "most", "of", "dim", "baseline",
+    "neuron_selector",
 }  # fmt: skip
 # parts of the config whose keys are the user's own
 OPEN = ("callbacks", "logger", "finetune.groups")
@@ -96,6 +97,8 @@ def messages() -> tuple[Message, ...]:
             tree = ast.parse(file.read_text())
             sentences = (each for each in strings(tree) if len(each[1].split()) >= WORDS)
             for line, text in (*sentences, *called(tree)):
+                if text.startswith("<"):  # HTML
+                    continue
                 place = f"{file.relative_to(ROOT)}:{line}"
                 found.setdefault((file, text), Message(text, place))
     return tuple(found.values())
@@ -130,7 +133,7 @@ def words() -> frozenset[str]:
 
 def is_key(name: str) -> bool:
     """Return whether a key with dots exists; values within it may be anything."""
-    if name.startswith(OPEN):
+    if name.startswith(OPEN) or name.endswith("_target_"):
         return True
     name = re.sub(r"(?<=\.)(\{\.\.\}|\d+|N)(?=\.|$)", "*", name.rstrip("."))
     pattern = re.escape(name).replace(re.escape(VALUE), ".*").replace("…", ".*")
@@ -142,7 +145,7 @@ def named_keys(text: str) -> Iterator[str]:
     """Yield what a text names as keys: ``a.b``, or ``a=``, each with any value."""
     tables = "|".join(sorted({key.partition(".")[0] for key in keys() if "." in key}))
     part = rf"(?:\w+|{re.escape(VALUE)}|…)"
-    for found in re.finditer(rf"(?<![\w./{{}}])(?:{tables})(?:\.{part})+", text):
+    for found in re.finditer(rf"(?<![\w./{{}}])(?:{tables})(?:\.{part})+(?![\w(])", text):
         if not re.search(r"\.(py|csv|yaml|json|pth|safetensors|safetensor|npy|bin)$", found[0]):
             yield found[0]
     for found in re.finditer(r"(?<![\w.{}…-])([a-z_]+)=", text):

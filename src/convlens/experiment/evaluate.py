@@ -43,7 +43,7 @@ class Evaluation:
     """What a checkpoint does on images that it has not seen.
 
     Attributes:
-        tested_on: the images, as :func:`convlens.experiment.unseen.select_test_images` chooses them.
+        tested_on: the images, as ``convlens.experiment.unseen`` selects them.
         epoch: completed ones of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
             of very many classes.

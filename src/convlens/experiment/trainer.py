@@ -73,8 +73,8 @@ def build_trainer(
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
-        Companions(f"continue with `make resume run={home}`"), interruption, Divergence(), run.phases,
-        looks, *run.explanations, epoch_log, *run.others,
+        Companions(f"continue with `make resume run={home}`"), interruption, Divergence(),
+        run.phases, looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
     if training.early_stopping:

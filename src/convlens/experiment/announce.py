@@ -31,12 +31,12 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
         notes: lines about the data, such as skipped files.
         start: where a resumed run continues; None for a new run.
     """
-    _print("data", describe_data(run.data))
+    _report("data", describe_data(run.data))
     for line in notes:
         log.warning(line)
-    _print("network", describe_network(run.config, run.module, start))
+    _report("network", describe_network(run.config, run.module, start))
     if run.config.trainer.fast_dev_run:
-        _print("dry run", "one batch each of training, validation and test")
+        _report("dry run", "one batch each of training, validation and test")
     else:
         _announce_phases(run, start)
     if line := describe_spoiled_base(run.config, run.module):
@@ -58,23 +58,23 @@ def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> N
     device = DEVICES.get(kind, kind)
     if trainer.world_size > 1:
         device = f"{trainer.world_size} processes ({device})"
-    _print("precision", f"{precision} on {device}{measured and '; ' + measured}")
+    _report("precision", f"{precision} on {device}{measured and '; ' + measured}")
     if not run.config.trainer.fast_dev_run:
-        _print("run folder", str(home))
+        _report("run folder", str(home))
 
 
 def _announce_phases(run: Run, start: Start | None) -> None:
     for label, line in describe_phases(run):
-        _print(label, line)
+        _report(label, line)
     if epochs := run.config.training.early_stopping:
-        _print("early stop", f"after {epochs} epochs without a lower validation loss")
+        _report("early stop", f"after {epochs} epochs without a lower validation loss")
     if start:
         within = ", within the next one" if start.is_within_epoch else ""
         total = run.config.training.epochs
-        _print("resume", f"after {start.epochs} of {total} epochs{within}")
+        _report("resume", f"after {start.epochs} of {total} epochs{within}")
 
 
-def _print(label: str, text: str) -> None:
+def _report(label: str, text: str) -> None:
     log.info("%-10s %s", label, text)
 
 

@@ -94,7 +94,7 @@ def build_trainer(
         last = ModelCheckpoint(filename="last", **where)
         callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
     if sys.stdout.isatty():
-        callbacks.append(ours.ProgressBar())
+        callbacks.append(ours.ProgressBar(shows_metrics=False))
     callbacks.append(Reopening(interruption))
     trainer = lightning(
         **devices.plain(),

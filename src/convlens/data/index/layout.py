@@ -194,7 +194,7 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     raise UserError(
         f"{join_names(upper)} in {folder} contain folders of the same names "
         f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if these are classes, '
-        f'"{keys.pattern}={_UPPER}" if those are, or rename splits train, validation, test'
+        f'"{keys.pattern}={_UPPER}" if those are; name splits train, validation, test'
         f"{_mention_masks(upper + inner)}"
     )
 

@@ -23,6 +23,11 @@ class ProgressBar(RichProgressBar):
         # as wide as the bar of the validation, so that the two do not flicker
         return f"{text:{len(self.validation_description)}}"
 
+    def _stop_progress(self) -> None:
+        if self.progress is not None:
+            self.progress.live.transient = True  # no finished bar stays among the lines
+        super()._stop_progress()
+
     def get_metrics(self, trainer, pl_module) -> dict:
         if not self.shows_metrics:
             return {}

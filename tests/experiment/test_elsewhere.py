@@ -66,7 +66,7 @@ def test_eval_wherever_it_is(run, tmp_path, capsys, trainer, precision, said):
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     (line,) = [line for line in out.splitlines() if "not available on this machine" in line]
-    assert said in line and "one device, cpu" in line
+    assert said in line and "one device (cpu)" in line
     used = "bf16" if precision == "bf16" else "32"
     assert f"precision={used}" in line
 
@@ -140,7 +140,7 @@ def test_devices_of_other_machines(monkeypatch, there, options, precision, expec
         def auto_device_count(self) -> int:
             return self.count
 
-    monkeypatch.setattr(machine, "_accelerator", Kind)
+    monkeypatch.setattr(machine, "_get_accelerator", Kind)
     names = ("accelerator", "devices", "num_nodes")
     values = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
     asked = compose([]).trainer.replace(**values)

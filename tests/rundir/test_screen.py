@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 from convlens.callbacks import ProgressBar
+
 from convlens.rundir import log as logs
 
 

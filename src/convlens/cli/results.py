@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.table import Column, Table
 WIDTH = 120  # characters of a table's lines where there is no terminal
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 KEY = re.compile(r"\blooking\.[a-z_]+")
+NAMED = 3  # explanations that one line names; summary.json has them all
 FEW = 3  # with more classes their F1 scores do not fit a line; summary.json has them all
 # kinds of columns, by their heading: text that wraps, names that never do, numbers
 folded, whole, right = (
@@ -76,7 +77,7 @@ def print_closing(home: Path, summary: dict) -> None:
     title = f"{summary['experiment']}: best epoch {best} of {last} (lowest validation loss)"
     print_results(title, rows)
     print(f"{format_seconds(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
-    for line in summary["alarms"]:
+    for line in drop_repeated_advice(summary["alarms"]):
         print(f"! {line}")
     for line in summary["failures"]:  # reported in full when it happened
         print(f"! {line.partition(': ')[0]}; the reason is in {home / 'train.log'}")
@@ -85,6 +86,19 @@ def print_closing(home: Path, summary: dict) -> None:
     print("all pictures     make tensorboard")
     if summary["left_out"]:
         print(f"left out         {describe_left_out(summary['left_out'])}")
+
+
+def drop_repeated_advice(alarms: Sequence[str]) -> list[str]:
+    """Return alarms with the advice that several in a row have in common on the last one only.
+
+    >>> drop_repeated_advice(["a is off; look at x", "b is off; look at x", "c is off; look at y"])
+    ['a is off', 'b is off; look at x', 'c is off; look at y']
+    """
+    advice = [line.partition("; ")[2] for line in alarms] + [""]
+    return [
+        line.partition("; ")[0] if advice[n] == advice[n + 1] else line
+        for n, line in enumerate(alarms)
+    ]
 
 
 def describe_left_out(lines: Mapping[str, str]) -> str:
@@ -98,4 +112,6 @@ def describe_left_out(lines: Mapping[str, str]) -> str:
     """
     keys = dict.fromkeys(key for line in lines.values() for key in KEY.findall(line))
     raised = " and ".join(keys or ["looking.seconds"])
-    return f"pictures of {', '.join(lines)}, for lack of time; raise {raised}"
+    names = ", ".join([*lines][:NAMED])
+    more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return f"pictures of {names}{more}, for lack of time; raise {raised}"

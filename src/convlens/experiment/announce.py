@@ -118,10 +118,10 @@ def describe_phases(run: Run) -> list[tuple[str, str]]:
         epochs = f"epochs {first + 1}–{last}" if last - first > 1 else f"epoch {last}"
         if first == last:
             epochs = "only if an earlier phase ends early" if is_uncertain else "not reached"
-        elif last - first < phase.epochs:
-            epochs += f" of {phase.epochs} planned"
-        elif phase.until:
-            epochs += f", or until {phase.until.metric} is no better for {phase.until.patience}"
+        else:
+            epochs += " at the latest" if is_uncertain else ""
+            epochs += f" ({phase.epochs} planned)" if last - first < phase.epochs else ""
+            epochs += _describe_early_end(phase)
         is_uncertain = is_uncertain or phase.until is not None
         images = (", augmented" if phase.augment else ", not augmented") if augmented else ""
         label = f"phase {phase.number + 1}" if schedule.phased else "training"
@@ -130,6 +130,13 @@ def describe_phases(run: Run) -> list[tuple[str, str]]:
         label, line = lines[-1]
         lines[-1] = (label, f"{line}; training.epochs=null trains all {schedule.epochs} epochs")
     return lines
+
+
+def _describe_early_end(phase: Phase) -> str:
+    if phase.until is None:
+        return ""
+    epochs = "1 epoch" if phase.until.patience == 1 else f"{phase.until.patience} epochs"
+    return f", or until {phase.until.metric} is no better for {epochs}"
 
 
 def _describe_groups(module: ClassifierModule, phase: Phase) -> str:

@@ -36,7 +36,7 @@ def test_a_run_says_each_fact_once(tmp_path, capsys):
     assert len(set(said)) == len(said)
     log = (tmp_path / "run" / "train.log").read_text()
     assert all(log.count(line) == 1 for line in lines[: len(LABELS)])
-    assert log.count("GPU available") == 1 and "out of time" in log
+    assert log.count("GPU available") == 1 and "looking took" in log
 
 
 def test_phases_are_listed_with_those_that_are_not_reached():

@@ -40,7 +40,7 @@ def main() -> None:
     run = runs.assemble(config)
     pictures = len(run.data.dataset.splits["train"])
     runs.settle_precision(run)
-    trainer, epoch_log, _ = runs.trainer_of(run, home, False)
+    trainer, epoch_log, _ = runs.build_trainer(run, home, False)
     epoch_log.on_train_start = lambda *_: None  # the untrained network is judged once a run
     gate = EpochGate()
     trainer.callbacks.append(gate)

@@ -82,7 +82,7 @@ def build(
     run = runs.assemble(config)
     _ = run.data.dataset
     runs.settle_precision(run)
-    trainer, epoch_log, _ = runs.trainer_of(run, home, False)
+    trainer, epoch_log, _ = runs.build_trainer(run, home, False)
     # the untrained network is judged once a run; that is no part of a step
     epoch_log.on_train_start = lambda *_: None
     gate = StepGate()

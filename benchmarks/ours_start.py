@@ -34,9 +34,9 @@ def main() -> None:
             os._exit(0)
 
     judged = [0.0]
-    assembled = runs.trainer_of
+    assembled = runs.build_trainer
 
-    def trainer_of(*given):
+    def build_trainer(*given):
         trainer, epoch_log, keeper = assembled(*given)
         judge = epoch_log.on_train_start
 
@@ -49,7 +49,7 @@ def main() -> None:
         trainer.callbacks.append(Stop())
         return trainer, epoch_log, keeper
 
-    runs.trainer_of = trainer_of
+    runs.build_trainer = build_trainer
     words = [*RECIPE, f"data.dir={args.data}", "callbacks=none", f"run_dir={args.home}"]
     raise SystemExit(convlens(["train", *words]))
 

@@ -59,12 +59,16 @@ class Alarms(L.Callback):
         if not trainer.is_global_zero:
             return
         if self.ledger.scores:
-            self._judge(trainer, max(self.ledger.scores), 0, learning=False)
+            # the closing lines of the run print those that hold
+            self._judge(trainer, max(self.ledger.scores), 0, learning=False, level=logging.DEBUG)
         gap = self._check_gap(trainer, module)
         if gap and gap not in self.current:
             self.current.append(gap)
 
-    def _judge(self, trainer: L.Trainer, clock: int, patience: int, learning: bool) -> None:
+    def _judge(
+        self, trainer: L.Trainer, clock: int, patience: int, learning: bool,
+        level: int = logging.WARNING,
+    ) -> None:  # fmt: skip
         scores = self.ledger.scores
         if clock not in scores:
             return  # nothing was explained
@@ -74,14 +78,16 @@ class Alarms(L.Callback):
             self._held = held
         self.current = list(found.values())
         due = {key: line for key, line in found.items() if held[key] >= patience}
-        self._raise_once(trainer, due, clock)
+        self._raise_once(trainer, due, clock, level)
 
-    def _raise_once(self, trainer: L.Trainer, lines: Mapping[str, str], clock: int) -> None:
+    def _raise_once(
+        self, trainer: L.Trainer, lines: Mapping[str, str], clock: int, level: int = logging.WARNING
+    ) -> None:
         """Log each line once, by its subject."""
         fresh = {key: line for key, line in lines.items() if key not in self._raised}
         self._raised.update(fresh)
         for key, line in fresh.items():
-            log.warning("alarm after epoch %d: %s", clock, line)
+            log.log(level, "alarm after epoch %d: %s", clock, line)
             for logger in event_loggers(trainer):
                 # TensorBoard shows only one text for each tag and step
                 logger.experiment.add_text(f"alarms/{key}", line, clock)

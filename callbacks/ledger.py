@@ -138,10 +138,15 @@ class Account:
 
 
 class SkipReport:
-    """Reports once a run which explanations the budget of an epoch does not suffice for."""
+    """Reports once a run which explanations the budget of an epoch does not suffice for.
 
-    def __init__(self) -> None:
-        self._reported = False
+    Args:
+        quiet: whether it is reported to the log file only, because the closing lines of a convlens
+            run name what was left out.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet, self._reported = quiet, False
 
     def report(self, ledger: Ledger, costs: Mapping[str, float], clock: int, setting: str) -> None:
         """Keep a line for each explanation, and log one for all.
@@ -154,14 +159,14 @@ class SkipReport:
         """
         for name, cost in costs.items():
             needed = f"it takes {cost:.1f} s" if cost >= SHOWN_SECONDS else "nothing was left of it"
-            line = f"{name}: no look after epoch {clock}, the time budget is too small ({needed})"
+            line = f"{name}: no look after epoch {clock} ({needed}); raise {setting}"
             ledger.left_out.setdefault(name, line)
         named = [f"{name} ({cost:.1f} s)" for name, cost in costs.items() if cost >= SHOWN_SECONDS]
         if not named:
             return
         shown = ", ".join(named[:NAMED]) + (", …" if len(named) > NAMED else "")
         log.log(
-            logging.DEBUG if self._reported else logging.WARNING,
+            logging.DEBUG if self.quiet or self._reported else logging.WARNING,
             "epoch %d: no time for %s; explanations look every few epochs unless you raise %s",
             clock, shown, setting,
         )  # fmt: skip

@@ -65,7 +65,7 @@ class Looks(L.Callback):
         self._failed: dict[str, str] = {}  # by reason, the first explanation that failed
         self._clock = 0
         self._began = self._trained = False
-        self._skips = SkipReport()
+        self._skips = SkipReport(quiet=epoch_log is not None)
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> Looks:
@@ -84,7 +84,6 @@ class Looks(L.Callback):
         return self._accounts.setdefault(explanation, Account())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # they are callbacks of the trainer too, so that checkpoints keep their state
         callbacks = get_callbacks(trainer)
         callbacks += [each for each in self.order if each not in callbacks]
 
@@ -293,6 +292,7 @@ class Looks(L.Callback):
             self._fail(each, error, session.clock)
         finally:
             if each.cut:
+                each.log_once("cut", each.cut, quiet=self._skips.quiet)
                 account.cut_at = self.ledger.cut[each.name] = self._clock
                 self.ledger.left_out.setdefault(each.name, each.cut)
             if session.stage == "val":

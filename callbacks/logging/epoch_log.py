@@ -115,11 +115,11 @@ class EpochLog(L.Callback):
         self._write(trainer, values, clock)
         if trainer.is_global_zero:
             log.info(
-                "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  "
-                "%.1f s, looking %.1f s",
-                clock, trainer.max_epochs, values["train/loss"], values["train/accuracy"],
-                values["val/loss"], values["val/accuracy"], whole - looking, looking,
+                "epoch %d/%s  loss %.4f val %.4f  accuracy %.4f val %.4f  %.1f s",
+                clock, trainer.max_epochs, values["train/loss"], values["val/loss"],
+                values["train/accuracy"], values["val/accuracy"], whole,
             )  # fmt: skip
+            log.debug("epoch %d: looking took %.1f s of it", clock, looking)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         get_stopwatch().switch_to("closing")

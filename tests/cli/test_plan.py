@@ -20,7 +20,7 @@ def timed(monkeypatch):
     def steps(config, module, precisions=("32", "bf16")):
         return dict.fromkeys(precisions, 1.0 + module.phase.number)
 
-    monkeypatch.setattr("convlens.experiment.devices.measured_steps", steps)
+    monkeypatch.setattr("convlens.experiment.devices.time_steps", steps)
 
 
 def rows(printed: str) -> dict[str, list[str]]:
@@ -78,7 +78,11 @@ def test_train_says_that_a_phase_will_not_come(at, capsys):
     words = [*TINY, *TWO_UNFREEZES, "training.epochs=1", "callbacks=none", "run_dir=run"]
     assert main(["train", *words]) == 0
     printed = capsys.readouterr().out
-    assert said_of_the_schedule(printed) in (at / "run" / "train.log").read_text()
+    assert "phase 1    epoch 1 (2 planned): head (" in printed
+    lines = [line for line in printed.splitlines() if "not reached" in line]
+    assert [line[:7] for line in lines] == ["phase 2", "phase 3"]
+    assert lines[1].endswith("; training.epochs=null trains all 6 epochs")
+    assert all(line in (at / "run" / "train.log").read_text() for line in lines)
     assert json.loads((at / "run" / "summary.json").read_text())["epochs"] == 1
     page = (at / "run" / "report.html").read_text()
     assert re.findall(r"<td>(\d+–\d+(?: \(not reached\))?)</td>", page) == [
@@ -117,6 +121,6 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     ],
 )  # fmt: skip
 def test_the_batch_of_several_processes(words, whole, each):
-    from convlens.experiment.devices import batches_of
+    from convlens.experiment.devices import count_batch_images
 
-    assert batches_of(compose([*TINY, *words])) == (whole, each)
+    assert count_batch_images(compose([*TINY, *words])) == (whole, each)

@@ -336,15 +336,15 @@ def train_half_an_epoch(home: Path, monkeypatch, *words: str) -> Path:
             if batch_idx == 1:
                 next(c for c in trainer.callbacks if isinstance(c, Interruption)).signal_number = 15
 
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         trainer.callbacks.append(Signal())
         return trainer, *rest
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "trainer_of", trainer_of)
+        patch.setattr(runs, "build_trainer", build_trainer)
         assert main(["train", f"run_dir={home}", *words]) == 143
     return home
 

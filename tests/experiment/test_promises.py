@@ -88,7 +88,7 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
         stderr=subprocess.DEVNULL,
     )
     log = home / "train.log"
-    sign = f"epoch {epoch - 1}/" if epoch > 1 else "training "
+    sign = f"epoch {epoch - 1}/" if epoch > 1 else "run folder"
     try:
         for _ in range(1200):
             if log.exists() and sign in log.read_text():

@@ -91,7 +91,7 @@ ways = st.sampled_from(("changed",) * 39 + ("composed",))
 
 def start(folder: Path):
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.trainer import trainer_of
+    from convlens.experiment.trainer import build_trainer
 
     os.chdir(folder)
     logs.silence_libraries()
@@ -113,7 +113,7 @@ def start(folder: Path):
             run.module.configure_optimizers()
             run.module.schedule.rates(0.5, {})
             if config.trainer.strategy == "auto":
-                trainer_of(run, folder / "run", False)
+                build_trainer(run, folder / "run", False)
 
         return judged(work, 20)
 

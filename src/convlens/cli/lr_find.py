@@ -36,13 +36,14 @@ def run(words: list[str]) -> int:
     from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.devices import device_of
+    from convlens.experiment.devices import choose_device
     from convlens.training.rate_finder import find_rate
 
     parts = assemble(config)
     result = find_rate(
-        parts.module, parts.data, parts.phases, device_of(config), low=low, high=high, steps=steps
-    )
+        parts.module, parts.data, parts.phases, choose_device(config),
+        low=low, high=high, steps=steps,
+    )  # fmt: skip
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
     trained = ", ".join(result.trained)
     title = f"{config.experiment} · learning-rate range test · {trained}"

@@ -149,7 +149,15 @@ def settle(config: Config, module: ClassifierModule) -> Config:
 
 def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
     """Return problems of the schedule that should be known before hours of training."""
-    lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
+    lines = [
+        module.schedule.describe_untrained(config.training.epochs),
+        describe_spoiled_base(config, module),
+    ]
+    return [line for line in lines if line]
+
+
+def describe_spoiled_base(config: Config, module: ClassifierModule) -> str:
+    """Return one line if a pretrained base is trained together with a random head, or ''."""
 
     def list_first_groups(part: str) -> list[str]:
         groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}
@@ -157,12 +165,12 @@ def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
 
     base, weights = list_first_groups("backbone."), module.model.weights
     is_head_new = config.model.head != OWN_HEAD and not (weights and weights.with_head)
-    if weights and base and list_first_groups("head.") and is_head_new:
-        lines.append(
-            f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
-            f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
-        )
-    return lines
+    if not (weights and base and list_first_groups("head.") and is_head_new):
+        return ""
+    return (
+        f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
+        f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
+    )
 
 
 def find_weights_download(config: Config) -> str | None:

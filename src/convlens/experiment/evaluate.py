@@ -24,7 +24,7 @@ from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
-from convlens.experiment.devices import devices_here, lightning
+from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
@@ -43,7 +43,7 @@ class Evaluation:
     """Results of a checkpoint on images that it has not seen.
 
     Attributes:
-        tested_on: the images, from ``convlens.experiment.unseen.select_test_images``.
+        tested_on: the images, from ``convlens.experiment.unseen`` selects them.
         epoch: completed epochs of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
             if there are very many classes.
@@ -105,7 +105,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
 
 
 def _build_trainer(config: Config, looks: Looks) -> L.Trainer:
-    devices, precision, line = devices_here(config.trainer, str(config.precision))
+    devices, precision, line = adapt_devices(config.trainer, str(config.precision))
     if line:
         log.warning(line)
     return lightning(

@@ -70,7 +70,7 @@ class Explainer:
         if repeated:
             raise UserError(
                 f"the class name {repeated[0]!r} is given "
-                f"{self.class_names.count(repeated[0])} times: give each class its own name"
+                f"give each class its own name"
             )
         if normalise is not None:
             normalise.to(device_of(network))

@@ -16,7 +16,7 @@ from pathlib import Path
 from convlens.config.checks import replace_values
 from convlens.config.compose import compose, split_values
 from convlens.config.schema import Config
-from convlens.experiment.prepare import claim_of
+from convlens.experiment.prepare import build_claim
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 NOT_STARTED, TRAINED, INTERRUPTED, FAILED = "not started", "trained", "interrupted", "failed"
@@ -72,7 +72,7 @@ def build_jobs(words: list[str]) -> list[Job]:
         if config.run_dir:
             home = Path(config.run_dir) / str(number)
             config = replace_values(config, {"run_dir": str(home)})
-        claim_of(config).check()
+        build_claim(config).check()
         label = " ".join(word for word in chosen if word.partition("=")[0] in varied)
         jobs.append(Job(list(chosen), label or config.experiment, config, home))
     return jobs

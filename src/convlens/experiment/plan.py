@@ -158,13 +158,13 @@ def plan(config: Config) -> Plan:
         return find_cut(module.schedule, phase, module, is_augmented)[0]
 
     shape = config.data.channels, config.data.size, config.data.size
-    batch, _ = devices.batches_of(config)
+    batch, _ = devices.count_batch_images(config)
     steps = config.training.steps_per_epoch
     if steps is None and index is not None:
         steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
     precision = str(config.precision)
     if precision == "auto":  # measured as the run itself would measure it
-        precision = choose_precision(devices.measured_steps(config, module))
+        precision = choose_precision(devices.time_steps(config, module))
     phases = [
         _plan_phase(
             config, module, phase, start, end, find_phase_cut(phase), is_augmented, precision, index
@@ -229,7 +229,7 @@ def _plan_phase(
             feature_seconds = _estimate_feature_seconds(config, module, cut, index)
         else:
             module.enter(phase)
-            step_seconds = devices.measured_steps(config, module, (precision,))[precision]
+            step_seconds = devices.time_steps(config, module, (precision,))[precision]
     return PlannedPhase(
         phase, start, end, groups, sum(map(sizes.get, trained)), sum(sizes.values()),
         phase.augment and is_augmented, model.cut_name(cut) if cut else "",
@@ -243,7 +243,7 @@ def _estimate_feature_seconds(
     """Return seconds to compute all features once; None if the number of images is unknown."""
     if index is None:
         return None
-    data, device = config.data, devices.device_of(config)
+    data, device = config.data, devices.choose_device(config)
     images = torch.zeros(FEW, data.channels, data.size, data.size, device=device)
     each = measure_feature_seconds(module.model.to(device), cut, images)
     module.model.to("cpu")

@@ -271,7 +271,7 @@ def checked_units(layer: str, units: Sequence[int] | None, known: int) -> list[i
     if wrong := [unit for unit in units if not 0 <= unit < known]:
         raise UserError(f"layer {layer!r} has units 0 to {known - 1}, not {wrong[0]}")
     if not units:
-        raise UserError(f"no unit of layer {layer!r} asked for: name some of 0 to {known - 1}")
+        raise UserError(f"no unit of layer {layer!r} is requested; name some of 0 to {known - 1}")
     return units
 
 

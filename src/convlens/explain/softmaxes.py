@@ -174,5 +174,5 @@ def multi_label_error(what: str, rows: Tensor) -> UserError:
     """Return the error for a network with an independent yes or no for each class."""
     return UserError(
         f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label), but "
-        f"explanations need exclusive classes: end it in one logit per class, or one output for two"
+        f"explanations need exclusive classes: end in one logit per class, or one output for two"
     )

@@ -156,7 +156,7 @@ def _earlier_run(weights: str, none: Sequence[str]) -> WeightsFile | None:
     if trained is None:
         raise UserError(
             f"model.weights={weights}: no checkpoint of an earlier run, and no library has weights "
-            f"for model=scratch; give a run's checkpoints/best.ckpt, or none to start at random"
+            f"for model=scratch; name a run's best.ckpt, or none to start at random"
         )
     return WeightsFile(path, (), (), "model.weights", trained)
 

@@ -158,10 +158,10 @@ def test_word_is_refused_in_a_line(word):
 def test_what_lightning_refuses_is_told_in_a_line(at, word):
     """No such device of this machine; two callbacks that Lightning takes for one."""
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.trainer import trainer_of
+    from convlens.experiment.trainer import build_trainer
 
     with pytest.raises(UserError, match="trainer or callbacks|does not accept these values"):
-        trainer_of(assemble(compose([*BASE, word])), at / "run", False)
+        build_trainer(assemble(compose([*BASE, word])), at / "run", False)
 
 
 def test_composed_words_are_refused_alike():

@@ -192,9 +192,9 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     upper = [branch.name for branch in nested]
     raise UserError(
-        f"{len(nested)} folders in {folder} ({join_names(upper)}) contain folders of the same "
-        f'names ({join_names(inner)}): set "{keys.pattern}={_LOWER}" if those are the classes, '
-        f'"{keys.pattern}={_UPPER}" if the upper ones are, or rename these train, validation, test'
+        f"{join_names(upper)} in {folder} contain folders of the same names "
+        f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if these are classes, '
+        f'"{keys.pattern}={_UPPER}" if those are; name splits train, validation, test'
         f"{_mention_masks(upper + inner)}"
     )
 

@@ -263,7 +263,7 @@ def _arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
     where = describe_place(worked.place, worked.corner, weights.shape)
     lines = [_band("the framed place in numbers", bold=True), _band(where)]
     if not inside.all():
-        lines.append(_band("blue-grey cells lie in the padding and count as 0", muted=True))
+        lines.append(_band("blue-grey cells are padding and count as 0", muted=True))
     if not np.array_equal(products, np.rint(products)):
         lines.append(_band("decimals are rounded where they are written", muted=True))
     parts = [vstack(lines, gap=2), hstack(table)]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from convlens.draw.breakdown import breakdown
 from convlens.draw.colour import overlay
-from convlens.draw.confusion_matrix import confusion_counts
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.confusion_matrix import count_confusions
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.explain.grad_cam import grad_cam
 
@@ -80,7 +80,7 @@ class Mistakes(ExplanationCallback):
                 sheet = picture_sheet(entries, title=f"{title} · {when}", columns=columns)
                 yield f"predictions/{tag}{suffix}", sheet
         labelled = predictions.labels >= 0
-        counts = confusion_counts(
+        counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
         )
         title = f"mistakes by class · {when}"
@@ -116,9 +116,9 @@ def _entry(
     predictions: Predictions, class_names: Sequence[str], image: Tensor, index: int, panels: Panels
 ) -> SheetEntry:
     predicted, truth = int(predictions.predicted[index]), int(predictions.labels[index])
-    confidence = probability_text(float(predictions.confidences[index]))
+    confidence = format_probability(float(predictions.confidences[index]))
     lines = [f"said {class_names[predicted]} {confidence}"]
     if truth >= 0 and truth != predicted:
-        probability = probability_text(float(predictions.true_confidences[index]))
+        probability = format_probability(float(predictions.true_confidences[index]))
         lines.append(f"is {class_names[truth]} {probability}")
     return SheetEntry(image, lines, None if truth < 0 else truth == predicted, panels)

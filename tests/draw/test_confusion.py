@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convlens.draw.colour import colour_table
-from convlens.draw.confusion_matrix import SHARES, confusion_counts, confusion_matrix
+from convlens.draw.confusion_matrix import SHARES, confusion_matrix, count_confusions
 from convlens.draw.palette import GREEN, GREY, RED
 from support.panels import assert_margin_is_empty, is_colour, names, some_counts
 
@@ -16,10 +16,10 @@ from support.panels import assert_margin_is_empty, is_colour, names, some_counts
 
 def test_counts_are_true_by_predicted_and_leave_out_unknown_classes():
     labels, answers = torch.tensor([0, 0, 2, 2, -1]), torch.tensor([0, 1, 2, 0, 1])
-    counts = confusion_counts(labels, answers, 3)
+    counts = count_confusions(labels, answers, 3)
     assert counts.dtype == np.int64
     assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
-    assert confusion_counts([], [], 2).tolist() == [[0, 0], [0, 0]]
+    assert count_confusions([], [], 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_counts_equal_torchmetrics():
@@ -28,7 +28,7 @@ def test_counts_equal_torchmetrics():
     rng = np.random.default_rng(0)
     labels, answers = rng.integers(0, 7, 500), rng.integers(0, 7, 500)
     theirs = multiclass_confusion_matrix(torch.tensor(answers), torch.tensor(labels), 7)
-    assert (confusion_counts(labels, answers, 7) == theirs.numpy()).all()
+    assert (count_confusions(labels, answers, 7) == theirs.numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_counts_equal_torchmetrics():
 )
 def test_classes_that_do_not_exist_are_not_counted_elsewhere(labels, answers):
     with pytest.raises(ValueError, match="label"):
-        confusion_counts(labels, answers, 3)
+        count_confusions(labels, answers, 3)
 
 
 # --- the confusion matrix

@@ -13,7 +13,7 @@ from convlens.draw.canvas import PAD
 from convlens.draw.charts import find_best_epoch, learning_curves
 from convlens.draw.colour import HEAT, colour_table
 from convlens.draw.filter_sheet import filter_sheet, kernel_pictures, kernel_sheet
-from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel, probability_text
+from convlens.draw.grad_cam_panel import ClassMap, format_probability, grad_cam_panel
 from convlens.draw.palette import EMPTY, GREEN, RED
 from convlens.draw.picture import resize, to_uint8
 from support.panels import NAMES, any_of, assert_margin_is_empty, find
@@ -100,7 +100,7 @@ def test_any_class_name_and_picture_size_stays_inside_the_panel(name, size):
 
 
 def test_probabilities_never_round_to_certainty():
-    texts = [probability_text(p) for p in (0, 0.001, 0.934, 0.996, 1)]
+    texts = [format_probability(p) for p in (0, 0.001, 0.934, 0.996, 1)]
     assert texts == ["0.00", "<0.01", "0.93", ">0.99", "1.00"]
 
 

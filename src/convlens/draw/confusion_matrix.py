@@ -26,7 +26,7 @@ _BAR = 70  # pixels of an accuracy of 1
 _LINE: Colour = (222, 225, 230)
 
 
-def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
+def count_confusions(labels: Array, answers: Array, classes: int) -> np.ndarray:
     """How often each true class got each answer, int64 ``(K, K)``, true × predicted.
 
     Args:
@@ -37,7 +37,7 @@ def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
     Raises:
         ValueError: another number of labels than of answers, or a class that is not below K.
 
-    >>> confusion_counts([0, 0, 1, -1], [0, 1, 1, 1], 2).tolist()
+    >>> count_confusions([0, 0, 1, -1], [0, 1, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
     """
     true, said = (as_array(values).astype(np.int64) for values in (labels, answers))
@@ -151,7 +151,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     classes on a cell is one pixel.
 
     Args:
-        counts: ``(K, K)``, true × predicted, see :func:`confusion_counts`.
+        counts: ``(K, K)``, true × predicted, see :func:`count_confusions`.
         class_names: K names; long ones are shortened.
         title: the split, the epoch.
 

@@ -66,10 +66,10 @@ class ClassMap:
     others: tuple[LayerMap, ...] = ()
 
 
-def probability_text(probability: float) -> str:
+def format_probability(probability: float) -> str:
     """Two decimals, and never 0.00 or 1.00 for what is neither.
 
-    >>> probability_text(0.934), probability_text(0.9999), probability_text(0.001)
+    >>> format_probability(0.934), format_probability(0.9999), format_probability(0.001)
     ('0.93', '>0.99', '<0.01')
     """
     if 0 < probability < 0.005:
@@ -96,7 +96,7 @@ def _class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarray:
         right = width - text_width(word, SMALL, bold=True) - 16
         band[:, right:] = colour
         labels.append(Label((right + width) // 2, middle, word, WHITE, SMALL, True, "mm"))
-    tail = f" {probability_text(float(entry.probability))}, {entry.role}"
+    tail = f" {format_probability(float(entry.probability))}, {entry.role}"
     name = shorten(entry.class_name, right - 18 - text_width(tail), bold=True)
     start = 15 + (text_width(name, bold=True) if name else 0)
     labels.append(Label(12, middle, name, bold=True))

@@ -33,7 +33,7 @@ def encode_png(picture: np.ndarray) -> bytes:
     return _encode(picture, "PNG")
 
 
-def jpeg_size(encoded: bytes) -> tuple[int, int]:
+def read_jpeg_size(encoded: bytes) -> tuple[int, int]:
     """Width and height of a JPEG or PNG file's bytes, in pixels; only its header is read.
 
     Raises:

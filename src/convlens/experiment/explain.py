@@ -10,7 +10,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.data.pixels.decode import ImageError
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import picture_files, walk_from
 from convlens.experiment.methods import choose_methods, write_panels
@@ -66,7 +66,7 @@ def explain_pictures(
         count += 1
         name, top = _free_name(file.stem, names), found.top(5)
         panels = write_panels(home / name, found.panels)
-        say(f"{file}: {', '.join(f'{label} {probability_text(share)}' for label, share in top)}")
+        say(f"{file}: {', '.join(f'{label} {format_probability(share)}' for label, share in top)}")
         for note in found.notes:
             say(f"  {note}")
         shown.add(name, str(file), top, panels, found.notes)

@@ -24,8 +24,8 @@ from convlens.draw.grad_cam_panel import (
     ClassMap,
     LayerMap,
     Role,
+    format_probability,
     grad_cam_panel,
-    probability_text,
 )
 from convlens.draw.jpeg import encode_jpeg
 from convlens.explain.activations import activations
@@ -95,7 +95,7 @@ class Explanation:
         return list(zip(names, shares.tolist(), strict=True))
 
     def __str__(self) -> str:
-        said = ", ".join(f"{name} {probability_text(share)}" for name, share in self.top(3))
+        said = ", ".join(f"{name} {format_probability(share)}" for name, share in self.top(3))
         return f"{self.name}: {said}"
 
     def _repr_html_(self) -> str:

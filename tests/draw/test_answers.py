@@ -10,7 +10,7 @@ import torch
 
 from convlens.draw.breakdown import breakdown, find_common_mistakes
 from convlens.draw.canvas import PAD
-from convlens.draw.charts import depth_chart, layer_labels
+from convlens.draw.charts import depth_chart, shorten_layer_names
 from convlens.draw.class_means import class_means
 from convlens.draw.colour import HEAT, colour_table
 from convlens.draw.palette import EMPTY, GREEN, RED
@@ -279,9 +279,11 @@ def test_charts_of_any_depth_and_layer_names(count):
 
 
 def test_labels_drop_what_all_layers_share_and_keep_their_ends():
-    assert layer_labels(["net.a.conv", "net.b.conv"]) == ["a.conv", "b.conv"]
-    assert layer_labels(["conv"]) == ["conv"] and layer_labels(["net.conv"]) == ["conv"]
-    long = layer_labels(["a" * 100 + ".activation1", "b" * 100 + ".activation2"])
+    assert shorten_layer_names(["net.a.conv", "net.b.conv"]) == ["a.conv", "b.conv"]
+    assert shorten_layer_names(["conv"]) == ["conv"] and shorten_layer_names(["net.conv"]) == [
+        "conv"
+    ]
+    long = shorten_layer_names(["a" * 100 + ".activation1", "b" * 100 + ".activation2"])
     assert [label[0] for label in long] == ["…", "…"]
     assert long[0].endswith("a.activation1") and long[1].endswith("b.activation2")
 

@@ -27,7 +27,7 @@ from convlens.draw.canvas import (
 from convlens.draw.colour import HEAT, colour_bar, colour_table, colourise, format_number, overlay
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.palette import BACKGROUND
-from convlens.draw.picture import legible_size, resize, to_uint8
+from convlens.draw.picture import compute_legible_size, resize, to_uint8
 
 NAMES = [
     "dog",
@@ -116,7 +116,7 @@ def test_bilinear_is_torchs_bilinear():
     ],
 )
 def test_small_pictures_grow_by_a_whole_factor_and_large_ones_shrink(size, shown):
-    assert legible_size(*size) == shown
+    assert compute_legible_size(*size) == shown
 
 
 def test_stacks_and_tiles_put_images_where_they_belong():

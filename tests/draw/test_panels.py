@@ -12,7 +12,7 @@ import torch
 from convlens.draw.canvas import PAD
 from convlens.draw.charts import find_best_epoch, learning_curves
 from convlens.draw.colour import HEAT, colour_table
-from convlens.draw.filter_sheet import filter_sheet, kernel_pictures, kernel_sheet
+from convlens.draw.filter_sheet import draw_kernels, filter_sheet, kernel_sheet
 from convlens.draw.grad_cam_panel import ClassMap, format_probability, grad_cam_panel
 from convlens.draw.palette import EMPTY, GREEN, RED
 from convlens.draw.picture import resize, to_uint8
@@ -119,18 +119,18 @@ def test_rgb_kernels_are_symmetric_around_grey_each_by_its_own_maximum():
     kernels = np.zeros((2, 3, 1, 2), np.float32)
     kernels[0, 0] = [[2.0, -2.0]]
     kernels[1, 1] = [[0.1, 0.05]]
-    images, _ = kernel_pictures(kernels)
+    images, _ = draw_kernels(kernels)
     assert images[0].tolist() == [[[255, 128, 128], [0, 128, 128]]]
     assert images[1].tolist() == [[[128, 255, 128], [128, 191, 128]]]
 
 
 def test_grey_and_deep_kernels_are_diverging():
-    grey = kernel_pictures(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
+    grey = draw_kernels(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
     assert grey[0, 0] > grey[0, 2] + 60 and grey[2, 2] > grey[2, 0] + 60  # red, blue
     assert np.ptp(grey[1]) < 5
     deep = np.zeros((1, 8, 1, 3))
     deep[0, :4] = 2 * np.array([1.0, 0.0, -1.0])
-    images, read = kernel_pictures(deep)
+    images, read = draw_kernels(deep)
     assert (images[0][0] == grey).all() and "mean of 8" in read
 
 

@@ -43,7 +43,7 @@ class GridLayout:
     gap: int
 
 
-def grid_layout(channels: int, height: int, width: int) -> GridLayout:
+def compute_grid_layout(channels: int, height: int, width: int) -> GridLayout:
     """Return the layout for ``channels`` maps of ``height`` × ``width``.
 
     Small maps are magnified by a whole factor and large ones are reduced. The grid is about 800
@@ -64,7 +64,9 @@ def grid_layout(channels: int, height: int, width: int) -> GridLayout:
     return GridLayout(rows, columns, *cell, gap)
 
 
-def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarray, np.ndarray]:
+def compute_channel_levels(
+    maps: np.ndarray, rule: Rule = "reference"
+) -> tuple[np.ndarray, np.ndarray]:
     """Convert maps ``(C, h, w)`` to levels of a colour table.
 
     Args:
@@ -180,7 +182,7 @@ def activation_grid(
     Args:
         maps: ``(C, h, w)`` or ``(C,)``, any finite range.
         title: The layer and the tap.
-        rule: How values become colours, see ``channel_levels``.
+        rule: How values become colours, see ``compute_channel_levels``.
         dead: bool ``(C,)``, channels that respond to no image at all.
 
     Returns:
@@ -200,9 +202,9 @@ def activation_grid(
         raise ValueError(f"dead has shape {is_dead.shape} for {count} channels")
     single = height == width == 1
     own_scale = rule == "reference" and not single
-    levels, flat = channel_levels(values, "shared" if single else rule)
+    levels, flat = compute_channel_levels(values, "shared" if single else rule)
     flat &= own_scale
-    layout = grid_layout(count, height, width)
+    layout = compute_grid_layout(count, height, width)
     image = _cells(levels, layout, flat, is_dead)
     if layout.rows > 1:
         image = hstack([_row_numbers(layout, count, len(image)), image], gap=0)

@@ -12,7 +12,7 @@ import numpy as np
 from convlens.draw.canvas import GAP, add_title, centre, text_band, tile, vstack
 from convlens.draw.colour import HEAT, add_colour_bar, colourise, format_number
 from convlens.draw.palette import EMPTY, INK
-from convlens.draw.picture import Array, as_array, legible_size, make_legible
+from convlens.draw.picture import Array, as_array, compute_legible_size, make_legible
 from convlens.draw.text import format_dimensions
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
@@ -60,7 +60,7 @@ def class_means(
     low = min(0.0, float(scale.min(initial=0.0)))
     high = float(scale.max(initial=low))
 
-    height, width = legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
+    height, width = compute_legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
     column = max(width, _NARROWEST)
     cells = []
     for index in drawn:

@@ -37,7 +37,7 @@ def rescale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return unit.clip(0, 1).astype(np.float32)
 
 
-def full_colour_value(maps: np.ndarray) -> float:
+def find_full_colour_value(maps: np.ndarray) -> float:
     """Return the magnitude at which signed maps ``(…, h, w)`` reach full colour.
 
     That is the largest magnitude. For fine maps, where a few pixels would otherwise take up the

@@ -19,7 +19,14 @@ from convlens.draw.canvas import (
 )
 from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed
 from convlens.draw.palette import EMPTY, INK, MUTED
-from convlens.draw.picture import Array, as_array, legible_size, resize, resize_cells, to_uint8
+from convlens.draw.picture import (
+    Array,
+    as_array,
+    compute_legible_size,
+    resize,
+    resize_cells,
+    to_uint8,
+)
 from convlens.draw.text import SMALL, format_dimensions, text_width, wrap
 
 _WIDEST = 1500  # pixels a sheet's cells take together at most
@@ -34,7 +41,7 @@ def _columns(count: int, cell_width: int) -> int:
     return -(-count // rows)
 
 
-def kernel_pictures(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
+def draw_kernels(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
     """Kernels ``(O, I, kh, kw)`` as O pictures ``(kh, kw, 3)``, and how they are to be read.
 
     Every kernel is divided by its own largest magnitude; zero is the middle.
@@ -59,7 +66,7 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     """The weights of a convolution, one numbered and magnified cell for each filter.
 
     Args:
-        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_pictures` says.
+        kernels: ``(O, I, kh, kw)``; drawn as :func:`draw_kernels` says.
         title: the layer.
 
     Returns:
@@ -72,8 +79,8 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     if values.ndim != 4 or 0 in values.shape:
         raise ValueError(f"kernels are (O, I, kh, kw), not {tuple(values.shape)}")
     count, inputs, height, width = values.shape
-    pictures, read = kernel_pictures(values)
-    size = legible_size(height, width, _KERNEL_EDGE)
+    pictures, read = draw_kernels(values)
+    size = compute_legible_size(height, width, _KERNEL_EDGE)
     # a kernel of 7 by 1 is too narrow for its number below it
     column = max(size[1], text_width(str(count - 1), SMALL))
     cells = [
@@ -133,7 +140,7 @@ def _filter_cell(
 ) -> np.ndarray:
     """One image of a unit, its patches to the right, its name below; a marked one says why."""
     picture = to_uint8(image)
-    size = legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
+    size = compute_legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
     column = max(size[1], 64)  # room for the name below a narrow image
     if mark is None:
         cell = resize_cells(picture, size)

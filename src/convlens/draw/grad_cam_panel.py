@@ -117,7 +117,7 @@ def as_finite_map(map: Array) -> tuple[np.ndarray, bool]:
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), finite
 
 
-def map_legend(
+def draw_map_legend(
     values: np.ndarray, finite: bool, width: int, low: str, high: str, lead: str, name: str
 ) -> np.ndarray:
     """The line below a map: its colours and their ends, or in red why there is nothing to see."""
@@ -128,7 +128,7 @@ def map_legend(
     return colour_bar(width, low, high, name=name, lead=lead)
 
 
-def class_rows(
+def draw_class_rows(
     image: Array,
     maps: Sequence[ClassMap],
     draw_row: Callable[[np.ndarray, ClassMap], np.ndarray],
@@ -156,7 +156,7 @@ def _class_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
         high = float(values.max()) if one.scale is None else float(one.scale)
         heat = colourise(resize_cells(values, picture.shape[:2]), HEAT, 0, high)
         lead = f"map {format_dimensions(*values.shape)}"
-        below = map_legend(values, finite, width, "0", format_number(high), lead, HEAT)
+        below = draw_map_legend(values, finite, width, "0", format_number(high), lead, HEAT)
         if entry.others:
             below = vstack([below, text_band(width, shorten_path(one.layer, width))], gap=0)
         columns.append((heat, below))
@@ -184,4 +184,4 @@ def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.
     Raises:
         ValueError: no map, or an image or map of another shape.
     """
-    return add_title(class_rows(image, maps, _class_row), title)
+    return add_title(draw_class_rows(image, maps, _class_row), title)

@@ -15,10 +15,10 @@ EMPTY: Colour = (214, 216, 220)  # a cell that has nothing to show
 WHITE: Colour = (255, 255, 255)
 
 
-def hex_colour(colour: Colour) -> str:
+def to_hex(colour: Colour) -> str:
     """A colour as Matplotlib takes it.
 
-    >>> hex_colour((255, 214, 0))
+    >>> to_hex((255, 214, 0))
     '#ffd600'
     """
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -78,7 +78,7 @@ def resize_cells(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resize(picture, size, "bilinear" if shrinks else "nearest")
 
 
-def legible_size(
+def compute_legible_size(
     height: int, width: int, smallest: int = _LEGIBLE, largest: int = _LARGEST
 ) -> tuple[int, int]:
     """The size at which an image of ``height`` × ``width`` pixels is shown in a panel.
@@ -96,5 +96,5 @@ def legible_size(
 def make_legible(
     picture: np.ndarray, smallest: int = _LEGIBLE, largest: int = _LARGEST
 ) -> np.ndarray:
-    """``picture``, or a float map ``(H, W)``, at its :func:`legible_size`."""
-    return resize_cells(picture, legible_size(*picture.shape[:2], smallest, largest))
+    """``picture``, or a float map ``(H, W)``, at its :func:`compute_legible_size`."""
+    return resize_cells(picture, compute_legible_size(*picture.shape[:2], smallest, largest))

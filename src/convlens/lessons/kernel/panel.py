@@ -22,7 +22,7 @@ from convlens.draw.canvas import (
     vstack,
     write_labels,
 )
-from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, full_colour_value
+from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed, find_full_colour_value
 from convlens.draw.palette import INK, MUTED, SLATE, WHITE, Colour
 from convlens.draw.picture import Array, as_array, make_legible, to_uint8
 from convlens.draw.text import BODY, SMALL, format_dimensions, line_height, printable, text_width
@@ -203,11 +203,11 @@ def _draw_maps(
         lines: Lines of text below the heading.
     """
     maps, total = as_array(outputs.maps), as_array(outputs.total)
-    names, high = CHANNELS[len(maps)], full_colour_value(maps)
+    names, high = CHANNELS[len(maps)], find_full_colour_value(maps)
     columns = [_draw_map(map, name, high, place) for map, name in zip(maps, names, strict=True)]
     legend = "blue below 0, red above"
     if len(maps) > 1:
-        columns.append(_draw_map(total, " + ".join(names), full_colour_value(total), place))
+        columns.append(_draw_map(total, " + ".join(names), find_full_colour_value(total), place))
         legend += "; one scale for the channels, another for their sum"
     heading = _band(f"{outputs.heading}: {format_dimensions(*total.shape)}", bold=True)
     heads = [heading, *map(_band, lines), _band(legend, muted=True)]

@@ -80,7 +80,7 @@ def test_values_outside_the_range_are_clipped_and_nan_is_black():
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (4, 4, 3), (1, 3, 4, 4), (5,), (3, 0, 4)])
 def test_a_shape_that_is_no_picture_is_refused(shape):
-    with pytest.raises(ValueError, match="an image is"):
+    with pytest.raises(ValueError, match="an image must be"):
         to_uint8(np.zeros(shape, np.float32))
 
 

@@ -153,7 +153,7 @@ def test_kernels_of_zeros_and_nan_are_drawn_and_told(recwarn):
     broken[1, 0, 0, 0] = float("nan")
     assert any_of(kernel_sheet(broken, title="x"), RED)
     assert not len(recwarn)
-    with pytest.raises(ValueError, match="kernels are"):
+    with pytest.raises(ValueError, match="kernels must be"):
         kernel_sheet(torch.zeros(3, 3), title="x")
 
 
@@ -189,7 +189,7 @@ def test_filter_sheets_of_all_sizes_and_names(count, size):
 
 
 def test_wrong_filter_input_is_refused():
-    with pytest.raises(ValueError, match="filter pictures are"):
+    with pytest.raises(ValueError, match="filter pictures must be"):
         filter_sheet(uniform(3, 8, 8), [0], title="x")
     with pytest.raises(ValueError, match="2 units"):
         filter_sheet(uniform(3, 3, 8, 8), [0, 1], title="x")

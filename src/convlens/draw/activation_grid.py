@@ -105,7 +105,7 @@ def compute_channel_levels(
     return levels, flat[:, 0, 0]
 
 
-def _averaging(old: int, new: int) -> np.ndarray:
+def _compute_averaging(old: int, new: int) -> np.ndarray:
     """Return the matrix ``(new, old)`` whose rows average the old pixels under each new one."""
     edges = np.linspace(0, old, new + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
@@ -121,14 +121,14 @@ def _resize_levels(levels: np.ndarray, height: int, width: int) -> np.ndarray:
         if new >= old:
             levels = levels.take(np.arange(new) * old // new, axis=axis)
         else:
-            weights = _averaging(old, new)
+            weights = _compute_averaging(old, new)
             mean = np.tensordot(levels.astype(np.float32), weights, (axis, 1))
             mean = np.moveaxis(mean, -1, axis)
             levels = np.rint(mean).clip(0, 255).astype(np.uint8)
     return levels
 
 
-def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
+def _draw_row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
     """Draw the number of each row's first channel; where rows are low, only of every n-th row."""
     step, line = layout.cell_height + layout.gap, line_height(SMALL)
     tall, middle = max(height, line), max(layout.cell_height, line) // 2
@@ -141,7 +141,7 @@ def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
     return write_labels(blank(tall, width), labels)
 
 
-def _cells(
+def _draw_cells(
     levels: np.ndarray, layout: GridLayout, flat: np.ndarray, dead: np.ndarray
 ) -> np.ndarray:
     """Draw the grid without text: coloured cells in their places, marks on constant and dead ones.
@@ -205,9 +205,9 @@ def activation_grid(
     levels, flat = compute_channel_levels(values, "shared" if single else rule)
     flat &= own_scale
     layout = compute_grid_layout(count, height, width)
-    image = _cells(levels, layout, flat, is_dead)
+    image = _draw_cells(levels, layout, flat, is_dead)
     if layout.rows > 1:
-        image = hstack([_row_numbers(layout, count, len(image)), image], gap=0)
+        image = hstack([_draw_row_numbers(layout, count, len(image)), image], gap=0)
 
     finite = np.isfinite(values)
     not_finite = ~finite.all(axis=(1, 2))

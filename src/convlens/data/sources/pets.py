@@ -21,7 +21,7 @@ from convlens.data.index.files import ListingBuilder
 from convlens.data.index.listing import Listing
 from convlens.data.masks.trimaps import TRIMAPS, find_trimap
 from convlens.data.sources.archives import PETS
-from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 
 _LISTS = {"train": "trainval.txt", "test": "test.txt"}
@@ -105,7 +105,7 @@ def _check_files(folder: Path, suffix: str, names: Iterable[str], again: str) ->
         )
 
 
-def find_pets(spec: DataConfig, for_test: bool = False) -> FoundFiles:
+def find_pets(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     """Find images and trimaps, with the official test list."""
     listing = list_pets(find_data_dir(spec), spec.labels)
-    return FoundFiles(listing, TRIMAPS, [find_trimap(image) for image in listing.files])
+    return ImageFiles(listing, TRIMAPS, [find_trimap(image) for image in listing.files])

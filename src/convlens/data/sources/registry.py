@@ -12,7 +12,7 @@ from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources import drawn, folder, packed, pets
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
-from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
@@ -60,7 +60,7 @@ def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index
     return index_files(spec, seed, _files(spec, for_test=False), before)
 
 
-def _files(spec: DataConfig, for_test: bool) -> FoundFiles:
+def _files(spec: DataConfig, for_test: bool) -> ImageFiles:
     if spec.name in ARCHIVES:
         ARCHIVES[spec.name].download(find_data_dir(spec))
     return FILES[spec.name](spec, for_test)

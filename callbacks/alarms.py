@@ -27,7 +27,7 @@ class Alarms(L.Callback):
     Args:
         thresholds: the config group ``alarms``.
         class_names: K names.
-        ledger: holds the scores that explanations have found.
+        ledger: holds the scores of explanations.
         book: holds the latest predictions on the validation images.
 
     Attributes:
@@ -68,12 +68,12 @@ class Alarms(L.Callback):
         scores = self.ledger.scores
         if clock not in scores:
             return  # nothing was explained
-        found = self._check_scores(scores[clock], scores.get(0, {}), learning)
-        held = {key: self._held.get(key, 0) + 1 for key in found}
+        lines = self._check_scores(scores[clock], scores.get(0, {}), learning)
+        held = {key: self._held.get(key, 0) + 1 for key in lines}
         if patience:
             self._held = held
-        self.current = list(found.values())
-        due = {key: line for key, line in found.items() if held[key] >= patience}
+        self.current = list(lines.values())
+        due = {key: line for key, line in lines.items() if held[key] >= patience}
         self._raise_once(trainer, due, clock)
 
     def _raise_once(self, trainer: L.Trainer, lines: Mapping[str, str], clock: int) -> None:
@@ -95,7 +95,7 @@ class Alarms(L.Callback):
                 epochs=self.thresholds.overfitting_epochs,
                 rise=self.thresholds.overfitting_rise,
             )
-        return {about: line for about, line in lines.items() if line}
+        return {subject: line for subject, line in lines.items() if line}
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
@@ -114,7 +114,7 @@ class Alarms(L.Callback):
     ) -> dict[str, str]:
         """Return alarms by subject, because the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
-        found = {
+        lines = {
             "evidence mostly outside the object": alarms.check_evidence_outside(
                 scores, lift=limits.evidence_lift
             ),
@@ -123,11 +123,11 @@ class Alarms(L.Callback):
         }
         predictions = self.book.latest.get("val")
         if predictions is not None and not learning:
-            found |= alarms.find_mistaken_classes(
+            lines |= alarms.find_mistaken_classes(
                 predictions.labels, predictions.predicted, self.class_names,
                 share=limits.mistaken_share, images=limits.mistaken_pictures,
             )  # fmt: skip
-        return {about: line for about, line in found.items() if line}
+        return {subject: line for subject, line in lines.items() if line}
 
     def state_dict(self) -> dict:
         return {

@@ -35,7 +35,7 @@ class Evidence:
 
 
 def last_feature_map(look: Look) -> list[str]:
-    """Return the layer that Grad-CAM explains by default, or an empty list; found once per look."""
+    """Return the layer that Grad-CAM explains by default, or []; computed once per look."""
     if "last feature map" not in look.memo:
         look.memo["last feature map"] = choose_layers(
             look.network, "auto", "grad_cam", example=look.example

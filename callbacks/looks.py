@@ -191,8 +191,8 @@ class Looks(L.Callback):
         if dataloader_idx == 0:
             self._judge(trainer, pl_module, outputs, batch)
             if self._predicting() and not trainer.sanity_checking:
-                noted = partial(self.own.take, trainer, pl_module)
-                self.predictions.take(outputs, batch, noted)
+                get_logits = partial(self.own.take, trainer, pl_module)
+                self.predictions.take(outputs, batch, get_logits)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -218,13 +218,13 @@ class Looks(L.Callback):
         users = self._predicting()
         if not users or self.predictions.end(stage):
             return
-        why = f" ({self.predictions.problem})" if self.predictions.problem else ""
+        problem = f" ({self.predictions.problem})" if self.predictions.problem else ""
         # of the others it is already known why they show nothing
         if readable := [each for each in users if each.outputs_readable]:
             names = ", ".join(each.name for each in readable)
             readable[0].log_once(
                 "predictions",
-                f"{names}: no predictions, the step's logits or the labels are unknown{why}; "
+                f"{names}: no predictions, the step's logits or the labels are unknown{problem}; "
                 f"return {{'logits': …}} from {SPLITS[stage]}_step",
             )
 
@@ -260,7 +260,7 @@ class Looks(L.Callback):
             due: the explanations whose turn it is.
             clock: completed epochs.
             final: whether this is the last look of the run.
-            stage: ``val`` or ``test``test`` for the look behind the test.
+            stage: ``val``, or ``test`` for the look after the test.
         """
         if not trainer.is_global_zero:
             return
@@ -280,12 +280,12 @@ class Looks(L.Callback):
         try:
             with session.look(each, deadline) as look:
                 times = [time.perf_counter()]
-                for tag, found in each.pictures(look):
-                    if isinstance(found, np.ndarray):
-                        write_picture(trainer, each.folder, tag, found, session.clock)
+                for tag, value in each.pictures(look):
+                    if isinstance(value, np.ndarray):
+                        write_picture(trainer, each.folder, tag, value, session.clock)
                     else:
-                        write_numbers(trainer, {tag: float(found)}, session.clock)
-                        self.ledger.note(session.clock, tag, float(found))
+                        write_numbers(trainer, {tag: float(value)}, session.clock)
+                        self.ledger.note(session.clock, tag, float(value))
                     times.append(time.perf_counter())
             if not session.final:
                 account.note(began, times)

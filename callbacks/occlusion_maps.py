@@ -19,22 +19,21 @@ from convlens.explain.superpixels import superpixels
 class OcclusionMaps(SignedMaps):
     """``occlusion/<probe>``: where covering hurts the class (red) and where it helps (blue).
 
-       It needs no gradient and no layer, so it is an independent check of the other maps. It costs
-       one pass per window. The defaults make 7 by 7 windows.
+    It needs no gradient and no layer, so it is an independent check of the other maps. It costs
+    one pass per window. The defaults make 7 by 7 windows.
 
-       Args:
-           window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
-           stride: distance from one window to the next, likewise.
-           superpixels: cover patches of similar colour one by one, instead of windows.
-           segments: approximate number of superpixels.
-           baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
-           probes: maximum number of probes in a look.
-           only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
-           target: ``answer`` explains the predicted and the true class; a class name explains that
-               class.
-           every_n_epochs: look after every n-th epoch.
-    may thin them out further.
-      batch: maximum number of covered images in a pass; halved when memory runs out.
+    Args:
+        window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
+        stride: distance from one window to the next, likewise.
+        superpixels: cover patches of similar colour one by one, instead of windows.
+        segments: approximate number of superpixels.
+        baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of covered images in a pass; halved when memory runs out.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ class HParams(L.Callback):
         looks = Looks.of(trainer)
         clock = trainer.current_epoch if looks.tested is None else looks.tested
         row = next((row for row in looks.history if row["epoch"] == clock), {})
-        values = self.settings.hyperparameters(_phases_trained(pl_module))
+        values = self.settings.hyperparameters(_count_trained_phases(pl_module))
         summaries = session(values, began=self._began, ended=time.time())
         for logger in event_loggers(trainer):
             for tag in METRICS:
@@ -111,7 +111,7 @@ class HParams(L.Callback):
                 logger.experiment._get_file_writer().add_summary(summary, clock)
 
 
-def _phases_trained(module: L.LightningModule) -> int:
+def _count_trained_phases(module: L.LightningModule) -> int:
     """Return how many of the schedule's phases the run has reached."""
     assert isinstance(module, ClassifierModule), "only convlens runs have this callback"
     last = max(module.record, default=0)
@@ -149,5 +149,7 @@ def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[
 
 
 def _record(tag: str, content: dict[str, Any]) -> Summary:
-    about = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
-    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+    description = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
+    return Summary(
+        value=[Summary.Value(tag=tag, metadata=description, tensor=metadata.NULL_TENSOR)]
+    )

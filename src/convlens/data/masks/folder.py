@@ -52,7 +52,7 @@ class MaskFolder:
         here, there = self.folder.resolve(), self._images.resolve()
         self.has_images = there.is_relative_to(here)
         self._by_key: dict[tuple[str, ...], dict[str, list[Path]]] = {}
-        for parts, file in _files(self.folder):
+        for parts, file in _walk_files(self.folder):
             suffix = file.suffix.lower()
             is_inside = self.has_images and (here / Path(*parts)).is_relative_to(there)
             if is_inside and suffix == ".png":
@@ -145,7 +145,7 @@ def match_masks(
     return matches, [line]
 
 
-def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
+def _walk_files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
     """Yield (names of folders and file below ``folder``, file) for every mask file."""
     seen = set()
     for path, folders, names in os.walk(folder, followlinks=True):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.logging.writing import event_loggers
+from convlens.callbacks.logging.writing import find_event_loggers
 from convlens.callbacks.predictions import PredictionBook
 
 from convlens.config.schema import AlarmsConfig
@@ -82,14 +82,14 @@ class Alarms(L.Callback):
         self._raised.update(fresh)
         for key, line in fresh.items():
             log.warning("alarm after epoch %d: %s", clock, line)
-            for logger in event_loggers(trainer):
+            for logger in find_event_loggers(trainer):
                 # TensorBoard shows only one text for each tag and step
                 logger.experiment.add_text(f"alarms/{key}", line, clock)
 
     def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
         lines = {"gap": self._check_gap(trainer, module)}
-        if curves := _curves(module, "loss"):
+        if curves := _collect_curves(module, "loss"):
             lines["overfitting"] = alarms.check_overfitting(
                 *curves,
                 epochs=self.thresholds.overfitting_epochs,
@@ -99,7 +99,7 @@ class Alarms(L.Callback):
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
-        data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
+        data, curves = getattr(trainer, "datamodule", None), _collect_curves(module, "accuracy")
         if data is None or not curves:
             return None
         return alarms.check_generalisation_gap(
@@ -141,7 +141,7 @@ class Alarms(L.Callback):
         self._raised = set(state_dict["said"])
 
 
-def _curves(module: ClassifierModule, name: str) -> list[list[float]]:
+def _collect_curves(module: ClassifierModule, name: str) -> list[list[float]]:
     """Return ``name`` of training and of validation by epoch; empty if a value is missing."""
     rows = [row for _, row in sorted(module.record.items())]
     tags = [f"{stage}/{name}" for stage in ("train", "val")]

@@ -101,12 +101,12 @@ class FilterVisuals(ExplanationCallback):
         missing = []
         for place, layer in enumerate(self.rotate(layers)):
             selection = selections[layer]
-            count = self._affordable(look, layer, len(selection.units), len(layers) - place)
+            count = self._count_affordable(look, layer, len(selection.units), len(layers) - place)
             if count < len(selection.units):
                 missing.append(f"{count} of {len(selection.units)} units of {layer}")
             if count:
                 self._turn = layers.index(layer) + 1
-                yield self._ascent(look, layer, selection.first(count), patches.get(layer))
+                yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (
@@ -115,7 +115,7 @@ class FilterVisuals(ExplanationCallback):
             self.report_cut(look, f"with {named} drawn")
             log.debug("%s drew only %s", self.name, ", ".join(missing))
 
-    def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
+    def _count_affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
         """Return how many units there is time for.
 
         A layer may use an equal part of the time for each layer still waiting, or the time of one
@@ -174,7 +174,7 @@ class FilterVisuals(ExplanationCallback):
 
         return self.fit_batch(search)
 
-    def _ascent(
+    def _draw_ascent(
         self, look: Look, layer: str, selection: _Units, real: ExcitingPatches | None
     ) -> tuple[str, np.ndarray]:
         images = look.example

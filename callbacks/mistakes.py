@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import last_feature_map
+from convlens.callbacks.evidence import find_last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
@@ -90,7 +90,7 @@ class Mistakes(ExplanationCallback):
         self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
     ) -> list[Panels]:
         """Return the overlays of the predicted and the true class, on one scale per image."""
-        layers = last_feature_map(look)
+        layers = find_last_feature_map(look)
         if not layers:
             return [[] for _ in indices]
         pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
+from convlens.callbacks.evidence import Evidence, collect_evidence, find_last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
@@ -101,22 +101,22 @@ class Scores(ExplanationCallback):
         layers = self.layers_of(look)
         if self._scored != look.clock:  # the last look follows that of the last epoch
             self._scored = look.clock
-            yield from self._numbers(look)
+            yield from self._compute_scores(look)
         missing = layers and self._measured != look.clock
         if missing and (look.final or look.seconds_left > 0):
-            yield from self._layer_scores(look, layers)
+            yield from self._compute_layer_scores(look, layers)
         elif missing:
             self.report_cut(look, "before sparsity and dead channels")
         if layers and look.final:
-            yield from self._charts(look, layers)
+            yield from self._draw_charts(look, layers)
         if look.final and self.which == "all":
-            yield from self._randomisation_scores(look)
+            yield from self._compute_randomisation(look)
 
-    def _numbers(self, look: Look) -> Findings:
+    def _compute_scores(self, look: Look) -> Findings:
         # the expensive part first: the seconds until the first number are the least cost of a look
-        maps = evidence(self, look, self.count)
+        maps = collect_evidence(self, look, self.count)
         if maps is not None:
-            yield from self._map_scores(look, maps)
+            yield from self._compute_map_scores(look, maps)
         predictions = look.predictions
         if predictions is not None and len(predictions):
             labels, predicted, confidences = map(
@@ -126,7 +126,7 @@ class Scores(ExplanationCallback):
             fraction = scores.confident_mistakes(labels, predicted, confidences, self.confident)
             yield "explain/confident_mistakes", fraction
 
-    def _map_scores(self, look: Look, sample: Evidence) -> Findings:
+    def _compute_map_scores(self, look: Look, sample: Evidence) -> Findings:
         maps = sample.predicted
         yield from _mean("border_energy", scores.border_energy(maps, self.border / 2))
         peaks = scores.peak_position(maps)
@@ -149,9 +149,9 @@ class Scores(ExplanationCallback):
         self._before = sample.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))
-            yield from self._faithfulness_scores(look, sample.layer)
+            yield from self._compute_faithfulness(look, sample.layer)
 
-    def _faithfulness_scores(self, look: Look, layer: str) -> Findings:
+    def _compute_faithfulness(self, look: Look, layer: str) -> Findings:
         """Yield scores of the probes' maps for their predicted classes."""
         images = look.probes.images
         maps, targets = self._explain(look, images, layer)
@@ -179,9 +179,9 @@ class Scores(ExplanationCallback):
         )
         return result.maps[layer][:, 0], result.targets[:, 0]
 
-    def _randomisation_scores(self, look: Look) -> Findings:
+    def _compute_randomisation(self, look: Look) -> Findings:
         """Yield how similar the probes' maps stay when layers become random."""
-        layers = last_feature_map(look)
+        layers = find_last_feature_map(look)
         if not layers:
             return
         layer, images = layers[0], look.probes.images
@@ -194,7 +194,7 @@ class Scores(ExplanationCallback):
         for name, ranks in zip(result.layers, result.spearman, strict=True):
             yield from _mean(f"randomised/{name}", ranks)
 
-    def _layer_scores(self, look: Look, layers: list[str]) -> Findings:
+    def _compute_layer_scores(self, look: Look, layers: list[str]) -> Findings:
         batches = look.probes.images.split(max(1, self.batch // 4))
         result = compute_layer_statistics(look.network, batches, layers)
         self._latest = {
@@ -208,7 +208,7 @@ class Scores(ExplanationCallback):
             yield f"explain/sparsity/{name}", sparsity
             yield f"explain/dead/{name}", dead
 
-    def _charts(self, look: Look, layers: list[str]) -> Findings:
+    def _draw_charts(self, look: Look, layers: list[str]) -> Findings:
         known = self._untrained.keys() >= set(layers)
         for place, what in enumerate(("sparsity", "dead channels")):
             untrained = [self._untrained[name][place] for name in layers] if known else None

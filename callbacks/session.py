@@ -106,7 +106,7 @@ class Session:
                     deadline, explanation.seed, self.stage, history=self.history,
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
-                    budget_key=time_setting(module, self.clock, final=self.final),
+                    budget_key=get_time_setting(module, self.clock, final=self.final),
                     **self._context,
                 )  # fmt: skip
 
@@ -147,7 +147,7 @@ def get_callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return cast(Any, trainer).callbacks
 
 
-def time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
+def get_time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
     """Return the setting that grants more time to the looks at ``clock``."""
     ours = isinstance(module, ClassifierModule)
     if final:

@@ -150,7 +150,7 @@ class Judge:
 
     def _judge_inner_calls(self) -> Verdict:
         """Judge a step that calls the parts itself: one of them must give what ``forward`` does."""
-        for images in self._candidate_inputs():
+        for images in self._list_candidate_inputs():
             with self._output_logits(), _record_outputs(self.module) as inner:
                 again = self.module(prepare_images(self.module, images))
             preprocessed = images is self.images
@@ -172,7 +172,7 @@ class Judge:
             f"self(images), or return {{'logits': …}}; give its image preprocessing as preprocess="
         )
 
-    def _candidate_inputs(self) -> Iterator[Tensor]:
+    def _list_candidate_inputs(self) -> Iterator[Tensor]:
         """Yield images as ``forward`` may take them."""
         if self.images is None or self.step.training:
             prepare = self.preprocess or (lambda images: images)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.logging.writing import event_loggers, write_numbers
+from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds, get_stopwatch
@@ -189,5 +189,5 @@ def _lay_out_charts(trainer: L.Trainer) -> None:
             name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")
         }
     }
-    for logger in event_loggers(trainer) if trainer.is_global_zero else ():
+    for logger in find_event_loggers(trainer) if trainer.is_global_zero else ():
         logger.experiment.add_custom_scalars(layout)

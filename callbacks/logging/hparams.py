@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as L
-from convlens.callbacks.logging.writing import event_loggers
+from convlens.callbacks.logging.writing import find_event_loggers
 from convlens.callbacks.looks import Looks
 from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -102,8 +102,8 @@ class HParams(L.Callback):
         clock = trainer.current_epoch if looks.tested is None else looks.tested
         row = next((row for row in looks.history if row["epoch"] == clock), {})
         values = self.settings.hyperparameters(_count_trained_phases(pl_module))
-        summaries = session(values, began=self._began, ended=time.time())
-        for logger in event_loggers(trainer):
+        summaries = build_session_records(values, began=self._began, ended=time.time())
+        for logger in find_event_loggers(trainer):
             for tag in METRICS:
                 if tag.startswith("best/") and tag.removeprefix("best/") in row:
                     logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
@@ -118,7 +118,9 @@ def _count_trained_phases(module: L.LightningModule) -> int:
     return module.schedule.phase_at(last, module.record)[0].number + 1
 
 
-def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:
+def build_session_records(
+    values: Mapping[str, Plain], *, began: float, ended: float
+) -> list[Summary]:
     """Return the three records that the HParams tab reads of a finished run.
 
     ``torch.utils.tensorboard.summary.hparams`` makes them too, but turns booleans into numbers and

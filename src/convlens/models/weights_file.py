@@ -62,7 +62,7 @@ def read_content(path: Path, mapped: bool = False) -> Any:
         # files of torch before 1.6 are not zip archives and cannot be mapped
         return load_data(path, mmap=mapped and zipfile.is_zipfile(path))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a readable weights file ({_brief(error)})") from None
+        raise UserError(f"{path} is not a readable weights file ({_shorten(error)})") from None
     except Exception as error:  # a damaged file can raise anything
         if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise UserError(
@@ -70,7 +70,7 @@ def read_content(path: Path, mapped: bool = False) -> Any:
                 f"are read: save only the state_dict, torch.save(model.state_dict(), …)"
             ) from None
         raise UserError(
-            f"{path} is not a readable weights file ({_brief(error)}); is it complete? "
+            f"{path} is not a readable weights file ({_shorten(error)}); is it complete? "
             f"Use a state_dict saved with torch.save, or .safetensors"
         ) from None
 
@@ -133,6 +133,6 @@ def is_plain(value: Tensor) -> bool:
     return dense and value.device.type == "cpu" and not value.is_complex()
 
 
-def _brief(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text.split(". This file can still")[0][:120]

@@ -165,11 +165,11 @@ class FrozenChain:
             relu = bool(following) and isinstance(following[0], nn.ReLU)
             if relu:  # computed with the convolution before it
                 next(layers)
-            kernels = self._kernels(number, layer, choose_tile(*x.shape[2:]))
+            kernels = self._get_kernels(number, layer, choose_tile(*x.shape[2:]))
             x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
         return x
 
-    def _kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:
+    def _get_kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:
         weight = conv.weight
         state = (m, weight.data_ptr(), weight._version)
         with self._lock:  # one thread transforms, the others wait for it

@@ -52,7 +52,7 @@ class OcclusionMaps(SignedMaps):
         return "occlusion"
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        window, stride = self._sizes(example)
+        window, stride = self._compute_sizes(example)
         size = (example.shape[-2], example.shape[-1])
         check_occlusion(size, window=window, stride=stride, baseline=self.baseline)
         return super().select_layers(network, example)
@@ -60,7 +60,9 @@ class OcclusionMaps(SignedMaps):
     def heading(self, look: Look) -> str:
         if self.superpixels:
             return f"occlusion, {self.segments} superpixels"
-        window, stride = (f"{height}×{width}" for height, width in self._sizes(look.example))
+        window, stride = (
+            f"{height}×{width}" for height, width in self._compute_sizes(look.example)
+        )
         return f"occlusion, window {window}, stride {stride}"
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
@@ -72,7 +74,7 @@ class OcclusionMaps(SignedMaps):
                     look.network, image, classes, superpixels(image, self.segments),
                     baseline=self.baseline, batch=batch,
                 ).maps[0]  # fmt: skip
-            window, stride = self._sizes(image)
+            window, stride = self._compute_sizes(image)
             return occlusion(
                 look.network, image, classes, window=window, stride=stride,
                 baseline=self.baseline, batch=batch,
@@ -80,7 +82,7 @@ class OcclusionMaps(SignedMaps):
 
         return self.fit_batch(compute), None
 
-    def _sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _compute_sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return window and stride for an image, in pixels."""
         size = (image.shape[-2], image.shape[-1])
         return window_pixels(self.window, size), window_pixels(self.stride, size)

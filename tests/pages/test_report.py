@@ -18,7 +18,7 @@ from PIL import Image
 from convlens.cli.main import main
 from convlens.cli.report import run
 from convlens.core.errors import UserError
-from convlens.draw.jpeg import encode_jpeg, jpeg_size, shrink_jpeg
+from convlens.draw.jpeg import encode_jpeg, read_jpeg_size, shrink_jpeg
 from convlens.pages.report import LIMIT, report
 from convlens.pages.selection import LEAST, pick_at_stops, spread_evenly
 from support.charts_read import read_back
@@ -307,7 +307,7 @@ def test_pictures_keep_their_room_before_they_are_decoded(home, page):
     for image in page.all("img"):
         size = int(image.attributes["width"]), int(image.attributes["height"])
         encoded = base64.b64decode(image.attributes["src"].partition(",")[2])
-        assert size == Image.open(io.BytesIO(encoded)).size == jpeg_size(encoded)
+        assert size == Image.open(io.BytesIO(encoded)).size == read_jpeg_size(encoded)
 
 
 def test_cost_and_versions_are_told(page):
@@ -454,7 +454,7 @@ def test_any_limit_is_kept_and_what_is_left_out_is_told(tmp_path, kilobytes):
     told = page.all("details", id="left-out")[0].text
     if found := frames(page, "grad_cam/00_b"):
         assert {0, 30} <= set(found)
-        assert all(max(jpeg_size(p)) <= 700 for p in found.values())
+        assert all(max(read_jpeg_size(p)) <= 700 for p in found.values())
         assert "encoded smaller" in told
     else:
         assert "grad_cam" in told or "no room" in told
@@ -484,7 +484,7 @@ def test_shrunk_pictures_are_smaller_and_alike():
     ramp = np.linspace(0, 255, 300)[None, :, None] * np.ones((200, 1, 3))
     encoded = encode_jpeg((ramp + rng.normal(0, 8, ramp.shape)).clip(0, 255).astype(np.uint8))
     small = shrink_jpeg(encoded, 150, 60)
-    assert len(small) < len(encoded) / 3 and jpeg_size(small) == (150, 100)
+    assert len(small) < len(encoded) / 3 and read_jpeg_size(small) == (150, 100)
     pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(float)
     blocks = ramp.reshape(100, 2, 150, 2, 3).mean((1, 3))
     assert np.abs(pixels - blocks).mean() < 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.draw.jpeg import shrink_jpeg
 from convlens.pages.render import data_uri, render
 
@@ -103,7 +103,7 @@ def _told(each: ImagePart) -> dict:
     parts = [{"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()]
     return {
         "name": each.name, "source": each.source, "notes": each.notes,
-        "top": [(name, probability_text(share), share) for name, share in each.top],
+        "top": [(name, format_probability(share), share) for name, share in each.top],
         "panels": [part for part in parts if not part["tag"].startswith(GRIDS)],
         "grids": [part for part in parts if part["tag"].startswith(GRIDS)],
     }  # fmt: skip

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
-from convlens.draw.jpeg import jpeg_size
+from convlens.draw.jpeg import read_jpeg_size
 from convlens.pages.charts import line_chart
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
@@ -230,6 +230,6 @@ def _pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
 def _frames(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:
     frames = []
     for epoch, encoded in looks.items():
-        width, height = jpeg_size(encoded)
+        width, height = read_jpeg_size(encoded)
         frames.append({"epoch": epoch, "uri": data_uri(encoded), "width": width, "height": height})
     return {"tag": tag, "frames": frames}

@@ -237,7 +237,7 @@ def test_charts_hold_the_numbers_of_the_table(home, text):
     for (chart, line), tag in wanted.items():
         numbers = {int(row["epoch"]): float(row[tag]) for row in rows if row[tag]}
         assert charts[chart][line] == pytest.approx(numbers, abs=2e-4), tag
-    assert charts["seconds of each epoch"]["looking"] == pytest.approx({1: 0.5, 2: 1.5}, abs=2e-3)
+    assert charts["seconds per epoch"]["explanations"] == pytest.approx({1: 0.5, 2: 1.5}, abs=2e-3)
 
 
 def test_results_are_those_of_the_run(home, page):
@@ -354,7 +354,7 @@ def test_run_without_explanations_or_alarms(tmp_path):
 
 def test_run_that_has_only_the_untrained_network(tmp_path):
     page = Page(report(made_run(tmp_path / "run", epochs=0, finished=False)).read_text())
-    assert "not trained for a whole epoch yet" in page.all("header")[0].text
+    assert "no epoch is complete yet" in page.all("header")[0].text
     assert list(frames(page, "grad_cam/00_b")) == [0]
 
 
@@ -412,7 +412,7 @@ def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path
     disk = on_disk(home, "grad_cam/00_b")
     found = frames(page, "grad_cam/00_b")
     assert LEAST <= len(found) < 61 and {0, 60} <= set(found)
-    assert f"probes at {len(found)} of 61 epochs" in told
+    assert f"probes: shown at {len(found)} of 61 epochs" in told
     assert all(found[epoch] == disk[epoch] for epoch in found)
     gaps = np.diff(list(found))
     assert gaps.max() - gaps.min() <= 1
@@ -441,7 +441,8 @@ def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
         assert frames(page, tag) == {0: disk[0], 20: disk[20]}
     assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")
     assert (
-        "activations of the first and the last epoch" in page.all("details", id="left-out")[0].text
+        "activations: shown at the first and the latest look"
+        in page.all("details", id="left-out")[0].text
     )
 
 
@@ -455,16 +456,16 @@ def test_any_limit_is_kept_and_what_is_left_out_is_told(tmp_path, kilobytes):
     if found := frames(page, "grad_cam/00_b"):
         assert {0, 30} <= set(found)
         assert all(max(read_jpeg_size(p)) <= 700 for p in found.values())
-        assert "encoded smaller" in told
+        assert ": smaller, at most" in told
     else:
-        assert "grad_cam" in told or "no room" in told
+        assert "all pictures of" in told and "grad_cam" in told
 
 
 def test_no_limit_takes_away_text_and_charts(tmp_path):
     home = _grown(tmp_path / "run", 30, 90)
     page = Page(report(home, limit=1).read_text())
     assert not page.all("img") and len(page.all("path")) > 10
-    assert "no room at all" in page.all("details", id="left-out")[0].text
+    assert "all pictures of" in page.all("details", id="left-out")[0].text
 
 
 def test_spread_and_kept_by_brute_force():

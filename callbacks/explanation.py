@@ -268,15 +268,18 @@ class Explanation(L.Callback, ABC):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def log_once(self, key: str, line: str, *, traceback: bool = False) -> None:
+    def log_once(
+        self, key: str, line: str, *, traceback: bool = False, quiet: bool = False
+    ) -> None:
         """Log a warning; later ones with the same key go to the log file only.
 
         Args:
             key: what the line is about.
             line: the line.
             traceback: whether the log file gets the current exception's traceback too.
+            quiet: whether all of them go to the log file only.
         """
-        level = logging.DEBUG if key in self._logged else logging.WARNING
+        level = logging.DEBUG if quiet or key in self._logged else logging.WARNING
         self._logged.add(key)
         log.log(level, line)
         if traceback:
@@ -284,8 +287,8 @@ class Explanation(L.Callback, ABC):
 
     def report_cut(self, look: Look, where: str) -> None:
         """Report that the budget ends this look ``where``, such as "after layer conv1"."""
-        self.cut = f"{self.name}: out of time at epoch {look.clock} {where}"
-        self.log_once("cut", f"{self.cut}; raise {look.budget_key}")
+        when = "at the end" if look.final else f"at epoch {look.clock}"
+        self.cut = f"{self.name}: out of time {when} {where}; raise {look.budget_key}"
 
     # --- how the network is called
 
@@ -317,8 +320,8 @@ class Explanation(L.Callback, ABC):
             if self.logits is not None:
                 hooks.enter_context(add_logits_picker(network, self.logits))
             if (prepare := self.preprocess) is not None:
-                given = lambda images: images if skipping else prepare(images)  # noqa: E731
-                hooks.enter_context(add_preprocessing(network, given))
+                adapt_images = lambda images: images if skipping else prepare(images)  # noqa: E731
+                hooks.enter_context(add_preprocessing(network, adapt_images))
             hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield skip_preprocessing if preprocessed else nullcontext
 

@@ -59,7 +59,7 @@ def said(monkeypatch) -> list[str]:
     from convlens.callbacks import alarms
 
     lines: list[str] = []
-    monkeypatch.setattr(alarms.log, "warning", lambda text, *parts: lines.append(text % parts))
+    monkeypatch.setattr(alarms.log, "log", lambda level, text, *parts: lines.append(text % parts))
     return lines
 
 
@@ -125,7 +125,7 @@ def test_a_gap_is_said_once_and_stands_in_the_summary_without_any_look(monkeypat
     run.datamodule = SimpleNamespace(dataset=SimpleNamespace(splits={"validation": range(200)}))
     for _ in range(3):
         apart(run, 0.98, 0.725)
-    assert len(lines) == 1 and lines[0].startswith("alarm after epoch 2: training and validation")
+    assert len(lines) == 1 and lines[0].startswith("alarm after epoch 2: training accuracy")
     for _ in range(2):  # a resumed run ends twice
         run.alarms.end_training(run, SimpleNamespace(record=run.record))
     assert len(run.alarms.current) == 1 and "0.980" in run.alarms.current[0]

@@ -28,9 +28,9 @@ def plain(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("seed", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_lightnings_order_changes_no_picture_and_no_number(plain, tmp_path, monkeypatch, seed):
-    made = runs.trainer_of
+    made = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = made(*args)
         if seed is None:
             trainer.callbacks.reverse()
@@ -38,7 +38,7 @@ def test_lightnings_order_changes_no_picture_and_no_number(plain, tmp_path, monk
             random.Random(seed).shuffle(trainer.callbacks)
         return trainer, *rest
 
-    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+    monkeypatch.setattr(runs, "build_trainer", build_trainer)
     assert main(["train", f"run_dir={tmp_path / 'run'}", *WORDS]) == 0
     assert not differences(plain, tmp_path / "run")
 

@@ -12,7 +12,7 @@ from convlens.callbacks.explanation import Look
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from support.looks import NAMES, look_at, untrained
 from support.tiny import TINY
 
@@ -145,7 +145,7 @@ def test_plan_tells_the_tags_that_are_drawn(look):
 
 def test_dense_network_has_no_map_and_says_so(look, caplog):
     config = compose([*TINY, "model.filters=[]"])
-    dense = module_of(config, list(NAMES)).model
+    dense = build_module(config, list(NAMES)).model
     empty = Look(dense, look.probes, NAMES, 0, False, float("inf"), 0)
     for callback, count in ((GradCam(), 0), (ActivationGrids(), 0), (FilterVisuals(units=1), 2)):
         callback.attach(look.probes, NAMES, None, 0)

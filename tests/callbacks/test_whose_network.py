@@ -23,7 +23,7 @@ from torch import nn
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.explain import grad_cam
 from convlens.explain.outputs import pick_logits
 from convlens.training import ClassifierModule
@@ -277,7 +277,7 @@ def test_logits_says_where_the_logits_are(shape, said):
     said.clear()
     lost = Seen("backbone.0").watch(IMAGES[:3], LABELS[:3], NAMES)
     fit(built(Wrapped), [lost])
-    assert len(said) == 1 and "say where they are with logits=" in said[0] and not lost.found
+    assert len(said) == 1 and "set logits= to a key" in said[0] and not lost.found
 
 
 class NoForward(Base):
@@ -496,7 +496,7 @@ def test_weights_in_pieces_are_refused():
 
 
 def test_our_own_module_is_compared_once_and_keeps_its_network(monkeypatch):
-    module = module_of(compose([*TINY, "model.head.dropout=0.5"]), list(NAMES))
+    module = build_module(compose([*TINY, "model.head.dropout=0.5"]), list(NAMES))
     probes = Probes(torch.rand(3, 3, 16, 16), LABELS[:3], ["a", "b", "c"], ["a", "b", "c"])
     assert find_network(L.Trainer(logger=False, accelerator="cpu"), module) is module.model
     asked = []

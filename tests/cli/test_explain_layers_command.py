@@ -63,7 +63,7 @@ def test_the_page_tells_of_no_picture_that_is_on_it(tmp_path, capsys):
     words = [PICTURE, f"run_dir={tmp_path / 'out'}", "only=grad_cam,filters", "layers=*conv*"]
     assert main(["explain", *words]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "<h2>filters</h2>" in page and "beside this page" not in page
+    assert "<h2>filters</h2>" in page and "did not fit on this page" not in page
     capsys.readouterr()
 
 
@@ -86,7 +86,7 @@ def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
     for words, answer in [
         (["layers=conv99", "only=grad_cam"], "matches 'conv99'"),
         (["layers=head.logits", "only=grad_cam"], "layer 'head.logits' gives"),
-        (["layers=head", "only=filters"], "'head' is no convolution and no dense layer"),
+        (["layers=head", "only=filters"], "layers=head: it has no filters"),
     ]:
         assert main(["explain", PICTURE, *words, f"run_dir={tmp_path / words[0]}"]) == 2, words
         lines = capsys.readouterr().err.strip().splitlines()

@@ -15,7 +15,7 @@ from convlens.cli.train import split_multirun
 from convlens.cli.words import split_make_words
 from convlens.config.compose import split_values
 from convlens.core.errors import UserError
-from convlens.experiment.multirun import combinations
+from convlens.experiment.multirun import build_jobs
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
@@ -61,16 +61,16 @@ def test_the_words_that_ask_for_it():
 
 
 def test_combinations_are_numbered_folders_below_run_dir(at):
-    jobs = combinations(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
+    jobs = build_jobs(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
     assert [str(job.home) for job in jobs] == ["a,b/0", "a,b/1", "a,b/2", "a,b/3"]
-    assert jobs[1].told == "optimizer.lr=0.001 seed=1"
+    assert jobs[1].label == "optimizer.lr=0.001 seed=1"
     assert [(job.config.optimizer.lr, job.config.seed) for job in jobs] == [
         (0.001, 0), (0.001, 1), (0.0001, 0), (0.0001, 1)
     ]  # fmt: skip
 
 
 def test_a_keys_last_word_wins(at):
-    assert [job.config.seed for job in combinations(["seed=0,1", "seed=5"])] == [5]
+    assert [job.config.seed for job in build_jobs(["seed=0,1", "seed=5"])] == [5]
 
 
 def test_several_values_without_it_are_refused(at, capsys):
@@ -85,7 +85,7 @@ def test_a_mistake_in_one_combination_is_told_before_any_run(at, capsys):
     (at / "sweep" / "1").mkdir(parents=True)
     (at / "sweep" / "1" / "config.yaml").touch()
     assert main(["train", "multirun=true", "seed=0,1", "run_dir=sweep"]) == 2
-    assert "run_dir=sweep/1 already holds a run" in capsys.readouterr().err
+    assert "run_dir=sweep/1 already contains a run" in capsys.readouterr().err
     assert not (at / "outputs").exists() and not (at / "sweep" / "0").exists()
 
 

@@ -236,7 +236,7 @@ def test_looking_at_a_lock_lets_no_run_fail(runs):
 
 
 def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
-    from convlens.experiment.inputs import checkpoint_path
+    from convlens.experiment.inputs import find_checkpoint
     from convlens.rundir import log as logs
     from convlens.rundir.runs import find_run
 
@@ -245,12 +245,12 @@ def test_last_is_the_newest_run_with_what_the_command_needs(runs, capsys):
     best = "checkpoints/best.ckpt"
     for asked in (("last", None), (None, "last")):
         with pytest.raises(UserError, match=f"no run in outputs/ has {best} yet; .*scratch/d"):
-            checkpoint_path(*asked)
+            find_checkpoint(*asked)
     (older / "checkpoints").mkdir()
     (older / best).touch()
     capsys.readouterr()
     for asked in (("last", None), (None, "last")):
-        assert checkpoint_path(*asked).resolve() == older / best
+        assert find_checkpoint(*asked).resolve() == older / best
         said = capsys.readouterr().out
         assert "last is outputs/hans/c: the newer outputs/scratch/d has no checkpoints" in said
     assert find_newest_run().resolve() == newest  # to resume, a run needs no checkpoint
@@ -269,7 +269,7 @@ def test_a_page_of_other_runs_is_not_overwritten(runs, capsys):
     both = "runs=scratch/a scratch/b"
     assert compare([both, "run_dir=page"]) == 0
     page = (runs.parent / "page" / "compare.html").read_bytes()
-    with pytest.raises(UserError, match="run_dir=page already holds compare.html"):
+    with pytest.raises(UserError, match="run_dir=page already contains compare.html"):
         compare(["runs=hans/c scratch/b", "run_dir=page"])
     assert (runs.parent / "page" / "compare.html").read_bytes() == page
 

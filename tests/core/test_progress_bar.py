@@ -19,14 +19,15 @@ WORK = (
 @pytest.mark.parametrize("colour", [{}, {"FORCE_COLOR": "1"}])
 def test_nothing_where_stderr_is_no_terminal(colour):
     done = subprocess.run(
-        [sys.executable, "-c", WORK.format(how="shown=True")], capture_output=True, check=True,
+        [sys.executable, "-c", WORK.format(how="visible=True")], capture_output=True, check=True,
         env={**os.environ, **colour},
     )  # fmt: skip
     assert done.stdout == done.stderr == b""
 
 
 @pytest.mark.parametrize(
-    ("how", "seen"), [("shown=True", b"3/3"), ("in_bytes=True", b"3/3 bytes"), ("shown=False", b"")]
+    ("how", "seen"),
+    [("visible=True", b"3/3"), ("in_bytes=True", b"3/3 bytes"), ("visible=False", b"")],
 )
 def test_a_bar_on_a_terminal_unless_nobody_waits(how, seen):
     ours, theirs = os.openpty()

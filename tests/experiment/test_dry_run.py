@@ -31,7 +31,7 @@ def test_a_dry_run_says_little_and_leaves_nothing(at, capsys):
     assert out.splitlines()[-1] == (
         "dry run: one batch of training, validation and test passed; nothing is kept"
     )
-    assert "without keeping anything" in out and "epoch 1/1" in out
+    assert "dry run    one batch each" in out and "epoch 1/1" in out
 
 
 def test_a_dry_run_over_another_run_leaves_that_one_whole(at):

@@ -66,7 +66,7 @@ def test_eval_wherever_it_is(run, tmp_path, capsys, trainer, precision, said):
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     (line,) = [line for line in out.splitlines() if "not available on this machine" in line]
-    assert said in line and "one device, cpu" in line
+    assert said in line and "one device (cpu)" in line
     used = "bf16" if precision == "bf16" else "32"
     assert f"precision={used}" in line
 
@@ -99,7 +99,7 @@ def test_one_gpus_run_is_resumed_on_the_processor_and_four_gpus_run_is_refused(
     assert (config["trainer"]["accelerator"], config["precision"]) == ("gpu", "16")
     four = moved(run, tmp_path / "four", processes=8, trainer=GPUS)
     assert main(["resume", f"run={four}"]) == 2
-    assert "trained by 8 processes, but here it would be 1" in capsys.readouterr().err
+    assert "trained by 8 processes, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")
@@ -140,11 +140,11 @@ def test_devices_of_other_machines(monkeypatch, there, options, precision, expec
         def auto_device_count(self) -> int:
             return self.count
 
-    monkeypatch.setattr(machine, "_accelerator", Kind)
+    monkeypatch.setattr(machine, "_get_accelerator", Kind)
     names = ("accelerator", "devices", "num_nodes")
     values = {**dict(zip(names, options, strict=True)), "strategy": "ddp"}
     asked = compose([]).trainer.replace(**values)
-    found, used, note = machine.devices_here(asked, precision)
+    found, used, note = machine.adapt_devices(asked, precision)
     assert (found.accelerator, found.devices, used) == expected
     assert bool(note) == ((found, used) != (asked, precision))
     assert found.num_nodes == (1 if note else options[2])

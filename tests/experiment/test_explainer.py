@@ -20,7 +20,7 @@ from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.experiment.inputs import EXAMPLE
 from convlens.experiment.methods import choose_methods
-from convlens.experiment.networks import network_of
+from convlens.experiment.networks import load_network
 from support.pictures_made import photo
 from support.places import ROOT
 from support.tiny import TINY, draw_folder
@@ -145,7 +145,7 @@ def test_any_network_can_be_wrapped_and_stays_as_it_is():
         image, 1, relu_attributions=True
     )
     torch.testing.assert_close(maps, theirs[0].detach(), atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match="tells 3 classes apart, but 2 names"):
+    with pytest.raises(UserError, match="has 3 classes, but 2 names"):
         convlens.wrap(network, names[:2], size=64)
 
 
@@ -209,14 +209,14 @@ def test_explain_says_what_is_wrong_in_one_line(run, tmp_path, capsys):
     cases = [
         ([ckpt], "needs image=PATH"),
         ([ckpt, "image=/nowhere.jpg"], "there is no file or folder /nowhere.jpg"),
-        ([ckpt, f"image={tmp_path / 'empty'}"], "no pictures in"),
+        ([ckpt, f"image={tmp_path / 'empty'}"], "no images in"),
         ([ckpt, f"image={bad}", f"run_dir={tmp_path / 'out'}"], "none of the files of"),
         ([ckpt, picture, "only=heat"], "only=heat: no such explanation"),
         ([ckpt, picture, "target=cow"], "target=cow: no such class"),
-        ([ckpt, picture, f"run_dir={tmp_path / 'full'}"], "is there already and not empty"),
-        ([ckpt, picture, "model=vgg16"], "a checkpoint knows its own network"),
+        ([ckpt, picture, f"run_dir={tmp_path / 'full'}"], "already exists and is not empty"),
+        ([ckpt, picture, "model=vgg16"], "a checkpoint contains its network"),
         ([picture, "seed=3"], "give ckpt=FILE, or model=…"),
-        ([picture, "model=vgg16"], "say model.head=imagenet"),
+        ([picture, "model=vgg16"], "add model.head=imagenet"),
         (["ckpt=/nowhere.ckpt", picture], "there is no checkpoint /nowhere.ckpt"),
     ]
     for words, answer in cases:
@@ -265,7 +265,7 @@ def test_predict_takes_no_network_by_itself(odd_pictures, at, capsys):
 def test_explain_says_which_network_answers(odd_pictures, at, capsys):
     picture = next(file for file in odd_pictures.iterdir() if file.suffix == ".png")
     assert main(["explain", f"image={picture}", "only=grad_cam"]) == 0
-    assert "asking the example network, trained on shapes" in capsys.readouterr().out
+    assert "explaining the example network, trained on shapes" in capsys.readouterr().out
 
 
 def test_eval_writes_the_test_sets_predictions_and_mistakes(run, capsys):
@@ -297,7 +297,7 @@ def test_explain_without_a_word_shows_the_example_network(tmp_path, capsys):
 def test_a_librarys_network_is_asked_with_its_own_size_and_classes(tmp_path, shared_weights):
     weights = shared_weights / "tf_efficientnet_lite0_timm_fp16.pth"
     words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
-    explainer, name = network_of(None, [*words, f"model.weights={weights}"])
+    explainer, name = load_network(None, [*words, f"model.weights={weights}"])
     assert explainer.shape == (3, 224, 224) and "tf_efficientnet_lite0" in name
     found = explainer.explain(cat(), only="grad_cam")
     assert found.top(1)[0][0] == "Egyptian cat" and found.top(1)[0][1] > 0.7
@@ -315,7 +315,7 @@ def test_the_page_stays_small_and_tells_what_is_beside_it(run, tmp_path, monkeyp
     page = Page(home / "index.html")
     assert (home / "index.html").stat().st_size < 220_000
     shown = [name for name in "012345" if f"{name}.png" in page.text]
-    assert 0 < len(shown) < 6 and "beside this page" in page.text
-    assert "activations: in the folder" in page.text
+    assert 0 < len(shown) < 6 and "did not fit on this page" in page.text
+    assert "activations are only in this image's folder" in page.text
     for name in "012345":  # the files are all there
         assert len(list((home / name).rglob("*.jpg"))) > 5

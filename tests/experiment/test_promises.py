@@ -88,7 +88,7 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
         stderr=subprocess.DEVNULL,
     )
     log = home / "train.log"
-    sign = f"epoch {epoch - 1}/" if epoch > 1 else "training "
+    sign = f"epoch {epoch - 1}/" if epoch > 1 else "run folder"
     try:
         for _ in range(1200):
             if log.exists() and sign in log.read_text():
@@ -219,13 +219,13 @@ def test_a_schedule_killed_in_each_phase_and_resumed_ends_with_the_same_bits(
 def test_frozen_parameters_and_statistics_unchanged_by_a_run(tmp_path):
     """Against the weights that the run was started with."""
     from convlens.config.compose import compose
-    from convlens.experiment.module import module_of
+    from convlens.experiment.module import build_module
 
     words = [*LIVELY, *TWO_UNFREEZES, "callbacks=none", "data.pictures=60"]
     words.append("finetune.phases=[{epochs: 1, train: [head], lr: 0.1, augment: false},"
                  "{epochs: 2, train: [head, last], lr: 0.1}]")  # fmt: skip
     assert main(["train", f"run_dir={tmp_path / 'run'}", *words]) == 0
-    fresh = module_of(compose(words), list("abcde")).state_dict()
+    fresh = build_module(compose(words), list("abcde")).state_dict()
     for name, value in weights(tmp_path / "run").items():
         if name.startswith("model.backbone.block1"):
             assert torch.equal(value, fresh[name]), name

@@ -150,16 +150,16 @@ def test_within_phases_the_length_of_the_run_is_no_matter(tmp_path, capsys):
     ("words", "said"),
     [
         (["training.epochs=1"], "has trained 2 epochs already"),
-        (["training.batch_size=4"], "training.batch_size: a run goes on as it began"),
-        (["optimizer.lr=1"], "optimizer.lr: a run goes on as it began"),
-        (["seed=1"], "seed: a run goes on as it began"),
+        (["training.batch_size=4"], "training.batch_size cannot change on resume"),
+        (["optimizer.lr=1"], "optimizer.lr cannot change on resume"),
+        (["seed=1"], "seed cannot change on resume"),
         (["data=cifar10"], "data."),
-        (["training.epochs=3", "training.accumulate=2"], "training.accumulate: a run"),
+        (["training.epochs=3", "training.accumulate=2"], "training.accumulate cannot change"),
         (["training.epoch=3"], "did you mean training.epochs"),
         (["trainer.fast_dev_run=true"], "not possible on resume"),
         (
             ["trainer=ddp_cpu", "training.epochs=3"],
-            "trained by 1 processes, but here it would be 2",
+            "trained by 1 processes, not 2",
         ),
         (["epochs"], "expected key=value"),
     ],
@@ -175,7 +175,7 @@ def test_a_config_edited_by_hand_is_held_against_the_checkpoint(two, tmp_path, c
     for key, value in (("batch_size", 4), ("accumulate", 2), ("label_smoothing", 0.1)):
         edited = {**config, "training": {**config["training"], key: value}}
         (home / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
-        assert f"another training.{key}" in refused(home, capsys)
+        assert f"training.{key} is not that of the checkpoint" in refused(home, capsys)
 
 
 def test_what_the_weights_do_not_depend_on_may_change(two, tmp_path):
@@ -233,4 +233,4 @@ def test_early_stopping_is_not_undone_by_more_epochs(tmp_path, capsys):
     home = train(tmp_path / "run", *words)
     assert state(home)["epoch"] < 8
     said = refused(home, capsys, "training.epochs=20")
-    assert "was ended by training.early_stopping after" in said
+    assert "training.early_stopping ended" in said

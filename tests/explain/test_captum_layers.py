@@ -188,7 +188,7 @@ class Own(nn.Module):
 def test_what_cannot_be_read_is_refused_in_one_line_and_no_hook_stays(look):
     model, images = seeded(Odd), pictures(2, 8)
     for layer, why in (
-        ("pair", "'pair' returns a tuple, not one tensor: name a layer inside it or after it"),
+        ("pair", "'pair' returns a tuple, not one tensor: choose a layer inside it or after it"),
         ("spare", "'spare' is never called: choose another"),
         ("cnov", "no layer 'cnov' in Odd: did you mean conv"),
     ):

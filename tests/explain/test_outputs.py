@@ -127,7 +127,7 @@ def test_probabilities_that_nobody_speaks_of_are_refused_with_the_key(how):
 
 
 def test_a_sigmoid_that_is_called_is_refused_too():
-    with pytest.raises(UserError, match="a sigmoid has made them.*outputs=probabilities"):
+    with pytest.raises(UserError, match="a sigmoid computed them.*outputs=probabilities"):
         wrapped(With(base(1), torch.sigmoid), ["no", "yes"])
 
 
@@ -180,7 +180,7 @@ def test_a_sigmoid_a_class_is_refused(end, outputs):
 
 @pytest.mark.parametrize("dim", [0, -2])
 def test_a_softmax_over_the_images_is_refused(dim):
-    with pytest.raises(UserError, match=r"runs over axis .* not that of the 3 outputs"):
+    with pytest.raises(UserError, match=r"runs over axis .* not over the axis of the 3 outputs"):
         wrapped(With(base(), nn.Softmax(dim=dim)))
 
 

@@ -156,9 +156,9 @@ def test_mistakes_are_told():
         patches_of(model, "fc2", [4], [images])
     with pytest.raises(UserError, match="no layer 'conv3'"):
         patches_of(model, "conv3", None, [images])
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         patches_of(model, "conv1", None, [])
-    with pytest.raises(ValueError, match="two shapes"):
+    with pytest.raises(ValueError, match="must have one shape"):
         patches_of(model, "conv1", None, [images, pictures(2, 28)])
     with pytest.raises(ValueError, match="signs must be 1 or -1"):
         patches_of(model, "conv1", [0, 1], [images], signs=[1])

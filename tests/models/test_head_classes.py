@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.models import build_model
 from convlens.models.imagenet import select_outputs
 
@@ -105,7 +105,7 @@ def words(*more: str) -> list[str]:
 
 def test_a_run_answers_with_the_outputs_of_its_classes(weights):
     chosen = ["espresso", "tabby", "pug"]
-    module = module_of(compose(words("model.head_classes=names")), chosen).eval()
+    module = build_module(compose(words("model.head_classes=names")), chosen).eval()
     picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         normalised = module.model.normalise(picture)
@@ -114,7 +114,7 @@ def test_a_run_answers_with_the_outputs_of_its_classes(weights):
     assert module.model.head_outputs == [967, 281, 254]
     # a checkpoint needs neither the names nor the file again
     config = compose(words("model.head_classes=[967,281,254]"))
-    again = module_of(config, ["a", "b", "c"], pretrained=False)
+    again = build_module(config, ["a", "b", "c"], pretrained=False)
     again.load_state_dict(module.state_dict())
 
 
@@ -122,13 +122,13 @@ def test_a_run_answers_with_the_outputs_of_its_classes(weights):
 def test_a_run_over_other_classes_is_refused_also_out_of_a_checkpoint(weights, names):
     for pretrained in (True, False):
         with pytest.raises(UserError, match="model.head_classes=names"):
-            module_of(compose(words()), names, pretrained=pretrained)
+            build_module(compose(words()), names, pretrained=pretrained)
 
 
 def test_one_logit_is_no_two_classes_of_the_head(weights):
     config = compose(words("training.loss=binary", "model.head_classes=names"))
     with pytest.raises(UserError, match="but 1 are needed"):
-        module_of(config, ["tabby", "pug"])
+        build_module(config, ["tabby", "pug"])
 
 
 @pytest.mark.parametrize(

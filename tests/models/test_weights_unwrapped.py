@@ -167,9 +167,9 @@ def earlier(tmp_path_factory) -> tuple[Path, str]:
 
 
 def built(words: list[str], names: list[str]):
-    from convlens.experiment.module import module_of
+    from convlens.experiment.module import build_module
 
-    return module_of(compose(words), names)
+    return build_module(compose(words), names)
 
 
 def test_a_new_run_starts_from_an_earlier_ones_weights(earlier):

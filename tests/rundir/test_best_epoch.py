@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from convlens.experiment.summary import best_row
+from convlens.experiment.summary import select_best_row
 from convlens.rundir.read import find_best_row
 
 NAN, INF = math.nan, math.inf
@@ -26,10 +26,10 @@ def test_the_lowest_finite_loss_of_a_trained_epoch(losses, best):
         {"epoch": epoch} | ({} if loss is None else {"val/loss": loss})
         for epoch, loss in enumerate(losses)
     ]
-    assert find_best_row(rows)["epoch"] == best_row(rows)["epoch"] == best
+    assert find_best_row(rows)["epoch"] == select_best_row(rows)["epoch"] == best
 
 
 @pytest.mark.parametrize(("losses", "first"), [([0.1], 0), ([0.1, NAN, INF], 1)])
 def test_where_there_is_none_a_page_names_none_and_a_summary_the_first(losses, first):
     rows = [{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate(losses)]
-    assert find_best_row(rows) is None and best_row(rows)["epoch"] == first
+    assert find_best_row(rows) is None and select_best_row(rows)["epoch"] == first

@@ -61,7 +61,7 @@ def test_processes_of_lightnings_launcher_take_the_first_ones_folder(started):
 
 def test_several_nodes_under_lightnings_launcher_need_a_run_dir(started):
     for rank in "01":
-        with pytest.raises(UserError, match="run_dir=… has to be given"):
+        with pytest.raises(UserError, match="set run_dir=…"):
             started(num_nodes=2, NODE_RANK=rank).check()
         assert home(started(num_nodes=2, NODE_RANK=rank, run_dir="it")) == "it"
         assert is_first_process() == (rank == "0")
@@ -109,7 +109,7 @@ def test_torchrun_with_an_id_shares_a_folder_and_without_says_so_everywhere(star
     for rank in "01":
         config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="run/7")
         assert home(config) == "outputs/scratch/torchrun_run_7"
-        with pytest.raises(UserError, match="run_dir=… has to be given"):
+        with pytest.raises(UserError, match="set run_dir=…"):
             started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none").check()
         config = started(**TORCHRUN, RANK=rank, TORCHELASTIC_RUN_ID="none", run_dir="it")
         assert home(config) == "it"

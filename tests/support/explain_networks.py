@@ -18,7 +18,7 @@ def field(model: nn.Module, layer: str, example: torch.Tensor) -> tuple[Pixels |
     with explaining(model), torch.no_grad():
         example = prepare_images(model, example)
         with record(model, [layer], example=example) as taps:
-            found = Field.of(taps, layer, example)
+            found = Field.measure(taps, layer, example)
     return found.size, found.stride
 
 

@@ -30,10 +30,10 @@ _LEAVES = (
 
 def checkpoint() -> dict:
     """A small whole checkpoint, as a run of a second writes it."""
-    from convlens.experiment.module import module_of
+    from convlens.experiment.module import build_module
 
     config = compose([*BASE, "training.epochs=2", "callbacks=all"])
-    module = module_of(config, ["a", "b", "c", "d", "e"], pretrained=False)
+    module = build_module(config, ["a", "b", "c", "d", "e"], pretrained=False)
     return {
         "epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.6.0",
         "state_dict": module.state_dict(), "loops": {}, "callbacks": {}, "optimizer_states": [],

@@ -9,14 +9,14 @@ from torch import nn
 
 from convlens.config.compose import compose
 from convlens.data.probes import Probes
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from support.tiny import TINY
 
 NAMES = ("cat", "dog", "emu")
 
 
 def untrained(*words: str, names: tuple[str, ...] = NAMES) -> nn.Module:
-    return module_of(compose([*TINY, *words]), list(names)).model.eval()
+    return build_module(compose([*TINY, *words]), list(names)).model.eval()
 
 
 def look_at(

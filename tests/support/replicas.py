@@ -31,14 +31,14 @@ class Keep(L.Callback):
 
 
 def train(folder: Path, words: list[str]) -> int:
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         trainer.callbacks.append(Keep(folder))
         return trainer, *rest
 
-    runs.trainer_of = trainer_of
+    runs.build_trainer = build_trainer
     return main(["train", *words])
 
 

@@ -15,7 +15,7 @@ from convlens.config.compose import compose
 from convlens.data.loader import TrainingLoader
 from convlens.data.order import TrainingOrder
 from convlens.data.pixels.dataset import Images
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.training.objective import Objective
 from support.tiny import TINY
 
@@ -58,7 +58,7 @@ def test_gradients_over_ddp_processes_and_batches(weights, world, accumulate, co
     logits = torch.randn(count, 3, generator=rng, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 3, (count,), generator=rng)
     pictures = Images(np.zeros((count, 1, 1, 3), np.uint8), labels.numpy(), ["x"] * count)
-    module = module_of(
+    module = build_module(
         compose([*TINY, "data.pictures=60", f"training.class_weights={weights or 'null'}"]),
         list("abc"),
     )

@@ -147,7 +147,7 @@ GAP = {"images": 400, "epochs": 3, "gap": 0.15}
 
 def test_training_far_above_validation_is_told_with_its_key():
     line = check_generalisation_gap([0.6, 0.97, 0.98, 0.99], [0.6, 0.72, 0.725, 0.73], **GAP)
-    assert "0.980 on training" in line and "0.725 on" in line and "alarms.gap=0.15" in line
+    assert "0.980 against 0.725" in line and "alarms.gap=0.15" in line
 
 
 def test_a_gap_that_is_small_or_of_one_epoch_is_none():

@@ -13,7 +13,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.order import TrainingOrder
 from convlens.experiment.assemble import assemble
-from convlens.experiment.data import data_of
+from convlens.experiment.data import build_data
 from convlens.training.batches import check_batches
 from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 
@@ -64,7 +64,7 @@ def test_fixed_steps_have_full_batches_only():
 
 def test_shares_are_counted_by_process_where_the_batch_is_normalised(data):
     """17 in batches of 14: the last 3 would be 2 + 1 for two processes; else as for one."""
-    found = data_of(compose([f"data.dir={data}", *SEVENTEEN, "training.batch_size=14"]))
+    found = build_data(compose([f"data.dir={data}", *SEVENTEEN, "training.batch_size=14"]))
     for normalised, sizes in ((True, [17]), (False, [14, 3])):
         found.batch_statistics = normalised
         assert [len(rows) for rows in found.order(2).batches(0)] == sizes

@@ -8,8 +8,8 @@ import pytest
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.data import data_of
-from convlens.experiment.module import module_of
+from convlens.experiment.data import build_data
+from convlens.experiment.module import build_module
 from support.tiny import TINY
 
 TWO = SimpleNamespace(
@@ -19,7 +19,7 @@ TWO = SimpleNamespace(
 
 @pytest.mark.parametrize(("counts", "each"), [("global", 4), ("per_device", 8)])
 def test_the_batch_size_of_a_process(counts, each):
-    data = data_of(compose([*TINY, f"training.batch_size_is={counts}"]))
+    data = build_data(compose([*TINY, f"training.batch_size_is={counts}"]))
     data.trainer = TWO
     first = next(iter(data.train_dataloader()))
     assert len(first["label"]) == each
@@ -28,7 +28,7 @@ def test_the_batch_size_of_a_process(counts, each):
 @pytest.mark.parametrize(("counts", "factor"), [("global", 1), ("per_device", 2)])
 def test_the_rate_with_two_processes(counts, factor):
     words = [*TINY, f"training.lr_is={counts}", "scheduler=constant", "scheduler.warmup_epochs=0"]
-    module = module_of(compose([*words, "optimizer.lr=0.125"]), list("abcde"))
+    module = build_module(compose([*words, "optimizer.lr=0.125"]), list("abcde"))
     module._trainer = TWO
     optimizer = module.configure_optimizers()
     module.set_rates(optimizer, 1.0)

@@ -11,7 +11,7 @@ from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.experiment.assemble import assemble
 from convlens.experiment.devices import settle_precision
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.training import precision
 from support.tiny import TINY, TWO_UNFREEZES
 
@@ -19,7 +19,7 @@ from support.tiny import TINY, TWO_UNFREEZES
 @pytest.fixture
 def trial():
     """A network, images of a step, where."""
-    return module_of(compose(TINY), ["a", "b", "c"]), 4, torch.device("cpu")
+    return build_module(compose(TINY), ["a", "b", "c"]), 4, torch.device("cpu")
 
 
 def test_takes_the_faster_one_and_keeps_it(trial, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_no_command_takes_a_step_on_the_whole_batch_first(at, monkeypatch, comma
 
 def test_what_is_frozen_makes_another_answer(trial, tmp_path):
     """The head alone, and everything, of one network: two times, not one for both."""
-    module = module_of(compose([*TINY, *TWO_UNFREEZES]), ["a", "b", "c"])
+    module = build_module(compose([*TINY, *TWO_UNFREEZES]), ["a", "b", "c"])
     memo = tmp_path / "memo.json"
     for phase in module.schedule.phases:
         module.enter(phase)

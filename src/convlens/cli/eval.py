@@ -1,7 +1,7 @@
-"""``make eval ckpt=FILE [key=value …]``: test results of a checkpoint, and every prediction.
+"""``make eval ckpt=FILE [key=value …]``: the test results and predictions of a checkpoint.
 
-By default on the run's own test split; with ``data.dir=OTHER`` on another labelled folder. Images
-that the run has used for training or validation are never tested.
+By default it uses the test split of the run; with ``data.dir=OTHER``, another labelled folder.
+Images that the run used for training or validation are never tested.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import with_stopwatch
-from convlens.experiment.inputs import checkpoint_path
+from convlens.experiment.inputs import find_checkpoint
 from convlens.rundir import log as logs
 
 WORDS: Words = {
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     if ckpt is not None and home is not None:
         raise UserError(f"ckpt={ckpt} run={home}: both name a checkpoint; leave one of them out")
-    path = checkpoint_path(ckpt, home)
+    path = find_checkpoint(ckpt, home)
     from convlens.experiment.evaluate import evaluate
     from convlens.experiment.summary import seconds_by_name
 
@@ -44,7 +44,7 @@ def run(words: list[str]) -> int:
     evaluation = evaluate(path, overrides, print)
     if is_first_process():
         tested_on = evaluation.tested_on
-        name = "test" if tested_on.own else tested_on.place
+        name = "test" if tested_on.is_own_split else tested_on.place
         print_results(f"{path}, after epoch {evaluation.epoch}", {name: evaluation.results})
         print(format_seconds(seconds_by_name()))
         print(f"predictions, worst mistakes, results.json  {evaluation.home}")

@@ -6,7 +6,8 @@ from convlens.cli.words import RECIPE, Word, Words, extract_words
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        "the checkpoint; last: the newest run's best one, example: the network included in "
+        "convlens",
         form="FILE",
     ),
     "image": Word(
@@ -35,15 +36,15 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    from convlens.experiment.explain import explain_pictures
+    from convlens.experiment.explain import explain_images
     from convlens.experiment.inputs import EXAMPLE
     from convlens.experiment.methods import choose_methods
-    from convlens.experiment.networks import network_of
+    from convlens.experiment.networks import load_network
 
     choose_methods(values["only"])  # report a wrong name before a network is built
     ckpt, layers = values.pop("ckpt"), values.pop("layers") or "auto"
-    explainer, network = network_of(ckpt, overrides)
+    explainer, network = load_network(ckpt, overrides)
     if values["image"] is None and not (ckpt or overrides):
         values["image"] = str(EXAMPLE / "pictures")
-    explain_pictures(explainer, network, **values, layers=layers, say=print)
+    explain_images(explainer, network, **values, layers=layers, say=print)
     return 0

@@ -1,4 +1,4 @@
-"""``make lr-find exp=NAME [key=value …]``: the loss over rising learning rates, with a plot."""
+"""``make lr-find exp=NAME [key=value …]``: plot the loss over rising learning rates."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def run(words: list[str]) -> int:
     from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.devices import device_of
+    from convlens.experiment.devices import choose_device
     from convlens.training.rate_finder import find_rate
 
     parts = assemble(config)
     result = find_rate(
-        parts.module, parts.data, parts.phases, device_of(config), low=low, high=high, steps=steps
-    )
+        parts.module, parts.data, parts.phases, choose_device(config),
+        low=low, high=high, steps=steps,
+    )  # fmt: skip
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
     trained = ", ".join(result.trained)
     title = f"{config.experiment} · learning-rate range test · {trained}"
@@ -53,7 +54,8 @@ def run(words: list[str]) -> int:
     except OSError as error:
         raise UserError(f"plot={file}: cannot write it ({error.strerror})") from None
     if result.best is None:
-        print(f"the loss of {trained} falls nowhere from {low:g} to {high:g}: widen low= and high=")
+        rates = f"between {low:g} and {high:g}"
+        print(f"the loss of {trained} falls nowhere {rates}: widen low= and high=")
     else:
         print(f"{result.key}={result.best:.2g}   where the loss of {trained} falls fastest")
     print(f"plot  {file}")

@@ -7,13 +7,14 @@ from convlens.core.errors import UserError
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        "the checkpoint; last: the newest run's best one, example: the network included in "
+        "convlens",
         form="FILE",
     ),
     "images": Word(
         "a folder of images, or one image", form="DIR", required=True, synonyms=("image",)
     ),
-    "batch": Word("images of a pass", form="COUNT", default="64"),
+    "batch": Word("images in a pass", form="COUNT", default="64"),
     "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
     "config_dir": RECIPE["config_dir"],
 }
@@ -31,18 +32,18 @@ def run(words: list[str]) -> int:
         raise missing_word("predict", "images", WORDS)
     if ckpt is None and not overrides:
         raise UserError(
-            "predict needs ckpt=FILE: ckpt=last is the newest run's best, ckpt=example comes "
-            "along; or model=NAME model.head=imagenet"
+            "predict needs ckpt=FILE (last: the newest run's best one, example: the network that "
+            "convlens includes) or model=NAME model.head=imagenet"
         )
-    from convlens.experiment.data import used_images
-    from convlens.experiment.inputs import checkpoint_path, picture_files, walk_from
-    from convlens.experiment.networks import network_of
-    from convlens.experiment.predict import TABLE, predict_files, predictions_folder
+    from convlens.experiment.data import describe_used_images
+    from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
+    from convlens.experiment.networks import load_network
+    from convlens.experiment.predict import TABLE, choose_folder, predict_files
 
-    explainer, network = network_of(ckpt, overrides)
-    walk = walk_from(images)
-    files = list(picture_files(walk))
-    table = predictions_folder(values["run_dir"]) / TABLE
+    explainer, network = load_network(ckpt, overrides)
+    walk = start_walk(images)
+    files = list(find_image_files(walk))
+    table = choose_folder(values["run_dir"]) / TABLE
     print(f"{len(files)} images, {network}")
     for line in walk.notes(f"in {images}"):
         print(f"! {line}")
@@ -52,8 +53,9 @@ def run(words: list[str]) -> int:
     for line in result.refused[:5]:
         print(f"! {line}")
     if result.refused:
-        print(f"{len(result.refused)} of {len(files)} files refused; see the column error")
-    if ckpt and (line := used_images(files, checkpoint_path(ckpt))):
+        refused = f"{len(result.refused)} of {len(files)} files refused"
+        print(f"{refused}; the column error of the table gives the reasons")
+    if ckpt and (line := describe_used_images(files, find_checkpoint(ckpt))):
         print(f"! {line}")
     print(f"{result.seconds:.1f} s, {len(files) / max(result.seconds, 1e-9):.0f} images/s")
     print(f"predictions  {table}")

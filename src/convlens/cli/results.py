@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.table import Column, Table
 
 WIDTH = 120  # characters of a table's lines where there is no terminal
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
+KEY = re.compile(r"\blooking\.[a-z_]+")
+NAMED = 3  # explanations that one line names; summary.json has them all
 FEW = 3  # with more classes their F1 scores do not fit a line; summary.json has them all
 # kinds of columns, by their heading: text that wraps, names that never do, numbers
 folded, whole, right = (
@@ -58,27 +61,57 @@ def format_seconds(seconds: Mapping[str, float]) -> str:
 
 
 def print_closing(home: Path, summary: dict) -> None:
-    """Print results, alarms, and where everything is.
+    """Print the results, what to look at first, where it is, and what was left out.
 
     Args:
         home: the run folder.
         summary: its ``summary.json``.
     """
-    best = summary["best_epoch"]
-    print_results(
-        f"{summary['experiment']}: {summary['epochs']} epochs, best is {best} "
-        f"(lowest validation loss)",
-        {
-            "train, last epoch": summary["train"],
-            f"validation, epoch {best}": summary["val"],
-            "validation, last epoch": summary["val_last"],
-            f"test, epoch {best}": summary["test"],
-        },
-    )
+    best, last = summary["best_epoch"], summary["epochs"]
+    rows = {
+        f"train, epoch {last}": summary["train"],
+        f"validation, epoch {best}": summary["val"],
+        f"validation, epoch {last}": summary["val_last"],  # the same row if the last is the best
+        f"test, epoch {best}": summary["test"],
+    }
+    title = f"{summary['experiment']}: best epoch {best} of {last} (lowest validation loss)"
+    print_results(title, rows)
     print(f"{format_seconds(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
-    for line in (*summary["alarms"], *summary["failures"]):
+    for line in drop_repeated_advice(summary["alarms"]):
         print(f"! {line}")
-    print(f"run folder       {home}")
+    for line in summary["failures"]:  # reported in full when it happened
+        print(f"! {line.partition(': ')[0]}; the reason is in {home / 'train.log'}")
+    print(f"look first at    {home / 'report.html'}")
     print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
-    print(f"report           {home / 'report.html'}")
-    print(f"TensorBoard      make tensorboard   (reads {home / 'tensorboard'})")
+    print("all pictures     make tensorboard")
+    if summary["left_out"]:
+        print(f"left out         {describe_left_out(summary['left_out'])}")
+
+
+def drop_repeated_advice(alarms: Sequence[str]) -> list[str]:
+    """Return alarms with the advice that several in a row have in common on the last one only.
+
+    >>> drop_repeated_advice(["a is off; look at x", "b is off; look at x", "c is off; look at y"])
+    ['a is off', 'b is off; look at x', 'c is off; look at y']
+    """
+    advice = [line.partition("; ")[2] for line in alarms] + [""]
+    return [
+        line.partition("; ")[0] if advice[n] == advice[n + 1] else line
+        for n, line in enumerate(alarms)
+    ]
+
+
+def describe_left_out(lines: Mapping[str, str]) -> str:
+    """Return which explanations had too little time, and which keys give them more.
+
+    Args:
+        lines: what the budget left out, by explanation.
+
+    >>> describe_left_out({"GradCam": "GradCam: out of time at epoch 1; raise looking.seconds"})
+    'pictures of GradCam, for lack of time; raise looking.seconds'
+    """
+    keys = dict.fromkeys(key for line in lines.values() for key in KEY.findall(line))
+    raised = " and ".join(keys or ["looking.seconds"])
+    names = ", ".join([*lines][:NAMED])
+    more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return f"pictures of {names}{more}, for lack of time; raise {raised}"

@@ -10,7 +10,7 @@ from convlens.config.checks import restore_config
 from convlens.core.errors import UserError, nearest
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import with_stopwatch
-from convlens.experiment.resume import FREE, Start, asks_for_more, resumed_config
+from convlens.experiment.resume import FREE, Start, build_resumed_config, has_work_left
 from convlens.rundir.lock import Hold
 from convlens.rundir.read import read_config
 from convlens.rundir.runs import find_newest_run
@@ -38,14 +38,14 @@ def run(words: list[str]) -> int:
         raise error
     home = find_newest_run() if name == "last" else Path(name).expanduser()
     config = restore_config(read_config(home).plain, str(home / "config.yaml"), overrides)
-    changed_config = resumed_config(config, overrides)
+    changed_config = build_resumed_config(config, overrides)
     last = home / "checkpoints" / "last.ckpt"
     if (home / "summary.json").exists() and last.exists():
         from convlens.training.survival.checkpoint import read_checkpoint
 
-        if not asks_for_more(config, changed_config, Start(last, read_checkpoint(last))):
+        if not has_work_left(config, changed_config, Start(last, read_checkpoint(last))):
             if is_first_process():
-                _complete(home)
+                _finish(home)
             return 0
     from convlens.experiment.train import train
 
@@ -55,12 +55,12 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _complete(home: Path) -> None:
-    """Write the page of a run that was killed after its summary, and report that it is finished."""
+def _finish(home: Path) -> None:
+    """Report that a run is finished; first write its page if it was killed before that."""
     if not (home / "report.html").exists():
         from convlens.pages.report import report
 
         with Hold() as hold:
-            hold.take(home)  # removes the half page of a process that was killed while writing it
+            hold.take(home)  # also removes a partial page of a killed process
             report(home)
     print(f"{home} is finished: nothing to do")

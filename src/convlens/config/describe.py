@@ -151,5 +151,4 @@ def _plain(value: Any) -> Any:
 
 def _kind_of(field: Any) -> str:
     """Return which values a field accepts, in words; empty for a group of keys."""
-    rules = [each.expected for each in field.metadata if isinstance(each, Rule)]
-    return rules[0].removesuffix(" are expected") if rules else ""
+    return next((each.expected for each in field.metadata if isinstance(each, Rule)), "")

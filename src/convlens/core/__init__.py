@@ -1,4 +1,4 @@
-"""Tools for every package: errors, processes, files, locks, downloads, progress, evaluation.
+"""Tools that every package uses: errors, processes, files, locks, downloads, progress, evaluation.
 
 Only ``convlens.core.evaluation`` needs torch.
 """

@@ -1,8 +1,8 @@
-"""Files from the network: whole and checked, or not there at all.
+"""Download files: a file is complete and its checksum verified, or it does not exist.
 
-Not by pooch, which overwrites a file of another content, takes whole checksums only (torchvision's
-names carry eight digits), unpacks what a server calls encoded, and leaves a killed download under a
-name that nobody knows again.
+We do not use pooch: it overwrites a file that has different content, accepts only complete
+checksums (torchvision's file names contain eight digits), decompresses replies that a server marks
+as encoded, and leaves an interrupted download behind under a name that is never found again.
 """
 
 from __future__ import annotations
@@ -33,22 +33,32 @@ def fetch(
     progress: bool = True,
     way_out: str | None = None,
 ) -> Path:
-    """Download ``url`` to the file ``destination`` and return it.
+    """Download ``url`` to the file ``destination`` and return its path.
 
-    ``way_out`` ends error messages: what to do where the file cannot be had. Of a checksum the
-    first digits do, which are all that torchvision's file names carry.
+    An existing file is used if its checksum matches or none is given. The file has a temporary name
+    until it is complete and its checksum is verified.
 
-    A file that is there already is used if its checksum fits (or none is given); a file with
-    another checksum is not overwritten but refused. Until everything has arrived and been checked
-    it lies under a temporary name. Raises UserError, one line, naming address and file.
+    Args:
+        url: address of the file.
+        destination: path of the file; missing parent folders are created.
+        sha256: expected checksum in hexadecimal digits; the first digits are enough, because
+            torchvision's file names contain no more.
+        md5: the same for MD5.
+        progress: whether to report the progress on stderr.
+        way_out: end of error messages: what to do if the file cannot be downloaded. None for a
+            general hint.
+
+    Raises:
+        UserError: the download failed, the checksum does not match, or an existing file has another
+            checksum. That file is not overwritten. The message names the address and the file.
     """
     destination = Path(destination).expanduser()
     way_out = way_out or f"check the connection, or put the file at {destination} yourself"
-    wanted = {name: want for name, want in (("sha256", sha256), ("md5", md5)) if want}
+    expected = {name: digits for name, digits in (("sha256", sha256), ("md5", md5)) if digits}
     if destination.exists():
-        if name := _differs(destination, wanted):
+        if name := _find_mismatch(destination, expected):
             raise UserError(
-                f"{destination} is not what {url} should give ({name} differs): "
+                f"{destination} is not the file that {url} provides (its {name} differs): "
                 "remove it to download it again"
             )
         return destination
@@ -57,26 +67,33 @@ def fetch(
         with open_atomic(destination, "wb", sync=True) as file:
             _receive(url, destination.name, file.write, progress, way_out)
             file.flush()
-            if name := _differs(Path(file.name), wanted):
+            if name := _find_mismatch(Path(file.name), expected):
                 raise UserError(
-                    f"what {url} sent has another {name} than expected: it is incomplete or "
-                    f"was changed on the way; {way_out}"
+                    f"the download from {url} has another {name} than expected: it is incomplete "
+                    f"or was modified; {way_out}"
                 )
     except OSError as error:
         raise UserError(f"cannot write {destination}: {error.strerror or error}") from None
     return destination
 
 
-def _differs(file: Path, wanted: dict[str, str]) -> str:
-    """The first of the wanted checksums that a file has not; empty where it has them all."""
-    found = (name for name, want in wanted.items() if not checksum(file, name).startswith(want))
-    return next(found, "")
+def _find_mismatch(file: Path, expected: dict[str, str]) -> str:
+    """Return the name of the first checksum that does not match, or an empty text."""
+    for name, digits in expected.items():
+        if not checksum(file, name).startswith(digits):
+            return name
+    return ""
 
 
 def _receive(
     url: str, name: str, write: Callable[[bytes], object], progress: bool, way_out: str
 ) -> None:
-    """Stream ``url`` to ``write``; the network fails as UserError, the disk as OSError."""
+    """Stream ``url`` to ``write``.
+
+    Raises:
+        UserError: the network failed.
+        OSError: the file cannot be written.
+    """
     failed = f"cannot download {url}"
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "convlens"})
@@ -90,10 +107,10 @@ def _receive(
     with reply:
         length = reply.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
-        doing, received = f"downloading {name}", 0
+        title, received = f"downloading {name}", 0
         if progress and not is_on_terminal():
-            print(f"{doing}, {total / 1e6:.1f} MB" if total else doing, file=sys.stderr)
-        with progress_bar(doing, total, shown=progress, in_bytes=True) as advance:
+            print(f"{title}, {total / 1e6:.1f} MB" if total else title, file=sys.stderr)
+        with progress_bar(title, total, visible=progress, in_bytes=True) as advance:
             while True:
                 try:
                     block = reply.read(_BLOCK)
@@ -111,7 +128,12 @@ def _receive(
 
 
 def checksum(path: Path, name: str) -> str:
-    """The hexadecimal digest of a file; ``name`` as :mod:`hashlib` knows it."""
+    """Return the checksum of a file in hexadecimal digits.
+
+    Args:
+        path: the file.
+        name: algorithm, one of those in ``hashlib``.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(
             file, lambda: hashlib.new(name, usedforsecurity=False)

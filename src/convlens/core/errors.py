@@ -1,4 +1,4 @@
-"""Errors for users: one line that names the thing, the place and the way out."""
+"""Errors for users: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger("convlens")
 class UserError(Exception):
     """A mistake that the user can fix.
 
-    The message is one line: what is wrong, where, and what to do. The command line prints it
-    without a traceback and exits with status 2; any other exception is a bug in convlens.
+    The command line prints the message without a traceback and exits with status 2. Any other
+    exception is a bug in convlens.
     """
 
     def __init__(self, message: str):
@@ -44,8 +44,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(close) + "?"
-    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-    return f"there are: {shown}" if known else "there are none"
+    names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return f"there are: {names}" if known else "there are none"
 
 
 def check_name(key: str, name: str, known: Iterable[str]) -> None:

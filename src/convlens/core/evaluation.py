@@ -1,4 +1,4 @@
-"""Evaluation mode, and back to the modes before."""
+"""Switch a network to evaluation mode for a while."""
 
 from __future__ import annotations
 

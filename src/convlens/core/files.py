@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever a process is killed or a disk is full."""
+"""Write files atomically: complete or not at all, even if a process is killed or a disk is full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-TEMPORARY = ".*.tmp"  # what a killed process leaves beside a file that it was writing
+TEMPORARY = ".*.tmp"  # pattern of the unfinished files that a killed process leaves behind
 
 
 @contextlib.contextmanager
@@ -20,42 +20,45 @@ def open_atomic(
     errors: str | None = None,
     newline: str | None = None,
 ) -> Iterator[IO]:
-    """A file to write, which gets its name when the ``with`` ends without an exception.
+    """Open a file for writing that replaces ``path`` when the ``with`` ends without an exception.
 
-    Until then it lies beside it as ``.<name>.<process>.tmp``, and ``path`` is what it was before;
-    after any exception it is removed.
+    Until then the file is named ``.<name>.<process>.tmp``, in the same folder, and ``path`` is
+    unchanged. After any exception the file is removed.
 
     Args:
-        path: in a folder that is there.
+        path: final path of the file; its folder must exist.
         mode: ``w`` for text in UTF-8, or ``wb``.
-        sync: whether its bytes are on the disk before it gets its name, so that no loss of power
-            leaves an empty file there.
-        errors: what to do about letters that UTF-8 cannot hold, as :func:`open` takes it.
-        newline: as :func:`open` takes it.
+        sync: whether to flush the content to the disk before the file is renamed, so that a power
+            failure cannot leave an empty file.
+        errors: how to treat characters that UTF-8 cannot encode, as in ``open``.
+        newline: line endings, as in ``open``.
+
+    Yields:
+        The open file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding = None if "b" in mode else "utf-8"
     try:
-        with open(beside, mode, encoding=encoding, errors=errors, newline=newline) as file:
+        with open(temporary, mode, encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file completely or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with open_atomic(path) as file:
         file.write(text)

@@ -1,7 +1,7 @@
-"""Locks between processes, which the system frees at any death of their holder.
+"""Locks between processes, which the system releases however their holder ends.
 
-They are taken on files or folders that the caller has open, and given back by closing them.
-Process numbers, noted in a file, would be reused by the next container.
+A lock is taken on a file or folder that the caller has opened, and released by closing it. A file
+with a process number would not do: the next container may use the same number.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from filelock import has_fcntl, lock_descriptor
 
-if has_fcntl:  # not on Windows: nothing is locked there
+if has_fcntl:  # false on Windows, where nothing is locked
     import fcntl
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 def take_lock(fd: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file for this process alone.
+    """Lock an open file exclusively for this process.
 
     Args:
-        fd: its descriptor.
-        wait: for another holder to give it back.
+        fd: descriptor of the file.
+        wait: whether to wait until another process releases the lock.
 
     Returns:
-        Whether it is taken now; None where the file system knows no locks.
+        Whether this process has the lock; None if the file system does not support locks.
     """
     if not has_fcntl:
         return None
@@ -39,28 +39,28 @@ def take_lock(fd: int, *, wait: bool = False) -> bool | None:
         raise
 
 
-def wait_for_lock(fd: int, doing: str) -> bool:
-    """Lock an open file, saying so on stderr if another process holds it.
+def wait_for_lock(fd: int, activity: str) -> bool:
+    """Lock an open file; print a line on stderr if another process has to release it first.
 
     Args:
-        fd: its descriptor.
-        doing: what the other process is busy with.
+        fd: descriptor of the file.
+        activity: what the other process is doing, for that line.
 
     Returns:
-        False where the file system knows no locks.
+        False if the file system does not support locks.
     """
     taken = take_lock(fd)
     if taken is False:
-        print(f"waiting for another process that is {doing}", file=sys.stderr)
+        print(f"waiting for another process that is {activity}", file=sys.stderr)
         taken = take_lock(fd, wait=True)
     return bool(taken)
 
 
 def is_locked(fd: int) -> bool:
-    """Whether another process holds an open file.
+    """Return whether another process has locked an open file.
 
-    Those who only look never see each other: they share the lock, which filelock cannot. One who
-    wants to take it may be refused for that moment, until ``fd`` is closed.
+    The test takes a shared lock, which filelock does not offer, so two tests at the same time do
+    not affect each other. Until ``fd`` is closed, ``take_lock`` fails in other processes.
     """
     if not has_fcntl:
         return False
@@ -69,12 +69,12 @@ def is_locked(fd: int) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        pass  # no locks here
+        pass  # the file system does not support locks
     return False
 
 
 def is_same_file(fd: int, path: Path) -> bool:
-    """Whether ``path`` is still the open file, not renamed or removed by its last holder."""
+    """Return whether ``path`` is still the open file, not renamed or removed in the meantime."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal's stderr, and nowhere else."""
+"""Progress bars on stderr, drawn only on a terminal."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rich.console import Console
 
 
 def is_on_terminal() -> bool:
-    """Whether a bar would be seen; what has to be said otherwise takes lines."""
+    """Return whether stderr is a terminal, so that a progress bar is visible."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def progress_bar(
-    title: str, total: int | None, *, shown: bool = True, in_bytes: bool = False
+    title: str, total: int | None, *, visible: bool = True, in_bytes: bool = False
 ) -> Iterator[Callable[[int], object]]:
-    """A bar that is gone when the work is done; nothing where stderr is no terminal.
+    """Show a progress bar until the end of the ``with``; show nothing if stderr is no terminal.
 
     Args:
-        title: what is being done.
-        total: how much of it there is; None where nobody knows.
-        shown: False for work that nobody waits for.
-        in_bytes: whether bytes are counted, not pieces.
+        title: name of the work.
+        total: number of items or bytes; None if it is unknown.
+        visible: False for work that nobody waits for.
+        in_bytes: whether the bar counts bytes instead of items.
 
     Yields:
-        A function to call with how much more is done.
+        A function to call with the number of items or bytes finished since its last call.
     """
-    if not (shown and is_on_terminal()):
+    if not (visible and is_on_terminal()):
         yield lambda count: None
         return
     if in_bytes:

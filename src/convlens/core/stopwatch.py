@@ -1,4 +1,4 @@
-"""The time that a run spends: each second counts under one name, so the names add up to all."""
+"""Measure where a run spends its time: each second has one name, so they add up to the total."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[Stopwatch]:
-        """Let ``count_seconds`` count here until the end of the ``with``."""
+        """Make this the stopwatch that ``count_seconds`` uses, until the end of the ``with``."""
         _running.append(self)
         try:
             yield self

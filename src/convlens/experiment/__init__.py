@@ -1,11 +1,11 @@
-"""The life of a run, and what its network is asked afterwards.
+"""The steps of a run, and what can be done with its network afterwards.
 
-``train`` tells the life in order: ``assemble`` builds data, network and callbacks, ``prepare``
-makes the folder, ``trainer`` builds the trainer, trains and tests, ``summary`` writes down what
-came of it. ``devices`` says what it computes on, ``resume`` what may change on the way; ``plan``
-what a run would be, ``multirun`` trains several.
+``train`` is the story of a run, in order: ``assemble`` builds data, network and callbacks,
+``prepare`` makes the run folder, ``trainer`` builds the trainer, trains and tests, ``summary``
+writes the results. ``devices`` chooses devices and precision, ``resume`` checks what may change
+when a run is resumed, ``plan`` describes a run before it is trained, ``multirun`` trains several.
 
-Afterwards ``inputs`` and ``networks`` say which network is asked, ``inputs``, ``data`` and
-``unseen`` about which images; ``evaluate`` tests it, ``predict`` and ``explain`` ask it about any
-pictures, by an ``explainer`` and its ``methods``.
+Afterwards ``inputs`` and ``networks`` find the network, ``inputs``, ``data`` and ``unseen`` the
+images; ``evaluate`` tests a checkpoint, ``predict`` and ``explain`` apply it to any images, with an
+``explainer`` and its ``methods``.
 """

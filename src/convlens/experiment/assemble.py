@@ -1,4 +1,4 @@
-"""From a config to data, network and explanation callbacks."""
+"""Build the data, the network and the callbacks of a config."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import get_cache_dir
-from convlens.experiment.data import data_of, images_used_before
-from convlens.experiment.module import module_of, note_config
+from convlens.experiment.data import build_data, read_used_digests
+from convlens.experiment.module import build_module, store_config
 from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, find_batch_normalised
@@ -29,15 +29,15 @@ from convlens.training.objective import compute_class_weights
 
 @dataclass
 class Run:
-    """Everything that a config describes, put together.
+    """Everything that a config describes, ready to be trained.
 
     Attributes:
-        config: resolved; what is written into ``config.yaml``.
-        data: the pictures.
+        config: resolved; it is written to ``config.yaml``.
+        data: the images.
         module: the network with its loss and optimizer.
-        explanations: the callbacks that look.
-        others: a person's own callbacks that explain nothing.
-        phases: what puts the schedule into force.
+        explanations: the explanation callbacks.
+        others: user-defined callbacks that are no explanations.
+        phases: the callback that applies the schedule.
     """
 
     config: Config
@@ -49,53 +49,52 @@ class Run:
 
 
 def assemble(config: Config, *, pretrained: bool = True, start: Path | None = None) -> Run:
-    """Build data, network and explanation callbacks; nothing is decoded or written yet.
+    """Build data, network and callbacks; no image is decoded and no file written yet.
 
     Args:
-        config: resolved; what it leaves open (epochs, weights, normalisation) is settled in the
-            run's.
-        pretrained: False for a network whose weights will come from a checkpoint.
-        start: the checkpoint of a resumed run.
+        config: resolved; values that it leaves open (epochs, weights, normalisation) are filled in
+            in the config of the run.
+        pretrained: False if the weights will come from a checkpoint.
+        start: the checkpoint of a resumed run; None for a new run.
 
     Raises:
-        UserError: one line for whatever in the config does not fit the data or itself.
+        UserError: values of the config contradict the data or each other.
     """
     if not torch.cuda.is_available():
         keep_freed_memory()
-    data = data_of(config, images_used_before(config, start))
+    data = build_data(config, read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)
     config = replace_values(config, {"training.class_weights": weights})
-    module = module_of(config, data.class_names, pretrained=pretrained)
+    module = build_module(config, data.class_names, pretrained=pretrained)
     config = settle(config, module)
     data.batch_statistics = bool(find_batch_normalised(module))
     check_batches(module, data, processes=1)
     phases = Phases(config.cache_features, get_cache_dir(), str(config.precision))
     phases.check(module, data)
-    return Run(config, data, module, *callbacks_of(config, module), phases)
+    return Run(config, data, module, *build_callbacks(config, module), phases)
 
 
-def callbacks_of(
+def build_callbacks(
     config: Config, module: ClassifierModule
 ) -> tuple[list[ExplanationCallback], list[L.Callback]]:
-    """The callbacks that look, each held to the network's layers and classes, and all others.
+    """Return the explanation callbacks, with layers and class names set, and all other callbacks.
 
-    Ours are taken from a list by their class's name: Hydra's ``instantiate`` would import and call
-    whatever ``_target_`` says, in values too, and a config may come from anybody. A person's own
-    are imported by their dotted name, which that person has typed.
+    The built-in ones are looked up by class name: Hydra's ``instantiate`` would import and call
+    whatever ``_target_`` names, also in nested values, and a config may come from a stranger.
+    User-defined ones are imported by their dotted name, because the user has typed it.
 
     Raises:
-        UserError: values that a callback does not take, a class that is none, or a layer that is
-            not there.
+        UserError: a callback refuses its values, a class is no callback, or a layer does not exist.
     """
     looks: list[ExplanationCallback] = []
     others: list[L.Callback] = []
     for name, node in config.callbacks.looks.items():
         if isinstance(node, LookConfig):
-            looks.append(_made(node))
+            looks.append(_build_look(node))
             continue
-        made = own_instance(f"callbacks.{name}", node, L.Callback)
-        (looks if isinstance(made, ExplanationCallback) else others).append(made)
+        callback = instantiate_custom(f"callbacks.{name}", node, L.Callback)
+        (looks if isinstance(callback, ExplanationCallback) else others).append(callback)
     example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
     for look in looks:
         look.class_names = tuple(module.class_names)
@@ -103,70 +102,79 @@ def callbacks_of(
     return looks, others
 
 
-def _made(look: LookConfig) -> ExplanationCallback:
+def _build_look(look: LookConfig) -> ExplanationCallback:
     kind = look.class_path.rpartition(".")[2]
     try:
         return getattr(callbacks, kind)(**look.arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"callbacks: {kind} does not take such values: {error}") from error
+        raise UserError(f"callbacks: {kind} does not accept these values: {error}") from error
 
 
-def own_instance(key: str, node: Own, kind: type) -> Any:
-    """What a person's own class makes of its keys.
+def instantiate_custom(key: str, node: Own, kind: type) -> Any:
+    """Return an instance of a user-defined class, made with the values of its node.
 
     Args:
-        key: of the node, for messages.
-        kind: of Lightning's, that it has to be.
+        key: key of the node, for errors.
+        node: the class and its arguments.
+        kind: the Lightning class that it must be an instance of.
 
     Raises:
-        UserError: values that the class does not take, or it makes something else.
+        UserError: the class refuses the values, or its result is of another kind.
     """
-    made = instantiate(key, node)
-    if not isinstance(made, kind):
+    instance = instantiate(key, node)
+    if not isinstance(instance, kind):
         raise UserError(
-            f"{key}._target_={node.class_path}: it makes no {kind.__name__.lower()} of Lightning"
+            f"{key}._target_={node.class_path}: this is not a Lightning {kind.__name__.lower()}; "
+            f"name a subclass of {kind.__name__}"
         )
-    return made
+    return instance
 
 
 def settle(config: Config, module: ClassifierModule) -> Config:
-    """The config with what was found out while building; the module's checkpoints will hold it."""
-    asked, known = config.training.epochs, module.schedule.epochs
+    """Return the config with values known only after building; checkpoints will contain it."""
+    requested, possible = config.training.epochs, module.schedule.epochs
     normalise = module.model.normalise
-    found = {
-        "training.epochs": min(asked or known, known),
+    values = {
+        "training.epochs": min(requested or possible, possible),
         "model.normalisation": [
             normalise.mean.flatten().tolist(), normalise.std.flatten().tolist()
         ],
     }  # fmt: skip
     if module.model.weights:
-        found["model.weights"] = str(module.model.weights.path)
+        values["model.weights"] = str(module.model.weights.path)
     if module.model.head_outputs is not None:
-        found["model.head_classes"] = module.model.head_outputs
-    return note_config(module, replace_values(config, found))
+        values["model.head_classes"] = module.model.head_outputs
+    return store_config(module, replace_values(config, values))
 
 
-def warnings_of(config: Config, module: ClassifierModule) -> list[str]:
-    """What a person should know about the schedule before it costs hours."""
-    lines = [line for line in [module.schedule.describe_untrained(config.training.epochs)] if line]
+def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
+    """Return problems of the schedule that should be known before hours of training."""
+    lines = [
+        module.schedule.describe_untrained(config.training.epochs),
+        describe_spoiled_base(config, module),
+    ]
+    return [line for line in lines if line]
 
-    def trained_first(part: str) -> list[str]:
+
+def describe_spoiled_base(config: Config, module: ClassifierModule) -> str:
+    """Return one line if a pretrained base is trained together with a random head, or ''."""
+
+    def list_first_groups(part: str) -> list[str]:
         groups = {name: module.schedule.groups[name] for name in module.schedule.phases[0].train}
         return [n for n, g in groups.items() if any(p.startswith(part) for p in g.parameters)]
 
-    base, weights = trained_first("backbone."), module.model.weights
-    fresh_head = config.model.head != OWN_HEAD and not (weights and weights.with_head)
-    if weights and base and trained_first("head.") and fresh_head:
-        lines.append(
-            f"{', '.join(base)} and the untrained head are trained together from the first epoch: "
-            f"the head's large random gradients will spoil the pretrained weights; train the head "
-            f"alone first, in a phase of its own"
-        )
-    return lines
+    base, weights = list_first_groups("backbone."), module.model.weights
+    is_head_new = config.model.head != OWN_HEAD and not (weights and weights.with_head)
+    if not (weights and base and list_first_groups("head.") and is_head_new):
+        return ""
+    return (
+        f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
+        f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
+    )
 
 
-def download_of_weights(config: Config) -> str | None:
-    """What a run with this config would download as weights, or None."""
+def find_weights_download(config: Config) -> str | None:
+    """Return the weights that a run with this config would download, or None."""
     model = config.model
     if model.name == "scratch" or isinstance(model, OwnModelConfig):
         return None

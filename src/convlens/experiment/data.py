@@ -1,4 +1,4 @@
-"""From a config to its data, and what a run has used of it before."""
+"""Build the data of a config, and find which images earlier runs have used."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from convlens.models.weights_file import load_data
 log = logging.getLogger("convlens")
 
 
-def data_of(
-    config: Config, before: np.ndarray | None = None, found: Index | None = None
+def build_data(
+    config: Config, before: np.ndarray | None = None, index: Index | None = None
 ) -> PictureData:
-    """The data of a config.
+    """Return the data of a config.
 
     Args:
-        before: digests of images that are not to be tested.
-        found: the images, where they are not those that the config names.
+        config: resolved.
+        before: digests of images that are excluded from the test split.
+        index: the images to use instead of those that the config names.
     """
     training = config.training
     return PictureData(
@@ -37,24 +38,24 @@ def data_of(
         eval_batch_size=training.eval_batch_size,
         steps_per_epoch=training.steps_per_epoch,
         per_device=training.batch_size_is == "per_device",
-        index=found,
+        index=index,
         before=before,
     )
 
 
-def images_used_before(config: Config, start: Path | None) -> np.ndarray:
-    """Digests of what earlier runs have used whose weights a run starts from; often none.
+def read_used_digests(config: Config, start: Path | None) -> np.ndarray:
+    """Return the digests of images used by earlier runs whose weights a run starts from.
 
     Args:
-        config: of the run; ``model.weights`` may be another run's checkpoint.
-        start: the checkpoint of a resumed run, which knows them itself.
+        config: config of the run; ``model.weights`` may be the checkpoint of another run.
+        start: the checkpoint of a resumed run, which contains these digests; None for a new run.
     """
     path, none = start or Path(config.model.weights).expanduser(), np.zeros(0, np.int64)
     if not path.is_file() or not zipfile.is_zipfile(path):
         return none
     try:
         content = load_data(path, mmap=True)
-    except Exception:  # the unpickler raises anything; whoever loads the weights tells of it
+    except Exception:  # unpickling may raise anything; loading the weights reports the error
         return none
     content = content if isinstance(content, dict) else {}
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(path))
@@ -62,35 +63,35 @@ def images_used_before(config: Config, start: Path | None) -> np.ndarray:
         return record.before if start else record.used
     if "hyper_parameters" in content and not start:
         log.warning(
-            f"{path} does not record which images its run was trained on: whether any of the test "
-            f"images of this run are among them cannot be told"
+            f"{path} does not record which images its run was trained on: this run's test images "
+            f"may be among them"
         )
     return none
 
 
-def used_images(files: Sequence[Path], checkpoint: Path) -> str:
-    """A line on files that a checkpoint's run was trained or validated on; empty for none.
+def describe_used_images(files: Sequence[Path], checkpoint: Path) -> str:
+    """Return a line about the files that a checkpoint's run was trained or validated on.
 
-    Also empty of a checkpoint without a record, which cannot tell.
+    It is empty if there are none, or if the checkpoint has no record of its images.
 
     Raises:
         UserError: the checkpoint's record cannot be read.
     """
-    content = load_data(checkpoint, mmap=True)  # of a large file only what is asked for is read
+    content = load_data(checkpoint, mmap=True)  # reads only the record, not the weights
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
     if record is None:
         return ""
     used = record.find_uses(FileDigests(Files.of(files), None).get())
     if not used.any():
         return ""
+    count, example = np.sum(used != ""), files[int(np.argmax(used != ""))]
     return (
-        f"{np.sum(used != '')} of {len(files)} images are among those that the run has used "
-        f"({count_by_use(used)}), such as {files[int(np.argmax(used != ''))]}: how well it does on "
-        f"them says nothing about new images"
+        f"{count} of {len(files)} images were used by the run ({describe_uses(used)}), such as "
+        f"{example}: results on them say nothing about new images"
     )
 
 
-def count_by_use(used: np.ndarray) -> str:
-    """How many images were used in which way."""
+def describe_uses(used: np.ndarray) -> str:
+    """Return how many images were used in which way, such as ``3 trained on, 1 validated on``."""
     counts = {split: int(np.sum(used == split)) for split in USED}
     return ", ".join(f"{count} {USED[split]}" for split, count in counts.items() if count)

@@ -1,4 +1,4 @@
-"""What a person names for a command: a checkpoint, or image files."""
+"""Find what the words of a command name: a checkpoint or image files."""
 
 from __future__ import annotations
 
@@ -12,46 +12,49 @@ from convlens.rundir.runs import find_newest_run
 
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
-EXAMPLE_NAME = "example"  # what ckpt= says for it
+EXAMPLE_NAME = "example"  # its value of ckpt=
 
 
-def checkpoint_path(asked: str | None, home: str | None = None) -> Path:
-    """The checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best.
+def find_checkpoint(name: str | None, home: str | None = None) -> Path:
+    """Return the checkpoint that ``ckpt=`` or ``run=`` names; of a run, the best one.
 
-    ``last`` is the newest run that has one, ``example`` the network that comes with the package.
+    Args:
+        name: value of ``ckpt=``: a file, ``last`` for the best checkpoint of the newest run that
+            has one, ``example`` for the network in the package; None if ``run=`` is given.
+        home: value of ``run=``: a run folder, or ``last``.
     """
-    if asked == EXAMPLE_NAME:
+    if name == EXAMPLE_NAME:
         return EXAMPLE / "shapes.ckpt"
-    if asked not in (None, "last"):
-        return Path(asked).expanduser()
+    if name not in (None, "last"):
+        return Path(name).expanduser()
     best = Path("checkpoints", "best.ckpt")
-    newest = asked == "last" or home == "last"
-    return (find_newest_run(str(best)) if newest else Path(home).expanduser()) / best
+    is_newest = name == "last" or home == "last"
+    return (find_newest_run(str(best)) if is_newest else Path(home).expanduser()) / best
 
 
-def walk_from(given: str) -> Walk:
-    """A walk from the file or folder that a person names, in letters composed or not."""
-    return Walk(find_on_disk(Path(given).expanduser()))
+def start_walk(path: str) -> Walk:
+    """Return a walk from a file or folder; other Unicode forms of its name are found too."""
+    return Walk(find_on_disk(Path(path).expanduser()))
 
 
-def picture_files(walk: Walk) -> Iterator[Path]:
-    """The picture files that a path, the root of ``walk``, names: itself, or those below it.
+def find_image_files(walk: Walk) -> Iterator[Path]:
+    """Yield the root of ``walk`` if it is a file, else the image files in it, sorted.
 
-    Found as a data set's are: sorted, whatever their names; ``walk`` counts what was passed over.
+    The same files count as images as in a data set; ``walk`` counts the others.
 
     Raises:
-        UserError: nothing is there.
+        UserError: there are no images.
     """
     path = walk.root
     if path.is_file():
         yield path
         return
     if not path.is_dir():
-        raise UserError(f"there is no file or folder {path}: give the path of a picture")
+        raise UserError(f"there is no file or folder {path}: give the path of an image")
     files = walk.find_images(path)
     if first := next(files, None):
         yield first
         yield from files
     else:
         only = f", only {walk.describe_unused()}" if walk.unused else ""
-        raise UserError(f"no pictures in {path}{only}: JPEG or PNG files are expected")
+        raise UserError(f"no images in {path}{only}: JPEG or PNG files are expected")

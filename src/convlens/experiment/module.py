@@ -1,4 +1,4 @@
-"""The module that a whole config describes: it gets its slices, its checkpoints the config."""
+"""Build the module of a config: it gets parts of the config, its checkpoints the whole."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from convlens.config.schema import Config
 from convlens.training import ClassifierModule
 
 
-def module_of(
+def build_module(
     config: Config, class_names: Sequence[str], *, pretrained: bool = True
 ) -> ClassifierModule:
-    """The network with its loss, optimizer and schedule.
+    """Return the network with its loss, optimizer and schedule.
 
     Args:
         config: resolved.
-        class_names: K names; the label is the index.
-        pretrained: False leaves the weights as drawn, for a network whose weights come from a
-            checkpoint.
+        class_names: K names; a label is an index into them.
+        pretrained: False keeps the random initial weights, because a checkpoint will be loaded.
 
     Raises:
-        UserError: a value that cannot be built, naming its key.
+        UserError: a value from which nothing can be built; the error names its key.
     """
     module = ClassifierModule(
         class_names,
@@ -38,7 +37,7 @@ def module_of(
     return module
 
 
-def note_config(module: ClassifierModule, config: Config) -> Config:
-    """Checkpoints hold this config from now on, in which more is settled than when it was built."""
+def store_config(module: ClassifierModule, config: Config) -> Config:
+    """Store a config in which more is resolved, so that later checkpoints contain it; return it."""
     module.hparams["config"] = dump_config(config)
     return config

@@ -1,11 +1,11 @@
-"""A run before training: its folder, its log, and config, split, pictures and probes in it."""
+"""Prepare a run folder: its log, its config, its split, the state of its images, its probes."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,25 +32,25 @@ log = logging.getLogger("convlens")
 
 @contextlib.contextmanager
 def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Path]]:
-    """Hold the folder that a run writes into; a dry run's is gone afterwards.
+    """Lock the folder that a run writes into; the folder of a dry run is removed at the end.
 
     Args:
         config: resolved.
-        resume: the folder of a resumed run.
+        resume: the folder of a resumed run; None for a new run.
 
     Yields:
-        What makes the folder of a new run and returns it: to be called when all that can be refused
-        has been.
+        A function that creates the folder of a new run and returns it. Call it after all checks,
+        so that a refused run leaves no folder.
 
     Raises:
-        UserError: the folder holds a run already, is in use, or cannot be made.
+        UserError: the folder contains a run already, is in use, or cannot be created.
     """
     if config.trainer.fast_dev_run:
-        # nothing is kept, and no run that lies in run_dir is touched
+        # nothing is kept, and a run in run_dir is not touched
         with tempfile.TemporaryDirectory(prefix="convlens-") as scratch:
             yield lambda: Path(scratch)
         return
-    claim = claim_of(config)
+    claim = build_claim(config)
     if resume is None:
         claim.check()
     with Hold() as hold:
@@ -59,40 +59,44 @@ def run_folder(config: Config, resume: Path | None) -> Iterator[Callable[[], Pat
         yield lambda: resume or claim.take(hold)
 
 
-def claim_of(config: Config) -> Claim:
-    """What a config says of the folder of its run."""
+def build_claim(config: Config) -> Claim:
+    """Return the claim to the folder of a config's run."""
     return Claim(config.run_dir, config.experiment, config.overwrite, config.trainer.num_nodes)
 
 
 def decode(run: Run) -> list[str]:
-    """Decode the images, or open what is stored of them; returns what is to be said, each once."""
+    """Decode the images, or open the cache; return the notes about them, each once."""
     with count_seconds("decoding"):
         return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
 
 
-def open_log(home: Path, run: Run, notes: Sequence[str], resumed: bool) -> None:
-    """Keep ``train.log`` from now on; the lines that were found before there was one come first."""
+def open_log(home: Path, run: Run, resumed: bool) -> None:
+    """Write ``train.log`` from now on; a line that is on the screen already comes first."""
     if is_first_process() and not run.config.trainer.fast_dev_run:
         logs.log_to_file(home / "train.log")
     else:
         logs.silence_libraries()
-    for line in notes:
-        log.warning(line)
-    if not resumed and run.module.model.weights:
-        log.debug(run.module.model.weights.note)  # the screen has had it
+    weights = run.module.model.weights
+    if not resumed and weights and weights.note:
+        log.debug(weights.note)
 
 
 def prepare(run: Run, home: Path, resumed: bool) -> None:
-    """Write what is known before training: config, split, probes; attach the probes.
+    """Write config, split and probes, and give the explanations their probes.
+
+    Args:
+        run: the assembled run.
+        home: the run folder.
+        resumed: whether the run continues in this folder.
 
     Raises:
-        UserError: the data of a resumed run is not what it was.
+        UserError: the data of a resumed run has changed.
     """
     config = run.config
     listing = run.data.index.listing
     if is_first_process():
         if resumed:
-            (home / "summary.json").unlink(missing_ok=True)  # before the config says another length
+            (home / "summary.json").unlink(missing_ok=True)  # it is not that of a longer run
         if listing is not None:
             _compare(run, listing, home, resumed)
         write_atomic(home / "config.yaml", dump_yaml(config))
@@ -111,26 +115,26 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
 
 
 def _compare(run: Run, listing: Listing, home: Path, resumed: bool) -> None:
-    """Note which pictures a run begins with; refuse to go on with others."""
-    split, noted = home / "split.csv", home / "pictures.csv"
+    """Record the images that a run begins with; refuse to resume with others."""
+    split, record = home / "split.csv", home / "pictures.csv"
     digests = collect_digests(listing, run.data.dataset)
     if resumed and split.exists():
         _check_split(read_split(split, listing), listing)
-    if not (resumed and noted.exists()):
-        write_state(noted, listing, digests)
-    elif line := check_state(noted, listing, digests):
+    if not (resumed and record.exists()):
+        write_state(record, listing, digests)
+    elif line := check_state(record, listing, digests):
         log.warning(line)
 
 
 def _check_split(before: Listing, now: Listing) -> None:
-    """Refuse a division that came out otherwise, as it does when images were added or removed."""
+    """Refuse a split that has changed, as it does if images were added or removed."""
     moved = np.flatnonzero(before.splits != now.splits)
     if len(moved):
         row = int(moved[0])
         raise UserError(
-            f"{now.files.name(row)} was in {before.splits[row]} when the run began and would be in "
-            f"{now.splits[row]} now ({len(moved)} such): images were added to {now.directory} or "
-            f"removed; put them back as they were, or start a new run"
+            f"{now.files.name(row)} would move from {before.splits[row]} to {now.splits[row]} "
+            f"({len(moved)} such), as images were added to or removed from {now.directory}: "
+            f"restore them, or start a new run"
         )
 
 
@@ -140,5 +144,5 @@ def _keep_probes(probes: Probes, home: Path) -> None:
     for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
         (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
         lines.append(f"{name}\t{' '.join(source.splitlines())}")
-    text = "\n".join(lines) + "\n"  # a file's name need not be UTF-8
+    text = "\n".join(lines) + "\n"  # file names may not be UTF-8
     (home / "probes.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")

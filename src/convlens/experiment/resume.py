@@ -1,4 +1,4 @@
-"""What may change when a run is resumed; what would give it another end is refused in a line."""
+"""Check what may change when a run is resumed, and refuse what would change its result."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from convlens.training.finetune.schedule import Schedule
 
 log = logging.getLogger("convlens")
-# what the trained weights do not depend on; and the length, see `check_length`
+# keys that the trained weights do not depend on, and the length, see `_check_length`
 FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget", *PLACES)
-# what a hand may have changed in config.yaml, and the checkpoint knows better
+# groups that may have been edited in config.yaml; the checkpoint has the values of the training
 FIXED = ("seed", "training", "optimizer", "scheduler", "finetune")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a resumed run goes on.
+    """The checkpoint that a resumed run starts from.
 
     Attributes:
         file: the checkpoint.
-        content: what :func:`convlens.training.survival.checkpoint.read_checkpoint` gives of it.
+        content: the result of ``convlens.training.survival.checkpoint.read_checkpoint``.
     """
 
     file: Path
@@ -38,115 +38,118 @@ class Start:
 
     @property
     def epochs(self) -> int:
-        """Completed ones."""
-        return self.content["epoch"] + ("convlens_amid_epoch" not in self.content)
+        """The number of completed epochs."""
+        return self.content["epoch"] + (not self.is_within_epoch)
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether it was saved before its epoch was complete."""
+        return "convlens_amid_epoch" in self.content
 
     @property
     def config(self) -> Config:
-        """What was trained so far, to be compared with."""
+        """The config of the training so far."""
         return restore_config(self.content["hyper_parameters"]["config"], "the checkpoint", None)
 
 
-def resumed_config(config: Config, words: list[str]) -> Config:
-    """The config of a run with what was typed behind ``resume``.
+def build_resumed_config(config: Config, words: list[str]) -> Config:
+    """Return the config of a run with the overrides of ``resume``.
 
     Args:
-        config: as the run folder holds it.
+        config: the config in the run folder.
         words: ``key=value``, or ``trainer=NAME``.
 
     Raises:
-        UserError: a word that fits no key, or that would make another run of it.
+        UserError: an override names no key, or a key that cannot change on resume.
     """
-    asked = apply_overrides(config, words)
-    if asked.trainer.fast_dev_run:
+    changed = apply_overrides(config, words)
+    if changed.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
     last = _last_phase(config)
-    for key in _differences(apply_overrides(config, []), asked):
+    for key in _differences(apply_overrides(config, []), changed):
         if key != last and not key.startswith(FREE):
             raise UserError(
-                f"{key}: a run goes on as it began, and this key cannot change on resume; "
-                f"training.epochs=, trainer=, data.dir= and looking.…= may change; start a new run "
-                f"with another {key}"
+                f"{key} cannot change on resume (training.epochs, trainer, data.dir and looking.… "
+                f"may); start a new run with another {key}"
             )
     typed = {word.partition("=")[0] for word in words}
     if last in typed and "training.epochs" not in typed:
-        asked = replace_values(asked, {"training.epochs": None})  # all that the phases have
-    return asked
+        changed = replace_values(changed, {"training.epochs": None})  # all epochs of the phases
+    return changed
 
 
-def asks_for_more(config: Config, asked: Config, start: Start) -> bool:
-    """Whether a finished run has anything left to do; that its images moved is nothing to do.
+def has_work_left(config: Config, changed: Config, start: Start) -> bool:
+    """Return whether a finished run has anything left to do; moved images do not count.
 
     Args:
-        config: as the run folder holds it, perhaps edited by hand; ``asked``: with what was typed.
-        start: at the run's last checkpoint.
+        config: the config in the run folder, which may have been edited.
+        changed: the same with the overrides of ``resume``.
+        start: the last checkpoint of the run.
     """
     trained = start.config
-    if any(_differences(getattr(trained, group), getattr(asked, group)) for group in FIXED):
+    if any(_differences(getattr(trained, group), getattr(changed, group)) for group in FIXED):
         return True
-    return any(key not in PLACES for key in _differences(apply_overrides(config, []), asked))
+    return any(key not in PLACES for key in _differences(apply_overrides(config, []), changed))
 
 
 def _differences(one: object, other: object, prefix: str = "") -> list[str]:
-    """The keys, with dots, whose values differ."""
+    """Return the keys, with dots, whose values differ."""
     one, other = (each.plain() if isinstance(each, Slice) else each for each in (one, other))
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return [prefix.rstrip(".")] if one != other else []
-    found = []
+    keys = []
     for key in {**one, **other}:
-        found += _differences(one.get(key), other.get(key), f"{prefix}{key}.")
-    return found
+        keys += _differences(one.get(key), other.get(key), f"{prefix}{key}.")
+    return keys
 
 
 def check_resumed(start: Start, config: Config, schedule: Schedule, home: Path) -> None:
-    """Hold a config against the checkpoint that it is to go on from.
+    """Check that a config continues the training of the checkpoint.
 
     Args:
-        start: of the resumed run.
-        config: settled.
-        schedule: of that config.
-        home: the run folder, for messages.
+        start: the checkpoint of the resumed run.
+        config: the completed config.
+        schedule: the schedule of that config.
+        home: the run folder, for errors.
 
     Raises:
-        UserError: what was trained so far is not what this config would have trained.
+        UserError: this config would have trained otherwise so far.
     """
-    theirs = start.config
+    trained = start.config
     for group in FIXED:
-        for key in _differences(getattr(theirs, group), getattr(config, group), f"{group}."):
+        for key in _differences(getattr(trained, group), getattr(config, group), f"{group}."):
             if key not in ("training.epochs", "training.eval_batch_size", _last_phase(config)):
                 raise UserError(
-                    f"{home / 'config.yaml'}: the checkpoint is of another schedule or training, "
-                    f"with another {key}; put it back, or start a new run with it"
+                    f"{home / 'config.yaml'}: {key} is not that of the checkpoint; restore it, or "
+                    f"start a new run with it"
                 )
-    _check_length(start, theirs, config, schedule, home)
+    _check_length(start, trained, config, schedule, home)
 
 
 def _check_length(
-    start: Start, theirs: Config, config: Config, schedule: Schedule, home: Path
+    start: Start, trained: Config, config: Config, schedule: Schedule, home: Path
 ) -> None:
-    """Whether a run may become longer or shorter, having come as far as a checkpoint.
+    """Check that a run may become longer or shorter after it has reached a checkpoint.
 
     Raises:
-        UserError: the learning rates so far depend on the length, or the length is no matter.
+        UserError: the learning rates so far depend on the length, or a longer run changes nothing.
     """
-    before, after = theirs.training.epochs, config.training.epochs
-    # within phases the rates know the phase's length, not that of the run
+    before, after = trained.training.epochs, config.training.epochs
+    # within phases the rates depend on the length of the phase, not on that of the run
     phases = config.finetune.phases
     old, new = (c.finetune.phases[-1].epochs if phases else c.training.epochs
-                for c in (theirs, config))  # fmt: skip
+                for c in (trained, config))  # fmt: skip
     if (before, old) == (after, new):
         return
     record = start.content.get("convlens_record", {})
-    concerned = not phases or schedule.phase_at(start.epochs, record)[0] is schedule.phases[-1]
-    if old != new and concerned and schedule.depends_on_length:
+    is_affected = not phases or schedule.phase_at(start.epochs, record)[0] is schedule.phases[-1]
+    if old != new and is_affected and schedule.depends_on_length:
         raise UserError(
             f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
-            f"scheduler={schedule.scheduler_name} spreads the learning rates over all {old} "
-            f"epochs, so a run of {new} would have had other rates from its start; train a new run "
-            f"of that length, or one with scheduler=constant, step or exponential, which can be "
-            f"made longer"
+            f"scheduler={schedule.scheduler_name} has spread the learning rates over {old} "
+            f"epochs; train a new run, with scheduler=constant, step or exponential to extend it"
         )
     if after < start.epochs:
         raise UserError(
@@ -154,18 +157,18 @@ def _check_length(
         )
     if after > before and (ended := _ended_by(start, schedule, record)):
         raise UserError(
-            f"training.epochs={after}: {home} was ended by {ended} after {start.epochs} epochs, "
-            f"and more epochs do not change that; start a new run"
+            f"training.epochs={after}: {ended} ended {home} after {start.epochs} epochs, and more "
+            f"epochs do not change that; start a new run"
         )
 
 
 def _last_phase(config: Config) -> str:
-    """The key of its length; of a config without phases one that there is not."""
+    """Return the key of the last phase's length; without phases, a key that does not exist."""
     return f"finetune.phases.{len(config.finetune.phases or []) - 1}.epochs"
 
 
 def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
-    """The rule that ended a run before its last epoch, or nothing."""
+    """Return the key of the rule that ended a run before its last epoch, or ''."""
     states = start.content.get("callbacks", {}).items()
     stops = [each for name, each in states if str(name).startswith("EarlyStop")]
     if any(each.get("stopped_epoch") for each in stops):
@@ -177,7 +180,7 @@ def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
 
 
 def check_processes(start: Start, processes: int, home: Path) -> None:
-    """Hold the number of processes to that which has trained so far; an old checkpoint says none.
+    """Check that a run is resumed with as many processes as before.
 
     Raises:
         UserError: there are more or fewer.
@@ -185,11 +188,11 @@ def check_processes(start: Start, processes: int, home: Path) -> None:
     trained = start.content.get("convlens_processes")
     if trained is None:
         log.warning(
-            f"the checkpoint is an older one, which does not say how many processes trained it; "
-            f"going on with {processes}"
+            f"the checkpoint was written by an earlier version, which did not record the number of "
+            f"processes; continuing with {processes}"
         )
     elif trained != processes:
         raise UserError(
-            f"{home} was trained by {trained} processes, but here it would be {processes}: resume "
-            f"with as many devices (trainer.devices={trained}), or start a new run"
+            f"{home} was trained by {trained} processes, not {processes}; resume with "
+            f"trainer.devices={trained}, or start a new run"
         )

@@ -1,4 +1,4 @@
-"""``summary.json``: a run in one dictionary; DESIGN's contract names the keys."""
+"""Build ``summary.json``, a run in one dictionary, and finish the run folder."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ SECONDS = (
 LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
-def best_row(history: list[Row]) -> Row:
-    """The best epoch's row; where no validation loss is a number, the first that there is."""
+def select_best_row(history: list[Row]) -> Row:
+    """Return the row of the best epoch; the first row if no validation loss is a number."""
     return find_best_row(history) or (history[1:] or history)[0]
 
 
 def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:
-    """The summary of a run that has been tested.
+    """Return the summary of a run that has been trained and tested.
 
     Args:
-        run: as it was assembled and trained.
-        trainer: that trained it.
-        epoch_log: with the history and the pictures seen.
-        ledger: what looking cost.
-        test: the ``test/…`` results of the best epoch.
+        run: the run.
+        trainer: its trainer.
+        epoch_log: the history, and the number of training images seen.
+        ledger: the time account of the looks.
+        test: the results ``test/…`` of the best epoch.
     """
     config, history = run.config, epoch_log.history
-    best, last = best_row(history), history[-1]
-    latest: Row = {}  # value of each score
+    best, last = select_best_row(history), history[-1]
+    latest: Row = {}  # the last value of each score
     for _, row in sorted(ledger.scores.items()):
         latest |= row
     training = get_stopwatch().seconds().get("training", 0.0)
@@ -76,7 +76,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
 
 
 def _looking(ledger: Ledger) -> dict:
-    """What looking cost: by callback, and within epochs."""
+    """Return the seconds of all looks, by callback and by epoch."""
     return {
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
         "looking": {
@@ -91,7 +91,7 @@ def _looking(ledger: Ledger) -> dict:
 
 
 def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) -> list[str]:
-    """What the numbers tell, and what the explanations told at the end."""
+    """Return the alarms of the loss curves and those of the explanations at the end."""
     train, validation = (
         [row[f"{stage}/loss"] for row in history[1:]] for stage in ("train", "val")
     )
@@ -107,16 +107,16 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
 
 
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
-    """Looks that failed, and files that lack lines."""
+    """Return a line for each look that failed and each file that lacks lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
     lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 
 
 def seconds_by_name() -> dict[str, float]:
-    """``total`` so far and what it is made of, in the order in which a run spends it.
+    """Return the ``total`` so far and its parts, in the order in which a run spends them.
 
-    What has none of these names is ``other``, the last.
+    The last, ``other``, is the rest.
     """
     seconds = get_stopwatch().seconds()
     named = {name: seconds.get(name, 0.0) for name in SECONDS}
@@ -126,13 +126,17 @@ def seconds_by_name() -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of convlens, Python and the libraries whose change may change a result."""
+    """Return the versions of convlens, Python and the libraries that results depend on."""
     ours, *theirs = ((name, importlib.metadata.version(name)) for name in LIBRARIES)
     return dict([ours, ("python", platform.python_version()), *theirs])
 
 
 def finish(home: Path, summary: dict) -> dict:
-    """Write the summary and the page of a run; returns the summary, the page's seconds in it.
+    """Write the summary and the page of a run; return the summary with the seconds of the page.
+
+    Args:
+        home: the run folder.
+        summary: the summary.
 
     Raises:
         UserError: the summary cannot be written.
@@ -143,18 +147,18 @@ def finish(home: Path, summary: dict) -> dict:
         write_summary(home, summary)
     except OSError as error:
         raise UserError(
-            f"summary.json was not written ({error.strerror}): make room; `make resume "
-            f"run={home}` writes it, nothing is trained again"
+            f"summary.json was not written ({error.strerror}): free disk space; `make resume "
+            f"run={home}` writes it without training again"
         ) from error
     with count_seconds("report"):
         try:
             report(home)
-        except Exception as error:  # of a picture, or the disk: the run is a good run still
+        except Exception as error:  # a damaged picture or a full disk does not spoil the run
             log.warning(
                 "report.html was not written: %s; `make report run=%s` tries again", error, home
             )
             log.debug("traceback", exc_info=True)
     summary = {**summary, "seconds": seconds_by_name()}
-    with contextlib.suppress(OSError):  # the page alone is not in the one that is there
+    with contextlib.suppress(OSError):  # the file of before only lacks the seconds of the page
         write_summary(home, summary)
     return summary

@@ -1,26 +1,23 @@
-"""The life of a run, told once: from a config to a finished run folder.
+"""The life of a run: assemble, prepare, fit, test, summarise.
 
-Assemble, prepare, fit, test, summarise; each step is a function of its own room's module, and
-:func:`train` is their order.
+Each step is a function of the module that is named after it; ``train`` is their order.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from convlens.callbacks import Looks
 from convlens.config.schema import Config
 from convlens.core.stopwatch import count_seconds, with_stopwatch
-from convlens.experiment.assemble import Run, assemble, warnings_of
+from convlens.experiment.announce import announce_plan, announce_start
+from convlens.experiment.assemble import assemble
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
-from convlens.experiment.summary import best_row, finish, summarise
-from convlens.experiment.trainer import ending, fit, run_test, start_of, trainer_of
+from convlens.experiment.summary import finish, select_best_row, summarise
+from convlens.experiment.trainer import build_trainer, find_start, fit, handle_endings, run_test
 from convlens.training.batches import check_batches
-
-log = logging.getLogger("convlens")
 
 
 @with_stopwatch
@@ -28,49 +25,41 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     """Train what ``config`` describes, test the best checkpoint, write the run folder.
 
     Args:
-        config: resolved; of a resumed run the one in its folder.
-        resume: the folder of the run to go on with, or None for a new one.
+        config: resolved; for a resumed run, that of its folder.
+        resume: the folder of the run to continue, or None for a new run.
 
     Returns:
-        The run folder and the summary; an empty one of a dry run (``trainer.fast_dev_run``), whose
-        folder is gone.
+        The run folder and the summary. After a dry run (``trainer.fast_dev_run``) the summary is
+        empty and the folder is removed.
     """
     resumed, dry = resume is not None, config.trainer.fast_dev_run
     with run_folder(config, resume) as claim:
-        start = start_of(resume)
+        start = find_start(resume)
         run = assemble(config, pretrained=start is None, start=start and start.file)
         if start:
             check_resumed(start, run.config, run.module.schedule, resume)
         notes = decode(run)
         home = claim()
-        open_log(home, run, notes, resumed)
-        settle_precision(run)
+        open_log(home, run, resumed)
+        announce_plan(run, notes, start)
+        measured = settle_precision(run)
         trained = start.epochs if start else 0
-        trainer, epoch_log, keeper = trainer_of(run, home, trained if resumed else None)
+        trainer, epoch_log, keeper = build_trainer(run, home, trained if resumed else None)
         check_batches(run.module, run.data, trainer.world_size)
         if start:
             check_processes(start, trainer.world_size, home)
         prepare(run, home, resumed)
-        _announce(run, home)
-        with ending(trainer, home):
+        announce_start(run, trainer, home, measured)
+        with handle_endings(trainer, home):
             fit(trainer, run, start)
         best = keeper.best_model_path if keeper else None
-        clock = best_row(epoch_log.history)["epoch"]
+        clock = select_best_row(epoch_log.history)["epoch"]
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
         looks = Looks.of(trainer)
         looks.tested = run.phases.tested_epoch
-        with ending(trainer, home), count_seconds("test"):
+        with handle_endings(trainer, home), count_seconds("test"):
             results = run_test(trainer, run, best)
         if dry:
             return home, {}
         epoch_log.log_test(trainer, results, clock)
         return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))
-
-
-def _announce(run: Run, home: Path) -> None:
-    """Say what a person should know before the hours begin."""
-    for line in warnings_of(run.config, run.module):
-        log.warning(line)
-    dry, config = run.config.trainer.fast_dev_run, run.config
-    where = "without keeping anything" if dry else f"in {home}"
-    log.info("training %s %s, precision %s", config.experiment, where, config.precision)

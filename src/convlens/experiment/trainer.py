@@ -1,4 +1,4 @@
-"""Lightning's trainer for a run: built, at work, and when it does not come to the run's own end."""
+"""Build the trainer of a run, train and test with it, and report why a run ended early."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
-from convlens.experiment.assemble import Run, own_instance
-from convlens.experiment.devices import check_devices, devices_here, lightning
+from convlens.experiment.assemble import Run, instantiate_custom
+from convlens.experiment.devices import adapt_devices, check_devices, lightning
 from convlens.experiment.resume import Start
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
@@ -40,26 +40,32 @@ from convlens.training.survival.interruption import Interruption, Reopening
 log = logging.getLogger("convlens")
 
 
-def start_of(home: Path | None) -> Start | None:
-    """Where the run in a folder goes on; None for a new run, and for one without a checkpoint."""
+def find_start(home: Path | None) -> Start | None:
+    """Return the checkpoint to resume from; None for a new run, or if there is none yet."""
     file = find_checkpoint_to_resume(home / "checkpoints") if home else None
     return None if file is None else Start(file, read_checkpoint(file))
 
 
-def trainer_of(
+def build_trainer(
     run: Run, home: Path, trained: int | None
 ) -> tuple[L.Trainer, EpochLog, ModelCheckpoint | None]:
-    """The trainer with loggers and callbacks; one of them lets the explanations look.
+    """Return the trainer, with its epoch log and its callback for the best checkpoint.
 
     Args:
-        trained: completed epochs of a resumed run; None of a new one.
+        run: the assembled run.
+        home: the run folder.
+        trained: completed epochs of a resumed run; None for a new run.
+
+    Returns:
+        The trainer, the epoch log, and the callback that keeps the best checkpoint; None in its
+        place for a dry run.
     """
     config, training = run.config, run.config.training
     devices, precision = config.trainer, str(config.precision)
     if trained is None:
         check_devices(devices)
     else:
-        devices, precision, line = devices_here(devices, precision)
+        devices, precision, line = adapt_devices(devices, precision)
         if line:
             log.warning(line)
     ledger, answers = _ledger(config), PredictionBook()
@@ -67,8 +73,8 @@ def trainer_of(
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     callbacks: list[L.Callback] = [
-        Companions(f"`make resume run={home}` goes on"), interruption, Divergence(), run.phases,
-        looks, *run.explanations, epoch_log, *run.others,
+        Companions(f"continue with `make resume run={home}`"), interruption, Divergence(),
+        run.phases, looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
     if training.early_stopping:
@@ -82,13 +88,13 @@ def trainer_of(
             "save_on_train_epoch_end": True,
         }  # fmt: skip
         keeper = ModelCheckpoint(filename="best", monitor="val/loss", **where)
-        # a callback of its own, and after the best: Lightning's `save_last` writes last.ckpt only
-        # in epochs that were the best so far (2.6), and a kill between the two files shall leave
-        # an older last, from which the best is found again
+        # a separate callback, after the best: Lightning's `save_last` writes last.ckpt only in
+        # epochs that are the best so far (2.6), and a kill between the two files must leave an
+        # older last.ckpt, from which the best one is found again
         last = ModelCheckpoint(filename="last", **where)
-        callbacks += [looks.alarms, ours.HParams(settings_of(config)), keeper, last]
+        callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
     if sys.stdout.isatty():
-        callbacks.append(ours.ProgressBar())
+        callbacks.append(ours.ProgressBar(shows_metrics=False))
     callbacks.append(Reopening(interruption))
     trainer = lightning(
         **devices.plain(),
@@ -109,26 +115,29 @@ def trainer_of(
     return trainer, epoch_log, keeper
 
 
-def settings_of(config: Config) -> Settings:
-    """What runs are told apart by in TensorBoard's HParams tab."""
+def collect_settings(config: Config) -> Settings:
+    """Return the settings that TensorBoard's HParams tab compares."""
     return Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
 
 
 def _ledger(config: Config) -> Ledger:
-    """What looking may cost; a dry run has no time of its own before and after training."""
+    """Return the time account of looks; a dry run grants no extra time at its start and end."""
     looking = config.looking
-    free = (looking.first_seconds, looking.last_seconds)
+    extra = (looking.first_seconds, looking.last_seconds)
     if config.trainer.fast_dev_run:
-        free = (looking.seconds, looking.seconds)
-    return Ledger(config.callbacks.budget, looking.seconds, *free)
+        extra = (looking.seconds, looking.seconds)
+    return Ledger(config.callbacks.budget, looking.seconds, *extra)
 
 
 def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
-    """TensorBoard's, and a person's own."""
-    own = [own_instance(f"logger.{name}", node, Logger) for name, node in config.logger.own.items()]
+    """Return TensorBoard's logger and the user-defined ones."""
+    own = [
+        instantiate_custom(f"logger.{name}", node, Logger)
+        for name, node in config.logger.own.items()
+    ]
     if not config.logger.tensorboard:
         return own
-    # events of an epoch that a killed run did not finish must not show twice
+    # events of an epoch that a killed run did not finish must not appear twice
     purge = {} if trained is None else {"purge_step": trained + 1}
     return [
         ours.EventLogger(home, name="", version="tensorboard", default_hp_metric=False, **purge),
@@ -137,18 +146,18 @@ def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
 
 
 def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:
-    """Train, with kernels that give the same bits every time."""
+    """Train with deterministic kernels, so that the same run gives the same bits."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # the flag above also fills every new tensor; nothing of ours reads what it did not write
+    # the flag above also fills every new tensor, but convlens reads no uninitialised memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     trainer.fit(run.module, datamodule=run.data, ckpt_path=start and start.file, weights_only=True)
 
 
 def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, float]:
-    """Test results, ``test/…``, of a checkpoint of the run, or of the network as it is.
+    """Return the results ``test/…`` of a checkpoint of the run; None tests the current network.
 
-    Only the weights are loaded: with ``ckpt_path`` Lightning would also put the callbacks back to
-    the best epoch, and the history behind it would be lost.
+    Only the weights are loaded: with ``ckpt_path`` Lightning would also reset the callbacks to the
+    best epoch, and the history after it would be lost.
     """
     if checkpoint:
         run.module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
@@ -157,11 +166,15 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
 
 
 @contextlib.contextmanager
-def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
-    """The lines for a run that does not come to its own end.
+def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
+    """Report in one line why a run ended early.
+
+    Args:
+        trainer: the trainer of the run.
+        home: the run folder.
 
     Raises:
-        Interrupted: a signal ended it.
+        Interrupted: a signal ended the run.
         UserError: one of several processes died.
     """
     companions = next(c for c in trainer.callbacks if isinstance(c, Companions))
@@ -170,7 +183,7 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        # Lightning's way out after a signal; what it was raised for comes with it
+        # Lightning exits this way after a signal; the context holds the original exception
         if not trainer.interrupted:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
@@ -179,17 +192,17 @@ def ending(trainer: L.Trainer, home: Path) -> Iterator[None]:
             companions.end()
             raise UserError(line) from error
         if not is_first_process() and is_process_lost(error):
-            raise SystemExit(1) from error  # another one fell, and the first one says so
+            raise SystemExit(1) from error  # another process died, and the first process reports it
         raise
     if number := interruption.signal_number or number:
-        how_far = "in a dry run, of which nothing is kept"
+        progress = "in a dry run, of which nothing is kept"
         if not trainer.fast_dev_run:
-            how_far = _how_far(trainer, interruption.file)
-            how_far += f"; `make resume run={home}` goes on from there"
-        raise Interrupted(f"stopped by {signal.Signals(number).name} {how_far}", 128 + number)
+            progress = _describe_progress(trainer, interruption.file)
+            progress += f"; continue with `make resume run={home}`"
+        raise Interrupted(f"stopped by {signal.Signals(number).name} {progress}", 128 + number)
 
 
-def _how_far(trainer: L.Trainer, stopped: Path) -> str:
+def _describe_progress(trainer: L.Trainer, stopped: Path) -> str:
     epochs = f"after {trainer.current_epoch} of {trainer.max_epochs} epochs"
     if not stopped.exists():
         return epochs

@@ -33,12 +33,14 @@ def hook_layers(
     """
     layouts = Layouts(model, list(layers))
 
-    def see(name: str, output) -> Tensor | None:
-        layouts.see(name, output)
+    def observe(name: str, output) -> Tensor | None:
+        layouts.observe(name, output)
         starts_graph = gradients and not output.requires_grad
         return output.detach().requires_grad_() if starts_graph else None
 
-    with layouts.hooked(see):  # before Captum's own hooks, which then see the returned tensor
+    with layouts.hook_layers(
+        observe
+    ):  # before Captum's own hooks, which then see the returned tensor
         yield layouts
 
 

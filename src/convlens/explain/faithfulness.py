@@ -30,7 +30,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
-from convlens.explain.similarity import blurred, constant, numbers, pearson, to_unit
+from convlens.explain.similarity import blur, is_constant, pearson, to_float_maps, to_unit
 
 BASELINES = ("mean", "zero", "blur")
 
@@ -88,8 +88,8 @@ def complexity(maps: Tensor) -> Tensor:
     Args:
         maps: ``(N, h, w)``.
     """
-    maps = numbers(maps)
-    return to_unit(maps).mean((-2, -1)).masked_fill(constant(maps), math.nan)
+    maps = to_float_maps(maps)
+    return to_unit(maps).mean((-2, -1)).masked_fill(is_constant(maps), math.nan)
 
 
 def coherency(
@@ -165,7 +165,7 @@ def faithfulness(
                 [_confidence(model, each, targets[part]) for each in (inputs[part], masked)]
             )
         before, after = (torch.cat(pieces) for pieces in zip(*confidences, strict=True))
-        after = after.masked_fill(constant(resized), math.nan)
+        after = after.masked_fill(is_constant(resized), math.nan)
     coherencies = coherency(images, maps, explain, baseline=baseline)
     drop = ((before - after).clamp_min(0) / before).to(coherencies.device)
     increase = (before < after).to(before.dtype).masked_fill(after.isnan(), math.nan)
@@ -228,7 +228,7 @@ def insertion_deletion(
                 mixed = torch.where(first, highest[which], others[which])
                 confidences.append(_confidence(model, mixed, targets[which]))
             values = torch.cat(confidences).view(len(images), steps + 1)
-            return values.masked_fill(constant(resized)[:, None], math.nan)
+            return values.masked_fill(is_constant(resized)[:, None], math.nan)
 
         insertion = measure_curve(images, _make_baseline(images, "blur"))
         deletion = measure_curve(_make_baseline(images, baseline), images)
@@ -259,9 +259,9 @@ def _resize(maps: Tensor, images: Tensor) -> Tensor:
     """
     if len(maps) != len(images):
         raise ValueError(f"{len(images)} images need as many maps, got {len(maps)}")
-    maps = numbers(maps).to(images)
+    maps = to_float_maps(maps).to(images)
     # before resizing, because interpolation makes equal values differ by a rounding error
-    maps = maps.masked_fill(constant(maps)[:, None, None], math.nan)
+    maps = maps.masked_fill(is_constant(maps)[:, None, None], math.nan)
     size = images.shape[-2:]
     if maps.shape[-2:] == size:
         return maps
@@ -276,5 +276,5 @@ def _make_baseline(images: Tensor, name: str) -> Tensor:
         return torch.zeros_like(images)
     if name == "blur":
         # as in RISE's code: 11 pixels wide, standard deviation 5
-        return blurred(images, 5, 5.0)
+        return blur(images, 5, 5.0)
     raise UserError(f"baseline={name}: {nearest(str(name), BASELINES)}")

@@ -17,15 +17,15 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.ascent import Ascent, build_preconditioner, draw_moves, draw_noise
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import (
-    cached_batch,
     chunks,
     device_of,
     dtype_of,
     explaining,
+    fit_batch_to_cache,
     image_size,
     prepare_images,
 )
-from convlens.explain.receptive import fitting_probe
+from convlens.explain.receptive import find_probe
 from convlens.explain.taps import Taps, record
 
 # On a CPU, larger batches than this many pixels are slower than small ones: a layer's output no
@@ -201,7 +201,7 @@ def gradient_ascent(
         )
         start = (start + 0.5).clamp(0, 1)
         unit_signs = example.new_tensor(check_signs(signs, units))
-        batch = cached_batch(batch or len(units), start, _CPU_PIXELS)
+        batch = fit_batch_to_cache(batch or len(units), start, _CPU_PIXELS)
         parts = chunks(len(units), batch)
         results = [ascent(start[part], units[part], unit_signs[part]) for part in parts]
     images, values, stuck = (torch.cat(pieces) for pieces in zip(*results, strict=True))
@@ -261,7 +261,7 @@ def estimate_ascent_cost(
     with explaining(model), torch.no_grad(), record(model, [layer], example=example) as taps:
         _, canvas = _prepare(taps, layer, None, example)
         images = example[..., : canvas[0], : canvas[1]]
-        batch_size = min(units, cached_batch(batch or units, images, _CPU_PIXELS))
+        batch_size = min(units, fit_batch_to_cache(batch or units, images, _CPU_PIXELS))
         images = images.repeat(batch_size, 1, 1, 1)
         taps.run(images)  # warms up
         start = time.perf_counter()
@@ -276,7 +276,7 @@ def _prepare(
 ) -> tuple[list[int], tuple[int, int]]:
     """Return the checked units, and the size ``(h, w)`` of the canvas for their images."""
     with torch.no_grad():
-        probe = fitting_probe(taps, layer, example)
+        probe = find_probe(taps, layer, example)
     canvas = probe.canvas if probe else image_size(example)
     return check_units(layer, units, taps.channels_first(layer).shape[1]), canvas
 

@@ -1,4 +1,4 @@
-"""Which layers of a network are worth showing, and choosing among them by name.
+"""Find the layers of a network that are worth showing, and choose among them by name.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` layers.
 """
@@ -28,10 +28,10 @@ _NOT_SHOWN = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn
 
 
 def layer_kind(module: nn.Module) -> str | None:
-    """``"conv"``, ``"norm"``, ``"activation"``, ``"pool"``, ``"dense"``, or None for the rest.
+    """Return ``"conv"``, ``"norm"``, ``"activation"``, ``"pool"``, ``"dense"``, or None.
 
-    Activations and poolings are known by where they are defined and by name, so that those of
-    timm and torchvision count without importing either.
+    Activations are recognised by the Python module that defines them, poolings by name. This
+    covers those of timm and torchvision without importing either.
 
     >>> layer_kind(nn.ReLU()), layer_kind(nn.Conv2d(3, 8, 3)), layer_kind(nn.Flatten())
     ('activation', 'conv', None)
@@ -40,18 +40,18 @@ def layer_kind(module: nn.Module) -> str | None:
         if isinstance(module, classes):
             return name
     kind = type(module)
-    home = kind.__module__.rpartition(".")[2]
-    if home.startswith("activation") and not isinstance(module, _NOT_SHOWN):
+    source = kind.__module__.rpartition(".")[2]
+    if source.startswith("activation") and not isinstance(module, _NOT_SHOWN):
         return "activation"
     return "pool" if "Pool" in kind.__name__ else None
 
 
 def explainable_layers(model: nn.Module) -> list[str]:
-    """Paths of the layers worth showing, in the order they are registered.
+    """Return the paths of the layers worth showing, in the order of their registration.
 
-    Convolutions, normalisations, activations, poolings and dense layers, innermost modules only
-    (timm's ``BatchNormAct2d`` counts as its activation). A module registered under two names
-    appears under the first.
+    These are convolutions, normalisations, activations, poolings and dense layers, innermost
+    modules only (timm's ``BatchNormAct2d`` is represented by its activation). A module that is
+    registered under two names appears under the first.
 
     >>> explainable_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()))
     ['0', '1']
@@ -71,66 +71,66 @@ def choose_layers(
     example: Tensor | None = None,
     limit: int | None = None,
 ) -> list[str]:
-    """The layers ``patterns`` speak of, in model order, each once.
+    """Return the layers that match ``patterns``, in model order, each once.
 
     Args:
-        patterns: ``"auto"``, a path, a glob (``features.*``, ``*relu*``; ``*`` also crosses dots),
-            or a list of them. A full path may name any module, also a block; a glob chooses among
-            the layers worth showing (of ``"filters"``: convolutions and dense layers).
-        kind: what they are for. ``auto`` means, for
+        model: the network.
+        patterns: ``"auto"``, a path, a glob (``features.*``, ``*relu*``; ``*`` also matches dots),
+            or a list of them. A full path may name any module, also a block. A glob chooses among
+            the layers worth showing (for ``"filters"``: convolutions and dense layers).
+        kind: purpose of the layers. ``auto`` means, for
 
-            - ``"activations"``: of every convolution (or dense layer on a map), itself, its
-              normalisation, its activation and its pooling, as far as they give maps larger than
-              1×1;
-            - ``"filters"``: every convolution and dense layer that gives maps or features;
-            - ``"grad_cam"``: the one feature map the classifier looks at: what the last
-              convolution (or dense layer on a map) became before pooling or flattening (after its
-              normalisation, its activation, the sum of its residual block, the concatenation of its
-              branches); see :func:`find_feature_map`.
-        example: ``(1, C, H, W)`` picture for one forward pass, needed by ``auto``, which leaves
-            out layers that are never called.
-        limit: at most so many layers from ``auto``. Whole stages are left out, evenly over the
-            depth; the first and the last stay.
+            - ``"activations"``: every convolution (or dense layer on a map) with its
+              normalisation, activation and pooling, if their maps are larger than 1×1;
+            - ``"filters"``: every convolution and dense layer that returns maps or features;
+            - ``"grad_cam"``: the one feature map that the classifier reads. It is the output of
+              the last convolution (or dense layer on a map) before pooling or flattening, after
+              its normalisation, its activation, the sum of its residual block or the concatenation
+              of its branches.
+        example: ``(1, C, H, W)`` image for one forward pass. ``auto`` needs it, and leaves out
+            layers that are never called.
+        limit: maximum number of layers from ``auto``. Whole stages are left out, evenly over the
+            depth; the first and the last stage stay.
 
     Returns:
-        Layer names. Empty only from ``auto``, where the network has nothing of the kind: a dense
-        network has no Grad-CAM, and one on tokens none yet.
+        Names of the layers. The list is empty only for ``auto``, if the network has no such layer:
+        for Grad-CAM, dense networks have none, and networks on tokens are not supported yet.
 
     Raises:
-        UserError: a pattern that matches nothing, with the nearest names.
+        UserError: if a pattern matches nothing; the message names the most similar layers.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
     if patterns == "auto" or (not isinstance(patterns, str) and list(patterns) == ["auto"]):
-        return _auto(model, kind, example, limit)
+        return _choose_automatically(model, kind, example, limit)
     patterns = [patterns] if isinstance(patterns, str) else [str(p) for p in patterns]
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    shown = explainable_layers(model)
+    layers = explainable_layers(model)
     if kind == "filters":
-        shown = [p for p in shown if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
+        layers = [p for p in layers if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [pattern] if pattern in paths else [p for p in shown if fnmatchcase(p, pattern)]
-        if not found:
-            raise UserError(
-                f"no layer of {type(model).__name__} matches {pattern!r}: {nearest(pattern, shown)}"
-            )
-        chosen.update(found)
+        matches = [pattern] if pattern in paths else [p for p in layers if fnmatchcase(p, pattern)]
+        if not matches:
+            suggestion = nearest(pattern, layers)
+            raise UserError(f"no layer of {type(model).__name__} matches {pattern!r}: {suggestion}")
+        chosen.update(matches)
     return [path for path in paths if path in chosen]
 
 
 def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
-    """The layer whose map the classifier looks at; or None, and in a few words why there is none.
+    """Return the layer whose map the classifier reads, or None and the reason why there is none.
 
-    It must carry most of the network: of all convolutions and matrix products over more than one
-    place, more than half come before it. Of a network on tokens (ViT, Mixer) the last map is the
-    patch embedding, and what that finds is not what the network answers by.
+    Of all convolutions and matrix products over more than one position, more than half must come
+    before the map. In networks on tokens (ViT, Mixer) the last map is the patch embedding, which
+    does not determine the prediction.
 
     Args:
-        example: ``(1, C, H, W)`` picture for one forward pass.
+        model: the network.
+        example: ``(1, C, H, W)`` image for one forward pass.
     """
     calls, products = _trace(model, example)
-    last = _last_feature_map(calls)
+    last = _find_last_map(calls)
     if last is None:
         return None, "the network has no feature map"
     if 2 * last.products <= products:
@@ -143,12 +143,13 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
 
 
 def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
-    """The convolutions that read the image's own channels, in the order in which they are called.
+    """Return the convolutions that read the channels of the image, in the order of their calls.
 
-    Their kernels are small pictures themselves; those of deeper layers, and of 1×1, show nothing.
+    Their kernels can be drawn as small pictures. Kernels of deeper layers and 1×1 kernels cannot.
 
     Args:
-        example: ``(1, C, H, W)`` picture for one forward pass.
+        model: the network.
+        example: ``(1, C, H, W)`` image for one forward pass.
     """
     return [
         call.name
@@ -161,7 +162,17 @@ def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One finished call of a module in a forward pass; ``products`` says how deep it lies."""
+    """One finished call of a module in a forward pass.
+
+    Attributes:
+        name: path of the module.
+        module: the module.
+        output: its output.
+        version: version counter of the output at the end of the call.
+        layout: layout of the output.
+        products: number of products before the end of the call, which measures its depth.
+        reads_image: whether the module's input holds the channels of the image.
+    """
 
     name: str
     module: nn.Module
@@ -173,7 +184,7 @@ class _Call:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of its maps; None for anything else, and for maps of one pixel."""
+        """Height and width of the output's maps; None if it is no map or has a single pixel."""
         order = self.layout.map_order
         if order is None:
             return None
@@ -181,28 +192,31 @@ class _Call:
         return (height, width) if max(height, width) > 1 else None
 
 
-def _auto(model: nn.Module, kind: str, example: Tensor | None, limit: int | None) -> list[str]:
+def _choose_automatically(
+    model: nn.Module, kind: str, example: Tensor | None, limit: int | None
+) -> list[str]:
     if example is None:
-        raise ValueError("choose_layers needs an example picture for auto")
+        raise ValueError("choose_layers needs an example image for auto")
     if kind == "grad_cam":
         layer, _ = find_feature_map(model, example)
         return [layer] if layer else []
     calls = {call.name: call for call in _trace(model, example)[0]}
     kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}
-    # a stage runs from a convolution or dense layer to the next
+    # a stage extends from one convolution or dense layer to the next
     stages: list[list[str]] = []
-    for name, what in kinds.items():
+    for name, layer in kinds.items():
         call = calls.get(name)
-        if what in ("conv", "dense"):
-            fits = call and (call.layout.order if kind == "filters" else call.size)
-            stages.append([name] if fits else [])
+        if layer in ("conv", "dense"):
+            is_suitable = call and (call.layout.order if kind == "filters" else call.size)
+            stages.append([name] if is_suitable else [])
         elif kind == "activations" and call and call.size and stages and stages[-1]:
-            pooled = kinds[stages[-1][-1]] == "pool"  # one pooling at most belongs to a stage
-            stages[-1] += [] if pooled and what == "pool" else [name]
-    return _thinned([stage for stage in stages if stage], limit)
+            has_pool = kinds[stages[-1][-1]] == "pool"  # a stage has at most one pooling
+            stages[-1] += [] if has_pool and layer == "pool" else [name]
+    return _thin_out([stage for stage in stages if stage], limit)
 
 
-def _thinned(stages: list[list[str]], limit: int | None) -> list[str]:
+def _thin_out(stages: list[list[str]], limit: int | None) -> list[str]:
+    """Return the layers of as many stages as the limit allows, evenly spaced over the depth."""
     total = len(stages)
     for count in range(total, 0, -1):
         gaps = max(1, count - 1)
@@ -214,19 +228,24 @@ def _thinned(stages: list[list[str]], limit: int | None) -> list[str]:
 
 
 def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
-    """Every call of every module whose output is a tensor, in the order in which they end; and the
-    number of products (see :class:`AxisTracker`) of the whole pass."""
-    calls: list[_Call] = []
-    reading: set[str] = set()
+    """Return all module calls with a tensor output in one pass, and its number of products.
 
-    def begin(name, given):
-        if given and isinstance(given[0], Tensor) and tracker.is_image_input(given[0]):
-            reading.add(name)
+    The calls are in the order in which they end. ``AxisTracker`` counts the products.
+    """
+    calls: list[_Call] = []
+    image_readers: set[str] = set()
+
+    def begin(name, args):
+        if args and isinstance(args[0], Tensor) and tracker.is_image_input(args[0]):
+            image_readers.add(name)
 
     def end(name, module, output):
         if isinstance(output, Tensor):
-            found = tracker.layout(output), tracker.products, name in reading
-            calls.append(_Call(name, module, output, output._version, *found))
+            layout, products = tracker.layout(output), tracker.products
+            reads_image = name in image_readers
+            calls.append(
+                _Call(name, module, output, output._version, layout, products, reads_image)
+            )
 
     with explaining(model), torch.no_grad(), ExitStack() as hooks:
         images = prepare_images(model, example[:1])
@@ -237,32 +256,33 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
             hook = module.register_forward_hook(lambda m, _, out, n=name: end(n, m, out))
             hooks.enter_context(hook)
             if isinstance(module, nn.Conv2d):
-                hook = module.register_forward_pre_hook(lambda _, given, n=name: begin(n, given))
+                hook = module.register_forward_pre_hook(lambda _, args, n=name: begin(n, args))
                 hooks.enter_context(hook)
         with tracker:
             model(images)
     return calls, tracker.products
 
 
-def _last_feature_map(calls: list[_Call]) -> _Call | None:
-    makers = [
+def _find_last_map(calls: list[_Call]) -> _Call | None:
+    """Return the call that computed the last feature map, or None."""
+    indices = [
         i
         for i, call in enumerate(calls)
         if call.size and layer_kind(call.module) in ("conv", "dense")
     ]
-    if not makers:
+    if not indices:
         return None
-    last = makers[-1]
-    # Its size outlives the last convolution until the maps are pooled; what lies between and has
-    # another (squeeze-and-excitation, windows, tokens) is passed over.
-    same = [
+    last = indices[-1]
+    # From the last convolution on, maps keep their size until they are pooled. Calls in between
+    # with another size (squeeze-and-excitation, windows, tokens) are skipped.
+    same_size = [
         call
         for call in calls[last:]
         if call.size == calls[last].size and layer_kind(call.module) != "pool"
     ]
-    # A block hands on the tensor of its last layer: name that layer. In-place layers (conv, then
-    # ReLU, or a residual sum) share one tensor object too; its version tells their values apart.
-    final = same[-1]
-    holders = [c for c in same if c.output is final.output and c.version == final.version]
-    layers = [call for call in holders if layer_kind(call.module)]
-    return (layers or holders)[0]
+    # A block returns the tensor of its last layer: choose that layer. In-place layers (a ReLU
+    # after a convolution, a residual sum) share the tensor object too, but not its version.
+    final = same_size[-1]
+    equal = [c for c in same_size if c.output is final.output and c.version == final.version]
+    layers = [call for call in equal if layer_kind(call.module)]
+    return (layers or equal)[0]

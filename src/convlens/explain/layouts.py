@@ -1,6 +1,6 @@
-"""How the outputs of layers are to be read: found out once for each network, then remembered.
+"""Learn the layouts of layer outputs once per network, and cache them.
 
-Captum and hooks hand on what a layer gives; which of its axes holds the channels neither can tell.
+Captum and hooks return a layer's output, but not which of its axes holds the channels.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 """
@@ -19,12 +19,20 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What one pass told of a layer; it holds as long as the network's code does."""
+class _CachedLayout:
+    """What one pass showed about a layer; valid as long as the network's code is unchanged.
+
+    Attributes:
+        module: the layer.
+        rank: number of axes of its output.
+        channels: number of channels of its output; None if the layout is unknown.
+        layout: layout of its output.
+        readers: what reads its output.
+    """
 
     module: ref[nn.Module]
     rank: int
@@ -32,50 +40,59 @@ class _Known:
     layout: Layout
     readers: frozenset[str]
 
-    def fits(self, module: nn.Module, shape: torch.Size) -> bool:
+    def matches(self, module: nn.Module, shape: torch.Size) -> bool:
+        """Return whether the layout holds for an output of this module and shape."""
         if self.module() is not module or len(shape) != self.rank:
             return False
         order = self.layout.order
         return order is None or shape[order[1]] == self.channels
 
 
-# beside the networks, not in them: they are copied and saved without
-_KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
+# not stored in the networks themselves, which are copied and saved
+_CACHE: WeakKeyDictionary[nn.Module, dict[str, _CachedLayout]] = WeakKeyDictionary()
 
 
 class Layouts:
-    """How the outputs of named layers are to be read, after a pass that :meth:`follow` made.
+    """The layouts of the outputs of some layers, known after a pass run by ``follow``.
 
-    Whoever hooks the layers shows each output to :meth:`see`. The image's axes are followed through
-    the first pass of a network, see :mod:`convlens.explain.axes`; later passes go without, as long
-    as their outputs fit what is known.
+    Hooks on the layers pass each output to ``observe``. In the first pass of a network the axes of
+    the image are tracked, see ``convlens.explain.axes``. Later passes skip this as long as their
+    outputs match the cached layouts.
+
+    Args:
+        model: the network.
+        layers: names of the layers.
 
     Attributes:
         model: the network.
         modules: layer name -> the module.
 
     Raises:
-        UserError: a name that is no module of ``model``.
+        UserError: if a name is not a module of ``model``.
     """
 
     def __init__(self, model: nn.Module, layers: list[str]):
         self.model = model
         self.modules = {name: find_module(model, name) for name in layers}
-        # what each layer gave in this pass, and how to read it where the axes are followed
+        # in this pass, the shape of each layer's output, and its layout if the axes are tracked
         self._seen: dict[str, tuple[torch.Size, Layout | None]] = {}
         self._tracker: AxisTracker | None = None
-        self._known: dict[str, _Known] = {}
+        self._layouts: dict[str, _CachedLayout] = {}
 
-    def see(self, name: str, output) -> None:
-        """To be called with each output of each layer, before anything else gets it.
+    def observe(self, name: str, output) -> None:
+        """Register an output of a layer; call this before anything else reads the output.
+
+        Args:
+            name: name of the layer.
+            output: what the layer returned.
 
         Raises:
-            UserError: the output is not one tensor.
+            UserError: if the output is not a single tensor.
         """
         if not isinstance(output, Tensor):
             raise UserError(
-                f"layer {name!r} returns a {type(output).__name__}, not one tensor: "
-                "name a layer inside it or after it"
+                f"layer {name!r} returns a {type(output).__name__}, not one tensor: choose a layer "
+                "inside it or after it"
             )
         layout = None
         if self._tracker is not None:
@@ -83,45 +100,48 @@ class Layouts:
             self._tracker.watch(name, output)
         self._seen[name] = output.shape, layout
 
-    def follow(self, forward: Callable[[Tensor], Found], images: Tensor) -> Found:
-        """What ``forward`` makes of ``images`` in a pass of the network.
+    def follow(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
+        """Return ``forward(images)``, and learn the layouts of the layers from it.
 
-        It is called again where what is known of the layers does not fit.
+        ``forward`` is called again, with the axes tracked, if cached layouts do not match.
 
         Args:
-            forward: calls :meth:`run` or :meth:`run_whole`; None of it says that the pass was cut.
+            forward: function that calls ``run`` or ``run_whole``. It returns None if it ended the
+                pass early.
             images: ``(B, C, H, W)``.
         """
-        for known in (self._known, _KNOWN.get(self.model, {})):
-            if self.modules.keys() <= known.keys():
-                found = self._pass(forward, images)
-                seen = self._seen.items()
-                if all(known[name].fits(self.modules[name], shape) for name, (shape, _) in seen):
-                    self._known = {name: known[name] for name in self.modules}
-                    return found
+        for layouts in (self._layouts, _CACHE.get(self.model, {})):
+            if self.modules.keys() <= layouts.keys():
+                result = self._run_pass(forward, images)
+                if all(
+                    layouts[name].matches(self.modules[name], shape)
+                    for name, (shape, _) in self._seen.items()
+                ):
+                    self._layouts = {name: layouts[name] for name in self.modules}
+                    return result
         self._tracker = AxisTracker(images)
         try:
-            found = self._pass(forward, images)
-            self._known = {name: self._learn(name, self._tracker) for name in self._seen}
+            result = self._run_pass(forward, images)
+            self._layouts = {name: self._learn(name, self._tracker) for name in self._seen}
         finally:
             self._tracker = None
-        if found is not None:  # else what reads the outputs was not seen
-            _KNOWN.setdefault(self.model, {}).update(self._known)
-        return found
+        if result is not None:  # after a pass that ended early, the readers are not known
+            _CACHE.setdefault(self.model, {}).update(self._layouts)
+        return result
 
-    def _pass(self, forward: Callable[[Tensor], Found], images: Tensor) -> Found:
+    def _run_pass(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         self._seen.clear()
         return forward(images)
 
-    def _learn(self, name: str, tracker: AxisTracker) -> _Known:
+    def _learn(self, name: str, tracker: AxisTracker) -> _CachedLayout:
         shape, layout = self._seen[name]
         assert layout is not None, "every layer of a tracked pass has a layout"
         channels = None if layout.order is None else shape[layout.order[1]]
         readers = frozenset(tracker.readers[name])
-        return _Known(ref(self.modules[name]), len(shape), channels, layout, readers)
+        return _CachedLayout(ref(self.modules[name]), len(shape), channels, layout, readers)
 
-    def hooked(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
-        """Each output of each layer goes through ``hook`` with the layer's name, in a ``with``."""
+    def hook_layers(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
+        """Call ``hook`` with each layer's name and output; closing the stack removes the hooks."""
         hooks = ExitStack()
         for name, module in self.modules.items():
             handle = module.register_forward_hook(lambda *call, name=name: hook(name, call[-1]))
@@ -129,16 +149,16 @@ class Layouts:
         return hooks
 
     def run(self, images: Tensor):
-        """The network's output; for ``forward`` of :meth:`follow`."""
-        # the axes of what happens to the outputs later are nobody's business
+        """Return the network's output; call this inside the ``forward`` of ``follow``."""
+        # the axes are tracked inside the network only, not in what is computed from its output
         with self._tracker or nullcontext():
             return self.model(images)
 
     def run_whole(self, images: Tensor):
-        """The network's output, in which every layer has been called.
+        """Return the network's output like ``run``, and check that every layer was called.
 
         Raises:
-            UserError: one was not.
+            UserError: if a layer was not called.
         """
         output = self.run(images)
         for name in self.modules:
@@ -151,19 +171,23 @@ class Layouts:
             raise UserError(f"layer {name!r} is never called: choose another")
 
     def layout(self, name: str) -> Layout:
-        """How the output of a layer is to be read.
+        """Return the layout of a layer's output.
 
         Raises:
-            UserError: the layer was not called.
+            UserError: if the layer was not called.
         """
         self.check_called(name)
-        return self._known[name].layout
+        return self._layouts[name].layout
 
     def channels_first(self, name: str, output: Tensor) -> Tensor:
-        """The output of a layer as maps ``(B, C, h, w)`` or features ``(B, C)``, a view of it.
+        """Return a view of a layer's output as maps ``(B, C, h, w)`` or features ``(B, C)``.
+
+        Args:
+            name: name of the layer.
+            output: output of the layer.
 
         Raises:
-            UserError: it is neither, or nobody can know which axis holds the channels; or the
+            UserError: if the output is neither, if the axis of the channels is unknown, or if the
                 layer was not called.
         """
         layout = self.layout(name)
@@ -172,14 +196,25 @@ class Layouts:
         return output.permute(layout.order)
 
     def readers(self, name: str) -> frozenset[str]:
-        """What reads the layer's output: see :attr:`AxisTracker.readers`. After a whole pass."""
-        return self._known[name].readers
+        """Return what reads a layer's output, see ``AxisTracker.readers``.
+
+        Call this only after a pass that ran to its end.
+        """
+        return self._layouts[name].readers
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The module of that path, or a UserError with the nearest paths."""
+    """Return the module at a path.
+
+    Args:
+        model: the network.
+        name: path as in ``model.named_modules()``.
+
+    Raises:
+        UserError: if there is no such module; the message names the most similar paths.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     if not name or name not in modules:
-        known = [path for path in modules if path]
-        raise UserError(f"no layer {name!r} in {type(model).__name__}: {nearest(name, known)}")
+        paths = [path for path in modules if path]
+        raise UserError(f"no layer {name!r} in {type(model).__name__}: {nearest(name, paths)}")
     return modules[name]

@@ -1,11 +1,11 @@
-"""What a network's outputs are: one row an image, and logits, whatever layer the network ends in.
+"""Read a network's outputs as logits, one row per image, whatever layer the network ends in.
 
-Explanations and probabilities are computed from logits. A network may end in a softmax instead; its
-answers are then read before it, which gives the same probabilities and gradients that do not
-vanish where the network is sure. What the outputs are is known from the network or said, never
-guessed: see :class:`OutputReader`.
+Explanations and probabilities are computed from logits. If a network ends in a softmax, its input
+is read instead of its output. The probabilities stay the same, and the gradients do not vanish
+where the network is confident. The kind of output is known from the network or set by the user,
+and never guessed: see ``OutputReader``.
 
-Shapes: ``B`` batch, ``K`` outputs an image.
+Shapes: ``B`` batch, ``K`` outputs per image.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from convlens.explain.softmaxes import (
     MODULES,
     SoftmaxCall,
     SoftmaxFunctions,
+    detect_softmax,
+    have_same_values,
     hook_modules,
-    looks_like,
     multi_label_error,
-    over_classes,
     refuse_probabilities,
-    same_values,
+    runs_over_classes,
 )
 
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
 class OutputReader(ExitStack):
-    """Reads logits from a network's outputs; entered before the network is called.
+    """Context that reads logits from a network's outputs. Enter it before the network is called.
 
     Args:
         model: the network.
-        outputs: ``auto``: logits, unless the network ends in a Softmax, LogSoftmax or Sigmoid
-            module; outputs that look like probabilities otherwise are refused. ``logits``: as they
-            are. ``probabilities``: probabilities or their logarithms, made by whatever.
-        classes: how many there are, ``K``, or 2 for one output; None where nobody knows.
+        outputs: the kind of output. ``auto`` means logits, unless the network ends in a Softmax,
+            LogSoftmax or Sigmoid module; any other outputs that look like probabilities are
+            refused. ``logits`` are used as they are. ``probabilities`` may also be logarithms of
+            probabilities, and any operation may have computed them.
+        classes: number of classes: ``K``, or 2 for one output; None if unknown.
 
     Attributes:
-        note: what a reader of the explanations should know of the outputs; None for logits.
+        note: remark on the outputs for the readers of an explanation; None for logits.
 
     Raises:
-        UserError: another value of ``outputs``.
+        UserError: if ``outputs`` has another value.
     """
 
     def __init__(self, model: nn.Module, outputs: str = "auto", classes: int | None = None):
@@ -71,108 +72,116 @@ class OutputReader(ExitStack):
         return super().__enter__()
 
     def note_call(self, call: SoftmaxCall | None) -> None:
-        """A softmax was called; the last one of a pass may have made the output."""
+        """Remember the latest softmax call of a pass: it may have computed the output."""
         self._last = call
 
-    def logits(self, output, count: int) -> Tensor:
-        """Logits ``(B, K)``, or ``(B, 1)`` of one logit an image, from the output of a pass.
+    def read_logits(self, output, count: int) -> Tensor:
+        """Return logits ``(B, K)``, or ``(B, 1)`` for one logit per image.
 
         Args:
-            output: what the network returned.
-            count: ``B`` images that it was given.
+            output: output of one pass of the network.
+            count: number ``B`` of images in that pass.
 
         Raises:
-            UserError: an output of another shape; probabilities that are no such thing, that
-                nobody has spoken of, or of several classes at once.
+            UserError: if the output has another shape, if it looks like probabilities that were
+                not declared or is declared as probabilities but is not, or if it is multi-label.
         """
         rows = output_rows(output, count, self._classes)
         call, self._last = self._last, None
         if self._outputs == "logits":
             return rows
-        if call is not None and same_values(call.made, rows):
-            return self._before(call, rows)
-        itself = isinstance(self._model, MODULES)  # the network is the softmax
-        if self._outputs == "auto" and not itself:
+        if call is not None and have_same_values(call.output, rows):
+            return self._read_before(call, rows)
+        is_softmax = isinstance(self._model, MODULES)  # the network itself
+        if self._outputs == "auto" and not is_softmax:
             refuse_probabilities(rows)
             return rows
-        return self._logarithms(rows)
+        return self._compute_logarithms(rows)
 
-    def _before(self, call: SoftmaxCall, rows: Tensor) -> Tensor:
-        """What the network's last layer was given, as the rows of logits that it is."""
-        if call.sigmoid:
+    def _read_before(self, call: SoftmaxCall, rows: Tensor) -> Tensor:
+        """Return the input of the network's final softmax or sigmoid in the shape of ``rows``."""
+        if call.is_sigmoid:
             if rows.shape[1] > 1:
                 raise multi_label_error(call.name, rows)
-        elif not over_classes(call, rows):
+        elif not runs_over_classes(call, rows):
             raise UserError(
-                f"{call.name} runs over axis {call.dim} of {tuple(call.given.shape)}, which is not "
-                f"that of the {rows.shape[1]} outputs: give it dim=1 after flattening"
+                f"{call.name} runs over axis {call.dim} of {tuple(call.input.shape)}, not over "
+                f"the axis of the {rows.shape[1]} outputs: use dim=1 after flattening"
             )
         self.note = (
             f"the network ends in {call.name}: its probabilities are used as they are, gradients "
             f"are taken before it"
         )
-        return call.given.reshape(rows.shape)
+        return call.input.reshape(rows.shape)
 
-    def _logarithms(self, rows: Tensor) -> Tensor:
-        """Of probabilities whose making nobody saw; a softmax turns them into the same again."""
-        how = looks_like(rows)
-        one = rows.shape[1] == 1 and bool(((rows >= 0) & (rows <= 1)).all())
-        if how is None and not one:
+    def _compute_logarithms(self, rows: Tensor) -> Tensor:
+        """Return logits whose softmax or sigmoid equals the probabilities ``rows``."""
+        kind = detect_softmax(rows)
+        is_single = rows.shape[1] == 1 and bool(((rows >= 0) & (rows <= 1)).all())
+        if kind is None and not is_single:
             sums = rows.detach().sum(1)
             raise UserError(
-                f"outputs=probabilities: the outputs are not probabilities: they lie in "
-                f"[{float(rows.min()):.3g}, {float(rows.max()):.3g}] and their rows sum to "
-                f"{float(sums.min()):.3g} to {float(sums.max()):.3g}; say outputs=logits if "
-                f"that is what they are"
+                f"outputs=probabilities: the outputs are not probabilities: they are in "
+                f"[{float(rows.min()):.3g}, {float(rows.max()):.3g}], their rows sum to "
+                f"{float(sums.min()):.3g} to {float(sums.max()):.3g}; for logits, set "
+                f"outputs=logits"
             )
         self.note = (
-            "the outputs are used as probabilities; no softmax was found that made them, gradients "
-            "are those of their logarithms"
+            "the outputs are used as probabilities: no softmax was found that computed them, so "
+            "gradients are those of their logarithms"
         )
-        if how == "log_softmax":
+        if kind == "log_softmax":
             return rows
         rows = rows.clamp_min(torch.finfo(rows.dtype).tiny)
-        return torch.logit(rows, eps=torch.finfo(rows.dtype).eps) if one else rows.log()
+        return torch.logit(rows, eps=torch.finfo(rows.dtype).eps) if is_single else rows.log()
 
 
-def _hooks_of(model: nn.Module) -> tuple[Callable, Callable]:
-    """What registers a hook before and behind each call of ``model``.
+def _get_hook_functions(model: nn.Module) -> tuple[Callable, Callable]:
+    """Return the two functions that register a hook before and after each call of ``model``.
 
-    A scripted module takes no hooks of its own; those that torch keeps for all modules reach it.
+    A scripted module takes no hooks, but torch's global module hooks reach it.
     """
     if not isinstance(model, torch.jit.ScriptModule):
         return model.register_forward_pre_hook, model.register_forward_hook
 
-    def only(register: Callable) -> Callable:
+    def limit_to_model(register: Callable) -> Callable:
         return lambda hook, **options: register(
-            lambda module, *given: hook(module, *given) if module is model else None, **options
+            lambda module, *values: hook(module, *values) if module is model else None, **options
         )
 
-    return only(register_module_forward_pre_hook), only(register_module_forward_hook)
+    return (
+        limit_to_model(register_module_forward_pre_hook),
+        limit_to_model(register_module_forward_hook),
+    )
 
 
 @contextmanager
 def answering(
     model: nn.Module, outputs: str = "auto", classes: int | None = None
 ) -> Iterator[OutputReader]:
-    """The network answers with logits ``(B, K)`` or ``(B, 1)`` while this lasts.
+    """Make the network return logits ``(B, K)`` or ``(B, 1)`` inside a ``with`` block.
 
-    Nothing of it stays. Inside another such context of the same network that one counts.
+    The network is unchanged afterwards. If blocks for the same network are nested, only the
+    outermost has an effect.
 
     Args:
-        outputs: ``auto``, ``logits`` or ``probabilities``, see :class:`OutputReader`.
-        classes: how many there are; None where nobody knows.
+        model: the network.
+        outputs: ``auto``, ``logits`` or ``probabilities``, see ``OutputReader``.
+        classes: number of classes; None if unknown.
+
+    Yields:
+        The reader of the outputs; its ``note`` is set once the network has been called.
 
     Raises:
-        UserError: from a pass of the network, see :meth:`OutputReader.logits`.
+        UserError: while the network runs, see ``OutputReader.read_logits``.
     """
-    if model in _IN_FORCE:
-        yield _IN_FORCE[model]
+    if model in _ACTIVE_READERS:
+        yield _ACTIVE_READERS[model]
         return
-    before_call, after_call = _hooks_of(model)
+    before_call, after_call = _get_hook_functions(model)
     with OutputReader(model, outputs, classes) as reader:
         if outputs == "probabilities":
-            # softmaxes called as functions too: noticing them takes time at every operation
+            # detect calls of softmax functions too; only here, as this slows every operation
             modes: list[TorchFunctionMode] = []
 
             def begin(*_) -> None:
@@ -182,96 +191,108 @@ def answering(
                 modes.pop().__exit__(None, None, None)
 
             reader.enter_context(before_call(begin))
-            # also behind a pass that ends in an exception
+            # also after a pass that ends in an exception
             reader.enter_context(after_call(end, always_call=True))
         reader.enter_context(
-            after_call(lambda _, given, output: reader.logits(output, len(given[0])))
+            after_call(lambda _, args, output: reader.read_logits(output, len(args[0])))
         )
-        _IN_FORCE[model] = reader
-        reader.callback(_IN_FORCE.pop, model, None)
+        _ACTIVE_READERS[model] = reader
+        reader.callback(_ACTIVE_READERS.pop, model, None)
         yield reader
 
 
 def check_outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, str | None]:
-    """One pass that tells what the outputs are: the logits, and the line to say of them or None.
+    """Run the network once and return its logits, and a remark on its outputs or None.
 
-    To be called inside :func:`answering` and :func:`convlens.explain.mode.explaining`.
+    Call it inside ``answering`` and ``convlens.explain.mode.explaining``. The pass records a graph
+    from the images on, in which softmaxes and sigmoids called as functions are visible too.
 
     Args:
-        images: ``(B, C, H, W)``, ready for the network. With a graph through them a softmax or
-            sigmoid that is a call of a function, not a module, shows too.
+        model: the network.
+        images: ``(B, C, H, W)``, ready for the network.
 
     Raises:
-        UserError: see :meth:`OutputReader.logits`.
+        UserError: see ``OutputReader.read_logits``.
     """
     with torch.enable_grad():
         logits = model(images.detach().clone().requires_grad_())
-    return logits.detach(), _IN_FORCE[model].note
+    return logits.detach(), _ACTIVE_READERS[model].note
 
 
 def pick_logits(output, where: str | int | Callable | None, model: nn.Module) -> Tensor:
-    """The logits in what a network returns.
+    """Return the part of a network's output that holds the logits.
 
     Args:
-        output: of ``model``, which is named where that goes wrong.
-        where: None: the output itself; a key or attribute (``"logits"``), a place in a tuple, or a
-            function of the output.
+        output: output of ``model``.
+        where: a key or attribute (``"logits"``), an index into a tuple, or a function of the
+            output; None for the output itself.
+        model: the network, for the error message.
 
     Raises:
-        UserError: there is no tensor.
+        UserError: if that part is missing or not a tensor.
     """
     name, kind = type(model).__name__, type(output).__name__
     if callable(where):
-        found = where(output)
+        logits = where(output)
     elif where is None:
-        found = output
+        logits = output
     elif isinstance(output, Tensor):
         raise UserError(
-            f"{name} returns one tensor in evaluation mode, where logits={where!r} means "
-            f"nothing: leave it out, or give a function of the output"
+            f"{name} returns a single tensor in evaluation mode, so logits={where!r} does not "
+            f"apply: leave it out, or give a function of the output"
         )
     else:
         try:
             if isinstance(where, int) or isinstance(output, Mapping):
-                found = output[where]
+                logits = output[where]
             else:
-                found = getattr(output, where)
+                logits = getattr(output, where)
         except (AttributeError, IndexError, KeyError, TypeError):
             raise UserError(
-                f"{name} returns a {kind} without {where!r}: logits={where!r} finds nothing in it"
+                f"{name} returns a {kind} without {where!r}: set logits= to a key, attribute or "
+                f"index that it has"
             ) from None
-    if not isinstance(found, Tensor):
+    if not isinstance(logits, Tensor):
         raise UserError(
-            f"{name} returns a {type(found).__name__} where the logits should be: say where they "
-            f"are with logits=, a key, a place in a tuple, or a function of the output"
+            f"{name} returns a {type(logits).__name__} instead of logits: set logits= to a key, "
+            f"an index into a tuple, or a function of the output"
         )
-    return found
+    return logits
 
 
 def add_logits_picker(model: nn.Module, where: str | int | Callable | None) -> RemovableHandle:
-    """The network returns the logits alone in a ``with`` of this; see :func:`pick_logits`.
+    """Make the network return only its logits until the returned handle is removed.
 
-    No layer's name changes by it, and nothing of it stays.
+    Use the handle in a ``with`` block. The names of the layers stay as they are.
+
+    Args:
+        model: the network.
+        where: where the logits are in the output, see ``pick_logits``.
     """
-    return model.register_forward_hook(lambda _, given, output: pick_logits(output, where, model))
+    return model.register_forward_hook(lambda _, args, output: pick_logits(output, where, model))
 
 
 def output_rows(output, count: int, classes: int | None = None) -> Tensor:
-    """A network's output for ``count`` images as ``(B, K)``, or ``(B, 1)`` of one output an image.
+    """Return a network's output as ``(B, K)``, or ``(B, 1)`` for one output per image.
 
-    Axes of length one behind the second are dropped; one image's row is understood without the
-    batch's axis, which a final ``squeeze()`` takes away.
+    Axes of length one after the second are dropped. The output for one image may lack the batch
+    axis, which a final ``squeeze()`` removes.
+
+    Args:
+        output: output of one pass of the network.
+        count: number ``B`` of images in that pass.
+        classes: number of classes; None if unknown.
 
     Raises:
-        UserError: no tensor, or one of another shape.
+        UserError: if the output is not a tensor, or has another shape.
 
     >>> output_rows(torch.zeros(2), 1).shape, output_rows(torch.zeros(2), 2).shape
     (torch.Size([1, 2]), torch.Size([2, 1]))
     """
     if not isinstance(output, Tensor):
         raise UserError(
-            f"the network returns a {type(output).__name__}, not a tensor of logits (B, K): name "
-            f"the part that returns one, or return the logits alone"
+            f"the network returns a {type(output).__name__}, not a tensor of logits (B, K): give "
+            f"the part of it that returns logits, or return only the logits"
         )
     shape = tuple(output.shape)
     if output.dim() and len(output) == count and all(side == 1 for side in shape[2:]):
@@ -280,16 +301,16 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
         rows = output.reshape(1, -1)
     else:
         raise UserError(
-            f"the network returns {shape} for {count} images: logits (B, K), one row an image, or "
-            f"(B,) are expected"
+            f"the network returns {shape} for {count} images: expected logits (B, K), one row per "
+            f"image, or (B,)"
         )
-    found = rows.shape[1]
-    if not found or not (classes is None or found == classes or (found == 1 and classes == 2)):
+    width = rows.shape[1]
+    if not width or not (classes is None or width == classes or (width == 1 and classes == 2)):
         raise UserError(
-            f"the network gives {found} outputs per image, but there are {classes} classes: one "
-            f"output for each is expected, or one for two classes"
+            f"the network gives {width} outputs per image, but there are {classes} classes: "
+            f"expected one output per class, or one for two classes"
         )
     return rows
 
 
-_IN_FORCE: WeakKeyDictionary[nn.Module, OutputReader] = WeakKeyDictionary()
+_ACTIVE_READERS: WeakKeyDictionary[nn.Module, OutputReader] = WeakKeyDictionary()

@@ -1,7 +1,7 @@
-"""What excites a unit among real pictures: the places where it answers most, cut out.
+"""Find the image patches that excite a unit most.
 
-Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width of the pictures, ``U`` units asked
-for, ``N`` patches of each, ``h w`` size of a patch.
+Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width of the images, ``U`` units, ``N``
+patches per unit, ``h w`` size of a patch.
 
 M. D. Zeiler, R. Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014 (its
 figure 2, right), https://arxiv.org/abs/1311.2901
@@ -21,23 +21,23 @@ from convlens.explain.mode import chunks, explaining, image_size, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
-_OUTSIDE = 0.5  # grey, where a patch reaches over the picture's edge
+_OUTSIDE = 0.5  # grey, for the part of a patch that is outside the image
 
 
 @dataclass(frozen=True, eq=False)
 class ExcitingPatches:
-    """The ``N`` pictures, and the places in them, at which ``U`` units of one layer answer most.
+    """The ``N`` patches that excite each of ``U`` units of a layer most.
 
     Attributes:
-        patches: ``(U, N, C, h, w)`` in the pictures' own range, the most exciting first; grey 0.5
-            where a receptive field reaches over the picture's edge.
-        activations: ``(U, N)`` the unit's output there, as the layer gives it; falling (rising
-            for a unit with sign -1). Not finite where the network's output is not.
-        pictures: ``(U, N)`` int64, which picture of the stream, from 0.
-        places: ``(U, N, 4)`` int64, the patch in its picture: top, left, bottom, right in pixels,
-            the last two exclusive; may lie beyond the picture.
-        units: the channel numbers, in the order of the patches.
-        search_count: images searched.
+        patches: ``(U, N, C, h, w)`` in the range of the images, the most exciting first; grey 0.5
+            where a receptive field extends beyond the image.
+        activations: ``(U, N)`` output of the unit at the patch, in descending order (ascending for
+            a unit with sign -1). Not finite where the network's output is not.
+        pictures: ``(U, N)`` int64, index of the image in the stream, from 0.
+        places: ``(U, N, 4)`` int64, box of the patch in its image: top, left, bottom, right in
+            pixels, the last two exclusive; it may extend beyond the image.
+        units: indices of the channels, in the order of the patches.
+        search_count: number of images searched.
     """
 
     patches: Tensor
@@ -49,75 +49,92 @@ class ExcitingPatches:
 
 
 class _Search:
-    """The running best of one layer: never more than ``count`` patches of a unit are held."""
+    """The best patches so far of one layer; holds at most ``count`` patches of each unit.
+
+    Args:
+        model: the network.
+        layer: name of the layer.
+        units: indices of its channels; None for all.
+        signs: sign of each unit; None for all 1.
+        count: number of patches per unit.
+        example: ``(1, C, H, W)`` image of the size of all others.
+    """
 
     def __init__(
         self, model: nn.Module, layer: str, units: Sequence[int] | None,
-        signs: Sequence[int] | None, count: int, like: Tensor,
+        signs: Sequence[int] | None, count: int, example: Tensor,
     ):  # fmt: skip
-        """``like`` is a picture as they will come, ``(1, C, H, W)``."""
-        with record(model, [layer], example=like) as taps:
+        with record(model, [layer], example=example) as taps:
             units = check_units(layer, units, taps.channels_first(layer).shape[1])
-            field = Field.of(taps, layer, like)
+            field = Field.measure(taps, layer, example)
         self.field, self.units, self.count = field, units, count
-        self.signs = like.new_tensor(check_signs(signs, units))[:, None]
-        shape = (len(units), count, like.shape[1], *(field.size or like.shape[-2:]))
-        self.patches = like.new_full(shape, _OUTSIDE)
-        self.values = like.new_empty(len(units), 0)  # (U, N), times the unit's sign, falling
-        self.numbers = torch.empty(len(units), 0, dtype=torch.int64, device=like.device)
-        self.boxes = self.numbers.new_empty(len(units), 0, 4)
+        self.signs = example.new_tensor(check_signs(signs, units))[:, None]
+        shape = (len(units), count, example.shape[1], *(field.size or example.shape[-2:]))
+        self.patches = example.new_full(shape, _OUTSIDE)
+        self.values = example.new_empty(len(units), 0)  # (U, N), times the sign, descending
+        self.indices = torch.empty(len(units), 0, dtype=torch.int64, device=example.device)
+        self.boxes = self.indices.new_empty(len(units), 0, 4)
 
-    def update(self, outputs: Tensor, pictures: Tensor, begin: int) -> None:
-        """``outputs`` ``(B, channels, …)`` of ``pictures``, the first of which is ``begin``."""
-        width, count = outputs.shape[-1], len(pictures)
+    def update(self, outputs: Tensor, images: Tensor, begin: int) -> None:
+        """Merge the patches of a batch into the best ones.
+
+        Args:
+            outputs: ``(B, channels, …)`` output of the layer.
+            images: ``(B, C, H, W)``.
+            begin: index of the first of these images in the stream.
+        """
+        width, count = outputs.shape[-1], len(images)
         outputs = outputs.reshape(*outputs.shape[:2], -1)[:, self.units].transpose(0, 1)
         outputs = (outputs * self.signs[..., None]).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        values, places = outputs.max(-1)  # (U, B): one place of a picture
-        boxes = self.field.boxes(places, width, image_size(pictures))
-        numbers = torch.arange(begin, begin + count, device=values.device).expand_as(values)
-        kept = self.values.shape[1]
-        # stable, so that the earlier of two equal pictures stays first
+        values, places = outputs.max(-1)  # (U, B): one place per image
+        boxes = self.field.find_boxes(places, width, image_size(images))
+        indices = torch.arange(begin, begin + count, device=values.device).expand_as(values)
+        old_count = self.values.shape[1]
+        # stable, so that the earlier of two equal images stays first
         values, order = torch.cat([self.values, values], 1).sort(
             dim=1, descending=True, stable=True
         )
         order = order[:, : self.count]
         self.values = values[:, : self.count]
-        self.numbers = torch.cat([self.numbers, numbers], 1).gather(1, order)
+        self.indices = torch.cat([self.indices, indices], 1).gather(1, order)
         boxes = torch.cat([self.boxes, boxes], 1)
         self.boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        self._rearrange(order.tolist(), kept, pictures, begin)
+        self._rearrange(order.tolist(), old_count, images, begin)
 
-    def _rearrange(self, order: list[list[int]], kept: int, pictures: Tensor, begin: int) -> None:
-        """Patches held already to their new ranks, and the new ones cut."""
-        numbers, boxes = self.numbers.tolist(), self.boxes.tolist()
+    def _rearrange(
+        self, order: list[list[int]], old_count: int, images: Tensor, begin: int
+    ) -> None:
+        """Move the old patches to their new ranks, and cut out the new ones."""
+        indices, boxes = self.indices.tolist(), self.boxes.tolist()
         for unit, row in enumerate(order):
-            if max(row) < kept:
-                continue  # then the old ones are where they were
+            if max(row) < old_count:
+                continue  # no new patch, so the order is unchanged
             self.patches[unit, : len(row)] = torch.stack(
                 [
-                    self.patches[unit, place]
-                    if place < kept
-                    else _cut(pictures[numbers[unit][rank] - begin], boxes[unit][rank])
-                    for rank, place in enumerate(row)
+                    self.patches[unit, source]
+                    if source < old_count
+                    else _cut(images[indices[unit][rank] - begin], boxes[unit][rank])
+                    for rank, source in enumerate(row)
                 ]
             )
 
-    def found(self, searched: int) -> ExcitingPatches:
+    def build_result(self, search_count: int) -> ExcitingPatches:
+        """Return the best patches after a search of so many images."""
         return ExcitingPatches(
             self.patches[:, : self.values.shape[1]],
             self.values * self.signs,
-            self.numbers,
+            self.indices,
             self.boxes,
             tuple(self.units),
-            searched,
+            search_count,
         )
 
 
-def _cut(picture: Tensor, box: list[int]) -> Tensor:
-    """``(C, h, w)``: the ``box`` of a ``(C, H, W)`` picture, grey where there is none."""
+def _cut(image: Tensor, box: list[int]) -> Tensor:
+    """Cut a box ``(C, h, w)`` out of an image ``(C, H, W)``, grey outside of the image."""
     top, left, bottom, right = box
-    inner = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    patch = picture.new_full((len(picture), bottom - top, right - left), _OUTSIDE)
+    inner = image[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    patch = image.new_full((len(image), bottom - top, right - left), _OUTSIDE)
     down, along = max(-top, 0), max(-left, 0)
     patch[:, down : down + inner.shape[1], along : along + inner.shape[2]] = inner
     return patch
@@ -132,42 +149,46 @@ def search_patches(
     signs: Mapping[str, Sequence[int] | None] | None = None,
     batch: int | None = 8,
 ) -> dict[str, ExcitingPatches]:
-    """The pictures and places that excite single units of layers most, one place a picture.
+    """Find the image patches that excite units of layers most, one patch per image.
 
-    A layer's own output counts: name the convolution or dense layer itself, not the activation
-    behind it. A patch is the unit's receptive field there; units that see the whole picture (dense
-    layers, logits, fields larger than it) get all of it. Fed alone to the network, a patch gives
-    the same activation, as long as no field reaches over the picture's edge, where the network saw
-    its padding.
+    A unit's value is the output of the layer itself: to rank by values before the activation, name
+    the convolution or dense layer. A patch is the receptive field of the unit at its highest value.
+    Units that see the whole image (dense layers, logits, fields larger than it) get all of it. As
+    its own input a patch gives the same activation, unless its field extends beyond the image,
+    where the network saw padding.
 
-    The pictures are streamed, and one pass serves all layers: no more than the best ``count``
-    patches of each unit and ``batch`` pictures' activations are held, whatever their number.
+    The images are streamed, and one pass serves all layers. Memory holds the best ``count`` patches
+    of each unit and the activations of ``batch`` images, however many images are searched.
 
     Args:
-        wanted: path of a layer with output ``(B, channels, h, w)`` or ``(B, channels)`` -> its
-            units, channel numbers; None for all.
-        batches: float pictures ``(B, C, H, W)`` in [0, 1] as the network takes them, of one size.
-        count: patches of a unit; fewer where there are fewer pictures.
-        signs: layer name -> for each of its units 1, or -1 for what makes its output least (the
-            other class of a one-logit network); layers left out have 1.
-        batch: pictures of a pass; None for the batches as they come.
+        model: the network.
+        wanted: path of a layer with output ``(B, channels, h, w)`` or ``(B, channels)`` -> indices
+            of its channels; None for all.
+        batches: float images ``(B, C, H, W)`` in [0, 1], ready for the network, all of one size.
+        count: number of patches per unit; fewer if there are fewer images.
+        signs: layer name -> for each of its units 1, or -1 to search for the lowest output (the
+            other class of a one-logit network). Layers that are left out have 1.
+        batch: images per forward pass; None to keep the batches as they are.
+
+    Returns:
+        Layer name -> patches of its units.
 
     Raises:
-        UserError: an unknown layer or unit, or no pictures.
+        UserError: if a layer or unit is unknown, or if there are no images.
     """
     if count < 1:
-        raise ValueError(f"count is at least 1, not {count}")
+        raise ValueError(f"count must be at least 1, not {count}")
     signs = signs or {}
     searches: dict[str, _Search] = {}
-    searched, shape = 0, None
+    search_count, shape = 0, None
     with explaining(model), torch.no_grad():
-        for pictures in batches:
-            images = prepare_images(model, pictures)
+        for images in batches:
+            images = prepare_images(model, images)
             if not len(images):
                 continue
             if shape not in (None, images.shape[1:]):
                 raise ValueError(
-                    f"pictures of two shapes: {tuple(shape)} and {tuple(images.shape[1:])}"
+                    f"images must have one shape, got {tuple(shape)} and {tuple(images.shape[1:])}"
                 )
             if not searches:
                 shape = images.shape[1:]
@@ -179,8 +200,8 @@ def search_patches(
                 for part in chunks(len(images), batch):
                     taps.run(images[part])
                     for layer, search in searches.items():
-                        search.update(taps.channels_first(layer), images[part], searched)
-                    searched += len(images[part])
-    if not searched:
-        raise UserError("no pictures to search for patches: give at least one")
-    return {layer: search.found(searched) for layer, search in searches.items()}
+                        search.update(taps.channels_first(layer), images[part], search_count)
+                    search_count += len(images[part])
+    if not search_count:
+        raise UserError("no images to search for patches: give at least one")
+    return {layer: search.build_result(search_count) for layer, search in searches.items()}

@@ -1,6 +1,6 @@
-"""Softmaxes and sigmoids that a network may end in: noticed where called, told by what they make.
+"""Detect the softmax or sigmoid a network ends in, by its call or by the values of its output.
 
-Shapes: ``B`` batch, ``K`` outputs an image.
+Shapes: ``B`` batch, ``K`` outputs per image.
 """
 
 from __future__ import annotations
@@ -22,51 +22,63 @@ _NODES = {
     "SoftmaxBackward0": "softmax", "LogSoftmaxBackward0": "log_softmax",
     "SigmoidBackward0": "sigmoid",
 }  # fmt: skip
-# what leaves values as they are, between such a function and the network's output
+# operations after such a function that do not change values
 _PASSING = (
     "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias", "ToCopy",
     "BackwardHookFunction",
 )  # fmt: skip
-_CLOSE, _CLOSE_IN_HALF = 1e-5, 1e-2  # how far a sum of probabilities may be from 1
-_SAY = "say outputs=probabilities if they are, outputs=logits if not (an argument of wrap, watch"
-_SAY = f"{_SAY} and explain.answering)"
+# how far a sum of probabilities may be from 1
+_TOLERANCE, _TOLERANCE_IN_HALF = 1e-5, 1e-2
 
 
 @dataclass(frozen=True)
 class SoftmaxCall:
-    """A softmax, log-softmax or sigmoid that was called.
+    """One call of a softmax, log-softmax or sigmoid.
 
     Attributes:
-        sigmoid: it is one.
-        name: as a person finds it in the network.
-        dim: the softmax's axis; None for a sigmoid.
-        given, made: its input and its output.
+        is_sigmoid: True for a sigmoid.
+        name: name of the module or function in messages.
+        dim: axis of a softmax; None for a sigmoid.
+        input: input of the call.
+        output: output of the call.
     """
 
-    sigmoid: bool
+    is_sigmoid: bool
     name: str
     dim: int | None
-    given: Tensor
-    made: Tensor
+    input: Tensor
+    output: Tensor
 
 
 def hook_modules(model: nn.Module, note: Callable[[SoftmaxCall], None]) -> ExitStack:
-    """The network's modules of this kind tell ``note`` of each call, until the stack is closed."""
+    """Report each call of the network's softmax and sigmoid modules to ``note``.
+
+    Args:
+        model: the network.
+        note: function that receives the calls.
+
+    Returns:
+        The hooks; closing the stack removes them.
+    """
     hooks = ExitStack()
     for name, module in model.named_modules():
         if isinstance(module, MODULES):
-            called = f"{type(module).__name__} ({name})" if name else type(module).__name__
+            label = f"{type(module).__name__} ({name})" if name else type(module).__name__
 
-            def hook(module, given, made, called=called):
+            def hook(module, args, output, label=label):
                 dim = -3 if isinstance(module, nn.Softmax2d) else getattr(module, "dim", None)
-                note(SoftmaxCall(isinstance(module, nn.Sigmoid), called, dim, given[0], made))
+                note(SoftmaxCall(isinstance(module, nn.Sigmoid), label, dim, args[0], output))
 
             hooks.enter_context(module.register_forward_hook(hook))
     return hooks
 
 
 class SoftmaxFunctions(TorchFunctionMode):
-    """Tells ``note`` of calls of softmax and its like, modules' too."""
+    """Mode that reports each call of a softmax or sigmoid, by functions and by modules.
+
+    Args:
+        note: function that receives the calls.
+    """
 
     def __init__(self, note: Callable[[SoftmaxCall], None]):
         super().__init__()
@@ -74,65 +86,79 @@ class SoftmaxFunctions(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        known = name in _SOFTMAXES | _SIGMOIDS
-        if known and isinstance(made, Tensor) and args and isinstance(args[0], Tensor):
-            sigmoid = name in _SIGMOIDS
-            dim = None if sigmoid else kwargs.get("dim", (*args, None)[1])
-            self._note(SoftmaxCall(sigmoid, f"a call of {name}", dim, args[0], made))
-        return made
+        is_known = name in _SOFTMAXES | _SIGMOIDS
+        if is_known and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+            is_sigmoid = name in _SIGMOIDS
+            dim = None if is_sigmoid else kwargs.get("dim", (*args, None)[1])
+            self._note(SoftmaxCall(is_sigmoid, f"a call of {name}", dim, args[0], output))
+        return output
 
 
-def same_values(made: Tensor, rows: Tensor) -> bool:
-    """Whether the rows are the very numbers that a function made, in whatever shape."""
-    if made.numel() != rows.numel():
+def have_same_values(output: Tensor, rows: Tensor) -> bool:
+    """Return whether two tensors hold exactly the same numbers, in any shape."""
+    if output.numel() != rows.numel():
         return False
-    return torch.equal(made.detach().flatten().to(rows.dtype), rows.detach().flatten())
+    return torch.equal(output.detach().flatten().to(rows.dtype), rows.detach().flatten())
 
 
-def over_classes(call: SoftmaxCall, rows: Tensor) -> bool:
+def runs_over_classes(call: SoftmaxCall, rows: Tensor) -> bool:
+    """Return whether a softmax normalises over the ``K`` outputs of each image.
+
+    Args:
+        call: call of the softmax that computed the outputs.
+        rows: ``(B, K)`` outputs of the network.
+    """
     count, outputs = rows.shape
-    shape = call.given.shape
+    shape = call.input.shape
     dim = call.dim
-    if dim is None:  # torch's own reading of a softmax without an axis
+    if dim is None:  # torch's default for a softmax without an axis
         dim = 0 if len(shape) in (0, 1, 3) else 1
     dim %= max(len(shape), 1)
-    batch_first = dim > 0 or (len(shape) == 1 and count == 1)
-    return outputs > 1 and batch_first and shape[dim] == outputs
+    is_within_image = dim > 0 or (len(shape) == 1 and count == 1)
+    return outputs > 1 and is_within_image and shape[dim] == outputs
 
 
-def looks_like(rows: Tensor) -> str | None:
-    """``softmax`` or ``log_softmax`` where every row has the values of one; else None."""
+def detect_softmax(rows: Tensor) -> str | None:
+    """Return ``softmax`` or ``log_softmax`` if all rows have the values of one, else None."""
     if rows.shape[1] < 2 or not rows.is_floating_point():
         return None
-    close = _CLOSE if rows.dtype in (torch.float32, torch.float64) else _CLOSE_IN_HALF
-    rows = rows.detach().float() if close == _CLOSE_IN_HALF else rows.detach()
-    near = rows.new_tensor(close)
-    share = (rows >= 0).all() & (rows <= 1 + near).all() & ((rows.sum(1) - 1).abs() <= near).all()
-    logarithm = (rows <= near).all() & (rows.logsumexp(1).abs() <= near).all()
-    share, logarithm = torch.stack([share, logarithm]).tolist()
-    return "softmax" if share else "log_softmax" if logarithm else None
+    is_wide = rows.dtype in (torch.float32, torch.float64)
+    rows = rows.detach() if is_wide else rows.detach().float()
+    close = rows.new_tensor(_TOLERANCE if is_wide else _TOLERANCE_IN_HALF)
+    sums_to_one = ((rows.sum(1) - 1).abs() <= close).all()
+    softmax = (rows >= 0).all() & (rows <= 1 + close).all() & sums_to_one
+    log_softmax = (rows <= close).all() & (rows.logsumexp(1).abs() <= close).all()
+    is_softmax, is_log_softmax = torch.stack([softmax, log_softmax]).tolist()
+    return "softmax" if is_softmax else "log_softmax" if is_log_softmax else None
 
 
 def refuse_probabilities(rows: Tensor) -> None:
-    """Refuse outputs that a softmax or sigmoid seems to have made."""
-    made = _made_by(rows)
-    if made == "sigmoid" and rows.shape[1] > 1:
+    """Refuse outputs that a softmax or sigmoid seems to have computed.
+
+    Raises:
+        UserError: if the graph or the values of ``rows`` show such a function.
+    """
+    function = _find_function(rows)
+    if function == "sigmoid" and rows.shape[1] > 1:
         raise multi_label_error("a sigmoid", rows)
-    if made is None and (made := looks_like(rows)) is None:
+    if function is None and (function := detect_softmax(rows)) is None:
         return
-    why = {
-        "sigmoid": "a sigmoid has made them",
-        "softmax": "each row lies in [0, 1] and sums to 1",
-        "log_softmax": "each row is at most 0, and its exponentials sum to 1",
-    }[made]
-    what = "logarithms of probabilities" if made == "log_softmax" else "probabilities"
-    raise UserError(f"the network's outputs look like {what}, not logits ({why}): {_SAY}")
+    reason = {
+        "sigmoid": "a sigmoid computed them",
+        "softmax": "rows are in [0, 1] and sum to 1",
+        "log_softmax": "rows are at most 0, exponentials sum to 1",
+    }[function]
+    what = "log-probabilities" if function == "log_softmax" else "probabilities"
+    raise UserError(
+        f"the outputs look like {what} ({reason}): set outputs=probabilities or outputs=logits in "
+        f"wrap, watch or explain.answering"
+    )
 
 
-def _made_by(rows: Tensor) -> str | None:
-    """Which of the three functions made the rows, as far as a graph tells."""
+def _find_function(rows: Tensor) -> str | None:
+    """Return which of the three functions computed the rows; None if the graph does not show it."""
     node = rows.grad_fn
     while node is not None:
         name = node.name()
@@ -145,8 +171,8 @@ def _made_by(rows: Tensor) -> str | None:
 
 
 def multi_label_error(what: str, rows: Tensor) -> UserError:
+    """Return the error for a network with an independent yes or no for each class."""
     return UserError(
-        f"the network ends in {what} with {rows.shape[1]} outputs, each a yes or no of its own "
-        f"(multi-label): explanations need one class out of several; give a network that ends "
-        f"in one logit a class, or in one output for two classes"
+        f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label), but "
+        f"explanations need exclusive classes: end in one logit per class, or one output for two"
     )

@@ -1,8 +1,8 @@
-"""Reading layers of a network that need not run to its end, without leaving a trace in it.
+"""Read layers of a network in passes that may end early, and leave the network unchanged.
 
-Where a whole pass is made, Captum reads the layers, see :mod:`convlens.explain.captum_layers`. It
-has nothing that ends a pass early, which pictures that climb or fields that are measured want: they
-pass a layer thousands of times, on canvases that the rest of the network could not take.
+In whole passes Captum reads the layers, see ``convlens.explain.captum_layers``, but it cannot end a
+pass early. Gradient ascent and measuring receptive fields need that: they run up to a layer
+thousands of times, on images of a size that later layers may not accept.
 """
 
 from __future__ import annotations
@@ -18,54 +18,64 @@ from convlens.explain.layouts import Layouts
 
 
 class _Stop(Exception):
-    """Ends a forward pass early; never leaves :meth:`Taps.run`."""
+    """Ends a forward pass early; ``Taps`` always catches it."""
 
 
 class Taps(dict[str, Tensor]):
-    """Layer name -> output of its last call, as the layer gives it; filled by :meth:`run`."""
+    """Layer name -> unchanged output of the layer's last call; filled by ``run``.
+
+    Args:
+        layouts: the layouts of the layers to read.
+    """
 
     def __init__(self, layouts: Layouts):
         super().__init__()
         self._layouts = layouts
-        self._seen: Counter[str] = Counter()  # calls of each layer in this pass
-        self._last: Counter[str] | None = None  # and those with which a pass ends; None: at its end
+        self._calls: Counter[str] = Counter()  # calls of each layer in this pass
+        self._last_calls: Counter[str] | None = None  # calls after which a pass ends; None: never
 
     def run(self, images: Tensor):
-        """One forward pass; its output, or None where the pass was stopped at the last layer."""
+        """Run one forward pass and return its output, or None if it ended at the last layer."""
         return self._layouts.follow(self._pass, images)
 
     def _pass(self, images: Tensor):
         self.clear()
-        self._seen.clear()
+        self._calls.clear()
         try:
             return self._layouts.run(images)
         except _Stop:
             return None
 
     def stop_at_last(self, example: Tensor) -> None:
-        """End passes from now on at the last call of the last layer, which one with ``example``
-        finds out."""
+        """End later passes at the last call of the last layer.
+
+        Args:
+            example: ``(1, C, H, W)`` image; one pass of it counts the calls.
+
+        Raises:
+            UserError: if a layer was not called.
+        """
         self.run(example)
-        if silent := [name for name in self._layouts.modules if name not in self]:
+        if uncalled := [name for name in self._layouts.modules if name not in self]:
             raise UserError(
-                f"layer {silent[0]!r} is never called in a forward pass: choose another"
+                f"layer {uncalled[0]!r} is never called in a forward pass: choose another"
             )
-        self._last = self._seen.copy()
+        self._last_calls = self._calls.copy()
 
     def tap(self, name: str, output) -> Tensor:
-        """A hook's work: keep the output of a layer, and hand a copy on."""
-        self._layouts.see(name, output)
+        """Store the output of a layer, and return a copy for the network (for a hook)."""
+        self._layouts.observe(name, output)
         self[name] = output
-        self._seen[name] += 1
-        if self._seen == self._last:
+        self._calls[name] += 1
+        if self._calls == self._last_calls:
             raise _Stop
         return output.clone()
 
     def channels_first(self, name: str) -> Tensor:
-        """The output of a layer as maps ``(B, C, h, w)`` or features ``(B, C)``, a view of it.
+        """Return a view of a layer's output as maps ``(B, C, h, w)`` or features ``(B, C)``.
 
         Raises:
-            UserError: it is neither, or nobody can know which axis holds the channels; or the
+            UserError: if the output is neither, if the axis of the channels is unknown, or if the
                 layer was not called.
         """
         self._layouts.check_called(name)
@@ -76,25 +86,28 @@ class Taps(dict[str, Tensor]):
 def record(
     model: nn.Module, layers: Sequence[str], *, example: Tensor | None = None
 ) -> Iterator[Taps]:
-    """Tap the outputs of the named ``layers`` while the ``with`` lasts; the hooks go with it.
+    """Record the outputs of layers inside a ``with`` block.
 
-    Yields a :class:`Taps` mapping: ``taps.run(images)`` makes a forward pass and fills it. What the
-    network computes further on gets a *copy* of every tapped output, so an in-place ReLU after a
-    convolution cannot overwrite the convolution's values. A module that is called several times
-    reports its last call.
+    The rest of the network gets a *copy* of each recorded output, so that an in-place ReLU after a
+    convolution cannot overwrite the convolution's values. If a module is called several times, its
+    last call counts. The hooks are removed at the end of the block.
 
     Args:
+        model: the network.
         layers: module paths as in ``model.named_modules()``; their outputs must be tensors.
-        example: ``(1, C, H, W)`` picture the whole network can take. If given, passes end once
-            every layer has made its last call, so that pictures fit which the rest of the network
-            could not take; one pass of the example counts the calls.
+        example: ``(1, C, H, W)`` image that the whole network accepts. If given, passes end after
+            the last call of the last layer, so that they also take images of a size that later
+            layers do not accept. One pass of the example counts the calls.
+
+    Yields:
+        Mapping of layer name to output; ``taps.run(images)`` runs a forward pass and fills it.
 
     Raises:
-        UserError: a name that is no module of ``model``, or whose output is not one tensor.
+        UserError: if a name is not a module of ``model``, or its output is not a single tensor.
     """
     layouts = Layouts(model, list(layers))
     taps = Taps(layouts)
-    with layouts.hooked(taps.tap):
+    with layouts.hook_layers(taps.tap):
         if example is not None:
             taps.stop_at_last(example)
         yield taps

@@ -1,1 +1,1 @@
-"""What a run folder is: where it lies, who holds it, what is read and written there."""
+"""The run folder: its path, its lock, and the files that a run reads and writes there."""

@@ -1,4 +1,4 @@
-"""The folder of a new run: where it is, that it is free, and that every process takes the same."""
+"""Choose the folder of a new run: it must be free, and the same one for every process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from convlens.rundir.paths import (
     make_fresh_folder,
 )
 
-# set by the first process for those that a distributed strategy starts from the same words
+# set by the first process, for the processes that Lightning's launcher starts with the same command
 ENVIRONMENT = "CONVLENS_RUN_DIR"
-_NEEDED = "run_dir=… has to be given when something else starts the processes"
+_RUN_DIR_NEEDED = "set run_dir=…: the processes of this run cannot agree on a new folder"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a new run says of its folder, each under the key of that name.
+    """The keys of a config that decide the folder of a new run.
 
     Attributes:
-        run_dir: the folder; None for one below ``outputs/<experiment>``.
-        overwrite: whether a folder that holds a run already is taken.
-        num_nodes: machines that Lightning's own launcher starts processes on.
+        run_dir: the folder; None for a new one below ``outputs/<experiment>``.
+        experiment: name of the recipe.
+        overwrite: whether to replace a run that the folder already contains.
+        num_nodes: number of machines.
     """
 
     run_dir: str | None
@@ -40,78 +41,78 @@ class Claim:
     overwrite: bool
     num_nodes: int
 
-    def agreed(self) -> Path | None:
-        """The folder that every process finds by itself; None where the first one may choose.
+    def find_common_folder(self) -> Path | None:
+        """Return the folder that every process derives by itself; None if the first one may choose.
 
         Raises:
-            UserError: several processes have nothing to agree by. It is raised in each of them,
-                for one that went on would wait for the others for ever.
+            UserError: several processes have no common name to derive it from. Each process raises
+                the error, because one that continued would wait for the others forever.
         """
         if self.run_dir:
             return Path(self.run_dir)
         parent, alone = OUTPUTS / self.experiment, self.num_nodes == 1
         name = os.environ.get("TORCHELASTIC_RUN_ID")
         if name is not None:
-            if name != "none":  # torchrun's word for no --rdzv-id
+            if name != "none":  # torchrun's default for --rdzv-id
                 return parent / ("torchrun_" + re.sub(r"[^\w.-]", "_", name))
             alone = not is_launched_externally()
         elif is_in_slurm_step():
             return parent / f"slurm_{os.environ['SLURM_JOB_ID']}"
         if not alone:
-            raise UserError(f"{_NEEDED}; torchrun's --rdzv-id=NAME does it too")
+            raise UserError(f"{_RUN_DIR_NEEDED}; or start torchrun with --rdzv-id=NAME")
         return None
 
     def check(self) -> None:
-        """Refuse a run folder early, before anything costly is done.
+        """Check early, before any expensive work, that the run folder can be used.
 
         Raises:
-            UserError: the folder holds a run already, a file stands where it or a parent should,
-                or several processes know of no common folder.
+            UserError: the folder already contains a run, its path or a parent is a file, or several
+                processes cannot agree on a folder.
         """
-        folder = self.agreed()
+        folder = self.find_common_folder()
         if folder is None or not is_first_process():
             return
         if holds_run(folder) and not self.overwrite:
             raise UserError(
-                f"run_dir={folder} already holds a run: continue it with `make resume "
-                f"run={folder}`, choose another run_dir, or say overwrite=true"
+                f"run_dir={folder} already contains a run: continue it with `make resume "
+                f"run={folder}`, choose another run_dir, or set overwrite=true"
             )
         for part in (folder, *folder.parents):
             if part.exists() and not part.is_dir():
                 raise UserError(
-                    f"run_dir={folder} cannot be made: {part} is a file; choose another run_dir"
+                    f"run_dir={folder} cannot be created: {part} is a file; choose another run_dir"
                 )
 
     def take(self, hold: Hold) -> Path:
-        """Make the folder of a new run and return it; later processes take the first one's.
+        """Create the folder of a new run and return it; other processes use the first one's folder.
 
         Args:
-            hold: takes the folder before anything in it is touched.
+            hold: the lock of the folder, taken before anything in the folder changes.
 
         Raises:
-            UserError: the folder holds a run already, is in use, or cannot be made.
+            UserError: the folder already contains a run, is in use, or cannot be created.
         """
-        folder = self.agreed()
+        folder = self.find_common_folder()
         if not is_first_process():
-            given = folder or os.environ.get(ENVIRONMENT)
-            if not given:
-                raise UserError(_NEEDED)
-            return Path(given)
+            common = folder or os.environ.get(ENVIRONMENT)
+            if not common:
+                raise UserError(_RUN_DIR_NEEDED)
+            return Path(common)
         self.check()
         if folder:
             make_folder(folder)
         else:
             folder = make_fresh_folder(OUTPUTS / self.experiment)
         hold.take(folder)
-        self.check()  # another process may have begun one since
+        self.check()  # another process may have started a run there in the meantime
         if holds_run(folder):
-            _clear(folder)
+            _remove_run(folder)
         os.environ[ENVIRONMENT] = str(folder)
         return folder
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing else that may lie in the folder."""
+def _remove_run(folder: Path) -> None:
+    """Remove the files that a run writes, and no other file in the folder."""
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in FILES:

@@ -1,4 +1,4 @@
-"""A run folder has one process that writes, and everybody can see which."""
+"""The lock of a run folder: only one process may write there, and its number is visible."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from convlens.core.locks import is_locked, take_lock
 from convlens.core.processes import is_first_process
 
 LOCK = ".lock"
-# files not yet renamed to their names; older versions wrote metrics.csv.tmp
+# unfinished files that do not have their final names yet; older versions wrote metrics.csv.tmp
 TEMPORARY = (files.TEMPORARY, f"checkpoints/{files.TEMPORARY}", "*.csv.tmp")
-_WAIT = 0.5  # seconds in which a command that only looks at a lock has let it go
+_WAIT = 0.5  # seconds after which a command that only tests a lock has surely released it
 
 
 class Hold:
-    """The right to write into one run folder, for as long as the ``with`` lasts.
+    """The exclusive right to write into one run folder, until the end of the ``with``.
 
-    Taking it also removes the half-written files of a process that was killed there.
-
-    It is a lock on ``.lock`` in that folder, which the system frees at any death of the process.
-    On a file system without locks nothing is held, and nothing refused.
+    ``take`` locks the file ``.lock`` in the folder. The system releases the lock however the
+    process ends. On a file system without locks, several processes can write at the same time.
     """
 
     def __init__(self):
@@ -36,15 +34,20 @@ class Hold:
 
     def __exit__(self, *_) -> None:
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)  # it names a process as long as there is one
+            os.ftruncate(self._fd, 0)  # the file names a process only while that process runs
             os.close(self._fd)
             self._fd = None
 
     def take(self, folder: Path) -> None:
-        """Hold ``folder``, if this is the process that writes.
+        """Lock a folder, if this is the process that writes.
+
+        Unfinished files of a process that was killed there are removed.
+
+        Args:
+            folder: the run folder, which must exist.
 
         Raises:
-            UserError: another process holds it, or there is no such folder to write into.
+            UserError: another process has the lock, or the folder cannot be written to.
         """
         if not is_first_process():
             return
@@ -52,64 +55,65 @@ class Hold:
             fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
-                f"{folder} cannot be written ({error.strerror}): make room or set its permissions"
+                f"{folder} cannot be written to ({error.strerror}): free disk space or set its "
+                f"permissions"
             ) from error
-        if not (taken := _take(fd)):
-            name = _name(fd) or "another process"
+        if not (is_taken := _take(fd)):
+            name = _read_name(fd) or "another process"
             os.close(fd)
-            if taken is None:  # no locks here
+            if is_taken is None:  # the file system does not support locks
                 return
             raise UserError(
-                f"{folder} is in use: {name} trains there; wait for its end, stop it, or choose "
-                f"another run_dir"
+                f"{folder} is in use: {name} is training there; wait until it ends, stop it, or "
+                f"choose another run_dir"
             )
         self._fd = fd
         for pattern in TEMPORARY:
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)  # of a process that was killed while writing it
+            for unfinished in folder.glob(pattern):
+                unfinished.unlink(missing_ok=True)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _take(fd: int) -> bool | None:
-    """Take the lock; one who only looks whether it is taken has it for a moment (`find_holder`)."""
-    until = time.monotonic() + _WAIT
-    while (taken := take_lock(fd)) is False and time.monotonic() < until:
+    """Take the lock; retry, because ``find_holder`` in another process takes it for a moment."""
+    deadline = time.monotonic() + _WAIT
+    while (is_taken := take_lock(fd)) is False and time.monotonic() < deadline:
         time.sleep(0.02)
-    return taken
+    return is_taken
 
 
-def _name(fd: int) -> str:
+def _read_name(fd: int) -> str:
     return os.pread(fd, 100, 0).decode(errors="replace").strip()
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a run folder.
+    """The process that writes into a run folder.
 
     Attributes:
-        name: ``process 12 on HOST``; empty where nobody ever said so.
-        alive: the lock is taken. A free one with the name of another machine's process proves
-            nothing there where file systems keep locks to one machine.
+        name: ``process 12 on HOST``; empty if there is none.
+        is_alive: whether the folder is locked. If the process belongs to another machine, a free
+            lock proves nothing: some file systems share no locks between machines.
     """
 
     name: str
-    alive: bool
+    is_alive: bool
 
     @property
-    def elsewhere(self) -> str:
-        """The other machine whose process may hold the folder unseen; empty where none may."""
+    def unseen_host(self) -> str:
+        """The other machine whose process may still write into the folder; empty if none may."""
         host = self.name.rpartition(" on ")[2]
-        return "" if self.alive or host == socket.gethostname() else host
+        return "" if self.is_alive or host == socket.gethostname() else host
 
 
 def find_holder(folder: Path) -> Holder:
-    """Who holds a run folder just now; nothing in it is changed."""
+    """Return which process currently writes into a run folder; change nothing there."""
     try:
         fd = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
-        return Holder("", alive=False)
+        return Holder("", is_alive=False)
     try:
-        return Holder(_name(fd), is_locked(fd))
+        return Holder(_read_name(fd), is_locked(fd))
     finally:
         os.close(fd)

@@ -8,16 +8,23 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import TextIO
 
 from convlens.core.processes import is_first_process
 
 log = logging.getLogger("convlens")
-LIBRARIES = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "py.warnings")
+LIBRARIES = (
+    "pytorch_lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning_fabric",
+    "py.warnings",
+)
 
 
 def log_to_screen() -> None:
-    """Print our lines from level INFO on to the screen, and none of the libraries' lines."""
-    screen: logging.Handler = logging.StreamHandler(sys.stdout)
+    """Print our lines of level INFO and above on the screen, and none of the libraries' lines."""
+    screen: logging.Handler = ScreenHandler()
     if not is_first_process():
         screen = logging.NullHandler()  # only one of several processes prints
     screen.setFormatter(logging.Formatter("%(message)s"))
@@ -35,7 +42,7 @@ def silence_libraries() -> None:
 
 
 def log_to_file(file: Path) -> None:
-    """Append all lines, those of libraries included, to ``file``."""
+    """Append all lines to ``file``, including those of libraries."""
     silence_libraries()
     # closed by the next command's `log_to_screen`, or at exit
     handler = EnduringHandler(file, encoding="utf-8")
@@ -45,6 +52,20 @@ def log_to_file(file: Path) -> None:
     # also log what kills a process without an exception, such as a bus error when a
     # memory-mapped file is truncated
     faulthandler.enable(handler.stream)
+
+
+class ScreenHandler(logging.StreamHandler):
+    """A handler that writes to whatever ``sys.stdout`` is by then.
+
+    A progress bar replaces it while it runs, so that lines are printed above the bar.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
 
 
 class EnduringHandler(logging.FileHandler):
@@ -61,8 +82,8 @@ class EnduringHandler(logging.FileHandler):
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self.failure:
-            self.failure = f"{self.baseFilename} lacks lines ({error.strerror}): make room"
-            print(f"{self.failure}; training goes on", file=sys.stderr)
+            self.failure = f"{self.baseFilename} lacks lines ({error.strerror}): free disk space"
+            print(f"{self.failure}; training continues", file=sys.stderr)
 
     def close(self) -> None:
         if self.stream is not None:

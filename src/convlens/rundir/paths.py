@@ -1,4 +1,4 @@
-"""Where runs lie, and what a run's folder is called and holds."""
+"""The paths of runs: find run folders, name new ones, and list the files that a run writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 
 OUTPUTS = Path("outputs")
-# what a run writes: folders, in which never another run lies, and files
+# folders and files that a run writes; these folders never contain another run
 FOLDERS = ("tensorboard", "explanations", "checkpoints", "probes")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
@@ -18,36 +18,37 @@ FILES = (
 
 
 def holds_run(folder: Path) -> bool:
+    """Return whether a folder contains a run."""
     return (folder / "config.yaml").exists()
 
 
 def find_run_folders(parent: Path) -> list[Path]:
-    """The folders below ``parent``, itself included, that hold a run."""
-    found = []
+    """Return all run folders in ``parent`` and below it, ``parent`` itself included."""
+    runs = []
     for path, folders, files in os.walk(parent):
         folders[:] = sorted(each for each in folders if each not in FOLDERS and each[0] != ".")
         if "config.yaml" in files or "summary.json" in files:
-            found.append(Path(path))
-    return found
+            runs.append(Path(path))
+    return runs
 
 
 def make_folder(folder: Path) -> None:
-    """Make a run folder.
+    """Create a run folder and its parents, if they do not exist.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"run_dir={folder} cannot be made ({error.strerror}: {error.filename}); "
+            f"run_dir={folder} cannot be created ({error.strerror}: {error.filename}); "
             f"choose another run_dir"
         ) from error
 
 
 def make_fresh_folder(parent: Path) -> Path:
-    """A new folder named by date and time; a second run of the same second gets a number."""
+    """Create a folder named after date and time; a second one in the same second gets a number."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     make_folder(parent)
     number = 1
@@ -61,24 +62,31 @@ def make_fresh_folder(parent: Path) -> Path:
 
 
 def check_free(run_dir: str, name: str) -> None:
-    """Refuse the folder that a person names for a file ``name`` where it holds one already.
+    """Check that the folder given by ``run_dir`` does not contain a file ``name`` yet.
+
+    Args:
+        run_dir: the folder; empty if the user gave none.
+        name: name of the file that is to be written there.
 
     Raises:
-        UserError: it does.
+        UserError: the folder contains such a file.
     """
     folder = Path(run_dir).expanduser()
     if run_dir and (folder / name).exists():
-        raise UserError(f"run_dir={folder} already holds {name}: choose another run_dir")
+        raise UserError(f"run_dir={folder} already contains {name}: choose another run_dir")
 
 
 def write_into(run_dir: str, kind: str, name: str, data: bytes) -> Path:
-    """Write a file into the folder that a person names; returns its path.
+    """Write a file into the folder given by ``run_dir``, and return its path.
 
     Args:
-        run_dir: the folder; empty for a fresh one below ``outputs/<kind>``.
+        run_dir: the folder; empty for a new one below ``outputs/<kind>``.
+        kind: name of the command that writes the file.
+        name: name of the file.
+        data: content of the file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     folder = Path(run_dir).expanduser() if run_dir else make_fresh_folder(OUTPUTS / kind)
     try:

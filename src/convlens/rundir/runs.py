@@ -1,4 +1,4 @@
-"""Many runs: finding them, reading them and sorting them."""
+"""Find, read and sort runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convlens.core.errors import UserError, nearest
 from convlens.rundir.paths import OUTPUTS, find_run_folders, holds_run
 from convlens.rundir.read import StoredRun, read_run
 
 log = logging.getLogger("convlens")
-# columns one can sort by that hold no numbers
+# columns that runs can be sorted by, and that contain no numbers
 TEXTS = {
     "run": lambda run: str(run.home),
     "date": lambda run: run.started,
@@ -28,34 +29,39 @@ _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
 
 @dataclass(frozen=True)
 class UnreadableRun:
-    """A folder that holds a run which cannot be read, and the reason in one line."""
+    """A run that cannot be read.
+
+    Attributes:
+        home: the run folder.
+        reason: why it cannot be read, in one line.
+    """
 
     home: Path
     reason: str
 
 
 def read_all_runs(parent: Path) -> list[StoredRun | UnreadableRun]:
-    """Every run below a folder, by path; what cannot be read is among them.
+    """Read all runs below a folder, in the order of their paths.
 
     Raises:
         UserError: there is no such folder.
     """
     if not parent.is_dir():
         raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
-    found: list[StoredRun | UnreadableRun] = []
+    runs: list[StoredRun | UnreadableRun] = []
     for home in find_run_folders(parent):
         try:
-            found.append(read_run(home))
+            runs.append(read_run(home))
         except UserError as error:
-            found.append(UnreadableRun(home, str(error)))
-    return found
+            runs.append(UnreadableRun(home, str(error)))
+    return runs
 
 
 def find_run(word: str) -> Path:
-    """The run folder that a word means: ``last``, a path, or a path below outputs/.
+    """Return the run folder that a word names: ``last``, a path, or a path below ``outputs/``.
 
     Raises:
-        UserError: none.
+        UserError: there is no such folder.
     """
     if word == "last":
         return find_newest_run("metrics.csv")
@@ -72,12 +78,14 @@ def find_run(word: str) -> Path:
 
 
 def find_runs(text: str) -> list[Path]:
-    """The run folders that ``runs=`` speaks of: paths between blanks, quoted where they hold any.
+    """Return the run folders that ``runs=…`` lists.
 
-    A pattern such as ``outputs/scratch/*`` means all runs that it matches.
+    Args:
+        text: words for ``find_run``, and patterns such as ``outputs/scratch/*`` for all runs that
+            they match. Spaces separate them; one that contains a space is quoted.
 
     Raises:
-        UserError: a word that means no run folder.
+        UserError: a word names no run folder.
     """
     try:
         words = shlex.split(text)
@@ -89,69 +97,70 @@ def find_runs(text: str) -> list[Path]:
             homes.append(find_run(word))
             continue
         path = Path(word).expanduser()
-        below = Path(path.anchor)
-        found = sorted(below.glob(str(path.relative_to(below))))
-        matched = [home for home in found if holds_run(home)]
-        if not matched:
+        root = Path(path.anchor)
+        matches = [home for home in root.glob(str(path.relative_to(root))) if holds_run(home)]
+        if not matches:
             raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
-        homes += matched
+        homes += sorted(matches)
     return homes
 
 
-def find_newest_run(having: str = "config.yaml") -> Path:
-    """The run that was started last, for ``run=last`` and ``ckpt=last``.
+def find_newest_run(required_file: str = "config.yaml") -> Path:
+    """Return the run that was started last, for ``run=last`` and ``ckpt=last``.
 
     Args:
-        having: a file that the command needs; runs that do not have it yet are passed over, with
-            a line.
+        required_file: a file that the command needs. If the newest run does not have it yet, a
+            log line reports which run is used instead.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     runs = [home for home in find_run_folders(OUTPUTS) if holds_run(home)]
     if not runs:
-        raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` makes one")
+        raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` starts one")
     runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
-    ready = next((home for home in runs if (home / having).exists()), None)
-    if ready is None:
-        raise UserError(f"no run in {OUTPUTS}/ has {having} yet; the newest is {runs[0]}")
-    if ready != runs[0]:
-        log.info("last is %s: the newer %s has no %s yet", ready, runs[0], having)
-    return ready
+    newest = next((home for home in runs if (home / required_file).exists()), None)
+    if newest is None:
+        raise UserError(f"no run in {OUTPUTS}/ has {required_file} yet; the newest is {runs[0]}")
+    if newest != runs[0]:
+        log.info("last is %s: the newer %s has no %s yet", newest, runs[0], required_file)
+    return newest
 
 
 def sort_runs(
-    runs: list[StoredRun | UnreadableRun], asked: str, columns: Sequence[str] = ()
+    runs: list[StoredRun | UnreadableRun], sort_key: str, columns: Sequence[str] = ()
 ) -> list[StoredRun | UnreadableRun]:
-    """The runs sorted by a column or by any number of their summaries.
+    """Return runs sorted by a column or by any number in their summaries.
+
+    Runs that lack the value, and runs that cannot be read, come last.
 
     Args:
-        asked: the key; with ``-`` before it descending, with ``+`` ascending. Otherwise accuracies
-            and dates descend, all else ascends. Runs that lack the value, or that cannot be read,
-            come last.
-        columns: numbers one can sort by although no run has them yet.
+        runs: the runs to sort.
+        sort_key: what to sort by; ``-`` before it means descending, ``+`` ascending. Without a
+            sign, dates and accuracies descend and everything else ascends.
+        columns: numbers that are allowed even if no run has them yet.
 
     Raises:
-        UserError: a key that no run has.
+        UserError: no run has such a value.
     """
-    key = asked.removeprefix("-").removeprefix("+")
-    read = [run for run in runs if isinstance(run, StoredRun)]
+    key = sort_key.removeprefix("-").removeprefix("+")
+    readable = [run for run in runs if isinstance(run, StoredRun)]
     known = {*TEXTS, *columns}
-    known.update(*(run.numbers for run in read))
+    known.update(*(run.numbers for run in readable))
     if key not in known:
-        raise UserError(f"sort={asked}: no run has such a column; {nearest(key, known)}")
-    descending = asked[0] == "-" or (
-        asked[0] != "+" and (key == "date" or preferred_direction(key) > 0)
+        raise UserError(f"sort={sort_key}: no run has such a column; {nearest(key, known)}")
+    is_descending = sort_key[0] == "-" or (
+        sort_key[0] != "+" and (key == "date" or preferred_direction(key) > 0)
     )
-    values = {run.home: _value(run, key) for run in read}
-    having = [run for run in read if values[run.home] is not None]
-    having.sort(key=lambda run: values[run.home], reverse=descending)
-    lacking = [run for run in read if values[run.home] is None]
-    return having + lacking + [run for run in runs if isinstance(run, UnreadableRun)]
+    values = {run.home: _sort_value(run, key) for run in readable}
+    with_value = [run for run in readable if values[run.home] is not None]
+    with_value.sort(key=lambda run: values[run.home], reverse=is_descending)
+    without_value = [run for run in readable if values[run.home] is None]
+    return with_value + without_value + [run for run in runs if isinstance(run, UnreadableRun)]
 
 
-def _value(run: StoredRun, key: str):
-    """What a run is sorted by; None where it has none, NaN included."""
+def _sort_value(run: StoredRun, key: str) -> Any:
+    """Return the value that a run is sorted by, or None if it has none or it is NaN."""
     if key in TEXTS:
         return TEXTS[key](run)
     value = run.numbers.get(key)

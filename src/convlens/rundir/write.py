@@ -1,4 +1,4 @@
-"""What is written into a run folder beside config and tables: summary and results."""
+"""Write the summary of a run and the results of evaluations into the run folder."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from convlens.core.files import write_atomic
 
 
 def write_summary(folder: Path, summary: dict) -> None:
+    """Write ``summary.json``."""
     _write_json(folder / "summary.json", summary)
 
 
 def write_results(folder: Path, results: dict) -> None:
-    """What ``make eval`` found, on which images, as ``results.json`` beside its predictions."""
+    """Write ``results.json``: the results of ``make eval``, and the images it used."""
     _write_json(folder / "results.json", results)
 
 
 def write_evaluation(
     home: Path, checkpoint: Path, epoch: int, results: dict[str, float], seconds: dict[str, float]
 ) -> None:
-    """Put the results of ``make eval`` into the run's ``summary.json``, under ``evaluations``."""
+    """Add the results of ``make eval`` to the run's ``summary.json``, under ``evaluations``.
+
+    Args:
+        home: the run folder.
+        checkpoint: the checkpoint that was evaluated.
+        epoch: completed epochs of the checkpoint.
+        results: the test results, by name.
+        seconds: duration of each part of the evaluation, seconds.
+    """
     try:
         summary = json.loads((home / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # the run is not finished; its own end will write the summary
-    found = {"epoch": epoch, "test": results, "seconds": seconds}
-    summary.setdefault("evaluations", {})[checkpoint.name] = found
+        return  # the run has not ended; it writes its summary itself
+    evaluation = {"epoch": epoch, "test": results, "seconds": seconds}
+    summary.setdefault("evaluations", {})[checkpoint.name] = evaluation
     write_summary(home, summary)
 
 

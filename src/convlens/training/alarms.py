@@ -52,7 +52,7 @@ def check_evidence_outside(scores: Mapping[str, float], *, lift: float) -> str |
     >>> scores = {"explain/energy_inside": 0.1, "explain/object_share": 0.2}
     >>> check_evidence_outside(scores, lift=1.0)
     'evidence mostly outside the object: 10% of it is on the objects, which cover 20% of the \
-image; look at grad_cam/… and class_means: what is where the maps are bright?'
+image; look at grad_cam/… and class_means: what do bright spots show?'
     """
     inside = scores.get("explain/energy_inside")
     share = scores.get("explain/object_share")
@@ -61,8 +61,8 @@ image; look at grad_cam/… and class_means: what is where the maps are bright?'
     on_objects, covered = format_distinct(inside, share, ".0%")
     return (
         f"evidence mostly outside the object: {on_objects} of it is on the objects, which cover "
-        f"{covered} of the image; look at grad_cam/… and class_means: what is where the maps "
-        f"are bright?"
+        f"{covered} of the image; look at grad_cam/… and class_means: what do bright spots "
+        f"show?"
     )
 
 
@@ -222,8 +222,8 @@ def check_generalisation_gap(
 
     >>> check_generalisation_gap([0.9, 0.97, 0.98, 0.98], [0.7, 0.71, 0.72, 0.73], images=400,
     ...                    epochs=3, gap=0.15).partition(";")[0]
-    'training and validation are far apart: accuracy 0.977 on training images, 0.720 on \
-validation, over the last 3 epochs (alarms.gap=0.15)'
+    'training accuracy is far above validation: 0.977 against 0.720 over the last 3 epochs \
+(alarms.gap=0.15)'
     """
     if len(train_accuracies) < epochs or len(val_accuracies) < epochs or images < 1:
         return None
@@ -233,9 +233,8 @@ validation, over the last 3 epochs (alarms.gap=0.15)'
         return None
     over = f"over the last {epochs} epochs" if epochs > 1 else "in the last epoch"
     return (
-        f"training and validation are far apart: accuracy {seen:.3f} on training images, "
-        f"{others:.3f} on validation, {over} (alarms.gap={gap:g}); look at predictions/mistakes; "
-        f"add images, augmentation or dropout, or train fewer layers"
+        f"training accuracy is far above validation: {seen:.3f} against {others:.3f} {over} "
+        f"(alarms.gap={gap:g}); add images, augmentation or dropout, or train fewer layers"
     )
 
 
@@ -258,8 +257,8 @@ def check_overfitting(
         The alarm, or None.
 
     >>> check_overfitting([1, 0.8, 0.6, 0.4, 0.2], [1, 0.8, 0.9, 1.0, 1.1], epochs=3, rise=0.15)
-    'overfitting: validation loss was lowest (0.800) after epoch 2 and 25% above it on average \
-over the last 3 epochs (training loss: 0.800 to 0.200); stop at epoch 2, or regularise'
+    'overfitting: validation loss rose from 0.800 by 25% in the last 3 epochs, while training \
+loss went from 0.800 to 0.200; stop at epoch 2, or regularise'
     """
     if not val_losses:
         return None
@@ -273,7 +272,7 @@ over the last 3 epochs (training loss: 0.800 to 0.200); stop at epoch 2, or regu
         return None
     before, now = format_distinct(train_losses[best], train_losses[-1], ".3f")
     return (
-        f"overfitting: validation loss was lowest ({lowest:.3f}) after epoch {best + 1} and "
-        f"{higher:.0%} above it on average over the last {epochs} epochs (training loss: "
-        f"{before} to {now}); stop at epoch {best + 1}, or regularise"
+        f"overfitting: validation loss rose from {lowest:.3f} by {higher:.0%} in the last {epochs} "
+        f"epochs, while training loss went from {before} to {now}; stop at epoch {best + 1}, or "
+        f"regularise"
     )

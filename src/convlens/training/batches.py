@@ -47,10 +47,10 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
     if refused := [name for name in layers if name in single]:
         who = f"{processes} processes" if processes > 1 else "one process"
         raise SharedError(
-            f"{refused[0]} cannot normalise a batch of one image ({order.count} images, batches of "
-            f"{order.batch_size}, {who}); set training.batch_size to at least "
-            f"{2 if data.per_device else 2 * processes}, add images, or try "
-            f"model.batch_norm=false or finetune.batch_norm=eval"
+            f"{refused[0]} cannot normalise one image ({order.count} images, batches of "
+            f"{order.batch_size}, {who}); try training.batch_size="
+            f"{2 if data.per_device else 2 * processes}, model.batch_norm=false or "
+            f"finetune.batch_norm=eval"
         )
 
 

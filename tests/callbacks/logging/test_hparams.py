@@ -25,8 +25,8 @@ from convlens.config.compose import compose
 from convlens.config.schema import Config
 from convlens.config.stored import StoredConfig
 from convlens.data.datamodule import PictureData
-from convlens.experiment.module import module_of
-from convlens.experiment.trainer import settings_of
+from convlens.experiment.module import build_module
+from convlens.experiment.trainer import collect_settings
 from convlens.pages.phases import read_phases
 from support.tiny import TINY
 
@@ -38,16 +38,16 @@ RATES = {"a": 0.5, "b": 0.001}  # the first one's best epoch is not its last
 def runs(tmp_path_factory) -> Path:
     """Two short runs with another learning rate each."""
     parent = tmp_path_factory.mktemp("runs")
-    made = convlens.experiment.train.trainer_of
+    made = convlens.experiment.train.build_trainer
     with pytest.MonkeyPatch.context() as patch:
 
         def with_hparams(run, home, resumed):
             trainer, *rest = made(run, home, resumed)
             if not any(isinstance(callback, HParams) for callback in trainer.callbacks):
-                trainer.callbacks.append(HParams(settings_of(run.config)))
+                trainer.callbacks.append(HParams(collect_settings(run.config)))
             return trainer, *rest
 
-        patch.setattr(convlens.experiment.train, "trainer_of", with_hparams)
+        patch.setattr(convlens.experiment.train, "build_trainer", with_hparams)
         for name, rate in RATES.items():
             words = [f"run_dir={parent / name}", f"optimizer.lr={rate}", "scheduler=constant"]
             convlens.experiment.train.train(compose([*SHORT, *words]))
@@ -137,12 +137,12 @@ def test_there_is_one_event_folder_and_other_tags_are_as_ever(runs):
 
 def test_finetune_tells_the_phases():
     config = compose(["exp=finetune_vgg16", "data=shapes", "model.weights=none"])
-    values = settings_of(config).hyperparameters()
+    values = collect_settings(config).hyperparameters()
     assert values["finetune"] == "head > head+last_block"
     assert values["model.name"] == "vgg16"
     assert "optimizer.lr" not in values, "phases have rates of their own"
     plain = compose(["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"])
-    assert settings_of(plain).hyperparameters()["augment"] is False
+    assert collect_settings(plain).hyperparameters()["augment"] is False
 
 
 def phased(*augment: bool) -> Config:
@@ -156,12 +156,12 @@ def phased(*augment: bool) -> Config:
 
 
 def test_a_run_that_never_augmented_is_not_said_to_have():
-    assert settings_of(phased(False, False)).hyperparameters()["augment"] is False
-    assert settings_of(phased(False, True)).hyperparameters()["augment"] is True
+    assert collect_settings(phased(False, False)).hyperparameters()["augment"] is False
+    assert collect_settings(phased(False, True)).hyperparameters()["augment"] is True
 
 
 def test_phases_that_a_run_did_not_come_to_had_no_effect():
-    values = settings_of(phased(False, True)).hyperparameters(1)
+    values = collect_settings(phased(False, True)).hyperparameters(1)
     assert values["augment"] is False and values["finetune"] == "head"
 
 
@@ -170,7 +170,8 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
     config = replace_values(phased(False, True), {**values, "callbacks": {"budget": 0.05}})
     written = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
+        keep = lambda values, **times: written.append(values) or []  # noqa: E731
+        patch.setattr(hparams, "build_session_records", keep)
         convlens.experiment.train.train(config)
     assert written[0]["augment"] is False and written[0]["finetune"] == "head"
     assert "optimizer.lr" not in written[0]
@@ -190,7 +191,7 @@ def test_the_page_and_the_preview_know_when_nothing_is_augmented():
     def offered(*augment: bool) -> bool:
         config = phased(*augment)
         data = PictureData(config.data, seed=0, batch_size=8, eval_batch_size=8)
-        module = module_of(config, list(data.class_names))
+        module = build_module(config, list(data.class_names))
         return "augment" in gather_context(data, module, "val")
 
     assert offered(True, False) and not offered(False, False)

@@ -141,7 +141,7 @@ def test_folders_of_the_same_names_are_refused_with_the_way_out(tmp_path, parts)
 def test_folds_that_lack_a_class_are_refused_too(tmp_path):
     tree(tmp_path, "fold_1", "fold_2")
     tree(tmp_path, "fold_3", files=("cats/1.jpg",))
-    assert "3 folders in" in refused(tmp_path)
+    assert "fold_3" in refused(tmp_path)
 
 
 def test_folders_inside_classes_that_are_no_splits_still_belong_to_the_class(tmp_path):

@@ -307,7 +307,7 @@ def test_masked_where_nobody_said(with_masks):
 
 def test_plan_and_a_path_that_holds_what_hydra_gives_a_meaning(with_masks, capsys, at, monkeypatch):
     monkeypatch.setattr(
-        "convlens.experiment.devices.measured_steps", lambda *_: {"32": 1.0}
+        "convlens.experiment.devices.time_steps", lambda *_: {"32": 1.0}
     )  # takes seconds
     odd = with_masks / "my masks, all (of = them)"
     (with_masks / "masks").rename(odd)

@@ -241,7 +241,7 @@ def test_fetch(tmp_path, serve):
     assert (
         fetch(NOWHERE, target, **sums) == target
     )  # there already: nothing is asked of the network
-    with pytest.raises(UserError, match="is not what"):
+    with pytest.raises(UserError, match="is not the file that"):
         fetch(NOWHERE, target, md5="0" * 32)
 
 

@@ -35,14 +35,14 @@ class Act(L.Callback):
 
 
 def at_epoch(monkeypatch, epoch: int, act) -> None:
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         trainer.callbacks.insert(0, Act(epoch, act))
         return trainer, *rest
 
-    monkeypatch.setattr(runs, "trainer_of", trainer_of)
+    monkeypatch.setattr(runs, "build_trainer", build_trainer)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path)
     words += ["model.batch_norm=true", "model.dropout=0.2", "optimizer=adam"]
     home, alone = tmp_path / "run", tmp_path / "alone"
     assert main(["train", f"run_dir={alone}", *words]) == 0
-    lines, ended = stop(home, None, words, signal.SIGTERM, "training ", 0.2)
+    lines, ended = stop(home, None, words, signal.SIGTERM, "run folder", 0.2)
     assert ended == 143
     (line,) = lines
     assert "stopped by SIGTERM after 0 of 1 epochs and " in line
@@ -68,7 +68,7 @@ def test_a_signal_ends_the_step_and_resume_goes_on_amid_the_epoch(
     left_alone, data, tmp_path, number, status, epoch
 ):
     home = tmp_path / "run"
-    sign = f"epoch {epoch}/" if epoch else "training "
+    sign = f"epoch {epoch}/" if epoch else "run folder"
     lines, ended = stop(home, data, LONG, number, sign, 0.4)
     assert ended == status
     (line,) = lines
@@ -109,16 +109,16 @@ def test_sigterm_at_any_hook(tmp_path, data, capsys, monkeypatch, hook, more):
     assert main(["train", f"run_dir={tmp_path / 'alone'}", *few]) == 0
     capsys.readouterr()
     epoch = {"on_train_start": 0, "on_train_end": 3, "on_test_batch_start": 3}.get(hook, 1)
-    plain = runs.trainer_of
+    plain = runs.build_trainer
 
-    def trainer_of(*args):
+    def build_trainer(*args):
         trainer, *rest = plain(*args)
         trainer.callbacks.insert(-2, Signal(hook, epoch))
         return trainer, *rest
 
     home = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "trainer_of", trainer_of)
+        patch.setattr(runs, "build_trainer", build_trainer)
         assert main(["train", f"run_dir={home}", *few]) == 143
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err

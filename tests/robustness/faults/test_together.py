@@ -63,7 +63,7 @@ def test_a_living_run_is_not_resumed_nor_overwritten(tmp_path):
     words = [*FEW, "training.steps_per_epoch=4000"]
     process = start(["train", f"run_dir={home}", *words], tmp_path / "cache")
     try:
-        wait_for(process, logged(home, "training "))
+        wait_for(process, logged(home, "run folder"))
         for again in (["resume", f"run={home}"],
                       ["train", f"run_dir={home}", *FEW, "overwrite=true"]):  # fmt: skip
             other = start(again, tmp_path / "cache")

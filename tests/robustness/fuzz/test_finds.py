@@ -158,10 +158,10 @@ def test_word_is_refused_in_a_line(word):
 def test_what_lightning_refuses_is_told_in_a_line(at, word):
     """No such device of this machine; two callbacks that Lightning takes for one."""
     from convlens.experiment.assemble import assemble
-    from convlens.experiment.trainer import trainer_of
+    from convlens.experiment.trainer import build_trainer
 
-    with pytest.raises(UserError, match="trainer or callbacks|does not take such values"):
-        trainer_of(assemble(compose([*BASE, word])), at / "run", False)
+    with pytest.raises(UserError, match="trainer or callbacks|does not accept these values"):
+        build_trainer(assemble(compose([*BASE, word])), at / "run", False)
 
 
 def test_composed_words_are_refused_alike():
@@ -319,8 +319,8 @@ def test_garbled_run_is_told_in_a_line(at, file, content):
 def test_page_of_a_run_whose_files_do_not_go_together_is_refused(at):
     home = write_run(at / "run", [1.0, 0.5])
     (home / "config.yaml").write_text("experiment: x\n")
-    with pytest.raises(UserError, match="not as a run leaves them"):
+    with pytest.raises(UserError, match="not as a run writes them"):
         report(home)
     (home / "summary.json").write_text('{"alarms": 3, "test": [1]}')
-    with pytest.raises(UserError, match="not as a run leaves them"):
+    with pytest.raises(UserError, match="not as a run writes them"):
         compare([home, write_run(at / "other", [1.0, 0.5])])

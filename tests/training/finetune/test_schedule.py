@@ -10,7 +10,7 @@ import torch
 from convlens.config.checks import replace_values
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.experiment.module import module_of
+from convlens.experiment.module import build_module
 from convlens.training import ClassifierModule
 from convlens.training.finetune.groups import build_groups
 from convlens.training.finetune.schedule import Phase, Plateau, Schedule
@@ -42,7 +42,7 @@ def module(groups=None, phases=None, **finetune) -> ClassifierModule:
             **finetune,
         }
         config = replace_values(config, {"finetune": finetune})
-    return module_of(config, ["a", "b", "c", "d", "e"])
+    return build_module(config, ["a", "b", "c", "d", "e"])
 
 
 def trained(made: ClassifierModule) -> set[str]:
@@ -122,7 +122,7 @@ def test_a_scheduler_falls_within_each_phase():
     config = compose([*SMALL, "training.epochs=null", "scheduler=linear"])
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
     config = replace_values(config, {"finetune": finetune})
-    schedule = module_of(config, list("abcde")).schedule
+    schedule = build_module(config, list("abcde")).schedule
     heads = [schedule.rates(time, {})["head"] for time in (0.0, 1.0, 2.0, 4.0, 6.0)]
     assert heads == pytest.approx([0.1, 0.05, 0.02, 0.01, 0.001])
 
@@ -181,7 +181,7 @@ def test_more_epochs_than_the_phases_have_are_refused():
     finetune = {"batch_norm": "frozen_eval", "groups": GROUPS, "phases": PHASES}
     config = replace_values(config, {"finetune": finetune})
     with pytest.raises(UserError, match="phases of finetune have only 8"):
-        module_of(config, list("abcde"))
+        build_module(config, list("abcde"))
 
 
 def modes(made: ClassifierModule) -> dict[str, bool]:

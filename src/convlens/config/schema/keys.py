@@ -82,8 +82,8 @@ def whole(least: int, most: int = _LARGEST_COUNT) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
-    limit = "" if most == _LARGEST_COUNT else f" and at most {most}"
-    return Rule(fits, f"a whole number of at least {least}{limit}")
+    limits = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
+    return Rule(fits, f"a whole number {limits}")
 
 
 def at_least(low: float) -> Rule:
@@ -113,13 +113,19 @@ def one_of(*names: str) -> Rule:
 
 
 def each(rule: Rule, count: int | None = None) -> Rule:
-    """Return a rule for a list, of ``count`` entries if given, that each pass ``rule``."""
+    """Return a rule for a list whose entries, ``count`` of them if given, all pass ``rule``."""
 
     def fits(value: Any) -> bool:
         is_right_length = isinstance(value, list) and (count is None or len(value) == count)
         return is_right_length and all(map(rule.fits, value))
 
-    return Rule(fits, f"a list of {f'{count} values, ' if count else ''}each {rule.expected}")
+    length = f" of {count}" if count else ""
+    return Rule(fits, f"a list{length}, each entry {rule.expected}")
+
+
+def one_or_each(rule: Rule) -> Rule:
+    """Return a rule for one value that passes ``rule``, or a list of such values."""
+    return replace(rule | each(rule), expected=f"{rule.expected}, or a list of such values")
 
 
 def range_of(most: float = math.inf) -> Rule:
@@ -128,14 +134,14 @@ def range_of(most: float = math.inf) -> Rule:
     limit = "" if most == math.inf else f" and at most {most:g}"
     return Rule(
         lambda value: pair.fits(value) and value[0] <= value[1] <= most,
-        f"[low, high], both above 0{limit}",
+        f"[low, high] with both values above 0{limit}",
     )
 
 
 NULL = Rule(lambda value: value is None, "null")
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str), "text")
-TABLE = Rule(lambda value: isinstance(value, dict), "keys and values, {a: b}")
+TABLE = Rule(lambda value: isinstance(value, dict), "a table {key: value}")
 FRACTION = between(0, 1)
 FRACTION_BELOW_1 = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)")
 CLASS = Rule(

@@ -400,7 +400,10 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
             "model._target_=pathlib.Path",
             "pathlib.Path does not return a torch.nn.Module",
         ),
-        ("model._target_=convlens.models.vgg16.build_network", "a class of your own, not one of convlens"),
+        (
+            "model._target_=convlens.models.vgg16.build_network",
+            "a class of your own, not one of convlens",
+        ),
     ],
 )
 def test_a_class_that_is_none_is_told_in_a_line(at, folder, capsys, typed, said):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from convlens.config.checks import restore_config
-from convlens.data.sources.registry import index
+from convlens.data.sources.registry import build_index
 from convlens.experiment.inputs import EXAMPLE
 
 KEPT = ("state_dict", "hyper_parameters", "epoch", "pytorch-lightning_version")
@@ -35,7 +35,7 @@ def main() -> None:
     config["run_dir"] = None  # it was a temporary folder
     torch.save({key: content[key] for key in KEPT}, EXAMPLE / "shapes.ckpt")
     made = restore_config(config, "the run")
-    dataset = index(made.data, made.seed).load()
+    dataset = build_index(made.data, made.seed).load()
     test = dataset.splits["test"]
     for number, name in enumerate(content["hyper_parameters"]["class_names"]):
         row = int((test.labels == number).nonzero()[0][0])

@@ -172,5 +172,5 @@ def peak_megabytes() -> float:
 
 
 SURFACE = Surface(
-    "picture files", st.tuples(recipes, st.one_of(damaged, damaged, damaged, whole, lying)), start
+    "image files", st.tuples(recipes, st.one_of(damaged, damaged, damaged, whole, lying)), start
 )

@@ -1,9 +1,9 @@
-"""Trains the network that `make explain` asks where no checkpoint is named; saves its pictures.
+"""Train the example network of `make explain`, and save its images.
 
     .venv/bin/python docs/example_network.py        (two minutes)
 
-It is `make train` with its defaults; of the checkpoint only what a network needs is kept (weights,
-config, class names), about 0.4 MB. The pictures are test pictures of `shapes`, one of each class.
+It is trained by `make train` with its defaults. Only what a network needs is kept of the checkpoint
+(weights, config, class names), about 0.4 MB. The images are test images of `shapes`, one per class.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def __getattr__(name: str):
         from importlib.metadata import version
 
         return version("convlens")
-    # the notebook's words need torch; the commands that do not shall not wait for it
+    # importing torch takes seconds, and commands that do not need it must not wait for it
     if name in __all__:
         from convlens import api
 

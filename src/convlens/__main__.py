@@ -1,4 +1,4 @@
-"""``python -m convlens COMMAND key=value …``, where the script ``convlens`` is not at hand."""
+"""Run ``python -m convlens COMMAND key=value …`` if the script ``convlens`` is not on the path."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The public face: what a notebook or a script imports; everything else may move.
+"""The public API for notebooks and scripts; all other modules may change without notice.
 
 >>> import convlens                                                 # doctest: +SKIP
 >>> convlens.load("outputs/…/best.ckpt").explain("cat.jpg")         # doctest: +SKIP

@@ -199,4 +199,4 @@ def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monk
     words += ["debug=fast_dev_run", "training.batch_size=4", "training.eval_batch_size=4"]
     phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"
     assert main([*words, phases]) == 0
-    assert "trained together from the first epoch" in capsys.readouterr().out
+    assert "trained together from epoch 1" in capsys.readouterr().out

@@ -86,7 +86,7 @@ def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
     for words, answer in [
         (["layers=conv99", "only=grad_cam"], "matches 'conv99'"),
         (["layers=head.logits", "only=grad_cam"], "layer 'head.logits' gives"),
-        (["layers=head", "only=filters"], "'head' is no convolution and no dense layer"),
+        (["layers=head", "only=filters"], "layers=head: it has no filters"),
     ]:
         assert main(["explain", PICTURE, *words, f"run_dir={tmp_path / words[0]}"]) == 2, words
         lines = capsys.readouterr().err.strip().splitlines()

@@ -63,7 +63,7 @@ def test_the_words_that_ask_for_it():
 def test_combinations_are_numbered_folders_below_run_dir(at):
     jobs = build_jobs(["optimizer.lr=1e-3,1e-4", "seed=0,1", "run_dir=a,b", "data.size=32"])
     assert [str(job.home) for job in jobs] == ["a,b/0", "a,b/1", "a,b/2", "a,b/3"]
-    assert jobs[1].told == "optimizer.lr=0.001 seed=1"
+    assert jobs[1].label == "optimizer.lr=0.001 seed=1"
     assert [(job.config.optimizer.lr, job.config.seed) for job in jobs] == [
         (0.001, 0), (0.001, 1), (0.0001, 0), (0.0001, 1)
     ]  # fmt: skip

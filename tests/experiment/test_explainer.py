@@ -145,7 +145,7 @@ def test_any_network_can_be_wrapped_and_stays_as_it_is():
         image, 1, relu_attributions=True
     )
     torch.testing.assert_close(maps, theirs[0].detach(), atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match="tells 3 classes apart, but 2 names"):
+    with pytest.raises(UserError, match="has 3 classes, but 2 names"):
         convlens.wrap(network, names[:2], size=64)
 
 
@@ -213,10 +213,10 @@ def test_explain_says_what_is_wrong_in_one_line(run, tmp_path, capsys):
         ([ckpt, f"image={bad}", f"run_dir={tmp_path / 'out'}"], "none of the files of"),
         ([ckpt, picture, "only=heat"], "only=heat: no such explanation"),
         ([ckpt, picture, "target=cow"], "target=cow: no such class"),
-        ([ckpt, picture, f"run_dir={tmp_path / 'full'}"], "is there already and not empty"),
-        ([ckpt, picture, "model=vgg16"], "a checkpoint knows its own network"),
+        ([ckpt, picture, f"run_dir={tmp_path / 'full'}"], "already exists and is not empty"),
+        ([ckpt, picture, "model=vgg16"], "a checkpoint contains its network"),
         ([picture, "seed=3"], "give ckpt=FILE, or model=…"),
-        ([picture, "model=vgg16"], "say model.head=imagenet"),
+        ([picture, "model=vgg16"], "add model.head=imagenet"),
         (["ckpt=/nowhere.ckpt", picture], "there is no checkpoint /nowhere.ckpt"),
     ]
     for words, answer in cases:
@@ -265,7 +265,7 @@ def test_predict_takes_no_network_by_itself(odd_pictures, at, capsys):
 def test_explain_says_which_network_answers(odd_pictures, at, capsys):
     picture = next(file for file in odd_pictures.iterdir() if file.suffix == ".png")
     assert main(["explain", f"image={picture}", "only=grad_cam"]) == 0
-    assert "asking the example network, trained on shapes" in capsys.readouterr().out
+    assert "explaining the example network, trained on shapes" in capsys.readouterr().out
 
 
 def test_eval_writes_the_test_sets_predictions_and_mistakes(run, capsys):

@@ -44,7 +44,7 @@ def run(words: list[str]) -> int:
     evaluation = evaluate(path, overrides, print)
     if is_first_process():
         tested_on = evaluation.tested_on
-        name = "test" if tested_on.own else tested_on.place
+        name = "test" if tested_on.is_own_split else tested_on.place
         print_results(f"{path}, after epoch {evaluation.epoch}", {name: evaluation.results})
         print(format_seconds(seconds_by_name()))
         print(f"predictions, worst mistakes, results.json  {evaluation.home}")

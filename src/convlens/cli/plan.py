@@ -111,7 +111,8 @@ def _print_training(plan: Plan) -> None:
     moves = "" if training.accumulate == 1 else f", {training.accumulate} to an update"
     several = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
-    is_augmented, requested = any(phase.augmented for phase in plan.trained), str(config.precision)
+    is_augmented = any(phase.is_augmented for phase in plan.trained_phases)
+    requested = str(config.precision)
     rows = {
         "epochs": f"{training.epochs} of {several} of {plan.batch}{moves}",
         "images": "augmented" if is_augmented else "not augmented",
@@ -120,7 +121,7 @@ def _print_training(plan: Plan) -> None:
         "scheduler": get_name(config.scheduler),
         "precision": plan.precision + (f" ({requested})" if requested != plan.precision else ""),
     }
-    timed = plan.trained if plan.timed else []
+    timed = plan.trained_phases if plan.is_timed else []
     for planned in timed:
         which = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
         rows[f"estimated cost{which}"] = _cost_text(planned, plan.steps)
@@ -133,7 +134,7 @@ def _print_training(plan: Plan) -> None:
 
 
 def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
-    epochs, step, features = planned.epochs, planned.step, planned.features
+    epochs, step, features = planned.epochs, planned.step_seconds, planned.feature_seconds
     if step is None:
         text = f"{epochs} epochs on stored features"
         if features is None:
@@ -158,8 +159,8 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
             else ""
         )
         epochs = f"{planned.start + 1}–{planned.end}{until}" if planned.epochs else "none"
-        stored = f"behind {planned.stored}" if planned.stored else "no"
-        first = [str(phase.number + 1), epochs], ["yes" if planned.augmented else "no", stored]
+        stored = f"behind {planned.stored_layer}" if planned.stored_layer else "no"
+        first = [str(phase.number + 1), epochs], ["yes" if planned.is_augmented else "no", stored]
         for group in planned.groups:
             warm = f"{phase.warmup_epochs:g}" if phase.warmup_epochs and group.fresh else ""
             cells = [group.name, f"{group.rate:g}", f"{group.parameters:,}", warm]
@@ -176,7 +177,7 @@ def _print_logged(plan: Plan) -> None:
     config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
-    for tag, count in plan.logged:
+    for tag, count in plan.tags:
         table.add_row(tag, str(count))
     screen().print(table)
     share, floor = config.callbacks.budget, config.looking.seconds

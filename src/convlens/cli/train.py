@@ -71,7 +71,7 @@ def _train_all(overrides: list[str]) -> int:
     jobs = build_jobs(overrides)
     is_stopped = False
     for number, job in enumerate(jobs, 1):
-        print(f"run {number} of {len(jobs)}: {job.told}", flush=True)
+        print(f"run {number} of {len(jobs)}: {job.label}", flush=True)
         if is_stopped := train_job(job):
             break
     _print_jobs(jobs)
@@ -88,5 +88,5 @@ def _print_jobs(jobs: list[Job]) -> None:
     table = Table("run", right("validation"), right("test"), folded("run folder"))
     for job in jobs:
         cells = [f"{value:.4f}" for value in job.accuracies.values()] or [job.state, ""]
-        table.add_row(job.told, *cells, str(job.home or ""))
+        table.add_row(job.label, *cells, str(job.home or ""))
     screen().print(table)

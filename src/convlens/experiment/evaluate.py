@@ -1,4 +1,4 @@
-"""A checkpoint on the test set: the same numbers again, every answer, the worst mistakes."""
+"""Test a checkpoint: results, every prediction, the confusion matrix and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ log = logging.getLogger("convlens")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a checkpoint does on images that it has not seen.
+    """Results of a checkpoint on images that it has not seen.
 
     Attributes:
-        tested_on: the images, as ``convlens.experiment.unseen`` selects them.
-        epoch: completed ones of the checkpoint.
+        tested_on: the images, from ``convlens.experiment.unseen.select_test_images``.
+        epoch: completed epochs of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
-            of very many classes.
-        home: the folder with ``predictions.csv`` (every test picture's probabilities, see
-            :mod:`convlens.experiment.predict`), ``results.json``, below ``epoch_NNN`` the confusion
-            matrix and the most confident mistakes with their Grad-CAM; and ``left_out.csv`` where
-            images were left out, with how the run has used each.
+            if there are very many classes.
+        home: the folder with ``predictions.csv`` (probabilities of every test image, see
+            ``convlens.experiment.predict``) and ``results.json``; in ``epoch_NNN`` the confusion
+            matrix and the most confident mistakes with their Grad-CAM; and, if images were left
+            out, ``left_out.csv`` with the run's use of each.
     """
 
     tested_on: UnseenImages
@@ -60,51 +60,51 @@ class Evaluation:
 
 
 def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Evaluation:
-    """Test a checkpoint; on its run's own test split the results are those of the run's end.
+    """Test a checkpoint; on its run's own test split the results equal those of the run.
 
     Args:
         file: the checkpoint.
-        words: ``key=value``, which change its config.
-        say: takes lines on the choice of images, before the test.
+        words: overrides of its config, ``key=value``.
+        say: prints a line about the selection of images, before the test.
 
     Raises:
-        UserError: no checkpoint of ours, a word that fits no key, nothing is left to test, or the
-            checkpoint describes no network, or one that its weights do not fit.
+        UserError: the file is no convlens checkpoint, an override fits no key, no image is left to
+            test, or no network can be built from the checkpoint.
     """
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
-    kept = _with_places(restore_config(parts["config"], str(file), words), file)
-    parts["config"] = dump_config(kept)
-    config = apply_overrides(kept, words)
+    stored = _update_places(restore_config(parts["config"], str(file), words), file)
+    parts["config"] = dump_config(stored)
+    config = apply_overrides(stored, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     tested_on = select_test_images(config, content)
-    home, data = _answers_folder(file, tested_on.own), tested_on.data
+    home, data = _choose_folder(file, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
             say(line)
     with count_seconds("decoding"):
-        pictures = data.dataset.splits["test"]
+        images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
     book = PredictionBook(keep_probabilities=True)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
-    trainer = _trainer(config, looks)
-    probes = choose_probes(pictures, data.class_names, count=1, seed=config.seed)
+    trainer = _build_trainer(config, looks)
+    probes = choose_probes(images, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
         explanation.attach(probes, data.class_names, home, config.seed)
     with count_seconds("test"):
         trainer.test(module, datamodule=data, verbose=False)
-    found = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
+    evaluation = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)
-        _write_results(file, found)
-    return found
+        _write_results(file, evaluation)
+    return evaluation
 
 
-def _trainer(config: Config, looks: Looks) -> L.Trainer:
+def _build_trainer(config: Config, looks: Looks) -> L.Trainer:
     devices, precision, line = adapt_devices(config.trainer, str(config.precision))
     if line:
         log.warning(line)
@@ -120,14 +120,14 @@ def _trainer(config: Config, looks: Looks) -> L.Trainer:
     )
 
 
-def _run_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None of a file by itself."""
+def _find_run(checkpoint: Path) -> Path | None:
+    """Return the run folder that contains a checkpoint, or None if it is not in one."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
-def _with_places(config: Config, checkpoint: Path) -> Config:
-    """The run's data may have moved since the checkpoint was written: config.yaml knows where."""
-    home = _run_of(checkpoint)
+def _update_places(config: Config, checkpoint: Path) -> Config:
+    """Take the places of the data from config.yaml: they may have changed since the checkpoint."""
+    home = _find_run(checkpoint)
     if home is None or not holds_run(home):
         return config
     places = read_config(home).places(config.data.name)
@@ -135,23 +135,26 @@ def _with_places(config: Config, checkpoint: Path) -> Config:
     return replace_values(config, {key: places[key] for key in places if key in known})
 
 
-def _answers_folder(checkpoint: Path, own: bool) -> Path:
-    """Where the answers go: beside the run's other files, or a folder of their own.
+def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
+    """Return a folder for the results: in the run folder, or a new one.
 
-    Only what was measured on the run's own test split belongs to the run.
+    Only results on the run's own test split (``is_own_split``) belong in the run folder.
     """
-    home = _run_of(checkpoint)
-    if home is None or not own:
+    home = _find_run(checkpoint)
+    if home is None or not is_own_split:
         return make_fresh_folder(OUTPUTS / "eval")
     folder = home / "evaluation" / checkpoint.stem
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _write_predictions(file: Path, found: Predictions, data: PictureData) -> None:
+def _write_predictions(file: Path, predictions: Predictions, data: PictureData) -> None:
     names = data.dataset.splits["test"].names
-    known = zip(found.rows.tolist(), found.probabilities, found.labels.tolist(), strict=True)
-    rows = ((names[row], shares, data.class_names[label]) for row, shares, label in known)
+    columns = predictions.rows.tolist(), predictions.probabilities, predictions.labels.tolist()
+    rows = (
+        (names[row], probabilities, data.class_names[label])
+        for row, probabilities, label in zip(*columns, strict=True)
+    )
     write_table(file, data.class_names, rows, last="true")
 
 
@@ -162,16 +165,16 @@ def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _write_results(file: Path, found: Evaluation) -> None:
-    """Beside the answers; those on a run's own test split are in its summary too."""
-    tested_on = found.tested_on
+def _write_results(file: Path, evaluation: Evaluation) -> None:
+    """Write results.json; results on the run's own test split also go into its summary."""
+    tested_on, epoch, results = evaluation.tested_on, evaluation.epoch, evaluation.results
     write_results(
-        found.home,
+        evaluation.home,
         {
-            "checkpoint": str(file), "epoch": found.epoch, "data": tested_on.place,
-            "images": len(tested_on.data.dataset.splits["test"]), "own_test_split": tested_on.own,
-            "test": found.results,
+            "checkpoint": str(file), "epoch": epoch, "data": tested_on.place,
+            "images": len(tested_on.data.dataset.splits["test"]),
+            "own_test_split": tested_on.is_own_split, "test": results,
         },
     )  # fmt: skip
-    if (home := _run_of(file)) and tested_on.own:
-        write_evaluation(home, file, found.epoch, found.results, seconds_by_name())
+    if (home := _find_run(file)) and tested_on.is_own_split:
+        write_evaluation(home, file, epoch, results, seconds_by_name())

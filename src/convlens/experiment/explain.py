@@ -1,4 +1,4 @@
-"""Everything about one picture, or a folder of them: a folder for each, and one page of all."""
+"""Explain one image or a folder of images: a folder of panels for each, and one page for all."""
 
 from __future__ import annotations
 
@@ -25,60 +25,65 @@ def explain_images(
     explainer: Explainer, network: str, image: str | None, *, only: str | None = None,
     layers: str = "auto", target: str | None = None, run_dir: str | None = None, say: Say,
 ) -> Path:  # fmt: skip
-    """Explain pictures one by one, write folders and the page; returns their folder.
+    """Explain images one by one, and write their folders and the page.
 
     Args:
-        network: what a person calls it.
-        image: a picture or a folder of pictures; None for filters alone, which need none.
-        only: names of explanations with commas; None for all usual ones.
-        layers: names or patterns of layers with commas, or ``auto``.
-        target: see :meth:`convlens.experiment.explainer.Explainer.explain`.
+        explainer: the network.
+        network: the network's name on the screen and on the page.
+        image: an image or a folder of images; None for filters alone, which need no image.
+        only: names of explanations, with commas; None for the default ones.
+        layers: names or patterns of layers, with commas, or ``auto``.
+        target: see ``convlens.Explainer.explain``.
         run_dir: the folder to write; None for a new one.
-        say: takes lines for the screen while it goes on.
+        say: prints a line.
+
+    Returns:
+        The folder that was written.
 
     Raises:
-        UserError: no picture there, an unknown layer or class, a folder that is not empty, or no
-            picture that could be explained.
+        UserError: there is no image, a layer or class is unknown, the folder is not empty, or no
+            image could be explained.
     """
-    wanted = choose_methods(only)
+    chosen = choose_methods(only)
     walk = start_walk(image) if image is not None else None
-    files, shown = iter(()), PageParts()
+    files, page = iter(()), PageParts()
     if walk is not None:
         files = find_image_files(walk)
-        files = chain([next(files)], files)  # nothing there is told before a folder is made
-    elif wanted != ["filters"]:
-        raise UserError("explain needs image=PATH, a picture or a folder of pictures")
-    # filters are the network's, not a picture's: once for all of them
-    sheets = explainer.filters(layers) if "filters" in wanted else {}
-    home = _explanations_folder(run_dir)
-    say(f"asking {network}")
+        files = chain([next(files)], files)  # report a lack of images before a folder is made
+    elif chosen != ["filters"]:
+        raise UserError("explain needs image=PATH, an image or a folder of images")
+    # filters depend on the network alone, so they are drawn once
+    sheets = explainer.filters(layers) if "filters" in chosen else {}
+    home = _make_folder(run_dir)
+    say(f"explaining {network}")
     if sheets:
-        shown.add("filters", "of the network, whatever the picture", [], write_panels(home, sheets))
-    methods = None if only is None else [method for method in wanted if method != "filters"]
+        page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
+    methods = None if only is None else [method for method in chosen if method != "filters"]
     count, refused, names = 0, [], {PAGE, "filters"}
     for file in files:
         try:
-            found = explainer.explain(file, target=target, only=methods, layers=layers)
+            explanation = explainer.explain(file, target=target, only=methods, layers=layers)
         except ImageError as error:
             refused.append(str(error))
             say(f"! {error}")
             continue
         count += 1
-        name, top = _free_name(file.stem, names), found.top(5)
-        panels = write_panels(home / name, found.panels)
-        say(f"{file}: {', '.join(f'{label} {probability_text(share)}' for label, share in top)}")
-        for note in found.notes:
+        name, top = _choose_name(file.stem, names), explanation.top(5)
+        panels = write_panels(home / name, explanation.panels)
+        classes = (f"{label} {probability_text(probability)}" for label, probability in top)
+        say(f"{file}: {', '.join(classes)}")
+        for note in explanation.notes:
             say(f"  {note}")
-        shown.add(name, str(file), top, panels, found.notes)
+        page.add(name, str(file), top, panels, explanation.notes)
     unused = walk.notes(f"in {walk.root}") if walk is not None else []
     for line in unused:
         say(f"! {line}")
-    page = render_page(
-        shown.parts, heading=str(walk.root) if walk is not None else network, network=network,
+    text = render_page(
+        page.parts, heading=str(walk.root) if walk is not None else network, network=network,
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
-        more=shown.left_out,
+        more=page.left_out,
     )  # fmt: skip
-    write_atomic(home / PAGE, page)
+    write_atomic(home / PAGE, text)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
     say(f"explanations  {home}\npage          {home / PAGE}")
@@ -87,20 +92,22 @@ def explain_images(
     return home
 
 
-def _explanations_folder(asked: str | None) -> Path:
-    if asked is None:
+def _make_folder(run_dir: str | None) -> Path:
+    if run_dir is None:
         return make_fresh_folder(OUTPUTS / "explain")
-    home = Path(asked).expanduser()
+    home = Path(run_dir).expanduser()
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise UserError(f"run_dir={home} is there already and not empty: choose another")
+        raise UserError(f"run_dir={home} already exists and is not empty: choose another")
     make_folder(home)
     return home
 
 
-def _free_name(stem: str, names: set[str]) -> str:
-    """A name of its own for each picture's folder: two folders may hold a cat.jpg each.
+def _choose_name(stem: str, names: set[str]) -> str:
+    """Return a unique name for an image's folder: two folders may contain a cat.jpg each.
 
-    ``names`` are those taken, in small letters.
+    Args:
+        stem: of the image's file.
+        names: names in use, in lower case; the new name is added.
     """
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:60] or "_"
     name, number = plain, 2

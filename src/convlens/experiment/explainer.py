@@ -1,6 +1,6 @@
-"""A trained network and everything that can be asked of it: classes, maps, panels.
+"""Predict and explain images with a trained network.
 
-Shapes: ``B`` pictures, ``C`` channels, ``H W`` picture size, ``K`` classes.
+Shapes: ``B`` images, ``C`` channels, ``H W`` image size, ``K`` classes.
 """
 
 from __future__ import annotations
@@ -34,28 +34,30 @@ from convlens.explain.outputs import answering, check_outputs
 
 log = logging.getLogger("convlens")
 
-PictureLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Explainer:
-    """A network with its class names and the way pictures come to it.
+    """A network with its class names and preprocessing.
 
     Args:
-        network: pictures ``(B, C, H, W)`` to logits ``(B, K)`` or ``(B, 1)``; used as it is and
-            where it is, in evaluation mode while it is asked.
-        class_names: ``K`` different names; a one-logit network has two.
-        recipe: how a picture file becomes the network's ``(H, W, C)``.
-        normalise: from pictures in [0, 1] to what the network takes; None where it does so itself.
-        seed: of explanations that draw random numbers.
+        network: maps images ``(B, C, H, W)`` to logits ``(B, K)`` or ``(B, 1)``; it stays on its
+            device, and is in evaluation mode only during calls.
+        class_names: ``K`` different names; two for a network with one logit.
+        recipe: how an image file becomes the network's ``(H, W, C)``.
+        normalise: maps images in [0, 1] to the network's inputs; None if the network does so.
+        seed: seed of explanations that draw random numbers.
         outputs: ``auto``, ``logits`` or ``probabilities``; see
-            :class:`convlens.explain.outputs.OutputReader`.
+            ``convlens.explain.outputs.OutputReader``.
 
     Attributes:
-        network, class_names, recipe: as given.
-        note: how the outputs are read, where they are no logits; else None.
+        network: as given.
+        class_names: as given, a tuple.
+        recipe: as given.
+        note: how the outputs are read if they are not logits; else None.
 
     Raises:
-        UserError: names that do not fit the outputs, or outputs that cannot be read.
+        UserError: the names do not fit the outputs, or the outputs cannot be read.
     """
 
     def __init__(
@@ -64,11 +66,11 @@ class Explainer:
     ):  # fmt: skip
         self.network, self.class_names, self.recipe = network, tuple(class_names), recipe
         self.seed, self._normalise, self._outputs = seed, normalise, outputs
-        twice = [name for name, count in Counter(self.class_names).items() if count > 1]
-        if twice:
+        repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if repeated:
             raise UserError(
-                f"the class name {twice[0]!r} is given {self.class_names.count(twice[0])} times: "
-                f"give each class its own name"
+                f"the class name {repeated[0]!r} is given "
+                f"{self.class_names.count(repeated[0])} times: give each class its own name"
             )
         if normalise is not None:
             normalise.to(device_of(network))
@@ -77,54 +79,57 @@ class Explainer:
             log.info(self.note)
 
     def _check(self) -> str | None:
-        """What is to be said of the outputs, from one pass; UserError where they do not fit."""
+        """Check the outputs in one pass; return a note on how they are read, or None."""
         images = torch.rand(2, *self.shape, generator=torch.Generator().manual_seed(0))
-        with self._asked(checked=False), explaining(self.network):
+        with self._prepare_network(check_classes=False), explaining(self.network):
             logits, note = check_outputs(self.network, prepare_images(self.network, images))
         classes = max(2, logits.shape[1])
         if classes != len(self.class_names):
             raise UserError(
-                f"the network tells {classes} classes apart, but {len(self.class_names)} names "
-                f"were given: give one name for each, in the order of the logits"
+                f"the network has {classes} classes, but {len(self.class_names)} names were given: "
+                f"give one name for each class, in the order of the logits"
             )
         return note
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of a picture."""
+        """``(C, H, W)`` of the network's images."""
         return self.recipe.channels, self.recipe.height, self.recipe.width
 
-    def read(self, picture: PictureLike) -> Tensor:
-        """A picture as the network sees it before normalisation: ``(C, H, W)`` in [0, 1].
+    def read(self, picture: ImageLike) -> Tensor:
+        """Return an image as the network gets it before normalisation: ``(C, H, W)`` in [0, 1].
 
         Args:
             picture: a file; a Pillow image; an array ``(H, W)`` or ``(H, W, C)`` uint8; or a
                 tensor ``(C, H, W)`` in [0, 1], which is only resized.
 
         Raises:
-            UserError: a file that gives no picture.
-            ValueError: an array or tensor of another shape or type.
+            UserError: the file cannot be decoded.
+            ValueError: an array or tensor has another shape or type.
         """
         if isinstance(picture, Tensor):
-            return self._resized(picture)
+            return self._resize(picture)
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
                 raise ValueError(f"arrays are uint8 (H, W) or (H, W, C), not {picture.dtype}")
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
-            return _as_tensor(convert_image(picture, self.recipe))
+            return _to_tensor(convert_image(picture, self.recipe))
         with pillow_settings():
             return self.decode(Path(picture).expanduser())
 
     def decode(self, file: Path) -> Tensor:
-        """A picture file as :meth:`read` gives it, within Pillow's settings of many threads.
+        """Return an image file as ``read`` does; ``pillow_settings`` must be active.
+
+        Args:
+            file: the image file.
 
         Raises:
-            ImageError: the file gives no picture.
+            ImageError: the file cannot be decoded.
         """
-        return _as_tensor(decode_image(file, self.recipe))
+        return _to_tensor(decode_image(file, self.recipe))
 
-    def _resized(self, picture: Tensor) -> Tensor:
+    def _resize(self, picture: Tensor) -> Tensor:
         channels, height, width = self.shape
         if picture.dim() != 3 or len(picture) not in (1, channels):
             raise ValueError(f"tensors are ({channels}, H, W), not {tuple(picture.shape)}")
@@ -135,95 +140,102 @@ class Explainer:
         return F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
 
     def probabilities(self, pictures: Tensor) -> Tensor:
-        """``(B, K)`` in [0, 1] of pictures ``(B, C, H, W)`` in [0, 1]; on the CPU."""
-        with self._asked(), explaining(self.network), torch.no_grad():
+        """Return ``(B, K)`` in [0, 1], on the CPU, of images ``(B, C, H, W)`` in [0, 1]."""
+        with self._prepare_network(), explaining(self.network), torch.no_grad():
             return probabilities(
                 self.network(prepare_images(self.network, pictures.contiguous()))
             ).cpu()
 
     def explain(
-        self, picture: PictureLike, *, target: str | None = None,
+        self, picture: ImageLike, *, target: str | None = None,
         only: str | Sequence[str] | None = None, name: str | None = None,
         layers: str | Sequence[str] = "auto",
     ) -> Explanation:  # fmt: skip
-        """The likeliest classes of a picture and every explanation of them.
+        """Explain the most probable classes of an image.
 
         Args:
-            picture: see :meth:`read`.
-            target: None explains the likeliest class, the name of a class that one, ``top3`` (or
-                any number) so many of the likeliest.
+            picture: see ``read``.
+            target: the class to explain: its name, None for the most probable one, or ``top3`` (or
+                any number) for that many of the most probable.
             only: some of ``grad_cam, occlusion, superpixels, activations, filters``, or any
-                attribution method of Captum (``integrated_gradients``); None for
-                :data:`convlens.experiment.methods.DEFAULT`.
-            name: of the picture; a file has its own.
-            layers: whose Grad-CAM, activations and filters are shown: names or patterns, a list or
-                text with commas; ``auto`` for what each of them shows by default. See
-                :func:`convlens.explain.choose_layers`.
+                attribution method of Captum (``integrated_gradients``), as a list or text with
+                commas; None for ``convlens.experiment.methods.DEFAULT``.
+            name: name of the image; defaults to the name of its file.
+            layers: layers for Grad-CAM, activations and filters: names or patterns, as a list or
+                text with commas; ``auto`` for the default of each. See
+                ``convlens.explain.choose_layers``.
+
+        Returns:
+            Probabilities, maps and panels.
 
         Raises:
-            UserError: a file that gives no picture, an unknown class, method or layer, a layer that
-                has no maps, Grad-CAM asked for by name of a network that has no feature map.
+            UserError: the file cannot be decoded; a class, method or layer is unknown; a layer has
+                no maps; or ``only`` names Grad-CAM and the network has no feature map.
         """
-        wanted = choose_methods(only)
-        layers = _patterns(layers)
+        methods = choose_methods(only)
+        layers = _split_patterns(layers)
         image = self.read(picture)[None]
-        shares = self.probabilities(image)[0]
-        targets = self._targets(target, shares)
+        probabilities = self.probabilities(image)[0]
+        targets = self._choose_targets(target, probabilities)
         if name is None:
             name = Path(picture).stem if isinstance(picture, str | os.PathLike) else "picture"
-        found = Explanation(name, image[0], self.class_names, shares, tuple(targets))
+        explanation = Explanation(name, image[0], self.class_names, probabilities, tuple(targets))
         if self.note:
-            found.notes.append(self.note)
-        with self._asked():
-            for method in wanted:
+            explanation.notes.append(self.note)
+        with self._prepare_network():
+            for method in methods:
                 add_explanation(
-                    method, self.network, found, layers, named=only is not None, seed=self.seed
-                )
-        return found
+                    method, self.network, explanation, layers, is_named=only is not None,
+                    seed=self.seed,
+                )  # fmt: skip
+        return explanation
 
     def filters(self, layers: str | Sequence[str] = "auto") -> dict[str, np.ndarray]:
-        """``filters/<layer>`` -> its panel, uint8 ``(H, W, 3)``; no picture is needed.
+        """Draw the filters of layers; no image is needed.
 
-        The kernels of convolutions that read the image itself; of deeper convolutions and of dense
-        layers images that excite single units most, found by gradient ascent.
+        Convolutions that read the image itself are shown by their kernels; units of other
+        convolutions and of dense layers by images that excite them most, found by gradient ascent.
 
         Args:
-            layers: see :meth:`explain`; a name here means a convolution or a dense layer.
+            layers: see ``explain``; the layers must be convolutions or dense layers.
+
+        Returns:
+            Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
 
         Raises:
-            UserError: an unknown layer, or one that is neither a convolution nor dense.
+            UserError: a layer is unknown, or neither a convolution nor a dense layer.
         """
-        names, layers = self.class_names, _patterns(layers)
-        with self._asked():
+        names, layers = self.class_names, _split_patterns(layers)
+        with self._prepare_network():
             return draw_filter_panels(self.network, self.shape, names, layers, seed=self.seed)
 
-    def _targets(self, target: str | None, shares: Tensor) -> list[int]:
+    def _choose_targets(self, target: str | None, probabilities: Tensor) -> list[int]:
         if target is None:
-            return shares.topk(1).indices.tolist()
-        if (place := find_name(target, self.class_names)) is not None:
-            return [place]
+            return probabilities.topk(1).indices.tolist()
+        if (number := find_name(target, self.class_names)) is not None:
+            return [number]
         count = target.removeprefix("top")
         if target.startswith("top") and count.isdigit() and int(count):
-            return shares.topk(min(int(count), len(shares))).indices.tolist()
+            return probabilities.topk(min(int(count), len(probabilities))).indices.tolist()
         raise UserError(f"target={target}: no such class; {nearest(target, self.class_names)}")
 
     @contextmanager
-    def _asked(self, *, checked: bool = True) -> Iterator[None]:
-        """The network takes pictures in [0, 1] and gives logits while this lasts."""
-        normalise, classes = self._normalise, len(self.class_names) if checked else None
-        fed = nullcontext() if normalise is None else add_preprocessing(self.network, normalise)
-        with fed, answering(self.network, self._outputs, classes):
+    def _prepare_network(self, *, check_classes: bool = True) -> Iterator[None]:
+        """Make the network map images in [0, 1] to logits inside the context."""
+        normalise, classes = self._normalise, len(self.class_names) if check_classes else None
+        inputs = nullcontext() if normalise is None else add_preprocessing(self.network, normalise)
+        with inputs, answering(self.network, self._outputs, classes):
             yield
 
 
-def _as_tensor(pixels: np.ndarray) -> Tensor:
-    """``(C, H, W)`` in [0, 1] of ``(H, W, C)`` uint8."""
-    # contiguous: a network that flattens with `view` refuses pictures with channels last
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    """Convert ``(H, W, C)`` uint8 to ``(C, H, W)`` in [0, 1]."""
+    # contiguous: a network that flattens with `view` fails on images in channels-last order
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().contiguous() / 255
 
 
-def _patterns(layers: str | Sequence[str]) -> str | list[str]:
-    """A list, or text with commas, as :func:`choose_layers` takes it."""
-    found = layers.strip("[]").split(",") if isinstance(layers, str) else list(layers)
-    found = [each.strip() for each in found if each.strip()]
-    return "auto" if found == ["auto"] or not found else found
+def _split_patterns(layers: str | Sequence[str]) -> str | list[str]:
+    """Return layers, a list or text with commas, in the form that ``choose_layers`` takes."""
+    patterns = layers.strip("[]").split(",") if isinstance(layers, str) else list(layers)
+    patterns = [each.strip() for each in patterns if each.strip()]
+    return "auto" if patterns == ["auto"] or not patterns else patterns

@@ -1,7 +1,7 @@
-"""What a network says of one picture, and why: by each method, in maps and panels.
+"""Explain a network's prediction for one image by each method, in maps and panels.
 
-Shapes: ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K`` classes, ``T``
-classes explained. The network takes pictures in [0, 1] and gives logits.
+Shapes: ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K`` classes, ``T``
+explained classes. The network maps images in [0, 1] to logits.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ from convlens.explain.superpixels import superpixels
 from convlens.pages.render import data_uri
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
-OURS = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
-_LAYERS_SHOWN = 16  # of activation grids, where none are named
+BUILT_IN = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
+_LAYERS_SHOWN = 16  # activation grids if no layers are named
 _SEGMENTS = 49  # superpixels, about as many as there are windows
-_WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, shares of the picture's sides
+_WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, fractions of the image's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
 _BATCH = 32
-_FILTER_LAYERS, _UNITS = 8, 16  # of filters: layers where none are named, units of each
+_FILTER_LAYERS, _UNITS = 8, 16  # filters: layers if none are named, units of each
 _ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **get_recipe("robust")}
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a network says of one picture, and why. In a notebook it shows itself.
+    """A network's prediction for one image and its explanations; a notebook displays the panels.
 
-    Shapes: ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K`` classes,
-    ``T`` classes explained.
+    Shapes: ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K`` classes,
+    ``T`` explained classes.
 
     Attributes:
-        name: of the picture.
-        picture: ``(C, H, W)`` in [0, 1], as the network sees it before normalisation.
+        name: name of the image.
+        picture: ``(C, H, W)`` in [0, 1], the image as the network gets it before normalisation.
         class_names: ``K`` names.
         probabilities: ``(K,)`` in [0, 1].
-        targets: the ``T`` classes explained.
-        grad_cam: layer -> ``(T, h, w)``, at least 0; on the scale of logits.
-        maps: method (``occlusion``, ``superpixels``, any of Captum's) -> ``(T, H, W)``, or
-            ``(T, h, w)`` of a layer; signed.
-        activations: layer -> ``(C', h, w)``.
-        panels: tag -> uint8 ``(H, W, 3)``, the drawn explanations.
-        notes: what a reader of the maps should know, one line each.
+        targets: the ``T`` explained classes.
+        grad_cam: by layer, ``(T, h, w)``, at least 0, on the scale of logits.
+        maps: by method (``occlusion``, ``superpixels`` or a method of Captum), ``(T, H, W)`` or a
+            layer's ``(T, h, w)``, signed.
+        activations: by layer, ``(C', h, w)``.
+        panels: the drawn explanations by tag, uint8 ``(H, W, 3)``.
+        notes: remarks that help to read the maps, one line each.
     """
 
     name: str
@@ -89,14 +89,14 @@ class Explanation:
     notes: list[str] = field(default_factory=list)
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes with their probabilities, the likeliest first."""
-        shares, numbers = self.probabilities.topk(min(count, len(self.probabilities)))
+        """Return the most probable classes with their probabilities, in decreasing order."""
+        values, numbers = self.probabilities.topk(min(count, len(self.probabilities)))
         names = (self.class_names[number] for number in numbers.tolist())
-        return list(zip(names, shares.tolist(), strict=True))
+        return list(zip(names, values.tolist(), strict=True))
 
     def __str__(self) -> str:
-        said = ", ".join(f"{name} {probability_text(share)}" for name, share in self.top(3))
-        return f"{self.name}: {said}"
+        classes = (f"{name} {probability_text(value)}" for name, value in self.top(3))
+        return f"{self.name}: {', '.join(classes)}"
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{html.escape(str(self))}</b></p>"]
@@ -106,7 +106,12 @@ class Explanation:
         return "\n".join(parts)
 
     def row(self, number: int, layers: Sequence[LayerMap]) -> ClassMap:
-        """The row of a panel for target ``number``: maps of layers, the one drawn large last."""
+        """Return the row of a panel for one target.
+
+        Args:
+            number: index into ``targets``.
+            layers: maps of the target; the last one is drawn large.
+        """
         target, (*others, last) = self.targets[number], layers
         role: Role = "predicted" if target == int(self.probabilities.argmax()) else "target"
         return ClassMap(
@@ -115,13 +120,13 @@ class Explanation:
         )  # fmt: skip
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write every panel as ``<tag>.jpg`` below ``folder``; returns the files."""
+        """Write every panel as ``<tag>.jpg`` in ``folder``, and return the files."""
         folder = Path(folder)
         return [folder / f"{tag}.jpg" for tag in write_panels(folder, self.panels)]
 
 
 def write_panels(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Write panels, uint8 ``(H, W, 3)`` by tag, as ``<tag>.jpg``; returns the files' content."""
+    """Write panels, uint8 ``(H, W, 3)`` by tag, as ``<tag>.jpg``; return the encoded files."""
     encoded = {tag: encode_jpeg(panel) for tag, panel in panels.items()}
     for tag, content in encoded.items():
         file = folder / f"{tag}.jpg"
@@ -131,139 +136,145 @@ def write_panels(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, by
 
 
 def choose_methods(only: str | Sequence[str] | None) -> list[str]:
-    """The explanations that ``only`` names: a list, or text with commas; None for all usual ones.
+    """Return the methods that ``only`` names (a list, or text with commas); ``DEFAULT`` if None.
 
     Raises:
-        UserError: one that there is not.
+        UserError: a method does not exist.
 
     >>> choose_methods("grad_cam,Saliency")
     ['grad_cam', 'saliency']
     """
     if only is None:
         return list(DEFAULT)
-    asked = only.split(",") if isinstance(only, str) else only
-    return list(dict.fromkeys(_method(name.strip()) for name in asked))
+    names = only.split(",") if isinstance(only, str) else only
+    return list(dict.fromkeys(_resolve_method(name.strip()) for name in names))
 
 
-def _method(name: str) -> str:
-    if name in OURS:
+def _resolve_method(name: str) -> str:
+    if name in BUILT_IN:
         return name
     try:
         return find_method(name)
     except UserError:
-        known = nearest(name, [*OURS, *attribution_methods()])
+        known = nearest(name, [*BUILT_IN, *attribution_methods()])
         raise UserError(f"only={name}: no such explanation; {known}") from None
 
 
 def add_explanation(
-    method: str, network: nn.Module, found: Explanation, layers: str | list[str], *, named: bool,
-    seed: int,
+    method: str, network: nn.Module, explanation: Explanation, layers: str | list[str], *,
+    is_named: bool, seed: int,
 ) -> None:  # fmt: skip
-    """Add to ``found`` what a method of explaining one picture finds, whichever it is.
+    """Run one method and add its maps, panels and notes to an explanation.
 
     Args:
-        layers: as :func:`convlens.explain.choose_layers` takes them.
-        named: whether it was asked for by name, and not as one of all usual ones.
-        seed: of methods that draw random numbers.
+        method: a name from ``choose_methods``.
+        network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
+        explanation: gets the results.
+        layers: see ``convlens.explain.choose_layers``.
+        is_named: whether the user named the method, rather than taking the default ones.
+        seed: seed of methods that draw random numbers.
 
     Raises:
-        UserError: an unknown layer or one without maps; Grad-CAM asked for by name of a network
-            that has no feature map.
+        UserError: a layer is unknown or has no maps; or Grad-CAM was named and the network has no
+            feature map.
     """
     if method == "grad_cam":
-        _by_grad_cam(network, found, layers, named)
+        _add_grad_cam(network, explanation, layers, is_named)
     elif method == "activations":
-        _by_activations(network, found, layers)
+        _add_activations(network, explanation, layers)
     elif method == "filters":
-        shape = tuple(found.picture.shape)
-        found.panels.update(
-            draw_filter_panels(network, shape, found.class_names, layers, seed=seed)
-        )
+        shape, names = tuple(explanation.picture.shape), explanation.class_names
+        explanation.panels.update(draw_filter_panels(network, shape, names, layers, seed=seed))
     else:
-        _by_signed_maps(network, found, method, seed)
+        _add_signed_maps(network, explanation, method, seed)
 
 
-def _by_grad_cam(
-    network: nn.Module, found: Explanation, layers: str | list[str], named: bool
+def _add_grad_cam(
+    network: nn.Module, explanation: Explanation, layers: str | list[str], is_named: bool
 ) -> None:
-    """Grad-CAM at the layers, ``(T, h, w)`` each; nothing where no layer has maps."""
-    image = found.picture[None]
+    """Add Grad-CAM at the layers, ``(T, h, w)`` each; only a note if no layer has maps."""
+    image = explanation.picture[None]
     layers = choose_layers(network, layers, "grad_cam", example=image)
     if not layers:
-        _, why = find_feature_map(network, image)
-        if named:
-            raise UserError(f"only=grad_cam: {why}; occlusion explains any network")
-        found.notes.append(f"grad_cam: {why}, there is nothing to draw")
+        _, reason = find_feature_map(network, image)
+        if is_named:
+            raise UserError(f"only=grad_cam: {reason}; only=occlusion explains any network")
+        explanation.notes.append(f"grad_cam: {reason}, there is nothing to draw")
         return
-    maps = grad_cam(network, image, torch.tensor([found.targets]), layers).maps
-    found.grad_cam.update({layer: maps[layer][0].cpu() for layer in layers})
+    maps = grad_cam(network, image, torch.tensor([explanation.targets]), layers).maps
+    maps = {layer: maps[layer][0].cpu() for layer in layers}
+    explanation.grad_cam.update(maps)
     rows = [
-        found.row(number, [LayerMap(layer, found.grad_cam[layer][number]) for layer in layers])
-        for number in range(len(found.targets))
+        explanation.row(number, [LayerMap(layer, maps[layer][number]) for layer in layers])
+        for number in range(len(explanation.targets))
     ]
-    title = f"{found.name} · Grad-CAM at {', '.join(layers)}"
-    found.panels["grad_cam"] = grad_cam_panel(found.picture, rows, title=title)
+    title = f"{explanation.name} · Grad-CAM at {', '.join(layers)}"
+    explanation.panels["grad_cam"] = grad_cam_panel(explanation.picture, rows, title=title)
 
 
-def _by_activations(network: nn.Module, found: Explanation, layers: str | list[str]) -> None:
-    """What the layers' channels answer to the picture, ``(C', h, w)`` each."""
-    image = found.picture[None]
-    if layers == "auto" and (why := find_feature_map(network, image)[1]):
-        found.notes.append(f"activations: {why}")
+def _add_activations(network: nn.Module, explanation: Explanation, layers: str | list[str]) -> None:
+    """Add the activations of the layers' channels, ``(C', h, w)`` each."""
+    image = explanation.picture[None]
+    if layers == "auto" and (reason := find_feature_map(network, image)[1]):
+        explanation.notes.append(f"activations: {reason}")
     chosen = choose_layers(network, layers, "activations", example=image, limit=_LAYERS_SHOWN)
     for layer, maps in activations(network, image, chosen).layers.items():
-        found.activations[layer] = maps = maps[0].cpu()
-        title = f"{layer} · {found.name}"
-        found.panels[f"activations/{layer}"] = activation_grid(maps, title=title)
+        explanation.activations[layer] = maps = maps[0].cpu()
+        title = f"{layer} · {explanation.name}"
+        explanation.panels[f"activations/{layer}"] = activation_grid(maps, title=title)
 
 
-def _by_signed_maps(network: nn.Module, found: Explanation, method: str, seed: int) -> None:
-    """Occlusion by windows or superpixels, or a method of Captum's: ``(T, H, W)``, signed."""
-    image, targets = found.picture[None], torch.tensor([found.targets])
-    filled, notes = {"baseline": "mean", "batch": _BATCH}, ()
+def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
+    """Add signed maps ``(T, H, W)``: of windows, of superpixels or of a Captum method."""
+    image, targets = explanation.picture[None], torch.tensor([explanation.targets])
+    options, notes = {"baseline": "mean", "batch": _BATCH}, ()
     if method == "occlusion":
         size = tuple(image.shape[-2:])
         window, stride = window_pixels(_WINDOW, size), window_pixels(_STRIDE, size)
-        maps = occlusion(network, image, targets, window=window, stride=stride, **filled).maps[0]
-        how = f"occlusion, window {window[0]}×{window[1]}, stride {stride[0]}×{stride[1]}"
+        maps = occlusion(network, image, targets, window=window, stride=stride, **options).maps[0]
+        caption = f"occlusion, window {window[0]}×{window[1]}, stride {stride[0]}×{stride[1]}"
     elif method == "superpixels":
         segments = superpixels(image, _SEGMENTS)
-        maps = superpixel_ablation(network, image, targets, segments, **filled).maps[0]
-        how = f"occlusion, {int(segments.max()) + 1} superpixels"
+        maps = superpixel_ablation(network, image, targets, segments, **options).maps[0]
+        caption = f"occlusion, {int(segments.max()) + 1} superpixels"
     else:
-        repeated = image.expand(len(found.targets), *image.shape[1:])
+        repeated = image.expand(len(explanation.targets), *image.shape[1:])
         options = _STEPS.get(method, {})
         attributed = attribute(
             network, repeated, targets[0], method, batch=_BATCH, seed=seed, **options
         )
         maps, notes = attributed.maps, attributed.notes
-        how = " · ".join(filter(None, [method.replace("_", " "), attributed.layer]))
-    found.maps[method] = maps = maps.cpu()
-    rows = [found.row(number, [LayerMap("", each)]) for number, each in enumerate(maps)]
-    found.panels[method] = attribution_panel(
-        found.picture, rows, title=f"{found.name} · {how}", note="; ".join(notes) or None
+        caption = " · ".join(filter(None, [method.replace("_", " "), attributed.layer]))
+    explanation.maps[method] = maps = maps.cpu()
+    rows = [explanation.row(number, [LayerMap("", each)]) for number, each in enumerate(maps)]
+    title, note = f"{explanation.name} · {caption}", "; ".join(notes) or None
+    explanation.panels[method] = attribution_panel(
+        explanation.picture, rows, title=title, note=note
     )
-    found.notes.extend(f"{method}: {line}" for line in notes)
+    explanation.notes.extend(f"{method}: {line}" for line in notes)
 
 
 def draw_filter_panels(
     network: nn.Module, shape: tuple[int, int, int], class_names: Sequence[str],
     layers: str | list[str], *, seed: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """``filters/<layer>`` -> its panel, uint8 ``(H, W, 3)``.
+    """Draw the filters of layers.
 
-    The kernels of convolutions that read the image itself; of deeper convolutions and of dense
-    layers images that excite single units most, found by gradient ascent.
+    Convolutions that read the image itself are shown by their kernels; units of other
+    convolutions and of dense layers by images that excite them most, found by gradient ascent.
 
     Args:
-        network: pictures ``(B, C, H, W)`` in [0, 1] to logits.
-        shape: ``(C, H, W)`` of a picture.
-        class_names: of the logits.
-        layers: as :func:`convlens.explain.choose_layers` takes them; convolutions or dense layers.
-        seed: of the images that the ascent starts from.
+        network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
+        shape: ``(C, H, W)`` of an image.
+        class_names: names of the logits.
+        layers: see ``convlens.explain.choose_layers``; convolutions or dense layers.
+        seed: seed of the images at which the ascent starts.
+
+    Returns:
+        Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
 
     Raises:
-        UserError: an unknown layer, or one that is neither a convolution nor dense.
+        UserError: a layer is unknown, or neither a convolution nor a dense layer.
     """
     example = torch.full((1, *shape), 0.5)
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
@@ -276,29 +287,37 @@ def draw_filter_panels(
             panel = kernel_sheet(weights, title=f"{layer} · kernels")
         else:
             names = class_names if layer == logits else ()
-            panel = _ascent(network, layer, shape, names, seed)
+            panel = _draw_ascent(network, layer, shape, names, seed)
         panels[f"filters/{layer}"] = panel
     return panels
 
 
-def _ascent(
+def _draw_ascent(
     network: nn.Module, layer: str, shape: tuple[int, int, int], names: Sequence[str], seed: int
 ) -> np.ndarray:
-    """Pictures of some units, evenly spread; ``names``: of the layer that gives the logits."""
+    """Draw images that excite evenly spaced units of a layer most.
+
+    Args:
+        network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
+        layer: a convolution or a dense layer.
+        shape: ``(C, H, W)`` of an image.
+        names: class names if the layer gives the logits, else empty.
+        seed: seed of the first images.
+    """
     module = find_module(network, layer)
     total = getattr(module, "out_channels", None) or getattr(module, "out_features", None)
     if total is None:
-        raise UserError(f"layer {layer!r} is no convolution and no dense layer: it has no filters")
+        raise UserError(f"layers={layer}: it has no filters; name a convolution or a dense layer")
     count = min(_UNITS, total)
     units, signs = [round(i * total / count) for i in range(count)], None
     labels = [names[unit] for unit in units] if total == len(names) else None
     if names and total == 1:
         units, signs, labels = [0, 0], [-1, 1], list(names)
-    found = gradient_ascent(
+    ascent = gradient_ascent(
         network, layer, units, signs=signs, size=shape[1:], channels=shape[0], seed=seed, **_ASCENT
     )
     return filter_sheet(
-        to_display(found.images), found.units, labels=labels,
-        marks=["zero gradient" if stuck else None for stuck in found.stuck.tolist()],
+        to_display(ascent.images), ascent.units, labels=labels,
+        marks=["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()],
         title=f"{layer} · gradient ascent, {len(set(units))} of {total} units",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One run for each combination of values, each in processes of its own."""
+"""Train one run for each combination of values, each in its own processes."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ NOT_STARTED, TRAINED, INTERRUPTED, FAILED = "not started", "trained", "interrupt
 
 @dataclass
 class Job:
-    """One combination.
+    """One combination of values.
 
     Attributes:
-        words: everything that was typed, with one value each; ``run_dir`` is apart.
-        told: the words that tell this combination from the others.
-        config: what they compose to.
+        words: all overrides, with one value each, except ``run_dir``.
+        label: the overrides in which this combination differs from others.
+        config: the composed config.
         home: its run folder; None until it is known.
-        state: what came of it so far.
+        state: whether it was started, and how it ended.
     """
 
     words: list[str]
-    told: str
+    label: str
     config: Config
     home: Path | None
     state: str = NOT_STARTED
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Of ``val`` and ``test`` at the lowest validation loss; empty where there are none."""
-        # fast_dev_run leaves no summary; a failed run may lie in the folder of an older one
+        """By stage (``val``, ``test``), at the lowest validation loss; empty if not trained."""
+        # fast_dev_run leaves no summary; a failed run may have the folder of an older one
         if self.state != TRAINED or not (self.home / "summary.json").exists():
             return {}
         summary = json.loads((self.home / "summary.json").read_text())
@@ -51,69 +51,75 @@ class Job:
 
 
 def build_jobs(words: list[str]) -> list[Job]:
-    """A job for each combination of values; the last word's change fastest.
+    """Return a job for each combination of values; the values of the last override change fastest.
+
+    Args:
+        words: overrides; several values of a key are separated by commas.
 
     Raises:
-        UserError: a combination that does not compose, or whose folder is taken.
+        UserError: a combination does not compose, or its run folder is in use.
     """
     choices = {}
     for word in words:
         values = split_values(word)
-        choices[values[0].partition("=")[0]] = values  # a key's last word wins, as it does always
-    given = choices.pop("run_dir", [])
+        choices[values[0].partition("=")[0]] = values  # the last override of a key wins, as always
+    run_dir = choices.pop("run_dir", [])
     varied = {values[0].partition("=")[0] for values in choices.values() if len(values) > 1}
     jobs = []
     for number, chosen in enumerate(itertools.product(*choices.values())):
-        config = compose([*chosen, *given])
+        config = compose([*chosen, *run_dir])
         home = None
         if config.run_dir:
             home = Path(config.run_dir) / str(number)
             config = replace_values(config, {"run_dir": str(home)})
         build_claim(config).check()
-        told = " ".join(word for word in chosen if word.partition("=")[0] in varied)
-        jobs.append(Job(list(chosen), told or config.experiment, config, home))
+        label = " ".join(word for word in chosen if word.partition("=")[0] in varied)
+        jobs.append(Job(list(chosen), label or config.experiment, config, home))
     return jobs
 
 
 def train_job(job: Job) -> bool:
-    """Train in new processes, so that nothing of a run leaks into the next.
+    """Train in new processes, so that no state of a run leaks into the next.
+
+    Args:
+        job: the combination; its folder and state are updated.
 
     Returns:
-        Whether the whole is to stop.
+        Whether it was interrupted, so that no other job may start.
     """
     if job.home is None:
         job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
     words = [*job.words, f"run_dir={job.home}"]
-    # a group of its own: Ctrl-C reaches it once, from here, and so does the end of this process
+    # its own process group: Ctrl-C, and a signal to this process, reach it once, from below
     child = subprocess.Popen(
         [sys.executable, "-m", "convlens", "train", *words],
         stdin=subprocess.DEVNULL,
         process_group=0,
     )
-    stopped = False
-    with _signals_as_ctrl_c():
+    is_stopped = False
+    with _convert_signals_to_ctrl_c():
         while True:
             try:
                 status = child.wait()
                 break
             except KeyboardInterrupt:
-                stopped = True
+                is_stopped = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGINT)
-    job.state = TRAINED if status == 0 else INTERRUPTED if stopped else f"{FAILED} ({status})"
+    job.state = TRAINED if status == 0 else INTERRUPTED if is_stopped else f"{FAILED} ({status})"
     with contextlib.suppress(OSError):
-        job.home.rmdir()  # what failed before its first file leaves no empty folder
-    return stopped
+        job.home.rmdir()  # a run that failed before its first file leaves no empty folder
+    return is_stopped
 
 
 @contextlib.contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
-    """A closed terminal and a polite kill are Ctrl-C too: they must not leave a run behind."""
+def _convert_signals_to_ctrl_c() -> Iterator[None]:
+    """Treat SIGTERM and a closed terminal like Ctrl-C inside, so that no run is left behind."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    # those that would end this process; under nohup, say, one would not
+    # only signals that would end this process: nohup, for one, makes it ignore SIGHUP
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, interrupt)

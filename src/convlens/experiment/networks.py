@@ -1,6 +1,6 @@
-"""A network to ask: of a checkpoint, of a library, or anybody's.
+"""Load the network of a checkpoint, build one from a library, or wrap any other.
 
-What a config or a checkpoint speaks of is built without obeying it: both may come from anybody.
+No code that only a config or a checkpoint names is imported: both may come from a stranger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint
 from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
-from convlens.models.normalise import build_normalisation as normalise_by
+from convlens.models.normalise import build_normalisation
 from convlens.models.timm_networks import read_timm_config
 from convlens.training import ClassifierModule
 from convlens.training.survival.checkpoint import read_checkpoint
@@ -33,16 +33,19 @@ from convlens.training.survival.checkpoint import read_checkpoint
 def load(
     checkpoint: str | os.PathLike, *, device: str | None = None, words: Sequence[str] = ()
 ) -> Explainer:
-    """The network of a checkpoint that a run of convlens wrote, ready to be asked.
+    """Load the network of a checkpoint that a convlens run wrote, ready to predict and explain.
 
     Args:
         checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
         device: such as ``cuda``; None for the GPU if there is one.
-        words: the classes of one's own that the run was made with, named again, such as
-            ``model._target_=mine.Network``: no code that a file names is run.
+        words: the user-defined classes of the run, named again, such as
+            ``model._target_=mine.Network``: code that only the file names is never run.
+
+    Returns:
+        The network with its class names.
 
     Raises:
-        UserError: no such file, or not a checkpoint of convlens.
+        UserError: the file does not exist, or is no convlens checkpoint.
     """
     content = read_checkpoint(checkpoint)
     module = restore_module(content, str(checkpoint), words, compile=False)
@@ -58,51 +61,57 @@ def wrap(
     normalisation: str | Sequence = "unit", *, channels: int = 3, resize: str = "squash",
     outputs: str = "auto",
 ) -> Explainer:  # fmt: skip
-    """Any network, ready to be asked; no layer's name changes and nothing stays behind in it.
+    """Wrap any network, ready to predict and explain; the network itself is not changed.
 
     Args:
-        network: pictures ``(B, C, H, W)`` to logits.
+        network: maps images ``(B, C, H, W)`` to logits.
         class_names: one for each logit, in their order; two for a network with one logit.
-        size: side, or ``(H, W)``, of the pictures it takes, in pixels.
-        normalisation: ``unit`` ([0, 1] as they are), ``symmetric`` ([-1, 1]), ``imagenet``, or
-            ``(mean, std)`` with a number a channel each.
-        channels: 3, or 1 for grey pictures.
-        resize: ``squash``, ``crop`` or ``pad``; see :class:`convlens.data.pixels.decode.Recipe`.
-        outputs: ``auto`` reads logits, and those before a final Softmax, LogSoftmax or Sigmoid
-            module; ``probabilities`` says that the outputs are probabilities (or their logarithms)
-            made in another way, ``logits`` that they are not.
+        size: side, or ``(H, W)``, of the network's images, in pixels.
+        normalisation: ``unit`` (values stay in [0, 1]), ``symmetric`` ([-1, 1]), ``imagenet``, or
+            ``(mean, std)`` with one number per channel each.
+        channels: 3, or 1 for grey images.
+        resize: ``squash``, ``crop`` or ``pad``; see ``convlens.data.pixels.decode.Recipe``.
+        outputs: ``auto`` reads logits, also those before a final Softmax, LogSoftmax or Sigmoid
+            module; ``probabilities`` if the outputs are probabilities (or their logarithms)
+            computed in another way, ``logits`` if they are not.
+
+    Returns:
+        The network with its class names.
 
     Raises:
-        UserError: names that do not fit the outputs, outputs that look like probabilities where
-            nothing is said, an unknown normalisation.
+        UserError: the number of names does not fit the outputs, the outputs look like probabilities
+            and ``outputs`` is ``auto``, or the normalisation is unknown.
     """
     height, width = (size, size) if isinstance(size, int) else size
     recipe = Recipe(height, width, channels, resize)
-    normalise = normalise_by(normalisation, channels, None, "unit")
+    normalise = build_normalisation(normalisation, channels, None, "unit")
     return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
 
 
 def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
-    """The network that the words speak of, and what a person calls it.
+    """Return the network that a command names, and a name for messages.
 
-    ``ckpt`` is a file, or ``last`` for the newest run's best; without it ``model=…`` with
-    ``model.head=imagenet`` builds a network with its library's weights; with neither, or as
-    ``example``, it is the one that comes with the package.
+    Args:
+        ckpt: a file, ``last`` for the best checkpoint of the newest run, or ``example`` for the
+            network in the package.
+        words: overrides. Without ``ckpt``, ``model=…`` with ``model.head=imagenet`` builds a
+            network with its library's weights; without both it is the example network.
 
     Raises:
-        UserError: no such checkpoint, a word that fits nothing, a network without classes.
+        UserError: the checkpoint does not exist, an override fits no key, or the network has no
+            class names.
     """
     _, words = take_folder(words)
     repeated: list[str] = []
     if ckpt is not None:
         repeated = [word for word in words if is_target(word.partition("=")[0])]
         if stray := [word for word in words if word not in repeated]:
-            raise UserError(f"{stray[0]}: a checkpoint knows its own network; leave the word out")
+            raise UserError(f"{stray[0]}: a checkpoint contains its network; leave this word out")
     elif words:
         return _build_from_library(words)
     path = find_checkpoint(ckpt or EXAMPLE_NAME)
-    example = ckpt in (None, EXAMPLE_NAME)
-    name = "the example network, trained on shapes" if example else str(path)
+    is_example = ckpt in (None, EXAMPLE_NAME)
+    name = "the example network, trained on shapes" if is_example else str(path)
     return load(path, words=repeated), name
 
 
@@ -113,7 +122,7 @@ def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
     config = compose(words)
     if config.model.head != "imagenet":
         raise UserError(
-            "without ckpt=FILE a network has only its library's classes: say model.head=imagenet"
+            "without ckpt=FILE a network has only its library's classes: add model.head=imagenet"
         )
     name = config.model.name
     size, names = config.data.size, imagenet_classes()
@@ -130,35 +139,38 @@ def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
 def restore_module(
     checkpoint: dict[str, Any], where: str, words: Iterable[str] = (), **training: Any
 ) -> ClassifierModule:
-    """The network of a checkpoint, with its weights.
+    """Return the network of a checkpoint, with its weights.
 
     Args:
-        checkpoint: as :func:`convlens.training.survival.checkpoint.read_checkpoint` gives it.
-        where: its file, for messages.
-        words: as typed; they may repeat a class of a person's own.
-        training: keys of the config group ``training`` set anew, such as ``compile=False``.
+        checkpoint: contents of a checkpoint, from ``read_checkpoint``.
+        where: its file, for errors.
+        words: overrides from the command line, which may repeat user-defined classes.
+        **training: new values of the config group ``training``, such as ``compile=False``.
 
     Raises:
-        UserError: its config describes no network, or one that the weights do not fit.
+        UserError: no network can be built from its config, or the weights do not fit it.
     """
-    told = checkpoint["hyper_parameters"]
-    config = restore_config(told["config"], where, words)
+    parts = checkpoint["hyper_parameters"]
+    config = restore_config(parts["config"], where, words)
     config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
     with convert_build_errors(where):
-        module = build_module(config, told["class_names"], pretrained=False)
+        module = build_module(config, parts["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
     return module
 
 
 def convert_build_errors(where: str) -> AbstractContextManager[None]:
-    """Around what is built from a file's config.
+    """Convert any exception inside into a ``UserError`` that names the file with the network.
 
-    The values were checked one by one; that a key is missing or two do not go together is told
-    by the parts that are built from them, each in its own way.
+    Single values have been checked before, but missing or contradictory keys make the parts built
+    from them raise errors of all kinds.
+
+    Args:
+        where: the file, for errors.
 
     Raises:
-        UserError: anything was raised meanwhile; the traceback goes to the log.
+        UserError: an exception was raised inside; its traceback goes to the log.
     """
     return convert_errors(
-        f"{where} does not describe a network that can be built", "was it changed?"
+        f"{where} does not describe a network that can be built", "was it modified?"
     )

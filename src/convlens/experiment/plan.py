@@ -1,4 +1,4 @@
-"""What a run would be, found out before it is trained: data, layers, phases, costs, pictures."""
+"""Describe a run before it is trained: data, layers, phases, costs and logged pictures."""
 
 from __future__ import annotations
 
@@ -33,13 +33,20 @@ from convlens.training.finetune.schedule import Phase
 from convlens.training.precision import choose_precision
 from convlens.training.survival.checkpoint import read_checkpoint
 
-FEW = 4  # images of the pass that features are timed by
-TIMED = ("32", "bf16")  # precisions
+FEW = 4  # images in the pass that times the features
+TIMED = ("32", "bf16")  # precisions whose steps are timed
 
 
 @dataclass(frozen=True)
 class PlannedGroup:
-    """A parameter group in a phase: its learning rate, its parameters, whether it is warmed up."""
+    """A parameter group in a phase.
+
+    Attributes:
+        name: name of the group.
+        rate: learning rate.
+        parameters: number of parameters.
+        fresh: whether the previous phase did not train it, so that it is warmed up.
+    """
 
     name: str
     rate: float
@@ -49,19 +56,21 @@ class PlannedGroup:
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """A phase of the schedule, as it goes where none ends early, and what it costs here.
+    """A phase of the schedule if no phase ends early, and its cost on this machine.
 
     Attributes:
-        phase: what the config says of it.
-        start, end: it trains the epochs ``start + 1`` to ``end``; none where they are equal.
-        groups: in training.
-        trained: parameters in training; ``parameters``: all there are.
-        augmented: whether training images are augmented.
-        stored: the layer whose features are stored; empty for end to end.
-        step: seconds of a training step end to end; None on stored features, in a precision that is
-            not timed, and where there is no epoch.
-        features: seconds that the features take, once; None where they are not needed, and where
-            the number of images is not known.
+        phase: the phase in the schedule.
+        start: epochs before it; it trains the epochs ``start + 1`` to ``end``.
+        end: its last epoch; equal to ``start`` if it has none.
+        groups: the trained groups.
+        trained: number of trained parameters.
+        parameters: number of all parameters.
+        is_augmented: whether training images are augmented.
+        stored_layer: the layer whose features are stored; empty if trained end to end.
+        step_seconds: seconds per training step, end to end; None on stored features, in a precision
+            that is not timed, and if the phase has no epoch.
+        feature_seconds: seconds to compute the features once; None if they are not needed, or if
+            the number of images is unknown.
     """
 
     phase: Phase
@@ -70,32 +79,33 @@ class PlannedPhase:
     groups: tuple[PlannedGroup, ...]
     trained: int
     parameters: int
-    augmented: bool
-    stored: str
-    step: float | None
-    features: float | None
+    is_augmented: bool
+    stored_layer: str
+    step_seconds: float | None
+    feature_seconds: float | None
 
     @property
     def epochs(self) -> int:
-        """How many it trains."""
+        """The number of epochs that it trains."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config describes, as far as it is known before training.
+    """What is known of a run before it is trained.
 
     Attributes:
         config: resolved.
-        weights: what would be downloaded first, or None; ``download``: the same of the images.
-        index: the images; None where they are not on this machine yet.
-        layers: of the network.
-        batch: images of a step over all processes.
-        steps: of an epoch; None where the number of images is not known.
-        precision: that the run would take.
-        phases: of the schedule.
-        warnings: what a person should know of the schedule.
-        logged: tags of pictures, and how many stand behind each at every look.
+        weights: the weights that would be downloaded first, or None.
+        download: the data set that would be downloaded first, or None.
+        index: the images; None if they must be downloaded.
+        layers: layers of the network.
+        batch: images per step, over all processes.
+        steps: steps per epoch; None if the number of images is unknown.
+        precision: precision of the run.
+        phases: phases of the schedule.
+        warnings: problems of the schedule.
+        tags: tags of logged pictures, with the number of pictures at each look.
     """
 
     config: Config
@@ -108,121 +118,129 @@ class Plan:
     precision: str
     phases: list[PlannedPhase]
     warnings: list[str]
-    logged: list[tuple[str, int]]
+    tags: list[tuple[str, int]]
 
     @property
-    def trained(self) -> list[PlannedPhase]:
+    def trained_phases(self) -> list[PlannedPhase]:
         """The phases that have epochs."""
         return [each for each in self.phases if each.epochs]
 
     @property
-    def timed(self) -> bool:
-        """Whether the phases' costs are known."""
+    def is_timed(self) -> bool:
+        """Whether the costs of the phases are known."""
         return self.precision in TIMED
 
 
 def plan(config: Config) -> Plan:
-    """Build what ``config`` describes without training it; what is missing is not downloaded.
+    """Build what ``config`` describes without training it; missing files are not downloaded.
+
+    Args:
+        config: resolved.
 
     Raises:
-        UserError: one line for whatever in the config does not fit the data or itself.
+        UserError: values of the config contradict the data or each other.
     """
     weights, download = find_weights_download(config), find_pending_download(config.data)
     if download:
-        (config, module), index = _without_data(config, list(download.class_names)), None
+        (config, module), index = _build_without_data(config, list(download.class_names)), None
         looks, _ = build_callbacks(config, module)
     else:
         run = assemble(config, pretrained=not weights)
         config, module, looks, index = run.config, run.module, run.explanations, run.data.index
-    augmented = Augmentation(config.data.augment).active
+    is_augmented = Augmentation(config.data.augment).active
 
-    def cut(phase: Phase) -> int:
-        """Links of the backbone before the stored features of a phase; 0 for end to end."""
+    def find_phase_cut(phase: Phase) -> int:
+        """Return the number of backbone links before the stored features; 0 for end to end."""
         if not download:
             return run.phases.cut(module, run.data, phase)
-        never = config.cache_features == "never"
-        return 0 if never else find_cut(module.schedule, phase, module, augmented)[0]
+        if config.cache_features == "never":
+            return 0
+        return find_cut(module.schedule, phase, module, is_augmented)[0]
 
     shape = config.data.channels, config.data.size, config.data.size
     batch, _ = devices.count_batch_images(config)
     steps = config.training.steps_per_epoch
     if steps is None and index is not None:
         steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
-    taken = str(config.precision)
-    if taken == "auto":  # measured as the run itself would measure it
-        taken = choose_precision(devices.time_steps(config, module))
+    precision = str(config.precision)
+    if precision == "auto":  # measured as the run itself would measure it
+        precision = choose_precision(devices.time_steps(config, module))
     phases = [
-        _planned(config, module, phase, start, end, cut(phase), augmented, taken, index)
+        _plan_phase(
+            config, module, phase, start, end, find_phase_cut(phase), is_augmented, precision, index
+        )
         for phase, start, end in module.schedule.list_spans(config.training.epochs)
     ]
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count
-    logged = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
+    plans = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
     return Plan(
         config, weights, download, index,
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
-        batch, steps, taken, phases,
-        list_warnings(config, module), [tag for tags in logged for tag in tags.items()],
+        batch, steps, precision, phases,
+        list_warnings(config, module), [tag for tags in plans for tag in tags.items()],
     )  # fmt: skip
 
 
 def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, int]:
-    """Of a checkpoint: its network's layers, its config and its completed epochs.
+    """Return the layers of a checkpoint's network, its config and its completed epochs.
 
     Args:
-        words: ``key=value``, which change its config.
+        file: the checkpoint.
+        words: overrides of its config, ``key=value``.
 
     Raises:
-        UserError: no checkpoint of ours, or one that describes no network.
+        UserError: the file is no convlens checkpoint, or no network can be built from it.
     """
     checkpoint = read_checkpoint(file)
-    told = checkpoint["hyper_parameters"]
-    config = apply_overrides(restore_config(told["config"], str(file), words), words)
+    parts = checkpoint["hyper_parameters"]
+    config = apply_overrides(restore_config(parts["config"], str(file), words), words)
     with convert_build_errors(str(file)):
-        module = build_module(config, told["class_names"], pretrained=False)
+        module = build_module(config, parts["class_names"], pretrained=False)
         channels, size = config.data.channels, config.data.size
         layers = build_layer_table(module.model, channels=channels, size=size)
     return layers, config, checkpoint["epoch"] + 1
 
 
-def _without_data(config: Config, class_names: list[str]) -> tuple[Config, ClassifierModule]:
-    """The network of a run whose images are to be downloaded, settled but for their numbers."""
-    if config.training.class_weights == "balanced":  # they follow from the numbers of images
+def _build_without_data(config: Config, class_names: list[str]) -> tuple[Config, ClassifierModule]:
+    """Build the network of a run whose images must be downloaded; class weights stay unknown."""
+    if config.training.class_weights == "balanced":  # they depend on the numbers of images
         config = replace_values(config, {"training.class_weights": None})
     module = build_module(config, class_names, pretrained=False)
     return settle(config, module), module
 
 
-def _planned(
+def _plan_phase(
     config: Config, module: ClassifierModule, phase: Phase, start: int, end: int, cut: int,
-    augmented: bool, precision: str, index: Index | None,
+    is_augmented: bool, precision: str, index: Index | None,
 ) -> PlannedPhase:  # fmt: skip
-    """What a phase is and costs; the module is in it afterwards if it is timed."""
+    """Describe a phase and time it; a timed phase stays the module's current one."""
     model = module.model
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    of_groups = {name: module.schedule.groups[name].parameters for name in phase.train}
+    group_parameters = {name: module.schedule.groups[name].parameters for name in phase.train}
     groups = tuple(
         PlannedGroup(name, phase.rates[name], sum(map(sizes.get, parameters)), name in phase.fresh)
-        for name, parameters in of_groups.items()
+        for name, parameters in group_parameters.items()
     )
-    trained = {each for parameters in of_groups.values() for each in parameters}
-    step = features = None
+    trained = {each for parameters in group_parameters.values() for each in parameters}
+    step_seconds = feature_seconds = None
     if end > start and precision in TIMED:
         if cut:
-            features = _features_seconds(config, module, cut, index)
+            feature_seconds = _estimate_feature_seconds(config, module, cut, index)
         else:
             module.enter(phase)
-            step = devices.time_steps(config, module, (precision,))[precision]
+            step_seconds = devices.time_steps(config, module, (precision,))[precision]
     return PlannedPhase(
         phase, start, end, groups, sum(map(sizes.get, trained)), sum(sizes.values()),
-        phase.augment and augmented, model.cut_name(cut) if cut else "", step, features,
+        phase.augment and is_augmented, model.cut_name(cut) if cut else "",
+        step_seconds, feature_seconds,
     )  # fmt: skip
 
 
-def _features_seconds(
+def _estimate_feature_seconds(
     config: Config, module: ClassifierModule, cut: int, index: Index | None
 ) -> float | None:
-    """What computing them takes, once; None where the number of images is not known."""
+    """Return seconds to compute all features once; None if the number of images is unknown."""
     if index is None:
         return None
     data, device = config.data, devices.choose_device(config)

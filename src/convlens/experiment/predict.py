@@ -1,9 +1,9 @@
-"""Each picture's probabilities, for any number of pictures in little memory: ``predictions.csv``.
+"""Write ``predictions.csv``, the probabilities of any number of images, in little memory.
 
 Its columns are ``file, predicted, confidence``, a column ``probability/<class>`` in [0, 1] for each
-class, and ``error``, which says why a file gave no picture (its other columns are empty), or
-``true``, its class where that is known. The columns of classes have a beginning that no other has:
-a class may be called ``file`` or ``true``.
+class, and a last one: ``error``, the reason why a file could not be decoded (its other cells are
+empty), or ``true``, the true class if it is known. The prefix ``probability/`` keeps a class called
+``file`` or ``true`` apart from the other columns.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TABLE = "predictions.csv"
 
 @dataclass
 class PredictionSummary:
-    """What :func:`predict_files` did.
+    """Result of ``predict_files``.
 
     Attributes:
-        counts: predicted class -> pictures.
-        refused: one line for each file that gave no picture.
-        seconds: all of it.
+        counts: number of images by predicted class.
+        refused: one line for each file that could not be decoded.
+        seconds: total time.
     """
 
     counts: Counter = field(default_factory=Counter)
@@ -45,17 +45,17 @@ class PredictionSummary:
     seconds: float = 0.0
 
 
-def choose_folder(asked: str | None) -> Path:
-    """Where the table goes: ``run_dir=``, or a new folder.
+def choose_folder(run_dir: str | None) -> Path:
+    """Return the folder for the table: ``run_dir`` if given, else a new one.
 
     Raises:
-        UserError: a folder that holds a table already, or that cannot be made.
+        UserError: the folder already contains a table, or cannot be made.
     """
-    if asked is None:
+    if run_dir is None:
         return make_fresh_folder(OUTPUTS / "predict")
-    home = Path(asked).expanduser()
+    home = Path(run_dir).expanduser()
     if (home / TABLE).exists():
-        raise UserError(f"run_dir={home} holds {TABLE} already: choose another")
+        raise UserError(f"run_dir={home} already contains {TABLE}: choose another")
     make_folder(home)
     return home
 
@@ -63,36 +63,41 @@ def choose_folder(asked: str | None) -> Path:
 def predict_files(
     explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64
 ) -> PredictionSummary:
-    """Write the table for ``files``; broken ones get a row that says why.
+    """Write the table for ``files``; a broken file gets a row with the error.
 
-    The next batch is decoded, in threads, while the network answers to this one; no more than two
-    batches of pictures are held.
+    While the network predicts a batch, threads decode the next; at most two batches are in memory.
+
+    Args:
+        explainer: the network.
+        files: image files.
+        table: the file to write.
+        batch: images per pass.
 
     Raises:
-        OSError: the table cannot be written; what was written stays as ``predictions.csv.part``.
+        OSError: the table cannot be written; the rows so far remain in ``predictions.csv.part``.
     """
-    done, began = PredictionSummary(), time.perf_counter()
+    summary, began = PredictionSummary(), time.perf_counter()
 
     def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
-        for file, found in _predict_each(explainer, files, batch):
+        for file, result in _predict_each(explainer, files, batch):
             advance(1)
-            if isinstance(found, ImageError):
-                done.refused.append(str(found))
-                yield str(file), None, found.reason
+            if isinstance(result, ImageError):
+                summary.refused.append(str(result))
+                yield str(file), None, result.reason
             else:
-                done.counts[explainer.class_names[int(found.argmax())]] += 1
-                yield str(file), found, ""
+                summary.counts[explainer.class_names[int(result.argmax())]] += 1
+                yield str(file), result, ""
 
     with progress_bar("predicting", len(files)) as advance:
         write_table(table, explainer.class_names, rows())
-    done.seconds = time.perf_counter() - began
-    return done
+    summary.seconds = time.perf_counter() - began
+    return summary
 
 
 def _predict_each(
     explainer: Explainer, files: Sequence[Path], batch: int
 ) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
-    """Each file's probabilities, or what was wrong with it; pictures are decoded a batch ahead."""
+    """Yield each file with its probabilities or its error; images are decoded a batch ahead."""
 
     def read(file: Path) -> torch.Tensor | ImageError:
         try:
@@ -101,38 +106,41 @@ def _predict_each(
             return error
 
     threads = ThreadPoolExecutor(count_cores(), thread_name_prefix="decode")
-    with pillow_settings(), threads as pool:  # around all threads: they belong to the process
-        coming = [pool.submit(read, file) for file in files[:batch]]
+    with pillow_settings(), threads as pool:  # around all threads: settings are per process
+        pending = [pool.submit(read, file) for file in files[:batch]]
         for start in range(0, len(files), batch):
-            now, end = coming, start + batch
-            coming = [pool.submit(read, file) for file in files[end : end + batch]]
-            found = [future.result() for future in now]
-            good = [each for each in found if isinstance(each, torch.Tensor)]
-            shares = iter(explainer.probabilities(torch.stack(good)).numpy() if good else [])
-            for file, each in zip(files[start:end], found, strict=True):
-                yield file, next(shares) if isinstance(each, torch.Tensor) else each
+            current, end = pending, start + batch
+            pending = [pool.submit(read, file) for file in files[end : end + batch]]
+            results = [future.result() for future in current]
+            images = [each for each in results if isinstance(each, torch.Tensor)]
+            predictions = explainer.probabilities(torch.stack(images)).numpy() if images else []
+            rows = iter(predictions)
+            for file, each in zip(files[start:end], results, strict=True):
+                yield file, next(rows) if isinstance(each, torch.Tensor) else each
 
 
 def write_table(
     file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
     *, last: str = "error",
 ) -> None:  # fmt: skip
-    """Write ``predictions.csv``: whole under its name, or as ``.part`` as far as it came.
+    """Write ``predictions.csv`` completely, or leave the rows so far in ``predictions.csv.part``.
 
     Args:
-        rows: (file, probabilities ``(K,)`` or None, what stands in the last column).
-        last: the last column's name: ``error``, or ``true`` where the classes are known.
+        file: the file to write.
+        class_names: K names.
+        rows: (file, probabilities ``(K,)`` or None, content of the last column).
+        last: name of the last column: ``error``, or ``true`` if the classes are known.
     """
-    beside = file.with_name(f"{file.name}.part")
-    # surrogateescape: file names need not be UTF-8, and must come back as they were
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        of_classes = [f"probability/{name}" for name in class_names]
-        out.write(format_csv_line(["file", "predicted", "confidence", *of_classes, last]))
-        for name, shares, note in rows:
+    part = file.with_name(f"{file.name}.part")
+    # surrogateescape: file names need not be UTF-8, and must be written back unchanged
+    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        columns = [f"probability/{name}" for name in class_names]
+        out.write(format_csv_line(["file", "predicted", "confidence", *columns, last]))
+        for name, probabilities, note in rows:
             cells = [""] * (2 + len(class_names))
-            if shares is not None:
-                best = int(shares.argmax())
-                values = [f"{share:.6g}" for share in shares.tolist()]
+            if probabilities is not None:
+                best = int(probabilities.argmax())
+                values = [f"{each:.6g}" for each in probabilities.tolist()]
                 cells = [class_names[best], values[best], *values]
             out.write(format_csv_line([name, *cells, note]))
-    os.replace(beside, file)
+    os.replace(part, file)

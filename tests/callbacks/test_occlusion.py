@@ -143,8 +143,8 @@ def test_plan_tells_the_tags_that_are_drawn(look):
 
 def test_mistakes_are_told_before_training(look):
     cases = [
-        (OcclusionMaps(window=0.1, stride=0.5), "stride 8 must lie"),
-        (OcclusionMaps(window=1.5), "share"),
+        (OcclusionMaps(window=0.1, stride=0.5), "stride 8 must be between"),
+        (OcclusionMaps(window=1.5), "expected a fraction"),
         (OcclusionMaps(baseline="grey"), "neither a number nor"),
         (OcclusionMaps(only="corect"), "did you mean correct"),
         (OcclusionMaps(target="emo"), "did you mean emu"),

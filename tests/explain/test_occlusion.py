@@ -189,9 +189,9 @@ def test_network_and_random_state_are_unchanged():
 
 def test_mistakes_are_answered_in_one_line():
     model, images, targets = case("conv")
-    with pytest.raises(UserError, match="30 pixels does not fit a picture of 24"):
+    with pytest.raises(UserError, match="30 pixels does not fit an image of 24 pixels"):
         occlusion(model, images, targets, window=30, stride=4)
-    with pytest.raises(UserError, match="stride 9 must lie between 1 and"):
+    with pytest.raises(UserError, match="stride 9 must be between 1 and"):
         occlusion(model, images, targets, window=8, stride=9)
     with pytest.raises(UserError, match="'grey' is neither"):
         occlusion(model, images, targets, window=8, stride=8, baseline="grey")
@@ -207,5 +207,5 @@ def test_windows_as_shares_or_pixels():
         assert check_occlusion(size, window=window, stride=stride) in (49, 56, 64)
     assert window_pixels(40, (32, 64)) == (32, 40)
     for wrong in (0, 1.5, -0.2):
-        with pytest.raises(UserError, match="share"):
+        with pytest.raises(UserError, match="expected a fraction of the image"):
             window_pixels(wrong, (32, 32))

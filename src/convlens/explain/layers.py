@@ -30,7 +30,7 @@ _NOT_SHOWN = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn
 def layer_kind(module: nn.Module) -> str | None:
     """Return ``"conv"``, ``"norm"``, ``"activation"``, ``"pool"``, ``"dense"``, or None.
 
-    Activations are recognised by the module that defines them, and poolings by their name. This
+    Activations are recognised by the Python module that defines them, poolings by name. This
     covers those of timm and torchvision without importing either.
 
     >>> layer_kind(nn.ReLU()), layer_kind(nn.Conv2d(3, 8, 3)), layer_kind(nn.Flatten())
@@ -105,16 +105,15 @@ def choose_layers(
         return _choose_automatically(model, kind, example, limit)
     patterns = [patterns] if isinstance(patterns, str) else [str(p) for p in patterns]
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    shown = explainable_layers(model)
+    layers = explainable_layers(model)
     if kind == "filters":
-        shown = [p for p in shown if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
+        layers = [p for p in layers if layer_kind(model.get_submodule(p)) in ("conv", "dense")]
     chosen: set[str] = set()
     for pattern in patterns:
-        matches = [pattern] if pattern in paths else [p for p in shown if fnmatchcase(p, pattern)]
+        matches = [pattern] if pattern in paths else [p for p in layers if fnmatchcase(p, pattern)]
         if not matches:
-            raise UserError(
-                f"no layer of {type(model).__name__} matches {pattern!r}: {nearest(pattern, shown)}"
-            )
+            suggestion = nearest(pattern, layers)
+            raise UserError(f"no layer of {type(model).__name__} matches {pattern!r}: {suggestion}")
         chosen.update(matches)
     return [path for path in paths if path in chosen]
 
@@ -131,7 +130,7 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
         example: ``(1, C, H, W)`` image for one forward pass.
     """
     calls, products = _trace(model, example)
-    last = _last_feature_map(calls)
+    last = _find_last_map(calls)
     if last is None:
         return None, "the network has no feature map"
     if 2 * last.products <= products:
@@ -146,7 +145,7 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
 def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """Return the convolutions that read the channels of the image, in the order of their calls.
 
-    Their kernels can be viewed as small pictures. Kernels of deeper layers and 1×1 kernels cannot.
+    Their kernels can be drawn as small pictures. Kernels of deeper layers and 1×1 kernels cannot.
 
     Args:
         model: the network.
@@ -261,7 +260,7 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
     return calls, tracker.products
 
 
-def _last_feature_map(calls: list[_Call]) -> _Call | None:
+def _find_last_map(calls: list[_Call]) -> _Call | None:
     """Return the call that computed the last feature map, or None."""
     indices = [
         i

@@ -1,4 +1,4 @@
-"""The state in which a network is explained, whatever state it is in, and pictures fit for it.
+"""Bring networks and images into the state in which networks are explained.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 """
@@ -15,20 +15,26 @@ from torch.utils.hooks import RemovableHandle
 from convlens.core.evaluation import evaluation_mode
 from convlens.explain.state import preserve_generators, preserve_state
 
-_NARROW = (torch.float16, torch.bfloat16)
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
 def explaining(model: nn.Module) -> Iterator[None]:
-    """The state in which a network is explained, whatever state the caller is in.
+    """Put a network into the state in which it is explained, inside a ``with`` block.
 
-    Inside: evaluation mode; no inference mode, gradients enabled; autocast off and half-precision
-    weights widened, so everything is computed in fp32 (a float64 network stays float64); compiled
-    modules run eagerly, because a warm compiled module ignores hooks; parameters need no gradient,
-    so graphs begin at the layers. Afterwards all of it is as it was, also after an exception:
-    ``.training`` and ``requires_grad`` flags one by one, ``.grad`` untouched, half-precision
-    weights the very same tensors; buffers and attributes that its passes move, see
-    :func:`convlens.explain.state.preserve_state`; and the global generators.
+    - Evaluation mode is on, inference mode is off, gradients are enabled.
+    - Autocast is off and half-precision weights are converted, so that everything is computed in
+      float32 (a float64 network stays float64).
+    - Compiled modules run eagerly, because they ignore hooks once they have run.
+    - Parameters need no gradient, so that graphs begin at the layers.
+
+    Afterwards everything is restored, also after an exception: the ``training`` and
+    ``requires_grad`` flag of each module and parameter, the half-precision tensors themselves, the
+    buffers and attributes that passes change (see ``convlens.explain.state.preserve_state``), and
+    the global random generators. ``.grad`` is never changed.
+
+    Args:
+        model: the network.
     """
     with (
         torch.inference_mode(False),
@@ -39,78 +45,95 @@ def explaining(model: nn.Module) -> Iterator[None]:
         preserve_state(model),
         evaluation_mode(model),
         switch_off(model.parameters(), "requires_grad"),
-        _widened(model),
+        _widen(model),
     ):
         yield
 
 
 def add_preprocessing(model: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """The network takes what ``preprocess`` makes of its input in a ``with`` of this.
+    """Preprocess the network's input until the returned handle is removed.
 
-    No layer's name changes by it, and nothing of it stays.
+    Use the handle in a ``with`` block. The names of the layers stay as they are.
+
+    Args:
+        model: the network.
+        preprocess: function from images ``(B, C, H, W)`` to the network's input.
     """
-    return model.register_forward_pre_hook(lambda _, given: (preprocess(given[0]), *given[1:]))
+    return model.register_forward_pre_hook(lambda _, args: (preprocess(args[0]), *args[1:]))
 
 
 @contextmanager
 def switch_off(owners: Iterable, flag: str) -> Iterator[None]:
-    """The ``flag`` of those that have it on is off while this lasts."""
-    on = [owner for owner in owners if getattr(owner, flag, False) is True]
+    """Set a flag to False inside a ``with`` block for all owners for which it is True.
+
+    Args:
+        owners: modules or parameters.
+        flag: name of the attribute.
+    """
+    changed = [owner for owner in owners if getattr(owner, flag, False) is True]
     try:
-        for owner in on:
+        for owner in changed:
             setattr(owner, flag, False)
         yield
     finally:
-        for owner in on:
+        for owner in changed:
             setattr(owner, flag, True)
 
 
 @contextmanager
-def _widened(model: nn.Module) -> Iterator[None]:
-    """Half-precision parameters and buffers as fp32, swapped in place and back.
+def _widen(model: nn.Module) -> Iterator[None]:
+    """Convert half-precision parameters and buffers to float32 in place, then restore them.
 
-    Swapping ``.data`` needs no deep copy (a LightningModule drags its trainer along) and hands the
-    optimiser back the tensors it knows.
+    Replacing ``.data`` needs no deep copy of the network (a LightningModule would copy its trainer
+    too), and the optimiser keeps its tensors.
     """
-    narrow = [t for t in [*model.parameters(), *model.buffers()] if t.dtype in _NARROW]
-    before = [(tensor, tensor.data) for tensor in narrow]
+    tensors = [t for t in [*model.parameters(), *model.buffers()] if t.dtype in _HALF_PRECISION]
+    originals = [(tensor, tensor.data) for tensor in tensors]
     try:
-        for tensor, data in before:
+        for tensor, data in originals:
             tensor.data = data.float()
         yield
     finally:
-        for tensor, data in before:
+        for tensor, data in originals:
             tensor.data = data
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network's first parameter lives; the CPU for a network without parameters."""
+    """Return the device of the network's first parameter; the CPU if it has no parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """float64 for a float64 network, else float32: what its explanations are computed in."""
+    """Return the dtype of a network's explanations: float64 for a float64 network, else float32."""
     first = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.float64 if first == torch.float64 else torch.float32
 
 
 def prepare_images(model: nn.Module, images: Tensor) -> Tensor:
-    """``images`` ``(B, C, H, W)`` on the network's device, in its precision, fit for autograd.
+    """Return images on the network's device, in the dtype of its explanations, without a graph.
 
-    They keep their layout in memory: a network that flattens with ``view`` takes contiguous ones
-    only, and convolutions whose weights are channels last hand that on whatever comes in.
+    Their memory format stays, because a network that flattens with ``view`` needs contiguous ones.
+    Convolutions with channels-last weights use that format for any input.
 
-    To be called inside :func:`explaining`: a tensor born in inference mode is cloned here, because
-    autograd refuses to save it.
+    Call this inside ``explaining``: tensors created in inference mode are cloned here, because
+    autograd cannot save them.
+
+    Args:
+        model: the network.
+        images: ``(B, C, H, W)``.
     """
     if images.dim() != 4:
-        raise ValueError(f"pictures must be (B, C, H, W), got shape {tuple(images.shape)}")
+        raise ValueError(f"images must be (B, C, H, W), got shape {tuple(images.shape)}")
     images = images.detach().to(device_of(model), dtype_of(model))
     return images.clone() if images.is_inference() else images
 
 
 def chunks(total: int, batch: int | None) -> list[slice]:
-    """Slices that cut ``total`` items into parts of at most ``batch`` (None: one part).
+    """Return slices that split ``total`` items into parts of at most ``batch``.
+
+    Args:
+        total: number of items.
+        batch: maximum size of a part; None for a single part.
 
     >>> chunks(5, 2)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
@@ -120,10 +143,12 @@ def chunks(total: int, batch: int | None) -> list[slice]:
 
 
 def fit_batch_to_cache(batch: int, images: Tensor, pixels: int) -> int:
-    """At most ``batch`` pictures, on a CPU not more than ``pixels`` of them together.
+    """Return ``batch``, or on a CPU the smaller batch whose feature maps fit the CPU's cache.
 
-    What a layer leaves for the next then stays in the processor's cache. ``images`` ``(…, H, W)``
-    tell the size and the device.
+    Args:
+        batch: maximum batch size.
+        images: ``(…, H, W)``, which determines the image size and the device.
+        pixels: maximum number of pixels in a batch on a CPU.
     """
     if images.device.type != "cpu":
         return batch

@@ -115,7 +115,7 @@ class OutputReader(ExitStack):
         return call.input.reshape(rows.shape)
 
     def _compute_logarithms(self, rows: Tensor) -> Tensor:
-        """Return logits for probabilities of unknown origin, whose softmax gives them again."""
+        """Return logits whose softmax or sigmoid equals the probabilities ``rows``."""
         kind = detect_softmax(rows)
         is_single = rows.shape[1] == 1 and bool(((rows >= 0) & (rows <= 1)).all())
         if kind is None and not is_single:
@@ -229,7 +229,7 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
         model: the network, for the error message.
 
     Raises:
-        UserError: if there is no tensor at that place.
+        UserError: if that part is missing or not a tensor.
     """
     name, kind = type(model).__name__, type(output).__name__
     if callable(where):
@@ -265,7 +265,7 @@ def add_logits_picker(model: nn.Module, where: str | int | Callable | None) -> R
 
     Args:
         model: the network.
-        where: the place of the logits in the output, see ``pick_logits``.
+        where: where the logits are in the output, see ``pick_logits``.
     """
     return model.register_forward_hook(lambda _, args, output: pick_logits(output, where, model))
 

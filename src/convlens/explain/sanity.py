@@ -1,4 +1,4 @@
-"""Does a map depend on what the network has learned? Layers are randomised, and it must change.
+"""Test whether maps depend on the trained weights: they must change if layers are randomised.
 
 Shapes: ``N`` maps, ``h w`` their size, ``L`` layers.
 
@@ -24,14 +24,14 @@ from convlens.explain.similarity import spearman, to_float_maps
 
 @dataclass(frozen=True, eq=False)
 class Randomisation:
-    """How alike maps stay when ``L`` layers lose what they have learned; lower is better.
+    """How similar maps stay when ``L`` layers are randomised; lower is better.
 
     Attributes:
-        layers: the layers, in the order in which they were randomised.
-        spearman: ``(L, N)`` rank correlation with the trained network's maps, in [-1, 1]; near 0
-            for maps that depend on the weights. NaN where one of the two maps is constant: a
-            randomised network often finds nothing, and its map is blank.
-        kept: layers that kept what they have learned, because they cannot draw new weights.
+        layers: the randomised layers, in the order in which they were randomised.
+        spearman: ``(L, N)`` rank correlation with the maps of the trained network, in [-1, 1];
+            near 0 for maps that depend on the weights. NaN if one of the two maps is constant: the
+            map of a randomised network is often blank.
+        kept: layers that kept their trained weights, because they cannot draw new ones.
     """
 
     layers: tuple[str, ...]
@@ -42,88 +42,92 @@ class Randomisation:
 def parameter_randomisation(
     model: nn.Module, explain: Callable[[], Tensor], *, seed: int
 ) -> Randomisation:
-    """Similarity of a network's maps to those of the same network with randomised layers.
+    """Compare a network's maps with those of the same network with randomised layers.
 
-    The cascading test: every layer with weights of its own loses them, one after another, from the
-    last registered to the first, until all are random. A layer's new weights are drawn by its own
-    ``reset_parameters`` on the CPU, and depend on ``seed`` and the layer, not on the device. A
-    method whose maps stay the same shows the picture's edges, not what the network has learned.
+    This is the cascading test: the layers with weights of their own are randomised one after
+    another, from the last registered to the first, until all are random. New weights are drawn by
+    the layer's own ``reset_parameters`` on the CPU. They depend on ``seed`` and the layer, not on
+    the device. A method whose maps stay the same shows the edges in the image, not what the network
+    has learned.
 
-    The network's tensors are set aside while this lasts and are put back untouched, also after an
-    exception; no global random number is drawn.
+    The network's original tensors are restored unchanged, also after an exception. Global random
+    generators are not affected.
 
     Args:
-        explain: maps ``(N, h, w)`` of ``model`` as it is when called, always of the same pictures
-            and targets.
-        seed: of the new weights.
+        model: the network.
+        explain: function that returns maps ``(N, h, w)`` of ``model`` in its current state, always
+            for the same images and targets.
+        seed: seed of the new weights.
 
     Raises:
-        UserError: no layer can draw new weights.
+        UserError: if no layer can draw new weights.
     """
-    learned = {
+    weighted = {
         name: module
         for name, module in model.named_modules()
         if any(parameter is not None for parameter in module._parameters.values())
     }
-    able = [name for name in reversed(learned) if _reset(learned[name])]
-    if not able:
-        raise UserError(f"no layer of {type(model).__name__} can be randomised")
-    ranks = []
+    resettable = [name for name in reversed(weighted) if _find_reset(weighted[name])]
+    if not resettable:
+        raise UserError(
+            f"no layer of {type(model).__name__} can be randomised: give one a reset_parameters()"
+        )
+    correlations = []
     with explaining(model), ExitStack() as cascade:
         trained = to_float_maps(explain()).clone()
-        for name in able:
-            cascade.enter_context(_randomised(model, learned[name], seed))
-            ranks.append(spearman(explain(), trained))
-    kept = tuple(name for name in learned if name not in able)
-    return Randomisation(tuple(able), torch.stack(ranks), kept)
+        for name in resettable:
+            cascade.enter_context(_randomise(model, weighted[name], seed))
+            correlations.append(spearman(explain(), trained))
+    kept = tuple(name for name in weighted if name not in resettable)
+    return Randomisation(tuple(resettable), torch.stack(correlations), kept)
 
 
-def _reset(module: nn.Module) -> Callable[[], None] | None:
-    """What draws the module's weights; nn.MultiheadAttention hides it behind an underscore."""
+def _find_reset(module: nn.Module) -> Callable[[], None] | None:
+    """Return the method that draws new weights; that of nn.MultiheadAttention is private."""
     if is_parametrized(module):
-        return None  # its weight is computed from others: a reset would be lost
+        return None  # its weight is computed from other tensors, so a reset would have no effect
     return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
 
 
 @contextmanager
-def _randomised(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]:
-    """The ``layer`` with new weights inside, with its very own tensors afterwards.
+def _randomise(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]:
+    """Give a layer new weights inside a ``with`` block, and its original tensors afterwards.
 
-    Copies take the places of parameters and buffers: the originals are not written to, so that a
-    graph between a forward and a backward pass, an optimiser and ``.grad`` notice nothing.
+    Copies replace parameters and buffers. The originals are not written to, so that a graph between
+    a forward and a backward pass, an optimiser and ``.grad`` stay valid.
     """
-    number = [*model.modules()].index(layer)
-    # Children too: some modules draw the weights of those within.
-    concerned = {id(tensor) for inner in layer.modules() for _, _, tensor in _tensors(inner)}
-    copies: dict = {}  # one for weights that layers share
-    replaced = []
+    index = [*model.modules()].index(layer)
+    # children too: some modules draw the weights of their children
+    affected = {id(tensor) for inner in layer.modules() for _, _, tensor in _list_tensors(inner)}
+    copies: dict = {}  # weights that layers share get one copy
+    originals = []
     try:
         for module in model.modules():
-            for store, name, tensor in _tensors(module):
-                if id(tensor) in concerned:
-                    replaced.append((store, name, tensor))
+            for store, name, tensor in _list_tensors(module):
+                if id(tensor) in affected:
+                    originals.append((store, name, tensor))
                     store[name] = deepcopy(tensor, copies)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed((seed * 2**20 + number) % 2**63)
+            torch.default_generator.manual_seed((seed * 2**20 + index) % 2**63)
             _redraw(layer)
         yield
     finally:
-        for store, name, tensor in reversed(replaced):
+        for store, name, tensor in reversed(originals):
             store[name] = tensor
 
 
 def _redraw(module: nn.Module) -> None:
-    """New weights, drawn on the CPU whatever the device."""
-    homes = [(tensor, tensor.device) for _, _, tensor in _tensors(module)]
-    for tensor, _ in homes:
+    """Draw new weights, always on the CPU."""
+    devices = [(tensor, tensor.device) for _, _, tensor in _list_tensors(module)]
+    for tensor, _ in devices:
         tensor.data = tensor.data.cpu()
-    _reset(module)()
-    for tensor, device in homes:
+    _find_reset(module)()
+    for tensor, device in devices:
         tensor.data = tensor.data.to(device)
 
 
-def _tensors(module: nn.Module) -> list[tuple[dict, str, Tensor]]:
-    """``(store, name, tensor)`` of a module's own parameters and buffers."""
+def _list_tensors(module: nn.Module) -> list[tuple[dict, str, Tensor]]:
+    """Return ``(store, name, tensor)`` of a module's own parameters and buffers."""
     return [
         (store, name, tensor)
         for store in (module._parameters, module._buffers)

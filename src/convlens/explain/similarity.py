@@ -1,9 +1,10 @@
-"""How alike two maps are: Pearson and rank correlation; and the blur that some scores need.
+"""Compare maps by Pearson and rank correlation, and prepare maps for other scores.
 
 Shapes: ``N`` maps, ``h w`` their size.
 
-Not by torchmetrics, whose Pearson is NaN for a map with one small bright spot, and whose Spearman
-sums ranks in 32 bits: of maps that are blank in more than 65,535 places it can give 0.94 for -1.
+The correlations of torchmetrics are not used. Its Pearson correlation is NaN for a map with one
+small bright spot. Its Spearman correlation sums ranks in 32 bits: for maps that are blank in more
+than 65,535 pixels it can return 0.94 instead of -1.
 """
 
 from __future__ import annotations
@@ -14,44 +15,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# of the largest value: batches of other sizes differ by far less, half precision by about so much
-_ALIKE, _ALIKE_NARROW = 1e-3, 5e-2
+# largest difference between equal outputs, as a fraction of the largest value; the batch size
+# changes outputs by far less, half precision by about as much
+_TOLERANCE, _TOLERANCE_IN_HALF = 1e-3, 5e-2
 
 
 def pearson(maps: Tensor, others: Tensor) -> Tensor:
-    """Pearson's correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
+    """Return Pearson's correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
 
-    ``cov(a, b) / (std(a) std(b))`` over the places of a map; 1: alike up to scale and offset, 0:
-    unrelated. NaN where one of the two is constant or not finite.
+    ``cov(a, b) / (std(a) std(b))`` over the pixels of a map. 1 means equal up to scale and offset,
+    0 unrelated. NaN if one of the two maps is constant or not finite.
 
     Args:
         maps: ``(N, h, w)``, any range.
         others: ``(N, h, w)``, any range.
     """
     a, b = to_float_pair(maps, others)
-    undefined = is_constant(a) | is_constant(b)
-    a, b = (_standardised(values.flatten(1)) for values in (a, b))
-    return (a * b).mean(1).clamp(-1, 1).masked_fill(undefined, math.nan)
+    is_undefined = is_constant(a) | is_constant(b)
+    a, b = (_standardise(values.flatten(1)) for values in (a, b))
+    return (a * b).mean(1).clamp(-1, 1).masked_fill(is_undefined, math.nan)
 
 
 def spearman(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
+    """Return Spearman's rank correlation of each map with its counterpart: ``(N,)`` in [-1, 1].
 
-    Pearson's correlation of the ranks; equal values share the mean of their ranks (blank regions
-    are large in maps that went through a ReLU). 1: the same order of places, 0: unrelated. NaN
-    where one of the two is constant or not finite.
+    This is Pearson's correlation of the ranks. Equal values share the mean of their ranks, because
+    maps after a ReLU have large blank regions. 1 means the same order of pixels, 0 unrelated. NaN
+    if one of the two maps is constant or not finite.
 
     Args:
         maps: ``(N, h, w)``, any range.
         others: ``(N, h, w)``, any range.
     """
     a, b = to_float_pair(maps, others)
-    undefined = is_constant(a) | is_constant(b)
-    return pearson(_ranks(a), _ranks(b)).masked_fill(undefined, math.nan)
+    is_undefined = is_constant(a) | is_constant(b)
+    return pearson(_rank(a), _rank(b)).masked_fill(is_undefined, math.nan)
 
 
 def to_unit(maps: Tensor) -> Tensor:
-    """Each map brought to [0, 1] by its own minimum and maximum; all NaN if it is constant.
+    """Scale each map to [0, 1] by its minimum and maximum; all NaN if it is constant.
 
     >>> to_unit(torch.tensor([[[1.0, 2.0], [3.0, 1.0]]]))
     tensor([[[0.0000, 0.5000],
@@ -62,23 +64,24 @@ def to_unit(maps: Tensor) -> Tensor:
 
 
 def is_constant(maps: Tensor) -> Tensor:
-    """``(N,)`` bool: the map is the same everywhere, or has a value that is not finite.
+    """Return ``(N,)`` bool: the map has a single value, or one that is not finite.
 
-    Exact, where a variance of zero would not be: the mean of equal numbers is rounded.
+    This is exact, unlike a variance of zero, because the mean of equal numbers is rounded.
     """
     lowest, highest = maps.amin((-2, -1)), maps.amax((-2, -1))
     return ~(highest > lowest) | ~(highest - lowest).isfinite()
 
 
 def blur(images: Tensor, radius: int, deviation: float) -> Tensor:
-    """``images`` ``(N, C, H, W)`` through a Gaussian filter; the picture's edge goes on outside.
+    """Blur images with a Gaussian filter that repeats the edge pixels outside the image.
 
     Args:
-        radius: of the filter, pixels: it is ``2 radius + 1`` wide.
-        deviation: standard deviation, pixels.
+        images: ``(N, C, H, W)``.
+        radius: radius of the filter in pixels; it is ``2 radius + 1`` wide.
+        deviation: standard deviation in pixels.
     """
-    place = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    weights = (-place.square() / (2 * deviation**2)).exp()
+    positions = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    weights = (-positions.square() / (2 * deviation**2)).exp()
     weights = (weights / weights.sum()).to(images)
     channels = images.shape[1]
     down = weights.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
@@ -87,29 +90,38 @@ def blur(images: Tensor, radius: int, deviation: float) -> Tensor:
 
 
 def to_float_maps(maps: Tensor) -> Tensor:
-    """``(N, h, w)`` detached and in fp32 (float64 stays), or a ValueError for another shape."""
+    """Return maps detached and in float32 (float64 stays).
+
+    Raises:
+        ValueError: if the shape is not ``(N, h, w)``.
+    """
     if maps.dim() != 3:
         raise ValueError(f"maps must be (N, h, w), got shape {tuple(maps.shape)}")
     return maps.detach().to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
 
 
 def to_float_pair(maps: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as :func:`to_float_maps`, or a ValueError if their shapes differ."""
+    """Apply ``to_float_maps`` to both, and move the others to the device of the maps.
+
+    Raises:
+        ValueError: if their shapes differ, or are not ``(N, h, w)``.
+    """
     if maps.shape != others.shape:
-        raise ValueError(f"maps of one shape, not {tuple(maps.shape)} and {tuple(others.shape)}")
+        shapes = f"{tuple(maps.shape)} and {tuple(others.shape)}"
+        raise ValueError(f"maps must have one shape, got {shapes}")
     return to_float_maps(maps), to_float_maps(others).to(maps.device)
 
 
-def _standardised(rows: Tensor) -> Tensor:
-    """``(N, P)`` with mean zero and mean square one."""
-    # Scaled by the largest value first: squares of maps as small as 1e-25 would all be zero.
+def _standardise(rows: Tensor) -> Tensor:
+    """Scale rows ``(N, h w)`` to mean zero and mean square one."""
+    # divides by the largest value first, because the squares of values like 1e-25 are zero
     centred = rows - rows.mean(1, keepdim=True)
     centred = centred / centred.abs().amax(1, keepdim=True)
     return centred / centred.square().mean(1, keepdim=True).sqrt()
 
 
-def _ranks(maps: Tensor) -> Tensor:
-    """Rank of each place in its map, from 1, equal values sharing the mean; same shape."""
+def _rank(maps: Tensor) -> Tensor:
+    """Return the rank of each pixel in its map, from 1; equal values share the mean rank."""
     rows = maps.flatten(1).contiguous()
     ordered = rows.sort(1).values
     below = torch.searchsorted(ordered, rows, right=False)
@@ -118,10 +130,12 @@ def _ranks(maps: Tensor) -> Tensor:
 
 
 def are_close(one: Tensor, other: Tensor, narrow: bool) -> bool:
-    """Whether two answers of a network are the same but for rounding.
+    """Return whether two outputs of a network are equal except for rounding.
 
     Args:
-        narrow: one of them was computed in half precision.
+        one: an output.
+        other: another output.
+        narrow: whether one of them was computed in half precision.
 
     >>> are_close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.001]), narrow=False)
     True
@@ -132,5 +146,5 @@ def are_close(one: Tensor, other: Tensor, narrow: bool) -> bool:
     one, other = one.detach().double(), other.detach().to(one.device).double()
     if not one.numel():
         return True
-    share = _ALIKE_NARROW if narrow else _ALIKE
-    return bool((one - other).abs().max() <= share * one.abs().max().clamp_min(1e-3))
+    tolerance = _TOLERANCE_IN_HALF if narrow else _TOLERANCE
+    return bool((one - other).abs().max() <= tolerance * one.abs().max().clamp_min(1e-3))

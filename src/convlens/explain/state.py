@@ -54,8 +54,8 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
 
     The state is all buffers, persistent or not, and the attributes of every module, including the
     contents of tensors, arrays and plain containers. Afterwards the originals are the same objects
-    as before. Tensors are never written to, so that a graph between a forward and a backward pass
-    stays valid.
+    as before. The original tensors are never written to, so that a graph between a forward and a
+    backward pass stays valid.
 
     Parameters are too large to be copied each time. They are compared once per network. Those that
     its passes write to (such as a codebook's ``weight.data``) are restored, and are part of the

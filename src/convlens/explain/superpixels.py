@@ -1,6 +1,6 @@
-"""Superpixels: a picture cut into patches of one colour, about equally large.
+"""Cut images into superpixels: patches of similar colour and about equal size.
 
-Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``S`` superpixels.
+Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 
 R. Achanta et al., *SLIC Superpixels Compared to State-of-the-art Superpixel Methods*, TPAMI 2012,
 https://doi.org/10.1109/TPAMI.2012.120
@@ -12,32 +12,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_STEPS = 10  # of k-means; the paper's number too
-_COMPACTNESS = 0.15  # how much place weighs against colour, in units of the picture's range
+_STEPS = 10  # iterations of k-means, as in the paper
+_COMPACTNESS = 0.15  # weight of position against colour, in units of the image's range
 
 
 def superpixels(images: Tensor, segments: int) -> Tensor:
-    """Each picture cut into about ``segments`` connected patches: ``(B, H, W)`` int64 from 0 on.
+    """Cut each image into about ``segments`` connected superpixels.
 
-    SLIC: k-means in place and colour that starts from a grid, where a pixel may only join one of
-    the nine centres around its cell of the grid. Pieces cut off from their patch then go to a
-    patch beside them. Colours are the picture's own channels (no Lab), brought to [0, 1] picture
-    by picture. Deterministic; a plain picture gives the grid.
+    The method is SLIC: k-means on position and colour that starts from a grid. A pixel may only
+    join one of the nine centres around its grid cell. Pieces that are separated from the rest of
+    their superpixel then join a neighbouring one. Colours are the image's own channels (not Lab),
+    scaled to [0, 1] for each image. The result is deterministic; an image of one colour gives the
+    grid.
 
     Args:
         images: ``(B, C, H, W)``, any range.
-        segments: wished number; the grid has about as many cells, as square as may be.
+        segments: requested number of superpixels. The grid has about as many cells, as square as
+            possible.
+
+    Returns:
+        ``(B, H, W)`` int64, the index of each pixel's superpixel, from 0.
 
     Raises:
-        ValueError: no segment asked for, or pictures of another shape.
+        ValueError: if ``segments`` is less than 1, or the images have another shape.
     """
     if images.dim() != 4 or segments < 1:
-        raise ValueError(f"{segments} superpixels of pictures {tuple(images.shape)}")
-    patches = [_slic(image, segments) for image in images.detach().cpu().float()]
-    return torch.stack(patches).to(images.device)
+        raise ValueError(
+            f"expected images (B, C, H, W) and at least 1 segment, got {tuple(images.shape)} and "
+            f"{segments}"
+        )
+    labels = [_slic(image, segments) for image in images.detach().cpu().float()]
+    return torch.stack(labels).to(images.device)
 
 
 def _slic(image: Tensor, segments: int) -> Tensor:
+    """Return ``(H, W)``, the index of each pixel's superpixel, for an image ``(C, H, W)``."""
     height, width = image.shape[-2:]
     rows = min(height, max(1, round((segments * height / width) ** 0.5)))
     columns = min(width, max(1, round(segments / rows)))
@@ -45,12 +54,12 @@ def _slic(image: Tensor, segments: int) -> Tensor:
     row, column = y * rows // height, x * columns // width
     spread = image.max() - image.min()
     colours = (image - image.min()) / spread if spread > 0 else torch.zeros_like(image)
-    # in units of a cell's side, so that place weighs the same whatever the picture's size
+    # in units of a cell's side, so that the weight of positions does not depend on the image size
     scale = _COMPACTNESS / (height * width / (rows * columns)) ** 0.5
     points = torch.cat([colours, (torch.stack([y, x]) + 0.5) * scale])
     points = points.flatten(1).T  # (H·W, C + 2)
 
-    # the nine centres around each pixel's cell; at the edge some of them stand there twice
+    # the nine centres around each pixel's cell; at the edge of the image some are repeated
     near = torch.stack(
         [
             (row + i).clamp(0, rows - 1) * columns + (column + j).clamp(0, columns - 1)
@@ -66,13 +75,12 @@ def _slic(image: Tensor, segments: int) -> Tensor:
         centres = torch.where(members > 0, sums / members.clamp_min(1), float("inf"))
         distances = (points[:, None] - centres[near]).square().sum(-1)
         labels = near.gather(1, distances.argmin(1, keepdim=True))[:, 0]
-    connected = _connected(labels.reshape(height, width))
-    return connected.unique(return_inverse=True)[1]
+    return _connect(labels.reshape(height, width)).unique(return_inverse=True)[1]
 
 
-def _connected(labels: Tensor) -> Tensor:
-    """``(H, W)``: of each label its largest piece is kept; what is cut off joins a neighbour."""
-    pieces = _pieces(labels)
+def _connect(labels: Tensor) -> Tensor:
+    """Keep the largest piece of each label ``(H, W)``, and join the others to a neighbour."""
+    pieces = _find_pieces(labels)
     sizes = torch.bincount(pieces.flatten(), minlength=labels.numel())
     largest = {}
     for piece in pieces.unique().tolist():
@@ -81,26 +89,32 @@ def _connected(labels: Tensor) -> Tensor:
             largest[label] = piece
     keep = torch.isin(pieces, torch.tensor(list(largest.values())))
     labels = torch.where(keep, labels, -1)
-    while (missing := labels < 0).any():
-        labels = torch.where(missing, _around(labels, -1).amax(0), labels)
+    while (is_missing := labels < 0).any():
+        labels = torch.where(is_missing, _get_neighbours(labels, -1).amax(0), labels)
     return labels
 
 
-def _pieces(labels: Tensor) -> Tensor:
-    """``(H, W)``: the first pixel's number of each pixel's connected piece of one label."""
+def _find_pieces(labels: Tensor) -> Tensor:
+    """Return ``(H, W)``, the index of the first pixel of each pixel's connected piece."""
     pieces = torch.arange(labels.numel()).reshape(labels.shape)
-    joined = _around(labels, -1) == labels
+    is_connected = _get_neighbours(labels, -1) == labels
     far = labels.numel()
     while True:
-        least = torch.where(joined, _around(pieces, far), far).amin(0).minimum(pieces)
-        # a piece's number is a pixel of it, whose own number may be lower still
+        least = torch.where(is_connected, _get_neighbours(pieces, far), far).amin(0)
+        least = least.minimum(pieces)
+        # each value is the index of a pixel in the piece, whose own value may be lower still
         least = least.flatten()[least]
         if torch.equal(least, pieces):
             return pieces
         pieces = least
 
 
-def _around(values: Tensor, edge: int) -> Tensor:
-    """``(4, H, W)``: each pixel's neighbours above, below, left and right."""
-    wide = F.pad(values, (1, 1, 1, 1), value=edge)
-    return torch.stack([wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]])
+def _get_neighbours(values: Tensor, edge: int) -> Tensor:
+    """Return ``(4, H, W)``, each pixel's neighbours above, below, left and right.
+
+    Args:
+        values: ``(H, W)``.
+        edge: value of neighbours outside the image.
+    """
+    padded = F.pad(values, (1, 1, 1, 1), value=edge)
+    return torch.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])

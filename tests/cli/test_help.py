@@ -60,7 +60,7 @@ def test_help_is_one_text_however_it_is_requested(capsys):
 def test_the_defaults_are_those_of_the_words_typed(command, capsys):
     text = printed([command, "exp=finetune_vgg16", "data.size=97", "--help"], capsys)
     flat = " ".join(text.split())
-    assert "data.size=97 height and width of the images, pixels (a whole number of" in flat
+    assert "data.size=97 height and width of the images, pixels (a whole number from" in flat
     assert "model.name=vgg16 " in flat and "finetune.phases.1.epochs=15 " in flat
     assert "model=inception_v3 | scratch | timm | vgg16" in flat
     assert "exp=finetune_vgg16" in flat and "--cfg job" in flat

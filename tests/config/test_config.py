@@ -248,10 +248,10 @@ def test_one_value_a_block_builds_what_a_list_of_it_builds():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("model.kernel_size=[3,x]", "a list of each a whole number"),
+        ("model.kernel_size=[3,x]", "or a list of such values"),
         ("model.kernel_size=big", "expected a whole number"),
         ("model.padding=[same,-1]", "valid or same or a whole number"),
-        ("model.pooling=3", "expected text or a list"),
+        ("model.pooling=3", "expected text, or a list"),
         ("trainer.fast_dev_run=3", "expected true or false"),
     ],
 )

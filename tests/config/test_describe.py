@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convlens.config.compose import _flat, compose
+from convlens.config.compose import _flat_keys, compose
 from convlens.config.describe import describe_groups
 from convlens.config.folder import list_groups
 from convlens.config.schema import TARGET
@@ -27,8 +27,8 @@ def test_every_key_is_described_once(words):
     names = [key.name for key in keys]
     assert len(set(names)) == len(names)
     leaves = [
-        name for name in _flat(config.plain())
-        if not any(other.startswith(f"{name}.") for other in _flat(config.plain()))
+        name for name in _flat_keys(config.plain())
+        if not any(other.startswith(f"{name}.") for other in _flat_keys(config.plain()))
         and name.rpartition(".")[2] != TARGET and name != "experiment"
     ]  # fmt: skip
     for leaf in leaves:  # a table such as {head: 0.001} is described as a whole
@@ -42,7 +42,7 @@ def test_the_defaults_can_be_typed_and_change_nothing(words):
     typed = [
         f"{key.name}={key.default}"
         for group in describe_groups(config) for key in group.keys
-        if key.default is not None and not (key.default == "null" and key.meaning == "left out")
+        if key.default is not None and not (key.default == "null" and key.meaning == "removed")
     ]  # fmt: skip
     assert compose([*words, *typed]) == config
 

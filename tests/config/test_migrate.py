@@ -96,5 +96,7 @@ def test_todays_config_is_not_touched():
 
 @pytest.mark.parametrize("number", [FORMAT + 1, -1, "1", True, None])
 def test_a_later_format_is_told(number):
-    with pytest.raises(UserError, match=r"^a file: format=.*: a later convlens wrote it"):
+    with pytest.raises(
+        UserError, match=r"^a file: format=.*: a later version of convlens wrote it"
+    ):
         restore_config({**dump_config(compose([])), "format": number}, "a file")

@@ -287,9 +287,12 @@ def test_an_optimizer_and_a_schedule_train_and_go_on(at, folder, capsys, chosen)
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("optimizer._target_=pathlib.Path", "does not take such values"),
+        ("optimizer._target_=pathlib.Path", "does not accept these values"),
         ("optimizer._target_=builtins.dict", "does not return a torch.optim.Optimizer"),
-        ("scheduler._target_=builtins.dict", "scheduler: builtins.dict does not take such values"),
+        (
+            "scheduler._target_=builtins.dict",
+            "scheduler: builtins.dict does not accept these values",
+        ),
         ("optimizer._target_=strange_optimizer.Signs", "missing 1 required positional argument"),
     ],
 )
@@ -371,7 +374,10 @@ def test_a_class_is_named_on_the_command_line_too(at, folder):
     [
         (["config_dir=nowhere"], "config_dir=nowhere: there is no such folder"),
         (["model=tinny"], "model=tinny: no such model; did you mean tiny"),
-        (["model=tiny", "model._target_=os"], "model._target_=os: the dotted name of a class"),
+        (
+            ["model=tiny", "model._target_=os"],
+            "model._target_=os: expected the dotted name of a class",
+        ),
         (["training._target_=a.b"], "training._target_: no such key"),
         (["model.width=3"], "model.width: no such key"),
     ],
@@ -385,10 +391,10 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("model._target_=strange_backbone.Tony", "model._target_=strange_backbone.Tony: it cannot"),
-        ("model._target_=nobody.Tiny", "model._target_=nobody.Tiny: it cannot be imported"),
+        ("model._target_=strange_backbone.Tony", "model._target_=strange_backbone.Tony cannot"),
+        ("model._target_=nobody.Tiny", "model._target_=nobody.Tiny cannot be imported"),
         ("model.width=wide", "model.width=wide: expected a whole number (the default is 4)"),
-        ("model.width=-1", "model: strange_backbone.Tiny does not take such values"),
+        ("model.width=-1", "model: strange_backbone.Tiny does not accept these values"),
         ("model.width=0", "strange_backbone.Tiny makes no feature map of 3 × 16 × 16"),
         (
             "model._target_=pathlib.Path",
@@ -396,7 +402,7 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
         ),
         (
             "model._target_=convlens.models.vgg16.build_network",
-            "of your own, not of convlens",
+            "a class of your own, not one of convlens",
         ),
     ],
 )

@@ -147,7 +147,7 @@ def test_nothing_on_changes_nothing():
     [
         ({"rotation_degrees": 200}, "data.augment.rotation_degrees=200"),
         ({"zoom": 1.5}, "data.augment.zoom=1.5"),
-        ({"fill": "nearst"}, "fill=nearst: nearest, reflect or constant is expected"),
+        ({"fill": "nearst"}, "fill=nearst: expected nearest, reflect or constant"),
         ({"random_resized_crop": [0.5]}, "data.augment.random_resized_crop"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from convlens.config.checks import get_value
-from convlens.config.compose import _flat, apply_overrides, compose
+from convlens.config.compose import _flat_keys, apply_overrides, compose
 from convlens.config.folder import list_groups
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
@@ -23,7 +23,7 @@ CONFIG = compose(BASE)
 # no number of these makes a wrong answer, only a network or data set that takes minutes to build
 COSTLY = ("data.pictures", "data.size", "model.filters", "model.head.hidden")
 PLAIN = CONFIG.plain()
-KEYS = _flat(PLAIN)
+KEYS = _flat_keys(PLAIN)
 ODD = (
     "", "null", "true", "false", "0", "-1", "1", "2", "3", "0.5", "-0.5", "1.5", "1e-3", "1e308",
     "1e400", "-1e400", "nan", "inf", "-inf", ".nan", ".inf", "99999999999999999999", "-2147483649",

@@ -1,7 +1,6 @@
-"""From plain values to a checked config; every mistake is answered in one line.
+"""Check plain values against the schema; every error is one line that names the key.
 
-What depends on the data or the network (a layer's name, a list's length) is checked by the part
-that knows it.
+Checks that depend on the data or the network, such as a layer's name, are in other packages.
 """
 
 from __future__ import annotations
@@ -17,49 +16,58 @@ from convlens.config.schema.keys import TABLE, Rule
 from convlens.config.targets import check_repeated
 from convlens.core.errors import UserError, nearest
 
-NODES = 20_000  # values in a config: ours have some hundred
-_DEEP = 20  # levels
-_LARGEST = 2**64  # whole numbers in a file; larger ones fit no float and no tensor
-# of every config; `experiment` and `debug` leave no group of their own
+NODES = 20_000  # largest number of values in a config; ours have a few hundred
+_MOST_LEVELS = 20
+_LARGEST = 2**64  # largest whole number in a file; larger ones fit into no float and no tensor
+# the config groups that have keys, which `experiment` and `debug` do not
 GROUPS = tuple(name for name in Config.model_fields if name not in (
     "seed", "precision", "run_dir", "cache_features", "scores", "overwrite", "experiment"
 ))  # fmt: skip
 
 
 def check_config(plain: dict) -> Config:
-    """The config with these values.
+    """Return the config with these values.
 
     Raises:
-        UserError: naming the first key that does not fit, its value and what is expected.
+        UserError: a key or value is wrong; the message names the first one and what is expected.
     """
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
-        raise UserError(_answer(error.errors(include_url=False)[0])) from None
+        raise UserError(_format_error(error.errors(include_url=False)[0])) from None
 
 
 def get_value(plain: Any, key: str) -> Any:
-    """What stands at a key with dots."""
+    """Return the value of a dotted key.
+
+    Raises:
+        LookupError: there is no such key.
+        TypeError: a value above it is no table or list.
+    """
     for part in key.split("."):
         plain = plain[int(part) if isinstance(plain, list) else part]
     return plain
 
 
 def set_value(plain: Any, key: str, value: Any) -> None:
-    """Set a key with dots."""
+    """Set the value of a dotted key."""
     *parents, leaf = key.split(".")
     for part in parents:
         if isinstance(plain, dict):
-            plain.setdefault(part, {})  # of a person's own
+            plain.setdefault(part, {})  # an argument of a user-defined class
         plain = plain[int(part) if isinstance(plain, list) else part]
     plain[int(leaf) if isinstance(plain, list) else leaf] = value
 
 
 def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A config with some keys, named with dots, set anew.
+    """Return a copy of a config with other values of some keys.
+
+    Args:
+        config: the config, which does not change.
+        values: the new values, by dotted key.
 
     Raises:
-        UserError: a value that does not fit its key.
+        UserError: a value does not fit its key.
     """
     plain = config.plain()
     for key, value in values.items():
@@ -68,21 +76,23 @@ def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
-    """The config out of a file: whoever wrote it, it is data, and names no code.
+    """Return the checked config from a file.
+
+    The file may come from anybody, so a class that it names is used only if the user types it too.
 
     Args:
-        plain: as it was read.
+        plain: the content of the file.
         where: the file, for messages.
-        words: ``key=value`` as typed; of them, those that repeat a class of a person's own count.
-            None where nothing is made of the config: it is only compared with another one.
+        words: ``key=value`` as typed, which may repeat the user-defined classes of the file. None
+            if the config is only compared with another one, so that no class is called.
 
     Raises:
-        UserError: not a config, or one whose values nobody could have typed.
+        UserError: the content is not a config, or a value does not fit its key.
     """
     check_shape(plain, where)
     for group in GROUPS:
         if not isinstance(plain.get(group, {}), dict):
-            raise UserError(f"{where}: {group}={_shown(plain[group])}: keys below it are expected")
+            raise UserError(f"{where}: {group}={_shorten(plain[group])}: expected {TABLE.expected}")
     if words is not None:
         check_repeated(plain, list(words), where)
     plain = migrate_config(plain, where)
@@ -93,87 +103,93 @@ def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> 
 
 
 def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
-    """A dictionary of plain values, and no larger than what we write.
+    """Check that a config consists of plain values and is not too large.
 
-    A kilobyte of YAML can name itself, or grow to gigabytes by naming its parts again and again.
+    A kilobyte of YAML can contain itself, or describe gigabytes through repeated references.
+
+    Args:
+        config: the config to check.
+        where: the file that it comes from, for messages.
+        nodes: largest number of values.
+
+    Raises:
+        UserError: the config is no table of plain values, or it is too large.
     """
     if not isinstance(config, dict):
-        raise UserError(f"{where} holds no table of keys")
-    left, waiting = nodes, [(config, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        left -= 1
-        if left < 0 or depth > _DEEP:
-            raise UserError(f"{where} holds more than {nodes} values or {_DEEP} levels")
+        raise UserError(f"{where} does not contain a table {{key: value}}")
+    remaining, pending = nodes, [(config, 0)]
+    while pending:
+        value, depth = pending.pop()
+        remaining -= 1
+        if remaining < 0 or depth > _MOST_LEVELS:
+            raise UserError(f"{where} contains more than {nodes} values or {_MOST_LEVELS} levels")
         if isinstance(value, dict):
             if not all(isinstance(key, str) for key in value):
-                raise UserError(f"{where} holds a key that is no text")
-            waiting += [(inner, depth + 1) for inner in value.values()]
+                raise UserError(f"{where} contains a key that is not text")
+            pending += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list | tuple):
-            waiting += [(inner, depth + 1) for inner in value]
+            pending += [(inner, depth + 1) for inner in value]
         elif value is not None and not isinstance(value, str | int | float):
-            raise UserError(
-                f"{where} holds a {type(value).__name__}: text and numbers are expected"
-            )
+            raise UserError(f"{where} contains a {type(value).__name__}: expected text and numbers")
         elif isinstance(value, int) and abs(value) > _LARGEST:
-            raise UserError(f"{where} holds a whole number of {len(hex(value)) * 4} bits")
+            raise UserError(f"{where} contains a whole number of {len(hex(value)) * 4} bits")
 
 
 def find_rule(key: str) -> Rule | None:
-    """The rule of a key with dots, if it has one."""
-    return next((kind for kind in _kinds(key.split(".")) if isinstance(kind, Rule)), None)
+    """Return the rule of a dotted key, or None if it has none."""
+    return next((kind for kind in _find_kinds(key.split(".")) if isinstance(kind, Rule)), None)
 
 
-def _kinds(path: Iterable[str]) -> list[Any]:
-    """The types that may stand behind some parts of a key, and their rules."""
+def _find_kinds(path: Iterable[str]) -> list[Any]:
+    """Return the types that the value of a key may have, and their rules."""
     kinds: list[Any] = [Config]
     for part in path:
-        kinds = [below for kind in kinds for below in _below(kind, part)]
+        kinds = [inner for kind in kinds for inner in _inner_kinds(kind, part)]
     return kinds
 
 
-def _below(kind: Any, part: str) -> Iterator[Any]:
+def _inner_kinds(kind: Any, part: str) -> Iterator[Any]:
+    """Yield the types of the key ``part`` in a value of type ``kind``, and its rules."""
     if isinstance(kind, type) and issubclass(kind, Slice):
         if field := kind.fields().get(part):
             yield from (*_members(field.annotation), *field.metadata)
         elif kind is CallbacksConfig:
             yield from LOOKS.values()
     elif get_origin(kind) in (dict, list):
-        yield from _members(get_args(kind)[-1])  # of a dict's values, or a list's entries
+        yield from _members(get_args(kind)[-1])  # the type of the values or entries
 
 
 def _members(kind: Any) -> Iterator[Any]:
-    """A type, or those that it is a union of, and what it is annotated with."""
+    """Yield a type, the types that it is a union of, and its annotations."""
     yield kind
     if get_origin(kind) not in (dict, list):
         for each in get_args(kind):
             yield from _members(each)
 
 
-def _answer(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a line of ours."""
+def _format_error(problem: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as one line."""
     path = [str(part) for part in problem["loc"]]
-    key, value, wanted = ".".join(path), problem["input"], TABLE.expected
+    key, value, expected = ".".join(path), problem["input"], TABLE.expected
     match problem["type"]:
         case "extra_forbidden":
-            kinds = [kind for kind in _kinds(path[:-1]) if isinstance(kind, type)]
+            kinds = [kind for kind in _find_kinds(path[:-1]) if isinstance(kind, type)]
             ours = [kind for kind in kinds if issubclass(kind, Slice) and not issubclass(kind, Own)]
             known = {name for kind in ours for name in kind.fields()}
             return f"{key}: no such key; {nearest(path[-1], known)}"
         case "missing" if path[:2] == ["finetune", "phases"]:
             rule = find_rule(key)
             assert rule is not None  # every key of a phase has one
-            value, wanted = None, rule.expected
+            return f"{key} is missing: expected {rule.expected}"
         case "missing" if path[0] == "callbacks" and len(path) > 2:
-            return f"{key}: it is missing: the callback does not take such values"
+            return f"{key} is missing: the callback needs it"
         case "missing":
-            return f"the key {key} is missing (KeyError)"
+            return f"{key} is missing"
         case "unfit":
-            wanted = problem["ctx"]["expected"]
-    ending = "" if "expected" in wanted else " is expected"
-    return f"{key}={_shown(value)}: {wanted}{ending}"
+            expected = problem["ctx"]["expected"]
+    return f"{key}={_shorten(value)}: expected {expected}"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,7 +1,8 @@
-"""Words from the command line to a resolved config, every mistake answered in one line.
+"""Compose a resolved config from the words of a command line; every error is one line.
 
-Hydra composes; what stands here is what Hydra leaves out: near names for a misspelt group,
-experiment or key, values checked against the default's type, ``~`` expanded, and no word lost.
+Hydra composes. This module adds what Hydra lacks: it suggests similar names for a misspelt group,
+experiment or key, checks values against the types of the defaults, expands ``~``, and ignores no
+word.
 """
 
 from __future__ import annotations
@@ -33,81 +34,83 @@ from convlens.config.schema import (
 from convlens.config.targets import find_own_targets, find_owner, is_target
 from convlens.core.errors import UserError, nearest
 
-# by the model that was asked for, where no experiment was
+# the experiment for a model if none was given
 DEFAULT_EXPERIMENTS = {
     "scratch": "scratch",
     "vgg16": "finetune_vgg16",
     "inception_v3": "finetune_inception_v3",
     "timm": "finetune_timm",
 }
-# ours, and what may stand in for it, with the keys that both have
-REPLACED: dict[str, tuple[type[Slice], type[Slice]]] = {
+# by group: the schema of our choices, and that of a user-defined class
+REPLACEABLE: dict[str, tuple[type[Slice], type[Slice]]] = {
     "optimizer": (OptimizerConfig, OwnOptimizerConfig),
     "scheduler": (SchedulerConfig, OwnSchedulerConfig),
 }
-# taken as they are typed: paths and patterns may hold what Hydra's grammar gives a meaning
+# taken as typed: paths and patterns may contain characters that mean something in Hydra's grammar
 PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
-# of a default's kind: the kinds that a value may be of, and the words for them
+# by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
     int: (int, "a whole number"),
     float: (int | float, "a number"),
     list: (list, "a list, [a, b]"),
-    dict: (dict, "keys below it: "),
+    dict: (dict, "a table with the keys "),
     str: (str | int | float | list, "one value"),
 }
 
 
 def compose(words: list[str]) -> Config:
-    """The resolved config for words such as ``exp=scratch data.size=96``.
+    """Return the resolved config for words such as ``exp=scratch data.size=96``.
 
     Args:
         words: ``group=name`` or ``key=value``; ``exp`` means ``experiment``, and ``config_dir=DIR``
-            adds a folder of a person's own to the groups.
+            adds the groups in a user's folder.
 
     Raises:
-        UserError: a word that is none of these, or a value that does not fit its key.
+        UserError: a word is none of these, or a value does not fit its key.
     """
     folder, words = take_folder(words)
     known, path = list_groups(folder), search_path(folder)
-    chosen, values = _sorted_out(words, known)
+    chosen, values = _split_words(words, known)
     chosen.setdefault("experiment", DEFAULT_EXPERIMENTS.get(chosen.get("model", "scratch"), "own"))
     if f"data.{TARGET}" in values:
         chosen.setdefault("data", "own")
     with initialize_config_module("convlens.configs", version_base="1.3"):
         picks = [f"{group}={name}" for group, name in chosen.items()]
-        plain = _composed(picks, path)
-        added = _added(values, plain, [*known, "exp", "config_dir"])
+        plain = _compose_plain(picks, path)
+        added = _find_added_keys(values, plain, [*known, "exp", "config_dir"])
         _check_nulls(values)
-        raw = {key for key, text in values.items() if _override(key, text) is None}
+        raw = {key for key, text in values.items() if _parse_override(key, text) is None}
         overrides = [
             f"{'+' if key in added else ''}{key}={values[key]}" for key in values if key not in raw
         ]
-        config = _composed(picks + overrides, path)
-        _forget_replaced(config, chosen, values, path)
-    for key in sorted(values):  # what stands above before what is below it
+        config = _compose_plain(picks + overrides, path)
+        _remove_replaced_keys(config, chosen, values, path)
+    for key in sorted(values):  # a table before the keys in it
         try:
             if key in raw:
-                set_value(config, key, _plain(key, values[key]))
+                set_value(config, key, _parse_raw(key, values[key]))
             value = get_value(config, key)
         except (LookupError, TypeError) as error:
             raise _contradiction(key, values) from error
         if key not in added:
             _check_type(key, get_value(plain, key), value, values[key])
-    config = _expanded(config)
+    config = _expand_home(config)
     config["experiment"] = chosen["experiment"]
     return check_config(config)
 
 
-def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, dict]:
-    """Words as the groups' choices and the keys' values."""
+def _split_words(
+    words: list[str], known: dict[str, list[str]]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the choices by group, and the values by key."""
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for word in words:
-        meant = split_values(word)
-        if len(meant) > 1:
-            raise UserError(f"{word}: several values; say multirun=true to train one run for each")
-        key, text = _pair(meant[0])
+        single = split_values(word)
+        if len(single) > 1:
+            raise UserError(f"{word}: several values; set multirun=true to train one run for each")
+        key, text = _split_word(single[0])
         if key in known:
             if text not in known[key]:
                 raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
@@ -117,21 +120,25 @@ def _sorted_out(words: list[str], known: dict[str, list[str]]) -> tuple[dict, di
     return chosen, values
 
 
-def _added(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
-    """The keys that no config has: those of a person's own class, which takes what it takes."""
-    keys = set(_flat(plain))
+def _find_added_keys(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:
+    """Return the keys that the config does not have yet: arguments of user-defined classes.
+
+    Raises:
+        UserError: such a key belongs to no user-defined class.
+    """
+    keys = set(_flat_keys(plain))
     typed = {key.rpartition(".")[0] for key in values if is_target(key)}
     own = typed | {key.rpartition(".")[0] for key, _ in find_own_targets(plain)}
-    strange = {key for key in values if key not in keys}
-    for key in strange:
+    unknown = {key for key in values if key not in keys}
+    for key in unknown:
         if find_owner(key, own) is None:
             answer = advice(f"{key}={values[key]}") or nearest(key, [*keys, *more])
             raise UserError(f"{key}: no such key; {answer}")
-    return strange
+    return unknown
 
 
 def _check_nulls(values: dict[str, str]) -> None:
-    """Refuse a key below one that is set to null, whichever comes first."""
+    """Refuse a key in a table that another word sets to null, whichever comes first."""
     nulls = tuple(f"{key}." for key, text in values.items() if text.lower() == "null")
     for key in values:
         if key.startswith(nulls):
@@ -145,16 +152,19 @@ def _contradiction(key: str, values: dict[str, str]) -> UserError:
     )
 
 
-def _forget_replaced(config: dict, chosen: dict, values: dict[str, str], path: list[str]) -> None:
-    """A person's own optimizer or scheduler is not called with the keys of ours that it replaces.
+def _remove_replaced_keys(
+    config: dict, chosen: dict, values: dict[str, str], path: list[str]
+) -> None:
+    """Remove the keys of our optimizer or scheduler if a user-defined class replaces it.
 
-    Those an experiment sets for ours, and those of the choice that a typed class stands in for.
+    The class is called with the keys in the group. Those that an experiment, or the choice which a
+    typed class replaces, sets for our own optimizer or scheduler are no arguments of the class.
     """
-    for group, (ours, own) in REPLACED.items():
+    for group, (ours, own) in REPLACEABLE.items():
         if f"{group}.{TARGET}" in values:
             keys = set()
         elif TARGET in config[group] and group in chosen:
-            keys = set(_composed([f"{group}={chosen[group]}", "~experiment"], path)[group])
+            keys = set(_compose_plain([f"{group}={chosen[group]}", "~experiment"], path)[group])
         else:
             continue
         keys |= {key.removeprefix(f"{group}.") for key in values} | own.model_fields.keys()
@@ -163,25 +173,26 @@ def _forget_replaced(config: dict, chosen: dict, values: dict[str, str], path: l
 
 
 def split_values(word: str) -> list[str]:
-    """A word for each of its values: ``seed=0,1`` and ``seed=range(0,2)`` are two, any other one.
+    """Return one word per value: two for ``seed=0,1`` or ``seed=range(0,2)``, usually one.
 
     Raises:
-        UserError: no key=value, or values without an end.
+        UserError: the word is not ``key=value``, or its list of values is empty or infinite.
     """
-    key, text = _pair(word)
-    override = _override(key, text)
+    key, text = _split_word(word)
+    override = _parse_override(key, text)
     if override is None or not override.is_sweep_override():
         return [f"{key}={text}"]
     try:
-        found = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        single = [f"{key}={value}" for value in override.sweep_string_iterator()]
     except HydraException:
-        found = []
-    if not found:
+        single = []
+    if not single:
         raise UserError(f"{word}: no list of values; write a,b or choice(a,b) or range(0,3)")
-    return found
+    return single
 
 
-def _pair(word: str) -> tuple[str, str]:
+def _split_word(word: str) -> tuple[str, str]:
+    """Return the key and the value of a word."""
     key, equals, text = word.partition("=")
     if answer := prefix_advice(word):
         raise UserError(f"{word}: {answer}")
@@ -191,8 +202,8 @@ def _pair(word: str) -> tuple[str, str]:
     return ("experiment" if key == "exp" else key), text
 
 
-def _composed(overrides: list[str], path: list[str]) -> dict:
-    """The whole config as a plain dictionary, interpolations filled in."""
+def _compose_plain(overrides: list[str], path: list[str]) -> dict:
+    """Return the whole config as a plain dictionary, with its interpolations resolved."""
     try:
         config: DictConfig = hydra_compose("train", overrides=overrides + path)
         return cast(dict, OmegaConf.to_container(config, resolve=True))
@@ -200,103 +211,116 @@ def _composed(overrides: list[str], path: list[str]) -> dict:
         raise UserError(f"{' '.join(overrides)}: {error}") from error
 
 
-def _override(key: str, text: str) -> Override | None:
-    """What Hydra's grammar reads; None for a path, or what it cannot read: that is plain text."""
+def _parse_override(key: str, text: str) -> Override | None:
+    """Parse a value with Hydra's grammar; None for a path, or if the grammar does not fit."""
     if key in PATH_KEYS and text not in ("null", ""):
         return None
     try:
         return OverridesParser.create().parse_override(f"{key}={text}")
-    except (HydraException, ValueError, RecursionError):  # a number of 4300 digits, 400 brackets
+    # ValueError: a number of more than 4300 digits; RecursionError: hundreds of brackets
+    except (HydraException, ValueError, RecursionError):
         return None
 
 
-def _plain(key: str, text: str) -> Any:
-    """What Hydra's grammar cannot read: a list as YAML (``[~/a b.png]``), the rest as text."""
+def _parse_raw(key: str, text: str) -> Any:
+    """Parse a value that does not fit Hydra's grammar: a list is YAML, anything else is text."""
     if key in PATH_KEYS or text[:1] != "[":
         return text
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{key}={text[:200]}: no readable list; write [a, b]") from error
+        raise UserError(f"{key}={text[:200]}: not a readable list; write [a, b]") from error
 
 
-def _flat(config: dict | list, prefix: str = "") -> list[str]:
-    """Every key with dots, groups of keys and the entries of lists of groups included."""
+def _flat_keys(config: dict | list, prefix: str = "") -> list[str]:
+    """Return every dotted key, including tables and the entries of lists of tables."""
     keys = []
     pairs = config.items() if isinstance(config, dict) else enumerate(config)
     for key, value in pairs:
         keys.append(f"{prefix}{key}")
-        groups = isinstance(value, list) and any(isinstance(each, dict) for each in value)
-        if isinstance(value, dict) or groups:
-            keys += _flat(value, f"{prefix}{key}.")
+        has_tables = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+        if isinstance(value, dict) or has_tables:
+            keys += _flat_keys(value, f"{prefix}{key}.")
     return keys
 
 
 def _check_type(key: str, default: Any, value: Any, text: str) -> None:
-    """Refuse a value whose kind differs from the default's; null defaults take anything.
+    """Check that a value has the same kind as the default.
 
-    A key that takes several kinds of values is held to its rule alone.
+    If the default is null, any value passes. If the key accepts several kinds, its rule decides.
+
+    Raises:
+        UserError: the value has another kind.
     """
     if default is None or value is None:
         return
     rule, kind = find_rule(key), type(default)
     if rule is not None and rule.has_several_kinds:
-        fits, wanted = rule.fits(value), rule.expected
+        fits, expected = rule.fits(value), rule.expected
     else:
-        kinds, wanted = KINDS[kind]
-        wanted += ", ".join(default) if kind is dict else ""
+        kinds, expected = KINDS[kind]
+        expected += ", ".join(default) if kind is dict else ""
         fits = isinstance(value, kinds) and not (isinstance(value, bool) and kind in (int, float))
     if not fits:
-        raise UserError(f"{key}={text}: expected {wanted} (the default is {default})")
+        raise UserError(f"{key}={text}: expected {expected} (the default is {default})")
 
 
-def _expanded(value: Any) -> Any:
-    """``~`` at the start of any text becomes the home folder."""
+def _expand_home(value: Any) -> Any:
+    """Replace ``~`` at the start of any text by the home folder."""
     if isinstance(value, dict):
-        return {key: _expanded(each) for key, each in value.items()}
+        return {key: _expand_home(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_expanded(each) for each in value]
+        return [_expand_home(each) for each in value]
     if isinstance(value, str) and (value == "~" or value.startswith("~/")):
         return str(Path(value).expanduser())
     return value
 
 
-def _merged(key: str, before: Any, value: Any) -> Any:
-    """Keys below a key are set anew one by one, as Hydra does it; the others stay."""
+def _merge_table(key: str, before: Any, value: Any) -> Any:
+    """Merge a table into the one before, as Hydra does; any other value replaces the one before."""
     if not isinstance(before, dict) or not isinstance(value, dict):
         return value
     for name in value:
-        if name not in before and not key.startswith("finetune"):  # whose groups are free
+        # finetune.groups accepts any names
+        if name not in before and not key.startswith("finetune"):
             raise UserError(f"{key}.{name}: no such key; {nearest(str(name), before)}")
     return {**before, **value}
 
 
 def apply_overrides(config: Config, words: list[str]) -> Config:
-    """A resolved config with some keys set anew; ``data=NAME`` takes another source's defaults.
+    """Return a copy of a resolved config with other values of some keys.
+
+    Args:
+        config: the config, which does not change.
+        words: ``key=value``; ``data=NAME`` and ``trainer=NAME`` replace the whole group by the
+            defaults of that choice.
 
     Raises:
-        UserError: a word that fits no key of the config.
+        UserError: a word fits no key of the config, or names another user-defined class.
     """
     folder, words = take_folder(words)
-    known, plain = list_groups(folder), _expanded(config.plain())
+    known, plain = list_groups(folder), _expand_home(config.plain())
     own = dict(find_own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
-        for key, text in map(_pair, words):
+        for key, text in map(_split_word, words):
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
-                plain[key] = _composed([f"{key}={text}"], search_path(folder))[key]
+                plain[key] = _compose_plain([f"{key}={text}"], search_path(folder))[key]
                 continue
             if key in own and own[key] == text:
-                continue  # a class of one's own, named again
+                continue  # the user types a user-defined class again to allow it
             if is_target(key):
-                raise UserError(f"{key}={text}: a run keeps its own classes; leave this key out")
-            keys = _flat(plain)
+                raise UserError(
+                    f"{key}={text}: a run cannot change its classes once it has started; "
+                    f"leave it out"
+                )
+            keys = _flat_keys(plain)
             if key not in keys:
                 answer = advice(f"{key}={text}") or nearest(key, [*keys, "data", "trainer"])
                 raise UserError(f"{key}: no such key; {answer}")
-            override, before = _override(key, text), get_value(plain, key)
-            value = _plain(key, text) if override is None else override.value()
-            set_value(plain, key, _expanded(_merged(key, before, value)))
+            override, before = _parse_override(key, text), get_value(plain, key)
+            value = _parse_raw(key, text) if override is None else override.value()
+            set_value(plain, key, _expand_home(_merge_table(key, before, value)))
             _check_type(key, before, get_value(plain, key), text)
     return check_config(plain)

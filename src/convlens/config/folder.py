@@ -1,4 +1,4 @@
-"""A person's own folder of configs, ``config_dir=DIR``, beside ours in Hydra's search path."""
+"""The folders that contain config groups: our own, and the user's ``config_dir=DIR``."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ WORD = "config_dir"
 
 
 def take_folder(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The folder that ``config_dir=`` names, and the other words.
+    """Return the folder of ``config_dir=DIR``, or None, and the other words.
 
-    Modules that lie in it can be imported from then on, behind all others.
+    From then on, modules in the folder can be imported, after those on Python's search path.
 
     Raises:
         UserError: there is no such folder.
     """
-    folder, left = None, []
+    folder, others = None, []
     for word in words:
         key, equals, text = word.partition("=")
         if key != WORD or not equals:
-            left.append(word)
+            others.append(word)
             continue
         folder = Path(text).expanduser().absolute()
         if not folder.is_dir():
-            raise UserError(f"{word}: there is no such folder; it holds groups, as model/NAME.yaml")
+            raise UserError(
+                f"{word}: there is no such folder; name one that contains groups, such as "
+                f"model/NAME.yaml"
+            )
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return folder, left
+    return folder, others
 
 
 def search_path(folder: Path | None) -> list[str]:
-    """What Hydra has to be told to look there too, behind our own configs."""
+    """Return the overrides that make Hydra search the folder too, after our own configs."""
     if folder is None:
         return []
     quoted = folder.as_uri().replace("\\", "\\\\").replace("'", "\\'")
@@ -42,11 +45,15 @@ def search_path(folder: Path | None) -> list[str]:
 
 
 def list_groups(folder: Path | None = None) -> dict[str, list[str]]:
-    """Config groups and the names one can choose in each: ``{"data": ["cifar10", …], …}``."""
-    found: dict[str, list[str]] = {}
+    """Return the config groups and the choices in each: ``{"data": ["cifar10", …], …}``.
+
+    Args:
+        folder: the user's folder, whose groups are included.
+    """
+    choices: dict[str, list[str]] = {}
     for root in filter(None, (Path(str(resources.files("convlens.configs"))), folder)):
         for file in sorted(root.rglob("*.yaml")):
             group, _, name = str(file.relative_to(root).with_suffix("")).partition("/")
-            if name and name != "base" and name not in found.setdefault(group, []):
-                found[group].append(name)
-    return found
+            if name and name != "base" and name not in choices.setdefault(group, []):
+                choices[group].append(name)
+    return choices

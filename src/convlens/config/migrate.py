@@ -1,7 +1,7 @@
-"""Configs of earlier formats, as checkpoints and run folders hold them, in today's.
+"""Migrate configs of earlier formats, from checkpoints and run folders, to the current format.
 
-A config in a file carries the number of its format. Whoever adds, renames or removes a key raises
-``FORMAT``, adds a step here, and keeps a checkpoint and a run folder of before as a fixture.
+A config in a file contains the number of its format. If you add, rename or remove a key, increase
+``FORMAT``, add a step here, and keep a checkpoint and a run folder of the old format as fixtures.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ KEY = "format"
 
 
 def dump_config(config: Config) -> dict:
-    """A config as it is written into a checkpoint or a run folder: plain, with its format."""
+    """Return a config as a checkpoint or a run folder contains it: plain values and the format."""
     return {KEY: FORMAT, **config.plain()}
 
 
 def dump_yaml(config: Config) -> str:
-    """A config as a run folder holds it, the text of its ``config.yaml``."""
+    """Return the text of a run folder's ``config.yaml``."""
     return yaml.safe_dump(dump_config(config), sort_keys=False, allow_unicode=True)
 
 
 def migrate_config(plain: dict, where: str) -> dict:
-    """A stored config in today's format, without its number.
+    """Return a stored config in the current format, without the format's number.
 
     Args:
-        plain: groups of keys; one that is not there stays away.
-        where: its file, for messages.
+        plain: the stored config; groups that it lacks are not added.
+        where: the file that it comes from, for messages.
 
     Raises:
-        UserError: a later version of convlens wrote it.
+        UserError: the format is unknown here, so a later version of convlens wrote the config.
     """
     number = plain.get(KEY, 0)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= FORMAT:
         raise UserError(
-            f"{where}: {KEY}={number}: a later convlens wrote it (this one reads formats up to "
-            f"{FORMAT}); use that version"
+            f"{where}: {KEY}={number}: a later version of convlens wrote it (this one reads "
+            f"formats up to {FORMAT}); use that version"
         )
     plain = {name: value for name, value in plain.items() if name != KEY}
     for step in _STEPS[number:]:
@@ -51,14 +51,14 @@ def migrate_config(plain: dict, where: str) -> dict:
 
 
 def _to_1(plain: dict) -> dict:
-    """Before formats were numbered: what was added later did not exist, and so had no effect."""
-    scratch = "filters" in plain.get("model", {})
+    """Add the keys that came before formats were numbered, with values that have no effect."""
+    is_scratch = "filters" in plain.get("model", {})
     added: dict[str, dict[str, Any]] = {
         "training": {
             "batch_size_is": "global", "accumulate": 1, "lr_is": "global", "validations": 1,
             "compile": False,
         },
-        "model": {"weights": "none"} if scratch else {"head_classes": "order"},
+        "model": {"weights": "none"} if is_scratch else {"head_classes": "order"},
         "data": {"masks": None} if "pattern" in plain.get("data", {}) else {},
         "looking": {"first_seconds": 10.0, "last_seconds": 60.0},
         "alarms": {
@@ -74,34 +74,32 @@ def _to_1(plain: dict) -> dict:
         if group in plain:
             plain[group] = {**keys, **plain[group]}
     looking = plain.get("looking", {})
-    share = looking.pop("share", 0.05) if looking else 0.05  # of an epoch
+    budget = looking.pop("share", 0.05) if looking else 0.05  # fraction of an epoch
     if "callbacks" in plain:
-        looks = {name: _look(node) for name, node in plain["callbacks"].items()}
-        plain["callbacks"] = {"budget": share, **looks}
+        looks = {name: _migrate_look(node) for name, node in plain["callbacks"].items()}
+        plain["callbacks"] = {"budget": budget, **looks}
     return plain
 
 
-def _look(node: Any) -> Any:
-    """A callback of ours with the options that it has today."""
+def _migrate_look(node: Any) -> Any:
+    """Return one of our callbacks with its current options; any other node as it is."""
     path = node.get(TARGET) if isinstance(node, dict) else None
-    if not isinstance(path, str) or path not in (looks := _looks()):
+    if not isinstance(path, str) or path not in (defaults := _read_default_looks()):
         return node
-    kept = LOOKS[path.rpartition(".")[2]].model_fields
-    return {
-        **looks[path],
-        **{key: value for key, value in node.items() if key in kept or key == TARGET},
-    }
+    current = LOOKS[path.rpartition(".")[2]].model_fields
+    options = {key: value for key, value in node.items() if key in current or key == TARGET}
+    return {**defaults[path], **options}
 
 
-def _looks() -> dict[str, dict]:
-    """The callbacks of ``configs/callbacks`` by their class, as they are by default."""
+def _read_default_looks() -> dict[str, dict]:
+    """Return the callbacks in ``configs/callbacks`` with their default options, by class."""
     folder = resources.files("convlens.configs") / "callbacks"
-    found: dict[str, dict] = {}
+    looks: dict[str, dict] = {}
     for name in ("default", "all"):
         nodes = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")).values()
-        found |= {node[TARGET]: node for node in nodes if isinstance(node, dict)}
-    found["convlens.callbacks.Scores"]["which"] = "default"
-    return found
+        looks |= {node[TARGET]: node for node in nodes if isinstance(node, dict)}
+    looks["convlens.callbacks.Scores"]["which"] = "default"
+    return looks
 
 
 _STEPS = (_to_1,)

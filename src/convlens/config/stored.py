@@ -1,7 +1,7 @@
-"""The config of a run folder as a reader sees it: by whatever version, or edited; nothing is run.
+"""The config in a run folder, for pages and tables, which only display it.
 
-Pages and tables show old and foreign runs too, so nothing is checked here but what is shown; what
-is missing and needed raises, which the reader tells as a failing of the run's files.
+They also display runs of older versions and edited files, so the values are not checked. A missing
+key raises KeyError; ``convlens.rundir.read.convert_run_errors`` turns it into a UserError.
 """
 
 from __future__ import annotations
@@ -14,57 +14,61 @@ from convlens.config.schema import PhaseConfig, PlateauConfig
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """A config out of a run folder.
+    """The config of a run folder.
 
     Attributes:
-        plain: all of it, as it stands there.
+        plain: the content of the file.
     """
 
     plain: dict[str, Any]
 
     @property
     def experiment(self) -> str:
+        """The name of the recipe."""
         return self.plain["experiment"]
 
     @property
     def seed(self) -> Any:
-        """None where the file does not tell."""
+        """The seed; None if the file does not contain one."""
         return self.plain.get("seed")
 
     @property
     def precision(self) -> Any:
+        """The floating-point precision of training."""
         return self.plain["precision"]
 
     @property
     def epochs(self) -> int | None:
-        """Planned; None where the file does not tell, or the phases do."""
+        """The planned epochs; None if the phases decide, or the file does not contain them."""
         return self.plain.get("training", {}).get("epochs")
 
     @property
     def optimizer(self) -> str:
-        """Its name, or the class of a person's own."""
-        return _name(self.plain["optimizer"])
+        """The name of the optimizer, or its user-defined class."""
+        return _get_name(self.plain["optimizer"])
 
     @property
     def lr(self) -> float:
+        """The learning rate after warm-up, in runs without phases."""
         return self.plain["optimizer"]["lr"]
 
     @property
     def scheduler(self) -> str:
-        """Its name, or the class of a person's own."""
-        return _name(self.plain["scheduler"])
+        """The name of the scheduler, or its user-defined class."""
+        return _get_name(self.plain["scheduler"])
 
     @property
     def augments(self) -> bool:
-        """Whether ``data.augment`` changes anything: what is 0, false or null does not."""
-        ranges = self.plain.get("data", {}).get("augment")
-        if ranges is None:  # a config that does not tell
+        """Whether ``data.augment`` changes images; True if the file does not contain it."""
+        augment = self.plain.get("data", {}).get("augment")
+        if augment is None:
             return True
-        hows = ("fill", "crop_ratio")
-        return any(value not in (0, False, None) for k, value in ranges.items() if k not in hows)
+        details = ("fill", "crop_ratio")  # have no effect by themselves
+        values = [value for key, value in augment.items() if key not in details]
+        return any(value not in (0, False, None) for value in values)
 
-    def places(self, name: str) -> dict[str, Any]:
-        """The keys of ``data``, with dots, where it is the source of that name; else nothing."""
+    def data_keys(self, name: str) -> dict[str, Any]:
+        """Return the dotted keys of ``data`` if its source has this name; otherwise none."""
         data = self.plain.get("data")
         if not isinstance(data, dict) or data.get("name") != name:
             return {}
@@ -72,13 +76,13 @@ class StoredConfig:
 
     @property
     def phases(self) -> list[PhaseConfig]:
-        """Of ``finetune``; empty where everything is trained throughout."""
-        found = []
+        """The phases of ``finetune``; empty if everything is trained throughout."""
+        phases = []
         for entry in self.plain.get("finetune", {}).get("phases") or []:
             until = entry.get("until") and PlateauConfig.model_construct(**entry["until"])
-            found.append(PhaseConfig.model_construct(**{**entry, "until": until}))
-        return found
+            phases.append(PhaseConfig.model_construct(**{**entry, "until": until}))
+        return phases
 
 
-def _name(group: dict[str, Any]) -> str:
+def _get_name(group: dict[str, Any]) -> str:
     return group.get("_target_") or group["name"]

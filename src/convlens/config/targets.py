@@ -1,8 +1,8 @@
-"""User-defined classes, by their dotted name, as in every Hydra project.
+"""User-defined classes, which a config names with ``_target_`` as in every Hydra project.
 
-A name is imported where a person typed it, or wrote it into a file that the typed ``config_dir=``
-holds. Out of a checkpoint or a run folder, which may come from anybody, none is; and ``convlens.*``
-is never looked up by name: what of ours may stand in a config is listed.
+A class is imported only if the user typed its name, or if a file in the typed ``config_dir=``
+contains it. Checkpoints and run folders may come from anybody, so a name in them is not enough.
+Names in ``convlens.*`` are never imported: the schema lists our own classes that a config may name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ _OURS = "convlens."
 
 
 def find_own_targets(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The key and the value of every ``_target_`` that is none of ours, wherever it stands."""
+    """Yield the dotted key and the value of every ``_target_`` that is not one of our classes.
+
+    Args:
+        plain: a config, or a part of it.
+        prefix: the dotted key of that part, with a dot at its end.
+    """
     if isinstance(plain, list):
         plain = dict(enumerate(plain))
     for name, value in plain.items() if isinstance(plain, dict) else ():
@@ -28,43 +33,48 @@ def find_own_targets(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_repeated(plain: dict, words: list[str], where: str) -> None:
-    """Refuse a stored config's own classes, but those that a person names again.
+    """Refuse the user-defined classes of a stored config that the user did not type again.
 
     Args:
-        plain: out of a checkpoint or a run folder.
-        words: as typed.
+        plain: the config from a checkpoint or a run folder.
+        words: the words as typed.
         where: the file, for messages.
 
     Raises:
-        UserError: a class that was not typed.
+        UserError: the config names a class that was not typed.
     """
     for name, value in find_own_targets(plain):
-        repeated = f"{name}={str(value)[:80]}"
-        if repeated not in words:
-            ours = "one of convlens.callbacks" if name.startswith("callbacks.") else "none"
+        word = f"{name}={str(value)[:80]}"
+        if word not in words:
+            ours = "not in convlens.callbacks, and " if name.startswith("callbacks.") else ""
             raise UserError(
-                f"{where}: {repeated}: {ours} is expected; no code that a file names is run: if "
-                f"the class is your own, repeat {repeated}"
+                f"{where}: {word}: {ours}code that a file names is not run; if the class is your "
+                f"own, repeat {word}"
             )
 
 
 def format_targets(config: Config) -> list[str]:
-    """The words that name a config's own classes again, for one whose classes were checked."""
+    """Return the words that repeat the user-defined classes of a config already checked."""
     return [f"{name}={value}" for name, value in find_own_targets(config.plain())]
 
 
 def is_target(key: str) -> bool:
-    """Whether a key with dots names a class."""
+    """Return whether a dotted key names a class."""
     return key.rpartition(".")[2] == TARGET
 
 
 def find_owner(key: str, nodes: set[str]) -> str | None:
-    """The node of a person's own that a key belongs to, among those of ``nodes``, or None."""
+    """Return the node of a user-defined class that a dotted key belongs to, or None.
+
+    Args:
+        key: the dotted key.
+        nodes: dotted keys of the nodes that name a class.
+    """
     return next((node for node in nodes if key.startswith(f"{node}.") and may_own(node)), None)
 
 
 def may_own(node: str) -> bool:
-    """Whether a class of a person's own may stand there."""
+    """Return whether a node, given by its dotted key, may name a user-defined class."""
     group, _, name = node.partition(".")
     if group in ("callbacks", "logger"):
         return bool(name) and "." not in name
@@ -72,39 +82,49 @@ def may_own(node: str) -> bool:
 
 
 def instantiate(key: str, node: Own, *arguments: Any, **options: Any) -> Any:
-    """What a person's class (or function) gives for a node's keys.
+    """Return the result of calling a user-defined class or function with a node's keys.
 
     Args:
-        key: of the node, for messages, such as ``model``.
-        arguments, options: what ours adds to the node's own.
+        key: the dotted key of the node, for messages, such as ``model``.
+        node: the class and its arguments.
+        *arguments: further arguments.
+        **options: further keyword arguments; they override the node's.
 
     Raises:
-        UserError: there is no such class, or it does not take such values.
+        UserError: there is no such class, or it does not accept the values.
     """
-    given = {name: _made(f"{key}.{name}", value) for name, value in node.arguments.items()}
+    own = {name: _instantiate_inner(f"{key}.{name}", each) for name, each in node.arguments.items()}
     kind = import_target(key, node.class_path)
-    return call(key, node.class_path, kind, *arguments, **{**given, **options})
+    return call(key, node.class_path, kind, *arguments, **{**own, **options})
 
 
-def _made(key: str, value: Any) -> Any:
-    """A value, in which tables with a ``_target_`` of their own are what these make."""
+def _instantiate_inner(key: str, value: Any) -> Any:
+    """Return a value in which every table with a ``_target_`` is replaced by its instance."""
     if isinstance(value, list):
-        return [_made(f"{key}.{number}", each) for number, each in enumerate(value)]
+        return [_instantiate_inner(f"{key}.{index}", each) for index, each in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    made = {name: _made(f"{key}.{name}", each) for name, each in value.items() if name != TARGET}
-    return (
-        call(key, value[TARGET], import_target(key, value[TARGET]), **made)
-        if TARGET in value
-        else made
-    )
+    table = {
+        name: _instantiate_inner(f"{key}.{name}", each)
+        for name, each in value.items() if name != TARGET
+    }  # fmt: skip
+    if TARGET not in value:
+        return table
+    return call(key, value[TARGET], import_target(key, value[TARGET]), **table)
 
 
 def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any:
-    """``kind(…)``; convert any exception into a one-line UserError.
+    """Call a user-defined class or function; convert any exception into a UserError.
+
+    Args:
+        key: the dotted key of its node, for messages.
+        path: the dotted name of the class, for messages.
+        kind: the class or function.
+        *arguments: its arguments.
+        **options: its keyword arguments.
 
     Raises:
-        UserError: anything was raised.
+        UserError: the call raised an exception.
     """
     try:
         return kind(*arguments, **options)
@@ -112,25 +132,27 @@ def call(key: str, path: str, kind: Any, *arguments: Any, **options: Any) -> Any
         raise
     except Exception as error:  # user-defined code may raise anything
         raise UserError(
-            f"{key}: {path} does not take such values ({type(error).__name__}: {error})"
+            f"{key}: {path} does not accept these values ({type(error).__name__}: {error})"
         ) from error
 
 
 def import_target(key: str, path: str) -> Any:
-    """The class (or function) of a dotted name.
+    """Import the class or function with a dotted name.
+
+    Args:
+        key: the dotted key of its node, for messages.
+        path: the dotted name.
 
     Raises:
-        UserError: no module, or nothing in it by that name.
+        UserError: there is no such module, it contains no such name, or it is one of our modules.
     """
     if path.startswith(_OURS):
-        raise UserError(
-            f"{key}._target_={path}: this key is for a class of your own, not of convlens"
-        )
+        raise UserError(f"{key}._target_={path}: name a class of your own, not one of convlens")
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module does when it is imported
+    except Exception as error:  # user-defined code may raise anything
         raise UserError(
-            f"{key}._target_={path}: it cannot be imported ({type(error).__name__}: {error}); a "
-            f"module is looked for in config_dir and where Python finds modules"
+            f"{key}._target_={path} cannot be imported ({type(error).__name__}: {error}); put its "
+            f"module into config_dir or onto Python's search path"
         ) from error

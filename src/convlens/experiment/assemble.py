@@ -107,7 +107,7 @@ def _build_look(look: LookConfig) -> ExplanationCallback:
     try:
         return getattr(callbacks, kind)(**look.arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"callbacks: {kind} does not take such values: {error}") from error
+        raise UserError(f"callbacks: {kind} does not accept these values: {error}") from error
 
 
 def instantiate_custom(key: str, node: Own, kind: type) -> Any:

@@ -130,7 +130,7 @@ def _update_places(config: Config, checkpoint: Path) -> Config:
     home = _find_run(checkpoint)
     if home is None or not holds_run(home):
         return config
-    places = read_config(home).places(config.data.name)
+    places = read_config(home).data_keys(config.data.name)
     known = {place for place in PLACES if place.removeprefix("data.") in config.data.key_names}
     return replace_values(config, {key: places[key] for key in places if key in known})
 

@@ -94,7 +94,7 @@ class Holder:
     Attributes:
         name: ``process 12 on HOST``; empty if there is none.
         is_alive: whether the folder is locked. If the process belongs to another machine, a free
-            lock proves nothing: some file systems share no locks between machines.
+            lock proves nothing: on some file systems, a machine does not see the locks of another.
     """
 
     name: str

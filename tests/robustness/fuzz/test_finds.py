@@ -160,7 +160,7 @@ def test_what_lightning_refuses_is_told_in_a_line(at, word):
     from convlens.experiment.assemble import assemble
     from convlens.experiment.trainer import build_trainer
 
-    with pytest.raises(UserError, match="trainer or callbacks|does not take such values"):
+    with pytest.raises(UserError, match="trainer or callbacks|does not accept these values"):
         build_trainer(assemble(compose([*BASE, word])), at / "run", False)
 
 

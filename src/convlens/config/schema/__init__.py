@@ -1,4 +1,4 @@
-"""Every key of the config once: type, range, unit, meaning. No Hydra here, and no defaults."""
+"""The schema: type, range, unit and meaning of every key; the defaults are in ``configs/``."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class LoggerConfig(Slice):
 
 
 class Config(Slice):
-    """All keys of a run, checked; each package receives its slice."""
+    """All keys of a run, checked; each package receives the groups that it needs."""
 
     data: Annotated[DataConfig, choose_slice(DataConfig, OwnDataConfig)] = key(
-        "images: source, size, split and augmentation"
+        "source, size, split and augmentation of the images"
     )
     model: Annotated[ModelConfig, choose_slice(ModelConfig, OwnModelConfig)] = key(
-        "network: backbone, weights and head"
+        "backbone, weights and head of the network"
     )
     optimizer: Annotated[
         OptimizerConfig | OwnOptimizerConfig, choose_slice(OptimizerConfig, OwnOptimizerConfig)
@@ -102,14 +102,14 @@ class Config(Slice):
         "folder of the run; null: outputs/<experiment>/<date_time>/"
     )
     cache_features: Annotated[str, one_of("auto", "always", "never")] = key(
-        "whether to compute the features of a frozen base once and store them"
+        "whether to compute the features of a frozen base only once and store them"
     )
     scores: Annotated[str, one_of("default", "all")] = key(
         "which scores of the explanations to compute"
     )
-    overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already holds")
+    overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already contains")
     training: TrainingConfig = key("epochs, batches, loss and early stopping")
     probes: ProbesConfig = key("images that are explained throughout the run")
-    looking: LookingConfig = key("time that explanations may take")
-    alarms: AlarmsConfig = key("thresholds of warnings about the run")
+    looking: LookingConfig = key("time limits of the explanations")
+    alarms: AlarmsConfig = key("thresholds of the alarms, which report problems of a run")
     experiment: Annotated[str, TEXT] = key("recipe that the config started from")

@@ -53,7 +53,7 @@ class AugmentConfig(Slice):
     horizontal_flip: Annotated[bool, SWITCH] = key("mirror a random half of the images left-right")
     vertical_flip: Annotated[bool, SWITCH] = key("mirror a random half of the images top-bottom")
     fill: Annotated[str, one_of("nearest", "reflect", "constant")] = key(
-        "what fills the area outside the image after a random shift, rotation, shear or zoom"
+        "what fills the area outside the image after a shift, rotation, shear or zoom"
     )
     random_resized_crop: Annotated[list[float] | None, NULL | range_of(1)] = key(
         "[low, high]: area of a random crop, fraction of the image; null: no crop"
@@ -95,19 +95,19 @@ class DataConfig(Slice):
         "shapes: fraction of training and validation images with a mark in their class's colour"
     )
     labels: Annotated[str | None, TEXT] = optional(
-        "pets: classes are species (cat or dog) or breeds (37)"
+        "pets: species (2 classes, cat and dog) or breeds (37 classes)"
     )
     pattern: Annotated[str | None, NULL | TEXT] = optional(
-        "flat folder: pattern of file names that contain the class, such as '{class}.*'"
+        "flat folder: where file names contain the class, such as '{class}.*'; null: class folders"
     )
     csv: Annotated[str | None, NULL | TEXT] = optional(
         "CSV file of the images, with the columns file,label[,split]; null: none"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
-        "folder of object masks, as cats/1.png or Pascal VOC's cats/1.xml; null: none"
+        "folder of object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
     )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
-        "what to do about a broken image or mask"
+        "what to do about a broken image or mask: stop with an error (raise) or skip it"
     )
 
 

@@ -30,18 +30,24 @@ class Rule:
         has_several_kinds: whether values of several kinds pass, such as one value or a list. The
             kind of the default then says nothing about other values. Null does not count as a kind.
         inner: type of the content, if the value is a table or a list of tables.
+        alternatives: descriptions of the alternatives, if there are several.
     """
 
     fits: Callable[[Any], bool]
     expected: str
     has_several_kinds: bool = False
     inner: Any = None
+    alternatives: tuple[str, ...] = ()
 
     def __or__(self, other: Rule) -> Rule:
+        alternatives = tuple(
+            text for rule in (self, other) for text in rule.alternatives or (rule.expected,)
+        )
         return Rule(
             lambda value: self.fits(value) or other.fits(value),
-            f"{self.expected} or {other.expected}",
+            _join_or(alternatives),
             has_several_kinds=self is not NULL or other.has_several_kinds,
+            alternatives=alternatives,
         )
 
     def of(self, inner: Any) -> Rule:
@@ -82,8 +88,8 @@ def whole(least: int, most: int = _LARGEST_COUNT) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
-    limit = "" if most == _LARGEST_COUNT else f" and at most {most}"
-    return Rule(fits, f"a whole number of at least {least}{limit}")
+    limits = f"of at least {least}" if most == _LARGEST_COUNT else f"from {least} to {most}"
+    return Rule(fits, f"a whole number {limits}")
 
 
 def at_least(low: float) -> Rule:
@@ -109,17 +115,30 @@ def one_of(*names: str) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, str | int) and not isinstance(value, bool) and str(value) in names
 
-    return Rule(fits, " or ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names))
+    return Rule(fits, _join_or(names), alternatives=names)
+
+
+def _join_or(texts: tuple[str, ...]) -> str:
+    """Return texts as ``a, b or c``."""
+    *first, last = texts
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def each(rule: Rule, count: int | None = None) -> Rule:
-    """Return a rule for a list, of ``count`` entries if given, that each pass ``rule``."""
+    """Return a rule for a list whose entries, ``count`` of them if given, all pass ``rule``."""
 
     def fits(value: Any) -> bool:
         is_right_length = isinstance(value, list) and (count is None or len(value) == count)
         return is_right_length and all(map(rule.fits, value))
 
-    return Rule(fits, f"a list of {f'{count} values, ' if count else ''}each {rule.expected}")
+    start = f"a list of {count} entries, each" if count else "a list, each entry"
+    return Rule(fits, f"{start} {rule.expected}")
+
+
+def one_or_each(rule: Rule) -> Rule:
+    """Return a rule for one value that passes ``rule``, or a list of such values."""
+    expected = f"{rule.expected}, or a list of such values"
+    return replace(rule | each(rule), expected=expected, alternatives=())
 
 
 def range_of(most: float = math.inf) -> Rule:
@@ -128,14 +147,14 @@ def range_of(most: float = math.inf) -> Rule:
     limit = "" if most == math.inf else f" and at most {most:g}"
     return Rule(
         lambda value: pair.fits(value) and value[0] <= value[1] <= most,
-        f"[low, high], both above 0{limit}",
+        f"[low, high] with both values above 0{limit}",
     )
 
 
 NULL = Rule(lambda value: value is None, "null")
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str), "text")
-TABLE = Rule(lambda value: isinstance(value, dict), "keys and values, {a: b}")
+TABLE = Rule(lambda value: isinstance(value, dict), "a table {key: value}")
 FRACTION = between(0, 1)
 FRACTION_BELOW_1 = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)")
 CLASS = Rule(

@@ -1,4 +1,4 @@
-"""The config groups ``callbacks``, ``probes``, ``looking`` and ``alarms``: what looks, and when."""
+"""The config groups ``callbacks``, ``probes``, ``looking`` and ``alarms``, about explanations."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from convlens.config.schema.keys import (
     each,
     key,
     one_of,
+    one_or_each,
     whole,
 )
 from convlens.core.errors import UserError, nearest
 
-LAYERS = TEXT | each(TEXT)
+LAYERS = one_or_each(TEXT)
 
 
 class ProbesConfig(Slice):
     """The images that are explained, the same ones throughout the run."""
 
     count: Annotated[int, whole(1)] = key(
-        "number of probes (explained images), chosen from validation, balanced over the classes"
+        "number of probes, chosen from validation images, balanced over the classes"
     )
     files: Annotated[list[str], each(TEXT)] = key("your own image files to explain instead")
 
@@ -41,7 +42,7 @@ class LookingConfig(Slice):
     """How much time explanations may take."""
 
     seconds: Annotated[float, at_least(0)] = key(
-        "time for explanations per epoch even if callbacks.budget allows less, seconds"
+        "time for explanations per epoch, even if callbacks.budget allows less, seconds"
     )
     first_seconds: Annotated[float, at_least(0)] = key(
         "time for the explanations of each callback before training, seconds"
@@ -52,23 +53,23 @@ class LookingConfig(Slice):
 
 
 class AlarmsConfig(Slice):
-    """Thresholds of the warnings that something is wrong with a run."""
+    """Thresholds of the alarms, the warnings that something is wrong with a run."""
 
     overfitting_epochs: Annotated[int, whole(1)] = key(
-        "overfitting alarm: number of last epochs with val/loss above its minimum"
+        "overfitting alarm: number of latest epochs, all with val/loss above its minimum"
     )
     overfitting_rise: Annotated[float, at_least(0)] = key(
         "overfitting alarm: mean rise of val/loss above its minimum, fraction of the minimum"
     )
     gap: Annotated[float, FRACTION] = key("gap alarm: training accuracy minus validation accuracy")
     gap_epochs: Annotated[int, whole(1)] = key(
-        "gap alarm: number of last epochs over which the gap is averaged"
+        "gap alarm: number of latest epochs over which the gap is averaged"
     )
     patience: Annotated[int, whole(0)] = key(
         "epochs that an alarm about explanations must last before it is reported"
     )
     evidence_lift: Annotated[float, at_least(0)] = key(
-        "evidence alarm: least evidence on the object, multiple of the object's share of the area"
+        "evidence alarm: least evidence on the object, as a multiple of its fraction of the image"
     )
     same_place: Annotated[float, at_least(0)] = key(
         "border alarm: fraction of a class's images with their evidence in one place at the border"
@@ -80,7 +81,7 @@ class AlarmsConfig(Slice):
         "confusion alarm: fraction of a class's images predicted as one other class"
     )
     mistaken_pictures: Annotated[float, at_least(0)] = key(
-        "confusion alarm: smallest class that is judged, number of its images"
+        "confusion alarm: fewest images of a class for which it is raised"
     )
 
 
@@ -98,9 +99,9 @@ class LookConfig(Slice):
 
 
 class EachEpochConfig(LookConfig):
-    """A callback that also looks between the first and the last epoch."""
+    """A callback that also runs between the first and the last epoch."""
 
-    every_n_epochs: Annotated[int, whole(1)] = key("epochs from one look to the next")
+    every_n_epochs: Annotated[int, whole(1)] = key("how often the callback runs, epochs")
 
 
 class BatchedConfig(EachEpochConfig):
@@ -154,7 +155,7 @@ class MistakesConfig(BatchedConfig):
 
 
 class ConfusionMatrixConfig(EachEpochConfig):
-    """Which classes are predicted for which."""
+    """The confusion matrix: true classes against predicted classes."""
 
 
 class ClassMeansConfig(BatchedConfig):
@@ -179,9 +180,9 @@ class ActivationGridsConfig(BatchedConfig):
 
 
 class SignedMapsConfig(BatchedConfig):
-    """Maps of what speaks for a class and what against it."""
+    """Maps of the evidence for a class and against it."""
 
-    probes: Annotated[int, whole(1)] = key("number of probes to explain at each look")
+    probes: Annotated[int, whole(1)] = key("number of probes to explain each time")
     only: Annotated[str, one_of("correct", "wrong", "all")] = key(
         "which probes to explain, by their prediction: correct, wrong or all"
     )
@@ -211,7 +212,7 @@ class OcclusionMapsConfig(SignedMapsConfig):
 class AttributionConfig(SignedMapsConfig):
     """Any of Captum's attribution methods."""
 
-    method: Annotated[str, TEXT] = key("attribution method of Captum, as integrated_gradients")
+    method: Annotated[str, TEXT] = key("attribution method of Captum, such as integrated_gradients")
     layer: Annotated[str | None, NULL | TEXT] = key(
         "layer to explain, for methods that need one; null: none"
     )
@@ -246,7 +247,7 @@ class FilterVisualsConfig(BatchedConfig):
 
 
 class AugmentationPreviewConfig(LookConfig):
-    """Some probes as training sees them."""
+    """Some probes with the augmentation of training."""
 
     draws: Annotated[int, whole(1, 1000)] = key("augmented versions of each probe to show")
     probes: Annotated[int, whole(1)] = key("number of probes to show augmented")
@@ -270,7 +271,7 @@ class OwnLookConfig(Own):
     """A user-defined callback."""
 
 
-NODE = Rule(lambda value: value is None or TABLE.fits(value), f"null, or {TABLE.expected}")
+NODE = Rule(lambda value: value is None or TABLE.fits(value), f"null or {TABLE.expected}")
 
 
 def _validate_look(value: Any) -> LookConfig | OwnLookConfig | None:
@@ -284,14 +285,14 @@ def _validate_look(value: Any) -> LookConfig | OwnLookConfig | None:
     name = path.removeprefix("convlens.callbacks.")
     if name not in LOOKS:
         raise UserError(
-            f"callbacks: _target_={path} is no callback of convlens.callbacks; "
+            f"callbacks: _target_={path} is not a callback in convlens.callbacks; "
             f"{nearest(name, LOOKS)}"
         )
     return LOOKS[name].model_validate(value)
 
 
 class CallbacksConfig(Slice):
-    """The callbacks that look, by name, in the order in which they look."""
+    """The callbacks by name, in the order in which they run."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from convlens.config.schema.keys import (
@@ -17,6 +18,7 @@ from convlens.config.schema.keys import (
     each,
     key,
     one_of,
+    one_or_each,
     optional,
     whole,
 )
@@ -24,10 +26,11 @@ from convlens.config.schema.keys import (
 OWN_HEAD = "imagenet"  # the value of model.head for the network's own classifier
 SIDE = whole(1, 1000)  # of a kernel or window, pixels
 PADDING = one_of("valid", "same") | whole(0, 1000)
+MEAN_AND_STD = replace(each(each(at_least(-1000))), expected="[mean, std], two lists of numbers")
 
 
 class HeadConfig(Slice):
-    """A new head: feature map to logits."""
+    """A new head, from the feature map to the logits."""
 
     pool: Annotated[str, TEXT] = key("how the head reduces the feature map: flatten or average")
     dropout: Annotated[float, FRACTION_BELOW_1] = key(
@@ -52,7 +55,7 @@ class ModelConfig(Slice):
     weights: Annotated[str, TEXT] = key(
         "initial weights: auto, none, a file, or an earlier run's best.ckpt"
     )
-    normalisation: Annotated[str | list, TEXT | each(each(at_least(-1000)))] = key(
+    normalisation: Annotated[str | list, TEXT | MEAN_AND_STD] = key(
         "input normalisation: auto (that of the weights), imagenet, symmetric, unit or [mean, std]"
     )
     activation: Annotated[str, TEXT] = key(
@@ -71,20 +74,20 @@ class ModelConfig(Slice):
     filters: Annotated[list[int] | None, each(whole(1, 65_536))] = optional(
         "scratch: output channels of each block; []: no convolution"
     )
-    kernel_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
-        "scratch: side of the kernels, pixels, one value or one per block"
+    kernel_size: Annotated[int | list | None, one_or_each(SIDE)] = optional(
+        "scratch: side of the kernels, pixels; one value or one per block"
     )
-    stride: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
-        "scratch: stride of the convolutions, pixels, one value or one per block"
+    stride: Annotated[int | list | None, one_or_each(SIDE)] = optional(
+        "scratch: stride of the convolutions, pixels; one value or one per block"
     )
-    padding: Annotated[str | int | list | None, PADDING | each(PADDING)] = optional(
-        "scratch: padding of the convolutions: valid, same or pixels, one value or one per block"
+    padding: Annotated[str | int | list | None, one_or_each(PADDING)] = optional(
+        "scratch: padding of the convolutions: valid, same or pixels; one value or one per block"
     )
-    pooling: Annotated[str | list | None, TEXT | each(TEXT)] = optional(
-        "scratch: pooling at the end of a block: max, average or none, one value or one per block"
+    pooling: Annotated[str | list | None, one_or_each(TEXT)] = optional(
+        "scratch: pooling at the end of a block: max, average or none; one value or one per block"
     )
-    pool_size: Annotated[int | list | None, SIDE | each(SIDE)] = optional(
-        "scratch: side and stride of the pooling window, pixels, one value or one per block"
+    pool_size: Annotated[int | list | None, one_or_each(SIDE)] = optional(
+        "scratch: side and stride of the pooling window, pixels; one value or one per block"
     )
     batch_norm: Annotated[bool | None, SWITCH] = optional(
         "scratch: batch normalisation between convolution and activation"

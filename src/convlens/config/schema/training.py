@@ -46,13 +46,13 @@ class TrainingConfig(Slice):
     )
     batch_size: Annotated[int, whole(1)] = key("training images per batch")
     batch_size_is: Annotated[str, one_of("global", "per_device")] = key(
-        "whether batch_size counts the images of all processes (global) or of each (per_device)"
+        "global: batch_size counts the images of all processes; per_device: those of each process"
     )
     accumulate: Annotated[int, whole(1)] = key(
         "batches whose gradients are averaged into one optimizer step"
     )
     lr_is: Annotated[str, one_of("global", "per_device")] = key(
-        "whether learning rates are used as given (global) or times the processes (per_device)"
+        "global: use learning rates as given; per_device: multiply them by the number of processes"
     )
     eval_batch_size: Annotated[int, whole(1)] = key(
         "validation and test images per batch, in each process"
@@ -119,7 +119,7 @@ class SchedulerConfig(Slice):
         "how the learning rate falls after warm-up"
     )
     warmup_epochs: Annotated[float, at_least(0)] = key(
-        "epochs of warm-up, in which the learning rate rises from zero"
+        "epochs of warm-up, during which the learning rate rises from zero"
     )
     floor: Annotated[float | None, at_least(0)] = optional(
         "cosine, linear: final learning rate, fraction of the rate after warm-up"
@@ -128,34 +128,34 @@ class SchedulerConfig(Slice):
         "step: epochs between two drops of the learning rate"
     )
     factor: Annotated[float | None, above(0)] = optional(
-        "step: factor of the learning rate at each drop; exponential: at each epoch"
+        "step: factor of the learning rate at each drop; exponential: factor per epoch"
     )
 
 
 class OwnSchedulerConfig(Own):
-    """A user-defined schedule: (time, epochs) to the factor of the rate after warm-up."""
+    """A user-defined schedule: returns the factor of the learning rate at (time, epochs)."""
 
     name: Annotated[str | None, TEXT] = optional("built-in schedule that the class replaces")
     warmup_epochs: Annotated[float | None, at_least(0)] = optional(
-        "epochs of warm-up, in which the learning rate rises from zero"
+        "epochs of warm-up, during which the learning rate rises from zero"
     )
 
 
 class TrainerConfig(Slice):
-    """Devices and processes, handed to Lightning's trainer."""
+    """Devices and processes, for Lightning's trainer."""
 
     accelerator: Annotated[str, TEXT] = key(
         "kind of device: auto, cpu, gpu, mps or another accelerator of Lightning"
     )
     devices: Annotated[
         str | int | list, TEXT | whole(1) | ALL_DEVICES | each(whole(0))
-    ] = key("devices per machine: auto, how many, -1 for all, or their indices")  # fmt: skip
+    ] = key("devices per machine: auto, a number, -1 for all, or a list of indices")  # fmt: skip
     strategy: Annotated[str, TEXT] = key(
         "how processes share the work: auto, ddp or another strategy of Lightning"
     )
     num_nodes: Annotated[int, whole(1)] = key("number of machines")
     log_every_n_steps: Annotated[int, whole(1)] = key(
-        "optimizer steps between two train_step/… scalars"
+        "optimizer steps between two values of the train_step/… scalars"
     )
     fast_dev_run: Annotated[bool, SWITCH] = key(
         "run one batch of training, validation and test; keep nothing"
@@ -171,13 +171,13 @@ def _has_keys(value: Any, *keys: str) -> bool:
 
 
 GROUPS = Rule(_is_text_list, "a list of groups")
-PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_text_list(v), "a pattern or a list of them")
+PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_text_list(v), "a pattern or a list of patterns")
 DECAY = Rule(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
 # any finite rate: training stops with an error, naming the images, when a rate spoils the weights
 RATE = Rule(lambda v: is_number(v, sys.float_info.max) and v > 0, "a number above 0")
 UNTIL = Rule(
     lambda v: v is None or _has_keys(v, "metric", "patience"),
-    "metric and patience are expected, or null",
+    "null or {metric: …, patience: …}",
 )
 
 
@@ -186,7 +186,7 @@ class StagesConfig(Slice):
 
     match: Annotated[str | list[str], PATTERNS] = key("pattern of parameter names, or a list")
     stage_decay: Annotated[float, DECAY] = key(
-        "learning rate of a stage divided by that of the next stage, in (0, 1]"
+        "factor from the learning rate of a stage to that of the stage before it"
     )
 
 
@@ -194,7 +194,7 @@ Group = Annotated[
     str | list[str] | StagesConfig,
     Rule(
         lambda v: PATTERNS.fits(v) or _has_keys(v, "match", "stage_decay"),
-        "a pattern or a list of patterns, or match and stage_decay",
+        "a pattern, a list of patterns or {match: …, stage_decay: …}",
         has_several_kinds=True,
     ).of(StagesConfig),
 ]
@@ -219,7 +219,7 @@ class PhaseConfig(Slice):
         "whether data.augment is applied to training images in the phase", default=True
     )
     warmup_epochs: Annotated[float, at_least(0)] = key(
-        "epochs in which the rates of newly trained groups rise from zero", default=0.0
+        "epochs during which the rates of newly trained groups rise from zero", default=0.0
     )
     until: Annotated[PlateauConfig | None, UNTIL.of(PlateauConfig)] = optional(
         "plateau that ends the phase early; null: none"
@@ -227,7 +227,7 @@ class PhaseConfig(Slice):
 
 
 class FinetuneConfig(Slice):
-    """What is trained when, and at which learning rate."""
+    """Which parameters are trained in which epochs, and at which learning rate."""
 
     batch_norm: Annotated[str, TEXT] = key(
         "batch normalisation: frozen_eval (frozen layers keep their statistics), eval or train"

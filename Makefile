@@ -11,7 +11,7 @@ WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # the type checker and the API reference read an installed copy: there callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
-TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling $(COMMANDS)
+TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu $(COMMANDS)
 
 # a word that is neither key=value nor a target would otherwise fail only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -98,6 +98,9 @@ bench-looking: $(VENV)/ready  ## seconds of fine-tuning with the default callbac
 
 bench-scaling: $(VENV)/ready  ## time and memory a picture from 1,000 to 1,000,000 of them (args="--sizes ...")
 	@$(BIN)/python benchmarks/scaling.py $(args)
+
+bench-gpu: $(VENV)/ready  ## training steps on an NVIDIA GPU beside a plain torch loop (args="--quick")
+	@$(BIN)/python benchmarks/gpu.py $(args)
 
 lint: $(VENV)/ready  ## style, common mistakes, and types of the public modules
 	@$(BIN)/ruff check .

@@ -1,19 +1,19 @@
-"""Every benchmark in one run, as one table: convlens beside its peers, as ratios.
+"""Run every benchmark and print one table of ratios: convlens beside its peers.
 
     .venv/bin/python benchmarks/bench.py            (or: make bench args="…")
 
-Each row is measured by a script of this folder, one script after the other, in interleaved rounds:
-both sides are made ready, then run in turns, and the ratio is formed within each round. The table
-shows medians over the rounds, and the least and the greatest ratio; `docs/benchmarks.md` says what
-each row is. Peers are installed into environments of their own at the first use (3 GB in all, most
-of it torch, which they share with the project where the file system can).
+A script in this folder measures each row, one script after the other, in alternating rounds. Both
+sides are prepared, then run in turns, and the ratio is computed within each round. The table shows
+the median ratio, the minimum and the maximum; `docs/benchmarks.md` explains each row. Peers are
+installed into their own environments at first use (3 GB in total, most of it torch, whose files are
+shared with the project if the file system supports it).
 
-Written: `benchmarks/results/bench.json`, with the machine and all versions, and the scripts' own
-results and logs beside it. A row that cannot be measured is shown as failed, with the reason, and
-loses no other; the exit status is then 1.
+The results are written to `benchmarks/results/bench.json`, with the machine and all versions; the
+results and logs of the scripts are next to it. A row that cannot be measured is listed as failed,
+with the reason; the other rows are still measured, and the exit status is 1.
 
-Photographs are looked for in `--data` (`$CONVLENS_DATA/cats_dogs` or `data/cats_dogs`), with
-train/, validation/ and test/ of class folders; rows that need none run without.
+Photographs are expected in `--data` (`$CONVLENS_DATA/cats_dogs` or `data/cats_dogs`), with class
+folders in train/, validation/ and test/. Rows that need no photographs run without them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ OURS = (
     "numpy",
     "matplotlib",
 )
-LIMIT = 1800  # seconds that a script may take
+LIMIT = 1800  # seconds after which a script is stopped
 
 
 def parse() -> argparse.Namespace:
@@ -53,29 +53,29 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", type=Path, default=Path(root) / "cats_dogs", help="default: %(default)s")
-    add("--rows", help=f"only these, with commas between: {', '.join(ROWS)}")
+    add("--rows", help=f"rows to measure, comma-separated: {', '.join(ROWS)}")
     add("--rounds", type=int, default=5, help="default: %(default)s")
-    add("--quick", action="store_true", help="a trial of everything: one round of few steps")
+    add("--quick", action="store_true", help="trial run: one round of a few steps")
     add("--strict", action="store_true", help="exit status 1 if a target is missed")
-    add("--markdown", action="store_true", help="put the table into docs/benchmarks.md")
+    add("--markdown", action="store_true", help="write the table to docs/benchmarks.md")
     args = parser.parse_args()
     args.data = args.data.expanduser()
     args.rows = list(ROWS) if args.rows is None else args.rows.split(",")
     unknown = [name for name in args.rows if name not in ROWS]
     if unknown:
-        parser.error(f"no row {unknown[0]}; there are: {', '.join(ROWS)}")
+        parser.error(f"unknown row {unknown[0]}; choose from: {', '.join(ROWS)}")
     if args.rounds < 1:
-        parser.error("rounds are at least 1")
+        parser.error("--rounds must be at least 1")
     if args.markdown and (args.quick or len(args.rows) < len(ROWS)):
-        parser.error("--markdown wants the whole table: leave out --quick and --rows")
+        parser.error("--markdown needs the whole table: leave out --quick and --rows")
     return args
 
 
 def missing(job: Job, data: Path) -> str:
-    """What a job needs and does not find, or nothing."""
+    """Return what a job needs and lacks, or an empty string."""
     splits = [data / split for split in ("train", "validation", "test")]
-    if PICTURES in job.needs and (gone := [split for split in splits if not split.is_dir()]):
-        return f"no folder {gone[0]}: give the cats and dogs photographs with --data"
+    if PICTURES in job.needs and (absent := [split for split in splits if not split.is_dir()]):
+        return f"no folder {absent[0]}: set --data to photographs of cats and dogs"
     if WEIGHTS in job.needs:
         from convlens.core.errors import UserError
         from convlens.models.weights import find_pending_download
@@ -85,12 +85,12 @@ def missing(job: Job, data: Path) -> str:
         except UserError as error:
             return str(error)
         if pending:
-            return f"{WEIGHTS} are neither in weights/ nor in $CONVLENS_WEIGHTS"
+            return f"{WEIGHTS} are missing in weights/ and $CONVLENS_WEIGHTS"
     return ""
 
 
 def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
-    """The rows of one job, measured or failed."""
+    """Measure the rows of one job; rows that cannot be measured are returned as failed."""
     if reason := missing(job, args.data):
         return [failed(row, reason) for row in job.rows]
     out, log = where / f"{job.name}.json", where / f"{job.name}.log"
@@ -105,7 +105,7 @@ def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
                 command, stdout=file, stderr=file, timeout=LIMIT, env=side_environment()
             )
         except subprocess.TimeoutExpired:
-            return [failed(row, f"not done after {LIMIT} s; see {log}") for row in job.rows]
+            return [failed(row, f"stopped after {LIMIT} s; see {log}") for row in job.rows]
     if done.returncode or not out.exists():
         return [failed(row, f"{last_line(log)} (see {log})") for row in job.rows]
     try:
@@ -120,11 +120,11 @@ def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
 
 def last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it ended without output"
 
 
 def versions(jobs: list[Job]) -> dict[str, dict[str, str]]:
-    """Of ours and of every peer that was used."""
+    """Return the versions of the packages of convlens and of every peer used."""
     ours = {name: importlib.metadata.version(name) for name in OURS}
     python = sys.version.split()[0]
     peers = sorted({peer for job in jobs for peer in job.peers})
@@ -146,7 +146,7 @@ def main() -> int:
     print(as_text(lines))
     print(f"{processor()}, {len(available_cores())} cores")
     if args.quick:
-        print("a trial: one round of a few steps measures nothing")
+        print("trial run: the ratios of one round of a few steps mean nothing")
     write_result(
         where / "bench.json", "convlens beside its peers", rounds=args.rounds, quick=args.quick,
         seconds=round(time.perf_counter() - began), versions=versions(jobs), rows=lines,
@@ -155,20 +155,20 @@ def main() -> int:
 
 
 def close(args: argparse.Namespace, lines: list[dict]) -> int:
-    """The table into the document, if wished; then the exit status, and its reasons."""
+    """Write the table to the docs if requested, and return the exit status."""
     broken = [line["row"] for line in lines if "failed" in line]
-    short = [line["row"] for line in lines if "failed" not in line and line["met"] is False]
+    missed = [line["row"] for line in lines if "failed" not in line and line["met"] is False]
     if args.markdown and not broken:
         put_between(DOCUMENT, as_markdown(lines))
         print(f"written: {DOCUMENT}")
     elif args.markdown:
-        print(f"{DOCUMENT} keeps its table: rows failed", file=sys.stderr)
+        print(f"{DOCUMENT} is unchanged because rows failed", file=sys.stderr)
     if broken:
         print(f"not measured: {', '.join(broken)}", file=sys.stderr)
-    if short:
-        print(f"target missed: {', '.join(short)}", file=sys.stderr)
-    # a trial's few steps say nothing of targets
-    return int(bool(broken) or (args.strict and not args.quick and bool(short)))
+    if missed:
+        print(f"target missed: {', '.join(missed)}", file=sys.stderr)
+    # the ratios of a trial run mean nothing
+    return int(bool(broken) or (args.strict and not args.quick and bool(missed)))
 
 
 if __name__ == "__main__":

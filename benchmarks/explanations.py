@@ -1,19 +1,20 @@
-"""Explanations and their pictures: convlens beside Captum and matplotlib called the plain way.
+"""Compare explanations with Captum, and the drawing of their pictures with matplotlib.
 
     .venv/bin/python benchmarks/explanations.py [--task NAME]
 
-`grad_cam`: maps of 16 pictures of 150×150 pixels at three layers of VGG16; Captum's `LayerGradCam`
-takes a forward and a backward pass for each layer. `occlusion`: the 49 windows of the default
-callback on one picture; Captum's `Occlusion` with `perturbations_per_eval=8`, its fastest here.
-`grad_cam_panel`: from the maps to bytes in the event file, two rows of [picture | three maps |
-overlay]; the peer draws the same ten images with matplotlib, one axes each, and hands the figure to
-`SummaryWriter.add_figure`. `activation_grid`: 512 channels, likewise, one axes each.
+- `grad_cam`: maps of 16 images of 150×150 pixels at three layers of VGG16. Captum's `LayerGradCam`
+  needs a forward and a backward pass for each layer.
+- `occlusion`: the 49 windows of the default callback on one image. Captum's `Occlusion` uses
+  `perturbations_per_eval=8`, its fastest setting here.
+- `grad_cam_panel`: from the maps to bytes in the event file, two rows of [image | three maps |
+  overlay]. The peer draws the same ten pictures with matplotlib, one axes each, and passes the
+  figure to `SummaryWriter.add_figure`.
+- `activation_grid`: the same for 512 channels, one axes each.
 
-Before anything is timed, the maps of both sides are compared on two pictures in float64, to 1e-6 of
-the largest value. Both run
-in one process with the same weights (random: they cost the same) and threads, in turns; who goes
-first alternates. Printed and written to `benchmarks/results/explanations.json`: seconds, and the
-ratio peer / ours formed within each round. The ratio of one run is the result.
+Before the timing, the maps of both sides are compared on two images in float64, to 1e-6 of the
+largest value. Both sides run in turns in one process, with the same random weights and threads, and
+the order alternates. The seconds, and the ratio peer / ours of each round, are printed and written
+to `benchmarks/results/explanations.json`. The result is the ratio of one run.
 """
 
 import argparse
@@ -51,7 +52,7 @@ CLASSES = ("cats", "dogs")
 
 
 class Task(NamedTuple):
-    """Both sides, how often a round repeats each, the ratio asked for, and who the peer is."""
+    """Both sides, how often a round repeats each, the target ratio, and the name of the peer."""
 
     ours: Callable[[], object]
     peer: Callable[[], object]
@@ -62,7 +63,7 @@ class Task(NamedTuple):
 
 
 def attributions(model, pictures: int = 16, dtype: torch.dtype = torch.float32) -> dict[str, Task]:
-    """Maps, computed."""
+    """Return the tasks that compute maps."""
     images = torch.rand(pictures, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     images, targets = images.to(dtype), torch.arange(pictures) % 2
     captums = [LayerGradCam(model, model.get_submodule(layer)) for layer in LAYERS]
@@ -97,7 +98,7 @@ def attributions(model, pictures: int = 16, dtype: torch.dtype = torch.float32) 
 
 
 def panels(model, folder: Path) -> dict[str, Task]:
-    """Maps, drawn and written."""
+    """Return the tasks that draw maps and write them to event files."""
     generator = torch.Generator().manual_seed(1)
     picture = torch.rand(3, SIZE, SIZE, generator=generator)
     found = grad_cam(model, picture[None], torch.tensor([[0, 1]]), LAYERS)
@@ -151,7 +152,7 @@ def panels(model, folder: Path) -> dict[str, Task]:
 
 
 def agree(model) -> None:
-    """Both sides compute the same."""
+    """Check that both sides compute the same maps."""
     for task in attributions(model.double(), 2, torch.float64).values():
         for one, other in zip(task.ours(), task.peer(), strict=True):
             size = float(other.abs().max())
@@ -167,18 +168,18 @@ def seconds(run: Callable[[], object], repeat: int) -> float:
 
 
 def measure(name: str, task: Task, rounds: int) -> dict:
-    """All rounds of one task: seconds of each side, and peer / ours."""
-    task.ours(), task.peer()  # warm both up
+    """Measure all rounds of one task: seconds of each side, and the ratio peer / ours."""
+    task.ours(), task.peer()  # warm up
 
     def one_round(number: int) -> tuple[dict, list]:
-        took, seen = {}, []
+        taken, seen = {}, []
         for side in ("ours", "peer") if number % 2 else ("peer", "ours"):
             run, repeat = (
                 (task.ours, task.repeat) if side == "ours" else (task.peer, task.peer_repeat)
             )
-            took[side] = watched(partial(seconds, run, repeat), seen)
-        line = {side: round(value, 5) for side, value in took.items()}
-        line["ratio"] = round(took["peer"] / took["ours"], 2)
+            taken[side] = watched(partial(seconds, run, repeat), seen)
+        line = {side: round(value, 5) for side, value in taken.items()}
+        line["ratio"] = round(taken["peer"] / taken["ours"], 2)
         print(f"{name:>16}{line['ours']:>12.4f}{line['peer']:>12.4f}{line['ratio']:>9.2f}")
         return line, seen
 
@@ -198,13 +199,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "explanations.json")
     args = parser.parse_args()
     if args.rounds < 1:
-        parser.error("rounds are at least 1")
+        parser.error("--rounds must be at least 1")
 
     matplotlib.use("Agg")
     spec = compose(["experiment=finetune_vgg16", "model.weights=none"]).model
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
     torch.manual_seed(0)
-    for module in model.modules():  # the weights as drawn let a picture fade out on its way
+    for module in model.modules():  # with the default weights the signal fades out
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     agree(model)
@@ -213,8 +214,8 @@ def main() -> int:
         tasks = {**attributions(model), **panels(model, Path(folder))}
         if args.task:
             tasks = {args.task: tasks[args.task]}
-        told = {name: measure(name, task, args.rounds) for name, task in tasks.items()}
-    for name, each in told.items():
+        results = {name: measure(name, task, args.rounds) for name, task in tasks.items()}
+    for name, each in results.items():
         ratio = each["ratio"]
         span = f"{ratio['median']:.2f} ({ratio['min']} to {ratio['max']})"
         print(f"{name}: {span} times as fast as {each['beside']}")
@@ -225,10 +226,10 @@ def main() -> int:
         "matplotlib": matplotlib.__version__,
     }
     write_result(
-        args.out, f"explanations of VGG16 at {SIZE}x{SIZE} pixels and their pictures",
-        threads=torch.get_num_threads(), versions=versions, tasks=told,
+        args.out, f"explanations of VGG16 at {SIZE}x{SIZE} pixels, and their pictures",
+        threads=torch.get_num_threads(), versions=versions, tasks=results,
     )  # fmt: skip
-    short = [n for n, each in told.items() if each["ratio"]["median"] < (each["target"] or 0)]
+    short = [n for n, each in results.items() if each["ratio"]["median"] < (each["target"] or 0)]
     if short:
         print(f"below its target: {', '.join(short)}", file=sys.stderr)
     return int(args.check and bool(short))

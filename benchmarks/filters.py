@@ -1,25 +1,24 @@
-"""Filter pictures by gradient ascent: convlens beside one filter at a time, and beside lucent.
+"""Compare filter pictures by gradient ascent with one filter at a time, and with lucent.
 
     .venv/bin/python benchmarks/filters.py
 
 The first peer is the recipe of F. Chollet's book (*Deep Learning with Python*, 5.4.2) as it is
-commonly written in PyTorch: for each filter a picture of 128×128 pixels, in every step a forward
-pass through the whole network with a hook at the layer, the gradient of the channel's mean by the
-picture alone, normalised, and a step. `convlens.explain.gradient_ascent` takes the same steps
-(recipe `plain`) with a forward pass that ends at the layer, on a canvas as large as a unit sees;
-what it spends on finding that canvas counts. Its pictures are smaller where the unit sees less.
+usually written in PyTorch. Each filter has a picture of 128×128 pixels. Every step is a forward
+pass through the whole network with a hook at the layer, the normalised gradient of the channel's
+mean with respect to the picture, and an update. `convlens.explain.gradient_ascent` takes the same
+steps (recipe `plain`), but its forward pass ends at the layer, and its canvas is as large as the
+unit's receptive field. The time to find that size is included. Its pictures are smaller if the unit
+sees less.
 
-The second is lucent (https://github.com/greentfrapp/lucent) as it comes, in an environment of its
-own that the first use makes; its steps are like those of our recipe `robust`.
+The second peer is lucent (https://github.com/greentfrapp/lucent) with its defaults, in its own
+environment, which the first use creates. Its steps are like those of the recipe `robust`. If lucent
+cannot be installed or run, a line says so, and the first peer is still measured.
 
-Where lucent cannot be installed or run, that is said, and the first peer is measured all the same.
-
-All have the same weights (random: they cost the same) and threads, and run in turns, one at a time;
-who goes first alternates. A filter costs a peer the same as the next one, so it climbs only some of
-those that convlens climbs, and the times per filter are compared. Printed and written to
-`benchmarks/results/filters.json`: seconds a filter, and the ratios peer / ours, formed within each
-round: one by one / plain, and lucent / robust. Speeds change with the machine; the ratio of one run
-is the result.
+All use the same threads and random weights (which cost the same) and run in turns, one at a time.
+The order alternates. Every filter costs a peer the same, so a peer draws only some of the filters,
+and the times per filter are compared. The seconds per filter, and the ratios one by one / plain and
+lucent / robust of each round, are printed and written to `benchmarks/results/filters.json`. Speeds
+depend on the machine; the result is the ratio of one run.
 """
 
 import argparse
@@ -44,10 +43,18 @@ STEP_SIZE = 0.02
 
 
 class Task(NamedTuple):
-    """A layer, how many of its filters each side climbs in a round, and the ratio hoped for."""
+    """A comparison.
+
+    Attributes:
+        layer: layer of convlens's VGG16.
+        lucents: lucent's name of the same layer.
+        filters: number of filters that convlens draws in a round.
+        of_peer: number of filters that a peer draws in a round.
+        target: target of the ratio lucent / robust.
+    """
 
     layer: str
-    lucents: str  # name of the same layer
+    lucents: str
     filters: int
     of_peer: int
     target: float
@@ -60,7 +67,7 @@ TASKS = {
 
 
 def one_by_one(model, layer: str, filters: int, steps: int) -> list[float]:
-    """The peer: the mean activation that each filter reaches on its own picture."""
+    """Run the peer; return the mean activation that each filter reaches on its own picture."""
     seen = {}
     hook = model.get_submodule(layer).register_forward_hook(
         lambda module, inputs, output: seen.update(output=output)
@@ -91,14 +98,14 @@ def ours(model, layer: str, filters: int, steps: int, name: str = "plain") -> li
 
 
 def timed(filters: int, run: Callable[[], list[float]]) -> tuple[float, float]:
-    """Seconds a filter, and the mean activation reached."""
+    """Return the seconds per filter, and the mean activation reached."""
     start = time.perf_counter()
     reached = run()
     return (time.perf_counter() - start) / filters, sum(reached) / len(reached)
 
 
 def lucent(task: Task, steps: int) -> Side:
-    """The peer's process, ready."""
+    """Start lucent's process."""
     command = [peer_python("lucent"), HERE / "peers" / "lucent_filters.py"]
     command += ["--layer", task.lucents, "--filters", task.of_peer, "--steps", steps]
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -106,7 +113,7 @@ def lucent(task: Task, steps: int) -> Side:
 
 
 def measure(task: Task, model, rounds: int, steps: int) -> dict:
-    """All rounds of one task: seconds a filter of each side, and peer / ours."""
+    """Measure all rounds of one task: seconds per filter, and the ratios peer / ours."""
     try:
         peer = lucent(task, steps)
     except SystemExit as error:
@@ -133,7 +140,7 @@ def measure(task: Task, model, rounds: int, steps: int) -> dict:
     }
     if peer is None:
         del sides["robust"], sides["lucent"]
-    for name in ("plain", "robust"):  # every side is warm when the first round begins
+    for name in ("plain", "robust"):  # warm up every side before the first round
         ours(model, task.layer, 2, 1, name)
     one_by_one(model, task.layer, 1, 1)
 
@@ -153,12 +160,12 @@ def measure(task: Task, model, rounds: int, steps: int) -> dict:
         return line, seen
 
     lines = take_rounds(rounds, one_round)
-    told = {**task._asdict(), "rounds": lines, "ratio": spread([line["ratio"] for line in lines])}
+    result = {**task._asdict(), "rounds": lines, "ratio": spread([line["ratio"] for line in lines])}
     if peer is not None:
         peer.close()
-        told["peer"] = peer.about
-        told["ratio_lucent"] = spread([line["ratio_lucent"] for line in lines])
-    return told
+        result["peer"] = peer.about
+        result["ratio_lucent"] = spread([line["ratio_lucent"] for line in lines])
+    return result
 
 
 def main() -> int:
@@ -167,46 +174,46 @@ def main() -> int:
     )
     parser.add_argument("--task", choices=[*TASKS, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="of the ascent (default: 10)")
-    parser.add_argument("--threads", type=int, help="of both sides (default: PyTorch's)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of the ascent (default: 10)")
+    parser.add_argument("--threads", type=int, help="threads of both sides (default: PyTorch's)")
     parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
     parser.add_argument("--out", type=Path, default=RESULTS / "filters.json")
     args = parser.parse_args()
     if args.rounds < 1 or args.steps < 1:
-        parser.error("rounds and steps are at least 1")
+        parser.error("--rounds and --steps must be at least 1")
 
-    if args.threads:  # one, where other programs use the machine: waiting threads blur the ratio
+    if args.threads:  # use one if other programs run: waiting threads distort the ratio
         torch.set_num_threads(args.threads)
     spec = compose(["experiment=finetune_vgg16", "model.weights=none"]).model
     model = build_model(spec, channels=3, size=SIZE, outputs=2, pretrained=False).eval()
-    model.requires_grad_(False)  # the peer, too, pays for no gradient it does not use
+    model.requires_grad_(False)  # so the peer computes no unused gradients either
     heads = [f"{name:>12}" for name in ("plain", "one by one", "robust", "lucent")]
-    print(f"{'seconds a filter':>24}" + "".join(heads) + f"{'one/plain':>10}{'luc/robust':>11}")
+    print(f"{'seconds per filter':>24}" + "".join(heads) + f"{'one/plain':>10}{'luc/robust':>11}")
     names = list(TASKS) if args.task == "both" else [args.task]
     tasks = {name: measure(TASKS[name], model, args.rounds, args.steps) for name in names}
 
-    for name, told in tasks.items():
+    for name, result in tasks.items():
         beside = [
-            f"{told[key]['median']:.2f} times as fast as {peer} "
-            f"({told[key]['min']} to {told[key]['max']})"
+            f"{result[key]['median']:.2f} times as fast as {peer} "
+            f"({result[key]['min']} to {result[key]['max']})"
             for key, peer in (("ratio", "one by one"), ("ratio_lucent", "lucent"))
-            if key in told
+            if key in result
         ]
-        print(f"{name}: {told['filters']} filters of {told['layer']}, {', '.join(beside)}")
+        print(f"{name}: {result['filters']} filters of {result['layer']}, {', '.join(beside)}")
     print(f"{processor()}, {torch.get_num_threads()} threads")
     write_result(
         args.out, f"filter pictures of VGG16; the peers at {SIZE}x{SIZE} pixels",
         threads=torch.get_num_threads(), versions={"torch": torch.__version__}, steps=args.steps,
         tasks=tasks,
     )  # fmt: skip
-    short = [
+    missed = [
         name
-        for name, told in tasks.items()
-        if "ratio_lucent" not in told or told["ratio_lucent"]["median"] < told["target"]
+        for name, result in tasks.items()
+        if "ratio_lucent" not in result or result["ratio_lucent"]["median"] < result["target"]
     ]
-    if short:
-        print(f"below its target, or without lucent: {', '.join(short)}", file=sys.stderr)
-    return int(args.check and bool(short))
+    if missed:
+        print(f"below its target, or without lucent: {', '.join(missed)}", file=sys.stderr)
+    return int(args.check and bool(missed))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Whether frozen layers gain by `models/winograd.py`: training steps with it and without.
+"""Compare training steps on frozen layers with `models/winograd.py` and without it.
 
     frozen_kernels.py [--rounds 7] [--steps 4] [--precision auto]
 
-Steps of two recipes on a frozen VGG16 at 150 pixels, augmented, so that nothing is stored: the head
-alone, and the last block with it. "ours" computes the frozen layers as `Backbone.run_frozen` does;
-"torch" as it would without that module: torch's own layers, without gradients, ReLU behind pooling.
-Each side settles `precision: auto` for itself, with a cache of its own, as a run would; then both
-take turns in this one process, and the medians of the rounds count. Random weights cost the same.
+The steps are those of two recipes on a frozen VGG16 at 150 pixels: the head alone, and the head
+with the last block. Images are augmented, so that no features are stored. "ours" computes the
+frozen layers with `Backbone.run_frozen`; "torch" uses torch's own layers, without gradients and
+with ReLU behind pooling. Each side chooses its own `precision: auto`, with its own cache. Then both
+take turns in this process, and the medians of the rounds count. Random weights cost the same.
 """
 
 import argparse
@@ -39,9 +39,9 @@ RECIPES = {
 OURS = Backbone.run_frozen
 
 
-def torchs(self: Backbone, pictures: torch.Tensor, stop: int) -> torch.Tensor:
+def torchs(self: Backbone, images: torch.Tensor, stop: int) -> torch.Tensor:
     with torch.no_grad():
-        return self.run(pictures, 0, stop, forward_fast=True)
+        return self.run(images, 0, stop, forward_fast=True)
 
 
 SIDES = {"ours": OURS, "torch": torchs}
@@ -56,8 +56,12 @@ def frozen_by(side: str) -> Iterator[None]:
         Backbone.run_frozen = OURS
 
 
-def ready(side: str, words: tuple[str, ...]) -> tuple[Callable[[int], float], str, int]:
-    """Seconds of so many steps, the settled precision, and the pictures of a step."""
+def prepare(side: str, words: tuple[str, ...]) -> tuple[Callable[[int], float], str, int]:
+    """Prepare a side.
+
+    Returns:
+        A function from a number of steps to their seconds, the precision, and the batch size.
+    """
     os.environ["CONVLENS_CACHE"] = tempfile.mkdtemp(prefix="convlens-benchmark-")
     with frozen_by(side):
         run = assemble(compose(list(words)))
@@ -101,9 +105,9 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
     for name, words in RECIPES.items():
-        sides = {side: ready(side, (*words, f"precision={args.precision}")) for side in SIDES}
+        sides = {side: prepare(side, (*words, f"precision={args.precision}")) for side in SIDES}
         for seconds, *_ in sides.values():
-            seconds(2)  # builds kernels
+            seconds(2)  # warm up
         taken = {side: [] for side in sides}
         for number in range(args.rounds):
             order = list(sides) if number % 2 else list(sides)[::-1]

@@ -1,7 +1,7 @@
-"""A gate in somebody else's loop: it lets as much through as was asked for, and then stands still.
+"""A gate that lets a loop in another thread take a requested number of turns, then holds it.
 
-Two threads meet at it: the one that trains, which calls ``pass_by`` where the loop may be held, and
-the one that measures, which calls ``go``. Nothing here needs more than the standard library.
+The training thread calls ``pass_by`` at the place where the loop may be held. The measuring thread
+calls ``go``. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ import threading
 
 
 class Gate:
-    """Holds a loop at one place until so many turns of it are asked for.
+    """Holds a loop at one place until turns are requested.
 
-    When ``go`` returns, the loop stands at the gate again, and stays there until the next ``go``:
-    while another process is measured, this one does nothing. ``go`` writes how many turns are left
-    only while the loop is standing, so neither thread can overtake the other.
+    When ``go`` returns, the loop waits at the gate again until the next ``go``, so this process
+    computes nothing while another one is measured. ``go`` sets the number of turns only while the
+    loop waits, so neither thread can overtake the other.
     """
 
     def __init__(self):
-        self._left = 0  # turns that may still be taken
-        self._met = False  # whether the loop has come to the gate once
-        self._asked = threading.Semaphore(0)
-        self._standing = threading.Semaphore(0)
+        self._left = 0  # turns that the loop may still take
+        self._met = False  # whether the loop has reached the gate once
+        self._requested = threading.Semaphore(0)
+        self._waiting = threading.Semaphore(0)
 
     def go(self, turns: int = 1) -> None:
-        """Let ``turns`` turns go, each from the gate to the gate; return when the loop stands."""
+        """Let the loop take ``turns`` turns, and return when it waits at the gate again."""
         if turns < 1:
-            raise ValueError(f"{turns} turns: at least one is needed")
+            raise ValueError(f"turns must be at least 1, not {turns}")
         if not self._met:
-            self._standing.acquire()  # the loop may still be getting ready
+            self._waiting.acquire()  # the loop may not have reached the gate yet
             self._met = True
         self._left = turns
-        self._asked.release()
-        self._standing.acquire()
+        self._requested.release()
+        self._waiting.acquire()
 
     def pass_by(self) -> None:
-        """Called by the loop at the start of each turn; waits there when no turn is left."""
+        """Wait if no turn is left; the loop calls this at the start of each turn."""
         if not self._left:
-            self._standing.release()
-            self._asked.acquire()
+            self._waiting.release()
+            self._requested.acquire()
         self._left -= 1

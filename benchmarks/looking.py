@@ -1,15 +1,16 @@
-"""What looking costs: fine-tuning VGG16's last block with the default callbacks, and with none.
+"""Measure what explanations cost: fine-tune VGG16's last block with and without callbacks.
 
     .venv/bin/python benchmarks/looking.py --data DIR        (DIR/train/<class>/*.jpg, …)
 
 Both sides are whole runs of `convlens train exp=finetune_vgg16` on photographs of cats and dogs,
-with end-to-end epochs only (augmented, head and block5 trained), one after the other; who goes
-first alternates. Printed and written to `benchmarks/results/looking.json`, for each epoch of each
-run: its own seconds, those of looking, as the run itself measures them (`summary.json`, `looking`),
-and the share of looking; then the ratio of an epoch's seconds with and without, by the two clocks.
-The ratio carries the machine's own drift from run to run, a few per cent; the share does not.
+one after the other, with end-to-end epochs only (augmented, head and block5 trained). The order
+alternates. For each epoch of each run, its own seconds, the seconds of looking as the run itself
+measures them (`summary.json`, `looking`), and the fraction of looking are printed and written to
+`benchmarks/results/looking.json`. The ratio of the seconds of an epoch with and without callbacks
+follows. The ratio includes the drift of the machine from run to run, a few per cent; the fraction
+does not.
 
-VGG16's weights are found as ever (`weights/`, `$CONVLENS_WEIGHTS`, or downloaded).
+VGG16's weights come from `weights/`, `$CONVLENS_WEIGHTS`, or a download.
 """
 
 import argparse
@@ -31,7 +32,7 @@ SIDES = {"default": "callbacks=default", "none": "callbacks=none"}
 
 
 def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None) -> dict:
-    """One run's summary."""
+    """Train, and return the summary of the run."""
     phase = f"{{epochs: {epochs}, train: [head, last_block], augment: true, warmup_epochs: 0.0, "
     phase += "until: null, lr: {head: 1e-4, last_block: 1e-5}}"
     words = [
@@ -53,22 +54,22 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path(root) / "cats_dogs")
-    parser.add_argument("--epochs", type=int, default=3, help="of each run (default: 3)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run (default: 3)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each side (default: 1)")
-    parser.add_argument("--steps", type=int, help="of an epoch (default: all pictures once)")
+    parser.add_argument("--steps", type=int, help="steps of an epoch (default: all images once)")
     parser.add_argument(
-        "--only-default", action="store_true", help="only the runs that look: shares, no ratio"
+        "--only-default", action="store_true", help="only runs with callbacks: fractions, no ratio"
     )
     parser.add_argument("--check", action="store_true", help="exit status 1 above 5 %%")
     parser.add_argument("--out", type=Path, default=RESULTS / "looking.json")
     args = parser.parse_args()
     if not (args.data / "train").is_dir():
-        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+        parser.error(f"no folder {args.data / 'train'}: set --data to photographs of cats and dogs")
     if args.epochs < 1 or args.rounds < 1:
-        parser.error("epochs and rounds are at least 1")
+        parser.error("--epochs and --rounds must be at least 1")
 
     sides = ["default"] if args.only_default else list(SIDES)
-    print(f"{'run':>10}{'epoch':>7}{'seconds':>10}{'looking':>10}{'share':>8}", flush=True)
+    print(f"{'run':>10}{'epoch':>7}{'seconds':>10}{'looking':>10}{'fraction':>10}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         homes = map(Path(folder).joinpath, map(str, itertools.count()))
 
@@ -81,10 +82,10 @@ def main() -> int:
                     key: summary[key] for key in ("looking", "explaining", "left_out", "failures")
                 }
                 for each in summary["looking"]["by_epoch"]:
-                    own, looked = each["seconds"], each["looking"]
+                    own, looking = each["seconds"], each["looking"]
                     print(
-                        f"{side:>10}{each['epoch']:>7}{own:>10.1f}{looked:>10.2f}"
-                        f"{looked / (own + looked):>8.1%}",
+                        f"{side:>10}{each['epoch']:>7}{own:>10.1f}{looking:>10.2f}"
+                        f"{looking / (own + looking):>10.1%}",
                         flush=True,
                     )
             took = {
@@ -96,25 +97,25 @@ def main() -> int:
             return line, seen
 
         rounds = take_rounds(args.rounds, one_round)
-    shares = [line["default"]["looking"]["share_of_epochs"] for line in rounds]
-    print(f"looking takes {statistics.median(shares):.1%} of the epochs")
+    fractions = [line["default"]["looking"]["share_of_epochs"] for line in rounds]
+    print(f"looking takes {statistics.median(fractions):.1%} of the epochs")
     ratio = None
     if not args.only_default:
         ratio = statistics.median(line["ratio"] for line in rounds)
         print(f"with callbacks an epoch takes {ratio:.3f} times as long as without")
     last = rounds[-1]["default"]
-    told = ", ".join(f"{name} {value:.1f}" for name, value in last["explaining"].items())
-    print(f"seconds by callback, with the looks before training and at the end: {told}")
+    costs = ", ".join(f"{name} {value:.1f}" for name, value in last["explaining"].items())
+    print(f"seconds by callback, including the looks before training and at the end: {costs}")
     for line in last["left_out"].values():
         print(f"left out: {line}")
     print(f"{processor()}, {len(available_cores())} cores")
     write_result(
         args.out, "fine-tuning VGG16's last block on cats and dogs, end to end, 150x150",
-        rounds=rounds, share=statistics.median(shares), ratio=ratio,
+        rounds=rounds, share=statistics.median(fractions), ratio=ratio,
     )  # fmt: skip
     failed = [name for line in rounds for name in line["default"]["failures"]]
-    if failed or max(shares) > ALLOWED:
-        print(f"above {ALLOWED:.0%} of an epoch, or failed: {shares}, {failed}", file=sys.stderr)
+    if failed or max(fractions) > ALLOWED:
+        print(f"above {ALLOWED:.0%}, or failed: {fractions}, {failed}", file=sys.stderr)
         return int(args.check)
     return 0
 

@@ -1,8 +1,8 @@
-"""Our side of `head_epoch`: epochs of the recipe ``vgg16_features``, a head on stored features.
+"""The side of convlens in `head_epoch`: a head on stored features, recipe ``vgg16_features``.
 
-The trainer's loop goes on as in any run, validation, checkpoints and `metrics.csv` included, only
-without explanations. An epoch is counted from its start to the start of the next; a round is the
-mean of three, after one that is not counted. VGG16's weights are random: they cost the same.
+The trainer's loop is that of any run, with validation, checkpoints and `metrics.csv`, but without
+explanations. An epoch lasts from its start to the start of the next one. A round is the mean of
+three epochs, after one that is not counted. VGG16's weights are random, which costs the same.
 """
 
 import time
@@ -18,7 +18,7 @@ RECIPE = ("exp=reproduce/vgg16_features", "model.weights=none", f"finetune.phase
 
 
 class EpochGate(Callback):
-    """Holds the trainer at the start of an epoch until epochs are asked for."""
+    """Holds the trainer at the start of an epoch until epochs are requested."""
 
     def __init__(self):
         self._gate = Gate()
@@ -38,21 +38,22 @@ def main() -> None:
     config = compose([*words, "logger=csv"])
     home = run_folder()
     run = runs.assemble(config)
-    pictures = len(run.data.dataset.splits["train"])
+    images = len(run.data.dataset.splits["train"])
     runs.settle_precision(run)
     trainer, epoch_log, _ = runs.build_trainer(run, home, False)
-    epoch_log.on_train_start = lambda *_: None  # the untrained network is judged once a run
+    # the untrained network is evaluated once per run, which is not part of an epoch
+    epoch_log.on_train_start = lambda *_: None
     gate = EpochGate()
     trainer.callbacks.append(gate)
 
     def measure() -> tuple[int, float]:
         if args.warmup_steps:
-            gate.go()  # before the first one, features are computed or opened
+            gate.go()  # the first epoch computes or opens the features
         if "train" not in run.data.stored:
             raise SystemExit("the features are not stored: is there room in $CONVLENS_CACHE?")
         start = time.perf_counter()
         gate.go(EPOCHS)
-        return pictures, (time.perf_counter() - start) / EPOCHS
+        return images, (time.perf_counter() - start) / EPOCHS
 
     def fit() -> None:
         runs.fit(trainer, run, None)

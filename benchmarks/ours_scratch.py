@@ -1,7 +1,7 @@
-"""Our side of the speed benchmark: the recipe ``cats_dogs_regularized``, trained by convlens.
+"""The side of convlens in `scratch`: train the recipe ``cats_dogs_regularized``.
 
-Same pictures, network, augmentation, loss, optimizer and batch size as `peers/keras_scratch.py`;
-data path, arithmetic and precision are convlens's own.
+Images, network, augmentation, loss, optimizer and batch size are those of
+`peers/keras_scratch.py`. Data loading, arithmetic and precision are those of convlens.
 """
 
 import os
@@ -19,51 +19,54 @@ from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
 RECIPE = ("exp=reproduce/cats_dogs_regularized",)
-FOLDERS: list[Path] = []  # of this process's runs, removed at its end
+FOLDERS: list[Path] = []  # run folders of this process, removed at its end
 
 
 def run_folder() -> Path:
-    """A folder for a run, which is removed when the driver has heard the last round."""
+    """Make a folder for a run; it is removed when the driver has received the last round."""
     FOLDERS.append(Path(tempfile.mkdtemp(prefix="convlens-benchmark-")))
     return FOLDERS[-1]
 
 
 class StepGate(Callback):
-    """Lets the trainer's loop take as many steps as are asked for, and no more.
+    """Lets the trainer's loop take exactly the requested number of steps.
 
-    A step lasts from the moment its batch has been fetched to the moment the next one has been.
+    A step lasts from the moment its batch is available until the next batch is available.
     """
 
     def __init__(self):
-        self.pictures = 0
+        self.images = 0
         self._gate = Gate()
 
     def go(self, steps: int) -> int:
-        """Let ``steps`` steps go; returns how many pictures they took."""
-        before = self.pictures
+        """Take ``steps`` steps and return the number of their images."""
+        before = self.images
         self._gate.go(steps)
-        return self.pictures - before
+        return self.images - before
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._gate.pass_by()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.pictures += len(batch["label"])
+        self.images += len(batch["label"])
 
 
 def build(
     data_dir: Path, recipe: tuple[str, ...] = RECIPE
 ) -> tuple[Callable[[], None], Callable[[int], int], dict]:
-    """Get a recipe (words of the command line) ready to train, as ``convlens train`` would.
+    """Prepare a recipe for training, as ``convlens train`` does.
 
-    ``data_dir`` is the folder that holds ``train/<class>/*.jpg``. Whatever is done once a run
-    (decoding into the cache, building network and optimizer, choosing the precision) is done here.
+    Everything that a run does once is done here: decode into the cache, build network and
+    optimizer, choose the precision.
+
+    Args:
+        data_dir: folder that contains ``train/<class>/*.jpg``.
+        recipe: overrides of the command line.
 
     Returns:
-        ``fit``, which trains in the thread that calls it, the main one as in real training;
-        ``steps(n)``, called from another thread: lets it take ``n`` steps of 20 pictures and
-        returns the number of pictures when training stands still again; and what the results say
-        of this side.
+        ``fit``, which trains in the thread that calls it (the main thread, as in a run);
+        ``steps(n)``, which another thread calls to let the training take ``n`` steps, and which
+        returns the number of their images; and entries for the description of this side.
     """
     from convlens.config.compose import compose
     from convlens.experiment import train as runs
@@ -73,7 +76,7 @@ def build(
             *recipe,
             f"data.dir={data_dir}",
             "training.epochs=1",
-            "training.steps_per_epoch=1000000",  # no validation in between, as at the peer's
+            "training.steps_per_epoch=1000000",  # no validation in between, as in the peer
             "callbacks=none",
             "logger=csv",
         ]
@@ -83,13 +86,13 @@ def build(
     _ = run.data.dataset
     runs.settle_precision(run)
     trainer, epoch_log, _ = runs.build_trainer(run, home, False)
-    # the untrained network is judged once a run; that is no part of a step
+    # the untrained network is evaluated once per run, which is not part of a step
     epoch_log.on_train_start = lambda *_: None
     gate = StepGate()
     trainer.callbacks.append(gate)
 
     def fit() -> None:
-        runs.fit(trainer, run, None)  # as a run does, with kernels that repeat their bits
+        runs.fit(trainer, run, None)  # with deterministic kernels, as in a run
 
     return fit, gate.go, {"precision": str(run.config.precision), "memory_format": "channels_last"}
 
@@ -97,12 +100,12 @@ def build(
 def main() -> None:
     args = arguments(__doc__.splitlines()[0]).parse_args()
     out = claim_stdout()
-    fit, steps, told = build(args.data)
-    serve_training(args, out, fit, rounds_of(args, steps), told)
+    fit, steps, details = build(args.data)
+    serve_training(args, out, fit, rounds_of(args, steps), details)
 
 
 def rounds_of(args, steps: Callable[[int], int]) -> Callable[[], tuple[int, float]]:
-    """What measures a round of training steps: (pictures, seconds)."""
+    """Return a function that measures a round of training steps: (images, seconds)."""
 
     def measure() -> tuple[int, float]:
         if args.warmup_steps:
@@ -112,15 +115,23 @@ def rounds_of(args, steps: Callable[[int], int]) -> Callable[[], tuple[int, floa
         seconds = time.perf_counter() - start
         if images != args.steps * BATCH:
             raise SystemExit(
-                f"{images} pictures in {args.steps} steps: not the recipe's batch of 20"
+                f"{images} images in {args.steps} steps: the batches do not have {BATCH} images"
             )
         return images, seconds
 
     return measure
 
 
-def serve_training(args, out, fit, measure, told) -> None:
-    """Train in this thread, and answer the driver from another; see :func:`build`."""
+def serve_training(args, out, fit, measure, details) -> None:
+    """Train in this thread, and serve the driver from another.
+
+    Args:
+        args: parsed arguments of the side.
+        out: stream of the protocol.
+        fit: trains, as returned by ``build``.
+        measure: measures a round.
+        details: more entries for the description of this side.
+    """
     import numpy
     import torch
 
@@ -135,7 +146,7 @@ def serve_training(args, out, fit, measure, told) -> None:
             "intra_op": torch.get_num_threads(),
             "inter_op": torch.get_num_interop_threads(),
         },
-        **told,
+        **details,
     }
 
     def answer() -> None:
@@ -143,7 +154,7 @@ def serve_training(args, out, fit, measure, told) -> None:
         out.flush()
         for folder in FOLDERS:
             shutil.rmtree(folder, ignore_errors=True)
-        os._exit(0)  # the trainer would go on for a million steps
+        os._exit(0)  # the trainer would continue for a million steps
 
     threading.Thread(target=answer, daemon=True).start()
     fit()

@@ -1,7 +1,7 @@
-"""Our side of `startup.py`: ``convlens train``, stopped at the end of the first training step.
+"""The side of convlens in `startup.py`: ``convlens train`` up to the end of the first step.
 
-Everything that a run does before is done, writing its folder and judging the untrained network
-included. Prints one JSON line: of the seconds, those of judging (``judging``).
+Everything that a run does before is included, such as writing its folder and evaluating the
+untrained network. Prints one JSON line with the seconds of that evaluation (``judging``).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rounds import claim_stdout
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--home", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--home", type=Path, required=True, help="run folder")
     args = parser.parse_args()
     out = claim_stdout()
 
@@ -27,7 +27,7 @@ def main() -> None:
     from convlens.experiment import train as runs
 
     class Stop(Callback):
-        """Ends the process when the first step is done."""
+        """Ends the process after the first step."""
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             print(json.dumps({"judging": round(judged[0], 3)}), file=out, flush=True)

@@ -1,11 +1,11 @@
-"""Our side of the VGG16 benchmarks: features of photographs, and training of the last block.
+"""The side of convlens in the VGG16 benchmarks: extract features, and train the last block.
 
     ours_vgg16.py vgg16_extract --data DIR ...
     ours_vgg16.py vgg16_frozen --data DIR ...
     ours_vgg16.py vgg16_finetune --data DIR ...
 
-Same pictures, network, augmentation, loss, optimizer and batch size as `peers/keras_vgg16.py`.
-Features are computed as the feature cache does it; training is `convlens train`'s own loop.
+Images, network, augmentation, loss, optimizer and batch size are those of `peers/keras_vgg16.py`.
+Features are computed as for the feature cache; training uses the loop of `convlens train`.
 """
 
 import sys
@@ -18,7 +18,7 @@ from rounds import arguments, claim_stdout, serve
 
 BATCH = 20
 SIZE = 150
-# random weights cost the same; end to end with augmentation, as the peer's recipe is
+# random weights cost the same; end to end with augmentation, as in the peer's recipe
 FROZEN = ("exp=reproduce/vgg16_frozen", "model.weights=none")
 RECIPE = (
     *FROZEN,
@@ -29,28 +29,34 @@ TRAINED = {"vgg16_frozen": FROZEN, "vgg16_finetune": RECIPE}
 
 
 def photographs(data_dir: Path) -> list[tuple[Path, int]]:
-    """The training photographs with the number of their class."""
+    """Return the training photographs with their class indices."""
     classes = sorted(folder for folder in (data_dir / "train").iterdir() if folder.is_dir())
     return [(path, number) for number, c in enumerate(classes) for path in sorted(c.glob("*.jpg"))]
 
 
 def decoded(paths: list[Path]):
-    """Photographs as (B, 3, H, W) uint8, resized as the peer does it."""
+    """Read photographs as (B, 3, H, W) uint8, resized as in the peer."""
     import numpy
     import torch
     from PIL import Image
 
-    pictures = []
+    images = []
     for path in paths:
         with Image.open(path) as image:
             small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.NEAREST)
-        pictures.append(numpy.asarray(small))
-    return torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2)
+        images.append(numpy.asarray(small))
+    return torch.from_numpy(numpy.stack(images)).permute(0, 3, 1, 2)
 
 
 def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
-    """Files to features (4×4×512), as the feature cache computes them, in the precision that a
-    run would choose; every photograph is read again, as at the peer's."""
+    """Prepare the extraction of features (4×4×512), as for the feature cache.
+
+    The precision is that of a run. Every photograph is read again, as in the peer.
+
+    Returns:
+        A function that takes a number of steps and returns the number of their images; and entries
+        for the description of this side.
+    """
     import torch
 
     from convlens.config.compose import compose
@@ -69,10 +75,10 @@ def extract_side(data_dir: Path) -> tuple[Callable[[int], int], dict]:
         for _ in range(count):
             if place + BATCH > len(paths):
                 place = 0
-            pictures = decoded(paths[place : place + BATCH]).float().div_(255)
+            images = decoded(paths[place : place + BATCH]).float().div_(255)
             half = precision == "bf16"
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-                features = model.features(pictures, cut)
+                features = model.features(images, cut)
             assert features.shape == (BATCH, 512, 4, 4)
             place += BATCH
         return count * BATCH
@@ -86,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     out = claim_stdout()
     if args.task in TRAINED:
-        fit, steps, told = build(args.data, TRAINED[args.task])
-        serve_training(args, out, fit, rounds_of(args, steps), told)
+        fit, steps, details = build(args.data, TRAINED[args.task])
+        serve_training(args, out, fit, rounds_of(args, steps), details)
 
     import numpy
     import torch
@@ -95,7 +101,7 @@ def main() -> None:
     from convlens.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    steps, told = extract_side(args.data)
+    steps, details = extract_side(args.data)
 
     def measure() -> tuple[int, float]:
         steps(args.warmup_steps)
@@ -114,7 +120,7 @@ def main() -> None:
             "intra_op": torch.get_num_threads(),
             "inter_op": torch.get_num_interop_threads(),
         },
-        **told,
+        **details,
     }
     serve(out, about, measure)
 

@@ -1,12 +1,12 @@
-"""The peer of `plain_scratch` and `plain_last_block`: training steps written out by hand.
+"""The peer of `plain_scratch` and `plain_last_block`: the same training step in a plain loop.
 
     plain_loop.py scratch --data DIR ...
     plain_loop.py last_block --data DIR ...
 
-Network, loss, optimizer, batches, augmentation, memory format and precision are convlens's own and
-exactly those that it trains with (also the fast kernels of frozen layers); the loop is five lines
-of torch, without Lightning, metrics, learning-rate schedule, seeding, or a look at the loss. What
-remains of the ratio is what Lightning and convlens add to a step.
+Network, loss, optimizer, batches, augmentation, memory format and precision are exactly those that
+convlens trains with, including the fast kernels of frozen layers. The loop is five lines of torch,
+without Lightning, metrics, learning-rate schedule or seeding, and does not read the loss. The ratio
+is therefore what Lightning and convlens add to a step.
 """
 
 import sys
@@ -27,7 +27,7 @@ RECIPES = {"scratch": SCRATCH, "last_block": LAST_BLOCK}
 
 
 def endless(data) -> Iterator[dict]:
-    """The training batches of one epoch after the other, augmented."""
+    """Yield augmented training batches, epoch after epoch."""
     loader = data.train_dataloader()
     while True:
         yield from map(data.finish, loader)

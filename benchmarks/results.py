@@ -1,4 +1,4 @@
-"""What every benchmark tells of its machine and writes at its end."""
+"""The machine and the result file of a benchmark."""
 
 import datetime
 import json
@@ -12,7 +12,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the name of the processor, or of its architecture if that is unknown."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -28,8 +28,8 @@ def spread(speeds: list[float]) -> dict:
 
 
 def write_result(file: Path, what: str, **figures) -> None:
-    """Write ``file`` as JSON: what was measured, when, on what machine, and the figures."""
-    told = {
+    """Write a JSON file: what was measured, when, on which machine, and the figures."""
+    header = {
         "what": what,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -39,5 +39,5 @@ def write_result(file: Path, what: str, **figures) -> None:
         },
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**told, **figures}, indent=2) + "\n")
+    file.write_text(json.dumps({**header, **figures}, indent=2) + "\n")
     print(f"written: {file}")

@@ -1,18 +1,18 @@
-"""Two processes measured in turns: the protocol, both ends of it.
+"""The protocol that measures two processes in turns, with the code of both ends.
 
-A *side* (ours, the peer) is a script that gets itself ready, prints one JSON line that says what
-it is, and then, for every round, waits for the line ``go`` on its standard input, measures, and
-prints one JSON line. While it waits it computes nothing, so a driver can hold several sides ready
-and let them run one after the other: A, B, B, A, A, B, ... A drift of the machine's speed then
-meets both alike, and the ratio within a round is worth more than the two speeds.
+A *side* (convlens or the peer) is a script. It prepares itself and prints one JSON line that
+describes it. For every round it then waits for the line ``go`` on its standard input, measures, and
+prints one JSON line. It computes nothing while it waits, so a driver can prepare several sides and
+let them run one after the other: A, B, B, A, A, B, ... A drift of the machine's speed then affects
+both sides equally, so the ratio within a round is more reliable than the two speeds.
 
 A round in which anything else on the machine used more than ``BUSY`` cores is discarded and
-repeated; where it stays so, the benchmark fails.
+repeated. After ``PATIENCE`` such rounds in sequence the benchmark fails.
 
-A round is ``warmup_steps`` training steps that are not counted (queues fill, caches warm) and then
-``steps`` that are; its line is ``{"round", "images", "seconds", "images_per_second", "peak_mb"}``.
+A round has ``warmup_steps`` training steps that are not counted (queues fill, caches warm), then
+``steps`` that are. Its line is ``{"images", "seconds", "images_per_second", "peak_mb"}``.
 
-Nothing here needs more than the standard library: the peers run it in environments of their own.
+Only the standard library is used, because the peers run this module in their own environments.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-BUSY = 0.1  # cores used by anything else, above which a round is not to be trusted
-PATIENCE = 5  # rounds discarded one after the other, after which the machine counts as busy
+BUSY = 0.1  # cores used by anything else, above which a round is discarded
+PATIENCE = 5  # discarded rounds in sequence, after which the benchmark fails
 
-# Settings of the caller's shell that would give one side more or fewer threads than the other.
+# Settings of the shell that would give the two sides different numbers of threads.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -37,28 +37,28 @@ THREAD_SETTINGS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-# Set, it makes every start of a side compile its libraries anew, where only some came compiled.
+# If set, a side compiles its libraries again at every start, unless they are installed compiled.
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def side_environment() -> dict[str, str]:
-    """The environment of a side: the caller's without what would favour one of them."""
+    """Return the environment for a side, without variables that would favour one side."""
     unwanted = (*THREAD_SETTINGS, NO_BYTECODE)
     return {key: value for key, value in os.environ.items() if key not in unwanted}
 
 
 def available_cores() -> list[int]:
-    """The cores this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def peak_megabytes() -> float | None:
-    """The most memory this process has held in RAM at once (10^6 bytes), since it was started.
+    """Return the peak resident memory of this process since its start, in 10^6 bytes.
 
-    Files that are mapped count as far as they were read. Not ``ru_maxrss``: that also remembers
-    the program which started this one. None where the system does not tell it (not Linux).
+    The pages of mapped files that were read count. ``ru_maxrss`` is not used, because it includes
+    the program that started this process. None if the system does not report it (not Linux).
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -68,32 +68,35 @@ def peak_megabytes() -> float | None:
     return round(int(peak[0]) * 1024 / 1e6, 1) if peak else None
 
 
-# ------------------------------------------------------------------ the side's end
+# ------------------------------------------------------------------ the side
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The command line every side understands; a side may add its own options."""
+    """Return the argument parser of every side; a side may add options."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
-    parser.add_argument("--warmup-steps", type=int, default=10, help="uncounted, in every round")
-    parser.add_argument("--steps", type=int, default=80, help="counted steps a round")
+    parser.add_argument("--warmup-steps", type=int, default=10, help="uncounted steps per round")
+    parser.add_argument("--steps", type=int, default=80, help="counted steps per round")
     return parser
 
 
 def claim_stdout():
-    """Keep standard output for the protocol; what libraries print goes to standard error."""
+    """Return a stream for the protocol, and send what libraries print to standard error."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return out
 
 
 def serve(out, about: dict, measure: Callable[[], tuple[int, float]]) -> None:
-    """Say what this side is, then measure once for every ``go``, until the end of input.
+    """Describe this side, then measure once for every ``go``, until the input ends.
 
-    No side ends before the driver has heard the last round of the other: one that has ended leaves
-    the machine to the other, one that has not may still disturb it.
+    No side ends before the driver has received the last round of the other. If one side ended
+    early, the other would have the machine to itself.
 
-    ``measure`` runs one whole round and returns (pictures counted, seconds they took).
+    Args:
+        out: stream of the protocol.
+        about: description of this side.
+        measure: runs one whole round and returns the number of counted images and their seconds.
     """
     print(json.dumps({"cores": len(available_cores()), **about}), file=out)
     while sys.stdin.readline().strip() == "go":
@@ -105,25 +108,25 @@ def serve(out, about: dict, measure: Callable[[], tuple[int, float]]) -> None:
         print(json.dumps(line), file=out)
 
 
-# ---------------------------------------------------------------- the driver's end
+# ---------------------------------------------------------------- the driver
 
 
 class Watch:
-    """What everything but one process, with its children that have ended, takes of the machine."""
+    """Measures the cores used by anything except one process and its ended children."""
 
     def __init__(self, pid: int):
         self.pid = pid
         self._start, self._before = time.perf_counter(), self._elsewhere()
 
     def others(self) -> float | None:
-        """Cores used by anything else since the start; None where the system does not tell it."""
+        """Return the cores used by anything else since the start; None if unknown."""
         after, seconds = self._elsewhere(), time.perf_counter() - self._start
         if self._before is None or after is None:
             return None
         return round(max(0.0, (after - self._before) / seconds), 2)
 
     def _elsewhere(self) -> float | None:
-        """Processor seconds that the machine has spent on anything but the process (Linux)."""
+        """Return the processor seconds spent on anything except the process (Linux)."""
         try:
             machine = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
             own = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:15]
@@ -134,9 +137,14 @@ class Watch:
 
 
 def watched(run: Callable[[], T], seen: list[float | None]) -> T:
-    """What ``run`` returns, computed in this process or in children that have ended by then.
+    """Run a function while the machine is watched.
 
-    ``seen`` gets what anything else used meanwhile, as `Watch.others` says it.
+    Args:
+        run: computes in this process, or in children that end before it returns.
+        seen: gets the cores that anything else used meanwhile, as of ``Watch.others``.
+
+    Returns:
+        The result of ``run``.
     """
     watch = Watch(os.getpid())
     found = run()
@@ -145,18 +153,19 @@ def watched(run: Callable[[], T], seen: list[float | None]) -> T:
 
 
 def take_rounds(count: int, measure: Callable[[int], tuple[dict, list[float | None]]]) -> list:
-    """``count`` rounds during which the machine was left to whoever was measured.
+    """Measure rounds, and repeat those in which the machine was busy with something else.
 
     Args:
-        measure: given the round's number from 0 on, which decides who goes first; returns the
-            round and what anything else used while each side was measured. A round that was
-            disturbed is discarded and repeated, under the same number.
+        count: number of rounds.
+        measure: takes the number of the round, from 0, which decides which side goes first. It
+            returns the round and the cores that anything else used while each side was measured.
+            A disturbed round is discarded and repeated with the same number.
 
     Returns:
         The rounds, each with ``others``: the most cores that anything else used, or None.
 
     Raises:
-        SystemExit: ``PATIENCE`` rounds in turn were disturbed.
+        SystemExit: ``PATIENCE`` rounds in sequence were disturbed.
     """
     rounds: list[dict] = []
     disturbed: list[float] = []
@@ -175,13 +184,23 @@ def take_rounds(count: int, measure: Callable[[int], tuple[dict, list[float | No
         if len(disturbed) == PATIENCE:
             raise SystemExit(
                 f"something else used {min(disturbed)} to {max(disturbed)} cores in {PATIENCE} "
-                f"rounds in turn; at most {BUSY} are allowed: repeat this when nothing else runs"
+                f"rounds in turn; at most {BUSY} are allowed: repeat when nothing else runs"
             )
     return rounds
 
 
 class Side:
-    """A side as a child process, pinned to ``cores``; ``about`` is what it said of itself."""
+    """A side as a child process.
+
+    Args:
+        name: name of the side.
+        command: command line of the side.
+        cores: cores to which it is pinned.
+        log: file for its standard error.
+
+    Attributes:
+        about: the side's description of itself.
+    """
 
     def __init__(self, name: str, command: list[str], cores: list[int], log: Path):
         self.name, self.log = name, log
@@ -212,25 +231,25 @@ class Side:
             return json.loads(line)
         except json.JSONDecodeError:
             self.close()
-            raise SystemExit(f"{self.name} printed no figure but {line.strip()!r}") from None
+            raise SystemExit(f"{self.name} printed no JSON line but {line.strip()!r}") from None
 
     def round(self) -> dict:
-        """Let it run one round and wait for the figure.
+        """Run one round and return its figures.
 
-        ``others``: how many cores everything else on the machine used meanwhile (Linux only).
+        Their ``others`` is the number of cores that anything else used meanwhile (Linux only).
         """
         watch = Watch(self.process.pid)
         try:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died; _line says how
+            pass  # the side has ended; _line reports how
         figure = self._line()
         figure["others"] = watch.others()
         return figure
 
     def close(self) -> None:
-        """Let it end; one that does not is stopped."""
+        """Let the side end, and kill it if it does not end within 20 seconds."""
         self.process.stdin.close()
         try:
             self.process.wait(timeout=20)

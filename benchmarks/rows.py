@@ -1,4 +1,4 @@
-"""The rows of `make bench`: which script measures each, how long, and how its file is read."""
+"""The rows of `make bench`: which script measures each row, and how its results are read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from table import Rounds, Row
 
 PICTURES = "photographs"
 WEIGHTS = "VGG16's weights"
-SHARE, SECONDS = 0.05, 2.0  # of an epoch for looking: `callbacks.budget`, `looking.seconds`
+SHARE, SECONDS = 0.05, 2.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
 
 
 class Job(NamedTuple):
     """One run of one script, which measures one row or several.
 
     Attributes:
-        name: of its log and its result.
-        command: the script in this folder with its words.
-        quick: words for a trial run: one round of a few steps.
-        rows: measured by it.
-        read: from the script's result to the rounds of each row, in the order of ``rows``.
-        needs: ``PICTURES``, ``WEIGHTS``; they are looked for before it starts.
-        peers: whose environments it uses.
-        rounds: the word before the number of rounds.
+        name: name of its log and result file.
+        command: script in this folder, with its arguments.
+        quick: arguments for a trial run: one round of a few steps.
+        rows: rows that the script measures.
+        read: takes the script's result; returns the rounds of each row, in the order of ``rows``.
+        needs: ``PICTURES``, ``WEIGHTS`` or both; checked before the script starts.
+        peers: peers whose environments the script uses.
+        rounds: option that sets the number of rounds.
     """
 
     name: str
@@ -36,57 +36,62 @@ class Job(NamedTuple):
     rounds: str = "--rounds"
 
 
-def sides(told: dict, *, cost: bool = False) -> list[Rounds]:
-    """Of `throughput.py`: pictures a second and peak memory; of `plain_loop.py` the speed alone.
+def sides(result: dict, *, cost: bool = False) -> list[Rounds]:
+    """Read images per second and, if measured, peak memory from a result of `throughput.py`.
 
-    With ``cost`` the ratio says how much longer ours takes.
+    Args:
+        result: the script's result.
+        cost: whether the ratio is the time of convlens divided by that of the peer; memory is then
+            left out.
     """
-    ours, peer = told["sides"]
-    lines = told["rounds"]
-    note = precisions(told)
+    ours, peer = result["sides"]
+    lines = result["rounds"]
+    note = precisions(result)
     speeds = [[line[side] for line in lines] for side in (ours, peer)]
     ratios = [b / a if cost else a / b for a, b in zip(*speeds, strict=True)]
-    found = [Rounds(*speeds, ratios, note)]
+    results = [Rounds(*speeds, ratios, note)]
     if not cost and lines[0].get("peak_mb"):
         memory = [[line["peak_mb"][side] for line in lines] for side in (ours, peer)]
-        found.append(Rounds(*memory, [b / a for a, b in zip(*memory, strict=True)]))
-    return found
+        results.append(Rounds(*memory, [b / a for a, b in zip(*memory, strict=True)]))
+    return results
 
 
-def precisions(told: dict) -> str:
-    """The precision of both sides of `throughput.py`, and the threads where they differ."""
-    ours, peer = told["sides"].values()
+def precisions(result: dict) -> str:
+    """Return the precision of both sides, and their threads if they differ."""
+    ours, peer = result["sides"].values()
     note = f"in {ours['precision']}, peer {peer['precision']}"
-    # 0 is TensorFlow's word for one thread for each core
+    # TensorFlow reports 0 for one thread per core
     threads = [side["threads"]["intra_op"] or side["cores"] for side in (ours, peer)]
     if threads[0] != threads[1]:
         note += f"; {threads[0]} threads, peer {threads[1]}"
     return note
 
 
-def tasks(told: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds | None]:
-    """Of scripts that write seconds by task: for each task and each pair (ours, peer), in turn.
+def tasks(result: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[Rounds | None]:
+    """Read the seconds of each task and each pair (ours, peer), in this order.
 
-    None where the rounds are without a peer: it could not be run.
+    Returns:
+        The rounds of each pair; None for a peer that could not be run.
     """
-    found = []
+    results = []
     for name in names:
         for ours, peer in pairs:
-            if not all(peer in line for line in told["tasks"][name]["rounds"]):
-                found.append(None)
+            if not all(peer in line for line in result["tasks"][name]["rounds"]):
+                results.append(None)
                 continue
-            both = [[line[side] for line in told["tasks"][name]["rounds"]] for side in (ours, peer)]
-            found.append(Rounds(*both, [b / a for a, b in zip(*both, strict=True)]))
-    return found
+            lines = result["tasks"][name]["rounds"]
+            both = [[line[side] for line in lines] for side in (ours, peer)]
+            results.append(Rounds(*both, [b / a for a, b in zip(*both, strict=True)]))
+    return results
 
 
-def looking(told: dict) -> list[Rounds]:
-    """Epochs of the runs that looked: seconds with looking, and without what looking took.
+def looking(result: dict) -> list[Rounds]:
+    """Read the seconds of each epoch with explanations, and the same without their cost.
 
-    The promise is about all of them together, for an epoch may use what others have left: 5 % of
-    the epochs, or two seconds of each where that is more.
+    The promise applies to all epochs together, because an epoch may use the budget that others have
+    left: 5 % of the epochs, or two seconds per epoch if that is more.
     """
-    epochs = [e for line in told["rounds"] for e in line["default"]["looking"]["by_epoch"]]
+    epochs = [e for line in result["rounds"] for e in line["default"]["looking"]["by_epoch"]]
     alone = [epoch["seconds"] for epoch in epochs]
     whole = [epoch["seconds"] + epoch["looking"] for epoch in epochs]
     return [
@@ -99,49 +104,49 @@ def looking(told: dict) -> list[Rounds]:
     ]  # fmt: skip
 
 
-def epochs(told: dict) -> list[Rounds]:
-    """Of `throughput.py`'s ``head_epoch``: seconds of an epoch."""
-    both = [[line["seconds"][side] for line in told["rounds"]] for side in told["sides"]]
+def epochs(result: dict) -> list[Rounds]:
+    """Read the seconds of an epoch from the task ``head_epoch`` of `throughput.py`."""
+    both = [[line["seconds"][side] for line in result["rounds"]] for side in result["sides"]]
     ratios = [b / a for a, b in zip(*both, strict=True)]
-    return [Rounds(*both, ratios, precisions(told))]
+    return [Rounds(*both, ratios, precisions(result))]
 
 
-def separate(told: dict, task: str) -> str:
-    """Of a task whose peer is a process of its own: torch and threads of both where they differ."""
-    peer = told["tasks"][task].get("peer")
+def separate(result: dict, task: str) -> str:
+    """Return how torch and threads of the peer's process differ, or an empty string."""
+    peer = result["tasks"][task].get("peer")
     if peer is None:
         return ""
     pairs = {
-        "torch": (told["versions"]["torch"], peer["torch"]),
-        "threads": (told["threads"], peer["threads"]),
+        "torch": (result["versions"]["torch"], peer["torch"]),
+        "threads": (result["threads"], peer["threads"]),
     }
     return "; ".join(f"{word} {a}, peer {b}" for word, (a, b) in pairs.items() if a != b)
 
 
-def cams(told: dict) -> list[Rounds]:
-    """Of `cams.py`: seconds, with how alike the maps were."""
+def cams(result: dict) -> list[Rounds]:
+    """Read the seconds from `cams.py`, with the correlation of the maps as a note."""
     names = [
         f"{library}_{layers}" for library in ("pytorch-grad-cam", "torch-cam") for layers in (1, 3)
     ]
-    found = tasks(told, names, [("ours", "peer")])
+    results = tasks(result, names, [("ours", "peer")])
     notes = [
-        f"correlation of the maps {told['tasks'][name]['correlation']:.4f} at least"
+        f"correlation of the maps {result['tasks'][name]['correlation']:.4f} at least"
         for name in names
     ]
-    differing = [separate(told, name) for name in names]
+    differing = [separate(result, name) for name in names]
     return [
         rounds._replace(note="; ".join(filter(None, both)))
-        for rounds, *both in zip(found, notes, differing, strict=True)
+        for rounds, *both in zip(results, notes, differing, strict=True)
     ]
 
 
-def filters(told: dict) -> list[Rounds | None]:
-    """Of `filters.py`: seconds a filter, early and deep, beside one by one and beside lucent."""
+def filters(result: dict) -> list[Rounds | None]:
+    """Read the seconds per filter from `filters.py`: early and deep, for both peers."""
     pairs = [("plain", "one by one"), ("robust", "lucent")]
-    found = tasks(told, ["early", "deep"], pairs)
-    notes = [note for task in ("early", "deep") for note in ("", separate(told, task))]
+    results = tasks(result, ["early", "deep"], pairs)
+    notes = [note for task in ("early", "deep") for note in ("", separate(result, task))]
     return [
-        rounds and rounds._replace(note=note) for rounds, note in zip(found, notes, strict=True)
+        rounds and rounds._replace(note=note) for rounds, note in zip(results, notes, strict=True)
     ]
 
 
@@ -149,7 +154,7 @@ def plain(task: str, what: str) -> Job:
     row = Row(task, f"{what} [images/s]", "a plain torch loop", at_most=1.03)
     quick = ["--warmup-steps", "1", "--steps", "2"]
     command = ["throughput.py", "--task", task]
-    return Job(task, command, quick, [row], lambda told: sides(told, cost=True), (PICTURES,))
+    return Job(task, command, quick, [row], lambda result: sides(result, cost=True), (PICTURES,))
 
 
 def throughput(task: str, what: str, at_least: float | None) -> Job:
@@ -185,11 +190,11 @@ JOBS = [
         "startup", ["startup.py"], [],
         [
             Row("startup", "start to the first step [s]", "Keras, same recipe"),
-            Row("startup_unjudged", "the same, untrained network not judged [s]", "Keras"),
-            Row("startup_torch", "the same, not judged [s]", "a plain torch script"),
+            Row("startup_unjudged", "the same, untrained network not evaluated [s]", "Keras"),
+            Row("startup_torch", "the same, not evaluated [s]", "a plain torch script"),
         ],
-        lambda told: tasks(
-            told, ["startup"],
+        lambda result: tasks(
+            result, ["startup"],
             [("convlens", "keras"), ("unjudged", "keras"), ("unjudged", "torch")],
         ),
         (PICTURES,), ("keras",),
@@ -212,8 +217,8 @@ JOBS = [
             Row("grad_cam_panel", "TensorBoard: Grad-CAM panel [s]", "add_figure", at_least=10.0),
             Row("activation_grid", "TensorBoard: 512 channels [s]", "add_figure", at_least=10.0),
         ],
-        lambda told: tasks(
-            told, ["grad_cam", "occlusion", "grad_cam_panel", "activation_grid"],
+        lambda result: tasks(
+            result, ["grad_cam", "occlusion", "grad_cam_panel", "activation_grid"],
             [("ours", "peer")],
         ),
     ),

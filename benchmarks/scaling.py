@@ -1,19 +1,19 @@
-"""What a picture costs in time and memory, from a thousand of them to a million.
+"""Measure the time and memory that an image costs, from a thousand images to a million.
 
     .venv/bin/python benchmarks/scaling.py                   (make bench-scaling args="…")
 
-Folders of small JPEG files are made on the spot (`scaling_pictures.py`) and removed at the end.
-Every stage of a run that goes over all pictures (`scaling_stage.py`: indexing, the split file, the
-pixel cache made and opened again, the feature cache, an epoch's batches) is measured in a process
-of its own. In a round every stage meets every size, one after the other, and the next round meets
-them in the opposite order, so that a drift of the machine's speed meets all alike.
+Folders of small JPEG files are created first (`scaling_pictures.py`) and removed at the end. Every
+stage of a run that processes all images (`scaling_stage.py`: indexing, the split file, building and
+reopening the pixel cache, the feature cache, the batches of an epoch) is measured in its own
+process. A round measures every stage at every size, and the next round reverses the order, so
+that a drift of the machine's speed affects all equally.
 
-Seconds a picture are (t(N) - t(few)) / N, where t(few) is the same stage in the same process with
-a handful of pictures: the constant. Small folders are gone through several times in a process, and
-the mean is taken. Bytes a picture are what the process's anonymous memory (RssAnon: what only swap
-could take back) grew by, at its highest and at the end, when the results of all repetitions are
-held; what the few pictures' results take is taken off. Pages of mapped files count in a process's
-resident memory too, but the system takes them back whenever it wants to: they are told apart.
+Seconds per image are (t(N) - t(few)) / N, where t(few), the constant, is the same stage in the
+same process with a few images. Small folders are processed several times, and the mean is used.
+Bytes per image are the growth of the process's anonymous memory (RssAnon, which only swap can
+reclaim), at its peak and at the end, while the results of all repetitions are kept. The bytes of
+the few images are subtracted. Pages of mapped files also count as resident memory, but the
+system can reclaim them at any time; they are listed separately.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from scaling_pictures import classes_of, make
 from scaling_table import DOCS, table, write_docs
 
 STAGES = ("index", "split_file", "pixels", "pixels_again", "features", "epoch")
-FEW = 20  # pictures of the constant, in two classes
-WANTED = 100_000  # pictures that a process goes through at least, in repetitions;
-SLOW = {"pixels": 20_000, "features": 20_000}  # of stages that take longer
+FEW = 20  # images of the constant, in two classes
+WANTED = 100_000  # images that a process handles at least, in repetitions;
+SLOW = {"pixels": 20_000, "features": 20_000}  # for stages that take longer
 STAGE = Path(__file__).with_name("scaling_stage.py")
 
 
 def measure(stage: str, home: Path, size: int) -> dict:
-    """One stage at one size, in a process of its own."""
+    """Measure one stage at one size, in its own process."""
     times = max(1, SLOW.get(stage, WANTED) // size)
     command = [
         sys.executable, str(STAGE), stage, "--few", str(home / str(FEW)),
@@ -48,7 +48,7 @@ def measure(stage: str, home: Path, size: int) -> dict:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{stage} with {size} pictures failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{stage} with {size} images failed:\n{done.stderr[-3000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
     held = size * times
     constant = found["start_bytes"] * times
@@ -64,7 +64,7 @@ def measure(stage: str, home: Path, size: int) -> dict:
 
 
 def medians(rounds: list[dict]) -> dict:
-    """Of each figure the median over the rounds, with the lowest and the highest."""
+    """Return the median, minimum and maximum of each figure over the rounds."""
     return {
         key: {
             "median": round(statistics.median(one[key] for one in rounds), 4),
@@ -76,19 +76,19 @@ def medians(rounds: list[dict]) -> dict:
 
 
 def home_of(where: Path | None) -> Path:
-    """A new folder for pictures and caches, in ``where`` or where temporary files go."""
+    """Make a folder for images and caches, in ``where`` or in the system's temporary folder."""
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="scaling_", dir=where))
 
 
 def prepare(home: Path, sizes: list[int], most: int) -> dict[int, int]:
-    """Make the folders; the number of classes of each size."""
+    """Make the folders of images, and return the number of classes of each size."""
     classes = {size: classes_of(size, most) for size in sizes}
     for size, many in {FEW: 2, **classes}.items():
-        print(f"making {size:,} pictures in {many} classes", flush=True)
+        print(f"making {size:,} images in {many} classes", flush=True)
         make(home / str(size), size, many)
-    os.sync()  # else the disk is still busy with them while the first stages are measured
+    os.sync()  # otherwise the disk is still busy while the first stages are measured
     return classes
 
 
@@ -96,18 +96,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of pictures")
+    parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of images")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--classes", type=int, default=1000, help="at most; ten pictures a class")
-    parser.add_argument("--stages", default=",".join(STAGES), help="some of them")
-    parser.add_argument("--where", type=Path, help="folder for the pictures (default: temporary)")
-    parser.add_argument("--keep", action="store_true", help="leave pictures and caches there")
+    parser.add_argument(
+        "--classes", type=int, default=1000, help="maximum; each has at least ten images"
+    )
+    parser.add_argument("--stages", default=",".join(STAGES), help="default: all")
+    parser.add_argument("--where", type=Path, help="folder for the images (default: temporary)")
+    parser.add_argument("--keep", action="store_true", help="keep images and caches")
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
-    parser.add_argument("--write-docs", action="store_true", help=f"the table into {DOCS.name}")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the table to {DOCS.name}")
     args = parser.parse_args()
     sizes, stages = [int(size) for size in args.sizes.split(",")], args.stages.split(",")
     if min(sizes) <= FEW or args.rounds < 1 or set(stages) - set(STAGES):
-        parser.error(f"sizes above {FEW}, rounds from 1, stages of {', '.join(STAGES)}")
+        parser.error(
+            f"--sizes need more than {FEW}, --rounds at least 1, --stages {', '.join(STAGES)}"
+        )
 
     home, found = home_of(args.where), {(s, n): [] for s in stages for n in sizes}
     try:
@@ -131,7 +135,7 @@ def main() -> int:
     print("\n".join(table(result, sizes)))
     print(f"{processor()}, {len(available_cores())} cores, {args.rounds} rounds")
     write_result(
-        args.out, "time and anonymous memory of a picture, after the constant start-up",
+        args.out, "time and anonymous memory per image, without the constant start-up",
         rounds=args.rounds, classes={str(n): k for n, k in classes.items()}, stages=result,
     )  # fmt: skip
     if args.write_docs:

@@ -1,8 +1,8 @@
-"""Folders of small pictures for the scaling benchmark, made on the spot.
+"""Create folders of small images for the scaling benchmark.
 
-Every picture is a JPEG file of its own content, 16 x 16 pixels and about half a kilobyte: colours
-drawn by a seeded generator, and the picture's number in its first pixels' brightness. They lie in
-class folders, ``<folder>/class_0012/000345.jpg``.
+Every image is a different JPEG file of 16 x 16 pixels and about half a kilobyte. A seeded generator
+draws its colours, and the brightness of its first pixels encodes its number. Files are in class
+folders, ``<folder>/class_0012/0000345.jpg``.
 """
 
 import os
@@ -19,7 +19,7 @@ QUALITY = 80
 
 
 def classes_of(pictures: int, most: int) -> int:
-    """Classes of a folder: ``most``, but at least ten pictures in each, for each split wants some.
+    """Return the number of classes: ``most``, or fewer if a class had less than ten images.
 
     >>> classes_of(1000, 1000), classes_of(1_000_000, 1000)
     (100, 1000)
@@ -28,7 +28,7 @@ def classes_of(pictures: int, most: int) -> int:
 
 
 def make(folder: Path, pictures: int, classes: int) -> None:
-    """Write ``pictures`` files in ``classes`` folders, on every core."""
+    """Write ``pictures`` files into ``classes`` folders, on all cores."""
     folder.mkdir(parents=True)
     ends = [pictures * number // classes for number in range(classes + 1)]
     jobs = [

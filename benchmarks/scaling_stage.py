@@ -1,11 +1,11 @@
-"""One stage of the scaling benchmark, in a process of its own; prints one line of JSON.
+"""Measure one stage of the scaling benchmark in this process, and print one line of JSON.
 
     python scaling_stage.py STAGE --few DIR --pictures DIR --cache DIR --repeats R
 
-The stage runs on the few pictures first, so that all is imported, and again for the constant that
-every run pays whatever the number of pictures. Then it runs ``--repeats`` times on the pictures,
-and what each run leaves in memory is kept: small folders are repeated until they can be told from
-the page size and the clock's grain.
+The stage first runs on a few images, so that everything is imported, and again to measure the
+constant cost that does not depend on the number of images. Then it runs ``--repeats`` times on all
+images, and the results of each repetition are kept in memory. Small folders are repeated, because a
+single repetition would be too small for the page size and the resolution of the clock.
 """
 
 import argparse
@@ -33,19 +33,19 @@ from convlens.models import Classifier
 from convlens.models.build import build_model
 from convlens.training.finetune.features import compute_features
 
-SIZE = 16  # pixels: the pictures' own, so that decoding costs what it must and no more
+SIZE = 16  # pixels, as in the files, so that nothing is resized
 STARTS = 5  # measurements of the constant
-SAMPLED = 0.005  # seconds between two looks at the memory
+SAMPLED = 0.005  # seconds between two readings of the memory
 
 
-@functools.cache  # composing costs a tenth of a second and half a megabyte, and is not measured
+@functools.cache  # composing takes a tenth of a second and half a megabyte, which do not count
 def config_of(pictures: Path) -> Config:
     words = ["data=image_folder", f"data.dir={pictures}", f"data.size={SIZE}", "trainer=cpu"]
     return compose([*words, "model.filters=[8,16]", "model.padding=same", "precision=32"])
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: anonymous, of files, and the highest of both together."""
+    """Return the bytes of this process: anonymous, of files, and the peak of their sum."""
     names = {"RssAnon": "anonymous", "RssFile": "files", "VmHWM": "highest"}
     with open("/proc/self/status") as file:
         lines = [line.split() for line in file]
@@ -53,14 +53,14 @@ def memory() -> dict[str, int]:
 
 
 def tidy() -> None:
-    """Give freed memory back, so that what comes is not hidden in what was there."""
+    """Return freed memory to the system, so that later growth is visible."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Watch(threading.Thread):
-    """The highest anonymous memory while it runs."""
+    """Records the peak of the anonymous memory while it runs."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -77,8 +77,9 @@ class Watch(threading.Thread):
 
 
 # ------------------------------------------------------------------------------------------ stages
-# Each gets the folder of the pictures and returns (prepare, measured): what is not counted, and
-# what is. `measured` takes what `prepare` gave; both results are kept while memory is measured.
+# Each takes the folder of the images and returns (prepare, measured): the uncounted part and the
+# counted part. `measured` takes the result of `prepare`; both results are kept while memory is
+# measured.
 
 
 def data_in(pictures: Path) -> PictureData:
@@ -88,19 +89,19 @@ def data_in(pictures: Path) -> PictureData:
 
 
 def forget(start: str) -> None:
-    """Remove the entries of the cache whose names start so: the next run is cold."""
+    """Remove the cache entries whose names begin with ``start``, so that they are built again."""
     for file in get_cache_dir().glob(f"{start}-*"):
         file.unlink()
 
 
 def index(pictures: Path) -> tuple[Callable, Callable]:
-    """What a run does before anything is decoded: list, check, split, look for copies, count."""
+    """Index as a run does before it decodes: list, check, split, look for copies, count."""
     config = config_of(pictures)
     return lambda: config, build_data
 
 
 def split_file(pictures: Path) -> tuple[Callable, Callable]:
-    """``split.csv`` of a run written, and read again as a resumed run does."""
+    """Write ``split.csv``, and read it as a resumed run does."""
 
     def measured(data: PictureData):
         file = get_cache_dir() / "split.csv"
@@ -111,7 +112,7 @@ def split_file(pictures: Path) -> tuple[Callable, Callable]:
 
 
 def pixels(pictures: Path) -> tuple[Callable, Callable]:
-    """All pictures decoded into the mapped file, and the batches' way to them opened."""
+    """Decode all images into the mapped file, and open it."""
 
     def prepare() -> PictureData:
         forget("pixels")
@@ -121,7 +122,7 @@ def pixels(pictures: Path) -> tuple[Callable, Callable]:
 
 
 def pixels_again(pictures: Path) -> tuple[Callable, Callable]:
-    """The mapped file of an earlier run checked (every picture's size and time) and opened."""
+    """Check the mapped file of an earlier run (size and time of every image), and open it."""
 
     def prepare() -> PictureData:
         data_in(pictures)
@@ -131,7 +132,7 @@ def pixels_again(pictures: Path) -> tuple[Callable, Callable]:
 
 
 def feature_file(pictures: Path) -> tuple[Callable, Callable]:
-    """The features of all pictures computed into mapped files; a small network."""
+    """Compute the features of all images into mapped files, with a small network."""
 
     def prepare() -> PictureData:
         forget("features")
@@ -142,7 +143,7 @@ def feature_file(pictures: Path) -> tuple[Callable, Callable]:
 
 @functools.cache
 def network() -> Classifier:
-    """The same for all sizes; the head, which features are before, has ten answers."""
+    """Build the network: the same for all sizes, with ten outputs, which features do not use."""
     torch.manual_seed(0)
     return build_model(config_of(Path()).model, channels=3, size=SIZE, outputs=10)
 
@@ -158,7 +159,7 @@ def _features(data: PictureData) -> list:
 
 
 def epoch(pictures: Path) -> tuple[Callable, Callable]:
-    """The order of an epoch drawn, and every batch of each split gathered from its mapped file."""
+    """Draw the order of an epoch, and gather every batch of each split from its mapped file."""
 
     def measured(data: PictureData) -> int:
         loader = data.train_dataloader()
@@ -193,7 +194,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     os.environ["CONVLENS_CACHE"] = str(args.cache)
-    torch.set_num_threads(1)  # as fast for pictures this small, and the same beside other work
+    torch.set_num_threads(1)  # as fast for images this small, and less sensitive to other work
     args.cache.mkdir(parents=True, exist_ok=True)
     stage, kept = STAGES[args.stage], []
     few, whole = stage(args.few), stage(args.pictures)

@@ -1,13 +1,13 @@
-"""Seconds from the start of a process to the end of its first training step.
+"""Measure the seconds from the start of a process to the end of its first training step.
 
     .venv/bin/python benchmarks/startup.py --data DIR        (DIR/train/<class>/*.jpg, …)
 
-The recipe is ``cats_dogs_regularized`` on each side: `convlens train` without explanation
-callbacks, pictures decoded by an earlier run; the Keras script; and a plain torch script. convlens
-judges the untrained network on all validation pictures before it trains (epoch 0 of every curve),
-which the others do not: it counts here, and is told apart. Whole processes, one after the other,
-the order turning from round to round; one of each before that is not counted. Printed and written
-to `benchmarks/results/startup.json`: seconds, and the ratios peer / ours formed within each round.
+Each side uses the recipe ``cats_dogs_regularized``: `convlens train` without explanation callbacks
+and with images already decoded; the Keras script; and a plain torch script. Only convlens evaluates
+the untrained network on all validation images before it trains (epoch 0 of every curve). This is
+included, and also listed separately as "judging". Whole processes run one after the other, and the
+order changes from round to round; a first start of each is not counted. The seconds, and the ratios
+peer / ours of each round, are printed and written to `benchmarks/results/startup.json`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def command(side: str, data: Path, home: Path) -> list[str]:
 
 
 def start(side: str, data: Path, home: Path) -> tuple[float, str]:
-    """Seconds until the line that tells of the first step, and the line."""
+    """Return the seconds until the line about the first step, and the line."""
     words = command(side, data, home)
     log = RESULTS / f"startup_{side}.log"
     with log.open("w") as errors:
@@ -54,7 +54,7 @@ def start(side: str, data: Path, home: Path) -> tuple[float, str]:
         process.stdin.write("go\n")  # only the Keras script waits for it
         process.stdin.flush()
         line = process.stdout.readline()
-        if side == "keras":  # the first tells what it is
+        if side == "keras":  # its first line describes the side
             line = process.stdout.readline()
         seconds = time.perf_counter() - began
         process.stdin.close()
@@ -74,9 +74,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "startup.json")
     args = parser.parse_args()
     if not (args.data / "train").is_dir():
-        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+        parser.error(f"no folder {args.data / 'train'}: set --data to photographs of cats and dogs")
     if args.rounds < 1:
-        parser.error("rounds are at least 1")
+        parser.error("--rounds must be at least 1")
     RESULTS.mkdir(parents=True, exist_ok=True)
 
     print("".join(f"{side:>12}" for side in SIDES) + f"{'judging':>12}", flush=True)
@@ -88,15 +88,15 @@ def main() -> int:
             line, seen = {}, []
             for side in SIDES[turn:] + SIDES[:turn]:
                 begin = partial(start, side, args.data.resolve(), next(homes))
-                seconds, told = watched(begin, seen)
+                seconds, output = watched(begin, seen)
                 line[side] = round(seconds, 3)
                 if side == "convlens":
-                    line["judging"] = json.loads(told)["judging"]
+                    line["judging"] = json.loads(output)["judging"]
                     line["unjudged"] = round(seconds - line["judging"], 3)
             print("".join(f"{line[key]:>12.2f}" for key in (*SIDES, "judging")), flush=True)
             return line, seen
 
-        one_round(0)  # not counted: caches of files and of compiled sources fill
+        one_round(0)  # not counted: it fills the caches of files and of compiled sources
         lines = take_rounds(args.rounds, one_round)
     ratios = {peer: spread([line[peer] / line["convlens"] for line in lines]) for peer in SIDES[1:]}
     for peer, ratio in ratios.items():

@@ -1,4 +1,4 @@
-"""The one table of `make bench`: rows from rounds, targets, as text, Markdown and JSON."""
+"""The table of `make bench`: rows with their rounds and targets, as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Row(NamedTuple):
     """What a row compares.
 
     Attributes:
-        name: as `--rows` has it.
-        what: is measured, with its unit in brackets.
+        name: name of the row in `--rows`.
+        what: what is measured, with its unit in brackets.
         beside: the peer.
-        at_least: the median ratio hoped for, where the ratio says how many times better convlens
-            is; or None.
-        at_most: likewise, where the ratio is a cost: ours / peer.
+        at_least: target of the median ratio if the ratio is how many times better convlens is;
+            None for no target.
+        at_most: target if the ratio is a cost, ours / peer; None for no target.
     """
 
     name: str
@@ -36,13 +36,16 @@ class Row(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """What both sides took or reached in each round, and the ratios formed within the rounds.
+    """The measurements of both sides in each round, and the ratio of each round.
 
     Attributes:
-        note: what a reader of the row should know.
-        whole: the ratio over all rounds together, shown in place of the median where the rounds
-            share a budget.
-        at_most: the row's target where it depends on what was measured.
+        ours: measurements of convlens.
+        peer: measurements of the peer.
+        ratios: ratio of each round.
+        note: note below the table.
+        whole: ratio over all rounds together, which replaces the median if the rounds share a
+            budget.
+        at_most: target of the row if it depends on the measurements.
     """
 
     ours: list[float]
@@ -54,25 +57,25 @@ class Rounds(NamedTuple):
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Return the median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def met(row: Row, ratio: float) -> bool | None:
-    """Whether a median ratio meets the row's target; None where there is none."""
+    """Return whether a median ratio meets the row's target; None without a target."""
     if row.at_least is not None:
         return ratio >= row.at_least
     return ratio <= row.at_most if row.at_most is not None else None
 
 
 def measured(row: Row, rounds: Rounds) -> dict:
-    """The row as the JSON file holds it.
+    """Return the row for the JSON file.
 
     Raises:
-        ValueError: no rounds, or not as many of one side as of the other.
+        ValueError: there are no rounds, or the two sides have different numbers of rounds.
     """
     if not rounds.ratios or not len(rounds.ours) == len(rounds.peer) == len(rounds.ratios):
-        raise ValueError(f"{row.name}: rounds of both sides are needed, and as many of each")
+        raise ValueError(f"{row.name}: both sides need the same number of rounds, at least one")
     ratio = spread(rounds.ratios)
     if rounds.whole is not None:
         ratio["median"] = rounds.whole
@@ -86,7 +89,7 @@ def measured(row: Row, rounds: Rounds) -> dict:
 
 
 def failed(row: Row, reason: str) -> dict:
-    """A row that could not be measured, and why, in one line."""
+    """Return a row that could not be measured, with the reason in one line."""
     return {
         "row": row.name, "what": row.what, "beside": row.beside, "target": row.target,
         "met": None if row.target == "" else False, "failed": " ".join(reason.split()),
@@ -94,12 +97,12 @@ def failed(row: Row, reason: str) -> dict:
 
 
 def number(value: float) -> str:
-    """Three digits that count: 0.0123, 1.97, 32.1, 1234."""
+    """Format with three significant digits: 0.0123, 1.97, 32.1, 1234."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def ratio_text(ratio: dict[str, float]) -> str:
-    """Median and span; a third digit behind the point near one, where it decides."""
+    """Format median, minimum and maximum; ratios near 1 get a third decimal."""
     digits = 3 if 0.5 < ratio["median"] < 1.5 else 2 if ratio["median"] < 20 else 0
     middle, low, high = (f"{ratio[key]:.{digits}f}" for key in ("median", "min", "max"))
     return f"{middle} ({low} to {high})"
@@ -116,9 +119,9 @@ def cells(line: dict) -> tuple[str, ...]:
 
 
 def as_text(lines: list[dict]) -> str:
-    """For the screen: columns of even width; notes below."""
+    """Format the table for the screen, with notes below."""
     table = [HEAD, *map(cells, lines)]
-    # the last column may hold a failed row's reason
+    # the last column is not padded: it may contain the reason of a failed row
     widths = [max(len(row[i]) for row in table) for i in range(len(HEAD) - 1)]
     right = {1, 3}
     drawn = []
@@ -140,14 +143,14 @@ def as_markdown(lines: list[dict]) -> str:
 
 
 def put_between(file: Path, text: str) -> None:
-    """Replace what stands between the two marks in ``file``.
+    """Replace the text between the two markers in ``file``.
 
     Raises:
-        ValueError: the marks are missing, or not in this order.
+        ValueError: the markers are missing or in the wrong order.
     """
     old = file.read_text(encoding="utf-8")
-    before, mark, rest = old.partition(BEGIN)
-    _, close, after = rest.partition(END)
+    before, mark, remainder = old.partition(BEGIN)
+    _, close, after = remainder.partition(END)
     if not mark or not close:
-        raise ValueError(f"{file}: no {BEGIN} with {END} behind it")
+        raise ValueError(f"{file}: the markers {BEGIN} and {END} are missing or in the wrong order")
     file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

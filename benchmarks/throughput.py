@@ -1,20 +1,24 @@
-"""Speed of the same task in convlens and at a peer, images/s on cats and dogs.
+"""Compare the speed of the same task in convlens and a peer, in images/s on cats and dogs.
 
     .venv/bin/python benchmarks/throughput.py --data DIR        (DIR/train/<class>/*.jpg)
 
-`--task` says which: `scratch` trains the scratch network with augmentation, `vgg16_extract` turns
-photographs into VGG16's features, `vgg16_frozen` trains a new head on frozen VGG16 with
-augmentation, `vgg16_finetune` its block5 too: in Keras each time. `head_epoch` is an epoch of the
-same head on stored features, with its validation, beside Keras's epoch end to end.
-`plain_scratch` and `plain_last_block` stand beside the same training steps written out by hand, to
-see what Lightning and convlens add. All work on batches of 20 pictures of 150×150 pixels.
+The tasks of `--task`, all on batches of 20 images of 150×150 pixels:
 
-Both sides are made ready, then run in turns on the same cores, never at once, each with its
-library's default number of threads; who goes first alternates. A round in which anything else used
-more than a tenth of a core is discarded and repeated; where it stays so, this fails. Printed and
-written to `benchmarks/results/throughput_TASK.json`: every round, the medians, the spread, and the
-ratio ours / peer, formed within each round. Speeds change with the machine; the ratio of one run is
-the result.
+- `scratch` trains the scratch network with augmentation; the peer is Keras.
+- `vgg16_extract` turns photographs into VGG16's features; the peer is Keras.
+- `vgg16_frozen` trains a new head on frozen VGG16 with augmentation; the peer is Keras.
+- `vgg16_finetune` also trains block5; the peer is Keras.
+- `head_epoch` is an epoch of the head on stored features, with its validation; the peer is an
+  end-to-end epoch in Keras.
+- `plain_scratch` and `plain_last_block` show what Lightning and convlens add; the peer is the same
+  training step in a plain loop.
+
+Both sides are prepared, then run in turns on the same cores, never at the same time, each with its
+library's default number of threads. The order alternates. A round in which anything else used more
+than a tenth of a core is discarded and repeated; after five in sequence the benchmark fails. Every
+round, the medians, the spread, and the ratio ours / peer of each round are printed and written to
+`benchmarks/results/throughput_TASK.json`. Speeds depend on the machine; the result is the ratio of
+one run.
 
 The first use installs Keras into `benchmarks/.peers/keras` (about 1 GB).
 """
@@ -34,7 +38,16 @@ HERE = Path(__file__).resolve().parent
 
 
 class Task(NamedTuple):
-    """What is measured: our script and the peer's with their first arguments, and a round."""
+    """A comparison.
+
+    Attributes:
+        what: description for the result file.
+        ours: script of convlens, with its first arguments.
+        beside: script of the peer, with its first arguments.
+        warmup_steps: uncounted steps per round.
+        steps: counted steps per round.
+        peer: name of the peer.
+    """
 
     what: str
     ours: list[str]
@@ -67,8 +80,8 @@ TASKS = {
         steps=12,
     ),
     "head_epoch": Task(
-        "an epoch of a head on VGG16's stored features beside an epoch end to end on the frozen "
-        "base (scaled from so many steps), validation included, cats and dogs",
+        "an epoch of a head on VGG16's stored features beside an end-to-end epoch on the frozen "
+        "base (scaled from some steps), validation included, cats and dogs",
         ["ours_head.py"],
         ["peers/keras_vgg16.py", "vgg16_epoch"],
         warmup_steps=2,
@@ -110,11 +123,11 @@ def parse() -> argparse.Namespace:
     add("--data", type=Path, default=Path(root) / "cats_dogs", help="default: %(default)s")
     add("--task", choices=TASKS, default="scratch", help="default: %(default)s")
     add("--rounds", type=int, default=5)
-    add("--warmup-steps", type=int, help="uncounted, in every round")
-    add("--steps", type=int, help="counted steps of 20 pictures a round (default: by task)")
-    add("--cores", type=int, default=2, help="cores both sides are pinned to (default 2)")
+    add("--warmup-steps", type=int, help="uncounted steps per round (default: by task)")
+    add("--steps", type=int, help="counted steps of 20 images per round (default: by task)")
+    add("--cores", type=int, default=2, help="cores to which both sides are pinned (default 2)")
     add("--at-least", type=float, help="exit status 1 if the median ratio is below this")
-    add("--ours", type=Path, help="another script as our side")
+    add("--ours", type=Path, help="another script for the side of convlens")
     add("--out", type=Path, help="default: benchmarks/results/throughput_TASK.json")
     args = parser.parse_args()
     task = TASKS[args.task]
@@ -123,9 +136,9 @@ def parse() -> argparse.Namespace:
     args.out = args.out or RESULTS / f"throughput_{args.task}.json"
     args.data = args.data.expanduser()
     if not (args.data / "train").is_dir():
-        parser.error(f"no folder {args.data / 'train'}: give the cats/dogs pictures with --data")
+        parser.error(f"no folder {args.data / 'train'}: set --data to photographs of cats and dogs")
     if args.rounds < 1 or args.steps < 1 or args.warmup_steps < 0 or args.cores < 1:
-        parser.error("rounds, steps and cores are at least 1, warm-up steps at least 0")
+        parser.error("--rounds, --steps and --cores need at least 1, --warmup-steps 0")
     return args
 
 
@@ -135,7 +148,7 @@ def row(label, ours: float, peer: float, ratio: float, others: float | None = No
 
 
 def measure(sides: list[Side], number: int) -> tuple[dict, list[float | None]]:
-    """One round of both sides, and what anything else used of the machine meanwhile."""
+    """Measure one round of both sides, and the cores that anything else used meanwhile."""
     figures = {side.name: side.round() for side in (sides if number % 2 == 0 else sides[::-1])}
     ours, peer = (figures[side.name] for side in sides)
     line = {
@@ -155,23 +168,26 @@ def measure(sides: list[Side], number: int) -> tuple[dict, list[float | None]]:
 def main() -> int:
     args = parse()
     cores = available_cores()[: args.cores]
-    RESULTS.mkdir(exist_ok=True)  # the sides' logs
+    RESULTS.mkdir(exist_ok=True)  # for the logs of the sides
     args.out.parent.mkdir(parents=True, exist_ok=True)
     options = ["--data", args.data, "--warmup-steps", args.warmup_steps, "--steps", args.steps]
     options = list(map(str, options))
     task = TASKS[args.task]
-    ours, *ours_told = task.ours
-    beside, *beside_told = task.beside
+    ours, *ours_options = task.ours
+    beside, *peer_options = task.beside
     python = peer_python("keras") if task.peer == "keras" else sys.executable
     commands = {
-        "convlens": [sys.executable, str(args.ours or HERE / ours), *ours_told, *options],
-        task.peer: [str(python), str(HERE / beside), *beside_told, *options],
+        "convlens": [sys.executable, str(args.ours or HERE / ours), *ours_options, *options],
+        task.peer: [str(python), str(HERE / beside), *peer_options, *options],
     }
 
     sides: list[Side] = []
     try:
-        for name, command in commands.items():  # one after the other: getting ready is work too
-            print(f"getting ready: {name}", file=sys.stderr)
+        for (
+            name,
+            command,
+        ) in commands.items():  # one by one: preparing uses the cores too
+            print(f"preparing: {name}", file=sys.stderr)
             sides.append(Side(name, command, cores, RESULTS / f"throughput_{args.task}_{name}.log"))
         print(f"{'round':>8}{'convlens':>12}{task.peer:>12}{'ratio':>8}{'others':>9}", flush=True)
         rounds = take_rounds(args.rounds, lambda number: measure(sides, number))
@@ -184,13 +200,13 @@ def main() -> int:
     summary = {name: spread(values) for name, values in speeds.items()}
     for key in ("median", "min", "max"):
         print(row(key, *(each[key] for each in summary.values()), spread(ratios)[key]))
-    print("images/s; others: cores that something else used during the round, at most")
+    print("images/s; others: most cores that anything else used during the round")
     if "peak_mb" in rounds[-1]:
         peaks = rounds[-1]["peak_mb"]
-        print(", ".join(f"{name} held {mb:.0f} MB at its peak" for name, mb in peaks.items()))
+        print(", ".join(f"{name}: {mb:.0f} MB peak memory" for name, mb in peaks.items()))
     for side in sides:
-        told = json.dumps({key: value for key, value in side.about.items() if key != "side"})
-        print(f"{side.name}: {told}")
+        about = json.dumps({key: value for key, value in side.about.items() if key != "side"})
+        print(f"{side.name}: {about}")
     print(f"{processor()}, both sides pinned to {len(cores)} cores")
 
     ratio = spread(ratios)

@@ -35,30 +35,30 @@ class ActivationGrids(ExplanationCallback):
         every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.layers, self.limit, self.shown, self.rule = layers, limit, probes, rule
+        self.layers, self.limit, self.probe_count, self.rule = layers, limit, probes, rule
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"activations/{layer}/<probe>": min(self.shown, probes) for layer in layers}
+        return {f"activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers}
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
         if not layers:
             return
-        captured = self.fit_batch(
+        results = self.fit_batch(
             lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
         )
-        for number in sorted(look.probes.order_in_turns()[: self.shown]):
+        for number in sorted(look.probes.order_in_turns()[: self.probe_count]):
             probe = look.probes.names[number]
             for layer in self.rotate(layers):
                 title = f"{layer} · {probe} · epoch {look.clock}"
                 yield (
                     f"activations/{layer}/{probe}",
                     activation_grid(
-                        captured.layers[layer][number], title=title, rule=self.rule,
-                        dead=captured.dead(layer),
+                        results.layers[layer][number], title=title, rule=self.rule,
+                        dead=results.dead(layer),
                     ),
                 )  # fmt: skip
                 if look.seconds_left < 0:

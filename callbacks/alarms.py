@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.logging.writing import event_loggers
+from convlens.callbacks.logging.writing import find_event_loggers
 from convlens.callbacks.predictions import PredictionBook
 
 from convlens.config.schema import AlarmsConfig
@@ -27,7 +27,7 @@ class Alarms(L.Callback):
     Args:
         thresholds: the config group ``alarms``.
         class_names: K names.
-        ledger: holds the scores that explanations have found.
+        ledger: holds the scores of explanations.
         book: holds the latest predictions on the validation images.
 
     Attributes:
@@ -72,12 +72,12 @@ class Alarms(L.Callback):
         scores = self.ledger.scores
         if clock not in scores:
             return  # nothing was explained
-        found = self._check_scores(scores[clock], scores.get(0, {}), learning)
-        held = {key: self._held.get(key, 0) + 1 for key in found}
+        lines = self._check_scores(scores[clock], scores.get(0, {}), learning)
+        held = {key: self._held.get(key, 0) + 1 for key in lines}
         if patience:
             self._held = held
-        self.current = list(found.values())
-        due = {key: line for key, line in found.items() if held[key] >= patience}
+        self.current = list(lines.values())
+        due = {key: line for key, line in lines.items() if held[key] >= patience}
         self._raise_once(trainer, due, clock, level)
 
     def _raise_once(
@@ -88,24 +88,24 @@ class Alarms(L.Callback):
         self._raised.update(fresh)
         for key, line in fresh.items():
             log.log(level, "alarm after epoch %d: %s", clock, line)
-            for logger in event_loggers(trainer):
+            for logger in find_event_loggers(trainer):
                 # TensorBoard shows only one text for each tag and step
                 logger.experiment.add_text(f"alarms/{key}", line, clock)
 
     def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
         lines = {"gap": self._check_gap(trainer, module)}
-        if curves := _curves(module, "loss"):
+        if curves := _collect_curves(module, "loss"):
             lines["overfitting"] = alarms.check_overfitting(
                 *curves,
                 epochs=self.thresholds.overfitting_epochs,
                 rise=self.thresholds.overfitting_rise,
             )
-        return {about: line for about, line in lines.items() if line}
+        return {subject: line for subject, line in lines.items() if line}
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
-        data, curves = getattr(trainer, "datamodule", None), _curves(module, "accuracy")
+        data, curves = getattr(trainer, "datamodule", None), _collect_curves(module, "accuracy")
         if data is None or not curves:
             return None
         return alarms.check_generalisation_gap(
@@ -120,7 +120,7 @@ class Alarms(L.Callback):
     ) -> dict[str, str]:
         """Return alarms by subject, because the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
-        found = {
+        lines = {
             "evidence mostly outside the object": alarms.check_evidence_outside(
                 scores, lift=limits.evidence_lift
             ),
@@ -129,11 +129,11 @@ class Alarms(L.Callback):
         }
         predictions = self.book.latest.get("val")
         if predictions is not None and not learning:
-            found |= alarms.find_mistaken_classes(
+            lines |= alarms.find_mistaken_classes(
                 predictions.labels, predictions.predicted, self.class_names,
                 share=limits.mistaken_share, images=limits.mistaken_pictures,
             )  # fmt: skip
-        return {about: line for about, line in found.items() if line}
+        return {subject: line for subject, line in lines.items() if line}
 
     def state_dict(self) -> dict:
         return {
@@ -147,7 +147,7 @@ class Alarms(L.Callback):
         self._raised = set(state_dict["said"])
 
 
-def _curves(module: ClassifierModule, name: str) -> list[list[float]]:
+def _collect_curves(module: ClassifierModule, name: str) -> list[list[float]]:
     """Return ``name`` of training and of validation by epoch; empty if a value is missing."""
     rows = [row for _, row in sorted(module.record.items())]
     tags = [f"{stage}/{name}" for stage in ("train", "val")]

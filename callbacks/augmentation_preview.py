@@ -23,26 +23,26 @@ class AugmentationPreview(ExplanationCallback):
 
     def __init__(self, *, draws: int = 8, probes: int = 1):
         super().__init__()
-        self.draws, self.shown = draws, probes
+        self.draws, self.probe_count = draws, probes
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        for key, value in {"draws": self.draws, "probes": self.shown}.items():
+        for key, value in {"draws": self.draws, "probes": self.probe_count}.items():
             if value < 1:
                 raise UserError(f"{self.config_key}.{key}={value}: expected 1 or more")
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"augmentation/<probe>": min(self.shown, probes)}
+        return {"augmentation/<probe>": min(self.probe_count, probes)}
 
     def pictures(self, look: Look) -> Findings:
         if look.augment is None or look.clock != 0:
             return
         self.select_layers(look.network, look.example)
-        shown = sorted(look.probes.order_in_turns()[: self.shown])
-        images = look.probes.images[shown]
+        numbers = sorted(look.probes.order_in_turns()[: self.probe_count])
+        images = look.probes.images[numbers]
         # one batch, in which every image is drawn independently
         repeated = images.repeat_interleave(self.draws, dim=0)
         versions = look.augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
-        names = [look.probes.names[number] for number in shown]
-        for image, drawn, probe in zip(images.cpu(), versions, names, strict=True):
-            yield f"augmentation/{probe}", augmentation_sheet(image, drawn, f"{probe} · augmented")
+        names = [look.probes.names[number] for number in numbers]
+        for image, draws, probe in zip(images.cpu(), versions, names, strict=True):
+            yield f"augmentation/{probe}", augmentation_sheet(image, draws, f"{probe} · augmented")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from convlens.callbacks.evidence import evidence
+from convlens.callbacks.evidence import collect_evidence
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 
@@ -29,7 +29,7 @@ class ClassMeans(ExplanationCallback):
         return {"class_means": 1}
 
     def pictures(self, look: Look) -> Findings:
-        maps = evidence(self, look, self.count)
+        maps = collect_evidence(self, look, self.count)
         if maps is None:
             return
         classes = len(look.class_names)

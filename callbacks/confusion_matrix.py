@@ -5,7 +5,7 @@ from __future__ import annotations
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 
-from convlens.draw.confusion_matrix import confusion_counts, confusion_matrix
+from convlens.draw.confusion_matrix import confusion_matrix, count_confusions
 
 
 class ConfusionMatrix(ExplanationCallback):
@@ -31,7 +31,7 @@ class ConfusionMatrix(ExplanationCallback):
         predictions = look.predictions
         if predictions is None or not len(predictions.labels):
             return
-        counts = confusion_counts(predictions.labels, predictions.predicted, len(look.class_names))
+        counts = count_confusions(predictions.labels, predictions.predicted, len(look.class_names))
         title = f"confusion matrix · {look.split} · epoch {look.clock}"
         tag = "confusion_matrix/test" if look.stage == "test" else "confusion_matrix"
         yield tag, confusion_matrix(counts, look.class_names, title=title)

@@ -34,8 +34,8 @@ class Evidence:
     masks: Tensor | None
 
 
-def last_feature_map(look: Look) -> list[str]:
-    """Return the layer that Grad-CAM explains by default, or an empty list; found once per look."""
+def find_last_feature_map(look: Look) -> list[str]:
+    """Return the layer that Grad-CAM explains by default, or []; computed once per look."""
     if "last feature map" not in look.memo:
         look.memo["last feature map"] = choose_layers(
             look.network, "auto", "grad_cam", example=look.example
@@ -43,7 +43,7 @@ def last_feature_map(look: Look) -> list[str]:
     return look.memo["last feature map"]
 
 
-def evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
+def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
     """Return the maps of ``count`` images of the stage, or of the probes; computed once per look.
 
     Returns:
@@ -51,12 +51,12 @@ def evidence(explanation: Explanation, look: Look, count: int) -> Evidence | Non
     """
     key = ("evidence", count)
     if key not in look.memo:
-        look.memo[key] = _evidence(explanation, look, count)
+        look.memo[key] = _compute_evidence(explanation, look, count)
     return look.memo[key]
 
 
-def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
-    layers = last_feature_map(look)
+def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
+    layers = find_last_feature_map(look)
     if not layers:
         return None
     batches: Iterable[Tensor] = [look.probes.images]
@@ -70,13 +70,13 @@ def _evidence(explanation: Explanation, look: Look, count: int) -> Evidence | No
     results: list[GradCamMaps] = []
     for images in batches:
         targets, pairs = pairs[: len(images)], pairs[len(images) :]
-        results.append(_maps(explanation, look, images, targets, layers))
+        results.append(_compute_maps(explanation, look, images, targets, layers))
     maps = torch.cat([each.maps[layers[0]].cpu() for each in results])
     predictions = torch.cat([each.targets[:, 0].cpu() for each in results])
     return Evidence(layers[0], maps[:, 0], maps[:, 1], labels, predictions, masks)
 
 
-def _maps(
+def _compute_maps(
     explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
 ) -> GradCamMaps:
     return explanation.fit_batch(

@@ -320,8 +320,8 @@ class Explanation(L.Callback, ABC):
             if self.logits is not None:
                 hooks.enter_context(add_logits_picker(network, self.logits))
             if (prepare := self.preprocess) is not None:
-                given = lambda images: images if skipping else prepare(images)  # noqa: E731
-                hooks.enter_context(add_preprocessing(network, given))
+                adapt_images = lambda images: images if skipping else prepare(images)  # noqa: E731
+                hooks.enter_context(add_preprocessing(network, adapt_images))
             hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield skip_preprocessing if preprocessed else nullcontext
 

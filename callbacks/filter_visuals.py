@@ -96,17 +96,17 @@ class FilterVisuals(ExplanationCallback):
             return
         began = time.perf_counter()
         logits = find_logits_layer(look.network, layers, look.example)
-        wanted = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
-        patches = self._search(look, wanted, time.perf_counter() - began)
+        selections = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
+        patches = self._search(look, selections, time.perf_counter() - began)
         missing = []
         for place, layer in enumerate(self.rotate(layers)):
-            selection = wanted[layer]
-            count = self._affordable(look, layer, len(selection.units), len(layers) - place)
+            selection = selections[layer]
+            count = self._count_affordable(look, layer, len(selection.units), len(layers) - place)
             if count < len(selection.units):
                 missing.append(f"{count} of {len(selection.units)} units of {layer}")
             if count:
                 self._turn = layers.index(layer) + 1
-                yield self._ascent(look, layer, selection.first(count), patches.get(layer))
+                yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (
@@ -115,7 +115,7 @@ class FilterVisuals(ExplanationCallback):
             self.report_cut(look, f"with {named} drawn")
             log.debug("%s drew only %s", self.name, ", ".join(missing))
 
-    def _affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
+    def _count_affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
         """Return how many units there is time for.
 
         A layer may use an equal part of the time for each layer still waiting, or the time of one
@@ -145,19 +145,19 @@ class FilterVisuals(ExplanationCallback):
         return _Units(total, units, None, [names[unit] for unit in units] if named else None)
 
     def _search(
-        self, look: Look, wanted: dict[str, _Units], once: float
+        self, look: Look, selections: dict[str, _Units], once: float
     ) -> dict[str, ExcitingPatches]:
         """Return the patches of each layer; none between the first look and the last.
 
         Args:
             look: the current look.
-            wanted: the units of each layer.
+            selections: the units of each layer.
             once: seconds that a pass of one image takes.
 
         Returns:
             Nothing if there is too little time.
         """
-        least = once * (_MEASURING * len(wanted) + _PASS)
+        least = once * (_MEASURING * len(selections) + _PASS)
         seconds = _SEARCH * look.seconds_left
         if not self.patches or not (look.final or look.clock == 0) or least > seconds:
             return {}
@@ -167,14 +167,14 @@ class FilterVisuals(ExplanationCallback):
             source = look.sample_images
             images = source(self.patch_pictures) if source else [look.probes.images]
             return search_patches(
-                look.network, {layer: each.units for layer, each in wanted.items()},
+                look.network, {layer: each.units for layer, each in selections.items()},
                 _take_until(deadline, images), count=self.patches, batch=batch,
-                signs={layer: each.signs for layer, each in wanted.items()},
+                signs={layer: each.signs for layer, each in selections.items()},
             )  # fmt: skip
 
         return self.fit_batch(search)
 
-    def _ascent(
+    def _draw_ascent(
         self, look: Look, layer: str, selection: _Units, real: ExcitingPatches | None
     ) -> tuple[str, np.ndarray]:
         images = look.example
@@ -187,12 +187,12 @@ class FilterVisuals(ExplanationCallback):
             )
         )  # fmt: skip
         marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
-        shown = f"{len(set(ascent.units))} of {selection.total} units"
+        count = f"{len(set(ascent.units))} of {selection.total} units"
         sheet = filter_sheet(
             to_display(ascent.images), ascent.units, marks=marks, labels=selection.labels,
             patches=None if real is None else real.patches[selection.places],
             note=None if real is None else f"of {real.search_count} images",
-            title=f"{layer} · gradient ascent, {shown} · epoch {look.clock}",
+            title=f"{layer} · gradient ascent, {count} · epoch {look.clock}",
         )  # fmt: skip
         return f"filters/{layer}", sheet
 
@@ -208,12 +208,12 @@ class _Units(NamedTuple):
 
     def first(self, count: int) -> _Units:
         """Return ``count`` of them, evenly spread."""
-        kept = [round(i * len(self.units) / count) for i in range(count)]
+        places = [round(i * len(self.units) / count) for i in range(count)]
         return self._replace(
-            units=[self.units[i] for i in kept],
-            signs=self.signs and [self.signs[i] for i in kept],
-            labels=self.labels and [self.labels[i] for i in kept],
-            places=kept,
+            units=[self.units[i] for i in places],
+            signs=self.signs and [self.signs[i] for i in places],
+            labels=self.labels and [self.labels[i] for i in places],
+            places=places,
         )
 
 

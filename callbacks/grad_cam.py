@@ -61,8 +61,8 @@ class GradCam(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
         if not layers:
-            _, why = find_feature_map(look.network, look.example)
-            self.log_once("no map", f"{self.name}: {why}, so nothing is drawn")
+            _, reason = find_feature_map(look.network, look.example)
+            self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
         images, labels = look.probes.images, look.probes.labels
         targets = self._targets(look)
@@ -85,8 +85,8 @@ class GradCam(ExplanationCallback):
                         last.scale, last.layer, tuple(others),
                     )
                 )  # fmt: skip
-            where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
-            title = f"{probe} · {where} · epoch {look.clock}"
+            layer_text = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+            title = f"{probe} · {layer_text} · epoch {look.clock}"
             yield f"grad_cam/{probe}", grad_cam_panel(images[number].cpu(), rows, title=title)
             if look.seconds_left < 0 and number + 1 < len(look.probes):
                 self.report_cut(look, f"after probe {probe}")
@@ -102,7 +102,7 @@ class GradCam(ExplanationCallback):
         """Return (N, T) classes to explain: predicted (-1), and true (-1 if unknown)."""
         count = len(look.probes)
         if self.target != "answer":
-            named = find_name(self.target, look.class_names)
-            assert named is not None, "select_layers checks the target"
-            return torch.full((count, 1), named)
+            target = find_name(self.target, look.class_names)
+            assert target is not None, "select_layers checks the target"
+            return torch.full((count, 1), target)
         return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)

@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 log = logging.getLogger("convlens")
-NAMED = 3  # explanations that one line names
-SHOWN_SECONDS = 0.05  # anything less rounds to 0.0 s, which tells a reader nothing
-KEPT = (
+NAMED = 3  # maximum number of explanations named in a line
+MIN_SECONDS = 0.05  # anything less would be logged as 0.0 s
+STATE_KEYS = (
     "spent", "failures", "left_out", "scores", "looked", "cut", "epochs", "allowed", "charged"
 )  # fmt: skip
 
@@ -34,7 +34,7 @@ class Ledger:
         spent: seconds of all looks, by callback.
         failures: the first failure, by callback, one line each.
         left_out: what the budget left out, by callback, one line each.
-        scores: numbers that looks have found, by clock and tag.
+        scores: the numbers from all looks, by clock and tag.
         looked: the clock of the latest look, by callback.
         cut: the clock of the latest look that the budget ended early, by callback.
         epochs: by clock, the seconds of the epoch itself (training and validation) and those of the
@@ -98,11 +98,11 @@ class Ledger:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: plain numbers and strings."""
-        return deepcopy({name: getattr(self, name) for name in KEPT})
+        return deepcopy({name: getattr(self, name) for name in STATE_KEYS})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what a checkpoint has kept; older checkpoints may lack some of it."""
-        for name in KEPT:
+        for name in STATE_KEYS:
             setattr(self, name, deepcopy(state.get(name, getattr(self, name))))
 
 
@@ -138,7 +138,7 @@ class Account:
 
 
 class SkipReport:
-    """Reports once a run which explanations the budget of an epoch does not suffice for.
+    """Reports, once in a run, for which explanations the budget of an epoch is too small.
 
     Args:
         quiet: whether it is reported to the log file only, because the closing lines of a convlens
@@ -158,16 +158,16 @@ class SkipReport:
             setting: the setting that raises the budget.
         """
         for name, cost in costs.items():
-            needed = f"it takes {cost:.1f} s" if cost >= SHOWN_SECONDS else "nothing was left of it"
+            needed = f"it takes {cost:.1f} s" if cost >= MIN_SECONDS else "nothing was left of it"
             line = f"{name}: no look after epoch {clock} ({needed}); raise {setting}"
             ledger.left_out.setdefault(name, line)
-        named = [f"{name} ({cost:.1f} s)" for name, cost in costs.items() if cost >= SHOWN_SECONDS]
+        named = [f"{name} ({cost:.1f} s)" for name, cost in costs.items() if cost >= MIN_SECONDS]
         if not named:
             return
-        shown = ", ".join(named[:NAMED]) + (", …" if len(named) > NAMED else "")
+        names = ", ".join(named[:NAMED]) + (", …" if len(named) > NAMED else "")
         log.log(
             logging.DEBUG if self.quiet or self._reported else logging.WARNING,
             "epoch %d: no time for %s; explanations look every few epochs unless you raise %s",
-            clock, shown, setting,
+            clock, names, setting,
         )  # fmt: skip
         self._reported = True

@@ -15,7 +15,7 @@ from convlens.callbacks.ledger import Account, Ledger, SkipReport
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
 from convlens.callbacks.predictions import PredictionBook
-from convlens.callbacks.session import Session, get_callbacks, predict_validation, time_setting
+from convlens.callbacks.session import Session, get_callbacks, get_time_setting, predict_validation
 from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -118,7 +118,7 @@ class Looks(L.Callback):
             # one by one: each look changes what is left of the budget
             due = (each for each in self.order if self._is_due(each, skipped))
             self.look(trainer, pl_module, due, self._clock)
-            setting = time_setting(pl_module, self._clock, final=False)
+            setting = get_time_setting(pl_module, self._clock, final=False)
             self._skips.report(self.ledger, skipped, self._clock, setting)
         if self.epoch_log is not None:
             self.epoch_log.end_epoch(trainer, cast(ClassifierModule, pl_module))
@@ -141,15 +141,15 @@ class Looks(L.Callback):
         return affordable
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._trained and self._predicting():
+        if not self._trained and self._list_prediction_users():
             predict_validation(trainer, pl_module, self.predictions)
         # the last look always happens, and is complete
-        due = [each for each in self.order if self._due_at_end(each)]
+        due = [each for each in self.order if self._is_due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
             self.alarms.end_training(trainer, cast(ClassifierModule, pl_module))
 
-    def _due_at_end(self, explanation: Explanation) -> bool:
+    def _is_due_at_end(self, explanation: Explanation) -> bool:
         account = self.account(explanation)
         whole = account.looked_at == self._clock != account.cut_at
         return explanation.has_final_look or not whole
@@ -189,9 +189,9 @@ class Looks(L.Callback):
     ) -> None:
         if dataloader_idx == 0:
             self._judge(trainer, pl_module, outputs, batch)
-            if self._predicting() and not trainer.sanity_checking:
-                noted = partial(self.own.take, trainer, pl_module)
-                self.predictions.take(outputs, batch, noted)
+            if self._list_prediction_users() and not trainer.sanity_checking:
+                get_logits = partial(self.own.take, trainer, pl_module)
+                self.predictions.take(outputs, batch, get_logits)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -203,27 +203,27 @@ class Looks(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_pass("test")
 
-    def _predicting(self) -> list[Explanation]:
+    def _list_prediction_users(self) -> list[Explanation]:
         return [each for each in self.order if each.needs_predictions]
 
     def _begin_pass(self, module: L.LightningModule) -> None:
-        if users := self._predicting():
+        if users := self._list_prediction_users():
             first = next((each for each in users if each.outputs_readable), users[0])
             self.predictions.begin(hold=not isinstance(module, ClassifierModule))
             self.own.note(module, first)
 
     def _end_pass(self, stage: str) -> None:
         self.own.end()
-        users = self._predicting()
+        users = self._list_prediction_users()
         if not users or self.predictions.end(stage):
             return
-        why = f" ({self.predictions.problem})" if self.predictions.problem else ""
+        problem = f" ({self.predictions.problem})" if self.predictions.problem else ""
         # of the others it is already known why they show nothing
         if readable := [each for each in users if each.outputs_readable]:
             names = ", ".join(each.name for each in readable)
             readable[0].log_once(
                 "predictions",
-                f"{names}: no predictions, the step's logits or the labels are unknown{why}; "
+                f"{names}: no predictions, the step's logits or the labels are unknown{problem}; "
                 f"return {{'logits': …}} from {SPLITS[stage]}_step",
             )
 
@@ -275,16 +275,16 @@ class Looks(L.Callback):
         free = session.final or session.clock == 0  # not charged to the budget of the epochs
         # within epochs, another picture is only started if there is time for it
         reserve = 0.0 if free or each.estimates_cost else account.next
-        deadline = began + self._seconds(each, session.final, free) - reserve
+        deadline = began + self._compute_seconds(each, session.final, free) - reserve
         try:
             with session.look(each, deadline) as look:
                 times = [time.perf_counter()]
-                for tag, found in each.pictures(look):
-                    if isinstance(found, np.ndarray):
-                        write_picture(trainer, each.folder, tag, found, session.clock)
+                for tag, value in each.pictures(look):
+                    if isinstance(value, np.ndarray):
+                        write_picture(trainer, each.folder, tag, value, session.clock)
                     else:
-                        write_numbers(trainer, {tag: float(found)}, session.clock)
-                        self.ledger.note(session.clock, tag, float(found))
+                        write_numbers(trainer, {tag: float(value)}, session.clock)
+                        self.ledger.note(session.clock, tag, float(value))
                     times.append(time.perf_counter())
             if not session.final:
                 account.note(began, times)
@@ -299,7 +299,7 @@ class Looks(L.Callback):
                 account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, free=free)
 
-    def _seconds(self, each: Explanation, final: bool, free: bool) -> float:
+    def _compute_seconds(self, each: Explanation, final: bool, free: bool) -> float:
         """Return the seconds for this look.
 
         The first and the last look have their own. The others get an equal part of what the budget

@@ -1,4 +1,4 @@
-"""The network's most confident mistakes, and why it makes them."""
+"""The network's most confident mistakes, with Grad-CAM maps that explain them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import last_feature_map
+from convlens.callbacks.evidence import find_last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from convlens.draw.breakdown import breakdown
 from convlens.draw.colour import overlay
-from convlens.draw.confusion_matrix import confusion_counts
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.confusion_matrix import count_confusions
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.explain.grad_cam import grad_cam
 
@@ -28,7 +28,7 @@ class Mistakes(ExplanationCallback):
     ``predictions/mistakes`` shows each with its Grad-CAM for the predicted and for the true class:
     a heat map is most useful on a mistake. ``predictions/random`` shows images drawn once, with
     prediction and confidence; ``predictions/breakdown`` shows which class is mistaken for which.
-    After the test the same is shown for the test images, under ``…/test``.
+    After the test, the same is drawn for the test images, under ``…/test``.
 
     Args:
         mistakes: number of the most confident mistakes to show.
@@ -55,70 +55,70 @@ class Mistakes(ExplanationCallback):
         suffix = "/test" if look.stage == "test" else ""
         when = f"{look.split} · epoch {look.clock}"
         pool = np.arange(len(predictions))
-        if predictions.sample:  # the data cannot be read again: only these images are at hand
+        if predictions.sample:  # the data cannot be read again; only these images are held
             pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
-        drawn = np.random.default_rng(look.seed).permutation(pool)[: self.random]
+        chosen = np.random.default_rng(look.seed).permutation(pool)[: self.random]
         for tag, title, indices in (
             ("mistakes", "most confident mistakes", predictions.mistakes(self.mistakes)),
-            ("random", "random pictures", np.sort(drawn)),
+            ("random", "random images", np.sort(chosen)),
         ):
             if not len(indices):
                 continue
             images, rows = look.fetch(predictions.rows[indices].tolist())
             if rows:
-                # the images at hand, by their rows, which are sorted
+                # indices of the fetched images; rows are sorted
                 known = np.searchsorted(predictions.rows, rows).tolist()
-                explained = tag == "mistakes"
+                has_panels = tag == "mistakes"
                 panels: list[Panels] = [[] for _ in rows]
-                if explained:
-                    panels = self._panels(look, predictions, images, known)
+                if has_panels:
+                    panels = self._draw_panels(look, predictions, images, known)
                 entries = [
-                    _entry(predictions, look.class_names, *each)
+                    _make_entry(predictions, look.class_names, *each)
                     for each in zip(images.cpu(), known, panels, strict=True)
                 ]
-                columns = 2 if explained else 4
+                columns = 2 if has_panels else 4
                 sheet = picture_sheet(entries, title=f"{title} · {when}", columns=columns)
                 yield f"predictions/{tag}{suffix}", sheet
         labelled = predictions.labels >= 0
-        counts = confusion_counts(
+        counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
         )
         title = f"mistakes by class · {when}"
         yield f"predictions/breakdown{suffix}", breakdown(counts, look.class_names, title=title)
 
-    def _panels(
+    def _draw_panels(
         self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
     ) -> list[Panels]:
         """Return the overlays of the predicted and the true class, on one scale per image."""
-        layers = last_feature_map(look)
+        layers = find_last_feature_map(look)
         if not layers:
             return [[] for _ in indices]
         pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)
         targets = torch.from_numpy(pairs)
         with look.skip_preprocessing():
-            explained = self.fit_batch(
+            result = self.fit_batch(
                 lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
             )
-        maps = explained.maps[layers[0]].cpu()
+        maps = result.maps[layers[0]].cpu()
         return [
             [
                 (
                     f"{role}: {look.class_names[name]}" if one.any() else "no positive evidence",
                     overlay(image, one, high=float(pair.max())),
                 )
-                for role, name, one in zip(("said", "is"), names, pair, strict=True)
+                for role, name, one in zip(("predicted", "true"), names, pair, strict=True)
             ]
             for image, pair, names in zip(images.cpu(), maps, pairs, strict=True)
         ]
 
 
-def _entry(
+def _make_entry(
     predictions: Predictions, class_names: Sequence[str], image: Tensor, index: int, panels: Panels
 ) -> SheetEntry:
     predicted, truth = int(predictions.predicted[index]), int(predictions.labels[index])
-    confidence = probability_text(float(predictions.confidences[index]))
-    lines = [f"said {class_names[predicted]} {confidence}"]
+    confidence = format_probability(float(predictions.confidences[index]))
+    lines = [f"predicted {class_names[predicted]} {confidence}"]
     if truth >= 0 and truth != predicted:
-        probability = probability_text(float(predictions.true_confidences[index]))
-        lines.append(f"is {class_names[truth]} {probability}")
+        probability = format_probability(float(predictions.true_confidences[index]))
+        lines.append(f"true {class_names[truth]} {probability}")
     return SheetEntry(image, lines, None if truth < 0 else truth == predicted, panels)

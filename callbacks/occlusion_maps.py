@@ -19,22 +19,21 @@ from convlens.explain.superpixels import superpixels
 class OcclusionMaps(SignedMaps):
     """``occlusion/<probe>``: where covering hurts the class (red) and where it helps (blue).
 
-       It needs no gradient and no layer, so it is an independent check of the other maps. It costs
-       one pass per window. The defaults make 7 by 7 windows.
+    It needs no gradient and no layer, so it is an independent check of the other maps. It costs
+    one pass per window. The defaults make 7 by 7 windows.
 
-       Args:
-           window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
-           stride: distance from one window to the next, likewise.
-           superpixels: cover patches of similar colour one by one, instead of windows.
-           segments: approximate number of superpixels.
-           baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
-           probes: maximum number of probes in a look.
-           only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
-           target: ``answer`` explains the predicted and the true class; a class name explains that
-               class.
-           every_n_epochs: look after every n-th epoch.
-    may thin them out further.
-      batch: maximum number of covered images in a pass; halved when memory runs out.
+    Args:
+        window: side of the window, as a fraction of the image's side (0.25) or in pixels (38).
+        stride: distance from one window to the next, likewise.
+        superpixels: cover patches of similar colour one by one, instead of windows.
+        segments: approximate number of superpixels.
+        baseline: the covering value in [0, 1], or ``mean``, the mean colour of the image.
+        probes: maximum number of probes in a look.
+        only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
+        target: ``answer`` explains the predicted and the true class; a class name explains that
+            class.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of covered images in a pass; halved when memory runs out.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class OcclusionMaps(SignedMaps):
         return "occlusion"
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
-        window, stride = self._sizes(example)
+        window, stride = self._compute_sizes(example)
         size = (example.shape[-2], example.shape[-1])
         check_occlusion(size, window=window, stride=stride, baseline=self.baseline)
         return super().select_layers(network, example)
@@ -61,7 +60,9 @@ class OcclusionMaps(SignedMaps):
     def heading(self, look: Look) -> str:
         if self.superpixels:
             return f"occlusion, {self.segments} superpixels"
-        window, stride = (f"{height}×{width}" for height, width in self._sizes(look.example))
+        window, stride = (
+            f"{height}×{width}" for height, width in self._compute_sizes(look.example)
+        )
         return f"occlusion, window {window}, stride {stride}"
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
@@ -73,7 +74,7 @@ class OcclusionMaps(SignedMaps):
                     look.network, image, classes, superpixels(image, self.segments),
                     baseline=self.baseline, batch=batch,
                 ).maps[0]  # fmt: skip
-            window, stride = self._sizes(image)
+            window, stride = self._compute_sizes(image)
             return occlusion(
                 look.network, image, classes, window=window, stride=stride,
                 baseline=self.baseline, batch=batch,
@@ -81,7 +82,7 @@ class OcclusionMaps(SignedMaps):
 
         return self.fit_batch(compute), None
 
-    def _sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _compute_sizes(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return window and stride for an image, in pixels."""
         size = (image.shape[-2], image.shape[-1])
         return window_pixels(self.window, size), window_pixels(self.stride, size)

@@ -88,7 +88,7 @@ class PredictionBook:
         self._incomplete, self.problem = False, ""
 
     def take(
-        self, outputs: Any, batch: Any, noted: Callable[[], Tensor | None] = lambda: None
+        self, outputs: Any, batch: Any, get_logits: Callable[[], Tensor | None] = lambda: None
     ) -> None:
         """Record the predictions of one batch.
 
@@ -97,13 +97,13 @@ class PredictionBook:
         Args:
             outputs: what the module's step returned; ``outputs["logits"]`` are the logits.
             batch: a dictionary with ``label``, or (images, labels).
-            noted: gives the logits if the step does not return them.
+            get_logits: gives the logits if the step does not return them.
         """
-        returned = returned_logits(outputs)
+        step_logits = get_returned_logits(outputs)
         images, labels, rows = split_batch(batch)
         try:
-            labels = _class_numbers(labels)
-            logits = output_rows(noted() if returned is None else returned, len(labels))
+            labels = _read_class_numbers(labels)
+            logits = output_rows(get_logits() if step_logits is None else step_logits, len(labels))
             classes = max(2, logits.shape[1])
             if len(labels) and (highest := int(labels.max())) >= classes:
                 raise UserError(f"a label is {highest}, but the network has {classes} classes")
@@ -139,8 +139,8 @@ class PredictionBook:
         Returns:
             Whether all predictions are known; if some are missing, none are kept.
         """
-        kept = {**self._sample, **self._mistakes}
-        own = {row: image for row, (_, image) in kept.items()}
+        held = {**self._sample, **self._mistakes}
+        own = {row: image for row, (_, image) in held.items()}
         parts: list[Any] = [(self._batches, own, tuple(self._sample), self._incomplete)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             mine = parts[0]
@@ -164,18 +164,18 @@ class PredictionBook:
 
 
 def _keep_highest(
-    kept: dict[int, tuple[float, Tensor]], row: int, value: float, image: Tensor
+    held: dict[int, tuple[float, Tensor]], row: int, value: float, image: Tensor
 ) -> None:
     """Add an image by its row; beyond ``KEPT_IMAGES``, drop the one with the lowest value."""
-    if len(kept) >= KEPT_IMAGES:
-        lowest = min(kept, key=lambda row: kept[row][0])
-        if kept[lowest][0] >= value:
+    if len(held) >= KEPT_IMAGES:
+        lowest = min(held, key=lambda row: held[row][0])
+        if held[lowest][0] >= value:
             return
-        del kept[lowest]
-    kept[row] = (value, image.detach().cpu().clone())
+        del held[lowest]
+    held[row] = (value, image.detach().cpu().clone())
 
 
-def _class_numbers(labels: Tensor | None) -> Tensor:
+def _read_class_numbers(labels: Tensor | None) -> Tensor:
     """Return labels as class numbers (B,) int64; for one output they may be floats, or (B, 1)."""
     if labels is None:
         raise UserError("a batch without labels: give (images, labels), or a dict with 'label'")
@@ -188,7 +188,7 @@ def _class_numbers(labels: Tensor | None) -> Tensor:
     return numbers.long()
 
 
-def returned_logits(outputs: Any) -> Tensor | None:
+def get_returned_logits(outputs: Any) -> Tensor | None:
     """Return the logits that a module's step returned, or None."""
     return outputs.get("logits") if isinstance(outputs, dict) else None
 

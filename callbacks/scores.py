@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import Evidence, evidence, last_feature_map
+from convlens.callbacks.evidence import Evidence, collect_evidence, find_last_feature_map
 from convlens.callbacks.explanation import Findings, Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.similarity import pearson
 
 EXTENTS = ("default", "all")
-KEPT = ("before", "untrained", "latest", "scored", "measured")  # in checkpoints
+STATE_KEYS = ("before", "untrained", "latest", "scored", "measured")  # in checkpoints
 
 
 class Scores(ExplanationCallback):
@@ -80,10 +80,10 @@ class Scores(ExplanationCallback):
         self._measured: int | None = None  # the clock of the latest numbers about layers
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, f"_{name}") for name in KEPT}
+        return {name: getattr(self, f"_{name}") for name in STATE_KEYS}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        for name in KEPT:
+        for name in STATE_KEYS:
             setattr(self, f"_{name}", state_dict[name])
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
@@ -101,22 +101,22 @@ class Scores(ExplanationCallback):
         layers = self.layers_of(look)
         if self._scored != look.clock:  # the last look follows that of the last epoch
             self._scored = look.clock
-            yield from self._numbers(look)
+            yield from self._compute_scores(look)
         missing = layers and self._measured != look.clock
         if missing and (look.final or look.seconds_left > 0):
-            yield from self._layer_scores(look, layers)
+            yield from self._compute_layer_scores(look, layers)
         elif missing:
             self.report_cut(look, "before sparsity and dead channels")
         if layers and look.final:
-            yield from self._charts(look, layers)
+            yield from self._draw_charts(look, layers)
         if look.final and self.which == "all":
-            yield from self._randomisation_scores(look)
+            yield from self._compute_randomisation(look)
 
-    def _numbers(self, look: Look) -> Findings:
+    def _compute_scores(self, look: Look) -> Findings:
         # the expensive part first: the seconds until the first number are the least cost of a look
-        maps = evidence(self, look, self.count)
+        maps = collect_evidence(self, look, self.count)
         if maps is not None:
-            yield from self._map_scores(look, maps)
+            yield from self._compute_map_scores(look, maps)
         predictions = look.predictions
         if predictions is not None and len(predictions):
             labels, predicted, confidences = map(
@@ -126,32 +126,32 @@ class Scores(ExplanationCallback):
             fraction = scores.confident_mistakes(labels, predicted, confidences, self.confident)
             yield "explain/confident_mistakes", fraction
 
-    def _map_scores(self, look: Look, found: Evidence) -> Findings:
-        maps = found.predicted
+    def _compute_map_scores(self, look: Look, sample: Evidence) -> Findings:
+        maps = sample.predicted
         yield from _mean("border_energy", scores.border_energy(maps, self.border / 2))
         peaks = scores.peak_position(maps)
         yield from _mean("peak_row", peaks[:, 0])
         yield from _mean("peak_column", peaks[:, 1])
         for number, name in enumerate(look.class_names):
-            of_class = peaks[found.predictions == number]
+            of_class = peaks[sample.predictions == number]
             if len(of_class) >= 3:
                 fraction = scores.same_border_place(of_class, self.border, self.near)
                 yield f"explain/same_place/{name}", fraction
-        if self.masks and found.masks is not None:
-            known = found.masks.flatten(1).any(1)
-            masks = found.masks[known]
+        if self.masks and sample.masks is not None:
+            known = sample.masks.flatten(1).any(1)
+            masks = sample.masks[known]
             if len(masks):
                 yield from _mean("pointing_game", scores.pointing_game(maps[known], masks))
                 yield from _mean("energy_inside", scores.energy_inside(maps[known], masks))
                 yield from _mean("object_share", masks.float().mean((1, 2)))
-        if self._before is not None and self._before.shape == found.true.shape:
-            yield from _mean("drift", pearson(found.true, self._before))
-        self._before = found.true.clone()
+        if self._before is not None and self._before.shape == sample.true.shape:
+            yield from _mean("drift", pearson(sample.true, self._before))
+        self._before = sample.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))
-            yield from self._faithfulness_scores(look, found.layer)
+            yield from self._compute_faithfulness(look, sample.layer)
 
-    def _faithfulness_scores(self, look: Look, layer: str) -> Findings:
+    def _compute_faithfulness(self, look: Look, layer: str) -> Findings:
         """Yield scores of the probes' maps for their predicted classes."""
         images = look.probes.images
         maps, targets = self._explain(look, images, layer)
@@ -159,10 +159,10 @@ class Scores(ExplanationCallback):
         def explain(masked: Tensor) -> Tensor:
             return self._explain(look, masked, layer, targets)[0]
 
-        found = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
-        yield from _mean("average_drop", found.drop)
-        yield from _mean("average_increase", found.increase)
-        yield from _mean("adcc", found.adcc)
+        result = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
+        yield from _mean("average_drop", result.drop)
+        yield from _mean("average_increase", result.increase)
+        yield from _mean("adcc", result.adcc)
         curves = insertion_deletion(
             look.network, images, maps, targets, self.steps, batch=self.batch
         )
@@ -174,32 +174,32 @@ class Scores(ExplanationCallback):
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w) for one class each, by default the predicted, and the classes."""
         targets = torch.full((len(images),), -1) if targets is None else targets
-        found = self.fit_batch(
+        result = self.fit_batch(
             lambda batch: grad_cam(look.network, images, targets, [layer], batch=batch)
         )
-        return found.maps[layer][:, 0], found.targets[:, 0]
+        return result.maps[layer][:, 0], result.targets[:, 0]
 
-    def _randomisation_scores(self, look: Look) -> Findings:
+    def _compute_randomisation(self, look: Look) -> Findings:
         """Yield how similar the probes' maps stay when layers become random."""
-        layers = last_feature_map(look)
+        layers = find_last_feature_map(look)
         if not layers:
             return
         layer, images = layers[0], look.probes.images
         _, targets = self._explain(look, images, layer)
-        found = parameter_randomisation(
+        result = parameter_randomisation(
             look.network,
             lambda: self._explain(look, images, layers[0], targets)[0],
             seed=look.seed,
         )
-        for name, ranks in zip(found.layers, found.spearman, strict=True):
+        for name, ranks in zip(result.layers, result.spearman, strict=True):
             yield from _mean(f"randomised/{name}", ranks)
 
-    def _layer_scores(self, look: Look, layers: list[str]) -> Findings:
+    def _compute_layer_scores(self, look: Look, layers: list[str]) -> Findings:
         batches = look.probes.images.split(max(1, self.batch // 4))
-        found = compute_layer_statistics(look.network, batches, layers)
+        result = compute_layer_statistics(look.network, batches, layers)
         self._latest = {
             name: (float(each.sparsity.mean()), float(each.dead.float().mean()))
-            for name, each in found.items()
+            for name, each in result.items()
         }
         self._measured = look.clock
         if look.clock == 0:
@@ -208,7 +208,7 @@ class Scores(ExplanationCallback):
             yield f"explain/sparsity/{name}", sparsity
             yield f"explain/dead/{name}", dead
 
-    def _charts(self, look: Look, layers: list[str]) -> Findings:
+    def _draw_charts(self, look: Look, layers: list[str]) -> Findings:
         known = self._untrained.keys() >= set(layers)
         for place, what in enumerate(("sparsity", "dead channels")):
             untrained = [self._untrained[name][place] for name in layers] if known else None

@@ -1,4 +1,4 @@
-"""One session: what all explanations share that look at the network at the same moment."""
+"""A session: what the explanations share when they look at the network at the same moment."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ BATCH = 50  # images read at once
 
 @dataclass
 class _Shared:
-    """What is computed once for all that explain the same images in the same way.
+    """Results that explanations of the same images with the same settings share.
 
     Attributes:
-        given: the images, as an explanation has them.
-        way: how the network is called, see ``Explanation.watch``.
+        original: the images as given to an explanation.
+        settings: ``preprocess``, ``logits`` and ``outputs`` of ``Explanation.watch``.
         probes: the images on the network's device.
         memo: results, see ``Look``.
     """
 
-    given: Probes
-    way: tuple
+    original: Probes
+    settings: tuple
     probes: Probes
     memo: dict[Any, Any] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ class Session:
                     deadline, explanation.seed, self.stage, history=self.history,
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
-                    budget_key=time_setting(module, self.clock, final=self.final),
+                    budget_key=get_time_setting(module, self.clock, final=self.final),
                     **self._context,
                 )  # fmt: skip
 
@@ -117,18 +117,18 @@ class Session:
         )
 
     def _share(self, explanation: Explanation) -> _Shared:
-        given = explanation.probes
-        assert given is not None, "explanations without probes do not look"
-        way = (explanation.preprocess, explanation.logits, explanation.outputs)
+        original = explanation.probes
+        assert original is not None, "explanations without probes do not look"
+        settings = (explanation.preprocess, explanation.logits, explanation.outputs)
         for each in self._shared:
-            if each.way == way and _alike(each.given, given):
+            if each.settings == settings and _are_equal(each.original, original):
                 return each
-        probes = replace(given, images=given.images.to(self.module.device))
-        self._shared.append(_Shared(given, way, probes))
+        probes = replace(original, images=original.images.to(self.module.device))
+        self._shared.append(_Shared(original, settings, probes))
         return self._shared[-1]
 
 
-def _alike(one: Probes, other: Probes) -> bool:
+def _are_equal(one: Probes, other: Probes) -> bool:
     return one is other or (
         (one.names, one.sources) == (other.names, other.sources)
         and one.masks is other.masks
@@ -147,7 +147,7 @@ def get_callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return cast(Any, trainer).callbacks
 
 
-def time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
+def get_time_setting(module: L.LightningModule, clock: int, *, final: bool) -> str:
     """Return the setting that grants more time to the looks at ``clock``."""
     ours = isinstance(module, ClassifierModule)
     if final:
@@ -183,21 +183,21 @@ def gather_context(
     In convlens runs these are data, augmentation and phases; in other projects only the images
     that ``predictions`` holds.
     """
-    context: dict[str, Any] = {"marks": _marks(module)}
+    context: dict[str, Any] = {"marks": _find_marks(module)}
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
-        context |= _readers(pictures, module.device, data.seed)
+        context |= _build_readers(pictures, module.device, data.seed)
         schedule = getattr(module, "schedule", None)
         if data.augmentation.active and (schedule is None or schedule.augments):
             context["augment"] = lambda images, seed: data.augmentation(
-                images, _draws(images, seed)
+                images, _make_draws(images, seed)
             )
     elif predictions is not None:
-        context["fetch"] = lambda rows: _fetch_kept(predictions, rows, module.device)
+        context["fetch"] = lambda rows: _fetch_available(predictions, rows, module.device)
     return context
 
 
-def _readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any]:
+def _build_readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any]:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
@@ -223,20 +223,20 @@ def _readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any
     }
 
 
-def _draws(images: Tensor, seed: int) -> Tensor:
+def _make_draws(images: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
 
 
-def _fetch_kept(
+def _fetch_available(
     predictions: Predictions, rows: Sequence[int], device: torch.device
 ) -> tuple[Tensor, list[int]]:
-    kept = [row for row in rows if row in predictions.images]
-    if not kept:
+    available = [row for row in rows if row in predictions.images]
+    if not available:
         return torch.zeros(0, 1, 1, 1, device=device), []
-    return torch.stack([predictions.images[row] for row in kept]).to(device), kept
+    return torch.stack([predictions.images[row] for row in available]).to(device), available
 
 
-def _marks(module: L.LightningModule) -> dict[str, int]:
+def _find_marks(module: L.LightningModule) -> dict[str, int]:
     """Return after how many epochs each phase but the first began, by the groups it trains."""
     if not isinstance(module, ClassifierModule) or len(module.schedule.phases) < 2:
         return {}

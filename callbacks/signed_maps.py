@@ -1,4 +1,4 @@
-"""What occlusion and attribution callbacks share: which probes, which classes, which rows.
+"""The base of occlusion and attribution callbacks: it chooses probes and classes.
 
 They are expensive, so they show few probes: those that ``only`` selects, at first one of each
 class. If the budget does not suffice for all, the next look starts with those left out.
@@ -27,7 +27,7 @@ ONLY = ("correct", "all", "wrong")
 class SignedMaps(ExplanationCallback):
     """``<tag>/<probe>``: rows [image | map | overlay], red for the class, blue against it.
 
-    A probe with an unknown true class is neither correct nor wrong, and is always shown.
+    A probe with an unknown true class is neither correct nor wrong, and is always drawn.
 
     Args:
         probes: maximum number of probes in a look.
@@ -40,7 +40,7 @@ class SignedMaps(ExplanationCallback):
 
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.shown, self.only, self.target = probes, only, target
+        self.probe_count, self.only, self.target = probes, only, target
         self._cost = 0.0  # seconds of the latest picture
 
     @property
@@ -64,7 +64,7 @@ class SignedMaps(ExplanationCallback):
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"{self.tag}/<probe>": min(self.shown, probes)}
+        return {f"{self.tag}/<probe>": min(self.probe_count, probes)}
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
@@ -74,9 +74,9 @@ class SignedMaps(ExplanationCallback):
         numbers = [
             n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
         ]
-        numbers = sorted(numbers[: self.shown])
+        numbers = sorted(numbers[: self.probe_count])
         if not numbers:
-            # of an unknown class all probes would be shown
+            # probes of an unknown class are always drawn, so every class is known here
             line = f"no probe is predicted {self.only}ly at epoch {look.clock}, nothing is drawn"
             self.log_once("none", f"{self.name}: {line} ({self.config_key}.only={self.only})")
             return
@@ -88,14 +88,16 @@ class SignedMaps(ExplanationCallback):
                 self.report_cut(look, f"before probe {probe}")
                 return
             began = time.perf_counter()
-            picture = self._panel(look, number, predictions[number], labels[number], probs[number])
+            picture = self._draw_panel(
+                look, number, predictions[number], labels[number], probs[number]
+            )
             self._cost = time.perf_counter() - began
             yield f"{self.tag}/{probe}", picture
 
     def _selects(self, predicted: int, truth: int) -> bool:
         return self.only == "all" or truth < 0 or (predicted == truth) == (self.only == "correct")
 
-    def _panel(
+    def _draw_panel(
         self, look: Look, number: int, predicted: int, truth: int, probs: Tensor
     ) -> np.ndarray:
         rows = choose_classes(self.target, look.class_names, predicted, truth)

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.explanation import Explanation, LogitsLocation, Preprocess
-from convlens.callbacks.predictions import returned_logits, split_batch
+from convlens.callbacks.predictions import get_returned_logits, split_batch
 from convlens.callbacks.verdict import Judge, StepRecord, Verdict, check_forward, judge_own_module
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ class StepObserver:
         self._watching = ExitStack()
         self._verdicts: dict[tuple[Any, Any], Verdict] = {}
         self._hooks = ExitStack()
-        self._noted: list[Tensor | UserError] = []
-        self._noting: nn.Module | None = None  # whose predictions are noted
-        self._asking: Explanation | None = None  # whose way of reading outputs is used
+        self._logits: list[Tensor | UserError] = []
+        self._source: nn.Module | None = None  # the module whose predictions are noted
+        self._explanation: Explanation | None = None  # which says how its outputs are read
         self._reader: OutputReader | None = None
 
     # --- observing a step
@@ -74,16 +74,16 @@ class StepObserver:
         known = self.seen is not None and (training or not self.seen.training)
         if self._step is not None or known or isinstance(module, ClassifierModule):
             return
-        parts = list(_hookable(module))
+        parts = list(_find_hookable(module))
         if not parts:
             return  # compiled as a whole
         step = self._step = StepRecord(training)
 
-        def note(which: nn.Module, given: Any, output: Any) -> None:
+        def note(which: nn.Module, inputs: Any, output: Any) -> None:
             step.called.add(which)
             step.half_precision |= torch.is_autocast_enabled(module.device.type)
             if which is module:
-                step.forward.append((given[0] if given else None, output))
+                step.forward.append((inputs[0] if inputs else None, output))
             elif isinstance(output, Tensor) and 1 <= output.dim() <= 2:
                 step.outputs.setdefault(which, output.detach())
 
@@ -108,35 +108,35 @@ class StepObserver:
         Args:
             module: the module whose step it was.
             outputs: what the step returned.
-            batch: what the step was given.
+            batch: the batch that the step received.
             explanation: decides how the outputs are read.
         """
-        key = _way(explanation)
+        key = _make_key(explanation)
         if key not in self._verdicts:
-            seen, source_before = self.seen, self._noting
+            seen, source_before = self.seen, self._source
             assert seen is not None and explanation.probes is not None
             judge = Judge(
-                seen, module, returned_logits(outputs), split_batch(batch)[0], *key,
+                seen, module, get_returned_logits(outputs), split_batch(batch)[0], *key,
                 explanation.probes.images[:1],
             )  # fmt: skip
-            noted, self._noted = self._noted, []  # judging calls the module too
+            logits, self._logits = self._logits, []  # judging calls the module too
             verdict = self._verdicts[key] = judge.decide()
-            self._noted = noted
-            source, asking = verdict.source, self._asking
+            self._logits = logits
+            source, current = verdict.source, self._explanation
             moved = source_before is not None and source is not source_before
-            if moved and source is not None and asking is not None and key == _way(asking):
+            if moved and source is not None and current is not None and key == _make_key(current):
                 self.end()
-                self.note(module, asking)
-                given, reader = seen.outputs[source], self._reader
+                self.note(module, current)
+                inputs, reader = seen.outputs[source], self._reader
                 assert reader is not None, "noting makes a reader"
-                self._noted = [reader.read_logits(given, len(given))]
+                self._logits = [reader.read_logits(inputs, len(inputs))]
         return self._verdicts[key]
 
     def verdict(
         self, module: L.LightningModule, explanation: Explanation, probes: Probes
     ) -> Verdict:
         """Return what is known so far; convlens's own module is compared at the first call."""
-        key = _way(explanation)
+        key = _make_key(explanation)
         if isinstance(module, ClassifierModule) and key not in self._verdicts:
             self._verdicts[key] = judge_own_module(module, probes.images[:1])
         return self._verdicts.get(key, Verdict())
@@ -145,22 +145,22 @@ class StepObserver:
 
     def note(self, module: L.LightningModule, explanation: Explanation) -> None:
         """Start a pass whose predictions are noted, read as ``explanation`` reads outputs."""
-        if self._noting is not None or isinstance(module, ClassifierModule):
+        if self._source is not None or isinstance(module, ClassifierModule):
             return  # its steps return their logits
-        logits, _ = key = _way(explanation)
+        logits, _ = key = _make_key(explanation)
         source = self._verdicts.get(key, Verdict()).source or module
-        self._noting, self._noted, self._asking = source, [], explanation
+        self._source, self._logits, self._explanation = source, [], explanation
         reader = self._reader = self._hooks.enter_context(OutputReader(source, explanation.outputs))
 
-        def read(_: nn.Module, given: Any, output: Any) -> None:
+        def read(_: nn.Module, inputs: Any, output: Any) -> None:
             try:
                 picked = pick_logits(output, logits if source is module else None, module).detach()
-                images = given[0] if given and isinstance(given[0], Tensor) else picked
-                self._noted.append(reader.read_logits(picked, len(images)))
+                images = inputs[0] if inputs and isinstance(inputs[0], Tensor) else picked
+                self._logits.append(reader.read_logits(picked, len(images)))
             except UserError as error:  # ``take`` raises it
-                self._noted.append(error)
+                self._logits.append(error)
             except Exception as error:
-                self._noted.append(UserError(f"{type(error).__name__}: {error}"))
+                self._logits.append(UserError(f"{type(error).__name__}: {error}"))
 
         self._hooks.callback(source.register_forward_hook(read).remove)
 
@@ -170,22 +170,22 @@ class StepObserver:
         Raises:
             UserError: it is not known which output they are, or how to read it.
         """
-        noted, self._noted = self._noted, []
-        if self._noting is module and _is_wrapped(trainer, module):
-            noted = noted[:-1]
-        if len(noted) != 1:
-            raise UserError(f"the step called the network {len(noted)} times, not once")
-        if isinstance(noted[0], UserError):
-            raise noted[0]
-        return noted[0]
+        logits, self._logits = self._logits, []
+        if self._source is module and _is_wrapped(trainer, module):
+            logits = logits[:-1]
+        if len(logits) != 1:
+            raise UserError(f"the step called the network {len(logits)} times, not once")
+        if isinstance(logits[0], UserError):
+            raise logits[0]
+        return logits[0]
 
     def end(self) -> None:
         """Finish the pass."""
         self._hooks.close()
-        self._noting, self._noted = None, []
+        self._source, self._logits = None, []
 
 
-def _way(explanation: Explanation) -> tuple[LogitsLocation, Preprocess]:
+def _make_key(explanation: Explanation) -> tuple[LogitsLocation, Preprocess]:
     return explanation.logits, explanation.preprocess
 
 
@@ -195,11 +195,11 @@ def _is_wrapped(trainer: L.Trainer, module: L.LightningModule) -> bool:
     return strategy is not None and strategy.model is not None and strategy.model is not module
 
 
-def _hookable(module: nn.Module) -> Iterator[nn.Module]:
+def _find_hookable(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the module and its parts, but no compiled ones: hooks would be compiled into them."""
     if getattr(module, "_compiled_call_impl", None) or getattr(module, "_compiler_ctx", None):
         return
     yield module
     if not isinstance(module, torch._dynamo.OptimizedModule):
         for child in module.children():
-            yield from _hookable(child)
+            yield from _find_hookable(child)

@@ -38,9 +38,9 @@ def choose_classes(
     [(0, 'predicted'), (1, 'true')]
     """
     if target != "answer":
-        named = find_name(target, class_names)
-        assert named is not None, "check_target comes first"
-        return [(named, "target")]
+        number = find_name(target, class_names)
+        assert number is not None, "check_target comes first"
+        return [(number, "target")]
     if true < 0 or predicted == true:
         return [(predicted, "predicted = true" if predicted == true else "predicted")]
     return [(predicted, "predicted"), (true, "true")]

@@ -103,10 +103,10 @@ class Judge:
             check_forward(self.module)
             if not self.step.forward:
                 return self._judge_inner_calls()
-            given = self._input()
+            inputs = self._get_inputs()
             if self.step.training:
                 return Verdict(source=self.module)
-            return self._judge_forward(given)
+            return self._judge_forward(inputs)
         except UserError as error:
             return Verdict(str(error))
 
@@ -118,28 +118,28 @@ class Judge:
     def _step_name(self) -> str:
         return f"{self._name}.{'training' if self.step.training else 'validation'}_step"
 
-    def _input(self) -> Tensor:
-        given = self.step.forward[0][0]
-        if not isinstance(given, Tensor) or given.dim() != 4:
+    def _get_inputs(self) -> Tensor:
+        inputs = self.step.forward[0][0]
+        if not isinstance(inputs, Tensor) or inputs.dim() != 4:
             raise UserError(
-                f"{self._step_name} calls forward with a {type(given).__name__}: callbacks can "
+                f"{self._step_name} calls forward with a {type(inputs).__name__}: callbacks can "
                 f"only explain forward(images) with images (B, C, H, W)"
             )
-        return given
+        return inputs
 
-    def _judge_forward(self, given: Tensor) -> Verdict:
+    def _judge_forward(self, inputs: Tensor) -> Verdict:
         """Judge a step that called ``forward``, which must give the same result again."""
         own = pick_logits(self.step.forward[0][1], self.logits, self.module)
-        with self._calling():
-            images = prepare_images(self.module, given)
+        with self._output_logits():
+            images = prepare_images(self.module, inputs)
             again = self.module(images)
             repeatable = are_close(again, self.module(images), narrow=False)
         if repeatable:
             self._compare(own, again, "the step got")
             if self.returned is not None and len(self.returned) == len(again):
                 self._compare(self.returned, again, "the step returns")
-        preprocessed = self._is_preprocessed(given)
-        warning = self._check_range(given) if repeatable else (
+        preprocessed = self._is_preprocessed(inputs)
+        warning = self._check_range(inputs) if repeatable else (
             f"{self._name} gives different outputs for the same images each time, even in "
             f"evaluation mode: its maps hold for one of them only"
         )  # fmt: skip
@@ -150,8 +150,8 @@ class Judge:
 
     def _judge_inner_calls(self) -> Verdict:
         """Judge a step that calls the parts itself: one of them must give what ``forward`` does."""
-        for images in self._candidate_inputs():
-            with self._calling(), _noting_parts(self.module) as inner:
+        for images in self._list_candidate_inputs():
+            with self._output_logits(), _record_outputs(self.module) as inner:
                 again = self.module(prepare_images(self.module, images))
             preprocessed = images is self.images
             known = self.images is not None and not self.step.training
@@ -172,7 +172,7 @@ class Judge:
             f"self(images), or return {{'logits': …}}; give its image preprocessing as preprocess="
         )
 
-    def _candidate_inputs(self) -> Iterator[Tensor]:
+    def _list_candidate_inputs(self) -> Iterator[Tensor]:
         """Yield images as ``forward`` may take them."""
         if self.images is None or self.step.training:
             prepare = self.preprocess or (lambda images: images)
@@ -183,7 +183,7 @@ class Judge:
             yield self.preprocess(self.images)
 
     @contextmanager
-    def _calling(self) -> Iterator[None]:
+    def _output_logits(self) -> Iterator[None]:
         """Make the module return logits, as the callbacks call it, while this lasts."""
         with explaining(self.module), torch.no_grad(), add_logits_picker(self.module, self.logits):
             yield
@@ -192,24 +192,24 @@ class Judge:
         if are_close(own, again, self.step.half_precision):
             return
         raise UserError(
-            f"{self._name}.forward gives {_numbers(again)} for an image for which {what} "
-            f"{_numbers(own)}: the network to explain is not the one that predicts"
+            f"{self._name}.forward gives {_format_numbers(again)} for an image for which {what} "
+            f"{_format_numbers(own)}: the network to explain is not the one that predicts"
         )
 
-    def _is_preprocessed(self, given: Tensor) -> bool:
+    def _is_preprocessed(self, inputs: Tensor) -> bool:
         """Return whether the batch holds what ``forward`` takes, not what ``preprocess`` takes."""
-        if self.images is None or are_close(given, self.images, self.step.half_precision):
+        if self.images is None or are_close(inputs, self.images, self.step.half_precision):
             return self.images is not None
         prepared = self.preprocess and self.preprocess(self.images)
-        if prepared is not None and are_close(given, prepared, self.step.half_precision):
+        if prepared is not None and are_close(inputs, prepared, self.step.half_precision):
             return False
         raise UserError(
             f"{self._step_name} changes the images before it calls forward: give that change as "
             f"preprocess=, so that the images to explain get it too"
         )
 
-    def _check_range(self, given: Tensor) -> str:
-        low, high = float(given.min()), float(given.max())
+    def _check_range(self, inputs: Tensor) -> str:
+        low, high = float(inputs.min()), float(inputs.max())
         if self.preprocess is not None or (low >= -1e-3 and high <= 1 + 1e-3):
             return ""
         return (
@@ -219,7 +219,7 @@ class Judge:
 
 
 @contextmanager
-def _noting_parts(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+def _record_outputs(module: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect the outputs of the modules inside, while this lasts."""
     inner: dict[nn.Module, Tensor] = {}
 
@@ -241,12 +241,12 @@ def judge_own_module(module: ClassifierModule, image: Tensor) -> Verdict:
     if are_close(own, again, narrow=False):
         return Verdict()
     return Verdict(
-        f"{type(module).__name__}.model gives {_numbers(again)} for an image for which the module "
-        f"gives {_numbers(own)}: the network to explain is not the one that predicts"
+        f"{type(module).__name__}.model gives {_format_numbers(again)} for an image for which the "
+        f"module gives {_format_numbers(own)}: the network to explain is not the one that predicts"
     )
 
 
-def _numbers(logits: Tensor) -> str:
+def _format_numbers(logits: Tensor) -> str:
     first = logits.detach().float().flatten(1)[0] if logits.dim() > 1 else logits.detach()[:1]
-    shown = ", ".join(f"{value:.3g}" for value in first[:3].tolist())
-    return f"[{shown}{', …' if len(first) > 3 else ''}]"
+    numbers = ", ".join(f"{value:.3g}" for value in first[:3].tolist())
+    return f"[{numbers}{', …' if len(first) > 3 else ''}]"

@@ -1,9 +1,10 @@
-"""The side of pytorch-grad-cam and of torch-cam in `cams.py`: Grad-CAM by their own calls.
+"""The side of pytorch-grad-cam and torch-cam in `cams.py`: Grad-CAM by their own calls.
 
     cam_maps.py --library pytorch-grad-cam --work FILE --maps FILE --layers 28 ...
 
-FILE holds the network, a plain ``torch.nn.Sequential``, the pictures and the classes. A round is
-``--steps`` calls for all pictures; the maps of the first are written, to be compared with ours.
+The file of ``--work`` contains the network, a plain ``torch.nn.Sequential``, the images and the
+classes. A round is ``--steps`` calls for all images. The maps of the first call are written to the
+file of ``--maps``, to compare them with those of convlens.
 """
 
 import sys
@@ -17,7 +18,7 @@ from rounds import arguments, claim_stdout, serve
 
 
 def pytorch_grad_cam(model, layers: list[int], images, classes: list[int]):
-    """One call: the mean over the layers of maps scaled to [0, 1] and enlarged, (B, H, W)."""
+    """Return a call for the mean over the layers of scaled and enlarged maps, (B, H, W)."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -27,7 +28,7 @@ def pytorch_grad_cam(model, layers: list[int], images, classes: list[int]):
 
 
 def torch_cam(model, layers: list[int], images, classes: list[int]):
-    """One call: a map of each layer in its own size, scaled to [0, 1], (B, h, w)."""
+    """Return a call for a map of each layer in its own size, scaled to [0, 1], (B, h, w)."""
     from torchcam.methods import GradCAM
 
     extractor = GradCAM(model, [model[layer] for layer in layers])
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", required=True)
     args = parser.parse_args()
     out = claim_stdout()
-    # written by the benchmark a moment ago: a whole module, not only weights
+    # the benchmark has just written this file; it contains a whole module, not only weights
     work = torch.load(args.work, weights_only=False)
     call = LIBRARIES[args.library](work["model"], args.layers, work["images"], work["classes"])
     torch.save(call(), args.maps)

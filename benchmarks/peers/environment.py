@@ -1,7 +1,7 @@
-"""Environments of the peers: made when first needed, in ``benchmarks/.peers/`` (git-ignored).
+"""Create the environments of the peers in ``benchmarks/.peers/`` (ignored by git) at first use.
 
-A peer's packages (TensorFlow, hundreds of megabytes) have no business in the project's own
-environment. What is installed is exactly ``requirements-<peer>.txt``; to renew it:
+A peer's packages (TensorFlow, hundreds of megabytes) do not belong in the project's environment.
+Exactly ``requirements-<peer>.txt`` is installed. To update it:
 
     uv pip compile --universal --python-version 3.11 \
         benchmarks/peers/requirements-keras.in -o benchmarks/peers/requirements-keras.txt --upgrade
@@ -18,19 +18,19 @@ PEERS = HERE.parent / ".peers"
 
 
 def find_uv() -> str:
-    """uv from the environment of the running Python, otherwise from PATH."""
-    beside = Path(sys.executable).with_name("uv")
-    found = str(beside) if beside.exists() else shutil.which("uv")
+    """Return uv from the environment of the running Python, otherwise from PATH."""
+    sibling = Path(sys.executable).with_name("uv")
+    found = str(sibling) if sibling.exists() else shutil.which("uv")
     if not found:
         raise SystemExit("uv is missing: run this with the Python of the project's .venv")
     return found
 
 
 def peer_python(name: str) -> Path:
-    """The Python of peer ``name``, after making or renewing its environment where that is needed.
+    """Return the Python of peer ``name``; create or update its environment if necessary.
 
-    A stamp holds the digest of the requirements that were installed and is written last: an
-    interrupted installation is taken up again, a finished one costs nothing.
+    A stamp file with the digest of the installed requirements is written last, so an interrupted
+    installation is repeated and a finished one is not.
     """
     requirements = HERE / f"requirements-{name}.txt"
     folder = PEERS / name
@@ -41,25 +41,25 @@ def peer_python(name: str) -> Path:
         return python
 
     uv = find_uv()
-    print(f"setting up the environment of the peer {name} (once) ...", file=sys.stderr)
+    print(f"creating the environment of the peer {name} (once) …", file=sys.stderr)
     at = ["--python", str(python)]
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        # compiled as the project's own environment is: no start of a peer compiles it anew
+        # compiled, as in the project's environment, so that no start of a peer compiles it
         [uv, "pip", "sync", "--quiet", "--compile-bytecode", *at, str(requirements)],
     ):
         if subprocess.run(command).returncode:
-            raise SystemExit(f"the environment of the peer {name} could not be made (see above)")
+            raise SystemExit(f"the environment of the peer {name} could not be created (see above)")
     stamp.write_text(digest)
     return python
 
 
 def pinned(name: str) -> dict[str, str]:
-    """Versions of the packages that peer ``name`` is asked to have, as they are locked."""
+    """Return the locked versions of the packages in ``requirements-<name>.in``."""
     lock = (HERE / f"requirements-{name}.txt").read_text().splitlines()
     locked = dict(line.split(";")[0].strip().split("==") for line in lock if "==" in line)
-    asked = (HERE / f"requirements-{name}.in").read_text().splitlines()
-    names = [line.split("==")[0].strip() for line in asked if line and not line.startswith("#")]
+    requested = (HERE / f"requirements-{name}.in").read_text().splitlines()
+    names = [line.split("==")[0].strip() for line in requested if line and not line.startswith("#")]
     return {package: locked[package] for package in names}
 
 

@@ -1,13 +1,13 @@
 """The peer: the recipe ``cats_dogs_regularized`` in Keras on TensorFlow, as its authors wrote it.
 
-ImageDataGenerator reads, warps and rescales the JPEG files again and again, `fit` trains on what
-comes. Everything that the documents do not set is left at Keras's default: nearest-neighbour
-resizing, one loading thread that works ahead of training (`workers` 1), `jit_compile` "auto".
-`--workers` and `--jit` change the last two, to see whether the peer is shown at its best. Its
-oneDNN kernels are on (`--onednn`).
+ImageDataGenerator reads, warps and rescales the JPEG files in every epoch, and `fit` trains on the
+batches. Everything that the recipe does not set is Keras's default: nearest-neighbour resizing, one
+loading thread that works ahead of training (`workers` 1), `jit_compile` "auto". `--workers` and
+`--jit` change the last two, to check that the peer runs at its fastest. Its oneDNN kernels are on
+(`--onednn`).
 
-Two things had to be said differently in Keras 3: `lr` is `learning_rate`, and `fit_generator` is
-`fit`. `shear_range=0.2` means degrees in this version; it costs the same.
+Two names differ in Keras 3: `lr` is `learning_rate`, and `fit_generator` is `fit`.
+`shear_range=0.2` means degrees in this version; it costs the same.
 """
 
 import os
@@ -27,7 +27,7 @@ BATCH = 20
 
 
 def make_model(jit):
-    """Conv 32-64-128-128, each with ReLU and pooling; dropout 0.5, dense 512, one probability."""
+    """Build conv 32-64-128-128 with ReLU and pooling, dropout 0.5, dense 512, one probability."""
     from keras import Input, Sequential, layers, optimizers
 
     model = Sequential([Input((150, 150, 3))])
@@ -49,7 +49,7 @@ def make_model(jit):
 
 
 def make_batches(folder: Path, workers: int):
-    """The training pictures, augmented, in batches of 20, without end."""
+    """Yield the training images, augmented, in batches of 20, endlessly."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     generator = ImageDataGenerator(
@@ -105,14 +105,14 @@ def main() -> None:
     total = args.warmup_steps + args.steps
 
     def measure() -> tuple[int, float]:
-        # A `fit` of its own for every round: between rounds no loading thread is left running.
-        # Keras 3 starts its loader anew for every pass over the pictures; a round shorter than a
-        # pass (the default: 90 steps of 100) contains no such pause.
+        # Each round has its own `fit`, so that no loading thread runs between rounds. Keras 3
+        # restarts its loader for every pass over the images; a round that is shorter than a pass
+        # (the default: 90 steps of 100) contains no such pause.
         steps = min(total, len(batches))
         passes = -(-total // steps)
         model.fit(batches, steps_per_epoch=steps, epochs=passes, verbose=0, callbacks=[clock])
         if clock.done != total:
-            raise SystemExit(f"Keras made {clock.done} steps of {total}")
+            raise SystemExit(f"Keras ended after {clock.done} of {total} steps")
         print(f"loss {clock.losses[0]:.3f} -> {clock.losses[-1]:.3f}", file=sys.stderr)
         return args.steps * BATCH, clock.end - clock.start
 

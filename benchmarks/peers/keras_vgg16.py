@@ -1,20 +1,20 @@
-"""The peer: VGG16's base in Keras on TensorFlow, as features and with its last block trained.
+"""The peer: VGG16 in Keras on TensorFlow, to extract features and to train a head or block5.
 
-    keras_vgg16.py vgg16_extract --data DIR ...      features of the photographs, 20 at a time
+    keras_vgg16.py vgg16_extract --data DIR ...      features of photographs, 20 at a time
     keras_vgg16.py vgg16_frozen --data DIR ...       training steps: a new head on the frozen base
     keras_vgg16.py vgg16_epoch --data DIR ...        the same, a whole epoch with its validation
     keras_vgg16.py vgg16_finetune --data DIR ...     training steps: block5 and a new head
 
-The recipes are the book's: `flow_from_directory` reads, resizes and rescales the JPEG files, then
-`conv_base.predict` on each batch, or `fit` on augmented batches. Two things are not the book's,
-so that the peer is shown at its best: `predict_on_batch` (or `--how call`) instead of `predict`,
-which builds a loader for every batch, and TensorFlow's oneDNN kernels (`--onednn`). All else is
-Keras's default.
+The recipes are those of F. Chollet's book: `flow_from_directory` reads, resizes and rescales the
+JPEG files, followed by `conv_base.predict` on each batch, or by `fit` on augmented batches. Two
+things differ from the book, to run the peer at its fastest: `predict_on_batch` (or `--how call`)
+instead of `predict`, which builds a loader for every batch, and TensorFlow's oneDNN kernels
+(`--onednn`). Everything else is Keras's default.
 
-An epoch of 2,000 pictures and the validation of 1,000 take minutes: ``vgg16_epoch`` times steps of
-both and scales them to the numbers of pictures in the folders.
+An epoch of 2,000 images and the validation of 1,000 take minutes, so ``vgg16_epoch`` times steps of
+both and scales them to the numbers of images in the folders.
 
-Weights are as Keras draws them: they do not change the speed, and need no download.
+Weights are random; they do not change the speed and need no download.
 """
 
 import os
@@ -45,7 +45,7 @@ AUGMENTATION = dict(
 
 
 def make_base():
-    """The 13 convolutions with their pooling, (150, 150, 3) to (4, 4, 512)."""
+    """Build the 13 convolutions with their pooling, (150, 150, 3) to (4, 4, 512)."""
     from keras.applications import VGG16
 
     base = VGG16(weights=None, include_top=False, input_shape=(150, 150, 3))
@@ -54,8 +54,12 @@ def make_base():
 
 
 def make_model(base, free: bool):
-    """The base, its block5 ``free`` or all of it frozen, below dense 256, dropout 0.5 and one
-    probability; at the rate of the recipe."""
+    """Build the base with dense 256, dropout 0.5 and one probability, at the recipe's rate.
+
+    Args:
+        base: VGG16's base.
+        free: whether block5 is trained; everything else in the base is frozen.
+    """
     from keras import Input, Sequential, layers, optimizers
 
     for layer in base.layers:
@@ -80,7 +84,7 @@ def make_model(base, free: bool):
 
 
 def make_batches(folder: Path, **augmentation):
-    """The training pictures in batches of 20, without end."""
+    """Yield the images of a folder in batches of 20, endlessly."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     return ImageDataGenerator(rescale=1.0 / 255, **augmentation).flow_from_directory(
@@ -89,23 +93,23 @@ def make_batches(folder: Path, **augmentation):
 
 
 def extraction(args):
-    """What measures a round of feature extraction, and what to say of it."""
+    """Return a function that measures a round of extraction, and entries for the description."""
     base = make_base()
     batches = make_batches(args.data / "train")
     ways = {
-        "predict": lambda pictures: base.predict(pictures, verbose=0),
+        "predict": lambda images: base.predict(images, verbose=0),
         "predict_on_batch": base.predict_on_batch,
-        "call": lambda pictures: base(pictures, training=False).numpy(),
+        "call": lambda images: base(images, training=False).numpy(),
     }
     forward = ways[args.how]
 
     def run(steps: int) -> int:
         count = 0
         while steps:
-            pictures, _ = next(batches)
-            if len(pictures) < BATCH:
-                continue  # the last of a pass
-            features = forward(pictures)
+            images, _ = next(batches)
+            if len(images) < BATCH:
+                continue  # the last batch of a pass
+            features = forward(images)
             assert features.shape == (BATCH, 4, 4, 512)
             count, steps = count + BATCH, steps - 1
         return count
@@ -120,7 +124,7 @@ def extraction(args):
 
 
 def make_clock(args):
-    """Counts from the end of the last warm-up step to the end of the last step."""
+    """Return a callback that times from the last warm-up step to the last step."""
     import keras
 
     total = args.warmup_steps + args.steps
@@ -152,25 +156,25 @@ def frozen(args):
 
 
 def training(args, free: bool):
-    """What measures a round of training, and what to say of it."""
+    """Return a function that measures a round of training, and entries for the description."""
     model = make_model(make_base(), free)
     batches = make_batches(args.data / "train", **AUGMENTATION)
     total = args.warmup_steps + args.steps
     clock = make_clock(args)
 
     def measure() -> tuple[int, float]:
-        steps = min(total, len(batches))  # Keras starts its loader anew for every pass
+        steps = min(total, len(batches))  # Keras restarts its loader for every pass
         passes = -(-total // steps)
         model.fit(batches, steps_per_epoch=steps, epochs=passes, verbose=0, callbacks=[clock])
         if clock.done != total:
-            raise SystemExit(f"Keras made {clock.done} steps of {total}")
+            raise SystemExit(f"Keras ended after {clock.done} of {total} steps")
         return args.steps * BATCH, clock.end - clock.start
 
     return measure, {"jit_compile": bool(model.jit_compile)}
 
 
 def epoch(args):
-    """What measures a round: an epoch of the frozen recipe, scaled from steps of both halves."""
+    """Return a function that measures an epoch of the frozen recipe, scaled from some steps."""
     model = make_model(make_base(), free=False)
     train = make_batches(args.data / "train", **AUGMENTATION)
     validation = make_batches(args.data / "validation")
@@ -185,7 +189,7 @@ def epoch(args):
         return train.n, seconds
 
     if total > min(len(train), len(validation)):
-        raise SystemExit(f"{total} steps are more than a pass over the pictures")
+        raise SystemExit(f"{total} steps are more than a pass over the images")
     return measure, {"scaled_from": 2 * args.steps * BATCH, "jit_compile": bool(model.jit_compile)}
 
 
@@ -216,7 +220,7 @@ def main() -> None:
     import scipy
     import tensorflow
 
-    measure, told = TASKS[args.task](args)
+    measure, details = TASKS[args.task](args)
     threading = tensorflow.config.threading
     about = {
         "side": "keras",
@@ -234,7 +238,7 @@ def main() -> None:
         },
         "precision": keras.config.dtype_policy().name,
         "onednn": args.onednn,
-        **told,
+        **details,
     }
     serve(out, about, measure)
 

@@ -1,7 +1,8 @@
-"""lucent's side of `filters.py`: one filter picture after the other, as its README has it.
+"""The side of lucent in `filters.py`: one filter picture after the other, as in its README.
 
 `render_vis` with its own parametrisation (Fourier, decorrelated colours), transformations and
-optimizer, on a canvas of 128×128 pixels, VGG16 with random weights. A round is so many filters.
+optimizer, on a canvas of 128×128 pixels. VGG16 has random weights. A round draws ``--filters``
+filters.
 """
 
 import sys
@@ -18,7 +19,9 @@ from rounds import arguments, claim_stdout, serve
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--layer", required=True, help="as lucent writes it: features_2")
+    parser.add_argument(
+        "--layer", required=True, help="lucent's name of the layer, such as features_2"
+    )
     parser.add_argument("--filters", type=int, required=True)
     args = parser.parse_args()
     out = claim_stdout()

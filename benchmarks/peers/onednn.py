@@ -1,7 +1,7 @@
-"""TensorFlow's oneDNN kernels, which it leaves off by itself on processors without AVX-512.
+"""Switch TensorFlow's oneDNN kernels, which are off by default without AVX-512.
 
-They make Keras up to 1.4 times as fast there. The peer is shown at its best: they are on unless the
-command line says otherwise.
+On such processors they make Keras up to 1.4 times as fast. They are on by default here, so that the
+peer runs at its fastest.
 """
 
 import argparse
@@ -13,11 +13,11 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--onednn",
         choices=("on", "off", "auto"),
         default="on",
-        help="TensorFlow's oneDNN kernels; auto leaves it the choice (default: %(default)s)",
+        help="TensorFlow's oneDNN kernels; auto lets TensorFlow choose (default: %(default)s)",
     )
 
 
 def choose(setting: str) -> None:
-    """Call this before TensorFlow is imported, which is when it reads the setting."""
+    """Apply the setting; call this before TensorFlow is imported, which reads it then."""
     if setting != "auto":
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(setting == "on"))

@@ -1,7 +1,7 @@
 """A plain torch script with the recipe ``cats_dogs_regularized``, up to its first step.
 
-The peer of `startup.py`: torchvision's `ImageFolder` and transforms, a `DataLoader`, five lines of
-training; nothing of convlens. It prints one line when the first step is done.
+This is a peer in `startup.py`. It uses torchvision's `ImageFolder` and transforms, a `DataLoader`
+and five lines of training, without convlens. It prints one line after the first step.
 """
 
 import argparse
@@ -26,8 +26,8 @@ def main() -> None:
             v2.ToDtype(torch.float32, scale=True),
         ]
     )
-    pictures = datasets.ImageFolder(args.data / "train", transform)
-    loader = torch.utils.data.DataLoader(pictures, batch_size=20, shuffle=True)
+    dataset = datasets.ImageFolder(args.data / "train", transform)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=20, shuffle=True)
     layers, channels = [], 3
     for filters in (32, 64, 128, 128):
         layers += [nn.Conv2d(channels, filters, 3), nn.ReLU(), nn.MaxPool2d(2)]

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.logging.writing import event_loggers, write_numbers
+from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds, get_stopwatch
@@ -73,8 +73,8 @@ class EpochLog(L.Callback):
         values: dict[str, float] = {}
         for stage, split in (("val", "validation"), ("train", "train")):
             results = module.evaluate(data.evaluation_loader(split, count), data.finish)
-            kept = results if stage == "val" else {k: results[k] for k in ("loss", "accuracy")}
-            values |= {f"{stage}/{name}": value for name, value in kept.items()}
+            scalars = results if stage == "val" else {k: results[k] for k in ("loss", "accuracy")}
+            values |= {f"{stage}/{name}": value for name, value in scalars.items()}
         module.set_rates(trainer.optimizers[0], 0.0)
         self._write(trainer, values, 0)
 
@@ -90,10 +90,10 @@ class EpochLog(L.Callback):
         self.pictures_seen += len(batch["label"]) * trainer.world_size
         # several batches may accumulate into one step, of which the last one is logged
         number = batch_idx + 1
-        stepped = (
+        is_step = (
             number == trainer.num_training_batches or not number % trainer.accumulate_grad_batches
         )
-        if stepped and trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_step and trainer.global_step % trainer.log_every_n_steps == 0:
             values = {"train_step/loss": float(outputs["mean"])}
             write_numbers(trainer, values, trainer.global_step)
 
@@ -108,7 +108,7 @@ class EpochLog(L.Callback):
         module.publish("train", module.train_metrics)
         self._open = False
         looking = self.ledger.total - self._looked_before
-        whole = time.perf_counter() - self._epoch_began
+        seconds = time.perf_counter() - self._epoch_began
         clock = trainer.current_epoch + 1
         values = {k: v for k, v in module.results.items() if k.startswith(("train/", "val/"))}
         values |= {"explain/seconds": looking}
@@ -117,7 +117,7 @@ class EpochLog(L.Callback):
             log.info(
                 "epoch %d/%s  loss %.4f val %.4f  accuracy %.4f val %.4f  %.1f s",
                 clock, trainer.max_epochs, values["train/loss"], values["val/loss"],
-                values["train/accuracy"], values["val/accuracy"], whole,
+                values["train/accuracy"], values["val/accuracy"], seconds,
             )  # fmt: skip
             log.debug("epoch %d: looking took %.1f s of it", clock, looking)
 
@@ -189,5 +189,5 @@ def _lay_out_charts(trainer: L.Trainer) -> None:
             name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")
         }
     }
-    for logger in event_loggers(trainer) if trainer.is_global_zero else ():
+    for logger in find_event_loggers(trainer) if trainer.is_global_zero else ():
         logger.experiment.add_custom_scalars(layout)

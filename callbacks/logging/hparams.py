@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as L
-from convlens.callbacks.logging.writing import event_loggers
+from convlens.callbacks.logging.writing import find_event_loggers
 from convlens.callbacks.looks import Looks
 from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -101,9 +101,9 @@ class HParams(L.Callback):
         looks = Looks.of(trainer)
         clock = trainer.current_epoch if looks.tested is None else looks.tested
         row = next((row for row in looks.history if row["epoch"] == clock), {})
-        values = self.settings.hyperparameters(_phases_trained(pl_module))
-        summaries = session(values, began=self._began, ended=time.time())
-        for logger in event_loggers(trainer):
+        values = self.settings.hyperparameters(_count_trained_phases(pl_module))
+        summaries = build_session_records(values, began=self._began, ended=time.time())
+        for logger in find_event_loggers(trainer):
             for tag in METRICS:
                 if tag.startswith("best/") and tag.removeprefix("best/") in row:
                     logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
@@ -111,14 +111,16 @@ class HParams(L.Callback):
                 logger.experiment._get_file_writer().add_summary(summary, clock)
 
 
-def _phases_trained(module: L.LightningModule) -> int:
+def _count_trained_phases(module: L.LightningModule) -> int:
     """Return how many of the schedule's phases the run has reached."""
     assert isinstance(module, ClassifierModule), "only convlens runs have this callback"
     last = max(module.record, default=0)
     return module.schedule.phase_at(last, module.record)[0].number + 1
 
 
-def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[Summary]:
+def build_session_records(
+    values: Mapping[str, Plain], *, began: float, ended: float
+) -> list[Summary]:
     """Return the three records that the HParams tab reads of a finished run.
 
     ``torch.utils.tensorboard.summary.hparams`` makes them too, but turns booleans into numbers and
@@ -149,5 +151,7 @@ def session(values: Mapping[str, Plain], *, began: float, ended: float) -> list[
 
 
 def _record(tag: str, content: dict[str, Any]) -> Summary:
-    about = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
-    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+    description = metadata.create_summary_metadata(ParseDict(content, HParamsPluginData()))
+    return Summary(
+        value=[Summary.Value(tag=tag, metadata=description, tensor=metadata.NULL_TENSOR)]
+    )

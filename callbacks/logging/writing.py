@@ -27,7 +27,7 @@ def masked_crc32c(data: bytes) -> int:
 record_writer.masked_crc32c = masked_crc32c
 
 
-def event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+def find_event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     """Return the loggers that write event files."""
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 

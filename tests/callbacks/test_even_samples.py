@@ -131,5 +131,5 @@ def test_random_pictures_of_another_project_are_random(monkeypatch):
     entries = next(entries for title, entries in shown if title.startswith("random"))
     assert len(entries) == 24
     wrong = sum(entry.correct is False for entry in entries)
-    dogs = sum(entry.captions[0].startswith("said dog") and entry.correct for entry in entries)
+    dogs = sum(entry.captions[0].startswith("predicted dog") and entry.correct for entry in entries)
     assert wrong <= 8 and 6 <= dogs <= 18

@@ -63,7 +63,7 @@ def test_the_page_tells_of_no_picture_that_is_on_it(tmp_path, capsys):
     words = [PICTURE, f"run_dir={tmp_path / 'out'}", "only=grad_cam,filters", "layers=*conv*"]
     assert main(["explain", *words]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "<h2>filters</h2>" in page and "beside this page" not in page
+    assert "<h2>filters</h2>" in page and "did not fit on this page" not in page
     capsys.readouterr()
 
 

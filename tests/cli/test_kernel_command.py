@@ -87,7 +87,7 @@ def test_all_words_are_heard(at, capsys):
     ends = [int(line.split(" = ")[1].split()[0]) for line in out.splitlines() if "} + 1" in line
             or "+ 1 = " in line]  # fmt: skip
     assert ends == [*sizes, *(edge // 3 for edge in sizes)]
-    assert "rows -1 to 1, columns 1 to 2 of the picture" in out and "padding" in out
+    assert "rows -1 to 1, columns 1 to 2 of the image" in out and "padding" in out
     for patch, kernel, products, total in blocks(out):
         assert (kernel == [[1, -1], [0.5, 0], [0, 2]]).all() and not patch[0].any()
         assert products.sum() == pytest.approx(total) == pytest.approx((patch * kernel).sum())
@@ -158,29 +158,32 @@ def test_a_home_directory_in_the_path_and_brackets_around_a_place(at, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "kernel needs image="),
         ([CAT, "kernal=blur"], "no such key.*kernel"),
         ([CAT, "blur"], "expected key=value"),
         ([CAT, "kernel=blurr"], "did you mean blur"),
-        ([CAT, "kernel=[[1,2],[3]]"], "rows hold 2, 1 numbers"),
+        ([CAT, "kernel=[[1,2],[3]]"], "rows have 2, 1 numbers"),
         ([CAT, "stride=0"], "stride=0: a whole number of at least 1"),
         ([CAT, "stride=1.5"], "stride=1.5: a whole number"),
         ([CAT, "stride=two"], "stride=two: a number is expected"),
         ([CAT, "padding=-1"], "padding=-1: a whole number of at least 0"),
         ([CAT, "padding=valid"], "padding=valid"),
-        ([CAT, "padding=9999"], "padding=9999: wider than the picture itself"),
+        ([CAT, "padding=9999"], "padding=9999 is wider than the image; try padding=150 or less"),
         ([CAT, "pooling=mean"], "pooling=mean: no such pooling"),
-        ([CAT, "pooling=max", "pool_size=400"], "pool_size=400: the map .* at most"),
+        (
+            [CAT, "pooling=max", "pool_size=400"],
+            "pool_size=400: .* try pool_size=98 or less",
+        ),
         ([CAT, "pool_size=0"], "pool_size=0: a whole number"),
         ([CAT, "at=5"], "at=5: row,column"),
         ([CAT, "at=-1,5"], "at=-1,5: row,column"),
         ([CAT, "at=5,500"], "at=5,500: the output has"),
         ([CAT, "size=0"], "size=0: a whole number"),
         ([CAT, "size=9999"], "size=9999: .* 512"),
-        ([CAT, "size=2"], "larger than the padded picture.*padding=1"),
-        ([CAT, f"kernel={[[1] * 16]}"], "1×16 weights; at most 15×15"),
+        ([CAT, "size=2"], "larger than the padded image.*padding=1"),
+        ([CAT, f"kernel={[[1] * 16]}"], "1×16 weights are too many.*at most 15×15"),
         ([CAT, "run_dir=file"], "run_dir=file: .*choose another run_dir"),
         ([CAT, "run_dir=file/below"], "run_dir=file/below: .*choose another run_dir"),
         ([CAT, "run_dir=full"], "already contains kernel.jpg"),
@@ -189,12 +192,12 @@ def test_a_home_directory_in_the_path_and_brackets_around_a_place(at, monkeypatc
         (["image="], "directory"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(at, words, said):
+def test_mistakes_get_one_line_and_leave_nothing(at, words, message):
     (at / "file").write_text("text")
     (at / "full").mkdir()
     (at / "full" / "kernel.jpg").write_text("a picture of mine")
     before = sorted(at.rglob("*"))
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         command.run(words)
     assert "\n" not in str(caught.value)
     assert sorted(at.rglob("*")) == before

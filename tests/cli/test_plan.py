@@ -48,10 +48,10 @@ def test_without_the_data_all_else_is_printed(timed, at, capsys):
     printed = capsys.readouterr().out
     assert "would first download data=pets" in printed and not (at / "nowhere").exists()
     table = rows(printed)
-    assert table["1"][:2] == ["1–5", "head"] and table["1"][-1] == "behind block5"
+    assert table["1"][:2] == ["1–5", "head"] and table["1"][-1] == "after block5"
     assert table["2"][:2] == ["6–20", "head"] and table["2"][-1] == "no"
     assert table["estimated cost, phase 1"] == ["5 epochs on stored features"]
-    assert table["estimated cost, phase 2"] == ["2000 ms a step"]
+    assert table["estimated cost, phase 2"] == ["2000 ms per step"]
     assert "grad_cam/<probe>" in table
 
 
@@ -60,7 +60,7 @@ def test_epochs_within_the_first_phase(timed, at, capsys):
     printed = capsys.readouterr().out
     table = rows(printed)
     assert [table[number][0] for number in "123"] == ["1–1", "none", "none"]
-    assert table["estimated cost, phase 1"][0].endswith("0.2 minutes for 1 of them")
+    assert table["estimated cost, phase 1"][0].endswith("0.2 minutes for 1 epoch")
     assert "estimated cost, phase 2" not in table and " -" not in printed
     assert said_of_the_schedule(printed)
 
@@ -94,10 +94,10 @@ def test_every_phase_costs_what_its_own_step_takes(timed, at, capsys):
     words = [*TINY, *TWO_UNFREEZES, "cache_features=never", "training.steps_per_epoch=30"]
     assert main(["plan", *words, "training.accumulate=2"]) == 0
     table = rows(capsys.readouterr().out)
-    assert table["epochs"] == ["6 of 30 steps of 8, 2 to an update"]
+    assert table["epochs"] == ["6, each 30 steps of 8 images, 2 steps per update"]
     for number in (1, 2, 3):
-        cost = f"{1000 * number} ms a step, {30 * number} s an epoch"
-        minutes = f"{number:.1f} minutes for 2 of them"
+        cost = f"{1000 * number} ms per step, {30 * number} s per epoch"
+        minutes = f"{number:.1f} minutes for 2 epochs"
         assert table[f"estimated cost, phase {number}"] == [f"{cost}, {minutes}"]
 
 
@@ -105,8 +105,10 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     assert main(["plan", *TINY, *TWO_UNFREEZES, "cache_features=auto"]) == 0
     table = rows(capsys.readouterr().out)
     first, second = (table[f"estimated cost, phase {number}"][0] for number in "12")
-    assert re.fullmatch(r"2 epochs on stored features, which take \d+\.\d minutes .*", first)
-    assert second.startswith("2000 ms a step")  # its images are augmented
+    assert re.fullmatch(
+        r"2 epochs on stored features; computing these takes \d+\.\d minutes.*", first
+    )
+    assert second.startswith("2000 ms per step")  # its images are augmented
 
 
 @pytest.mark.parametrize(

@@ -402,7 +402,7 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
         ),
         (
             "model._target_=convlens.models.vgg16.build_network",
-            "a class of your own, not one of convlens",
+            "of your own, not one of convlens",
         ),
     ],
 )

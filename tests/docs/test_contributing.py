@@ -124,7 +124,7 @@ def test_a_data_source(package):
         sources / "packed.py", "from convlens.data.sources import torchvision_sets",
         "from convlens.data.sources import dots, torchvision_sets",
     )  # fmt: skip
-    edit(sources / "registry.py", "STORES = {", 'STORES = {\n    "dots": packed.packed_index,')
+    edit(sources / "registry.py", "STORES = {", 'STORES = {\n    "dots": packed.index_packed,')
     config = package / "configs" / "data" / "dots.yaml"
     config.write_text("defaults: [base, _self_]\nname: dots\nsize: 32\n")
     words = [word for word in TINY if not word.startswith(("callbacks", "data."))]

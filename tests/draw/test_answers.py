@@ -10,7 +10,7 @@ import torch
 
 from convlens.draw.breakdown import breakdown, find_common_mistakes
 from convlens.draw.canvas import PAD
-from convlens.draw.charts import depth_chart, layer_labels
+from convlens.draw.charts import depth_chart, shorten_layer_names
 from convlens.draw.class_means import class_means
 from convlens.draw.colour import HEAT, colour_table
 from convlens.draw.palette import EMPTY, GREEN, RED
@@ -98,7 +98,7 @@ def test_wrong_sheets_are_refused():
         picture_sheet([], title="x", columns=2)
     with pytest.raises(ValueError, match="cannot tile"):
         picture_sheet([SheetEntry(uniform(3, 8, 8))], title="x", columns=0)
-    with pytest.raises(ValueError, match="a panel is"):
+    with pytest.raises(ValueError, match="a panel must be"):
         wrong = SheetEntry(uniform(3, 8, 8), panels=[("map", uniform(8, 8))])
         picture_sheet([wrong], title="x", columns=1)
 
@@ -110,9 +110,9 @@ def test_augmentations_stand_after_their_original():
     places = [find(sheet, to_uint8(image))[0] for image in (picture, *draws)]
     assert places == sorted(places)  # row by row
     assert len({y for y, _ in places}) == len({x for _, x in places}) == 3
-    with pytest.raises(ValueError, match="draws are"):
+    with pytest.raises(ValueError, match="draws must be"):
         augmentation_sheet(picture, draws[:0], "x")
-    with pytest.raises(ValueError, match="draws are"):
+    with pytest.raises(ValueError, match="draws must be"):
         augmentation_sheet(picture, picture, "x")
 
 
@@ -159,7 +159,7 @@ def test_mistakes_of_any_class_names(classes):
 
 
 def test_wrong_breakdowns_are_refused():
-    with pytest.raises(ValueError, match="counts are"):
+    with pytest.raises(ValueError, match="counts must be"):
         breakdown(np.eye(3), ["a", "b"], title="x")
     with pytest.raises(ValueError, match="most=0"):
         breakdown(np.eye(2), ["a", "b"], title="x", most=0)
@@ -279,9 +279,11 @@ def test_charts_of_any_depth_and_layer_names(count):
 
 
 def test_labels_drop_what_all_layers_share_and_keep_their_ends():
-    assert layer_labels(["net.a.conv", "net.b.conv"]) == ["a.conv", "b.conv"]
-    assert layer_labels(["conv"]) == ["conv"] and layer_labels(["net.conv"]) == ["conv"]
-    long = layer_labels(["a" * 100 + ".activation1", "b" * 100 + ".activation2"])
+    assert shorten_layer_names(["net.a.conv", "net.b.conv"]) == ["a.conv", "b.conv"]
+    assert shorten_layer_names(["conv"]) == ["conv"] and shorten_layer_names(["net.conv"]) == [
+        "conv"
+    ]
+    long = shorten_layer_names(["a" * 100 + ".activation1", "b" * 100 + ".activation2"])
     assert [label[0] for label in long] == ["…", "…"]
     assert long[0].endswith("a.activation1") and long[1].endswith("b.activation2")
 

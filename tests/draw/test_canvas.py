@@ -27,7 +27,7 @@ from convlens.draw.canvas import (
 from convlens.draw.colour import HEAT, colour_bar, colour_table, colourise, format_number, overlay
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.palette import BACKGROUND
-from convlens.draw.picture import legible_size, resize, to_uint8
+from convlens.draw.picture import compute_legible_size, resize, to_uint8
 
 NAMES = [
     "dog",
@@ -80,7 +80,7 @@ def test_values_outside_the_range_are_clipped_and_nan_is_black():
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (4, 4, 3), (1, 3, 4, 4), (5,), (3, 0, 4)])
 def test_a_shape_that_is_no_picture_is_refused(shape):
-    with pytest.raises(ValueError, match="an image is"):
+    with pytest.raises(ValueError, match="an image must be"):
         to_uint8(np.zeros(shape, np.float32))
 
 
@@ -116,7 +116,7 @@ def test_bilinear_is_torchs_bilinear():
     ],
 )
 def test_small_pictures_grow_by_a_whole_factor_and_large_ones_shrink(size, shown):
-    assert legible_size(*size) == shown
+    assert compute_legible_size(*size) == shown
 
 
 def test_stacks_and_tiles_put_images_where_they_belong():

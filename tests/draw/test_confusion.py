@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convlens.draw.colour import colour_table
-from convlens.draw.confusion_matrix import SHARES, confusion_counts, confusion_matrix
+from convlens.draw.confusion_matrix import FRACTIONS, confusion_matrix, count_confusions
 from convlens.draw.palette import GREEN, GREY, RED
 from support.panels import assert_margin_is_empty, is_colour, names, some_counts
 
@@ -16,10 +16,10 @@ from support.panels import assert_margin_is_empty, is_colour, names, some_counts
 
 def test_counts_are_true_by_predicted_and_leave_out_unknown_classes():
     labels, answers = torch.tensor([0, 0, 2, 2, -1]), torch.tensor([0, 1, 2, 0, 1])
-    counts = confusion_counts(labels, answers, 3)
+    counts = count_confusions(labels, answers, 3)
     assert counts.dtype == np.int64
     assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
-    assert confusion_counts([], [], 2).tolist() == [[0, 0], [0, 0]]
+    assert count_confusions([], [], 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_counts_equal_torchmetrics():
@@ -28,7 +28,7 @@ def test_counts_equal_torchmetrics():
     rng = np.random.default_rng(0)
     labels, answers = rng.integers(0, 7, 500), rng.integers(0, 7, 500)
     theirs = multiclass_confusion_matrix(torch.tensor(answers), torch.tensor(labels), 7)
-    assert (confusion_counts(labels, answers, 7) == theirs.numpy()).all()
+    assert (count_confusions(labels, answers, 7) == theirs.numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_counts_equal_torchmetrics():
 )
 def test_classes_that_do_not_exist_are_not_counted_elsewhere(labels, answers):
     with pytest.raises(ValueError, match="label"):
-        confusion_counts(labels, answers, 3)
+        count_confusions(labels, answers, 3)
 
 
 # --- the confusion matrix
@@ -46,7 +46,7 @@ def cells_of(panel: np.ndarray, counts: np.ndarray, edge: int, root: bool) -> np
     """The upper left pixels of all cells, found by the matrix's own colours; asserts they fit."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.rint((np.sqrt(shares) if root else shares) * 255).astype(np.uint8)
-    expected = colour_table(SHARES)[levels]
+    expected = colour_table(FRACTIONS)[levels]
     height = len(counts) * edge
     first = np.argwhere(is_colour(panel, expected[0, 0]))
     for y, x in first:
@@ -73,7 +73,7 @@ def test_many_classes_are_heat_without_lines(classes, edge):
     counts[3, 40] = 12  # 3 of 4 pictures of class 3 are taken for class 40
     panel = confusion_matrix(counts, names(classes), title="epoch 3")
     y, x = cells_of(panel, counts, edge, root=True)
-    assert (panel[y + 3 * edge, x + 40 * edge] != colour_table(SHARES)[0]).any()
+    assert (panel[y + 3 * edge, x + 40 * edge] != colour_table(FRACTIONS)[0]).any()
     assert panel.shape[0] < 1300 and panel.shape[1] < 1300
     assert_margin_is_empty(panel)
 
@@ -82,7 +82,7 @@ def test_true_is_down_and_predicted_along():
     counts = np.array([[0, 9], [0, 9]])  # everything is called the second class
     panel = confusion_matrix(counts, ["a", "b"], title="x")
     y, x = cells_of(panel, counts, 64, root=False)
-    dark, light = colour_table(SHARES)[255], colour_table(SHARES)[0]
+    dark, light = colour_table(FRACTIONS)[255], colour_table(FRACTIONS)[0]
     assert (panel[y + 2, x + 66] == dark).all() and (panel[y + 66, x + 2] == light).all()
 
 
@@ -90,7 +90,7 @@ def test_numbers_are_written_up_to_twenty_classes_and_fit_their_cells():
     few = confusion_matrix(np.full((20, 20), 123456), names(20), title="x")
     y, x = cells_of(few, np.full((20, 20), 123456), _edge_of(few, 20), root=False)
     edge = _edge_of(few, 20)
-    background = colour_table(SHARES)[np.rint(255 / 20).astype(int)]
+    background = colour_table(FRACTIONS)[np.rint(255 / 20).astype(int)]
     for row, column in ((0, 0), (7, 13), (19, 19)):
         cell = few[y + row * edge : y + (row + 1) * edge - 1, x + column * edge :][:, : edge - 1]
         inked = ~is_colour(cell, background)
@@ -152,7 +152,7 @@ def test_different_names_are_seen_at_both_sides():
 
 def test_wrong_counts_are_refused():
     for wrong in (np.zeros((2, 3)), np.zeros((3, 3)), -np.eye(2)):
-        with pytest.raises(ValueError, match="counts are"):
+        with pytest.raises(ValueError, match="counts must be"):
             confusion_matrix(wrong, ["a", "b"], title="x")
-    with pytest.raises(ValueError, match="counts are"):
+    with pytest.raises(ValueError, match="counts must be"):
         confusion_matrix(np.zeros((0, 0)), [], title="x")

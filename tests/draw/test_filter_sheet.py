@@ -90,7 +90,7 @@ def test_sheets_with_patches_of_all_sizes_and_names(count, number, size):
 
 
 def test_patches_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"patches are \(2, N, C, h, w\)"):
+    with pytest.raises(ValueError, match=r"patches must be \(2, N, C, h, w\)"):
         filter_sheet(uniform(2, 3, 8, 8), [0, 1], title="x", patches=uniform(2, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"patches are \(2, N, C, h, w\)"):
+    with pytest.raises(ValueError, match=r"patches must be \(2, N, C, h, w\)"):
         filter_sheet(uniform(2, 3, 8, 8), [0, 1], title="x", patches=uniform(3, 1, 3, 8, 8))

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from convlens.draw.activation_grid import activation_grid, channel_levels, grid_layout
+from convlens.draw.activation_grid import (
+    activation_grid,
+    compute_channel_levels,
+    compute_grid_layout,
+)
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import colour_table
 from convlens.draw.palette import BACKGROUND, RED
@@ -59,7 +63,7 @@ def plain_loop(channel: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_the_reference_rule_is_the_documents_loop(shift, scale):
     maps = ((noise(20, 9, 11) + shift) * scale).numpy()
-    levels, flat = channel_levels(maps, "reference")
+    levels, flat = compute_channel_levels(maps, "reference")
     expected = np.stack([plain_loop(channel) for channel in maps])
     difference = np.abs(levels.astype(int) - expected.astype(int))
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # truncation at a rounding
@@ -70,9 +74,9 @@ def test_the_reference_rule_is_the_documents_loop(shift, scale):
 @pytest.mark.parametrize("channels", [1, 6, 16, 37])
 def test_channel_c_stands_in_row_c_div_16_column_c_mod_16_in_viridis(channels, size):
     maps = noise(channels, *size)
-    layout = grid_layout(channels, *size)
+    layout = compute_grid_layout(channels, *size)
     grid = grid_part(activation_grid(maps, title="layer"), layout)
-    levels, _ = channel_levels(maps.numpy())
+    levels, _ = compute_channel_levels(maps.numpy())
     down, along = layout.cell_height + layout.gap, layout.cell_width + layout.gap
     assert layout.columns == min(16, channels)
     for c in range(channels):
@@ -88,7 +92,7 @@ def test_channel_c_stands_in_row_c_div_16_column_c_mod_16_in_viridis(channels, s
 
 def test_large_maps_are_reduced_by_averaging():
     maps = noise(32, 148, 148)
-    layout = grid_layout(32, 148, 148)
+    layout = compute_grid_layout(32, 148, 148)
     assert layout.cell_height < 148
     grid = grid_part(activation_grid(maps, title="x"), layout)
     constant_halves = torch.zeros(32, 148, 148)
@@ -102,18 +106,18 @@ def test_large_maps_are_reduced_by_averaging():
 def test_the_shared_rule_has_one_scale():
     maps = torch.zeros(4, 3, 3)
     maps[1], maps[2, 0, 0], maps[3] = 1, 4, 2
-    levels, _ = channel_levels(maps.numpy(), "shared")
+    levels, _ = compute_channel_levels(maps.numpy(), "shared")
     assert [int(levels[c].max()) for c in range(4)] == [0, 64, 255, 128]
-    lonely = channel_levels(np.full((3, 2, 2), 7.0), "shared")[0]
+    lonely = compute_channel_levels(np.full((3, 2, 2), 7.0), "shared")[0]
     assert (lonely == 0).all()
 
 
 def test_constant_channels_are_flat_and_marked_without_warnings(recwarn):
     maps = noise(20, 6, 6)
     maps[3], maps[11], maps[12] = 0, 5.1234567, -1e-30
-    levels, flat = channel_levels(maps.numpy())
+    levels, flat = compute_channel_levels(maps.numpy())
     assert np.flatnonzero(flat).tolist() == [3, 11, 12] and (levels[flat] == 0).all()
-    layout = grid_layout(20, 6, 6)
+    layout = compute_grid_layout(20, 6, 6)
     cell = grid_part(activation_grid(maps, title="x"), layout)[cell_of(layout, 11)]
     on_table = (cell == VIRIDIS[0]).all(-1)
     assert 0.8 < on_table.mean() < 1  # a thin diagonal
@@ -123,9 +127,9 @@ def test_constant_channels_are_flat_and_marked_without_warnings(recwarn):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_spoil_only_their_own_channel(value, recwarn):
     maps = noise(8, 5, 5)
-    sound = channel_levels(maps.numpy())[0]
+    sound = compute_channel_levels(maps.numpy())[0]
     maps[2, 1, 1] = value
-    levels, _ = channel_levels(maps.numpy())
+    levels, _ = compute_channel_levels(maps.numpy())
     keep = np.arange(8) != 2
     assert (levels[keep] == sound[keep]).all()
     for rule in ("reference", "shared"):
@@ -137,7 +141,7 @@ def test_values_that_are_not_finite_spoil_only_their_own_channel(value, recwarn)
 @pytest.mark.parametrize("shape", [(40, 7, 7), (40,), (40, 90, 120), (6, 28, 28)])
 def test_dead_marks_change_exactly_the_dead_cells(shape):
     maps, channels = noise(*shape), shape[0]
-    layout = grid_layout(channels, *(shape[1:] or (1, 1)))
+    layout = compute_grid_layout(channels, *(shape[1:] or (1, 1)))
     dead = torch.zeros(channels, dtype=torch.bool)
     dead[[1, 5, channels - 1]] = True
     alive = grid_part(activation_grid(maps, title="layer"), layout)
@@ -172,13 +176,13 @@ def test_every_shape_gives_a_panel_of_sensible_size(shape):
     background = np.array(BACKGROUND)
     for edge in (panel[: PAD - 2], panel[1 - PAD :], panel[:, : PAD - 2], panel[:, 1 - PAD :]):
         assert (edge == background).all()
-    layout = grid_layout(shape[0], *(shape[1:] or (1, 1)))
+    layout = compute_grid_layout(shape[0], *(shape[1:] or (1, 1)))
     assert max(layout.cell_height, layout.cell_width) >= 24
 
 
 def test_a_dense_vector_is_drawn_on_one_scale():
     vector = torch.linspace(-1, 3, 40)
-    layout = grid_layout(40, 1, 1)
+    layout = compute_grid_layout(40, 1, 1)
     grid = grid_part(activation_grid(vector, title="dense"), layout)
     assert (grid[cell_of(layout, 0)] == VIRIDIS[0]).all()
     assert (grid[cell_of(layout, 39)] == VIRIDIS[255]).all()

@@ -12,8 +12,8 @@ import torch
 from convlens.draw.canvas import PAD
 from convlens.draw.charts import find_best_epoch, learning_curves
 from convlens.draw.colour import HEAT, colour_table
-from convlens.draw.filter_sheet import filter_sheet, kernel_pictures, kernel_sheet
-from convlens.draw.grad_cam_panel import ClassMap, grad_cam_panel, probability_text
+from convlens.draw.filter_sheet import draw_kernels, filter_sheet, kernel_sheet
+from convlens.draw.grad_cam_panel import ClassMap, format_probability, grad_cam_panel
 from convlens.draw.palette import EMPTY, GREEN, RED
 from convlens.draw.picture import resize, to_uint8
 from support.panels import NAMES, any_of, assert_margin_is_empty, find
@@ -100,7 +100,7 @@ def test_any_class_name_and_picture_size_stays_inside_the_panel(name, size):
 
 
 def test_probabilities_never_round_to_certainty():
-    texts = [probability_text(p) for p in (0, 0.001, 0.934, 0.996, 1)]
+    texts = [format_probability(p) for p in (0, 0.001, 0.934, 0.996, 1)]
     assert texts == ["0.00", "<0.01", "0.93", ">0.99", "1.00"]
 
 
@@ -119,18 +119,18 @@ def test_rgb_kernels_are_symmetric_around_grey_each_by_its_own_maximum():
     kernels = np.zeros((2, 3, 1, 2), np.float32)
     kernels[0, 0] = [[2.0, -2.0]]
     kernels[1, 1] = [[0.1, 0.05]]
-    images, _ = kernel_pictures(kernels)
+    images, _ = draw_kernels(kernels)
     assert images[0].tolist() == [[[255, 128, 128], [0, 128, 128]]]
     assert images[1].tolist() == [[[128, 255, 128], [128, 191, 128]]]
 
 
 def test_grey_and_deep_kernels_are_diverging():
-    grey = kernel_pictures(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
+    grey = draw_kernels(np.array([[[[1.0, 0.0, -1.0]]]]))[0][0][0].astype(int)
     assert grey[0, 0] > grey[0, 2] + 60 and grey[2, 2] > grey[2, 0] + 60  # red, blue
     assert np.ptp(grey[1]) < 5
     deep = np.zeros((1, 8, 1, 3))
     deep[0, :4] = 2 * np.array([1.0, 0.0, -1.0])
-    images, read = kernel_pictures(deep)
+    images, read = draw_kernels(deep)
     assert (images[0][0] == grey).all() and "mean of 8" in read
 
 
@@ -153,7 +153,7 @@ def test_kernels_of_zeros_and_nan_are_drawn_and_told(recwarn):
     broken[1, 0, 0, 0] = float("nan")
     assert any_of(kernel_sheet(broken, title="x"), RED)
     assert not len(recwarn)
-    with pytest.raises(ValueError, match="kernels are"):
+    with pytest.raises(ValueError, match="kernels must be"):
         kernel_sheet(torch.zeros(3, 3), title="x")
 
 
@@ -189,7 +189,7 @@ def test_filter_sheets_of_all_sizes_and_names(count, size):
 
 
 def test_wrong_filter_input_is_refused():
-    with pytest.raises(ValueError, match="filter pictures are"):
+    with pytest.raises(ValueError, match="filter pictures must be"):
         filter_sheet(uniform(3, 8, 8), [0], title="x")
     with pytest.raises(ValueError, match="2 units"):
         filter_sheet(uniform(3, 3, 8, 8), [0, 1], title="x")

@@ -230,7 +230,7 @@ def test_functional_relu_is_told_where_its_gradient_is_overridden():
     model = seeded(lambda: FunctionalReluNet(3))
     for method in ("guided_backprop", "guided_grad_cam", "deep_lift"):
         (note,) = attribute(model, images, TARGETS[:2], method).notes
-        assert note.startswith("1 of 3 ReLUs are calls of a function")
+        assert note.startswith("1 of 3 ReLUs are function calls")
         assert attribute(seeded(lambda: InPlaceNet(3)), images, TARGETS[:2], method).notes == ()
     assert attribute(model, images, TARGETS[:2], "saliency").notes == ()
     (note,) = attribute(seeded(InPlaceSum), images, TARGETS[:2], "guided_backprop").notes
@@ -307,13 +307,13 @@ def test_mistakes_are_answered_in_one_line():
         attribute(model, images, targets, "layer_grad_cam", layer="conv9")
     with pytest.raises(UserError, match="leave layer out"):
         attribute(model, images, targets, "saliency", layer="conv1")
-    with pytest.raises(UserError, match="and no maps"):
+    with pytest.raises(UserError, match="no maps"):
         attribute(model, images, targets, "layer_activation", layer="fc1")
     with pytest.raises(UserError, match="neuron_selector"):
         attribute(model, images, targets, "neuron_gradient", layer="conv1")
     with pytest.raises(UserError, match="classes 0 to 3"):
         attribute(model, images, torch.tensor([0, 4]), "saliency")
-    with pytest.raises(UserError, match="two of them"):
+    with pytest.raises(UserError, match="at least two images"):
         attribute(model, images[:1], targets[:1], "feature_permutation")
     with pytest.raises(UserError, match="cannot average itself"):
         attribute(model, images, targets, "noise_tunnel", of="noise_tunnel")

@@ -125,7 +125,7 @@ def test_captums_layer_methods_give_maps_of_channels_last_layers_or_refuse_them(
         for m in (first, last)
     )
     torch.testing.assert_close(ours, theirs, **CLOSE)
-    with pytest.raises(UserError, match=r"layer 'dense' holds them elsewhere: choose"):
+    with pytest.raises(UserError, match=r"layer 'dense' has them on another axis: choose"):
         attribute(last, images, targets, "guided_grad_cam", layer="dense")
 
 
@@ -199,7 +199,7 @@ class Folded(nn.Module):
 @pytest.mark.parametrize(
     ("build", "layer", "why"),
     [
-        (Folded, "lost", r"\(8, 8, 8\) per image, and which axis holds the channels is not known"),
+        (Folded, "lost", r"\(8, 8, 8\) per image, and its channel axis is unknown"),
         (timm_swin, "layers.0.blocks.0.attn.softmax", "parts of images"),
         (timm_swin, "layers.0.blocks.0.mlp.fc1", r"tokens \(64, 64\) per image"),
     ],
@@ -254,7 +254,7 @@ def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
     layer, why = find_feature_map(model, example)
     assert layer is None and "networks on tokens" in why
     assert choose_layers(model, "auto", "grad_cam", example=example) == []
-    with pytest.raises(UserError, match="guided_grad_cam needs a layer, and the last feature map"):
+    with pytest.raises(UserError, match="guided_grad_cam needs a layer, but the last feature map"):
         attribute(model, example, torch.tensor([0]), "guided_grad_cam")
     # what explains any network goes on doing so
     assert attribute(model, example, torch.tensor([0]), "saliency").maps.shape == (1, 32, 32)

@@ -12,7 +12,7 @@ from torch import nn
 
 from convlens.core.errors import UserError
 from convlens.explain import activations, choose_layers, grad_cam
-from convlens.explain.captum_layers import _passes
+from convlens.explain.captum_layers import _group_layers
 from convlens.explain.layouts import Layouts
 from support.explain_networks import (
     Branches,
@@ -207,7 +207,7 @@ def test_a_layer_that_the_logits_do_not_read_is_refused_by_grad_cam():
 def test_a_parameter_that_a_layer_hands_on_still_needs_no_gradient():
     """Captum would ask for the gradient of the very tensor; a copy stands in for it."""
     model, images = seeded(Odd), pictures(2, 8)
-    with pytest.raises(UserError, match="which axis holds the channels is not known"):
+    with pytest.raises(UserError, match="its channel axis is unknown"):
         grad_cam(model, images, torch.tensor([0, 1]), ["own"])
     assert not model.own.scale.requires_grad and model.own.scale.grad is None
 
@@ -219,6 +219,6 @@ def test_activations_of_no_layer_are_none():
 def test_layers_on_several_devices_are_read_one_by_one():
     """Captum gathers the layers of a pass from one device, that of the first."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
-    assert _passes(Layouts(model, ["0", "1"])) == [["0", "1"]]
+    assert _group_layers(Layouts(model, ["0", "1"])) == [["0", "1"]]
     model[1].to("meta")
-    assert _passes(Layouts(model, ["0", "1"])) == [["0"], ["1"]]
+    assert _group_layers(Layouts(model, ["0", "1"])) == [["0"], ["1"]]

@@ -180,7 +180,7 @@ def test_the_robust_recipe_survives_small_movements_better():
 
             still = means(found.images)
             grey = means(torch.full_like(found.images, 0.5))
-            moved = [means(m.warped(found.images.roll(m.shift, (-2, -1)))) for m in movements]
+            moved = [means(m.warp(found.images.roll(m.shift, (-2, -1)))) for m in movements]
         lost[name] = 1 - (torch.stack(moved).mean(0) - grey) / (still - grey)
     assert lost["robust"].mean() < 0.7 * lost["plain"].mean()
 
@@ -195,9 +195,9 @@ def test_pictures_are_scaled_and_turned_about_their_middle():
         return [float((weight * rows).sum()) - 9.5, float((weight * columns).sum()) - 19.5]
 
     move = draw_moves(1, 0, 0.0, 0.0, 0)[0]
-    assert move.warped(picture) is picture
-    assert centre(move._replace(scale=2.0).warped(picture)) == pytest.approx([0, 10], abs=0.1)
-    turned = move._replace(angle=torch.pi / 2).warped(picture)
+    assert move.warp(picture) is picture
+    assert centre(move._replace(scale=2.0).warp(picture)) == pytest.approx([0, 10], abs=0.1)
+    turned = move._replace(angle=torch.pi / 2).warp(picture)
     assert [abs(x) for x in centre(turned)] == pytest.approx([5, 0], abs=0.1)
     zooms = [m.scale for m in draw_moves(200, 3, 0.1, 5.0, 1)]
     assert 0.9 <= min(zooms) < 0.92 and 1.08 < max(zooms) <= 1.1
@@ -212,7 +212,7 @@ def test_a_sign_turns_the_climb_round():
     assert both.activations[0] > 0 > both.activations[1] and both.units == (2, 2)
     alone = gradient_ascent(model, "0", [2], signs=[-1], batch=1, **options)
     torch.testing.assert_close(alone.images[0], both.images[1])
-    with pytest.raises(ValueError, match="signs are 1 or -1 for each of 2 units"):
+    with pytest.raises(ValueError, match="signs must be 1 or -1 for each of 2 units"):
         gradient_ascent(model, "0", [1, 2], signs=[1, 0], **options)
 
 

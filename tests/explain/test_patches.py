@@ -160,5 +160,5 @@ def test_mistakes_are_told():
         patches_of(model, "conv1", None, [])
     with pytest.raises(ValueError, match="must have one shape"):
         patches_of(model, "conv1", None, [images, pictures(2, 28)])
-    with pytest.raises(ValueError, match="signs are 1 or -1"):
+    with pytest.raises(ValueError, match="signs must be 1 or -1"):
         patches_of(model, "conv1", [0, 1], [images], signs=[1])

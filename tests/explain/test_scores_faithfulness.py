@@ -234,5 +234,5 @@ def test_mistakes_are_named():
     for steps in (0, 577):
         with pytest.raises(UserError, match=f"steps must be 1 to 576.*got {steps}"):
             insertion_deletion(model, IMAGES, MAPS, TARGETS, steps)
-    with pytest.raises(ValueError, match="4 pictures need as many maps, got 2"):
+    with pytest.raises(ValueError, match="4 images need as many maps, got 2"):
         judged(model, IMAGES, MAPS[:2], TARGETS)

@@ -1,4 +1,4 @@
-"""A kernel slid over a picture: against plain loops, torch's shapes and sums done by hand."""
+"""Kernels slid over images: checked with plain loops, torch's shapes and sums done by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional
 from convlens.core.errors import UserError
 from convlens.lessons.kernel.arithmetic import work_out
 from convlens.lessons.kernel.convolution import (
+    compute_output_size,
     find_strongest,
-    output_size,
+    format_output_size,
     pool,
-    size_formula,
     slide,
 )
 from convlens.lessons.kernel.kernels import KERNELS, parse_kernel
@@ -31,7 +31,7 @@ def weights(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def by_hand(channel: list, kernel: list, stride: int, before: tuple, after: tuple) -> list:
-    """The answers (h, w) of a kernel on one channel, by loops over plain numbers."""
+    """Return the output (h, w) of a kernel on one channel, by loops over plain numbers."""
     height, width, kh, kw = len(channel), len(channel[0]), len(kernel), len(kernel[0])
 
     def at(row: int, column: int) -> float:
@@ -89,11 +89,11 @@ def test_output_size_is_torchs_wherever_torch_has_one():
             expected = functional.conv1d(line, kernel, stride=s, padding=p).shape[2]
         except RuntimeError:
             refused += 1
-            with pytest.raises(UserError, match="larger than the padded picture"):
-                output_size(n, k, s, p)
+            with pytest.raises(UserError, match="larger than the padded image"):
+                compute_output_size(n, k, s, p)
             continue
-        assert output_size(n, k, s, p) == expected, (n, k, s, p)
-        text, _, result = size_formula(n, k, s, p).rpartition(" = ")
+        assert compute_output_size(n, k, s, p) == expected, (n, k, s, p)
+        text, _, result = format_output_size(n, k, s, p).rpartition(" = ")
         for sign, word in zip("−·⌊⌋", ("-", "*", "math.floor(", ")"), strict=True):
             text = text.replace(sign, word)
         assert eval(text, {"math": math}) == int(result) == expected
@@ -102,31 +102,31 @@ def test_output_size_is_torchs_wherever_torch_has_one():
 
 @pytest.mark.parametrize(("n", "k", "s"), [(150, 3, 1), (150, 4, 1), (7, 5, 2), (8, 2, 3)])
 def test_same_gives_the_size_divided_by_the_stride_rounded_up(n, k, s):
-    assert output_size(n, k, s, "same") == -(-n // s)
-    assert size_formula(n, k, s, "same").endswith(f" = {-(-n // s)}")
+    assert compute_output_size(n, k, s, "same") == -(-n // s)
+    assert format_output_size(n, k, s, "same").endswith(f" = {-(-n // s)}")
 
 
 def test_the_formula_as_it_is_written():
-    assert size_formula(150, 3) == "(150 + 2·0 − 3)/1 + 1 = 148"
-    assert size_formula(150, 3, 2, 1) == "⌊(150 + 2·1 − 3)/2⌋ + 1 = 75"
-    assert size_formula(150, 4, 1, "same") == "(150 + 1 + 2 − 4)/1 + 1 = 150"
+    assert format_output_size(150, 3) == "(150 + 2·0 − 3)/1 + 1 = 148"
+    assert format_output_size(150, 3, 2, 1) == "⌊(150 + 2·1 − 3)/2⌋ + 1 = 75"
+    assert format_output_size(150, 4, 1, "same") == "(150 + 1 + 2 − 4)/1 + 1 = 150"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ((5, 7), "7 pixels on 5 .*take padding=1 or more"),
-        ((5, 9, 1, 1), "9 pixels on 7 .*take padding=2 or more"),
+        ((5, 7), "7 pixels on 5 .*try padding=1 or more"),
+        ((5, 9, 1, 1), "9 pixels on 7 .*try padding=2 or more"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(arguments, said):
-    with pytest.raises(UserError, match=said):
-        output_size(*arguments)
+def test_impossible_sizes_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        compute_output_size(*arguments)
 
 
 def test_a_kernel_as_large_as_the_padded_picture_has_one_place():
     assert slide(pixels(3, 4, 5), weights(6, 7), 1, 1).total.shape == (1, 1)
-    with pytest.raises(UserError, match="larger than the padded picture"):
+    with pytest.raises(UserError, match="larger than the padded image"):
         slide(pixels(3, 4, 5), weights(4, 8), 1, 1)
 
 
@@ -150,11 +150,11 @@ def test_pooling_is_that_of_plain_loops(kind, window):
     assert torch.equal(pool(maps[0], kind, window), pooled[0])
 
 
-def test_pooling_that_cannot_be():
+def test_impossible_pooling_is_refused():
     maps = weights(1, 3, 4)
     with pytest.raises(UserError, match="pooling=maxx.*did you mean max"):
         pool(maps, "maxx", 2)
-    with pytest.raises(UserError, match="pool_size=4: .*3×4.*at most 3"):
+    with pytest.raises(UserError, match="pool_size=4: .*3×4.*try pool_size=3 or less"):
         pool(maps, "max", 4)
 
 
@@ -198,7 +198,7 @@ def test_places_outside_the_output_are_refused(at):
 
 
 def answer(name: str, rows: list) -> float:
-    """The one answer of a named kernel on a picture of 3 by 3."""
+    """Return the only output value of a named kernel on an image of 3 by 3."""
     return float(slide(torch.tensor([rows], dtype=torch.float64), KERNELS[name].values).total)
 
 
@@ -238,21 +238,21 @@ def test_kernels_given_as_numbers(text, values):
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_given_by_name(name):
     kernel = parse_kernel(name)
-    assert kernel is KERNELS[name] and kernel.name == name and kernel.answers_to
+    assert kernel is KERNELS[name] and kernel.name == name and kernel.responds_to
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("vertical_edges", "did you mean vertical_edge"),
         ("", "there are: blur"),
-        ("[[1,2],[3]]", "rows hold 2, 1 numbers"),
-        ("[[1,x]]", "x is no number"),
-        ("[[1,,2]]", "nothing is no number"),
-        ("[[1/0]]", "1/0 is no number"),
-        ("[[nan]]", "nan: weights lie between"),
-        ("[[1,inf]]", "inf: weights lie between"),
-        ("[[1e9]]", "1e9: weights lie between"),
+        ("[[1,2],[3]]", "rows have 2, 1 numbers"),
+        ("[[1,x]]", "x is not a number"),
+        ("[[1,,2]]", "an empty weight is not a number"),
+        ("[[1/0]]", "1/0 is not a number"),
+        ("[[nan]]", "nan is out of range; use -1e6 to 1e6"),
+        ("[[1,inf]]", "inf is out of range; use -1e6 to 1e6"),
+        ("[[1e9]]", "1e9 is out of range; use -1e6 to 1e6"),
         ("[[1,2],[3,4]", "rows of numbers in brackets"),
         ("[[1,2]]]", "rows of numbers in brackets"),
         ("[]", "rows of numbers in brackets"),
@@ -261,7 +261,7 @@ def test_kernels_given_by_name(name):
         ("[[1,2][3,4]]", "rows of numbers in brackets"),
     ],
 )
-def test_kernels_that_are_none_are_refused_in_a_line(text, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_invalid_kernels_are_refused_in_one_line(text, message):
+    with pytest.raises(UserError, match=message) as caught:
         parse_kernel(text)
     assert "\n" not in str(caught.value)

@@ -153,20 +153,20 @@ def test_probes_stand_side_by_side_at_the_last_epoch(two):
     assert colours == ["red", "red", "blue", "blue"]
     assert [p["alt"][-1] for p in page.pictures] == ["a", "b", "a", "b"]
     assert page.text.endswith("00_cat a, epoch 2 b, epoch 2 01_dog a, epoch 2 b, epoch 2")
-    assert "not the same picture" not in page.text
+    assert "not the same image" not in page.text
 
 
 def test_probes_that_differ_are_told(two, tmp_path):
     third = write_run(tmp_path / "c", [2.0, 1.0], probes={"00_cat": "green", "02_emu": "red"})
     page = Page(compare([*two, third]))
     assert len(page.pictures) == 3
-    assert "different probes; not in all of them, and left out: 01_dog, 02_emu" in page.text
-    assert page.text.count("none of these probes is the same picture in all runs") == 1
-    assert "not the same picture" not in page.text
+    assert "different probes; left out, as not all runs have them: 01_dog, 02_emu" in page.text
+    assert page.text.count("none of these probes is the same image in all runs") == 1
+    assert "not the same image" not in page.text
     one = write_run(tmp_path / "e", [2.0, 1.0], probes={"00_cat": "green", "01_dog": "blue"})
     page = Page(compare([two[0], one]))
-    assert "00_cat not the same picture in all runs" in page.text
-    assert page.text.count("the same picture in all runs") == 1
+    assert "00_cat not the same image in all runs" in page.text
+    assert page.text.count("the same image in all runs") == 1
     none = write_run(tmp_path / "d", [2.0, 1.0])
     page = Page(compare([two[0], none]))
     assert "no Grad-CAM pictures in d" in page.text and not page.pictures
@@ -176,7 +176,7 @@ def test_later_probes_are_left_out_of_a_page_that_grows_too_large(two):
     sizes = [(home / "explanations/epoch_002/grad_cam/00_cat.jpg").stat().st_size for home in two]
     page = Page(compare(two, most_bytes=sum(sizes) * 4 // 3 + 10))
     assert [p["alt"] for p in page.pictures] == [f"Grad-CAM of 00_cat in {run}" for run in "ab"]
-    assert "01_dog: left out" in page.text
+    assert "MB: 01_dog; see explanations/" in page.text
 
 
 def test_everything_is_escaped_and_nothing_comes_from_elsewhere(two, tmp_path):
@@ -206,7 +206,7 @@ def test_unfinished_runs_are_compared_as_far_as_they_went(two, tmp_path):
     assert column(page, "best epoch")[2] == ("1", "")
     assert column(page, "test loss")[2] == ("–", "")
     # all of its two epochs, but no summary: it did not come to its test
-    assert "trained, not tested, compared as far as it went" in page.text
+    assert "trained, not tested; compared by its epochs so far" in page.text
 
 
 def test_curves_of_all_runs_stand_in_one_chart_under_their_colours(two):

@@ -44,7 +44,7 @@ def test_phases_with_and_without_plateaus_are_where_the_schedule_has_them(seed):
         for epoch in range(stretch.start, stretch.end)
     }
     assert trained == {e: schedule.phase_at(e, record)[0].number for e in range(done)}
-    assert [s.early for s in found] == [
+    assert [s.ended_early for s in found] == [
         s.end - s.start < phase["epochs"] for s, phase in zip(found, phases, strict=True)
     ]
 
@@ -62,7 +62,8 @@ def test_what_is_not_trained_yet_is_planned_in_full():
     assert first.rates == {"head": 0.01} and second.rates == {"head": 0.001, "base": 0.001}
     assert (first.augment, second.augment) == (False, True)
     assert (first.warmup_epochs, second.warmup_epochs) == (0.0, 1.0)
-    assert first.until == "val/loss rests for 2 epochs" and not first.early and not second.until
+    assert first.until == "val/loss has not improved for 2 epochs"
+    assert not first.ended_early and not second.until
 
 
 def test_a_run_without_phases_has_none():
@@ -76,4 +77,4 @@ def test_a_run_that_was_to_end_within_a_phase():
         found = read_phases(
             StoredConfig({**config, "training": {"epochs": epochs}}), [{"epoch": 0}]
         )
-        assert [(s.end, s.early) for s in found] == [(end, False) for end in ends]
+        assert [(s.end, s.ended_early) for s in found] == [(end, False) for end in ends]

@@ -42,7 +42,7 @@ def _print_runs(runs: list[StoredRun], names: list[str]) -> None:
     print("* best of its column; validation at each run's best epoch")
     for each, name in zip(runs, names, strict=True):
         if each.summary is None:
-            print(f"! {name}: {each.state}; compared by the epochs that it has")
+            print(f"! {name}: {each.state}; compared by its epochs so far")
     differences = comparison.find_differences([each.config for each in runs])
     if not differences:
         print("the runs have equal settings")

@@ -56,7 +56,7 @@ def print_script(words: list[str]) -> int:
     """Print the script of a shell.
 
     Raises:
-        UserError: no shell, or one without a script.
+        UserError: no shell is named, or one without a script.
     """
     if len(words) != 1:
         raise UserError("completion needs a shell: `convlens completion bash` or zsh")
@@ -67,46 +67,46 @@ def print_script(words: list[str]) -> int:
 
 
 def print_candidates(words: list[str], commands: Iterable[str]) -> int:
-    """Print what may stand in place of the last word, one candidate per line."""
-    found = list(find_candidates(words, commands))
-    if found:
-        print(*found, sep="\n")
+    """Print the completions of the last word, one per line."""
+    candidates = list(find_candidates(words, commands))
+    if candidates:
+        print(*candidates, sep="\n")
     return 0
 
 
 def find_candidates(words: list[str], commands: Iterable[str]) -> Iterator[str]:
-    """Yield what the last word, which may be empty, can be completed to.
+    """Yield the completions of the last word, which may be empty.
 
     Args:
-        words: the command and the words after it, as far as they are typed.
+        words: the command and the words typed after it so far.
         commands: all commands.
     """
     *before, current = words or [""]
     commands = list(commands)
     if not before or before == ["help"]:
         known = commands if before else [*commands, "help", "completion"]
-        yield from _starting(current, known)
+        yield from _complete_word(current, known)
     elif before == ["completion"]:
-        yield from _starting(current, SCRIPTS)
+        yield from _complete_word(current, SCRIPTS)
     elif before[0] in commands:
-        yield from _starting(current, _known_words(before[0], before[1:], current))
+        yield from _complete_word(current, _accepted_words(before[0], before[1:], current))
 
 
-def _starting(current: str, known: Iterable[str]) -> list[str]:
-    """Return the known words that begin as the current one, cut behind the next dot."""
+def _complete_word(current: str, known: Iterable[str]) -> list[str]:
+    """Return the known words that start with the current one, up to their next dot or ``=``."""
     names = [word for word in known if word.startswith(current)]
     if "=" in current:
         return list(dict.fromkeys(names))
-    cut = []
+    parts = []
     for name in names:
         key, equals, _ = name.partition("=")
         dot = key.find(".", len(current))
-        cut.append(f"{key[: dot + 1]}" if dot >= 0 else f"{key}{equals}")
-    return list(dict.fromkeys(cut))
+        parts.append(f"{key[: dot + 1]}" if dot >= 0 else f"{key}{equals}")
+    return list(dict.fromkeys(parts))
 
 
-def _known_words(command: str, before: list[str], current: str) -> Iterator[str]:
-    """Yield everything that a command takes, with values where they are few."""
+def _accepted_words(command: str, before: list[str], current: str) -> Iterator[str]:
+    """Yield the words that a command accepts, with their values if these are few."""
     module = importlib.import_module(f"convlens.cli.{command.replace('-', '_')}")
     table: Words = module.WORDS
     keys: Keys | None = getattr(module, "KEYS", None)
@@ -128,7 +128,7 @@ def _config_words(keys: Keys, table: Words, before: list[str]) -> Iterator[str]:
     try:
         folder, _ = take_folder(before)
         config = compose(extract_words(before, table)[1] if keys.is_composed else [])
-    except UserError:  # an unfinished or wrong word before this one
+    except UserError:  # an earlier word is unfinished or wrong
         folder, config = None, compose([])
     choices = list_groups(folder)
     for group in describe_groups(config, choices):

@@ -1,7 +1,7 @@
-"""``make eval ckpt=FILE [key=value …]``: test results of a checkpoint, and every prediction.
+"""``make eval ckpt=FILE [key=value …]``: the test results and predictions of a checkpoint.
 
-By default on the run's own test split; with ``data.dir=OTHER`` on another labelled folder. Images
-that the run has used for training or validation are never tested.
+By default it uses the test split of the run; with ``data.dir=OTHER``, another labelled folder.
+Images that the run used for training or validation are never tested.
 """
 
 from __future__ import annotations

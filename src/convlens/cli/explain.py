@@ -6,7 +6,8 @@ from convlens.cli.words import RECIPE, Word, Words, extract_words
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        "the checkpoint; last: the newest run's best one, example: the network included in "
+        "convlens",
         form="FILE",
     ),
     "image": Word(

@@ -42,6 +42,7 @@ def answer_flags(command: str, summary: str, module: ModuleType, words: list[str
 
 
 def version_line() -> str:
+    """Return the name and version of convlens."""
     from convlens import __version__
 
     return f"convlens {__version__}"
@@ -52,14 +53,15 @@ def _take_cfg(words: list[str]) -> tuple[str | None, list[str]]:
     for place, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in CFG:
-            rest = words[place + 1 :]
+            after = words[place + 1 :]
             if not equals:
-                value, rest = " ".join(rest[:1]), rest[1:]
-            return value, words[:place] + rest
+                value, after = " ".join(after[:1]), after[1:]
+            return value, words[:place] + after
     return None, words
 
 
 def _composed_yaml(module: ModuleType, words: list[str]) -> str:
+    """Return the composed config as YAML."""
     import yaml
 
     from convlens.config.compose import compose

@@ -20,7 +20,7 @@ FLAGS = {
 }
 CFG_FLAG = {"--cfg job": "print the composed config as YAML and stop"}
 COLUMN = 40  # widest first column
-# a config with every key that says where the data is
+# a config that includes the keys of image folders, such as data.dir
 FULL = ["data=image_folder"]
 
 
@@ -39,7 +39,7 @@ def command_help(command: str, summary: str, module: ModuleType, words: list[str
         command: its name.
         summary: what it does, in one sentence.
         module: its module, with ``WORDS`` and perhaps ``KEYS`` and ``NOTES``.
-        words: what else was typed; the defaults are those of the config that they compose.
+        words: the other typed words, which compose the config whose values are the defaults.
 
     Raises:
         UserError: the words do not compose.
@@ -111,7 +111,7 @@ def _key_row(key: KeyDescription, with_default: bool) -> tuple[str, str]:
 
 
 def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Return two aligned columns; the second one is wrapped, and below a long first one."""
+    """Return lines of two aligned columns; a long first cell has a line of its own."""
     pairs = list(pairs)
     column = min(COLUMN, max((len(first) for first, _ in pairs), default=0)) + 4
     lines = []

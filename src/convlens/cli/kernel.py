@@ -1,4 +1,4 @@
-"""``make kernel image=FILE [kernel=NAME or numbers …]``: a kernel slid over an image."""
+"""``make kernel image=FILE [kernel=NAME or numbers …]``: slide a kernel over an image."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WORDS: Words = {
         "such as [[1,0,-1],[1,0,-1],[1,0,-1]]",
         form="NAME", default="vertical_edge",
     ),
-    "stride": Word("pixels from one place to the next", form="PIXELS", default="1"),
+    "stride": Word("pixels between positions of the kernel", form="PIXELS", default="1"),
     "padding": Word("pixels of zeros at each edge, or same", form="PIXELS", default="0"),
     "pooling": Word(
         "pooling of the output", form="KIND", default="none", values=("none", "max", "average")
     ),
     "pool_size": Word("side of the pooling windows", form="PIXELS", default="2"),
     "at": Word(
-        "the output that is worked out in numbers, counted from 0, or the strongest one",
+        "the output whose calculation is shown, counted from 0, or strongest",
         form="ROW,COLUMN", default=STRONGEST,
     ),
     "size": Word("longest side of the image, at most 512", form="PIXELS", default="150"),
@@ -53,8 +53,11 @@ def run(words: list[str]) -> int:
 def read_request(values: Mapping[str, str]) -> Request:
     """Return the command's values as a request to the lesson.
 
+    Args:
+        values: name to value of the command's words.
+
     Raises:
-        UserError: a value that is not possible.
+        UserError: a value is not possible.
     """
     from convlens.lessons.kernel.kernels import parse_kernel
     from convlens.lessons.kernel.lesson import Request

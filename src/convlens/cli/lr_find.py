@@ -1,4 +1,4 @@
-"""``make lr-find exp=NAME [key=value …]``: the loss over rising learning rates, with a plot."""
+"""``make lr-find exp=NAME [key=value …]``: plot the loss over rising learning rates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def run(words: list[str]) -> int:
     except OSError as error:
         raise UserError(f"plot={file}: cannot write it ({error.strerror})") from None
     if result.best is None:
-        print(f"the loss of {trained} falls nowhere from {low:g} to {high:g}: widen low= and high=")
+        rates = f"between {low:g} and {high:g}"
+        print(f"the loss of {trained} falls nowhere {rates}: widen low= and high=")
     else:
         print(f"{result.key}={result.best:.2g}   where the loss of {trained} falls fastest")
     print(f"plot  {file}")

@@ -34,13 +34,13 @@ COMMANDS = {
     "split": "divide the class folders of src=DIR into train/validation/test in dst=DIR",
     "tensorboard": "start TensorBoard over outputs/ with every step of every image",
 }
-# neither runs nor reads a run, and so is no target of the Makefile
+# not targets of the Makefile, because they neither start nor read a run
 TOOLS = {
     "help": "list the commands, or a command's words: `convlens help COMMAND`",
-    "completion": "print a script that completes words: `convlens completion bash` or zsh",
+    "completion": "print a script for shell completion: `convlens completion bash` or zsh",
 }
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
-FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM.
     """
     command, *words = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
-    _allow_any_name()
-    previous = _end_by_exception()
+    _escape_unprintable()
+    previous = _raise_on_sigterm()
     try:
         return _run_command(command, words)
     except UserError as error:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             logging.getLogger("convlens").debug("failed", exc_info=True)
             raise
         where = f" at {error.filename}" if error.filename else ""
@@ -112,7 +112,7 @@ def _run_command(command: str, words: list[str]) -> int:
     return module.run(words) or 0
 
 
-def _end_by_exception():
+def _raise_on_sigterm():
     """Let SIGTERM raise an exception, as Ctrl-C does, and return the previous handler.
 
     Returns None, and changes nothing, if SIGTERM is ignored or has another handler.
@@ -128,7 +128,7 @@ def _end_by_exception():
     return signal.signal(signal.SIGTERM, end)
 
 
-def _allow_any_name() -> None:
-    """Print characters that the screen's encoding lacks as escapes, such as odd file names."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not if a test or a notebook captures it
+def _escape_unprintable() -> None:
+    """Print characters as escapes if the screen's encoding lacks them, as in odd file names."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a test or a notebook may capture it
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""``make plan exp=NAME [key=value …]`` or ``make plan ckpt=FILE``: a run before it is trained."""
+"""``make plan exp=NAME [key=value …]``: show what a run would do; or ``ckpt=FILE``: layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORDS: Words = {
     **RECIPE,
     "ckpt": Word(
-        "instead of a config: a checkpoint, whose layers are listed; last is the newest run's best",
+        "list the layers of this checkpoint instead; last is the newest run's best one",
         form="FILE",
     ),
 }  # fmt: skip
@@ -38,13 +38,13 @@ def run(words: list[str]) -> int:
 
     logs.silence_libraries()  # Lightning has added its own handler on import
     planned = plan(config)
-    first = "training would first download"
+    download = "training would first download"
     if planned.weights:
-        print(f"{first} the weights: {planned.weights}")
+        print(f"{download} the weights: {planned.weights}")
     if (pending := planned.download) is None:
         _print_data(planned)
     else:
-        print(f"{first} data={config.data.name} ({pending.megabytes} MB) into {pending.folder}")
+        print(f"{download} data={config.data.name} ({pending.megabytes} MB) into {pending.folder}")
     _print_network(config.model.name, planned.layers)
     _print_training(planned)
     if config.finetune.phases:
@@ -95,7 +95,7 @@ def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
     table = _table(f"network: {name}", *columns)
     for row in rows:
         field = f"{row.receptive_field} px"
-        if row.receptive_field is None:  # after branches it has no closed form
+        if row.receptive_field is None:  # not computed after branches
             field = "whole image" if row.path.startswith("head.") else ""
         output = "×".join(map(str, row.output or ()))
         table.add_row(row.path, row.kind, output, f"{row.parameters:,}", field)
@@ -108,13 +108,13 @@ def _print_network(name: str, rows: Sequence[LayerRow]) -> None:
 
 def _print_training(plan: Plan) -> None:
     config, training = plan.config, plan.config.training
-    moves = "" if training.accumulate == 1 else f", {training.accumulate} to an update"
-    several = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
+    update = "" if training.accumulate == 1 else f", {training.accumulate} steps per update"
+    epoch = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
     is_augmented = any(phase.is_augmented for phase in plan.trained_phases)
     requested = str(config.precision)
     rows = {
-        "epochs": f"{training.epochs} of {several} of {plan.batch}{moves}",
+        "epochs": f"{training.epochs}, each {epoch} of {plan.batch} images{update}",
         "images": "augmented" if is_augmented else "not augmented",
         "loss": training.loss,
         "optimizer": get_name(config.optimizer) + rate,
@@ -123,10 +123,12 @@ def _print_training(plan: Plan) -> None:
     }
     timed = plan.trained_phases if plan.is_timed else []
     for planned in timed:
-        which = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
-        rows[f"estimated cost{which}"] = _cost_text(planned, plan.steps)
+        phase = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
+        rows[f"estimated cost{phase}"] = _cost_text(planned, plan.steps)
     if timed:
-        rows[""] = "training alone, end to end, from a few steps on a few images, now or earlier"
+        rows[""] = (
+            "training only, end to end, from a few steps on a few images, timed now or earlier"
+        )
     table = _table("training", "", "")
     for row in rows.items():
         table.add_row(*row)
@@ -134,17 +136,20 @@ def _print_training(plan: Plan) -> None:
 
 
 def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
+    """Return the estimated cost of a phase; the minutes only if the steps per epoch are known."""
     epochs, step, features = planned.epochs, planned.step_seconds, planned.feature_seconds
+    duration = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     if step is None:
-        text = f"{epochs} epochs on stored features"
+        text = f"{duration} on stored features"
         if features is None:
             return text
-        return f"{text}, which take {features / 60:.1f} minutes if they are not stored yet"
-    text = f"{1000 * step:.0f} ms a step"
+        return f"{text}; computing these takes {features / 60:.1f} minutes, unless stored"
+    text = f"{1000 * step:.0f} ms per step"
     if steps is None:
         return text
     epoch = steps * step
-    return f"{text}, {epoch:.0f} s an epoch, {epochs * epoch / 60:.1f} minutes for {epochs} of them"
+    minutes = epochs * epoch / 60
+    return f"{text}, {epoch:.0f} s per epoch, {minutes:.1f} minutes for {duration}"
 
 
 def _print_phases(phases: Sequence[PlannedPhase]) -> None:
@@ -154,12 +159,12 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
     for planned in phases:
         phase = planned.phase
         until = (
-            f", until {phase.until.metric} is no better for {phase.until.patience}"
+            f", or until {phase.until.metric} has not improved for {phase.until.patience} epochs"
             if phase.until
             else ""
         )
         epochs = f"{planned.start + 1}–{planned.end}{until}" if planned.epochs else "none"
-        stored = f"behind {planned.stored_layer}" if planned.stored_layer else "no"
+        stored = f"after {planned.stored_layer}" if planned.stored_layer else "no"
         first = [str(phase.number + 1), epochs], ["yes" if planned.is_augmented else "no", stored]
         for group in planned.groups:
             warm = f"{phase.warmup_epochs:g}" if phase.warmup_epochs and group.fresh else ""
@@ -173,15 +178,15 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
 
 
 def _print_logged(plan: Plan) -> None:
-    """Print every tag of pictures, and how many pictures it gets at each look."""
+    """Print every tag of pictures, with its number of pictures per look."""
     config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
     for tag, count in plan.tags:
         table.add_row(tag, str(count))
     screen().print(table)
-    share, floor = config.callbacks.budget, config.looking.seconds
+    fraction, seconds = config.callbacks.budget, config.looking.seconds
     print(
-        f"looking may cost {share:.0%} of an epoch, or {floor:g} s if that is more; pictures are "
-        f"also written to {Path('<run_dir>') / 'explanations'}"
+        f"explanations may take {fraction:.0%} of an epoch, or {seconds:g} s if that is more; "
+        f"pictures are also written to {Path('<run_dir>') / 'explanations'}"
     )

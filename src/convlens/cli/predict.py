@@ -7,13 +7,14 @@ from convlens.core.errors import UserError
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last is the newest run's best one, example the network of convlens",
+        "the checkpoint; last: the newest run's best one, example: the network included in "
+        "convlens",
         form="FILE",
     ),
     "images": Word(
         "a folder of images, or one image", form="DIR", required=True, synonyms=("image",)
     ),
-    "batch": Word("images of a pass", form="COUNT", default="64"),
+    "batch": Word("images in a pass", form="COUNT", default="64"),
     "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
     "config_dir": RECIPE["config_dir"],
 }
@@ -31,8 +32,8 @@ def run(words: list[str]) -> int:
         raise missing_word("predict", "images", WORDS)
     if ckpt is None and not overrides:
         raise UserError(
-            "predict needs ckpt=FILE: ckpt=last is the newest run's best, ckpt=example comes "
-            "along; or model=NAME model.head=imagenet"
+            "predict needs ckpt=FILE (last: the newest run's best one, example: the network that "
+            "convlens includes) or model=NAME model.head=imagenet"
         )
     from convlens.experiment.data import describe_used_images
     from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
@@ -52,7 +53,8 @@ def run(words: list[str]) -> int:
     for line in result.refused[:5]:
         print(f"! {line}")
     if result.refused:
-        print(f"{len(result.refused)} of {len(files)} files refused; see the column error")
+        refused = f"{len(result.refused)} of {len(files)} files refused"
+        print(f"{refused}; the column error of the table gives the reasons")
     if ckpt and (line := describe_used_images(files, find_checkpoint(ckpt))):
         print(f"! {line}")
     print(f"{result.seconds:.1f} s, {len(files) / max(result.seconds, 1e-9):.0f} images/s")

@@ -18,7 +18,7 @@ WORDS: Words = {
 def run(words: list[str]) -> int:
     name = parse_words(words, "report", WORDS)["run"]
     home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
-    # after the run was found: these imports take long
+    # imported only now, because these imports are slow
     from convlens.pages.report import report
 
     file = report(home)

@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
 
         if not has_work_left(config, changed_config, Start(last, read_checkpoint(last))):
             if is_first_process():
-                _complete(home)
+                _finish(home)
             return 0
     from convlens.experiment.train import train
 
@@ -55,12 +55,12 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _complete(home: Path) -> None:
-    """Write the page of a run that was killed after its summary, and report that it is finished."""
+def _finish(home: Path) -> None:
+    """Report that a run is finished; first write its page if it was killed before that."""
     if not (home / "report.html").exists():
         from convlens.pages.report import report
 
         with Hold() as hold:
-            hold.take(home)  # removes the half page of a process that was killed while writing it
+            hold.take(home)  # also removes a partial page of a killed process
             report(home)
     print(f"{home} is finished: nothing to do")

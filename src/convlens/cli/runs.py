@@ -28,7 +28,7 @@ NUMBERS = {
     "seconds": ("seconds", ".0f"),
     "alarms": ("alarms", ".0f"),
 }
-WIDEST = 10_000  # characters of a line that goes to a file or a pipe
+WIDEST = 10_000  # most characters in a line that is written to a file or a pipe
 
 
 def run(words: list[str]) -> int:

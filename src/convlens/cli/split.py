@@ -1,4 +1,4 @@
-"""``make split src=DIR dst=DIR``: class folders to train/, validation/ and test/ folders."""
+"""``make split src=DIR dst=DIR``: divide class folders into train/, validation/ and test/."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def divide(
     Args:
         src: a folder with one folder per class.
         dst: the new folder.
-        validation: below 1 a fraction of all images, from 1 on a count.
-        test: the same for the test split.
-        seed: of the random choice.
+        validation: validation images; below 1 a fraction of all images, else a count.
+        test: test images; below 1 a fraction of all images, else a count.
+        seed: seed of the random choice.
         link: whether to hard-link the files instead of copying them.
 
     Returns:
         The number of images by split and class.
 
     Raises:
-        UserError: as ``convlens.data.index.split_copy.copy_split`` does.
+        UserError: ``src`` cannot be divided as requested, or ``dst`` cannot be written.
     """
     counts, notes = copy_split(src, dst, validation=validation, test=test, seed=seed, link=link)
     table = Table("class", *map(right, (*counts, "all")))

@@ -1,4 +1,4 @@
-"""``make tensorboard [dir=outputs] [port=6006] [host=localhost]``."""
+"""``make tensorboard [dir=outputs] [port=6006] [host=localhost]``: start TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(words: list[str]) -> int:
     folder = Path(values["dir"]).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; `make train` writes runs into outputs/")
-    # by default TensorBoard keeps ten random steps of an image, and loses step 0
+    # by default, TensorBoard keeps ten random steps of each image tag, and may drop step 0
     command = [
         sys.executable, "-m", "tensorboard.main", f"--logdir={folder}",
         "--samples_per_plugin=images=1000,text=1000", f"--port={values['port']}",

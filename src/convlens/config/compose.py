@@ -311,10 +311,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
             if key in own and own[key] == text:
                 continue  # the user types a user-defined class again to allow it
             if is_target(key):
-                raise UserError(
-                    f"{key}={text}: a run cannot change its classes once it has started; "
-                    f"leave it out"
-                )
+                raise UserError(f"{key}={text}: a run keeps its own classes; leave this key out")
             keys = _flat_keys(plain)
             if key not in keys:
                 answer = advice(f"{key}={text}") or nearest(key, [*keys, "data", "trainer"])

@@ -147,7 +147,9 @@ def import_target(key: str, path: str) -> Any:
         UserError: there is no such module, it contains no such name, or it is one of our modules.
     """
     if path.startswith(_OURS):
-        raise UserError(f"{key}._target_={path}: name a class of your own, not one of convlens")
+        raise UserError(
+            f"{key}._target_={path}: this key is for a class of your own, not one of convlens"
+        )
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

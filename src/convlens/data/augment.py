@@ -75,7 +75,7 @@ class Augmentation:
             (B, C, H, W) in [0, 1].
         """
         if self._geometric:
-            grid = _grid(self.matrices(draws, *images.shape[-2:]).to(images), images.shape)
+            grid = _build_grid(self.matrices(draws, *images.shape[-2:]).to(images), images.shape)
             images = F.grid_sample(
                 images, grid, "bilinear", FILLS[self.ranges.fill], align_corners=False
             )
@@ -96,22 +96,22 @@ class Augmentation:
         draw = dict(zip(COLUMNS, draws.double().unbind(1), strict=True))
         eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
 
-        angle = torch.deg2rad(_within(draw["rotation"], self.ranges.rotation_degrees))
+        angle = torch.deg2rad(_scale(draw["rotation"], self.ranges.rotation_degrees))
         rotation = eye.clone()
         rotation[:, 0, 0], rotation[:, 0, 1] = angle.cos(), -angle.sin()
         rotation[:, 1, 0], rotation[:, 1, 1] = angle.sin(), angle.cos()
 
         shift = eye.clone()
-        shift[:, 0, 2] = _within(draw["height_shift"], self.ranges.height_shift) * height
-        shift[:, 1, 2] = _within(draw["width_shift"], self.ranges.width_shift) * width
+        shift[:, 0, 2] = _scale(draw["height_shift"], self.ranges.height_shift) * height
+        shift[:, 1, 2] = _scale(draw["width_shift"], self.ranges.width_shift) * width
 
-        angle = torch.deg2rad(_within(draw["shear"], self.ranges.shear_degrees))
+        angle = torch.deg2rad(_scale(draw["shear"], self.ranges.shear_degrees))
         shear = eye.clone()
         shear[:, 0, 1], shear[:, 1, 1] = -angle.sin(), angle.cos()
 
         zoom = eye.clone()
-        zoom[:, 0, 0] = 1 + _within(draw["zoom_height"], self.ranges.zoom)
-        zoom[:, 1, 1] = 1 + _within(draw["zoom_width"], self.ranges.zoom)
+        zoom[:, 0, 0] = 1 + _scale(draw["zoom_height"], self.ranges.zoom)
+        zoom[:, 1, 1] = 1 + _scale(draw["zoom_width"], self.ranges.zoom)
 
         flip = eye.clone()
         if self.ranges.vertical_flip:
@@ -119,14 +119,14 @@ class Augmentation:
         if self.ranges.horizontal_flip:
             flip[:, 1, 1] = torch.where(draw["horizontal_flip"] < 0.5, -1.0, 1.0)
 
-        pixels = rotation @ shift @ shear @ zoom @ self._crop(draw, eye, height, width) @ flip
+        pixels = rotation @ shift @ shear @ zoom @ self._build_crop(draw, eye, height, width) @ flip
         half = torch.tensor([height / 2, width / 2, 1.0], dtype=torch.float64, device=draws.device)
         normalised = pixels * half[None, None, :] / half[None, :, None]
         # (row, column) to (x, y): swap the first two rows and the first two columns
         order = torch.tensor([1, 0, 2], device=draws.device)
         return normalised[:, order][:, :, order][:, :2]
 
-    def _crop(self, draw: dict[str, Tensor], eye: Tensor, height: int, width: int) -> Tensor:
+    def _build_crop(self, draw: dict[str, Tensor], eye: Tensor, height: int, width: int) -> Tensor:
         """Return the matrix of a random resized crop, (B, 3, 3), in centred pixels."""
         crop = eye.clone()
         if self.ranges.random_resized_crop is None:
@@ -148,23 +148,23 @@ class Augmentation:
 
         def factor(key: str) -> Tensor:
             column = draws[:, COLUMNS.index(key), None, None, None]
-            return 1 + _within(column, getattr(self.ranges, key))
+            return 1 + _scale(column, getattr(self.ranges, key))
 
         if self.ranges.brightness:
             images = (images * factor("brightness")).clamp(0, 1)
         if self.ranges.contrast:
-            mean = _grey(images).mean(dim=(2, 3), keepdim=True)
+            mean = _to_grey(images).mean(dim=(2, 3), keepdim=True)
             images = (mean + (images - mean) * factor("contrast")).clamp(0, 1)
         if self.ranges.saturation:
-            grey = _grey(images)
+            grey = _to_grey(images)
             images = (grey + (images - grey) * factor("saturation")).clamp(0, 1)
         if self.ranges.hue and images.shape[1] == 3:
-            turns = _within(draws[:, COLUMNS.index("hue")], self.ranges.hue)
-            images = _turn_hue(images, turns).clamp(0, 1)
+            turns = _scale(draws[:, COLUMNS.index("hue")], self.ranges.hue)
+            images = _rotate_hue(images, turns).clamp(0, 1)
         return images
 
 
-def _grid(matrices: Tensor, shape: torch.Size) -> Tensor:
+def _build_grid(matrices: Tensor, shape: torch.Size) -> Tensor:
     """Return what ``F.affine_grid(align_corners=False)`` does, in a third of the time.
 
     An affine map is the sum of a column part and a row part. Adding the two by broadcasting
@@ -182,12 +182,12 @@ def _grid(matrices: Tensor, shape: torch.Size) -> Tensor:
     return grid
 
 
-def _within(draws: Tensor, limit: float) -> Tensor:
+def _scale(draws: Tensor, limit: float) -> Tensor:
     """Map [0, 1) to [-limit, limit)."""
     return (2 * draws - 1) * limit
 
 
-def _grey(images: Tensor) -> Tensor:
+def _to_grey(images: Tensor) -> Tensor:
     """Return (B, 1, H, W): the luma of ITU-R 601, or the only channel."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
@@ -195,7 +195,7 @@ def _grey(images: Tensor) -> Tensor:
     return (images * weights).sum(dim=1, keepdim=True)
 
 
-def _turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+def _rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate the colours around the grey axis: one 3×3 rotation (Rodrigues) per image."""
     angle = (2 * torch.pi * turns).view(-1, 1, 1)
     axis = images.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5

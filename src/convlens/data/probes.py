@@ -165,5 +165,5 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
 
 def _make_safe(name: str) -> str:
     """Return a name that works in a tag and in a file name on any system."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in normalise_name(name))
-    return kept[:40] or "_"
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in normalise_name(name))
+    return safe[:40] or "_"

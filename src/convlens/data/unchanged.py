@@ -48,7 +48,7 @@ def write_state(path: Path, listing: Listing, digests: np.ndarray) -> None:
     with open_atomic(path, errors="surrogateescape", newline="") as file:
         file.write(format_csv_line(COLUMNS))
         for (name, _, state), digest in zip(_read_states(listing), digests.tolist(), strict=True):
-            file.write(format_csv_line((name, *map(str, state), _hexadecimal(digest))))
+            file.write(format_csv_line((name, *map(str, state), _to_hexadecimal(digest))))
 
 
 def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
@@ -83,7 +83,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
             )
         (_, row), ((_, image, (size, time)), digest) = recorded, current
         content = row.get("digest")
-        if row["bytes"] != str(size) or (content and content != _hexadecimal(digest)):
+        if row["bytes"] != str(size) or (content and content != _to_hexadecimal(digest)):
             what = f"{row['bytes']} bytes then, {size} now"
             raise UserError(
                 f"{os.fsdecode(image)} changed since the run began "
@@ -100,7 +100,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     )
 
 
-def _hexadecimal(digest: int) -> str:
+def _to_hexadecimal(digest: int) -> str:
     """Return sixteen digits; "" for a file that was not read."""
     return "" if digest == UNREAD else f"{digest & (2**64 - 1):016x}"
 

@@ -43,7 +43,7 @@ class GridLayout:
     gap: int
 
 
-def grid_layout(channels: int, height: int, width: int) -> GridLayout:
+def compute_grid_layout(channels: int, height: int, width: int) -> GridLayout:
     """Return the layout for ``channels`` maps of ``height`` × ``width``.
 
     Small maps are magnified by a whole factor and large ones are reduced. The grid is about 800
@@ -64,7 +64,9 @@ def grid_layout(channels: int, height: int, width: int) -> GridLayout:
     return GridLayout(rows, columns, *cell, gap)
 
 
-def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarray, np.ndarray]:
+def compute_channel_levels(
+    maps: np.ndarray, rule: Rule = "reference"
+) -> tuple[np.ndarray, np.ndarray]:
     """Convert maps ``(C, h, w)`` to levels of a colour table.
 
     Args:
@@ -103,7 +105,7 @@ def channel_levels(maps: np.ndarray, rule: Rule = "reference") -> tuple[np.ndarr
     return levels, flat[:, 0, 0]
 
 
-def _averaging(old: int, new: int) -> np.ndarray:
+def _compute_averaging(old: int, new: int) -> np.ndarray:
     """Return the matrix ``(new, old)`` whose rows average the old pixels under each new one."""
     edges = np.linspace(0, old, new + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
@@ -119,14 +121,14 @@ def _resize_levels(levels: np.ndarray, height: int, width: int) -> np.ndarray:
         if new >= old:
             levels = levels.take(np.arange(new) * old // new, axis=axis)
         else:
-            weights = _averaging(old, new)
+            weights = _compute_averaging(old, new)
             mean = np.tensordot(levels.astype(np.float32), weights, (axis, 1))
             mean = np.moveaxis(mean, -1, axis)
             levels = np.rint(mean).clip(0, 255).astype(np.uint8)
     return levels
 
 
-def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
+def _draw_row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
     """Draw the number of each row's first channel; where rows are low, only of every n-th row."""
     step, line = layout.cell_height + layout.gap, line_height(SMALL)
     tall, middle = max(height, line), max(layout.cell_height, line) // 2
@@ -139,7 +141,7 @@ def _row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
     return write_labels(blank(tall, width), labels)
 
 
-def _cells(
+def _draw_cells(
     levels: np.ndarray, layout: GridLayout, flat: np.ndarray, dead: np.ndarray
 ) -> np.ndarray:
     """Draw the grid without text: coloured cells in their places, marks on constant and dead ones.
@@ -180,7 +182,7 @@ def activation_grid(
     Args:
         maps: ``(C, h, w)`` or ``(C,)``, any finite range.
         title: The layer and the tap.
-        rule: How values become colours, see ``channel_levels``.
+        rule: How values become colours, see ``compute_channel_levels``.
         dead: bool ``(C,)``, channels that respond to no image at all.
 
     Returns:
@@ -200,12 +202,12 @@ def activation_grid(
         raise ValueError(f"dead has shape {is_dead.shape} for {count} channels")
     single = height == width == 1
     own_scale = rule == "reference" and not single
-    levels, flat = channel_levels(values, "shared" if single else rule)
+    levels, flat = compute_channel_levels(values, "shared" if single else rule)
     flat &= own_scale
-    layout = grid_layout(count, height, width)
-    image = _cells(levels, layout, flat, is_dead)
+    layout = compute_grid_layout(count, height, width)
+    image = _draw_cells(levels, layout, flat, is_dead)
     if layout.rows > 1:
-        image = hstack([_row_numbers(layout, count, len(image)), image], gap=0)
+        image = hstack([_draw_row_numbers(layout, count, len(image)), image], gap=0)
 
     finite = np.isfinite(values)
     not_finite = ~finite.all(axis=(1, 2))

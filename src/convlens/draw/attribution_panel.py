@@ -13,11 +13,11 @@ from convlens.draw.colour import (
     blend,
     colourise,
     colourise_signed,
+    find_full_colour_value,
     format_number,
-    full_colour_value,
     overlay,
 )
-from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, class_rows, map_legend
+from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, draw_class_rows, draw_map_legend
 from convlens.draw.picture import Array, resize, resize_cells
 from convlens.draw.text import format_dimensions
 
@@ -50,13 +50,13 @@ def attribution_panel(
     Raises:
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    return add_title(class_rows(image, maps, _row, _NARROWEST), title, alert=note)
+    return add_title(draw_class_rows(image, maps, _draw_row, _NARROWEST), title, alert=note)
 
 
-def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
+def _draw_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
     """Draw [image | map | overlay] of one class."""
     values, finite = as_finite_map(entry.map)
-    high = full_colour_value(values) if entry.scale is None else float(entry.scale)
+    high = find_full_colour_value(values) if entry.scale is None else float(entry.scale)
     beyond = bool(np.abs(values).max() > high)
     flat = resize_cells(values, picture.shape[:2])
     if (values < 0).any():
@@ -65,21 +65,21 @@ def _row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
             "≤ " * beyond + format_number(-high),
             "red: for, blue: against",
         )
-        drawn, covered = colourise_signed(flat, high), _signed_overlay(picture, values, high)
+        heat, blended = colourise_signed(flat, high), _draw_signed_overlay(picture, values, high)
     else:
         name, low, meaning = HEAT, "0", "overlay"
-        drawn, covered = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
+        heat, blended = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
     width = max(picture.shape[1], _NARROWEST)
     ends = low, "≥ " * beyond + format_number(high)
-    below = map_legend(values, finite, width, *ends, format_dimensions(*values.shape), name)
+    below = draw_map_legend(values, finite, width, *ends, format_dimensions(*values.shape), name)
     return add_captions(
         (picture, text_band(width, "image")),
-        (drawn, below),
-        (covered, text_band(width, meaning)),
+        (heat, below),
+        (blended, text_band(width, meaning)),
     )
 
 
-def _signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
+def _draw_signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
     """Draw the image in grey with the map on top; larger magnitudes cover more of the image."""
     luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
     grey = np.repeat(luma[..., None], 3, axis=2)

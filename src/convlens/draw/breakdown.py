@@ -73,7 +73,7 @@ def breakdown(
 
     Args:
         counts: ``(K, K)``, true × predicted, see
-            ``convlens.draw.confusion_matrix.confusion_counts``.
+            ``convlens.draw.confusion_matrix.count_confusions``.
         class_names: K names; long ones are shortened.
         title: The split, the epoch.
         most: Maximum number of pairs.

@@ -86,12 +86,12 @@ def tile(pictures: Sequence[np.ndarray], columns: int, pad: int = GAP) -> np.nda
 
 
 def centre(picture: np.ndarray, height: int, width: int, colour: Colour = BACKGROUND) -> np.ndarray:
-    """Place ``picture`` centrally on a plain ground of at least ``height`` × ``width``."""
+    """Place ``picture`` centrally on a plain background of at least ``height`` × ``width``."""
     tall, wide = picture.shape[:2]
-    ground = blank(max(height, tall), max(width, wide), colour)
-    top, left = (ground.shape[0] - tall) // 2, (ground.shape[1] - wide) // 2
-    ground[top : top + tall, left : left + wide] = picture
-    return ground
+    canvas = blank(max(height, tall), max(width, wide), colour)
+    top, left = (canvas.shape[0] - tall) // 2, (canvas.shape[1] - wide) // 2
+    canvas[top : top + tall, left : left + wide] = picture
+    return canvas
 
 
 def add_margin(picture: np.ndarray, pad: int = PAD) -> np.ndarray:
@@ -158,7 +158,7 @@ def text_band(
         size: Height of the letters in pixels.
         bold: Whether the text is bold.
         ink: Colour of the text.
-        background: Colour of the ground.
+        background: Colour of the background.
         centre: Whether lines are centred instead of left-aligned.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convlens.draw.canvas import add_title
-from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, hex_colour
+from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, to_hex
 from convlens.draw.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ _BLUE = "#3465c0"
 _PARTS = {  # split -> colour and name of its line
     "train": (_BLUE, "training"),
     "val": ("#e27a18", "validation"),
-    "test": (hex_colour(GREEN), "test"),
+    "test": (to_hex(GREEN), "test"),
 }
 _NAME = 170  # maximum width of a layer's name, pixels
 _STEP = 14  # pixels from one layer's name to the next
 _NARROWEST, _WIDEST = 520, 1500  # width of a depth chart, pixels
-_SMALL = {"color": hex_colour(MUTED), "fontsize": 9}  # text at an axis
-_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": hex_colour(INK)}
-_RING = {"ms": 9, "mfc": "none", "mec": hex_colour(RED), "mew": 1.6}
+_SMALL = {"color": to_hex(MUTED), "fontsize": 9}  # text at an axis
+_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": to_hex(INK)}
+_RING = {"ms": 9, "mfc": "none", "mec": to_hex(RED), "mew": 1.6}
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -36,7 +36,7 @@ def _new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(
-        figsize=(width, height), dpi=_DPI, facecolor=hex_colour(BACKGROUND), layout="constrained"
+        figsize=(width, height), dpi=_DPI, facecolor=to_hex(BACKGROUND), layout="constrained"
     )
     FigureCanvasAgg(figure)
     return figure
@@ -44,12 +44,12 @@ def _new_figure(width: float, height: float) -> Figure:
 
 def _style(axes: Axes, xlabel: str) -> None:
     """Keep only what helps reading: two quiet axis lines and a faint grid."""
-    axes.set_facecolor(hex_colour(BACKGROUND))
+    axes.set_facecolor(to_hex(BACKGROUND))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(hex_colour(MUTED))
+    axes.spines[["left", "bottom"]].set_color(to_hex(MUTED))
     axes.set_axisbelow(True)
     axes.grid(True, color="#e3e5e8", linewidth=0.8)
-    axes.tick_params(colors=hex_colour(MUTED), labelsize=9)
+    axes.tick_params(colors=to_hex(MUTED), labelsize=9)
     axes.set_xlabel(xlabel, **_SMALL)
 
 
@@ -71,7 +71,7 @@ def _draw_curves(
 ) -> None:
     """Draw one line for each part of the data, and a ring at the best epoch."""
     for part, values in series.items():
-        colour, name = _PARTS.get(part, (hex_colour(SLATE), printable(part)))
+        colour, name = _PARTS.get(part, (to_hex(SLATE), printable(part)))
         line = np.asarray(values, float)
         finite = np.isfinite(line)  # there may be no training loss at epoch 0
         marker = "o" if finite.sum() < 15 else None
@@ -88,19 +88,19 @@ def _draw_curves(
         along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
         axes.annotate(
             f"{value:.3f} at epoch {best}", (best, value), xytext=(0, -18),
-            textcoords="offset points", fontsize=9, color=hex_colour(RED),
+            textcoords="offset points", fontsize=9, color=to_hex(RED),
             ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
-            bbox={"fc": hex_colour(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
+            bbox={"fc": to_hex(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
 
 
 def _draw_marks(axes: Axes, marks: Mapping[str, int]) -> None:
     """Draw a dashed vertical line with its name for each mark."""
     for name, epoch in marks.items():
-        axes.axvline(epoch, color=hex_colour(MUTED), linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(epoch, color=to_hex(MUTED), linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
             epoch, 0.02, " " + shorten(name, 150), transform=axes.get_xaxis_transform(),
-            rotation=90, ha="right", va="bottom", fontsize=8.5, color=hex_colour(MUTED),
+            rotation=90, ha="right", va="bottom", fontsize=8.5, color=to_hex(MUTED),
             parse_math=False,
         )  # fmt: skip
 
@@ -149,7 +149,7 @@ def learning_curves(
         _style(axes, "completed epochs")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         heading = shorten(metric, 300)
-        axes.set_title(heading, loc="left", color=hex_colour(INK), fontsize=11, parse_math=False)
+        axes.set_title(heading, loc="left", color=to_hex(INK), fontsize=11, parse_math=False)
         _draw_curves(axes, charts[metric], epochs, best)
         _draw_marks(axes, marks or {})
         axes.margins(x=0.04, y=0.16)
@@ -157,13 +157,13 @@ def learning_curves(
     return _draw_figure(figure, title)
 
 
-def layer_labels(layers: Sequence[str]) -> list[str]:
+def shorten_layer_names(layers: Sequence[str]) -> list[str]:
     """Shorten the names of layers for a chart.
 
     The leading parts that all names share are dropped. Names that are still too long lose their
     beginning, because layers differ at the end.
 
-    >>> layer_labels(["backbone.block1.conv", "backbone.block2.conv"])
+    >>> shorten_layer_names(["backbone.block1.conv", "backbone.block2.conv"])
     ['block1.conv', 'block2.conv']
     """
     parts = [printable(layer).split(".") for layer in layers]
@@ -217,7 +217,7 @@ def depth_chart(
             linewidth=thick, marker=marker, markersize=size,
         )  # fmt: skip
     every = -(-count * _STEP // (width - 100))  # names never overlap
-    labels = layer_labels(layers)
+    labels = shorten_layer_names(layers)
     axes.set_xticks(depth[::every], labels[::every], rotation=90, parse_math=False)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(-0.03, 1.03)  # the whole range, so that 0.01 and 0.02 look close
@@ -263,13 +263,13 @@ def rate_curve(
         axes.plot(*place, "o", **_RING)
         axes.annotate(
             f"steepest descent at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
-            color=hex_colour(RED), fontsize=9,
+            color=to_hex(RED), fontsize=9,
         )  # fmt: skip
     # the first steps and the divergence at the end would flatten everything in between
     top = max(smooth[0], float(np.median(smooth))) * 1.5
     axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
     _style(axes, "learning rate")
     axes.spines[["left", "bottom"]].set_color("black")
-    axes.set_title("training loss", loc="left", color=hex_colour(INK), fontsize=11)
+    axes.set_title("training loss", loc="left", color=to_hex(INK), fontsize=11)
     axes.legend(loc="upper left", **_LEGEND)
     return _draw_figure(figure, title)

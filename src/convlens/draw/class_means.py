@@ -12,7 +12,7 @@ import numpy as np
 from convlens.draw.canvas import GAP, add_title, centre, text_band, tile, vstack
 from convlens.draw.colour import HEAT, add_colour_bar, colourise, format_number
 from convlens.draw.palette import EMPTY, INK
-from convlens.draw.picture import Array, as_array, legible_size, make_legible
+from convlens.draw.picture import Array, as_array, compute_legible_size, make_legible
 from convlens.draw.text import format_dimensions
 
 _LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
@@ -51,24 +51,24 @@ def class_means(
         raise ValueError(
             f"{classes} mean maps with counts {images.shape}, {len(class_names)} names, most={most}"
         )
-    drawn = np.argsort(-images, kind="stable")[:most]
+    chosen = np.argsort(-images, kind="stable")[:most]
     if classes > most and images.any():
-        drawn = drawn[images[drawn] > 0]  # with many classes, grey fields only take up room
-    drawn = np.sort(drawn)
+        chosen = chosen[images[chosen] > 0]  # with many classes, grey fields only take up room
+    chosen = np.sort(chosen)
     finite = np.isfinite(values).all(axis=(1, 2))
-    scale = values[[index for index in drawn if images[index] and finite[index]]]
+    scale = values[[index for index in chosen if images[index] and finite[index]]]
     low = min(0.0, float(scale.min(initial=0.0)))
     high = float(scale.max(initial=low))
 
-    height, width = legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
+    height, width = compute_legible_size(*values.shape[1:], _LEGIBLE, _LARGEST)
     column = max(width, _NARROWEST)
     cells = []
-    for index in drawn:
+    for index in chosen:
         if images[index] and finite[index]:
             heat = colourise(make_legible(values[index], _LEGIBLE, _LARGEST), HEAT, low, high)
         else:  # a grey field with the reason on it
-            why = "not finite" if images[index] else "no images"
-            line = text_band(column, why, background=EMPTY, centre=True)
+            reason = "not finite" if images[index] else "no images"
+            line = text_band(column, reason, background=EMPTY, centre=True)
             heat = centre(line, height, column, EMPTY)
         count = f"{images[index]} image" + ("" if images[index] == 1 else "s")
         name = text_band(column, class_names[index], bold=True, ink=INK)
@@ -78,11 +78,11 @@ def class_means(
     size = format_dimensions(*values.shape[1:])
     facts = f"{images.sum()} images, maps of {size}, one scale for all classes"
     alerts = []
-    if classes > len(drawn):
-        alerts.append(f"{len(drawn)} of {classes} classes: those with the most images")
-    if empty := int((images[drawn] == 0).sum()):
+    if classes > len(chosen):
+        alerts.append(f"{len(chosen)} of {classes} classes: those with the most images")
+    if empty := int((images[chosen] == 0).sum()):
         alerts.append(f"{empty} of {classes} classes without images (grey)")
-    if not_finite := int((~finite & (images > 0))[drawn].sum()):
+    if not_finite := int((~finite & (images > 0))[chosen].sum()):
         alerts.append(f"{not_finite} not finite (grey)")
     sheet = add_colour_bar(sheet, format_number(low), format_number(high), name=HEAT)
     return add_title(sheet, title, facts, alert=", ".join(alerts))

@@ -12,9 +12,9 @@ from convlens.draw.picture import Array, as_array, resize, to_uint8
 from convlens.draw.text import SMALL, line_height, printable, shorten, text_width
 
 HEAT = "inferno"  # dark to bright: lightness rises too, so it also works in greyscale
-DIVERGING = "coolwarm"  # blue, grey at zero (white would not stand out from the background), red
+DIVERGING = "coolwarm"  # blue, grey at zero (white would vanish in the background), red
 _COVER = 0.75  # fraction of the image that the strongest heat covers
-_FINE = 32  # edge of a map above which single values may stand out
+_FINE = 32  # edge of a map above which single values may dominate
 _PERCENTILE = 99.5  # of the magnitudes of a fine map
 
 
@@ -37,7 +37,7 @@ def rescale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return unit.clip(0, 1).astype(np.float32)
 
 
-def full_colour_value(maps: np.ndarray) -> float:
+def find_full_colour_value(maps: np.ndarray) -> float:
     """Return the magnitude at which signed maps ``(…, h, w)`` reach full colour.
 
     That is the largest magnitude. For fine maps, where a few pixels would otherwise take up the
@@ -78,13 +78,12 @@ def overlay(image: Array, map: Array, *, high: float = 1) -> np.ndarray:
     where the map is 0 or NaN.
 
     Args:
-        image: ``(C, H, W)`` as for ``to_uint8``, or a picture that is already drawn (numpy uint8
-            ``(H, W, 3)``).
+        image: ``(C, H, W)`` as for ``to_uint8``, or a picture (numpy uint8 ``(H, W, 3)``).
         map: ``(h, w)``, resized to the image bilinearly, with values from 0 to ``high``.
         high: The value that gets the strongest heat.
     """
-    drawn = isinstance(image, np.ndarray) and image.dtype == np.uint8
-    picture = image if drawn and image.shape[-1] == 3 else to_uint8(image)
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    picture = image if is_array and image.shape[-1] == 3 else to_uint8(image)
     values = np.nan_to_num(rescale(as_array(map), 0, high), nan=0.0)
     values = resize(values, picture.shape[:2], "bilinear").clip(0, 1)
     return blend(picture, colourise(values, HEAT), values)

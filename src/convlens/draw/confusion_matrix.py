@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix.
+"""Draw the confusion matrix: which class the network predicts for images of which class.
 
 Legend: ``K`` classes, ``N`` images. Rows are the true class, columns the predicted one.
 """
@@ -15,58 +15,68 @@ from convlens.draw.palette import BACKGROUND, GREEN, GREY, INK, MUTED, WHITE, Co
 from convlens.draw.picture import Array, as_array
 from convlens.draw.text import BODY, SMALL, line_height, printable, shorten, text_width
 
-SHARES = "Blues"  # white to dark blue: a single cell among a million is seen on white
+FRACTIONS = "Blues"  # white to dark blue: one cell among a million is visible on white
 
-_NUMBERED = 20  # classes up to which the counts are written into the cells
-_LINED = 60  # classes up to which cells stand apart by a line
-_WIDEST = 900  # pixels all cells of a row should stay below; one pixel each is the least
-_SMALLEST, _LARGEST = 30, 64  # edge of a cell with a number at least, and of any cell at most
-_ROW_NAME, _COLUMN_NAME = 170, 120  # pixels a class name may take
-_BAR = 70  # pixels of an accuracy of 1
+_NUMBERED = 20  # maximum number of classes for counts in the cells
+_LINED = 60  # maximum number of classes for lines between the cells
+_WIDEST = 900  # width in pixels that the cells share, if each gets at least one pixel
+_SMALLEST, _LARGEST = 30, 64  # edge of a cell: minimum if it has a number, and maximum
+_ROW_NAME, _COLUMN_NAME = 170, 120  # maximum width of a class name, pixels
+_BAR = 70  # length of the bar for an accuracy of 1, pixels
 _LINE: Colour = (222, 225, 230)
 
 
-def confusion_counts(labels: Array, answers: Array, classes: int) -> np.ndarray:
-    """How often each true class got each answer, int64 ``(K, K)``, true × predicted.
+def count_confusions(labels: Array, answers: Array, classes: int) -> np.ndarray:
+    """Count how often each class is predicted for each true class.
 
     Args:
         labels: ``(N,)`` true classes; images of an unknown class (below 0) are left out.
         answers: ``(N,)`` predicted classes.
         classes: K.
 
-    Raises:
-        ValueError: another number of labels than of answers, or a class that is not below K.
+    Returns:
+        int64 ``(K, K)``, true × predicted.
 
-    >>> confusion_counts([0, 0, 1, -1], [0, 1, 1, 1], 2).tolist()
+    Raises:
+        ValueError: The numbers of labels and answers differ, or a class is not in 0 to K - 1.
+
+    >>> count_confusions([0, 0, 1, -1], [0, 1, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
     """
-    true, said = (as_array(values).astype(np.int64) for values in (labels, answers))
-    if true.ndim != 1 or true.shape != said.shape:
-        raise ValueError(f"labels {true.shape} and answers {said.shape} are not (N,) both")
-    true, said = true[true >= 0], said[true >= 0]
-    if true.size and (max(true.max(), said.max()) >= classes or said.min() < 0):
-        raise ValueError(f"a label or an answer is not in 0 to {classes - 1}")
-    flat = np.bincount(true * classes + said, minlength=classes * classes)
+    true, predicted = (as_array(values).astype(np.int64) for values in (labels, answers))
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise ValueError(f"labels {true.shape} and answers {predicted.shape} must both be (N,)")
+    true, predicted = true[true >= 0], predicted[true >= 0]
+    if true.size and (max(true.max(), predicted.max()) >= classes or predicted.min() < 0):
+        raise ValueError(f"labels and answers must be in 0 to {classes - 1}")
+    flat = np.bincount(true * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
 
 def check_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
-    """``counts`` as int64 ``(K, K)`` with a name for each class.
+    """Check counts and return them as int64 ``(K, K)``.
+
+    Args:
+        counts: ``(K, K)``, true × predicted.
+        class_names: K names.
 
     Raises:
-        ValueError: another shape, no class, or a count below zero.
+        ValueError: The shape does not fit the names, there is no class, or a count is negative.
     """
     values = as_array(counts).astype(np.int64)
-    known = len(class_names)
-    if values.shape != (known, known) or not known or values.min() < 0:
+    count = len(class_names)
+    if values.shape != (count, count) or not count or values.min() < 0:
         raise ValueError(
-            f"counts are (K, K) and at least 0, not {values.shape} for {known} class names"
+            f"counts must be (K, K) and at least 0, not {values.shape} for {count} class names"
         )
     return values
 
 
-def _cell_edge(counts: np.ndarray) -> int:
-    """Pixels of a cell's edge, with the line after it: a number fits, else the square does."""
+def _choose_cell_edge(counts: np.ndarray) -> int:
+    """Return the edge of a cell in pixels, with the line after it.
+
+    If counts are written into the cells, the largest one fits. Otherwise the matrix fits.
+    """
     classes = len(counts)
     edge = min(max(_WIDEST // classes, 1), _LARGEST)
     if classes > _NUMBERED:
@@ -74,13 +84,13 @@ def _cell_edge(counts: np.ndarray) -> int:
     return max(edge, _SMALLEST, text_width(str(counts.max()), BODY) + 10)
 
 
-def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
-    """The matrix itself: every row as shares of its images, numbers in it where they fit."""
+def _draw_matrix(counts: np.ndarray, edge: int) -> np.ndarray:
+    """Draw the matrix alone: fractions of each row as colours, counts if there is room for them."""
     classes, total = len(counts), counts.sum(axis=1, keepdims=True)
-    shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
-    # without numbers to read, colours must tell 4 % from none: on the root scale they do
-    tones = shares if classes <= _NUMBERED else np.sqrt(shares)
-    square = colourise(tones, SHARES).repeat(edge, axis=0).repeat(edge, axis=1)
+    fractions = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
+    # without counts, the colours of 0 % and 4 % must differ visibly: on a root scale they do
+    tones = fractions if classes <= _NUMBERED else np.sqrt(fractions)
+    square = colourise(tones, FRACTIONS).repeat(edge, axis=0).repeat(edge, axis=1)
     if classes <= _LINED:
         square[edge - 1 :: edge] = _LINE
         square[:, edge - 1 :: edge] = _LINE
@@ -90,49 +100,54 @@ def _squares(counts: np.ndarray, edge: int) -> np.ndarray:
     for (row, column), hit in np.ndenumerate(counts):
         if total[row, 0]:
             # white letters on dark blue, faint zeros
-            ink = WHITE if shares[row, column] > 0.65 else INK if hit else MUTED
+            ink = WHITE if fractions[row, column] > 0.65 else INK if hit else MUTED
             x, y = column * edge + middle, row * edge + middle
             labels.append(Label(x, y, str(hit), ink, bold=row == column, anchor="mm"))
     return write_labels(square, labels)
 
 
-def _names(
+def _draw_names(
     class_names: Sequence[str], edge: int, most: int, *, least: int = 20, right: bool = False
 ) -> np.ndarray:
-    """A column of names beside their rows, ``least`` to ``most`` pixels wide.
+    """Draw a column of class names; if rows are lower than letters, only every n-th name.
 
-    Where rows are lower than letters, every n-th class is named.
+    Args:
+        class_names: The names.
+        edge: Height of a row in pixels.
+        most: Maximum width in pixels.
+        least: Minimum width in pixels.
+        right: Whether names are right-aligned.
     """
     classes, line = len(class_names), line_height(SMALL)
-    shown = range(0, classes, -(-line // edge))
-    wish = max(text_width(printable(class_names[index]), SMALL) for index in shown) + 1
-    width = max(least, min(most, wish))
+    named = range(0, classes, -(-line // edge))
+    needed = max(text_width(printable(class_names[index]), SMALL) for index in named) + 1
+    width = max(least, min(most, needed))
     x, anchor = (width, "rm") if right else (0, "lm")
-    # half a line more at both ends: the first and the last name may be higher than their rows
+    # room at both ends, because the first and the last name may be higher than their rows
     margin = max(0, (line - edge + 1) // 2)
     labels = []
-    for index in shown:
+    for index in named:
         name, y = shorten(class_names[index], width, SMALL), margin + index * edge + edge // 2
         labels.append(Label(x, y, name, INK, SMALL, anchor=anchor))
     return write_labels(blank(classes * edge + 2 * margin, width), labels)
 
 
-def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
-    """A bar for each row as long as the share of it that is right, with numbers where they fit."""
+def _draw_accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
+    """Draw a bar for the accuracy of each row, with numbers if there is room for them."""
     classes, total = len(counts), counts.sum(axis=1)
-    right = counts.diagonal() / np.maximum(total, 1)
-    worded = edge >= line_height(SMALL)
+    accuracies = counts.diagonal() / np.maximum(total, 1)
+    has_numbers = edge >= line_height(SMALL)
     words = [
-        f"{share:.1%} of {number}" if number else "no images"
-        for share, number in zip(right, total.tolist(), strict=True)
+        f"{accuracy:.1%} of {number}" if number else "no images"
+        for accuracy, number in zip(accuracies, total.tolist(), strict=True)
     ]
-    room = max(text_width(word, SMALL) for word in words) + 6 if worded else 0
+    room = max(text_width(word, SMALL) for word in words) + 6 if has_numbers else 0
     column = blank(classes * edge, _BAR + room)
     bars = column[:, :_BAR]
     bars[:] = _LINE
-    bars[np.arange(_BAR) < np.rint(right * _BAR).repeat(edge)[:, None]] = GREEN
+    bars[np.arange(_BAR) < np.rint(accuracies * _BAR).repeat(edge)[:, None]] = GREEN
     bars[(total == 0).repeat(edge)] = GREY
-    if not worded:
+    if not has_numbers:
         return column
     bars[edge - 1 :: edge] = BACKGROUND
     labels = [
@@ -142,34 +157,34 @@ def _accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
-    """The true class down, the predicted one along, and each class's accuracy at the right.
+    """Draw true classes as rows, predicted ones as columns, and each class's accuracy at the right.
 
-    A cell's colour is its share of the row, from white (none) to dark blue (all of the class's
-    images). Up to 20 classes the counts are written in the cells; beyond, colours follow the
-    share's square root, as the bar below says, so that rare mistakes are seen. Rows without
-    images are grey. Where rows are lower than letters every n-th class is named; from 451
-    classes on a cell is one pixel.
+    The colour of a cell is its fraction of the row, from white (none) to dark blue (all images of
+    the class). With up to 20 classes the counts are written into the cells. With more, colours
+    follow the square root of the fraction, which is noted at the bar below, so that rare mistakes
+    are visible. Rows without images are grey. If rows are lower than letters, only every n-th class
+    is named; from 451 classes, a cell is one pixel.
 
     Args:
-        counts: ``(K, K)``, true × predicted, see :func:`confusion_counts`.
+        counts: ``(K, K)``, true × predicted, see ``count_confusions``.
         class_names: K names; long ones are shortened.
-        title: the split, the epoch.
+        title: The split, the epoch.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``counts``, or a count below zero.
+        ValueError: ``counts`` has a wrong shape or a negative count.
     """
     values = check_counts(counts, class_names)
-    edge = _cell_edge(values)
-    square, bars = _squares(values, edge), _accuracies(values, edge)
+    edge = _choose_cell_edge(values)
+    square, bars = _draw_matrix(values, edge), _draw_accuracies(values, edge)
     side = square.shape[0]
 
     lead = text_width("true ↓", SMALL, bold=True) + 4
-    rows = _names(class_names, edge, _ROW_NAME, least=max(20, lead), right=True)
-    # written along the rows, then turned a quarter to the left: names are read upwards
-    columns = np.rot90(_names(class_names, edge, _COLUMN_NAME))
+    rows = _draw_names(class_names, edge, _ROW_NAME, least=max(20, lead), right=True)
+    # drawn as rows, then turned a quarter to the left: names read upwards
+    columns = np.rot90(_draw_names(class_names, edge, _COLUMN_NAME))
     margin = (rows.shape[0] - side) // 2
     line, along = line_height(SMALL), text_width("predicted →", SMALL, bold=True)
     left, top = rows.shape[1] + 6, columns.shape[0] + line + 6
@@ -187,8 +202,8 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
         Label(rows.shape[1], top - 6 - line, "true ↓", MUTED, SMALL, True, "rm"),
         Label(right, top - 6 - line // 2, "accuracy", MUTED, SMALL, True),
     ]
-    lead = "share of the true class" + (" (root scale)" if len(values) > _NUMBERED else "")
-    bar = colour_bar(320, "0", "100 %", name=SHARES, lead=lead)
+    lead = "fraction of the true class" + (" (root scale)" if len(values) > _NUMBERED else "")
+    bar = colour_bar(320, "0", "100 %", name=FRACTIONS, lead=lead)
     body = vstack([write_labels(sheet, words), bar], gap=10)
 
     total, hits = int(values.sum()), int(values.trace())

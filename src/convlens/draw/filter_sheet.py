@@ -1,4 +1,4 @@
-"""What filters look like: kernels, images made by gradient ascent, and patches of real ones."""
+"""Draw what filters look like: kernels, images from gradient ascent, patches of real images."""
 
 from __future__ import annotations
 
@@ -19,29 +19,40 @@ from convlens.draw.canvas import (
 )
 from convlens.draw.colour import DIVERGING, colour_bar, colourise_signed
 from convlens.draw.palette import EMPTY, INK, MUTED
-from convlens.draw.picture import Array, as_array, legible_size, resize, resize_cells, to_uint8
+from convlens.draw.picture import (
+    Array,
+    as_array,
+    compute_legible_size,
+    resize,
+    resize_cells,
+    to_uint8,
+)
 from convlens.draw.text import SMALL, format_dimensions, text_width, wrap
 
-_WIDEST = 1500  # pixels a sheet's cells take together at most
-_KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # longest edge of a cell at least, pixels
-_PATCH_GAP, _PATCH_EDGE = 2, 40  # between the patches of a unit; their edge at least, pixels
+_WIDEST = 1500  # maximum width of a row of cells, pixels
+_KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # minimum for the longest edge of a cell, pixels
+_PATCH_GAP, _PATCH_EDGE = 2, 40  # gap between patches and their minimum edge, pixels
 
 
-def _columns(count: int, cell_width: int) -> int:
-    """Even rows of at most 8, or 16 for many, and no wider than a sheet may be."""
+def _choose_columns(count: int, cell_width: int) -> int:
+    """Return the number of cells in a row: at most 8, or 16 if there are many, in even rows."""
     fitting = max(1, (_WIDEST + GAP) // (cell_width + GAP))
     rows = -(-count // min(fitting, 8 if count <= 32 else 16))
     return -(-count // rows)
 
 
-def kernel_pictures(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
-    """Kernels ``(O, I, kh, kw)`` as O pictures ``(kh, kw, 3)``, and how they are to be read.
+def draw_kernels(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Draw kernels, each divided by its own largest magnitude.
 
-    Every kernel is divided by its own largest magnitude; zero is the middle.
+    With three input channels a kernel is drawn as RGB around mid-grey, ``0.5 + 0.5 · w / max|w|``.
+    Otherwise it is blue below zero, grey at zero and red above; several input channels are
+    averaged, which is the response to inputs that are equal.
 
-    - I = 3: RGB around mid-grey, ``0.5 + 0.5 · w / max|w|``.
-    - else: blue below zero, grey at zero, red above; of more than one input channel their mean
-      (what the kernel does to inputs that agree).
+    Args:
+        kernels: ``(O, I, kh, kw)``.
+
+    Returns:
+        O pictures ``(kh, kw, 3)``, and how to read them, as text.
     """
     values = np.nan_to_num(kernels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     inputs = values.shape[1]
@@ -51,38 +62,38 @@ def kernel_pictures(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
     values = values / np.where(peak > 0, peak, 1)
     if inputs == 3:
         return [to_uint8(kernel / 2 + 0.5) for kernel in values], "as RGB around grey"
-    read = "as they are" if inputs == 1 else f"mean of {inputs} inputs"
-    return [colourise_signed(kernel[0], 1) for kernel in values], read
+    reading = "as they are" if inputs == 1 else f"mean of {inputs} inputs"
+    return [colourise_signed(kernel[0], 1) for kernel in values], reading
 
 
 def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
-    """The weights of a convolution, one numbered and magnified cell for each filter.
+    """Draw the weights of a convolution, one numbered and magnified cell for each filter.
 
     Args:
-        kernels: ``(O, I, kh, kw)``; drawn as :func:`kernel_pictures` says.
-        title: the layer.
+        kernels: ``(O, I, kh, kw)``; ``draw_kernels`` explains the colours.
+        title: The layer.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape.
+        ValueError: ``kernels`` has a wrong shape.
     """
     values = as_array(kernels)
     if values.ndim != 4 or 0 in values.shape:
-        raise ValueError(f"kernels are (O, I, kh, kw), not {tuple(values.shape)}")
+        raise ValueError(f"kernels must be (O, I, kh, kw), not {tuple(values.shape)}")
     count, inputs, height, width = values.shape
-    pictures, read = kernel_pictures(values)
-    size = legible_size(height, width, _KERNEL_EDGE)
+    pictures, reading = draw_kernels(values)
+    size = compute_legible_size(height, width, _KERNEL_EDGE)
     # a kernel of 7 by 1 is too narrow for its number below it
     column = max(size[1], text_width(str(count - 1), SMALL))
     cells = [
         vstack([resize(picture, size), text_band(column, str(index), centre=True)], gap=1)
         for index, picture in enumerate(pictures)
     ]
-    sheet = tile(cells, _columns(count, column))
+    sheet = tile(cells, _choose_columns(count, column))
     shape = format_dimensions(inputs, height, width)
-    facts = f"{count} kernels {shape}, {read}, each divided by its maximum"
+    facts = f"{count} kernels {shape}, {reading}, each divided by its maximum"
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:
@@ -91,59 +102,68 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     return add_title(sheet, title, facts, alert=alert)
 
 
-def _crossed(height: int, width: int) -> np.ndarray:
-    """The cell of a filter that has no image: grey, with both diagonals."""
+def _draw_empty_cell(height: int, width: int) -> np.ndarray:
+    """Draw the cell of a filter without an image: grey, with both diagonals."""
     cell = blank(height, width, EMPTY)
     rising, falling = diagonals(height, width, 1.0)
     cell[rising | falling] = MUTED
     return cell
 
 
-def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image as large as ``size`` allows, on plain ground.
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Draw an image as large as ``size`` allows, centred on a plain background.
 
-    Magnified by whole pixels, unless that would leave more than a fifth of the room empty.
+    It is magnified by an integer factor, unless that would leave more than a fifth of the width
+    and height empty.
     """
     picture = to_uint8(image)
     scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
-    whole = scale >= 1 and int(scale) >= 0.8 * scale
-    scale = int(scale) if whole else scale
+    is_integer = scale >= 1 and int(scale) >= 0.8 * scale
+    scale = int(scale) if is_integer else scale
     height, width = (max(1, round(edge * scale)) for edge in picture.shape[:2])
-    picture = resize(picture, (height, width), "nearest" if whole else "bilinear")
+    picture = resize(picture, (height, width), "nearest" if is_integer else "bilinear")
     return centre(picture, *size)
 
 
-def _patch_block(patches: np.ndarray, height: int) -> np.ndarray:
-    """The patches ``(N, C, h, w)`` of a unit in two rows, one if it is one, ``height`` in all."""
+def _draw_patches(patches: np.ndarray, height: int) -> np.ndarray:
+    """Draw the patches ``(N, C, h, w)`` of a unit in two rows, together ``height`` pixels high."""
     rows = min(2, len(patches))
     edge = max(_PATCH_EDGE, (height - _PATCH_GAP * (rows - 1)) // rows)
     cells = [
-        _fitted(patch, (edge, edge)) if np.isfinite(patch).all() else _crossed(edge, edge)
+        _fit(patch, (edge, edge)) if np.isfinite(patch).all() else _draw_empty_cell(edge, edge)
         for patch in patches
     ]
     return tile(cells, -(-len(cells) // rows), _PATCH_GAP)
 
 
-def _filter_cell(
+def _draw_filter_cell(
     image: np.ndarray,
     unit: int,
     mark: str | None,
     label: str | None,
     patches: np.ndarray | None,
 ) -> np.ndarray:
-    """One image of a unit, its patches to the right, its name below; a marked one says why."""
+    """Draw the image of one unit, with its patches to the right and its name below.
+
+    Args:
+        image: ``(C, H, W)``.
+        unit: Number of the unit.
+        mark: Why the unit has no image; None if it has one.
+        label: Text below the image; None for the unit's number.
+        patches: ``(N, C, h, w)``; None for no patches.
+    """
     picture = to_uint8(image)
-    size = legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
+    size = compute_legible_size(*picture.shape[:2], _PICTURE_EDGE, 256)
     column = max(size[1], 64)  # room for the name below a narrow image
     if mark is None:
         cell = resize_cells(picture, size)
     else:
-        why = text_band(column, mark, ink=INK, background=EMPTY, centre=True)
-        cell = _crossed(size[0], column)
-        top = max((size[0] - why.shape[0]) // 2, 0)
-        cell[top : top + why.shape[0]] = why[: size[0]]
+        reason = text_band(column, mark, ink=INK, background=EMPTY, centre=True)
+        cell = _draw_empty_cell(size[0], column)
+        top = max((size[0] - reason.shape[0]) // 2, 0)
+        cell[top : top + reason.shape[0]] = reason[: size[0]]
     if patches is not None:
-        cell = hstack([cell, _patch_block(patches, size[0])], gap=_PATCH_GAP + 1)
+        cell = hstack([cell, _draw_patches(patches, size[0])], gap=_PATCH_GAP + 1)
         column = max(column, cell.shape[1])
     name = f"unit {unit}" if label is None else label
     lines = wrap(name, column, SMALL, most=2)
@@ -160,30 +180,30 @@ def filter_sheet(
     patches: Array | None = None,
     note: str | None = None,
 ) -> np.ndarray:
-    """Images that excite units most (gradient ascent), one labelled cell for each unit.
+    """Draw the images that excite units most (gradient ascent), one labelled cell for each unit.
 
     Args:
         pictures: ``(U, C, H, W)`` in [0, 1], C 1 or 3.
-        units: the U units' numbers.
-        title: the layer.
-        marks: for each unit None, or why its image is none: such a cell is grey and crossed,
-            with the mark written on it. An image with values that are not finite is marked so by
-            itself.
-        labels: what to write below the cells instead of "unit 7", such as class names.
-        patches: ``(U, N, C, h, w)`` in [0, 1]: real images that excite the units, to the right
-            of each image in two rows, read line by line; also beside marked ones. A patch with
-            values that are not finite is grey and crossed.
-        note: where the patches come from, for the line below the title.
+        units: Numbers of the U units.
+        title: The layer.
+        marks: For each unit None, or the reason why it has no image. The cell is then grey and
+            crossed and shows the reason. Images with values that are not finite are marked
+            automatically.
+        labels: Texts below the cells, such as class names; None for "unit 7".
+        patches: ``(U, N, C, h, w)`` in [0, 1], patches of real images that excite the units. They
+            are drawn right of each image, in two rows read line by line, also for units without an
+            image. A patch with values that are not finite is grey and crossed.
+        note: Where the patches come from, for the line below the title.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: another shape of ``pictures`` or ``patches``, or lists of another length.
+        ValueError: ``pictures`` or ``patches`` has a wrong shape, or the lists differ in length.
     """
     images = as_array(pictures)
     if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"filter pictures are (U, C, H, W), not {tuple(images.shape)}")
+        raise ValueError(f"filter pictures must be (U, C, H, W), not {tuple(images.shape)}")
     count = len(images)
     marks = [None] * count if marks is None else list(marks)
     names = [None] * count if labels is None else labels
@@ -191,18 +211,23 @@ def filter_sheet(
         raise ValueError(
             f"{count} images with {len(units)} units, {len(marks)} marks, {len(names)} labels"
         )
-    real = [None] * count if patches is None else as_array(patches)
-    if patches is not None and (real.ndim != 5 or len(real) != count or 0 in real.shape):
-        raise ValueError(f"patches are ({count}, N, C, h, w), not {tuple(real.shape)}")
+    examples = [None] * count if patches is None else as_array(patches)
+    if patches is not None and (
+        examples.ndim != 5 or len(examples) != count or 0 in examples.shape
+    ):
+        raise ValueError(f"patches must be ({count}, N, C, h, w), not {tuple(examples.shape)}")
     for index in np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))):
         marks[index] = marks[index] or "not finite"
-    cells = [_filter_cell(*entry) for entry in zip(images, units, marks, names, real, strict=True)]
-    sheet = tile(cells, _columns(count, max(cell.shape[1] for cell in cells)))
+    cells = [
+        _draw_filter_cell(*entry)
+        for entry in zip(images, units, marks, names, examples, strict=True)
+    ]
+    sheet = tile(cells, _choose_columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
-    alert = f"{missing} of {count} without a picture (crossed)" if missing else None
+    alert = f"{missing} of {count} without an image (crossed)" if missing else None
     facts = f"{count} units, {format_dimensions(*images.shape[2:])} pixels"
     if patches is not None:
-        side = format_dimensions(*real.shape[3:])
-        facts += f"; right of each the {real.shape[1]} patches ({side}) that excite it most"
+        side = format_dimensions(*examples.shape[3:])
+        facts += f"; right of each, the {examples.shape[1]} patches ({side}) that excite it most"
         facts += f", {note}" if note else ""
     return add_title(sheet, title, facts, alert=alert)

@@ -1,4 +1,4 @@
-"""Pictures as file bytes, as TensorBoard and the run folder store them."""
+"""Encode pictures as JPEG or PNG bytes, for TensorBoard and the run folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from PIL import Image
 
 
 def _encode(picture: np.ndarray, kind: str, **options: int) -> bytes:
+    """Return a picture as the bytes of a file.
+
+    Raises:
+        ValueError: The picture is not uint8 ``(H, W, 3)``.
+    """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"a picture is uint8 (H, W, 3), not {picture.dtype} {picture.shape}")
+        raise ValueError(f"a picture must be uint8 (H, W, 3), not {picture.dtype} {picture.shape}")
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def encode_jpeg(picture: np.ndarray, quality: int = 90) -> bytes:
-    """``picture``, uint8 ``(H, W, 3)``, as JPEG bytes; ``quality`` 1 (worst) to 100.
+    """Return a picture as JPEG bytes.
 
-    Colour is stored at full resolution (4:4:4): halved, as is usual, thin red frames and
-    letters smear.
+    Colour is stored at full resolution (4:4:4), because the usual half resolution smears thin red
+    frames and letters.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        quality: 1 (worst) to 100.
     """
     return _encode(picture, "JPEG", quality=quality, subsampling=0)
 
@@ -28,36 +37,40 @@ def encode_jpeg(picture: np.ndarray, quality: int = 90) -> bytes:
 def encode_png(picture: np.ndarray) -> bytes:
     """Return ``picture``, uint8 ``(H, W, 3)``, as PNG bytes.
 
-    PNG is exact, 10 to 40 times slower to write than JPEG.
+    PNG is exact, but 10 to 40 times slower to write than JPEG.
     """
     return _encode(picture, "PNG")
 
 
-def jpeg_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height of a JPEG or PNG file's bytes, in pixels; only its header is read.
+def read_jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """Return width and height of an encoded picture in pixels; only the header is read.
+
+    Args:
+        encoded: Bytes of a JPEG or PNG file.
 
     Raises:
-        OSError: the bytes are no image.
+        OSError: The bytes are not an image.
     """
     with Image.open(io.BytesIO(encoded)) as picture:
         return picture.size
 
 
 def shrink_jpeg(encoded: bytes, longest_edge: int, quality: int) -> bytes:
-    """The same JPEG with fewer bytes: no edge longer than ``longest_edge`` pixels, lower quality.
+    """Reduce the size and quality of a JPEG, so that it has fewer bytes.
 
     Args:
-        encoded: a JPEG file's bytes.
+        encoded: Bytes of a JPEG file.
+        longest_edge: Maximum edge of the result in pixels.
         quality: 1 (worst) to 100.
 
     Returns:
-        JPEG bytes; ``encoded`` itself where that is not smaller.
+        JPEG bytes, or ``encoded`` if these are fewer bytes.
 
     Raises:
-        OSError: the bytes are no whole image.
+        OSError: The bytes are not a complete image.
     """
     with Image.open(io.BytesIO(encoded)) as picture:
         smaller = picture.convert("RGB")
     smaller.thumbnail((longest_edge, longest_edge), Image.Resampling.LANCZOS)
-    found = encode_jpeg(np.asarray(smaller), quality)
-    return min(found, encoded, key=len)
+    reduced = encode_jpeg(np.asarray(smaller), quality)
+    return min(reduced, encoded, key=len)

@@ -1,4 +1,4 @@
-"""The colours of panels: ground, letters, verdicts."""
+"""The colours of panels: background, text, right and wrong."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RED: Colour = (214, 40, 57)
 GREEN: Colour = (22, 128, 78)
 SLATE: Colour = (84, 96, 116)
 GREY: Colour = (150, 154, 160)
-EMPTY: Colour = (214, 216, 220)  # a cell that has nothing to show
+EMPTY: Colour = (214, 216, 220)  # cells without content
 WHITE: Colour = (255, 255, 255)
 
 
-def hex_colour(colour: Colour) -> str:
-    """A colour as Matplotlib takes it.
+def to_hex(colour: Colour) -> str:
+    """Return a colour in the form that Matplotlib accepts.
 
-    >>> hex_colour((255, 214, 0))
+    >>> to_hex((255, 214, 0))
     '#ffd600'
     """
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,7 +1,7 @@
-"""Lettering: fonts, names made printable, lines shortened or wrapped to a width in pixels.
+"""Fonts and text: make names printable, shorten or wrap lines to a width in pixels.
 
-The font is DejaVu Sans, which every Matplotlib brings along: the same letters on every machine,
-the same as in the charts, with Latin, Greek and Cyrillic (Pillow's own font knows ASCII only).
+The font is DejaVu Sans, which is part of Matplotlib. Text therefore looks the same on every machine
+and in the charts, and may be Latin, Greek or Cyrillic (Pillow's default font has ASCII only).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-SMALL, BODY, TITLE = 11, 12, 15  # letter sizes in pixels; nothing is ever written smaller
+SMALL, BODY, TITLE = 11, 12, 15  # letter sizes in pixels; SMALL is the minimum
 
-_LONGEST = 1000  # characters looked at; no panel shows as many
+_LONGEST = 1000  # maximum number of characters; no panel has room for more
 _ELLIPSIS = "…"
 
 
-def _font_file(bold: bool) -> Path:
-    import matplotlib  # only where text is drawn: importing convlens.draw stays quick
+def _get_font_file(bold: bool) -> Path:
+    import matplotlib  # imported here, so that importing convlens.draw is fast
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
@@ -28,64 +28,64 @@ def _font_file(bold: bool) -> Path:
 
 @lru_cache(maxsize=32)
 def font(size: int = BODY, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font of all panels at ``size`` pixels."""
-    return ImageFont.truetype(str(_font_file(bold)), size)
+    """Return the font of all panels at ``size`` pixels."""
+    return ImageFont.truetype(str(_get_font_file(bold)), size)
 
 
 @lru_cache(maxsize=1)
-def _known_characters() -> frozenset[str]:
-    """The characters that have a glyph in both the regular and the bold font."""
+def _read_known_characters() -> frozenset[str]:
+    """Return the characters that have a glyph in both the regular and the bold font."""
     from matplotlib.ft2font import FT2Font
 
-    regular, bold = (FT2Font(str(_font_file(bold))).get_charmap() for bold in (False, True))
+    regular, bold = (FT2Font(str(_get_font_file(bold))).get_charmap() for bold in (False, True))
     return frozenset(map(chr, regular.keys() & bold.keys()))
 
 
 @lru_cache(maxsize=4096)
 def printable(text: str) -> str:
-    """``text`` on one line, with what the font cannot show written as its code.
+    """Return ``text`` on one line, with escape codes for characters that the font lacks.
 
-    Two Chinese class names must not both become rows of empty boxes, hence ``\\u72d7`` for a
-    character without a glyph. Line breaks and tabs become blanks; control characters vanish.
+    A character without a glyph becomes ``\\u72d7``, because two Chinese class names must not both
+    become rows of empty boxes. Line breaks and tabs become spaces; control characters are dropped.
 
     >>> printable("caf\\u00e9\\n\\u72d7")
     'café \\\\u72d7'
     """
-    shown = []
+    letters = []
     for character in unicodedata.normalize("NFC", str(text)[:_LONGEST]):
         if character.isspace():
-            shown.append(" ")
+            letters.append(" ")
         elif unicodedata.category(character) in ("Cc", "Cf"):
             continue
-        elif character in _known_characters():
-            shown.append(character)
+        elif character in _read_known_characters():
+            letters.append(character)
         else:
-            shown.append(f"\\u{ord(character):04x}")
-    return " ".join("".join(shown).split())
+            letters.append(f"\\u{ord(character):04x}")
+    return " ".join("".join(letters).split())
 
 
 def format_dimensions(*sizes: int) -> str:
-    """Sizes with multiplication signs between them, such as 7 by 7."""
+    """Join sizes with multiplication signs, such as 7×7."""
     return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int = BODY, bold: bool = False) -> int:
-    """Pixels that ``text`` (already printable) needs from left to right, rounded up."""
+    """Return the width in pixels of a text that is already printable, rounded up."""
     letters = font(size, bold)
     left, _, right, _ = letters.getbbox(text)
     return int(max(right, letters.getlength(text)) - min(left, 0)) + 1
 
 
 def line_height(size: int = BODY) -> int:
-    """Pixels from one line to the next; ascenders and descenders fit in."""
+    """Return the distance between lines in pixels, with room for ascenders and descenders."""
     return round(size * 1.4)
 
 
 def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
-    """``text`` made printable and, where it is wider than ``width`` pixels, cut to end in ``…``.
+    """Make ``text`` printable, and cut it to end in ``…`` if it is wider than ``width`` pixels.
 
-    Empty where not even the ellipsis fits.
+    If not even the ellipsis fits, the result is empty.
     """
     text = printable(text)
     if text_width(text, size, bold) <= width:
@@ -99,7 +99,7 @@ def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
 
 
 def shorten_path(path: str, width: int) -> str:
-    """A layer's path no wider than ``width`` pixels: its end says most, so its start is cut."""
+    """Shorten a layer's path to ``width`` pixels by cutting its start; layers differ at the end."""
     text = printable(path)
     parts = text.split(".")
     tails = [_ELLIPSIS + ".".join(parts[start:]) for start in range(1, len(parts))]
@@ -108,9 +108,18 @@ def shorten_path(path: str, width: int) -> str:
 
 
 def wrap(text: str, width: int, size: int = BODY, bold: bool = False, most: int = 3) -> list[str]:
-    """``text`` broken at blanks into at most ``most`` lines no wider than ``width`` pixels.
+    """Break ``text`` at spaces into lines.
 
-    What is left over ends the last line with ``…``; a single word that is too wide is shortened.
+    Args:
+        text: The text.
+        width: Maximum width of a line in pixels.
+        size: Height of the letters in pixels.
+        bold: Whether the text is bold.
+        most: Maximum number of lines.
+
+    Returns:
+        The lines. If they do not hold all of the text, the last one ends with ``…``. A single word
+        that is too wide is shortened.
     """
     words, lines = printable(text).split(" "), []
     while words and len(lines) < most - 1:

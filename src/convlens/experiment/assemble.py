@@ -168,8 +168,8 @@ def describe_spoiled_base(config: Config, module: ClassifierModule) -> str:
     if not (weights and base and list_first_groups("head.") and is_head_new):
         return ""
     return (
-        f"{', '.join(base)} and the new head are trained together from epoch 1: the head's random "
-        f"gradients spoil pretrained weights; train it alone first (finetune.phases)"
+        f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
+        f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
     )
 
 

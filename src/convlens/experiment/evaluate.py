@@ -43,7 +43,7 @@ class Evaluation:
     """Results of a checkpoint on images that it has not seen.
 
     Attributes:
-        tested_on: the images, from ``convlens.experiment.unseen.select_test_images``.
+        tested_on: the images, as ``convlens.experiment.unseen`` selects them.
         epoch: completed epochs of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
             if there are very many classes.

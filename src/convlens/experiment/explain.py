@@ -10,7 +10,7 @@ from pathlib import Path
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.data.pixels.decode import ImageError
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.experiment.explainer import Explainer
 from convlens.experiment.inputs import find_image_files, start_walk
 from convlens.experiment.methods import choose_methods, write_panels
@@ -70,7 +70,7 @@ def explain_images(
         count += 1
         name, top = _choose_name(file.stem, names), explanation.top(5)
         panels = write_panels(home / name, explanation.panels)
-        classes = (f"{label} {probability_text(probability)}" for label, probability in top)
+        classes = (f"{label} {format_probability(probability)}" for label, probability in top)
         say(f"{file}: {', '.join(classes)}")
         for note in explanation.notes:
             say(f"  {note}")

@@ -69,8 +69,8 @@ class Explainer:
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise UserError(
-                f"the class name {repeated[0]!r} is given "
-                f"{self.class_names.count(repeated[0])} times: give each class its own name"
+                f"the class name {repeated[0]!r} is given several times: "
+                f"give each class its own name"
             )
         if normalise is not None:
             normalise.to(device_of(network))

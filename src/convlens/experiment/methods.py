@@ -24,8 +24,8 @@ from convlens.draw.grad_cam_panel import (
     ClassMap,
     LayerMap,
     Role,
+    format_probability,
     grad_cam_panel,
-    probability_text,
 )
 from convlens.draw.jpeg import encode_jpeg
 from convlens.explain.activations import activations
@@ -95,7 +95,7 @@ class Explanation:
         return list(zip(names, values.tolist(), strict=True))
 
     def __str__(self) -> str:
-        classes = (f"{name} {probability_text(value)}" for name, value in self.top(3))
+        classes = (f"{name} {format_probability(value)}" for name, value in self.top(3))
         return f"{self.name}: {', '.join(classes)}"
 
     def _repr_html_(self) -> str:

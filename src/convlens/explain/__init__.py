@@ -1,4 +1,4 @@
-"""What a network sees: tensors and an ``nn.Module`` in, tensors out; the network is unchanged."""
+"""Explain a network: tensors and an ``nn.Module`` in, tensors out; the network stays unchanged."""
 
 from convlens.explain.activations import activations, dead_channels, sparsity
 from convlens.explain.attribution import attribute

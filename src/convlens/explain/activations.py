@@ -1,4 +1,4 @@
-"""What each layer answers to given pictures: feature maps, dead channels, sparsity.
+"""The outputs of layers: feature maps, dead channels, sparsity.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` layers.
 """
@@ -12,57 +12,62 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from convlens.explain.captum_layers import layer_outputs, reading
+from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.mode import chunks, explaining, prepare_images
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Outputs of ``L`` layers for one batch of pictures.
+    """Outputs of ``L`` layers for one batch of images.
 
     Attributes:
-        layers: layer name -> ``(B, C, h, w)`` maps, also of a layer that holds its channels last,
-            or ``(B, C)`` features; fp32, detached, on the network's device, in the order the layers
-            were asked for.
-        rules: layer name -> what makes a channel of it dead; see :func:`dead_channels`.
+        layers: layer name -> ``(B, C, h, w)`` maps, even if the layer itself has its channels
+            last, or ``(B, C)`` features; fp32, detached, on the network's device, in the order of
+            the request.
+        rules: layer name -> the rule by which its channels are dead; see
+            ``convlens.explain.dead_channels``.
     """
 
     layers: dict[str, Tensor]
     rules: dict[str, DeadRule]
 
     def dead(self, layer: str) -> Tensor:
-        """The channels of a layer that are dead for these pictures: ``(C,)`` bool."""
+        """Return which channels of a layer are dead for these images, ``(C,)`` bool."""
         return dead_channels(self.layers[layer], self.rules[layer])
 
 
 def activations(
     model: nn.Module, images: Tensor, layers: Sequence[str], *, batch: int | None = None
 ) -> Activations:
-    """The outputs of the named layers for ``images``, as they leave each layer, channels first.
+    """Return the outputs of the named layers for ``images``, channels first.
 
     Captum's ``LayerActivation`` reads all layers in one forward pass.
 
-    The taps of one convolution stage are layers of their own: name the convolution for its raw
-    output (an in-place ReLU behind it does not spoil it), the normalisation for what comes after
-    it, the activation, the pooling. A module called several times reports its last call.
+    The modules of a convolution stage are separate layers. Name the convolution to get its raw
+    output (an in-place ReLU after it does not overwrite the result), or the normalisation, the
+    activation or the pooling to get theirs. For a module that is called several times, the result
+    is the output of its last call.
 
     Args:
-        images: ``(B, C, H, W)`` as the network takes them.
-        layers: module paths, see :func:`convlens.explain.choose_layers`.
-        batch: pictures a forward pass; None for all at once.
+        model: the network.
+        images: ``(B, C, H, W)``, preprocessed as the network expects them.
+        layers: module paths, see ``convlens.explain.choose_layers``.
+        batch: images per forward pass; None for all at once.
 
     Raises:
-        UserError: an unknown layer, one that is never called in evaluation mode, or one whose
-            output is neither maps nor features (tokens, windows).
+        UserError: if a layer is unknown, is never called in evaluation mode, or returns neither
+            maps nor features (but tokens or windows, for example).
     """
-    with explaining(model), torch.no_grad(), reading(model, layers) as layouts:
+    with explaining(model), torch.no_grad(), hook_layers(model, layers) as layouts:
         images = prepare_images(model, images)
-        parts = [layer_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
+        parts = [read_outputs(layouts, images[part]) for part in chunks(len(images), batch)]
         maps = {
             name: torch.cat([layouts.channels_first(name, part[name]) for part in parts])
             for name in layers
         }
-        rules = {name: _dead_rule(layouts.modules[name], layouts.readers(name)) for name in layers}
+        rules = {
+            name: _choose_rule(layouts.modules[name], layouts.readers(name)) for name in layers
+        }
     return Activations(maps, rules)
 
 
@@ -70,16 +75,17 @@ DeadRule = Literal["rectified", "constant", "none"]
 
 
 def dead_channels(maps: Tensor, rule: DeadRule = "rectified") -> Tensor:
-    """Channels that tell nothing about these pictures: ``(C,)`` bool.
+    """Return which channels carry no information about these images, ``(C,)`` bool.
 
-    A channel is dead if all its values are equal, and also if no value of it is above zero and a
-    ReLU takes it (or has just given it), which makes zero of it everywhere.
+    A channel is dead if all its values are equal. It is also dead if none of its values is above
+    zero and a ReLU reads it (or has produced it), because the ReLU's output is zero everywhere.
 
     Args:
         maps: ``(B, C, H, W)`` or ``(B, C)`` outputs of one layer.
-        rule: ``rectified`` for a layer that nothing but ReLUs reads; ``constant`` for others, where
-            a value below zero tells as much as one above; ``none`` for a convolution or dense layer
-            that a normalisation reads, which moves and stretches whatever comes: none is dead.
+        rule: ``rectified`` for a layer that only ReLUs read; ``constant`` for others, where a
+            negative value carries as much information as a positive one; ``none`` for a
+            convolution or dense layer that a normalisation reads: as this shifts and scales any
+            values, no channel counts as dead.
 
     >>> dead_channels(torch.tensor([[0.0, 1.0, 2.0], [-1.0, 1.0, 3.0]]))
     tensor([ True,  True, False])
@@ -87,29 +93,29 @@ def dead_channels(maps: Tensor, rule: DeadRule = "rectified") -> Tensor:
     tensor([False,  True, False])
     """
     values = _by_channel(maps)
-    return _dead(values.amax(1), values.amin(1), rule)
+    return _find_dead(values.amax(1), values.amin(1), rule)
 
 
-def _dead(highest: Tensor, lowest: Tensor, rule: DeadRule) -> Tensor:
+def _find_dead(highest: Tensor, lowest: Tensor, rule: DeadRule) -> Tensor:
     if rule == "none":
         return torch.zeros_like(highest, dtype=torch.bool)
     constant = highest == lowest
     return constant | (highest <= 0) if rule == "rectified" else constant
 
 
-def _dead_rule(module: nn.Module, readers: frozenset[str]) -> DeadRule:
+def _choose_rule(module: nn.Module, readers: frozenset[str]) -> DeadRule:
     if readers == {"rectifier"}:
         return "rectified"
-    # what a ReLU gave is dead where it is zero everywhere, which is constant
-    moved = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and "norm" in readers
-    return "none" if moved else "constant"
+    # a ReLU's own output needs no rule of its own: dead means zero everywhere, thus constant
+    normalised = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and "norm" in readers
+    return "none" if normalised else "constant"
 
 
 def sparsity(maps: Tensor) -> Tensor:
-    """Share of values at or below zero, channel by channel: ``(C,)`` in [0, 1].
+    """Return the fraction of each channel's values that are at or below zero, ``(C,)`` in [0, 1].
 
-    After a ReLU this is the share of silent positions, before it the share it will silence. The
-    mean over the result is the sparsity of the layer.
+    After a ReLU this is the fraction of zeros; before it, the fraction that the ReLU will set to
+    zero. The mean of the result is the sparsity of the layer.
 
     Args:
         maps: ``(B, C, H, W)`` or ``(B, C)`` outputs of one layer.
@@ -122,11 +128,11 @@ def sparsity(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LayerStatistics:
-    """What ``C`` channels of a layer did over many pictures.
+    """Statistics of the ``C`` channels of a layer over many images.
 
     Attributes:
-        sparsity: ``(C,)`` in [0, 1], see :func:`sparsity`.
-        dead: ``(C,)`` bool, by the layer's rule, see :func:`dead_channels`.
+        sparsity: ``(C,)`` in [0, 1], see ``convlens.explain.sparsity``.
+        dead: ``(C,)`` bool, by the layer's rule, see ``convlens.explain.dead_channels``.
     """
 
     sparsity: Tensor
@@ -136,35 +142,36 @@ class LayerStatistics:
 def compute_layer_statistics(
     model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]
 ) -> dict[str, LayerStatistics]:
-    """Sparsity and dead channels of several layers over any number of pictures.
+    """Return the sparsity and the dead channels of several layers over any number of images.
 
-    Batches flow through one by one and only their counts are kept, so memory does not grow with
-    the number of pictures.
+    Only counts are kept of each batch, so memory does not grow with the number of images.
 
     Args:
-        batches: ``(B, C, H, W)`` each, as the network takes them; at least one.
+        model: the network.
+        batches: ``(B, C, H, W)`` each, preprocessed as the network expects them; at least one.
         layers: module paths.
 
     Raises:
-        UserError: a layer that :func:`activations` refuses.
+        UserError: for a layer that ``convlens.explain.activations`` rejects.
     """
     sums: dict[str, list[Tensor]] = {}
     total = 0
     for images in batches:
-        found = activations(model, images, layers)
+        outputs = activations(model, images, layers)
         total += len(images)
-        for name, maps in found.layers.items():
+        for name, maps in outputs.layers.items():
             values = _by_channel(maps)
-            now = [(values <= 0).float().mean(1) * len(images), values.amax(1), values.amin(1)]
+            new = [(values <= 0).float().mean(1) * len(images), values.amax(1), values.amin(1)]
             if name in sums:
-                share, high, low = sums[name]
-                now = [share + now[0], torch.maximum(high, now[1]), torch.minimum(low, now[2])]
-            sums[name] = now
+                sparse, high, low = sums[name]
+                new = [sparse + new[0], torch.maximum(high, new[1]), torch.minimum(low, new[2])]
+            sums[name] = new
     return {
-        name: LayerStatistics(share / total, _dead(high, low, found.rules[name]))
-        for name, (share, high, low) in sums.items()
+        name: LayerStatistics(sparse / total, _find_dead(high, low, outputs.rules[name]))
+        for name, (sparse, high, low) in sums.items()
     }
 
 
 def _by_channel(maps: Tensor) -> Tensor:
+    """Return the values of each channel in one row, ``(C, N)``."""
     return maps.transpose(0, 1).flatten(1)

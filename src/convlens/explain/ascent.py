@@ -1,6 +1,6 @@
-"""A climb: pictures that follow the gradient of a unit, step by step.
+"""Gradient ascent: images that follow the gradient of a unit, step by step.
 
-Shapes: ``C`` channels, ``H W`` height and width, ``U`` units that climb together.
+Shapes: ``C`` channels, ``H W`` height and width, ``U`` units that ascend in one batch.
 """
 
 from __future__ import annotations
@@ -16,57 +16,77 @@ from torch import Tensor
 
 from convlens.explain.taps import Taps
 
-# How the three colours of natural pictures vary together: the square root of their covariance over
+# How the three colours of natural images vary together: the square root of their covariance over
 # ImageNet, scaled to norm one (Olah et al. 2017, https://distill.pub/2017/feature-visualization).
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
-def draw_start(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
-    """``(U, C, h, w)`` noise; each unit has a generator of its own, and the global one rests."""
+def draw_noise(units: list[int], shape: tuple[int, ...], noise: float, seed: int) -> Tensor:
+    """Return ``(U, C, h, w)`` noise, seeded for each unit; the global generator is not used."""
     generator = torch.Generator()
-    pictures = [
+    images = [
         torch.randn(shape, generator=generator.manual_seed((seed * 2**20 + unit) % 2**63))
         for unit in units
     ]
-    return noise * torch.stack(pictures) if pictures else torch.zeros(0, *shape)
+    return noise * torch.stack(images) if images else torch.zeros(0, *shape)
 
 
 class Move(NamedTuple):
-    """How the picture is moved in one step: rolled by pixels, scaled, turned by radians."""
+    """How the image is moved in one step.
+
+    Attributes:
+        shift: pixels to roll it by, down and across.
+        scale: the zoom factor.
+        angle: the rotation, in radians.
+    """
 
     shift: tuple[int, int]
     scale: float
     angle: float
 
-    def warped(self, images: Tensor) -> Tensor:
-        """``images`` ``(U, C, h, w)`` scaled and turned about their middle; differentiable."""
+    def warp(self, images: Tensor) -> Tensor:
+        """Scale and rotate ``images`` ``(U, C, h, w)`` about their centre; differentiable."""
         if self.scale == 1 and self.angle == 0:
             return images
         height, width = images.shape[-2:]
         cosine, sine = cos(self.angle) / self.scale, sin(self.angle) / self.scale
-        # in units of half a side: the aspect keeps a turn a turn
-        matrix = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
-        matrix = images.new_tensor(matrix).expand(len(images), 2, 3)
+        # coordinates are in half sides: the aspect ratio keeps the rotation free of shear
+        rows = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
+        matrix = images.new_tensor(rows).expand(len(images), 2, 3)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def draw_moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int) -> list[Move]:
-    """One for each step, the same for all pictures, whatever the batches."""
+    """Draw one move for each step, which depends on the seed alone and not on the batches.
+
+    Raises:
+        ValueError: if an amount is negative, or ``zoom`` is not below 1.
+    """
     if not (jitter >= 0 and 0 <= zoom < 1 and rotation >= 0):
-        raise ValueError(f"jitter {jitter}, zoom {zoom}, rotation {rotation}: 0 or more, zoom < 1")
+        raise ValueError(
+            f"jitter {jitter}, zoom {zoom} and rotation {rotation} must be 0 or more, zoom below 1"
+        )
     generator = torch.Generator().manual_seed(seed)
     shifts = torch.randint(-jitter, jitter + 1, (steps, 2), generator=generator).tolist()
-    drawn = (2 * torch.rand(steps, 2, generator=generator) - 1).tolist()
+    amounts = (2 * torch.rand(steps, 2, generator=generator) - 1).tolist()
     return [
         Move(tuple(shift), 1 + zoom * size, radians(rotation * turn))
-        for shift, (size, turn) in zip(shifts, drawn, strict=True)
+        for shift, (size, turn) in zip(shifts, amounts, strict=True)
     ]
 
 
 @dataclass(frozen=True, eq=False)
-class Climb:
-    """The ascent itself, for a batch of pictures that each climb one unit."""
+class Ascent:
+    """The ascent itself, for a batch of images, one for each unit.
+
+    Attributes:
+        taps: the tapped network; its passes end at the layer.
+        layer: module path of the layer.
+        step_size: root mean square of the change in one step.
+        moves: one for each step.
+        precondition: turns gradients into directions, see ``build_preconditioner``.
+    """
 
     taps: Taps
     layer: str
@@ -77,12 +97,22 @@ class Climb:
     def __call__(
         self, images: Tensor, units: list[int], signs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures ``(U, C, h, w)``, their units' means ``(U,)``, and which were stuck ``(U,)``."""
+        """Run all steps.
+
+        Args:
+            images: ``(U, C, h, w)`` to start from.
+            units: the channel that each image excites.
+            signs: ``(U,)``: 1 to raise the unit's output, -1 to lower it.
+
+        Returns:
+            The images, the mean output ``(U,)`` of their units, and ``(U,)`` bool: whether no step
+            had a usable gradient.
+        """
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
         for move in self.moves:
             images = images.roll(move.shift, (-2, -1)).requires_grad_()
-            climbed = self.means(move.warped(images), units) @ signs
-            gradient = torch.autograd.grad(climbed, images)[0]
+            objective = self.mean_outputs(move.warp(images), units) @ signs
+            gradient = torch.autograd.grad(objective, images)[0]
             step = self.precondition(gradient)
             size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
             usable = (size > 0) & size.isfinite()
@@ -91,28 +121,33 @@ class Climb:
             images = (images.detach() + self.step_size * step).clamp(0, 1)
             images = images.roll((-move.shift[0], -move.shift[1]), (-2, -1))
         with torch.no_grad():
-            return images, self.means(images, units), ~moved
+            return images, self.mean_outputs(images, units), ~moved
 
-    def means(self, images: Tensor, units: list[int]) -> Tensor:
-        """``(U,)``: the mean over space of channel ``units[i]`` on picture ``i``."""
+    def mean_outputs(self, images: Tensor, units: list[int]) -> Tensor:
+        """Return the spatial mean of channel ``units[i]`` on image ``i``, ``(U,)``."""
         self.taps.run(images)
-        own = self.taps.channels_first(self.layer)[range(len(units)), units]
-        return own.flatten(1).mean(1) if own.dim() > 1 else own
+        outputs = self.taps.channels_first(self.layer)[range(len(units)), units]
+        return outputs.flatten(1).mean(1) if outputs.dim() > 1 else outputs
 
 
 def build_preconditioner(
     like: Tensor, smoothing: float, colours: bool
 ) -> Callable[[Tensor], Tensor]:
-    """What turns a gradient ``(U, C, h, w)`` into a direction; ``like`` is one ``(C, h, w)``.
+    """Return a function that turns gradients ``(U, C, h, w)`` into directions.
 
-    Climbing in coordinates ``z`` with picture = A z is climbing in the picture along A Aᵀ times the
-    gradient; here A scales the frequencies and mixes the colours.
+    Gradient ascent over coordinates ``z`` with image = A z moves the image along A Aᵀ times its
+    gradient. Here A scales the frequencies and mixes the colours.
+
+    Args:
+        like: ``(C, h, w)``, of the shape, precision and device of one image.
+        smoothing: exponent by which high frequencies are weakened; 0 for none.
+        colours: whether to weight the colours as they vary in natural images; three channels only.
     """
     height, width = like.shape[-2:]
     down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
     frequency = (down[:, None].square() + across.square()).sqrt().clamp_min(1 / max(height, width))
     weights = frequency.pow(-smoothing).to(like)
-    # The symmetric root of the covariance: all of it would bleach the colours of early layers.
+    # the symmetric root of the covariance: the full covariance bleaches the colours of early layers
     axes, strengths, _ = torch.linalg.svd(torch.tensor(_COLOUR_ROOT))
     mix = (axes @ strengths.diag() @ axes.T).to(like)
 

@@ -1,10 +1,10 @@
-"""Any attribution method of Captum, by name: signed maps over the picture or over a layer.
+"""Attribution methods of Captum, by name: signed maps over the image or over a layer.
 
-Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K``
+Shapes: ``B`` batch, ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K``
 classes.
 
 N. Kokhlikyan et al., *Captum: A unified and generic model interpretability library for PyTorch*,
-2020, https://arxiv.org/abs/2009.07896; each method's own paper is named in Captum's documentation.
+2020, https://arxiv.org/abs/2009.07896; Captum's documentation cites the paper of each method.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_methods import MethodCall, find_method
+from convlens.explain.captum_methods import MethodCall, TwoClassNetwork, find_method
 from convlens.explain.grad_cam import class_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
 from convlens.explain.occlusion import compute_logits
@@ -33,16 +33,17 @@ _OVERRIDES_RELU = ("Guided", "Deconvolution", "DeepLift")
 
 @dataclass(frozen=True, eq=False)
 class AttributionMaps:
-    """Maps of one method for one batch of pictures; fp32 (fp64 for a float64 network), detached.
+    """Maps of one method for one batch of images; fp32 (fp64 for a float64 network), detached.
 
     Attributes:
-        maps: ``(B, H, W)``, or ``(B, h, w)`` of a layer: the sum over channels, signed. The unit
-            is the method's: compare maps of one method only.
-        logits: ``(B, K)`` of the pictures; ``(B, 1)`` for a one-logit network.
-        targets: ``(B,)`` the classes explained.
-        method: its name, as in ``integrated_gradients``.
-        layer: whose maps these are, or through which they were found; None for the picture alone.
-        notes: what a reader of the maps should know, one line each.
+        maps: ``(B, H, W)``, or ``(B, h, w)`` for a layer: the sum over channels, signed. The
+            unit depends on the method: compare maps of one method only.
+        logits: ``(B, K)`` of the images; ``(B, 1)`` for a one-logit network.
+        targets: ``(B,)`` the explained classes.
+        method: name of the method, such as ``integrated_gradients``.
+        layer: the layer that is explained or that the method works through; None if the method
+            uses no layer.
+        notes: one line for each caveat about the maps.
     """
 
     maps: Tensor
@@ -64,45 +65,47 @@ def attribute(
     seed: int = 0,
     **options: Any,
 ) -> AttributionMaps:
-    """What a method of ``captum.attr`` gives for the logits of ``targets``, summed over channels.
+    """Attribute the logits of ``targets`` by a method of ``captum.attr``, summed over channels.
 
-    ``options`` go to the method's constructor or its ``attribute``, whichever knows them. Where
-    nothing is said, these differ from Captum's: features that are covered or permuted are 49
-    superpixels (squares for ``feature_permutation``; 4 superpixels for the exact
-    ``shapley_values``), or a layer's positions with all channels; ``occlusion`` has windows of a
-    quarter of the sides, half overlapping; the Shapley gradients (``gradient_shap``, …) compare
-    with two plain pictures of the picture's darkest and brightest value. ``noise_tunnel`` takes
-    ``of="saliency"``, the method whose maps are averaged.
+    Each of the ``options`` goes to the method's constructor or to its ``attribute``. Some defaults
+    differ from Captum's. Features to cover or permute are 49 superpixels (squares for
+    ``feature_permutation``; 4 superpixels for the exact ``shapley_values``), or a layer's positions
+    with all channels. ``occlusion`` has half overlapping windows of a quarter of the sides. The
+    Shapley gradients (``gradient_shap``, …) compare with two uniform images of the image's lowest
+    and highest value. ``noise_tunnel`` takes ``of="saliency"``, the method whose maps it averages.
 
-    While Captum works, in-place activations write to fresh memory: it hooks their inputs, which
-    would be overwritten. Nothing of the network changes; ``lrp``, which rewrites weights, gets a
+    While Captum works, in-place activations write to new memory, because Captum hooks their inputs,
+    which would be overwritten. The network does not change; ``lrp``, which rewrites weights, gets a
     copy. A one-logit network is read as two classes: target 1 is explained by ``+logit``, target 0
-    by ``-logit``. No global random number is drawn: methods that sample explain picture by picture
-    and start from ``seed`` each time, so a picture's map does not depend on its neighbours.
+    by ``-logit``. The global random state stays as it was. Methods that sample explain one image at
+    a time and start from ``seed`` each time, so an image's map does not depend on the others.
 
     Args:
-        images: ``(B, C, H, W)`` as the network takes them.
-        targets: ``(B,)`` class numbers; -1 stands for the predicted class.
+        model: the network.
+        images: ``(B, C, H, W)``, preprocessed as the network expects them.
+        targets: ``(B,)`` class numbers; -1 for the predicted class.
         method: ``integrated_gradients``, ``IntegratedGradients``, …; see
-            :func:`attribution_methods`.
-        layer: module path, for methods that explain a layer or through one; None for the last
-            feature map.
-        batch: pictures a pass at most (also steps of an integral, covered pictures); None for all
+            ``convlens.explain.attribution_methods``.
+        layer: module path, for methods that use a layer; None for the last feature map.
+        batch: images per pass at most (also steps of an integral and covered images); None for all
             at once.
         seed: of methods that sample.
-        options: the method's own; a tensor with one entry for each picture goes along with it.
+        options: of the method itself; a tensor with one entry per image is split along with the
+            images.
 
     Raises:
-        UserError: an unknown method, layer or option; a layer without maps; a target outside the
-            classes; a network that the method cannot explain.
+        UserError: if the method, the layer or an option is unknown, the layer has no maps, a
+            target is not one of the classes, or the method cannot explain the network.
     """
     if images.dim() != 4 or targets.dim() != 1 or len(targets) != len(images):
-        raise ValueError(f"targets must be (B,) for {len(images)} pictures (B, C, H, W)")
+        raise ValueError(f"targets must be (B,) for {len(images)} images (B, C, H, W)")
     method = find_method(method)
-    plan = MethodCall(method, options, batch)
-    layer = plan.layer_of(model, layer, images)
-    if plan.mixes and len(images) < 2:
-        raise UserError(f"{method} exchanges parts of pictures, and needs two of them at least")
+    call = MethodCall(method, options, batch)
+    layer = call.choose_layer(model, layer, images)
+    if call.mixes_images and len(images) < 2:
+        raise UserError(
+            f"{method} swaps parts between images: choose at least two images, or another method"
+        )
     with ExitStack() as state:
         state.enter_context(explaining(model))
         state.enter_context(answering(model))
@@ -111,54 +114,44 @@ def attribute(
         logits = compute_logits(model, images, batch=batch)
         predicted = probabilities(logits).argmax(1)
         targets = torch.where(targets == -1, predicted, targets)
-        class_scores(logits, targets[:, None])  # tells targets that are no classes
-        overrides = any(word in plan.base.__name__ for word in _OVERRIDES_RELU)
-        notes = _relu_notes(model, images[:1], plan.name) if overrides else ()
-        if "lrp" in plan.name:
+        class_scores(logits, targets[:, None])  # raises if a target is not one of the classes
+        overrides = any(word in call.base.__name__ for word in _OVERRIDES_RELU)
+        notes = _check_relus(model, images[:1], call.name) if overrides else ()
+        if "lrp" in call.name:
             model = copy_network(model)
-        state.enter_context(_untouched(model))
-        # Captum keeps the inputs of activations: they write to fresh memory
+        state.enter_context(_remove_traces(model))
+        # Captum keeps the inputs of activations, which must not be overwritten
         state.enter_context(switch_off(model.modules(), "inplace"))
-        network = _TwoClassesAtLeast(model)
+        network = TwoClassNetwork(model)
         maps = []
-        for part in chunks(len(images), 1 if plan.alone else None if plan.mixes else batch):
+        part_size = 1 if call.runs_singly else None if call.mixes_images else batch
+        for part in chunks(len(images), part_size):
             _seed_generators(images.device, seed)
-            maps.append(plan.run(network, layer, images, targets, part))
+            maps.append(call.run(network, layer, images, targets, part))
     return AttributionMaps(torch.cat(maps), logits, targets, method, layer, notes)
 
 
 def check_attribution(
     model: nn.Module, example: Tensor, method: str, layer: str | None, options: dict
 ) -> str | None:
-    """The layer that :func:`attribute` would explain, or None; nothing is computed.
+    """Return the layer that ``convlens.explain.attribute`` would use, or None; compute no maps.
 
     Args:
-        example: ``(1, C, H, W)`` picture, for one pass where the layer is to be found.
+        model: the network.
+        example: ``(1, C, H, W)`` image for one forward pass, if the layer has to be found.
+        method: as for ``convlens.explain.attribute``.
+        layer: as for ``convlens.explain.attribute``.
+        options: as for ``convlens.explain.attribute``.
 
     Raises:
-        UserError: what can be told of a method, a layer and options beforehand.
+        UserError: if the method, the layer or the options are invalid, as far as can be checked
+            without maps.
     """
-    return MethodCall(find_method(method), options, None).layer_of(model, layer, example)
+    return MethodCall(find_method(method), options, None).choose_layer(model, layer, example)
 
 
-class _TwoClassesAtLeast(nn.Module):
-    """The network with logits ``(B, K)``, K at least 2: one logit becomes ``[-logit, logit]``.
-
-    To be called inside :func:`convlens.explain.outputs.answering`.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.training = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        return torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits
-
-
-class _CountRelu(TorchDispatchMode):
-    """Counts ReLUs, modules and calls of the function alike."""
+class _ReluCounter(TorchDispatchMode):
+    """Counts ReLUs, whether they are modules or function calls."""
 
     total = 0
 
@@ -167,10 +160,10 @@ class _CountRelu(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _relu_notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]:
-    """A warning where ``method``, which overrides ReLU's gradient, cannot reach all ReLUs."""
-    modules: list[nn.Module] = []  # those called, which alone can be hooked
-    with _CountRelu() as counter, ExitStack() as hooks, torch.no_grad():
+def _check_relus(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]:
+    """Return a note if ``method``, which overrides ReLU's gradient, cannot reach all ReLUs."""
+    modules: list[nn.Module] = []  # those that are called: only modules can be hooked
+    with _ReluCounter() as counter, ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.ReLU):
                 hooks.enter_context(module.register_forward_hook(lambda m, *_: modules.append(m)))
@@ -178,17 +171,17 @@ def _relu_notes(model: nn.Module, image: Tensor, method: str) -> tuple[str, ...]
     missed = counter.total - len(modules)
     if missed > 0:
         return (
-            f"{missed} of {counter.total} ReLUs are calls of a function, not modules: "
-            f"{method} takes their plain gradient",
+            f"{missed} of {counter.total} ReLUs are function calls, not modules: {method} uses "
+            "their plain gradient",
         )
     if not counter.total and "deep_lift" not in method:
-        return (f"the network has no ReLU: {method} is its plain gradient",)
+        return (f"the network has no ReLU: {method} equals the plain gradient",)
     return ()
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Hooks and attributes that Captum leaves on modules, also where it fails, are taken off."""
+def _remove_traces(model: nn.Module) -> Iterator[None]:
+    """Remove on exit the hooks and attributes that Captum leaves on modules, even if it fails."""
     kinds = ("__dict__", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks",
              "_backward_pre_hooks")  # fmt: skip
     stores = [getattr(module, kind) for module in model.modules() for kind in kinds]
@@ -202,7 +195,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:
-    """Every generator Captum draws from starts at ``seed``; :func:`explaining` puts them back."""
+    """Seed every generator that Captum uses; ``convlens.explain.explaining`` restores them."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

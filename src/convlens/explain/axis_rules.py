@@ -1,7 +1,7 @@
-"""What an operation makes of the axes of its operands: the rules of :mod:`convlens.explain.axes`.
+"""Rules by which ``convlens.explain.axes`` derives the axes of an operation's results.
 
-An axis is the product of its atoms, ``(label, size)``, outermost first. What a rule does not know
-stays unknown.
+An axis is the product of its atoms, ``(label, size)``, outermost first. An axis is unknown if no
+rule gives its label.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 # An axis is the product of its atoms, outermost first: (label, size), no atom of size one. Labels:
-# "B", "H", "W", "P" (the image's own channels), "C" (any later channels), None (not known).
+# "B", "H", "W", "P" (the image's own channels), "C" (any later channels), None (unknown).
 Atom = tuple[str | None, int]
 Axis = tuple[Atom, ...]
 Axes = tuple[Axis, ...]
 
 CHANNELS = {"C", "P"}
 _SPATIAL = {"H", "W"}
-# what keeps every axis in its place, whatever it does to the sizes (beside pointwise operations)
+# operations, besides pointwise ones, that keep every axis in its place but may change its size
 _KEEPING = {
     "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "roll", "flip", "slice",
     "split", "split_with_sizes", "chunk", "narrow", "constant_pad_nd", "glu", "cumsum",
@@ -35,115 +35,127 @@ _KEEPING = {
     "replication_pad2d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d",
     "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
 }  # fmt: skip
-# pointwise too, though torch does not mark them so
+# pointwise operations that torch does not tag as such
 _POINTWISE = {"hardswish", "prelu", "_prelu_kernel", "log_sigmoid_forward", "rsub"}
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "argmax",
                "prod", "var_mean"}  # fmt: skip
 
 
-def tensors_in(values) -> list[Tensor]:
+def find_tensors(values) -> list[Tensor]:
+    """Return all tensors in nested containers."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def axis_of(label: str | None, size: int) -> Axis:
+def make_axis(label: str | None, size: int) -> Axis:
+    """Return an axis of one atom; without atoms for size one."""
     return ((label, size),) if size > 1 else ()
 
 
 def _common(labels: set[str | None], size: int) -> Axis:
-    """An axis of the one label that there is; not known where there are several."""
-    return axis_of(next(iter(labels)) if len(labels) == 1 else None, size)
+    """Return an axis with the label, if there is exactly one; else an unknown axis."""
+    return make_axis(next(iter(labels)) if len(labels) == 1 else None, size)
 
 
-def named_axes(labels: str, shape: Sequence[int]) -> Axes:
-    """Axes that are one atom each: ``"BCHW"`` of a shape of four."""
-    return tuple(axis_of(label, size) for label, size in zip(labels, shape, strict=True))
+def make_axes(labels: str, shape: Sequence[int]) -> Axes:
+    """Return axes of one atom each, one letter of ``labels`` for each side of ``shape``."""
+    return tuple(make_axis(label, size) for label, size in zip(labels, shape, strict=True))
 
 
-def labels_of(axis: Axis) -> set[str | None]:
+def get_labels(axis: Axis) -> set[str | None]:
+    """Return the labels of an axis's atoms."""
     return {label for label, _ in axis}
 
 
 def follow_axes(
     func, name: str, args, given: list[Tensor], known: list[Axes | None], outputs: list[Tensor]
 ) -> list[Axes | None]:
-    """The axes of each output of an operation that learns nothing; None for those not known.
+    """Return the axes of each output of an operation without weights; None for unknown ones.
 
     Args:
-        func, name, args: the operation, its name without underscores behind, its operands.
-        given, known: the tensors among the operands, and the axes of each.
+        func: the operation.
+        name: its name without trailing underscores.
+        args: its operands.
+        given: the tensors among the operands.
+        known: the axes of each of these tensors.
+        outputs: the resulting tensors.
     """
     shape = tuple(outputs[0].shape)
     if all(axes is None for axes in known):
         return [None] * len(outputs)
-    if name == "copy":  # into a tensor that was there before
+    if name == "copy":  # the first tensor is only overwritten
         return [_broadcast(given[1:], known[1:], shape)]
     if torch.Tag.pointwise in func.tags or name in {*_POINTWISE, "expand"}:
         return [_broadcast(given, known, tuple(each.shape)) for each in outputs]
     if name in _KEEPING and known[0] is not None:
         return [
-            _kept(known[0], each.shape) if each.dim() == len(known[0]) else None for each in outputs
+            _keep(known[0], each.shape) if each.dim() == len(known[0]) else None for each in outputs
         ]
-    return _rearranged(name, args, given, known, outputs)
+    return _rearrange(name, args, given, known, outputs)
 
 
-def _kept(axes: Axes, shape: Sequence[int]) -> Axes:
-    """Every axis in its place; one whose size changed stays what it was as a whole."""
-    found = []
+def _keep(axes: Axes, shape: Sequence[int]) -> Axes:
+    """Keep every axis in its place; one of another size becomes a single atom."""
+    result = []
     for axis, size in zip(axes, shape, strict=True):
         if prod(n for _, n in axis) == size:
-            found.append(axis)
+            result.append(axis)
         else:
-            found.append(_common(labels_of(axis), size))
-    return tuple(found)
+            result.append(_common(get_labels(axis), size))
+    return tuple(result)
 
 
 def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> Axes:
-    """What the operands, aligned at their last axes, say of each axis together."""
-    found = []
+    """Combine what is known of the operands' axes, which are aligned at the last axis."""
+    result = []
     for place, size in enumerate(shape):
-        said = []
+        candidates = []
         for tensor, axes in zip(given, known, strict=True):
             at = place - (len(shape) - tensor.dim())
             if axes is not None and at >= 0 and tensor.shape[at] == size:
-                said.append(axes[at])
-        sure = {axis for axis in said if None not in labels_of(axis)} or {*said[:1]}
-        if size == 1 or not said:
-            found.append(axis_of(None, size))
-        elif len(sure) == 1:
-            found += sure
+                candidates.append(axes[at])
+        certain = {axis for axis in candidates if None not in get_labels(axis)}
+        distinct = certain or {*candidates[:1]}
+        if size == 1 or not candidates:
+            result.append(make_axis(None, size))
+        elif len(distinct) == 1:
+            result += distinct
         else:
-            labels = set().union(*map(labels_of, sure))
-            found.append(_common({"C"} if labels <= CHANNELS else labels, size))
-    return tuple(found)
+            labels = set().union(*map(get_labels, distinct))
+            result.append(_common({"C"} if labels <= CHANNELS else labels, size))
+    return tuple(result)
 
 
-def new_channels(contracted: Axis, size: int) -> Axis:
-    """The axis that a learned product puts in place of ``contracted``."""
-    labels = labels_of(contracted)
-    mixes_places = bool(labels) and labels <= _SPATIAL  # as an MLP-Mixer does
-    return axis_of(None if mixes_places or labels == {None} else "C", size)
+def mix_channels(contracted: Axis, size: int) -> Axis:
+    """Return the axis that a product with weights makes from the axis ``contracted``."""
+    labels = get_labels(contracted)
+    mixes_positions = bool(labels) and labels <= _SPATIAL  # as in an MLP-Mixer
+    return make_axis(None if mixes_positions or labels == {None} else "C", size)
 
 
 def convolve_axes(axes: Axes | None, shape: tuple[int, ...]) -> Axes | None:
+    """Return the axes of a convolution's output of this ``shape``."""
     if axes is None:
-        # a two-dimensional convolution says by itself what its axes are
-        return named_axes("BCHW", shape) if len(shape) == 4 else None
-    places = labels_of(axes[1]) and labels_of(axes[1]) <= _SPATIAL
-    kept = _kept(axes, (prod(n for _, n in axes[0]), prod(n for _, n in axes[1]), *shape[2:]))
-    return (kept[0], axis_of(None if places else "C", shape[1]), *kept[2:])
+        # the axes of a two-dimensional convolution are known without its input
+        return make_axes("BCHW", shape) if len(shape) == 4 else None
+    mixes_positions = get_labels(axes[1]) and get_labels(axes[1]) <= _SPATIAL
+    kept = _keep(axes, (prod(n for _, n in axes[0]), prod(n for _, n in axes[1]), *shape[2:]))
+    return (kept[0], make_axis(None if mixes_positions else "C", shape[1]), *kept[2:])
 
 
-def _rearranged(name: str, args, given, known, outputs) -> list[Axes | None]:
-    """Of operations that move, merge, split or drop axes; None for those not known here."""
+def _rearrange(name: str, args, given, known, outputs) -> list[Axes | None]:
+    """Return the axes after an operation that moves, merges, splits or drops some.
+
+    None for any other operation.
+    """
     axes, shape = known[0], tuple(outputs[0].shape)
     rank = given[0].dim()
     if name in ("cat", "stack"):
-        return [_joined(name, args, given, known, shape)]
+        return [_join(name, args, given, known, shape)]
     if axes is None:
         return [None] * len(outputs)
     if name in VIEWS:
-        return [_regrouped(axes, shape)]
+        return [_regroup(axes, shape)]
     if name == "permute":
         return [tuple(axes[d % rank] for d in args[1])]
     if name in ("transpose", "t"):
@@ -152,41 +164,43 @@ def _rearranged(name: str, args, given, known, outputs) -> list[Axes | None]:
         order[a], order[b] = order[b], order[a]
         return [tuple(axes[d] for d in order)]
     if name in ("select", "unbind"):
-        gone = (args[1] if len(args) > 1 else 0) % rank
-        return [(*axes[:gone], *axes[gone + 1 :])] * len(outputs)
+        dropped = (args[1] if len(args) > 1 else 0) % rank
+        return [(*axes[:dropped], *axes[dropped + 1 :])] * len(outputs)
     if name == "index_select":
-        moved = [axis_of(None, n) if d == args[1] % rank else axes[d] for d, n in enumerate(shape)]
-        return [tuple(moved)]
+        place = args[1] % rank
+        return [tuple(make_axis(None, n) if d == place else axes[d] for d, n in enumerate(shape))]
     if name == "as_strided" and prod(shape[2:]) == 1 and given[0].shape == shape:
-        return [axes]  # how global pooling says that its result is channels last in memory
-    if name == "linalg_vector_norm":  # its axes come behind the kind of norm
+        return [axes]  # how global pooling makes its result channels last in memory
+    if name == "linalg_vector_norm":  # the kind of norm comes before the axes
         name, args = "sum", (args[0], *args[2:])
     if name in _REDUCTIONS and len(args) > 1 and args[1] is not None:
         dims = [args[1]] if isinstance(args[1], int) else list(args[1])
         if outputs[0].dim() == rank:
-            return [_kept(axes, each.shape) for each in outputs]
-        gone = {d % rank for d in dims}
-        return [tuple(axis for d, axis in enumerate(axes) if d not in gone)] * len(outputs)
+            return [_keep(axes, each.shape) for each in outputs]
+        reduced = {d % rank for d in dims}
+        return [tuple(axis for d, axis in enumerate(axes) if d not in reduced)] * len(outputs)
     return [None] * len(outputs)
 
 
-def _joined(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
+def _join(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
+    """Return the axes after ``cat`` or ``stack``."""
     rank = len(shape)
     place = (args[1] if len(args) > 1 else 0) % rank
     if name == "stack":
-        rest = _broadcast(given, known, tuple(given[0].shape))
-        return (*rest[:place], axis_of(None, shape[place]), *rest[place:])
+        axes = _broadcast(given, known, tuple(given[0].shape))
+        return (*axes[:place], make_axis(None, shape[place]), *axes[place:])
     pieces = [(t, a) for t, a in zip(given, known, strict=True) if t.dim() == rank]
-    found = list(_broadcast(*zip(*pieces, strict=True), shape))
-    labels = [set() if axes is None else labels_of(axes[place]) for _, axes in pieces]
-    found[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
-    return tuple(found)
+    tensors, tensor_axes = zip(*pieces, strict=True)
+    result = list(_broadcast(tensors, tensor_axes, shape))
+    labels = [set() if axes is None else get_labels(axes[place]) for _, axes in pieces]
+    result[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
+    return tuple(result)
 
 
-def _regrouped(axes: Axes, shape: tuple[int, ...]) -> Axes | None:
-    """The atoms, in their order, cut and joined to axes of the sizes of ``shape``."""
+def _regroup(axes: Axes, shape: tuple[int, ...]) -> Axes | None:
+    """Split and join the atoms, in their order, into axes of the sizes in ``shape``."""
     atoms = [atom for axis in axes for atom in axis]
-    found = []
+    result = []
     for size in shape:
         axis: list[Atom] = []
         while size > 1:
@@ -202,5 +216,5 @@ def _regrouped(axes: Axes, shape: tuple[int, ...]) -> Axes | None:
                 size = 1
             else:
                 return None
-        found.append(tuple(axis))
-    return tuple(found)
+        result.append(tuple(axis))
+    return tuple(result)

@@ -1,7 +1,7 @@
-"""What layers give for pictures, read through Captum: one forward pass for all of them.
+"""Outputs of layers, read through Captum in one forward pass for all of them.
 
-Captum hooks the layers, keeps what they give from in-place operations behind them, and takes the
-hooks off again. Ours is what it has not: which axis of an output holds the channels, and one line
+Captum hooks the layers, protects their outputs from later in-place operations, and removes the
+hooks again. This module adds which axis of an output holds the channels, and an error of one line
 for layers that cannot be read.
 """
 
@@ -16,81 +16,95 @@ from convlens.explain.layouts import Layouts
 
 
 @contextmanager
-def reading(
+def hook_layers(
     model: nn.Module, layers: Sequence[str], *, gradients: bool = False
 ) -> Iterator[Layouts]:
-    """The named ``layers``, to be read by the functions below while the ``with`` lasts.
+    """Hook the named ``layers`` for the functions below while the ``with`` lasts.
 
     Args:
+        model: the network.
         layers: module paths as in ``model.named_modules()``.
-        gradients: the graph begins at each layer before which nothing needs a gradient, so earlier
-            layers cost nothing. Captum would ask for the gradient of the very tensor that the layer
-            gave, which may be a parameter or something else that the network keeps.
+        gradients: start a graph at each layer whose output needs no gradient yet, so that earlier
+            layers cost nothing. Captum alone would set ``requires_grad`` on the very tensor that
+            the layer returns, which may be a parameter or another tensor that the network keeps.
 
     Raises:
-        UserError: a name that is no module of ``model``.
+        UserError: if ``model`` has no module of that name.
     """
     layouts = Layouts(model, list(layers))
 
     def observe(name: str, output) -> Tensor | None:
         layouts.observe(name, output)
-        begins = gradients and not output.requires_grad
-        return output.detach().requires_grad_() if begins else None
+        starts_graph = gradients and not output.requires_grad
+        return output.detach().requires_grad_() if starts_graph else None
 
-    with layouts.hook_layers(observe):  # before Captum's own hooks, which get what this one returns
+    with layouts.hook_layers(
+        observe
+    ):  # before Captum's own hooks, which then see the returned tensor
         yield layouts
 
 
-def layer_outputs(layouts: Layouts, images: Tensor) -> dict[str, Tensor]:
-    """Layer name -> its output, by ``captum.attr.LayerActivation``; of several calls the last.
+def read_outputs(layouts: Layouts, images: Tensor) -> dict[str, Tensor]:
+    """Return layer name -> output of its last call, by ``captum.attr.LayerActivation``.
+
+    Args:
+        layouts: the hooked layers.
+        images: ``(B, C, H, W)``.
 
     Raises:
-        UserError: a layer that is never called, or that gives no tensor.
+        UserError: if a layer is never called, or does not return a tensor.
     """
     from captum.attr import LayerActivation
 
     def read(images: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for names in _passes(layouts):
+        outputs: dict[str, Tensor] = {}
+        for names in _group_layers(layouts):
             layers = [layouts.modules[name] for name in names]
-            outputs = LayerActivation(layouts.run_whole, layers).attribute(images)
-            found.update(zip(names, outputs, strict=True))
-        return found
+            activations = LayerActivation(layouts.run_whole, layers).attribute(images)
+            outputs.update(zip(names, activations, strict=True))
+        return outputs
 
     return layouts.follow(read, images)
 
 
-def _passes(layouts: Layouts) -> list[list[str]]:
-    """Layers of one pass: all, but of a network on several devices each alone, as Captum wants."""
+def _group_layers(layouts: Layouts) -> list[list[str]]:
+    """Return the layers of each pass: all in one, or one by one for a network on several devices.
+
+    Captum cannot read several layers at once if they are on different devices.
+    """
     names = list(layouts.modules)
     several = len({parameter.device for parameter in layouts.model.parameters()}) > 1
     return [[name] for name in names] if several else [names] if names else []
 
 
-def layer_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Layer name -> its output, for ``torch.autograd.grad``; and what the network answers.
+def read_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return layer name -> output with a graph for ``torch.autograd.grad``, and the logits.
 
-    This is the pass within ``captum.attr.LayerGradCam``, which goes through the network once for
-    each layer and target. Captum gives several layers a pass only by this private function; its
-    releases that have it are told in ``pyproject.toml``, and a test looks for it.
+    ``captum.attr.LayerGradCam`` makes the same pass, but once for each layer and target. In Captum
+    only this private function reads several layers in one pass. ``pyproject.toml`` pins the
+    releases that have it, and a test checks that it exists.
+
+    Args:
+        layouts: the hooked layers.
+        images: ``(B, C, H, W)``.
 
     Raises:
-        UserError: a layer that is never called, or that gives no tensor.
+        UserError: if a layer is never called, or does not return a tensor.
     """
     from captum._utils.gradient import _forward_layer_distributed_eval
 
     modules = list(dict.fromkeys(layouts.modules.values()))  # one may have two names
 
     def read(images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        saved, answer = _forward_layer_distributed_eval(
+        saved, logits = _forward_layer_distributed_eval(
             layouts.run_whole,
             images,
             modules,
             forward_hook_with_return=True,
             require_layer_grads=True,
         )
-        # a tuple for each device that the layer's output lay on
+        # a tuple of outputs for each device
         last = {module: [*outputs.values()][-1] for module, outputs in saved.items()}
-        return {name: last[module][0] for name, module in layouts.modules.items()}, answer
+        return {name: last[module][0] for name, module in layouts.modules.items()}, logits
 
     return layouts.follow(read, images)

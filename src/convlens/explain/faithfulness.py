@@ -1,19 +1,19 @@
-"""Does the network use what a map shows? Pictures are hidden or uncovered as the map says.
+"""Does the network use what a map shows? The map decides which pixels to hide or to reveal.
 
-Shapes: ``N`` pictures with one map and one target each, ``C`` channels, ``H W`` picture size,
+Shapes: ``N`` images with one map and one target each, ``C`` channels, ``H W`` image size,
 ``h w`` size of the maps, ``K`` classes, ``S`` steps.
 
-Maps are brought to the picture's size (bilinear) and each to [0, 1] by its own minimum and maximum,
-as the papers do. Confidence is the probability of the target, see
-:func:`convlens.explain.probabilities`; a one-logit network is read as two classes. What is hidden
-is replaced by a ``baseline``:
+Maps are resized to the image (bilinear) and each is scaled to [0, 1] by its own minimum and
+maximum, as in the papers. Confidence is the probability of the target, see
+``convlens.explain.probabilities``; a one-logit network is read as two classes. Hidden pixels are
+replaced by a ``baseline``:
 
-``"mean"``  the picture's own mean colour (the papers' zero, after normalisation, is grey too)
-``"zero"``  0, which is black for networks that normalise pictures in [0, 1] themselves
-``"blur"``  the picture, blurred
+``"mean"``  the image's mean colour (zero, which the papers use after normalisation, is grey too)
+``"zero"``  0, which is black for networks that normalise images in [0, 1] themselves
+``"blur"``  the blurred image
 
-A score that is undefined is NaN, never zero: a constant map says nothing. Networks stay as they
-are, see :func:`convlens.explain.explaining`.
+A score that is undefined is NaN, never zero: a constant map carries no information. Networks do not
+change, see ``convlens.explain.explaining``.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ BASELINES = ("mean", "zero", "blur")
 class Faithfulness:
     """Scores of ``N`` maps, each ``(N,)``.
 
-    With ``Y`` the confidence in the target for the picture, and ``O`` for what the map keeps of it,
-    ``map * picture + (1 - map) * baseline``. The means of ``drop`` and ``increase`` over pictures,
+    ``Y`` is the confidence in the target for the image, ``O`` that for the masked image
+    ``map * image + (1 - map) * baseline``. The means of ``drop`` and ``increase`` over images,
     times 100, are the *average drop %* and the *% increase in confidence* of A. Chattopadhay et
     al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
     Attributes:
-        drop: confidence lost, ``max(0, Y - O) / Y`` in [0, 1], lower is better.
-        increase: whether it rises, ``Y < O``: 1 or 0, higher is better.
-        coherency: in [0, 1], higher is better; see :func:`coherency`.
-        complexity: in [0, 1], lower is better; see :func:`complexity`.
-        adcc: in [0, 1], higher is better; see :func:`adcc`.
+        drop: loss of confidence, ``max(0, Y - O) / Y`` in [0, 1], lower is better.
+        increase: whether confidence rises, ``Y < O``: 1 or 0, higher is better.
+        coherency: in [0, 1], higher is better; see ``convlens.explain.coherency``.
+        complexity: in [0, 1], lower is better; see ``convlens.explain.complexity``.
+        adcc: in [0, 1], higher is better; see ``convlens.explain.adcc``.
     """
 
     drop: Tensor
@@ -61,11 +61,12 @@ class Faithfulness:
 
 @dataclass(frozen=True, eq=False)
 class InsertionDeletion:
-    """How confidence goes when pixels come and go in the order of the map.
+    """Confidence while pixels are inserted or deleted in the order of the map.
 
     Attributes:
-        shares: ``(S + 1,)`` share of the pixels inserted or deleted, from 0 to 1.
-        insertion, deletion: ``(N, S + 1)`` confidence in [0, 1].
+        shares: ``(S + 1,)`` fraction of the pixels inserted or deleted, from 0 to 1.
+        insertion: ``(N, S + 1)`` confidence in [0, 1].
+        deletion: ``(N, S + 1)`` confidence in [0, 1].
         insertion_auc: ``(N,)`` area under the curve in [0, 1], higher is better.
         deletion_auc: ``(N,)`` in [0, 1], lower is better.
     """
@@ -78,9 +79,9 @@ class InsertionDeletion:
 
 
 def complexity(maps: Tensor) -> Tensor:
-    """How much of the picture a map shows: ``(N,)`` in [0, 1]; lower is better.
+    """Return how much of the image a map highlights, ``(N,)`` in [0, 1]; lower is better.
 
-    The mean of the map brought to [0, 1] (its L1 norm over the number of places). S. Poppi et al.,
+    The mean of the map scaled to [0, 1] (its L1 norm over the number of pixels). S. Poppi et al.,
     *Revisiting The Evaluation of Class Activation Mapping for Explainability*, CVPRW 2021,
     https://arxiv.org/abs/2104.10252. NaN for a constant map.
 
@@ -98,28 +99,28 @@ def coherency(
     *,
     baseline: str = "mean",
 ) -> Tensor:
-    """Whether what a map keeps is explained by the same map: ``(N,)`` in [0, 1]; higher is better.
+    """Return how similar a map is to the map of the masked image, ``(N,)`` in [0, 1].
 
-    ``(1 + r) / 2`` with ``r`` Pearson's correlation of the map and the map of the picture of which
-    only what it shows is kept. S. Poppi et al., https://arxiv.org/abs/2104.10252. NaN where one of
-    the two is constant.
+    Higher is better. ``(1 + r) / 2`` with ``r`` Pearson's correlation of the map and the map of the
+    image masked by it. S. Poppi et al., https://arxiv.org/abs/2104.10252. NaN if one of the two
+    maps is constant.
 
     Args:
         images: ``(N, C, H, W)``.
-        maps: ``(N, h, w)``, what ``explain(images)`` gives.
-        explain: pictures to maps ``(N, h, w)``, for the same targets in the same order.
-        baseline: see the module.
+        maps: ``(N, h, w)``, the result of ``explain(images)``.
+        explain: from images to maps ``(N, h, w)``, for the same targets in the same order.
+        baseline: ``mean``, ``zero`` or ``blur``: what replaces hidden pixels.
     """
     images = images.detach().to(maps.device)
-    kept = _kept(images, _resized(maps, images), baseline)
-    return (1 + pearson(explain(kept), maps)) / 2
+    masked = _mask(images, _resize(maps, images), baseline)
+    return (1 + pearson(explain(masked), maps)) / 2
 
 
 def adcc(drop: Tensor, coherency: Tensor, complexity: Tensor) -> Tensor:
-    """One number of three: ``(N,)`` in [0, 1]; higher is better.
+    """Combine three scores into one, ``(N,)`` in [0, 1]; higher is better.
 
     The harmonic mean ``3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))``: zero if one
-    of the three is as bad as can be. S. Poppi et al., https://arxiv.org/abs/2104.10252.
+    of the three has its worst value. S. Poppi et al., https://arxiv.org/abs/2104.10252.
 
     >>> adcc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]))
     tensor([0.7500, 0.0000])
@@ -137,38 +138,40 @@ def faithfulness(
     baseline: str = "mean",
     batch: int | None = None,
 ) -> Faithfulness:
-    """All scores of :class:`Faithfulness` for the price of two forward passes and one explanation.
+    """Compute all scores of a map, with two forward passes and one explanation.
 
-    Complexity is that of the maps at the picture's size.
+    Complexity is that of the maps resized to the image.
 
     Args:
-        images: ``(N, C, H, W)`` as the network takes them.
-        maps: ``(N, h, w)``, what ``explain(images)`` gives.
+        model: the network.
+        images: ``(N, C, H, W)``, preprocessed as the network expects them.
+        maps: ``(N, h, w)``, the result of ``explain(images)``.
         targets: ``(N,)`` class numbers.
-        explain: see :func:`coherency`.
-        baseline: see the module.
-        batch: pictures a forward pass; None for all at once.
+        explain: from images to maps, see ``convlens.explain.coherency``.
+        baseline: ``mean``, ``zero`` or ``blur``: what replaces hidden pixels.
+        batch: images per forward pass; None for all at once.
 
     Raises:
-        UserError: a target outside the classes, an unknown baseline.
+        UserError: if a target is not one of the classes, or the baseline is unknown.
     """
     with explaining(model), answering(model), torch.no_grad():
-        pictures = prepare_images(model, images)
-        targets = targets.detach().to(pictures.device, torch.long)
-        resized = _resized(maps, pictures)
+        inputs = prepare_images(model, images)
+        targets = targets.detach().to(inputs.device, torch.long)
+        resized = _resize(maps, inputs)
         confidences = []
-        for part in chunks(len(pictures), batch):
-            shown = _kept(pictures[part], resized[part], baseline)
+        for part in chunks(len(inputs), batch):
+            masked = _mask(inputs[part], resized[part], baseline)
             confidences.append(
-                [_confidence(model, each, targets[part]) for each in (pictures[part], shown)]
+                [_confidence(model, each, targets[part]) for each in (inputs[part], masked)]
             )
-        whole, kept = (torch.cat(pieces) for pieces in zip(*confidences, strict=True))
-        kept = kept.masked_fill(is_constant(resized), math.nan)
-    same = coherency(images, maps, explain, baseline=baseline)
-    drop = ((whole - kept).clamp_min(0) / whole).to(same.device)
-    increase = (whole < kept).to(whole.dtype).masked_fill(kept.isnan(), math.nan)
-    simple = complexity(_resized(maps, images)).to(same.device)
-    return Faithfulness(drop, increase, same, simple, adcc(drop, same, simple))
+        before, after = (torch.cat(pieces) for pieces in zip(*confidences, strict=True))
+        after = after.masked_fill(is_constant(resized), math.nan)
+    coherencies = coherency(images, maps, explain, baseline=baseline)
+    drop = ((before - after).clamp_min(0) / before).to(coherencies.device)
+    increase = (before < after).to(before.dtype).masked_fill(after.isnan(), math.nan)
+    complexities = complexity(_resize(maps, images)).to(coherencies.device)
+    combined = adcc(drop, coherencies, complexities)
+    return Faithfulness(drop, increase, coherencies, complexities, combined)
 
 
 def insertion_deletion(
@@ -181,24 +184,27 @@ def insertion_deletion(
     *,
     batch: int | None = None,
 ) -> InsertionDeletion:
-    """Confidence while the map's highest pixels are inserted into a blur, or deleted.
+    """Measure confidence while the map's highest pixels are inserted into a blur, or deleted.
 
-    After step ``s`` the ``s / steps`` highest pixels, all channels at once, are the picture's in a
-    blurred picture (insertion), or the ``baseline``'s in the picture (deletion). A map that shows
-    what the network uses makes confidence rise early and fall early. V. Petsiuk et al., *RISE*,
-    BMVC 2018, https://arxiv.org/abs/1806.07421. Areas are by the trapezoidal rule. Equal values of
-    a map go in reading order; a constant map gives NaN. ``2 (steps + 1)`` forward passes.
+    After step ``s``, the fraction ``s / steps`` of the pixels, those where the map is highest, is
+    taken from the image into a blurred image (insertion), or from the ``baseline`` into the image
+    (deletion), all channels at once. If the map shows what the network uses, confidence rises and
+    falls early. V. Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Areas use
+    the trapezoidal rule. Pixels of equal map value go from left to right and from top to bottom; a
+    constant map gives NaN. This takes ``2 (steps + 1)`` forward passes.
 
     Args:
-        images: ``(N, C, H, W)`` as the network takes them.
+        model: the network.
+        images: ``(N, C, H, W)``, preprocessed as the network expects them.
         maps: ``(N, h, w)``.
         targets: ``(N,)`` class numbers.
         steps: of each curve, from 1 to the number of pixels.
-        baseline: of the deletion, see the module.
-        batch: pictures a forward pass; None for ``N``.
+        baseline: ``mean``, ``zero`` or ``blur``: what replaces deleted pixels.
+        batch: images per forward pass; None for ``N``.
 
     Raises:
-        UserError: a target outside the classes, an unknown baseline, too few or too many steps.
+        UserError: if a target is not one of the classes, the baseline is unknown, or there are too
+            few or too many steps.
     """
     pixels = images.shape[-2] * images.shape[-1]
     if not 1 <= steps <= pixels:
@@ -206,52 +212,55 @@ def insertion_deletion(
     with explaining(model), answering(model), torch.no_grad():
         images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long)
-        resized = _resized(maps, images)
+        resized = _resize(maps, images)
         order = resized.flatten(1).sort(dim=1, descending=True, stable=True).indices
         ranks = order.argsort(1).view_as(resized)[:, None]
         shares = torch.arange(steps + 1, device=images.device) / steps
         counts = (shares * pixels).round()
 
-        def curve(there: Tensor, beyond: Tensor) -> Tensor:
-            """Pixels of ``there`` up to the count, of ``beyond`` from there on."""
-            found = []
+        def measure_curve(highest: Tensor, others: Tensor) -> Tensor:
+            """Take the highest pixels from ``highest`` and the other pixels from ``others``."""
+            confidences = []
             for part in chunks(len(images) * (steps + 1), batch or len(images)):
                 index = torch.arange(part.start, part.stop, device=images.device)
                 which, step = index // (steps + 1), index % (steps + 1)
                 first = ranks[which] < counts[step].view(-1, 1, 1, 1)
-                mixed = torch.where(first, there[which], beyond[which])
-                found.append(_confidence(model, mixed, targets[which]))
-            values = torch.cat(found).view(len(images), steps + 1)
+                mixed = torch.where(first, highest[which], others[which])
+                confidences.append(_confidence(model, mixed, targets[which]))
+            values = torch.cat(confidences).view(len(images), steps + 1)
             return values.masked_fill(is_constant(resized)[:, None], math.nan)
 
-        insertion = curve(images, _baseline(images, "blur"))
-        deletion = curve(_baseline(images, baseline), images)
+        insertion = measure_curve(images, _make_baseline(images, "blur"))
+        deletion = measure_curve(_make_baseline(images, baseline), images)
     areas = [torch.trapezoid(values, dx=1 / steps) for values in (insertion, deletion)]
     return InsertionDeletion(shares, insertion, deletion, *areas)
 
 
 def _confidence(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """``(N,)``: the probability of each picture's target."""
+    """Return the probability of each image's target, ``(N,)``."""
     logits = model(images)
-    class_scores(logits, targets[:, None])  # refuses targets outside the classes
+    class_scores(logits, targets[:, None])  # raises if a target is not one of the classes
     return probabilities(logits).gather(1, targets[:, None])[:, 0]
 
 
-def _kept(images: Tensor, maps: Tensor, baseline: str) -> Tensor:
-    """What ``maps`` ``(N, H, W)`` keep of ``images``; the rest is the baseline.
+def _mask(images: Tensor, maps: Tensor, baseline: str) -> Tensor:
+    """Blend ``images`` with the baseline, weighted by ``maps`` ``(N, H, W)`` scaled to [0, 1].
 
-    A constant map keeps nothing: its scores are NaN anyway.
+    A constant map gives the baseline alone: its scores are NaN anyway.
     """
     weights = to_unit(maps).nan_to_num(0, 0, 0)[:, None]
-    return weights * images + (1 - weights) * _baseline(images, baseline)
+    return weights * images + (1 - weights) * _make_baseline(images, baseline)
 
 
-def _resized(maps: Tensor, images: Tensor) -> Tensor:
-    """``(N, H, W)`` on the device and in the precision of ``images``; a constant map is all NaN."""
+def _resize(maps: Tensor, images: Tensor) -> Tensor:
+    """Return the maps ``(N, H, W)`` in the size, precision and on the device of ``images``.
+
+    A constant map becomes all NaN.
+    """
     if len(maps) != len(images):
-        raise ValueError(f"{len(images)} pictures need as many maps, got {len(maps)}")
+        raise ValueError(f"{len(images)} images need as many maps, got {len(maps)}")
     maps = to_float_maps(maps).to(images)
-    # Before it is resized: interpolation makes equal values differ by a rounding error.
+    # before resizing, because interpolation makes equal values differ by a rounding error
     maps = maps.masked_fill(is_constant(maps)[:, None, None], math.nan)
     size = images.shape[-2:]
     if maps.shape[-2:] == size:
@@ -259,8 +268,8 @@ def _resized(maps: Tensor, images: Tensor) -> Tensor:
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _baseline(images: Tensor, name: str) -> Tensor:
-    """What stands where a picture is hidden; ``(N, C, H, W)``."""
+def _make_baseline(images: Tensor, name: str) -> Tensor:
+    """Return the values of hidden pixels, ``(N, C, H, W)``."""
     if name == "mean":
         return images.mean((-2, -1), keepdim=True).expand_as(images)
     if name == "zero":

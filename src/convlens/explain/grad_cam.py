@@ -1,7 +1,7 @@
-"""Grad-CAM: where in the picture a layer finds evidence for a class.
+"""Grad-CAM: where in the image a layer finds evidence for a class.
 
-Shapes: ``B`` batch, ``C`` channels, ``H W`` picture size, ``h w`` size of a layer's maps, ``K``
-classes, ``T`` targets explained per picture.
+Shapes: ``B`` batch, ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K``
+classes, ``T`` explained targets per image.
 
 R. R. Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.captum_layers import layer_outputs_with_graph, reading
+from convlens.explain.captum_layers import hook_layers, read_outputs_with_graph
 from convlens.explain.layouts import Layouts
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
@@ -25,13 +25,13 @@ from convlens.explain.outputs import answering
 
 @dataclass(frozen=True, eq=False)
 class GradCamMaps:
-    """Maps of ``T`` targets at ``L`` layers for one batch of pictures; fp32, detached.
+    """Maps of ``T`` targets at ``L`` layers for one batch of images; fp32, detached.
 
     Attributes:
         maps: layer name -> ``(B, T, h, w)``; not negative unless computed with ``relu=False``.
-            Their scale is that of logits: compare maps of one picture, not of different networks.
+            The scale is that of the logits: compare maps of one image, not of several networks.
         logits: ``(B, K)``; ``(B, 1)`` for a one-logit network.
-        targets: ``(B, T)`` the classes explained.
+        targets: ``(B, T)`` the explained classes.
     """
 
     maps: dict[str, Tensor]
@@ -40,11 +40,11 @@ class GradCamMaps:
 
     @property
     def probabilities(self) -> Tensor:
-        """``(B, K)``, or ``(B, 2)`` for a one-logit network; see :func:`probabilities`."""
+        """The class probabilities ``(B, K)``; ``(B, 2)`` for a one-logit network."""
         return probabilities(self.logits)
 
     def upsample(self, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Layer name -> ``(B, T, H, W)``: the maps at picture ``size`` ``(H, W)``, bilinear."""
+        """Return layer name -> ``(B, T, H, W)``: the maps resized bilinearly to ``size`` (H, W)."""
         return {
             name: F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
             for name, maps in self.maps.items()
@@ -60,85 +60,94 @@ def grad_cam(
     relu: bool = True,
     batch: int | None = None,
 ) -> GradCamMaps:
-    """Grad-CAM maps for several layers and several classes from one forward pass.
+    """Compute Grad-CAM maps for several layers and several classes from one forward pass.
 
-    With ``A`` the ``(C, h, w)`` output of a layer and ``y`` the logit of the class::
+    With ``A`` the ``(C, h, w)`` output of a layer and ``y`` the logit of the class,
 
         map = ReLU( sum over c of  mean over h, w of dy/dA_c  *  A_c )
 
     which is Captum's ``LayerGradCam`` with ``relu_attributions=True``. Captum reads all layers in
-    one forward pass, see :mod:`convlens.explain.captum_layers`; each target costs one backward
-    pass, which serves all layers and ends at the first of them. A one-logit network is read as two
-    classes: target 1 is explained by ``+logit``, target 0 by ``-logit``.
+    one forward pass. Each target costs one backward pass, which serves all layers and ends at the
+    first of them. A one-logit network is read as two classes: target 1 is explained by ``+logit``,
+    target 0 by ``-logit``.
 
-    Nothing of the network changes: gradients come from ``torch.autograd.grad``, so ``.grad`` is
-    untouched; see :func:`convlens.explain.mode.explaining` for the rest.
+    The network does not change. Gradients come from ``torch.autograd.grad``, which leaves ``.grad``
+    alone; ``convlens.explain.explaining`` restores everything else.
 
     Args:
-        images: ``(B, C, H, W)`` as the network takes them.
-        targets: ``(B,)`` or ``(B, T)`` class numbers; -1 stands for the predicted class.
+        model: the network.
+        images: ``(B, C, H, W)``, preprocessed as the network expects them.
+        targets: ``(B,)`` or ``(B, T)`` class numbers; -1 for the predicted class.
         layers: module paths whose outputs are maps, channels first or last.
-        relu: False keeps what speaks against the class, as negative values.
-        batch: pictures a forward pass; None for all at once.
+        relu: False keeps evidence against the class, as negative values.
+        batch: images per forward pass; None for all at once.
 
     Raises:
-        UserError: a layer that is unknown, has no spatial map (or it is not known which of its
-            axes holds the channels) or does not lead to the logits; a target outside the classes;
-            outputs that are no logits (see :mod:`convlens.explain.outputs`).
+        UserError: if a layer is unknown, has no spatial map, has its channels on an unknown axis or
+            does not lead to the logits; if a target is not one of the classes; if the outputs are
+            no logits (see ``convlens.explain.answering``).
     """
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
-        raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} pictures")
-    with explaining(model), answering(model), reading(model, layers, gradients=True) as layouts:
+        raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} images")
+    with explaining(model), answering(model), hook_layers(model, layers, gradients=True) as layouts:
         images = prepare_images(model, images)
         targets = targets.detach().to(images.device, torch.long).clone()
-        done = [
-            _maps(layouts, images[part], targets[part], relu) for part in chunks(len(images), batch)
+        results = [
+            _compute_maps(layouts, images[part], targets[part], relu)
+            for part in chunks(len(images), batch)
         ]
-    maps = {name: torch.cat([found[name] for found, _ in done]) for name in layers}
-    return GradCamMaps(maps, torch.cat([logits for _, logits in done]), targets)
+    maps = {name: torch.cat([part[name] for part, _ in results]) for name in layers}
+    return GradCamMaps(maps, torch.cat([logits for _, logits in results]), targets)
 
 
-def _maps(
+def _compute_maps(
     layouts: Layouts, images: Tensor, targets: Tensor, relu: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Layer name -> ``(B, T, h, w)``, and the logits ``(B, K)``; -1 in ``targets`` is filled in."""
-    outputs, logits = layer_outputs_with_graph(layouts, images)
+    """Return layer name -> maps ``(B, T, h, w)``, and the logits ``(B, K)``.
+
+    In ``targets``, -1 is replaced by the predicted class.
+    """
+    outputs, logits = read_outputs_with_graph(layouts, images)
     predicted = probabilities(logits.detach()).argmax(1, keepdim=True)
     targets.copy_(torch.where(targets == -1, predicted, targets))
     scores = class_scores(logits, targets)
-    for name, output in outputs.items():
-        layout = layouts.layout(name)
-        if not layout.is_map:
-            what = layout.reason or f"gives {tuple(output.shape[1:])} per image"
-            raise UserError(
-                f"layer {name!r} {what}; Grad-CAM needs maps (C, h, w): choose a convolution or "
-                "its activation"
-            )
+    orders = {name: _find_axes(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
     for t in range(targets.shape[1]):
-        # Pictures do not mix in evaluation mode, so the sum's gradient holds each one's own.
+        # images do not mix in evaluation mode, so the gradient of the sum holds that of each
         gradients = torch.autograd.grad(
             scores[:, t].sum(), [*outputs.values()], retain_graph=t < last, allow_unused=True
         )
         for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
             if gradient is None:
-                raise UserError(f"layer {name!r} does not lead to the logits: choose another")
-            layout = layouts.layout(name)
-            values, slopes = (each.permute(layout.order) for each in (output.detach(), gradient))
+                raise UserError(f"layer {name!r} does not lead to the logits: choose another layer")
+            values, slopes = (each.permute(orders[name]) for each in (output.detach(), gradient))
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
 
 
-def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(B, T)``: the number that speaks for each target, of logits ``(B, K)``.
+def _find_axes(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:
+    """Return which axes of a layer's output are ``B, C, h, w``; raise a UserError if none are."""
+    layout = layouts.layout(name)
+    if layout.map_order is None:
+        reason = layout.reason or f"gives {tuple(output.shape[1:])} per image"
+        raise UserError(
+            f"layer {name!r} {reason}; Grad-CAM needs maps (C, h, w): choose a convolution or "
+            "its activation"
+        )
+    return layout.map_order
 
-    One logit speaks for class 1, and with the other sign for class 0.
+
+def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the logit of each target, ``(B, T)``, from logits ``(B, K)``.
+
+    A single logit is the score of class 1; its negative is that of class 0.
 
     Raises:
-        UserError: a target outside the classes.
+        UserError: if a target is not one of the classes.
     """
     classes = max(2, logits.shape[1])
     if targets.numel() and (targets.min() < 0 or targets.max() >= classes):
@@ -149,16 +158,18 @@ def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """``(B, K)`` in [0, 1], rows summing to 1: softmax; of one logit ``[1 - sigmoid, sigmoid]``.
+    """Return the class probabilities ``(B, K)`` in [0, 1], whose rows sum to 1.
+
+    Several logits go through a softmax; one logit becomes ``[1 - sigmoid, sigmoid]``.
 
     Raises:
-        ValueError: logits of another shape; one axis may be images or classes.
+        ValueError: if the logits are not ``(B, K)``: a single axis may be images or classes.
 
     >>> probabilities(torch.tensor([[0.0]]))
     tensor([[0.5000, 0.5000]])
     """
     if logits.dim() != 2:
-        raise ValueError(f"logits are (B, K), not {tuple(logits.shape)}")
+        raise ValueError(f"logits must be (B, K), got {tuple(logits.shape)}")
     if logits.shape[1] == 1:
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], 1)
     return logits.softmax(1)

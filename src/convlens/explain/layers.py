@@ -154,7 +154,9 @@ def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     return [
         call.name
         for call in _trace(model, example)[0]
-        if call.reads_image and max(call.module.kernel_size) > 1
+        if call.reads_image
+        and isinstance(call.module, nn.Conv2d)
+        and max(call.module.kernel_size) > 1
     ]
 
 
@@ -183,9 +185,10 @@ class _Call:
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width of the output's maps; None if it is no map or has a single pixel."""
-        if not self.layout.is_map:
+        order = self.layout.map_order
+        if order is None:
             return None
-        height, width = (self.output.shape[axis] for axis in self.layout.order[2:])
+        height, width = (self.output.shape[axis] for axis in order[2:])
         return (height, width) if max(height, width) > 1 else None
 
 

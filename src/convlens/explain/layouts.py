@@ -94,9 +94,11 @@ class Layouts:
                 f"layer {name!r} returns a {type(output).__name__}, not one tensor: choose a layer "
                 "inside it or after it"
             )
-        self._seen[name] = output.shape, self._tracker and self._tracker.layout(output)
+        layout = None
         if self._tracker is not None:
+            layout = self._tracker.layout(output)
             self._tracker.watch(name, output)
+        self._seen[name] = output.shape, layout
 
     def follow(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         """Return ``forward(images)``, and learn the layouts of the layers from it.
@@ -120,7 +122,7 @@ class Layouts:
         self._tracker = AxisTracker(images)
         try:
             result = self._run_pass(forward, images)
-            self._layouts = {name: self._learn(name) for name in self._seen}
+            self._layouts = {name: self._learn(name, self._tracker) for name in self._seen}
         finally:
             self._tracker = None
         if result is not None:  # after a pass that ended early, the readers are not known
@@ -131,10 +133,11 @@ class Layouts:
         self._seen.clear()
         return forward(images)
 
-    def _learn(self, name: str) -> _CachedLayout:
+    def _learn(self, name: str, tracker: AxisTracker) -> _CachedLayout:
         shape, layout = self._seen[name]
+        assert layout is not None, "every layer of a tracked pass has a layout"
         channels = None if layout.order is None else shape[layout.order[1]]
-        readers = frozenset(self._tracker.readers[name])
+        readers = frozenset(tracker.readers[name])
         return _CachedLayout(ref(self.modules[name]), len(shape), channels, layout, readers)
 
     def hook_layers(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
@@ -159,10 +162,11 @@ class Layouts:
         """
         output = self.run(images)
         for name in self.modules:
-            self._check_called(name)
+            self.check_called(name)
         return output
 
-    def _check_called(self, name: str) -> None:
+    def check_called(self, name: str) -> None:
+        """Raise a UserError if the layer was not called in the last pass."""
         if name not in self._seen:
             raise UserError(f"layer {name!r} is never called: choose another")
 
@@ -172,7 +176,7 @@ class Layouts:
         Raises:
             UserError: if the layer was not called.
         """
-        self._check_called(name)
+        self.check_called(name)
         return self._layouts[name].layout
 
     def channels_first(self, name: str, output: Tensor) -> Tensor:

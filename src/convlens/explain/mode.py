@@ -109,6 +109,12 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return torch.float64 if first == torch.float64 else torch.float32
 
 
+def image_size(images: Tensor) -> tuple[int, int]:
+    """Return ``(H, W)`` of images ``(…, H, W)``."""
+    height, width = images.shape[-2:]
+    return height, width
+
+
 def prepare_images(model: nn.Module, images: Tensor) -> Tensor:
     """Return images on the network's device, in the dtype of its explanations, without a graph.
 

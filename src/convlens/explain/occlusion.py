@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import class_scores, probabilities
-from convlens.explain.mode import chunks, explaining, fit_batch_to_cache, prepare_images
+from convlens.explain.mode import (
+    chunks,
+    explaining,
+    fit_batch_to_cache,
+    image_size,
+    prepare_images,
+)
 from convlens.explain.outputs import answering
 
 # On a CPU, batches with more pixels are slower, because feature maps no longer fit the CPU's cache
@@ -80,7 +86,7 @@ def occlusion(
     """
     _check_targets(images, targets)
     _check_baseline(baseline)
-    size = images.shape[-2:]
+    size = image_size(images)
     corners = _find_corners(size, window, stride)
     rows, columns = (
         _mark_spans(*axis) for axis in zip(corners.unbind(1), _to_pair(window), size, strict=True)
@@ -186,14 +192,15 @@ def window_pixels(length: float, size: tuple[int, int]) -> tuple[int, int]:
     >>> window_pixels(0.25, (150, 100)), window_pixels(20, (150, 100))
     ((38, 25), (20, 20))
     """
+    height, width = size
     if isinstance(length, float) and 0 < length <= 1:
-        return tuple(max(1, round(side * length)) for side in size)
+        return max(1, round(height * length)), max(1, round(width * length))
     if isinstance(length, bool) or length != int(length) or length < 1:
         raise UserError(
             f"window or stride {length}: expected a fraction of the image's side (like 0.25) or a "
             "number of pixels (like 20)"
         )
-    return tuple(min(int(length), side) for side in size)
+    return min(int(length), height), min(int(length), width)
 
 
 def _check_targets(images: Tensor, targets: Tensor) -> None:

@@ -243,8 +243,10 @@ def pick_logits(output, where: str | int | Callable | None, model: nn.Module) ->
         )
     else:
         try:
-            is_item = isinstance(where, int) or isinstance(output, Mapping)
-            logits = output[where] if is_item else getattr(output, where)
+            if isinstance(where, int) or isinstance(output, Mapping):
+                logits = output[where]
+            else:
+                logits = getattr(output, where)
         except (AttributeError, IndexError, KeyError, TypeError):
             raise UserError(
                 f"{name} returns a {kind} without {where!r}: set logits= to a key, attribute or "

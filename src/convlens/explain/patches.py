@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.explain.filters import checked_signs, checked_units
-from convlens.explain.mode import chunks, explaining, prepare_images
+from convlens.explain.filters import check_signs, check_units
+from convlens.explain.mode import chunks, explaining, image_size, prepare_images
 from convlens.explain.receptive import Field
 from convlens.explain.taps import record
 
@@ -65,10 +65,10 @@ class _Search:
         signs: Sequence[int] | None, count: int, example: Tensor,
     ):  # fmt: skip
         with record(model, [layer], example=example) as taps:
-            units = checked_units(layer, units, taps.channels_first(layer).shape[1])
+            units = check_units(layer, units, taps.channels_first(layer).shape[1])
             field = Field.measure(taps, layer, example)
         self.field, self.units, self.count = field, units, count
-        self.signs = example.new_tensor(checked_signs(signs, units))[:, None]
+        self.signs = example.new_tensor(check_signs(signs, units))[:, None]
         shape = (len(units), count, example.shape[1], *(field.size or example.shape[-2:]))
         self.patches = example.new_full(shape, _OUTSIDE)
         self.values = example.new_empty(len(units), 0)  # (U, N), times the sign, descending
@@ -87,7 +87,7 @@ class _Search:
         outputs = outputs.reshape(*outputs.shape[:2], -1)[:, self.units].transpose(0, 1)
         outputs = (outputs * self.signs[..., None]).nan_to_num(-torch.inf, torch.inf, -torch.inf)
         values, places = outputs.max(-1)  # (U, B): one place per image
-        boxes = self.field.find_boxes(places, width, tuple(images.shape[-2:]))
+        boxes = self.field.find_boxes(places, width, image_size(images))
         indices = torch.arange(begin, begin + count, device=values.device).expand_as(values)
         old_count = self.values.shape[1]
         # stable, so that the earlier of two equal images stays first

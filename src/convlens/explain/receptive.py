@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convlens.explain.mode import image_size
 from convlens.explain.taps import Taps
 
 _SMALLEST_CANVAS = 32
@@ -47,16 +48,18 @@ class Field:
             example: ``(1, C, H, W)`` image of the size for which the fields are measured.
         """
         probe = find_probe(taps, layer, example)
+        if probe is None:
+            return cls()
         field = cls._from_probe(probe)
-        is_smaller = field.size and probe.canvas != tuple(example.shape[-2:])
+        is_smaller = field.size is not None and probe.canvas != image_size(example)
         if is_smaller and not field._is_valid_for(probe, example):
             # padding that depends on the size of the image (as in TensorFlow) moves the fields
             return cls._from_probe(Probe(taps, layer, example))
         return field
 
     @classmethod
-    def _from_probe(cls, probe: Probe | None) -> Field:
-        if probe is None or probe.sees_edge or min(probe.map) < 3:
+    def _from_probe(cls, probe: Probe) -> Field:
+        if probe.sees_edge or min(probe.map) < 3:
             return cls()
         # how many NaN rows and columns reach the middle unit from each side, and the next
         # unit from the first side
@@ -65,18 +68,20 @@ class Field:
             [*probe.edges, *[(axis, 0, middle[axis - 2] + 1) for axis in (2, 3)]],
         )
         starts, ends, next_starts = counts[0:4:2], counts[1:4:2], counts[4:]
-        stride = tuple(n - s for n, s in zip(next_starts, starts, strict=True))
+        down, across = (n - s for n, s in zip(next_starts, starts, strict=True))
+        stride = (down, across)
         if 0 in stride:
             return cls()  # an upsampled map: several units share a field
-        size = tuple(c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
-        first = tuple(s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
-        return cls(first, size, stride)
+        height, width = (c + 2 - s - e for c, s, e in zip(probe.canvas, starts, ends, strict=True))
+        top, left = (s - 1 - m * d for s, m, d in zip(starts, middle, stride, strict=True))
+        return cls((top, left), (height, width), stride)
 
     def _is_valid_for(self, probe: Probe, example: Tensor) -> bool:
         """Return whether a unit in the middle of ``example`` sees exactly its field.
 
         It must see all four edges of the field, and nothing outside of it.
         """
+        assert self.size is not None, "only a measured field has a box"
         row, column = (
             max(0, (side - size) // 2 - first) // stride
             for side, size, first, stride in zip(
@@ -164,7 +169,7 @@ class Probe:
     def __init__(self, taps: Taps, layer: str, example: Tensor):
         self.taps, self.layer = taps, layer
         self.image = torch.zeros_like(example)
-        self.canvas = tuple(example.shape[-2:])
+        self.canvas = image_size(example)
         frame = torch.full_like(example, float("nan"))
         frame[..., 1:-1, 1:-1] = 0
         is_nan = self.find_nan_units(frame)[0]

@@ -118,10 +118,12 @@ def _randomise(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]:
 
 def _redraw(module: nn.Module) -> None:
     """Draw new weights, always on the CPU."""
+    reset = _find_reset(module)
+    assert reset is not None, "only layers that can draw new weights are randomised"
     devices = [(tensor, tensor.device) for _, _, tensor in _list_tensors(module)]
     for tensor, _ in devices:
         tensor.data = tensor.data.cpu()
-    _find_reset(module)()
+    reset()
     for tensor, device in devices:
         tensor.data = tensor.data.to(device)
 

@@ -181,9 +181,9 @@ class _State:
             if list(store) != list(original):
                 store.clear()
             store.update(original)
-        for tensor, original in self._scripted:
-            if not _are_equal(tensor, original):
-                tensor.data.copy_(original)
+        for tensor, values in self._scripted:
+            if not _are_equal(tensor, values):
+                tensor.data.copy_(values)
 
 
 def _restore_written(weights: list[tuple[str, nn.Parameter, int, Tensor | None]]) -> list[str]:

@@ -82,7 +82,7 @@ def _connect(labels: Tensor) -> Tensor:
     """Keep the largest piece of each label ``(H, W)``, and join the others to a neighbour."""
     pieces = _find_pieces(labels)
     sizes = torch.bincount(pieces.flatten(), minlength=labels.numel())
-    largest = {}
+    largest: dict[int, int] = {}
     for piece in pieces.unique().tolist():
         label = int(labels.flatten()[piece])
         if label not in largest or sizes[piece] > sizes[largest[label]]:

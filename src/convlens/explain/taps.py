@@ -78,7 +78,8 @@ class Taps(dict[str, Tensor]):
             UserError: if the output is neither, if the axis of the channels is unknown, or if the
                 layer was not called.
         """
-        return self._layouts.channels_first(name, self.get(name))
+        self._layouts.check_called(name)
+        return self._layouts.channels_first(name, self[name])
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Lessons: what a network is made of, one step at a time."""
+"""Lessons that show, step by step, what a network is made of."""

@@ -45,13 +45,13 @@ class _Parts:
 
 
 def build_model(
-    chosen: ModelConfig, *, channels: int, size: int, outputs: int,
+    spec: ModelConfig, *, channels: int, size: int, outputs: int,
     class_names: Sequence[str] | None = None, pretrained: bool = True,
 ) -> Classifier:  # fmt: skip
     """Build the network that the config group ``model`` describes.
 
     Args:
-        chosen: the group.
+        spec: the group.
         channels: channels of the images.
         size: height and width of the images in pixels.
         outputs: number of logits, K or 1.
@@ -66,70 +66,70 @@ def build_model(
     Raises:
         UserError: a value of the group is invalid; the error names its key.
     """
-    name = chosen.name
-    if name == "scratch" or isinstance(chosen, OwnModelConfig):
-        return _from_scratch(chosen, channels, size, outputs, class_names, pretrained)
+    name = spec.name
+    if name == "scratch" or isinstance(spec, OwnModelConfig):
+        return _build_from_scratch(spec, channels, size, outputs, class_names, pretrained)
     if name != "vgg16":
         timm_networks.check_name(name)
-    if chosen.filters is not None:
+    if spec.filters is not None:
         raise UserError(
             f"model.name={name}: this experiment trains a plain convnet; try exp=finetune_vgg16, "
             f"exp=finetune_inception_v3 or exp=finetune_timm model.name={name}"
         )
-    own = chosen.head == OWN_HEAD
-    head_outputs = _chosen_outputs(chosen, outputs, class_names) if own else None
-    parts = _parts(name, size, own)
-    found = None
+    own = spec.head == OWN_HEAD
+    head_outputs = _choose_outputs(spec, outputs, class_names) if own else None
+    parts = _build_parts(name, size, own)
+    weights = None
     if pretrained:
-        found = find_weights(parts.network, chosen.weights, timm_name=parts.timm_name, whole=own)
-        if found is None and own:
+        weights = find_weights(parts.network, spec.weights, timm_name=parts.timm_name, whole=own)
+        if weights is None and own:
             raise UserError("model.head=imagenet needs weights; try model.weights=auto")
-    if found and not found.earlier_run:
+    if weights and not weights.earlier_run:
         note = load_weights(
-            parts.target, found, classifier=parts.classifier, prefixes=parts.prefixes
+            parts.target, weights, classifier=parts.classifier, prefixes=parts.prefixes
         )
-        found = replace(found, note=note or "")
-    of_weights = (found.mean, found.std) if found else parts.own_normalisation
-    normalise = build_normalisation(chosen.normalisation, 3, of_weights, parts.default)
-    shape = _shape(parts.backbone, name, size)
+        weights = replace(weights, note=note or "")
+    of_weights = (weights.mean, weights.std) if weights else parts.own_normalisation
+    normalise = build_normalisation(spec.normalisation, 3, of_weights, parts.default)
+    shape = _compute_shape(parts.backbone, name, size)
     if own:
         top = parts.own_head()
         if head_outputs is not None:
             top = nn.Sequential(OrderedDict(network=top, classes=Select(head_outputs)))
     else:
-        top = build_head(shape, outputs, chosen.head, chosen.activation)
-        initialise(top, chosen.initialisation)
+        top = build_head(shape, outputs, spec.head, spec.activation)
+        initialise(top, spec.initialisation)
     classifier = Classifier(normalise, parts.backbone, top)
     classifier.head_outputs = head_outputs
-    _note_weights(classifier, found, class_names)
-    if own and found and found.earlier_run and not classifier.weights.with_head:
+    _record_weights(classifier, weights, class_names)
+    if own and weights and weights.earlier_run and not classifier.weights.with_head:
         raise UserError(f"model.head=imagenet: {classifier.weights.note}")
     return classifier
 
 
-def _note_weights(
-    classifier: Classifier, found: WeightsFile | None, class_names: Sequence[str] | None
+def _record_weights(
+    classifier: Classifier, weights: WeightsFile | None, class_names: Sequence[str] | None
 ) -> None:
     """Load an earlier run's weights, record the weights file on the classifier, and log it."""
-    if found and found.earlier_run:
-        with_head, note = load_earlier_run(classifier, found.earlier_run, class_names)
+    if weights and weights.earlier_run:
+        with_head, note = load_earlier_run(classifier, weights.earlier_run, class_names)
         own = classifier.normalise
         mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
-        if (theirs := found.earlier_run.normalisation(own.mean.numel())) != mine:
+        if (theirs := weights.earlier_run.normalisation(own.mean.numel())) != mine:
             note += (
                 f"; they were trained with normalisation {theirs}, model.normalisation gives {mine}"
             )
-        found = replace(found, earlier_run=None, note=note, with_head=with_head)
-    classifier.weights = found
-    if found and found.note:
-        log.info(found.note)
+        weights = replace(weights, earlier_run=None, note=note, with_head=with_head)
+    classifier.weights = weights
+    if weights and weights.note:
+        log.info(weights.note)
 
 
-def _chosen_outputs(
-    chosen: ModelConfig, outputs: int, class_names: Sequence[str] | None
+def _choose_outputs(
+    spec: ModelConfig, outputs: int, class_names: Sequence[str] | None
 ) -> list[int] | None:
     """Return which outputs of the library's head are the logits; None for all 1000."""
-    known, name = IMAGENET_CLASSES, chosen.name
+    known, name = IMAGENET_CLASSES, spec.name
     if name != "vgg16":
         known = timm_networks.read_timm_config(name).get("num_classes") or 0
     if known != IMAGENET_CLASSES:
@@ -138,7 +138,7 @@ def _chosen_outputs(
             f"{IMAGENET_CLASSES} of ImageNet-1k; choose a name ending in in1k, or omit model.head"
         )
     if class_names is not None and outputs == len(class_names):
-        return select_outputs(chosen.head_classes, class_names)
+        return select_outputs(spec.head_classes, class_names)
     if outputs != IMAGENET_CLASSES:
         raise UserError(
             f"model.head=imagenet has {IMAGENET_CLASSES} logits, one per ImageNet class, but "
@@ -147,9 +147,20 @@ def _chosen_outputs(
     return None
 
 
-def _earlier_run(weights: str, none: Sequence[str]) -> WeightsFile | None:
-    """Find the weights of an earlier run for a network that no library has; None for none."""
-    if weights in none:
+def _find_earlier_run(weights: str, random: Sequence[str]) -> WeightsFile | None:
+    """Find the weights of an earlier run for a network that no library has.
+
+    Args:
+        weights: ``model.weights``.
+        random: values of it for random weights.
+
+    Returns:
+        The file; None for random weights.
+
+    Raises:
+        UserError: the file is not a checkpoint of an earlier run.
+    """
+    if weights in random:
         return None
     path = Path(weights).expanduser()
     trained = read_earlier_run(path) if path.is_file() else None
@@ -161,61 +172,62 @@ def _earlier_run(weights: str, none: Sequence[str]) -> WeightsFile | None:
     return WeightsFile(path, (), (), "model.weights", trained)
 
 
-def _from_scratch(
-    chosen: ModelConfig, channels: int, size: int, outputs: int,
+def _build_from_scratch(
+    spec: ModelConfig, channels: int, size: int, outputs: int,
     class_names: Sequence[str] | None, pretrained: bool,
 ) -> Classifier:  # fmt: skip
-    """A network that no library has: ours from its keys, or a class of a person's own."""
-    own = isinstance(chosen, OwnModelConfig)
-    if not own and chosen.filters is None:
-        raise UserError("model.name=scratch: say model=scratch, which has the keys it needs")
-    if chosen.head == OWN_HEAD:
+    """Build a network that no library has: a plain convnet or a user-defined class."""
+    own = isinstance(spec, OwnModelConfig)
+    if not own and spec.filters is None:
+        raise UserError("model.name=scratch: use model=scratch, which has the keys it needs")
+    if spec.head == OWN_HEAD:
         raise UserError(
-            f"model.head=imagenet: the {chosen.name} network has no classifier of its own"
+            f"model.head=imagenet: the {spec.name} network has no classifier of its own"
         )
-    drawn = ("none", "auto") if own else ("none",)  # no library has weights for these
-    found = _earlier_run(chosen.weights, drawn) if pretrained else None
-    of_weights = found.earlier_run.normalisation(channels) if found else None
-    normalise = build_normalisation(chosen.normalisation, channels, of_weights, "unit")
+    # no library has weights for these, so these values mean random ones
+    random = ("none", "auto") if own else ("none",)
+    weights = _find_earlier_run(spec.weights, random) if pretrained else None
+    of_weights = weights.earlier_run.normalisation(channels) if weights else None
+    normalise = build_normalisation(spec.normalisation, channels, of_weights, "unit")
     try:
         if own:
-            backbone = _own_backbone(chosen, channels)
-            shape = _own_shape(chosen, backbone, channels, size)
+            backbone = _build_own_backbone(spec, channels)
+            shape = _compute_own_shape(spec, backbone, channels, size)
         else:
-            backbone = build_scratch(chosen, channels=channels, size=size)
+            backbone = build_scratch(spec, channels=channels, size=size)
             shape = feature_shape(backbone, channels, size)
-        top = build_head(shape, outputs, chosen.head, chosen.activation)
+        top = build_head(shape, outputs, spec.head, spec.activation)
         classifier = Classifier(normalise, backbone, top)
     except RuntimeError as error:  # torch reports missing memory this way
         if "alloc" not in str(error) and "Storage size" not in str(error):
             raise
         raise UserError(
-            f"model.filters={chosen.filters}, model.head.hidden={chosen.head.hidden}: the network "
+            f"model.filters={spec.filters}, model.head.hidden={spec.head.hidden}: the network "
             f"is larger than this machine's memory; reduce them, or try model.head.pool=average"
         ) from error
-    initialise(top if own else classifier, chosen.initialisation)
+    initialise(top if own else classifier, spec.initialisation)
     classifier.head_outputs = None
-    _note_weights(classifier, found, class_names)
+    _record_weights(classifier, weights, class_names)
     return classifier
 
 
-def _own_backbone(chosen: OwnModelConfig, channels: int) -> Backbone:
+def _build_own_backbone(spec: OwnModelConfig, channels: int) -> Backbone:
     """Build a user-defined network: a chain of its children, or one part if it is not a chain.
 
     Raises:
         UserError: the class does not return a module.
     """
-    network = instantiate("model", chosen, channels=channels)
+    network = instantiate("model", spec, channels=channels)
     if isinstance(network, Backbone):
         return network
     if not isinstance(network, nn.Module):
-        raise UserError(f"model._target_={chosen.class_path} does not return a torch.nn.Module")
+        raise UserError(f"model._target_={spec.class_path} does not return a torch.nn.Module")
     is_plain = type(network).forward is nn.Sequential.forward
     return build_chain(dict(network.named_children()) if is_plain else {"network": network})
 
 
-def _own_shape(
-    chosen: OwnModelConfig, backbone: Backbone, channels: int, size: int
+def _compute_own_shape(
+    spec: OwnModelConfig, backbone: Backbone, channels: int, size: int
 ) -> tuple[int, ...]:
     """Return the shape of a user-defined network's feature map, from one pass.
 
@@ -231,12 +243,12 @@ def _own_shape(
             return shape
         reason = f"its output is {shape}, not (C, h, w)"
     raise UserError(
-        f"model: {chosen.class_path} makes no feature map of {channels} × {size} × {size} pixels "
+        f"model: {spec.class_path} makes no feature map of {channels} × {size} × {size} pixels "
         f"({reason})"
     )
 
 
-def _parts(name: str, size: int, own: bool) -> _Parts:
+def _build_parts(name: str, size: int, own: bool) -> _Parts:
     if name == "vgg16":
         network = vgg16.build_network() if own else None
         features = network.features if own else vgg16.build_convolutions()
@@ -264,7 +276,7 @@ def _parts(name: str, size: int, own: bool) -> _Parts:
     )
 
 
-def _shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
+def _compute_shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
     """Return the feature map's shape; if images are too small, the error states the minimum."""
     if name == "inception_v3" and size < 75:
         raise too_small_error(name, size, 75)

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.models.state import COUNTER, SHOWN, check_keys, fill_weights
+from convlens.models.state import COUNTER, MAX_NAMES, check_keys, fill_weights
 from convlens.models.weights_file import extract_weights, read_content
 
 
@@ -39,7 +39,7 @@ class EarlierRun:
 
 
 def load_earlier_run(
-    model: nn.Module, trained: EarlierRun, class_names: Sequence[str] | None
+    model: nn.Module, run: EarlierRun, class_names: Sequence[str] | None
 ) -> tuple[bool, str]:
     """Copy the weights of an earlier run into a classifier: the base, and the head if it fits.
 
@@ -48,7 +48,7 @@ def load_earlier_run(
 
     Args:
         model: a ``convlens.models.Classifier``.
-        trained: the earlier run.
+        run: the earlier run.
         class_names: classes of the new run, in order; None if unknown.
 
     Returns:
@@ -58,27 +58,27 @@ def load_earlier_run(
         UserError: the base is of another network; keys are counted and named.
     """
     mine = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
-    theirs = {k: v for k, v in trained.state.items() if not k.endswith(COUNTER)}
+    theirs = {k: v for k, v in run.state.items() if not k.endswith(COUNTER)}
 
     def part(state: dict, name: str) -> dict:
         return {k: v for k, v in state.items() if k.startswith(f"{name}.")}
 
     base, top = part(mine, "backbone"), part(mine, "head")
-    check_keys(base, part(theirs, "backbone"), trained.path, (), f" (model.name={trained.network})")
+    check_keys(base, part(theirs, "backbone"), run.path, (), f" (model.name={run.network})")
     shapes = {k: v.shape for k, v in part(theirs, "head").items()}
-    if class_names is None or tuple(class_names) != trained.class_names:
-        names = ", ".join(trained.class_names[:SHOWN])
-        more = ", …" * (len(trained.class_names) > SHOWN)
-        why = f"its head has {len(trained.class_names)} other classes ({names}{more})"
-        if class_names is not None and sorted(class_names) == sorted(trained.class_names):
-            why = "its head has the classes in another order"
+    if class_names is None or tuple(class_names) != run.class_names:
+        names = ", ".join(run.class_names[:MAX_NAMES])
+        more = ", …" * (len(run.class_names) > MAX_NAMES)
+        reason = f"its head has {len(run.class_names)} other classes ({names}{more})"
+        if class_names is not None and sorted(class_names) == sorted(run.class_names):
+            reason = "its head has the classes in another order"
     elif shapes != {k: v.shape for k, v in top.items()}:
-        why = "its head has other layers"
+        reason = "its head has other layers"
     else:
-        fill_weights(base | top, theirs, trained.path)
-        return True, f"{trained.path}: weights of an earlier run, base and head"
-    fill_weights(base, theirs, trained.path)
-    return False, f"{trained.path}: weights of an earlier run, base only; {why}"
+        fill_weights(base | top, theirs, run.path)
+        return True, f"{run.path}: weights of an earlier run, base and head"
+    fill_weights(base, theirs, run.path)
+    return False, f"{run.path}: weights of an earlier run, base only; {reason}"
 
 
 def read_earlier_run(path: Path) -> EarlierRun | None:

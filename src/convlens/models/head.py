@@ -30,14 +30,14 @@ class Select(nn.Module):
 
 
 def build_head(
-    shape: tuple[int, ...], outputs: int, chosen: HeadConfig, activation: str
+    shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str
 ) -> nn.Sequential:
     """Build the head: flatten or average, dropout, dense layers, logits.
 
     Args:
         shape: (C, H, W) of the backbone's output.
         outputs: number of logits.
-        chosen: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
+        spec: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
             averages over space (Lin et al. 2013).
         activation: name of the activation after each hidden dense layer.
 
@@ -47,21 +47,21 @@ def build_head(
     Raises:
         UserError: a name is unknown; the error names the key.
     """
-    check_name("model.head.pool", chosen.pool, ("flatten", "average"))
+    check_name("model.head.pool", spec.pool, ("flatten", "average"))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if chosen.pool == "average":
+    if spec.pool == "average":
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         features = shape[0]
     else:
         features = math.prod(shape)
     layers["flatten"] = nn.Flatten()
-    if chosen.dropout:
-        layers["dropout"] = nn.Dropout(chosen.dropout)
-    for number, units in enumerate(chosen.hidden, start=1):
+    if spec.dropout:
+        layers["dropout"] = nn.Dropout(spec.dropout)
+    for number, units in enumerate(spec.hidden, start=1):
         layers[f"dense{number}"] = nn.Linear(features, units)
         layers[f"activation{number}"] = build_activation(activation)
-        if chosen.hidden_dropout:
-            layers[f"dropout{number}"] = nn.Dropout(chosen.hidden_dropout)
+        if spec.hidden_dropout:
+            layers[f"dropout{number}"] = nn.Dropout(spec.hidden_dropout)
         features = units
     layers["logits"] = nn.Linear(features, outputs)
     return nn.Sequential(layers)

@@ -40,7 +40,7 @@ def imagenet_synsets() -> list[str]:
 
 
 @cache
-def _outputs() -> dict[str, int]:
+def _map_outputs() -> dict[str, int]:
     """Return the first output of each class name and synset id."""
     known = (*enumerate(imagenet_synsets()), *enumerate(imagenet_classes()))
     return {name: output for output, name in reversed(known)}
@@ -62,13 +62,13 @@ def select_outputs(value: str | Sequence[int], class_names: Sequence[str]) -> li
     if value == "order":
         if list(class_names) in (imagenet_classes(), imagenet_synsets()):
             return None
-        raise UserError(_other_classes(class_names))
+        raise UserError(_describe_other_classes(class_names))
     if not isinstance(value, str):
         outputs = _read_list(value, class_names)
     elif value == "names":
-        outputs = [_output_of(name, "names") for name in class_names]
+        outputs = [_find_output(name, "names") for name in class_names]
     elif value == "numbers":
-        outputs = [_number(name) for name in class_names]
+        outputs = [_parse_number(name) for name in class_names]
     else:
         outputs = _read_file(value, class_names)
     for place, output in enumerate(outputs):
@@ -80,7 +80,7 @@ def select_outputs(value: str | Sequence[int], class_names: Sequence[str]) -> li
     return outputs
 
 
-def _other_classes(class_names: Sequence[str]) -> str:
+def _describe_other_classes(class_names: Sequence[str]) -> str:
     names, synsets = imagenet_classes(), imagenet_synsets()
     if len(class_names) != len(names):
         what = f"the data has {len(class_names)} ({', '.join(class_names[:3])}, …)"
@@ -94,16 +94,16 @@ def _other_classes(class_names: Sequence[str]) -> str:
     )
 
 
-def _output_of(name: str, where: str) -> int:
-    if name in _outputs():
-        return _outputs()[name]
+def _find_output(name: str, where: str) -> int:
+    if name in _map_outputs():
+        return _map_outputs()[name]
     raise UserError(
         f"model.head_classes={where}: {name} is not an ImageNet class or synset id; "
         f"{nearest(name, imagenet_classes())}"
     )
 
 
-def _number(text: str, where: str = "numbers") -> int:
+def _parse_number(text: str, where: str = "numbers") -> int:
     if text.isascii() and text.isdigit() and int(text) < len(imagenet_classes()):
         return int(text)
     raise UserError(f"model.head_classes={where}: {text!r} is not an output number, 0 to 999")
@@ -115,7 +115,7 @@ def _read_list(numbers: Sequence[int], class_names: Sequence[str]) -> list[int]:
             f"model.head_classes: a list of {len(numbers)} outputs for {len(class_names)} classes; "
             f"give one per class, in the order of the classes"
         )
-    return [_number(str(output), "[…]") for output in numbers]
+    return [_parse_number(str(output), "[…]") for output in numbers]
 
 
 def _read_file(value: str, class_names: Sequence[str]) -> list[int]:
@@ -138,6 +138,8 @@ def _read_file(value: str, class_names: Sequence[str]) -> list[int]:
             f"({', '.join(missing[:3])})"
         )
     return [
-        _number(stated[name], value) if stated[name].isdigit() else _output_of(stated[name], value)
+        _parse_number(stated[name], value)
+        if stated[name].isdigit()
+        else _find_output(stated[name], value)
         for name in class_names
     ]

@@ -54,7 +54,7 @@ def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[Lay
     paths = {
         module: path
         for path, module in model.named_modules()
-        if _own(module) or not list(module.children())
+        if _get_own_parameters(module) or not list(module.children())
     }
     calls: list[nn.Module] = []
     outputs: list[tuple[int, ...] | None] = []
@@ -66,24 +66,24 @@ def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[Lay
         outputs.append(None)
 
     def leave(_module: nn.Module, _inputs, output: object) -> None:
-        outputs[open_calls.pop()] = _shape(output)
+        outputs[open_calls.pop()] = _find_shape(output)
 
     hooks = [module.register_forward_pre_hook(enter) for module in paths]
     hooks += [module.register_forward_hook(leave) for module in paths]
     try:
-        _run(model, channels, size)
+        _run_once(model, channels, size)
     finally:
         for hook in hooks:
             hook.remove()
-    idle = [module for module in paths if module not in set(calls) and _own(module)]
+    idle = [module for module in paths if module not in set(calls) and _get_own_parameters(module)]
     parts = model.backbone.children() if hasattr(model, "backbone") else [model]
-    fields = _receptive_fields(calls) if all(map(is_chain, parts)) else [None] * len(calls)
+    fields = _compute_receptive_fields(calls) if all(map(is_chain, parts)) else [None] * len(calls)
     unknown = [None] * len(idle)
     rows, counted = [], set()
     for module, output, field in zip(
         [*calls, *idle], outputs + unknown, fields + unknown, strict=True
     ):
-        new = [parameter for parameter in _own(module) if parameter not in counted]
+        new = [parameter for parameter in _get_own_parameters(module) if parameter not in counted]
         counted.update(new)
         rows.append(
             LayerRow(
@@ -98,12 +98,12 @@ def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[Lay
     return rows
 
 
-def _own(module: nn.Module) -> dict[nn.Parameter, None]:
+def _get_own_parameters(module: nn.Module) -> dict[nn.Parameter, None]:
     """Return the parameters of a module itself, without its children's, each once."""
     return dict.fromkeys(module.parameters(recurse=False))
 
 
-def _run(model: nn.Module, channels: int, size: int) -> None:
+def _run_once(model: nn.Module, channels: int, size: int) -> None:
     """Run one pass in evaluation mode; each module's mode is restored."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     # a compiled network calls no hooks
@@ -111,17 +111,17 @@ def _run(model: nn.Module, channels: int, size: int) -> None:
         model(torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype))
 
 
-def _shape(output: object) -> tuple[int, ...] | None:
+def _find_shape(output: object) -> tuple[int, ...] | None:
     """Return the shape of the (first) output for one image."""
     if isinstance(output, Tensor):
         return tuple(output.shape[1:])
     parts = output.values() if isinstance(output, Mapping) else output
     if isinstance(parts, str) or not hasattr(parts, "__iter__"):
         return None
-    return next((shape for part in parts if (shape := _shape(part)) is not None), None)
+    return next((shape for part in parts if (shape := _find_shape(part)) is not None), None)
 
 
-def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
+def _compute_receptive_fields(layers: list[nn.Module]) -> list[int | None]:
     """Return the receptive fields of a chain; None from the first that sees the whole image."""
     fields: list[int | None] = []
     field, jump, whole = 1, 1, False
@@ -130,12 +130,12 @@ def _receptive_fields(layers: list[nn.Module]) -> list[int | None]:
         if isinstance(layer, nn.Linear | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             whole = True
         elif window is not None:
-            spread = _edge(getattr(layer, "dilation", 1))
-            field += spread * (_edge(window) - 1) * jump
-            jump *= _edge(layer.stride)
+            spread = _get_edge(getattr(layer, "dilation", 1))
+            field += spread * (_get_edge(window) - 1) * jump
+            jump *= _get_edge(layer.stride)
         fields.append(None if whole else field)
     return fields
 
 
-def _edge(value: int | tuple[int, ...]) -> int:
+def _get_edge(value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else value[0]

@@ -21,7 +21,7 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
         return part(values)
     layers = iter(pairwise([*part, None]))
     for layer, following in layers:
-        if _swap(layer, following):
+        if _can_swap(layer, following):
             values = following(values)
             next(layers)
         values = layer(values)
@@ -38,7 +38,7 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _swap(relu: nn.Module, pool: nn.Module | None) -> bool:
+def _can_swap(relu: nn.Module, pool: nn.Module | None) -> bool:
     if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
         return False
     return not (has_hooks(relu) or has_hooks(pool))

@@ -14,7 +14,7 @@ from convlens.models.fresh import build_activation
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "none": None}
 
 
-def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
+def build_scratch(spec: ModelConfig, *, channels: int, size: int) -> Backbone:
     """Build ``block1 … blockN``: convolution, [batch norm], activation, [pooling], [dropout].
 
     ``kernel_size``, ``stride``, ``padding``, ``pooling`` and ``pool_size`` are one value for all
@@ -22,7 +22,7 @@ def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
     ceil(n / stride). Batch norm (Ioffe & Szegedy 2015) is between convolution and activation.
 
     Args:
-        chosen: the config group ``model``.
+        spec: the config group ``model``.
         channels: channels of the images.
         size: height and width of the images in pixels; detects maps that vanish.
 
@@ -32,27 +32,25 @@ def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
     Raises:
         UserError: a list has the wrong length, or a map vanishes.
     """
-    count, batch_norm = len(chosen.filters), chosen.batch_norm
+    count, batch_norm = len(spec.filters), spec.batch_norm
     settings = zip(
-        chosen.filters,
-        _each("kernel_size", chosen.kernel_size, count),
-        _each("stride", chosen.stride, count),
-        _each("padding", chosen.padding, count),
-        _each("pooling", chosen.pooling, count),
-        _each("pool_size", chosen.pool_size, count),
+        spec.filters,
+        _list_per_block("kernel_size", spec.kernel_size, count),
+        _list_per_block("stride", spec.stride, count),
+        _list_per_block("padding", spec.padding, count),
+        _list_per_block("pooling", spec.pooling, count),
+        _list_per_block("pool_size", spec.pool_size, count),
         strict=True,
     )
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (width, kernel, step, pad, pool, window) in enumerate(settings, start=1):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        pixels = _padding(pad, kernel)
+        pixels = _resolve_padding(pad, kernel)
         # batch norm would subtract the bias again
         layers["conv"] = nn.Conv2d(channels, width, kernel, step, pixels, bias=not batch_norm)
         if batch_norm:
-            layers["norm"] = nn.BatchNorm2d(
-                width, chosen.batch_norm_eps, chosen.batch_norm_momentum
-            )
-        layers["activation"] = build_activation(chosen.activation)
+            layers["norm"] = nn.BatchNorm2d(width, spec.batch_norm_eps, spec.batch_norm_momentum)
+        layers["activation"] = build_activation(spec.activation)
         size = (size + 2 * pixels - kernel) // step + 1
         check_name("model.pooling", pool, POOLINGS)
         if POOLINGS[pool]:
@@ -60,17 +58,17 @@ def build_scratch(chosen: ModelConfig, *, channels: int, size: int) -> Backbone:
             size //= window
         if size < 1:
             raise UserError(
-                f"model.filters={chosen.filters}: the map vanishes in block {number}; "
+                f"model.filters={spec.filters}: the map vanishes in block {number}; "
                 f"use fewer blocks, model.padding=same, less pooling, or a larger data.size"
             )
-        if chosen.dropout:
-            layers["dropout"] = nn.Dropout2d(chosen.dropout)
+        if spec.dropout:
+            layers["dropout"] = nn.Dropout2d(spec.dropout)
         blocks[f"block{number}"] = nn.Sequential(layers)
         channels = width
     return build_chain(blocks)
 
 
-def _each(key: str, value, count: int) -> list:
+def _list_per_block(key: str, value, count: int) -> list:
     """Return one value for each of ``count`` blocks."""
     values = value if isinstance(value, list) else [value] * count
     if len(values) != count:
@@ -81,7 +79,7 @@ def _each(key: str, value, count: int) -> list:
     return values
 
 
-def _padding(padding: str | int, kernel: int) -> int:
+def _resolve_padding(padding: str | int, kernel: int) -> int:
     """Return the pixels of padding on each side."""
     if padding == "valid":
         return 0

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError
 from convlens.models.weights_file import extract_weights, read_content
 
-SHOWN = 3  # names of keys in a message
+MAX_NAMES = 3  # names of keys in a message
 # prefixes of keys: DistributedDataParallel's, and common names of wrapping modules' attributes
 WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.")
 COMPILED = "_orig_mod."  # torch.compile's, anywhere in a key
-_CHAINED = 4  # most nested wrappers
+_MAX_WRAPPERS = 4  # most nested wrappers
 COUNTER = "num_batches_tracked"  # of batch normalisation; not used here
 
 
@@ -29,7 +29,7 @@ class Located(Protocol):
 
 def load_weights(
     model: nn.Module,
-    found: Located,
+    file: Located,
     *,
     classifier: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
@@ -42,7 +42,7 @@ def load_weights(
 
     Args:
         model: a network with the library's keys.
-        found: has the ``path``.
+        file: has the ``path``.
         classifier: prefixes of the keys of the classifier, ignored if the model has none.
         prefixes: prefixes that all keys of the model may have in the file.
 
@@ -53,20 +53,20 @@ def load_weights(
         UserError: the file is damaged or of another network: missing, unexpected and misshapen
             keys are counted and named.
     """
-    state, inside = extract_weights(read_content(found.path), found.path)
-    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    state, inside = extract_weights(read_content(file.path), file.path)
+    tensors = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
-    state, steps, others = _unwrapped(state, wanted, classifier, prefixes, found.path)
-    check_keys(wanted, state, found.path, classifier)
-    fill_weights(wanted, state, found.path)
+    state, steps, others = _unwrap(state, tensors, classifier, prefixes, file.path)
+    check_keys(tensors, state, file.path, classifier)
+    fill_weights(tensors, state, file.path)
     steps = [f"out of {' / '.join(inside)}"] * bool(inside) + steps
     if others:
-        steps.append(f"{len(others)} other keys ignored ({_some(others)})")
-    return f"{found.path.name}: weights taken {', '.join(steps)}" if steps else None
+        steps.append(f"{len(others)} other keys ignored ({_join_some(others)})")
+    return f"{file.path.name}: weights taken {', '.join(steps)}" if steps else None
 
 
-def _unwrapped(
-    state: dict[str, Tensor], wanted: dict, classifier: tuple[str, ...],
+def _unwrap(
+    state: dict[str, Tensor], tensors: dict, classifier: tuple[str, ...],
     prefixes: tuple[str, ...], path: Path,
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:  # fmt: skip
     """Strip the wrappers' prefix from the keys of a file.
@@ -80,12 +80,12 @@ def _unwrapped(
         UserError: two wrappers hold different weights of the same network.
     """
     steps = []
-    if any(COMPILED in key for key in state) and not any(COMPILED in key for key in wanted):
+    if any(COMPILED in key for key in state) and not any(COMPILED in key for key in tensors):
         state = {key.replace(COMPILED, ""): value for key, value in state.items()}
         steps.append(f"without {COMPILED}")
     counts = {
-        (wrapper, inner): sum(f"{wrapper}{inner}{key}" in state for key in wanted)
-        for wrapper in _chains(state)
+        (wrapper, inner): sum(f"{wrapper}{inner}{key}" in state for key in tensors)
+        for wrapper in _find_wrapper_chains(state)
         for inner in ("", *prefixes)
     }
     most = max(counts.values(), default=0)
@@ -99,7 +99,7 @@ def _unwrapped(
     for other in best[1:]:
         if any(
             not torch.equal(state[prefix + key], state["".join(other) + key])
-            for key in wanted
+            for key in tensors
             if prefix + key in state and "".join(other) + key in state
         ):
             raise UserError(
@@ -114,12 +114,12 @@ def _unwrapped(
     return state, steps, others
 
 
-def _chains(state: dict[str, Tensor]) -> set[str]:
+def _find_wrapper_chains(state: dict[str, Tensor]) -> set[str]:
     """Return every chain of wrappers' prefixes in the keys, including the empty one."""
     chains = {""}
     for key in state:
         chain = ""
-        for _ in range(_CHAINED):
+        for _ in range(_MAX_WRAPPERS):
             tail = key[len(chain) :]
             wrapper = next((each for each in WRAPPERS if tail.startswith(each)), None)
             if wrapper is None:
@@ -130,24 +130,24 @@ def _chains(state: dict[str, Tensor]) -> set[str]:
 
 
 def check_keys(
-    wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path, classifier: tuple[str, ...],
+    tensors: dict[str, Tensor], state: dict[str, Tensor], path: Path, classifier: tuple[str, ...],
     of: str = "",
 ) -> None:  # fmt: skip
     """Raise a UserError that names the keys if ``state`` does not fit the network.
 
     Args:
-        wanted: tensors of the network.
+        tensors: tensors of the network.
         state: tensors of the file.
         path: of the file.
         classifier: prefixes of keys that may be unexpected.
         of: what the file is of, for the message.
     """
-    extra = {k for k in state if k not in wanted and not k.startswith(classifier)}
-    missing = [k for k in wanted if k not in state]
-    shapes = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    extra = {k for k in state if k not in tensors and not k.startswith(classifier)}
+    missing = [k for k in tensors if k not in state]
+    shapes = [k for k in tensors if k in state and state[k].shape != tensors[k].shape]
     if missing or extra or shapes:
         problems = [
-            f"{len(keys)} {what} ({_some(keys)})"
+            f"{len(keys)} {what} ({_join_some(keys)})"
             for keys, what in (
                 (missing, "keys missing"), (extra, "unexpected"), (shapes, "of another shape")
             )
@@ -159,23 +159,23 @@ def check_keys(
         )
 
 
-def fill_weights(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+def fill_weights(tensors: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
     """Copy the numbers into the tensors of the network; all must be finite."""
-    read = {key: state[key].to(value.dtype) for key, value in wanted.items()}
-    broken = [key for key, value in read.items() if not bool(value.isfinite().all())]
+    values = {key: state[key].to(value.dtype) for key, value in tensors.items()}
+    broken = [key for key, value in values.items() if not bool(value.isfinite().all())]
     if broken:
         raise UserError(
             f"{path}: {len(broken)} weights have NaN or infinity, first {broken[0]}: the file is "
             f"damaged, or its training diverged; choose another"
         )
     with torch.no_grad():
-        for key, value in wanted.items():
-            value.copy_(read[key])
+        for key, value in tensors.items():
+            value.copy_(values[key])
 
 
-def _some(keys: Iterable[str]) -> str:
+def _join_some(keys: Iterable[str]) -> str:
     keys = sorted(keys)
-    return f"{', '.join(keys[:SHOWN])}{', …' * (len(keys) > SHOWN)}"
+    return f"{', '.join(keys[:MAX_NAMES])}{', …' * (len(keys) > MAX_NAMES)}"
 
 
 def compute_fingerprint(module: nn.Module) -> str:

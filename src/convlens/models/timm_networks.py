@@ -91,39 +91,39 @@ def build_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, 
         f"model.name={name}: not a convolutional network; choose one, such as resnet18, "
         f"efficientnet_b0, convnext_tiny or mobilenetv3_small_100"
     )
-    if _attends(network):
+    if _has_attention(network):
         raise not_convolutional
     with torch.no_grad(), evaluation_mode(network):
         try:
-            with _calls(network) as called:
-                wanted = network.forward_features(example)
+            with _record_calls(network) as called:
+                expected = network.forward_features(example)
         except (RuntimeError, ValueError, AssertionError) as error:
             least = find_minimum_size(features, size)
             if least is None:
                 raise UserError(f"model.name={name} does not accept images: {error}") from error
             raise too_small_error(name, size, least) from None
-        if not isinstance(wanted, Tensor) or wanted.dim() != 4:
+        if not isinstance(expected, Tensor) or expected.dim() != 4:
             raise not_convolutional
         # timm reports networks with channels last
         if str(getattr(network, "output_fmt", "NCHW")) not in ("NCHW", "Format.NCHW"):
             raise not_convolutional
-        if wanted.shape[1] != network.num_features:
+        if expected.shape[1] != network.num_features:
             raise not_convolutional
         children = dict(network.named_children())
         used = list(dict.fromkeys(path.partition(".")[0] for path in called))
         stages = [info["module"] for info in getattr(network, "feature_info", []) or []]
-        links = _links(network, used, stages)
+        links = _list_links(network, used, stages)
         parts = {child: children[child] for child in used}
-        backbone = Backbone(parts, links=links, stages=_stages(network, links, stages))
+        backbone = Backbone(parts, links=links, stages=_list_stages(network, links, stages))
         try:
-            chained = torch.equal(backbone(example), wanted)
+            is_chain = torch.equal(backbone(example), expected)
         except (RuntimeError, TypeError, ValueError):
-            chained = False
-        if not chained:
+            is_chain = False
+        if not is_chain:
             # a copy without the children of the classifier
             trunk = copy.copy(network)
             trunk.__dict__["_modules"] = parts
-            names = [f"network.{stage}" for stage in _stages(network, None, stages)]
+            names = [f"network.{stage}" for stage in _list_stages(network, None, stages)]
             backbone = Backbone(
                 {"network": trunk}, links=None, stages=names, whole=_forward_features
             )
@@ -156,7 +156,7 @@ class OwnHead(nn.Module):
 
 
 @contextmanager
-def _calls(network: nn.Module) -> Iterator[dict[str, None]]:
+def _record_calls(network: nn.Module) -> Iterator[dict[str, None]]:
     """Record the paths of modules called inside the ``with``, in order of their first call."""
     order: dict[str, None] = {}
     handles = [
@@ -171,12 +171,12 @@ def _calls(network: nn.Module) -> Iterator[dict[str, None]]:
             handle.remove()
 
 
-def _attends(network: nn.Module) -> bool:
+def _has_attention(network: nn.Module) -> bool:
     names = {type(module).__name__.lower() for module in network.modules()}
     return any("attention" in name and "pool" not in name for name in names)
 
 
-def _links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
+def _list_links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
     """List children in call order; a child that contains stages is replaced by its children."""
     holders = {stage.partition(".")[0] for stage in stages if "." in stage}
     links: list[str] = []
@@ -189,7 +189,7 @@ def _links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
     return links
 
 
-def _stages(network: nn.Module, links: list[str] | None, known: list[str]) -> list[str]:
+def _list_stages(network: nn.Module, links: list[str] | None, known: list[str]) -> list[str]:
     """List the links with two or more convolutions; if there are none, timm's stages."""
     paths = dict(network.named_modules())
     composite = [

@@ -65,21 +65,21 @@ class Official:
     def cached(self) -> Path | None:
         """The file in the library's cache, or None."""
         if self.url:
-            path = _torch_hub() / self.name
+            path = _get_torch_hub() / self.name
             return path if path.is_file() else None
         from huggingface_hub import try_to_load_from_cache
 
         for name in HUB_FILES:
-            found = try_to_load_from_cache(self.hub, name)
-            if isinstance(found, str):
-                return Path(found)
+            file = try_to_load_from_cache(self.hub, name)
+            if isinstance(file, str):
+                return Path(file)
         return None
 
     @property
     def place(self) -> str:
         """The folder of the library's cache, for messages."""
         if self.url:
-            return str(_torch_hub())
+            return str(_get_torch_hub())
         from huggingface_hub import constants
 
         return str(constants.HF_HUB_CACHE)
@@ -118,23 +118,23 @@ def find_weights(
         if earlier_run := read_earlier_run(path):
             mean, std = earlier_run.normalisation(3) or NORMALISATIONS["unit"]
             return WeightsFile(path, tuple(mean), tuple(std), "model.weights", earlier_run)
-        return _found(path, network, timm_name, "model.weights")
-    names = _patterns(network, timm_name, whole)
-    for folder in _folders():
-        for path in _files(folder, timm_name):
-            if not _is_of(path.name, names, timm_name):
+        return _describe_file(path, network, timm_name, "model.weights")
+    names = _list_prefixes(network, timm_name, whole)
+    for folder in _list_folders():
+        for path in _list_files(folder, timm_name):
+            if not _matches_network(path.name, names, timm_name):
                 continue
             # the names of VGG16's files say whether they contain the classifier
             if whole and timm_name and not _has_classifier(path, timm_name):
                 continue
-            return _found(path, network, timm_name, "weights folder")
-    official = _official(network, timm_name)
+            return _describe_file(path, network, timm_name, "weights folder")
+    official = _find_official(network, timm_name)
     if official and (path := official.cached):
-        return _found(path, network, timm_name, "library cache")
+        return _describe_file(path, network, timm_name, "library cache")
     if not download:
         return None
-    path = _downloaded(official, names, network, whole)
-    return _found(path, network, timm_name, "download")
+    path = _download(official, names, network, whole)
+    return _describe_file(path, network, timm_name, "download")
 
 
 def find_pending_download(
@@ -152,18 +152,18 @@ def find_pending_download(
         network, choice, timm_name=timm_name, whole=whole, download=False
     ):
         return None
-    official = _official(network, timm_name)
+    official = _find_official(network, timm_name)
     if official is None:
         return None
     return f"{official.name} ({official.hub or 'torchvision'})"
 
 
-def _folders() -> list[Path]:
-    given = os.environ.get(ENVIRONMENT)
-    return [FOLDER, *([Path(given).expanduser()] if given else [])]
+def _list_folders() -> list[Path]:
+    folder = os.environ.get(ENVIRONMENT)
+    return [FOLDER, *([Path(folder).expanduser()] if folder else [])]
 
 
-def _files(folder: Path, timm_name: str | None) -> list[Path]:
+def _list_files(folder: Path, timm_name: str | None) -> list[Path]:
     """List the weights files of a folder by name, those with exactly the requested tag first."""
     if not folder.is_dir():
         return []
@@ -171,10 +171,10 @@ def _files(folder: Path, timm_name: str | None) -> list[Path]:
         files = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()]
     except OSError as error:
         raise UserError(f"cannot look for weights in {folder}: {error.strerror}") from None
-    return sorted(files, key=lambda p: (_with_tag(p.name, timm_name) != timm_name, p.name))
+    return sorted(files, key=lambda p: (_find_tagged_name(p.name, timm_name) != timm_name, p.name))
 
 
-def _with_tag(file: str, timm_name: str | None) -> str | None:
+def _find_tagged_name(file: str, timm_name: str | None) -> str | None:
     """Return timm's name with the tag in a file's name (``resnet50.a1_in1k``), or None."""
     import timm
 
@@ -202,7 +202,7 @@ def _has_classifier(path: Path, timm_name: str) -> bool:
     return all(any(f".{layer}." in f".{name}" for name in names) for layer in layers)
 
 
-def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:
+def _list_prefixes(network: str, timm_name: str | None, whole: bool) -> list[str]:
     """Return the prefixes of file names that are recognised."""
     if network == "vgg16":
         return ["vgg16-"] if whole else ["vgg16_features", "vgg16-"]
@@ -210,15 +210,15 @@ def _patterns(network: str, timm_name: str | None, whole: bool) -> list[str]:
     return list(dict.fromkeys((name, name.partition(".")[0])))
 
 
-def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
+def _matches_network(file: str, names: list[str], timm_name: str | None) -> bool:
     """Return whether a file is of this network, not of another with a longer name."""
     stem = file.rsplit(".", 1)[0]
-    tagged = _with_tag(file, timm_name)
+    tagged = _find_tagged_name(file, timm_name)
     if tagged and "." in timm_name and tagged != timm_name:
         return False
     for name in names:
-        rest = stem.removeprefix(name)
-        if stem.startswith(name) and not (rest and name[-1].isalnum() and rest[0].isalnum()):
+        ending = stem.removeprefix(name)
+        if stem.startswith(name) and not (ending and name[-1].isalnum() and ending[0].isalnum()):
             if timm_name is None:
                 return True
             base = timm_name.partition(".")[0]
@@ -227,39 +227,39 @@ def _is_of(file: str, names: list[str], timm_name: str | None) -> bool:
     return False
 
 
-def _found(path: Path, network: str, timm_name: str | None, origin: str) -> WeightsFile:
+def _describe_file(path: Path, network: str, timm_name: str | None, origin: str) -> WeightsFile:
     """With the normalisation that belongs to the file's name and tag, else to the network."""
     if path.name.startswith("inception_v3_keras"):
         mean, std = (value * 3 for value in NORMALISATIONS["symmetric"])
     elif network == "vgg16":
         mean, std = NORMALISATIONS["imagenet"]
     else:
-        about = read_timm_config(_with_tag(path.name, timm_name) or timm_name)
-        mean, std = about["mean"], about["std"]
+        settings = read_timm_config(_find_tagged_name(path.name, timm_name) or timm_name)
+        mean, std = settings["mean"], settings["std"]
     return WeightsFile(path, tuple(mean), tuple(std), origin)
 
 
-def _official(network: str, timm_name: str | None) -> Official | None:
+def _find_official(network: str, timm_name: str | None) -> Official | None:
     if network == "vgg16":
         from torchvision.models import VGG16_Weights
 
         url = VGG16_Weights.IMAGENET1K_V1.url
         return Official(url.rsplit("/", 1)[1], url, None)
-    about = read_timm_config(timm_name)
-    if about.get("hf_hub_id"):
-        return Official(f"{about['hf_hub_id']}/{HUB_FILES[0]}", None, about["hf_hub_id"])
-    if about.get("url"):
-        return Official(about["url"].rsplit("/", 1)[1], about["url"], None)
+    settings = read_timm_config(timm_name)
+    if settings.get("hf_hub_id"):
+        return Official(f"{settings['hf_hub_id']}/{HUB_FILES[0]}", None, settings["hf_hub_id"])
+    if settings.get("url"):
+        return Official(settings["url"].rsplit("/", 1)[1], settings["url"], None)
     return None
 
 
-def _torch_hub() -> Path:
+def _get_torch_hub() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _downloaded(official: Official | None, names: list[str], network: str, whole: bool) -> Path:
-    given = os.environ.get(ENVIRONMENT)
-    folders = f"{FOLDER}/ or ${ENVIRONMENT}" + (f" ({given})" if given else "")
+def _download(official: Official | None, names: list[str], network: str, whole: bool) -> Path:
+    extra = os.environ.get(ENVIRONMENT)
+    folders = f"{FOLDER}/ or ${ENVIRONMENT}" + (f" ({extra})" if extra else "")
     pattern = " or ".join(f"{name}*.pth or .safetensors" for name in names)
     pattern += " with the classifier" if whole else ""
     if official is None:
@@ -271,7 +271,7 @@ def _downloaded(official: Official | None, names: list[str], network: str, whole
         digits = re.search(r"-([0-9a-f]{8,})\.", official.name)
         return fetch(
             official.url,
-            _torch_hub() / official.name,
+            _get_torch_hub() / official.name,
             sha256=digits.group(1) if digits else None,
             way_out=f"put {official.name} into {official.place}, or a file {pattern} into "
             f"{folders}, name one with model.weights=PATH, {RANDOM}",
@@ -281,10 +281,10 @@ def _downloaded(official: Official | None, names: list[str], network: str, whole
         f"put {official.name} into {folders} as {names[0]}.safetensors ({pattern} works too), name "
         f"a file with model.weights=PATH, {RANDOM}"
     )
-    return _from_hub(official, way_out)
+    return _download_from_hub(official, way_out)
 
 
-def _from_hub(official: Official, way_out: str) -> Path:
+def _download_from_hub(official: Official, way_out: str) -> Path:
     """Download with Hugging Face's client, then compare the checksum with the file's etag."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError

@@ -21,17 +21,17 @@ CONTAINERS = (
     "model_state", "model", "network", "net", "module", "weights",
 )  # fmt: skip
 # plain classes that training programs store beside weights; neither imported nor instantiated
-HUSKS = (
+PLACEHOLDER_CLASSES = (
     "argparse.Namespace",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
     "pathlib._local.PosixPath",
 )
-NESTED = 4  # most nested containers
+MAX_NESTED = 4  # most nested containers
 
 
-class _Husk:
-    """Replaces an object of one of the classes in ``HUSKS``."""
+class _Placeholder:
+    """Replaces an object of one of the classes in ``PLACEHOLDER_CLASSES``."""
 
     def __init__(self, *_):
         pass
@@ -62,15 +62,15 @@ def read_content(path: Path, mapped: bool = False) -> Any:
         # files of torch before 1.6 are not zip archives and cannot be mapped
         return load_data(path, mmap=mapped and zipfile.is_zipfile(path))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a readable weights file ({_brief(error)})") from None
+        raise UserError(f"{path} is not a readable weights file ({_shorten(error)})") from None
     except Exception as error:  # a damaged file can raise anything
-        if held := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        if match := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} has a pickled {held.group(1)[:80]}, but only tensors and plain values are "
-                f"read: save only the state_dict, torch.save(model.state_dict(), …)"
+                f"{path} has a pickled {match.group(1)[:80]}, but only tensors and plain values "
+                f"are read: save only the state_dict, torch.save(model.state_dict(), …)"
             ) from None
         raise UserError(
-            f"{path} is not a readable weights file ({_brief(error)}); is it complete? "
+            f"{path} is not a readable weights file ({_shorten(error)}); is it complete? "
             f"Use a state_dict saved with torch.save, or .safetensors"
         ) from None
 
@@ -86,11 +86,11 @@ def extract_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[
         UserError: there are no tensors by name.
     """
     inside: list[str] = []
-    while isinstance(content, dict) and len(inside) < NESTED:
+    while isinstance(content, dict) and len(inside) < MAX_NESTED:
         if all(isinstance(value, Tensor) for value in content.values()):
             break
-        held = (k for k in CONTAINERS if isinstance(content.get(k), dict) and content[k])
-        key = next(held, None)
+        matches = (k for k in CONTAINERS if isinstance(content.get(k), dict) and content[k])
+        key = next(matches, None)
         if key is None:
             break
         content = content[key]
@@ -111,8 +111,8 @@ def extract_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[
 def load_data(path: Path, *, mmap: bool = False) -> Any:
     """Load a file written by ``torch.save`` on the CPU, as data, without running code in it.
 
-    Objects of the classes in ``HUSKS`` become placeholders. Torch's warnings about old formats are
-    suppressed, because callers report what is wrong.
+    Objects of the classes in ``PLACEHOLDER_CLASSES`` become placeholders. Torch's warnings about
+    old formats are suppressed, because callers report what is wrong.
 
     Args:
         path: the file.
@@ -121,8 +121,8 @@ def load_data(path: Path, *, mmap: bool = False) -> Any:
     Raises:
         Exception: of any kind; a damaged file can raise anything.
     """
-    stand_ins = [(_Husk, name) for name in HUSKS]
-    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+    placeholders = [(_Placeholder, name) for name in PLACEHOLDER_CLASSES]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
@@ -133,6 +133,6 @@ def is_plain(value: Tensor) -> bool:
     return dense and value.device.type == "cpu" and not value.is_complex()
 
 
-def _brief(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text.split(". This file can still")[0][:120]

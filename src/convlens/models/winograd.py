@@ -1,19 +1,18 @@
 """3×3 convolutions of frozen layers by Winograd's algorithm, for the CPU and without gradients.
 
-On a processor without AVX-512 a frozen VGG16 is what training waits for, and its direct convolution
-already runs at the speed of a matrix product; only fewer multiplications make it faster. An output
-tile of m×m values needs (m+2)² of them for every pair of channels instead of 9m² (m = 5: 4.6 times
-fewer). With matrices A, B, G of the numbers 0, ±1, ±2, ±½:
+On a processor without AVX-512, training waits for the frozen VGG16. Its direct convolution already
+runs at the speed of a matrix product, so only fewer multiplications make it faster. An output tile
+of m×m values needs (m+2)² of them per pair of channels instead of 9m² (m = 5: 4.6 times fewer).
+With matrices A, B, G of the numbers 0, ±1, ±2, ±½:
 
     Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A        d: input tile, g: kernel, Y: output tile
 
 A. Lavin, S. Gray, *Fast Algorithms for Convolutional Neural Networks*, 2015,
 https://arxiv.org/abs/1509.09308
 
-Every step is a batched matrix product of its own: Bᵀ and Aᵀ of a row of tiles are one matrix, which
-also pads and crops at the edge. Sums are rounded in another order and
-with larger summands than in a direct convolution: about ten times its error, 1e-5 of the output's
-standard deviation.
+Each step is one batched matrix product: Bᵀ and Aᵀ of a row of tiles form one matrix, which also
+pads and crops at the edge. Sums have another order and larger terms than in a direct convolution;
+the rounding error is about ten times as large, 1e-5 of the output's standard deviation.
 
 Legend: ``B`` images, ``C K`` channels in and out, ``H W`` height and width, ``m`` edge of an
 output tile, ``n = m + 2`` edge of an input tile.
@@ -64,17 +63,19 @@ def conv3x3_winograd(
         (B, K, H, W) in ``channels_last``.
     """
     with torch.no_grad():
-        pictures, _, height, width = x.shape
+        count, _, height, width = x.shape
         m = choose_tile(height, width)
         source = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
-        result = source.new_empty(pictures, height, width, weight.shape[0])
-        # as many pictures at a time as keep a block in the cache, yet enough rows for a product
+        result = source.new_empty(count, height, width, weight.shape[0])
+        # few enough images at a time for the cache, but enough rows for a matrix product
         together = max(1, max(weight.shape[:2]) // 16)
-        for first in range(0, pictures, together):
+        for first in range(0, count, together):
             part = slice(first, first + together)
-            for rows in _strips(height, m):
-                for columns in _strips(width, m):
-                    _block(source[part], result[part], transformed, bias, relu, rows, columns, m)
+            for rows in _divide(height, m):
+                for columns in _divide(width, m):
+                    _compute_block(
+                        source[part], result[part], transformed, bias, relu, rows, columns, m
+                    )
         return result.permute(0, 3, 1, 2)
 
 
@@ -108,7 +109,7 @@ def is_worthwhile(x: Tensor, conv: nn.Conv2d) -> bool:
 
 def transform_weight(weight: Tensor, m: int) -> Tensor:
     """Transform kernels (K, C, 3, 3) to G g Gᵀ as (n², C, K), which is n²/9 times as large."""
-    g = _matrices(m)[1]
+    g = _build_matrices(m)[1]
     kernels = weight.detach().double().flatten(2).permute(2, 1, 0).flatten(1)  # (9, C·K)
     kernels = torch.kron(g, g) @ kernels
     return kernels.float().view(-1, weight.shape[1], weight.shape[0])
@@ -134,21 +135,21 @@ class FrozenChain:
     """
 
     def __init__(self, layers: nn.Sequential):
-        self.layers = list(_flat(layers))
-        self._kept: dict[int, tuple[tuple, Tensor]] = {}
+        self.layers = list(_flatten(layers))
+        self._cache: dict[int, tuple[tuple, Tensor]] = {}
         self._lock = Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the layers on (B, C, H, W); the output is in ``channels_last``."""
         x = x.contiguous(memory_format=torch.channels_last)
         threads = torch.get_num_threads()
-        shares = x.tensor_split(max(1, min(threads, len(x) // LEAST_IMAGES)))
-        if len(shares) < 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        parts = x.tensor_split(max(1, min(threads, len(x) // LEAST_IMAGES)))
+        if len(parts) < 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return self._run(x)
         # MKL has one number of threads for all of ours: it must be 1 while they work
         torch.set_num_threads(1)
         try:
-            parts = list(_workers(threads).map(self._run, shares))
+            parts = list(_get_workers(threads).map(self._run, parts))
         finally:
             torch.set_num_threads(threads)
         return torch.cat(parts)
@@ -164,61 +165,61 @@ class FrozenChain:
             relu = bool(following) and isinstance(following[0], nn.ReLU)
             if relu:  # computed with the convolution before it
                 next(layers)
-            kernels = self._kernels(number, layer, choose_tile(*x.shape[2:]))
+            kernels = self._get_kernels(number, layer, choose_tile(*x.shape[2:]))
             x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
         return x
 
-    def _kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:
+    def _get_kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:
         weight = conv.weight
         state = (m, weight.data_ptr(), weight._version)
         with self._lock:  # one thread transforms, the others wait for it
-            if number not in self._kept or self._kept[number][0] != state:
-                self._kept[number] = state, transform_weight(weight, m)
-            return self._kept[number][1]
+            if number not in self._cache or self._cache[number][0] != state:
+                self._cache[number] = state, transform_weight(weight, m)
+            return self._cache[number][1]
 
 
-def _flat(layers: nn.Sequential) -> Iterator[nn.Module]:
+def _flatten(layers: nn.Sequential) -> Iterator[nn.Module]:
     """Yield the layers of nested sequences, one after the other."""
     for layer in layers:
-        yield from _flat(layer) if isinstance(layer, nn.Sequential) else (layer,)
+        yield from _flatten(layer) if isinstance(layer, nn.Sequential) else (layer,)
 
 
 @cache
-def _workers(count: int) -> ThreadPoolExecutor:
+def _get_workers(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="winograd")
 
 
 # --------------------------------------------------------------------- one block of tiles
 
 
-def _block(source, result, kernels, bias, relu, rows, columns, m) -> None:
-    """Fill one rectangle of ``result`` (B, H, W, K); ``rows`` and ``columns`` say which."""
-    high = _strip(source.shape[1], *rows, m)
-    across = _strip(source.shape[2], *columns, m)
-    pictures, channels, outputs, n = len(source), source.shape[3], kernels.shape[2], m + 2
+def _compute_block(source, result, kernels, bias, relu, rows, columns, m) -> None:
+    """Fill one rectangle of ``result`` (B, H, W, K); ``rows`` and ``columns`` define it."""
+    vertical = _build_strip(source.shape[1], *rows, m)
+    horizontal = _build_strip(source.shape[2], *columns, m)
+    count, channels, outputs, n = len(source), source.shape[3], kernels.shape[2], m + 2
     down, along = rows[1], columns[1]  # tiles
 
-    part = source[:, high.reads, across.reads]  # (B, h, w, C)
+    part = source[:, vertical.reads, horizontal.reads]  # (B, h, w, C)
     height, width = part.shape[1:3]
     strides = (source.stride(0), source.stride(1), 1)
-    part = part.as_strided((pictures, height, width * channels), strides)
+    part = part.as_strided((count, height, width * channels), strides)
     # Bᵀ d: (B, n·down, w·C); then (Bᵀ d) B: (B·n·down, n·along, C)
-    values = torch.bmm(high.inwards.expand(pictures, -1, -1), part)
-    values = values.view(pictures * n * down, width, channels)
-    values = torch.bmm(across.inwards.expand(len(values), -1, -1), values)
-    values = values.view(pictures, n, down, n, along, channels).permute(1, 3, 0, 2, 4, 5)
-    values = values.reshape(n * n, pictures * down * along, channels)
+    values = torch.bmm(vertical.inwards.expand(count, -1, -1), part)
+    values = values.view(count * n * down, width, channels)
+    values = torch.bmm(horizontal.inwards.expand(len(values), -1, -1), values)
+    values = values.view(count, n, down, n, along, channels).permute(1, 3, 0, 2, 4, 5)
+    values = values.reshape(n * n, count * down * along, channels)
 
     values = torch.bmm(values, kernels)  # (n², tiles, K)
     if bias is not None:
         values[n + 1].add_(bias)  # the point (1, 1) goes into every output with factor 1
 
-    values = values.view(n, n, pictures, down, along, outputs).permute(2, 0, 3, 1, 4, 5)
-    values = values.reshape(pictures * n * down, n * along, outputs)
-    values = torch.bmm(across.outwards.expand(len(values), -1, -1), values)
-    values = values.view(pictures, n * down, -1)
-    values = torch.bmm(high.outwards.expand(pictures, -1, -1), values)
-    target = result[:, high.writes, across.writes]
+    values = values.view(n, n, count, down, along, outputs).permute(2, 0, 3, 1, 4, 5)
+    values = values.reshape(count * n * down, n * along, outputs)
+    values = torch.bmm(horizontal.outwards.expand(len(values), -1, -1), values)
+    values = values.view(count, n * down, -1)
+    values = torch.bmm(vertical.outwards.expand(count, -1, -1), values)
+    target = result[:, vertical.writes, horizontal.writes]
     values = values.view(target.shape)
     if relu:
         torch.clamp_min(values, 0, out=target)
@@ -230,9 +231,10 @@ class _Strip(NamedTuple):
     """What a row of tiles reads and writes along one axis, and its two matrices.
 
     Attributes:
-        reads, writes: ranges of input and output.
-        inwards: (n·tiles, input values), Bᵀ for each tile; padding is left out.
-        outwards: (output values, n·tiles), Aᵀ for each tile; what stands over is left out.
+        reads: range of the input.
+        writes: range of the output.
+        inwards: (n·tiles, input values), Bᵀ for each tile, without the padding.
+        outwards: (output values, n·tiles), Aᵀ for each tile, without values past the edge.
     """
 
     reads: slice
@@ -241,23 +243,23 @@ class _Strip(NamedTuple):
     outwards: Tensor
 
 
-def _strips(size: int, m: int) -> list[tuple[int, int]]:
-    """The tiles along ``size`` values in rows of about ``ROW``: (first tile, tiles) of each."""
+def _divide(size: int, m: int) -> list[tuple[int, int]]:
+    """Divide the tiles along ``size`` values into rows of about ``ROW``: (first tile, tiles)."""
     tiles = -(-size // m)
     edges = [round(tiles * i / -(-tiles // ROW)) for i in range(-(-tiles // ROW) + 1)]
     return [(first, end - first) for first, end in pairwise(edges)]
 
 
 @cache
-def _strip(size: int, first: int, tiles: int, m: int) -> _Strip:
+def _build_strip(size: int, first: int, tiles: int, m: int) -> _Strip:
     n, start = m + 2, first * m
-    a, _, b = _matrices(m)
+    a, _, b = _build_matrices(m)
     inwards = torch.zeros(n, tiles, tiles * m + 2, dtype=torch.float64)
     outwards = torch.zeros(tiles * m, n, tiles, dtype=torch.float64)
     for tile in range(tiles):
         inwards[:, tile, tile * m : tile * m + n] = b
         outwards[tile * m : (tile + 1) * m, :, tile] = a
-    # a row of tiles begins one value before the first that it writes, and ends one behind the last
+    # a row of tiles reads one value before the first that it writes, and one after the last
     reads = slice(max(0, start - 1), min(size, start + tiles * m + 1))
     writes = slice(start, min(size, start + tiles * m))
     return _Strip(
@@ -269,8 +271,8 @@ def _strip(size: int, first: int, tiles: int, m: int) -> _Strip:
 
 
 @cache
-def _matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Aᵀ (m, n), G (n, 3) and Bᵀ (n, n) in float64, after Cook and Toom.
+def _build_matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Aᵀ (m, n), G (n, 3) and Bᵀ (n, n) in float64, after Cook and Toom.
 
     The points are the first n-1 of ``POINTS`` and infinity.
     """

@@ -1,5 +1,4 @@
-"""Pages: HTML in one file that opens without a network, everything in it escaped.
+"""HTML pages about runs and images: self-contained files that open offline.
 
-Above the ground floor, beside the callbacks: it reads what runs have written and is called by the
-entry points.
+Every value on a page is escaped.
 """

@@ -1,28 +1,30 @@
-"""The page of ``make explain``: pictures, the likeliest classes, and why."""
+"""The page of ``make explain``: images, their most probable classes and the explanations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from convlens.draw.grad_cam_panel import probability_text
+from convlens.draw.grad_cam_panel import format_probability
 from convlens.draw.jpeg import shrink_jpeg
 from convlens.pages.render import data_uri, render
 
-MOST_BYTES = 15_000_000  # of a page: larger ones are slow to open on a phone
-GRIDS = "activations/"  # their tags; by far the largest panels
-_GRID_EDGE, _GRID_QUALITY = 1000, 70  # of a grid on the page; its file has all pixels
+MOST_BYTES = 15_000_000  # larger pages open slowly on a phone
+GRIDS = "activations/"  # prefix of the tags of activation grids, by far the largest panels
+# longest side in pixels, and JPEG quality, of a grid on the page; its file has full size
+_GRID_EDGE, _GRID_QUALITY = 1000, 70
 
 
 @dataclass(frozen=True)
 class ImagePart:
-    """One picture's part of the page; :func:`make_part` makes it.
+    """One image's part of the page; ``make_part`` makes it.
 
     Attributes:
-        name, source: what the picture is called, and where it lies.
-        top: the likeliest classes with their probabilities.
-        panels: tag -> JPEG bytes.
-        notes: lines below the table.
+        name: name of the image.
+        source: its path.
+        top: the most probable classes with their probabilities.
+        panels: tag to JPEG bytes.
+        notes: lines below the table of classes.
     """
 
     name: str
@@ -33,7 +35,7 @@ class ImagePart:
 
     @property
     def size(self) -> int:
-        """Bytes on the page, about: base64 makes four of three."""
+        """The approximate number of bytes on the page: base64 turns three into four."""
         return sum(len(panel) for panel in self.panels.values()) * 4 // 3
 
 
@@ -41,7 +43,15 @@ def make_part(
     name: str, source: str, top: Sequence[tuple[str, float]], panels: Mapping[str, bytes],
     notes: Sequence[str] = (),
 ) -> ImagePart:  # fmt: skip
-    """A picture's part of the page, its grids of activations encoded smaller."""
+    """Return an image's part of the page, with its activation grids shrunk.
+
+    Args:
+        name: name of the image.
+        source: its path.
+        top: the most probable classes with their probabilities.
+        panels: tag to JPEG bytes.
+        notes: lines below the table of classes.
+    """
     small = {
         tag: shrink_jpeg(panel, _GRID_EDGE, _GRID_QUALITY) if tag.startswith(GRIDS) else panel
         for tag, panel in panels.items()
@@ -51,12 +61,12 @@ def make_part(
 
 @dataclass
 class PageParts:
-    """The parts of a page, as many as it has room for.
+    """The parts of a page, as many as fit.
 
     Attributes:
-        parts: what is on the page.
-        left_out: how many pictures are not.
-        size: bytes on the page, about.
+        parts: the parts on the page.
+        left_out: number of images that did not fit.
+        size: approximate number of bytes on the page.
     """
 
     parts: list[ImagePart] = field(default_factory=list)
@@ -67,12 +77,17 @@ class PageParts:
         self, name: str, source: str, top: Sequence[tuple[str, float]],
         panels: Mapping[str, bytes], notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Put a picture on the page if there is room; its grids only if there is for them too."""
+        """Add an image if it fits, without its activation grids if only they do not fit.
+
+        The arguments are those of ``make_part``.
+        """
         if self.size <= MOST_BYTES:
             part = make_part(name, source, top, panels, notes)
             if self.size + part.size > MOST_BYTES:
                 kept = {tag: one for tag, one in part.panels.items() if not tag.startswith(GRIDS)}
-                part = replace(part, panels=kept, notes=[*notes, "activations: in the folder"])
+                part = replace(
+                    part, panels=kept, notes=[*notes, "activations are only in this image's folder"]
+                )
             self.size += part.size
             if self.size <= MOST_BYTES:
                 self.parts.append(part)
@@ -81,29 +96,33 @@ class PageParts:
 
 
 def render_page(
-    pictures: Sequence[ImagePart], *, heading: str, network: str, version: str,
+    parts: Sequence[ImagePart], *, heading: str, network: str, version: str,
     refused: Sequence[str] = (), more: int = 0,
 ) -> str:  # fmt: skip
-    """One self-contained HTML page.
+    """Return a self-contained HTML page.
 
     Args:
-        refused: one line for each file that gave no picture.
-        more: pictures that were explained and have no room on the page; it tells.
+        parts: one for each image.
+        heading: the heading of the page.
+        network: name of the network.
+        version: version of convlens.
+        refused: one line about each file that could not be explained.
+        more: number of explained images that did not fit on the page, which the page reports.
     """
-    what = "1 more picture is in its folder" if more == 1 else f"{more} more are in their folders"
-    left_out = f"{what} beside this page" if more else ""
+    what = "1 more image did" if more == 1 else f"{more} more images did"
+    left_out = f"{what} not fit on this page: see the folders next to it" if more else ""
     return render(
         "explained.html", heading=heading, network=network, version=version, refused=refused,
-        left_out=left_out, pictures=[_told(each) for each in pictures],
+        left_out=left_out, images=[_describe(each) for each in parts],
     )  # fmt: skip
 
 
-def _told(each: ImagePart) -> dict:
-    """What the template shows of a picture."""
-    parts = [{"tag": tag, "uri": data_uri(panel)} for tag, panel in each.panels.items()]
+def _describe(part: ImagePart) -> dict:
+    """Return the template's values for one image."""
+    panels = [{"tag": tag, "uri": data_uri(panel)} for tag, panel in part.panels.items()]
     return {
-        "name": each.name, "source": each.source, "notes": each.notes,
-        "top": [(name, probability_text(share), share) for name, share in each.top],
-        "panels": [part for part in parts if not part["tag"].startswith(GRIDS)],
-        "grids": [part for part in parts if part["tag"].startswith(GRIDS)],
+        "name": part.name, "source": part.source, "notes": part.notes,
+        "top": [(name, format_probability(value), value) for name, value in part.top],
+        "panels": [panel for panel in panels if not panel["tag"].startswith(GRIDS)],
+        "grids": [panel for panel in panels if panel["tag"].startswith(GRIDS)],
     }  # fmt: skip

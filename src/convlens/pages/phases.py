@@ -1,4 +1,4 @@
-"""Which epochs each phase of a schedule had, from a run's config and its numbers."""
+"""Find the epochs of each phase of a schedule, from a run's config and metrics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from convlens.config.stored import StoredConfig
 
 @dataclass(frozen=True)
 class PhaseSpan:
-    """A phase as it went, or as it is planned where the run is not there yet.
+    """The epochs of a phase, as trained, or as planned if the run has not reached its end.
 
     Attributes:
         number: from 1.
-        start, end: it trained the epochs ``start + 1`` to ``end``; ``end`` is what was planned
-            where the phase is not over, within ``training.epochs`` if the phase begins before.
+        start: completed epochs when the phase begins.
+        end: completed epochs when it ends. If it has not ended, its planned end, but at most
+            ``training.epochs`` for a phase that begins before.
         rates: group to learning rate, before warm-up and scheduler.
-        warmup_epochs: over which rates of newly trained groups rise.
-        augment: whether training pictures are augmented.
-        until: the plateau that may end it early, in words; empty without one.
-        early: whether the plateau did.
+        warmup_epochs: epochs over which the rates of newly trained groups rise.
+        augment: whether training images are augmented.
+        until: the condition that may end it early, in words; empty without one.
+        ended_early: whether the condition has ended it.
     """
 
     number: int
@@ -32,40 +33,43 @@ class PhaseSpan:
     warmup_epochs: float
     augment: bool
     until: str
-    early: bool
+    ended_early: bool
 
 
 def read_phases(config: StoredConfig, rows: Sequence[Mapping[str, float]]) -> list[PhaseSpan]:
-    """The phases of a run; empty where everything is trained throughout.
+    """Return the phases of a run; an empty list if everything is trained throughout.
 
     Args:
-        config: of the run.
-        rows: scalars by completed epochs, as ``metrics.csv`` has them.
+        config: the config of the run.
+        rows: the rows of its ``metrics.csv``.
     """
-    found: list[PhaseSpan] = []
+    spans: list[PhaseSpan] = []
     values = {row["epoch"]: row for row in rows}
     epochs = config.epochs or math.inf
     start = 0
     for number, phase in enumerate(config.phases, start=1):
         until, planned = phase.until, start + phase.epochs
         trained = [values.get(epoch, {}) for epoch in range(start + 1, planned + 1)]
-        end = start + ((until and _rests(until, trained)) or phase.epochs)
+        end = start + ((until and _count_until_plateau(until, trained)) or phase.epochs)
         rates = phase.lr if isinstance(phase.lr, dict) else dict.fromkeys(phase.train, phase.lr)
-        found.append(
+        spans.append(
             PhaseSpan(
                 number, start, min(end, epochs) if start < epochs else end, rates,
                 phase.warmup_epochs, config.augments and phase.augment,
-                f"{until.metric} rests for {until.patience} epochs" if until else "",
+                f"{until.metric} has not improved for {until.patience} epochs" if until else "",
                 end < planned,
             )
         )  # fmt: skip
         start = end
-    return found
+    return spans
 
 
-def _rests(until: PlateauConfig, rows: Sequence[Mapping[str, float]]) -> int | None:
-    """After how many of a phase's epochs its plateau ended it, by the schedule's rule: the best
-    value lies ``patience`` epochs back. A loss is better lower, the rest higher."""
+def _count_until_plateau(until: PlateauConfig, rows: Sequence[Mapping[str, float]]) -> int | None:
+    """Return the number of epochs after which a plateau ended a phase; None if it did not.
+
+    As in ``convlens.training.finetune.schedule``, the best value is then ``patience`` epochs old.
+    A loss improves when it falls, any other metric when it rises.
+    """
     sign = 1 if until.metric.endswith("loss") else -1
     signed: list[float] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""From a template and its values to one self-contained HTML file."""
+"""Render a template and its values to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PN": "png"}
 
 @functools.cache
 def _environment() -> Environment:
-    # class names and paths are anybody's text: all of it is escaped, whatever the file is called
+    # class names and paths are arbitrary text: escape every value, whatever the template's suffix
     return Environment(
         loader=PackageLoader("convlens.pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -21,24 +21,31 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page: ``template`` (a file of ``pages/templates``, such as ``explained.html``) filled in.
+    """Return a template, filled in.
 
-    Every value is escaped. Templates extend ``base.html``, which brings the style (light and dark,
-    readable on a phone) and a policy that forbids the browser to load anything from elsewhere.
+    Every value is escaped. Templates extend ``base.html``, which adds the style (light and dark,
+    readable on a phone) and a policy that keeps the browser from loading anything from elsewhere.
+
+    Args:
+        template: a file of ``pages/templates``, such as ``explained.html``.
+        values: the template's variables.
 
     Raises:
-        jinja2.UndefinedError: a value that the template needs is missing.
+        jinja2.UndefinedError: a variable of the template is missing.
     """
     page = _environment().get_template(template).render(**values)
-    # bytes of a file's name that are no UTF-8 are shown as their codes; a page cannot hold them
+    # a file name may contain bytes that are not UTF-8: show them as escapes
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def data_uri(encoded: bytes) -> str:
-    """A JPEG or PNG file's bytes as an address that holds the picture itself.
+    """Return a ``data:`` URI that contains a JPEG or PNG picture.
+
+    Args:
+        encoded: the bytes of the file.
 
     Raises:
-        ValueError: the bytes are neither.
+        ValueError: the bytes are neither JPEG nor PNG.
     """
     kind = _KINDS.get(encoded[:3])
     if kind is None:

@@ -1,4 +1,4 @@
-"""``report.html``: a whole run on one page that opens anywhere, with nothing beside it."""
+"""Write ``report.html``: a whole run on one self-contained page."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from markupsafe import Markup
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
-from convlens.draw.jpeg import jpeg_size
+from convlens.draw.jpeg import read_jpeg_size
 from convlens.pages.charts import line_chart
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
-Chart = Callable[..., Markup]  # a line chart with the run's marks and epochs
+Chart = Callable[..., Markup]  # ``line_chart`` with the run's marks and epochs
 
 FILE = "report.html"
-LIMIT = 15_000_000  # bytes of a page: a mail takes it, a phone opens it
-MANY = 20  # classes, above which their table is folded
-LINES = 12  # of a chart of scores; of more the highest are shown
+LIMIT = 15_000_000  # bytes: can be mailed, and opens on a phone
+MANY = 20  # with more classes, the table of F1 scores is folded
+LINES = 12  # most lines in a chart of scores; of more, those with the highest values are shown
 
-# the page's sections of pictures, by the beginnings of their tags
+# section of the page -> prefixes of its pictures' tags
 SECTIONS = {
     "confusion": ("confusion_matrix",),
     "mistakes": ("predictions/mistakes",),
@@ -35,7 +35,7 @@ SECTIONS = {
     "filters": ("filters",),
     "augmentation": ("augmentation",),
 }
-# scores that are read together share a chart, the others have their own
+# scores that share a chart -> its title; every other score has its own chart
 TOGETHER = {
     "pointing_game": "evidence on the object",
     "energy_inside": "evidence on the object",
@@ -49,55 +49,55 @@ TOGETHER = {
     "adcc": "faithfulness",
 }
 MEANINGS = {
-    "evidence on the object": "energy_inside below object_share: the evidence avoids the objects",
+    "evidence on the object": "energy_inside below object_share: the evidence is off the objects",
     "peak of the evidence": "0 is the top or left edge, 1 the bottom or right one",
-    "border_energy": "share of the evidence in a frame along the border",
-    "same_place": "share of a class's pictures with their peak in one and the same border place",
-    "drift": "correlation of each map with that of the look before; 1: nothing changed",
-    "confident_mistakes": "share of the validation pictures",
-    "sparsity": "share of a layer's activations that are zero",
-    "dead": "share of a layer's channels that answer none of the probes",
-    "randomised": "rank correlation with maps of a network that is random from the top down to "
-    "this layer",
+    "border_energy": "fraction of the evidence in a frame along the border",
+    "same_place": "fraction of a class's images whose peak is in the same place near the border",
+    "drift": "correlation of each map with that of the previous look; 1 means no change",
+    "confident_mistakes": "fraction of the validation images",
+    "sparsity": "fraction of a layer's activations that are zero",
+    "dead": "fraction of a layer's channels that respond to no probe",
+    "randomised": "rank correlation with maps of a network whose layers from the top down to this "
+    "one are random",
 }
 
 
 def report(home: Path, *, limit: int = LIMIT) -> Path:
-    """Write ``report.html`` into a run folder, whole or not at all.
+    """Write ``report.html`` into a run folder, completely or not at all.
 
-    Works on a run that is not finished, as far as it went, and on one without explanations.
+    An unfinished run is shown up to its last completed epoch. A run need not have explanations.
 
     Args:
         home: the run folder.
-        limit: bytes that the page may have. Where a run has more pictures, the page holds fewer of
-            them, or smaller ones, and says so; its text and charts are always there.
+        limit: maximum size of the page in bytes. If the pictures need more, the page contains fewer
+            or smaller ones and lists what is missing; text and charts are always complete.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
-        UserError: the folder holds no run, or a file in it cannot be read.
+        UserError: the folder is not a run folder, or a file in it cannot be read.
     """
     with convert_run_errors(home):
         run = read_run(home)
         if not run.rows:
             raise UserError(
-                f"{home} has no row in metrics.csv yet: the network before training comes first; "
-                f"wait for it, or start again with `make resume run={home}`"
+                f"{home} has no row in metrics.csv yet: wait for the first one, the network before "
+                f"training, or continue with `make resume run={home}`"
             )
-        page = _fitted(run, limit)
+        page = _fit_page(run, limit)
     write_atomic(home / FILE, page)
     return home / FILE
 
 
-def _fitted(run: StoredRun, limit: int) -> str:
-    """The page with as many pictures as it has room for."""
-    page = _page(run, Selection({}), limit)
+def _fit_page(run: StoredRun, limit: int) -> str:
+    """Return the page with as many pictures as fit."""
+    page = _render_page(run, Selection({}), limit)
     room = limit - len(page.encode())
     while True:
         selection = select(run.pictures, run.probes, room)
-        page = _page(run, selection, limit)
-        # headings and lines that stand around the pictures are known only now
+        page = _render_page(run, selection, limit)
+        # the size of headings and captions is known only now
         over = len(page.encode()) - limit
         if over <= 0 or not selection.pictures:
             break
@@ -105,15 +105,15 @@ def _fitted(run: StoredRun, limit: int) -> str:
     return page
 
 
-def _page(run: StoredRun, selection: Selection, limit: int) -> str:
+def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
     summary, phases = run.summary or {}, read_phases(run.config, run.rows)
     best = summary.get("best_epoch", run.best_epoch)
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.last_epoch}
     chart = partial(line_chart, best=best, phases=marks, span=(0, run.last_epoch))
-    results = _results(run, best)
+    results = _list_results(run, best)
     keys = dict.fromkeys(chain(*results.values()))
     classes = [key for key in keys if key.startswith("f1/")]
-    graded = {name: row for name, row in results.items() if not row.keys().isdisjoint(classes)}
+    by_class = {name: row for name, row in results.items() if not row.keys().isdisjoint(classes)}
     return render(
         "report.html",
         name=run.config.experiment,
@@ -130,47 +130,49 @@ def _page(run: StoredRun, selection: Selection, limit: int) -> str:
         left_out=selection.left_out,
         broken=selection.broken,
         megabytes=limit / 1e6,
-        curves=_curves(run, chart),
+        curves=_draw_curves(run, chart),
         phases=phases,
         config=run.config,
         config_text=(run.home / "config.yaml").read_text(encoding="utf-8"),
         results=results,
-        graded=graded,
+        by_class=by_class,
         classes=classes,
         many=len(classes) > MANY,
-        scores=_scores(run, chart),
+        scores=_draw_scores(run, chart),
         summary=summary,
-        cost=_cost(summary),
+        cost=_draw_cost(summary),
         last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
-        **_pictures(run, selection),
+        **_arrange_pictures(run, selection),
     )
 
 
 def _scalars(run: StoredRun, stage: str) -> dict[str, dict[int, float]]:
-    """The curves ``<stage>/…`` of a run by the rest of their tags."""
-    start = f"{stage}/"
-    tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith(start))
-    return {tag.removeprefix(start): run.curve(tag) for tag in tags}
+    """Return the curves ``<stage>/…`` of a run, by tag without the stage."""
+    prefix = f"{stage}/"
+    tags = dict.fromkeys(tag for row in run.rows for tag in row if tag.startswith(prefix))
+    return {tag.removeprefix(prefix): run.curve(tag) for tag in tags}
 
 
-def _curves(run: StoredRun, chart: Chart) -> list[Markup]:
+def _draw_curves(run: StoredRun, chart: Chart) -> list[Markup]:
+    """Return the charts of loss, accuracy and learning rates."""
     charts = []
     for name in ("loss", "accuracy"):
         parts = {"training": f"train/{name}", "validation": f"val/{name}"}
         charts.append(chart(name, {part: run.curve(tag) for part, tag in parts.items()}))
     rates = _scalars(run, "lr")
-    # groups that differ by powers of ten are told apart only where ratios are distances
+    # a linear axis cannot show rates that differ by powers of ten
     highest = [top for points in rates.values() if (top := max(points.values())) > 0]
     log = bool(highest) and max(highest) >= 10 * min(highest)
-    note = "logarithmic; a rate of 0 (at rest) is not drawn" if log else ""
+    note = "logarithmic; a rate of 0 (not trained) is not drawn" if log else ""
     charts.append(chart("learning rate at the end of each epoch", rates, log=log, note=note))
     return list(filter(None, charts))
 
 
-def _scores(run: StoredRun, chart: Chart) -> list[Markup]:
+def _draw_scores(run: StoredRun, chart: Chart) -> list[Markup]:
+    """Return the charts of the explanations' scores."""
     groups: dict[str, dict[str, dict[int, float]]] = {}
     for score, points in _scalars(run, "explain").items():
-        if score != "seconds":  # what looking cost has its own chart
+        if score != "seconds":  # the cost has its own chart
             family, _, member = score.partition("/")
             group = family if member else TOGETHER.get(family, family)
             groups.setdefault(group, {})[member or family] = points
@@ -185,51 +187,61 @@ def _scores(run: StoredRun, chart: Chart) -> list[Markup]:
     return list(filter(None, charts))
 
 
-def _results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
-    """Rows of the results table: what was measured, where, after which epoch."""
+def _list_results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
+    """Return the rows of the results table: split and epoch to metrics."""
     last, summary = run.last_epoch, run.summary or {}
     rows = {f"training, epoch {last} (last)": run.results("train", last)}
     if best is not None:
         rows[f"validation, epoch {best} (best)"] = run.results("val", best)
     rows[f"validation, epoch {last} (last)"] = run.results("val", last)
     rows[f"test, epoch {best} (best)"] = summary.get("test", {})
-    for checkpoint, found in summary.get("evaluations", {}).items():
-        rows[f"test of {checkpoint}, epoch {found['epoch']} (make eval)"] = found["test"]
+    for checkpoint, evaluation in summary.get("evaluations", {}).items():
+        row = f"test of {checkpoint}, epoch {evaluation['epoch']} (make eval)"
+        rows[row] = evaluation["test"]
     return {name: values for name, values in rows.items() if values}
 
 
-def _cost(summary: Mapping) -> Markup:
+def _draw_cost(summary: Mapping) -> Markup:
+    """Return the chart of the seconds that training and explanations took."""
     looks = summary.get("looking", {}).get("by_epoch", [])
     lines = {
         "training and validation": {look["epoch"]: look["seconds"] for look in looks},
-        "looking": {look["epoch"]: look["looking"] for look in looks},
+        "explanations": {look["epoch"]: look["looking"] for look in looks},
     }
-    return line_chart("seconds of each epoch", lines)
+    return line_chart("seconds per epoch", lines)
 
 
-def _pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
-    """The pictures as the template shows them: by section, each with its frames."""
-    shown = {tag: _frames(tag, looks) for tag, looks in selection.pictures.items()}
+def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
+    """Return the template's values for the pictures, by section."""
+    figures = {tag: _figure(tag, looks) for tag, looks in selection.pictures.items()}
     probes = []
     for name, source in run.probes.items():
-        own = [tag for tag in shown if tag.rpartition("/")[2] == name]
+        own = [tag for tag in figures if tag.rpartition("/")[2] == name]
         maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
-        # Grad-CAM first, where there is room beside it occlusion and what else was asked for
+        # Grad-CAM first, then the other maps
         maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
-        folded = [shown[tag] for tag in own if has_prefix(tag, (ACTIVATIONS,))]
         if own:
-            found = {"maps": [shown[tag] for tag in maps], "activations": folded}
-            probes.append({"name": name, "source": source, **found})
+            probes.append(
+                {
+                    "name": name,
+                    "source": source,
+                    "maps": [figures[tag] for tag in maps],
+                    "activations": [figures[t] for t in own if has_prefix(t, (ACTIVATIONS,))],
+                }
+            )
     sections = {
-        section: [shown[tag] for start in beginnings for tag in shown if has_prefix(tag, (start,))]
-        for section, beginnings in SECTIONS.items()
+        section: [
+            figures[tag] for start in prefixes for tag in figures if has_prefix(tag, (start,))
+        ]
+        for section, prefixes in SECTIONS.items()
     }
     return {"probes": probes, **sections}
 
 
-def _frames(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:
+def _figure(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:
+    """Return the template's values for a tag's pictures: one frame per epoch."""
     frames = []
     for epoch, encoded in looks.items():
-        width, height = jpeg_size(encoded)
+        width, height = read_jpeg_size(encoded)
         frames.append({"epoch": epoch, "uri": data_uri(encoded), "width": width, "height": height})
     return {"tag": tag, "frames": frames}

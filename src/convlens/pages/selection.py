@@ -1,4 +1,4 @@
-"""Which of a run's pictures its page holds, so that it stays below a size."""
+"""Choose which of a run's pictures its page contains, so that it stays below a size limit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from convlens.draw.jpeg import shrink_jpeg
 
-Files = Mapping[str, Mapping[int, Path]]  # tag to file by completed epochs
-LEAST = 16  # epochs on the slider below which rather other pictures are left out or made smaller
-MARKUP = 400  # bytes that a picture takes on the page beside its own
+Files = Mapping[str, Mapping[int, Path]]  # tag -> completed epochs -> file
+LEAST = 16  # epochs that the slider keeps as long as other pictures can be dropped or made smaller
+MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS = "activations"
-# tags, or their beginnings, of which the page shows the latest picture
+# prefixes of tags of which the page shows only the latest picture
 LATEST = ("confusion_matrix", "predictions", "depth", "augmentation")
-ENDS = ("class_means", "filters")  # and of which the first and the latest
-# what goes first where even the smallest pictures are too many; unnamed tags go last
+ENDS = ("class_means", "filters")  # prefixes of tags with only the first and the latest picture
+# prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     ACTIVATIONS, "filters", "augmentation", "predictions/random", "predictions/breakdown", "depth",
     "class_means", "occlusion", "predictions", "confusion_matrix",
@@ -24,13 +24,14 @@ DISPENSABLE = (
 
 @dataclass(frozen=True)
 class Step:
-    """One way to make the page smaller; later ones leave out more.
+    """One way to make the page smaller; each step of ``STEPS`` drops more than the one before.
 
     Attributes:
-        least: epochs on the slider that have to stay.
-        activations: ``all``, ``ends`` (the first look and the latest) or ``last``.
-        smaller: beginnings of the tags whose pictures are encoded anew, see :func:`has_prefix`.
-        edge, quality: how, in pixels and from 1 to 100.
+        least: minimum number of epochs on the slider.
+        activations: ``all``, ``ends`` (the first and the latest look) or ``last``.
+        smaller: prefixes of the tags whose pictures are re-encoded; see ``has_prefix``.
+        edge: their longest side in pixels.
+        quality: their JPEG quality, from 1 to 100.
     """
 
     least: int
@@ -57,12 +58,12 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Pictures for a page.
+    """The pictures of a page.
 
     Attributes:
         pictures: tag to JPEG bytes by completed epochs.
-        left_out: what is not there or smaller than its file, a line each; empty where nothing is.
-        broken: files that cannot be shown, a line each.
+        left_out: one line about each kind of picture that is missing or smaller than its file.
+        broken: one line about each file that cannot be shown.
     """
 
     pictures: Mapping[str, Mapping[int, bytes]]
@@ -71,7 +72,11 @@ class Selection:
 
 
 def spread_evenly(epochs: Sequence[int], count: int) -> list[int]:
-    """``count`` of the epochs, evenly spread; the first and the last always stay.
+    """Return ``count`` evenly spaced epochs, among them the first and the last.
+
+    Args:
+        epochs: all epochs, ascending.
+        count: how many to return; at least 2 are.
 
     >>> spread_evenly([0, 1, 2, 3, 4, 5, 6], 3)
     [0, 3, 6]
@@ -83,134 +88,161 @@ def spread_evenly(epochs: Sequence[int], count: int) -> list[int]:
 
 
 def pick_at_stops(files: Mapping[int, Path], stops: Iterable[int]) -> dict[int, Path]:
-    """Of one tag: what a slider shows at ``stops``, which is the latest picture up to there, and
-    the first and the latest of all."""
-    stops = list(stops)
-    seen = {max((e for e in files if e <= stop), default=min(files)) for stop in stops}
-    return {epoch: files[epoch] for epoch in sorted({min(files), *seen, max(files)})}
+    """Return the pictures of a tag that a slider needs, among them the first and the latest.
+
+    Args:
+        files: picture file by completed epochs.
+        stops: epochs on the slider; at each, it shows the latest picture up to that epoch.
+    """
+    visible = {max((e for e in files if e <= stop), default=min(files)) for stop in stops}
+    return {epoch: files[epoch] for epoch in sorted({min(files), *visible, max(files)})}
 
 
 def list_candidates(files: Files, probes: Collection[str]) -> dict[str, dict[int, Path]]:
-    """The pictures that a page without any limit shows: every epoch's for each probe, the latest
-    for answers, the first and the latest for filters and class means."""
-    found = {}
+    """Return the pictures that a page without a size limit shows.
+
+    These are every epoch's picture of each probe, the first and the latest of filters and class
+    means, and the latest of everything else.
+
+    Args:
+        files: all pictures of the run.
+        probes: names of the probes.
+    """
+    candidates = {}
     for tag, looks in files.items():
         if has_prefix(tag, LATEST):
-            found[tag] = {max(looks): looks[max(looks)]}
+            candidates[tag] = {max(looks): looks[max(looks)]}
         elif has_prefix(tag, ENDS):
-            found[tag] = pick_at_stops(looks, [])
+            candidates[tag] = pick_at_stops(looks, [])
         elif tag.rpartition("/")[2] in probes:
-            found[tag] = dict(looks)
-    return found
+            candidates[tag] = dict(looks)
+    return candidates
 
 
 def select(files: Files, probes: Collection[str], room: int) -> Selection:
     """Choose pictures that take at most ``room`` bytes of a page.
 
-    Epochs are thinned out evenly first, then activations of the epochs between the first and the
-    last go, then pictures are encoded smaller. Whole tags are left out only where all of that is
-    not enough. Files that are no whole JPEG, as a killed run may leave one, are left out and named.
+    First, epochs are thinned out evenly; then activations of the epochs between the first and the
+    last are dropped; then pictures are re-encoded at a smaller size. Whole tags are dropped only if
+    all of that is not enough. Incomplete JPEG files, which a killed run may leave, are dropped and
+    listed.
+
+    Args:
+        files: all pictures of the run.
+        probes: names of the probes.
+        room: size limit in bytes.
     """
-    shown, broken = _readable(list_candidates(files, probes))
-    series = [tag for tag in shown if not has_prefix(tag, (*LATEST, *ENDS))]
-    epochs = sorted({epoch for tag in series for epoch in shown[tag]})
+    candidates, broken = _drop_broken(list_candidates(files, probes))
+    series = [tag for tag in candidates if not has_prefix(tag, (*LATEST, *ENDS))]
+    epochs = sorted({epoch for tag in series for epoch in candidates[tag]})
     for step in STEPS:
         least = min(step.least, len(epochs))
         counts = [least] if step.smaller else range(len(epochs), least - 1, -1)
         for count in counts:
-            chosen = _thinned(shown, set(series), spread_evenly(epochs, count), step.activations)
-            if step.smaller or _size(chosen) <= room:
+            stops = spread_evenly(epochs, count)
+            chosen = _thin_out(candidates, set(series), stops, step.activations)
+            if step.smaller or _size_of_files(chosen) <= room:
                 break
         else:
             continue
-        pictures = _encoded(chosen, step)
-        if _bytes(pictures) <= room:
-            return Selection(pictures, _told(step, count, len(epochs)), broken)
-    gone = []
-    for start in (*DISPENSABLE, ""):
-        if _bytes(pictures) > room:
-            gone += [tag for tag in pictures if has_prefix(tag, (start,))]
-            pictures = {tag: looks for tag, looks in pictures.items() if tag not in gone}
-    kinds = sorted({tag.partition("/")[0] for tag in gone})
-    left = f"no room at all: {', '.join(kinds)} ({len(gone)} tags)"
-    return Selection(pictures, [*_told(step, count, len(epochs)), left], broken)
+        pictures = _encode(chosen, step)
+        if _size_of_pictures(pictures) <= room:
+            return Selection(pictures, _describe_omissions(step, count, len(epochs)), broken)
+    dropped = []
+    for prefix in (*DISPENSABLE, ""):
+        if _size_of_pictures(pictures) > room:
+            dropped += [tag for tag in pictures if has_prefix(tag, (prefix,))]
+            pictures = {tag: looks for tag, looks in pictures.items() if tag not in dropped}
+    kinds = sorted({tag.partition("/")[0] for tag in dropped})
+    line = f"all pictures of {len(dropped)} tags: {', '.join(kinds)}"
+    return Selection(pictures, [*_describe_omissions(step, count, len(epochs)), line], broken)
 
 
-def has_prefix(tag: str, beginnings: Sequence[str]) -> bool:
-    """Whether a tag begins with one of several paths, each part of them whole; all do with ``""``.
+def has_prefix(tag: str, prefixes: Sequence[str]) -> bool:
+    """Return whether a tag is one of the prefixes or is below it; every tag is below ``""``.
 
     >>> has_prefix("filters/conv1", ["filters"]), has_prefix("filters2", ["filters"])
     (True, False)
     """
-    return any(not start or f"{tag}/".startswith(f"{start}/") for start in beginnings)
+    return any(not prefix or f"{tag}/".startswith(f"{prefix}/") for prefix in prefixes)
 
 
-def _readable(shown: Files) -> tuple[dict[str, dict[int, Path]], list[str]]:
-    """Without files that do not begin and end as a JPEG does, and a line for each of those."""
-    whole: dict[str, dict[int, Path]] = {}
+def _drop_broken(files: Files) -> tuple[dict[str, dict[int, Path]], list[str]]:
+    """Return the files that begin and end as a JPEG does, and one line about each other file."""
+    complete: dict[str, dict[int, Path]] = {}
     broken = []
-    for tag, looks in shown.items():
+    for tag, looks in files.items():
         for epoch, file in looks.items():
             with file.open("rb") as opened:
                 begins = opened.read(3)
                 opened.seek(-min(2, file.stat().st_size), 2)
                 ends = opened.read(2)
             if begins == b"\xff\xd8\xff" and ends == b"\xff\xd9":
-                whole.setdefault(tag, {})[epoch] = file
+                complete.setdefault(tag, {})[epoch] = file
             else:
-                broken.append(f"not a whole JPEG file, and not shown: {file}")
-    return whole, broken
+                broken.append(f"not shown, because it is not a complete JPEG file: {file}")
+    return complete, broken
 
 
-def _thinned(
-    shown: Files, series: Collection[str], stops: list[int], activations: str
+def _thin_out(
+    candidates: Files, series: Collection[str], stops: list[int], activations: str
 ) -> dict[str, dict[int, Path]]:
-    found = {}
-    for tag, looks in shown.items():
-        found[tag] = dict(looks)
+    """Return the candidates with fewer epochs of the tags in ``series``."""
+    chosen = {}
+    for tag, looks in candidates.items():
+        chosen[tag] = dict(looks)
         if has_prefix(tag, (ACTIVATIONS,)) and activations != "all":
             ends = {min(looks), max(looks)} if activations == "ends" else {max(looks)}
-            found[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
+            chosen[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
         elif tag in series:
-            found[tag] = pick_at_stops(looks, stops)
-    return found
+            chosen[tag] = pick_at_stops(looks, stops)
+    return chosen
 
 
-def _encoded(chosen: Files, step: Step) -> dict[str, dict[int, bytes]]:
-    found: dict[str, dict[int, bytes]] = {}
+def _encode(chosen: Files, step: Step) -> dict[str, dict[int, bytes]]:
+    """Read the files, and shrink the pictures that the step shrinks."""
+    pictures: dict[str, dict[int, bytes]] = {}
     for tag, looks in chosen.items():
-        found[tag] = {epoch: file.read_bytes() for epoch, file in looks.items()}
+        pictures[tag] = {epoch: file.read_bytes() for epoch, file in looks.items()}
         if has_prefix(tag, step.smaller):
-            for epoch, encoded in found[tag].items():
-                found[tag][epoch] = shrink_jpeg(encoded, step.edge, step.quality)
-    return found
+            for epoch, encoded in pictures[tag].items():
+                pictures[tag][epoch] = shrink_jpeg(encoded, step.edge, step.quality)
+    return pictures
 
 
-def _on_page(size: int) -> int:
-    """Bytes that a picture of ``size`` bytes takes on the page, in base64 and with its markup."""
+def _size_on_page(size: int) -> int:
+    """Return the bytes of a picture of ``size`` bytes on the page: in base64, with its HTML."""
     return 4 * -(-size // 3) + MARKUP
 
 
-def _size(chosen: Files) -> int:
-    return sum(_on_page(f.stat().st_size) for looks in chosen.values() for f in looks.values())
+def _size_of_files(chosen: Files) -> int:
+    files = (file for looks in chosen.values() for file in looks.values())
+    return sum(_size_on_page(file.stat().st_size) for file in files)
 
 
-def _bytes(pictures: Mapping[str, Mapping[int, bytes]]) -> int:
-    return sum(_on_page(len(found)) for looks in pictures.values() for found in looks.values())
+def _size_of_pictures(pictures: Mapping[str, Mapping[int, bytes]]) -> int:
+    return sum(_size_on_page(len(one)) for looks in pictures.values() for one in looks.values())
 
 
-def _told(step: Step, count: int, total: int) -> list[str]:
-    """What a step left out, in words."""
+def _describe_omissions(step: Step, count: int, total: int) -> list[str]:
+    """Return one line about each kind of picture that a step left out or made smaller.
+
+    Args:
+        step: the step.
+        count: epochs on the slider.
+        total: epochs with pictures of probes.
+    """
     lines = []
     if count < total:
         lines.append(
-            f"probes at {count} of {total} epochs, evenly spread, the first and the last among them"
+            f"probes: shown at {count} of {total} epochs, evenly spaced, including the first and "
+            "the last"
         )
     if step.activations != "all":
-        which = "the first and the last epoch" if step.activations == "ends" else "the last epoch"
-        lines.append(f"activations of {which} only")
+        which = "the first and the latest look" if step.activations == "ends" else "the latest look"
+        lines.append(f"activations: shown at {which} only")
     if step.smaller:
         what = "all pictures" if step.smaller == ALL else " and ".join(step.smaller)
-        size = f"at most {step.edge} pixels wide or high, quality {step.quality}"
-        lines.append(f"{what} encoded smaller, {size}")
+        size = f"at most {step.edge} pixels wide and high, JPEG quality {step.quality}"
+        lines.append(f"{what}: smaller, {size}")
     return lines

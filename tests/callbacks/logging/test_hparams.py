@@ -170,7 +170,8 @@ def test_the_tab_of_a_run_that_ended_in_its_first_phase(tmp_path):
     config = replace_values(phased(False, True), {**values, "callbacks": {"budget": 0.05}})
     written = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hparams, "session", lambda values, **times: written.append(values) or [])
+        keep = lambda values, **times: written.append(values) or []  # noqa: E731
+        patch.setattr(hparams, "build_session_records", keep)
         convlens.experiment.train.train(config)
     assert written[0]["augment"] is False and written[0]["finetune"] == "head"
     assert "optimizer.lr" not in written[0]

@@ -243,5 +243,5 @@ def test_size_of_a_webp_is_read_from_its_head_as_pillow_reads_it(tmp_path, size,
     """So that one that is too large is refused before Pillow makes room for it."""
     for more in ({}, {"save_all": True, "append_images": [Image.new(mode, size, "red")]}):
         Image.new(mode, size, "blue").save(tmp_path / "a.webp", **kind, **more)
-        assert decode_module._webp_size((tmp_path / "a.webp").read_bytes()[:30]) == size
-    assert decode_module._webp_size(b"\x89PNG\r\n\x1a\n" + bytes(22)) is None
+        assert decode_module._read_webp_size((tmp_path / "a.webp").read_bytes()[:30]) == size
+    assert decode_module._read_webp_size(b"\x89PNG\r\n\x1a\n" + bytes(22)) is None

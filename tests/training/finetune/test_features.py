@@ -252,7 +252,7 @@ def test_memory_stays_flat_as_the_data_grows(own_cache):
 import contextlib, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from convlens.data.pixels.dataset import Pictures
+from convlens.data.pixels.dataset import Images
 from convlens.models import build_model
 from convlens.config.compose import compose
 from convlens.training.finetune.features import compute_features
@@ -260,7 +260,7 @@ spec = compose(["model.filters=[64]", "model.padding=same", "model.pooling=none"
 model = build_model(spec, channels=3, size=16, outputs=2)
 def grown(count):
     images = np.zeros((1, 16, 16, 3), np.uint8)
-    pictures = Pictures(images, np.zeros(count, int), [""] * count,
+    pictures = Images(images, np.zeros(count, int), [""] * count,
                         places=np.zeros(count, int), made_from=("a", str(count)))
     found = compute_features(model, 1, pictures, precision="32", context=contextlib.nullcontext,
                      device=torch.device("cpu"), directory=Path(sys.argv[1]), title="")

@@ -53,7 +53,7 @@ def add_classes(
         folder = inner
     classes, loose = walk.read_folder(folder)
     if not classes and loose:
-        raise _flat_folder(folder, loose, keys)
+        raise _flat_folder_error(folder, loose, keys)
     if split is None and layout.are_splits_in_classes(classes, walk):
         notes.append(
             "each class folder has its own train/ and other split folders, used as the splits"
@@ -76,7 +76,7 @@ def add_classes(
         raise no_images_error(empty[0], keys)
     refuse_strays(folder, "beside the class folders", walk)
     layout.refuse_levels(folder, branches, keys)
-    return notes + _mirror_notes(copies, walk.root)
+    return notes + _describe_mirrors(copies, walk.root)
 
 
 def _add_class(
@@ -90,7 +90,7 @@ def _add_class(
     return parts
 
 
-def _mirror_notes(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
+def _describe_mirrors(copies: Sequence[tuple[Path, int]], root: Path) -> list[str]:
     """Return a line on folders that seem to repeat images of their class."""
     if not copies:
         return []
@@ -115,7 +115,7 @@ def no_images_error(folder: Path, keys: Keys) -> UserError:
     )
 
 
-def _flat_folder(folder: Path, images: list[str], keys: Keys) -> UserError:
+def _flat_folder_error(folder: Path, images: list[str], keys: Keys) -> UserError:
     """Return the error for loose images without labels; suggest the pattern of their names."""
     pattern = suggest_pattern(images, keys)
     if pattern:

@@ -22,40 +22,40 @@ class Digest:
     """
 
     def __init__(self, *parts: object):
-        self._hash, self._begun = hashlib.blake2b(digest_size=16), False
+        self._hash, self._has_parts = hashlib.blake2b(digest_size=16), False
         for part in parts:
-            self._next(_json(part))
+            self._add(_to_json(part))
 
     def add_all(self, items: Iterable) -> None:
         """Add one more part: the list of ``items``."""
-        self._next("[")
+        self._add("[")
         items, lead = iter(items), ""
         while chunk := list(islice(items, _ITEMS)):
-            self._put(lead + _json(chunk)[1:-1])
+            self._update(lead + _to_json(chunk)[1:-1])
             lead = ","
-        self._put("]")
+        self._update("]")
 
     def copy(self) -> Digest:
         """Return an independent copy."""
         other = Digest()
-        other._hash, other._begun = self._hash.copy(), self._begun
+        other._hash, other._has_parts = self._hash.copy(), self._has_parts
         return other
 
     def hexdigest(self) -> str:
         """Return 32 hexadecimal digits, equal to ``digest`` of the same parts."""
-        whole = self._hash.copy()
-        whole.update(b"]" if self._begun else b"[]")
-        return whole.hexdigest()
+        result = self._hash.copy()
+        result.update(b"]" if self._has_parts else b"[]")
+        return result.hexdigest()
 
-    def _next(self, text: str) -> None:
-        self._put(("," if self._begun else "[") + text)
-        self._begun = True
+    def _add(self, text: str) -> None:
+        self._update(("," if self._has_parts else "[") + text)
+        self._has_parts = True
 
-    def _put(self, text: str) -> None:
+    def _update(self, text: str) -> None:
         self._hash.update(text.encode("utf-8", "surrogatepass"))
 
 
-def _json(part: object) -> str:
+def _to_json(part: object) -> str:
     return json.dumps(part, sort_keys=True, separators=(",", ":"))
 
 
@@ -70,14 +70,14 @@ def content_digest(content: bytes | memoryview) -> int:
     Among a million images, the probability that two share a digest is 3e-8. SHA-256, because
     today's processors have instructions for it: it is twice as fast as BLAKE2.
     """
-    return _signed(hashlib.sha256(content).digest())
+    return _to_signed(hashlib.sha256(content).digest())
 
 
 def file_digest(path: str | bytes | os.PathLike) -> int:
     """Return ``content_digest`` of a file's bytes; ``UNREAD`` if they cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            return _signed(hashlib.file_digest(file, "sha256").digest())
+            return _to_signed(hashlib.file_digest(file, "sha256").digest())
     except OSError:
         return UNREAD
 
@@ -90,9 +90,9 @@ def array_digests(images: np.ndarray) -> np.ndarray:
 
 def make_numbered_digests(count: int, key: dict) -> np.ndarray:
     """Return (N,) int64 for images that a JSON-able key and their number from 0 identify."""
-    first = content_digest(_json(key).encode())
+    first = content_digest(_to_json(key).encode())
     return np.int64(first) + np.arange(count, dtype=np.int64)
 
 
-def _signed(hashed: bytes) -> int:
+def _to_signed(hashed: bytes) -> int:
     return int.from_bytes(hashed[:8], "little", signed=True) or 1

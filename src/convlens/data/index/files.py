@@ -65,12 +65,12 @@ class Files(Sequence[Path]):
             part = copy(self)  # shares the block of names
             part._rows = _as_array(self._rows)[index]
             return part
-        return self.directory / os.fsdecode(self._encoded(index))
+        return self.directory / os.fsdecode(self._get_bytes(index))
 
     def __iter__(self) -> Iterator[Path]:
         return (self.directory / os.fsdecode(name) for name in self.byte_names())
 
-    def _encoded(self, index: int) -> bytes:
+    def _get_bytes(self, index: int) -> bytes:
         row = self._rows[index]
         return self._text[self._starts[row] : self._starts[row + 1]]
 
@@ -85,11 +85,11 @@ class Files(Sequence[Path]):
 
     def name(self, index: int) -> str:
         """Return file ``index`` relative to the directory, with slashes; absolute if outside it."""
-        return _spelt(self._encoded(index))
+        return _normalise_path(self._get_bytes(index))
 
     def names(self) -> Iterator[str]:
         """Yield the ``name`` of each file."""
-        return map(_spelt, self.byte_names())
+        return map(_normalise_path, self.byte_names())
 
     def byte_paths(self) -> Iterator[bytes]:
         """Yield the paths as bytes for system calls, with the directory."""
@@ -135,7 +135,7 @@ class Texts(Sequence[str]):
         return map(str, self.files)
 
 
-def _spelt(name: bytes) -> str:
+def _normalise_path(name: bytes) -> str:
     text = os.fsdecode(name)
     return os.path.abspath(text) if os.path.isabs(text) else text
 
@@ -182,28 +182,28 @@ class ListingBuilder:
         splits = np.frombuffer(self._splits, np.int8)
         starts = np.cumsum(self._lengths)
         files = Files(self.directory, bytes(self._text), starts)
-        order = _by_name(files, splits.astype(np.int64) * len(place) + labels)
+        order = _sort_by_name(files, splits.astype(np.int64) * len(place) + labels)
         if (order[1:] < order[:-1]).any():
             text = b"".join(files[order].byte_names())
             np.cumsum(np.diff(starts)[order], out=starts[1:])
             files = Files(self.directory, text, starts)
             labels, splits = labels[order], splits[order]
-        named = None if splits[0] < 0 else np.array(SPLITS)[splits]
-        return files, labels.astype(np.int64, copy=False), named
+        names = None if splits[0] < 0 else np.array(SPLITS)[splits]
+        return files, labels.astype(np.int64, copy=False), names
 
 
-def _by_name(files: Files, groups: np.ndarray) -> np.ndarray:
+def _sort_by_name(files: Files, groups: np.ndarray) -> np.ndarray:
     """Return the order by group, then by path, (N,); only one group's paths exist at a time."""
     order = np.argsort(groups, kind="stable")
     edges = np.flatnonzero(np.diff(groups[order])) + 1
     for part in np.split(order, edges):  # views: assigning to them sorts `order`
         paths = list(files[part].byte_paths())
-        keys = [path if path.isascii() else _composed(path) for path in paths]
+        keys = [path if path.isascii() else _compose(path) for path in paths]
         part[:] = part[sorted(range(len(paths)), key=keys.__getitem__)]
     return order
 
 
-def _composed(path: bytes) -> bytes:
+def _compose(path: bytes) -> bytes:
     return os.fsencode(normalise_name(os.fsdecode(path)))
 
 

@@ -37,53 +37,59 @@ def find_split_folders(
         UserError: the split folders are ambiguous or incomplete.
     """
     folders, _ = walk.read_folder(root)
-    roles = _roles([folder.name for folder in folders])
-    found: dict[str, Path] = {}
+    roles = _parse_roles([folder.name for folder in folders])
+    split_folders: dict[str, Path] = {}
     for folder in folders:
         split = roles[folder.name]
-        if split in found:
-            raise UserError(f"{found[split]} and {folder} are both the {split} split: keep one")
+        if split in split_folders:
+            raise UserError(
+                f"{split_folders[split]} and {folder} are both the {split} split: keep one"
+            )
         if split in SPLITS:
-            found[split] = folder
-    either = [folder for folder in folders if roles[folder.name] == HELD_OUT]
+            split_folders[split] = folder
+    held_out = [folder for folder in folders if roles[folder.name] == HELD_OUT]
     others = [folder for folder in folders if roles[folder.name] is None]
-    holding = [*found.values(), *either]
-    if not holding or (nested and others and not any(walk.read_folder(f)[0] for f in holding)):
+    candidates = [*split_folders.values(), *held_out]
+    if not candidates or (
+        nested and others and not any(walk.read_folder(f)[0] for f in candidates)
+    ):
         return {}  # class folders, one of which happens to be called "train" or "test"
-    if "train" not in found and not for_test:
+    if "train" not in split_folders and not for_test:
         raise UserError(
-            f"{root} has {holding[0].name}/ but no train/ folder: add one with the training "
+            f"{root} has {candidates[0].name}/ but no train/ folder: add one with the training "
             f"images, or point {keys.directory} at a folder of class folders"
         )
-    _place_held_out(found, either, for_test)
+    _assign_held_out(split_folders, held_out, for_test)
     for other in others:
         stray = next(Walk(other).find_images(other), None)
         if stray is not None:
             raise UserError(
                 f"{other} contains images ({stray.name}) but is beside "
-                f"{found.get('train', holding[0]).name}/ and belongs to no split: move it out of "
-                f"{root}"
+                f"{split_folders.get('train', candidates[0]).name}/ and belongs to no split: move "
+                f"it out of {root}"
             )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: split_folders[split] for split in SPLITS if split in split_folders}
 
 
-def _roles(names: Sequence[str]) -> dict[str, str | None]:
-    """Return the split that each name means, also after a shared prefix (seg_train)."""
-    lead = _shared_letters(names) if len(names) > 1 else 0
+def _parse_roles(names: Sequence[str]) -> dict[str, str | None]:
+    """Return the split that each name means, with or without a shared prefix (seg_train)."""
+    lead = _count_shared_letters(names) if len(names) > 1 else 0
     return {name: parse_split(name) or parse_split(name[lead:]) for name in names}
 
 
-def _place_held_out(found: dict[str, Path], either: Sequence[Path], for_test: bool) -> None:
+def _assign_held_out(
+    split_folders: dict[str, Path], held_out: Sequence[Path], for_test: bool
+) -> None:
     """Assign ``eval/`` or ``holdout/`` to the missing split: validation or test.
 
     If nothing is trained, it may be either.
     """
-    missing = [split for split in ("test", "validation") if split not in found]
-    if len(either) == len(missing) == 1 or (for_test and len(either) <= len(missing)):
-        found.update(zip(missing, either, strict=False))
-    elif either:
+    missing = [split for split in ("test", "validation") if split not in split_folders]
+    if len(held_out) == len(missing) == 1 or (for_test and len(held_out) <= len(missing)):
+        split_folders.update(zip(missing, held_out, strict=False))
+    elif held_out:
         raise UserError(
-            f"{either[0]} may hold validation or test images: call it validation/ or test/"
+            f"{held_out[0]} may hold validation or test images: call it validation/ or test/"
         )
 
 
@@ -224,11 +230,11 @@ def find_mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, in
         return []
     earlier: set[str] = set()
     of_folder: dict[Path, set[str]] = {}
-    found = []
+    mirrors = []
     for part, names in parts:
         if not names:
             continue
-        stems, forms = _forms(names)
+        stems, forms = _strip_shared_letters(names)
         pools = [of_folder[above] for above in part.parents if above in of_folder]
         if not all(form.isdecimal() for form in forms):
             pools.append(earlier)
@@ -236,23 +242,23 @@ def find_mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, in
             sum(any(form in pool for pool in pools) for form in each) for each in (stems, forms)
         ]
         if 10 * max(alike) >= 9 * len(names):
-            found.append((part, len(names)))
+            mirrors.append((part, len(names)))
         of_folder[part] = stems | forms
         earlier |= of_folder[part]
-    return found
+    return mirrors
 
 
-def _forms(names: Sequence[str]) -> tuple[set[str], set[str]]:
+def _strip_shared_letters(names: Sequence[str]) -> tuple[set[str], set[str]]:
     """Return names without suffix, and names without what they all begin and end with."""
     stems = {os.path.splitext(name)[0].casefold() for name in names}
     if len(stems) < 2:
         return stems, stems
-    start = _shared_letters(list(stems))
-    stop = _shared_letters([stem[::-1] for stem in stems])
+    start = _count_shared_letters(list(stems))
+    stop = _count_shared_letters([stem[::-1] for stem in stems])
     return stems, {stem[start : len(stem) - stop] or stem for stem in stems}
 
 
-def _shared_letters(names: Sequence[str]) -> int:
+def _count_shared_letters(names: Sequence[str]) -> int:
     """Return the length of the names' common beginning, up to its last word separator."""
     beginning = os.path.commonprefix(names)  # noqa: RUF071  (letters are meant, not folders)
     return max(beginning.rfind(mark) for mark in "-_. @(") + 1

@@ -110,7 +110,7 @@ def list_images(
             class, a class missing from a split, images without a class, folders that may or may not
             be classes, names that do not fit the pattern, CSV rows without an image.
     """
-    root = _existing(Path(directory).expanduser(), keys)
+    root = _check_folder(Path(directory).expanduser(), keys)
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: set one of them for labels")
     rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
@@ -131,10 +131,12 @@ def list_images(
             else:
                 _add_by_pattern(rows, split, folder, pattern, walk, keys)
         notes += walk.notes("in class folders" if pattern is None else f"in {root}")
-    return _listing(rows, notes, keys, for_test)
+    return _build_listing(rows, notes, keys, for_test)
 
 
-def _listing(rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool) -> Listing:
+def _build_listing(
+    rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool
+) -> Listing:
     """Sort and check the collected rows."""
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
@@ -178,7 +180,7 @@ def _check_classes_in_splits(listing: Listing) -> None:
                 )
 
 
-def _existing(directory: Path, keys: Keys) -> Path:
+def _check_folder(directory: Path, keys: Keys) -> Path:
     if directory.is_dir():
         return directory
     if directory.exists():

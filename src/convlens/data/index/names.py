@@ -47,26 +47,26 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
     if str(path).isascii() or os.path.lexists(path):
         return path
     known = {} if known is None else known
-    found = Path()
+    resolved = Path()
     for part in path.parts:
-        if part.isascii() or os.path.lexists(found / part):
-            found /= part
+        if part.isascii() or os.path.lexists(resolved / part):
+            resolved /= part
             continue
-        if found not in known:
-            known[found] = _by_composed_name(found)
-        spellings = known[found].get(normalise_name(part))
+        if resolved not in known:
+            known[resolved] = _group_by_composed_name(resolved)
+        spellings = known[resolved].get(normalise_name(part))
         if not spellings:
             return path
         if len(spellings) > 1:
             raise UserError(
-                f"{found} contains {len(spellings)} entries called {part} that spell accents "
+                f"{resolved} contains {len(spellings)} entries called {part} that spell accents "
                 f"differently, and {path} may be any of them: rename one"
             )
-        found /= spellings[0]
-    return found
+        resolved /= spellings[0]
+    return resolved
 
 
-def _by_composed_name(folder: Path) -> dict[str, list[str]]:
+def _group_by_composed_name(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):  # no such folder, so no such name
         for name in os.listdir(folder):

@@ -43,18 +43,18 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
             continue with other data than it began with.
     """
     path = Path(path)
-    splits = _in_order(_rows(path), listing)
-    return replace(listing, splits=_by_name(path, listing) if splits is None else splits)
+    splits = _match_in_order(_read_rows(path), listing)
+    return replace(listing, splits=_match_by_name(path, listing) if splits is None else splits)
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _read_rows(path: Path) -> Iterator[dict[str, str]]:
     return (row for _, row in read_table(path, CSV_COLUMNS, "the split file", strip=False))
 
 
-def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | None:
+def _match_in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | None:
     """Return the splits from a file in the order of writing; a million rows are never in memory.
 
-    If anything is not as expected return None; ``_by_name`` then finds out what.
+    If anything is not as expected, return None; ``_match_by_name`` then reports it.
     """
     assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
     images = zip(listing.files.names(), listing.labels.tolist(), strict=True)
@@ -68,9 +68,9 @@ def _in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | 
     return assigned
 
 
-def _by_name(path: Path, listing: Listing) -> np.ndarray:
+def _match_by_name(path: Path, listing: Listing) -> np.ndarray:
     """Return the splits from a file in any order."""
-    saved = {row["file"]: (normalise_name(row["label"]), row["split"]) for row in _rows(path)}
+    saved = {row["file"]: (normalise_name(row["label"]), row["split"]) for row in _read_rows(path)}
     names = list(listing.files.names())
     if saved.keys() != set(names):  # another file system may spell accents differently
         composed = {normalise_name(name): name for name in names}

@@ -54,11 +54,11 @@ def assign_splits(
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"seed={seed} is not a seed for a split: choose a whole number from 0 on")
     counts = {
-        "test": _count("test", test, len(labels)),
-        "validation": _count("validation", validation, len(labels)),
+        "test": _count_images("test", test, len(labels)),
+        "validation": _count_images("validation", validation, len(labels)),
     }
     classes, sizes = np.unique(labels, return_counts=True)
-    parts = _parts(counts, classes, sizes, class_names)
+    parts = _divide_counts(counts, classes, sizes, class_names)
     assigned = np.full(len(labels), "train", dtype=np.array(SPLITS).dtype)
     rows_by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     for label, rows, to_test, to_validation in zip(classes, rows_by_class, *parts, strict=True):
@@ -70,7 +70,7 @@ def assign_splits(
     return assigned
 
 
-def _count(name: str, share: Share, total: int) -> int:
+def _count_images(name: str, share: Share, total: int) -> int:
     """Return how many images a size means."""
     is_number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
     if not is_number or not 0 <= share < float("inf") or (share >= 1 and share != int(share)):
@@ -79,7 +79,7 @@ def _count(name: str, share: Share, total: int) -> int:
     return int(share) if share >= 1 else int(share * total + 0.5 + 1e-9)
 
 
-def _parts(
+def _divide_counts(
     counts: dict[str, int],
     classes: np.ndarray,
     sizes: np.ndarray,
@@ -123,14 +123,14 @@ def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
     if total == 0:
         return np.zeros_like(sizes)
     everything = int(sizes.sum())
-    given = np.clip(total * sizes // everything, 1, most)
-    while given.sum() != total:
-        claim = total * sizes - given * everything
-        if given.sum() < total:
-            given[np.argmax(np.where(given < most, claim, np.iinfo(claim.dtype).min))] += 1
+    counts = np.clip(total * sizes // everything, 1, most)
+    while counts.sum() != total:
+        claims = total * sizes - counts * everything
+        if counts.sum() < total:
+            counts[np.argmax(np.where(counts < most, claims, np.iinfo(claims.dtype).min))] += 1
         else:
-            given[np.argmin(np.where(given > 1, claim, np.iinfo(claim.dtype).max))] -= 1
-    return given
+            counts[np.argmin(np.where(counts > 1, claims, np.iinfo(claims.dtype).max))] -= 1
+    return counts
 
 
 def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: int) -> Listing:

@@ -31,16 +31,16 @@ def find_twins(listing: Listing) -> list[list[int]]:
     training images of its class does no harm. For files of equal size the last block is read, and
     the whole file only if that is equal too. Decoding reports empty and missing files.
     """
-    part = _ranks(listing) * len(listing.class_names) + listing.labels
+    part = _rank_splits(listing) * len(listing.class_names) + listing.labels
     sizes = (read_size_and_time(path)[0] for path in listing.files.byte_paths())
     sizes = np.fromiter(sizes, np.int64, len(listing))
-    rows = _shared(sizes, part, np.flatnonzero(sizes > 0))
-    marks = np.fromiter(map(_mark, listing.files[rows].byte_paths(), sizes[rows].tolist()),
+    rows = _find_shared(sizes, part, np.flatnonzero(sizes > 0))
+    marks = np.fromiter(map(_hash_end, listing.files[rows].byte_paths(), sizes[rows].tolist()),
                         np.uint64, len(rows))  # fmt: skip
-    rows = rows[_shared(marks, part[rows], np.arange(len(rows)))]
+    rows = rows[_find_shared(marks, part[rows], np.arange(len(rows)))]
     by_content = defaultdict(list)
     for row in rows.tolist():
-        by_content[_content(listing.files[row])].append(row)
+        by_content[_hash_content(listing.files[row])].append(row)
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
 
 
@@ -54,7 +54,7 @@ def find_duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[t
         listing: the images.
         groups: from ``find_twins``.
     """
-    rank, pairs = _ranks(listing), []
+    rank, pairs = _rank_splits(listing), []
     for rows in groups:
         first = min(rows, key=lambda row: (rank[row], row))
         pairs += [(row, first) for row in rows if rank[row] > rank[first]]
@@ -105,14 +105,14 @@ def describe_conflicts(listing: Listing, groups: Sequence[Sequence[int]]) -> str
     )
 
 
-def _ranks(listing: Listing) -> np.ndarray:
+def _rank_splits(listing: Listing) -> np.ndarray:
     """Return (N,) the number of each image's split; 0 if there are no splits."""
     if listing.splits is None:
         return np.zeros(len(listing), np.int64)
     return sum(number * (listing.splits == name) for number, name in enumerate(SPLITS))
 
 
-def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _find_shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return those of ``rows``, ascending, whose value also occurs in another part.
 
     Args:
@@ -129,7 +129,7 @@ def _shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.ndarra
     return np.sort(rows[np.repeat(mixed, np.diff(starts, append=len(rows)))])
 
 
-def _mark(path: bytes, size: int) -> int:
+def _hash_end(path: bytes, size: int) -> int:
     """Return a number that identifies the file's last bytes.
 
     Among a million photographs, nearly each one shares its size with another, and reading them
@@ -146,7 +146,7 @@ def _mark(path: bytes, size: int) -> int:
     return int.from_bytes(hashlib.blake2b(end, digest_size=8).digest())
 
 
-def _content(path: Path) -> bytes:
+def _hash_content(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, hashlib.blake2b).digest()

@@ -51,12 +51,12 @@ class Boxes:
             inside = 0 <= xmin <= wide and 0 <= ymin <= high
             if not inside or xmax > wide + 1 or ymax > high + 1:
                 raise ValueError(f"{text} is outside the {wide}x{high} pixels")
-            rows = _covered(ymin, ymax, height / high, height)
-            mask[rows, _covered(xmin, xmax, width / wide, width)] = True
+            rows = _find_covered(ymin, ymax, height / high, height)
+            mask[rows, _find_covered(xmin, xmax, width / wide, width)] = True
         return mask
 
 
-def _covered(low: float, high: float, scale: float, length: int) -> slice:
+def _find_covered(low: float, high: float, scale: float, length: int) -> slice:
     """Return the pixels 0 … ``length`` - 1 with centres from ``low`` - 1 to ``high``, both scaled.
 
     The tolerance of 1e-6 makes a box that touches a centre cover it, whatever the rounding.
@@ -67,7 +67,7 @@ def _covered(low: float, high: float, scale: float, length: int) -> slice:
     return slice(first, max(behind, first + 1))
 
 
-class _Plain(ElementTree.TreeBuilder):
+class _SafeBuilder(ElementTree.TreeBuilder):
     """Refuses document types, which can expand to gigabytes or name other files."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
@@ -88,9 +88,9 @@ def read_boxes(path: Path) -> Boxes:
         raise ValueError(f"it has more than {_MOST_BYTES:,} bytes: too many for a file of boxes")
     bare = content.replace(b"\0", b"").upper()  # also finds UTF-16; searched before any parsing
     if b"<!DOCTYPE" in bare or b"<!ENTITY" in bare:
-        _Plain().doctype("", None, None)
+        _SafeBuilder().doctype("", None, None)
     try:
-        parser = ElementTree.XMLParser(target=_Plain())
+        parser = ElementTree.XMLParser(target=_SafeBuilder())
         root = ElementTree.fromstring(content, parser)
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"it is not XML: {error}") from None
@@ -99,21 +99,21 @@ def read_boxes(path: Path) -> Boxes:
     objects = root.findall("object")
     if not objects:
         raise ValueError("it has no <object>, so no box")
-    return Boxes(_size(root), tuple(_corners(each) for each in objects))
+    return Boxes(_read_size(root), tuple(_read_corners(each) for each in objects))
 
 
-def _corners(element: ElementTree.Element) -> tuple[float, float, float, float]:
+def _read_corners(element: ElementTree.Element) -> tuple[float, float, float, float]:
     box = element.find("bndbox")  # the object's own box; its parts may have boxes too
     if box is None:
         raise ValueError(f"an <object> ({element.findtext('name', '?')[:40]}) has no <bndbox>")
-    return tuple(_number(box, corner) for corner in _CORNERS)
+    return tuple(_read_number(box, corner) for corner in _CORNERS)
 
 
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+def _read_size(root: ElementTree.Element) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
         return None
-    width, height = (_number(size, name) for name in ("width", "height"))
+    width, height = (_read_number(size, name) for name in ("width", "height"))
     if width == height == 0:  # some programs write this for an unknown size
         return None
     if width < 1 or height < 1:
@@ -121,7 +121,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     return round(width), round(height)
 
 
-def _number(parent: ElementTree.Element, name: str) -> float:
+def _read_number(parent: ElementTree.Element, name: str) -> float:
     text = parent.findtext(name, "").strip()
     try:
         value = float(text)

@@ -93,9 +93,11 @@ def _read_xml(file: Path, image: ImageShape) -> tuple[np.ndarray, bool]:
     boxes, upright = read_boxes(file), image.upright
     size = upright
     if boxes.size is not None:
-        size = min((upright, image.stored), key=lambda size: _unlike(boxes.size, size))
+        size = min((upright, image.stored), key=lambda size: _compare_proportions(boxes.size, size))
     # tolerate about a pixel of the smaller one
-    if boxes.size is None or _unlike(boxes.size, size) <= max(sum(boxes.size), sum(size)):
+    if boxes.size is None or _compare_proportions(boxes.size, size) <= max(
+        sum(boxes.size), sum(size)
+    ):
         return boxes.mask(*size), False
     raise ValueError(
         f"it was drawn on {boxes.size[0]}x{boxes.size[1]} pixels, but its image has "
@@ -103,7 +105,7 @@ def _read_xml(file: Path, image: ImageShape) -> tuple[np.ndarray, bool]:
     )
 
 
-def _unlike(one: tuple[int, int], other: tuple[int, int]) -> int:
+def _compare_proportions(one: tuple[int, int], other: tuple[int, int]) -> int:
     """Return how far two sizes are from equal proportions; 0 if they are equal."""
     return abs(one[0] * other[1] - one[1] * other[0])
 

@@ -52,12 +52,12 @@ class MaskFolder:
         here, there = self.folder.resolve(), self._images.resolve()
         self.has_images = there.is_relative_to(here)
         self._by_key: dict[tuple[str, ...], dict[str, list[Path]]] = {}
-        for parts, file in _files(self.folder):
+        for parts, file in _walk_files(self.folder):
             suffix = file.suffix.lower()
             is_inside = self.has_images and (here / Path(*parts)).is_relative_to(there)
             if is_inside and suffix == ".png":
                 continue
-            self._by_key.setdefault(_key(parts), {}).setdefault(suffix, []).append(file)
+            self._by_key.setdefault(_make_key(parts), {}).setdefault(suffix, []).append(file)
         if not self._by_key:
             more = " beside its images" if self.has_images else ""
             raise UserError(
@@ -80,10 +80,10 @@ class MaskFolder:
         Raises:
             UserError: two files match.
         """
-        parts = _key(Path(os.path.abspath(image)).parts)
+        parts = _make_key(Path(os.path.abspath(image)).parts)
         keys = [parts[start:] for start in range(len(parts))]
         if label is not None:
-            keys.insert(-1, _key((label, image.name)))
+            keys.insert(-1, _make_key((label, image.name)))
         if parts[-3:-2] and parts[-3] in SPLITS:  # flat in each split
             keys.insert(-1, (parts[-3], parts[-1]))
         for key in keys:
@@ -145,7 +145,7 @@ def match_masks(
     return matches, [line]
 
 
-def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
+def _walk_files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
     """Yield (names of folders and file below ``folder``, file) for every mask file."""
     seen = set()
     for path, folders, names in os.walk(folder, followlinks=True):
@@ -162,12 +162,12 @@ def _files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
                 yield file.relative_to(folder).parts, file
 
 
-def _key(parts: Sequence[str]) -> tuple[str, ...]:
+def _make_key(parts: Sequence[str]) -> tuple[str, ...]:
     """Return the names that an image and its mask have in common.
 
     Composed letters (macOS decomposes them), one word for each split, no suffix, and no folder
     ``annotations``.
     """
     *folders, name = (normalise_name(part) for part in parts)
-    kept = [parse_split(f) or f for f in folders if f.lower() != "annotations"]
-    return (*kept, Path(name).stem)
+    labels = [parse_split(f) or f for f in folders if f.lower() != "annotations"]
+    return (*labels, Path(name).stem)

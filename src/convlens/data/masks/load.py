@@ -145,17 +145,17 @@ def read_masks(
     request, state = fingerprint_files(paths, *made_by, [size, size], resize, len(images), rows)
     entry = load_or_build(cache_dir, f"masks-{request}", state, build)
     remarks = entry.notes["remarks"]
-    broken = [(row, why) for row, why in remarks if why not in kind.remarks]
+    broken = [(row, reason) for row, reason in remarks if reason not in kind.remarks]
     masked = np.array([file is not None for file in files])
     masked[[row for row, _ in broken]] = False
     notes = []
     if broken:
-        row, why = broken[0]
+        row, reason = broken[0]
         what = count_noun(len(broken), "mask", "masks")
-        notes.append(f"{what} left out, the first: {files[row]} ({why})")
+        notes.append(f"{what} left out, the first: {files[row]} ({reason})")
     for remark, line in kind.remarks.items():
-        if having := [row for row, why in remarks if why == remark]:
-            notes.append(line.format(count=len(having), first=files[having[0]]))
+        if matching := [row for row, reason in remarks if reason == remark]:
+            notes.append(line.format(count=len(matching), first=files[matching[0]]))
     return Masks(entry.arrays["masks"], masked, notes)
 
 

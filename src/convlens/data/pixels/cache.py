@@ -160,7 +160,7 @@ def load_or_build(
         entry = _load(directory, name, fingerprint)
         if entry is not None:
             return replace(entry, from_cache=not built)
-        with _convert_errors(directory, way_out), _owned(directory, name) as suffix:
+        with _convert_errors(directory, way_out), _own_entry(directory, name) as suffix:
             # if another process finished first, read what it built
             built = suffix is not None and _load(directory, name, fingerprint) is None
             if built:
@@ -182,9 +182,9 @@ def fingerprint_files(files: Files, *parts: object) -> tuple[str, str]:
     """
     identity = Digest(*parts)
     identity.add_all(files.absolute())
-    whole = identity.copy()
-    whole.add_all(map(read_size_and_time, files.byte_paths()))
-    return identity.hexdigest(), whole.hexdigest()
+    fingerprint = identity.copy()
+    fingerprint.add_all(map(read_size_and_time, files.byte_paths()))
+    return identity.hexdigest(), fingerprint.hexdigest()
 
 
 def cache_arrays(
@@ -248,8 +248,8 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
                     f"another machine builds the same cache in {writer.directory}, which does not "
                     f"share locks: set CONVLENS_CACHE to a local disk of each, or run on one first"
                 )
-            with open(file.path, "rb") as written:
-                arrays[key] = _state(written)
+            with open(file.path, "rb") as array_file:
+                arrays[key] = _read_state(array_file)
             os.replace(file.path, f"{place}.{key}.npy")
         content = {"fingerprint": fingerprint, "arrays": arrays, "notes": notes}
         content["digest"] = digest(FORMAT, content)
@@ -276,7 +276,7 @@ def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
         if content["fingerprint"] != fingerprint:
             return None
         arrays = {
-            key: _mapped(directory / f"{name}.{key}.npy", expected)
+            key: _map_file(directory / f"{name}.{key}.npy", expected)
             for key, expected in content["arrays"].items()
         }
         return Entry(arrays, content["notes"], from_cache=True)
@@ -284,7 +284,7 @@ def _load(directory: Path, name: str, fingerprint: str) -> Entry | None:
         return None
 
 
-def _state(file: BinaryIO) -> dict[str, int]:
+def _read_state(file: BinaryIO) -> dict[str, int]:
     """Return what identifies an array file: its size, its time, and CRC-32C of its blocks."""
     info = os.fstat(file.fileno())
     blocks = -(-info.st_size // _BLOCK)
@@ -299,10 +299,10 @@ def _state(file: BinaryIO) -> dict[str, int]:
     return {"bytes": info.st_size, "mtime_ns": info.st_mtime_ns, "crc32c": mark}
 
 
-def _mapped(path: Path, expected: dict) -> np.ndarray:
+def _map_file(path: Path, expected: dict) -> np.ndarray:
     """Check and map a file; it is opened once, so that it cannot be replaced in between."""
     with open(path, "rb") as file:
-        if _state(file) != expected:
+        if _read_state(file) != expected:
             raise ValueError(f"{path} is not as it was written")
         file.seek(0)
         np.lib.format.read_magic(file)
@@ -316,7 +316,7 @@ def _mapped(path: Path, expected: dict) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _owned(directory: Path, name: str) -> Iterator[str | None]:
+def _own_entry(directory: Path, name: str) -> Iterator[str | None]:
     """Own the entry ``name`` and yield the suffix of its temporary files.
 
     Wait for another builder, and yield None if that one finished. On a file system without locks

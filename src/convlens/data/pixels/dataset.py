@@ -62,8 +62,8 @@ class Images:
             return mark, mark
         if self.places is None:
             return self.made_from
-        kept = hashlib.blake2b(np.ascontiguousarray(self.places), digest_size=16).hexdigest()
-        return self.made_from[0], f"{self.made_from[1]}-{kept}"
+        order = hashlib.blake2b(np.ascontiguousarray(self.places), digest_size=16).hexdigest()
+        return self.made_from[0], f"{self.made_from[1]}-{order}"
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return the images of some rows, (len(rows), H, W, C) uint8, as a copy."""

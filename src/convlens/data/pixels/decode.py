@@ -118,7 +118,7 @@ def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     except Exception as error:
         # On damaged data Pillow's readers raise almost anything: OSError, SyntaxError, ValueError,
         # IndexError, struct.error, zlib.error and more. Convert any of them to an ImageError.
-        raise ImageError(path, _reason(path, error)) from None
+        raise ImageError(path, _describe_failure(path, error)) from None
 
 
 def open_image(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Image.Image:
@@ -129,7 +129,7 @@ def open_image(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Ima
         Exception: of any type, from Pillow's readers, if the file is not an image.
     """
     with open(path, "rb") as file:
-        claimed = _webp_size(file.read(30))
+        claimed = _read_webp_size(file.read(30))
     if claimed is not None:
         _check_size(*claimed)
     image = Image.open(path, formats=formats)
@@ -149,7 +149,7 @@ def read_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int],
     """
     try:
         with open_image(path) as image:
-            turn = _orientation(image)
+            turn = _read_orientation(image)
             # Pillow reports the upright size of a TIFF, but the stored size of any other format
             upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
             return image.size[::-1] if upright else image.size, turn
@@ -162,7 +162,7 @@ def describe_error(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _webp_size(head: bytes) -> tuple[int, int] | None:
+def _read_webp_size(head: bytes) -> tuple[int, int] | None:
     """Return width and height from the first 30 bytes of a WebP file; None for other files.
 
     When Pillow opens a WebP file it allocates two whole images before it reports the size: two
@@ -202,10 +202,10 @@ def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
     image.load()
-    return resize_image(_to_plain_mode(_upright(image), recipe.channels), recipe)
+    return resize_image(_to_plain_mode(_rotate_upright(image), recipe.channels), recipe)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _describe_failure(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if isinstance(error, PIL.UnidentifiedImageError):
@@ -222,12 +222,12 @@ def _reason(path: Path, error: Exception) -> str:
     return describe_error(error)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _rotate_upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; an image with a broken EXIF block stays as it is."""
-    return ImageOps.exif_transpose(image) if _orientation(image) not in (0, 1) else image
+    return ImageOps.exif_transpose(image) if _read_orientation(image) not in (0, 1) else image
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     with contextlib.suppress(Exception):  # a broken EXIF block does not affect the pixels
         return image.getexif().get(ORIENTATION, 1)
     return 1
@@ -236,18 +236,18 @@ def _orientation(image: Image.Image) -> int:
 def _to_plain_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert to mode L or RGB: eight bits, opaque."""
     if image.mode.startswith("I;16"):
-        image = _by_strips(image, "L", _eight_bits)
+        image = _convert_in_strips(image, "L", _to_eight_bits)
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits per channel have no known range: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        image = _by_strips(image, "RGB", _opaque)
+        image = _convert_in_strips(image, "RGB", _to_opaque)
     mode = "L" if channels == 1 else "RGB"
     if mode == "L" and image.mode not in ("L", "1", "RGB"):
         image = image.convert("RGB")  # CMYK, LAB … have no direct conversion to luma
     return image if image.mode == mode else image.convert(mode)
 
 
-def _by_strips(
+def _convert_in_strips(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
     """Apply ``convert`` to the whole image in strips, so that its copies need little memory."""
@@ -263,12 +263,12 @@ def _by_strips(
     return result
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     wide = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _to_opaque(image: Image.Image) -> Image.Image:
     background = Image.new("RGBA", image.size, (*(BACKGROUND,) * 3, 255))
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 

@@ -202,16 +202,27 @@ def _silence_libtiff() -> None:
 
 @contextlib.contextmanager
 def show_progress(
-    doing: str, done: str, what: str, total: int, shown: bool
+    verb: str, past_verb: str, what: str, total: int, is_visible: bool
 ) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr, or two plain lines if stderr is no terminal."""
-    in_lines, start = shown and not is_on_terminal(), time.monotonic()
+    """Show a progress bar on stderr, or two plain lines if stderr is no terminal.
+
+    Args:
+        verb: such as "decoding".
+        past_verb: such as "decoded", for the last line.
+        what: the object of the verb.
+        total: number of steps.
+        is_visible: False shows nothing.
+
+    Yields:
+        A function that advances the progress by a number of steps.
+    """
+    in_lines, start = is_visible and not is_on_terminal(), time.monotonic()
     if in_lines:
-        print(f"{doing} {what}", file=sys.stderr)
-    with progress_bar(f"{doing} {what}", total, visible=shown) as advance:
+        print(f"{verb} {what}", file=sys.stderr)
+    with progress_bar(f"{verb} {what}", total, visible=is_visible) as advance:
         yield advance
     if in_lines:
-        print(f"{done} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        print(f"{past_verb} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
 def count_cores() -> int:

@@ -33,13 +33,13 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 def compute_signature(image: np.ndarray, grid: int = GRID) -> np.ndarray:
     """Return (grid * grid,) float32: mean grey of each cell of an (H, W, C) uint8 image."""
     height, width, channels = image.shape
-    rows = _means(height, grid) @ image.reshape(height, -1).astype(np.float32)
-    parts = _means(width, grid) @ rows.reshape(grid, width, channels)  # (grid, grid, C)
+    rows = _build_averaging(height, grid) @ image.reshape(height, -1).astype(np.float32)
+    parts = _build_averaging(width, grid) @ rows.reshape(grid, width, channels)  # (grid, grid, C)
     return (parts[..., 0] if channels == 1 else parts @ _LUMA).ravel()
 
 
 @functools.lru_cache(maxsize=32)
-def _means(size: int, grid: int) -> np.ndarray:
+def _build_averaging(size: int, grid: int) -> np.ndarray:
     """Return the (grid, size) float32 matrix that averages ``grid`` parts of ``size`` numbers."""
     edges = np.linspace(0, size, grid + 1).round().astype(int)
     part = np.searchsorted(edges, np.arange(size), side="right") - 1
@@ -112,7 +112,7 @@ def find_lookalikes(
         get_pixels: returns an image, (H, W, C) uint8.
     """
     pairs = set()
-    for first, second in _candidates(np.asarray(signatures, np.float32)):
+    for first, second in _find_candidates(np.asarray(signatures, np.float32)):
         keep = is_relevant(first, second)
         first, second = first[keep], second[keep]
         far = np.abs(signatures[first].astype(np.float32) - signatures[second])
@@ -129,7 +129,7 @@ def _is_alike(one: np.ndarray, other: np.ndarray) -> bool:
     return np.abs(first - second).mean() <= _UNLIKE * np.abs(first - first.mean()).mean()
 
 
-def _candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _find_candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield pairs of indices that are near in three means: overall, left - right, top - bottom."""
     rows = np.flatnonzero(signatures.std(axis=1) > _PLAIN)
     half = np.repeat([1.0, -1.0], GRID // 2)

@@ -80,16 +80,16 @@ class Archives:
             return
         by_hand = self.by_hand.format(directory=directory)
         try:
-            with _workshop(directory.with_name(f".{directory.name}.download")) as folder:
+            with _own_folder(directory.with_name(f".{directory.name}.download")) as folder:
                 if self.is_there(directory):
                     return  # another process was faster
-                whole = folder / "whole"
-                whole.mkdir()
+                content_dir = folder / "whole"
+                content_dir.mkdir()
                 for name in self.checksums:
                     self._fetch(folder / name, f"check the connection, or {by_hand}")
-                    _unpack(folder / name, whole)
+                    _unpack(folder / name, content_dir)
                     (folder / name).unlink()
-                candidates = [whole, *filter(Path.is_dir, whole.iterdir())]
+                candidates = [content_dir, *filter(Path.is_dir, content_dir.iterdir())]
                 missing = {
                     folder: [name for name in self.folders if not (folder / name).is_dir()]
                     for folder in candidates
@@ -128,7 +128,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
+def _own_folder(folder: Path) -> Iterator[Path]:
     """Provide an empty folder for this process alone, and remove it afterwards.
 
     The folder is locked, and the system releases locks when a process dies. So a second process

@@ -19,7 +19,7 @@ from convlens.data.pixels import lookalikes
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset
 from convlens.data.sources.image_files import (
-    FoundFiles,
+    ImageFiles,
     decode_files,
     decode_rows,
     describe_skipped,
@@ -28,45 +28,48 @@ from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index, read_split_fractions
 
 
-def index_files(spec: DataConfig, seed: int, found: FoundFiles, before: np.ndarray) -> Index:
+def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np.ndarray) -> Index:
     """Return the index of image files, divided into splits.
 
     Args:
         spec: the config group ``data``.
         seed: decides the split if the layout has none.
-        found: the image files.
+        image_files: the image files.
         before: digests of images used by an earlier run; they are excluded from the test split.
 
     Raises:
         UserError: a class or a split has no images left, or no mask can be used.
     """
-    present = found.listing.present_splits
-    divided = splits.resolve_splits(found.listing, seed=seed, **read_split_fractions(spec, present))
-    found = replace(found, listing=divided)
+    present = image_files.listing.present_splits
+    listing = splits.resolve_splits(
+        image_files.listing, seed=seed, **read_split_fractions(spec, present)
+    )
+    image_files = replace(image_files, listing=listing)
     if spec.on_error == "skip":
-        found = _without_broken(spec, found)
-    found, lines = _without_leaks(found)
+        image_files = _exclude_broken(spec, image_files)
+    image_files, lines = _exclude_leaks(image_files)
     if len(before):
-        found, more = _without_used(spec, found, before)
+        image_files, more = _exclude_used(spec, image_files, before)
         lines += more
-    files = found.listing
-    notes = [*_describe_masks(spec, found), *found.notes, *lines, *describe_skipped(found.skipped)]
+    files = image_files.listing
+    notes = [*_describe_masks(spec, image_files), *image_files.notes, *lines]
+    notes += describe_skipped(image_files.skipped)
 
     def load() -> Dataset:
         contents = FileDigests(files.files, resolve_cache(spec))
         digests = np.zeros(len(files), np.int64)
         parts = {
-            split: decode_rows(spec, found, np.flatnonzero(files.splits == split), digests)
+            split: decode_rows(spec, image_files, np.flatnonzero(files.splits == split), digests)
             for split in SPLITS
         }
         digests = contents.get(digests)
         images = {
-            split: replace(part.images, digests=digests[part.kept]) for split, part in parts.items()
+            split: replace(part.images, digests=digests[part.rows]) for split, part in parts.items()
         }
         lines = [line for part in parts.values() for line in part.notes]
-        if found.kind and not any(part.masked.any() for part in images.values()):
+        if image_files.kind and not any(part.masked.any() for part in images.values()):
             raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
-        skipped = [f"{file} ({reason})" for file, reason in found.skipped]
+        skipped = [f"{file} ({reason})" for file, reason in image_files.skipped]
         signatures = np.concatenate([part.signatures for part in parts.values()])
         lines += lookalikes.describe_lookalikes(signatures, images, files.class_names)
         return Dataset(images, files.class_names, notes + lines, skipped)
@@ -76,24 +79,24 @@ def index_files(spec: DataConfig, seed: int, found: FoundFiles, before: np.ndarr
         for split in SPLITS
     }
     masked = {}
-    if found.kind:
-        masked = {split: int(found.masked[files.splits == split].sum()) for split in SPLITS}
+    if image_files.kind:
+        masked = {split: int(image_files.masked[files.splits == split].sum()) for split in SPLITS}
     index = Index(files.class_names, counts, load, files, notes, masked)
-    if found.decoded is None:
+    if image_files.decoded is None:
         return index
     dataset = load()  # everything is decoded anyway, and then the masks left out are known too
     masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
 
 
-def _describe_masks(spec: DataConfig, found: FoundFiles) -> list[str]:
-    if not spec.masks or found.kind is None:  # earlier runs lack this key
+def _describe_masks(spec: DataConfig, image_files: ImageFiles) -> list[str]:
+    if not spec.masks or image_files.kind is None:  # earlier runs lack this key
         return []
-    count = int(found.masked.sum())
-    return [f"masks for {count} of {len(found.mask_files)} images in {Path(spec.masks)}"]
+    count = int(image_files.masked.sum())
+    return [f"masks for {count} of {len(image_files.mask_files)} images in {Path(spec.masks)}"]
 
 
-def _without_broken(spec: DataConfig, found: FoundFiles) -> FoundFiles:
+def _exclude_broken(spec: DataConfig, image_files: ImageFiles) -> ImageFiles:
     """Keep only files that can be decoded, so that counts, weights and tables exclude the others.
 
     All files are decoded for this.
@@ -101,43 +104,43 @@ def _without_broken(spec: DataConfig, found: FoundFiles) -> FoundFiles:
     Raises:
         UserError: a class has no image left in a split.
     """
-    whole = found.listing
-    good, places = np.ones(len(whole), bool), np.zeros(len(whole), np.int64)
+    listing = image_files.listing
+    good, places = np.ones(len(listing), bool), np.zeros(len(listing), np.int64)
     decoded, skipped = {}, []
-    for split in whole.present_splits:
-        rows = np.flatnonzero(whole.splits == split)
-        decoded[split] = decode_files(spec, whole.files[rows])
+    for split in listing.present_splits:
+        rows = np.flatnonzero(listing.splits == split)
+        decoded[split] = decode_files(spec, listing.files[rows])
         good[rows], places[rows] = decoded[split].good, np.arange(len(rows))
         skipped += decoded[split].errors
     for split in decoded:
-        for label, name in enumerate(whole.class_names):
-            rows = np.flatnonzero((whole.splits == split) & (whole.labels == label))
+        for label, name in enumerate(listing.class_names):
+            rows = np.flatnonzero((listing.splits == split) & (listing.labels == label))
             if len(rows) and not good[rows].any():  # the class would not be learned or tested
-                first = whole.files[rows[0]]
+                first = listing.files[rows[0]]
                 raise UserError(
                     f"data.on_error=skip leaves class {name!r} without images in {split}: all "
                     f"{len(rows)} are broken, such as {first} ({dict(skipped)[first]}); replace "
                     f"them or remove the class"
                 )
-    found = replace(found, decoded=decoded, places=places, skipped=skipped)
-    return found.select(np.flatnonzero(good))
+    image_files = replace(image_files, decoded=decoded, places=places, skipped=skipped)
+    return image_files.select(np.flatnonzero(good))
 
 
-def _without_leaks(found: FoundFiles) -> tuple[FoundFiles, list[str]]:
+def _exclude_leaks(image_files: ImageFiles) -> tuple[ImageFiles, list[str]]:
     """Leave out test files whose bytes are also among the training or validation images.
 
     The lines report them, images that validation shares with training, and images with several
     labels.
     """
-    files = found.listing
+    files = image_files.listing
     groups = twins.find_twins(files)
-    twice = twins.find_duplicates(files, groups)
-    leaks = [pair for pair in twice if files.splits[pair[0]] == "test"]
-    kept = [pair for pair in twice if files.splits[pair[0]] != "test"]
-    lines = [twins.describe_conflicts(files, groups), twins.describe_leaks(files, kept)]
+    duplicates = twins.find_duplicates(files, groups)
+    leaks = [pair for pair in duplicates if files.splits[pair[0]] == "test"]
+    shared = [pair for pair in duplicates if files.splits[pair[0]] != "test"]
+    lines = [twins.describe_conflicts(files, groups), twins.describe_leaks(files, shared)]
     lines = [line for line in lines if line]
     if not leaks:
-        return found, lines
+        return image_files, lines
     keep = np.delete(np.arange(len(files)), [row for row, _ in leaks])
     second, first = (files.files[row] for row in leaks[0])
     if not (files.splits[keep] == "test").any():
@@ -150,17 +153,17 @@ def _without_leaks(found: FoundFiles) -> tuple[FoundFiles, list[str]]:
         f"{len(leaks)} {what} left out because the same bytes are in training or validation: "
         f"{second} ({files.splits[leaks[0][1]]}: {first}){', …' if len(leaks) > 1 else ''}"
     )
-    return found.select(keep), lines
+    return image_files.select(keep), lines
 
 
-def _without_used(
-    spec: DataConfig, found: FoundFiles, before: np.ndarray
-) -> tuple[FoundFiles, list[str]]:
+def _exclude_used(
+    spec: DataConfig, image_files: ImageFiles, before: np.ndarray
+) -> tuple[ImageFiles, list[str]]:
     """Leave out test files that the run whose weights this one starts from has used."""
-    files = found.listing
+    files = image_files.listing
     digests = FileDigests(files.files, resolve_cache(spec)).get()
     used = np.isin(digests, before) & (digests != UNREAD)
-    leaked, whole = used & (files.splits == "test"), int((files.splits == "test").sum())
+    leaked, total = used & (files.splits == "test"), int((files.splits == "test").sum())
     lines = []
     if count := int((used & (files.splits == "validation")).sum()):
         lines.append(
@@ -168,13 +171,13 @@ def _without_used(
             f"validation results are too good"
         )
     if not leaked.any():
-        return found, lines
+        return image_files, lines
     first = files.files[int(np.argmax(leaked))]
-    count = f"{leaked.sum()} of {whole} test images, such as {first}, were used"
-    if leaked.sum() == whole:
+    count = f"{leaked.sum()} of {total} test images, such as {first}, were used"
+    if leaked.sum() == total:
         raise UserError(
             f"{count} by the run whose weights this one starts from: use the data and seed of "
             f"that run, which give the same split, or other test images"
         )
     lines.append(f"{count} by the run whose weights this one starts from and are left out")
-    return found.select(np.flatnonzero(~leaked)), lines
+    return image_files.select(np.flatnonzero(~leaked)), lines

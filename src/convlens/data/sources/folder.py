@@ -6,11 +6,11 @@ from convlens.config.schema import DataConfig
 from convlens.data.index.listing import list_images
 from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.folder import SUFFIXES, MaskFolder, match_masks
-from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 
 
-def find_image_folder(spec: DataConfig, for_test: bool = False) -> FoundFiles:
+def find_image_folder(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     """Find the user's own images, in any layout of ``convlens.data.index.listing``.
 
     Args:
@@ -22,7 +22,7 @@ def find_image_folder(spec: DataConfig, for_test: bool = False) -> FoundFiles:
         directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions
     )
     if not spec.masks:  # earlier runs lack this key
-        return FoundFiles(listing, notes=listing.notes)
+        return ImageFiles(listing, notes=listing.notes)
     labels = [listing.class_names[label] for label in listing.labels]
     files, notes = match_masks(MaskFolder(spec.masks, directory), listing.files, labels)
-    return FoundFiles(listing, USER_MASKS, files, [*listing.notes, *notes])
+    return ImageFiles(listing, USER_MASKS, files, [*listing.notes, *notes])

@@ -23,7 +23,7 @@ from convlens.data.sources.places import resolve_cache
 
 
 @dataclass(frozen=True)
-class FoundFiles:
+class ImageFiles:
     """Image files, before their use (split, skipped or not) is decided.
 
     Attributes:
@@ -49,13 +49,13 @@ class FoundFiles:
         """(N,) bool, which images have a mask."""
         return np.array([file is not None for file in self.mask_files])
 
-    def select(self, keep: np.ndarray) -> FoundFiles:
+    def select(self, keep: np.ndarray) -> ImageFiles:
         """Return only the rows ``keep``, in ascending order."""
-        old = self.listing
-        splits = None if old.splits is None else old.splits[keep]
+        files, labels, splits = self.listing.files, self.listing.labels, self.listing.splits
+        splits = None if splits is None else splits[keep]
         return replace(
             self,
-            listing=replace(old, files=old.files[keep], labels=old.labels[keep], splits=splits),
+            listing=replace(self.listing, files=files[keep], labels=labels[keep], splits=splits),
             mask_files=[self.mask_files[row] for row in keep] if self.kind else (),
             places=None if self.places is None else self.places[keep],
         )
@@ -67,44 +67,45 @@ class Decoded:
 
     Attributes:
         images: the images that could be decoded.
-        kept: their rows.
+        rows: the rows of these images.
         skipped: (file, reason) of the others.
         notes: lines to report to the user.
         signatures: (n, 16), of the images (``convlens.data.pixels.lookalikes``).
     """
 
     images: Images
-    kept: np.ndarray
+    rows: np.ndarray
     skipped: Sequence[tuple[Path, str]]
     notes: Sequence[str]
     signatures: np.ndarray
 
 
 def decode_rows(
-    spec: DataConfig, found: FoundFiles, rows: np.ndarray, digests: np.ndarray
+    spec: DataConfig, image_files: ImageFiles, rows: np.ndarray, digests: np.ndarray
 ) -> Decoded:
     """Decode some rows, and put the digests of files that are read into ``digests``.
 
     Args:
         spec: the config group ``data``.
-        found: N files.
+        image_files: N files.
         rows: the rows to decode.
         digests: (N,) int64, changed in place.
     """
-    if found.decoded is None:
-        decoded = decode_files(spec, found.listing.files[rows])
-        kept, places, broken = rows[decoded.good], np.flatnonzero(decoded.good), decoded.errors
+    listing, broken = image_files.listing, ()
+    if image_files.decoded is None:
+        decoded = decode_files(spec, listing.files[rows])
+        rows, places, broken = rows[decoded.good], np.flatnonzero(decoded.good), decoded.errors
     else:
-        decoded = found.decoded[str(found.listing.splits[rows[0]])]
-        kept, places, broken = rows, found.places[rows], ()
+        decoded = image_files.decoded[str(listing.splits[rows[0]])]
+        places = image_files.places[rows]
     if decoded.digests is not None:
-        digests[kept] = decoded.digests[places]
-    files, labels = found.listing.files[kept], found.listing.labels[kept]
+        digests[rows] = decoded.digests[places]
+    files, labels = listing.files[rows], listing.labels[rows]
     masks = masked = None
     notes: Sequence[str] = ()
-    if found.kind:
+    if image_files.kind:
         read = read_masks(
-            found.kind, files, [found.mask_files[row] for row in kept], size=spec.size,
+            image_files.kind, files, [image_files.mask_files[row] for row in rows], size=spec.size,
             resize=spec.resize, cache_dir=resolve_cache(spec), on_error=spec.on_error,
         )  # fmt: skip
         masks, masked, notes = read.masks, read.masked, read.notes
@@ -112,7 +113,7 @@ def decode_rows(
     images = Images(
         decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked
     )
-    return Decoded(images, kept, broken, notes, decoded.signatures[places])
+    return Decoded(images, rows, broken, notes, decoded.signatures[places])
 
 
 def decode_files(spec: DataConfig, files: Files) -> Pixels:

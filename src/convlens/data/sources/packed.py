@@ -30,7 +30,7 @@ SETS = {
 def index_packed(spec: DataConfig, seed: int) -> Index:
     """Return the index of a torchvision set: small images in memory, with its own test split."""
     read, class_names, _ = SETS[spec.name]
-    return _index(spec, seed, read(find_data_dir(spec)), class_names)
+    return _build_index(spec, seed, read(find_data_dir(spec)), class_names)
 
 
 def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
@@ -44,20 +44,22 @@ def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
         UserError: the class does not exist, rejects its keys, or reads something else.
     """
     source = instantiate("data", spec, size=spec.size, channels=spec.channels, seed=seed)
-    names, raw = call("data", spec.class_path, lambda: (tuple(source.class_names), source.read()))
+    names, arrays = call(
+        "data", spec.class_path, lambda: (tuple(source.class_names), source.read())
+    )
     for split in ("train", "test"):
-        if not _fits(raw, split, len(names)):
+        if not _is_valid(arrays, split, len(names)):
             raise UserError(
                 f"data: {spec.class_path}.read() needs {split!r}: (images, labels): uint8 "
                 f"(N, H, W, C) with C 1 or 3, and (N,) whole numbers 0 to {len(names) - 1} for "
                 f"its {len(names)} class_names"
             )
-    return _index(spec, seed, {split: raw[split] for split in ("train", "test")}, names)
+    return _build_index(spec, seed, {split: arrays[split] for split in ("train", "test")}, names)
 
 
-def _fits(raw: object, split: str, classes: int) -> bool:
+def _is_valid(arrays: object, split: str, classes: int) -> bool:
     try:
-        images, labels = raw[split]
+        images, labels = arrays[split]
         is_typed = images.dtype == np.uint8 and labels.dtype.kind in "iu"
         is_shaped = images.shape[3] in (1, 3) and labels.shape == images.shape[:1]
         return is_typed and is_shaped and labels.min() >= 0 and labels.max() < classes
@@ -65,14 +67,14 @@ def _fits(raw: object, split: str, classes: int) -> bool:
         return False
 
 
-def _index(
-    spec: DataConfig, seed: int, raw: dict[str, torchvision_sets.Split],
+def _build_index(
+    spec: DataConfig, seed: int, arrays: dict[str, torchvision_sets.Split],
     class_names: tuple[str, ...],
 ) -> Index:  # fmt: skip
-    images, labels = raw["train"]
+    images, labels = arrays["train"]
     fractions = read_split_fractions(spec, ("test",))
     assigned = assign_splits(labels, seed=seed, **fractions)
-    digests = {name: array_digests(pixels) for name, (pixels, _) in raw.items()}
+    digests = {name: array_digests(pixels) for name, (pixels, _) in arrays.items()}
     leaked = np.isin(digests["test"], digests["train"])
     notes = []
     if leaked.any():
@@ -83,16 +85,16 @@ def _index(
     parts = {
         "train": (images, labels, np.flatnonzero(assigned == "train")),
         "validation": (images, labels, np.flatnonzero(assigned == "validation")),
-        "test": (*raw["test"], np.flatnonzero(~leaked)),
+        "test": (*arrays["test"], np.flatnonzero(~leaked)),
     }
 
     def load() -> Dataset:
         splits = {}
         for split, (pixels, classes, rows) in parts.items():
-            whole = "test" if split == "test" else "train"
-            names = [f"{spec.name}/{whole}/{row}" for row in rows]
+            source = "test" if split == "test" else "train"
+            names = [f"{spec.name}/{source}/{row}" for row in rows]
             resized = _resize(pixels[rows], spec)
-            splits[split] = Images(resized, classes[rows], names, digests=digests[whole][rows])
+            splits[split] = Images(resized, classes[rows], names, digests=digests[source][rows])
         return Dataset(splits, class_names, notes)
 
     counts = {

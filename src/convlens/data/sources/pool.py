@@ -12,7 +12,7 @@ from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset, Images
-from convlens.data.sources.image_files import FoundFiles, decode_rows, describe_skipped
+from convlens.data.sources.image_files import ImageFiles, decode_rows, describe_skipped
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index
 
@@ -42,19 +42,19 @@ class Pool:
     notes: Sequence[str] = ()
 
 
-def pool_files(spec: DataConfig, found: FoundFiles) -> Pool:
+def pool_files(spec: DataConfig, image_files: ImageFiles) -> Pool:
     """Return the pool of image files."""
-    files = found.listing
+    files = image_files.listing
 
     def load(rows: np.ndarray) -> Dataset:
-        part = decode_rows(spec, found, rows, np.zeros(len(files), np.int64))
+        part = decode_rows(spec, image_files, rows, np.zeros(len(files), np.int64))
         skipped = [f"{file} ({reason})" for file, reason in part.skipped]
         lines = [*part.notes, *describe_skipped(part.skipped)]
         return Dataset({"test": part.images}, files.class_names, lines, skipped)
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, resolve_cache(spec)).get, load, found.notes,
+        FileDigests(files.files, resolve_cache(spec)).get, load, image_files.notes,
     )  # fmt: skip
 
 

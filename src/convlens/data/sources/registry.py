@@ -12,7 +12,7 @@ from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources import drawn, folder, packed, pets
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
-from convlens.data.sources.image_files import FoundFiles
+from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool, pool_files, pool_store
 from convlens.data.sources.source import Download, Index
@@ -55,18 +55,18 @@ def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index
         UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
-    if _store(spec):
-        return _store(spec)(spec, seed)
-    return index_files(spec, seed, _files(spec, for_test=False), before)
+    if _get_store(spec):
+        return _get_store(spec)(spec, seed)
+    return index_files(spec, seed, _find_files(spec, for_test=False), before)
 
 
-def _files(spec: DataConfig, for_test: bool) -> FoundFiles:
+def _find_files(spec: DataConfig, for_test: bool) -> ImageFiles:
     if spec.name in ARCHIVES:
         ARCHIVES[spec.name].download(find_data_dir(spec))
     return FILES[spec.name](spec, for_test)
 
 
-def _store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
+def _get_store(spec: DataConfig) -> Callable[[DataConfig, int], Index] | None:
     """Return the function that indexes drawn or packed images, or None for image files."""
     return packed.index_user_set if isinstance(spec, OwnDataConfig) else STORES.get(spec.name)
 
@@ -100,9 +100,9 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
         UserError: something in the data or its keys is wrong and the user can fix it.
     """
     _check(spec)
-    if _store(spec):
-        return pool_store(spec, _store(spec)(spec, seed))
-    return pool_files(spec, _files(spec, for_test=True))
+    if _get_store(spec):
+        return pool_store(spec, _get_store(spec)(spec, seed))
+    return pool_files(spec, _find_files(spec, for_test=True))
 
 
 def find_pending_download(spec: DataConfig) -> Download | None:

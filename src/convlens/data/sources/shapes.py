@@ -55,19 +55,19 @@ _GROUNDS = (
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
 
 
-def _generator(*key: int) -> np.random.Generator:
+def _make_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 @lru_cache(maxsize=len(_GROUNDS))
-def _ramp(ground: int) -> np.ndarray:
+def _build_ramp(ground: int) -> np.ndarray:
     """Return a colour table (1024, 3) through the colours of a ground, dark to light."""
     stops = np.array([list(bytes.fromhex(code)) for code in _GROUNDS[ground][0].split()]) / 255
     at = np.linspace(0, len(stops) - 1, 1024)
     return np.stack([np.interp(at, np.arange(len(stops)), stop) for stop in stops.T], axis=1)
 
 
-def _fractal(rng, size: int, slope: float, stretch: float = 1, angle: float = 0) -> np.ndarray:
+def _draw_noise(rng, size: int, slope: float, stretch: float = 1, angle: float = 0) -> np.ndarray:
     """Return noise (H, W), spectrum 1/f**slope, elongated along ``angle``, standard deviation 1."""
     fy, fx = np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)
     along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
@@ -79,29 +79,29 @@ def _fractal(rng, size: int, slope: float, stretch: float = 1, angle: float = 0)
     return field / field.std()
 
 
-def _ground(rng, size: int) -> np.ndarray:
+def _draw_ground(rng, size: int) -> np.ndarray:
     """Return a natural surface (H, W, 3)."""
     kind = rng.integers(len(_GROUNDS))
     _, slope, stretch, angle = _GROUNDS[kind]
     grain = rng.uniform(0, math.pi) if angle is None else angle
-    tone = _fractal(rng, size, slope, stretch, grain) * rng.uniform(0.08, 0.18)
+    tone = _draw_noise(rng, size, slope, stretch, grain) * rng.uniform(0.08, 0.18)
     tone += rng.uniform(0.35, 0.65)
-    return _ramp(kind)[np.clip(tone * 1023, 0, 1023).astype(np.intp)]
+    return _build_ramp(kind)[np.clip(tone * 1023, 0, 1023).astype(np.intp)]
 
 
-def _background(rng, size: int) -> np.ndarray:
+def _draw_background(rng, size: int) -> np.ndarray:
     """Return a ground (H, W, 3), or two with a ragged border: shore, horizon, edge of a path."""
-    image = _ground(rng, size)
+    image = _draw_ground(rng, size)
     if rng.random() < 0.4:
         angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.25, 0.25)
         x = (np.arange(size) + 0.5) / size - 0.5
         border = x * math.cos(angle) + x[:, None] * math.sin(angle) - place
-        border += 0.05 * _fractal(rng, size, 1.8)
-        image += (_ground(rng, size) - image) * np.clip(0.5 + border * 25, 0, 1)[..., None]
+        border += 0.05 * _draw_noise(rng, size, 1.8)
+        image += (_draw_ground(rng, size) - image) * np.clip(0.5 + border * 25, 0, 1)[..., None]
     return image
 
 
-def _window(size: int, x: float, y: float, reach: float, angle: float):
+def _find_window(size: int, x: float, y: float, reach: float, angle: float):
     """Return the slices within ``reach`` of (x, y), and u, v there: offsets rotated by angle."""
     edges = [(math.floor((at - reach) * size), math.ceil((at + reach) * size)) for at in (y, x)]
     spans = tuple(slice(max(0, low), min(size, high)) for low, high in edges)
@@ -111,7 +111,7 @@ def _window(size: int, x: float, y: float, reach: float, angle: float):
     return spans, right * cosine + down * sine, down * cosine - right * sine
 
 
-def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int, relief, lift):
+def _paint(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int, relief, lift):
     """Paint a thing and its shadow into ``region`` (h, w, 3); return its cover (h, w) in 0..1.
 
     Light comes from the upper left: edges that face it gain the fraction ``relief``; the shadow
@@ -128,18 +128,18 @@ def _lay(region: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int
     return cover
 
 
-def _litter(rng, image: np.ndarray, x: float, y: float, length: float, kind: str):
+def _draw_litter(rng, image: np.ndarray, x: float, y: float, length: float, kind: str):
     """Draw a distractor at (x, y) of ``image``; return its slices and its cover there."""
     size, grounds = len(image), _CLUTTER[kind]
-    spans, u, v = _window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
+    spans, u, v = _find_window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
     distance = outline_litter(kind, u, v, length, rng.random())
-    colour = _ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
+    colour = _build_ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
     # Light the halves differently: the midrib of a leaf, the curvature of a stone.
     colour = colour * (1 + 0.2 * np.clip(v * (25 / length), -1, 1))[..., None]
-    return spans, _lay(image[spans], distance, colour, size, 0.12, 0.01)
+    return spans, _paint(image[spans], distance, colour, size, 0.12, 0.01)
 
 
-def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _choose_colours(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return two colours (3,) for an object, both lighter or both darker than ``ground``."""
     candidates = rng.random((16, 3))
     apart = candidates - ground
@@ -151,7 +151,7 @@ def _skins(rng, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return candidates[alike[0]], candidates[alike[-1]]
 
 
-def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
+def _draw_texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
     """Return an object's skin (h, w, 3): plain, striped, dotted, checked, shaded or mottled."""
     kind, pitch, turn = rng.integers(6), rng.uniform(4, 7), rng.uniform(0, math.pi)
     p, q = u * math.cos(turn) + v * math.sin(turn), v * math.cos(turn) - u * math.sin(turn)
@@ -162,37 +162,37 @@ def _texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarray:
         lambda: 2.5 * np.cos(pitch * p) * np.cos(pitch * q) - 0.6,
         lambda: 0.5 + 3 * np.sin(pitch * p) * np.sin(pitch * q),
         lambda: 0.5 + 0.6 * p,
-        lambda: 0.4 + 0.35 * _fractal(rng, 32, 1.4)[cells],
+        lambda: 0.4 + 0.35 * _draw_noise(rng, 32, 1.4)[cells],
     )[kind]()
     return first + (second - first) * np.clip(mix, 0, 1)[..., None]
 
 
-def _place(rng, image: np.ndarray, name: str) -> np.ndarray:
+def _draw_object(rng, image: np.ndarray, name: str) -> np.ndarray:
     """Draw the object ``name`` inside ``image``; return how visible it is, (H, W) in 0..1."""
     size, reach, squeeze = len(image), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
     x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
-    spans, u, v = _window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
+    spans, u, v = _find_window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
     u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
     distance = OUTLINES[name](u, v) * (reach * squeeze.min())
-    skin = _texture(rng, u, v, *_skins(rng, image[spans].mean(axis=(0, 1))))
+    skin = _draw_texture(rng, u, v, *_choose_colours(rng, image[spans].mean(axis=(0, 1))))
     visible = np.zeros((size, size))
-    visible[spans] = _lay(image[spans], distance, skin, size, 0.3, 0.025)
+    visible[spans] = _paint(image[spans], distance, skin, size, 0.3, 0.025)
     # Up to two twigs may cross it, as grass and branches do in photographs.
     for _ in range(rng.integers(3)):
         at = rng.uniform((x - reach, y - reach), (x + reach, y + reach))
-        where, cover = _litter(rng, image, *at, rng.uniform(0.15, 0.3), "twig")
+        where, cover = _draw_litter(rng, image, *at, rng.uniform(0.15, 0.3), "twig")
         visible[where] *= 1 - cover
     return visible
 
 
 def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
     """Return image ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
-    rng = _generator(seed, stream, index)
-    image = _background(rng, size)
+    rng = _make_generator(seed, stream, index)
+    image = _draw_background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
         kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]
-        _litter(rng, image, *rng.random(2), rng.uniform(0.1, 0.26), kind)
-    visible = _place(rng, image, CLASS_NAMES[index % classes])
+        _draw_litter(rng, image, *rng.random(2), rng.uniform(0.1, 0.26), kind)
+    visible = _draw_object(rng, image, CLASS_NAMES[index % classes])
     image *= rng.uniform(0.88, 1.12)  # exposure, then the grain of a sensor
     image += rng.normal(0, rng.uniform(0.003, 0.02), size=(size, size, 1))
     if channels == 1:
@@ -226,8 +226,8 @@ def draw_shapes(
     masks = np.empty(images.shape[:3], bool)
     settings = (size, channels, classes, seed, stream)
     jobs = [(at, min(at + _CHUNK, count), settings) for at in range(0, count, _CHUNK)]
-    drawn = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
-    for (start, stop, _), chunk in zip(jobs, drawn, strict=True):
+    chunks = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
+    for (start, stop, _), chunk in zip(jobs, chunks, strict=True):
         images[start:stop], masks[start:stop] = chunk
     return {"images": images, "labels": np.arange(count) % classes, "masks": masks}
 
@@ -287,10 +287,10 @@ def paint_shortcut(
         (N,) bool, True for marked images.
     """
     count, size, _, channels = images.shape
-    marked = _generator(seed, stream, 0, 1).permutation(count) < round(fraction * count)
+    marked = _make_generator(seed, stream, 0, 1).permutation(count) < round(fraction * count)
     side, margin = max(3, size // 9), max(1, size // 64)
     near, far = slice(margin, margin + side), slice(size - margin - side, size - margin)
-    corner = _generator(seed, 0, 0, 2).integers(4)
+    corner = _make_generator(seed, 0, 0, 2).integers(4)
     rows, columns = (far if corner & bit else near for bit in (1, 2))
     steps = [label / classes for label in range(classes)]  # hues, or levels of grey
     colours = [(step,) if channels == 1 else colorsys.hsv_to_rgb(step, 0.9, 0.95) for step in steps]

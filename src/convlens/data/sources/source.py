@@ -2,7 +2,7 @@
 
 A source is a function of the config group ``data``. It reads names and labels, checks everything
 that a user may have got wrong, and counts; ``Index.load()`` decodes. ``make plan`` needs only the
-index. Sources of image files return ``convlens.data.sources.image_files.FoundFiles``; stores of
+index. Sources of image files return ``convlens.data.sources.image_files.ImageFiles``; stores of
 drawn or packed images return an ``Index``. ``convlens.data.sources.registry`` lists both.
 """
 

@@ -56,28 +56,34 @@ def read_mnist(directory: Path, download: bool = True) -> dict[str, Split]:
         UserError: a file is damaged, or missing and cannot be downloaded; the error states its
             official address.
     """
-    folder = _mnist_folder(directory)
+    folder = _find_mnist_folder(directory)
     if folder is None and download:
-        _download(datasets.MNIST, directory, "MNIST/raw", "*.gz", _missing_mnist)
-        folder = _mnist_folder(directory)
+        _download(datasets.MNIST, directory, "MNIST/raw", "*.gz", _missing_mnist_error)
+        folder = _find_mnist_folder(directory)
     if folder is None:
-        raise _missing_mnist(directory, "; the download left them incomplete" if download else "")
-    return {split: _mnist_split(folder, *names) for split, names in _MNIST_FILES.items()}
+        raise _missing_mnist_error(
+            directory, "; the download left them incomplete" if download else ""
+        )
+    return {split: _read_mnist_split(folder, *names) for split, names in _MNIST_FILES.items()}
 
 
-def _mnist_folder(directory: Path) -> Path | None:
+def _find_mnist_folder(directory: Path) -> Path | None:
     folders = (directory / "MNIST" / "raw", directory / "raw", directory)
     names = list(itertools.chain(*_MNIST_FILES.values()))
-    return next((each for each in folders if all(_idx_file(each, name) for name in names)), None)
+    return next(
+        (each for each in folders if all(_find_idx_file(each, name) for name in names)), None
+    )
 
 
-def _idx_file(folder: Path, name: str) -> Path | None:
+def _find_idx_file(folder: Path, name: str) -> Path | None:
     """Return the compressed file rather than the plain one: it has a checksum of its content."""
     return next(filter(Path.is_file, (folder / f"{name}.gz", folder / name)), None)
 
 
-def _mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
-    images, labels = (_read_idx(_idx_file(folder, name)) for name in (images_name, labels_name))
+def _read_mnist_split(folder: Path, images_name: str, labels_name: str) -> Split:
+    images, labels = (
+        _read_idx(_find_idx_file(folder, name)) for name in (images_name, labels_name)
+    )
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
             f"{folder / images_name} has shape {images.shape}, but {labels_name} {labels.shape}: "
@@ -105,7 +111,7 @@ def _read_idx(path: Path) -> np.ndarray:
         raise UserError(f"{path} is damaged ({error}): remove it to download it again") from None
 
 
-def _missing_mnist(directory: Path, detail: str) -> UserError:
+def _missing_mnist_error(directory: Path, detail: str) -> UserError:
     names = " ".join(name for name, _ in datasets.MNIST.resources)
     return UserError(
         f"MNIST is not in {directory}{detail}: put {names} into {directory / 'MNIST' / 'raw'}, "
@@ -129,27 +135,31 @@ def read_cifar10(directory: Path, download: bool = True) -> dict[str, Split]:
             so no other file is opened.
     """
     source = datasets.CIFAR10
-    files = _cifar_files(directory)
+    files = _read_cifar_files(directory)
     if files is None and download:
-        _download(source, directory, source.base_folder, "*", _missing_cifar)
-        files = _cifar_files(directory)
+        _download(source, directory, source.base_folder, "*", _missing_cifar_error)
+        files = _read_cifar_files(directory)
     if files is None:
-        raise _missing_cifar(directory, "; the download left it incomplete" if download else "")
+        raise _missing_cifar_error(
+            directory, "; the download left it incomplete" if download else ""
+        )
     names = pickle.loads(files[source.meta["filename"]], encoding="latin1")
     if tuple(names[source.meta["key"]]) != CIFAR10_CLASSES:
         raise UserError(f"the class names in {directory} are not CIFAR-10's: {names}")
     lists = {"train": source.train_list, "test": source.test_list}
-    return {split: _cifar_split(files, [name for name, _ in each]) for split, each in lists.items()}
+    return {
+        split: _read_cifar_split(files, [name for name, _ in each]) for split, each in lists.items()
+    }
 
 
-def _cifar_split(files: dict[str, bytes], names: list[str]) -> Split:
+def _read_cifar_split(files: dict[str, bytes], names: list[str]) -> Split:
     batches = [pickle.loads(files[name], encoding="latin1") for name in names]
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([batch["labels"] for batch in batches]).astype(np.int64)
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels
 
 
-def _cifar_files(directory: Path) -> dict[str, bytes] | None:
+def _read_cifar_files(directory: Path) -> dict[str, bytes] | None:
     """Return the contents of the checked batch files by name, or None if any is missing."""
     source = datasets.CIFAR10
     sums = dict([*source.train_list, *source.test_list])
@@ -162,7 +172,7 @@ def _cifar_files(directory: Path) -> dict[str, bytes] | None:
         place = directory / source.filename
         if not place.is_file():
             return None
-        files = _from_archive(place, sums)
+        files = _read_archive(place, sums)
     for name, md5 in sums.items():
         if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != md5:
             raise UserError(f"{name} in {place} is damaged (its MD5 differs): remove it to "
@@ -170,7 +180,7 @@ def _cifar_files(directory: Path) -> dict[str, bytes] | None:
     return files
 
 
-def _from_archive(path: Path, names: dict[str, str]) -> dict[str, bytes]:
+def _read_archive(path: Path, names: dict[str, str]) -> dict[str, bytes]:
     try:
         with tarfile.open(path) as archive:
             folder = datasets.CIFAR10.base_folder
@@ -179,7 +189,7 @@ def _from_archive(path: Path, names: dict[str, str]) -> dict[str, bytes]:
         raise UserError(f"{path} is damaged ({error}): remove it to download it again") from None
 
 
-def _missing_cifar(directory: Path, detail: str) -> UserError:
+def _missing_cifar_error(directory: Path, detail: str) -> UserError:
     source = datasets.CIFAR10
     return UserError(
         f"CIFAR-10 is not in {directory}{detail}: put {source.filename} there, from {source.url}"

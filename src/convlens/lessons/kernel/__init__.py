@@ -1,1 +1,1 @@
-"""A kernel slid over an image."""
+"""Lesson: slide a kernel over an image."""

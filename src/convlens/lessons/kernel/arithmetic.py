@@ -1,6 +1,6 @@
-"""One place of a kernel in numbers: ``patch · kernel = products``, and their sum, also as text.
+"""Compute one output value of a kernel, ``patch · kernel = products`` and their sum, and print it.
 
-Legend: ``C`` channels, ``H W`` the picture's edges, ``kh kw`` the kernel's.
+Legend: ``C`` channels, ``H W`` height and width of the image, ``kh kw`` those of the kernel.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from convlens.core.errors import UserError
-from convlens.lessons.kernel.convolution import Padding, output_size, pad_widths
+from convlens.lessons.kernel.convolution import Padding, compute_output_size, compute_pad_widths
 
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
 @dataclass(frozen=True)
 class WorkedPatch:
-    """How one number of the output comes about in every channel.
+    """The computation of one output value in every channel.
 
     Attributes:
-        place: row and column in the output, from 0.
-        corner: row and column of the patch's first pixel in the picture; below 0 in the padding.
-        patch: ``(C, kh, kw)`` float64, the pixels under the kernel, 0 in the padding.
+        place: Row and column in the output, counted from 0.
+        corner: Row and column of the patch's first pixel in the image; negative in the padding.
+        patch: ``(C, kh, kw)`` float64, the pixels under the kernel; 0 in the padding.
         inside: ``(kh, kw)`` bool, False in the padding.
         products: ``(C, kh, kw)`` float64, patch times kernel.
-        sums: C sums of the products, the maps' values at ``place``.
+        sums: C sums of the products, which are the maps' values at ``place``.
     """
 
     place: tuple[int, int]
@@ -40,21 +40,23 @@ class WorkedPatch:
 
 
 def work_out(
-    picture: Tensor, kernel: Tensor, at: tuple[int, int], *, stride: int = 1, padding: Padding = 0
+    image: Tensor, kernel: Tensor, at: tuple[int, int], *, stride: int = 1, padding: Padding = 0
 ) -> WorkedPatch:
-    """The numbers of the patch at row and column ``at`` of the output, counted from 0.
+    """Compute the output at one place, with all intermediate values.
 
     Args:
-        picture: ``(C, H, W)``, kernel ``(kh, kw)``, stride and padding as for
-            :func:`~convlens.lessons.kernel.convolution.slide`.
+        image: ``(C, H, W)``.
+        kernel: ``(kh, kw)``.
+        at: Row and column of the output, counted from 0.
+        stride: Pixels from one place to the next.
+        padding: Pixels of zeros at each edge, or ``same``.
 
     Raises:
-        UserError: as :func:`~convlens.lessons.kernel.convolution.output_size`, or ``at`` lies
-            outside the output.
+        UserError: The kernel is larger than the padded image, or ``at`` is outside the output.
     """
     rows, columns = (
-        output_size(size, edge, stride, padding)
-        for size, edge in zip(picture.shape[1:], kernel.shape, strict=True)
+        compute_output_size(size, edge, stride, padding)
+        for size, edge in zip(image.shape[1:], kernel.shape, strict=True)
     )
     if not (0 <= at[0] < rows and 0 <= at[1] < columns):
         raise UserError(
@@ -62,49 +64,54 @@ def work_out(
             f"0; the last place is at={rows - 1},{columns - 1}"
         )
     (kh, kw), top, left = kernel.shape, at[0] * stride, at[1] * stride
-    down, along = (pad_widths(edge, padding) for edge in kernel.shape)
+    down, along = (compute_pad_widths(edge, padding) for edge in kernel.shape)
 
-    def below_kernel(values: Tensor) -> Tensor:
+    def cut_patch(values: Tensor) -> Tensor:
         padded = functional.pad(values, (*along, *down))
         return padded[..., top : top + kh, left : left + kw]
 
-    patch = below_kernel(picture.double())
-    inside = below_kernel(torch.ones(picture.shape[1:], dtype=torch.bool))
+    patch = cut_patch(image.double())
+    inside = cut_patch(torch.ones(image.shape[1:], dtype=torch.bool))
     products = patch * kernel.double()
-    sums = [float(one.sum()) for one in products]
+    sums = [float(channel.sum()) for channel in products]
     return WorkedPatch(at, (top - down[0], left - along[0]), patch, inside, products, sums)
 
 
 def format_value(value: float) -> str:
-    """A number for a cell: whole where it is whole, else two decimals or three digits.
+    """Format a number for a cell: an integer without decimals, else two decimals or three digits.
 
     >>> [format_value(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
     ['255', '-12.50', '0.111', '0', '3e+08']
     """
-    value = round(float(value), 9) + 0.0  # rounding error of 1/9 + … is no decimal; no -0
+    value = round(float(value), 9) + 0.0  # hide the rounding error of 1/9 + …, and turn -0 into 0
     if value == round(value) and abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:.2f}" if 1 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def describe_place(place: Sequence[int], corner: Sequence[int], edges: Sequence[int]) -> str:
-    """Which pixels a place of the output sees; ``edges`` are the kernel's.
+    """Describe which pixels one place of the output sees.
+
+    Args:
+        place: Row and column in the output.
+        corner: Row and column of the first pixel in the image.
+        edges: Height and width of the kernel.
 
     >>> describe_place((4, 7), (8, 13), (1, 3))
-    'output row 4, column 7 sees row 8, columns 13 to 15 of the picture (counted from 0)'
+    'output row 4, column 7 sees row 8, columns 13 to 15 of the image (counted from 0)'
     """
     rows, columns = (
         f"{word} {first}" if edge == 1 else f"{word}s {first} to {first + edge - 1}"
         for word, first, edge in zip(("row", "column"), corner, edges, strict=True)
     )
     return (
-        f"output row {place[0]}, column {place[1]} sees {rows}, {columns} of the picture "
+        f"output row {place[0]}, column {place[1]} sees {rows}, {columns} of the image "
         f"(counted from 0)"
     )
 
 
 def format_total(sums: Sequence[float]) -> str:
-    """The channels' sums added up.
+    """Write the addition of the channels' sums.
 
     >>> format_total([12, -3, 0.5])
     'red + green + blue = 12 + (-3) + 0.5 = 9.50'
@@ -116,11 +123,11 @@ def format_total(sums: Sequence[float]) -> str:
 
 
 def format_arithmetic(kernel: Tensor, worked: WorkedPatch) -> list[str]:
-    """Patch × kernel = products and their sum, as lines of text, a block for each channel."""
+    """Write patch × kernel = products and their sum as lines of text, one block per channel."""
     lines = [f"place    {describe_place(worked.place, worked.corner, kernel.shape)}"]
     middle = (len(kernel) - 1) // 2
     names = CHANNELS[len(worked.sums)]
-    texts = (_blocks(values) for values in (worked.patch, kernel[None], worked.products))
+    texts = (_format_matrices(each) for each in (worked.patch, kernel[None], worked.products))
     patches, (factors,), products = texts
     for channel, name in enumerate(names):
         lines.append(f"{name}:")
@@ -129,14 +136,16 @@ def format_arithmetic(kernel: Tensor, worked: WorkedPatch) -> list[str]:
             end = f"   sum {format_value(worked.sums[channel])}" if row == middle else ""
             lines.append(f"  {parts[0]}{first}{parts[1]}{second}{parts[2]}{end}")
     if not worked.inside.all():
-        lines.append("pixels outside the picture are padding and count as 0")
+        lines.append("pixels outside the image are padding and count as 0")
     if len(names) > 1:
         lines.append(format_total(worked.sums))
     return lines
 
 
-def _blocks(values: Tensor) -> list[list[str]]:
-    """Matrices ``(C, kh, kw)`` as C lists of kh lines, all in columns of one width."""
-    words = [[[format_value(value) for value in row] for row in one] for one in values.tolist()]
-    width = max(len(word) for one in words for row in one for word in row)
-    return [[" ".join(word.rjust(width) for word in row) for row in one] for one in words]
+def _format_matrices(values: Tensor) -> list[list[str]]:
+    """Format matrices ``(C, kh, kw)`` as C lists of kh lines, with columns of equal width."""
+    words = [
+        [[format_value(value) for value in row] for row in matrix] for matrix in values.tolist()
+    ]
+    width = max(len(word) for matrix in words for row in matrix for word in row)
+    return [[" ".join(word.rjust(width) for word in row) for row in matrix] for matrix in words]

@@ -1,4 +1,4 @@
-"""The weights that are slid over a picture: a few with names, and those a person gives."""
+"""Kernels: a few with names, and parsing of user-defined weights."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch import Tensor
 
 from convlens.core.errors import UserError, nearest
 
-LARGEST = 15  # rows and columns of a kernel: the panel writes every one of them down
-LARGEST_WEIGHT = 1e6  # beyond it products of pixels and weights are no numbers to read
+LARGEST = 15  # maximum number of rows and columns, since the panel shows every weight
+LARGEST_WEIGHT = 1e6  # products of pixels and larger weights would be hard to read
 _ROW = r"\[[^\[\]]+\]"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The weights that are slid over a picture.
+    """The weights that are slid over an image.
 
     Attributes:
-        name: what it is called; "own" for weights given as numbers.
+        name: Name of the kernel; "own" for weights given as numbers.
         values: ``(kh, kw)`` float64.
-        answers_to: what gives it a large answer; "" for weights given as numbers.
+        responds_to: What leads to a large output; "" for weights given as numbers.
     """
 
     name: str
     values: Tensor
-    answers_to: str = ""
+    responds_to: str = ""
 
 
 KERNELS = {
-    name: Kernel(name, torch.tensor(rows, dtype=torch.float64), answers_to)
-    for name, rows, answers_to in (
+    name: Kernel(name, torch.tensor(rows, dtype=torch.float64), responds_to)
+    for name, rows, responds_to in (
         (
             "vertical_edge",
             [[1, 0, -1]] * 3,
-            "edges that run up and down: above 0 where the left is brighter than the right",
+            "vertical edges: above 0 where the left is brighter than the right",
         ),
         (
             "horizontal_edge",
             [[1] * 3, [0] * 3, [-1] * 3],
-            "edges that run from side to side: above 0 where it is brighter above than below",
+            "horizontal edges: above 0 where the upper side is brighter than the lower",
         ),
         (
             "sharpen",
             [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
-            "the pixel itself, and more so the more it differs from its four neighbours",
+            "the pixel, plus its difference from each of its four neighbours",
         ),
         (
             "blur",
@@ -56,21 +56,21 @@ KERNELS = {
         (
             "emboss",
             [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
-            "what grows brighter towards the lower right: a relief lit from the upper left",
+            "brightness that grows towards the lower right: a relief lit from the upper left",
         ),
     )
 }
 
 
 def parse_kernel(text: str) -> Kernel:
-    """The kernel a person means: a name of :data:`KERNELS`, or rows of numbers.
+    """Return the kernel for a name in ``KERNELS`` or for rows of numbers.
 
-    A row is ``[1,0,-1]`` and a kernel ``[[1,0,-1],[1,0,-1]]``; one row alone is a kernel, too, and
-    a weight may be a fraction such as ``1/9``. Up to :data:`LARGEST` rows and columns are taken.
+    A row is ``[1,0,-1]`` and a kernel ``[[1,0,-1],[1,0,-1]]``. A single row is a kernel too, and a
+    weight may be a fraction such as ``1/9``.
 
     Raises:
-        UserError: an unknown name, rows of different lengths or too many numbers, or a weight that
-            is no number or beyond :data:`LARGEST_WEIGHT`.
+        UserError: The name is unknown, the rows have different lengths, there are more than
+            ``LARGEST`` rows or columns, or a weight is not a number of at most ``LARGEST_WEIGHT``.
 
     >>> parse_kernel("[[1,0],[1/2,-1]]").values.tolist()
     [[1.0, 0.0], [0.5, -1.0]]
@@ -81,34 +81,36 @@ def parse_kernel(text: str) -> Kernel:
     if not plain.startswith("["):
         raise UserError(
             f"kernel={text}: no such kernel; {nearest(plain, KERNELS)} "
-            f"Or give numbers: kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]"
+            f"Or try numbers: kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]"
         )
     if not re.fullmatch(rf"\[{_ROW}(,{_ROW})*\]|{_ROW}", plain):
         raise UserError(
-            f"kernel={text}: rows of numbers in brackets are expected, such as "
+            f"kernel={text}: expected rows of numbers in brackets, such as "
             f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]"
         )
-    rows = [[_weight(w, text) for w in row[1:-1].split(",")] for row in re.findall(_ROW, plain)]
+    rows = [
+        [_parse_weight(w, text) for w in row[1:-1].split(",")] for row in re.findall(_ROW, plain)
+    ]
     lengths = [len(row) for row in rows]
     if len(set(lengths)) > 1:
         raise UserError(
-            f"kernel={text}: its rows hold {', '.join(map(str, lengths))} numbers; "
-            f"give every row as many"
+            f"kernel={text}: its rows have {', '.join(map(str, lengths))} numbers; "
+            f"all rows need the same length"
         )
     if max(len(rows), lengths[0]) > LARGEST:
         raise UserError(
-            f"kernel={text}: {len(rows)}×{lengths[0]} weights; at most {LARGEST}×{LARGEST} can be "
-            f"written down in a picture"
+            f"kernel={text}: {len(rows)}×{lengths[0]} weights are too many; a panel has room for "
+            f"at most {LARGEST}×{LARGEST}"
         )
     return Kernel("own", torch.tensor(rows, dtype=torch.float64))
 
 
-def _weight(word: str, text: str) -> float:
-    above, _, below = word.partition("/")
+def _parse_weight(word: str, text: str) -> float:
+    numerator, _, denominator = word.partition("/")
     try:
-        value = float(above) / float(below or "1")
+        value = float(numerator) / float(denominator or "1")
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"kernel={text}: {word or 'nothing'} is no number") from None
-    if not abs(value) <= LARGEST_WEIGHT:  # so that NaN is refused, too
-        raise UserError(f"kernel={text}: {word}: weights lie between -1e6 and 1e6")
+        raise UserError(f"kernel={text}: {word or 'an empty weight'} is not a number") from None
+    if not abs(value) <= LARGEST_WEIGHT:  # also rejects NaN
+        raise UserError(f"kernel={text}: weight {word} is out of range; use -1e6 to 1e6")
     return value

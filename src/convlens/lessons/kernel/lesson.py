@@ -1,4 +1,4 @@
-"""The whole lesson: a kernel slid over one picture, as a panel and in lines of text."""
+"""Run the lesson: slide a kernel over one image, draw a panel and print the arithmetic."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ from convlens.core.errors import UserError
 from convlens.data.pixels.decode import ImageError, Recipe, decode_image, read_size_and_orientation
 from convlens.draw.text import format_dimensions
 from convlens.lessons.kernel.arithmetic import CHANNELS, format_arithmetic, work_out
-from convlens.lessons.kernel.convolution import Padding, find_strongest, pool, size_formula, slide
+from convlens.lessons.kernel.convolution import (
+    Padding,
+    find_strongest,
+    format_output_size,
+    pool,
+    slide,
+)
 from convlens.lessons.kernel.kernels import Kernel
 from convlens.lessons.kernel.panel import KernelMaps, kernel_panel
 
 FILE = "kernel.jpg"
-LARGEST_SIZE = 512  # the picture's longest edge in pixels: the panel shows no more than 320
+LARGEST_SIZE = 512  # limit of the image's longest edge in pixels; the panel shows at most 320
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person wants to see.
+    """The user's settings for the lesson.
 
     Attributes:
-        image: the picture's file.
-        kernel: what is slid over it.
-        stride: pixels from one place to the next.
-        padding: zeros at each edge, or ``same``.
-        pooling: none, or one of :data:`~convlens.lessons.kernel.convolution.POOLINGS`.
-        window: edge of the pooling's windows in pixels.
-        at: row and column of the output to be worked out; None: where the answer is strongest.
-        size: longest edge of the picture in pixels.
+        image: File of the image.
+        kernel: The kernel to slide over it.
+        stride: Pixels from one place to the next.
+        padding: Pixels of zeros at each edge, or ``same``.
+        pooling: ``none``, ``max`` or ``average``.
+        window: Edge of the pooling windows in pixels.
+        at: Row and column of the output value to work out; None for the strongest one.
+        size: Longest edge of the image in pixels.
     """
 
     image: Path
@@ -48,88 +54,99 @@ class Request:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What there is to see: ``panel`` uint8 (H, W, 3), and the same in ``lines`` of text."""
+    """The result of the lesson.
+
+    Attributes:
+        panel: The picture, uint8 ``(H, W, 3)``.
+        lines: The same as text.
+    """
 
     panel: np.ndarray
     lines: list[str]
 
 
 def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
-    """One file as (H, W, C) uint8, reduced until no edge is longer than ``longest``.
+    """Decode one file in its own proportions, with the decoder that networks' images come from.
 
-    A smaller picture keeps its size. C is 3 (RGB), or 1 where no pixel has any colour. A network's
-    batch wants every picture at one size; what a file means is settled by the same decoder.
+    Args:
+        path: The image file.
+        longest: Longest edge in pixels. Larger images are reduced, smaller ones keep their size.
 
-    Raises ImageError, naming the file, if it gives no picture.
+    Returns:
+        ``(H, W, C)`` uint8. C is 3 (RGB), or 1 if no pixel has a colour.
+
+    Raises:
+        ImageError: The file cannot be decoded; the message names it.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
+        warnings.filterwarnings("ignore", module="PIL")  # warnings about odd metadata
         try:
             (width, height), turn = read_size_and_orientation(path)
-        except ImageError:  # decoding will say in full what is wrong with the file
+        except ImageError:  # decode_image reports what is wrong with the file
             width, height, turn = longest, longest, 1
         edges = (width, height) if turn in (5, 6, 7, 8) else (height, width)
         scale = min(1, longest / max(edges))
-        picture = decode_image(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
-    grey = (picture == picture[..., :1]).all()
-    return picture[..., :1].copy() if grey else picture.copy()  # Pillow's own cannot be written
+        pixels = decode_image(path, Recipe(*(max(1, round(edge * scale)) for edge in edges)))
+    is_grey = (pixels == pixels[..., :1]).all()
+    return pixels[..., :1].copy() if is_grey else pixels.copy()  # Pillow's array is read-only
 
 
 def run_lesson(request: Request) -> Lesson:
-    """Slide the kernel over the picture and work one place out.
+    """Slide the kernel over the image and work out one output value.
 
     Raises:
-        UserError: a picture that cannot be read or is too large to be shown, or sizes that do not
-            fit it.
+        UserError: The image cannot be read, the requested size is too large to be shown, or
+            kernel, padding, window or place do not fit the image.
     """
     if request.size > LARGEST_SIZE:
         raise UserError(
-            f"size={request.size}: the longest edge may have {LARGEST_SIZE} pixels at most"
+            f"size={request.size}: the longest edge has at most {LARGEST_SIZE} pixels; "
+            f"try size={LARGEST_SIZE} or less"
         )
     pixels = decode_in_proportion(request.image, request.size)
-    picture = torch.from_numpy(pixels).movedim(2, 0)  # (H, W, C) -> (C, H, W)
-    edges, weights = picture.shape[1:], request.kernel.values
+    image = torch.from_numpy(pixels).movedim(2, 0)  # (H, W, C) -> (C, H, W)
+    edges, weights = image.shape[1:], request.kernel.values
     stride, padding = request.stride, request.padding
     if padding != "same" and padding > max(edges):
         raise UserError(
-            f"padding={padding}: wider than the picture itself; at most {max(edges)} is taken"
+            f"padding={padding} is wider than the image; try padding={max(edges)} or less"
         )
-    slid = slide(picture, weights, stride, padding)
-    sizes = _sizes(edges, weights.shape, stride, padding)
-    answers, pooled = KernelMaps(slid.maps, slid.total, "output of the kernel", sizes), None
+    output = slide(image, weights, stride, padding)
+    sizes = _format_sizes(edges, weights.shape, stride, padding)
+    outputs, pooled = KernelMaps(output.maps, output.total, "output of the kernel", sizes), None
     if request.pooling != "none":
         window = request.window
-        maps, total = (pool(each, request.pooling, window) for each in (slid.maps, slid.total))
+        maps, total = (pool(each, request.pooling, window) for each in (output.maps, output.total))
         heading = f"after {request.pooling} pooling, windows of {format_dimensions(window, window)}"
-        sizes = _sizes(slid.total.shape, (window, window), window, 0)
+        sizes = _format_sizes(output.total.shape, (window, window), window, 0)
         pooled = KernelMaps(maps, total, f"{heading}, stride {window}", sizes)
-    at = find_strongest(slid.total) if request.at is None else request.at
-    worked = work_out(picture, weights, at, stride=stride, padding=padding)
-    how = f"stride {stride}, padding {padding}"
+    at = find_strongest(output.total) if request.at is None else request.at
+    worked = work_out(image, weights, at, stride=stride, padding=padding)
+    settings = f"stride {stride}, padding {padding}"
     name = f"{request.kernel.name} {format_dimensions(*weights.shape)}"
     panel = kernel_panel(
-        picture,
+        image,
         weights,
-        answers,
+        outputs,
         worked,
         title=f"{name} over {request.image.name}",
-        subtitle="; ".join(filter(None, [request.kernel.answers_to, how])),
-        padding=slid.padding,
+        subtitle="; ".join(filter(None, [request.kernel.responds_to, settings])),
+        padding=output.padding,
         pooled=pooled,
     )
     lines = [
-        f"picture  {format_dimensions(*edges)}, {', '.join(CHANNELS[len(picture)])}",
-        f"kernel   {name}, {how}",
-        *(f"output   {line}" for line in answers.sizes),
+        f"image    {format_dimensions(*edges)}, {', '.join(CHANNELS[len(image)])}",
+        f"kernel   {name}, {settings}",
+        *(f"output   {line}" for line in outputs.sizes),
         *(f"pooled   {line}" for line in (pooled.sizes if pooled else ())),
         *format_arithmetic(weights, worked),
     ]
     return Lesson(panel, lines)
 
 
-def _sizes(
+def _format_sizes(
     edges: tuple[int, ...], window: tuple[int, ...], stride: int, padding: Padding
 ) -> list[str]:
-    """The output's rows and columns, each by the formula."""
+    """Write the formulas for the number of rows and of columns."""
     pairs = zip(("rows", "columns"), edges, window, strict=True)
-    return [f"{word}: {size_formula(n, k, stride, padding)}" for word, n, k in pairs]
+    return [f"{word}: {format_output_size(n, k, stride, padding)}" for word, n, k in pairs]

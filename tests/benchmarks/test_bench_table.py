@@ -107,7 +107,7 @@ def test_throughput_file_gives_speed_and_memory_and_says_what_differs():
 
 def test_other_threads_and_another_torch_are_said():
     told = {"sides": {"convlens": side("32", 2), "plain": side("32", 1)}, "rounds": []}
-    assert rows.precisions(told) == "in 32, peer 32; 2 threads, peer 1"
+    assert rows.precisions(told) == "precision 32, peer 32; 2 threads, peer 1"
     task = {"peer": {"torch": "2.14.1", "threads": 1}}
     told = {"versions": {"torch": "2.15.0"}, "threads": 2, "tasks": {"early": task, "deep": {}}}
     assert rows.separate(told, "early") == "torch 2.15.0, peer 2.14.1; threads 2, peer 1"

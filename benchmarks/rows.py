@@ -97,7 +97,7 @@ def looking(result: dict) -> list[Rounds]:
     return [
         Rounds(
             whole, alone, [a / b for a, b in zip(whole, alone, strict=True)],
-            f"of all {len(epochs)} epochs together; allowed are 5 % or two seconds an epoch",
+            f"of all {len(epochs)} epochs together; at most 5 % or two seconds per epoch",
             whole=sum(whole) / sum(alone),
             at_most=1 + max(SHARE, SECONDS * len(alone) / sum(alone)),
         )
@@ -130,7 +130,7 @@ def cams(result: dict) -> list[Rounds]:
     ]
     results = tasks(result, names, [("ours", "peer")])
     notes = [
-        f"correlation of the maps {result['tasks'][name]['correlation']:.4f} at least"
+        f"correlation of the maps at least {result['tasks'][name]['correlation']:.4f}"
         for name in names
     ]
     differing = [separate(result, name) for name in names]

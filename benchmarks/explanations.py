@@ -52,7 +52,7 @@ CLASSES = ("cats", "dogs")
 
 
 class Task(NamedTuple):
-    """Both sides, how often a round repeats each, the target ratio, and the name of the peer."""
+    """A comparison: both sides, repetitions per round, the target ratio, and the peer's name."""
 
     ours: Callable[[], object]
     peer: Callable[[], object]

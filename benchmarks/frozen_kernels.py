@@ -3,9 +3,9 @@
     frozen_kernels.py [--rounds 7] [--steps 4] [--precision auto]
 
 The steps are those of two recipes on a frozen VGG16 at 150 pixels: the head alone, and the head
-with the last block. Images are augmented, so that no features are stored. "ours" computes the
+with the last block. Images are augmented, so no features are stored. "ours" computes the
 frozen layers with `Backbone.run_frozen`; "torch" uses torch's own layers, without gradients and
-with ReLU behind pooling. Each side chooses its own `precision: auto`, with its own cache. Then both
+with ReLU after pooling. Each side chooses its own `precision: auto`, with its own cache. Then both
 take turns in this process, and the medians of the rounds count. Random weights cost the same.
 """
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/gpu.py [--quick] [--sections rate,steps,profile,start]
 
-Prints one section after the other, the most useful first, and ends within eight minutes:
+It prints one section after the other, the most useful first, and ends within eight minutes:
 
 rate     what the device reaches: bf16 matrix products in TFLOP/s, copies in TB/s
 steps    images/s of convlens as configured, and of a plain loop with the same network, loss,
@@ -12,7 +12,7 @@ profile  where a step of convlens spends the host's time: calls that wait for th
          and the milliseconds between two steps of a network of one multiplication
 start    seconds of `convlens train` from the command to the first step, and to its end
 
-Images are drawn (`data=shapes`); weights are random, which costs the same.
+Images are generated (`data=shapes`); weights are random, which costs the same.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WARMUP = 15
 
 
 class Meter(L.Callback):
-    """Measures the steps of one epoch after some that warm up."""
+    """Measures the steps of one epoch after the warm-up steps."""
 
     def __init__(self, warmup: int, steps: int, profiler: torch.profiler.profile | None = None):
         self.warmup, self.steps, self.profiler = warmup, steps, profiler
@@ -73,7 +73,7 @@ class Meter(L.Callback):
 
 
 def assemble(words: tuple[str, ...], pictures: int, steps: int, batches: int) -> runs.Run:
-    """Put together what the words describe; one epoch is ``batches`` steps."""
+    """Assemble the run that the overrides describe, with ``batches`` steps per epoch."""
     config = compose(
         [
             *words, "data=shapes", f"data.pictures={pictures}", "trainer=gpu", "training.epochs=1",
@@ -90,17 +90,17 @@ def measure_convlens(run: runs.Run, meter: Meter) -> float:
     """Return the seconds of the metered steps."""
     with tempfile.TemporaryDirectory() as home:
         trainer, epoch_log, _ = runs.build_trainer(run, Path(home), None)
-        epoch_log.on_train_start = lambda *_: None  # judging the untrained network is no step
+        epoch_log.on_train_start = lambda *_: None  # evaluating the untrained network is not a step
         trainer.callbacks.append(meter)
         runs.fit(trainer, run, None)
     return meter.seconds
 
 
 def plain_loop(run: runs.Run, batch: int) -> Callable[[int], float]:
-    """Return a function that takes steps without Lightning, and gives their seconds.
+    """Return a function that takes training steps without Lightning and returns their seconds.
 
     The images are on the device from the beginning, a batch is one ``index_select``, and nothing
-    but the loss's own work is done.
+    beyond the training step is computed.
     """
     device = torch.device("cuda")
     images = run.data.dataset.splits["train"]
@@ -135,7 +135,7 @@ def plain_loop(run: runs.Run, batch: int) -> Callable[[int], float]:
 
 
 def measure_rate() -> dict[str, float]:
-    """Return the device's matrix products in TFLOP/s (bf16) and its copies in TB/s."""
+    """Return the device's rate of matrix products in TFLOP/s (bf16) and of copies in TB/s."""
     side = 8192
     a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     source = torch.empty(2**31, dtype=torch.uint8, device="cuda").random_()
@@ -171,6 +171,7 @@ def count_flops(run: runs.Run) -> float:
 
 
 def measure_steps(quick: bool, rate: float | None) -> dict[str, dict]:
+    """Print and return the images/s of convlens and of the plain loop for each network."""
     found = {}
     print(f"{'steps':18}{'precision':>10}{'convlens':>11}{'plain':>11}{'ratio':>8}{'of rate':>9}")
     for name, words in RECIPES.items():
@@ -209,7 +210,7 @@ def measure_steps(quick: bool, rate: float | None) -> dict[str, dict]:
 
 
 def measure_profile(quick: bool) -> dict[str, dict]:
-    """Count what waits for the device in a step, and what the host's time goes to."""
+    """Print and return the calls per step that wait for the device, and the host's time by call."""
     from torch.profiler import ProfilerActivity, profile
 
     waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::item",
@@ -228,10 +229,12 @@ def measure_profile(quick: bool) -> dict[str, dict]:
         calls = {e.key: e.count / steps for e in events if e.key in waits}
         host = {e.key: e.self_cpu_time_total / 1e3 / steps for e in events}
         device = sum(e.self_device_time_total for e in events) / 1e3 / steps
-        print(f"profile {name}: {1e3 * seconds / steps:.2f} ms a step, device {device:.2f} ms;",
+        print(f"profile {name}: {1e3 * seconds / steps:.2f} ms per step, device {device:.2f} ms;",
               ", ".join(f"{key} {count:g}" for key, count in sorted(calls.items())))  # fmt: skip
         slowest = sorted(host.items(), key=lambda item: -item[1])[:12]
-        print("  host, ms a step:", ", ".join(f"{key} {ms:.2f}" for key, ms in slowest), flush=True)
+        print(
+            "  host, ms per step:", ", ".join(f"{key} {ms:.2f}" for key, ms in slowest), flush=True
+        )
         out = os.environ.get("OUT")
         if out:
             key = name.split()[0]
@@ -244,7 +247,7 @@ def measure_profile(quick: bool) -> dict[str, dict]:
 
 
 def measure_start(quick: bool) -> dict[str, float]:
-    """Return the seconds of the default run by what they were spent on."""
+    """Return the seconds of the default run, in total and by activity."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         home = Path(folder) / "run"
@@ -265,13 +268,13 @@ def measure_start(quick: bool) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round of a few steps")
+    parser.add_argument("--quick", action="store_true", help="trial run: one round of a few steps")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     args = parser.parse_args()
     sections = args.sections.split(",")
     if unknown := [name for name in sections if name not in SECTIONS]:
-        parser.error(f"{unknown[0]}: no such section; there are {', '.join(SECTIONS)}")
+        parser.error(f"{unknown[0]}: no such section; choose from: {', '.join(SECTIONS)}")
     if not torch.cuda.is_available():
         parser.error("no NVIDIA GPU on this machine")
     os.environ["CONVLENS_CACHE"] = tempfile.mkdtemp(prefix="convlens-bench-")

@@ -1,7 +1,8 @@
 """The side of convlens in `startup.py`: ``convlens train`` up to the end of the first step.
 
-Everything that a run does before is included, such as writing its folder and evaluating the
-untrained network. Prints one JSON line with the seconds of that evaluation (``judging``).
+Everything that a run does before that step is included, such as writing its folder and evaluating
+the untrained network. The script prints one JSON line with the seconds of that evaluation
+(``judging``).
 """
 
 import argparse

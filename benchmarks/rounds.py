@@ -7,7 +7,7 @@ let them run one after the other: A, B, B, A, A, B, ... A drift of the machine's
 both sides equally, so the ratio within a round is more reliable than the two speeds.
 
 A round in which anything else on the machine used more than ``BUSY`` cores is discarded and
-repeated. After ``PATIENCE`` such rounds in sequence the benchmark fails.
+repeated. After ``PATIENCE`` such rounds in succession the benchmark fails.
 
 A round has ``warmup_steps`` training steps that are not counted (queues fill, caches warm), then
 ``steps`` that are. Its line is ``{"images", "seconds", "images_per_second", "peak_mb"}``.
@@ -27,7 +27,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 BUSY = 0.1  # cores used by anything else, above which a round is discarded
-PATIENCE = 5  # discarded rounds in sequence, after which the benchmark fails
+PATIENCE = 5  # discarded rounds in succession, after which the benchmark fails
 
 # Settings of the shell that would give the two sides different numbers of threads.
 THREAD_SETTINGS = (
@@ -165,7 +165,7 @@ def take_rounds(count: int, measure: Callable[[int], tuple[dict, list[float | No
         The rounds, each with ``others``: the most cores that anything else used, or None.
 
     Raises:
-        SystemExit: ``PATIENCE`` rounds in sequence were disturbed.
+        SystemExit: ``PATIENCE`` rounds in succession were disturbed.
     """
     rounds: list[dict] = []
     disturbed: list[float] = []
@@ -184,7 +184,7 @@ def take_rounds(count: int, measure: Callable[[int], tuple[dict, list[float | No
         if len(disturbed) == PATIENCE:
             raise SystemExit(
                 f"something else used {min(disturbed)} to {max(disturbed)} cores in {PATIENCE} "
-                f"rounds in turn; at most {BUSY} are allowed: repeat when nothing else runs"
+                f"rounds in succession; at most {BUSY} are allowed: repeat when nothing else runs"
             )
     return rounds
 

@@ -59,7 +59,7 @@ def sides(result: dict, *, cost: bool = False) -> list[Rounds]:
 def precisions(result: dict) -> str:
     """Return the precision of both sides, and their threads if they differ."""
     ours, peer = result["sides"].values()
-    note = f"in {ours['precision']}, peer {peer['precision']}"
+    note = f"precision {ours['precision']}, peer {peer['precision']}"
     # TensorFlow reports 0 for one thread per core
     threads = [side["threads"]["intra_op"] or side["cores"] for side in (ours, peer)]
     if threads[0] != threads[1]:
@@ -86,7 +86,7 @@ def tasks(result: dict, names: list[str], pairs: list[tuple[str, str]]) -> list[
 
 
 def looking(result: dict) -> list[Rounds]:
-    """Read the seconds of each epoch with explanations, and the same without their cost.
+    """Read the seconds of each epoch with explanations, and the same seconds without their cost.
 
     The promise applies to all epochs together, because an epoch may use the budget that others have
     left: 5 % of the epochs, or two seconds per epoch if that is more.
@@ -97,7 +97,7 @@ def looking(result: dict) -> list[Rounds]:
     return [
         Rounds(
             whole, alone, [a / b for a, b in zip(whole, alone, strict=True)],
-            f"of all {len(epochs)} epochs together; allowed are 5 % or two seconds an epoch",
+            f"of all {len(epochs)} epochs together; at most 5 % or two seconds per epoch",
             whole=sum(whole) / sum(alone),
             at_most=1 + max(SHARE, SECONDS * len(alone) / sum(alone)),
         )
@@ -112,7 +112,7 @@ def epochs(result: dict) -> list[Rounds]:
 
 
 def separate(result: dict, task: str) -> str:
-    """Return how torch and threads of the peer's process differ, or an empty string."""
+    """Return how the peer's torch version and threads differ, or an empty string."""
     peer = result["tasks"][task].get("peer")
     if peer is None:
         return ""
@@ -130,7 +130,7 @@ def cams(result: dict) -> list[Rounds]:
     ]
     results = tasks(result, names, [("ours", "peer")])
     notes = [
-        f"correlation of the maps {result['tasks'][name]['correlation']:.4f} at least"
+        f"correlation of the maps at least {result['tasks'][name]['correlation']:.4f}"
         for name in names
     ]
     differing = [separate(result, name) for name in names]

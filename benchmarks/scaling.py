@@ -8,8 +8,9 @@ reopening the pixel cache, the feature cache, the batches of an epoch) is measur
 process. A round measures every stage at every size, and the next round reverses the order, so
 that a drift of the machine's speed affects all equally.
 
-Seconds per image are (t(N) - t(few)) / N, where t(few), the constant, is the same stage in the
-same process with a few images. Small folders are processed several times, and the mean is used.
+Seconds per image are (t(N) - t(few)) / N, where t(few), the constant cost, is the time of the same
+stage in the same process with a few images. Small folders are processed several times, and the mean
+is used.
 Bytes per image are the growth of the process's anonymous memory (RssAnon, which only swap can
 reclaim), at its peak and at the end, while the results of all repetitions are kept. The bytes of
 the few images are subtracted. Pages of mapped files also count as resident memory, but the
@@ -32,9 +33,9 @@ from scaling_pictures import classes_of, make
 from scaling_table import DOCS, table, write_docs
 
 STAGES = ("index", "split_file", "pixels", "pixels_again", "features", "epoch")
-FEW = 20  # images of the constant, in two classes
-WANTED = 100_000  # images that a process handles at least, in repetitions;
-SLOW = {"pixels": 20_000, "features": 20_000}  # for stages that take longer
+FEW = 20  # images that measure the constant cost, in two classes
+WANTED = 100_000  # fewest images that a process handles, with repetitions
+SLOW = {"pixels": 20_000, "features": 20_000}  # the same, for slower stages
 STAGE = Path(__file__).with_name("scaling_stage.py")
 
 

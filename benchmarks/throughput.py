@@ -15,7 +15,7 @@ The tasks of `--task`, all on batches of 20 images of 150×150 pixels:
 
 Both sides are prepared, then run in turns on the same cores, never at the same time, each with its
 library's default number of threads. The order alternates. A round in which anything else used more
-than a tenth of a core is discarded and repeated; after five in sequence the benchmark fails. Every
+than a tenth of a core is discarded and repeated; after five in succession it fails. Every
 round, the medians, the spread, and the ratio ours / peer of each round are printed and written to
 `benchmarks/results/throughput_TASK.json`. Speeds depend on the machine; the result is the ratio of
 one run.
@@ -96,7 +96,7 @@ TASKS = {
         peer="plain",
     ),
     "plain_last_block": Task(
-        "training, VGG16 with block5 and head free, 150x150, batch 20, beside a plain loop",
+        "training, VGG16's block5 and head, 150x150, batch 20, beside a plain loop",
         ["ours_vgg16.py", "vgg16_finetune"],
         ["plain_loop.py", "last_block"],
         warmup_steps=2,
@@ -104,8 +104,7 @@ TASKS = {
         peer="plain",
     ),
     "vgg16_finetune": Task(
-        "training, VGG16 with block5 and head free, 150x150, batch 20, Keras augmentation, "
-        "cats and dogs",
+        "training, VGG16's block5 and head, 150x150, batch 20, Keras augmentation, cats and dogs",
         ["ours_vgg16.py", "vgg16_finetune"],
         ["peers/keras_vgg16.py", "vgg16_finetune"],
         warmup_steps=2,

@@ -34,8 +34,8 @@ def main() -> None:
     config = content["hyper_parameters"]["config"]
     config["run_dir"] = None  # it was a temporary folder
     torch.save({key: content[key] for key in KEPT}, EXAMPLE / "shapes.ckpt")
-    made = restore_config(config, "the run")
-    dataset = build_index(made.data, made.seed).load()
+    checked = restore_config(config, "the run")
+    dataset = build_index(checked.data, checked.seed).load()
     test = dataset.splits["test"]
     for number, name in enumerate(content["hyper_parameters"]["class_names"]):
         row = int((test.labels == number).nonzero()[0][0])

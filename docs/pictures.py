@@ -82,8 +82,8 @@ def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.nd
     head = f"{name} a mark: validation {val:.3f}, test {test:.3f}"
     lines = [line.split(";")[0] for line in summary["alarms"]]
     lines = [part for line in lines for part in wrap(line, width, BODY, most=3)]
-    told = text_band(width, *(lines or ["no alarm"]), size=BODY, ink=RED if lines else MUTED)
-    return vstack([text_band(width, head, size=16, bold=True, ink=INK), told], gap=4), body
+    alarms = text_band(width, *(lines or ["no alarm"]), size=BODY, ink=RED if lines else MUTED)
+    return vstack([text_band(width, head, size=16, bold=True, ink=INK), alarms], gap=4), body
 
 
 def cat() -> np.ndarray:
@@ -94,8 +94,8 @@ def cat() -> np.ndarray:
     photograph = Image.open(CAT).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
     picture = torch.from_numpy(np.asarray(photograph).copy()).permute(2, 0, 1).float() / 255
     with torch.no_grad():
-        shares = model(picture[None]).softmax(1)[0]
-    likeliest = shares.topk(2).indices
+        probs = model(picture[None]).softmax(1)[0]
+    likeliest = probs.topk(2).indices
     layers = ["backbone.blocks.2", "backbone.blocks.4", "backbone.blocks.6"]
     maps = grad_cam(model, picture[None], likeliest[None], layers).maps
     rows = []
@@ -105,7 +105,7 @@ def cat() -> np.ndarray:
         role = "target" if row else "predicted"
         rows.append(
             ClassMap(
-                last.map, names[number], role, float(shares[number]), None, last.layer, tuple(drawn)
+                last.map, names[number], role, float(probs[number]), None, last.layer, tuple(drawn)
             )
         )
     return grad_cam_panel(picture, rows, title="EfficientNet-Lite0, ImageNet weights")

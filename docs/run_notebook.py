@@ -44,7 +44,7 @@ def execute(notebook: dict) -> dict:
 
 
 def _run(source: str, space: dict[str, Any]) -> Any:
-    """Run a cell; return the value of its last line, or None if that is no expression."""
+    """Run a cell and return the value of its last expression, or None if it ends otherwise."""
     tree = ast.parse(source)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<cell>", "exec"), space)

@@ -1,1 +1,1 @@
-"""The libraries convlens is measured against, each run in an environment of its own."""
+"""The libraries that convlens is compared with; each runs in its own environment."""

@@ -18,7 +18,7 @@ from rounds import arguments, claim_stdout, serve
 
 
 def pytorch_grad_cam(model, layers: list[int], images, classes: list[int]):
-    """Return a call for the mean over the layers of scaled and enlarged maps, (B, H, W)."""
+    """Return a function that computes the mean over layers of scaled, enlarged maps (B, H, W)."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -28,7 +28,7 @@ def pytorch_grad_cam(model, layers: list[int], images, classes: list[int]):
 
 
 def torch_cam(model, layers: list[int], images, classes: list[int]):
-    """Return a call for a map of each layer in its own size, scaled to [0, 1], (B, h, w)."""
+    """Return a function that computes a map of each layer in its own size, in [0, 1] (B, h, w)."""
     from torchcam.methods import GradCAM
 
     extractor = GradCAM(model, [model[layer] for layer in layers])

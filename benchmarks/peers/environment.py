@@ -45,7 +45,7 @@ def peer_python(name: str) -> Path:
     at = ["--python", str(python)]
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        # compiled, as in the project's environment, so that no start of a peer compiles it
+        # compiled, as in the project's environment, so no start of a peer has to compile it
         [uv, "pip", "sync", "--quiet", "--compile-bytecode", *at, str(requirements)],
     ):
         if subprocess.run(command).returncode:

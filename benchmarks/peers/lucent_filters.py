@@ -1,8 +1,8 @@
 """The side of lucent in `filters.py`: one filter picture after the other, as in its README.
 
-`render_vis` with its own parametrisation (Fourier, decorrelated colours), transformations and
-optimizer, on a canvas of 128×128 pixels. VGG16 has random weights. A round draws ``--filters``
-filters.
+It calls `render_vis` with lucent's own parametrisation (Fourier, decorrelated colours),
+transformations and optimizer, on a canvas of 128×128 pixels. VGG16 has random weights. A round
+draws ``--filters`` filters.
 """
 
 import sys

@@ -3,8 +3,9 @@
     .venv/bin/python docs/tour/draw.py FOLDER [01 02 …]
 
 The script runs the first block of commands of every page in FOLDER, and cuts the pictures out of
-the run folders. Existing run folders are reused: if all exist it takes seconds, if none half an
-hour on two cores. Data and weights come from `$CONVLENS_DATA`, `$CONVLENS_WEIGHTS`, or a download.
+the run folders. Existing run folders are reused. If all exist, the script takes seconds; if none
+exists, half an hour on two cores. Data and weights come from `$CONVLENS_DATA`,
+`$CONVLENS_WEIGHTS`, or a download.
 """
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ def looks(tour: Path) -> np.ndarray:
 
 def mistakes(tour: Path) -> np.ndarray:
     """Draw the first two rows of mistakes."""
-    shown = tour / "regularized" / "evaluation" / "best"
-    return picture(next(shown.glob("epoch_*/predictions/mistakes/test.jpg")))[:460]
+    evaluation = tour / "regularized" / "evaluation" / "best"
+    return picture(next(evaluation.glob("epoch_*/predictions/mistakes/test.jpg")))[:460]
 
 
 def occlusion(tour: Path) -> np.ndarray:

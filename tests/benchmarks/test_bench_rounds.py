@@ -35,7 +35,7 @@ def test_a_disturbed_round_is_discarded_and_repeated_under_its_number(capsys):
 
 
 def test_a_machine_that_stays_busy_fails_the_benchmark():
-    with pytest.raises(SystemExit, match=r"used 0.2 to 0.9 cores in 5 rounds in turn"):
+    with pytest.raises(SystemExit, match=r"used 0.2 to 0.9 cores in 5 rounds in succession"):
         taken(1, [[0.2], [0.9], [0.3], [0.4], [0.2]])
     # disturbances with quiet rounds between them are no busy machine
     found, _ = taken(3, [[0.2]] * 4 + [[0.0]] + [[0.2]] * 4 + [[0.0]] + [[0.2]] * 4 + [[0.0]])

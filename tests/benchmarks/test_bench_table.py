@@ -99,7 +99,7 @@ def test_throughput_file_gives_speed_and_memory_and_says_what_differs():
     }  # fmt: skip
     speed, memory = rows.sides(told)
     assert speed.ratios == [2.2, 2.0]
-    assert speed.note == "in bf16, peer float32"  # 0 threads: one for each core, as ours
+    assert speed.note == "precision bf16, peer float32"  # 0 threads: one for each core, as ours
     assert memory.ratios == [2.0, 2.5]
     (cost,) = rows.sides(told, cost=True)
     assert cost.ratios == [pytest.approx(1 / 2.2), 0.5]
@@ -107,7 +107,7 @@ def test_throughput_file_gives_speed_and_memory_and_says_what_differs():
 
 def test_other_threads_and_another_torch_are_said():
     told = {"sides": {"convlens": side("32", 2), "plain": side("32", 1)}, "rounds": []}
-    assert rows.precisions(told) == "in 32, peer 32; 2 threads, peer 1"
+    assert rows.precisions(told) == "precision 32, peer 32; 2 threads, peer 1"
     task = {"peer": {"torch": "2.14.1", "threads": 1}}
     told = {"versions": {"torch": "2.15.0"}, "threads": 2, "tasks": {"early": task, "deep": {}}}
     assert rows.separate(told, "early") == "torch 2.15.0, peer 2.14.1; threads 2, peer 1"
@@ -120,7 +120,7 @@ def test_an_epoch_on_stored_features_says_its_precision():
         "rounds": [{"seconds": {"convlens": 2.0, "keras": 100.0}}],
     }
     (found,) = rows.epochs(told)
-    assert found.ratios == [50.0] and found.note == "in 32, peer float32"
+    assert found.ratios == [50.0] and found.note == "precision 32, peer float32"
 
 
 def test_looking_is_compared_with_the_same_epochs_without_it():

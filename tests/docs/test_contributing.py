@@ -16,7 +16,7 @@ from support.tiny import TINY
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 MOST_LINES = 12
-RECIPES = ("Add a backbone", "Add a look", "Add a data source", "Add a command")
+RECIPES = ("Add a backbone", "Add an explanation callback", "Add a data source", "Add a command")
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_a_backbone(package):
 
 
 def test_a_look(package):
-    for name, text in code("Add a look").items():
+    for name, text in code("Add an explanation callback").items():
         (package / name).write_text(text)
     init = package / "callbacks" / "__init__.py"
     init.write_text(
@@ -91,7 +91,7 @@ def test_a_look(package):
         looks, "LOOKS", 'class BrightnessConfig(EachEpochConfig):\n    """Brightness."""\n\n\nLOOKS'
     )
     edit(looks, "AttributionConfig,\n", "AttributionConfig, BrightnessConfig,\n")
-    node = re.search(r"`(brightness: \{.*?\})`", recipe("Add a look"))[1]
+    node = re.search(r"`(brightness: \{.*?\})`", recipe("Add an explanation callback"))[1]
     with (package / "configs" / "callbacks" / "all.yaml").open("a") as file:
         file.write(f"\n{node}\n")
     train(package, "callbacks=all")

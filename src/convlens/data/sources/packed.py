@@ -41,7 +41,8 @@ def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
         seed: decides the split.
 
     Raises:
-        UserError: the class does not exist, rejects its keys, or reads something else.
+        UserError: the class does not exist, rejects its keys, or does not return images
+            and labels.
     """
     source = instantiate("data", spec, size=spec.size, channels=spec.channels, seed=seed)
     names, arrays = call(

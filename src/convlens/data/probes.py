@@ -28,7 +28,7 @@ from convlens.data.sources.places import find_data_dir
 
 @dataclass(frozen=True)
 class Probes:
-    """Images that are explained.
+    """The images to explain.
 
     Attributes:
         images: (N, C, H, W) float in [0, 1].

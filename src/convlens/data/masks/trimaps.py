@@ -44,8 +44,8 @@ TRIMAPS = MaskKind(
     version=("trimaps", 2),
     read=_read_mask,
     remarks={
-        _STRETCHED: "masks with other proportions than their images are stretched: {count}, the "
-        "first: {first}"
+        _STRETCHED: "masks stretched because their proportions differ from their images': {count}, "
+        "the first: {first}"
     },
     way_out="; replace it with the one from the official annotations",
     needed=True,

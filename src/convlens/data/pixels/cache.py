@@ -190,7 +190,7 @@ def fingerprint_files(files: Files, *parts: object) -> tuple[str, str]:
 def cache_arrays(
     key: dict, make: Callable[[], dict[str, np.ndarray]], directory: Path | None
 ) -> dict[str, np.ndarray]:
-    """Return the arrays from ``make()``, made once for each ``key``, under the same names.
+    """Return the arrays from ``make()`` by name; it is called once for each ``key``.
 
     Args:
         key: everything that the arrays depend on, JSON-able.

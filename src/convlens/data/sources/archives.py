@@ -34,7 +34,7 @@ class Archives:
         algorithm: ``md5`` or ``sha256``, which computed the checksums.
         folders: the folders that the archives contain.
         megabytes: size of the download.
-        class_names: by ``data.labels``.
+        class_names: class names for each value of ``data.labels``.
         by_hand: how a user can put the data set into ``{directory}`` instead.
     """
 

@@ -129,8 +129,8 @@ def _exclude_broken(spec: DataConfig, image_files: ImageFiles) -> ImageFiles:
 def _exclude_leaks(image_files: ImageFiles) -> tuple[ImageFiles, list[str]]:
     """Leave out test files whose bytes are also among the training or validation images.
 
-    The lines report them, images that validation shares with training, and images with several
-    labels.
+    The returned lines report these files, images that validation shares with training, and images
+    with several labels.
     """
     files = image_files.listing
     groups = twins.find_twins(files)
@@ -168,7 +168,7 @@ def _exclude_used(
     if count := int((used & (files.splits == "validation")).sum()):
         lines.append(
             f"{count} validation images were used by the run whose weights this one starts from: "
-            f"validation results are too good"
+            f"validation results look better than they are"
         )
     if not leaked.any():
         return image_files, lines

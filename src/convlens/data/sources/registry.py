@@ -25,7 +25,7 @@ FILES = {
     "flowers": folder.find_image_folder,
     "pets": pets.find_pets,
 }
-# those of them that are downloaded if their folder does not exist
+# sources of image files that are downloaded if their folder does not exist
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
 # sources of drawn or packed images
 STORES = {

@@ -158,7 +158,7 @@ class Phases(L.Callback):
         return cut
 
     def check(self, module: ClassifierModule, data: PictureData) -> None:
-        """Raise early if ``always`` is impossible in any phase."""
+        """Raise a UserError early if ``always`` is impossible in any phase."""
         if self.caching == "always":
             for phase in module.schedule.phases:
                 self.cut(module, data, phase)

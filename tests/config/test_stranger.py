@@ -395,7 +395,7 @@ def test_mistakes_are_told_in_a_line(at, folder, typed, said):
         ("model._target_=nobody.Tiny", "model._target_=nobody.Tiny cannot be imported"),
         ("model.width=wide", "model.width=wide: expected a whole number (the default is 4)"),
         ("model.width=-1", "model: strange_backbone.Tiny does not accept these values"),
-        ("model.width=0", "strange_backbone.Tiny makes no feature map of 3 × 16 × 16"),
+        ("model.width=0", "strange_backbone.Tiny makes no feature map from 3 × 16 × 16"),
         (
             "model._target_=pathlib.Path",
             "pathlib.Path does not return a torch.nn.Module",

@@ -72,7 +72,7 @@ def test_mistakes_of_a_mapping_are_told(tmp_path):
         ("numbers", ["1", "01"], "1 and 01 are both output 1"),
         ("numbers", ["1", "one"], "'one' is not an output number"),
         ("numbers", ["1", "1000"], "'1000' is not an output number"),
-        ("gone.csv", ["a"], r"order, names, numbers, or a CSV file; gone.csv cannot be read"),
+        ("gone.csv", ["a"], r"choose order, names, numbers or a CSV file; gone.csv cannot be read"),
         (str(file), ["a", "b"], "a and b are both output 1"),
         (str(file), ["c"], "'1000' is not an output number"),
         (str(file), ["a", "d", "e"], r"no row for 2 of the classes \(d, e\)"),

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on whatever device the batch is.
+"""Augment a whole batch at once, on the device that holds it.
 
 The loader gives each image ``DRAWS`` numbers from [0, 1), made from (seed, epoch, batch).
 Everything below is a pure function of images and draws, so a batch looks the same after a resume,
@@ -90,8 +90,8 @@ class Augmentation:
 
         Args:
             draws: (B, DRAWS) in [0, 1).
-            height: of the images, in pixels.
-            width: of the images, in pixels.
+            height: image height in pixels.
+            width: image width in pixels.
         """
         draw = dict(zip(COLUMNS, draws.double().unbind(1), strict=True))
         eye = torch.eye(3, dtype=torch.float64, device=draws.device).repeat(len(draws), 1, 1)
@@ -165,7 +165,7 @@ class Augmentation:
 
 
 def _build_grid(matrices: Tensor, shape: torch.Size) -> Tensor:
-    """Return what ``F.affine_grid(align_corners=False)`` does, in a third of the time.
+    """Return what ``F.affine_grid(align_corners=False)`` returns, in a third of the time.
 
     An affine map is the sum of a column part and a row part. Adding the two by broadcasting
     replaces a product of every pixel with its image's matrix.

@@ -35,7 +35,7 @@ class PictureData(L.LightningDataModule):
         per_device: count ``batch_size`` per process instead.
         eval_batch_size: images per validation or test step in each process.
         steps_per_epoch: batches per epoch, or None for one pass.
-        index: an index that is ready; by default the source is read as ``spec`` says.
+        index: an index built beforehand; by default, the source in ``spec`` is indexed.
         before: digests of images used by an earlier run whose weights this one starts from; they
             are excluded from the test split.
 
@@ -48,7 +48,7 @@ class PictureData(L.LightningDataModule):
             get a batch of one image.
 
     Raises:
-        UserError: something in the data or its keys is wrong and the user can fix it.
+        UserError: the data or its keys have a problem that the user can fix.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class PictureData(L.LightningDataModule):
         )  # fmt: skip
 
     def order(self, processes: int) -> TrainingOrder:
-        """Return the global batches for a number of processes."""
+        """Return the order of the global batches for a number of processes."""
         count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)
         # without batch statistics the batches are the same for any number of processes
@@ -172,7 +172,7 @@ class PictureData(L.LightningDataModule):
         """
         if "features" in batch:
             return batch
-        # keeps channels last, as the images are in the cache
+        # keeps the memory layout of the cache: channels last
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:

@@ -20,9 +20,9 @@ def make_generator(seed: int, *key: int) -> np.random.Generator:
 def draw_even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Draw ``count`` of N images in proportion to the classes: (count,) row numbers.
 
-    Every beginning of the sample is in proportion too, so work that stops early has still seen all
-    classes. (Images are usually sorted by class, so the first ones belong to one class; equally
-    spaced ones may as well, if labels repeat periodically.)
+    Every prefix of the sample is in proportion too, so work that stops early has still seen all
+    classes. (Images are usually sorted by class, so the first ones belong to one class; so may
+    equally spaced ones, if labels repeat periodically.)
 
     Args:
         labels: (N,) int64.
@@ -59,7 +59,7 @@ class TrainingOrder:
         batch_size: images per global batch.
         seed: seed of the run.
         steps: batches per epoch, or None.
-        least: fewest images of a last batch that follows another one.
+        least: fewest images in a last batch that is not the only one.
     """
 
     def __init__(

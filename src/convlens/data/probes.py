@@ -28,7 +28,7 @@ from convlens.data.sources.places import find_data_dir
 
 @dataclass(frozen=True)
 class Probes:
-    """Images that are explained.
+    """The images to explain.
 
     Attributes:
         images: (N, C, H, W) float in [0, 1].
@@ -143,7 +143,7 @@ def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataC
 
 def _load_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:
     """Return the images' masks, (N, H, W) bool, and (N,) bool; None if there are no masks."""
-    if not spec.masks:  # neither every source nor every earlier run has this key
+    if not spec.masks:  # some sources and earlier runs lack this key
         return None, None
     folder = MaskFolder(spec.masks, find_data_dir(spec))
     files = [folder.find(path) for path in paths]

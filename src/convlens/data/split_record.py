@@ -79,7 +79,7 @@ class SplitRecord:
 
     @property
     def used(self) -> np.ndarray:
-        """(N,) int64, each once: every image that influenced the weights."""
+        """(N,) int64, without repeats: every image that influenced the weights."""
         return np.unique(np.concatenate([self.train, self.validation, self.before]))
 
     def find_uses(self, digests: np.ndarray) -> np.ndarray:

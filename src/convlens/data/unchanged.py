@@ -55,7 +55,7 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
     """Return a line about images that may have changed, or "".
 
     Call it once ``read_split`` has confirmed that the images are those of the run. Earlier versions
-    recorded only sizes and times: there, a file of the same size and another time may or may not
+    recorded only sizes and times; then a file with the same size but another time may or may not
     have the same content.
 
     Args:
@@ -64,12 +64,12 @@ def check_state(path: Path, listing: Listing, digests: np.ndarray) -> str:
         digests: (N,) from ``collect_digests`` now.
 
     Raises:
-        UserError: an image has another size or content, so that the run would continue with other
-            data than it began with; or the file is not what ``write_state`` wrote.
+        UserError: an image has another size or content, so that the run would continue with
+            different data; or the file is not what ``write_state`` wrote.
     """
     rows = read_table(path, COLUMNS[:2], "the run's record of its images", strip=False)
     touched, first = 0, b""
-    # compare row by row in the order of writing, so that a million rows are never in memory
+    # compare row by row in the order of writing, without holding all rows in memory
     states = zip(_read_states(listing), digests.tolist(), strict=True)
     for recorded, current in zip_longest(rows, states):
         if (

@@ -1,4 +1,4 @@
-"""A backbone as a chain of parts, which can be cut behind the frozen ones.
+"""A backbone as a chain of parts, which can be cut after the frozen ones.
 
 Legend: ``B`` images of a batch, ``C`` channels, ``H W`` height and width.
 """
@@ -56,8 +56,8 @@ class Backbone(nn.Module):
         Args:
             values: input of the first of these links.
             start: number of the first link.
-            stop: number behind the last link.
-            fast: whether to compute ReLU behind max pooling, which takes less time; outputs and
+            stop: number of the link after the last one.
+            fast: whether to compute ReLU after max pooling, which takes less time; outputs and
                 gradients are bit-identical.
         """
         for link in self.link_names[start:stop]:
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
     def find_stage(self, name: str) -> int:
         """Return the number of the stage that a parameter belongs to.
 
-        Parameters before the first stage belong to the first, those behind the last to the last.
+        Parameters before the first stage belong to the first, those after the last to the last.
 
         Args:
             name: name of the parameter in the backbone.
@@ -116,7 +116,7 @@ _CHAINS: WeakKeyDictionary[Backbone, dict[int, FrozenChain | None]] = WeakKeyDic
 
 
 def is_chain(module: nn.Module) -> bool:
-    """Whether a module consists of layers, and sequences of layers, that run one after the other.
+    """Return whether a module is made of layers, and sequences of them, that run in order.
 
     A subclass of ``nn.Sequential`` with its own ``forward`` is not a chain.
     """
@@ -127,7 +127,7 @@ def is_chain(module: nn.Module) -> bool:
 
 
 def _has_large_kernels(part: nn.Module) -> bool:
-    """Whether it contains a convolution that Winograd's algorithm may compute faster."""
+    """Return whether it contains a convolution that Winograd's algorithm may compute faster."""
     return any(
         layer.kernel_size == (3, 3) and layer.in_channels * layer.out_channels >= LEAST_CHANNELS
         for layer in part.modules()
@@ -148,7 +148,8 @@ def find_minimum_size(run: Callable[[int], object], size: int) -> int | None:
     """Find the smallest image edge above ``size`` that ``run`` accepts.
 
     Args:
-        run: makes a forward pass at an edge in pixels; raises if the map vanishes.
+        run: makes a forward pass on images with this edge in pixels; raises an error if the
+            feature map vanishes.
         size: an edge in pixels that is too small.
 
     Returns:

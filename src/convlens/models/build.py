@@ -117,7 +117,8 @@ def _record_weights(
         mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
         if (theirs := weights.earlier_run.normalisation(own.mean.numel())) != mine:
             note += (
-                f"; they were trained with normalisation {theirs}, model.normalisation gives {mine}"
+                f"; they were trained with normalisation {theirs}, but model.normalisation gives "
+                f"{mine}"
             )
         weights = replace(weights, earlier_run=None, note=note, with_head=with_head)
     classifier.weights = weights
@@ -152,7 +153,7 @@ def _find_earlier_run(weights: str, random: Sequence[str]) -> WeightsFile | None
 
     Args:
         weights: ``model.weights``.
-        random: values of it for random weights.
+        random: values of ``weights`` that mean random weights.
 
     Returns:
         The file; None for random weights.
@@ -167,7 +168,7 @@ def _find_earlier_run(weights: str, random: Sequence[str]) -> WeightsFile | None
     if trained is None:
         raise UserError(
             f"model.weights={weights}: no checkpoint of an earlier run, and no library has weights "
-            f"for model=scratch; name a run's best.ckpt, or none to start at random"
+            f"for model=scratch; give a run's best.ckpt, or none for random weights"
         )
     return WeightsFile(path, (), (), "model.weights", trained)
 
@@ -243,7 +244,7 @@ def _compute_own_shape(
             return shape
         reason = f"its output is {shape}, not (C, h, w)"
     raise UserError(
-        f"model: {spec.class_path} makes no feature map of {channels} × {size} × {size} pixels "
+        f"model: {spec.class_path} makes no feature map from {channels} × {size} × {size} pixels "
         f"({reason})"
     )
 

@@ -20,7 +20,7 @@ class Classifier(nn.Module):
     The parts are the attributes ``normalise``, ``backbone`` and ``head``; schedules, layer
     patterns and checkpoints refer to the layers by these paths (``backbone.block1.conv``).
 
-    The network can be cut behind any link of the backbone: ``features`` computes the features at
+    The network can be cut after any link of the backbone: ``features`` computes the features at
     the cut, ``from_features`` continues from there, and both together equal ``forward``.
 
     Args:
@@ -72,7 +72,7 @@ def feature_shape(backbone: Backbone, channels: int, size: int) -> tuple[int, ..
 
     Args:
         backbone: the network.
-        channels: of the images.
+        channels: channels of the images.
         size: height and width of the images in pixels.
 
     Raises:

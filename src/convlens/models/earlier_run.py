@@ -18,7 +18,7 @@ class EarlierRun:
     """The network in a checkpoint of an earlier run.
 
     Attributes:
-        path: of the checkpoint.
+        path: the checkpoint.
         network: the run's ``model.name``.
         class_names: classes of its head, in order.
         state: tensors by their keys in ``convlens.models.Classifier``.
@@ -55,7 +55,7 @@ def load_earlier_run(
         Whether the head was copied, and one line that reports it.
 
     Raises:
-        UserError: the base is of another network; keys are counted and named.
+        UserError: the base belongs to another network; the error counts and names the keys.
     """
     mine = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     theirs = {k: v for k, v in run.state.items() if not k.endswith(COUNTER)}

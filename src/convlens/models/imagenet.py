@@ -29,7 +29,7 @@ def imagenet_classes() -> list[str]:
 
 @cache
 def imagenet_synsets() -> list[str]:
-    """Return their WordNet ids, the names of ImageNet's folders, in the same order.
+    """Return the classes' WordNet ids, which name ImageNet's folders, in the same order.
 
     >>> imagenet_synsets()[0], imagenet_synsets()[285]
     ('n01440764', 'n02124075')
@@ -126,8 +126,8 @@ def _read_file(value: str, class_names: Sequence[str]) -> list[int]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"model.head_classes={value}: {', '.join(WAYS)}, or a CSV file; {file} cannot be read "
-            f"({reason})"
+            f"model.head_classes={value}: choose {', '.join(WAYS)} or a CSV file; {file} cannot be "
+            f"read ({reason})"
         ) from None
     stated = {row.get("class"): row.get("output") for row in rows}
     if None in stated or None in stated.values():

@@ -17,7 +17,7 @@ class LayerRow:
     """A leaf module, or a module that has both children and parameters of its own.
 
     Attributes:
-        path: module path, ``backbone.block1.conv``; ``""`` is the network itself.
+        path: module path, such as ``backbone.block1.conv``; ``""`` is the network itself.
         kind: class name.
         output: shape of the (first) output for one image: (C, H, W) or (features,). None if the
             module's forward pass is not called: it is unused, or another module reads its
@@ -48,7 +48,7 @@ def build_layer_table(model: nn.Module, *, channels: int, size: int) -> list[Lay
 
     Args:
         model: the network.
-        channels: of the images.
+        channels: channels of the images.
         size: height and width of the images in pixels.
     """
     paths = {

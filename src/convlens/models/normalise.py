@@ -21,7 +21,7 @@ class Normalise(nn.Module):
     """Computes ``(x - mean) / std`` per channel; both are buffers, so checkpoints contain them.
 
     Input and output are (B, C, H, W); the input is in [0, 1]. One-channel images are expanded to
-    three channels for a network of colour images.
+    three channels for a network that takes colour images.
 
     Args:
         mean: one value per channel.

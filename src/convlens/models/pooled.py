@@ -1,4 +1,4 @@
-"""Compute ReLU behind max pooling instead of before it: same numbers, a quarter of the work.
+"""Compute ReLU after max pooling instead of before it: same numbers, a quarter of the work.
 
 ReLU and max commute: max(relu(x)) = relu(max(x)). If the result is positive, both orders pick the
 same position; otherwise no gradient flows. So outputs and gradients are bit-identical, while ReLU
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
-    """Compute ``part(values)`` with each ReLU before a max pooling moved behind it.
+    """Compute ``part(values)`` with each ReLU before a max pooling moved after it.
 
     Only sequences are reordered, and only if neither the sequence nor the two layers have hooks.
     """
@@ -29,7 +29,7 @@ def run_pooled(part: nn.Module, values: Tensor) -> Tensor:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks of its own (not those of its children)."""
+    """Return whether a module has hooks of its own (not those of its children)."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

@@ -42,7 +42,7 @@ def load_weights(
 
     Args:
         model: a network with the library's keys.
-        file: has the ``path``.
+        file: an object with the ``path`` of the file.
         classifier: prefixes of the keys of the classifier, ignored if the model has none.
         prefixes: prefixes that all keys of the model may have in the file.
 
@@ -50,8 +50,8 @@ def load_weights(
         One line about what was unwrapped; None for a plain file.
 
     Raises:
-        UserError: the file is damaged or of another network: missing, unexpected and misshapen
-            keys are counted and named.
+        UserError: the file is damaged or belongs to another network; the error counts and names
+            missing, unexpected and misshapen keys.
     """
     state, inside = extract_weights(read_content(file.path), file.path)
     tensors = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
@@ -138,9 +138,9 @@ def check_keys(
     Args:
         tensors: tensors of the network.
         state: tensors of the file.
-        path: of the file.
+        path: the file, for the message.
         classifier: prefixes of keys that may be unexpected.
-        of: what the file is of, for the message.
+        of: addition to "another network" in the message, or empty.
     """
     extra = {k for k in state if k not in tensors and not k.startswith(classifier)}
     missing = [k for k in tensors if k not in state]

@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
     """Check that timm has a network.
 
     Raises:
-        UserError: it has not; the error suggests similar names.
+        UserError: it does not; the error suggests similar names.
     """
     import timm
 

@@ -21,7 +21,7 @@ FOLDER = Path("weights")
 SUFFIXES = (".pth", ".safetensors")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 ANSWER = 10  # seconds to wait for the hub's first response
-RANDOM = "or start at random with model.weights=none"
+RANDOM = "or start from random weights with model.weights=none"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class WeightsFile:
     """A weights file.
 
     Attributes:
-        path: of the file.
+        path: the file.
         mean: mean by channel of the input normalisation that belongs to it.
-        std: standard deviation by channel of the same.
+        std: its standard deviation by channel.
         origin: ``model.weights``, ``weights folder``, ``library cache`` or ``download``.
         earlier_run: the earlier run in the file; None for a library's weights.
         note: one line about how it was read, or empty.
@@ -52,7 +52,7 @@ class Official:
     """A file that a library would download.
 
     Attributes:
-        name: of the file, to search for.
+        name: the file's name, to search for.
         url: its address; None for a file on the Hugging Face hub.
         hub: id of the hub's repository, or None.
     """
@@ -113,7 +113,7 @@ def find_weights(
         if not path.is_file():
             raise UserError(
                 f"model.weights={choice}: there is no such file; give a .pth or .safetensors file, "
-                f"auto, or none to start at random"
+                f"auto, or none to start from random weights"
             )
         if earlier_run := read_earlier_run(path):
             mean, std = earlier_run.normalisation(3) or NORMALISATIONS["unit"]
@@ -228,7 +228,7 @@ def _matches_network(file: str, names: list[str], timm_name: str | None) -> bool
 
 
 def _describe_file(path: Path, network: str, timm_name: str | None, origin: str) -> WeightsFile:
-    """With the normalisation that belongs to the file's name and tag, else to the network."""
+    """Describe a file, with the normalisation for its name and tag, else for the network."""
     if path.name.startswith("inception_v3_keras"):
         mean, std = (value * 3 for value in NORMALISATIONS["symmetric"])
     elif network == "vgg16":
@@ -315,8 +315,8 @@ def _download_from_hub(official: Official, way_out: str) -> Path:
             )
         return path
     raise UserError(
-        f"no weights for {official.hub}: none in {official.place}, and no download ({problem}); "
-        f"{way_out}"
+        f"no weights for {official.hub}: none in {official.place}, and the download failed "
+        f"({problem}); {way_out}"
     )
 
 

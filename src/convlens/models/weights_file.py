@@ -79,8 +79,8 @@ def extract_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[
     """Return the tensors by name, and the keys of the containers that they are in.
 
     Args:
-        content: of a file.
-        path: of the file, for messages.
+        content: what ``read_content`` returned.
+        path: the file, for messages.
 
     Raises:
         UserError: there are no tensors by name.

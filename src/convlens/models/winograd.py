@@ -126,7 +126,7 @@ class FrozenChain:
 
     Args:
         layers: the layers in their order; each is called as it is unless it is a convolution that
-            gains by Winograd's algorithm. Layers that mix images are not allowed.
+            Winograd's algorithm makes faster. Layers that mix images are not allowed.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU())
@@ -146,7 +146,7 @@ class FrozenChain:
         parts = x.tensor_split(max(1, min(threads, len(x) // LEAST_IMAGES)))
         if len(parts) < 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return self._run(x)
-        # MKL has one number of threads for all of ours: it must be 1 while they work
+        # MKL has one thread count for all of our threads: it must be 1 while they work
         torch.set_num_threads(1)
         try:
             parts = list(_get_workers(threads).map(self._run, parts))

@@ -1,6 +1,6 @@
 """Alarms: warnings that follow from the numbers of a run.
 
-Every alarm is one line: what is wrong, in which numbers, and what to look at next.
+Every alarm is one line: what is wrong, which numbers show it, and what to look at next.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def check_batches(module: ClassifierModule, data: PictureData, processes: int) -
     """Check that every process can normalise each of its batches.
 
     Batch normalisation needs two values per channel. One image has only one if it is normalised
-    behind global pooling or where the map is a single pixel. One pass in evaluation mode finds
+    after global pooling or where the map is a single pixel. One pass in evaluation mode finds
     those layers.
 
     Args:

@@ -140,8 +140,8 @@ class ClassifierModule(L.LightningModule):
     def is_look_due(self, clock: int) -> bool:
         """Return whether explanations are due after ``clock`` completed epochs.
 
-        Epochs on stored features take less time than a look, so only the first and the last epoch
-        of such a phase get one.
+        Epochs on stored features take less time than explaining, so explanations are due only after
+        the first and the last epoch of such a phase.
         """
         if not self.uses_stored_features:
             return True
@@ -213,13 +213,13 @@ class ClassifierModule(L.LightningModule):
         """Compute metrics, keep them in ``results`` and pass loss and accuracy to Lightning.
 
         Lightning's callbacks watch ``val/loss``. For ``train``, ``convlens.callbacks.EpochLog``
-        calls this: callbacks need the numbers, and their end of the epoch comes before the
-        module's. Loggers do not get them here, because Lightning would log against optimiser
+        calls this: callbacks need the numbers, and their hooks at the end of an epoch run before
+        the module's. Loggers do not get them here, because Lightning would log against optimizer
         steps instead of completed epochs.
 
         Args:
             stage: ``train``, ``val`` or ``test``.
-            metrics: of this stage.
+            metrics: the stage's metrics.
         """
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         self.results |= values

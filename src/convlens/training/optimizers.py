@@ -62,7 +62,7 @@ def build_optimizer(
 
 
 def build_rate_factor(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:
-    """Build the function of ``(time, epochs)`` that the learning rate is multiplied by.
+    """Build the function of ``(time, epochs)`` whose value multiplies the learning rate.
 
     Args:
         chosen: the config group ``scheduler``.
@@ -90,10 +90,10 @@ def compute_rate_factor(chosen: SchedulerConfig, time: float, epochs: int) -> fl
     """Compute the factor of the learning rate at ``time``.
 
     Args:
-        chosen: the config group ``scheduler``: ``name``, ``warmup_epochs`` (the factor rises
-            linearly from 0), and by name: ``cosine`` and ``linear``: ``floor``,
-            the factor at the end; ``step``: ``every`` epochs times ``factor``; ``exponential``:
-            ``factor`` per epoch.
+        chosen: the config group ``scheduler``: ``name``; ``warmup_epochs``, in which the factor
+            rises linearly from 0; for ``cosine`` and ``linear``, ``floor``, the factor at the end;
+            for ``step``, ``factor``, applied once per ``every`` epochs; for ``exponential``,
+            ``factor``, applied once per epoch.
         time: epochs since the start, with fractions within an epoch.
         epochs: length of the whole run.
 

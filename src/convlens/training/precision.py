@@ -32,7 +32,7 @@ def choose_precision(seconds: dict[str, float]) -> str:
     """Return ``bf16`` if it makes a step at least 10 % faster, else ``32``.
 
     Args:
-        seconds: of a training step, by precision.
+        seconds: seconds per training step, by precision.
 
     >>> choose_precision({"32": 0.2, "bf16": 0.1})
     'bf16'
@@ -110,7 +110,7 @@ class _Trial:
         detect it.
 
         Args:
-            images: to pass.
+            images: input of the forward pass.
             step: seconds of a step on these images in float32.
         """
         if self.device.type != "cpu":
@@ -129,7 +129,7 @@ class _Trial:
     def sample(self, batch: int) -> tuple[Tensor, Tensor, float]:
         """Return images and labels, and the seconds of a float32 step on them.
 
-        They are as few as give a reliable time, at most the whole batch.
+        This is the smallest sample that gives a reliable time, at most the whole batch.
         """
         count = LEAST
         while True:
@@ -153,7 +153,7 @@ class _Trial:
 
 
 class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts, in ``total``, the bytes that autograd keeps inside the ``with``, without weights."""
+    """Counts, in ``total``, the bytes that autograd keeps inside the ``with``, except weights."""
 
     def __init__(self, module: nn.Module):
         self.total = 0

@@ -50,7 +50,7 @@ def test_every_layout_finds_every_picture(tmp_path, layout):
     found, notes = match_masks(MaskFolder(tmp_path / "masks", tmp_path / "pics"), pictures, labels)
     assert taken(found, tmp_path / "masks") == [*wanted[:-1], None]
     assert sum(file is not None for file in found) == 7
-    assert notes[0].startswith("1 file belongs to no image in") and "strange" in notes[0]
+    assert notes[0].startswith("1 file belongs to no image, the first: ") and "strange" in notes[0]
 
 
 def test_pictures_of_one_stem_in_two_classes_never_share_a_mask(tmp_path):

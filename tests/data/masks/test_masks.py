@@ -161,7 +161,7 @@ BROKEN = {
     "half the size": (np.ones((4, 6)), r"it has 6x4 pixels, but its image 12x8"),
     "on its side": (np.ones((12, 8)), r"it has 8x12 pixels, but its image 12x8"),
     "text": ("hello", "it is not XML: syntax error"),
-    "other XML": ("<svg/>", "it begins with <svg>, but Pascal VOC with <annotation>"),
+    "other XML": ("<svg/>", "it begins with <svg>, but Pascal VOC begins with <annotation>"),
     "no box": ([], "it has no <object>, so no box"),
     "an object without": ("<annotation><object/></annotation>", "has no <bndbox>"),
     "outside": ([(3, 1, 14, 4)], r"the box 3 1 14 4 .*outside the 12x8 pixels"),

@@ -218,7 +218,7 @@ def test_palette_trimaps_and_those_of_another_size(drawn):
     assert np.array_equal(made.splits["test"].masks, want.masks)
     (note,) = made.notes
     assert (
-        note.startswith("masks with other proportions than their images are stretched: 1,")
+        note.startswith("masks stretched because their proportions differ from their images': 1,")
         and "Abyssinian_8.png" in note
     )
 

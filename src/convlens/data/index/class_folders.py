@@ -18,7 +18,7 @@ from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, parse_split, sugge
 
 
 def name_prefix(folder: Path, root: Path) -> str:
-    """Return the path from ``root`` to names in ``folder``: a prefix, or "" for ``root`` itself."""
+    """Return the prefix that makes names in ``folder`` relative to ``root``; "" for ``root``."""
     return "" if folder == root else os.path.join(folder.relative_to(root), "")
 
 
@@ -99,14 +99,15 @@ def _describe_mirrors(copies: Sequence[tuple[Path, int]], root: Path) -> list[st
     names = join_names(part.relative_to(root).as_posix() + "/" for part, _ in copies)
     return [
         f"{folders} in classes ({names}) with {images} images named like "
-        "others of their class: counted as images; move out smaller copies or masks"
+        "others of their class: all count as images; if they are smaller copies or masks, move "
+        "them out"
     ]
 
 
 def no_images_error(folder: Path, keys: Keys) -> UserError:
     """Return the error for a folder without images."""
     walk = Walk(folder)
-    list(walk.iterate(folder))  # counts what it passes over
+    list(walk.iterate(folder))  # fills walk.unused
     unused = f", only {walk.describe_unused()}" if walk.unused else ""
     advice = WAY_OUT if set(walk.unused) & set(FOREIGN) else "expected .jpg or .png files"
     return UserError(

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 UNREAD = 0  # replaces the digest of a file that cannot be read
-_ITEMS = 4096  # items of a list that become text at a time
+_ITEMS = 4096  # list items converted to JSON at a time
 
 
 class Digest:
@@ -67,8 +67,8 @@ def digest(*parts: object) -> str:
 def content_digest(content: bytes | memoryview) -> int:
     """Return eight bytes of an image's SHA-256, as a signed number that is never ``UNREAD``.
 
-    Among a million images, the probability that two share a digest is 3e-8. SHA-256, because
-    today's processors have instructions for it: it is twice as fast as BLAKE2.
+    Among a million images, the probability that two share a digest is 3e-8. SHA-256 is used
+    because today's processors have instructions for it: it is twice as fast as BLAKE2.
     """
     return _to_signed(hashlib.sha256(content).digest())
 
@@ -89,7 +89,7 @@ def array_digests(images: np.ndarray) -> np.ndarray:
 
 
 def make_numbered_digests(count: int, key: dict) -> np.ndarray:
-    """Return (N,) int64 for images that a JSON-able key and their number from 0 identify."""
+    """Return (N,) int64 for images identified by a JSON-able key and a number from 0."""
     first = content_digest(_to_json(key).encode())
     return np.int64(first) + np.arange(count, dtype=np.int64)
 

@@ -1,6 +1,6 @@
 """Paths of very many files in little memory; each becomes a ``Path`` when it is needed.
 
-A ``Path`` takes more than half a kilobyte; a name in one block of bytes takes its letters and eight
+A ``Path`` takes more than half a kilobyte; a name in one block of bytes takes its length plus eight
 bytes. For a million images that is 30 MB instead of 600 MB.
 
 Legend: N files.
@@ -23,7 +23,7 @@ _CHUNK = 4096  # names read at a time
 
 
 class Files(Sequence[Path]):
-    """N paths below a folder; an item is a ``Path``, a slice or an array of rows is ``Files``.
+    """N paths below a folder; an index gives a ``Path``, a slice or an array of rows ``Files``.
 
     Args:
         directory: the folder that names are relative to; absolute names may be outside it.
@@ -118,7 +118,7 @@ def _is_plain(text: bytes, starts: np.ndarray) -> bool:
 
 
 class Texts(Sequence[str]):
-    """The files as text, by which a user finds an image."""
+    """The paths of the files as text, as messages and tables show them."""
 
     def __init__(self, files: Files):
         self.files = files
@@ -193,7 +193,7 @@ class ListingBuilder:
 
 
 def _sort_by_name(files: Files, groups: np.ndarray) -> np.ndarray:
-    """Return the order by group, then by path, (N,); only one group's paths exist at a time."""
+    """Return the order by group, then by path, (N,), with one group's paths in memory at a time."""
     order = np.argsort(groups, kind="stable")
     edges = np.flatnonzero(np.diff(groups[order])) + 1
     for part in np.split(order, edges):  # views: assigning to them sorts `order`

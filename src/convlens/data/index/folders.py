@@ -33,7 +33,7 @@ _TOOLS = frozenset((
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "@sharebin",
     ".@__thumb", ".@upload_cache", ".streams", ".recycle", ".snapshot", ".snapshots", ".zfs",
     ".sync", ".stfolder", ".stversions", ".dropbox", ".dropbox.cache",
-    # programs for images
+    # image managers
     ".picasa.ini", "picasa.ini", ".picasaoriginals", "zbthumbnail.info", ".comments", ".dtrash",
     # notebooks, Python, version control
     ".ipynb_checkpoints", "__pycache__", ".git", ".gitignore", ".gitattributes", ".gitkeep",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-# Only these are decoded, whatever the file's name (others can start interpreters: EPS).
+# Only these are decoded, whatever the file's name; other formats can start an interpreter (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 HEAD = 512  # bytes read; DICOM's mark is at 128, an SVG's may follow a comment
 

@@ -1,4 +1,4 @@
-"""What names say: splits by the words of folders, labels by patterns over file names."""
+"""Meaning in names: splits from folder names, labels from file names by a pattern."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _KNOWN_SPLITS = {
 
 @functools.lru_cache(maxsize=1024)
 def parse_split(name: str) -> str | None:
-    """Return the split that a folder's or table's word names; None if it names no split.
+    """Return the split that the name of a folder or the entry of a table means, or None.
 
     ``HELD_OUT`` stands for validation or test.
 
@@ -134,7 +134,7 @@ def read_classes(names: Sequence[str], pattern: str, folder: Path, keys: Keys) -
 def suggest_pattern(names: Sequence[str], keys: Keys) -> str | None:
     """Return a pattern that all names follow and that gives at least two classes, or None."""
     for pattern in (PATTERN_EXAMPLE, "{class}_{number}.*", "{class}-{number}.*"):
-        # {class}.* alone would make a class of every photo.jpg, so require the number here
+        # {class}.* alone would turn every photo.jpg into a class, so require the number here
         strict = "{class}.{number}.*" if pattern == PATTERN_EXAMPLE else pattern
         expression = compile_pattern(strict, keys)
         matches = [expression.fullmatch(normalise_name(name)) for name in names]

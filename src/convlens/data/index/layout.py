@@ -1,7 +1,8 @@
-"""What the folders of a data set mean: splits, classes, or neither if that cannot be known.
+"""Decide what the folders of a data set mean: splits, classes, or neither.
 
 Common names identify a split. If folders are arranged like splits, folds, years or cameras but
-their names do not say which, nothing is guessed: the layout is refused, with the keys that decide.
+their names do not say which, nothing is guessed: the layout is refused, and the error names the
+keys that decide.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def find_split_folders(
         root: the data set.
         walk: the walk through the data set.
         keys: what errors call the arguments.
-        nested: split folders contain class folders; otherwise, the images themselves.
+        nested: whether split folders contain class folders; if not, they contain the images.
         for_test: nothing is trained, so train/ may be missing.
 
     Raises:
@@ -96,7 +97,7 @@ def _assign_held_out(
 def find_classes(folder: Path, walk: Walk) -> Path:
     """Return ``folder``, or the only folder in it that contains all its class folders.
 
-    A split with a single class is no use, so a single folder of folders is not a class.
+    A split with a single class is useless, so a single folder of folders is not a class.
     """
     inner, strays = walk.read_folder(folder)
     while len(inner) == 1 and not strays:
@@ -143,7 +144,7 @@ def refuse_data_set(folder: Path, parts: Iterable[Path], keys: Keys) -> None:
         )
 
 
-# --------------------------------------------------------------------------- one level too much
+# --------------------------------------------------------------------------- one level too many
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ class Branch:
     """A class folder.
 
     Attributes:
-        name: of the folder.
+        name: the folder's name.
         own: whether images are directly in it.
-        inner: names of the folders in it that contain images; a single folder around all others
-            does not count.
+        inner: names of the folders in it that contain images; a single folder that contains all
+            the others is skipped.
     """
 
     name: str
@@ -178,8 +179,8 @@ def describe_branch(folder: Path, parts: Iterable[Path]) -> Branch:
 def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     """Raise UserError if the folders in ``folder`` are not classes, or may not be.
 
-    That is so if most of them contain folders of the same names, as splits, folds, years and
-    cameras do, or if one contains folders named like the classes beside it.
+    This is the case if most of them contain folders with the same names, as splits, folds, years
+    and cameras do, or if one contains folders named like the classes beside it.
     """
     names = {branch.name.casefold() for branch in branches}
     for each in branches:
@@ -198,9 +199,9 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     upper = [branch.name for branch in nested]
     raise UserError(
-        f"{join_names(upper)} in {folder} contain folders of the same names "
-        f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if these are classes, '
-        f'"{keys.pattern}={_UPPER}" if those are; name splits train, validation, test'
+        f"{join_names(upper)} in {folder} contain folders with the same names "
+        f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if the inner ones are classes, '
+        f'"{keys.pattern}={_UPPER}" if the outer ones are; name splits train, validation, test'
         f"{_mention_masks(upper + inner)}"
     )
 
@@ -217,14 +218,14 @@ def _mention_masks(names: Iterable[str]) -> str:
 
 
 def find_mirrors(parts: Sequence[tuple[Path, list[str]]]) -> list[tuple[Path, int]]:
-    """Return the folders in a class whose files are named like others of it, with their counts.
+    """Return the folders in a class whose images are named like others there, with their counts.
 
-    Smaller copies and masks are often stored so. Names are compared without suffixes, and without
-    what all names of a folder begin or end with (thumb_1, 1_small). Between folders side by side,
-    plain numbers mean nothing: each may number its own images.
+    Smaller copies and masks are often stored this way. Names are compared without suffixes, and
+    without what all names of a folder begin or end with (thumb_1, 1_small). Plain numbers that
+    sibling folders share mean nothing: each folder may number its own images.
 
     Args:
-        parts: (folder, names of images directly in it), a folder before those in it.
+        parts: (folder, names of images directly in it), each folder before its sub-folders.
     """
     if len(parts) < 2:
         return []

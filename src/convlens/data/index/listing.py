@@ -59,7 +59,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # frozen, but not yet in use
+        # the object is frozen, but nothing uses it yet
         object.__setattr__(self, "files", Files.of(self.files, self.directory))
 
     def __len__(self) -> int:

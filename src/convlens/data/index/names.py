@@ -42,7 +42,7 @@ def find_on_disk(path: Path, known: dict[Path, dict[str, list[str]]] | None = No
         known: contents of folders, kept over many calls so that each folder is listed once.
 
     Raises:
-        UserError: two files have this name in other spellings than the given one.
+        UserError: two files have this name, both spelled differently from the given one.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path

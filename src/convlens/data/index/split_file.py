@@ -40,7 +40,7 @@ def read_split(path: str | os.PathLike, listing: Listing) -> Listing:
 
     Raises:
         UserError: the images or their labels are not those of the file, so that a run would
-            continue with other data than it began with.
+            continue with different data.
     """
     path = Path(path)
     splits = _match_in_order(_read_rows(path), listing)
@@ -52,7 +52,7 @@ def _read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _match_in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndarray | None:
-    """Return the splits from a file in the order of writing; a million rows are never in memory.
+    """Return the splits from a file in the order it was written, one row in memory at a time.
 
     If anything is not as expected, return None; ``_match_by_name`` then reports it.
     """

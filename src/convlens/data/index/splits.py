@@ -1,7 +1,7 @@
 """Divide images into train, validation and test, each class in proportion.
 
-Legend: N images, K classes. The size of a split is a number: below 1 a fraction of all images that
-are divided, from 1 a count (a whole number), 0 for no such split. The remaining images are training
+Legend: N images, K classes. The size of a split is a number: below 1, the fraction of the images to
+divide; from 1 on, a count (a whole number); 0 for no such split. The remaining images are training
 data.
 """
 
@@ -27,11 +27,11 @@ def assign_splits(
     seed: int,
     class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Divide N images, each class in proportion: (N,) array of "train", "validation", "test".
+    """Divide N images, each class in proportion; return (N,) "train", "validation" or "test".
 
-    The totals are exact (fractions rounded half up). Within them each class gets its part by
-    largest remainders, but at least one image in train and in every requested split. So a class
-    with fewer images than splits, or a split with fewer images than classes, is refused.
+    The totals are exact (fractions rounded half up). Within them, each class gets its part by the
+    largest-remainder method, but at least one image in train and in every requested split. So a
+    class with fewer images than splits, or a split with fewer images than classes, is refused.
 
     Within a class, images are ranked by random keys; test takes the first ones, validation the
     next. So a larger validation split does not change the test images, nor do other classes.
@@ -52,7 +52,7 @@ def assign_splits(
     """
     labels = np.asarray(labels)
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed={seed} is not a seed for a split: choose a whole number from 0 on")
+        raise UserError(f"seed={seed} is not a seed for a split: choose a whole number, at least 0")
     counts = {
         "test": _count_images("test", test, len(labels)),
         "validation": _count_images("validation", validation, len(labels)),
@@ -136,7 +136,7 @@ def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
 def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: int) -> Listing:
     """Return the listing with every image in a split; splits of the layout stay as they are.
 
-    A split that the layout lacks is taken from its training images, and fractions are then of
+    A split that the layout lacks is taken from its training images, and fractions then refer to
     those; the size of a split that exists is ignored.
 
     Args:

@@ -27,9 +27,9 @@ _NAMED = 4  # pairs of classes that a line names
 def find_twins(listing: Listing) -> list[list[int]]:
     """Return rows of files with the same bytes, in groups; each group and the groups ascend.
 
-    Only groups with several splits or classes are included: an image that occurs twice among the
-    training images of its class does no harm. For files of equal size the last block is read, and
-    the whole file only if that is equal too. Decoding reports empty and missing files.
+    Only groups that span several splits or classes are included: an image that occurs twice among
+    the training images of its class does no harm. For files of equal size the last block is read,
+    and the whole file only if that is equal too. Decoding reports empty and missing files.
     """
     part = _rank_splits(listing) * len(listing.class_names) + listing.labels
     sizes = (read_size_and_time(path)[0] for path in listing.files.byte_paths())
@@ -69,7 +69,7 @@ def describe_leaks(listing: Listing, leaks: Sequence[tuple[int, int]]) -> str:
     what = count_noun(len(leaks), "image is", "images are")
     return (
         f"{what} in several splits, such as {first} and {second}; "
-        f"results on {'it' if len(leaks) == 1 else 'them'} are too good"
+        f"results on {'it' if len(leaks) == 1 else 'them'} look better than they are"
     )
 
 
@@ -117,7 +117,7 @@ def _find_shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.n
 
     Args:
         values: (N,) numbers.
-        rank: (N,) number of each one's part.
+        rank: (N,) number of the part that each image belongs to.
         rows: rows to compare.
     """
     rows = rows[np.argsort(values[rows], kind="stable")]
@@ -132,7 +132,7 @@ def _find_shared(values: np.ndarray, rank: np.ndarray, rows: np.ndarray) -> np.n
 def _hash_end(path: bytes, size: int) -> int:
     """Return a number that identifies the file's last bytes.
 
-    Among a million photographs, nearly each one shares its size with another, and reading them
+    Among a million photographs, nearly every one shares its size with another, and reading them
     whole would cost as much as decoding. The end of a compressed file differs if the images do.
     """
     try:

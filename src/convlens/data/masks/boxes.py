@@ -23,7 +23,7 @@ class Boxes:
 
     Attributes:
         size: (width, height) in pixels of the image they were drawn on; None if not stated.
-        corners: (xmin, ymin, xmax, ymax) of each in pixels, counted from 1, both ends included.
+        corners: (xmin, ymin, xmax, ymax) of each box in pixels, counted from 1, both ends included.
     """
 
     size: tuple[int, int] | None
@@ -36,8 +36,8 @@ class Boxes:
         0 or end at the width, so a box that exceeds the image by one pixel is clipped.
 
         Args:
-            width: of the mask, in pixels.
-            height: of the mask, in pixels.
+            width: mask width in pixels.
+            height: mask height in pixels.
 
         Raises:
             ValueError: a box exceeds the image by more, or ends before it begins.
@@ -95,7 +95,7 @@ def read_boxes(path: Path) -> Boxes:
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"it is not XML: {error}") from None
     if root.tag != "annotation":
-        raise ValueError(f"it begins with <{root.tag}>, but Pascal VOC with <annotation>")
+        raise ValueError(f"it begins with <{root.tag}>, but Pascal VOC begins with <annotation>")
     objects = root.findall("object")
     if not objects:
         raise ValueError("it has no <object>, so no box")

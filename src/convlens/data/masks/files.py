@@ -24,7 +24,7 @@ from convlens.data.masks.boxes import read_boxes
 from convlens.data.masks.load import ImageShape, MaskKind
 from convlens.data.pixels.decode import ORIENTATION, open_image
 
-# Index 255 of VOC's palette: the rim of objects and undecided regions, neither object nor not.
+# Index 255 of VOC's palette: rims of objects and undecided regions, neither object nor background
 _VOID = 255, (224, 224, 192)
 _TURNED = "turned"  # remark: the size does not tell whether the mask is rotated too
 
@@ -74,8 +74,8 @@ def _find_object(image: Image.Image) -> np.ndarray:
 def _find_background(image: Image.Image) -> np.ndarray:
     """Return (256,) bool: which indices of a palette are background.
 
-    Usually that is index 0, which is black. But programs that save few colours sort them in any
-    order, so black decides, and the index only if there is no black.
+    Usually that is index 0, which is black. But some programs write a palette in any
+    order, so black is the background, and index 0 only if the image has no black.
     """
     palette = np.array(image.getpalette(), dtype=int).reshape(-1, 3)
     colours = np.ones((256, 3), int)  # not black beyond the palette's end
@@ -114,8 +114,8 @@ USER_MASKS = MaskKind(
     version=("own", 1),
     read=_read_mask,
     remarks={
-        _TURNED: "{count} images are rotated by EXIF; their masks count as drawn on the rotated "
-        "image: check that they fit, the first: {first}"
+        _TURNED: "{count} images are rotated by EXIF; their masks are taken as drawn on the "
+        "rotated image: check that they fit, the first: {first}"
     },
     way_out="; correct or remove it, or skip such masks with data.on_error=skip",
     needed=False,

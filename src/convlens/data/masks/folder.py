@@ -141,7 +141,7 @@ def match_masks(
     if not unused:
         return matches, []
     what = "file belongs" if len(unused) == 1 else "files belong"
-    line = f"{len(unused)} {what} to no image in {folder.folder}, the first: {unused[0]}"
+    line = f"{len(unused)} {what} to no image, the first: {unused[0]}"
     return matches, [line]
 
 
@@ -165,8 +165,8 @@ def _walk_files(folder: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
 def _make_key(parts: Sequence[str]) -> tuple[str, ...]:
     """Return the names that an image and its mask have in common.
 
-    Composed letters (macOS decomposes them), one word for each split, no suffix, and no folder
-    ``annotations``.
+    Letters are composed (macOS decomposes them), each split has one word, and the suffix and the
+    folder ``annotations`` are dropped.
     """
     *folders, name = (normalise_name(part) for part in parts)
     labels = [parse_split(f) or f for f in folders if f.lower() != "annotations"]

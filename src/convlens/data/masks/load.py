@@ -105,7 +105,7 @@ def read_masks(
         kind: the kind of mask files.
         images: N image files.
         files: N mask files.
-        size: of the masks, in pixels.
+        size: height and width of the masks in pixels.
         resize: "squash", "crop" or "pad".
         cache_dir: folder of a memory-mapped cache, rebuilt when a path, size or modification time
             of a mask or its image changes; None: return an array and write nothing.
@@ -133,7 +133,8 @@ def read_masks(
             return row, remark
 
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            warnings.filterwarnings("ignore", module="PIL")  # odd metadata is not about pixels
+            # odd metadata does not affect the pixels
+            warnings.filterwarnings("ignore", module="PIL")
             try:
                 remarks = [(row, remark) for row, remark in pool.map(work, rows) if remark]
             finally:

@@ -1,4 +1,4 @@
-"""Where the animal is in an image of Oxford-IIIT Pet: trimaps to masks.
+"""Convert the trimaps of Oxford-IIIT Pet to masks of the animal.
 
 A trimap is a PNG with 1 on the object, 2 on the background and 3 on the border between them. A mask
 is True on object (1) and border (3). The border is a band a few pixels wide that contains the
@@ -44,9 +44,9 @@ TRIMAPS = MaskKind(
     version=("trimaps", 2),
     read=_read_mask,
     remarks={
-        _STRETCHED: "masks with other proportions than their images are stretched: {count}, the "
-        "first: {first}"
+        _STRETCHED: "masks stretched because their proportions differ from their images': {count}, "
+        "the first: {first}"
     },
-    way_out="; replace it by the one of the official annotations",
+    way_out="; replace it with the one from the official annotations",
     needed=True,
 )

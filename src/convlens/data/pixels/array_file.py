@@ -18,8 +18,8 @@ class ArrayFile:
 
     Args:
         path: the file to create.
-        shape: of the array.
-        dtype: of the array.
+        shape: the array's shape.
+        dtype: the array's type.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype):

@@ -8,8 +8,8 @@ cache must not take as long as building it.
 
 While a process builds an entry it holds a lock on ``<name>.json.tmp``, the future sidecar. A second
 process that needs the same entry waits and then maps it. Temporary files without a lock belong to a
-process that died and are removed. (The system releases locks when a process dies; process numbers
-would not do, because the next container reuses them.)
+process that died and are removed. (The system releases locks when a process dies; process ids
+would not do, because the next container may reuse them.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMAT = 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 IN_MEMORY = "or keep the images in memory with data.cache=ram"
 _BLOCK = 1 << 24  # bytes checked at a time
-CHECKED = 1 << 30  # most bytes of a file that opening it checks: about half a second
+CHECKED = 1 << 30  # most bytes checked when a file is opened: about half a second
 _ATTEMPTS = 5  # other processes may replace the entry between building and reading
 
 
@@ -139,7 +139,7 @@ def load_or_build(
 
     Args:
         directory: folder of the cache; None: build in memory and write nothing.
-        name: of the entry.
+        name: the entry's name.
         fingerprint: digest of everything that the arrays depend on.
         build: given a writer, fills the arrays that it creates, and returns notes (JSON-able) that
             are stored with them.
@@ -190,7 +190,7 @@ def fingerprint_files(files: Files, *parts: object) -> tuple[str, str]:
 def cache_arrays(
     key: dict, make: Callable[[], dict[str, np.ndarray]], directory: Path | None
 ) -> dict[str, np.ndarray]:
-    """Return the arrays from ``make()``, made once for each ``key``, under the same names.
+    """Return the arrays from ``make()`` by name; it is called once for each ``key``.
 
     Args:
         key: everything that the arrays depend on, JSON-able.
@@ -245,8 +245,9 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
         for key, file in files.items():
             if is_taken := not file.is_there():
                 raise UserError(
-                    f"another machine builds the same cache in {writer.directory}, which does not "
-                    f"share locks: set CONVLENS_CACHE to a local disk of each, or run on one first"
+                    f"another machine is building the same cache in {writer.directory}, which does "
+                    f"not share locks: set CONVLENS_CACHE to a local disk of each, or run on one "
+                    f"machine first"
                 )
             with open(file.path, "rb") as array_file:
                 arrays[key] = _read_state(array_file)

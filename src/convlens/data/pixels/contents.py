@@ -15,7 +15,7 @@ from convlens.data.index.files import Files
 from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
 from convlens.data.pixels.load import count_cores, show_progress
 
-_VERSION = 1  # of the digests: raise it when a file would get another digest
+_VERSION = 1  # of the digests: raise it when a file would get a different one
 _CHUNK = 64  # files per task of a thread
 _MANY = 2000  # files: threshold above which progress is shown
 
@@ -60,7 +60,7 @@ class FileDigests:
 
 
 def _read(files: Files, known: np.ndarray) -> np.ndarray:
-    """Return ``known`` with the missing digests, computed in threads (hashing frees the lock)."""
+    """Return ``known`` with the missing digests, computed in threads (hashing releases the GIL)."""
     digests = known.copy()
     missing = np.flatnonzero(digests == UNREAD)
     if not len(missing):

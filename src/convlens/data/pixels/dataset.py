@@ -20,8 +20,8 @@ class Images:
         labels: (N,) int64, indices into the class names.
         names: N names by which a user finds the image: a path, or ``shapes/test/17``.
         masks: (N, H, W) bool, True on the object; None if the source has no masks.
-        places: (N,) position of each image in ``images``, if that also has rows of files that
-            could not be read. None: image n is at n.
+        places: (N,) position of each image in ``images``, if that also has rows for files
+            that could not be read. None: image n is at n.
         made_from: two digests, of the request and of the state of the files; None without files.
         masked: (N,) bool, whether an image has a mask. Without one its row of ``masks`` is all
             False, as it is for an image without an object: only this attribute tells them apart.

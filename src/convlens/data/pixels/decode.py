@@ -64,8 +64,8 @@ class Recipe:
     """How a file becomes an (H, W, C) array.
 
     Attributes:
-        height: of the result, in pixels.
-        width: of the result, in pixels.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
         channels: 1 (ITU-R 601 luma) or 3 (RGB).
         resize: "squash": to the size, whatever the proportions; "crop": the largest centred part
             with the target's proportions; "pad": the whole image, centred on black.

@@ -34,7 +34,7 @@ from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_imag
 from convlens.data.pixels.lookalikes import GRID, compute_signature
 
 CHUNK = 16  # images per task of a thread
-_STORED = 2  # raise it when a cache entry has other arrays: images; since 2 also signatures
+_STORED = 2  # version of the arrays in a cache entry: 2 added signatures to the images
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Pixels:
     Attributes:
         images: (N, H, W, C) uint8 in the order of the files: a read-only memory map or an array.
         good: (N,) bool; False if the file could not be decoded (its pixels are zeros).
-        errors: (file, reason) of those.
+        errors: (file, reason) of each file that could not be decoded.
         made_from: two digests: of the request, and of the request with sizes and times of the
             files.
         digests: (N,) int64, ``file_digest`` of each file; None if the images come from the cache.
@@ -160,8 +160,8 @@ def _decode_all(
             way_out = "; replace or remove it, or skip such files with data.on_error=skip"
             raise ImageError(path, reason, way_out)
         if len(failures) == len(files):
-            raise UserError(f"none of {len(files)} files is an image, such as {path}: {reason}; "
-                            f"check the files in {path.parent}")  # fmt: skip
+            raise UserError(f"none of {len(files)} files is an image, the first: {path} "
+                            f"({reason}); check the files in {path.parent}")  # fmt: skip
     return failures
 
 

@@ -82,7 +82,7 @@ def describe_lookalikes(
         lines.append(
             f"{_count_copies({second for _, second in leaks})} another split (other size, "
             f"compression or format): {get_name(first)} ({names[split[first]]}), "
-            f"{get_name(second)} ({names[split[second]]}); results are too good"
+            f"{get_name(second)} ({names[split[second]]}); results look better than they are"
         )
     conflicts = [pair for pair in pairs if labels[pair[0]] != labels[pair[1]]]
     if conflicts:
@@ -108,7 +108,7 @@ def find_lookalikes(
 
     Args:
         signatures: (N, 16), of each image.
-        is_relevant: from two arrays of indices, which pairs matter, (n,) bool.
+        is_relevant: given two arrays of n indices, returns which pairs matter, (n,) bool.
         get_pixels: returns an image, (H, W, C) uint8.
     """
     pairs = set()

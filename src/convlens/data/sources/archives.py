@@ -31,10 +31,10 @@ class Archives:
         title: name of the data set.
         addresses: folders on servers that contain the archives, tried in order.
         checksums: file name of each archive -> its checksum.
-        algorithm: of the checksums, ``md5`` or ``sha256``.
+        algorithm: ``md5`` or ``sha256``, which computed the checksums.
         folders: the folders that the archives contain.
         megabytes: size of the download.
-        class_names: by ``data.labels``.
+        class_names: class names for each value of ``data.labels``.
         by_hand: how a user can put the data set into ``{directory}`` instead.
     """
 
@@ -158,8 +158,8 @@ _FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 FLOWERS = Archives(
     title="the flower photographs",
     addresses=("http://download.tensorflow.org/example_images/",),
-    # The checksum of TensorFlow Datasets. The connection is not encrypted, so it alone ensures that
-    # the download is genuine.
+    # The checksum of TensorFlow Datasets. The connection is not encrypted, so only the
+    # checksum ensures that the download is genuine.
     checksums={
         "flower_photos.tgz": "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"
     },

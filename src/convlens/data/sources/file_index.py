@@ -84,7 +84,7 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     index = Index(files.class_names, counts, load, files, notes, masked)
     if image_files.decoded is None:
         return index
-    dataset = load()  # everything is decoded anyway, and then the masks left out are known too
+    dataset = load()  # everything is decoded already; loading also shows which masks are left out
     masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
 
@@ -129,8 +129,8 @@ def _exclude_broken(spec: DataConfig, image_files: ImageFiles) -> ImageFiles:
 def _exclude_leaks(image_files: ImageFiles) -> tuple[ImageFiles, list[str]]:
     """Leave out test files whose bytes are also among the training or validation images.
 
-    The lines report them, images that validation shares with training, and images with several
-    labels.
+    The returned lines report these files, images that validation shares with training, and images
+    with several labels.
     """
     files = image_files.listing
     groups = twins.find_twins(files)
@@ -159,7 +159,7 @@ def _exclude_leaks(image_files: ImageFiles) -> tuple[ImageFiles, list[str]]:
 def _exclude_used(
     spec: DataConfig, image_files: ImageFiles, before: np.ndarray
 ) -> tuple[ImageFiles, list[str]]:
-    """Leave out test files that the run whose weights this one starts from has used."""
+    """Leave out test files used by the run whose weights this one starts from."""
     files = image_files.listing
     digests = FileDigests(files.files, resolve_cache(spec)).get()
     used = np.isin(digests, before) & (digests != UNREAD)
@@ -168,7 +168,7 @@ def _exclude_used(
     if count := int((used & (files.splits == "validation")).sum()):
         lines.append(
             f"{count} validation images were used by the run whose weights this one starts from: "
-            f"validation results are too good"
+            f"validation results look better than they are"
         )
     if not leaked.any():
         return image_files, lines

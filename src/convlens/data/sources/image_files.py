@@ -24,7 +24,7 @@ from convlens.data.sources.places import resolve_cache
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, before their use (split, skipped or not) is decided.
+    """Image files, before it is decided which are used, and in which split.
 
     Attributes:
         listing: N files; ``splits`` only if the layout has them.

@@ -20,7 +20,7 @@ from convlens.data.sources import torchvision_sets
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.source import Download, Index, read_split_fractions
 
-# name -> function that reads the set, its classes, megabytes of its download
+# name -> (function that reads the set, its class names, megabytes to download)
 SETS = {
     "mnist": (torchvision_sets.read_mnist, torchvision_sets.MNIST_CLASSES, 12),
     "cifar10": (torchvision_sets.read_cifar10, torchvision_sets.CIFAR10_CLASSES, 170),
@@ -41,7 +41,8 @@ def index_user_set(spec: OwnDataConfig, seed: int) -> Index:
         seed: decides the split.
 
     Raises:
-        UserError: the class does not exist, rejects its keys, or reads something else.
+        UserError: the class does not exist, rejects its keys, or does not return images
+            and labels.
     """
     source = instantiate("data", spec, size=spec.size, channels=spec.channels, seed=seed)
     names, arrays = call(

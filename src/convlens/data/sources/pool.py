@@ -22,9 +22,9 @@ class Pool:
     """Every labelled image of a source, before an evaluation decides which of them to test.
 
     Attributes:
-        place: what messages call it.
+        place: what messages call the source.
         class_names: K names.
-        labels: (N,) int64, indices into them.
+        labels: (N,) int64, indices into ``class_names``.
         splits: (N,) str, the source's own splits; None if it has none.
         names: N names by which a user finds the images.
         digests: returns (N,) int64 (``convlens.data.index.digests``).

@@ -25,7 +25,7 @@ FILES = {
     "flowers": folder.find_image_folder,
     "pets": pets.find_pets,
 }
-# those of them that are downloaded if their folder does not exist
+# sources of image files that are downloaded if their folder does not exist
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
 # sources of drawn or packed images
 STORES = {
@@ -48,11 +48,11 @@ def build_index(spec: DataConfig, seed: int, before: np.ndarray = NONE) -> Index
     Args:
         spec: the config group ``data``.
         seed: decides the split if the source has none, and what ``shapes`` draws.
-        before: digests of images used by an earlier run, which must not be tested. Stores of drawn
-            or packed images ignore it: their test images are the same in every run.
+        before: digests of images used by an earlier run, which must not become test images. Stores
+            of drawn or packed images ignore it: their test images are the same in every run.
 
     Raises:
-        UserError: something in the data or its keys is wrong and the user can fix it.
+        UserError: the data or its keys have a problem that the user can fix.
     """
     _check(spec)
     if _get_store(spec):
@@ -97,7 +97,7 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
         seed: as for ``build_index``.
 
     Raises:
-        UserError: something in the data or its keys is wrong and the user can fix it.
+        UserError: the data or its keys have a problem that the user can fix.
     """
     _check(spec)
     if _get_store(spec):

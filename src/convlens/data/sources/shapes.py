@@ -280,7 +280,7 @@ def paint_shortcut(
         labels: (N,) whole numbers in 0..classes-1; the label decides the mark's colour.
         fraction: fraction of the images to mark, 0..1; exactly ``round(fraction * N)`` are marked.
         classes: number of classes, and of colours.
-        seed: with ``stream`` chooses the images; alone it decides the corner of all streams.
+        seed: with ``stream``, decides which images; alone, the corner, the same in all streams.
         stream: as for ``draw_shapes``.
 
     Returns:

@@ -59,7 +59,7 @@ class Download:
 
 
 def read_split_fractions(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
-    """Return the sizes of the splits to divide off; 0 for a split that the source already has.
+    """Return the sizes of the splits to be split off; 0 for a split that the source already has.
 
     Args:
         spec: the config group ``data``.

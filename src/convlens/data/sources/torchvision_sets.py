@@ -3,7 +3,7 @@
 Legend: N images, H W C height, width, channels. Both sets fit in memory and are read completely.
 
 A folder that contains the files is only read, never written: compressed files are read directly,
-while torchvision would unpack them beside.
+while torchvision would unpack them into the same folder.
 """
 
 from __future__ import annotations

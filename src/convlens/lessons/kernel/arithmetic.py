@@ -1,4 +1,4 @@
-"""Compute one output value of a kernel, ``patch · kernel = products`` and their sum, and print it.
+"""Work out one output value of a kernel, ``patch · kernel = products`` and their sum, as text.
 
 Legend: ``C`` channels, ``H W`` height and width of the image, ``kh kw`` those of the kernel.
 """
@@ -78,7 +78,7 @@ def work_out(
 
 
 def format_value(value: float) -> str:
-    """Format a number for a cell: an integer without decimals, else two decimals or three digits.
+    """Format a number for a cell: integers as such, others with two decimals or three digits.
 
     >>> [format_value(x) for x in (255.0, -12.5, 1 / 9, -0.0, 3e8)]
     ['255', '-12.50', '0.111', '0', '3e+08']

@@ -27,7 +27,7 @@ def compute_pad_widths(kernel: int, padding: Padding) -> tuple[int, int]:
     """Return how many zeros are added before and after the image along one axis.
 
     ``same`` adds ``kernel - 1`` zeros in total, so that at stride 1 the output is as large as the
-    image. For an even kernel, one more of them is after than before, as in PyTorch.
+    image. For an even kernel, the odd zero goes after the image, as in PyTorch.
 
     Args:
         kernel: Size of the kernel along this axis, in pixels.
@@ -153,6 +153,6 @@ def pool(maps: Tensor, kind: str, window: int) -> Tensor:
 
 
 def find_strongest(map: Tensor) -> tuple[int, int]:
-    """Return row and column of the largest magnitude of a map ``(h, w)``; of equals, the first."""
+    """Return row and column of the largest magnitude of a map ``(h, w)``; the first if tied."""
     place = int(map.abs().argmax())
     return place // map.shape[1], place % map.shape[1]

@@ -1,4 +1,4 @@
-"""Kernels: a few with names, and parsing of user-defined weights."""
+"""Named kernels, and a parser for user-defined weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from convlens.core.errors import UserError, nearest
 
 LARGEST = 15  # maximum number of rows and columns, since the panel shows every weight
-LARGEST_WEIGHT = 1e6  # products of pixels and larger weights would be hard to read
+LARGEST_WEIGHT = 1e6  # the products of pixels and larger weights would be too long to read
 _ROW = r"\[[^\[\]]+\]"
 
 
@@ -80,8 +80,8 @@ def parse_kernel(text: str) -> Kernel:
         return KERNELS[plain]
     if not plain.startswith("["):
         raise UserError(
-            f"kernel={text}: no such kernel; {nearest(plain, KERNELS)} "
-            f"Or try numbers: kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]"
+            f"kernel={text}: neither the name of a kernel nor numbers, such as "
+            f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]; {nearest(plain, KERNELS)}"
         )
     if not re.fullmatch(rf"\[{_ROW}(,{_ROW})*\]|{_ROW}", plain):
         raise UserError(

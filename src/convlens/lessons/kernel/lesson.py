@@ -66,7 +66,7 @@ class Lesson:
 
 
 def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
-    """Decode one file in its own proportions, with the decoder that networks' images come from.
+    """Decode one file in its own proportions, with the decoder for training images.
 
     Args:
         path: The image file.

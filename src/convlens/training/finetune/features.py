@@ -23,7 +23,7 @@ from convlens.data.pixels.dataset import Images
 from convlens.models import Classifier
 from convlens.models.state import compute_fingerprint
 
-VERSION = 1  # of the stored numbers: raised if the same key would give others
+VERSION = 1  # of the stored numbers: raise it if the same key would give different ones
 # Images per pass. Not the config's batch size: the last bits of a convolution depend on it, and
 # the cache must not depend on which run filled it.
 BATCH = 20
@@ -35,7 +35,7 @@ class Features:
 
     Attributes:
         array: (N, …) memory-mapped; bfloat16 numbers as their uint16 bit patterns.
-        dtype: of the numbers.
+        dtype: type of the numbers.
         cut: number of backbone links before the cut.
         from_cache: whether they were read from the cache.
         seconds: time that computing or opening took.
@@ -81,9 +81,9 @@ def compute_features(
         pictures: the images of a split.
         precision: the resolved precision.
         context: the precision's context for a forward pass.
-        device: of the model.
-        directory: of the cache.
-        title: of the progress bar.
+        device: the model's device.
+        directory: folder of the cache.
+        title: title of the progress bar.
         base: features of the same images at an earlier cut, to continue from.
 
     Raises:

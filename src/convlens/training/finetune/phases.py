@@ -62,7 +62,7 @@ def find_cut(
 class Phases(L.Callback):
     """Starts each phase of the module's schedule, also after a resume.
 
-    Under DDP the network is wrapped again whenever other parameters are trained than before,
+    Under DDP the network is wrapped again whenever the set of trained parameters changes,
     because the wrapper reduces only parameters that were trained when it was created. The module
     averages batch-normalisation statistics over the processes before every validation, so that all
     processes evaluate and save the same network.
@@ -71,8 +71,8 @@ class Phases(L.Callback):
 
     Args:
         caching: ``auto``, ``always`` or ``never``: whether to train on stored features.
-        directory: of the feature cache.
-        precision: as in the config; set again once ``auto`` is resolved.
+        directory: folder of the feature cache.
+        precision: as in the config; replaced once ``auto`` is resolved.
 
     Attributes:
         tested_epoch: completed epochs of the network under test.
@@ -158,7 +158,7 @@ class Phases(L.Callback):
         return cut
 
     def check(self, module: ClassifierModule, data: PictureData) -> None:
-        """Raise early if ``always`` is impossible in any phase."""
+        """Raise a UserError early if ``always`` is impossible in any phase."""
         if self.caching == "always":
             for phase in module.schedule.phases:
                 self.cut(module, data, phase)
@@ -259,7 +259,7 @@ def _trained_names(module: torch.nn.Module) -> frozenset[str]:
 
 
 def rewrap(trainer: L.Trainer, module: L.LightningModule, before: frozenset[str] | None) -> None:
-    """Wrap ``module`` for DDP again if other parameters are trained than before.
+    """Wrap ``module`` for DDP again if the set of trained parameters has changed.
 
     Parameters that are frozen when DDP wraps the model are never reduced after they are unfrozen,
     and the replicas silently drift apart (Lightning issue 20340).

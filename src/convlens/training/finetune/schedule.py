@@ -1,4 +1,4 @@
-"""The schedule of a fine-tuning: what is trained when, at which rate.
+"""The fine-tuning schedule: what is trained when, and at which learning rate.
 
 It is a pure function of the epoch and of the results recorded in the checkpoint, so a resumed run
 continues exactly where it stopped, with any number of processes.
@@ -35,7 +35,7 @@ class Plateau:
     """Ends a phase if ``metric`` has not improved for ``patience`` of its epochs.
 
     Attributes:
-        metric: name of the metric; the lower, the better for a loss, else the higher.
+        metric: name of the metric; lower is better for a loss, higher for any other.
         patience: epochs to wait for an improvement.
     """
 
@@ -43,7 +43,7 @@ class Plateau:
     patience: int
 
     def is_reached(self, values: list[float]) -> bool:
-        """Return whether the values of the phase's epochs so far end it."""
+        """Return whether the metric's values in the phase so far end it."""
         best = min(values) if self.metric.endswith("loss") else max(values)
         return len(values) - 1 - values.index(best) >= self.patience
 
@@ -53,7 +53,7 @@ class Phase:
     """Consecutive epochs in which the same groups are trained.
 
     Attributes:
-        number: from 0.
+        number: number of the phase, from 0.
         epochs: the maximum number of epochs.
         train: names of the trained groups.
         rates: their learning rates, before the scheduler's factor.
@@ -111,7 +111,7 @@ class Schedule:
         After the end of the schedule, this is still the last phase.
 
         Args:
-            epoch: from 0.
+            epoch: number of the epoch, from 0.
             record: results of the epochs before it.
         """
         start = 0

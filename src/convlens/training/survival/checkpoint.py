@@ -107,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _problem(content: Any) -> str:
-    """Return what makes a file no checkpoint of convlens, or an empty text."""
+    """Return why a file is not a checkpoint of convlens, or an empty text."""
     parts = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not {"config", "class_names"} <= set(parts):
         return "it has no config and class names"
@@ -117,7 +117,7 @@ def _problem(content: Any) -> str:
     if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
         return "its class names are not a list of names"
     if len(names) < 2 or len(set(names)) < len(names):
-        return "its class names are not two or more different ones"
+        return "its class names are fewer than two, or some are the same"
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) and is_plain(value)
         for key, value in state.items()

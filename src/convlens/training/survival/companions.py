@@ -56,7 +56,7 @@ class Companions(L.Callback):
         return ""
 
     def end(self) -> None:
-        """Kill the processes that still run."""
+        """Kill the processes that are still running."""
         for child in getattr(self, "children", ()):
             if child.poll() is None:
                 child.kill()
@@ -88,7 +88,7 @@ def _follow_parent() -> None:
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(EACH)
-    time.sleep(GRACE / 4)  # it usually notices in a collective
+    time.sleep(GRACE / 4)  # it usually notices by itself, in a collective operation
     os._exit(1)
 
 

@@ -20,7 +20,7 @@ class Step:
 
     Attributes:
         batch: number of the batch in the epoch, from 0.
-        rows: its rows of the split.
+        rows: rows of its images in the split.
         loss: its loss, a scalar.
     """
 
@@ -81,7 +81,7 @@ class Divergence(L.Callback):
 
 
 def _describe_step(trainer: L.Trainer, step: Step) -> str:
-    """Describe where it happened."""
+    """Describe where the loss stopped being finite."""
     rows = step.rows.cpu().tolist()
     names = trainer.datamodule.dataset.splits["train"].names
     listed = ", ".join(str(names[row]) for row in rows[:NAMED])

@@ -4,7 +4,7 @@ Schedulers, containers and shutdowns send SIGTERM; Ctrl-C sends SIGINT. The curr
 finished, everything is saved in ``checkpoints/stopped.ckpt``, and the process exits with 128 plus
 the signal's number. Outside of steps (during explanations before and after training, or while
 features are computed) the run ends at once, because everything trained is saved already. The
-resumed run ends with the same bits as one that was left alone, including the metrics of the
+resumed run ends with the same bits as an uninterrupted one, including the metrics of the
 interrupted epoch. After the next complete epoch ``stopped.ckpt`` is removed.
 """
 
@@ -37,7 +37,7 @@ class Interruption(L.Callback):
         file: ``stopped.ckpt``.
 
     Attributes:
-        came: number of the signal that ends the run; 0 if there was none.
+        signal_number: number of the signal that ends the run; 0 if there was none.
     """
 
     def __init__(self, file: Path):
@@ -89,7 +89,7 @@ class Interruption(L.Callback):
         if self._pending or (several and (batch_idx + 1) % trainer.log_every_n_steps and not last):
             return
         self._agreed = self._is_signalled(trainer)
-        # before a validation all processes stop at its start: they may validate unequal numbers
+        # before a validation all processes stop at its start: their numbers of batches may differ
         if self._agreed and (batch_idx + 1) % trainer.val_check_batch:
             _end_loops(trainer)
 
@@ -120,7 +120,7 @@ class Interruption(L.Callback):
         self.signal_number = int(flag)
         return bool(self.signal_number)
 
-    # --- saving, and continuing during an epoch
+    # --- saving during an epoch, and continuing it
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and self._epoch_open:
@@ -168,7 +168,7 @@ class Interruption(L.Callback):
         self._end_step(trainer)  # the last explanations may take minutes
 
     def reopen(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Continue during an epoch; Lightning does not call its start hooks again, so this does."""
+        """Continue an interrupted epoch; call its start hooks, which Lightning does not repeat."""
         if self._kept is None:
             return
         for callback in trainer.callbacks:

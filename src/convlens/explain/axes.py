@@ -1,4 +1,4 @@
-"""Find out which axis of a layer's output is which, by following them through the forward pass.
+"""Find out which axis of a layer's output is which: follow the axes through the forward pass.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` tokens.
 
@@ -35,7 +35,7 @@ from convlens.explain.axis_rules import (
 _PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "linear": 0}
 # products inside operations that are whole layers (torch's fast path for nn.TransformerEncoder)
 _WHOLE_LAYERS = {"_transformer_encoder_layer_fwd": 6, "_native_multi_head_attention": 4}
-# operations that keep what is above zero: what reads their output counts as a reader of their input
+# operations that keep positive values: whatever reads their output also reads their input
 _SIGN_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "max_pool2d", "permute",
                  "max_pool2d_with_indices", "native_dropout", "transpose", *VIEWS}  # fmt: skip
 
@@ -60,7 +60,7 @@ class Layout:
 
 
 class AxisTracker(TorchDispatchMode):
-    """Follows the axes of ``images`` ``(B, C, H, W)`` while its ``with`` lasts.
+    """Follows the axes of ``images`` ``(B, C, H, W)`` inside a ``with`` block.
 
     Attributes:
         products: number of convolutions and matrix products over more than one position of an
@@ -72,7 +72,7 @@ class AxisTracker(TorchDispatchMode):
     def __init__(self, images: Tensor):
         super().__init__()
         self.products = 0
-        self._learned = False  # whether any product has been taken
+        self._learned = False  # whether any layer with weights has run
         self.readers: dict[str, set[str]] = {}
         self._batch = len(images)
         self._axes: dict[tuple, Axes] = {_key(images): make_axes("BPHW", images.shape)}
@@ -123,7 +123,7 @@ class AxisTracker(TorchDispatchMode):
         return get_labels(axes[1]) <= own
 
     def watch(self, name: str, output: Tensor) -> None:
-        """Record in ``readers`` from now on which operations read ``output``."""
+        """From now on, record in ``readers`` which operations read ``output``."""
         self.readers[name] = set()
         self._watched.setdefault(_key(output), set()).add(name)
 
@@ -136,7 +136,7 @@ class AxisTracker(TorchDispatchMode):
                 continue
             for each in names:
                 self.readers[each].add(_classify_reader(name, args, kwargs))
-            if packet != name:  # in place: the memory holds another value now
+            if packet != name:  # in place: this memory now holds another value
                 self._watched.pop(key, None)
 
     def _follow_axes(self, func, name: str, args, given, known, outputs) -> list[Axes | None]:
@@ -170,7 +170,7 @@ class AxisTracker(TorchDispatchMode):
 
 def _key(tensor: Tensor) -> tuple:
     """Return a key that all tensor objects of a view share, and that is never used again."""
-    # autograd makes new objects for views, so the identity of the object does not serve
+    # autograd makes new objects for views, so the object's identity cannot be the key
     storage = StorageWeakRef(tensor.untyped_storage())
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 

@@ -74,7 +74,7 @@ def hook_modules(model: nn.Module, note: Callable[[SoftmaxCall], None]) -> ExitS
 
 
 class SoftmaxFunctions(TorchFunctionMode):
-    """Mode that reports each call of a softmax or sigmoid, by functions and by modules.
+    """Mode that reports each call of a softmax or sigmoid, by a function or by a module.
 
     Args:
         note: function that receives the calls.
@@ -171,7 +171,7 @@ def _find_function(rows: Tensor) -> str | None:
 
 
 def multi_label_error(what: str, rows: Tensor) -> UserError:
-    """Return the error for a network with an independent yes or no for each class."""
+    """Return the error for a network that gives each class an independent yes or no."""
     return UserError(
         f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label), but "
         f"explanations need exclusive classes: end in one logit per class, or one output for two"

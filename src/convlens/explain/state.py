@@ -96,8 +96,8 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
 def copy_network(model: nn.Module) -> nn.Module:
     """Return a deep copy of the modules and their tensors that shares everything else.
 
-    Other objects are shared because they may lead far: a LightningModule refers to its trainer,
-    and the trainer to the whole run.
+    Other objects are shared because they may refer to much more: a LightningModule refers to its
+    trainer, and the trainer to the whole run.
     """
     copied = (nn.Module, Tensor, *_CONTAINERS, *_PLAIN)
     shared = {

@@ -103,14 +103,14 @@ class AxisTracker(TorchDispatchMode):
         """Return the layout of an output of the pass."""
         shape, axes = tuple(output.shape), self.axes(output)
         if not shape or shape[0] != self._batch or (axes and not get_labels(axes[0]) <= {"B"}):
-            return Layout(None, f"gives parts of images, {shape}, not maps of whole ones")
+            return Layout(None, f"returns parts of images {shape}, not maps of whole images")
         if output.dim() == 2:
             return Layout((0, 1))
         if output.dim() != 4:
             kind = "tokens" if output.dim() == 3 else "a tensor"
-            return Layout(None, f"gives {kind} {shape[1:]} per image, not maps")
+            return Layout(None, f"returns {kind} {shape[1:]} per image, not maps")
         if axes is None:
-            return Layout(None, f"gives {shape[1:]} per image, and its channel axis is unknown")
+            return Layout(None, f"returns {shape[1:]} per image, and its channel axis is unknown")
         return _map_layout(shape, axes)
 
     def is_image_input(self, given: Tensor) -> bool:
@@ -192,9 +192,7 @@ def _map_layout(shape: tuple[int, ...], axes: Axes) -> Layout:
         height = down or others[:1]
         width = across or others[-1:]
         return Layout((0, channels[0], height[0], width[0]))
-    return Layout(
-        None, f"gives {shape[1:]} per image, which are not the channels, height and width of maps"
-    )
+    return Layout(None, f"returns {shape[1:]} per image, which is not the (C, h, w) of maps")
 
 
 def _classify_reader(name: str, args, kwargs) -> str:

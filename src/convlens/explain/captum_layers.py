@@ -38,9 +38,8 @@ def hook_layers(
         starts_graph = gradients and not output.requires_grad
         return output.detach().requires_grad_() if starts_graph else None
 
-    with layouts.hook_layers(
-        observe
-    ):  # before Captum's own hooks, which then see the returned tensor
+    # before Captum's own hooks, which then see the returned tensor
+    with layouts.hook_layers(observe):
         yield layouts
 
 

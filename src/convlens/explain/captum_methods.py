@@ -124,7 +124,7 @@ class MethodCall:
         self.base = known[self.name]
         if inner == "noise_tunnel":
             raise UserError(
-                "noise_tunnel cannot average itself: set of to another method, such as saliency"
+                "noise_tunnel cannot average itself: set of= to another method, such as saliency"
             )
         self.init_names = _parameters(self.base.__init__)
         self.call_names = _parameters(self.base.attribute)
@@ -135,7 +135,7 @@ class MethodCall:
                 raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
         if "neuron_selector" in self.call_names and "neuron_selector" not in options:
             raise UserError(
-                f"{method} needs the option neuron_selector, the unit's position in the layer"
+                f"{method} needs the option neuron_selector: the unit's position in the layer"
             )
         self.options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         samples = {"n_samples", "nt_samples"} & (self.call_names | outer)
@@ -194,7 +194,7 @@ class MethodCall:
         if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
             # Captum averages over axes 2 and 3, whatever they are
             raise UserError(
-                f"{self.name} takes axis 1 for the channels, but layer {layer!r} has them on "
+                f"{self.name} reads the channels from axis 1, but layer {layer!r} has them on "
                 "another axis: choose a convolution, or the method grad_cam"
             )
         arguments = self._defaults(images.detach())
@@ -228,7 +228,7 @@ class MethodCall:
         if maps.dim() != 4:
             raise UserError(
                 f"{self.method} at layer {layer!r} returns {tuple(maps.shape[1:])} per image, "
-                "no maps (C, h, w): choose a convolution or its activation"
+                "not maps (C, h, w): choose a convolution or its activation"
             )
         return maps.detach().sum(1)
 

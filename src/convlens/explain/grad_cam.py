@@ -133,7 +133,7 @@ def _find_axes(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:
     """Return which axes of a layer's output are ``B, C, h, w``; raise a UserError if none are."""
     layout = layouts.layout(name)
     if layout.map_order is None:
-        reason = layout.reason or f"gives {tuple(output.shape[1:])} per image"
+        reason = layout.reason or f"returns {tuple(output.shape[1:])} per image"
         raise UserError(
             f"layer {name!r} {reason}; Grad-CAM needs maps (C, h, w): choose a convolution or "
             "its activation"

@@ -135,9 +135,9 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
         return None, "the network has no feature map"
     if 2 * last.products <= products:
         return None, (
-            f"the last feature map is that of {last.name!r}, and {products - last.products} of the "
-            f"network's {products} products come after it (networks on tokens, such as ViT, are "
-            "not supported yet)"
+            f"the last feature map is that of {last.name!r}, and {products - last.products} of "
+            f"{products} convolutions and matrix products come after it (networks on tokens, such "
+            "as ViT, are not supported yet)"
         )
     return last.name, ""
 

@@ -147,8 +147,8 @@ def refuse_probabilities(rows: Tensor) -> None:
         return
     reason = {
         "sigmoid": "a sigmoid computed them",
-        "softmax": "rows are in [0, 1] and sum to 1",
-        "log_softmax": "rows are at most 0, exponentials sum to 1",
+        "softmax": "values in [0, 1], each row sums to 1",
+        "log_softmax": "values at most 0, exponentials of each row sum to 1",
     }[function]
     what = "log-probabilities" if function == "log_softmax" else "probabilities"
     raise UserError(

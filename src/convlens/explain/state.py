@@ -89,7 +89,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     if written and not is_first:
         raise UserError(
             f"{type(model).__name__} wrote to its parameter {written[0]} in evaluation mode, "
-            f"unlike in earlier passes, so its old values are lost: change forward to write to none"
+            f"unlike in earlier passes, so its old values are lost: do not write to it in forward"
         )
 
 

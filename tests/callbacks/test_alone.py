@@ -241,7 +241,7 @@ def test_answers_are_probabilities_once_whatever_a_module_ends_in(
         (lambda z: nn.functional.softmax(z, 1), 2, "outputs=probabilities"),
         (torch.sigmoid, 1, "a sigmoid computed them"),
         (nn.Sigmoid(), 2, "multi-label"),
-        (nn.Identity(), 3, "gives 3 outputs per image, but there are 2 classes"),
+        (nn.Identity(), 3, "returns 3 outputs per image, but there are 2 classes"),
         (lambda z: z.flatten(), 2, "returns (8,) for 4 images"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_wrapped_networks_filters_are_the_same_beside_a_picture():
 def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
     for words, answer in [
         (["layers=conv99", "only=grad_cam"], "matches 'conv99'"),
-        (["layers=head.logits", "only=grad_cam"], "layer 'head.logits' gives"),
+        (["layers=head.logits", "only=grad_cam"], "layer 'head.logits' returns"),
         (["layers=head", "only=filters"], "layers=head: it has no filters"),
     ]:
         assert main(["explain", PICTURE, *words, f"run_dir={tmp_path / words[0]}"]) == 2, words
@@ -134,5 +134,5 @@ def test_a_wrapped_network_on_tokens_says_so_and_explains_what_it_can(tmp_path):
     assert {"occlusion", "superpixels", "integrated_gradients"} <= set(found.panels)
     with pytest.raises(UserError, match="only=grad_cam: the last feature map is that of"):
         wrapped.explain(Image.open(CAT), only="grad_cam")
-    with pytest.raises(UserError, match="layer 'blocks.1' gives tokens"):
+    with pytest.raises(UserError, match="layer 'blocks.1' returns tokens"):
         wrapped.explain(Image.open(CAT), only="activations", layers="blocks.1")

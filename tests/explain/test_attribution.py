@@ -307,7 +307,7 @@ def test_mistakes_are_answered_in_one_line():
         attribute(model, images, targets, "layer_grad_cam", layer="conv9")
     with pytest.raises(UserError, match="leave layer out"):
         attribute(model, images, targets, "saliency", layer="conv1")
-    with pytest.raises(UserError, match="no maps"):
+    with pytest.raises(UserError, match="not maps"):
         attribute(model, images, targets, "layer_activation", layer="fc1")
     with pytest.raises(UserError, match="neuron_selector"):
         attribute(model, images, targets, "neuron_gradient", layer="conv1")

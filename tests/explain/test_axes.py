@@ -214,7 +214,7 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
         lambda: compute_layer_statistics(model, [images], [layer]),
         lambda: search_patches(model, {layer: [0]}, [images]),
     ):
-        with pytest.raises(UserError, match=f"layer '{layer}' gives {why}"):
+        with pytest.raises(UserError, match=f"layer '{layer}' returns {why}"):
             look()
 
 

@@ -207,7 +207,7 @@ def test_networks_on_tokens_are_refused_by_name(family):
     assert default is None and "tokens" in why
     assert plain_hooks(model, images)[layer].dim() == 3
     for explained in (activations, lambda m, x, names: grad_cam(m, x, torch.tensor([1]), names)):
-        with pytest.raises(UserError, match=f"layer '{layer}' gives"):
+        with pytest.raises(UserError, match=f"layer '{layer}' returns"):
             explained(model, images, [layer])
 
 

@@ -165,7 +165,7 @@ def test_logits_that_only_look_like_probabilities_can_be_said():
     network = With(base(), UNSAID["shares"])
     explainer = wrapped(network, outputs="logits")
     torch.testing.assert_close(explainer.probabilities(IMAGES), network(IMAGES).softmax(1).detach())
-    with pytest.raises(UserError, match="outputs=probabilities: the outputs are not"):
+    with pytest.raises(UserError, match="outputs=probabilities, but the outputs are not"):
         wrapped(base(), outputs="probabilities")
     with pytest.raises(UserError, match="outputs=probability: did you mean probabilities"):
         wrapped(base(), outputs="probability")

@@ -47,7 +47,8 @@ def compute_grid_layout(channels: int, height: int, width: int) -> GridLayout:
     """Return the layout for ``channels`` maps of ``height`` × ``width``.
 
     Small maps are magnified by a whole factor and large ones are reduced. The grid is about 800
-    pixels wide, hardly ever wider than 1500, and at most 2400 pixels high while cells can shrink.
+    pixels wide, rarely wider than 1500, and at most 2400 pixels high unless cells cannot shrink
+    further.
     """
     columns = min(_COLUMNS, channels)
     rows = -(-channels // columns)
@@ -129,7 +130,7 @@ def _resize_levels(levels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _draw_row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndarray:
-    """Draw the number of each row's first channel; where rows are low, only of every n-th row."""
+    """Draw the number of each row's first channel; if rows are low, only for every n-th row."""
     step, line = layout.cell_height + layout.gap, line_height(SMALL)
     tall, middle = max(height, line), max(layout.cell_height, line) // 2
     width = text_width(str(channels - 1), SMALL) + 4
@@ -144,7 +145,7 @@ def _draw_row_numbers(layout: GridLayout, channels: int, height: int) -> np.ndar
 def _draw_cells(
     levels: np.ndarray, layout: GridLayout, flat: np.ndarray, dead: np.ndarray
 ) -> np.ndarray:
-    """Draw the grid without text: coloured cells in their places, marks on constant and dead ones.
+    """Draw the grid without text: the coloured cells, and marks on constant and dead ones.
 
     Levels are placed first and coloured all at once, because levels take fewer bytes to move.
     """
@@ -181,7 +182,7 @@ def activation_grid(
 
     Args:
         maps: ``(C, h, w)`` or ``(C,)``, any finite range.
-        title: The layer and the tap.
+        title: The layer and the image.
         rule: How values become colours, see ``compute_channel_levels``.
         dead: bool ``(C,)``, channels that respond to no image at all.
 
@@ -199,7 +200,7 @@ def activation_grid(
     count, height, width = values.shape
     is_dead = np.zeros(count, bool) if dead is None else as_array(dead).astype(bool)
     if is_dead.shape != (count,):
-        raise ValueError(f"dead has shape {is_dead.shape} for {count} channels")
+        raise ValueError(f"dead must be ({count},), not {is_dead.shape}")
     single = height == width == 1
     own_scale = rule == "reference" and not single
     levels, flat = compute_channel_levels(values, "shared" if single else rule)

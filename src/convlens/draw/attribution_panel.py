@@ -34,15 +34,15 @@ def attribution_panel(
     from the map alone. Maps without negative values are drawn as heat from 0. The bar below the map
     shows the ends of the colour scale: ``scale``, or else the largest value. For maps of at least
     32 × 32 it is the 99.5th percentile of the magnitudes; larger values get the colour of the end,
-    and the bar says so with ≥.
+    which the bar marks with ≥.
 
-    The band above each row is the one of ``convlens.draw.grad_cam_panel.grad_cam_panel``.
+    The band above each row is that of ``convlens.draw.grad_cam_panel.grad_cam_panel``.
 
     Args:
         image: ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
         maps: One entry for each class, drawn in this order; maps may be negative here.
         title: The image, the method, the epoch.
-        note: What a reader should know about these maps, on a red line of its own.
+        note: A caveat about these maps, written on a red line of its own.
 
     Returns:
         uint8 ``(H, W, 3)``.

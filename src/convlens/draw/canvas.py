@@ -178,9 +178,9 @@ def add_title(
 ) -> np.ndarray:
     """Frame ``picture`` and add a bold ``title``, a muted ``subtitle`` and a red ``alert`` above.
 
-    A title that is too long first widens a narrow canvas a little, then wraps, then ends in ``…``.
-    The picture itself is unchanged at the lower left: its last row and its first column are ``PAD``
-    pixels from the edges.
+    A title that is too long first widens a narrow canvas a little, then wraps, then is cut with
+    ``…``. The picture itself is unchanged at the lower left: its last row and its first column are
+    ``PAD`` pixels from the edges.
     """
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]

@@ -31,7 +31,7 @@ _RING = {"ms": 9, "mfc": "none", "mec": to_hex(RED), "mew": 1.6}
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of that many inches, independent of pyplot's global state."""
+    """Return an empty figure of this size in inches, independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _style(axes: Axes, xlabel: str) -> None:
-    """Keep only what helps reading: two quiet axis lines and a faint grid."""
+    """Reduce the chart to what helps the reader: two muted axis lines and a faint grid."""
     axes.set_facecolor(to_hex(BACKGROUND))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(to_hex(MUTED))

@@ -49,7 +49,8 @@ def class_means(
     classes = len(values)
     if images.shape != (classes,) or len(class_names) != classes or most < 1:
         raise ValueError(
-            f"{classes} mean maps with counts {images.shape}, {len(class_names)} names, most={most}"
+            f"{classes} mean maps need as many counts and names, and most=1 or more, not counts "
+            f"{images.shape}, {len(class_names)} names and most={most}"
         )
     chosen = np.argsort(-images, kind="stable")[:most]
     if classes > most and images.any():

@@ -1,4 +1,4 @@
-"""Colour maps: a map through a colour table, heat over an image, and the colour bar."""
+"""Colour maps with a colour table, blend heat over an image, and draw colour bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convlens.draw.text import SMALL, line_height, printable, shorten, text_widt
 HEAT = "inferno"  # dark to bright: lightness rises too, so it also works in greyscale
 DIVERGING = "coolwarm"  # blue, grey at zero (white would vanish in the background), red
 _COVER = 0.75  # fraction of the image that the strongest heat covers
-_FINE = 32  # edge of a map above which single values may dominate
+_FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
 _PERCENTILE = 99.5  # of the magnitudes of a fine map
 
 
@@ -101,8 +101,8 @@ def colour_bar(
 ) -> np.ndarray:
     """Draw one line ``lead  low ▭▭▭ high``: a colour table and the values at its two ends.
 
-    The strip takes the room that the words leave. If that is below 20 pixels, only ``low … high``
-    is written.
+    The strip fills the room that the words leave. If that is less than 20 pixels, only ``low …
+    high`` is written.
     """
     height = line_height(SMALL)
     words = [printable(word) for word in (lead, low, high)]

@@ -73,9 +73,10 @@ def check_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
 
 
 def _choose_cell_edge(counts: np.ndarray) -> int:
-    """Return the edge of a cell in pixels, with the line after it.
+    """Return the edge of a cell in pixels, including the line after it.
 
-    If counts are written into the cells, the largest one fits. Otherwise the matrix fits.
+    If counts are written into the cells, the largest count fits its cell. Otherwise the matrix fits
+    its maximum width.
     """
     classes = len(counts)
     edge = min(max(_WIDEST // classes, 1), _LARGEST)
@@ -157,13 +158,13 @@ def _draw_accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
-    """Draw true classes as rows, predicted ones as columns, and each class's accuracy at the right.
+    """Draw true classes as rows, predicted ones as columns, and each class's accuracy on the right.
 
     The colour of a cell is its fraction of the row, from white (none) to dark blue (all images of
     the class). With up to 20 classes the counts are written into the cells. With more, colours
-    follow the square root of the fraction, which is noted at the bar below, so that rare mistakes
-    are visible. Rows without images are grey. If rows are lower than letters, only every n-th class
-    is named; from 451 classes, a cell is one pixel.
+    follow the square root of the fraction, as the bar below notes, so that rare mistakes are
+    visible. Rows without images are grey. If rows are lower than letters, only every n-th class is
+    named; from 451 classes on, a cell is one pixel.
 
     Args:
         counts: ``(K, K)``, true × predicted, see ``count_confusions``.

@@ -46,7 +46,7 @@ def draw_kernels(kernels: np.ndarray) -> tuple[list[np.ndarray], str]:
 
     With three input channels a kernel is drawn as RGB around mid-grey, ``0.5 + 0.5 · w / max|w|``.
     Otherwise it is blue below zero, grey at zero and red above; several input channels are
-    averaged, which is the response to inputs that are equal.
+    averaged, which shows the response to equal inputs.
 
     Args:
         kernels: ``(O, I, kh, kw)``.
@@ -191,8 +191,8 @@ def filter_sheet(
             automatically.
         labels: Texts below the cells, such as class names; None for "unit 7".
         patches: ``(U, N, C, h, w)`` in [0, 1], patches of real images that excite the units. They
-            are drawn right of each image, in two rows read line by line, also for units without an
-            image. A patch with values that are not finite is grey and crossed.
+            are drawn to the right of each image, in two rows read line by line, even for units
+            without an image. A patch with values that are not finite is grey and crossed.
         note: Where the patches come from, for the line below the title.
 
     Returns:
@@ -209,7 +209,8 @@ def filter_sheet(
     names = [None] * count if labels is None else labels
     if not len(units) == len(marks) == len(names) == count:
         raise ValueError(
-            f"{count} images with {len(units)} units, {len(marks)} marks, {len(names)} labels"
+            f"{count} images need as many units, marks and labels, not {len(units)} units, "
+            f"{len(marks)} marks and {len(names)} labels"
         )
     examples = [None] * count if patches is None else as_array(patches)
     if patches is not None and (

@@ -85,7 +85,7 @@ def _draw_class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarr
     Args:
         width: Width of the row in pixels.
         entry: The class.
-        truth_known: Whether the panel shows the true class; otherwise nothing is called wrong.
+        truth_known: Whether the panel shows the true class; if not, no prediction is called wrong.
     """
     word, colour = "", SLATE
     if entry.role == "predicted = true":
@@ -197,7 +197,7 @@ def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.
 
     The map is drawn cell by cell, so that its true resolution is visible. For the overlay it is
     interpolated; stronger evidence covers more of the image. Both are coloured from 0 to ``scale``,
-    which is written at the bar below the map.
+    which is written beside the bar below the map.
 
     The band above each row names class, probability and role. It is green with the word "right" for
     "predicted = true", red with "wrong" for "predicted" if there is a "true" row too, and neutral

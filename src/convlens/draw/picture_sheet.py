@@ -27,8 +27,8 @@ class SheetEntry:
         captions: Lines below the image; a long one wraps to two.
         correct: True for a green band "right" above the image, False for a red one "wrong",
             None for no band.
-        panels: Name and picture, uint8 ``(H, W, 3)``, of each panel right of the image; they are
-            resized to the height of the image.
+        panels: Name and picture, uint8 ``(H, W, 3)``, of each panel to the right of the image; they
+            are resized to the height of the image.
     """
 
     image: Array
@@ -38,7 +38,7 @@ class SheetEntry:
 
 
 def _draw_verdict(width: int, correct: bool | None) -> np.ndarray:
-    """Draw the band "right" or "wrong" above an image, or a plain one if neither is known."""
+    """Draw the band "right" or "wrong" above an image, or a plain one if there is no verdict."""
     if correct is None:
         return blank(_BAND, width)
     word, colour = ("right", GREEN) if correct else ("wrong", RED)

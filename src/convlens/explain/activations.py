@@ -22,9 +22,9 @@ class Activations:
 
     Attributes:
         layers: layer name -> ``(B, C, h, w)`` maps, even if the layer itself has its channels
-            last, or ``(B, C)`` features; fp32, detached, on the network's device, in the order of
-            the request.
-        rules: layer name -> the rule by which its channels are dead; see
+            last, or ``(B, C)`` features; fp32, detached, on the network's device, in the requested
+            order.
+        rules: layer name -> the rule that decides which of its channels are dead; see
             ``convlens.explain.dead_channels``.
     """
 
@@ -56,7 +56,7 @@ def activations(
 
     Raises:
         UserError: if a layer is unknown, is never called in evaluation mode, or returns neither
-            maps nor features (but tokens or windows, for example).
+            maps nor features (tokens or windows, for example).
     """
     with explaining(model), torch.no_grad(), hook_layers(model, layers) as layouts:
         images = prepare_images(model, images)
@@ -84,8 +84,8 @@ def dead_channels(maps: Tensor, rule: DeadRule = "rectified") -> Tensor:
         maps: ``(B, C, H, W)`` or ``(B, C)`` outputs of one layer.
         rule: ``rectified`` for a layer that only ReLUs read; ``constant`` for others, where a
             negative value carries as much information as a positive one; ``none`` for a
-            convolution or dense layer that a normalisation reads: as this shifts and scales any
-            values, no channel counts as dead.
+            convolution or dense layer that a normalisation reads: the normalisation shifts and
+            scales its values, so no channel counts as dead.
 
     >>> dead_channels(torch.tensor([[0.0, 1.0, 2.0], [-1.0, 1.0, 3.0]]))
     tensor([ True,  True, False])
@@ -106,7 +106,7 @@ def _find_dead(highest: Tensor, lowest: Tensor, rule: DeadRule) -> Tensor:
 def _choose_rule(module: nn.Module, readers: frozenset[str]) -> DeadRule:
     if readers == {"rectifier"}:
         return "rectified"
-    # a ReLU's own output needs no rule of its own: dead means zero everywhere, thus constant
+    # a ReLU's own output needs no rule of its own: dead means zero everywhere, so it is constant
     normalised = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and "norm" in readers
     return "none" if normalised else "constant"
 
@@ -144,7 +144,8 @@ def compute_layer_statistics(
 ) -> dict[str, LayerStatistics]:
     """Return the sparsity and the dead channels of several layers over any number of images.
 
-    Only counts are kept of each batch, so memory does not grow with the number of images.
+    Of each batch, only one sum and two extremes per channel are kept, so memory does not grow with
+    the number of images.
 
     Args:
         model: the network.

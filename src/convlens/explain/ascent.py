@@ -1,6 +1,6 @@
-"""Gradient ascent: images that follow the gradient of a unit, step by step.
+"""Gradient ascent: move images along the gradient of a unit, step by step.
 
-Shapes: ``C`` channels, ``H W`` height and width, ``U`` units that ascend in one batch.
+Shapes: ``C`` channels, ``H W`` height and width, ``U`` units (and their images) in one batch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Move(NamedTuple):
             return images
         height, width = images.shape[-2:]
         cosine, sine = cos(self.angle) / self.scale, sin(self.angle) / self.scale
-        # coordinates are in half sides: the aspect ratio keeps the rotation free of shear
+        # grid coordinates are in half sides, so without the aspect ratio the rotation would shear
         rows = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
         matrix = images.new_tensor(rows).expand(len(images), 2, 3)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -58,7 +58,7 @@ class Move(NamedTuple):
 
 
 def draw_moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int) -> list[Move]:
-    """Draw one move for each step, which depends on the seed alone and not on the batches.
+    """Draw one move for each step; moves depend on the seed alone, not on the batches.
 
     Raises:
         ValueError: if an amount is negative, or ``zoom`` is not below 1.
@@ -78,7 +78,7 @@ def draw_moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int)
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """The ascent itself, for a batch of images, one for each unit.
+    """Gradient ascent on a batch of images, one for each unit.
 
     Attributes:
         taps: the tapped network; its passes end at the layer.
@@ -105,8 +105,8 @@ class Ascent:
             signs: ``(U,)``: 1 to raise the unit's output, -1 to lower it.
 
         Returns:
-            The images, the mean output ``(U,)`` of their units, and ``(U,)`` bool: whether no step
-            had a usable gradient.
+            The images, the mean output ``(U,)`` of their units, and ``(U,)`` bool: True where no
+            step had a usable gradient.
         """
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
         for move in self.moves:
@@ -140,8 +140,8 @@ def build_preconditioner(
 
     Args:
         like: ``(C, h, w)``, of the shape, precision and device of one image.
-        smoothing: exponent by which high frequencies are weakened; 0 for none.
-        colours: whether to weight the colours as they vary in natural images; three channels only.
+        smoothing: exponent that weakens high frequencies; 0 leaves them as they are.
+        colours: whether to weight colours by how they vary in natural images; three channels only.
     """
     height, width = like.shape[-2:]
     down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)

@@ -68,17 +68,19 @@ def attribute(
     """Attribute the logits of ``targets`` by a method of ``captum.attr``, summed over channels.
 
     Each of the ``options`` goes to the method's constructor or to its ``attribute``. Some defaults
-    differ from Captum's. Features to cover or permute are 49 superpixels (squares for
+    differ from Captum's. The features that are covered or permuted are 49 superpixels (squares for
     ``feature_permutation``; 4 superpixels for the exact ``shapley_values``), or a layer's positions
-    with all channels. ``occlusion`` has half overlapping windows of a quarter of the sides. The
-    Shapley gradients (``gradient_shap``, …) compare with two uniform images of the image's lowest
-    and highest value. ``noise_tunnel`` takes ``of="saliency"``, the method whose maps it averages.
+    with all channels. ``occlusion`` uses windows of a quarter of each side that overlap by half.
+    The Shapley gradients (``gradient_shap``, …) compare with two uniform images, one of the image's
+    lowest value and one of its highest. ``noise_tunnel`` takes ``of="saliency"``, the method whose
+    maps it averages.
 
-    While Captum works, in-place activations write to new memory, because Captum hooks their inputs,
-    which would be overwritten. The network does not change; ``lrp``, which rewrites weights, gets a
-    copy. A one-logit network is read as two classes: target 1 is explained by ``+logit``, target 0
-    by ``-logit``. The global random state stays as it was. Methods that sample explain one image at
-    a time and start from ``seed`` each time, so an image's map does not depend on the others.
+    While Captum runs, in-place activations write to new memory: Captum hooks their inputs, which
+    they would otherwise overwrite. The network does not change; ``lrp``, which rewrites weights,
+    gets a copy. A one-logit network is treated as two classes: target 1 is explained by ``+logit``,
+    target 0 by ``-logit``. The global random state stays as it was. Methods that sample explain one
+    image at a time and start from ``seed`` each time, so an image's map does not depend on the
+    others.
 
     Args:
         model: the network.
@@ -87,11 +89,11 @@ def attribute(
         method: ``integrated_gradients``, ``IntegratedGradients``, …; see
             ``convlens.explain.attribution_methods``.
         layer: module path, for methods that use a layer; None for the last feature map.
-        batch: images per pass at most (also steps of an integral and covered images); None for all
-            at once.
-        seed: of methods that sample.
-        options: of the method itself; a tensor with one entry per image is split along with the
-            images.
+        batch: maximum number of images per pass (steps of an integral and covered images count
+            too); None for all at once.
+        seed: seed of the methods that sample.
+        options: options of the method itself; a tensor with one entry per image is split along with
+            the images.
 
     Raises:
         UserError: if the method, the layer or an option is unknown, the layer has no maps, a
@@ -144,8 +146,8 @@ def check_attribution(
         options: as for ``convlens.explain.attribute``.
 
     Raises:
-        UserError: if the method, the layer or the options are invalid, as far as can be checked
-            without maps.
+        UserError: if the method, the layer or the options are invalid, as far as this can be
+            checked without computing maps.
     """
     return MethodCall(find_method(method), options, None).choose_layer(model, layer, example)
 

@@ -1,4 +1,4 @@
-"""Find out which axis of a layer's output is which, by following them through the forward pass.
+"""Find out which axis of a layer's output is which: follow the axes through the forward pass.
 
 Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` tokens.
 
@@ -35,7 +35,7 @@ from convlens.explain.axis_rules import (
 _PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "linear": 0}
 # products inside operations that are whole layers (torch's fast path for nn.TransformerEncoder)
 _WHOLE_LAYERS = {"_transformer_encoder_layer_fwd": 6, "_native_multi_head_attention": 4}
-# operations that keep what is above zero: what reads their output counts as a reader of their input
+# operations that keep positive values: whatever reads their output also reads their input
 _SIGN_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "max_pool2d", "permute",
                  "max_pool2d_with_indices", "native_dropout", "transpose", *VIEWS}  # fmt: skip
 
@@ -60,7 +60,7 @@ class Layout:
 
 
 class AxisTracker(TorchDispatchMode):
-    """Follows the axes of ``images`` ``(B, C, H, W)`` while its ``with`` lasts.
+    """Follows the axes of ``images`` ``(B, C, H, W)`` inside a ``with`` block.
 
     Attributes:
         products: number of convolutions and matrix products over more than one position of an
@@ -72,7 +72,7 @@ class AxisTracker(TorchDispatchMode):
     def __init__(self, images: Tensor):
         super().__init__()
         self.products = 0
-        self._learned = False  # whether any product has been taken
+        self._learned = False  # whether any layer with weights has run
         self.readers: dict[str, set[str]] = {}
         self._batch = len(images)
         self._axes: dict[tuple, Axes] = {_key(images): make_axes("BPHW", images.shape)}
@@ -103,14 +103,14 @@ class AxisTracker(TorchDispatchMode):
         """Return the layout of an output of the pass."""
         shape, axes = tuple(output.shape), self.axes(output)
         if not shape or shape[0] != self._batch or (axes and not get_labels(axes[0]) <= {"B"}):
-            return Layout(None, f"gives parts of images, {shape}, not maps of whole ones")
+            return Layout(None, f"returns parts of images {shape}, not maps of whole images")
         if output.dim() == 2:
             return Layout((0, 1))
         if output.dim() != 4:
             kind = "tokens" if output.dim() == 3 else "a tensor"
-            return Layout(None, f"gives {kind} {shape[1:]} per image, not maps")
+            return Layout(None, f"returns {kind} {shape[1:]} per image, not maps")
         if axes is None:
-            return Layout(None, f"gives {shape[1:]} per image, and its channel axis is unknown")
+            return Layout(None, f"returns {shape[1:]} per image, and its channel axis is unknown")
         return _map_layout(shape, axes)
 
     def is_image_input(self, given: Tensor) -> bool:
@@ -123,7 +123,7 @@ class AxisTracker(TorchDispatchMode):
         return get_labels(axes[1]) <= own
 
     def watch(self, name: str, output: Tensor) -> None:
-        """Record in ``readers`` from now on which operations read ``output``."""
+        """From now on, record in ``readers`` which operations read ``output``."""
         self.readers[name] = set()
         self._watched.setdefault(_key(output), set()).add(name)
 
@@ -136,7 +136,7 @@ class AxisTracker(TorchDispatchMode):
                 continue
             for each in names:
                 self.readers[each].add(_classify_reader(name, args, kwargs))
-            if packet != name:  # in place: the memory holds another value now
+            if packet != name:  # in place: this memory now holds another value
                 self._watched.pop(key, None)
 
     def _follow_axes(self, func, name: str, args, given, known, outputs) -> list[Axes | None]:
@@ -170,7 +170,7 @@ class AxisTracker(TorchDispatchMode):
 
 def _key(tensor: Tensor) -> tuple:
     """Return a key that all tensor objects of a view share, and that is never used again."""
-    # autograd makes new objects for views, so the identity of the object does not serve
+    # autograd makes new objects for views, so the object's identity cannot be the key
     storage = StorageWeakRef(tensor.untyped_storage())
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
@@ -192,9 +192,7 @@ def _map_layout(shape: tuple[int, ...], axes: Axes) -> Layout:
         height = down or others[:1]
         width = across or others[-1:]
         return Layout((0, channels[0], height[0], width[0]))
-    return Layout(
-        None, f"gives {shape[1:]} per image, which are not the channels, height and width of maps"
-    )
+    return Layout(None, f"returns {shape[1:]} per image, which is not the (C, h, w) of maps")
 
 
 def _classify_reader(name: str, args, kwargs) -> str:

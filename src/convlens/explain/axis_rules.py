@@ -50,7 +50,7 @@ def find_tensors(values: Any) -> list[Tensor]:
 
 
 def make_axis(label: str | None, size: int) -> Axis:
-    """Return an axis of one atom; without atoms for size one."""
+    """Return an axis of one atom, or of none for size one."""
     return ((label, size),) if size > 1 else ()
 
 
@@ -102,7 +102,7 @@ def follow_axes(
 
 
 def _keep(axes: Axes, shape: Sequence[int]) -> Axes:
-    """Keep every axis in its place; one of another size becomes a single atom."""
+    """Keep every axis in its place; an axis whose size changes becomes a single atom."""
     result = []
     for axis, size in zip(axes, shape, strict=True):
         if prod(n for _, n in axis) == size:

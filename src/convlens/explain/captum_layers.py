@@ -1,8 +1,8 @@
 """Outputs of layers, read through Captum in one forward pass for all of them.
 
 Captum hooks the layers, protects their outputs from later in-place operations, and removes the
-hooks again. This module adds which axis of an output holds the channels, and an error of one line
-for layers that cannot be read.
+hooks again. This module adds which axis of an output holds the channels, and one-line errors for
+layers that cannot be read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from convlens.explain.layouts import Layouts
 def hook_layers(
     model: nn.Module, layers: Sequence[str], *, gradients: bool = False
 ) -> Iterator[Layouts]:
-    """Hook the named ``layers`` for the functions below while the ``with`` lasts.
+    """Hook the named ``layers`` for the functions below, inside a ``with`` block.
 
     Args:
         model: the network.
@@ -38,9 +38,8 @@ def hook_layers(
         starts_graph = gradients and not output.requires_grad
         return output.detach().requires_grad_() if starts_graph else None
 
-    with layouts.hook_layers(
-        observe
-    ):  # before Captum's own hooks, which then see the returned tensor
+    # before Captum's own hooks, which then see the returned tensor
+    with layouts.hook_layers(observe):
         yield layouts
 
 
@@ -93,7 +92,7 @@ def read_outputs_with_graph(layouts: Layouts, images: Tensor) -> tuple[dict[str,
     """
     from captum._utils.gradient import _forward_layer_distributed_eval
 
-    modules = list(dict.fromkeys(layouts.modules.values()))  # one may have two names
+    modules = list(dict.fromkeys(layouts.modules.values()))  # a module may have two names
 
     def read(images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         saved, logits = _forward_layer_distributed_eval(

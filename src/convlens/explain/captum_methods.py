@@ -58,7 +58,7 @@ def find_method(name: str) -> str:
     """Return a method's name in ``attribution_methods``, from snake_case or CamelCase.
 
     Raises:
-        UserError: if there is none; it names the nearest ones.
+        UserError: if there is none; the message names the most similar ones.
 
     >>> find_method("GuidedGradCam"), find_method("lrp")
     ('guided_grad_cam', 'lrp')
@@ -99,7 +99,8 @@ class MethodCall:
     Attributes:
         method: name of the method.
         kind: Captum's class of the method.
-        name: name of the method that explains: ``of`` for ``noise_tunnel``, else ``method``.
+        name: name of the method that computes the maps: ``of`` for ``noise_tunnel``, else
+            ``method``.
         base: Captum's class of ``name``.
         init_names: parameter names of the constructor of ``base``.
         call_names: parameter names of ``attribute`` of ``base``.
@@ -108,8 +109,8 @@ class MethodCall:
         uses_baseline_set: whether the method compares with a set of baseline images.
         runs_singly: whether images are explained one by one, because the method samples, makes
             several images of each, or needs separate features for each.
-        mixes_images: whether the method swaps parts between the images of a batch, which must
-            stay whole.
+        mixes_images: whether the method swaps parts between the images of a batch, so that the
+            batch must not be split.
 
     Raises:
         UserError: if an option is unknown or a required one is missing.
@@ -123,7 +124,7 @@ class MethodCall:
         self.base = known[self.name]
         if inner == "noise_tunnel":
             raise UserError(
-                "noise_tunnel cannot average itself: set of to another method, such as saliency"
+                "noise_tunnel cannot average itself: set of= to another method, such as saliency"
             )
         self.init_names = _parameters(self.base.__init__)
         self.call_names = _parameters(self.base.attribute)
@@ -134,12 +135,12 @@ class MethodCall:
                 raise UserError(f"{method} has no option {name!r}: {nearest(name, allowed)}")
         if "neuron_selector" in self.call_names and "neuron_selector" not in options:
             raise UserError(
-                f"{method} needs the option neuron_selector, the unit's position in the layer"
+                f"{method} needs the option neuron_selector: the unit's position in the layer"
             )
         self.options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         samples = {"n_samples", "nt_samples"} & (self.call_names | outer)
         multiplies = {"internal_batch_size", "perturbations_per_eval"} & self.call_names
-        masked = "layer_mask" in self.call_names  # Captum does not repeat targets there
+        masked = "layer_mask" in self.call_names  # Captum does not repeat the targets for these
         self.mixes_images = "permutation" in self.name
         shap = "Shap" in self.base.__name__
         self.uses_baseline_set = shap and "feature_mask" not in self.call_names
@@ -179,7 +180,7 @@ class MethodCall:
             layer: the result of ``choose_layer``.
             images: ``(B, C, H, W)``, all of them.
             targets: ``(B,)`` class numbers.
-            part: the images to explain.
+            part: which of the images to explain.
 
         Raises:
             UserError: if the method cannot explain this network, or the layer has no maps.
@@ -193,7 +194,7 @@ class MethodCall:
         if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
             # Captum averages over axes 2 and 3, whatever they are
             raise UserError(
-                f"{self.name} takes axis 1 for the channels, but layer {layer!r} has them on "
+                f"{self.name} reads the channels from axis 1, but layer {layer!r} has them on "
                 "another axis: choose a convolution, or the method grad_cam"
             )
         arguments = self._defaults(images.detach())
@@ -227,7 +228,7 @@ class MethodCall:
         if maps.dim() != 4:
             raise UserError(
                 f"{self.method} at layer {layer!r} returns {tuple(maps.shape[1:])} per image, "
-                "no maps (C, h, w): choose a convolution or its activation"
+                "not maps (C, h, w): choose a convolution or its activation"
             )
         return maps.detach().sum(1)
 

@@ -5,15 +5,15 @@ Shapes: ``N`` images with one map and one target each, ``C`` channels, ``H W`` i
 
 Maps are resized to the image (bilinear) and each is scaled to [0, 1] by its own minimum and
 maximum, as in the papers. Confidence is the probability of the target, see
-``convlens.explain.probabilities``; a one-logit network is read as two classes. Hidden pixels are
+``convlens.explain.probabilities``; a one-logit network is treated as two classes. Hidden pixels are
 replaced by a ``baseline``:
 
 ``"mean"``  the image's mean colour (zero, which the papers use after normalisation, is grey too)
 ``"zero"``  0, which is black for networks that normalise images in [0, 1] themselves
 ``"blur"``  the blurred image
 
-A score that is undefined is NaN, never zero: a constant map carries no information. Networks do not
-change, see ``convlens.explain.explaining``.
+A score that is undefined is NaN, never zero: a constant map carries no information. Networks are
+left unchanged, see ``convlens.explain.explaining``.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class InsertionDeletion:
 def complexity(maps: Tensor) -> Tensor:
     """Return how much of the image a map highlights, ``(N,)`` in [0, 1]; lower is better.
 
-    The mean of the map scaled to [0, 1] (its L1 norm over the number of pixels). S. Poppi et al.,
-    *Revisiting The Evaluation of Class Activation Mapping for Explainability*, CVPRW 2021,
+    This is the mean of the map scaled to [0, 1] (its L1 norm over the number of pixels). S. Poppi
+    et al., *Revisiting The Evaluation of Class Activation Mapping for Explainability*, CVPRW 2021,
     https://arxiv.org/abs/2104.10252. NaN for a constant map.
 
     Args:
@@ -101,14 +101,14 @@ def coherency(
 ) -> Tensor:
     """Return how similar a map is to the map of the masked image, ``(N,)`` in [0, 1].
 
-    Higher is better. ``(1 + r) / 2`` with ``r`` Pearson's correlation of the map and the map of the
-    image masked by it. S. Poppi et al., https://arxiv.org/abs/2104.10252. NaN if one of the two
-    maps is constant.
+    Higher is better. The score is ``(1 + r) / 2``, where ``r`` is Pearson's correlation of the map
+    and the map of the image masked by it. S. Poppi et al., https://arxiv.org/abs/2104.10252. NaN if
+    one of the two maps is constant.
 
     Args:
         images: ``(N, C, H, W)``.
         maps: ``(N, h, w)``, the result of ``explain(images)``.
-        explain: from images to maps ``(N, h, w)``, for the same targets in the same order.
+        explain: function from images to maps ``(N, h, w)``, for the same targets in the same order.
         baseline: ``mean``, ``zero`` or ``blur``: what replaces hidden pixels.
     """
     images = images.detach().to(maps.device)
@@ -119,8 +119,8 @@ def coherency(
 def adcc(drop: Tensor, coherency: Tensor, complexity: Tensor) -> Tensor:
     """Combine three scores into one, ``(N,)`` in [0, 1]; higher is better.
 
-    The harmonic mean ``3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))``: zero if one
-    of the three has its worst value. S. Poppi et al., https://arxiv.org/abs/2104.10252.
+    This is the harmonic mean ``3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))``: zero
+    if one of the three has its worst value. S. Poppi et al., https://arxiv.org/abs/2104.10252.
 
     >>> adcc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]))
     tensor([0.7500, 0.0000])
@@ -147,7 +147,7 @@ def faithfulness(
         images: ``(N, C, H, W)``, preprocessed as the network expects them.
         maps: ``(N, h, w)``, the result of ``explain(images)``.
         targets: ``(N,)`` class numbers.
-        explain: from images to maps, see ``convlens.explain.coherency``.
+        explain: function from images to maps, see ``convlens.explain.coherency``.
         baseline: ``mean``, ``zero`` or ``blur``: what replaces hidden pixels.
         batch: images per forward pass; None for all at once.
 
@@ -186,19 +186,20 @@ def insertion_deletion(
 ) -> InsertionDeletion:
     """Measure confidence while the map's highest pixels are inserted into a blur, or deleted.
 
-    After step ``s``, the fraction ``s / steps`` of the pixels, those where the map is highest, is
-    taken from the image into a blurred image (insertion), or from the ``baseline`` into the image
-    (deletion), all channels at once. If the map shows what the network uses, confidence rises and
-    falls early. V. Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Areas use
-    the trapezoidal rule. Pixels of equal map value go from left to right and from top to bottom; a
-    constant map gives NaN. This takes ``2 (steps + 1)`` forward passes.
+    Step ``s`` takes the fraction ``s / steps`` of the pixels, those where the map is highest. It
+    copies them from the image to a blurred image (insertion), or replaces them in the image by the
+    ``baseline`` (deletion), in all channels at once. If the map shows what the network uses,
+    confidence rises and falls early. V. Petsiuk et al., *RISE*, BMVC 2018,
+    https://arxiv.org/abs/1806.07421. Areas are computed by the trapezoidal rule. Pixels of equal
+    map value are taken in reading order; a constant map gives NaN. This takes ``2 (steps + 1)``
+    forward passes.
 
     Args:
         model: the network.
         images: ``(N, C, H, W)``, preprocessed as the network expects them.
         maps: ``(N, h, w)``.
         targets: ``(N,)`` class numbers.
-        steps: of each curve, from 1 to the number of pixels.
+        steps: number of steps of each curve, from 1 to the number of pixels.
         baseline: ``mean``, ``zero`` or ``blur``: what replaces deleted pixels.
         batch: images per forward pass; None for ``N``.
 

@@ -29,7 +29,8 @@ from convlens.explain.receptive import find_probe
 from convlens.explain.taps import Taps, record
 
 # On a CPU, larger batches than this many pixels are slower than small ones: a layer's output no
-# longer stays in the processor's cache for the next layer (VGG16: 128 × 128 twice).
+# longer stays in the processor's cache for the next layer (VGG16: more than two images of 128 ×
+# 128).
 _CPU_PIXELS = 2**15
 
 # Ready-made arguments of gradient_ascent. Jitter, zoom and rotation are those of Olah et al.,
@@ -112,7 +113,7 @@ def find_logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) 
         example: ``(1, C, H, W)`` image for one forward pass.
 
     Raises:
-        UserError: if the network does not have a layer.
+        UserError: if the network does not have one of the layers.
     """
     dense = [name for name in layers if isinstance(find_module(model, name), nn.Linear)]
     with explaining(model), torch.no_grad(), record(model, dense) as taps:
@@ -169,13 +170,13 @@ def gradient_ascent(
         channels: number of the network's input channels.
         steps: number of steps.
         step_size: root mean square of a pixel's change in one step.
-        seed: of the noise and the moves.
-        batch: images in one batch at most; None for all. On a CPU, large images go in smaller
-            batches, which is faster.
+        seed: seed of the noise and the moves.
+        batch: maximum number of images in a batch; None for all. On a CPU, batches of large images
+            are smaller, which is faster.
         noise: standard deviation of the initial noise around grey.
         smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
             0 is off, 1 gives patterns instead of noise.
-        colours: weight the colours as they vary in natural images (three channels only).
+        colours: weight the colours by how they vary in natural images (three channels only).
         jitter: largest number of pixels by which the image is rolled before each step, and back
             after it.
         zoom: below 1. In each step the network sees the image scaled by a factor drawn uniformly
@@ -186,7 +187,7 @@ def gradient_ascent(
             network); None for 1 everywhere.
 
     Raises:
-        UserError: if the layer is unknown, or does not have a unit.
+        UserError: if the layer is unknown, or does not have one of the units.
     """
     example = _make_grey(model, size, channels)
     with explaining(model), record(model, [layer], example=example) as taps:
@@ -282,10 +283,10 @@ def _prepare(
 
 
 def check_units(layer: str, units: Sequence[int] | None, known: int) -> list[int]:
-    """Return the units as a list, all ``known`` ones for None.
+    """Return the units as a list; None means all ``known`` units.
 
     Raises:
-        UserError: if the layer does not have a unit, or there are none.
+        UserError: if the layer does not have one of the units, or no unit is given.
     """
     units = list(range(known)) if units is None else [int(unit) for unit in units]
     if wrong := [unit for unit in units if not 0 <= unit < known]:

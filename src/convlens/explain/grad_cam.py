@@ -68,8 +68,8 @@ def grad_cam(
 
     which is Captum's ``LayerGradCam`` with ``relu_attributions=True``. Captum reads all layers in
     one forward pass. Each target costs one backward pass, which serves all layers and ends at the
-    first of them. A one-logit network is read as two classes: target 1 is explained by ``+logit``,
-    target 0 by ``-logit``.
+    first of them. A one-logit network is treated as two classes: target 1 is explained by
+    ``+logit``, target 0 by ``-logit``.
 
     The network does not change. Gradients come from ``torch.autograd.grad``, which leaves ``.grad``
     alone; ``convlens.explain.explaining`` restores everything else.
@@ -85,7 +85,7 @@ def grad_cam(
     Raises:
         UserError: if a layer is unknown, has no spatial map, has its channels on an unknown axis or
             does not lead to the logits; if a target is not one of the classes; if the outputs are
-            no logits (see ``convlens.explain.answering``).
+            not logits (see ``convlens.explain.answering``).
     """
     targets = targets if targets.dim() == 2 else targets[:, None]
     if targets.dim() != 2 or len(targets) != len(images):
@@ -116,7 +116,7 @@ def _compute_maps(
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
     for t in range(targets.shape[1]):
-        # images do not mix in evaluation mode, so the gradient of the sum holds that of each
+        # images do not mix in evaluation mode, so one gradient of the sum has those of all images
         gradients = torch.autograd.grad(
             scores[:, t].sum(), [*outputs.values()], retain_graph=t < last, allow_unused=True
         )
@@ -133,7 +133,7 @@ def _find_axes(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:
     """Return which axes of a layer's output are ``B, C, h, w``; raise a UserError if none are."""
     layout = layouts.layout(name)
     if layout.map_order is None:
-        reason = layout.reason or f"gives {tuple(output.shape[1:])} per image"
+        reason = layout.reason or f"returns {tuple(output.shape[1:])} per image"
         raise UserError(
             f"layer {name!r} {reason}; Grad-CAM needs maps (C, h, w): choose a convolution or "
             "its activation"
@@ -163,7 +163,7 @@ def probabilities(logits: Tensor) -> Tensor:
     Several logits go through a softmax; one logit becomes ``[1 - sigmoid, sigmoid]``.
 
     Raises:
-        ValueError: if the logits are not ``(B, K)``: a single axis may be images or classes.
+        ValueError: if the logits are not ``(B, K)``: a single axis could be images or classes.
 
     >>> probabilities(torch.tensor([[0.0]]))
     tensor([[0.5000, 0.5000]])

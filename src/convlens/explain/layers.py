@@ -76,7 +76,7 @@ def choose_layers(
     Args:
         model: the network.
         patterns: ``"auto"``, a path, a glob (``features.*``, ``*relu*``; ``*`` also matches dots),
-            or a list of them. A full path may name any module, also a block. A glob chooses among
+            or a list of them. A full path may name any module, even a block. A glob chooses among
             the layers worth showing (for ``"filters"``: convolutions and dense layers).
         kind: purpose of the layers. ``auto`` means, for
 
@@ -135,9 +135,9 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
         return None, "the network has no feature map"
     if 2 * last.products <= products:
         return None, (
-            f"the last feature map is that of {last.name!r}, and {products - last.products} of the "
-            f"network's {products} products come after it (networks on tokens, such as ViT, are "
-            "not supported yet)"
+            f"the last feature map is that of {last.name!r}, and {products - last.products} of "
+            f"{products} convolutions and matrix products come after it (networks on tokens, such "
+            "as ViT, are not supported yet)"
         )
     return last.name, ""
 
@@ -184,7 +184,7 @@ class _Call:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of the output's maps; None if it is no map or has a single pixel."""
+        """Height and width of the output's maps; None if it is not a map or has a single pixel."""
         order = self.layout.map_order
         if order is None:
             return None

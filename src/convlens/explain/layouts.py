@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _CachedLayout:
-    """What one pass showed about a layer; valid as long as the network's code is unchanged.
+    """What one pass revealed about a layer; valid as long as the network's code is unchanged.
 
     Attributes:
         module: the layer.
         rank: number of axes of its output.
         channels: number of channels of its output; None if the layout is unknown.
         layout: layout of its output.
-        readers: what reads its output.
+        readers: kinds of operation that read its output.
     """
 
     module: ref[nn.Module]
@@ -196,7 +196,7 @@ class Layouts:
         return output.permute(layout.order)
 
     def readers(self, name: str) -> frozenset[str]:
-        """Return what reads a layer's output, see ``AxisTracker.readers``.
+        """Return the kinds of operation that read a layer's output, see ``AxisTracker.readers``.
 
         Call this only after a pass that ran to its end.
         """

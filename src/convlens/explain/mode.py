@@ -28,7 +28,7 @@ def explaining(model: nn.Module) -> Iterator[None]:
     - Compiled modules run eagerly, because they ignore hooks once they have run.
     - Parameters need no gradient, so that graphs begin at the layers.
 
-    Afterwards everything is restored, also after an exception: the ``training`` and
+    Afterwards everything is restored, even after an exception: the ``training`` and
     ``requires_grad`` flag of each module and parameter, the half-precision tensors themselves, the
     buffers and attributes that passes change (see ``convlens.explain.state.preserve_state``), and
     the global random generators. ``.grad`` is never changed.
@@ -118,8 +118,8 @@ def image_size(images: Tensor) -> tuple[int, int]:
 def prepare_images(model: nn.Module, images: Tensor) -> Tensor:
     """Return images on the network's device, in the dtype of its explanations, without a graph.
 
-    Their memory format stays, because a network that flattens with ``view`` needs contiguous ones.
-    Convolutions with channels-last weights use that format for any input.
+    Their memory format is kept, because a network that flattens with ``view`` needs contiguous
+    ones. Convolutions with channels-last weights use that format for any input.
 
     Call this inside ``explaining``: tensors created in inference mode are cloned here, because
     autograd cannot save them.

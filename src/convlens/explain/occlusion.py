@@ -66,8 +66,8 @@ def occlusion(
     equal those of ``captum.attr.Occlusion`` with ``sliding_window_shapes=(C, h, w)``, but windows
     of different images share a forward pass, and several targets of an image cost no more than one.
 
-    A one-logit network counts as one with two classes, as for ``convlens.explain.grad_cam``. The
-    network stays unchanged.
+    A one-logit network is treated as two classes, as in ``convlens.explain.grad_cam``. The network
+    stays unchanged.
 
     Args:
         model: the network.
@@ -236,7 +236,7 @@ def _find_corners(
 
 
 def _mark_spans(starts: Tensor, length: int, side: int) -> Tensor:
-    """Return ``(windows, side)`` bool: the ``length`` pixels of a side from each start on."""
+    """Return ``(windows, side)`` bool: which pixels of a side belong to each window."""
     pixels = torch.arange(side)
     return (pixels >= starts[:, None]) & (pixels < starts[:, None] + length)
 
@@ -250,7 +250,7 @@ def _compute_maps(
     cover: Callable[[slice], tuple[Tensor, Tensor]],
     batch: int | None,
 ) -> Occlusion:
-    """Compute the mean fall of the logits over all covered images in which a pixel is covered.
+    """Compute for each pixel the mean fall of the logits over the images in which it is covered.
 
     Args:
         model: the network.
@@ -258,8 +258,8 @@ def _compute_maps(
         targets: ``(B,)`` or ``(B, T)``.
         baseline: what covers the images.
         total: number ``P`` of covered images.
-        cover: function that returns, for a slice of the covered images, the index of the original
-            of each, and the covered pixels as ``(…, H, W)`` bool.
+        cover: function that returns, for a slice of the covered images, the index of each one's
+            original image, and the covered pixels as ``(…, H, W)`` bool.
         batch: maximum number of covered images per forward pass.
     """
     with explaining(model), answering(model), torch.no_grad():

@@ -109,8 +109,8 @@ class OutputReader(ExitStack):
                 f"the axis of the {rows.shape[1]} outputs: use dim=1 after flattening"
             )
         self.note = (
-            f"the network ends in {call.name}: its probabilities are used as they are, gradients "
-            f"are taken before it"
+            f"the network ends in {call.name}: its probabilities are used as they are, and "
+            f"gradients are taken before it"
         )
         return call.input.reshape(rows.shape)
 
@@ -121,8 +121,8 @@ class OutputReader(ExitStack):
         if kind is None and not is_single:
             sums = rows.detach().sum(1)
             raise UserError(
-                f"outputs=probabilities: the outputs are not probabilities: they are in "
-                f"[{float(rows.min()):.3g}, {float(rows.max()):.3g}], their rows sum to "
+                f"outputs=probabilities, but the outputs are not probabilities: values from "
+                f"{float(rows.min()):.3g} to {float(rows.max()):.3g}, sums of rows from "
                 f"{float(sums.min()):.3g} to {float(sums.max()):.3g}; for logits, set "
                 f"outputs=logits"
             )
@@ -291,7 +291,7 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
     """
     if not isinstance(output, Tensor):
         raise UserError(
-            f"the network returns a {type(output).__name__}, not a tensor of logits (B, K): give "
+            f"the network returns a {type(output).__name__}, not a tensor of logits (B, K): pass "
             f"the part of it that returns logits, or return only the logits"
         )
     shape = tuple(output.shape)
@@ -307,8 +307,8 @@ def output_rows(output, count: int, classes: int | None = None) -> Tensor:
     width = rows.shape[1]
     if not width or not (classes is None or width == classes or (width == 1 and classes == 2)):
         raise UserError(
-            f"the network gives {width} outputs per image, but there are {classes} classes: "
-            f"expected one output per class, or one for two classes"
+            f"the network returns {width} outputs per image, but there are {classes} classes: "
+            f"expected one output per class, or a single output for two classes"
         )
     return rows
 

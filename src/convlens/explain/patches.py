@@ -119,7 +119,7 @@ class _Search:
             )
 
     def build_result(self, search_count: int) -> ExcitingPatches:
-        """Return the best patches after a search of so many images."""
+        """Return the best patches of the ``search_count`` images searched."""
         return ExcitingPatches(
             self.patches[:, : self.values.shape[1]],
             self.values * self.signs,
@@ -153,9 +153,9 @@ def search_patches(
 
     A unit's value is the output of the layer itself: to rank by values before the activation, name
     the convolution or dense layer. A patch is the receptive field of the unit at its highest value.
-    Units that see the whole image (dense layers, logits, fields larger than it) get all of it. As
-    its own input a patch gives the same activation, unless its field extends beyond the image,
-    where the network saw padding.
+    For units that see the whole image (dense layers, logits, fields larger than the image), the
+    patch is the whole image. Fed to the network on its own, a patch gives the same activation,
+    unless it extends beyond the image, where the network saw padding.
 
     The images are streamed, and one pass serves all layers. Memory holds the best ``count`` patches
     of each unit and the activations of ``batch`` images, however many images are searched.
@@ -167,7 +167,7 @@ def search_patches(
         batches: float images ``(B, C, H, W)`` in [0, 1], ready for the network, all of one size.
         count: number of patches per unit; fewer if there are fewer images.
         signs: layer name -> for each of its units 1, or -1 to search for the lowest output (the
-            other class of a one-logit network). Layers that are left out have 1.
+            other class of a one-logit network). For layers that are left out, all signs are 1.
         batch: images per forward pass; None to keep the batches as they are.
 
     Returns:

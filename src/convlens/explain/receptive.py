@@ -1,7 +1,7 @@
 """Measure the receptive fields of a layer's units on the image.
 
 The measurement works for any network, including branches and functional calls. Rows (or columns)
-of the image are set to NaN from one side. A unit becomes NaN exactly if it sees one of them,
+of the image are set to NaN from one side. A unit becomes NaN if and only if it sees one of them,
 because every operation propagates NaN. Bisection finds the first row that matters, on a canvas not
 much larger than the field. This takes about forty forward passes of one image.
 

@@ -50,7 +50,7 @@ def parameter_randomisation(
     the device. A method whose maps stay the same shows the edges in the image, not what the network
     has learned.
 
-    The network's original tensors are restored unchanged, also after an exception. Global random
+    The network's original tensors are restored unchanged, even after an exception. Global random
     generators are not affected.
 
     Args:
@@ -91,7 +91,7 @@ def _find_reset(module: nn.Module) -> Callable[[], None] | None:
 
 @contextmanager
 def _randomise(model: nn.Module, layer: nn.Module, seed: int) -> Iterator[None]:
-    """Give a layer new weights inside a ``with`` block, and its original tensors afterwards.
+    """Give a layer new weights inside a ``with`` block, then restore its original tensors.
 
     Copies replace parameters and buffers. The originals are not written to, so that a graph between
     a forward and a backward pass, an optimiser and ``.grad`` stay valid.

@@ -101,7 +101,7 @@ def entropy(maps: Tensor) -> Tensor:
     0 is a single pixel, 1 a uniform map. The formula is ``- sum p ln p / ln(h w)``, where ``p`` is
     the map divided by its sum. Without the divisor it is the complexity of U. Bhatt et al.,
     *Evaluating and Aggregating Feature-based Model Explanations*, IJCAI 2020,
-    https://arxiv.org/abs/2005.00631. It is NaN also for maps of size 1×1.
+    https://arxiv.org/abs/2005.00631. Maps of size 1×1 give NaN too.
 
     Args:
         maps: ``(N, h, w)``.

@@ -74,7 +74,7 @@ def hook_modules(model: nn.Module, note: Callable[[SoftmaxCall], None]) -> ExitS
 
 
 class SoftmaxFunctions(TorchFunctionMode):
-    """Mode that reports each call of a softmax or sigmoid, by functions and by modules.
+    """Mode that reports each call of a softmax or sigmoid, by a function or by a module.
 
     Args:
         note: function that receives the calls.
@@ -147,8 +147,8 @@ def refuse_probabilities(rows: Tensor) -> None:
         return
     reason = {
         "sigmoid": "a sigmoid computed them",
-        "softmax": "rows are in [0, 1] and sum to 1",
-        "log_softmax": "rows are at most 0, exponentials sum to 1",
+        "softmax": "values in [0, 1], each row sums to 1",
+        "log_softmax": "values at most 0, exponentials of each row sum to 1",
     }[function]
     what = "log-probabilities" if function == "log_softmax" else "probabilities"
     raise UserError(
@@ -171,7 +171,7 @@ def _find_function(rows: Tensor) -> str | None:
 
 
 def multi_label_error(what: str, rows: Tensor) -> UserError:
-    """Return the error for a network with an independent yes or no for each class."""
+    """Return the error for a network that gives each class an independent yes or no."""
     return UserError(
         f"the network ends in {what} with {rows.shape[1]} independent outputs (multi-label), but "
         f"explanations need exclusive classes: end in one logit per class, or one output for two"

@@ -89,15 +89,15 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     if written and not is_first:
         raise UserError(
             f"{type(model).__name__} wrote to its parameter {written[0]} in evaluation mode, "
-            f"unlike in earlier passes, so its old values are lost: change forward to write to none"
+            f"unlike in earlier passes, so its old values are lost: do not write to it in forward"
         )
 
 
 def copy_network(model: nn.Module) -> nn.Module:
     """Return a deep copy of the modules and their tensors that shares everything else.
 
-    Other objects are shared because they may lead far: a LightningModule refers to its trainer,
-    and the trainer to the whole run.
+    Other objects are shared because they may refer to much more: a LightningModule refers to its
+    trainer, and the trainer to the whole run.
     """
     copied = (nn.Module, Tensor, *_CONTAINERS, *_PLAIN)
     shared = {

@@ -14,11 +14,11 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Habit:
-    """The answer to a key of other projects.
+    """What to answer when a user types a key of another project.
 
     Attributes:
         key: the key to type instead; empty if none is needed.
-        note: why, or what else to know.
+        note: the reason, or anything else that helps.
         example: words with which the key composes; the first one is the key with a value.
     """
 

@@ -63,7 +63,7 @@ class StoredConfig:
         augment = self.plain.get("data", {}).get("augment")
         if augment is None:
             return True
-        details = ("fill", "crop_ratio")  # have no effect by themselves
+        details = ("fill", "crop_ratio")  # no effect without another key
         values = [value for key, value in augment.items() if key not in details]
         return any(value not in (0, False, None) for value in values)
 

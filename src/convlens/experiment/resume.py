@@ -64,7 +64,7 @@ def build_resumed_config(config: Config, words: list[str]) -> Config:
     """
     changed = apply_overrides(config, words)
     if changed.trainer.fast_dev_run:
-        raise UserError("trainer.fast_dev_run is not possible on resume; train a new run with it")
+        raise UserError("trainer.fast_dev_run is not possible on resume; start a new run with it")
     last = _last_phase(config)
     for key in _differences(apply_overrides(config, []), changed):
         if key != last and not key.startswith(FREE):

@@ -15,9 +15,8 @@ WORDS: Words = {
         form="PATH", synonyms=("images",),
     ),
     "only": Word(
-        "names of explanations, separated by commas: grad_cam, occlusion, superpixels, "
-        "activations, filters or any method of captum.attr; default: integrated_gradients and all "
-        "named here but filters",
+        "explanations, with commas: grad_cam, occlusion, superpixels, activations, filters or any "
+        "method of captum.attr; default: integrated_gradients and the first four",
         form="NAME,…",
     ),
     "layers": Word(

@@ -149,8 +149,7 @@ def _check_length(
         raise UserError(
             f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
             f"scheduler={schedule.scheduler_name} has spread the learning rates over {old} "
-            f"epochs; train a new run (with scheduler=constant, step or exponential, epochs can be "
-            f"added later)"
+            f"epochs; train a new run (scheduler=constant, step and exponential allow more later)"
         )
     if after < start.epochs:
         raise UserError(

@@ -187,7 +187,7 @@ def split_values(word: str) -> list[str]:
     except HydraException:
         single = []
     if not single:
-        raise UserError(f"{word}: no list of values; write a,b or choice(a,b) or range(0,3)")
+        raise UserError(f"{word}: not a list of values; write a,b or choice(a,b) or range(0,3)")
     return single
 
 

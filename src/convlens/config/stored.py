@@ -68,7 +68,7 @@ class StoredConfig:
         return any(value not in (0, False, None) for value in values)
 
     def data_keys(self, name: str) -> dict[str, Any]:
-        """Return the dotted keys of ``data`` if its source has this name; otherwise none."""
+        """Return the keys of ``data``, dotted, with values; none if its source has another name."""
         data = self.plain.get("data")
         if not isinstance(data, dict) or data.get("name") != name:
             return {}

@@ -230,7 +230,8 @@ class FinetuneConfig(Slice):
     """Which parameters are trained in which epochs, and at which learning rate."""
 
     batch_norm: Annotated[str, TEXT] = key(
-        "layers that keep batch statistics: frozen_eval (frozen ones), eval (all) or train (none)"
+        "batch-norm layers that keep their statistics: frozen_eval (frozen ones), eval (all) or "
+        "train (none)"
     )
     groups: Annotated[dict[str, Group] | None, (NULL | TABLE).of(dict[str, Group])] = key(
         "groups of parameters, {name: pattern}; a parameter joins the first group that matches"

@@ -141,7 +141,7 @@ def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
         text = f"{duration} on stored features"
         if features is None:
             return text
-        return f"{text}; computing them takes {features / 60:.1f} minutes, unless they exist"
+        return f"{text}; computing them takes {features / 60:.1f} minutes, unless already stored"
     text = f"{1000 * step:.0f} ms per step"
     if steps is None:
         return text

@@ -13,12 +13,12 @@ INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/pyt
 COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu $(COMMANDS)
 
-# report an unknown word at once: make itself would only fail at it after the training
+# report an unknown word at once: make itself would reach it, and fail, only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
 ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)): no such target or key=value; `make help` lists the targets)
 endif
-# allow only one command, because each would get the words of the other
+# allow only one command, because each would also receive the other's words
 ifneq ($(word 2,$(filter $(COMMANDS),$(MAKECMDGOALS))),)
 $(error one command at a time, not: $(filter $(COMMANDS),$(MAKECMDGOALS)))
 endif
@@ -32,19 +32,19 @@ help:  ## list the targets
 train: $(VENV)/ready  ## train a network: exp=NAME picks a recipe, key=value sets anything
 	@$(BIN)/convlens train $(WORDS)
 
-resume: $(VENV)/ready  ## continue the stopped run run=RUN_DIR, to the same end
+resume: $(VENV)/ready  ## continue a stopped run, run=RUN_DIR, to the same result
 	@$(BIN)/convlens resume $(WORDS)
 
 eval: $(VENV)/ready  ## compute the test results of the checkpoint ckpt=FILE
 	@$(BIN)/convlens eval $(WORDS)
 
-explain: $(VENV)/ready  ## show the classes and every explanation of image=PATH, for ckpt=FILE
+explain: $(VENV)/ready  ## show the classes and all explanations of image=PATH, from ckpt=FILE
 	@$(BIN)/convlens explain $(WORDS)
 
 predict: $(VENV)/ready  ## write predictions.csv: each class's probability for images=DIR, from ckpt=FILE
 	@$(BIN)/convlens predict $(WORDS)
 
-report: $(VENV)/ready  ## write the whole run run=RUN_DIR to one self-contained page
+report: $(VENV)/ready  ## write one self-contained page about the whole of run=RUN_DIR
 	@$(BIN)/convlens report $(WORDS)
 
 compare: $(VENV)/ready  ## show runs="A B …" side by side on one page
@@ -65,10 +65,10 @@ lr-find: $(VENV)/ready  ## plot the loss of exp=NAME over rising learning rates
 split: $(VENV)/ready  ## divide the class folders of src=DIR into train/validation/test in dst=DIR
 	@$(BIN)/convlens split $(WORDS)
 
-tensorboard: $(VENV)/ready  ## start TensorBoard over outputs/ with every step of every image
+tensorboard: $(VENV)/ready  ## start TensorBoard for all runs in outputs/, with every step of every image
 	@$(BIN)/convlens tensorboard $(WORDS)
 
-# up to four single-threaded processes; with args="-n0 --pdb" one
+# up to four single-threaded processes; args="-n0 --pdb" uses only one
 test: $(VENV)/ready  ## run the tests, in less than eight minutes; args="-k captum" selects some
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=worksteal $(args)
 
@@ -81,25 +81,25 @@ kill: $(VENV)/ready  ## kill runs at random moments and resume them (args="--mom
 fuzz: $(VENV)/ready  ## test with hostile input, 10,000 cases of each kind (args="--cases 10000 --seed 0 --only NAME")
 	@$(BIN)/python tests/robustness/fuzz/run.py $(args)
 
-bench: $(VENV)/ready  ## run every benchmark, also of other libraries, in one table (args="--rows NAME,… --quick")
+bench: $(VENV)/ready  ## run all benchmarks, including those of other libraries, in one table (args="--rows NAME,… --quick")
 	@$(BIN)/python benchmarks/bench.py $(args)
 
 bench-throughput: $(VENV)/ready  ## compare images/s with the Keras recipe (args="--task ...")
 	@$(BIN)/python benchmarks/throughput.py $(args)
 
-bench-filters: $(VENV)/ready  ## compare filter pictures with one at a time through all of VGG16, and with lucent
+bench-filters: $(VENV)/ready  ## compare filter pictures with drawing one at a time through all of VGG16, and with lucent
 	@$(BIN)/python benchmarks/filters.py $(args)
 
 bench-explanations: $(VENV)/ready  ## compare Grad-CAM, occlusion and panels with Captum and matplotlib
 	@$(BIN)/python benchmarks/explanations.py $(args)
 
-bench-looking: $(VENV)/ready  ## compare seconds of fine-tuning with the default callbacks and without
+bench-looking: $(VENV)/ready  ## compare the seconds of fine-tuning with and without the default callbacks
 	@$(BIN)/python benchmarks/looking.py $(args)
 
 bench-scaling: $(VENV)/ready  ## measure time and memory per image, from 1,000 to 1,000,000 images (args="--sizes ...")
 	@$(BIN)/python benchmarks/scaling.py $(args)
 
-bench-gpu: $(VENV)/ready  ## training steps on an NVIDIA GPU beside a plain torch loop (args="--quick")
+bench-gpu: $(VENV)/ready  ## compare training steps on an NVIDIA GPU with a plain torch loop (args="--quick")
 	@$(BIN)/python benchmarks/gpu.py $(args)
 
 lint: $(VENV)/ready  ## check style, common mistakes, and types of the API and the config
@@ -123,10 +123,10 @@ $(VENV)/docs: $(VENV)/ready
 
 setup: $(VENV)/ready  ## only set up .venv
 
-# The lock pins the versions of every extra in pyproject.toml, and of the CUDA libraries, which the
-# small build does not need. So it only constrains versions here: `dev` alone is installed, and
-# `--exact` removes all other packages. Bytecode is compiled now, because where Python cannot write
-# its caches, every start would compile torch again, for half a minute.
+# The lock pins the versions for every extra in pyproject.toml, and of the CUDA libraries, which the
+# small build does not need. Here it only constrains versions: `dev` alone is installed, and
+# `--exact` removes all other packages. Bytecode is compiled now: where Python cannot write its
+# caches, every start would otherwise spend half a minute compiling torch again.
 $(VENV)/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "convlens: $(PYTHON) is missing; install Python 3.11 or later, or set PYTHON=…" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "convlens: $(PYTHON) is older than 3.11; set PYTHON=… to a later one" >&2; exit 2; }

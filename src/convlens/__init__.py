@@ -1,4 +1,4 @@
-"""convlens: train an image classifier and watch what it learns while it learns it."""
+"""convlens: train an image classifier and watch what it learns while it learns."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ def test_cfg_job_prints_the_composed_config_and_stops(command, flag, at, capsys)
         (["train", "--cfg", "job", "exp=scrach"], "did you mean scratch"),
         (["train", "--cfg", "job", "multirun=true", "seed=0,1"], "leave out multirun=true"),
         (["plan", "--cfg", "job", "ckpt=last"], "leave out ckpt=last"),
-        (["train", "--cfg", "hydra"], "`--cfg job` is expected"),
-        (["train", "--cfg"], "`--cfg job` is expected"),
+        (["train", "--cfg", "hydra"], "expected `--cfg job`"),
+        (["train", "--cfg"], "expected `--cfg job`"),
         (["report", "--cfg", "job"], "report composes no config"),
     ],
 )

@@ -41,7 +41,7 @@ def test_values_are_taken_apart_as_hydra_does(word, values):
 
 
 def test_values_without_an_end_are_refused():
-    with pytest.raises(UserError, match="no list of values"):
+    with pytest.raises(UserError, match="not a list of values"):
         split_values("optimizer.lr=interval(0,1)")
 
 

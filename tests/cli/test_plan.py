@@ -106,7 +106,7 @@ def test_epochs_on_stored_features_are_no_steps_end_to_end(timed, at, capsys):
     table = rows(capsys.readouterr().out)
     first, second = (table[f"estimated cost, phase {number}"][0] for number in "12")
     assert re.fullmatch(
-        r"2 epochs on stored features; computing these takes \d+\.\d minutes.*", first
+        r"2 epochs on stored features; computing them takes \d+\.\d minutes.*", first
     )
     assert second.startswith("2000 ms per step")  # its images are augmented
 

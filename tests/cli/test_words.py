@@ -58,5 +58,5 @@ def test_words_of_the_config_stay_with_the_others():
 
 def test_a_switch_is_true_or_false():
     assert read_switch({"link": "true"}, "link") and not read_switch({"link": "false"}, "link")
-    with pytest.raises(UserError, match="link=yes: true or false is expected"):
+    with pytest.raises(UserError, match="link=yes: expected true or false"):
         read_switch({"link": "yes"}, "link")

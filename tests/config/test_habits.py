@@ -45,9 +45,9 @@ def test_no_key_of_ours_is_taken_for_a_habit():
     [
         (
             "data.num_workers=4",
-            "data.num_workers: no such key; loading images takes no workers here",
+            "data.num_workers: no such key; convlens loads images without workers",
         ),
-        ("num_workers=4", "loading images takes no workers here; leave it out"),
+        ("num_workers=4", "convlens loads images without workers; leave it out"),
         ("batch_size=32", "batch_size: no such key; write training.batch_size=32"),
         ("data.batch_size=32", "write training.batch_size=32"),
         ("lr=0.1", "write optimizer.lr=0.1"),

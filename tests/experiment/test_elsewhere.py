@@ -99,7 +99,7 @@ def test_one_gpus_run_is_resumed_on_the_processor_and_four_gpus_run_is_refused(
     assert (config["trainer"]["accelerator"], config["precision"]) == ("gpu", "16")
     four = moved(run, tmp_path / "four", processes=8, trainer=GPUS)
     assert main(["resume", f"run={four}"]) == 2
-    assert "trained by 8 processes, not 1" in capsys.readouterr().err
+    assert "the number of processes was 8, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")

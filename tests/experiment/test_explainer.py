@@ -316,6 +316,6 @@ def test_the_page_stays_small_and_tells_what_is_beside_it(run, tmp_path, monkeyp
     assert (home / "index.html").stat().st_size < 220_000
     shown = [name for name in "012345" if f"{name}.png" in page.text]
     assert 0 < len(shown) < 6 and "did not fit on this page" in page.text
-    assert "activations are only in this image's folder" in page.text
+    assert "activations: only in this image's folder" in page.text
     for name in "012345":  # the files are all there
         assert len(list((home / name).rglob("*.jpg"))) > 5

@@ -160,7 +160,7 @@ def test_probes_that_differ_are_told(two, tmp_path):
     third = write_run(tmp_path / "c", [2.0, 1.0], probes={"00_cat": "green", "02_emu": "red"})
     page = Page(compare([*two, third]))
     assert len(page.pictures) == 3
-    assert "different probes; left out, as not all runs have them: 01_dog, 02_emu" in page.text
+    assert "different probes; left out, because not all runs have them: 01_dog, 02_emu" in page.text
     assert page.text.count("none of these probes is the same image in all runs") == 1
     assert "not the same image" not in page.text
     one = write_run(tmp_path / "e", [2.0, 1.0], probes={"00_cat": "green", "01_dog": "blue"})

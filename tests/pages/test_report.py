@@ -441,7 +441,7 @@ def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
         assert frames(page, tag) == {0: disk[0], 20: disk[20]}
     assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")
     assert (
-        "activations: shown at the first and the latest look"
+        "activations: shown only for the first and the latest epoch"
         in page.all("details", id="left-out")[0].text
     )
 

@@ -36,7 +36,7 @@ def test_the_alarm_and_the_error_say_before_training(tmp_path):
     assert "(before training: 10%)" in line and "untrained" not in line
     home = write_run(tmp_path / "r", [1.0, 0.5])
     (home / "metrics.csv").unlink()
-    with pytest.raises(UserError, match="wait for the first one, the network before training"):
+    with pytest.raises(UserError, match="wait until the network before training is validated"):
         report(home)
 
 

@@ -56,7 +56,7 @@ def print_script(words: list[str]) -> int:
     """Print the script of a shell.
 
     Raises:
-        UserError: no shell is named, or one without a script.
+        UserError: no shell is named, or there is no script for it.
     """
     if len(words) != 1:
         raise UserError("completion needs a shell: `convlens completion bash` or zsh")

@@ -15,11 +15,13 @@ WORDS: Words = {
         form="PATH", synonyms=("images",),
     ),
     "only": Word(
-        "names of explanations, with commas: grad_cam, occlusion, superpixels, activations, "
-        "filters or any method of captum.attr; default: the usual ones",
+        "explanations, with commas: grad_cam, occlusion, superpixels, activations, filters or any "
+        "method of captum.attr; default: integrated_gradients and the first four",
         form="NAME,…",
     ),
-    "layers": Word("names or patterns of layers, with commas", form="NAME,…", default="auto"),
+    "layers": Word(
+        "names or patterns of layers, separated by commas", form="NAME,…", default="auto"
+    ),
     "target": Word(
         "the class to explain, a name, or top3 for the three most probable; default: the "
         "predicted one",
@@ -29,8 +31,8 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
-    "Without ckpt=, `model=NAME model.head=imagenet` and other keys of model and data explain a",
-    "library's network; `convlens train --help` lists them.",
+    "To explain a library's network, leave out ckpt= and set `model=NAME model.head=imagenet` and",
+    "other keys of model and data; `convlens train --help` lists them.",
 )
 
 

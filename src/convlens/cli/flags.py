@@ -13,16 +13,16 @@ CFG = ("-c", "--cfg")
 
 
 def answer_flags(command: str, summary: str, module: ModuleType, words: list[str]) -> str | None:
-    """Return the text to print instead of running the command, or None without such a flag.
+    """Return the text to print instead of running the command; None if no flag was typed.
 
     Args:
-        command: its name.
-        summary: what it does, in one sentence.
-        module: its module.
+        command: name of the command.
+        summary: what the command does, in one sentence.
+        module: the command's module.
         words: as typed.
 
     Raises:
-        UserError: words that do not compose, or ``--cfg`` where there is no config.
+        UserError: the words do not compose, or ``--cfg`` was typed after a command without config.
     """
     if any(word in VERSION for word in words):
         return version_line()
@@ -37,7 +37,7 @@ def answer_flags(command: str, summary: str, module: ModuleType, words: list[str
     if not keys or not keys.is_composed:
         raise UserError(f"--cfg: {command} composes no config; train, plan and lr-find do")
     if typed != "job":
-        raise UserError(f"--cfg {typed}: `--cfg job` is expected, the config of the run")
+        raise UserError(f"--cfg {typed}: expected `--cfg job`, which prints the config of the run")
     return _composed_yaml(module, others)
 
 

@@ -36,10 +36,10 @@ def command_help(command: str, summary: str, module: ModuleType, words: list[str
     """Return a command's usage, words and config keys.
 
     Args:
-        command: its name.
-        summary: what it does, in one sentence.
-        module: its module, with ``WORDS`` and perhaps ``KEYS`` and ``NOTES``.
-        words: the other typed words, which compose the config whose values are the defaults.
+        command: name of the command.
+        summary: what the command does, in one sentence.
+        module: the command's module, with ``WORDS`` and perhaps ``KEYS`` and ``NOTES``.
+        words: the other typed words; the config that they compose provides the defaults.
 
     Raises:
         UserError: the words do not compose.
@@ -85,7 +85,7 @@ def _config_lines(keys: Keys, table: Words, words: list[str]) -> Iterator[str]:
         recipe = config.experiment
         yield from ("", f"Config keys, with the defaults of exp={recipe} and the words typed here:")
     else:
-        yield from ("", "Config keys that may change; by default each is as the run has it:")
+        yield from ("", "Config keys that may change; by default, each keeps the run's value:")
     for group in describe_groups(config, list_groups(folder)):
         accepted = [key for key in group.keys if keys.accepts(key.name)]
         with_choices = group.choices and keys.accepts_group(group.name)
@@ -111,7 +111,7 @@ def _key_row(key: KeyDescription, with_default: bool) -> tuple[str, str]:
 
 
 def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Return lines of two aligned columns; a long first cell has a line of its own."""
+    """Return lines with two aligned columns; a long first cell gets a line of its own."""
     pairs = list(pairs)
     column = min(COLUMN, max((len(first) for first, _ in pairs), default=0)) + 4
     lines = []

@@ -30,7 +30,7 @@ WORDS: Words = {
     ),
     "pool_size": Word("side of the pooling windows", form="PIXELS", default="2"),
     "at": Word(
-        "the output whose calculation is drawn, counted from 0, or strongest",
+        "the output value whose calculation is drawn, counted from 0, or strongest",
         form="ROW,COLUMN", default=STRONGEST,
     ),
     "size": Word("longest side of the image, at most 512", form="PIXELS", default="150"),
@@ -54,10 +54,10 @@ def read_request(values: Mapping[str, str]) -> Request:
     """Return the command's values as a request to the lesson.
 
     Args:
-        values: name to value of the command's words.
+        values: the values of the command's words, by name.
 
     Raises:
-        UserError: a value is not possible.
+        UserError: a value is not valid.
     """
     from convlens.lessons.kernel.kernels import parse_kernel
     from convlens.lessons.kernel.lesson import Request
@@ -78,7 +78,7 @@ def _read_padding(text: str) -> Padding:
     if text == "same":
         return "same"
     if not text.isdecimal():
-        raise UserError(f"padding={text}: a whole number of at least 0, or same, is expected")
+        raise UserError(f"padding={text}: expected a whole number of at least 0, or same")
     return int(text)
 
 
@@ -88,6 +88,6 @@ def _read_place(text: str) -> tuple[int, int] | None:
     match = re.fullmatch(r"[\[(]?\s*(\d+)\s*,\s*(\d+)\s*[\])]?", text)
     if not match:
         raise UserError(
-            f"at={text}: row,column of the output is expected, counted from 0, such as at=10,25"
+            f"at={text}: expected row,column of the output, counted from 0, such as at=10,25"
         )
     return int(match[1]), int(match[2])

@@ -27,11 +27,11 @@ def run(words: list[str]) -> int:
     low, high, steps = (read_number(values, key) for key in ("low", "high", "steps"))
     if not (0 < low < high and isinstance(steps, int) and steps >= 10):
         raise UserError(
-            f"low={low} high={high} steps={steps}: 0 < low < high and 10 steps or more are expected"
+            f"low={low} high={high} steps={steps}: expected 0 < low < high and at least 10 steps"
         )
     config = compose(overrides)
     file = Path(values["plot"]).expanduser() if values["plot"] else None
-    if file and file.exists() and not config.overwrite:  # before minutes are spent
+    if file and file.exists() and not config.overwrite:  # refuse before minutes of work
         raise UserError(f"plot={file} exists: choose another file, or set overwrite=true")
     from convlens.draw.charts import rate_curve
     from convlens.draw.jpeg import encode_png
@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encode_png(curve))
     except OSError as error:
-        raise UserError(f"plot={file}: cannot write it ({error.strerror})") from None
+        raise UserError(f"plot={file} cannot be written ({error.strerror})") from None
     if result.best is None:
         rates = f"between {low:g} and {high:g}"
         print(f"the loss of {trained} falls nowhere {rates}: widen low= and high=")

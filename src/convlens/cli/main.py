@@ -21,18 +21,18 @@ from convlens.rundir import log as logs
 # name -> what it does; each is a module here and a target of the Makefile
 COMMANDS = {
     "train": "train a network: exp=NAME picks a recipe, key=value sets anything",
-    "resume": "continue the stopped run run=RUN_DIR, to the same end",
+    "resume": "continue a stopped run, run=RUN_DIR, to the same result",
     "eval": "compute the test results of the checkpoint ckpt=FILE",
-    "explain": "show the classes and every explanation of image=PATH, for ckpt=FILE",
+    "explain": "show the classes and all explanations of image=PATH, from ckpt=FILE",
     "predict": "write predictions.csv: each class's probability for images=DIR, from ckpt=FILE",
-    "report": "write the whole run run=RUN_DIR to one self-contained page",
+    "report": "write one self-contained page about the whole of run=RUN_DIR",
     "compare": 'show runs="A B …" side by side on one page',
     "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
     "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",
     "plan": "show what exp=NAME would train and log, without training; or the layers of ckpt=FILE",
     "lr-find": "plot the loss of exp=NAME over rising learning rates",
     "split": "divide the class folders of src=DIR into train/validation/test in dst=DIR",
-    "tensorboard": "start TensorBoard over outputs/ with every step of every image",
+    "tensorboard": "start TensorBoard for all runs in outputs/, with every step of every image",
 }
 # not targets of the Makefile, because they neither start nor read a run
 TOOLS = {
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: the command and its words; by default those of the process.
+        arguments: the command and its words; by default, the arguments of the process.
 
     Returns:
         The exit status: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM.
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
             logging.getLogger("convlens").debug("failed", exc_info=True)
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"convlens: the disk is full{where}; make room and start again", file=sys.stderr)
+        print(f"convlens: the disk is full{where}; free disk space and try again", file=sys.stderr)
         return USER_ERROR
     except Exception:
         logging.getLogger("convlens").debug("failed", exc_info=True)

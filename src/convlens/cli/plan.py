@@ -1,4 +1,4 @@
-"""``make plan exp=NAME [key=value …]``: show what a run would do; or ``ckpt=FILE``: layers."""
+"""``make plan exp=NAME [key=value …]``: show what a run would do, or the layers of a checkpoint."""
 
 from __future__ import annotations
 
@@ -126,9 +126,7 @@ def _print_training(plan: Plan) -> None:
         phase = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
         rows[f"estimated cost{phase}"] = _cost_text(planned, plan.steps)
     if timed:
-        rows[""] = (
-            "training only, end to end, from a few steps on a few images, timed now or earlier"
-        )
+        rows[""] = "training only, end to end; estimated from a few steps, timed now or earlier"
     table = _table("training", "", "")
     for row in rows.items():
         table.add_row(*row)
@@ -143,7 +141,7 @@ def _cost_text(planned: PlannedPhase, steps: int | None) -> str:
         text = f"{duration} on stored features"
         if features is None:
             return text
-        return f"{text}; computing these takes {features / 60:.1f} minutes, unless stored"
+        return f"{text}; computing them takes {features / 60:.1f} minutes, unless already stored"
     text = f"{1000 * step:.0f} ms per step"
     if steps is None:
         return text
@@ -178,7 +176,7 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
 
 
 def _print_logged(plan: Plan) -> None:
-    """Print every tag of pictures, with its number of pictures per look."""
+    """Print every tag of pictures, with the number of pictures that each explanation logs."""
     config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")

@@ -14,13 +14,13 @@ WORDS: Words = {
     "images": Word(
         "a folder of images, or one image", form="DIR", required=True, synonyms=("image",)
     ),
-    "batch": Word("images in a pass", form="COUNT", default="64"),
+    "batch": Word("images per pass through the network", form="COUNT", default="64"),
     "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
     "config_dir": RECIPE["config_dir"],
 }
 NOTES = (
-    "Without ckpt=, `model=NAME model.head=imagenet` and other keys of model and data use a",
-    "library's network; `convlens train --help` lists them.",
+    "To use a library's network, leave out ckpt= and set `model=NAME model.head=imagenet` and",
+    "other keys of model and data; `convlens train --help` lists them.",
 )
 
 

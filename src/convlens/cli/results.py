@@ -13,8 +13,8 @@ from rich.table import Column, Table
 WIDTH = 120  # characters of a table's lines where there is no terminal
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 KEY = re.compile(r"\blooking\.[a-z_]+")
-NAMED = 3  # explanations that one line names; summary.json has them all
-FEW = 3  # with more classes their F1 scores do not fit a line; summary.json has them all
+NAMED = 3  # explanations named in one line; summary.json lists all of them
+FEW = 3  # the F1 scores of more classes do not fit on a line; summary.json lists all of them
 # kinds of columns, by their heading: text that wraps, names that never do, numbers
 folded, whole, right = (
     partial(Column, **how)
@@ -48,7 +48,7 @@ def print_results(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 
 def format_seconds(seconds: Mapping[str, float]) -> str:
-    """Return all seconds and what they were spent on, without parts below half a second.
+    """Return the total seconds and their parts; parts below half a second count as ``other``.
 
     >>> format_seconds({"total": 12.9, "setup": 3.0, "training": 9.6, "report": 0.3})
     '12.9 s: setup 3.0, training 9.6, other 0.3'
@@ -61,7 +61,7 @@ def format_seconds(seconds: Mapping[str, float]) -> str:
 
 
 def print_closing(home: Path, summary: dict) -> None:
-    """Print the results, what to look at first, where it is, and what was left out.
+    """Print the results, the alarms, what to look at first and where, and what was left out.
 
     Args:
         home: the run folder.
@@ -89,7 +89,7 @@ def print_closing(home: Path, summary: dict) -> None:
 
 
 def drop_repeated_advice(alarms: Sequence[str]) -> list[str]:
-    """Return alarms with the advice that several in a row have in common on the last one only.
+    """Return alarms without advice that the next alarm repeats, so that it appears only once.
 
     >>> drop_repeated_advice(["a is off; look at x", "b is off; look at x", "c is off; look at y"])
     ['a is off', 'b is off; look at x', 'c is off; look at y']

@@ -1,4 +1,4 @@
-"""``make resume run=RUN_DIR [key=value …]``: continue a run, also for longer or with moved data."""
+"""``make resume run=RUN_DIR [key=value …]``: continue a run, even for longer or with moved data."""
 
 from __future__ import annotations
 

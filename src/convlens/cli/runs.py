@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
 
 
 def _table_of(runs: list[StoredRun | UnreadableRun], parent: Path, sort: str) -> Table:
-    """Return a table with the columns of ``NUMBERS``, and one for another number sorted by."""
+    """Return a table with the columns of ``NUMBERS``, plus one if ``sort`` is another number."""
     columns = dict(NUMBERS)
     if sort not in (*TEXTS, "seed", *(key for key, _ in NUMBERS.values())):
         columns[sort] = (sort, ".4g")

@@ -25,10 +25,10 @@ WORDS: Words = {
     "src": Word("a folder with one folder per class", form="DIR", required=True),
     "dst": Word("the new folder", form="DIR", required=True),
     "validation": Word(
-        "validation images: below 1 a fraction, else a count", form="AMOUNT", default="0.15"
+        "validation images: a fraction below 1, or a count", form="AMOUNT", default="0.15"
     ),
     "test": Word(
-        "test images: below 1 a fraction, else a count", form="AMOUNT", default="0.15"
+        "test images: a fraction below 1, or a count", form="AMOUNT", default="0.15"
     ),
     "seed": Word("seed of the random choice", form="NUMBER", default="0"),
     "link": Word(
@@ -60,8 +60,8 @@ def divide(
     Args:
         src: a folder with one folder per class.
         dst: the new folder.
-        validation: validation images; below 1 a fraction of all images, else a count.
-        test: test images; below 1 a fraction of all images, else a count.
+        validation: validation images: a fraction of all images below 1, or a count.
+        test: test images: a fraction of all images below 1, or a count.
         seed: seed of the random choice.
         link: whether to hard-link the files instead of copying them.
 

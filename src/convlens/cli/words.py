@@ -23,14 +23,14 @@ class Word:
     """A word that a command takes, as ``name=value``.
 
     Attributes:
-        meaning: what the value is, with its unit; the first part of a help line.
+        meaning: what the value is, with its unit; the first part of the word's help.
         form: the placeholder of the value in help, such as ``DIR``.
         default: the value if the word is not typed; None if there is none.
         required: whether the word must be typed.
         values: the possible values, if there are few; shell completion offers them.
         synonyms: other names of the word.
         flags: words without a value that mean ``name=true``, such as ``-m``.
-        is_override: whether the word is part of the config, and so is read by ``compose``.
+        is_override: whether the word belongs to the config, so that ``compose`` reads it.
     """
 
     meaning: str
@@ -52,8 +52,8 @@ class Keys:
 
     Attributes:
         prefixes: beginnings of their names; an empty one accepts all.
-        refused: names that are not accepted all the same.
-        is_composed: whether the typed words compose a config; else they change that of a run.
+        refused: exceptions, names that are not accepted.
+        is_composed: whether the typed words compose a config; otherwise they change a run's config.
     """
 
     prefixes: tuple[str, ...] = ("",)
@@ -90,7 +90,7 @@ def split_make_words(arguments: list[str]) -> list[str]:
     and doubled each dollar. A word ``args="a=1 b=2"`` in it is split as a shell would.
 
     Raises:
-        UserError: ``args=`` with quotes that do not match.
+        UserError: the quotes in an ``args=`` word do not match.
     """
     words: list[str] = []
     for argument in arguments:
@@ -114,15 +114,15 @@ def parse_words(words: Iterable[str], command: str, table: Words) -> dict[str, s
 
     Args:
         words: as typed.
-        command: its name, for messages.
+        command: name of the command, for messages.
         table: the words that it takes; those without a default are required.
 
     Returns:
         Name to value, for every word of the table.
 
     Raises:
-        UserError: a word that is not key=value, an unknown or a missing one, or two synonyms with
-            different values.
+        UserError: a word is not key=value, is unknown or is missing, or two synonyms have different
+            values.
     """
     values, others = extract_words(words, table)
     for word in others:
@@ -159,7 +159,7 @@ def extract_words(words: Iterable[str], table: Words) -> tuple[dict[str, str | N
         in order.
 
     Raises:
-        UserError: two synonyms with different values.
+        UserError: two synonyms have different values.
     """
     own = {name: word for name, word in table.items() if not word.is_override}
     names = {each: name for name, word in own.items() for each in (name, *word.synonyms)}
@@ -196,7 +196,7 @@ def read_number(values: Mapping[str, str | None], key: str) -> float | int:
             return kind(text)
         except ValueError:
             continue
-    raise UserError(f"{key}={text}: a number is expected")
+    raise UserError(f"{key}={text}: expected a number")
 
 
 def read_count(values: Mapping[str, str | None], key: str) -> int:
@@ -207,7 +207,7 @@ def read_count(values: Mapping[str, str | None], key: str) -> int:
     """
     value = read_number(values, key)
     if not isinstance(value, int) or value < 1:
-        raise UserError(f"{key}={values[key]}: a whole number of at least 1 is expected")
+        raise UserError(f"{key}={values[key]}: expected a whole number of at least 1")
     return value
 
 
@@ -219,5 +219,5 @@ def read_switch(values: Mapping[str, str | None], key: str) -> bool:
     """
     value = values[key]
     if value not in ("true", "false"):
-        raise UserError(f"{key}={value}: true or false is expected")
+        raise UserError(f"{key}={value}: expected true or false")
     return value == "true"

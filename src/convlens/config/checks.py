@@ -18,8 +18,8 @@ from convlens.core.errors import UserError, nearest
 
 NODES = 20_000  # largest number of values in a config; ours have a few hundred
 _MOST_LEVELS = 20
-_LARGEST = 2**64  # largest whole number in a file; larger ones fit into no float and no tensor
-# the config groups that have keys, which `experiment` and `debug` do not
+_LARGEST = 2**64  # largest whole number in a file; much larger ones fit into no float or tensor
+# the config groups with keys of their own; `experiment` and `debug` have none
 GROUPS = tuple(name for name in Config.model_fields if name not in (
     "seed", "precision", "run_dir", "cache_features", "scores", "overwrite", "experiment"
 ))  # fmt: skip
@@ -42,7 +42,7 @@ def get_value(plain: Any, key: str) -> Any:
 
     Raises:
         LookupError: there is no such key.
-        TypeError: a value above it is no table or list.
+        TypeError: a value on the way to it is neither a table nor a list.
     """
     for part in key.split("."):
         plain = plain[int(part) if isinstance(plain, list) else part]
@@ -54,7 +54,7 @@ def set_value(plain: Any, key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     for part in parents:
         if isinstance(plain, dict):
-            plain.setdefault(part, {})  # an argument of a user-defined class
+            plain.setdefault(part, {})  # a new table in the arguments of a user-defined class
         plain = plain[int(part) if isinstance(plain, list) else part]
     plain[int(leaf) if isinstance(plain, list) else leaf] = value
 
@@ -76,15 +76,15 @@ def replace_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> Config:
-    """Return the checked config from a file.
+    """Check the config in a file, and return it in the current format.
 
-    The file may come from anybody, so a class that it names is used only if the user types it too.
+    The file may come from anyone, so a class that it names is used only if the user types it too.
 
     Args:
         plain: the content of the file.
         where: the file, for messages.
-        words: ``key=value`` as typed, which may repeat the user-defined classes of the file. None
-            if the config is only compared with another one, so that no class is called.
+        words: the ``key=value`` words that the user typed; they must repeat the file's user-defined
+            classes. None if the config is only compared with another one, so no class is called.
 
     Raises:
         UserError: the content is not a config, or a value does not fit its key.
@@ -113,7 +113,7 @@ def check_shape(config: Any, where: str, nodes: int = NODES) -> None:
         nodes: largest number of values.
 
     Raises:
-        UserError: the config is no table of plain values, or it is too large.
+        UserError: the config is not a table of plain values, or it is too large.
     """
     if not isinstance(config, dict):
         raise UserError(f"{where} does not contain a table {{key: value}}")

@@ -1,8 +1,8 @@
 """Compose a resolved config from the words of a command line; every error is one line.
 
-Hydra composes. This module adds what Hydra lacks: it suggests similar names for a misspelt group,
-experiment or key, checks values against the types of the defaults, expands ``~``, and ignores no
-word.
+Hydra does the composing. This module adds what Hydra lacks: it suggests similar names for a
+misspelt group, experiment or key, checks values against the types of the defaults, expands ``~``,
+and never ignores a word.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from convlens.config.schema import (
 from convlens.config.targets import find_own_targets, find_owner, is_target
 from convlens.core.errors import UserError, nearest
 
-# the experiment for a model if none was given
+# the experiment that each model uses if the user chose none
 DEFAULT_EXPERIMENTS = {
     "scratch": "scratch",
     "vgg16": "finetune_vgg16",
@@ -157,8 +157,8 @@ def _remove_replaced_keys(
 ) -> None:
     """Remove the keys of our optimizer or scheduler if a user-defined class replaces it.
 
-    The class is called with the keys in the group. Those that an experiment, or the choice which a
-    typed class replaces, sets for our own optimizer or scheduler are no arguments of the class.
+    The class is called with the keys of the group. Keys that an experiment or the replaced choice
+    sets for our own optimizer or scheduler must not become arguments of the class.
     """
     for group, (ours, own) in REPLACEABLE.items():
         if f"{group}.{TARGET}" in values:
@@ -187,7 +187,7 @@ def split_values(word: str) -> list[str]:
     except HydraException:
         single = []
     if not single:
-        raise UserError(f"{word}: no list of values; write a,b or choice(a,b) or range(0,3)")
+        raise UserError(f"{word}: not a list of values; write a,b or choice(a,b) or range(0,3)")
     return single
 
 
@@ -277,7 +277,7 @@ def _expand_home(value: Any) -> Any:
 
 
 def _merge_table(key: str, before: Any, value: Any) -> Any:
-    """Merge a table into the one before, as Hydra does; any other value replaces the one before."""
+    """Merge a new table into the old one, as Hydra does; any other value replaces the old one."""
     if not isinstance(before, dict) or not isinstance(value, dict):
         return value
     for name in value:

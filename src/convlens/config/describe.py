@@ -31,7 +31,7 @@ class KeyDescription:
         meaning: from the schema.
         kind: which values are accepted, in words; empty if the meaning already names them.
         default: the value in the composed config, as it is typed; None for a table whose keys
-            are described by themselves.
+            have descriptions of their own.
     """
 
     name: str
@@ -101,10 +101,10 @@ def typed_text(value: Any) -> str:
 
 
 def _describe_slice(prefix: str, node: Slice) -> Iterator[KeyDescription]:
-    """Describe the keys of a slice that it was given."""
+    """Describe the keys that a slice has, without those of the group's other choices."""
     for name, field in type(node).model_fields.items():
         if name not in node.model_fields_set or field.alias is not None:
-            continue  # a key of other choices of the group; `_target_`
+            continue  # a key that only other choices of the group have, or `_target_`
         value, meaning = getattr(node, name), field.description or ""
         yield from _describe_value(f"{prefix}{name}", value, meaning, _kind_of(field))
     for name, value in (node.model_extra or {}).items():
@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
 def _kind_of(field: Any) -> str:
     """Return which values a field accepts, in words.
 
-    Empty for a group of keys, and if the description already names all values.
+    The text is empty for a group of keys, and if the description already names all values.
     """
     rule = next((each for each in field.metadata if isinstance(each, Rule)), None)
     if rule is None:

@@ -14,7 +14,7 @@ WORD = "config_dir"
 def take_folder(words: list[str]) -> tuple[Path | None, list[str]]:
     """Return the folder of ``config_dir=DIR``, or None, and the other words.
 
-    From then on, modules in the folder can be imported, after those on Python's search path.
+    The folder is also appended to Python's search path, so that modules in it can be imported.
 
     Raises:
         UserError: there is no such folder.

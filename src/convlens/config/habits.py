@@ -14,11 +14,11 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Habit:
-    """The answer to a key of other projects.
+    """What to answer when a user types a key of another project.
 
     Attributes:
         key: the key to type instead; empty if none is needed.
-        note: why, or what else to know.
+        note: the reason, or anything else that helps.
         example: words with which the key composes; the first one is the key with a value.
     """
 
@@ -51,7 +51,7 @@ _STEPS = Habit("training.steps_per_epoch", example=("training.steps_per_epoch=5"
 _DATA = Habit("data", "your own images: data=image_folder data.dir=DIR", ("data=shapes",))
 _SEED = Habit("seed", example=("seed=1",))
 _DECAY = Habit("optimizer.weight_decay", example=("optimizer.weight_decay=0.01",))
-_WORKERS = Habit("", "loading images takes no workers here")
+_WORKERS = Habit("", "convlens loads images without workers")
 _CLASSES = Habit("", "the number of classes comes from the data")
 _SCHEDULER = Habit("scheduler", example=("scheduler=cosine",))
 
@@ -166,7 +166,7 @@ def without_prefix(key: str) -> tuple[str, str]:
 
 
 def habit_of(key: str) -> Habit | None:
-    """Return the answer to a key of other projects, with or without its group, or None."""
+    """Return the answer to another project's key, typed with or without a group, or None."""
     name, _ = without_prefix(key)
     group, _, leaf = name.rpartition(".")
     habit = HABITS.get(name) or (HABITS.get(leaf) if group in GROUPS else None)

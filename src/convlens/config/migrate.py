@@ -19,7 +19,7 @@ KEY = "format"
 
 
 def dump_config(config: Config) -> dict:
-    """Return a config as a checkpoint or a run folder contains it: plain values and the format."""
+    """Return a config as checkpoints and run folders store it: plain values and the format."""
     return {KEY: FORMAT, **config.plain()}
 
 
@@ -51,7 +51,7 @@ def migrate_config(plain: dict, where: str) -> dict:
 
 
 def _to_1(plain: dict) -> dict:
-    """Add the keys that came before formats were numbered, with values that have no effect."""
+    """Add keys that were introduced before formats had numbers, with values without effect."""
     is_scratch = "filters" in plain.get("model", {})
     added: dict[str, dict[str, Any]] = {
         "training": {

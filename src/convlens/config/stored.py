@@ -63,12 +63,12 @@ class StoredConfig:
         augment = self.plain.get("data", {}).get("augment")
         if augment is None:
             return True
-        details = ("fill", "crop_ratio")  # have no effect by themselves
+        details = ("fill", "crop_ratio")  # no effect without another key
         values = [value for key, value in augment.items() if key not in details]
         return any(value not in (0, False, None) for value in values)
 
     def data_keys(self, name: str) -> dict[str, Any]:
-        """Return the dotted keys of ``data`` if its source has this name; otherwise none."""
+        """Return the keys of ``data``, dotted, with values; none if its source has another name."""
         data = self.plain.get("data")
         if not isinstance(data, dict) or data.get("name") != name:
             return {}

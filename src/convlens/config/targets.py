@@ -54,7 +54,7 @@ def check_repeated(plain: dict, words: list[str], where: str) -> None:
 
 
 def format_targets(config: Config) -> list[str]:
-    """Return the words that repeat the user-defined classes of a config already checked."""
+    """Return the words that repeat the user-defined classes of a config; it is already checked."""
     return [f"{name}={value}" for name, value in find_own_targets(config.plain())]
 
 
@@ -64,7 +64,7 @@ def is_target(key: str) -> bool:
 
 
 def find_owner(key: str, nodes: set[str]) -> str | None:
-    """Return the node of a user-defined class that a dotted key belongs to, or None.
+    """Return the node that names the user-defined class which a dotted key configures, or None.
 
     Args:
         key: the dotted key.

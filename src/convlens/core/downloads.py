@@ -2,7 +2,7 @@
 
 We do not use pooch: it overwrites a file that has different content, accepts only complete
 checksums (torchvision's file names contain eight digits), decompresses replies that a server marks
-as encoded, and leaves an interrupted download behind under a name that is never found again.
+as encoded, and leaves interrupted downloads behind under names that nothing uses again.
 """
 
 from __future__ import annotations

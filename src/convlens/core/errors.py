@@ -63,8 +63,8 @@ def convert_errors(what: str, question: str) -> Iterator[None]:
     """Convert any exception into a UserError that names the file it came from.
 
     Args:
-        what: what is wrong with which file.
-        question: a question to the user, after the reason.
+        what: what is wrong with which file; the beginning of the message.
+        question: a question to the user; the end of the message.
 
     Raises:
         UserError: the code inside raised an exception; its traceback goes to the log.

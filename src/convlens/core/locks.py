@@ -1,4 +1,4 @@
-"""Locks between processes, which the system releases however their holder ends.
+"""Locks between processes; the system releases them however the process that holds one ends.
 
 A lock is taken on a file or folder that the caller has opened, and released by closing it. A file
 with a process number would not do: the next container may use the same number.
@@ -59,8 +59,8 @@ def wait_for_lock(fd: int, activity: str) -> bool:
 def is_locked(fd: int) -> bool:
     """Return whether another process has locked an open file.
 
-    The test takes a shared lock, which filelock does not offer, so two tests at the same time do
-    not affect each other. Until ``fd`` is closed, ``take_lock`` fails in other processes.
+    The test takes a shared lock, so that simultaneous tests do not affect each other; filelock
+    offers no shared locks. Until ``fd`` is closed, ``take_lock`` fails in other processes.
     """
     if not has_fcntl:
         return False

@@ -1,4 +1,4 @@
-"""Measure where a run spends its time: each second has one name, so they add up to the total."""
+"""Measure where a run spends its time: each second has one name, so all names sum to the total."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from convlens.training.finetune.schedule import Phase
 from convlens.training.precision import PRECISIONS
 
 log = logging.getLogger("convlens")
-UNEVEN = 1.5  # ratio of the largest to the smallest class from which it is reported
+UNEVEN = 1.5  # class sizes are reported if the largest exceeds the smallest by this factor
 DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}
 
 
@@ -79,7 +79,7 @@ def _report(label: str, text: str) -> None:
 
 
 def describe_data(data: PictureData) -> str:
-    """Return the name, the images by split and the classes; and how unequal these are if so."""
+    """Return the name, the images by split and the classes, and their sizes if they are uneven."""
     counts = {split: int(numbers.sum()) for split, numbers in data.index.counts.items()}
     splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     text = (
@@ -110,7 +110,7 @@ def describe_network(config: Config, module: ClassifierModule, start: Start | No
 
 
 def describe_phases(run: Run) -> list[tuple[str, str]]:
-    """Return a label and a line for each phase, also for those that the run does not reach."""
+    """Return a label and a line for each phase, including those that the run does not reach."""
     schedule, total = run.module.schedule, run.config.training.epochs
     augmented = schedule.augments and run.data.augmentation.active
     lines, is_uncertain = [], False
@@ -140,7 +140,7 @@ def _describe_early_end(phase: Phase) -> str:
 
 
 def _describe_groups(module: ClassifierModule, phase: Phase) -> str:
-    """Return the trained groups, the stages of one base together, and their parameters."""
+    """Return the trained groups and their parameters; stages of one group count as one entry."""
     if not module.schedule.phased:
         return "all parameters"
     sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}

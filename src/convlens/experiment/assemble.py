@@ -36,7 +36,7 @@ class Run:
         data: the images.
         module: the network with its loss and optimizer.
         explanations: the explanation callbacks.
-        others: user-defined callbacks that are no explanations.
+        others: user-defined callbacks that are not explanations.
         phases: the callback that applies the schedule.
     """
 
@@ -52,8 +52,8 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     """Build data, network and callbacks; no image is decoded and no file written yet.
 
     Args:
-        config: resolved; values that it leaves open (epochs, weights, normalisation) are filled in
-            in the config of the run.
+        config: resolved; the run's config also contains the values that this one leaves open
+            (epochs, weights, normalisation).
         pretrained: False if the weights will come from a checkpoint.
         start: the checkpoint of a resumed run; None for a new run.
 
@@ -80,12 +80,13 @@ def build_callbacks(
 ) -> tuple[list[ExplanationCallback], list[L.Callback]]:
     """Return the explanation callbacks, with layers and class names set, and all other callbacks.
 
-    The built-in ones are looked up by class name: Hydra's ``instantiate`` would import and call
-    whatever ``_target_`` names, also in nested values, and a config may come from a stranger.
-    User-defined ones are imported by their dotted name, because the user has typed it.
+    Built-in callbacks are looked up by class name: Hydra's ``instantiate`` would import and call
+    whatever ``_target_`` names, even in nested values, and a config may come from a stranger.
+    User-defined callbacks are imported by their dotted name, because the user has typed it.
 
     Raises:
-        UserError: a callback refuses its values, a class is no callback, or a layer does not exist.
+        UserError: a callback does not accept its values, a class is not a callback, or a layer does
+            not exist.
     """
     looks: list[ExplanationCallback] = []
     others: list[L.Callback] = []
@@ -119,7 +120,7 @@ def instantiate_custom(key: str, node: Own, kind: type) -> Any:
         kind: the Lightning class that it must be an instance of.
 
     Raises:
-        UserError: the class refuses the values, or its result is of another kind.
+        UserError: the class does not accept the values, or its result is of another kind.
     """
     instance = instantiate(key, node)
     if not isinstance(instance, kind):
@@ -148,7 +149,7 @@ def settle(config: Config, module: ClassifierModule) -> Config:
 
 
 def list_warnings(config: Config, module: ClassifierModule) -> list[str]:
-    """Return problems of the schedule that should be known before hours of training."""
+    """Return problems of the schedule that the user should know before hours of training."""
     lines = [
         module.schedule.describe_untrained(config.training.epochs),
         describe_spoiled_base(config, module),
@@ -169,7 +170,7 @@ def describe_spoiled_base(config: Config, module: ClassifierModule) -> str:
         return ""
     return (
         f"{', '.join(base)} and the new head are trained together from epoch 1: the head's "
-        f"random gradients spoil pretrained weights; train it alone first (finetune.phases)"
+        f"random gradients spoil pretrained weights; train the head alone first (finetune.phases)"
     )
 
 

@@ -72,7 +72,7 @@ def read_used_digests(config: Config, start: Path | None) -> np.ndarray:
 def describe_used_images(files: Sequence[Path], checkpoint: Path) -> str:
     """Return a line about the files that a checkpoint's run was trained or validated on.
 
-    It is empty if there are none, or if the checkpoint has no record of its images.
+    The line is empty if there are none, or if the checkpoint has no record of its images.
 
     Raises:
         UserError: the checkpoint's record cannot be read.

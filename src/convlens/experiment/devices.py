@@ -23,7 +23,7 @@ LIGHTNING = logging.getLogger("pytorch_lightning.utilities.rank_zero")
 
 
 def lightning(**options) -> L.Trainer:
-    """Return a Lightning trainer; its objections become a UserError."""
+    """Return a Lightning trainer; convert its errors into a UserError."""
     try:
         return L.Trainer(**options)
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ def adapt_devices(requested: TrainerConfig, precision: str) -> tuple[TrainerConf
 
 
 def resolve_accelerator(accelerator: str) -> str:
-    """Return what an accelerator name means here: ``cuda``, ``mps``, ``cpu`` or another kind."""
+    """Return the device kind that a name means here: ``cuda``, ``mps``, ``cpu`` or another one."""
     if accelerator not in ("auto", "gpu"):
         return accelerator
     kinds = [kind for kind in ("mps", "cuda") if _get_accelerator(kind).is_available()]
@@ -103,7 +103,7 @@ def _are_available(requested: TrainerConfig, nodes: int) -> bool:
 def count_local_processes(requested: TrainerConfig) -> int:
     """Return the number of processes that the config group ``trainer`` starts on each machine.
 
-    This is 1 if the devices are missing here, because a run on another machine may be planned here.
+    Return 1 if this machine lacks the devices: the plan may be for a run on another machine.
     """
     named = requested.replace(fast_dev_run=False).plain()
     level = LIGHTNING.level
@@ -127,7 +127,7 @@ def settle_precision(run: Run) -> str:
     if is_launched_externally():  # processes that measure separately might choose differently
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         chosen = "bf16" if half else "32"
-        reason = "not measured, because all processes need the same"
+        reason = "not measured, because all processes need the same precision"
     else:
         seconds = time_steps(run.config, run.module)
         chosen = choose_precision(seconds)
@@ -158,7 +158,8 @@ def time_steps(
 ) -> dict[str, float]:
     """Return the seconds of a training step on this machine, by precision.
 
-    The steps are taken on noise, so no image is decoded, and in the current phase of the module.
+    The steps run on noise, so no image is decoded; they train what the module's current phase
+    trains.
     """
     _, batch = count_batch_images(config)
     memo = get_cache_dir() / "precision.json"
@@ -166,7 +167,7 @@ def time_steps(
 
 
 def count_batch_images(config: Config) -> tuple[int, int]:
-    """Return the images of a step, over all processes and on one device.
+    """Return the number of images in a step, over all processes and on one device.
 
     Processes on the CPU count as one device, because they share its cores.
     """

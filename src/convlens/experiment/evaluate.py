@@ -48,9 +48,9 @@ class Evaluation:
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
             if there are very many classes.
         home: the folder with ``predictions.csv`` (probabilities of every test image, see
-            ``convlens.experiment.predict``) and ``results.json``; in ``epoch_NNN`` the confusion
-            matrix and the most confident mistakes with their Grad-CAM; and, if images were left
-            out, ``left_out.csv`` with the run's use of each.
+            ``convlens.experiment.predict``) and ``results.json``. Its folder ``epoch_NNN`` contains
+            the confusion matrix and the most confident mistakes with their Grad-CAM. If images were
+            left out, ``left_out.csv`` states how the run used each of them.
     """
 
     tested_on: UnseenImages
@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Evaluation:
-    """Test a checkpoint; on its run's own test split the results equal those of the run.
+    """Test a checkpoint; on the test split of its run, the results equal those of the run.
 
     Args:
         file: the checkpoint.
@@ -68,8 +68,8 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
         say: prints a line about the selection of images, before the test.
 
     Raises:
-        UserError: the file is no convlens checkpoint, an override fits no key, no image is left to
-            test, or no network can be built from the checkpoint.
+        UserError: the file is not a convlens checkpoint, an override fits no key, no image is left
+            to test, or no network can be built from the checkpoint.
     """
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
@@ -126,7 +126,7 @@ def _find_run(checkpoint: Path) -> Path | None:
 
 
 def _update_places(config: Config, checkpoint: Path) -> Config:
-    """Take the places of the data from config.yaml: they may have changed since the checkpoint."""
+    """Take the data's paths from config.yaml: they may have changed since the checkpoint."""
     home = _find_run(checkpoint)
     if home is None or not holds_run(home):
         return config
@@ -166,7 +166,7 @@ def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
 
 
 def _write_results(file: Path, evaluation: Evaluation) -> None:
-    """Write results.json; results on the run's own test split also go into its summary."""
+    """Write results.json; results on the run's own test split are added to its summary too."""
     tested_on, epoch, results = evaluation.tested_on, evaluation.epoch, evaluation.results
     write_results(
         evaluation.home,

@@ -1,4 +1,4 @@
-"""Explain one image or a folder of images: a folder of panels for each, and one page for all."""
+"""Explain one image or a folder of images: write a folder of panels for each and a page for all."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def explain_images(
         explainer: the network.
         network: the network's name on the screen and on the page.
         image: an image or a folder of images; None for filters alone, which need no image.
-        only: names of explanations, with commas; None for the default ones.
-        layers: names or patterns of layers, with commas, or ``auto``.
+        only: names of explanations, separated by commas; None for the default ones.
+        layers: names or patterns of layers, separated by commas, or ``auto``.
         target: see ``convlens.Explainer.explain``.
         run_dir: the folder to write; None for a new one.
         say: prints a line.

@@ -44,8 +44,8 @@ class Explainer:
         network: maps images ``(B, C, H, W)`` to logits ``(B, K)`` or ``(B, 1)``; it stays on its
             device, and is in evaluation mode only during calls.
         class_names: ``K`` different names; two for a network with one logit.
-        recipe: how an image file becomes the network's ``(H, W, C)``.
-        normalise: maps images in [0, 1] to the network's inputs; None if the network does so.
+        recipe: how an image file becomes an array ``(H, W, C)`` of the network's size.
+        normalise: maps images in [0, 1] to the network's inputs; None if the network itself does.
         seed: seed of explanations that draw random numbers.
         outputs: ``auto``, ``logits`` or ``probabilities``; see
             ``convlens.explain.outputs.OutputReader``.
@@ -54,7 +54,7 @@ class Explainer:
         network: as given.
         class_names: as given, a tuple.
         recipe: as given.
-        note: how the outputs are read if they are not logits; else None.
+        note: how the outputs are read if they are not logits; otherwise None.
 
     Raises:
         UserError: the names do not fit the outputs, or the outputs cannot be read.
@@ -140,7 +140,7 @@ class Explainer:
         return F.interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
 
     def probabilities(self, pictures: Tensor) -> Tensor:
-        """Return ``(B, K)`` in [0, 1], on the CPU, of images ``(B, C, H, W)`` in [0, 1]."""
+        """Return the probabilities ``(B, K)``, on the CPU, of images ``(B, C, H, W)`` in [0, 1]."""
         with self._prepare_network(), explaining(self.network), torch.no_grad():
             return probabilities(
                 self.network(prepare_images(self.network, pictures.contiguous()))
@@ -235,7 +235,7 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _split_patterns(layers: str | Sequence[str]) -> str | list[str]:
-    """Return layers, a list or text with commas, in the form that ``choose_layers`` takes."""
+    """Return layers, a list or text with commas, in the form that ``choose_layers`` accepts."""
     patterns = layers.strip("[]").split(",") if isinstance(layers, str) else list(layers)
     patterns = [each.strip() for each in patterns if each.strip()]
     return "auto" if patterns == ["auto"] or not patterns else patterns

@@ -12,11 +12,11 @@ from convlens.rundir.runs import find_newest_run
 
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
-EXAMPLE_NAME = "example"  # its value of ckpt=
+EXAMPLE_NAME = "example"  # the value of ckpt= that names it
 
 
 def find_checkpoint(name: str | None, home: str | None = None) -> Path:
-    """Return the checkpoint that ``ckpt=`` or ``run=`` names; of a run, the best one.
+    """Return the checkpoint that ``ckpt=`` or ``run=`` names; for a run, its best one.
 
     Args:
         name: value of ``ckpt=``: a file, ``last`` for the best checkpoint of the newest run that
@@ -38,9 +38,9 @@ def start_walk(path: str) -> Walk:
 
 
 def find_image_files(walk: Walk) -> Iterator[Path]:
-    """Yield the root of ``walk`` if it is a file, else the image files in it, sorted.
+    """Yield the root of ``walk`` if it is a file, otherwise the image files in it, sorted.
 
-    The same files count as images as in a data set; ``walk`` counts the others.
+    The same kinds of files count as images as in a data set; ``walk`` counts all others.
 
     Raises:
         UserError: there are no images.
@@ -57,4 +57,4 @@ def find_image_files(walk: Walk) -> Iterator[Path]:
         yield from files
     else:
         only = f", only {walk.describe_unused()}" if walk.unused else ""
-        raise UserError(f"no images in {path}{only}: JPEG or PNG files are expected")
+        raise UserError(f"no images in {path}{only}: expected JPEG or PNG files")

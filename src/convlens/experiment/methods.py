@@ -1,4 +1,4 @@
-"""Explain a network's prediction for one image by each method, in maps and panels.
+"""Explain a network's prediction for one image with each method, as maps and panels.
 
 Shapes: ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K`` classes, ``T``
 explained classes. The network maps images in [0, 1] to logits.
@@ -136,7 +136,7 @@ def write_panels(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, by
 
 
 def choose_methods(only: str | Sequence[str] | None) -> list[str]:
-    """Return the methods that ``only`` names (a list, or text with commas); ``DEFAULT`` if None.
+    """Return the methods that ``only``, a list or text with commas, names; ``DEFAULT`` if None.
 
     Raises:
         UserError: a method does not exist.
@@ -169,14 +169,14 @@ def add_explanation(
     Args:
         method: a name from ``choose_methods``.
         network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
-        explanation: gets the results.
+        explanation: the results are added to it.
         layers: see ``convlens.explain.choose_layers``.
-        is_named: whether the user named the method, rather than taking the default ones.
+        is_named: whether the user named the method; False for a default method.
         seed: seed of methods that draw random numbers.
 
     Raises:
-        UserError: a layer is unknown or has no maps; or Grad-CAM was named and the network has no
-            feature map.
+        UserError: a layer is unknown or has no maps, or the user named Grad-CAM and the network has
+            no feature map.
     """
     if method == "grad_cam":
         _add_grad_cam(network, explanation, layers, is_named)
@@ -199,7 +199,7 @@ def _add_grad_cam(
         _, reason = find_feature_map(network, image)
         if is_named:
             raise UserError(f"only=grad_cam: {reason}; only=occlusion explains any network")
-        explanation.notes.append(f"grad_cam: {reason}, there is nothing to draw")
+        explanation.notes.append(f"grad_cam: {reason}, so there is nothing to draw")
         return
     maps = grad_cam(network, image, torch.tensor([explanation.targets]), layers).maps
     maps = {layer: maps[layer][0].cpu() for layer in layers}
@@ -225,7 +225,7 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
 
 
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
-    """Add signed maps ``(T, H, W)``: of windows, of superpixels or of a Captum method."""
+    """Add signed maps ``(T, H, W)``, from covering windows or superpixels or from Captum."""
     image, targets = explanation.picture[None], torch.tensor([explanation.targets])
     options, notes = {"baseline": "mean", "batch": _BATCH}, ()
     if method == "occlusion":
@@ -301,7 +301,7 @@ def _draw_ascent(
         network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
         layer: a convolution or a dense layer.
         shape: ``(C, H, W)`` of an image.
-        names: class names if the layer gives the logits, else empty.
+        names: class names if the layer outputs the logits, otherwise empty.
         seed: seed of the first images.
     """
     module = find_module(network, layer)

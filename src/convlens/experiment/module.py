@@ -1,4 +1,4 @@
-"""Build the module of a config: it gets parts of the config, its checkpoints the whole."""
+"""Build the module of a config, from parts of it; the module's checkpoints store all of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def build_module(
         pretrained: False keeps the random initial weights, because a checkpoint will be loaded.
 
     Raises:
-        UserError: a value from which nothing can be built; the error names its key.
+        UserError: nothing can be built from a value; the error names its key.
     """
     module = ClassifierModule(
         class_names,
@@ -38,6 +38,6 @@ def build_module(
 
 
 def store_config(module: ClassifierModule, config: Config) -> Config:
-    """Store a config in which more is resolved, so that later checkpoints contain it; return it."""
+    """Return a config, and make later checkpoints contain its newly resolved values."""
     module.hparams["config"] = dump_config(config)
     return config

@@ -90,7 +90,7 @@ def train_job(job: Job) -> bool:
     if job.home is None:
         job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
     words = [*job.words, f"run_dir={job.home}"]
-    # its own process group: Ctrl-C, and a signal to this process, reach it once, from below
+    # its own process group, so that Ctrl-C reaches it only once, through the `killpg` below
     child = subprocess.Popen(
         [sys.executable, "-m", "convlens", "train", *words],
         stdin=subprocess.DEVNULL,
@@ -114,7 +114,7 @@ def train_job(job: Job) -> bool:
 
 @contextlib.contextmanager
 def _convert_signals_to_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM and a closed terminal like Ctrl-C inside, so that no run is left behind."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that no run continues on its own."""
 
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -45,7 +45,7 @@ def load(
         The network with its class names.
 
     Raises:
-        UserError: the file does not exist, or is no convlens checkpoint.
+        UserError: the file does not exist, or is not a convlens checkpoint.
     """
     content = read_checkpoint(checkpoint)
     module = restore_module(content, str(checkpoint), words, compile=False)
@@ -68,12 +68,12 @@ def wrap(
         class_names: one for each logit, in their order; two for a network with one logit.
         size: side, or ``(H, W)``, of the network's images, in pixels.
         normalisation: ``unit`` (values stay in [0, 1]), ``symmetric`` ([-1, 1]), ``imagenet``, or
-            ``(mean, std)`` with one number per channel each.
+            ``(mean, std)``, each with one number per channel.
         channels: 3, or 1 for grey images.
         resize: ``squash``, ``crop`` or ``pad``; see ``convlens.data.pixels.decode.Recipe``.
-        outputs: ``auto`` reads logits, also those before a final Softmax, LogSoftmax or Sigmoid
-            module; ``probabilities`` if the outputs are probabilities (or their logarithms)
-            computed in another way, ``logits`` if they are not.
+        outputs: ``auto`` reads logits, taking them from before a final Softmax, LogSoftmax or
+            Sigmoid module; ``probabilities`` means that the outputs are probabilities (or their
+            logarithms) computed in another way, ``logits`` that they are not.
 
     Returns:
         The network with its class names.
@@ -95,7 +95,7 @@ def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
         ckpt: a file, ``last`` for the best checkpoint of the newest run, or ``example`` for the
             network in the package.
         words: overrides. Without ``ckpt``, ``model=…`` with ``model.head=imagenet`` builds a
-            network with its library's weights; without both it is the example network.
+            network with its library's weights. With neither, the example network is loaded.
 
     Raises:
         UserError: the checkpoint does not exist, an override fits no key, or the network has no
@@ -122,7 +122,7 @@ def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
     config = compose(words)
     if config.model.head != "imagenet":
         raise UserError(
-            "without ckpt=FILE a network has only its library's classes: add model.head=imagenet"
+            "without ckpt=FILE, a network has only its library's classes: add model.head=imagenet"
         )
     name = config.model.name
     size, names = config.data.size, imagenet_classes()
@@ -162,8 +162,8 @@ def restore_module(
 def convert_build_errors(where: str) -> AbstractContextManager[None]:
     """Convert any exception inside into a ``UserError`` that names the file with the network.
 
-    Single values have been checked before, but missing or contradictory keys make the parts built
-    from them raise errors of all kinds.
+    Single values have been checked before, but missing or contradictory keys can still raise any
+    error while the network is built.
 
     Args:
         where: the file, for errors.

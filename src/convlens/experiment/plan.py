@@ -45,7 +45,7 @@ class PlannedGroup:
         name: name of the group.
         rate: learning rate.
         parameters: number of parameters.
-        fresh: whether the previous phase did not train it, so that it is warmed up.
+        fresh: whether it is warmed up, because the previous phase did not train it.
     """
 
     name: str
@@ -92,7 +92,7 @@ class PlannedPhase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a run before it is trained.
+    """What is known about a run before it is trained.
 
     Attributes:
         config: resolved.
@@ -150,7 +150,7 @@ def plan(config: Config) -> Plan:
     is_augmented = Augmentation(config.data.augment).active
 
     def find_phase_cut(phase: Phase) -> int:
-        """Return the number of backbone links before the stored features; 0 for end to end."""
+        """Return how many links of the backbone precede the stored features; 0 if end to end."""
         if not download:
             return run.phases.cut(module, run.data, phase)
         if config.cache_features == "never":
@@ -190,7 +190,7 @@ def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, 
         words: overrides of its config, ``key=value``.
 
     Raises:
-        UserError: the file is no convlens checkpoint, or no network can be built from it.
+        UserError: the file is not a convlens checkpoint, or no network can be built from it.
     """
     checkpoint = read_checkpoint(file)
     parts = checkpoint["hyper_parameters"]

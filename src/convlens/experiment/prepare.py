@@ -71,7 +71,7 @@ def decode(run: Run) -> list[str]:
 
 
 def open_log(home: Path, run: Run, resumed: bool) -> None:
-    """Write ``train.log`` from now on; a line that is on the screen already comes first."""
+    """Write ``train.log`` from now on; begin with a note that is already on the screen."""
     if is_first_process() and not run.config.trainer.fast_dev_run:
         logs.log_to_file(home / "train.log")
     else:
@@ -96,7 +96,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
     listing = run.data.index.listing
     if is_first_process():
         if resumed:
-            (home / "summary.json").unlink(missing_ok=True)  # it is not that of a longer run
+            (home / "summary.json").unlink(missing_ok=True)  # it describes the shorter run
         if listing is not None:
             _compare(run, listing, home, resumed)
         write_atomic(home / "config.yaml", dump_yaml(config))
@@ -133,7 +133,7 @@ def _check_split(before: Listing, now: Listing) -> None:
         row = int(moved[0])
         raise UserError(
             f"{now.files.name(row)} would move from {before.splits[row]} to {now.splits[row]} "
-            f"({len(moved)} such), as images were added to or removed from {now.directory}: "
+            f"({len(moved)} such), because images were added to or removed from {now.directory}: "
             f"restore them, or start a new run"
         )
 

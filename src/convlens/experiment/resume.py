@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from convlens.training.finetune.schedule import Schedule
 
 log = logging.getLogger("convlens")
-# keys that the trained weights do not depend on, and the length, see `_check_length`
+# keys that do not affect the trained weights, and the number of epochs (see `_check_length`)
 FREE = ("training.epochs", "trainer.", "looking.", "alarms.", "callbacks.budget", *PLACES)
-# groups that may have been edited in config.yaml; the checkpoint has the values of the training
+# groups that must equal those of the checkpoint, although config.yaml may have been edited
 FIXED = ("seed", "training", "optimizer", "scheduler", "finetune")
 
 
@@ -64,7 +64,7 @@ def build_resumed_config(config: Config, words: list[str]) -> Config:
     """
     changed = apply_overrides(config, words)
     if changed.trainer.fast_dev_run:
-        raise UserError("trainer.fast_dev_run: not possible on resume; train a new run with it")
+        raise UserError("trainer.fast_dev_run is not possible on resume; start a new run with it")
     last = _last_phase(config)
     for key in _differences(apply_overrides(config, []), changed):
         if key != last and not key.startswith(FREE):
@@ -79,7 +79,7 @@ def build_resumed_config(config: Config, words: list[str]) -> Config:
 
 
 def has_work_left(config: Config, changed: Config, start: Start) -> bool:
-    """Return whether a finished run has anything left to do; moved images do not count.
+    """Return whether a finished run has anything left to do; moved data is not a reason.
 
     Args:
         config: the config in the run folder, which may have been edited.
@@ -115,14 +115,14 @@ def check_resumed(start: Start, config: Config, schedule: Schedule, home: Path) 
         home: the run folder, for errors.
 
     Raises:
-        UserError: this config would have trained otherwise so far.
+        UserError: with this config, the training so far would have been different.
     """
     trained = start.config
     for group in FIXED:
         for key in _differences(getattr(trained, group), getattr(config, group), f"{group}."):
             if key not in ("training.epochs", "training.eval_batch_size", _last_phase(config)):
                 raise UserError(
-                    f"{home / 'config.yaml'}: {key} is not that of the checkpoint; restore it, or "
+                    f"{home / 'config.yaml'}: {key} differs from the checkpoint; restore it, or "
                     f"start a new run with it"
                 )
     _check_length(start, trained, config, schedule, home)
@@ -137,7 +137,7 @@ def _check_length(
         UserError: the learning rates so far depend on the length, or a longer run changes nothing.
     """
     before, after = trained.training.epochs, config.training.epochs
-    # within phases the rates depend on the length of the phase, not on that of the run
+    # with phases, the rates depend on the length of the phase, not on that of the run
     phases = config.finetune.phases
     old, new = (c.finetune.phases[-1].epochs if phases else c.training.epochs
                 for c in (trained, config))  # fmt: skip
@@ -149,7 +149,7 @@ def _check_length(
         raise UserError(
             f"{_last_phase(config) if phases else 'training.epochs'}={new}: "
             f"scheduler={schedule.scheduler_name} has spread the learning rates over {old} "
-            f"epochs; train a new run, with scheduler=constant, step or exponential to extend it"
+            f"epochs; train a new run (scheduler=constant, step and exponential allow more later)"
         )
     if after < start.epochs:
         raise UserError(
@@ -193,6 +193,6 @@ def check_processes(start: Start, processes: int, home: Path) -> None:
         )
     elif trained != processes:
         raise UserError(
-            f"{home} was trained by {trained} processes, not {processes}; resume with "
+            f"{home}: the number of processes was {trained}, not {processes}; resume with "
             f"trainer.devices={trained}, or start a new run"
         )

@@ -1,4 +1,4 @@
-"""Build ``summary.json``, a run in one dictionary, and finish the run folder."""
+"""Build ``summary.json``, which describes a run in one dictionary, and finish the run folder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
     Args:
         run: the run.
         trainer: its trainer.
-        epoch_log: the history, and the number of training images seen.
-        ledger: the time account of the looks.
+        epoch_log: the history, and the number of training images processed.
+        ledger: how much time the explanations took.
         test: the results ``test/…`` of the best epoch.
     """
     config, history = run.config, epoch_log.history
@@ -76,7 +76,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
 
 
 def _looking(ledger: Ledger) -> dict:
-    """Return the seconds of all looks, by callback and by epoch."""
+    """Return the seconds that explanations took, by callback and by epoch."""
     return {
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
         "looking": {
@@ -107,7 +107,7 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
 
 
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
-    """Return a line for each look that failed and each file that lacks lines."""
+    """Return a line for each explanation that failed and each file that lacks lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
     lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
@@ -116,7 +116,7 @@ def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[s
 def seconds_by_name() -> dict[str, float]:
     """Return the ``total`` so far and its parts, in the order in which a run spends them.
 
-    The last, ``other``, is the rest.
+    The last part, ``other``, contains all remaining seconds.
     """
     seconds = get_stopwatch().seconds()
     named = {name: seconds.get(name, 0.0) for name in SECONDS}
@@ -153,12 +153,12 @@ def finish(home: Path, summary: dict) -> dict:
     with count_seconds("report"):
         try:
             report(home)
-        except Exception as error:  # a damaged picture or a full disk does not spoil the run
+        except Exception as error:  # a damaged picture or a full disk must not fail the run
             log.warning(
                 "report.html was not written: %s; `make report run=%s` tries again", error, home
             )
             log.debug("traceback", exc_info=True)
     summary = {**summary, "seconds": seconds_by_name()}
-    with contextlib.suppress(OSError):  # the file of before only lacks the seconds of the page
+    with contextlib.suppress(OSError):  # the file written above lacks only the page's seconds
         write_summary(home, summary)
     return summary

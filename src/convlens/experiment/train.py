@@ -1,6 +1,6 @@
 """The life of a run: assemble, prepare, fit, test, summarise.
 
-Each step is a function of the module that is named after it; ``train`` is their order.
+The steps are functions of other modules; ``train`` calls them in order.
 """
 
 from __future__ import annotations

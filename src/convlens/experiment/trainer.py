@@ -88,9 +88,9 @@ def build_trainer(
             "save_on_train_epoch_end": True,
         }  # fmt: skip
         keeper = ModelCheckpoint(filename="best", monitor="val/loss", **where)
-        # a separate callback, after the best: Lightning's `save_last` writes last.ckpt only in
-        # epochs that are the best so far (2.6), and a kill between the two files must leave an
-        # older last.ckpt, from which the best one is found again
+        # a separate callback: Lightning's `save_last` writes last.ckpt only in epochs that are the
+        # best so far (2.6). It comes after the best: a kill between the two files must leave an
+        # older last.ckpt, from which the resumed run writes the same best.ckpt again
         last = ModelCheckpoint(filename="last", **where)
         callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
     if sys.stdout.isatty():
@@ -121,7 +121,7 @@ def collect_settings(config: Config) -> Settings:
 
 
 def _ledger(config: Config) -> Ledger:
-    """Return the time account of looks; a dry run grants no extra time at its start and end."""
+    """Return the time budget of explanations; a dry run grants no extra time at start and end."""
     looking = config.looking
     extra = (looking.first_seconds, looking.last_seconds)
     if config.trainer.fast_dev_run:
@@ -192,10 +192,10 @@ def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
             companions.end()
             raise UserError(line) from error
         if not is_first_process() and is_process_lost(error):
-            raise SystemExit(1) from error  # another process died, and the first process reports it
+            raise SystemExit(1) from error  # another process died; the first process reports it
         raise
     if number := interruption.signal_number or number:
-        progress = "in a dry run, of which nothing is kept"
+        progress = "in a dry run, which keeps nothing"
         if not trainer.fast_dev_run:
             progress = _describe_progress(trainer, interruption.file)
             progress += f"; continue with `make resume run={home}`"

@@ -43,7 +43,7 @@ class UnseenImages:
             the run read them, so that the results belong to the run.
         place: name of the data.
         lines: messages about the selection.
-        left_out: name and use of every image that is not tested because the run has used it.
+        left_out: name and use of every image that is left out because the run has used it.
     """
 
     data: PictureData
@@ -164,7 +164,7 @@ def _select_own_split(
 
 
 def _select_other_images(images: Pool, used: np.ndarray) -> _Selection:
-    """Select from data that the run was not trained on: its test split if it has one, else all."""
+    """Select from data other than the run's: its test split if it has one, otherwise all of it."""
     rows, part = np.arange(len(images.labels)), ""
     if images.splits is not None and (images.splits == "test").any():
         rows, part = np.flatnonzero(images.splits == "test"), " in the test split"

@@ -59,7 +59,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
             the page names them.
 
     Raises:
-        UserError: fewer than two runs, a run that is given twice, or one that cannot be read.
+        UserError: there are fewer than two runs, or one is given twice or cannot be read.
     """
     runs, names = read_runs(homes), shorten_names(homes)
     with convert_run_errors(", ".join(map(str, homes))):
@@ -89,7 +89,7 @@ def read_runs(homes: Sequence[Path]) -> list[StoredRun]:
         homes: run folders.
 
     Raises:
-        UserError: fewer than two runs, a run that is given twice, or one that cannot be read.
+        UserError: there are fewer than two runs, or one is given twice or cannot be read.
     """
     if len(homes) < 2:
         raise UserError('compare needs at least two runs: runs="A B"; last is the newest run')
@@ -110,8 +110,8 @@ def shorten_names(homes: Sequence[Path]) -> list[str]:
 def result_rows(runs: Sequence[StoredRun]) -> list[list[Cell]]:
     """Return a row for each run, with a cell for each of ``COLUMNS``.
 
-    The best of a column is marked: all of several equal ones, but none if all values are equal.
-    Numbers of epochs are neither good nor bad.
+    The best cell of a column is marked. Equal best cells are all marked, but none if all cells are
+    equal. Numbers of epochs are neither good nor bad.
     """
     rows: list[list[Cell]] = [[] for _ in runs]
     for _, key, pattern in COLUMNS:
@@ -190,7 +190,7 @@ def _compare_probes(
     notes = [f"no Grad-CAM pictures in {', '.join(without)}"] if without else []
     if others and not without:
         notes.append(
-            f"the runs have different probes; left out, as not all runs have them: "
+            f"the runs have different probes; left out, because not all runs have them: "
             f"{', '.join(others)}"
         )
     rows, used = [], 0

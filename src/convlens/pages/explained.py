@@ -77,7 +77,7 @@ class PageParts:
         self, name: str, source: str, top: Sequence[tuple[str, float]],
         panels: Mapping[str, bytes], notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Add an image if it fits, without its activation grids if only they do not fit.
+        """Add an image if it fits, if necessary without its activation grids.
 
         The arguments are those of ``make_part``.
         """
@@ -86,7 +86,7 @@ class PageParts:
             if self.size + part.size > MOST_BYTES:
                 kept = {tag: one for tag, one in part.panels.items() if not tag.startswith(GRIDS)}
                 part = replace(
-                    part, panels=kept, notes=[*notes, "activations are only in this image's folder"]
+                    part, panels=kept, notes=[*notes, "activations: only in this image's folder"]
                 )
             self.size += part.size
             if self.size <= MOST_BYTES:

@@ -15,10 +15,10 @@ class PhaseSpan:
     """The epochs of a phase, as trained, or as planned if the run has not reached its end.
 
     Attributes:
-        number: from 1.
+        number: counted from 1.
         start: completed epochs when the phase begins.
-        end: completed epochs when it ends. If it has not ended, its planned end, but at most
-            ``training.epochs`` for a phase that begins before.
+        end: completed epochs when it ends; the planned end if it has not ended yet. A phase that
+            begins before ``training.epochs`` ends there at the latest.
         rates: group to learning rate, before warm-up and scheduler.
         warmup_epochs: epochs over which the rates of newly trained groups rise.
         augment: whether training images are augmented.

@@ -1,4 +1,4 @@
-"""Render a template and its values to one self-contained HTML file."""
+"""Turn a template and its values into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template, filled in.
+    """Fill in a template, and return the HTML.
 
     Every value is escaped. Templates extend ``base.html``, which adds the style (light and dark,
     readable on a phone) and a policy that keeps the browser from loading anything from elsewhere.

@@ -23,7 +23,7 @@ Chart = Callable[..., Markup]  # ``line_chart`` with the run's marks and epochs
 FILE = "report.html"
 LIMIT = 15_000_000  # bytes: can be mailed, and opens on a phone
 MANY = 20  # with more classes, the table of F1 scores is folded
-LINES = 12  # most lines in a chart of scores; of more, those with the highest values are shown
+LINES = 12  # most lines in a chart of scores; if there are more, it shows the highest ones
 
 # section of the page -> prefixes of its pictures' tags
 SECTIONS = {
@@ -49,12 +49,12 @@ TOGETHER = {
     "adcc": "faithfulness",
 }
 MEANINGS = {
-    "evidence on the object": "energy_inside below object_share: less evidence on the objects than "
-    "if it were spread evenly",
+    "evidence on the object": "energy_inside below object_share means less evidence on the objects "
+    "than if it were spread evenly",
     "peak of the evidence": "0 is the top or left edge, 1 the bottom or right one",
     "border_energy": "fraction of the evidence in a frame along the border",
     "same_place": "fraction of a class's images whose peak is in the same place near the border",
-    "drift": "correlation of each map with that of the previous look; 1 means no change",
+    "drift": "correlation of each map with the previous map; 1 means no change",
     "confident_mistakes": "fraction of the validation images that are confidently misclassified",
     "sparsity": "fraction of a layer's activations that are zero",
     "dead": "fraction of a layer's channels that respond to no probe",
@@ -83,8 +83,8 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
         run = read_run(home)
         if not run.rows:
             raise UserError(
-                f"{home} has no row in metrics.csv yet: wait for the first one, the network before "
-                f"training, or continue with `make resume run={home}`"
+                f"{home} has no row in metrics.csv yet: wait until the network before training is "
+                f"validated, or continue with `make resume run={home}`"
             )
         page = _fit_page(run, limit)
     write_atomic(home / FILE, page)

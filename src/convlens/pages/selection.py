@@ -28,7 +28,7 @@ class Step:
 
     Attributes:
         least: minimum number of epochs on the slider.
-        activations: ``all``, ``ends`` (the first and the latest look) or ``last``.
+        activations: ``all``, ``ends`` (the first and the latest epoch) or ``last``.
         smaller: prefixes of the tags whose pictures are re-encoded; see ``has_prefix``.
         edge: their longest side in pixels.
         quality: their JPEG quality, from 1 to 100.
@@ -76,7 +76,7 @@ def spread_evenly(epochs: Sequence[int], count: int) -> list[int]:
 
     Args:
         epochs: all epochs, ascending.
-        count: how many to return; at least 2 are.
+        count: how many to return; 2 if it is smaller.
 
     >>> spread_evenly([0, 1, 2, 3, 4, 5, 6], 3)
     [0, 3, 6]
@@ -239,8 +239,8 @@ def _describe_omissions(step: Step, count: int, total: int) -> list[str]:
             "the last"
         )
     if step.activations != "all":
-        which = "the first and the latest look" if step.activations == "ends" else "the latest look"
-        lines.append(f"activations: shown at {which} only")
+        which = "the first and the latest" if step.activations == "ends" else "the latest"
+        lines.append(f"activations: shown only for {which} epoch that has them")
     if step.smaller:
         what = "all pictures" if step.smaller == ALL else " and ".join(step.smaller)
         size = f"at most {step.edge} pixels wide and high, JPEG quality {step.quality}"

@@ -42,11 +42,11 @@ class Claim:
     num_nodes: int
 
     def find_common_folder(self) -> Path | None:
-        """Return the folder that every process derives by itself; None if the first one may choose.
+        """Return the folder that each process can derive alone; None if the first one may choose.
 
         Raises:
-            UserError: several processes have no common name to derive it from. Each process raises
-                the error, because one that continued would wait for the others forever.
+            UserError: several processes have no common name to derive it from. Every process raises
+                this error, because a process that continued would wait forever for the others.
         """
         if self.run_dir:
             return Path(self.run_dir)

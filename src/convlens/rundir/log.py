@@ -49,15 +49,15 @@ def log_to_file(file: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("convlens", *LIBRARIES):
         logging.getLogger(name).addHandler(handler)
-    # also log what kills a process without an exception, such as a bus error when a
-    # memory-mapped file is truncated
+    # also log crashes without an exception, such as the bus error after a memory-mapped file is
+    # truncated
     faulthandler.enable(handler.stream)
 
 
 class ScreenHandler(logging.StreamHandler):
-    """A handler that writes to whatever ``sys.stdout`` is by then.
+    """A handler that writes to the ``sys.stdout`` of the moment.
 
-    A progress bar replaces it while it runs, so that lines are printed above the bar.
+    A progress bar replaces ``sys.stdout`` while it runs, so that lines are printed above the bar.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from convlens.rundir.paths import OUTPUTS
 
 Row = dict[str, float]
 _MOST_CHARACTERS = 1_000_000  # in a config.yaml; ours have a few thousand
-_MOST_VALUES = 2_000_000  # in a summary, which contains several per epoch
+_MOST_VALUES = 2_000_000  # in a summary, which contains several values per epoch
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
@@ -165,7 +165,7 @@ class StoredRun:
 def find_best_row(rows: list[Row]) -> Row | None:
     """Return the row with the lowest validation loss, the first of equal ones.
 
-    Epoch 0, before training, does not count. None if no other epoch has a finite validation loss.
+    Epoch 0, before training, does not count. Return None if no other epoch has a finite loss.
     """
     finite = [row for row in rows[1:] if math.isfinite(row.get("val/loss", math.nan))]
     return min(finite, key=lambda row: row["val/loss"], default=None)
@@ -188,7 +188,7 @@ def convert_run_errors(home: object) -> AbstractContextManager[None]:
     Raises:
         UserError: the code inside raised an exception; its traceback goes to the log.
     """
-    return convert_errors(f"the files in {home} are not as a run writes them", "were they changed?")
+    return convert_errors(f"the files in {home} are not what a run writes", "were they changed?")
 
 
 def read_run(home: Path) -> StoredRun:

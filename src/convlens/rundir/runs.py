@@ -73,7 +73,7 @@ def find_run(word: str) -> Path:
     if not word.startswith(start):
         known = [name.removeprefix(start) for name in known]
     if not known:
-        raise UserError(f"there is no run folder {word}, and no run in {start} either")
+        raise UserError(f"there is no run folder {word}, and {start} contains no run either")
     raise UserError(f"there is no run folder {word}; {nearest(word, [*known, 'last'])}")
 
 
@@ -160,7 +160,7 @@ def sort_runs(
 
 
 def _sort_value(run: StoredRun, key: str) -> Any:
-    """Return the value that a run is sorted by, or None if it has none or it is NaN."""
+    """Return the value that a run is sorted by; None if the run lacks it or it is NaN."""
     if key in TEXTS:
         return TEXTS[key](run)
     value = run.numbers.get(key)

@@ -322,8 +322,8 @@ def test_garbled_run_is_told_in_a_line(at, file, content):
 def test_page_of_a_run_whose_files_do_not_go_together_is_refused(at):
     home = write_run(at / "run", [1.0, 0.5])
     (home / "config.yaml").write_text("experiment: x\n")
-    with pytest.raises(UserError, match="not as a run writes them"):
+    with pytest.raises(UserError, match="not what a run writes"):
         report(home)
     (home / "summary.json").write_text('{"alarms": 3, "test": [1]}')
-    with pytest.raises(UserError, match="not as a run writes them"):
+    with pytest.raises(UserError, match="not what a run writes"):
         compare([home, write_run(at / "other", [1.0, 0.5])])

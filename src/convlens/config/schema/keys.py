@@ -78,7 +78,10 @@ class Rule:
 
 
 def is_number(value: Any, most: float = 1e30) -> bool:
-    """Return whether a value is a number of at most ``most``, by default finite in any float."""
+    """Return whether a value is a number between ``-most`` and ``most``.
+
+    The default is finite in float32, bfloat16 and float64.
+    """
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
 
 
@@ -228,7 +231,7 @@ def get_name(chosen: Slice) -> str:
 
 
 def choose_slice(ours: type[Slice], own: type[Own]) -> PlainValidator:
-    """Return a validator: a table that has a ``_target_`` is ``own``, any other one is ``ours``."""
+    """Return a validator that reads a table with ``_target_`` as ``own``, others as ``ours``."""
     return PlainValidator(
         lambda value: (own if TARGET in TABLE.check(value) else ours).model_validate(value)
     )

@@ -47,7 +47,7 @@ class HeadConfig(Slice):
 class ModelConfig(Slice):
     """The network.
 
-    Only networks of a library have the key ``head_classes``, only ``scratch`` those from
+    Only library networks have the key ``head_classes``; only ``scratch`` has the keys from
     ``filters`` on.
     """
 

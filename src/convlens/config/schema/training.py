@@ -173,7 +173,7 @@ def _has_keys(value: Any, *keys: str) -> bool:
 GROUPS = Rule(_is_text_list, "a list of groups")
 PATTERNS = Rule(lambda v: TEXT.fits(v) or _is_text_list(v), "a pattern or a list of patterns")
 DECAY = Rule(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
-# any finite rate: training stops with an error, naming the images, when a rate spoils the weights
+# any finite rate: if it ruins the weights, training stops with an error that names the images
 RATE = Rule(lambda v: is_number(v, sys.float_info.max) and v > 0, "a number above 0")
 UNTIL = Rule(
     lambda v: v is None or _has_keys(v, "metric", "patience"),
@@ -182,7 +182,7 @@ UNTIL = Rule(
 
 
 class StagesConfig(Slice):
-    """Parameters that form one group per stage of the backbone, with lower rates early on."""
+    """Parameters that form one group per stage; earlier stages have lower learning rates."""
 
     match: Annotated[str | list[str], PATTERNS] = key("pattern of parameter names, or a list")
     stage_decay: Annotated[float, DECAY] = key(
@@ -230,7 +230,8 @@ class FinetuneConfig(Slice):
     """Which parameters are trained in which epochs, and at which learning rate."""
 
     batch_norm: Annotated[str, TEXT] = key(
-        "layers that keep batch statistics: frozen_eval (frozen ones), eval (all) or train (none)"
+        "batch-norm layers that keep their statistics: frozen_eval (frozen ones), eval (all) or "
+        "train (none)"
     )
     groups: Annotated[dict[str, Group] | None, (NULL | TABLE).of(dict[str, Group])] = key(
         "groups of parameters, {name: pattern}; a parameter joins the first group that matches"

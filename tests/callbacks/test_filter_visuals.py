@@ -10,7 +10,7 @@ import pytest
 import torch
 from convlens.callbacks import FilterVisuals
 from convlens.callbacks import filter_visuals as module_under_test
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError
 from convlens.explain.filters import AscentCost, estimate_ascent_cost

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
-from convlens.callbacks.explanation import Look
 from convlens.callbacks.ledger import SkipReport
+from convlens.callbacks.look import Look
 
 from convlens.cli.main import main
 from support.looks import Small, probes, train_small

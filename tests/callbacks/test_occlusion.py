@@ -10,7 +10,7 @@ import torch
 from captum.attr import IntegratedGradients
 from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel

@@ -136,7 +136,7 @@ class ModelIsAFactory(Base):
 class HasOurNames(Base):
     """Attributes that are called like convlens's own, and are something else."""
 
-    schedule, record, is_look_due, compiled = "cosine", "none", False, True
+    schedule, record, compiled = "cosine", "none", True
 
 
 class Net(Base):

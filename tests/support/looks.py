@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from torch import nn
 
 from convlens.config.compose import compose

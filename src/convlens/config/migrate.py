@@ -14,7 +14,7 @@ import yaml
 from convlens.config.schema import LOOKS, TARGET, Config
 from convlens.core.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 KEY = "format"
 
 
@@ -102,4 +102,13 @@ def _read_default_looks() -> dict[str, dict]:
     return looks
 
 
-_STEPS = (_to_1,)
+def _to_2(plain: dict) -> dict:
+    """Keep what filter pictures showed: units of all layers."""
+    callbacks = plain.get("callbacks", {})
+    for name, node in callbacks.items():
+        if isinstance(node, dict) and node.get(TARGET) == "convlens.callbacks.FilterVisuals":
+            callbacks[name] = {"limit": None, **node}
+    return plain
+
+
+_STEPS = (_to_1, _to_2)

@@ -70,7 +70,7 @@ class OcclusionMaps(SignedMaps):
     def estimate_passes(self, look: Look) -> float:
         if self.superpixels:
             return float(self.segments)
-        window, stride = self._sizes(look.example)
+        window, stride = self._compute_sizes(look.example)
         sides = zip(look.example.shape[-2:], window, stride, strict=True)
         return float(math.prod(math.ceil((side - w) / s) + 1 for side, w, s in sides))
 

@@ -179,7 +179,6 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
 
 def _print_logged(plan: Plan) -> None:
     """Print every tag of pictures, with its number of pictures per look."""
-    config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
     for tag, count in plan.tags:
@@ -188,5 +187,6 @@ def _print_logged(plan: Plan) -> None:
     ledger = plan.ledger
     print(
         f"explanations may take {ledger.share:.0%} of an epoch, or {ledger.floor:g} s if that is "
-        f"more, and {ledger.at_start:g} s before training; pictures are also written to {Path('<run_dir>') / 'explanations'}"
+        f"more, and {ledger.at_start:g} s before training"
     )
+    print(f"pictures are also written to {Path('<run_dir>') / 'explanations'}")

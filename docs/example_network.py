@@ -1,9 +1,9 @@
-"""Trains the network that `make explain` asks where no checkpoint is named; saves its pictures.
+"""Train the example network of `make explain`, and save its images.
 
     .venv/bin/python docs/example_network.py        (two minutes)
 
-It is `make train` with its defaults; of the checkpoint only what a network needs is kept (weights,
-config, class names), about 0.4 MB. The pictures are test pictures of `shapes`, one of each class.
+It is trained by `make train` with its defaults. Only what a network needs is kept of the checkpoint
+(weights, config, class names), about 0.4 MB. The images are test images of `shapes`, one per class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from convlens.config.checks import restore_config
-from convlens.data.sources.registry import index
+from convlens.data.sources.registry import build_index
 from convlens.experiment.inputs import EXAMPLE
 
 KEPT = ("state_dict", "hyper_parameters", "epoch", "pytorch-lightning_version")
@@ -35,7 +35,7 @@ def main() -> None:
     config["run_dir"] = None  # it was a temporary folder
     torch.save({key: content[key] for key in KEPT}, EXAMPLE / "shapes.ckpt")
     made = restore_config(config, "the run")
-    dataset = index(made.data, made.seed).load()
+    dataset = build_index(made.data, made.seed).load()
     test = dataset.splits["test"]
     for number, name in enumerate(content["hyper_parameters"]["class_names"]):
         row = int((test.labels == number).nonzero()[0][0])

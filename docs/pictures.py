@@ -1,4 +1,4 @@
-"""Draws the pictures of the README anew.
+"""Redraw the pictures of README and the guides.
 
     .venv/bin/python docs/pictures.py [clever_hans] [cat] [filters]
 
@@ -35,7 +35,7 @@ CAT = HERE.parent / "tests" / "photographs" / "cat.jpg"
 
 
 def clever_hans() -> np.ndarray:
-    """The same probes, and the classes' mean maps, of two runs: with the mark, and without."""
+    """Draw probes and the classes' mean maps of two runs: with the mark, and without."""
     with tempfile.TemporaryDirectory() as folder:
         homes = {name: Path(folder) / name for name in ("with", "without")}
         for name, home in homes.items():
@@ -60,7 +60,7 @@ def _last(home: Path) -> Path:
 
 
 def _both_right(homes: list[Path]) -> list[str]:
-    """Probes that both networks answer rightly: their panels have one row."""
+    """Return probes that both networks predict correctly, so their panels have one row."""
     heights = [
         {file.name: Image.open(file).height for file in (_last(home) / "grad_cam").glob("*.jpg")}
         for home in homes
@@ -70,7 +70,7 @@ def _both_right(homes: list[Path]) -> list[str]:
 
 
 def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What is written above a run's panels, and the panels."""
+    """Draw a run's panels below their title."""
     summary = json.loads((home / "summary.json").read_text())
     files = [
         *(_last(home) / "grad_cam" / probe for probe in probes),
@@ -87,7 +87,7 @@ def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.nd
 
 
 def cat() -> np.ndarray:
-    """Grad-CAM of EfficientNet-Lite0 at three depths, for its two likeliest classes."""
+    """Draw Grad-CAM of EfficientNet-Lite0 at three depths, for its two most probable classes."""
     names = imagenet_classes()
     words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
     model = build_model(compose(words).model, channels=3, size=224, outputs=len(names)).eval()
@@ -112,7 +112,7 @@ def cat() -> np.ndarray:
 
 
 def filters() -> np.ndarray:
-    """What eight units of an early, a middle and a late layer of VGG16 look for."""
+    """Draw what eight units of an early, a middle and a late layer of VGG16 look for."""
     model = build_model(compose(["model=vgg16"]).model, channels=3, size=150, outputs=2).eval()
     sheets = []
     for layer in ("block1.conv2", "block3.conv3", "block5.conv3"):

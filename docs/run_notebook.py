@@ -1,4 +1,4 @@
-"""Runs the cells of docs/notebook.ipynb in one namespace and keeps what they show.
+"""Run the cells of docs/notebook.ipynb in one namespace and store their outputs.
 
 .venv/bin/python docs/run_notebook.py           (needs no Jupyter)
 """
@@ -17,13 +17,13 @@ NOTEBOOK = Path(__file__).resolve().parent / "notebook.ipynb"
 
 
 def execute(notebook: dict) -> dict:
-    """The notebook with the outputs of its code cells anew.
+    """Run the code cells of a notebook and return it with the new outputs.
 
     Printed text and the value of a cell's last expression are kept, as Jupyter does; a value with
     ``_repr_html_`` also in HTML.
 
     Raises:
-        Exception: whatever a cell raises.
+        Exception: any exception that a cell raises.
     """
     space: dict[str, Any] = {"__name__": "__main__"}
     number = 0
@@ -44,7 +44,7 @@ def execute(notebook: dict) -> dict:
 
 
 def _run(source: str, space: dict[str, Any]) -> Any:
-    """The value of the last expression, None where the last line is none."""
+    """Run a cell; return the value of its last line, or None if that is no expression."""
     tree = ast.parse(source)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<cell>", "exec"), space)

@@ -1,6 +1,6 @@
-"""Hooks of the site (mkdocs.yml): the pages that are written elsewhere, and links into the sources.
+"""Hooks that mkdocs calls when it builds the site: they add pages and remove links to sources.
 
-The home page is README, and each public class and function gets a page of its docstring.
+The home page is README.md. Each public class and function has a page with its docstring.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-# package: where its __init__ lies; each name in its __all__ is public
+# package -> its __init__.py, whose __all__ lists the public names
 PUBLIC = {
     "convlens": ROOT / "src" / "convlens" / "__init__.py",
     "convlens.callbacks": ROOT / "callbacks" / "__init__.py",
@@ -28,7 +28,7 @@ _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Each public name of a package, and the full name of what it stands for."""
+    """Return each public name of a package and the full name of the object."""
     tree = ast.parse(PUBLIC[package].read_text(encoding="utf-8"))
     origin, public = {}, []
     for node in ast.walk(tree):
@@ -42,7 +42,7 @@ def public_names(package: str) -> dict[str, str]:
 
 
 def on_config(config):
-    """Add the reference to the navigation, a section for each package."""
+    """Add the API reference to the navigation, with a section for each package."""
     sections = [
         {package: [{name: _page_of(package, name)} for name in public_names(package)]}
         for package in PUBLIC
@@ -56,7 +56,7 @@ def _page_of(package: str, name: str) -> str:
 
 
 def on_files(files, config):
-    """Add the pages that have no file of their own in docs/."""
+    """Add the pages that are not files in docs/."""
     for page, source in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, page, content=text))
@@ -68,14 +68,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turn links to sources and tests into plain text: the site holds none of them."""
+    """Turn links to sources and tests, which are not on the site, into plain text."""
     here = ROOT / "docs" / page.file.src_uri
 
-    def keep_or_unlink(found: re.Match) -> str:
-        picture, text, target, _ = found.groups()
-        if picture or ":" in target:
-            return found[0]
+    def keep_or_unlink(link: re.Match) -> str:
+        is_image, text, target, _ = link.groups()
+        if is_image or ":" in target:
+            return link[0]
         uri = os.path.relpath(os.path.normpath(here.parent / target), ROOT / "docs")
-        return found[0] if files.get_file_from_path(Path(uri).as_posix()) else text
+        return link[0] if files.get_file_from_path(Path(uri).as_posix()) else text
 
     return _LINK.sub(keep_or_unlink, markdown)

@@ -1,11 +1,10 @@
-"""Draws the pictures of the tour anew, by the commands that stand on its pages.
+"""Redraw the pictures of the tour with the commands on its pages.
 
     .venv/bin/python docs/tour/draw.py FOLDER [01 02 …]
 
-The first block of commands of every page is run in FOLDER, as it is typed, and the pictures are
-cut out of the run folders that it makes. What lies in FOLDER already is not made again: with all
-runs there it takes seconds, with none half an hour on two cores. Data and weights are looked for
-where they always are (`$CONVLENS_DATA`, `$CONVLENS_WEIGHTS`, or downloaded).
+The script runs the first block of commands of every page in FOLDER, and cuts the pictures out of
+the run folders. Existing run folders are reused: if all exist it takes seconds, if none half an
+hour on two cores. Data and weights come from `$CONVLENS_DATA`, `$CONVLENS_WEIGHTS`, or a download.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from convlens.draw.text import TITLE
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STAR = ROOT / "src" / "convlens" / "example" / "pictures" / "star.png"
-LIGHT = 120_000  # bytes that a picture may have
-QUALITIES = (90, 80, 70, 60)  # of JPEG, the first one that is light enough is taken
-TITLED = 32  # pixels: the title of learning curves, which tells the epoch only
-# where things stand in a panel of `make kernel`, in pixels
-HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: picture and kernel; the patch in numbers
-MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of those after pooling
+LIGHT = 120_000  # maximum bytes of a picture
+QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
+TITLED = 32  # pixels: title of learning curves, which only states the epoch
+# places in a panel of `make kernel`, in pixels
+HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
+MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of the commands in a page's first block, without ``make``."""
+    """Return the words of the commands in a page's first block, without ``make``."""
     block = re.search(r"```sh\n(.*?)```", page.read_text(), re.S)[1]
     return [shlex.split(line.partition("  #")[0])[1:] for line in block.splitlines()]
 
 
 def run(words: list[str], folder: Path) -> None:
-    """Run a command in ``folder``, unless its run folder is there already."""
+    """Run a command in ``folder``, unless its run folder exists."""
     home = next((word.partition("=")[2] for word in words if word.startswith("run_dir=")), None)
     if home is None or not (folder / home).exists():
         print(" ".join(words), flush=True)
@@ -57,7 +56,7 @@ def picture(file: Path) -> np.ndarray:
 
 
 def last(home: Path) -> Path:
-    """The pictures of a run's last look."""
+    """Return the folder of a run's last look."""
     return max((home / "explanations").glob("epoch_*"))
 
 
@@ -66,7 +65,7 @@ def named(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def curves(runs: dict[str, Path]) -> np.ndarray:
-    """The learning curves of several runs below each other; what the run says, and its folder."""
+    """Stack the learning curves of runs; the keys are their titles."""
     charts = {text: picture(last(home) / "learning_curves.jpg") for text, home in runs.items()}
     return add_margin(vstack([named(chart[TITLED:], text) for text, chart in charts.items()]))
 
@@ -84,17 +83,17 @@ def kernel(tour: Path) -> np.ndarray:
 
 def pooling(tour: Path) -> np.ndarray:
     panel = picture(tour / "pooled" / "kernel.jpg")
-    maps = {"the kernel's answers, 98×148": MAPS, "after max pooling, 49×74": POOLED}
+    maps = {"values of the kernel, 98×148": MAPS, "after max pooling, 49×74": POOLED}
     return add_margin(hstack([named(_together(panel[rows]), text) for text, rows in maps.items()]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
-    """Of four maps in a row the last, which is the sum of the colours."""
+    """Cut out the last of four maps in a row, the sum of the colours."""
     return maps[:, -maps.shape[1] // 4 :]
 
 
 def sizes(tour: Path) -> np.ndarray:
-    """The loss charts, which are the left halves of the learning curves, of small to large."""
+    """Draw the loss charts (left halves of the learning curves) from small to large."""
     filters = ("4, 4, 4, 4", "16, 32, 64, 128", "64, 128, 256, 512")
     charts = []
     for number, text in enumerate(filters):
@@ -104,9 +103,9 @@ def sizes(tour: Path) -> np.ndarray:
 
 
 def activations(tour: Path) -> np.ndarray:
-    """The star, and the first eight channels of every row of the first, second and last block."""
+    """Draw the star, and the first eight channels of each row of three blocks."""
     star = picture(STAR)
-    star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the picture")
+    star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the image")
     grids = tour / "activations" / "star" / "activations"
     cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
     blocks = [
@@ -117,7 +116,7 @@ def activations(tour: Path) -> np.ndarray:
 
 
 def early_filters(tour: Path) -> np.ndarray:
-    """The first three rows of kernels, and a middle layer."""
+    """Draw the first three rows of kernels, and a middle layer."""
     folder = last(tour / "filters") / "filters"
     kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
     return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
@@ -133,7 +132,7 @@ def looks(tour: Path) -> np.ndarray:
 
 
 def mistakes(tour: Path) -> np.ndarray:
-    """The first two rows of them."""
+    """Draw the first two rows of mistakes."""
     shown = tour / "regularized" / "evaluation" / "best"
     return picture(next(shown.glob("epoch_*/predictions/mistakes/test.jpg")))[:460]
 
@@ -147,7 +146,7 @@ HORSES = {"with a mark": "marked", "without": "unmarked"}
 
 
 def horses(tour: Path) -> np.ndarray:
-    """The same two probes in both runs."""
+    """Draw the same two probes in both runs."""
     columns = []
     for text, run_dir in HORSES.items():
         looked = last(tour / run_dir) / "grad_cam"
@@ -172,7 +171,7 @@ PICTURES: dict[str, Cut] = {
     "04_convnet": lambda tour: curves(
         {"dense layers only": tour / "dense", "a convnet": tour / "convnet"}
     ),
-    "05_overfitting": lambda tour: curves({"450 pictures, nothing against it": tour / "overfit"}),
+    "05_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
     "06_augmentation": lambda tour: picture(
         next((tour / "regularized").glob("explanations/epoch_*/augmentation/*.jpg"))
     ),
@@ -205,7 +204,7 @@ def save(name: str, image: np.ndarray) -> None:
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tests", "src"):  # where the pages take their pictures from
+    for name in ("tests", "src"):  # folders of the images on the pages
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     asked = sys.argv[2:] or [page.name[:2] for page in HERE.glob("[0-9]*.md")]

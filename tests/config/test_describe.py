@@ -42,7 +42,7 @@ def test_the_defaults_can_be_typed_and_change_nothing(words):
     typed = [
         f"{key.name}={key.default}"
         for group in describe_groups(config) for key in group.keys
-        if key.default is not None and not (key.default == "null" and key.meaning == "left out")
+        if key.default is not None and not (key.default == "null" and key.meaning == "removed")
     ]  # fmt: skip
     assert compose([*words, *typed]) == config
 

@@ -70,7 +70,7 @@ def test_no_key_of_ours_is_taken_for_a_habit():
         ("hydra.run.dir=mine", "write run_dir=mine"),
         ("pretrained=True", "write model.weights=… (auto, none or a file)"),
         ("+training.epochs=5", "write training.epochs=… without +"),
-        ("~callbacks.grad_cam", "null leaves a callback out, as callbacks.grad_cam=null"),
+        ("~callbacks.grad_cam", "null removes a callback, such as callbacks.grad_cam=null"),
         ("epochs", "expected key=value; write training.epochs=…"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Locks between processes: taken once, looked at by many, given back at any death."""
+"""Locks between processes: one holder, any number of tests, released however the holder ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convlens.core.locks import is_locked, is_same_file, take_lock, wait_for_loc
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens one file again and again; each is another holder, as in another process."""
+    """Open one file repeatedly; each descriptor is another holder, as in another process."""
     fds = []
 
     def open_again() -> int:

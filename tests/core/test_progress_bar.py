@@ -1,4 +1,4 @@
-"""A bar is seen on a terminal, and nothing of it anywhere else."""
+"""A progress bar is drawn on a terminal and nowhere else."""
 
 from __future__ import annotations
 

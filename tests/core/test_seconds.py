@@ -1,4 +1,4 @@
-"""Every second of a run has a name, and all of them together are what a clock on the wall says."""
+"""Every second of a run has a name, and together they are the elapsed time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seconds_of(home: Path) -> dict[str, float]:
 
 
 def assert_adds_up(seconds: dict[str, float], wall: float) -> None:
-    """What has no name is at most 2 %, and nothing is counted twice or left out."""
+    """At most 2 % have no name, and no second is counted twice."""
     parts = {name: value for name, value in seconds.items() if name != "total"}
     assert sum(parts.values()) == pytest.approx(seconds["total"], abs=1e-6)
     assert min(parts.values()) >= 0

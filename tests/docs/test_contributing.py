@@ -1,4 +1,4 @@
-"""CONTRIBUTING is true: its recipes, followed in a copy of the package, train and run."""
+"""The recipes of CONTRIBUTING work when followed in a copy of the package."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def recipe(title: str) -> str:
 
 
 def code(title: str) -> dict[str, str]:
-    """The files of a recipe: each block begins with its name in a comment."""
+    """Return the files of a recipe: each block begins with its name in a comment."""
     blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", recipe(title), re.S)
     return dict(blocks)
 
 
 @pytest.fixture
 def package(tmp_path) -> Path:
-    """A copy of the package, where callbacks/ and configs/ lie as they are installed."""
+    """Copy the package, with callbacks/ and configs/ as they are installed."""
     home = tmp_path / "convlens"
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src" / "convlens", home, ignore=skip)

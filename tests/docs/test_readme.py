@@ -1,4 +1,4 @@
-"""README and the guides are true: commands are targets and compose, files and links exist."""
+"""README and the guides: commands are targets and compose, files and links exist."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MOST_WORDS = 1200
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of shell code on a page, in order."""
+    """Return the lines of shell code on a page, in order."""
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line.split("  #")[0].strip() for line in lines if line.strip()]
 
 
 def check_make(line: str) -> None:
-    """A make command names a target, and its words compose."""
+    """Check that a make command names a target and that its overrides compose."""
     target, *typed = shlex.split(line)[1:]
     assert re.search(rf"^{target}:", MAKEFILE, re.M), line
     known = not any(
@@ -74,9 +74,9 @@ def test_every_make_command_of_a_page_is_understood(page):
 
 def test_every_figure_stands_behind_a_command_that_is_understood():
     rows = [row for row in FIGURES.splitlines() if row.startswith("|")]
-    told = [row for row in rows if not row.startswith(("| command", "|---"))]
-    assert told
-    for row in told:
+    figures = [row for row in rows if not row.startswith(("| command", "|---"))]
+    assert figures
+    for row in figures:
         line = re.match(r"\| `(make [^`]+)`", row)
         assert line, row
         check_make(line[1])

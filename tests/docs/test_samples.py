@@ -1,4 +1,4 @@
-"""The Python samples of README and the guides run as they stand."""
+"""The Python samples of README and the guides run unchanged."""
 
 from __future__ import annotations
 

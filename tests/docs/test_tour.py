@@ -1,4 +1,4 @@
-"""The tour is true: its pages are whole, and every command on them runs."""
+"""The pages of the tour are complete, and every command on them runs."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def commands(text: str) -> list[str]:
-    """The lines that a reader would type, in order."""
+    """Return the lines that a reader types, in order."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 
 
 def parts(text: str) -> dict[str, str]:
-    """Heading -> what stands below it."""
+    """Return the text below each heading."""
     found = re.split(r"^## (.+)$", text, flags=re.M)
     return dict(zip(found[1::2], found[2::2], strict=True))
 
 
 def pictures(text: str) -> list[tuple[str, str]]:
-    """Alternative text and target of every picture."""
+    """Return alternative text and target of every picture."""
     return re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
 
 
 def links(text: str) -> list[str]:
-    """Targets of every link and picture that are files here."""
+    """Return the targets of links and pictures that are files of the repository."""
     return re.findall(r"\]\((?!http)([^)#]+)", text)
 
 
 def singles(words: list[str]) -> list[list[str]]:
-    """The words of each run that ``multirun=true`` makes of them."""
+    """Return the words of each run of a ``multirun=true``."""
     if "multirun=true" not in words:
         return [words]
     choices = [split_values(word) for word in words if word != "multirun=true"]
@@ -71,7 +71,7 @@ def test_a_page_has_its_four_parts_in_order(page):
     command, notice, tried = found.values()
     assert re.match(rf"# {int(page.name[:2])} · \S", text)
     assert 1 <= len(commands(command)) <= 2
-    # the picture comes right behind the command, before any prose
+    # the picture follows the command, before any prose
     assert re.match(r"!\[", command.split("```")[2].strip())
     assert 1 <= len(pictures(command)) <= 2 and not pictures(notice + tried)
     assert 3 <= len(re.findall(r"^- ", notice, re.M)) <= 6
@@ -159,7 +159,7 @@ def test_what_a_command_asks_for_was_made_by_a_command_before_it():
                             assert path == "last" or (ROOT / path).exists(), line
 
 
-# what makes any training tiny and offline; a word typed twice means what it said last
+# overrides that make any training tiny and offline; of a repeated key the last one counts
 TINY = [
     "data=shapes", "data.pictures=60", "data.size=48", "training.batch_size=8",
     "training.eval_batch_size=20", "precision=32", "trainer=cpu", "probes.count=2",
@@ -171,7 +171,7 @@ TINY = [
 
 
 def shortened(target: str, words: list[str]) -> list[str]:
-    """The same command for a machine without a network and a person without patience."""
+    """Shorten a command so that it runs offline and in seconds."""
     if target not in ("train", "plan") or any(word.startswith("ckpt=") for word in words):
         return words
     config = compose(singles(words)[0])
@@ -184,7 +184,7 @@ def shortened(target: str, words: list[str]) -> list[str]:
 
 
 def stand_in(name: str, folder: Path) -> None:
-    """Weights of a network of timm as a file, drawn: what is told of a picture is not tested."""
+    """Write random weights of a timm network: predictions are not tested here."""
     folder.mkdir()
     network = timm.create_model(name, pretrained=False)
     torch.save(network.state_dict(), folder / f"{name}.pth")
@@ -201,7 +201,7 @@ def test_every_command_of_the_tour_runs_in_a_short_form(at, capfd):
             words = shortened(target, split_make_words(typed))
             status = main([target, *words])
             printed = capfd.readouterr()
-            told = f"{page.name}: {line}\n{printed.out}{printed.err}"
-            assert status == 0, told
-            # a callback that fails is told of in the summary, and the training goes on
-            assert not re.search(r"(?<!\b0 )failed", printed.out), told
+            message = f"{page.name}: {line}\n{printed.out}{printed.err}"
+            assert status == 0, message
+            # a failing callback is only reported in the summary; training continues
+            assert not re.search(r"(?<!\b0 )failed", printed.out), message

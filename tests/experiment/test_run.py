@@ -181,7 +181,13 @@ def test_eval_gives_the_numbers_of_the_run(run_dir, capsys):
 def test_plan_prints_data_layers_and_tags(run_dir, capsys):
     assert main(["plan", *TINY]) == 0
     printed = capsys.readouterr().out
-    said = "validation", "backbone.block2.conv", "receptive field", "grad_cam/<probe>", "ms a step"
+    said = (
+        "validation",
+        "backbone.block2.conv",
+        "receptive field",
+        "grad_cam/<probe>",
+        "ms per step",
+    )
     for text in said:
         assert text in printed
     assert main(["plan", f"ckpt={run_dir}/checkpoints/last.ckpt"]) == 0

@@ -320,9 +320,9 @@ def test_places_of_one_pixel_are_dropped_and_classes_are_counted():
 
 
 def test_names_fit_the_outputs_and_differ():
-    with pytest.raises(UserError, match="3 classes apart, but 2 names"):
+    with pytest.raises(UserError, match="3 classes, but 2 names were given"):
         wrapped(base(), ["cat", "dog"])
-    with pytest.raises(UserError, match="2 classes apart, but 3 names"):
+    with pytest.raises(UserError, match="2 classes, but 3 names were given"):
         wrapped(base(1), NAMES)
-    with pytest.raises(UserError, match="'cat' is given 2 times"):
+    with pytest.raises(UserError, match="'cat' is given several times"):
         wrapped(base(), ["cat", "dog", "cat"])

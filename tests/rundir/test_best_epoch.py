@@ -1,4 +1,4 @@
-"""The best epoch is the trained one of the lowest validation loss, whatever is no number."""
+"""The best epoch has the lowest finite validation loss, and is never epoch 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run folder, whoever starts the processes."""
+"""All processes of a run use the same folder, whatever starts them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}
 
 @pytest.fixture
 def started(at, monkeypatch):
-    """Sets a launcher's variables, and none of another; returns what a run says of its folder."""
+    """Set the variables of one launcher only; the result claims the folder of a run."""
 
     def by(*, num_nodes=1, run_dir=None, **variables):
         for name in LAUNCHER:
@@ -40,7 +40,7 @@ def started(at, monkeypatch):
 
 
 def home(claim: Claim) -> str:
-    """The folder as a run finds it: checked before the costly part, taken behind it."""
+    """Return the folder of a run: checked before the expensive part, taken after it."""
     claim.check()
     with Hold() as hold:
         return str(claim.take(hold))

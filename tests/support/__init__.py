@@ -1,1 +1,1 @@
-"""What several tests share; scripts run by hand put ``tests/`` on their path themselves."""
+"""Helpers shared by several tests. Scripts that are run by hand add ``tests/`` to their path."""

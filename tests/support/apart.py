@@ -1,4 +1,4 @@
-"""Runs in processes of their own, one or several, and what each process ended with."""
+"""Run training in one or several separate processes, and read what each process ended with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPLICAS = Path(__file__).with_name("replicas.py")
 
 
 def train(home, *words) -> str:
-    """A run in processes of its own; returns what it printed. ``home`` gets rank_*.pt too."""
+    """Train in separate processes and return the output; ``home`` also gets ``rank_*.pt``."""
     done = subprocess.run(
         [sys.executable, REPLICAS, home / "replicas", f"run_dir={home / 'run'}", *TINY, *words],
         capture_output=True,
@@ -27,7 +27,7 @@ def train(home, *words) -> str:
 
 
 def ends(home) -> list[dict]:
-    """What each process ended with."""
+    """Return the final state of each process."""
     files = sorted((home / "replicas").glob("rank_*.pt"))
     return [torch.load(file, weights_only=True) for file in files]
 

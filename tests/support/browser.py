@@ -1,8 +1,8 @@
-"""A headless Chromium that tests speak to: open a page, ask it with JavaScript, press keys, look.
+"""Control a headless Chromium: open pages, run JavaScript, press keys, take screenshots.
 
-The DevTools protocol over two pipes (``--remote-debugging-pipe``): JSON messages that end with a
-zero byte. No port, no WebSocket, no driver that has to fit the browser's version, and nothing but
-the standard library. https://chromedevtools.github.io/devtools-protocol/
+It uses the DevTools protocol over two pipes (``--remote-debugging-pipe``): JSON messages that end
+with a zero byte. This needs no port, no WebSocket, no driver that must match the browser's version,
+and only the standard library. https://chromedevtools.github.io/devtools-protocol/
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# set where a browser has to be there (in CI): then a missing one fails instead of skipping
+# if set (in CI), a missing browser fails the tests instead of skipping them
 REQUIRED = "CONVLENS_REQUIRE_BROWSER"
-# another folder for the pictures of what the tests saw
+# sets another folder for the screenshots
 SCREENSHOTS = "CONVLENS_SCREENSHOTS"
-PATIENCE = 60.0  # seconds that a page may take for anything, on a busy machine
+PATIENCE = 60.0  # seconds that a page may take for any operation, on a busy machine
 
-# the switches that make it quiet, and equal on every machine
+# options that make it quiet, and the same on every machine
 SWITCHES = (
     "--headless=new",
     "--remote-debugging-pipe",
-    "--no-sandbox",  # a container's root has none to offer; only pages of ours are opened
+    "--no-sandbox",  # not available to root in a container; only our own pages are opened
     "--disable-dev-shm-usage",  # containers have a small /dev/shm
     "--disable-gpu",
-    "--disable-3d-apis",  # without WebGL TensorBoard draws curves as SVG, which can be asked
+    "--disable-3d-apis",  # without WebGL, TensorBoard draws curves as SVG, which can be inspected
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-extensions",
@@ -49,7 +49,7 @@ SWITCHES = (
     "--lang=en-US",
 )
 
-# what every expression may use: all(selector) is querySelectorAll that looks into shadow roots too
+# available in every expression: all(selector) is querySelectorAll that includes shadow roots
 PRELUDE = """
 const all = (selector, root = document) => {
   const found = [...root.querySelectorAll(selector)];
@@ -61,10 +61,10 @@ const all = (selector, root = document) => {
 
 
 class Browser:
-    """A running Chromium; ends with the ``with`` block.
+    """A running Chromium that ends with its ``with`` block.
 
     Args:
-        program: the executable.
+        program: path of the executable.
     """
 
     def __init__(self, program: str):
@@ -74,7 +74,7 @@ class Browser:
         self._home = tempfile.TemporaryDirectory(prefix="browser", ignore_cleanup_errors=True)
         home = Path(self._home.name)
         self._said = home / "stderr.txt"
-        # Chromium reads from descriptor 3 and writes to 4; a shell puts our two pipes there
+        # Chromium reads from descriptor 3 and writes to 4; a shell redirects our pipes to them
         move = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null'
         words = [self.program, *SWITCHES, f"--user-data-dir={home / 'profile'}", "about:blank"]
         with self._said.open("wb") as said:
@@ -89,7 +89,7 @@ class Browser:
         return self
 
     def __exit__(self, *_) -> None:
-        with suppress(ConnectionError, TimeoutError):  # it may have ended before
+        with suppress(ConnectionError, TimeoutError):  # it may have ended already
             self.call("Browser.close")
         try:
             self._process.wait(10)
@@ -101,12 +101,12 @@ class Browser:
         self._home.cleanup()
 
     def call(self, method: str, session: str | None = None, **values: Any) -> dict:
-        """The answer to one command of the protocol; events before it reach their pages.
+        """Send a command and return its response; pass earlier events to their pages.
 
         Raises:
-            RuntimeError: the browser refused it.
+            RuntimeError: the browser rejected the command.
             ConnectionError: the browser has ended.
-            TimeoutError: no answer within ``PATIENCE``.
+            TimeoutError: there is no response within ``PATIENCE``.
         """
         self._number += 1
         message = {"id": self._number, "method": method, "params": values}
@@ -125,14 +125,14 @@ class Browser:
                 return answer["result"]
 
     def listen(self, deadline: float) -> dict:
-        """The next message, which is told to its page if it is an event.
+        """Return the next message; an event is also passed to its page.
 
         Args:
-            deadline: of ``time.monotonic()``.
+            deadline: reading of ``time.monotonic()``.
 
         Raises:
             ConnectionError: the browser has ended.
-            TimeoutError: it has said nothing until then.
+            TimeoutError: there is no message before the deadline.
         """
         while (end := self._pending.find(b"\0")) < 0:
             left = max(0.0, deadline - time.monotonic())
@@ -154,7 +154,7 @@ class Browser:
 
     @contextmanager
     def page(self, width: int = 1400, height: int = 1000, **emulated: Any) -> Iterator[Page]:
-        """A new empty page, with cookies and storage of its own; see :meth:`Page.emulate`."""
+        """Open an empty page with its own cookies and storage; see ``Page.emulate``."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
@@ -171,11 +171,11 @@ class Browser:
 
 
 class Page:
-    """A tab, and what it has said since it was opened.
+    """A tab and its messages since it was opened.
 
     Attributes:
-        errors: console errors, uncaught exceptions and what the page's own policy forbade.
-        requests: addresses asked for, the page's own included, ``data:`` not.
+        errors: console errors, uncaught exceptions, and violations of the page's policy.
+        requests: requested addresses, including that of the page, without ``data:``.
     """
 
     def __init__(self, browser: Browser, session: str):
@@ -184,14 +184,14 @@ class Page:
         self.requests: list[str] = []
         self._loaded = False
         self._asked: dict[str, str] = {}  # address by request
-        self._arrived: list[str] = []  # requests whose answer is here
+        self._arrived: list[str] = []  # requests with a response
 
     def call(self, method: str, **values: Any) -> dict:
-        """One command of the protocol, for this page."""
+        """Send one command of the protocol for this page."""
         return self.browser.call(method, self.session, **values)
 
     def heard(self, event: str, values: dict) -> None:
-        """Keep what an event tells."""
+        """Record an event."""
         if event == "Page.loadEventFired":
             self._loaded = True
         elif event == "Network.requestWillBeSent":
@@ -212,7 +212,7 @@ class Page:
             )
 
     def emulate(self, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
-        """A window of so many CSS pixels; a phone's; of someone who likes it dark."""
+        """Set the window size in CSS pixels, and emulate a phone or a dark colour scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=2 if phone else 1, mobile=phone)  # fmt: skip
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
@@ -220,26 +220,26 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, address: str) -> None:
-        """Go to an address and wait until its document has loaded.
+        """Open an address and wait until its document has loaded.
 
         Raises:
-            RuntimeError: it cannot be loaded.
+            RuntimeError: the address cannot be loaded.
         """
         self._loaded = False
         answer = self.call("Page.navigate", url=address)
         if "errorText" in answer:
             raise RuntimeError(f"{address}: {answer['errorText']}")
         if "loaderId" not in answer:
-            return  # another place in the same document
+            return  # another anchor in the same document
         deadline = time.monotonic() + PATIENCE
         while not self._loaded:
             self.browser.listen(deadline)
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression, as JSON takes it; a promise is waited for.
+        """Return the JSON value of a JavaScript expression; wait if it is a promise.
 
         Raises:
-            RuntimeError: it threw.
+            RuntimeError: the expression raised an exception.
         """
         answer = self.call(
             "Runtime.evaluate", expression=f"(async () => {{{PRELUDE} return ({expression});}})()",
@@ -250,10 +250,10 @@ class Page:
         return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = PATIENCE) -> Any:
-        """The first value of an expression that is true in Python's sense (an empty list is not).
+        """Wait until an expression is truthy in Python (an empty list is not); return it.
 
         Raises:
-            AssertionError: it stayed false; a screenshot is kept.
+            AssertionError: it stayed falsy; a screenshot is saved.
         """
         deadline = time.monotonic() + seconds
         while not (value := self.run(expression)):
@@ -267,8 +267,8 @@ class Page:
         return value
 
     def fetched(self, part: str) -> list[str]:
-        """The texts that the page got from addresses that contain ``part``, in order."""
-        self.run("0")  # events that lie before the answer are heard now
+        """Return the texts received from addresses that contain ``part``, in order."""
+        self.run("0")  # events before the response are recorded now
         arrived = [r for r in self._arrived if part in self._asked.get(r, "")]
         bodies = [self.call("Network.getResponseBody", requestId=request) for request in arrived]
         return [
@@ -277,13 +277,13 @@ class Page:
         ]
 
     def press(self, key: str, code: int) -> None:
-        """A key that types nothing, such as ``ArrowRight`` (Windows' virtual key code 39)."""
+        """Press a key without a character, such as ``ArrowRight`` (virtual key code 39)."""
         what = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="rawKeyDown", **what)
         self.call("Input.dispatchKeyEvent", type="keyUp", **what)
 
     def screenshot(self, name: str, *, whole: bool = False) -> Path:
-        """Keep what is seen as ``<name>.png``; ``whole``: the page down to its end."""
+        """Save a screenshot as ``<name>.png``; with ``whole``, of the whole page."""
         ours = Path(__file__).parents[1] / "browser" / "screenshots"
         folder = Path(os.environ.get(SCREENSHOTS) or ours)
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,7 +303,7 @@ def _exception(details: dict) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A running browser; where none is installed tests are skipped, or fail if they may not be."""
+    """Yield a running browser; without one, skip the tests, or fail if a browser is required."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         reason = f"no browser is installed (one of {', '.join(PROGRAMS)})"

@@ -1,4 +1,4 @@
-"""Charts read back from their drawing, as somebody with a ruler would."""
+"""Read the values of a chart back from its drawing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 
 def _scale(places: list[float], values: list[float], log: bool):
-    """From a place back to its value, by the first and the last tick."""
+    """Return the function from a position to its value, by the first and the last tick."""
     ends = [math.log10(v) if log else v for v in (values[0], values[-1])]
 
     def value(place: float) -> float:
@@ -26,7 +26,7 @@ def axis(svg, name: str, place: str, log: bool = False):
 
 
 def read_back(chart: str, *, log: bool = False) -> dict[str, dict[int, float]]:
-    """The series of a chart by the ticks' places and texts alone."""
+    """Return the series of a chart, from the positions and texts of its ticks alone."""
     svg = ElementTree.fromstring(chart).find("svg")
     across, _ = axis(svg, "across", "x")
     upward, _ = axis(svg, "up", "y", log)

@@ -1,4 +1,4 @@
-"""Small networks on which the explanations are proved; all with random but fixed weights."""
+"""Small networks with random but fixed weights, to test explanations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pixels = tuple[int, int]
 
 
 def field(model: nn.Module, layer: str, example: torch.Tensor) -> tuple[Pixels | None, Pixels]:
-    """The receptive field of a layer's units, ``(rows, columns)``, and from unit to unit."""
+    """Return the receptive field of a layer's units, ``(rows, columns)``, and its stride."""
     with explaining(model), torch.no_grad():
         example = prepare_images(model, example)
         with record(model, [layer], example=example) as taps:
@@ -23,7 +23,7 @@ def field(model: nn.Module, layer: str, example: torch.Tensor) -> tuple[Pixels |
 
 
 def seeded(build, seed: int = 0) -> nn.Module:
-    """``build()`` under a seed of its own, batch statistics made uneven, in evaluation mode."""
+    """Build a network with its own seed and uneven batch statistics, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
@@ -37,7 +37,7 @@ def seeded(build, seed: int = 0) -> nn.Module:
 
 
 class ConvNet(nn.Module):
-    """Two stages of convolution, batch normalisation, in-place ReLU and pooling, and a head."""
+    """Two stages of convolution, batch normalisation, in-place ReLU and pooling, with a head."""
 
     def __init__(self, classes: int = 4):
         super().__init__()
@@ -61,7 +61,7 @@ class ConvNet(nn.Module):
 
 
 class InPlaceNet(nn.Module):
-    """Convolutions whose outputs an in-place ReLU overwrites at once."""
+    """Convolutions whose outputs an in-place ReLU overwrites."""
 
     def __init__(self, classes: int = 1):
         super().__init__()
@@ -79,7 +79,7 @@ class InPlaceNet(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two branches, concatenated: the last convolution sees only half of the story."""
+    """Two concatenated branches: the last convolution sees only one of them."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ class Mixed(nn.Module):
 
 
 class InPlaceSum(nn.Module):
-    """A residual block that adds in place: its last layer's tensor becomes the sum."""
+    """A residual block that adds in place: its last layer's output becomes the sum."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ def pictures(count: int = 3, size: int = 24, seed: int = 1) -> torch.Tensor:
 
 
 def plain_outputs(model: nn.Module, images: torch.Tensor, layers) -> dict[str, torch.Tensor]:
-    """The last output of each layer, cloned by a plain hook."""
+    """Return the last output of each layer, cloned by a plain hook."""
     found: dict[str, torch.Tensor] = {}
     handles = [
         model.get_submodule(name).register_forward_hook(
@@ -159,11 +159,12 @@ def measured_cam(
     place: tuple[int, int],
     step: float = 1e-7,
 ) -> torch.Tensor:
-    """What signed Grad-CAM says at one ``place`` of a layer's maps, ``(B,)``, by two passes.
+    """Measure signed Grad-CAM at one ``place`` of a layer's maps, ``(B,)``, by two passes.
 
-    The sum over c of [mean over h, w of dy/dA_c] A_c(place) is how fast the logit y grows when
-    every place of the layer gets a little of what stands at ``place``, by the number of places. No
-    gradient is asked for. Of several calls of the layer the last is moved.
+    The sum over c of [mean over h, w of dy/dA_c] A_c(place) is the growth of the logit y per unit
+    when a multiple of the values at ``place`` is added at every place of the layer, divided by the
+    number of places. No gradient is computed. If the layer is called several times, its last call
+    is changed.
     """
     module, (row, column) = model.get_submodule(layer), place
     calls = 0

@@ -1,4 +1,4 @@
-"""Every surface."""
+"""All surfaces."""
 
 from __future__ import annotations
 

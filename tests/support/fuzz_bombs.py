@@ -1,4 +1,4 @@
-"""Decompression bombs: small files that claim, or hold, gigabytes."""
+"""Decompression bombs: small files that claim or contain gigabytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import fuzz_pictures
 from support.fuzz_pictures import chunk, peak_megabytes, png
 from support.fuzz_surface import REFUSED, Surface, expect, judged, silent
 
-SMALL = 120  # MB: what a refused bomb may add to the process
+SMALL = 120  # MB that a refused bomb may add to the process
 
 
 def _header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
@@ -72,7 +72,7 @@ def tiff_claims(width: int, height: int) -> bytes:
 
 
 def png_metadata(kind: bytes, megabytes: int) -> bytes:
-    """A picture of one pixel with a chunk that unpacks to megabytes."""
+    """Return a PNG of one pixel with a chunk that unpacks to megabytes."""
     packed = _zeros(megabytes)
     content = {
         b"zTXt": b"Comment\0\0" + packed,
@@ -85,7 +85,7 @@ def png_metadata(kind: bytes, megabytes: int) -> bytes:
 
 
 def many_frames(count: int) -> bytes:
-    """A GIF or rather its first frame, over and over."""
+    """Return a GIF whose first frame is repeated."""
     file = io.BytesIO()
     Image.new("P", (64, 64)).save(file, "GIF")
     data = file.getvalue()
@@ -94,7 +94,7 @@ def many_frames(count: int) -> bytes:
 
 
 def many_scans(width: int, height: int, count: int) -> bytes:
-    """A progressive JPEG whose last scan is repeated: each goes over all its pixels."""
+    """Return a progressive JPEG whose last scan, over all pixels, is repeated."""
     file = io.BytesIO()
     Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
     data = bytearray(file.getvalue())
@@ -137,7 +137,7 @@ def file_of(value: tuple) -> bytes:
 
 
 def too_large(content: bytes) -> bool:
-    """Whether what the header says is above the limits, in the words of another reader of it."""
+    """Return whether the header, read by another reader, exceeds the limits."""
     with pillow_settings():
         try:
             with Image.open(io.BytesIO(content)) as image:
@@ -155,11 +155,11 @@ def start(folder: Path):
         path.write_bytes(content)
         peak, began = peak_megabytes(), time.perf_counter()
         with silent(), pillow_settings():
-            # what is claimed within the limits is looked at: up to 179 million pixels
+            # a claim within the limits is decoded: up to 179 million pixels
             outcome = judged(lambda: decode_image(path, Recipe(16, 16)), 20)
         seconds, grown = time.perf_counter() - began, peak_megabytes() - peak
         expect(grown < fuzz_pictures.MEGABYTES, f"the process grew by {grown:.0f} MB")
-        # the other reader comes last: of a WebP file it makes room for two pictures
+        # the other reader comes last: for a WebP file it allocates two images
         if too_large(content):
             expect(seconds < 2, f"refused after {seconds:.1f} s")
             expect(outcome == REFUSED, "above the limit and not refused")

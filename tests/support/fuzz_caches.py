@@ -1,4 +1,4 @@
-"""Cache files changed on disk: arrays and the notes beside them."""
+"""Cache files that were changed on disk: arrays and their metadata."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _spoil(value: tuple, file: Path, sidecar: Path, folder: Path) -> None:
         case ("array", ops, disguised):
             before, content = file.stat(), file.read_bytes()
             changed = mutated(content, ops, b"\x93NUMPY")
-            if disguised:  # in place, of the same size, and with its time put back
+            if disguised:  # in place, of the same size, and with its time restored
                 changed = (changed + content)[: len(content)]
             file.write_bytes(changed)
             if disguised:
@@ -92,7 +92,7 @@ def _spoil(value: tuple, file: Path, sidecar: Path, folder: Path) -> None:
             content = {k: v for k, v in content.items() if k != "digest"}
             content["digest"] = digest(FORMAT, content) if signed else "0" * 32
             if key not in ("notes", "arrays", "images") or not signed:
-                # whoever signs other notes with the right digest has written a cache entry
+                # other metadata with the right digest is a valid cache entry
                 sidecar.write_text(json.dumps(content))
         case ("gone", "array"):
             file.unlink()

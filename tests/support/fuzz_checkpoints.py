@@ -1,4 +1,4 @@
-"""Checkpoints and weights files: damaged, foreign, lying about their size, or made to run code."""
+"""Checkpoints and weights files: damaged, foreign, with a false size, or made to run code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.fuzz_pictures import peak_megabytes
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
 from support.fuzz_words import BASE
 
-MEGABYTES = 400  # that reading a checkpoint of some kilobytes may add to the process
+MEGABYTES = 400  # growth of the process allowed for reading a checkpoint of some kilobytes
 _LEAVES = (
     None, True, -1, 0, 1, 3, 2**40, 2**70, 0.5, float("nan"), float("inf"), "", "x", "auto", [], {},
     [0], [None], ["a", "b"], {"a": 1}, "os.system", "builtins.exec", "convlens.callbacks.Ledger",
@@ -29,7 +29,7 @@ _LEAVES = (
 
 
 def checkpoint() -> dict:
-    """A small whole checkpoint, as a run of a second writes it."""
+    """Return a small valid checkpoint, as a run of a second writes it."""
     from convlens.experiment.module import build_module
 
     config = compose([*BASE, "training.epochs=2", "callbacks=all"])
@@ -50,7 +50,7 @@ def saved(content: object, **options) -> bytes:
 
 
 def paths_in(value: object, prefix: tuple = ()) -> list[tuple]:
-    """The places of all values in a nest of dictionaries."""
+    """Yield the paths of all values in nested dictionaries."""
     found = [prefix] if prefix else []
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -59,7 +59,7 @@ def paths_in(value: object, prefix: tuple = ()) -> list[tuple]:
 
 
 def put(content: dict, path: tuple, value: object) -> dict:
-    """A copy with one value in another's place; ``...`` removes it."""
+    """Return a copy with one value replaced; ``...`` removes it."""
     content = copy.deepcopy(content)
     place = content
     for key in path[:-1]:
@@ -72,7 +72,7 @@ def put(content: dict, path: tuple, value: object) -> dict:
 
 
 def odd_tensor(kind: int, like: torch.Tensor) -> object:
-    """A tensor that is not what belongs in a tensor's place."""
+    """Return something unsuitable in place of a tensor."""
     return (
         torch.full_like(like, float("nan")), torch.full_like(like, float("inf")),
         like.flatten()[:0], torch.zeros(3), torch.zeros(()), like.to(torch.complex64),
@@ -132,7 +132,7 @@ def start_checkpoints(folder: Path):
 
 
 def foreign_file(number: int, whole: dict) -> bytes:
-    """Files that are whole, and something else."""
+    """Draw valid files of another kind."""
     return (
         lambda: saved(whole["state_dict"]), lambda: saved({"state_dict": {}, "epoch": 1}),
         lambda: saved({**whole, "hyper_parameters": {"lr": 0.1}}), lambda: saved([1, 2, 3]),
@@ -176,7 +176,7 @@ def start_weights(folder: Path):
                 if kind % 2 and isinstance(changed[name], torch.Tensor):
                     try:
                         return ".safetensors", save_safetensors(changed)
-                    except Exception:  # no such file can be made: sparse, or not in memory
+                    except Exception:  # such a file cannot be written: sparse, or not in memory
                         pass
                 return ".pth", saved(changed)
             case ("evil", number, container):

@@ -1,4 +1,4 @@
-"""Masks beside pictures: PNG files and Pascal VOC's XML, damaged or made to grow."""
+"""Masks of images: PNG files and Pascal VOC's XML, damaged or made to expand."""
 
 from __future__ import annotations
 

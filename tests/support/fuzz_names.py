@@ -1,4 +1,4 @@
-"""Names of class folders and files: whatever a file system lets one write."""
+"""Names of class folders and files: anything that a file system accepts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ AWKWARD = (
 
 
 def fits(name: str) -> bool:
-    """Whether the file system takes it as one name that is not hidden."""
+    """Return whether the file system accepts it as one visible name."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ stems = st.lists(name.filter(lambda n: fits(f"{n}.png")), min_size=1, max_size=2
 
 
 class _Skeleton(HTMLParser):
-    """The tags and the names of attributes of a page, and what scripts and handlers hold."""
+    """Collects the tags and attribute names of a page, and the content of scripts and handlers."""
 
     def __init__(self, page: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pickles that would run code, in every container that ``torch.load`` knows."""
+"""Pickles that would run code, in every container that ``torch.load`` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 
 class Gadget:
-    """Calls ``function(*arguments)`` when it is unpickled by a reader that obeys."""
+    """Calls ``function(*arguments)`` when an unsafe reader unpickles it."""
 
     def __init__(self, function: Any, *arguments: Any):
         self.call = function, arguments
@@ -24,7 +24,7 @@ class Gadget:
 
 
 def gadgets(canary: Path) -> list[bytes]:
-    """Pickles each of which would write ``canary``, by other ways into the interpreter."""
+    """Return pickles that would write ``canary``, each in another way."""
     import builtins
     import os
     import subprocess
@@ -46,7 +46,7 @@ def gadgets(canary: Path) -> list[bytes]:
         b"(S" + quoted + b"\nios\nsystem\n.",  # INST
         b"(cos\nsystem\nS" + quoted + b"\no.",  # OBJ
         b"cposix\nsystem\n(S" + quoted + b"\ntR.",
-        # by a name that is allowed, and an attribute of it
+        # by an attribute of an allowed name
         b"\x80\x04\x8c\x05torch\x8c\x12serialization.os.x\x93.",
         b"ctorch._utils\n_rebuild_tensor_v2\n(cos\nsystem\n(S" + quoted + b"\ntRtR.",
         b"cbuiltins\ngetattr\n(cos\nenviron\nS'x'\ntR.",
@@ -55,7 +55,7 @@ def gadgets(canary: Path) -> list[bytes]:
 
 
 def contained(pickled: bytes, container: str) -> bytes:
-    """The pickle as a file of ``torch.save`` of today (zip), of old (legacy), or by itself."""
+    """Wrap the pickle as a file of ``torch.save`` (zip or legacy), or leave it alone."""
     if container == "plain":
         return pickled
     if container == "legacy":
@@ -73,7 +73,7 @@ def contained(pickled: bytes, container: str) -> bytes:
 
 
 def claims_gigabytes(content: bytes, entry: int) -> bytes:
-    """A zip whose directory says that an entry unpacks to almost four gigabytes."""
+    """Return a zip whose directory claims that an entry unpacks to almost four gigabytes."""
     data, at = bytearray(content), 0
     for _ in range(entry + 1):
         found = data.find(b"PK\x01\x02", at)

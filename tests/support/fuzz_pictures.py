@@ -1,4 +1,4 @@
-"""Picture files: real ones damaged at random, odd but whole ones, and headers that lie."""
+"""Image files: randomly damaged ones, unusual but valid ones, and false headers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _orientation(value: int) -> Image.Exif:
 
 
 def seeds() -> dict[str, bytes]:
-    """A whole picture file of every kind that people have."""
+    """Return a valid image file of every common kind."""
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8))
     grey, palette, alpha = colour.convert("L"), colour.quantize(16), colour.convert("RGBA")
@@ -103,7 +103,7 @@ lying = st.tuples(
 
 
 def file_of(value: tuple) -> bytes:
-    """The bytes of a drawn picture file."""
+    """Return the bytes of a drawn image file."""
     match value:
         case ("damaged", name, ops, other, repaired):
             data = mutated(SEEDS[name], ops, SEEDS[other])
@@ -113,7 +113,11 @@ def file_of(value: tuple) -> bytes:
             try:
                 image = image.convert("L").convert(mode) if mode[0] in "IF" else image.convert(mode)
                 return _encoded(image, kind, exif=_orientation(turn))
-            except (OSError, ValueError, SystemError):  # a kind of file that has no such mode
+            except (
+                OSError,
+                ValueError,
+                SystemError,
+            ):  # this kind of file does not support the mode
                 return b""
         case ("lying", width, height, depth, colour):
             head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -122,7 +126,7 @@ def file_of(value: tuple) -> bytes:
 
 
 def png(head: bytes, body: bytes, more: bytes = b"") -> bytes:
-    """A PNG of a header, further chunks, and compressed rows."""
+    """Build a PNG from a header, further chunks, and compressed rows."""
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", body) + chunk(
         b"IEND", b""
     )  # fmt: skip
@@ -135,7 +139,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def start(folder: Path):
     path = folder / "picture"
-    with pillow_settings():  # the readers are loaded
+    with pillow_settings():  # load the readers
         pass
     peak = peak_megabytes()
 
@@ -150,9 +154,9 @@ def start(folder: Path):
             expect(np.array_equal(first, decode_image(path, recipe)), "not the same twice")
 
         with silent(), pillow_settings(), warnings.catch_warnings():
-            # as a run has it: a warning of Pillow's is kept off the screen, any other is a find
+            # as in a run: Pillow's warnings are hidden; any other is a failure
             warnings.filterwarnings("error", module="(?!PIL)")
-            # a header may claim up to MAX_PIXELS, and they are looked at, twice
+            # a header may claim up to MAX_PIXELS, which are decoded twice
             outcome = judged(work, 20 if drawn[0] == "lying" else 5)
         grown = peak_megabytes() - peak
         expect(grown < MEGABYTES, f"the process grew by {grown:.0f} MB")
@@ -162,11 +166,11 @@ def start(folder: Path):
 
 
 def peak_megabytes() -> float:
-    """The most memory this process ever had."""
+    """Return the peak memory of this process."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 SURFACE = Surface(
-    "picture files", st.tuples(recipes, st.one_of(damaged, damaged, damaged, whole, lying)), start
+    "image files", st.tuples(recipes, st.one_of(damaged, damaged, damaged, whole, lying)), start
 )

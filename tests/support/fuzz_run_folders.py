@@ -1,4 +1,4 @@
-"""Run folders whose files were garbled: config, numbers, summary, probes, log."""
+"""Run folders with damaged files: config, numbers, summary, probes, log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every fuzz target is made of: inputs, a case with its oracle, and mutations of bytes.
+"""The parts of every fuzz target: inputs, a case with its oracle, and mutations of bytes.
 
-A *surface* is a place where something that others wrote comes in. Its ``case`` either accepts an
-input or refuses it in one line (``UserError``); whatever else it raises is a find.
+A *surface* is a place that reads foreign input. Its ``case`` either accepts an input or refuses it
+in one line (``UserError``); any other exception is a failure, called a *find*.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from hypothesis import strategies as st
 from convlens.core.errors import UserError
 
 ACCEPTED, REFUSED = "accepted", "refused"
-SECONDS = 5.0  # that one case may take, on a machine that has other things to do
+SECONDS = 5.0  # that one case may take, on a busy machine
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x10000)
 
 
 class Find(AssertionError):
-    """The oracle's objection: the input was neither refused in a line nor taken for what it is."""
+    """A failure: the input was neither refused in one line nor read correctly."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """One place where input comes in.
+    """One place that reads foreign input.
 
     Attributes:
-        name: as the table calls it.
-        inputs: what is drawn for a case.
-        start: a fresh folder to ``case(input)``, which gives ``accepted`` or ``refused`` and
-            raises on a find.
-        examples: of the fast test.
+        name: name in the table.
+        inputs: strategy that draws the input of a case.
+        start: takes an empty folder; returns ``case(input)``, which returns ``accepted`` or
+            ``refused`` and raises on a find.
+        examples: number of cases in the fast test.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Surface:
 
 
 def judged(work: Callable[[], object], seconds: float = SECONDS) -> str:
-    """Run ``work``: accepted, or refused in one line; too slow is a find."""
+    """Run ``work`` and return whether it was accepted or refused; too slow is a find."""
     began = time.perf_counter()
     try:
         work()
@@ -68,7 +68,7 @@ def expect(holds: object, message: str) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Whatever is written to the screen meanwhile, by libraries in C too, is a find."""
+    """Raise a find if anything, C libraries included, writes to the screen meanwhile."""
     with open(os.devnull), contextlib.ExitStack() as after:
         read, write = os.pipe()
         os.set_blocking(read, False)
@@ -99,9 +99,9 @@ mutations = st.lists(
 
 
 def mutated(content: bytes, ops: list[tuple[str, int, int, int]], other: bytes) -> bytes:
-    """``content`` with bytes flipped, cut out, put in, repeated, or taken from ``other``.
+    """Return ``content`` with bytes flipped, cut, inserted, repeated, or taken from ``other``.
 
-    Half of the changes hit the first 512 bytes, where headers are.
+    Half of the changes are in the first 512 bytes, which contain headers.
     """
     data = bytearray(content)
     for op, place, value, length in ops:
@@ -136,7 +136,7 @@ def mutated(content: bytes, ops: list[tuple[str, int, int, int]], other: bytes) 
 
 
 def png_checksums_right(data: bytes) -> bytes:
-    """A PNG whose chunks have right checksums again, so that changes reach the decoder."""
+    """Return a PNG with correct checksums, so that changes reach the decoder."""
     out, at = bytearray(data[:8]), 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)

@@ -1,4 +1,4 @@
-"""Words behind a command: overrides that are wrong in every way one can type."""
+"""Arguments of a command: overrides that are wrong in every way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASE = ["data.pictures=60", "data.size=16", "model.filters=[4,6]", "model.paddin
         "model.head.hidden=[8]", "training.batch_size=8", "precision=32", "trainer=cpu",
         "probes.count=3"]  # fmt: skip
 CONFIG = compose(BASE)
-# no number of these makes a wrong answer, only a network or data set that takes minutes to build
+# no value of these is wrong; large ones only take minutes to build
 COSTLY = ("data.pictures", "data.size", "model.filters", "model.head.hidden")
 PLAIN = CONFIG.plain()
 KEYS = _flat_keys(PLAIN)
@@ -59,7 +59,7 @@ value = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), plain)
 
 @st.composite
 def fitting(draw) -> str:
-    """A key with a value of its default's kind: what only a range can refuse."""
+    """Draw a key with a value of its default's type, which only a range can refuse."""
     name = draw(st.sampled_from(KEYS))
     default = get_value(PLAIN, name)
     if isinstance(default, bool):
@@ -98,7 +98,7 @@ def start(folder: Path):
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     def built(config: Config) -> str:
-        """Build what a run would train with, where that is quick."""
+        """Build what a run would train with, if that is fast."""
         small = all(
             get_value(config.plain(), k) == get_value(PLAIN, k) for k in COSTLY if k in KEYS
         )
@@ -136,7 +136,7 @@ def start(folder: Path):
 
 
 def refusal(typed: list[str]) -> str:
-    """What is said of these words by ``make train``'s composing; for plain tests."""
+    """Return the error of these overrides when ``make train`` composes them."""
     try:
         compose([*BASE, *typed])
     except UserError as error:

@@ -1,12 +1,12 @@
-"""The golden record: what six short runs end with, bit for bit.
+"""The golden record: the exact results of six short runs.
 
     python tests/support/golden.py record DIR [NAME …]    # the six runs, or those named
     python tests/support/golden.py compare BEFORE AFTER   # two records
     python tests/support/golden.py verify DIR [NAME …]    # record anew, compare with DIR
     python tests/support/golden.py renew                  # tests/golden.json, for test_golden.py
 
-For changes that must not change any result: record before, verify after each step, on one machine.
-The runs are typed as a person types them (:mod:`golden_runs`), so whatever is inside may move. A
+Use it for changes that must not change any result: record before, and verify after each step, on
+the same machine. The runs use the command line (``golden_runs``), so the code may be reorganised. A
 record is a few hundred megabytes and belongs outside the repository.
 """
 
@@ -31,10 +31,10 @@ from golden_runs import RUNS, killed_and_resumed, trained
 
 
 def record(home: Path, names: list[str]) -> None:
-    """Run the named runs (all without a name), two at a time; keep what they end with.
+    """Run the named runs (all if empty), two at a time, and keep their results.
 
     Raises:
-        SystemExit: a run failed, or the record is there already.
+        SystemExit: a run failed, or the record already exists.
     """
     names = _known(names) or list(RUNS)
     for name in names:
@@ -54,7 +54,7 @@ def _record_one(home: Path, name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
         folder = Path(scratch)
         life(RUNS[name], folder)
-        # a killed process takes the events with it that it had not flushed
+        # a killed process loses the events that it had not flushed
         found = outcome.read_run(folder / "run", events=name != "killed")
         outcome.write(found, home / name)
     return f"recorded {name} in {time.monotonic() - began:.0f} s"
@@ -68,7 +68,7 @@ def _known(names: list[str]) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """What float32 results depend on beside the code."""
+    """Return what float32 results depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
@@ -80,10 +80,10 @@ def machine() -> dict[str, str]:
 
 
 def compare(before: Path, after: Path, names: list[str] | None = None) -> int:
-    """Print a line a run, and what differs below it; the number of runs that differ.
+    """Print a line per run with its differences; return the number of runs that differ.
 
     Args:
-        names: the runs to compare; all that one of the records has without.
+        names: runs to compare; if empty, all runs in either record.
     """
     for folder in (before, after):
         if not folder.is_dir():
@@ -122,7 +122,7 @@ def _say_machines(before: Path, after: Path) -> None:
 
 
 def verify(home: Path, names: list[str]) -> int:
-    """Record anew into a folder that is not kept, and compare with ``home``."""
+    """Record again into a temporary folder, and compare with ``home``."""
     there = [name for name in RUNS if (home / name).is_dir()]
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
         record(Path(scratch), names or there)

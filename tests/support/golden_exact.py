@@ -1,9 +1,9 @@
-"""Two tiny runs in float64, whose numbers are the same on every processor, to 1e-9.
+"""Two tiny runs in float64 whose numbers are the same on every processor, to 1e-9.
 
-Drawing weights is in float32 and rounds differently where a processor multiplies and adds at once,
-so the runs start from a checkpoint whose weights are whole numbers over 1024. There is no dropout
-and no interpolation in them; what may jump by a rounding error (where a map is highest) is left
-out.
+Initial weights are drawn in float32, which rounds differently on processors with fused
+multiply-add. The runs therefore start from a checkpoint whose weights are multiples of 1/1024. They
+use no dropout and no interpolation. Numbers that may jump by a rounding error (the peak of a map)
+are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JUMPS = re.compile(r"peak_|same_place|pointing_game")
 
 
 def exact_numbers(name: str, folder: Path) -> dict[str, float]:
-    """What a float64 run ends with: losses, scores, norms of the weights, sums of maps."""
+    """Return the results of a float64 run: losses, scores, weight norms, sums of maps."""
     trained([*EXACT_RUNS[name], f"model.weights={_start(folder / 'start')}"], folder)
     tables = outcome.read_run(folder / "run", events=False).tables
     numbers = {
@@ -49,7 +49,7 @@ def exact_numbers(name: str, folder: Path) -> dict[str, float]:
 
 
 def _start(folder: Path) -> Path:
-    """A checkpoint of the network with weights that every processor has alike."""
+    """Write a checkpoint whose weights are the same on every processor."""
     folder.mkdir()
     trained([*TINY, "training.epochs=1", "callbacks=none"], folder)
     file = folder / "run" / "checkpoints" / "best.ckpt"
@@ -64,7 +64,7 @@ def _start(folder: Path) -> Path:
 
 
 def _map_sums(checkpoint: Path) -> dict[str, float]:
-    """Sums of the maps of one picture, asked of the checkpoint in float64."""
+    """Return the sums of the maps of one image, computed from the checkpoint in float64."""
     import convlens
 
     explainer = convlens.load(checkpoint, device="cpu")

@@ -1,7 +1,7 @@
-"""The runs of the golden record, as they are typed, and how they are run.
+"""The runs of the golden record: their command lines, and how they are run.
 
-All train on ``shapes``, look without limits (a slow machine must show as much as a quick one) and
-use none of our own kernels for frozen layers.
+All train on ``shapes`` without limits for explanations, so that slow and fast machines explain
+the same. None uses the fast kernels of frozen layers.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ RUNS = {
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """One thread, so that sums have one order; a cache of its own; nothing of the person's."""
+    """Return an environment with one thread (a fixed order of sums) and its own cache."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CONVLENS_")}
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {**kept, **single, "CONVLENS_CACHE": str(folder / "cache")}
 
 
 def start(words: list[str], folder: Path) -> subprocess.Popen:
-    """``convlens WORDS`` in ``folder``, in a process group of its own."""
+    """Start ``convlens WORDS`` in ``folder``, in its own process group."""
     return subprocess.Popen(
         [*COMMAND, *words], cwd=folder, env=environment(folder), text=True,
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -86,10 +86,10 @@ def start(words: list[str], folder: Path) -> subprocess.Popen:
 
 
 def finished(words: list[str], folder: Path) -> str:
-    """Run ``convlens WORDS`` to its end; what it said on the error stream.
+    """Run ``convlens WORDS`` to its end and return its standard error.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the command failed.
     """
     process = start(words, folder)
     try:
@@ -103,14 +103,14 @@ def finished(words: list[str], folder: Path) -> str:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """``kill -9`` to a process and all it has started."""
+    """Send ``kill -9`` to a process and its children."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def trained(words: list[str], folder: Path) -> None:
-    """A run in ``folder/run``, left alone."""
+    """Train in ``folder/run`` without interruption."""
     said = finished(["train", "run_dir=run", *words], folder)
     if "exp=finetune_vgg16" in words and re.search(r"kernel off, 0 passes", said):
         raise SystemExit(
@@ -120,7 +120,7 @@ def trained(words: list[str], folder: Path) -> None:
 
 
 def killed_and_resumed(words: list[str], folder: Path) -> None:
-    """The same, killed as soon as it has a checkpoint to go on from."""
+    """Train, kill the run as soon as it has a checkpoint, and resume it."""
     process = start(["train", "run_dir=run", *words], folder)
     deadline = time.monotonic() + PATIENCE
     while not (folder / "run" / "checkpoints" / "last.ckpt").exists():

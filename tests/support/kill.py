@@ -1,11 +1,11 @@
-"""``kill -9`` at random moments of a run, each resumed; is the end the same, bit for bit?
+"""Kill a run with ``kill -9`` at random moments, resume it, and compare the results bit by bit.
 
     python tests/support/kill.py --moments 20 --seed 0
 
-One moment in each twentieth of the whole life of the process, from its first millisecond over
-decoding, looks, checkpoints and the test to its report; drawn by the seed within it. Each case
-begins with an empty cache. Where a run had not even begun (no ``config.yaml``), resume has to say
-so in one line, and starting it again has to give the same end.
+The seed draws one moment in each twentieth of the life of the process, from its first millisecond
+over decoding, looks, checkpoints and the test to its report. Each case begins with an empty cache.
+If the run had not begun (no ``config.yaml``), resume must say so in one line, and a new start must
+give the same results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from support.lively import COMMAND, WORDS, differences, environment, kill_group,
 
 @dataclass
 class Case:
-    """One kill: ``at`` seconds of the process's life; what the run had reached; what differs."""
+    """One kill: after ``at`` seconds, with the state of the run, and the differences at the end."""
 
     at: float
     reached: str
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass
 class Reference:
-    """A run left alone: its folder, the pictures, how many seconds it lived."""
+    """An uninterrupted run: its folder, its images, and its seconds."""
 
     home: Path
     data: Path
@@ -49,7 +49,7 @@ class Reference:
 
 
 def left_alone(folder: Path) -> Reference:
-    """The run that no one touches, in a process and with a cache of its own."""
+    """Train without interruption, in a separate process with its own cache."""
     data = pictures(folder / "pictures")
     home = folder / "alone"
     began = time.monotonic()
@@ -61,17 +61,17 @@ def left_alone(folder: Path) -> Reference:
 
 
 def moments(count: int, seed: int) -> list[float]:
-    """A share of the life in each of ``count`` equal parts of it, rising."""
+    """Return a random moment in each of ``count`` equal parts of the life, as fractions of it."""
     drawn = np.random.Generator(np.random.PCG64(seed)).random(count)
     return [float(share) for share in (np.arange(count) + drawn) / count]
 
 
 def kill_and_resume(reference: Reference, share: float, folder: Path, *, by_make: bool) -> Case:
-    """Kill a new run after ``share`` of the reference's life, resume it, compare.
+    """Kill a new run after ``share`` of the reference's life, resume it, and compare.
 
     Args:
-        by_make: resume in a process of its own, with the command a person types; otherwise in
-            this one, which saves the start-up.
+        by_make: whether to resume with ``make`` in a separate process; otherwise in this process,
+            which saves the start-up.
     """
     home, cache = folder / "run", folder / "cache"
     words = ["train", f"run_dir={home}", f"data.dir={reference.data}", *WORDS]
@@ -96,7 +96,7 @@ def kill_and_resume(reference: Reference, share: float, folder: Path, *, by_make
 
 
 def command(words: list[str], cache: Path, *, by_make: bool) -> tuple[int, str]:
-    """``make WORDS`` as a person types it, or the same within this process."""
+    """Run ``make WORDS`` in a separate process, or the same command in this process."""
     if not by_make:
         before = os.environ.get("CONVLENS_CACHE")
         os.environ["CONVLENS_CACHE"] = str(cache)
@@ -122,7 +122,7 @@ def command(words: list[str], cache: Path, *, by_make: bool) -> tuple[int, str]:
 
 
 def state_of(home: Path) -> str:
-    """How far a killed run had come, in words."""
+    """Describe how far a killed run had come."""
     if not (home / "config.yaml").exists():
         return "nothing begun"
     if (home / "report.html").exists():
@@ -144,7 +144,7 @@ def run_all(count: int, seed: int, folder: Path) -> list[Case]:
     for number, share in enumerate(moments(count, seed)):
         place = folder / f"case_{number:02d}"
         place.mkdir()
-        # every seventh by the command itself: three of twenty
+        # every seventh with make: three of twenty
         case = kill_and_resume(reference, share, place, by_make=number % 7 == 3)
         cases.append(case)
         verdict = "the same bits" if not case.found else "DIFFERS: " + "; ".join(case.found[:5])

@@ -1,8 +1,8 @@
-"""The run that is broken on purpose, and what its end has to be, bit for bit.
+"""A run that is interrupted on purpose, and the exact results that it must have.
 
-Whatever carries state is in it: pictures decoded into a cold cache, stored features, two
-unfreezes, warm-up, augmentation, dropout, batch normalisation in training, Adam, and every
-default explanation.
+It contains everything that has state: images decoded into an empty cache, stored features, two
+unfreezes, warm-up, augmentation, dropout, trained batch normalisation, Adam, and every default
+explanation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORDS = [
     "data.augment.rotation_degrees=20",
     "data.augment.horizontal_flip=true",
     "data.augment.brightness=0.2",
-    # time decides nothing: a slow machine shows as much as a quick one
+    # time limits nothing: slow and fast machines explain the same
     "looking={seconds: 1000, first_seconds: 1000, last_seconds: 1000}",
     "callbacks.filter_visuals.steps=2",
     "callbacks.filter_visuals.full_units=4",
@@ -44,18 +44,18 @@ WORDS = [
 
 
 def pictures(folder: Path) -> Path:
-    """Two classes of noise, a brightness of its own each; the split is the run's to make."""
+    """Draw two classes of noise that differ in brightness; the run makes the split."""
     return draw_folder(folder, COUNTS)
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """With a cache of its own, so that its building is broken too."""
+    """Return an environment with its own cache, so that building it is interrupted too."""
     kept = {k: v for k, v in os.environ.items() if k not in ("CONVLENS_RUN_DIR", "CONVLENS_DATA")}
     return {**kept, "CONVLENS_CACHE": str(cache)}
 
 
 def start(words: list[str], cache: Path, **options) -> subprocess.Popen:
-    """``convlens …`` in a process group of its own; what it says goes to pipes as text."""
+    """Start ``convlens …`` in its own process group; its output goes to pipes as text."""
     return subprocess.Popen(
         [*COMMAND, *words], env=environment(cache), text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
@@ -63,14 +63,14 @@ def start(words: list[str], cache: Path, **options) -> subprocess.Popen:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """``kill -9`` to the process and to everything that it started."""
+    """Send ``kill -9`` to the process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def wait_for(process: subprocess.Popen, sign, seconds: float = 120) -> None:
-    """Until ``sign()`` holds while the process lives."""
+    """Wait until ``sign()`` is true while the process runs."""
     deadline = time.monotonic() + seconds
     while not sign():
         if process.poll() is not None:
@@ -82,7 +82,7 @@ def wait_for(process: subprocess.Popen, sign, seconds: float = 120) -> None:
 
 
 def logged(home: Path, text: str):
-    """For :func:`wait_for`: whether ``text`` stands in the run's log."""
+    """Return a condition for ``wait_for``: whether the run's log contains ``text``."""
     log = home / "train.log"
     return lambda: log.exists() and text in log.read_text()
 
@@ -92,7 +92,7 @@ def checkpoint(home: Path, which: str = "last") -> dict:
 
 
 def told(process: subprocess.Popen, seconds: float = 200) -> list[str]:
-    """Waits for the end; the lines of ``convlens: …``. No traceback may be among what was said."""
+    """Wait for the end and return the lines ``convlens: …``; the output may have no traceback."""
     out, err = process.communicate(timeout=seconds)
     assert "Traceback" not in out + err, out + err
     return [line for line in err.splitlines() if line.startswith("convlens: ")]
@@ -102,7 +102,7 @@ def told(process: subprocess.Popen, seconds: float = 200) -> list[str]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where two finished runs differ, of all that a run's seed decides."""
+    """Return where two finished runs differ in anything that the seed determines."""
     found = []
     for which in ("best", "last"):
         a, b = checkpoint(one, which), checkpoint(other, which)
@@ -118,7 +118,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def table(home: Path) -> list[dict]:
-    """The rows of metrics.csv without the seconds of looking, which no run repeats."""
+    """Read the rows of metrics.csv without the seconds of looking, which differ in every run."""
     with open(home / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -127,7 +127,7 @@ def table(home: Path) -> list[dict]:
 
 
 def results(home: Path) -> dict:
-    """What summary.json says of the network; not of seconds."""
+    """Read the results of the network from summary.json, without seconds."""
     summary = json.loads((home / "summary.json").read_text())
     kept = ("epochs", "best_epoch", "train", "val", "val_last", "test", "alarms", "failures",
             "left_out", "scores", "precision", "processes", "skipped")  # fmt: skip
@@ -135,7 +135,7 @@ def results(home: Path) -> dict:
 
 
 def files(home: Path) -> dict[str, bytes]:
-    """Explanations, probes and the split, to the byte; the others by their names."""
+    """Return explanations, probes and the split by content, and other files by name."""
     found = {}
     for file in sorted(path for path in home.rglob("*") if path.is_file()):
         name = str(file.relative_to(home))
@@ -147,7 +147,7 @@ def files(home: Path) -> dict[str, bytes]:
 
 
 def _unequal(what: str, one, other) -> list[str]:
-    """Paths into nested values at which they are not the same bits."""
+    """Return the paths of nested values that are not the same bits."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if torch.equal(one, other) else [what]
     if isinstance(one, dict) and isinstance(other, dict):
@@ -159,5 +159,5 @@ def _unequal(what: str, one, other) -> list[str]:
             return [f"{what}: {len(one)} and {len(other)} entries"]
         pairs = enumerate(zip(one, other, strict=True))
         return [line for i, (a, b) in pairs for line in _unequal(f"{what}/{i}", a, b)]
-    same = one == other or (one != one and other != other)  # NaN is itself here
+    same = one == other or (one != one and other != other)  # NaN equals NaN here
     return [] if same else [f"{what}: {str(one)[:60]} and {str(other)[:60]}"]

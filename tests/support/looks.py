@@ -1,4 +1,4 @@
-"""Small networks to look at: one untrained, and one that somebody trains."""
+"""Small networks to explain: an untrained one, and a Lightning module that trains."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def look_at(
     network: nn.Module, *, names: tuple[str, ...] = NAMES, wrong: int | None = None,
     unknown: int | None = None,
 ) -> Look:  # fmt: skip
-    """Four probes p0 … p3, answered rightly but for ``wrong`` and for ``unknown``, whose true class
-    nobody knows."""
+    """Make a look with four probes p0 … p3, all predicted correctly except ``wrong``.
+
+    The true class of ``unknown`` is unknown."""
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     labels = network(images).argmax(1)
     if wrong is not None:
@@ -36,7 +37,7 @@ def look_at(
 
 
 class Small(L.LightningModule):
-    """Somebody's own module: batch norm, dropout, plain optimizer, no convlens in it."""
+    """A user-defined module: batch norm, dropout, plain optimizer, nothing from convlens."""
 
     def __init__(self):
         super().__init__()

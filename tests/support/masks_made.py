@@ -1,4 +1,4 @@
-"""Pictures with a known object, and its mask as PNG or Pascal VOC, for the tests of masks."""
+"""Images with a known object, and its mask as PNG or Pascal VOC."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOX = "<object><name>cat</name><bndbox>{}</bndbox></object>"
 
 
 def picture(path: Path, mask: np.ndarray, turn: int = 1) -> Path:
-    """A lossless picture, red where ``mask`` (h, w) is True and blue elsewhere."""
+    """Write a lossless image, red where ``mask`` (h, w) is True and blue elsewhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.where(mask[..., None], [255, 0, 0], [0, 0, 255]).astype(np.uint8)
     exif = Image.Exif()
@@ -38,7 +38,7 @@ def png(path: Path, mask: np.ndarray, value: int = 255) -> Path:
 
 
 def xml(path: Path, *boxes: tuple, size: tuple[int, int] | None = None) -> Path:
-    """Pascal VOC, boxes as (xmin, ymin, xmax, ymax)."""
+    """Return Pascal VOC XML with boxes (xmin, ymin, xmax, ymax)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ("xmin", "ymin", "xmax", "ymax")
     corners = ["".join(f"<{n}>{v}</{n}>" for n, v in zip(names, box, strict=True)) for box in boxes]
@@ -48,7 +48,7 @@ def xml(path: Path, *boxes: tuple, size: tuple[int, int] | None = None) -> Path:
 
 
 def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """(h, w) bool: an off-centre block, with a hole and a ragged rim."""
+    """Return (h, w) bool: an off-centre block with a hole and a ragged edge."""
     mask = np.zeros((height, width), bool)
     top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
     mask[top : top + height // 2, left : left + width // 3] = True
@@ -58,13 +58,13 @@ def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 def own_masks(
     pictures: list[Path], files: list[Path | None], *, cache_dir=None, on_error="raise", **keys
 ) -> Masks:
-    """The masks of a person's own pictures; in memory unless there is a ``cache_dir``."""
+    """Read the masks of an image folder, into memory unless ``cache_dir`` is given."""
     return read_masks(USER_MASKS, pictures, files, cache_dir=cache_dir, on_error=on_error, **keys)
 
 
 @functools.cache
 def spec_of(*changes: str) -> DataConfig:
-    """Hydra takes a third of a second for each."""
+    """Compose the config once: Hydra takes a third of a second."""
     return compose(["data=image_folder", "data.size=16", *changes]).data
 
 
@@ -76,12 +76,12 @@ def data(root: Path, *changes: str, **keys) -> PictureData:
 
 
 def red(pictures: Images) -> np.ndarray:
-    """(N, H, W) bool: where the pictures say that the object is."""
+    """Return (N, H, W) bool: where the images are red, which is the object."""
     return pictures.pixels(np.arange(len(pictures)))[..., 0] > 127
 
 
 def reference(mask: np.ndarray, size: int, resize: str) -> np.ndarray:
-    """Nearest neighbour by its definition, a pixel at a time."""
+    """Resize by nearest neighbour, one pixel at a time."""
     height, width = mask.shape
     across, down, left, top, column, row = width / size, height / size, 0.0, 0.0, 0, 0
     wide = high = size
@@ -103,7 +103,7 @@ def reference(mask: np.ndarray, size: int, resize: str) -> np.ndarray:
 
 @pytest.fixture
 def with_masks(tmp_path) -> Path:
-    """Two classes of 10, the same names in both; each second picture of cats has a mask."""
+    """Draw two classes of 10 images with the same names; every second cat has a mask."""
     rng = np.random.default_rng(0)
     for name in ("cats", "dogs"):
         for i in range(10):

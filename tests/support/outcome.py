@@ -1,7 +1,7 @@
-"""What a finished run ended with, as flat tables: read from its folder, kept, compared bit for bit.
+"""The results of a finished run as flat tables: read from its folder, kept, compared bit by bit.
 
-A run folder is a contract (see README), so nothing here imports the package: whatever moves in it,
-a record of before can be held against one of after.
+Nothing here imports the package, because the files of a run folder are fixed (docs/runs.md):
+records from before and after a change of the code can be compared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from torch import Tensor
 
-# what no run repeats: clocks, speeds, what the machine has installed, and which of two processes
-# was the first to store features
+# what differs in every run: clocks, speeds, installed packages, and which of two processes stored
+# the features first
 PASSING = ("seconds", "images_per_second", "explaining", "looking", "versions", "date", "hit")
 PICTURES = ("explanations", "probes")
 Table = dict[str, Any]
@@ -32,12 +32,12 @@ Table = dict[str, Any]
 
 @dataclass
 class Outcome:
-    """One run's end.
+    """The results of one run.
 
     Attributes:
-        tables: by name (``weights``, ``optimizer``, ``metrics``, ``summary``, ``events``,
-            ``files``) what stands under each path of words.
-        home: where the pictures lie, ``explanations/`` and ``probes/``.
+        tables: for each name (``weights``, ``optimizer``, ``metrics``, ``summary``, ``events``,
+            ``files``) the values by their paths.
+        home: folder that contains ``explanations/`` and ``probes/``.
     """
 
     home: Path
@@ -45,11 +45,11 @@ class Outcome:
 
 
 def read_run(home: Path, *, events: bool = True) -> Outcome:
-    """The outcome of a finished run.
+    """Read the outcome of a finished run.
 
     Args:
-        home: the run folder.
-        events: whether TensorBoard's events belong to it: a killed process may leave some out.
+        home: run folder.
+        events: whether to include TensorBoard's events, which a killed process may lose.
     """
     tables: dict[str, Table] = {"weights": {}, "optimizer": {}}
     for which in ("best", "last"):
@@ -66,7 +66,7 @@ def read_run(home: Path, *, events: bool = True) -> Outcome:
 
 
 def _flat(value: Any, path: str = "") -> Table:
-    """Nested values by the words that lead to them, joined by slashes."""
+    """Flatten nested values: the keys are their paths, joined by slashes."""
     if isinstance(value, dict | list | tuple):
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         rows = [_flat(each, f"{path}/{key}" if path else str(key)) for key, each in inner]
@@ -81,7 +81,7 @@ def _lasting(value: Any) -> Any:
 
 
 def _metrics(file: Path) -> Table:
-    """Each cell as it is written, by epoch and column."""
+    """Return each cell as text, by epoch and column."""
     with open(file, encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     return {
@@ -93,7 +93,7 @@ def _metrics(file: Path) -> Table:
 
 
 def _files(home: Path) -> Table:
-    """Pictures and the split by their digest; of other files only that they are there."""
+    """Return pictures and the split by digest, and other files by presence."""
     found = {}
     for file in sorted(each for each in home.rglob("*") if each.is_file()):
         name = file.relative_to(home).as_posix()
@@ -105,7 +105,7 @@ def _files(home: Path) -> Table:
 
 
 def _events(folder: Path) -> Table:
-    """Scalars, and pictures by their digest, by tag and step; the last of one step counts."""
+    """Return scalars, and digests of pictures, by tag and step; the last of a step counts."""
     found: Table = {}
     for file in sorted(folder.glob("events.*")):
         for event in _records(file.read_bytes()):
@@ -119,7 +119,7 @@ def _events(folder: Path) -> Table:
 
 
 def _records(data: bytes) -> Iterator[Event]:
-    """TFRecord: length (8 bytes), its checksum (4), an event, its checksum (4)."""
+    """Yield the events of a TFRecord: length (8 bytes), checksum (4), event, checksum (4)."""
     start = 0
     while start < len(data):
         (length,) = struct.unpack_from("<Q", data, start)
@@ -131,7 +131,7 @@ def _records(data: bytes) -> Iterator[Event]:
 
 
 def write(outcome: Outcome, home: Path) -> None:
-    """Keep an outcome: ``tensors.pt``, ``values.json``, and copies of the pictures."""
+    """Write an outcome: ``tensors.pt``, ``values.json``, and copies of the pictures."""
     home.mkdir(parents=True)
     tensors = {}
     values: dict[str, Table] = {}
@@ -146,7 +146,7 @@ def write(outcome: Outcome, home: Path) -> None:
 
 
 def read(home: Path) -> Outcome:
-    """A kept outcome."""
+    """Read a written outcome."""
     tables = json.loads((home / "values.json").read_text())
     for name, value in torch.load(home / "tensors.pt", weights_only=True).items():
         table, _, key = name.partition(":")
@@ -162,7 +162,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def differences(before: Outcome, after: Outcome) -> dict[str, list[str]]:
-    """By table, a line for everything in which two outcomes are not the same bits."""
+    """Return, by table, a line for each value that is not the same bits in two outcomes."""
     found: dict[str, list[str]] = {}
     for name in sorted(before.tables.keys() | after.tables.keys()):
         one, other = (each.tables.get(name, {}) for each in (before, after))
@@ -190,7 +190,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _how(one: Any, other: Any, key: str, before: Outcome, after: Outcome) -> str:
-    """How two values differ, in a few words."""
+    """Describe how two values differ."""
     if _is_tensor(one) and _is_tensor(other):
         if (one.dtype, one.shape) != (other.dtype, other.shape):
             return f"{one.dtype} {tuple(one.shape)}, now {other.dtype} {tuple(other.shape)}"

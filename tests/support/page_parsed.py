@@ -1,4 +1,4 @@
-"""A page as a browser reads it, for the tests of pages."""
+"""Parse a page as a browser does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ VOID = {"meta", "img", "input", "br", "link", "hr"}
 
 @dataclass
 class Element:
-    """One element; ``text`` is everything in it, entities resolved."""
+    """One element; ``text`` is all its text, with entities resolved."""
 
     tag: str
     attributes: dict[str, str]
@@ -25,7 +25,7 @@ class Page(HTMLParser):
     """All elements of a page, in order.
 
     Raises:
-        AssertionError: elements are not closed as they were opened.
+        AssertionError: elements are not closed in the order in which they were opened.
     """
 
     def __init__(self, text: str):
@@ -55,7 +55,7 @@ class Page(HTMLParser):
             element.text += data
 
     def all(self, tag: str, **attributes: str) -> list[Element]:
-        """The elements of a kind with these attributes (``data_epoch`` is ``data-epoch``)."""
+        """Return elements of a kind with these attributes (``data_epoch``: ``data-epoch``)."""
         wanted = {name.replace("_", "-"): value for name, value in attributes.items()}
         return [
             e
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 def outside_references(text: str) -> list[str]:
-    """Whatever would make a browser ask another place for something."""
+    """Return everything that a browser would load from elsewhere."""
     found = []
     for element in Page(text).elements:
         for name, value in element.attributes.items():

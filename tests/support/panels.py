@@ -1,4 +1,4 @@
-"""Names, numbers and ways of looking into a panel."""
+"""Class names, numbers, and helpers that inspect a panel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def some_counts(classes: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_margin_is_empty(image: np.ndarray, margin: int = PAD - 2) -> None:
-    """Nothing is cut off: all around the panel there is background only."""
+    """Assert that nothing is cut off: the margin of the panel is background only."""
     for edge in (image[:margin], image[-margin:], image[:, :margin], image[:, -margin:]):
         assert (edge == np.array(BACKGROUND)).all()
 
@@ -43,7 +43,7 @@ def any_of(panel: np.ndarray, colour) -> bool:
 
 
 def find(panel: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
-    """Every place (top, left) where ``panel`` holds ``image`` pixel by pixel."""
+    """Return every place (top, left) where ``panel`` contains exactly ``image``."""
     height, width = image.shape[:2]
     inside = panel[: panel.shape[0] - height + 1, : panel.shape[1] - width + 1]
     starts = np.argwhere(is_colour(inside, image[0, 0]))

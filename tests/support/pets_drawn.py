@@ -13,19 +13,19 @@ from convlens.config.compose import compose
 from convlens.config.schema import DataConfig
 from convlens.data.datamodule import PictureData
 
-# breed -> class id, species, as in the real lists
+# breed -> class id, species, as in the original lists
 BREEDS = {"Abyssinian": (1, 1), "Bengal": (6, 1), "american_bulldog": (2, 2), "beagle": (5, 2)}
-COMMENTS = ("#Image CLASS-ID SPECIES BREED ID", "#1:37 Class ids")  # as list.txt has them
-TRAIN, TEST = 8, 3  # pictures of a breed
+COMMENTS = ("#Image CLASS-ID SPECIES BREED ID", "#1:37 Class ids")  # as in list.txt
+TRAIN, TEST = 8, 3  # images per breed
 OBJECT, BORDER, GROUND = (250, 10, 10), (10, 250, 10), (10, 10, 250)
 ORIENTATION = 0x0112
 
 
 def draw(folder: Path, name: str, seed: int) -> None:
-    """A picture and its trimap: a body with a border that lies somewhere, never in the middle.
+    """Draw an image and its trimap: an off-centre body with a border.
 
-    Lossless, so that colours tell the classes exactly; every kind of content that real files
-    called .jpg have, and every third picture lying on its side with a note of it.
+    The files are lossless, so colours identify the classes exactly. They have every format that
+    files called .jpg have in practice. Every third image is rotated, with an EXIF orientation.
     """
     rng = np.random.default_rng(seed)
     width, height = (int(n) for n in rng.integers(30, 90, 2))
@@ -46,7 +46,7 @@ def draw(folder: Path, name: str, seed: int) -> None:
 
 
 def draw_pets(folder: Path) -> Path:
-    """A miniature of the data set, laid out as the archives unpack."""
+    """Draw a miniature of the data set, with the layout of the unpacked archives."""
     (folder / "images").mkdir(parents=True)
     (folder / "annotations" / "trimaps").mkdir(parents=True)
     seed = 0
@@ -68,7 +68,7 @@ def drawn(tmp_path) -> Path:
 
 @functools.cache
 def spec_of(*changes: str) -> DataConfig:
-    """Hydra takes a third of a second for each."""
+    """Compose the config once: Hydra takes a third of a second."""
     return compose(["data=pets", "data.size=24", *changes]).data
 
 

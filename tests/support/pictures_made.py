@@ -1,4 +1,4 @@
-"""Pictures for the decoding tests: photographs made of noise, and every kind of damage."""
+"""Images for the decoding tests: photographs of noise, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIENTATION = 0x0112
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colour with some texture, as photographs have."""
+    """Draw smooth colours with some texture, as in photographs."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -38,7 +38,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Damaged files by what is wrong with them."""
+    """Write damaged files; the keys say what is wrong with them."""
     folder = tmp_path / "damaged"
     folder.mkdir()
     whole = io.BytesIO()
@@ -67,7 +67,7 @@ def recipe(size: int | tuple[int, int], **kwargs) -> Recipe:
 
 
 def made(files, size=16, *, cache_dir=None, on_error="raise", **kwargs) -> Pixels:
-    """The files decoded, without progress; in memory unless there is a ``cache_dir``."""
+    """Decode the files without a progress bar, into memory unless ``cache_dir`` is given."""
     return decode_images(
         Files.of(files), recipe(size, **kwargs), cache_dir=cache_dir, on_error=on_error,
         progress=False,

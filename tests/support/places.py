@@ -1,4 +1,4 @@
-"""Where things lie: this checkout, and the real data and weights beside it."""
+"""Paths of this checkout, and of real data and weights beside it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``convlens WORDS``, frozen layers computed by their own convolutions: plain_kernels.py WORDS
+"""Run ``convlens WORDS`` without the fast kernels of frozen layers: plain_kernels.py WORDS
 
-A golden record must not depend on whether this project brings a faster convolution of its own for
-frozen layers: its sums are rounded in another order. The command is found by its name among the
-installed ones and the kernel by the name of its class, so that either may move.
+A golden record must not depend on the fast convolution of frozen layers, which rounds its sums in
+another order. The command is identified by its installed name and the kernel by its class name, so
+both may move to other modules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRACE = re.compile(r"^\s*(def|class|from|import)\b.*winograd", re.I | re.M)
 
 
 class PlainChain:
-    """Stands for the kernel: the layers, one after the other. ``passes`` counts the calls."""
+    """Replaces the kernel by the plain layers; ``passes`` counts the calls."""
 
     passes = 0
 
@@ -35,13 +35,13 @@ class PlainChain:
 
 
 def switch_off() -> bool:
-    """Put :class:`PlainChain` in the kernel's place, wherever it has been imported to.
+    """Replace the kernel with ``PlainChain`` in every module that has imported it.
 
     Returns:
-        Whether there was a kernel.
+        True if a kernel was replaced.
 
     Raises:
-        SystemExit: there is code for Winograd's algorithm, but no class of the kernel's name.
+        SystemExit: there is code of Winograd's algorithm, but no class with the kernel's name.
     """
     (place,) = map(Path, importlib.import_module("convlens").__path__)
     sources = {file: file.read_text(encoding="utf-8") for file in sorted(place.rglob("*.py"))}

@@ -1,7 +1,7 @@
-"""What Hydra composes of the same words, composed once.
+"""Compose the same overrides only once.
 
-It reads and merges some twenty files for every call, twice for most words; the suite asks for a
-config a few thousand times, mostly with the same words.
+Hydra reads and merges some twenty files for every call. The tests compose a config a few thousand
+times, mostly with the same overrides.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from convlens.config import compose
 
 
 def remember_compositions() -> None:
-    """From here on the package's own config files are read once for the same overrides.
+    """Read the package's config files only once for the same overrides, from now on.
 
-    Interpolations are resolved by the caller, each time anew; a person's own folder of configs is
-    read each time too.
+    The caller still resolves interpolations each time. A folder of user configs is still read each
+    time.
     """
     plain = compose.hydra_compose
 

@@ -1,6 +1,6 @@
-"""Trains like the command line, and keeps what each process ends with: FOLDER key=value …
+"""Train like the command line, and keep the final state of each process: FOLDER key=value …
 
-Run as a script of its own, because the processes of a distributed run start it again.
+It is a separate script, because the processes of a distributed run start it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run folders written by hand, as a run would leave them; no training is needed for them."""
+"""Write run folders without training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = {
 
 
 def changed(config: dict, **values) -> dict:
-    """A config with dotted keys set anew: ``optimizer__lr=1``."""
+    """Return a config with changed keys: ``optimizer__lr=1`` sets ``optimizer.lr``."""
     config = json.loads(json.dumps(config))
     for key, value in values.items():
         *parents, leaf = key.split("__")
@@ -36,12 +36,12 @@ def write_run(
     test: tuple[float, float] = (1.0, 0.5), seconds: float = 10.0, alarms: tuple[str, ...] = (),
     finished: bool = True, probes: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """A run folder.
+    """Write a run folder.
 
     Args:
-        losses: validation's, from epoch 0 on; the accuracy is 1 / (1 + loss).
-        test: loss and accuracy.
-        probes: name -> colour of its picture; Grad-CAM pictures are written at the first and the
+        losses: validation losses from epoch 0 on; the accuracy is 1 / (1 + loss).
+        test: test loss and accuracy.
+        probes: name to the colour of its image; Grad-CAM pictures are written at the first and the
             last epoch.
     """
     home.mkdir(parents=True)

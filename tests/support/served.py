@@ -1,4 +1,4 @@
-"""A local server of downloads."""
+"""A local server for downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-NOWHERE = "http://127.0.0.1:9/"  # the discard port: refused at once
+NOWHERE = "http://127.0.0.1:9/"  # the discard port refuses at once
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -17,7 +17,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Short(Quiet):
-    """Promises more than it sends."""
+    """Announces more bytes than it sends."""
 
     def send_header(self, keyword, value):
         super().send_header(keyword, str(int(value) + 9) if keyword == "Content-Length" else value)
@@ -25,7 +25,7 @@ class Short(Quiet):
 
 @pytest.fixture
 def serve(tmp_path):
-    """``serve(handler)`` → (address, folder) of a local server."""
+    """Yield ``serve(handler)``, which starts a local server and returns (address, folder)."""
     servers = []
     folder = tmp_path / "www"
     folder.mkdir()

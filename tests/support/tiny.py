@@ -1,4 +1,4 @@
-"""Words that make a run last a second, and folders of pictures as small."""
+"""Overrides for a run of a second, and small folders of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def draw_folder(root: Path, counts: dict[str, int], size: int = 24, seed: int = 0) -> Path:
-    """Class folders below ``root`` with small PNG pictures, a brightness of its own a class."""
+    """Draw class folders of small PNG images; classes differ in brightness."""
     rng = np.random.default_rng(seed)
     for number, (path, count) in enumerate(counts.items()):
         folder = root / path

@@ -30,7 +30,7 @@ WORDS: Words = {
     ),
     "pool_size": Word("side of the pooling windows", form="PIXELS", default="2"),
     "at": Word(
-        "the output whose calculation is shown, counted from 0, or strongest",
+        "the output whose calculation is drawn, counted from 0, or strongest",
         form="ROW,COLUMN", default=STRONGEST,
     ),
     "size": Word("longest side of the image, at most 512", form="PIXELS", default="150"),

@@ -32,8 +32,8 @@ def run(words: list[str]) -> int:
         raise missing_word("predict", "images", WORDS)
     if ckpt is None and not overrides:
         raise UserError(
-            "predict needs ckpt=FILE (last: the newest run's best one, example: the network that "
-            "convlens includes) or model=NAME model.head=imagenet"
+            "predict needs ckpt=FILE, such as ckpt=last (the newest run's best one) or "
+            "ckpt=example; or model=NAME model.head=imagenet"
         )
     from convlens.experiment.data import describe_used_images
     from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk

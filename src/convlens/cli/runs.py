@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
     parent = Path(values["dir"]).expanduser()
     runs = read_all_runs(parent)
     if not runs:
-        raise UserError(f"there is no run in {parent}/ yet; `make train` makes one")
+        raise UserError(f"there is no run in {parent}/ yet; `make train` starts one")
     runs = sort_runs(runs, values["sort"], [key for key, _ in NUMBERS.values()])
     table, console = _table_of(runs, parent, values["sort"].lstrip("+-")), screen()
     if not console.is_terminal:  # one line per run, for grep and for files

@@ -24,7 +24,7 @@ class Word:
 
     Attributes:
         meaning: what the value is, with its unit; the first part of a help line.
-        form: what stands for the value in help, such as ``DIR``.
+        form: the placeholder of the value in help, such as ``DIR``.
         default: the value if the word is not typed; None if there is none.
         required: whether the word must be typed.
         values: the possible values, if there are few; shell completion offers them.
@@ -51,7 +51,7 @@ class Keys:
     """The config keys that a command accepts besides its own words.
 
     Attributes:
-        prefixes: beginnings of their names; an empty one stands for all.
+        prefixes: beginnings of their names; an empty one accepts all.
         refused: names that are not accepted all the same.
         is_composed: whether the typed words compose a config; else they change that of a run.
     """

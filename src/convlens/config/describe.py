@@ -29,7 +29,7 @@ class KeyDescription:
     Attributes:
         name: with dots, as it is typed.
         meaning: from the schema.
-        kind: which values are accepted, in words.
+        kind: which values are accepted, in words; empty if the meaning already names them.
         default: the value in the composed config, as it is typed; None for a table whose keys
             are described by themselves.
     """
@@ -88,7 +88,7 @@ def describe_groups(
 
 
 def typed_text(value: Any) -> str:
-    """Return a value as it is typed behind ``key=``.
+    """Return a value as it is typed after ``key=``.
 
     >>> typed_text([1, 0.5, None, True]), typed_text({"head": 1e-3})
     ('[1, 0.5, null, true]', '{head: 0.001}')
@@ -112,10 +112,10 @@ def _describe_slice(prefix: str, node: Slice) -> Iterator[KeyDescription]:
             meaning = f"argument of {node.class_path}"
             yield KeyDescription(f"{prefix}{name}", meaning, "", typed_text(value))
         elif value is None:
-            yield KeyDescription(f"{prefix}{name}", "left out", "", "null")
+            yield KeyDescription(f"{prefix}{name}", "removed", "", "null")
         else:
             meaning = (type(value).__doc__ or "").partition("\n")[0].rstrip(".")
-            yield from _describe_value(f"{prefix}{name}", value, meaning, "null leaves it out")
+            yield from _describe_value(f"{prefix}{name}", value, meaning, "null removes it")
 
 
 def _describe_value(name: str, value: Any, meaning: str, kind: str) -> Iterator[KeyDescription]:
@@ -150,5 +150,13 @@ def _plain(value: Any) -> Any:
 
 
 def _kind_of(field: Any) -> str:
-    """Return which values a field accepts, in words; empty for a group of keys."""
-    return next((each.expected for each in field.metadata if isinstance(each, Rule)), "")
+    """Return which values a field accepts, in words.
+
+    Empty for a group of keys, and if the description already names all values.
+    """
+    rule = next((each for each in field.metadata if isinstance(each, Rule)), None)
+    if rule is None:
+        return ""
+    names = rule.alternatives
+    is_described = bool(names) and all(name in (field.description or "") for name in names)
+    return "" if is_described else rule.expected

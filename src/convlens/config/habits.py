@@ -1,7 +1,7 @@
-"""Keys that people bring along from other projects, and what to type here instead.
+"""Keys that people know from other projects, and what to type here instead.
 
-The table is read only after a key was found to be unknown, so it never hides a key of the config or
-an argument of a user-defined class.
+The table is used only for unknown keys, so it never hides a key of the config or an argument of a
+user-defined class.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _WORKERS = Habit("", "loading images takes no workers here")
 _CLASSES = Habit("", "the number of classes comes from the data")
 _SCHEDULER = Habit("scheduler", example=("scheduler=cosine",))
 
-# name without dashes, or whole key -> answer; a name also stands for it below one of GROUPS
+# name without dashes, or dotted key -> answer; a name also matches as a key of one of GROUPS
 HABITS: dict[str, Habit] = {
     "epochs": _EPOCHS,
     "max_epochs": _EPOCHS,
@@ -147,7 +147,7 @@ HABITS: dict[str, Habit] = {
     "config": Habit("exp", example=("exp=scratch",)),
     "config_name": Habit("exp", example=("exp=scratch",)),
 }  # fmt: skip
-# groups of other projects, and of ours, below which such a name may be typed
+# groups of other projects, and ours, in which such a name may be typed
 GROUPS = (
     "data", "datamodule", "dataset", "dataloader", "model", "net", "optimizer", "scheduler",
     "train", "trainer", "training", "args", "cfg", "config", "hparams",
@@ -155,7 +155,7 @@ GROUPS = (
 
 
 def without_prefix(key: str) -> tuple[str, str]:
-    """Return a key without the dashes, ``+`` or ``~`` before it, and these.
+    """Return a key without its prefix of dashes, ``+`` or ``~``, and the prefix.
 
     >>> without_prefix("--data-dir")
     ('data_dir', '--')
@@ -185,7 +185,7 @@ def advice(word: str) -> str | None:
         return None
     if not habit.key:
         return f"{habit.note}; leave it out"
-    # repeat the value only where it surely means the same here
+    # repeat the value only if it surely means the same here
     is_same = _NUMBER.fullmatch(value) and any(map(_NUMBER.search, habit.example[:1]))
     if not is_same and not (habit.key.endswith("dir") and 0 < len(value) <= 60):
         value = "…"
@@ -203,7 +203,7 @@ def prefix_advice(word: str) -> str | None:
     if not prefix or not name:
         return None
     if "~" in prefix:
-        return "keys cannot be removed; null leaves a callback out, as callbacks.grad_cam=null"
+        return "keys cannot be removed; null removes a callback, such as callbacks.grad_cam=null"
     if known := advice(word):
         return known
     if "+" in prefix:

@@ -70,10 +70,12 @@ def find_owner(key: str, nodes: set[str]) -> str | None:
         key: the dotted key.
         nodes: dotted keys of the nodes that name a class.
     """
-    return next((node for node in nodes if key.startswith(f"{node}.") and may_own(node)), None)
+    return next(
+        (node for node in nodes if key.startswith(f"{node}.") and accepts_own_class(node)), None
+    )
 
 
-def may_own(node: str) -> bool:
+def accepts_own_class(node: str) -> bool:
     """Return whether a node, given by its dotted key, may name a user-defined class."""
     group, _, name = node.partition(".")
     if group in ("callbacks", "logger"):

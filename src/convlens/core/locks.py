@@ -49,11 +49,11 @@ def wait_for_lock(fd: int, activity: str) -> bool:
     Returns:
         False if the file system does not support locks.
     """
-    taken = take_lock(fd)
-    if taken is False:
+    is_taken = take_lock(fd)
+    if is_taken is False:
         print(f"waiting for another process that is {activity}", file=sys.stderr)
-        taken = take_lock(fd, wait=True)
-    return bool(taken)
+        is_taken = take_lock(fd, wait=True)
+    return bool(is_taken)
 
 
 def is_locked(fd: int) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
 # An axis is the product of its atoms, outermost first: (label, size), no atom of size one. Labels:
@@ -42,7 +44,7 @@ _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsu
                "prod", "var_mean"}  # fmt: skip
 
 
-def find_tensors(values) -> list[Tensor]:
+def find_tensors(values: Any) -> list[Tensor]:
     """Return all tensors in nested containers."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
@@ -68,7 +70,12 @@ def get_labels(axis: Axis) -> set[str | None]:
 
 
 def follow_axes(
-    func, name: str, args, given: list[Tensor], known: list[Axes | None], outputs: list[Tensor]
+    func: OpOverload,
+    name: str,
+    args: Sequence[Any],
+    given: list[Tensor],
+    known: list[Axes | None],
+    outputs: list[Tensor],
 ) -> list[Axes | None]:
     """Return the axes of each output of an operation without weights; None for unknown ones.
 

@@ -49,12 +49,13 @@ TOGETHER = {
     "adcc": "faithfulness",
 }
 MEANINGS = {
-    "evidence on the object": "energy_inside below object_share: the evidence is off the objects",
+    "evidence on the object": "energy_inside below object_share: less evidence on the objects than "
+    "if it were spread evenly",
     "peak of the evidence": "0 is the top or left edge, 1 the bottom or right one",
     "border_energy": "fraction of the evidence in a frame along the border",
     "same_place": "fraction of a class's images whose peak is in the same place near the border",
     "drift": "correlation of each map with that of the previous look; 1 means no change",
-    "confident_mistakes": "fraction of the validation images",
+    "confident_mistakes": "fraction of the validation images that are confidently misclassified",
     "sparsity": "fraction of a layer's activations that are zero",
     "dead": "fraction of a layer's channels that respond to no probe",
     "randomised": "rank correlation with maps of a network whose layers from the top down to this "

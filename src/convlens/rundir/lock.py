@@ -26,13 +26,13 @@ class Hold:
     process ends. On a file system without locks, several processes can write at the same time.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._fd: int | None = None
 
     def __enter__(self) -> Hold:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._fd is not None:
             os.ftruncate(self._fd, 0)  # the file names a process only while that process runs
             os.close(self._fd)
@@ -94,7 +94,7 @@ class Holder:
     Attributes:
         name: ``process 12 on HOST``; empty if there is none.
         is_alive: whether the folder is locked. If the process belongs to another machine, a free
-            lock proves nothing: some file systems share no locks between machines.
+            lock proves nothing: on some file systems, a machine does not see the locks of another.
     """
 
     name: str

@@ -160,7 +160,10 @@ def test_what_lightning_refuses_is_told_in_a_line(at, word):
     from convlens.experiment.assemble import assemble
     from convlens.experiment.trainer import build_trainer
 
-    with pytest.raises(UserError, match="trainer or callbacks|does not accept these values"):
+    with pytest.raises(
+        UserError,
+        match="trainer or callbacks|is missing: the callback needs it|does not accept these values",
+    ):
         build_trainer(assemble(compose([*BASE, word])), at / "run", False)
 
 
@@ -234,7 +237,7 @@ def test_code_named_by_a_run_is_refused_at_resume(at, capsys):
         (("hyper_parameters", "class_names"), "abcde", "class names"),
         (("hyper_parameters", "class_names"), ["a", "a"], "class names"),
         (("hyper_parameters", "config"), [], "config"),
-        (("hyper_parameters", "config", "model"), ..., "KeyError"),
+        (("hyper_parameters", "config", "model"), ..., "model is missing"),
         (("hyper_parameters", "config", "data", "resize"), {}, "data.resize"),
         (("hyper_parameters", "config", "data", "interpolation"), None, "data.interpolation"),
         (("hyper_parameters", "config", "trainer", "plugins"), "x", "trainer.plugins"),

@@ -111,5 +111,5 @@ class Config(Slice):
     training: TrainingConfig = key("epochs, batches, loss and early stopping")
     probes: ProbesConfig = key("images that are explained throughout the run")
     looking: LookingConfig = key("time limits of the explanations")
-    alarms: AlarmsConfig = key("thresholds of the alarms, warnings about the run")
+    alarms: AlarmsConfig = key("thresholds of the alarms, which report problems of a run")
     experiment: Annotated[str, TEXT] = key("recipe that the config started from")

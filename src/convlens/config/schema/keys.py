@@ -30,18 +30,24 @@ class Rule:
         has_several_kinds: whether values of several kinds pass, such as one value or a list. The
             kind of the default then says nothing about other values. Null does not count as a kind.
         inner: type of the content, if the value is a table or a list of tables.
+        alternatives: descriptions of the alternatives, if there are several.
     """
 
     fits: Callable[[Any], bool]
     expected: str
     has_several_kinds: bool = False
     inner: Any = None
+    alternatives: tuple[str, ...] = ()
 
     def __or__(self, other: Rule) -> Rule:
+        alternatives = tuple(
+            text for rule in (self, other) for text in rule.alternatives or (rule.expected,)
+        )
         return Rule(
             lambda value: self.fits(value) or other.fits(value),
-            f"{self.expected} or {other.expected}",
+            _join_or(alternatives),
             has_several_kinds=self is not NULL or other.has_several_kinds,
+            alternatives=alternatives,
         )
 
     def of(self, inner: Any) -> Rule:
@@ -109,7 +115,13 @@ def one_of(*names: str) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, str | int) and not isinstance(value, bool) and str(value) in names
 
-    return Rule(fits, " or ".join((", ".join(names[:-1]), names[-1]) if names[1:] else names))
+    return Rule(fits, _join_or(names), alternatives=names)
+
+
+def _join_or(texts: tuple[str, ...]) -> str:
+    """Return texts as ``a, b or c``."""
+    *first, last = texts
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def each(rule: Rule, count: int | None = None) -> Rule:
@@ -119,13 +131,14 @@ def each(rule: Rule, count: int | None = None) -> Rule:
         is_right_length = isinstance(value, list) and (count is None or len(value) == count)
         return is_right_length and all(map(rule.fits, value))
 
-    length = f" of {count}" if count else ""
-    return Rule(fits, f"a list{length}, each entry {rule.expected}")
+    start = f"a list of {count} entries, each" if count else "a list, each entry"
+    return Rule(fits, f"{start} {rule.expected}")
 
 
 def one_or_each(rule: Rule) -> Rule:
     """Return a rule for one value that passes ``rule``, or a list of such values."""
-    return replace(rule | each(rule), expected=f"{rule.expected}, or a list of such values")
+    expected = f"{rule.expected}, or a list of such values"
+    return replace(rule | each(rule), expected=expected, alternatives=())
 
 
 def range_of(most: float = math.inf) -> Rule:

@@ -82,7 +82,7 @@ class AlarmsConfig(Slice):
         "confusion alarm: fraction of a class's images predicted as one other class"
     )
     mistaken_pictures: Annotated[float, at_least(0)] = key(
-        "confusion alarm: smallest class that is judged, number of its images"
+        "confusion alarm: fewest images of a class for which it is raised"
     )
 
 

@@ -230,7 +230,7 @@ class FinetuneConfig(Slice):
     """Which parameters are trained in which epochs, and at which learning rate."""
 
     batch_norm: Annotated[str, TEXT] = key(
-        "batch normalisation: frozen_eval (frozen layers keep their statistics), eval or train"
+        "layers that keep batch statistics: frozen_eval (frozen ones), eval (all) or train (none)"
     )
     groups: Annotated[dict[str, Group] | None, (NULL | TABLE).of(dict[str, Group])] = key(
         "groups of parameters, {name: pattern}; a parameter joins the first group that matches"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,7 @@ from convlens.callbacks import ExplanationCallback, Ledger, Looks
 from convlens.callbacks.look import Look
 
 from convlens.cli.main import main
-from support.looks import Small, probes, train_small
+from support.looks import FakeClock, Small, probes, train_small
 from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
@@ -102,17 +101,6 @@ def test_memory_halves_the_batch_and_stays_there(tmp_path):
 def test_other_errors_are_not_taken_for_memory():
     with pytest.raises(RuntimeError, match="shape"):
         Hungry().fit_batch(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
-
-
-class FakeClock:
-    """Stands for ``time.perf_counter``; only what a test says takes time."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-
-    def spend(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_ledger_grants_each_epoch_a_fraction_and_keeps_nothing_for_later(monkeypatch):

@@ -89,7 +89,7 @@ def assemble(words: tuple[str, ...], pictures: int, steps: int, batches: int) ->
 def measure_convlens(run: runs.Run, meter: Meter) -> float:
     """Return the seconds of the metered steps."""
     with tempfile.TemporaryDirectory() as home:
-        trainer, epoch_log, _ = runs.trainer_of(run, Path(home), None)
+        trainer, epoch_log, _ = runs.build_trainer(run, Path(home), None)
         epoch_log.on_train_start = lambda *_: None  # judging the untrained network is no step
         trainer.callbacks.append(meter)
         runs.fit(trainer, run, None)

@@ -75,7 +75,7 @@ def test_a_keys_last_word_wins(at):
 
 def test_several_values_without_it_are_refused(at, capsys):
     assert main(["train", "seed=0,1"]) == 2
-    said = "seed=0,1: several values; say multirun=true to train one run for each"
+    said = "seed=0,1: several values; set multirun=true to train one run for each"
     assert said in capsys.readouterr().err
 
 

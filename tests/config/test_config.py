@@ -250,7 +250,7 @@ def test_one_value_a_block_builds_what_a_list_of_it_builds():
     [
         ("model.kernel_size=[3,x]", "or a list of such values"),
         ("model.kernel_size=big", "expected a whole number"),
-        ("model.padding=[same,-1]", "valid or same or a whole number"),
+        ("model.padding=[same,-1]", "valid, same or a whole number from 0 to 1000"),
         ("model.pooling=3", "expected text, or a list"),
         ("trainer.fast_dev_run=3", "expected true or false"),
     ],
@@ -266,7 +266,7 @@ def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
     from convlens.models import build_model
 
     lines = (MAKEFILE.parent / "configs" / "model" / "scratch.yaml").read_text().splitlines()
-    each = {line.partition(":")[0] for line in lines if line.rstrip().endswith("each")}
+    each = {line.partition(":")[0] for line in lines if line.rstrip().endswith("per block")}
     assert each == {"kernel_size", "stride", "padding", "pooling", "pool_size"}
     spec = compose([]).model
     for key in ("activation", "batch_norm", "dropout", *each):

@@ -78,7 +78,7 @@ def test_plan_counts_what_a_run_will_train_on(folder, capsys):
         and len(cells) == 4
     }  # fmt: skip
     assert counts == {"cats": [5, 4, 3], "dogs": [10, 3, 4], "all": [15, 7, 7]}
-    assert "1 of 3 steps of 5" in said, "15 images in batches of 5"
+    assert "each 3 steps of 5 images" in said  # 15 images
     assert "7 broken images skipped" in said
 
 

@@ -75,10 +75,10 @@ def test_the_first_group_that_matches_takes_a_parameter():
             {"head": "head", "last": "backbone.block3"},
             "in no group, the first is backbone.block1",
         ),
-        ({"head": "head", "base": {"match": "backbone"}}, "match and stage_decay"),
+        ({"head": "head", "base": {"match": "backbone"}}, "{match: …, stage_decay: …}"),
         ({"head": "head", "base": {"match": "backbone", "stage_decay": 2}}, "stage_decay=2"),
         ({"head": {"match": "head", "stage_decay": 0.5}, "base": "backbone"}, "with stages"),
-        ({"head": [], "base": "backbone"}, "a pattern or a list"),
+        ({"head": [], "base": "backbone"}, "expected a pattern, a list of patterns or"),
     ],
 )
 def test_a_pattern_without_a_match_and_overlaps_are_named(groups, said):
@@ -164,7 +164,7 @@ def test_a_plateau_of_an_accuracy_looks_for_higher_ones():
         ({"epochs": None}, "epochs=None"),
         ({"augment": "no"}, "true or false"),
         ({"warmup_epochs": 5}, "choose 0 to 2"),
-        ({"until": {"metric": "val/loss"}}, "metric and patience"),
+        ({"until": {"metric": "val/loss"}}, "null or {metric: …, patience: …}"),
         ({"until": {"metric": "val/los", "patience": 2}}, "did you mean val/loss"),
         ({"until": {"metric": "val/loss", "patience": 0}}, "patience=0"),
         ({"epoch": 3}, "did you mean epochs"),

@@ -60,7 +60,7 @@ def _to_1(plain: dict) -> dict:
         },
         "model": {"weights": "none"} if is_scratch else {"head_classes": "order"},
         "data": {"masks": None} if "pattern" in plain.get("data", {}) else {},
-        "looking": {"first_seconds": 10.0, "last_seconds": 60.0},
+        "looking": {"first_seconds": None, "last_seconds": None},
         "alarms": {
             "gap": 1.0, "gap_epochs": 3, "patience": 2, "evidence_lift": 1.0, "same_place": 0.7,
             "dead_share": 0.9, "mistaken_share": 0.5, "mistaken_pictures": 10,

@@ -9,7 +9,7 @@ from table import Rounds, Row
 
 PICTURES = "photographs"
 WEIGHTS = "VGG16's weights"
-SHARE, SECONDS = 0.05, 2.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
+SHARE, SECONDS = 0.05, 1.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
 
 
 class Job(NamedTuple):

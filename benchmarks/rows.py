@@ -89,7 +89,7 @@ def looking(result: dict) -> list[Rounds]:
     """Read the seconds of each epoch with explanations, and the same without their cost.
 
     The promise applies to all epochs together, because an epoch may use the budget that others have
-    left: 5 % of the epochs, or two seconds per epoch if that is more.
+    left: 5 % of the epochs, or one second per epoch if that is more.
     """
     epochs = [e for line in result["rounds"] for e in line["default"]["looking"]["by_epoch"]]
     alone = [epoch["seconds"] for epoch in epochs]
@@ -97,7 +97,7 @@ def looking(result: dict) -> list[Rounds]:
     return [
         Rounds(
             whole, alone, [a / b for a, b in zip(whole, alone, strict=True)],
-            f"of all {len(epochs)} epochs together; allowed are 5 % or two seconds an epoch",
+            f"of all {len(epochs)} epochs together; allowed are 5 % or one second an epoch",
             whole=sum(whole) / sum(alone),
             at_most=1 + max(SHARE, SECONDS * len(alone) / sum(alone)),
         )

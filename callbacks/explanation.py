@@ -36,12 +36,12 @@ class Explanation(L.Callback, ABC):
     """One kind of pictures of the network.
 
     A subclass only says what to draw: ``pictures(look)`` yields ``(tag, picture)`` or
-    ``(tag, number)`` one by one, the most informative first, and stops early when
-    ``look.seconds_left`` falls below zero.
+    ``(tag, number)`` one by one, the most informative first. It works in pieces of ``look.pieces``,
+    which end when time is up, or asks ``look.affords`` before it begins.
 
     Args:
-        every_n_epochs: look after every n-th epoch; the first and the last look always happen. The
-            time budget (``convlens.callbacks.Ledger``) may skip further looks.
+        every_n_epochs: look after every n-th epoch, and before training and at the end in any case.
+            The time (see ``convlens.callbacks.Ledger``) may not suffice for every look.
         batch: maximum number of images in a pass; halved when memory runs out.
 
     Attributes:

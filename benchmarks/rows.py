@@ -9,7 +9,7 @@ from table import Rounds, Row
 
 PICTURES = "photographs"
 WEIGHTS = "VGG16's weights"
-SHARE, SECONDS = 0.05, 2.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
+SHARE, SECONDS = 0.05, 1.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
 
 
 class Job(NamedTuple):
@@ -89,7 +89,7 @@ def looking(result: dict) -> list[Rounds]:
     """Read the seconds of each epoch with explanations, and the same seconds without their cost.
 
     The promise applies to all epochs together, because an epoch may use the budget that others have
-    left: 5 % of the epochs, or two seconds per epoch if that is more.
+    left: 5 % of the epochs, or one second per epoch if that is more.
     """
     epochs = [e for line in result["rounds"] for e in line["default"]["looking"]["by_epoch"]]
     alone = [epoch["seconds"] for epoch in epochs]
@@ -97,7 +97,7 @@ def looking(result: dict) -> list[Rounds]:
     return [
         Rounds(
             whole, alone, [a / b for a, b in zip(whole, alone, strict=True)],
-            f"of all {len(epochs)} epochs together; at most 5 % or two seconds per epoch",
+            f"of all {len(epochs)} epochs together; at most 5 % or one second per epoch",
             whole=sum(whole) / sum(alone),
             at_most=1 + max(SHARE, SECONDS * len(alone) / sum(alone)),
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from convlens.callbacks.explanation import Findings, Look
+import time
+
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -47,22 +50,32 @@ class ActivationGrids(ExplanationCallback):
         layers = self.layers_of(look)
         if not layers:
             return
+        images = look.probes.images
+        if not look.affords(("activations", *layers), len(images), 1.5):
+            self.report_cut(look, "before the first layer")
+            return
+        began = time.perf_counter()
         results = self.fit_batch(
-            lambda batch: activations(look.network, look.probes.images, layers, batch=batch)
+            lambda batch: activations(look.network, images, layers, batch=batch)
         )
-        for number in sorted(look.probes.order_in_turns()[: self.probe_count]):
+        look.pace.note(("activations", *layers), len(images), time.perf_counter() - began)
+        shown = sorted(look.probes.order_in_turns()[: self.probe_count])
+        # a layer of all shown probes after the other, so that each look shows some layers wholly
+        turn = [(layer, number) for layer in self.rotate(layers) for number in shown]
+        done = 0
+        for part in look.pieces("activation grid", len(turn), batch=1, passes=0.5):
+            ((layer, number),) = turn[part]
             probe = look.probes.names[number]
-            for layer in self.rotate(layers):
-                title = f"{layer} · {probe} · epoch {look.clock}"
-                yield (
-                    f"activations/{layer}/{probe}",
-                    activation_grid(
-                        results.layers[layer][number], title=title, rule=self.rule,
-                        dead=results.dead(layer),
-                    ),
-                )  # fmt: skip
-                if look.seconds_left < 0:
-                    self._turn = layers.index(layer) + 1
-                    self.report_cut(look, f"after layer {layer}")
-                    return
+            title = f"{layer} · {probe} · epoch {look.clock}"
+            yield (
+                f"activations/{layer}/{probe}",
+                activation_grid(
+                    results.layers[layer][number], title=title, rule=self.rule,
+                    dead=results.dead(layer),
+                ),
+            )  # fmt: skip
+            done = part.stop
         self._turn = 0
+        if done < len(turn):
+            self._turn = layers.index(turn[done][0])
+            self.report_cut(look, f"before layer {turn[done][0]}")

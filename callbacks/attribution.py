@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor, nn
 
 from convlens.explain.attribution import attribute, check_attribution
 from convlens.explain.captum_methods import find_method
+
+COUNTS = ("n_steps", "n_samples", "nt_samples")  # options that say how often the network is called
+PASSES = 50.0  # calls of a method without such an option; most make fewer
 
 
 class Attribution(SignedMaps):
@@ -61,6 +64,11 @@ class Attribution(SignedMaps):
     def heading(self, look: Look) -> str:
         layers = self.layers_of(look)
         return " · ".join([self.method.replace("_", " "), *layers])
+
+    def estimate_passes(self, look: Look) -> float:
+        counts = [float(self.options[name]) for name in COUNTS if name in self.options]
+        # a gradient costs about two forward passes more, and two classes are explained
+        return 2 * 3.0 * max([*counts, 1.0] if counts else [PASSES])
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
         images, classes = image.expand(len(targets), -1, -1, -1), torch.tensor(targets)

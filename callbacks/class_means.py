@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from convlens.callbacks.evidence import collect_evidence
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.class_means import class_means

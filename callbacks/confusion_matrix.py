@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 
 from convlens.draw.confusion_matrix import confusion_matrix, count_confusions

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from convlens.callbacks.explanation import Explanation, Look
+from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.look import Look
 from torch import Tensor
 
 from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
+
+PASSES = 5.0  # forward passes that the maps of two classes cost about, backward passes included
+FEWEST = 10  # images: numbers about fewer would jump from look to look
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +51,30 @@ def find_last_feature_map(look: Look) -> list[str]:
 def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
     """Return the maps of ``count`` images of the stage, or of the probes; computed once per look.
 
+    If the time does not suffice for all, the maps of the first ones are returned, and the
+    explanation reports it.
+
     Returns:
-        None for a network without feature maps.
+        None for a network without feature maps, and without time for ``FEWEST`` images.
     """
     key = ("evidence", count)
     if key not in look.memo:
         look.memo[key] = _compute_evidence(explanation, look, count)
     return look.memo[key]
+
+
+def explain_classes(
+    explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
+) -> GradCamMaps:
+    """Compute Grad-CAM maps, and record what an image takes."""
+    began = time.perf_counter()
+    found = explanation.fit_batch(
+        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+    )
+    maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
+    if len(images):
+        look.pace.note(("grad_cam", *layers), len(images), time.perf_counter() - began)
+    return replace(found, maps=maps)
 
 
 def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
@@ -67,18 +89,44 @@ def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evide
         labels, masks = look.sample_labels(count), look.sample_masks(count)
     labels = labels.cpu()
     pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
+    kind, fewest = ("grad_cam", *layers), min(FEWEST, len(labels))
     results: list[GradCamMaps] = []
-    for images in batches:
-        targets, pairs = pairs[: len(images)], pairs[len(images) :]
-        results.append(_compute_maps(explanation, look, images, targets, layers))
-    maps = torch.cat([each.maps[layers[0]].cpu() for each in results])
+    done = 0
+    if look.affords(kind, fewest, PASSES):
+        stream = Stream(batches)
+        parts = look.pieces(kind, len(labels), batch=explanation.batch, passes=PASSES)
+        for part in parts:
+            images = stream.take(part.stop - part.start)
+            results.append(explain_classes(explanation, look, images, pairs[part], layers))
+            done = part.stop
+    if done < len(labels):
+        explanation.report_cut(look, f"with maps of {done} of {len(labels)} images")
+    if done < fewest:
+        return None
+    maps = torch.cat([each.maps[layers[0]] for each in results])
     predictions = torch.cat([each.targets[:, 0].cpu() for each in results])
-    return Evidence(layers[0], maps[:, 0], maps[:, 1], labels, predictions, masks)
+    masks = None if masks is None else masks[:done]
+    return Evidence(layers[0], maps[:, 0], maps[:, 1], labels[:done], predictions, masks)
 
 
-def _compute_maps(
-    explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
-) -> GradCamMaps:
-    return explanation.fit_batch(
-        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-    )
+class Stream:
+    """Images from batches of any size, in portions of any size.
+
+    Args:
+        batches: (B, C, H, W) each; read as late as possible.
+    """
+
+    def __init__(self, batches: Iterable[Tensor]):
+        self._batches = iter(batches)
+        self._ready: list[Tensor] = []
+
+    def take(self, count: int) -> Tensor:
+        """Return the next ``count`` images; fewer at the end."""
+        while sum(map(len, self._ready)) < count:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._ready.append(batch)
+        images = torch.cat(self._ready)
+        self._ready = [images[count:]]
+        return images[:count]

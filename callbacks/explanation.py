@@ -8,18 +8,16 @@ from __future__ import annotations
 import gc
 import logging
 import re
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.predictions import Predictions
+from convlens.callbacks.look import Look
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -28,105 +26,33 @@ from convlens.explain.mode import add_preprocessing, explaining, prepare_images
 from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
 
 log = logging.getLogger("convlens")
-SPLITS = {"val": "validation", "test": "test"}  # by stage
 T = TypeVar("T")
 Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
 LogitsLocation = str | int | Callable | None
 Preprocess = Callable[[Tensor], Tensor] | None
 
 
-@dataclass(frozen=True)
-class Look:
-    """One look at the network.
-
-    Attributes:
-        network: maps images (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
-            would wait for the other processes.
-        probes: the images to explain, on the network's device.
-        class_names: K names.
-        clock: completed epochs; 0 is the network before training.
-        final: whether this is the last look of the run, which may take its time.
-        deadline: reading of ``time.perf_counter`` after which nothing more should be started.
-        seed: seed of the run, for callbacks that draw random numbers.
-        stage: ``val``, or ``test`` for the look after the test.
-        predictions: those of the latest pass over the stage's images; None before the first pass,
-            and for callbacks that do not set ``needs_predictions``.
-        fetch: takes rows of the stage's split; returns the images (n, C, H, W) on the network's
-            device, as the network takes them, and their rows. Images that cannot be read again
-            are missing.
-        sample_images: takes a count; yields that many images of the stage, each class in proportion
-            (so is every prefix of them), in batches (B, C, H, W) of at most 50 on the network's
-            device. None if there is no data set.
-        sample_labels: takes a count; returns the classes of those images, (count,) int64.
-        sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
-        augment: takes images (B, C, H, W) and a seed; returns them augmented as in training. None
-            if the run does not augment.
-        history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
-        marks: events by epoch, such as ``{"head, top": 5}``.
-        memo: results that callbacks share within this look.
-        skip_preprocessing: makes a context in which the network takes images from ``fetch``.
-        budget_key: the setting that grants this look more time.
-    """
-
-    network: nn.Module
-    probes: Probes
-    class_names: tuple[str, ...]
-    clock: int
-    final: bool
-    deadline: float
-    seed: int
-    stage: str = "val"
-    predictions: Predictions | None = None
-    fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
-    sample_images: Callable[[int], Iterator[Tensor]] | None = None
-    sample_labels: Callable[[int], Tensor] | None = None
-    sample_masks: Callable[[int], Tensor | None] | None = None
-    augment: Callable[[Tensor, int], Tensor] | None = None
-    history: Sequence[Mapping[str, float]] = ()
-    marks: Mapping[str, int] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict)
-    skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
-    budget_key: str = "looking.seconds"
-
-    @property
-    def example(self) -> Tensor:
-        """One image, (1, C, H, W)."""
-        return self.probes.images[:1]
-
-    @property
-    def split(self) -> str:
-        """``validation`` or ``test``."""
-        return SPLITS[self.stage]
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds that may still be spent on this look."""
-        return self.deadline - time.perf_counter()
-
-
 class Explanation(L.Callback, ABC):
     """One kind of pictures of the network.
 
     A subclass only says what to draw: ``pictures(look)`` yields ``(tag, picture)`` or
-    ``(tag, number)`` one by one, the most informative first, and stops early when
-    ``look.seconds_left`` falls below zero.
+    ``(tag, number)`` one by one, the most informative first. It works in pieces of ``look.pieces``,
+    which end when time is up, or asks ``look.affords`` before it begins.
 
     Args:
-        every_n_epochs: look after every n-th epoch; the first and the last look always happen. The
-            time budget (``convlens.callbacks.Ledger``) may skip further looks.
+        every_n_epochs: look after every n-th epoch, and before training and at the end in any case.
+            The time (see ``convlens.callbacks.Ledger``) may not suffice for every look.
         batch: maximum number of images in a pass; halved when memory runs out.
 
     Attributes:
         needs_predictions: whether it uses the predictions on validation and test images.
         looks_at_test: whether it looks again after the test.
-        estimates_cost: whether it estimates its own next cost. For others, the slowest picture of
-            the previous look is the estimate.
         has_final_look: whether the end of the run shows more than the end of an epoch.
         cut: what the budget left out of the current look, in one line; empty if nothing.
         outputs_readable: False once the network's outputs turn out not to be logits.
     """
 
-    needs_predictions = looks_at_test = estimates_cost = has_final_look = False
+    needs_predictions = looks_at_test = has_final_look = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch

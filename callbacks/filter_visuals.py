@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ log = logging.getLogger("convlens")
 _SEARCH = 0.25  # fraction of a look's time for the search of patches
 _PASS = 8  # images in a pass of the search, which holds the activations of every layer
 _MEASURING = 20  # measuring the receptive field of a layer costs about that many single passes
+SLOWER = 1.4  # how many times its estimate an ascent may take, until the first was timed
+PARTIAL = 0.7  # speed of a smaller batch, per unit
 _NAMED = 2  # layers that the line about missing units names
 
 
@@ -48,7 +51,8 @@ class FilterVisuals(ExplanationCallback):
     excite the same units most are drawn beside them; a quarter of the look's time is for them.
 
     Args:
-        layers: ``auto`` (every convolution and dense layer), a name, a glob, or a list of them.
+        layers: ``auto`` (convolutions and dense layers), a name, a glob, or a list of them.
+        limit: maximum number of layers with ``auto``, spread over the depth; None for all.
         units: units of a layer in an epoch's look, evenly spread over the layer; always the same.
         full_units: units of a layer at the end; None for all.
         steps: number of ascent steps.
@@ -61,24 +65,31 @@ class FilterVisuals(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    estimates_cost = has_final_look = True
+    has_final_look = True
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
+        limit: int | None = 6,
         units: int = 8,
         full_units: int | None = 64, steps: int = 30,
         step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
         patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.layers, self.units, self.full_units = layers, units, full_units
+        self.layers, self.limit = layers, limit
+        self.units, self.full_units = units, full_units
         self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
+        self._slower = SLOWER  # how many times its estimate the latest ascent took
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         get_recipe(self.recipe)  # a wrong name is reported before training
-        return choose_layers(network, self.layers, "filters", example=example)
+        layers = choose_layers(network, self.layers, "filters", example=example)
+        if self.layers != "auto" or self.limit is None or len(layers) <= self.limit:
+            return layers
+        places = np.linspace(0, len(layers) - 1, self.limit).round().astype(int)
+        return [layers[place] for place in places]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"filters/{layer}": 1 for layer in layers}
@@ -94,10 +105,12 @@ class FilterVisuals(ExplanationCallback):
             yield f"filters/{first}", kernel_sheet(weights, title=title)
         if not layers:
             return
-        began = time.perf_counter()
+        if look.seconds_left < 2 * look.pass_seconds:
+            self.report_cut(look, "before gradient ascent")
+            return
         logits = find_logits_layer(look.network, layers, look.example)
         selections = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
-        patches = self._search(look, selections, time.perf_counter() - began)
+        patches = self._search(look, selections)
         missing = []
         for place, layer in enumerate(self.rotate(layers)):
             selection = selections[layer]
@@ -124,14 +137,19 @@ class FilterVisuals(ExplanationCallback):
         if look.seconds_left == float("inf"):
             return units
         if layer not in self._costs:
+            # it finds the layer's receptive field, then takes two passes of the units
+            if (_MEASURING + 2 * units) * look.pass_seconds > look.seconds_left:
+                return 0
             images = look.example
             self._costs[layer] = estimate_ascent_cost(
                 look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
         cost, left = self._costs[layer], look.seconds_left
-        seconds = max(left / waiting, min(cost.seconds, left))
-        return min(units, max(0, cost.count_affordable(seconds)))
+        seconds = max(left / waiting, min(self._slower * cost.seconds, left)) / self._slower
+        # less than a batch: a smaller one costs somewhat more for each unit
+        part = int(PARTIAL * cost.units * seconds / max(cost.seconds, 1e-9))
+        return min(units, cost.count_affordable(seconds) or part)
 
     def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
         """Return the units of a layer to show at this look, with their labels."""
@@ -144,20 +162,17 @@ class FilterVisuals(ExplanationCallback):
         named = logits and total == len(names)
         return _Units(total, units, None, [names[unit] for unit in units] if named else None)
 
-    def _search(
-        self, look: Look, selections: dict[str, _Units], once: float
-    ) -> dict[str, ExcitingPatches]:
+    def _search(self, look: Look, selections: dict[str, _Units]) -> dict[str, ExcitingPatches]:
         """Return the patches of each layer; none between the first look and the last.
 
         Args:
             look: the current look.
             selections: the units of each layer.
-            once: seconds that a pass of one image takes.
 
         Returns:
             Nothing if there is too little time.
         """
-        least = once * (_MEASURING * len(selections) + _PASS)
+        least = look.pass_seconds * (_MEASURING * len(selections) + _PASS)
         seconds = _SEARCH * look.seconds_left
         if not self.patches or not (look.final or look.clock == 0) or least > seconds:
             return {}
@@ -177,7 +192,7 @@ class FilterVisuals(ExplanationCallback):
     def _draw_ascent(
         self, look: Look, layer: str, selection: _Units, real: ExcitingPatches | None
     ) -> tuple[str, np.ndarray]:
-        images = look.example
+        images, began = look.example, time.perf_counter()
         ascent = self.fit_batch(
             lambda batch: gradient_ascent(
                 look.network, layer, selection.units, signs=selection.signs,
@@ -186,6 +201,9 @@ class FilterVisuals(ExplanationCallback):
                 step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
+        if cost := self._costs.get(layer):
+            estimate = cost.seconds * -(-len(selection.units) // cost.units)
+            self._slower = max(1.0, (time.perf_counter() - began) / max(estimate, 1e-9))
         marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
         count = f"{len(set(ascent.units))} of {selection.total} units"
         sheet = filter_sheet(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.evidence import PASSES, explain_classes
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, choose_classes
 from torch import Tensor, nn
 
 from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
-from convlens.explain.grad_cam import grad_cam
+from convlens.explain.grad_cam import GradCamMaps
 from convlens.explain.layers import choose_layers, find_feature_map
 
 
@@ -20,6 +22,8 @@ class GradCam(ExplanationCallback):
     All layers and both classes come from one forward pass. The overlay is that of the deepest
     layer. The colour scale of a probe is kept for the whole run and only grows, so that evidence
     that fades is drawn fading. The number at the end of the bar is the scale.
+
+    If the time of a look does not suffice for all probes, the next look starts with those left out.
 
     Args:
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
@@ -64,33 +68,42 @@ class GradCam(ExplanationCallback):
             _, reason = find_feature_map(look.network, look.example)
             self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
-        images, labels = look.probes.images, look.probes.labels
-        targets = self._targets(look)
-        result = self.fit_batch(
-            lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-        )
-        probs = result.probabilities.cpu()
-        predictions = probs.argmax(dim=1)
-        for number, probe in enumerate(look.probes.names):
-            maps = {layer: result.maps[layer][number].cpu() for layer in layers}
-            scales = {layer: self._scale(layer, probe, maps[layer]) for layer in layers}
-            predicted, truth = int(predictions[number]), int(labels[number])
+        order = self.rotate(list(range(len(look.probes))))
+        targets, done = self._targets(look), 0
+        kind = ("grad_cam panel", *layers)
+        for part in look.pieces(kind, len(order), batch=self.batch, passes=PASSES):
+            numbers = order[part]
+            maps = explain_classes(
+                self, look, look.probes.images[numbers], targets[numbers], layers
+            )
+            yield from self._draw_panels(look, numbers, maps)
+            done = part.stop
+        self._turn = order[done] if done < len(order) else 0
+        if done < len(order):
+            self.report_cut(look, f"with {done} of {len(order)} probes drawn")
+
+    def _draw_panels(self, look: Look, numbers: list[int], found: GradCamMaps) -> Findings:
+        """Yield the panels of some probes, given by their numbers."""
+        probs = found.probabilities.cpu()
+        for place, number in enumerate(numbers):
+            probe, truth = look.probes.names[number], int(look.probes.labels[number])
+            maps = {layer: each[place].cpu() for layer, each in found.maps.items()}
+            scales = {layer: self._scale(layer, probe, each) for layer, each in maps.items()}
+            predicted = int(probs[place].argmax())
             classes = choose_classes(self.target, look.class_names, predicted, truth)
             rows = []
             for row, (target, role) in enumerate(classes):
-                *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in layers)
+                *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in maps)
                 rows.append(
                     ClassMap(
-                        last.map, look.class_names[target], role, float(probs[number, target]),
+                        last.map, look.class_names[target], role, float(probs[place, target]),
                         last.scale, last.layer, tuple(others),
                     )
                 )  # fmt: skip
-            layer_text = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
-            title = f"{probe} · {layer_text} · epoch {look.clock}"
-            yield f"grad_cam/{probe}", grad_cam_panel(images[number].cpu(), rows, title=title)
-            if look.seconds_left < 0 and number + 1 < len(look.probes):
-                self.report_cut(look, f"after probe {probe}")
-                return
+            where = next(iter(maps)) if len(maps) == 1 else f"{len(maps)} layers"
+            title = f"{probe} · {where} · epoch {look.clock}"
+            image = look.probes.images[number].cpu()
+            yield f"grad_cam/{probe}", grad_cam_panel(image, rows, title=title)
 
     def _scale(self, layer: str, probe: str, maps: torch.Tensor) -> float:
         key = f"{layer} {probe}"

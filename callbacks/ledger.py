@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
-log = logging.getLogger("convlens")
-NAMED = 3  # maximum number of explanations named in a line
-MIN_SECONDS = 0.05  # anything less would be logged as 0.0 s
-STATE_KEYS = (
-    "spent", "failures", "left_out", "scores", "looked", "cut", "epochs", "allowed", "charged"
+AROUND = 0.1  # fraction of the training that looks before it and at the end may take together
+Moment = Literal["start", "epoch", "end"]
+KEPT = (
+    "spent", "around", "failures", "left_out", "scores", "looked", "cut", "epochs"
 )  # fmt: skip
 
 
@@ -22,41 +18,42 @@ STATE_KEYS = (
 class Ledger:
     """The time account of one run, shared by all its explanations.
 
-    Every epoch adds an allowance: the fraction ``share`` of the epoch's own seconds, but at least
-    ``floor`` seconds. What is not spent is kept for later epochs, so that an expensive look happens
-    every few epochs instead of never. Looks at epoch 0 and at the end are recorded, not charged.
+    After an epoch all explanations together may take the fraction ``share`` of the epoch's own
+    seconds, but at least ``floor`` seconds. What they do not take is not kept for later.
 
     Attributes:
         share: fraction of an epoch.
         floor: minimum allowance of an epoch, in seconds.
-        at_start: seconds that each callback may take for its look before training.
-        at_end: seconds that each callback may take for its look at the end.
+        at_start: seconds for the looks before training, all explanations together.
+        at_end: seconds for the looks at the end, all explanations together; None for a tenth of the
+            training, but at least ``floor_around``, less what the looks before training took.
+        floor_around: see ``at_end``.
         spent: seconds of all looks, by callback.
+        around: seconds of the looks before training and at the end.
         failures: the first failure, by callback, one line each.
         left_out: what the budget left out, by callback, one line each.
-        scores: the numbers from all looks, by clock and tag.
+        scores: numbers that looks have found, by clock and tag.
         looked: the clock of the latest look, by callback.
         cut: the clock of the latest look that the budget ended early, by callback.
         epochs: by clock, the seconds of the epoch itself (training and validation) and those of the
             looks within it; looks before training and at the end are not included.
-        allowed: seconds granted by all epochs so far.
-        charged: seconds used of them.
     """
 
     share: float = 0.05
-    floor: float = 2.0
+    floor: float = 1.0
     at_start: float = float("inf")
-    at_end: float = float("inf")
+    at_end: float | None = float("inf")
+    floor_around: float = 20.0
     spent: dict[str, float] = field(default_factory=dict)
+    around: dict[str, float] = field(default_factory=lambda: {"start": 0.0, "end": 0.0})
     failures: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     looked: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     epochs: dict[int, list[float]] = field(default_factory=dict)
-    allowed: float = 0.0
-    charged: float = 0.0
     _began: float = 0.0
+    _granted: float = 0.0  # seconds for the looks of this epoch
     _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # last value of ``epochs``
 
     def begin_epoch(self) -> None:
@@ -67,24 +64,31 @@ class Ledger:
         """Grant the allowance of an epoch that ends."""
         own = time.perf_counter() - self._began
         self._latest = self.epochs[epoch + 1] = [own, 0.0]
-        self.allowed += max(self.floor, self.share * own)
+        self._granted = max(self.floor, self.share * own)
 
-    @property
-    def left(self) -> float:
-        """Seconds that may be spent now."""
-        return self.allowed - self.charged
+    def seconds_left(self, moment: Moment) -> float:
+        """Return the seconds that looks may still take: in this epoch, at the start or the end."""
+        if moment == "epoch":
+            return self._granted - self._latest[1]
+        if moment == "start":
+            return self.at_start - self.around["start"]
+        if self.at_end is not None:
+            return self.at_end - self.around["end"]
+        trained = sum(own for own, _ in self.epochs.values())
+        return max(self.floor_around, AROUND * trained) - sum(self.around.values())
 
     @property
     def total(self) -> float:
         """Seconds spent on all looks."""
         return sum(self.spent.values())
 
-    def charge(self, name: str, seconds: float, *, free: bool) -> None:
-        """Record the seconds of a look; ``free`` looks do not use the allowance."""
+    def charge(self, name: str, seconds: float, moment: Moment | None) -> None:
+        """Record the seconds of a look; None for work that no budget bounds."""
         self.spent[name] = self.spent.get(name, 0.0) + seconds
-        if not free:
-            self.charged += seconds
+        if moment == "epoch":
             self._latest[1] += seconds
+        elif moment is not None:
+            self.around[moment] += seconds
 
     def note(self, clock: int, tag: str, value: float) -> None:
         """Keep a score, for the run's table, its alarms and its summary."""
@@ -98,76 +102,24 @@ class Ledger:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: plain numbers and strings."""
-        return deepcopy({name: getattr(self, name) for name in STATE_KEYS})
+        return deepcopy({name: getattr(self, name) for name in KEPT})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what a checkpoint has kept; older checkpoints may lack some of it."""
-        for name in STATE_KEYS:
+        for name in KEPT:
             setattr(self, name, deepcopy(state.get(name, getattr(self, name))))
 
 
 @dataclass
 class Account:
-    """When one explanation looked last, and what its looks cost.
+    """When one explanation looked last.
 
     Attributes:
         looked_at: the clock of its latest look.
         cut_at: the clock of the latest look that the budget ended early.
-        least: seconds until the first picture of the latest look.
-        next: seconds of the slowest later picture of the latest look.
         judged: the record of the module's step by which the network was last judged.
     """
 
     looked_at: int | None = None
     cut_at: int | None = None
-    least: float = 0.0
-    next: float = 0.0
     judged: object = None
-
-    def note(self, began: float, times: list[float]) -> None:
-        """Record the cost of a look.
-
-        Args:
-            began: clock reading when the look began.
-            times: readings when the network was ready, and after each picture.
-        """
-        if len(times) > 1:
-            self.least = times[1] - began
-            later = pairwise(times[1:])
-            self.next = max((end - start for start, end in later), default=0.0)
-
-
-class SkipReport:
-    """Reports, once in a run, for which explanations the budget of an epoch is too small.
-
-    Args:
-        quiet: whether it is reported to the log file only, because the closing lines of a convlens
-            run name what was left out.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet, self._reported = quiet, False
-
-    def report(self, ledger: Ledger, costs: Mapping[str, float], clock: int, setting: str) -> None:
-        """Keep a line for each explanation, and log one for all.
-
-        Args:
-            ledger: gets the lines.
-            costs: seconds that each skipped explanation takes at least, by name.
-            clock: completed epochs.
-            setting: the setting that raises the budget.
-        """
-        for name, cost in costs.items():
-            needed = f"it takes {cost:.1f} s" if cost >= MIN_SECONDS else "nothing was left of it"
-            line = f"{name}: no look after epoch {clock} ({needed}); raise {setting}"
-            ledger.left_out.setdefault(name, line)
-        named = [f"{name} ({cost:.1f} s)" for name, cost in costs.items() if cost >= MIN_SECONDS]
-        if not named:
-            return
-        names = ", ".join(named[:NAMED]) + (", …" if len(named) > NAMED else "")
-        log.log(
-            logging.DEBUG if self.quiet or self._reported else logging.WARNING,
-            "epoch %d: no time for %s; explanations look every few epochs unless you raise %s",
-            clock, names, setting,
-        )  # fmt: skip
-        self._reported = True

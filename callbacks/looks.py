@@ -10,10 +10,12 @@ from typing import cast
 import numpy as np
 import pytorch_lightning as L
 from convlens.callbacks.alarms import Alarms
-from convlens.callbacks.explanation import SPLITS, Explanation
-from convlens.callbacks.ledger import Account, Ledger, SkipReport
+from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.ledger import Account, Ledger, Moment
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
+from convlens.callbacks.look import SPLITS
+from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
 from convlens.callbacks.session import Session, get_callbacks, get_time_setting, predict_validation
 from convlens.callbacks.steps import StepObserver
@@ -22,8 +24,6 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from convlens.core.errors import UserError
 from convlens.core.stopwatch import count_seconds
 from convlens.training import ClassifierModule
-
-MARGIN = 0.05  # fraction of the seconds left that is held back: the last picture may take longer
 
 
 class Looks(L.Callback):
@@ -39,8 +39,8 @@ class Looks(L.Callback):
     explanations of the list become callbacks of the trainer, so that checkpoints keep their state.
 
     Args:
-        order: explanations; each may spend an equal part of what is left of an epoch's budget when
-            its turn comes. Those that join later come last.
+        order: explanations, by worth: each may spend all that those before it have left of the time
+            for a look. Those that join later come last.
         ledger: what explanations may cost; ``Ledger()`` if None.
         predictions: collects the network's predictions in validation and test.
         epoch_log: the epoch log of a convlens run.
@@ -65,7 +65,8 @@ class Looks(L.Callback):
         self._failed: dict[str, str] = {}  # by reason, the first explanation that failed
         self._clock = 0
         self._began = self._trained = False
-        self._skips = SkipReport(quiet=epoch_log is not None)
+        self.pace = Pace()
+        self.quiet = epoch_log is not None  # the closing lines of a convlens run name what was cut
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> Looks:
@@ -113,37 +114,16 @@ class Looks(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
-        if not isinstance(pl_module, ClassifierModule) or pl_module.is_look_due(self._clock):
-            skipped: dict[str, float] = {}
-            # one by one: each look changes what is left of the budget
-            due = (each for each in self.order if self._is_due(each, skipped))
-            self.look(trainer, pl_module, due, self._clock)
-            setting = get_time_setting(pl_module, self._clock, final=False)
-            self._skips.report(self.ledger, skipped, self._clock, setting)
+        due = [each for each in self.order if self._clock % each.every_n_epochs == 0]
+        self.look(trainer, pl_module, due, self._clock)
         if self.epoch_log is not None:
             self.epoch_log.end_epoch(trainer, cast(ClassifierModule, pl_module))
         if self.alarms is not None:
             self.alarms.end_epoch(trainer, cast(ClassifierModule, pl_module))
 
-    def _is_due(self, explanation: Explanation, skipped: dict[str, float]) -> bool:
-        """Return whether it is its turn after this epoch and the budget suffices.
-
-        Args:
-            explanation: the one whose turn may have come.
-            skipped: gets the least seconds of an explanation for which the budget is too small.
-        """
-        if self._clock % explanation.every_n_epochs:
-            return False
-        least = self.account(explanation).least
-        affordable = least <= max(self.ledger.left, 0.0)
-        if not affordable:
-            skipped[explanation.name] = least
-        return affordable
-
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._trained and self._list_prediction_users():
             predict_validation(trainer, pl_module, self.predictions)
-        # the last look always happens, and is complete
         due = [each for each in self.order if self._is_due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
@@ -243,7 +223,7 @@ class Looks(L.Callback):
                     each.log_once("verdict", f"{each.name}: {verdict.warning}")
             except Exception as error:  # a broken network must not end the training
                 self._fail(each, error)
-            self.ledger.charge(each.name, time.perf_counter() - began, free=True)
+            self.ledger.charge(each.name, time.perf_counter() - began, None)
 
     # --- looking
 
@@ -272,43 +252,31 @@ class Looks(L.Callback):
 
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
         account, began, each.cut = self.account(each), time.perf_counter(), ""
-        free = session.final or session.clock == 0  # not charged to the budget of the epochs
-        # within epochs, another picture is only started if there is time for it
-        reserve = 0.0 if free or each.estimates_cost else account.next
-        deadline = began + self._compute_seconds(each, session.final, free) - reserve
+        moment: Moment = "end" if session.final else "start" if session.clock == 0 else "epoch"
+        deadline = began + self.ledger.seconds_left(moment)
         try:
-            with session.look(each, deadline) as look:
-                times = [time.perf_counter()]
+            if deadline <= began:
+                setting = get_time_setting(session.module, session.clock, final=session.final)
+                when = "at the end" if session.final else f"at epoch {session.clock}"
+                each.cut = f"{each.name}: no time left {when}; raise {setting}"
+                return
+            with session.look(each, deadline, self.pace) as look:
                 for tag, value in each.pictures(look):
                     if isinstance(value, np.ndarray):
                         write_picture(trainer, each.folder, tag, value, session.clock)
                     else:
                         write_numbers(trainer, {tag: float(value)}, session.clock)
                         self.ledger.note(session.clock, tag, float(value))
-                    times.append(time.perf_counter())
-            if not session.final:
-                account.note(began, times)
+            if session.stage == "val":
+                account.looked_at = self.ledger.looked[each.name] = session.clock
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:
             if each.cut:
-                each.log_once("cut", each.cut, quiet=self._skips.quiet)
+                each.log_once("cut", each.cut, quiet=self.quiet)
                 account.cut_at = self.ledger.cut[each.name] = self._clock
                 self.ledger.left_out.setdefault(each.name, each.cut)
-            if session.stage == "val":
-                account.looked_at = self.ledger.looked[each.name] = session.clock
-            self.ledger.charge(each.name, time.perf_counter() - began, free=free)
-
-    def _compute_seconds(self, each: Explanation, final: bool, free: bool) -> float:
-        """Return the seconds for this look.
-
-        The first and the last look have their own. The others get an equal part of what the budget
-        has left, shared with the explanations that come after.
-        """
-        if free:
-            return self.ledger.at_end if final else self.ledger.at_start
-        waiting = len(self.order) - self.order.index(each)
-        return (1 - MARGIN) * self.ledger.left / waiting
+            self.ledger.charge(each.name, time.perf_counter() - began, moment)
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:
         """Report a failure once, and its reason in full only for the first explanation."""

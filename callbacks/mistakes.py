@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import find_last_feature_map
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.evidence import PASSES, explain_classes, find_last_feature_map
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
 from torch import Tensor
@@ -17,7 +18,6 @@ from convlens.draw.colour import overlay
 from convlens.draw.confusion_matrix import count_confusions
 from convlens.draw.grad_cam_panel import format_probability
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
-from convlens.explain.grad_cam import grad_cam
 
 Panels = list[tuple[str, np.ndarray]]  # caption and picture
 
@@ -59,7 +59,7 @@ class Mistakes(ExplanationCallback):
             pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
         chosen = np.random.default_rng(look.seed).permutation(pool)[: self.random]
         for tag, title, indices in (
-            ("mistakes", "most confident mistakes", predictions.mistakes(self.mistakes)),
+            ("mistakes", "most confident mistakes", self._choose_mistakes(look, predictions)),
             ("random", "random images", np.sort(chosen)),
         ):
             if not len(indices):
@@ -86,6 +86,17 @@ class Mistakes(ExplanationCallback):
         title = f"mistakes by class · {when}"
         yield f"predictions/breakdown{suffix}", breakdown(counts, look.class_names, title=title)
 
+    def _choose_mistakes(self, look: Look, predictions: Predictions) -> np.ndarray:
+        """Return the indices of the mistakes for whose maps there is time."""
+        chosen = predictions.mistakes(self.mistakes)
+        kind = ("grad_cam", *find_last_feature_map(look))
+        if look.affords(kind, len(chosen), PASSES):
+            return chosen
+        guess = PASSES * look.pass_seconds
+        count = look.pace.count_affordable(kind, look.seconds_left, len(chosen), guess)
+        self.report_cut(look, f"with {count} of {len(chosen)} mistakes drawn")
+        return chosen[:count]
+
     def _draw_panels(
         self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
     ) -> list[Panels]:
@@ -96,10 +107,7 @@ class Mistakes(ExplanationCallback):
         pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)
         targets = torch.from_numpy(pairs)
         with look.skip_preprocessing():
-            result = self.fit_batch(
-                lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-            )
-        maps = result.maps[layers[0]].cpu()
+            maps = explain_classes(self, look, images, targets, layers).maps[layers[0]]
         return [
             [
                 (

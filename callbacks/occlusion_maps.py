@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor, nn
 
@@ -64,6 +66,13 @@ class OcclusionMaps(SignedMaps):
             f"{height}×{width}" for height, width in self._compute_sizes(look.example)
         )
         return f"occlusion, window {window}, stride {stride}"
+
+    def estimate_passes(self, look: Look) -> float:
+        if self.superpixels:
+            return float(self.segments)
+        window, stride = self._compute_sizes(look.example)
+        sides = zip(look.example.shape[-2:], window, stride, strict=True)
+        return float(math.prod(math.ceil((side - w) / s) + 1 for side, w, s in sides))
 
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, None]:
         classes = torch.tensor([targets])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
-from convlens.callbacks.evidence import Evidence, collect_evidence, find_last_feature_map
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.evidence import PASSES, Evidence, collect_evidence, find_last_feature_map
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -102,18 +105,14 @@ class Scores(ExplanationCallback):
         if self._scored != look.clock:  # the last look follows that of the last epoch
             self._scored = look.clock
             yield from self._compute_scores(look)
-        missing = layers and self._measured != look.clock
-        if missing and (look.final or look.seconds_left > 0):
+        if layers and self._measured != look.clock:
             yield from self._compute_layer_scores(look, layers)
-        elif missing:
-            self.report_cut(look, "before sparsity and dead channels")
-        if layers and look.final:
+        if layers and look.final and self._measured == look.clock:
             yield from self._draw_charts(look, layers)
         if look.final and self.which == "all":
             yield from self._compute_randomisation(look)
 
     def _compute_scores(self, look: Look) -> Findings:
-        # the expensive part first: the seconds until the first number are the least cost of a look
         maps = collect_evidence(self, look, self.count)
         if maps is not None:
             yield from self._compute_map_scores(look, maps)
@@ -144,8 +143,9 @@ class Scores(ExplanationCallback):
                 yield from _mean("pointing_game", scores.pointing_game(maps[known], masks))
                 yield from _mean("energy_inside", scores.energy_inside(maps[known], masks))
                 yield from _mean("object_share", masks.float().mean((1, 2)))
-        if self._before is not None and self._before.shape == sample.true.shape:
-            yield from _mean("drift", pearson(sample.true, self._before))
+        if self._before is not None and self._before.shape[1:] == sample.true.shape[1:]:
+            common = min(len(sample.true), len(self._before))  # a look may have had less time
+            yield from _mean("drift", pearson(sample.true[:common], self._before[:common]))
         self._before = sample.true.clone()
         if self.which == "all":
             yield from _mean("entropy", scores.entropy(maps))
@@ -153,19 +153,24 @@ class Scores(ExplanationCallback):
 
     def _compute_faithfulness(self, look: Look, layer: str) -> Findings:
         """Yield scores of the probes' maps for their predicted classes."""
-        images = look.probes.images
+        images, kind = look.probes.images, ("faithfulness", layer, self.steps)
+        if not look.affords(kind, len(images), 4 * PASSES + 2 * self.steps):
+            self.report_cut(look, "before the scores of faithfulness")
+            return
+        began = time.perf_counter()
         maps, targets = self._explain(look, images, layer)
 
         def explain(masked: Tensor) -> Tensor:
             return self._explain(look, masked, layer, targets)[0]
 
         result = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
-        yield from _mean("average_drop", result.drop)
-        yield from _mean("average_increase", result.increase)
-        yield from _mean("adcc", result.adcc)
         curves = insertion_deletion(
             look.network, images, maps, targets, self.steps, batch=self.batch
         )
+        look.pace.note(kind, len(images), time.perf_counter() - began)
+        yield from _mean("average_drop", result.drop)
+        yield from _mean("average_increase", result.increase)
+        yield from _mean("adcc", result.adcc)
         yield from _mean("insertion", curves.insertion_auc)
         yield from _mean("deletion", curves.deletion_auc)
 
@@ -185,6 +190,11 @@ class Scores(ExplanationCallback):
         if not layers:
             return
         layer, images = layers[0], look.probes.images
+        # one layer after the other becomes random, and each time the maps are computed again
+        rounds = sum(any(True for _ in m.parameters(False)) for m in look.network.modules())
+        if not look.affords(("grad_cam", layer), rounds * len(images), PASSES):
+            self.report_cut(look, "before the test with random layers")
+            return
         _, targets = self._explain(look, images, layer)
         result = parameter_randomisation(
             look.network,
@@ -195,8 +205,14 @@ class Scores(ExplanationCallback):
             yield from _mean(f"randomised/{name}", ranks)
 
     def _compute_layer_scores(self, look: Look, layers: list[str]) -> Findings:
-        batches = look.probes.images.split(max(1, self.batch // 4))
+        images, kind = look.probes.images, ("statistics", *layers)
+        if not look.affords(kind, len(images), 2.0):
+            self.report_cut(look, "before sparsity and dead channels")
+            return
+        began = time.perf_counter()
+        batches = images.split(max(1, self.batch // 4))
         result = compute_layer_statistics(look.network, batches, layers)
+        look.pace.note(kind, len(images), time.perf_counter() - began)
         self._latest = {
             name: (float(each.sparsity.mean()), float(each.dead.float().mean()))
             for name, each in result.items()

@@ -12,7 +12,9 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.explanation import SPLITS, Explanation, Look
+from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.look import SPLITS, Look
+from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.callbacks.steps import StepObserver, find_network
 from lightning_fabric.utilities import move_data_to_device
@@ -76,12 +78,13 @@ class Session:
     _shared: list[_Shared] = field(default_factory=list)
 
     @contextmanager
-    def look(self, explanation: Explanation, deadline: float) -> Iterator[Look]:
+    def look(self, explanation: Explanation, deadline: float, pace: Pace) -> Iterator[Look]:
         """Prepare the network as ``explanation`` calls it, while the ``with`` lasts.
 
         Args:
             explanation: the one that looks.
             deadline: see ``Look``.
+            pace: see ``Look``.
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
@@ -107,7 +110,7 @@ class Session:
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
                     budget_key=get_time_setting(module, self.clock, final=self.final),
-                    **self._context,
+                    pace=pace, **self._context,
                 )  # fmt: skip
 
     @cached_property

@@ -6,11 +6,11 @@ class. If the budget does not suffice for all, the next look starts with those l
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 
 import numpy as np
-from convlens.callbacks.explanation import Findings, Look
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, choose_classes
 from torch import Tensor, nn
@@ -41,7 +41,6 @@ class SignedMaps(ExplanationCallback):
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.probe_count, self.only, self.target = probes, only, target
-        self._cost = 0.0  # seconds of the latest picture
 
     @property
     @abstractmethod
@@ -51,6 +50,10 @@ class SignedMaps(ExplanationCallback):
     @abstractmethod
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
         """Return maps (T, h, w) of one image (1, C, H, W) for T classes, and a warning or None."""
+
+    @abstractmethod
+    def estimate_passes(self, look: Look) -> float:
+        """Return about how many forward passes of one image an explained probe costs."""
 
     @abstractmethod
     def heading(self, look: Look) -> str:
@@ -68,6 +71,9 @@ class SignedMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()
+        if not look.affords("logits", len(images), 1.2):
+            self.report_cut(look, "before the first probe")
+            return
         logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
         probs = probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
@@ -80,19 +86,19 @@ class SignedMaps(ExplanationCallback):
             line = f"no probe is predicted {self.only}ly at epoch {look.clock}, nothing is drawn"
             self.log_once("none", f"{self.name}: {line} ({self.config_key}.only={self.only})")
             return
-        turn, self._turn = self.rotate(numbers), 0
-        for number in turn:
-            probe = look.probes.names[number]
-            if number != turn[0] and self._cost > look.seconds_left:
-                self._turn = numbers.index(number)
-                self.report_cut(look, f"before probe {probe}")
-                return
-            began = time.perf_counter()
+        turn, done = self.rotate(numbers), 0
+        for part in look.pieces(
+            (self.tag, "panel"), len(turn), batch=1, passes=self.estimate_passes(look)
+        ):
+            (number,) = turn[part]
             picture = self._draw_panel(
                 look, number, predictions[number], labels[number], probs[number]
             )
-            self._cost = time.perf_counter() - began
-            yield f"{self.tag}/{probe}", picture
+            yield f"{self.tag}/{look.probes.names[number]}", picture
+            done = part.stop
+        self._turn = numbers.index(turn[done]) if done < len(turn) else 0
+        if done < len(turn):
+            self.report_cut(look, f"before probe {look.probes.names[turn[done]]}")
 
     def _selects(self, predicted: int, truth: int) -> bool:
         return self.only == "all" or truth < 0 or (predicted == truth) == (self.only == "correct")

@@ -8,7 +8,7 @@ import torch
 from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.predictions import Predictions
 
 from convlens.core.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from convlens.callbacks import ActivationGrids, AugmentationPreview, Mistakes
 from convlens.callbacks import mistakes as mistakes_module
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from convlens.callbacks.predictions import PredictionBook
 from convlens.callbacks.session import gather_context
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
-from convlens.callbacks.explanation import Look
-from convlens.callbacks.ledger import SkipReport
+from convlens.callbacks.look import Look
 
 from convlens.cli.main import main
-from support.looks import Small, probes, train_small
+from support.looks import FakeClock, Small, probes, train_small
 from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
@@ -104,54 +103,124 @@ def test_other_errors_are_not_taken_for_memory():
         Hungry().fit_batch(lambda batch: (_ for _ in ()).throw(RuntimeError("wrong shape")))
 
 
-def test_ledger_grants_a_share_and_keeps_what_is_left():
-    ledger = Ledger(share=0.05, floor=2.0)
-    for epoch in (0, 1):
+def test_ledger_grants_each_epoch_a_fraction_and_keeps_nothing_for_later(monkeypatch):
+    clock, ledger = FakeClock(monkeypatch), Ledger(share=0.05, floor=1.0)
+    for epoch, seconds in enumerate((100.0, 10.0)):
         ledger.begin_epoch()
+        clock.spend(seconds)
         ledger.end_epoch(epoch)
-    assert ledger.left == pytest.approx(4.0)
-    ledger.charge("GradCam", 3.0, free=False)
-    ledger.charge("GradCam", 50.0, free=True)
-    assert ledger.left == pytest.approx(1.0)
-    assert ledger.total == 53.0
-    assert [looked for _, looked in ledger.epochs.values()] == [0.0, 3.0]
-    own = sum(own for own, _ in ledger.epochs.values())
-    assert ledger.share_of_epochs == pytest.approx(3.0 / (own + 3.0))
-    again = Ledger()
+        assert ledger.seconds_left("epoch") == max(1.0, 0.05 * seconds)
+    ledger.charge("GradCam", 0.75, "epoch")
+    ledger.charge("GradCam", 50.0, "start")
+    ledger.charge("GradCam", 7.0, None)
+    assert ledger.seconds_left("epoch") == 0.25
+    assert ledger.total == 57.75
+    assert ledger.epochs == {1: [100.0, 0.0], 2: [10.0, 0.75]}
+    assert ledger.share_of_epochs == pytest.approx(0.75 / 110.75)
+    again = Ledger(share=0.05, floor=1.0)
     again.restore(ledger.state())
-    assert (again.left, again.total) == (ledger.left, ledger.total)
-    assert again.epochs == ledger.epochs
+    assert (again.total, again.epochs, again.around) == (
+        ledger.total, ledger.epochs, ledger.around,
+    )  # fmt: skip
 
 
-class Leisurely(ExplanationCallback):
-    """Pictures until the time is over."""
+def test_looks_before_training_and_at_the_end_share_a_tenth_of_the_training(monkeypatch):
+    clock = FakeClock(monkeypatch)
+    ledger = Ledger(floor=1.0, at_start=5.0, at_end=None, floor_around=20.0)
+    ledger.charge("GradCam", 4.0, "start")
+    assert ledger.seconds_left("start") == 1.0
+    assert ledger.seconds_left("end") == 16.0  # of the floor of 20
+    ledger.begin_epoch()
+    clock.spend(1000.0)
+    ledger.end_epoch(0)
+    assert ledger.seconds_left("end") == 96.0  # of a tenth of 1000
+    ledger.charge("GradCam", 90.0, "end")
+    assert ledger.seconds_left("end") == 6.0
+    ledger.at_end = 120.0  # set by the user, for the end alone
+    assert ledger.seconds_left("end") == 30.0
 
-    left: float
+
+class Work(ExplanationCallback):
+    """Units that take ``cost`` seconds each, on a clock of the test.
+
+    A part of several units is not slower for each of them, as on a real device.
+    """
+
+    def __init__(self, clock: FakeClock, cost: float, units: int = 40):
+        super().__init__(batch=16)
+        self.clock, self.cost, self.units = clock, cost, units
+        self.parts: list[list[int]] = []
 
     def pictures(self, look: Look):
-        self.left = look.seconds_left
-        yield "first", PICTURE
-        yield "second", PICTURE
+        look.pace.note("pass", 1, 0.01)  # measured before, at no cost here
+        parts = []
+        for part in look.pieces(self.name, self.units, batch=self.batch, passes=5.0):
+            self.clock.spend(self.cost * (part.stop - part.start))
+            parts.append(part.stop - part.start)
+            yield f"picture/{part.start}", PICTURE
+        self.parts.append(parts)
 
 
-def test_in_an_epoch_time_is_kept_for_the_picture_that_is_begun_last(tmp_path):
-    """The look before tells what a picture takes; the first look and the last are free."""
-    callback = Leisurely()
-    looks = Looks.of(fit(callback, tmp_path, epochs=1).trainer)
-    account = looks.account(callback)
-    assert 0 < account.least < 1 and 0 < account.next < 1
-    assert 1 < callback.left <= 2.0  # the floor of an epoch's allowance
+class OtherWork(Work):
+    """The same, as another kind of work."""
+
+
+def look_after_epochs(looks: Looks, clock: FakeClock, epochs: int, seconds: float) -> list[float]:
+    """Let them look after epochs of some seconds; return what each look took."""
     trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
-    ledger = Ledger()
-    looks = Looks([callback], ledger=ledger)
-    looks.account(callback).next = 1.5
-    ledger.begin_epoch(), ledger.end_epoch(0)
-    looks.look(trainer, Small(), [callback], 1)
-    assert 0 < callback.left <= 0.5
-    looks.account(callback).next, callback.estimates_cost = 1.5, True
-    ledger.begin_epoch(), ledger.end_epoch(1)
-    looks.look(trainer, Small(), [callback], 2)
-    assert callback.left > 1.5
+    module, taken = Small(), []
+    for epoch in range(epochs):
+        looks.ledger.begin_epoch()
+        clock.spend(seconds)
+        looks.ledger.end_epoch(epoch)
+        began = clock.now
+        looks.look(trainer, module, looks.order, epoch + 1)
+        taken.append(clock.now - began)
+    return taken
+
+
+@pytest.mark.parametrize(("seconds", "allowed"), [(0.2, 1.0), (100.0, 5.0)])
+@pytest.mark.parametrize("cost", [0.02, 0.3, 0.9])
+def test_all_explanations_together_keep_to_one_deadline(monkeypatch, seconds, allowed, cost):
+    """Nothing is begun that does not fit; only a unit of unknown cost may reach beyond the end."""
+    clock = FakeClock(monkeypatch)
+    first, second = Work(clock, cost), OtherWork(clock, cost)
+    for each in (first, second):
+        each.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([first, second], ledger=Ledger(share=0.05, floor=1.0))
+    taken = look_after_epochs(looks, clock, 4, seconds)
+    assert taken[0] <= allowed + cost  # a first unit of either kind was timed
+    assert all(each <= allowed * 1.001 for each in taken[1:])
+    assert (
+        taken[-1] > allowed - 2 * cost or sum(map(sum, (first.parts[-1], second.parts[-1]))) == 80
+    )
+    assert first.parts[-1], "the first in the list always gets its turn"
+
+
+def test_parts_are_the_same_however_fast_the_machine_is(monkeypatch):
+    clock = FakeClock(monkeypatch)
+    parts = []
+    for cost in (0.0, 0.001, 0.02):
+        work = Work(clock, cost)
+        work.attach(probes(), ("a", "b"), None, 0)
+        looks = Looks([work], ledger=Ledger(floor=10.0))
+        look_after_epochs(looks, clock, 2, 1.0)
+        parts += work.parts
+    assert parts == [[1, 8, 16, 15]] * 6
+
+
+def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):
+    clock = FakeClock(monkeypatch)
+    work, late = Work(clock, 0.5), OtherWork(clock, 0.5)
+    for each in (work, late):
+        each.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work, late], ledger=Ledger(floor=0.5))
+    look_after_epochs(looks, clock, 3, 1.0)
+    lines = [line for line in said if "OtherWork" in line]
+    assert len(lines) == 1 and "raise Looks(ledger=Ledger(floor=…))" in lines[0]
+    assert (
+        "no time left at epoch" in looks.ledger.left_out["OtherWork"] or "out of time" in lines[0]
+    )
 
 
 def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
@@ -163,14 +232,3 @@ def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     }
     between = tmp_path / "run/explanations/epoch_002"
     assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2
-
-
-def test_a_spent_budget_is_one_line_with_a_key_and_never_zeros(said):
-    ledger, skips = Ledger(), SkipReport()
-    skips.report(ledger, {"ConfusionMatrix": 0.04}, 1, "looking.seconds")
-    assert not said and "0.0 s" not in ledger.left_out["ConfusionMatrix"]
-    for clock in (2, 3):
-        skips.report(ledger, {"Scores": 2.1, "ConfusionMatrix": 0.04}, clock, "looking.seconds")
-    (line,) = said
-    assert line.startswith("epoch 2: no time for Scores (2.1 s);") and "0.0 s" not in line
-    assert line.endswith("raise looking.seconds")

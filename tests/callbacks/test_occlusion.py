@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +10,13 @@ import torch
 from captum.attr import IntegratedGradients
 from captum.attr import Occlusion as CaptumOcclusion
 from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
-from convlens.callbacks.explanation import Look
 
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import DIVERGING, HEAT, colour_table
 from convlens.draw.grad_cam_panel import ClassMap
-from support.looks import NAMES, look_at, untrained
+from support.looks import NAMES, FakeClock, look_at, untrained
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +91,21 @@ def test_nothing_to_draw_is_said(look):
     assert "only=correct" in said[0]
 
 
-def test_the_budget_ends_a_look_before_a_probe_it_cannot_pay_and_the_next_begins_there(look, drawn):
+def test_the_budget_ends_a_look_before_a_probe_it_cannot_pay_and_the_next_begins_there(
+    look, drawn, monkeypatch
+):
     callback = attached(OcclusionMaps(only="all", probes=3), look)
-    compute = callback.explain
-    callback.explain = lambda *given: (time.sleep(0.3), compute(*given))[1]
+    clock, compute = FakeClock(monkeypatch), callback.explain
+    callback.explain = lambda *given: (clock.spend(0.25), compute(*given))[1]
 
     def within(seconds):
-        return tags(callback, Look(look.network, look.probes, NAMES, 1, False,
-                                   time.perf_counter() + seconds, 0))  # fmt: skip
+        return tags(callback, replace(look, clock=1, deadline=clock.now + seconds))
 
-    assert within(0.1) == ["occlusion/p0"]
-    assert within(0.1) == ["occlusion/p1"]
+    assert within(0.125) == ["occlusion/p0"]  # timed: of the first it is not known what it takes
+    assert within(0.125) == []
+    assert within(0.25) == ["occlusion/p1"]
+    assert within(60) == ["occlusion/p3", "occlusion/p0", "occlusion/p1"]
+    assert within(0.625) == ["occlusion/p0", "occlusion/p1"]
     assert within(60) == ["occlusion/p3", "occlusion/p0", "occlusion/p1"]
     assert within(60) == ["occlusion/p0", "occlusion/p1", "occlusion/p3"]
 

@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerGradCam
 from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
 from convlens.callbacks import grad_cam as module_under_test
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError

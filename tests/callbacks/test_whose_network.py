@@ -136,7 +136,7 @@ class ModelIsAFactory(Base):
 class HasOurNames(Base):
     """Attributes that are called like convlens's own, and are something else."""
 
-    schedule, record, is_look_due, compiled = "cosine", "none", False, True
+    schedule, record, compiled = "cosine", "none", True
 
 
 class Net(Base):
@@ -408,7 +408,7 @@ def test_mistakes_of_normalised_batches_are_not_normalised_twice(monkeypatch):
         asked.append((images, found))
         return found
 
-    monkeypatch.setattr("convlens.callbacks.mistakes.grad_cam", keep)
+    monkeypatch.setattr("convlens.callbacks.evidence.grad_cam", keep)
     module = built(Base)
     mistakes = Mistakes().watch(IMAGES[:3], LABELS[:3], NAMES, preprocess=lambda x: (x - 0.5) / 0.2)
     fit(module, [mistakes], images=(IMAGES - 0.5) / 0.2)

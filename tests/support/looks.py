@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.explanation import Look
+from convlens.callbacks.look import Look
 from torch import nn
 
 from convlens.config.compose import compose
@@ -13,6 +15,17 @@ from convlens.experiment.module import build_module
 from support.tiny import TINY
 
 NAMES = ("cat", "dog", "emu")
+
+
+class FakeClock:
+    """Stands for ``time.perf_counter``; only what a test says takes time."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def untrained(*words: str, names: tuple[str, ...] = NAMES) -> nn.Module:

@@ -177,14 +177,14 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
 
 def _print_logged(plan: Plan) -> None:
     """Print every tag of pictures, with the number of pictures that each explanation logs."""
-    config = plan.config
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
     table.add_row("train/ val/ lr/ explain/", "scalars")
     for tag, count in plan.tags:
         table.add_row(tag, str(count))
     screen().print(table)
-    fraction, seconds = config.callbacks.budget, config.looking.seconds
+    ledger = plan.ledger
     print(
-        f"explanations may take {fraction:.0%} of an epoch, or {seconds:g} s if that is more; "
-        f"pictures are also written to {Path('<run_dir>') / 'explanations'}"
+        f"explanations may take {ledger.share:.0%} of an epoch, or {ledger.floor:g} s if that is "
+        f"more, and {ledger.at_start:g} s before training"
     )
+    print(f"pictures are also written to {Path('<run_dir>') / 'explanations'}")

@@ -14,7 +14,7 @@ import yaml
 from convlens.config.schema import LOOKS, TARGET, Config
 from convlens.core.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 KEY = "format"
 
 
@@ -60,7 +60,7 @@ def _to_1(plain: dict) -> dict:
         },
         "model": {"weights": "none"} if is_scratch else {"head_classes": "order"},
         "data": {"masks": None} if "pattern" in plain.get("data", {}) else {},
-        "looking": {"first_seconds": 10.0, "last_seconds": 60.0},
+        "looking": {"first_seconds": None, "last_seconds": None},
         "alarms": {
             "gap": 1.0, "gap_epochs": 3, "patience": 2, "evidence_lift": 1.0, "same_place": 0.7,
             "dead_share": 0.9, "mistaken_share": 0.5, "mistaken_pictures": 10,
@@ -102,4 +102,13 @@ def _read_default_looks() -> dict[str, dict]:
     return looks
 
 
-_STEPS = (_to_1,)
+def _to_2(plain: dict) -> dict:
+    """Keep what filter pictures showed: units of all layers."""
+    callbacks = plain.get("callbacks", {})
+    for name, node in callbacks.items():
+        if isinstance(node, dict) and node.get(TARGET) == "convlens.callbacks.FilterVisuals":
+            callbacks[name] = {"limit": None, **node}
+    return plain
+
+
+_STEPS = (_to_1, _to_2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from convlens.callbacks import Ledger
 from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
@@ -24,6 +25,7 @@ from convlens.experiment.assemble import (
 )
 from convlens.experiment.module import build_module
 from convlens.experiment.networks import convert_build_errors
+from convlens.experiment.trainer import build_ledger
 from convlens.models import build_layer_table
 from convlens.models.layers import LayerRow
 from convlens.training import ClassifierModule
@@ -106,6 +108,7 @@ class Plan:
         phases: phases of the schedule.
         warnings: problems of the schedule.
         tags: tags of logged pictures, with the number of pictures at each look.
+        ledger: what explanations may cost.
     """
 
     config: Config
@@ -119,6 +122,7 @@ class Plan:
     phases: list[PlannedPhase]
     warnings: list[str]
     tags: list[tuple[str, int]]
+    ledger: Ledger
 
     @property
     def trained_phases(self) -> list[PlannedPhase]:
@@ -179,6 +183,7 @@ def plan(config: Config) -> Plan:
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, precision, phases,
         list_warnings(config, module), [tag for tags in plans for tag in tags.items()],
+        build_ledger(config),
     )  # fmt: skip
 
 

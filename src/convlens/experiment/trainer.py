@@ -23,7 +23,7 @@ from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
 from convlens.experiment.assemble import Run, instantiate_custom
-from convlens.experiment.devices import adapt_devices, check_devices, lightning
+from convlens.experiment.devices import adapt_devices, check_devices, choose_device, lightning
 from convlens.experiment.resume import Start
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
@@ -68,7 +68,7 @@ def build_trainer(
         devices, precision, line = adapt_devices(devices, precision)
         if line:
             log.warning(line)
-    ledger, answers = _ledger(config), PredictionBook()
+    ledger, answers = build_ledger(config), PredictionBook()
     epoch_log = EpochLog(home / "metrics.csv", ledger)
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
@@ -120,13 +120,18 @@ def collect_settings(config: Config) -> Settings:
     return Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
 
 
-def _ledger(config: Config) -> Ledger:
+def build_ledger(config: Config) -> Ledger:
     """Return the time budget of explanations; a dry run grants no extra time at start and end."""
     looking = config.looking
-    extra = (looking.first_seconds, looking.last_seconds)
+    # an accelerator explains as much in a tenth of the time, and its epochs are shorter
+    floor, around = (1.0, 20.0) if choose_device(config).type == "cpu" else (0.1, 4.0)
+    if looking.seconds is not None:
+        floor = looking.seconds
+    first = around / 4 if looking.first_seconds is None else looking.first_seconds
+    last = looking.last_seconds
     if config.trainer.fast_dev_run:
-        extra = (looking.seconds, looking.seconds)
-    return Ledger(config.callbacks.budget, looking.seconds, *extra)
+        first = last = floor
+    return Ledger(config.callbacks.budget, floor, first, last, around)
 
 
 def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:

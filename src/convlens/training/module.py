@@ -137,19 +137,6 @@ class ClassifierModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
 
-    def is_look_due(self, clock: int) -> bool:
-        """Return whether explanations are due after ``clock`` completed epochs.
-
-        Epochs on stored features take less time than explaining, so explanations are due only after
-        the first and the last epoch of such a phase.
-        """
-        if not self.uses_stored_features:
-            return True
-        phase, start = self.schedule.phase_at(clock - 1, self.record)
-        after, _ = self.schedule.phase_at(clock, self.record)
-        last = after is not phase or self.schedule.is_finished(clock, self.record)
-        return clock == start + 1 or last or clock == self.trainer.max_epochs
-
     def compute_logits(self, batch: dict) -> Tensor:
         """Compute logits (B, K) or (B, 1) from a batch of images or of their stored features."""
         if "features" in batch:

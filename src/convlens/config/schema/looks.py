@@ -39,16 +39,17 @@ class ProbesConfig(Slice):
 
 
 class LookingConfig(Slice):
-    """How much time explanations may take."""
+    """How much time all explanations together may take."""
 
-    seconds: Annotated[float, at_least(0)] = key(
-        "time for explanations per epoch, even if callbacks.budget allows less, seconds"
+    seconds: Annotated[float | None, NULL | at_least(0)] = key(
+        "time per epoch even if callbacks.budget allows less, seconds; null: 1, on a GPU 0.1"
     )
-    first_seconds: Annotated[float, at_least(0)] = key(
-        "time for the explanations of each callback before training, seconds"
+    first_seconds: Annotated[float | None, NULL | at_least(0)] = key(
+        "time before training, seconds; null: 5, on a GPU 1"
     )
-    last_seconds: Annotated[float, at_least(0)] = key(
-        "time for the explanations of each callback at the end of training, seconds"
+    last_seconds: Annotated[float | None, NULL | at_least(0)] = key(
+        "time at the end, seconds; null: a tenth of the training, at least 20, on a GPU 4, less "
+        "what was spent before training"
     )
 
 
@@ -226,6 +227,9 @@ class FilterVisualsConfig(BatchedConfig):
 
     layers: Annotated[str | list[str], LAYERS] = key(
         "layers whose units to visualise: auto (convolutions and dense layers), names or patterns"
+    )
+    limit: Annotated[int | None, NULL | whole(1)] = key(
+        "largest number of layers that layers=auto chooses, spread over the depth; null: all"
     )
     units: Annotated[int, whole(1)] = key("units per layer and epoch, if the budget allows")
     full_units: Annotated[int | None, NULL | whole(0)] = key(

@@ -1,0 +1,140 @@
+"""One look at the network: what an explanation gets, and what it may cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
+
+from convlens.callbacks.pace import Pace
+from convlens.callbacks.predictions import Predictions
+from torch import Tensor, nn
+
+from convlens.data.probes import Probes
+from convlens.explain.occlusion import compute_logits
+
+FIRST_PIECES = (1, 8)  # units of the first pieces of a look; later ones are whole batches
+SPLITS = {"val": "validation", "test": "test"}  # by stage
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the network.
+
+    Attributes:
+        network: maps images (B, C, H, W) in [0, 1] to logits; never the distributed wrapper, which
+            would wait for the other processes.
+        probes: the images to explain, on the network's device.
+        class_names: K names.
+        clock: completed epochs; 0 is the network before training.
+        final: whether this is the last look of the run, which may take its time.
+        deadline: reading of ``time.perf_counter`` after which nothing more should be started.
+        seed: seed of the run, for callbacks that draw random numbers.
+        stage: ``val``, or ``test`` for the look after the test.
+        predictions: those of the latest pass over the stage's images; None before the first pass,
+            and for callbacks that do not set ``needs_predictions``.
+        fetch: takes rows of the stage's split; returns the images (n, C, H, W) on the network's
+            device, as the network takes them, and their rows. Images that cannot be read again
+            are missing.
+        sample_images: takes a count; yields that many images of the stage, each class in proportion
+            (so is every prefix of them), in batches (B, C, H, W) of at most 50 on the network's
+            device. None if there is no data set.
+        sample_labels: takes a count; returns the classes of those images, (count,) int64.
+        sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
+        augment: takes images (B, C, H, W) and a seed; returns them augmented as in training. None
+            if the run does not augment.
+        history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
+        marks: events by epoch, such as ``{"head, top": 5}``.
+        memo: results that callbacks share within this look.
+        skip_preprocessing: makes a context in which the network takes images from ``fetch``.
+        budget_key: the setting that grants this look more time.
+        pace: what pieces of explanations take, measured during the run.
+    """
+
+    network: nn.Module
+    probes: Probes
+    class_names: tuple[str, ...]
+    clock: int
+    final: bool
+    deadline: float
+    seed: int
+    stage: str = "val"
+    predictions: Predictions | None = None
+    fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
+    sample_images: Callable[[int], Iterator[Tensor]] | None = None
+    sample_labels: Callable[[int], Tensor] | None = None
+    sample_masks: Callable[[int], Tensor | None] | None = None
+    augment: Callable[[Tensor, int], Tensor] | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    marks: Mapping[str, int] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+    skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
+    budget_key: str = "looking.seconds"
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def example(self) -> Tensor:
+        """One image, (1, C, H, W)."""
+        return self.probes.images[:1]
+
+    @property
+    def split(self) -> str:
+        """``validation`` or ``test``."""
+        return SPLITS[self.stage]
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that may still be spent on this look."""
+        return self.deadline - time.perf_counter()
+
+    @property
+    def pass_seconds(self) -> float:
+        """Seconds of a forward pass of one image, measured once in a run."""
+        if self.pace.seconds("pass") is None:
+            compute_logits(self.network, self.example)  # builds kernels
+            began = time.perf_counter()
+            compute_logits(self.network, self.example).cpu()
+            self.pace.note("pass", 1, time.perf_counter() - began)
+        return self.pace.seconds("pass") or 0.0
+
+    def affords(self, kind: Hashable, units: int, passes: float) -> bool:
+        """Return whether there is time for all of some units.
+
+        Args:
+            kind: of the work, see ``Pace``.
+            units: how many.
+            passes: forward passes of one image that a unit costs about, for a kind that was not
+                measured yet.
+        """
+        known = self.pace.seconds(kind)
+        each = passes * self.pass_seconds if known is None else known
+        return units * each <= self.seconds_left
+
+    def pieces(self, kind: Hashable, total: int, *, batch: int, passes: float) -> Iterator[slice]:
+        """Yield parts of ``range(total)``, one after the other, as far as the time suffices.
+
+        What happens between two parts is timed, and decides whether the next one is begun. The
+        first part is one unit, the next up to eight, later ones up to ``batch``: with time enough
+        the parts are the same on any machine, and so is every bit that is computed from them.
+
+        Args:
+            kind: of the work, see ``Pace``.
+            total: units of work.
+            batch: maximum units of a part.
+            passes: forward passes of one image that a unit costs about, for a kind that was not
+                measured yet.
+        """
+        done = 0
+        for size in chain(FIRST_PIECES, repeat(batch)):
+            guess = 0.0 if self.pace.seconds(kind) is not None else passes * self.pass_seconds
+            most = min(size, batch, total - done)
+            count = self.pace.count_affordable(kind, self.seconds_left, most, guess)
+            if count == 0:
+                return
+            began = time.perf_counter()
+            yield slice(done, done + count)
+            self.pace.note(kind, count, time.perf_counter() - began)
+            done += count

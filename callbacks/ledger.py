@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 AROUND = 0.1  # fraction of the training that looks before it and at the end may take together
-Moment = Literal["start", "epoch", "end"]
+TEST = 0.1  # fraction of ``floor_around`` for the look after the test
+OUTSIDE = ("start", "end", "test")  # moments that are no epochs
+Moment = Literal["start", "epoch", "end", "test"]
 KEPT = (
     "spent", "around", "failures", "left_out", "scores", "looked", "cut", "epochs"
 )  # fmt: skip
@@ -29,7 +31,7 @@ class Ledger:
             training, but at least ``floor_around``, less what the looks before training took.
         floor_around: see ``at_end``.
         spent: seconds of all looks, by callback.
-        around: seconds of the looks before training and at the end.
+        around: seconds of the looks before training, at the end and after the test.
         failures: the first failure, by callback, one line each.
         left_out: what the budget left out, by callback, one line each.
         scores: numbers that looks have found, by clock and tag.
@@ -45,7 +47,9 @@ class Ledger:
     at_end: float | None = float("inf")
     floor_around: float = 20.0
     spent: dict[str, float] = field(default_factory=dict)
-    around: dict[str, float] = field(default_factory=lambda: {"start": 0.0, "end": 0.0})
+    around: dict[str, float] = field(
+        default_factory=lambda: {"start": 0.0, "end": 0.0, "test": 0.0}
+    )
     failures: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -67,11 +71,13 @@ class Ledger:
         self._granted = max(self.floor, self.share * own)
 
     def seconds_left(self, moment: Moment) -> float:
-        """Return the seconds that looks may still take: in this epoch, at the start or the end."""
+        """Return the seconds that looks may still take in this epoch, at the start, end or test."""
         if moment == "epoch":
             return self._granted - self._latest[1]
         if moment == "start":
             return self.at_start - self.around["start"]
+        if moment == "test":  # the looks at the end use up their time
+            return max(self.floor, TEST * self.floor_around) - self.around["test"]
         if self.at_end is not None:
             return self.at_end - self.around["end"]
         trained = sum(own for own, _ in self.epochs.values())

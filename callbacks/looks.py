@@ -253,6 +253,8 @@ class Looks(L.Callback):
     def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         moment: Moment = "end" if session.final else "start" if session.clock == 0 else "epoch"
+        if session.stage == "test":
+            moment = "test"
         deadline = began + self.ledger.seconds_left(moment)
         try:
             if deadline <= began:

@@ -136,6 +136,7 @@ def test_looks_before_training_and_at_the_end_share_a_tenth_of_the_training(monk
     assert ledger.seconds_left("end") == 96.0  # of a tenth of 1000
     ledger.charge("GradCam", 90.0, "end")
     assert ledger.seconds_left("end") == 6.0
+    assert ledger.seconds_left("test") == 2.0  # whatever the end has used
     ledger.at_end = 120.0  # set by the user, for the end alone
     assert ledger.seconds_left("end") == 30.0
 

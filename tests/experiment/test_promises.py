@@ -264,4 +264,4 @@ def test_a_checkpoint_of_another_schedule_is_refused_in_one_line(tmp_path, capsy
     capsys.readouterr()
     assert main(["resume", f"run={home}"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "finetune.phases.1.epochs is not that of the checkpoint" in said
+    assert "finetune.phases.1.epochs differs from the checkpoint" in said

@@ -199,9 +199,9 @@ def refuse_levels(folder: Path, branches: Sequence[Branch], keys: Keys) -> None:
     inner = sorted({n for branch in nested for n in branch.inner if n.casefold() in set(shared)})
     upper = [branch.name for branch in nested]
     raise UserError(
-        f"{join_names(upper)} in {folder} contain folders with the same names "
-        f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if the inner ones are classes, '
-        f'"{keys.pattern}={_UPPER}" if the outer ones are; name splits train, validation, test'
+        f"{join_names(upper)} in {folder} contain the same folders "
+        f'({join_names(inner)}): set "{keys.pattern}={_LOWER}" if these are classes, '
+        f'"{keys.pattern}={_UPPER}" if the outer are; name splits train, validation, test'
         f"{_mention_masks(upper + inner)}"
     )
 

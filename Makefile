@@ -32,19 +32,19 @@ help:  ## list the targets
 train: $(VENV)/ready  ## train a network: exp=NAME picks a recipe, key=value sets anything
 	@$(BIN)/convlens train $(WORDS)
 
-resume: $(VENV)/ready  ## continue a stopped run, run=RUN_DIR, to the same result
+resume: $(VENV)/ready  ## continue a stopped run, as if it had never stopped: run=RUN_DIR
 	@$(BIN)/convlens resume $(WORDS)
 
-eval: $(VENV)/ready  ## compute the test results of the checkpoint ckpt=FILE
+eval: $(VENV)/ready  ## compute the test results of a checkpoint: ckpt=FILE
 	@$(BIN)/convlens eval $(WORDS)
 
-explain: $(VENV)/ready  ## show the classes and all explanations of image=PATH, from ckpt=FILE
+explain: $(VENV)/ready  ## show the predicted classes and explanations of images: [image=PATH] [ckpt=FILE]
 	@$(BIN)/convlens explain $(WORDS)
 
 predict: $(VENV)/ready  ## write predictions.csv: each class's probability for images=DIR, from ckpt=FILE
 	@$(BIN)/convlens predict $(WORDS)
 
-report: $(VENV)/ready  ## write one self-contained page about the whole of run=RUN_DIR
+report: $(VENV)/ready  ## write a whole run to one self-contained page: run=RUN_DIR
 	@$(BIN)/convlens report $(WORDS)
 
 compare: $(VENV)/ready  ## show runs="A B …" side by side on one page

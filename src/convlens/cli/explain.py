@@ -6,8 +6,8 @@ from convlens.cli.words import RECIPE, Word, Words, extract_words
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last: the newest run's best one, example: the network included in "
-        "convlens",
+        "the checkpoint; last: the newest run's best one; default without model=: example, the "
+        "network included in convlens",
         form="FILE",
     ),
     "image": Word(
@@ -15,24 +15,26 @@ WORDS: Words = {
         form="PATH", synonyms=("images",),
     ),
     "only": Word(
-        "explanations, with commas: grad_cam, occlusion, superpixels, activations, filters or any "
-        "method of captum.attr; default: integrated_gradients and the first four",
+        "grad_cam, occlusion, superpixels, activations, filters or methods of captum.attr, with "
+        "commas",
+        default="grad_cam,occlusion,superpixels,integrated_gradients,activations",
         form="NAME,…",
     ),
     "layers": Word(
         "names or patterns of layers, separated by commas", form="NAME,…", default="auto"
     ),
     "target": Word(
-        "the class to explain, a name, or top3 for the three most probable; default: the "
-        "predicted one",
+        "the class to explain: its name, or topN for the N most probable, such as top3; "
+        "default: the most probable one",
         form="CLASS",
     ),
     "run_dir": Word("the folder to write; default: a new one in outputs/explain/", form="DIR"),
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
-    "To explain a library's network, leave out ckpt= and set `model=NAME model.head=imagenet` and",
-    "other keys of model and data; `convlens train --help` lists them.",
+    "Without ckpt=, `model=NAME model.head=imagenet` explains a network of timm or torchvision",
+    "with its ImageNet weights; other keys of model and data may follow:",
+    "`convlens train --help` lists them.",
 )
 
 

@@ -22,12 +22,24 @@ CFG_FLAG = {"--cfg job": "print the composed config as YAML and stop"}
 COLUMN = 40  # widest first column
 # a config that includes the keys of image folders, such as data.dir
 FULL = ["data=image_folder"]
+# what is more to know about the choices of a group
+CHOICE_NOTES = {
+    "experiment": "own: train a network of your own, model=NAME config_dir=DIR, on drawn shapes",
+    "data": "data.pattern, data.csv and data.masks exist only with image folders, such as "
+    "data=image_folder",
+}
+EXAMPLES = (
+    "convlens train exp=scratch training.epochs=3",
+    "convlens explain image=photo.jpg ckpt=last",
+    "convlens resume run=last",
+)
 
 
 def overview(commands: Mapping[str, str]) -> str:
     """Return a line for each command."""
     lines = ["usage: convlens COMMAND [key=value …]", ""]
     lines += _rows(commands.items())
+    lines += ["", *_example_lines(EXAMPLES)]
     lines += ["", "`convlens COMMAND --help` lists a command's words, with meanings and defaults."]
     return "\n".join(lines)
 
@@ -51,9 +63,18 @@ def command_help(command: str, summary: str, module: ModuleType, words: list[str
     rows = [(f"{name}={word.form}", _meaning_of(word)) for name, word in table.items()]
     lines += _rows([*rows, *((flag, text.format(command=command)) for flag, text in flags.items())])
     lines += ["", *getattr(module, "NOTES", ())] if hasattr(module, "NOTES") else []
+    if hasattr(module, "EXAMPLES"):
+        lines += ["", *_example_lines(module.EXAMPLES)]
+    if first := getattr(module, "FIRST", ()):
+        lines += ["", f"Start with: {', '.join(f'{name}=' for name in first)}."]
+        lines += ["Every key has a default; the groups below list all of them."]
     if keys:
         lines += _config_lines(keys, table, words)
     return "\n".join(lines)
+
+
+def _example_lines(examples: Iterable[str]) -> list[str]:
+    return ["examples:", *(f"  {example}" for example in examples)]
 
 
 def _usage(command: str, table: Words, keys: Keys | None) -> str:
@@ -85,9 +106,12 @@ def _config_lines(keys: Keys, table: Words, words: list[str]) -> Iterator[str]:
         recipe = config.experiment
         yield from ("", f"Config keys, with the defaults of exp={recipe} and the words typed here:")
     else:
-        yield from ("", "Config keys that may change; by default, each keeps the run's value:")
+        yield from (
+            "",
+            "Config keys that may change; each default is the value of the run, so none is shown:",
+        )
     for group in describe_groups(config, list_groups(folder)):
-        accepted = [key for key in group.keys if keys.accepts(key.name)]
+        accepted = [key for key in group.keys if keys.is_listed(key.name)]
         with_choices = group.choices and keys.accepts_group(group.name)
         if not accepted and not with_choices:
             continue
@@ -99,9 +123,12 @@ def _config_lines(keys: Keys, table: Words, words: list[str]) -> Iterator[str]:
 def _choice_lines(group: GroupDescription) -> list[str]:
     text = f"{group.name}={' | '.join(group.choices)}"
     indent = " " * (len(group.name) + 3)
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text, _width(), initial_indent="  ", subsequent_indent=indent, break_on_hyphens=False
     )
+    if note := CHOICE_NOTES.get(group.name):
+        lines += textwrap.wrap(note, _width(), initial_indent="  ", subsequent_indent="  ")
+    return lines
 
 
 def _key_row(key: KeyDescription, with_default: bool) -> tuple[str, str]:

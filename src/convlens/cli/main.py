@@ -21,11 +21,11 @@ from convlens.rundir import log as logs
 # name -> what it does; each is a module here and a target of the Makefile
 COMMANDS = {
     "train": "train a network: exp=NAME picks a recipe, key=value sets anything",
-    "resume": "continue a stopped run, run=RUN_DIR, to the same result",
-    "eval": "compute the test results of the checkpoint ckpt=FILE",
-    "explain": "show the classes and all explanations of image=PATH, from ckpt=FILE",
+    "resume": "continue a stopped run, as if it had never stopped: run=RUN_DIR",
+    "eval": "compute the test results of a checkpoint: ckpt=FILE",
+    "explain": "show the predicted classes and explanations of images: [image=PATH] [ckpt=FILE]",
     "predict": "write predictions.csv: each class's probability for images=DIR, from ckpt=FILE",
-    "report": "write one self-contained page about the whole of run=RUN_DIR",
+    "report": "write a whole run to one self-contained page: run=RUN_DIR",
     "compare": 'show runs="A B …" side by side on one page',
     "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
     "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",

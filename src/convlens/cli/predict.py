@@ -19,8 +19,9 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }
 NOTES = (
-    "To use a library's network, leave out ckpt= and set `model=NAME model.head=imagenet` and",
-    "other keys of model and data; `convlens train --help` lists them.",
+    "Without ckpt=, `model=NAME model.head=imagenet` uses a network of timm or torchvision",
+    "with its ImageNet weights; other keys of model and data may follow:",
+    "`convlens train --help` lists them.",
 )
 
 

@@ -23,7 +23,11 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 KEYS = Keys(FREE, refused=("trainer.fast_dev_run",), is_composed=False)
-NOTES = ("In a schedule with phases, the last phase's finetune.phases.N.epochs may change too.",)
+NOTES = (
+    "Use as many processes as before; another number is refused.",
+    "In a schedule with phases, the epochs of the last phase may change too, such as",
+    "finetune.phases.1.epochs=20 if it has two phases (they are numbered from 0).",
+)
 
 
 @with_stopwatch

@@ -33,7 +33,7 @@ WORDS: Words = {
     "seed": Word("seed of the random choice", form="NUMBER", default="0"),
     "link": Word(
         "hard-link the files instead of copying them",
-        form="SWITCH", default="false", values=("true", "false"),
+        form="true|false", default="false", values=("true", "false"),
     ),
 }  # fmt: skip
 

@@ -23,10 +23,19 @@ WORDS: Words = {
     **RECIPE,
     "multirun": Word(
         "train one run for each combination of the values in key=a,b",
-        form="SWITCH", default="false", values=("true", "false"), flags=("-m", "--multirun"),
+        form="true|false", default="false", values=("true", "false"), flags=("-m", "--multirun"),
     ),
 }  # fmt: skip
 KEYS = Keys()
+FIRST = (
+    "exp", "model", "data", "data.dir", "data.size", "training.epochs", "training.batch_size",
+    "optimizer.lr", "trainer",
+)  # fmt: skip
+EXAMPLES = (
+    "convlens train",
+    "convlens train data=image_folder data.dir=data/mine training.epochs=20",
+    "convlens train exp=finetune_vgg16 data=image_folder data.dir=data/mine",
+)
 
 
 def run(words: list[str]) -> int:

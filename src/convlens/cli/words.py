@@ -53,16 +53,22 @@ class Keys:
     Attributes:
         prefixes: beginnings of their names; an empty one accepts all.
         refused: exceptions, names that are not accepted.
+        hidden: beginnings of accepted names that help leaves out: there is no use in typing them.
         is_composed: whether the typed words compose a config; otherwise they change a run's config.
     """
 
     prefixes: tuple[str, ...] = ("",)
     refused: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     is_composed: bool = True
 
     def accepts(self, name: str) -> bool:
         """Return whether a command accepts the key ``name``."""
         return name.startswith(self.prefixes) and name not in self.refused
+
+    def is_listed(self, name: str) -> bool:
+        """Return whether help lists the key ``name``."""
+        return self.accepts(name) and not name.startswith(self.hidden)
 
     def accepts_group(self, group: str) -> bool:
         """Return whether a command accepts ``group=NAME``."""
@@ -72,7 +78,8 @@ class Keys:
 # the words of every command that composes a config
 RECIPE: Words = {
     "exp": Word(
-        "the recipe to start from, a file of configs/experiment/; default: the one for model=",
+        "the recipe to start from, a file of configs/experiment/; "
+        "default: scratch; finetune_NAME with model=NAME; own with a model of yours",
         form="NAME", synonyms=("experiment",), is_override=True,
     ),
     "config_dir": Word(

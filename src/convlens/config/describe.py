@@ -115,6 +115,7 @@ def _describe_slice(prefix: str, node: Slice) -> Iterator[KeyDescription]:
             yield KeyDescription(f"{prefix}{name}", "removed", "", "null")
         else:
             meaning = (type(value).__doc__ or "").partition("\n")[0].rstrip(".")
+            meaning = _lower_first(meaning)
             yield from _describe_value(f"{prefix}{name}", value, meaning, "null removes it")
 
 
@@ -133,6 +134,12 @@ def _describe_value(name: str, value: Any, meaning: str, kind: str) -> Iterator[
             yield KeyDescription(f"{name}.{part}", meaning, "", typed_text(each))
     if isinstance(value, Slice):
         yield from _describe_slice(f"{name}.", value)
+
+
+def _lower_first(text: str) -> str:
+    """Return a text with a small first letter, unless it begins with a name such as Grad-CAM."""
+    is_name = any(letter.isupper() for letter in text.partition(" ")[0][1:])
+    return text if is_name or text.startswith("Captum") else text[:1].lower() + text[1:]
 
 
 def _below(value: Any) -> dict[Any, Any] | None:

@@ -105,7 +105,7 @@ class Config(Slice):
         "whether to compute the features of a frozen base only once and store them"
     )
     scores: Annotated[str, one_of("default", "all")] = key(
-        "which scores of the explanations to compute"
+        "which scores of the explanations to compute; sets callbacks.scores.which"
     )
     overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already contains")
     training: TrainingConfig = key("epochs, batches, loss and early stopping")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from convlens.config.schema.keys import (
@@ -14,11 +15,15 @@ from convlens.config.schema.keys import (
     at_least,
     between,
     key,
+    named,
     one_of,
     optional,
     range_of,
     whole,
 )
+
+# the code that reads images refuses 2 with its own message
+CHANNELS = replace(whole(1, 3), expected="1 or 3")
 
 
 class SplitConfig(Slice):
@@ -72,19 +77,21 @@ class AugmentConfig(Slice):
 class DataConfig(Slice):
     """The images of a run; only some sources have the keys from ``pictures`` on."""
 
-    name: Annotated[str, TEXT] = key("data source, such as shapes or image_folder")
+    name: Annotated[str, TEXT] = key("data source; set by data=NAME, which sets its other keys too")
     dir: Annotated[str | None, NULL | TEXT] = key(
         "folder of the data set; null: $CONVLENS_DATA/<name> or data/<name>"
     )
     size: Annotated[int, whole(8, 8192)] = key("height and width of the images, pixels")
-    channels: Annotated[int, whole(1, 3)] = key("colour channels: 3 for colour, 1 for grey")
-    resize: Annotated[str, TEXT] = key(
+    channels: Annotated[int, CHANNELS] = key("colour channels: 3 for colour, 1 for grey")
+    resize: Annotated[str, named("squash", "crop", "pad")] = key(
         "how images become square: squash, crop (shorter side, centre) or pad (longer side)"
     )
-    interpolation: Annotated[str, TEXT] = key(
+    interpolation: Annotated[str, named("bilinear", "nearest", "bicubic")] = key(
         "interpolation when images are resized: bilinear, nearest or bicubic"
     )
-    cache: Annotated[str, TEXT] = key("where decoded images are kept: disk (memory-mapped) or ram")
+    cache: Annotated[str, named("disk", "ram")] = key(
+        "where decoded images are kept: disk (memory-mapped) or ram"
+    )
     split: SplitConfig = key("images held out for validation and test")
     augment: AugmentConfig = key("random changes of training images")
     pictures: Annotated[int | None, whole(1)] = optional(
@@ -94,17 +101,17 @@ class DataConfig(Slice):
     shortcut: Annotated[float | None, FRACTION] = optional(
         "shapes: fraction of training and validation images with a mark in their class's colour"
     )
-    labels: Annotated[str | None, TEXT] = optional(
+    labels: Annotated[str | None, named("species", "breeds")] = optional(
         "pets: species (2 classes, cat and dog) or breeds (37 classes)"
     )
     pattern: Annotated[str | None, NULL | TEXT] = optional(
-        "flat folder: where file names contain the class, such as '{class}.*'; null: class folders"
+        "image folders: where names contain the class, such as '{class}.*'; null: class folders"
     )
     csv: Annotated[str | None, NULL | TEXT] = optional(
-        "CSV file of the images, with the columns file,label[,split]; null: none"
+        "image folders: CSV file of the images, with the columns file,label[,split]; null: none"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
-        "folder of object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
+        "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
     )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"

@@ -121,6 +121,15 @@ def one_of(*names: str) -> Rule:
     return Rule(fits, _join_or(names), alternatives=names)
 
 
+def named(*names: str) -> Rule:
+    """Return a rule for a text that is one of some names.
+
+    It accepts any text: the code that uses the value refuses an unknown name and suggests a near
+    one.
+    """
+    return replace(TEXT, expected=_join_or(names), alternatives=names)
+
+
 def _join_or(texts: tuple[str, ...]) -> str:
     """Return texts as ``a, b or c``."""
     *first, last = texts

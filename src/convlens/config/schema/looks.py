@@ -67,7 +67,8 @@ class AlarmsConfig(Slice):
         "gap alarm: number of latest epochs over which the gap is averaged"
     )
     patience: Annotated[int, whole(0)] = key(
-        "epochs that an alarm about explanations must last before it is reported"
+        "explained epochs that an alarm about explanations must last before it is reported; "
+        "0 or 1: report it at once"
     )
     evidence_lift: Annotated[float, at_least(0)] = key(
         "evidence alarm: least evidence on the object, as a multiple of its fraction of the image"
@@ -127,7 +128,9 @@ class GradCamConfig(BatchedConfig):
 class ScoresConfig(BatchedConfig):
     """Numbers that say whether the explanations can be trusted."""
 
-    which: Annotated[str, one_of("default", "all")] = key("which scores to compute")
+    which: Annotated[str, one_of("default", "all")] = key(
+        "which scores to compute; by default the value of scores="
+    )
     pictures: Annotated[int, whole(1)] = key("validation images to score, evenly spread")
     layers: Annotated[str | list[str], LAYERS] = key(
         "layers to score: auto (every activation), names or patterns"

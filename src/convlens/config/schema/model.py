@@ -17,6 +17,7 @@ from convlens.config.schema.keys import (
     at_least,
     each,
     key,
+    named,
     one_of,
     one_or_each,
     optional,
@@ -26,13 +27,18 @@ from convlens.config.schema.keys import (
 OWN_HEAD = "imagenet"  # the value of model.head for the network's own classifier
 SIDE = whole(1, 1000)  # of a kernel or window, pixels
 PADDING = one_of("valid", "same") | whole(0, 1000)
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
+NORMALISATION = named("auto", "imagenet", "symmetric", "unit")
+POOLING = named("max", "average", "none")
 MEAN_AND_STD = replace(each(each(at_least(-1000))), expected="[mean, std], two lists of numbers")
 
 
 class HeadConfig(Slice):
     """A new head, from the feature map to the logits."""
 
-    pool: Annotated[str, TEXT] = key("how the head reduces the feature map: flatten or average")
+    pool: Annotated[str, named("flatten", "average")] = key(
+        "how the head reduces the feature map: flatten or average"
+    )
     dropout: Annotated[float, FRACTION_BELOW_1] = key(
         "fraction of features dropped before the head's first dense layer"
     )
@@ -55,13 +61,13 @@ class ModelConfig(Slice):
     weights: Annotated[str, TEXT] = key(
         "initial weights: auto, none, a file, or an earlier run's best.ckpt"
     )
-    normalisation: Annotated[str | list, TEXT | MEAN_AND_STD] = key(
+    normalisation: Annotated[str | list, NORMALISATION | MEAN_AND_STD] = key(
         "input normalisation: auto (that of the weights), imagenet, symmetric, unit or [mean, std]"
     )
-    activation: Annotated[str, TEXT] = key(
+    activation: Annotated[str, named(*ACTIVATIONS)] = key(
         "activation of scratch and of the head: relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"
     )
-    initialisation: Annotated[str, TEXT] = key(
+    initialisation: Annotated[str, named("keras", "torch")] = key(
         "initialisation of scratch and of the head: keras (Glorot uniform, zero biases) or torch"
     )
     head: Annotated[HeadConfig | str, (TABLE | one_of(OWN_HEAD)).of(HeadConfig)] = key(
@@ -83,7 +89,7 @@ class ModelConfig(Slice):
     padding: Annotated[str | int | list | None, one_or_each(PADDING)] = optional(
         "scratch: padding of the convolutions: valid, same or pixels; one value or one per block"
     )
-    pooling: Annotated[str | list | None, one_or_each(TEXT)] = optional(
+    pooling: Annotated[str | list | None, one_or_each(POOLING)] = optional(
         "scratch: pooling at the end of a block: max, average or none; one value or one per block"
     )
     pool_size: Annotated[int | list | None, one_or_each(SIDE)] = optional(

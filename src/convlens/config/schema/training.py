@@ -23,6 +23,7 @@ from convlens.config.schema.keys import (
     each,
     is_number,
     key,
+    named,
     one_of,
     optional,
     whole,
@@ -81,7 +82,9 @@ class TrainingConfig(Slice):
 class OptimizerConfig(Slice):
     """An optimizer of torch; only some optimizers have the keys after ``lr``."""
 
-    name: Annotated[str, TEXT] = key("optimizer: adam, adamw, sgd or rmsprop")
+    name: Annotated[str, named("adam", "adamw", "sgd", "rmsprop")] = key(
+        "optimizer: adam, adamw, sgd or rmsprop; set by optimizer=NAME"
+    )
     lr: Annotated[float, above(0)] = key(
         "learning rate after warm-up, in runs without finetune.phases"
     )
@@ -116,7 +119,8 @@ class SchedulerConfig(Slice):
     """How the learning rate falls; only some schedules have the keys after ``warmup_epochs``."""
 
     name: Annotated[str, one_of("constant", "cosine", "linear", "step", "exponential")] = key(
-        "how the learning rate falls after warm-up"
+        "how the learning rate falls after warm-up: constant (not), cosine (slowly first and "
+        "last), linear, step (drops) or exponential"
     )
     warmup_epochs: Annotated[float, at_least(0)] = key(
         "epochs of warm-up, during which the learning rate rises from zero"
@@ -229,7 +233,7 @@ class PhaseConfig(Slice):
 class FinetuneConfig(Slice):
     """Which parameters are trained in which epochs, and at which learning rate."""
 
-    batch_norm: Annotated[str, TEXT] = key(
+    batch_norm: Annotated[str, named("frozen_eval", "eval", "train")] = key(
         "batch-norm layers that keep their statistics: frozen_eval (frozen ones), eval (all) or "
         "train (none)"
     )

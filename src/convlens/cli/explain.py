@@ -16,8 +16,7 @@ WORDS: Words = {
     ),
     "only": Word(
         "grad_cam, occlusion, superpixels, activations, filters or methods of captum.attr, with "
-        "commas",
-        default="grad_cam,occlusion,superpixels,integrated_gradients,activations",
+        "commas; default: see below",
         form="NAME,…",
     ),
     "layers": Word(
@@ -32,6 +31,7 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
+    "Without only=: grad_cam, occlusion, superpixels, integrated_gradients and activations.",
     "Without ckpt=, `model=NAME model.head=imagenet` explains a network of timm or torchvision",
     "with its ImageNet weights; other keys of model and data may follow:",
     "`convlens train --help` lists them.",

@@ -149,7 +149,7 @@ class FilterVisuals(ExplanationCallback):
         seconds = max(left / waiting, min(self._slower * cost.seconds, left)) / self._slower
         # less than a batch: a smaller one costs somewhat more for each unit
         part = int(PARTIAL * cost.units * seconds / max(cost.seconds, 1e-9))
-        return min(units, cost.count_affordable(seconds) or part)
+        return max(0, min(units, cost.count_affordable(seconds) or part))
 
     def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
         """Return the units of a layer to show at this look, with their labels."""

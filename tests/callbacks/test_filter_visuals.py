@@ -129,6 +129,15 @@ def test_what_there_is_no_time_for_is_not_begun(drawn, monkeypatch):
     assert asked[float("inf")] == [(0, 2, 3, 4), (0, 2, 4, 6), (0, 1, 2)]
 
 
+def test_no_unit_is_affordable_once_the_time_is_over():
+    """Another layer, or the search for patches, may have taken longer than estimated."""
+    callback, look = FilterVisuals(), look_at()
+    callback._costs["a"] = AscentCost(1.0, 2)
+    for seconds in (-30.0, -0.1):
+        late = replace(look, deadline=time.perf_counter() + seconds)
+        assert callback._count_affordable(late, "a", 4, waiting=2) == 0
+
+
 def test_cost_is_told_before_the_ascent():
     model = untrained()
     cost = estimate_ascent_cost(model, "backbone.block2.conv", 5, size=16, channels=3, steps=10)

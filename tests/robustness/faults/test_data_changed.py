@@ -162,7 +162,7 @@ def test_resume_refuses_other_pictures_than_the_run_began_with(
     capsys.readouterr()
     assert main(["resume", f"run={tmp_path / 'run'}"]) == 2
     line = one_line(capsys)
-    named = {"new": "new.png is new", "copy": f"images were added to {data} or removed"}
+    named = {"new": "new.png is new", "copy": f"images were added to or removed from {data}"}
     assert named.get(change, "cats/7.png") in line
     assert "start a new run" in line
 

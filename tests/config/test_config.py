@@ -251,7 +251,7 @@ def test_one_value_a_block_builds_what_a_list_of_it_builds():
         ("model.kernel_size=[3,x]", "or a list of such values"),
         ("model.kernel_size=big", "expected a whole number"),
         ("model.padding=[same,-1]", "valid, same or a whole number from 0 to 1000"),
-        ("model.pooling=3", "expected text, or a list"),
+        ("model.pooling=3", "expected max, average or none, or a list"),
         ("trainer.fast_dev_run=3", "expected true or false"),
     ],
 )

@@ -32,6 +32,7 @@ _SEARCH = 0.25  # fraction of a look's time for the search of patches
 _PASS = 8  # images in a pass of the search, which holds the activations of every layer
 _MEASURING = 20  # measuring the receptive field of a layer costs about that many single passes
 SLOWER = 1.4  # how many times its estimate an ascent may take, until the first was timed
+DRAWING = 0.1  # seconds of drawing and writing a sheet, until the first was timed
 PARTIAL = 0.7  # speed of a smaller batch, per unit
 _NAMED = 2  # layers that the line about missing units names
 
@@ -82,6 +83,8 @@ class FilterVisuals(ExplanationCallback):
         self.patches, self.patch_pictures = patches, patch_pictures
         self._costs: dict[str, AscentCost] = {}  # by layer
         self._slower = SLOWER  # how many times its estimate the latest ascent took
+        self._ascent_seconds = 0.0  # of the latest ascent
+        self._drawing = DRAWING  # seconds that drawing and writing the latest sheet took
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         get_recipe(self.recipe)  # a wrong name is reported before training
@@ -119,7 +122,9 @@ class FilterVisuals(ExplanationCallback):
                 missing.append(f"{count} of {len(selection.units)} units of {layer}")
             if count:
                 self._turn = layers.index(layer) + 1
+                began = time.perf_counter()
                 yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
+                self._drawing = time.perf_counter() - began - self._ascent_seconds
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (
@@ -145,7 +150,7 @@ class FilterVisuals(ExplanationCallback):
                 look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], steps=self.steps, batch=self.batch,
             )  # fmt: skip
-        cost, left = self._costs[layer], look.seconds_left
+        cost, left = self._costs[layer], look.seconds_left - self._drawing
         seconds = max(left / waiting, min(self._slower * cost.seconds, left)) / self._slower
         # less than a batch: a smaller one costs somewhat more for each unit
         part = int(PARTIAL * cost.units * seconds / max(cost.seconds, 1e-9))
@@ -201,9 +206,10 @@ class FilterVisuals(ExplanationCallback):
                 step_size=self.step_size, **get_recipe(self.recipe),
             )
         )  # fmt: skip
+        self._ascent_seconds = time.perf_counter() - began
         if cost := self._costs.get(layer):
             estimate = cost.seconds * -(-len(selection.units) // cost.units)
-            self._slower = max(1.0, (time.perf_counter() - began) / max(estimate, 1e-9))
+            self._slower = max(1.0, self._ascent_seconds / max(estimate, 1e-9))
         marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
         count = f"{len(set(ascent.units))} of {selection.total} units"
         sheet = filter_sheet(

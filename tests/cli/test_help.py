@@ -56,6 +56,14 @@ def test_help_is_one_text_however_it_is_requested(capsys):
         assert printed(words, capsys) == text
 
 
+def test_explain_names_what_it_draws_by_default(capsys):
+    from convlens.experiment.methods import DEFAULT
+
+    assert main(["explain", "--help"]) == 0
+    (line,) = re.findall(r"Without only=: (.*)\.", capsys.readouterr().out)
+    assert re.split(", | and ", line) == list(DEFAULT)
+
+
 @pytest.mark.parametrize("command", COMPOSING)
 def test_the_defaults_are_those_of_the_words_typed(command, capsys):
     text = printed([command, "exp=finetune_vgg16", "data.size=97", "--help"], capsys)

@@ -25,7 +25,7 @@ WORDS: Words = {
 KEYS = Keys(
     ("data.", "trainer.", "precision", "training.eval_batch_size"),
     refused=("trainer.fast_dev_run",), is_composed=False,
-    hidden=("data.name", "data.size", "data.channels", "data.augment.", "data.split."),
+    hidden=("data.name", "data.augment."),  # data=NAME sets the first, evaluation ignores the rest
 )  # fmt: skip
 
 

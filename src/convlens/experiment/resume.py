@@ -194,5 +194,5 @@ def check_processes(start: Start, processes: int, home: Path) -> None:
     elif trained != processes:
         raise UserError(
             f"{home}: the number of processes was {trained}, not {processes}; resume with "
-            f"trainer.devices={trained}, or start a new run"
+            f"as many (trainer.devices times trainer.num_nodes), or start a new run"
         )

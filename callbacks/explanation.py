@@ -214,6 +214,8 @@ class Explanation(L.Callback, ABC):
     def report_cut(self, look: Look, where: str) -> None:
         """Report that the budget ends this look ``where``, such as "after layer conv1"."""
         when = "at the end" if look.final else f"at epoch {look.clock}"
+        if look.stage == "test":
+            when = "after the test"
         self.cut = f"{self.name}: out of time {when} {where}; raise {look.budget_key}"
 
     # --- how the network is called

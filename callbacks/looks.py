@@ -17,7 +17,7 @@ from convlens.callbacks.logging.writing import write_numbers, write_picture
 from convlens.callbacks.look import SPLITS
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
-from convlens.callbacks.session import Session, get_callbacks, get_time_setting, predict_validation
+from convlens.callbacks.session import Session, get_callbacks, predict_validation
 from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -258,9 +258,10 @@ class Looks(L.Callback):
         deadline = began + self.ledger.seconds_left(moment)
         try:
             if deadline <= began:
-                setting = get_time_setting(session.module, session.clock, final=session.final)
-                when = "at the end" if session.final else f"at epoch {session.clock}"
-                each.cut = f"{each.name}: no time left {when}; raise {setting}"
+                when = {"test": "after the test", "end": "at the end"}.get(
+                    moment, f"at epoch {session.clock}"
+                )
+                each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
                 return
             with session.look(each, deadline, self.pace) as look:
                 for tag, value in each.pictures(look):
@@ -269,8 +270,6 @@ class Looks(L.Callback):
                     else:
                         write_numbers(trainer, {tag: float(value)}, session.clock)
                         self.ledger.note(session.clock, tag, float(value))
-            if session.stage == "val":
-                account.looked_at = self.ledger.looked[each.name] = session.clock
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:
@@ -278,6 +277,8 @@ class Looks(L.Callback):
                 each.log_once("cut", each.cut, quiet=self.quiet)
                 account.cut_at = self.ledger.cut[each.name] = self._clock
                 self.ledger.left_out.setdefault(each.name, each.cut)
+            if session.stage == "val" and deadline > began:  # also if it failed
+                account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, moment)
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:

@@ -109,9 +109,16 @@ class Session:
                     deadline, explanation.seed, self.stage, history=self.history,
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
-                    budget_key=get_time_setting(module, self.clock, final=self.final),
+                    budget_key=self.time_setting,
                     pace=pace, **self._context,
                 )  # fmt: skip
+
+    @property
+    def time_setting(self) -> str:
+        """The setting that grants the looks of this session more time."""
+        if self.stage == "test":  # at least the time of an epoch's looks
+            return get_time_setting(self.module, max(self.clock, 1), final=False)
+        return get_time_setting(self.module, self.clock, final=self.final)
 
     @cached_property
     def _context(self) -> dict[str, Any]:

@@ -224,6 +224,19 @@ def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):
     )
 
 
+def test_the_look_after_the_test_names_the_setting_that_grants_it_time(monkeypatch):
+    clock = FakeClock(monkeypatch)
+    work = Work(clock, 0.5)
+    work.attach(probes(), ("a", "b"), None, 0)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
+    for floor, line in ((0.0, "no time left after the test; raise Looks(ledger=Ledger(floor=…))"),
+                        (0.5, "")):  # fmt: skip
+        looks = Looks([work], ledger=Ledger(floor=floor, floor_around=0.0, at_end=100.0))
+        looks.look(trainer, Small(), [work], 3, final=True, stage="test")
+        assert looks.ledger.left_out.get("Work", "").endswith(line)
+        assert bool(line) == bool(looks.ledger.left_out)
+
+
 def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     words = [*TINY, "training.epochs=3", "looking.seconds=0", "callbacks.budget=0.0"]
     assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0

@@ -24,10 +24,12 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.probes import Probes
 from convlens.explain.mode import add_preprocessing, explaining, prepare_images
 from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
+from convlens.rundir.maps import Maps
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
-Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
+# tags, each with a picture or a number; maps have their method in place of a tag
+Findings = Iterator[tuple[str, np.ndarray | float | Maps]]
 LogitsLocation = str | int | Callable | None
 Preprocess = Callable[[Tensor], Tensor] | None
 
@@ -139,7 +141,7 @@ class Explanation(L.Callback, ABC):
 
     @abstractmethod
     def pictures(self, look: Look) -> Findings:
-        """Yield tags with pictures (H, W, 3) uint8, or with numbers."""
+        """Yield tags with pictures (H, W, 3) uint8 or with numbers; and maps, with their method."""
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         """Return the layers to explain; also called before training, to report wrong names early.

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from convlens.callbacks.evidence import PASSES, explain_classes
+from convlens.callbacks.evidence import explain_classes
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, choose_classes
+from convlens.callbacks.targets import check_target, choose_classes, format_rank
 from torch import Tensor, nn
 
 from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.grad_cam import GradCamMaps
 from convlens.explain.layers import choose_layers, find_feature_map
+from convlens.explain.shrink import shrink_maps
+from convlens.rundir.maps import SIDE, Maps, join_maps
 
 
 class GradCam(ExplanationCallback):
-    """``grad_cam/<probe>``: rows [image | map at each layer | overlay], predicted and true class.
+    """``grad_cam/<probe>``: the maps of the predicted and the true class over the photograph.
 
-    All layers and both classes come from one forward pass. The overlay is that of the deepest
-    layer. The colour scale of a probe is kept for the whole run and only grows, so that evidence
-    that fades is drawn fading. The number at the end of the bar is the scale.
+    All layers and classes come from one forward pass. The maps are kept as numbers, too, averaged
+    down to at most 14×14 cells (``convlens.open_run(run).maps("grad_cam")``), and the pictures are
+    drawn from these. The colour scale of a probe is kept for the whole run and only grows, so that
+    evidence that fades is drawn fading. The number at the end of the bar is the scale.
 
     If the time of a look does not suffice for all probes, the next look starts with those left out.
 
@@ -29,20 +33,20 @@ class GradCam(ExplanationCallback):
         layers: ``auto`` (the last feature map), a name, a glob, or a list of them.
         target: ``answer`` explains the predicted and the true class; a class name explains that
             class.
+        classes: maps to keep for each probe with ``target="answer"``: of the predicted class, the
+            true class, and the next most probable ones. Pictures show the first two.
+        pixelated: whether pictures show the cells of the maps with sharp edges.
         every_n_epochs: look after every n-th epoch.
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
     def __init__(
-        self,
-        *,
-        layers: str | list[str] = "auto",
-        target: str = "answer",
-        every_n_epochs: int = 1,
-        batch: int = 32,
-    ):
+        self, *, layers: str | list[str] = "auto", target: str = "answer", classes: int = 2,
+        pixelated: bool = False, every_n_epochs: int = 1, batch: int = 32,
+    ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.target = layers, target
+        self.classes, self.pixelated = classes, pixelated
         self._scales: dict[str, float] = {}  # highest evidence so far, by layer and probe
 
     @property
@@ -69,53 +73,90 @@ class GradCam(ExplanationCallback):
             self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
         order = self.rotate(list(range(len(look.probes))))
-        targets, done = self._targets(look), 0
-        kind = ("grad_cam panel", *layers)
-        for part in look.pieces(kind, len(order), batch=self.batch, passes=PASSES):
+        roles, targets = self._list_targets(look)
+        kind, parts = ("grad_cam panel", *layers), []
+        # a backward pass costs about twice a forward pass
+        passes = 1.0 + 2.0 * len(roles)
+        for part in look.pieces(kind, len(order), batch=self.batch, passes=passes):
             numbers = order[part]
-            maps = explain_classes(
+            found = explain_classes(
                 self, look, look.probes.images[numbers], targets[numbers], layers
             )
-            yield from self._draw_panels(look, numbers, maps)
-            done = part.stop
+            maps = {layer: shrink_maps(each.cpu(), SIDE) for layer, each in found.maps.items()}
+            parts.append(self._name(look, numbers, roles, found, maps))
+            for place, number in enumerate(numbers):
+                own = {layer: each[place] for layer, each in maps.items()}
+                yield self._draw_panel(look, number, own, found.probabilities[place].cpu())
+        done = sum(len(each.probes) for each in parts)
         self._turn = order[done] if done < len(order) else 0
+        if parts:
+            yield "grad_cam", join_maps(parts)
         if done < len(order):
             self.report_cut(look, f"with {done} of {len(order)} probes drawn")
 
-    def _draw_panels(self, look: Look, numbers: list[int], found: GradCamMaps) -> Findings:
-        """Yield the panels of some probes, given by their numbers."""
-        probs = found.probabilities.cpu()
-        for place, number in enumerate(numbers):
-            probe, truth = look.probes.names[number], int(look.probes.labels[number])
-            maps = {layer: each[place].cpu() for layer, each in found.maps.items()}
-            scales = {layer: self._scale(layer, probe, each) for layer, each in maps.items()}
-            predicted = int(probs[place].argmax())
-            classes = choose_classes(self.target, look.class_names, predicted, truth)
-            rows = []
-            for row, (target, role) in enumerate(classes):
-                *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in maps)
-                rows.append(
-                    ClassMap(
-                        last.map, look.class_names[target], role, float(probs[place, target]),
-                        last.scale, last.layer, tuple(others),
-                    )
-                )  # fmt: skip
-            where = next(iter(maps)) if len(maps) == 1 else f"{len(maps)} layers"
-            title = f"{probe} · {where} · epoch {look.clock}"
-            image = look.probes.images[number].cpu()
-            yield f"grad_cam/{probe}", grad_cam_panel(image, rows, title=title)
-
-    def _scale(self, layer: str, probe: str, maps: torch.Tensor) -> float:
-        key = f"{layer} {probe}"
-        highest = float(maps.nan_to_num(posinf=0.0).max())
-        self._scales[key] = max(self._scales.get(key, 0.0), highest)
-        return self._scales[key]
-
-    def _targets(self, look: Look) -> torch.Tensor:
-        """Return (N, T) classes to explain: predicted (-1), and true (-1 if unknown)."""
+    def _list_targets(self, look: Look) -> tuple[list[str], Tensor]:
+        """Return T roles, and the classes to explain, (N, T); those below 0 are ranks."""
         count = len(look.probes)
         if self.target != "answer":
             target = find_name(self.target, look.class_names)
             assert target is not None, "select_layers checks the target"
-            return torch.full((count, 1), target)
-        return torch.stack([torch.full((count,), -1), look.probes.labels], dim=1)
+            return ["target"], torch.full((count, 1), target)
+        ranks = range(2, 1 + min(self.classes - 1, len(look.class_names)))
+        columns = [torch.full((count,), -1), look.probes.labels.cpu()]
+        columns += [torch.full((count,), -rank) for rank in ranks]
+        return ["predicted", "true", *map(format_rank, ranks)], torch.stack(columns, dim=1)
+
+    def _name(
+        self, look: Look, numbers: list[int], roles: list[str], found: GradCamMaps,
+        maps: dict[str, Tensor],
+    ) -> Maps:  # fmt: skip
+        """Return the maps of some probes with the names of probes and classes."""
+        targets = found.targets.cpu()
+        known = torch.ones_like(targets, dtype=torch.bool)
+        if "true" in roles:
+            known[:, roles.index("true")] = look.probes.labels[numbers].cpu() >= 0
+        hidden = ~known[:, :, None, None]
+        return Maps(
+            "grad_cam", [look.probes.names[number] for number in numbers], roles,
+            [
+                [look.class_names[k] if is_known else "" for k, is_known in zip(*row, strict=True)]
+                for row in zip(targets.tolist(), known.tolist(), strict=True)
+            ],
+            found.probabilities.cpu().gather(1, targets).numpy(),
+            {name: each.masked_fill(hidden, torch.nan).numpy() for name, each in maps.items()},
+        )  # fmt: skip
+
+    def _draw_panel(
+        self, look: Look, number: int, maps: dict[str, Tensor], probs: Tensor
+    ) -> tuple[str, np.ndarray]:
+        """Return the panel of a probe.
+
+        Args:
+            look: the look.
+            number: of the probe.
+            maps: by layer, (T, h, w).
+            probs: (K,) probabilities.
+        """
+        probe, truth = look.probes.names[number], int(look.probes.labels[number])
+        scales = {layer: self._scale(layer, probe, each) for layer, each in maps.items()}
+        classes = choose_classes(self.target, look.class_names, int(probs.argmax()), truth)
+        rows = []
+        for row, (target, role) in enumerate(classes):
+            *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in maps)
+            rows.append(
+                ClassMap(
+                    last.map, look.class_names[target], role, float(probs[target]),
+                    last.scale, last.layer, tuple(others),
+                )
+            )  # fmt: skip
+        picture = grad_cam_panel(
+            look.probes.photographs[number], rows, title=f"{probe} · epoch {look.clock}",
+            source=look.probes.sources[number], pixelated=self.pixelated,
+        )  # fmt: skip
+        return f"grad_cam/{probe}", picture
+
+    def _scale(self, layer: str, probe: str, maps: Tensor) -> float:
+        key = f"{layer} {probe}"
+        highest = float(maps.nan_to_num(posinf=0.0).max())
+        self._scales[key] = max(self._scales.get(key, 0.0), highest)
+        return self._scales[key]

@@ -13,7 +13,7 @@ from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.ledger import Account, Ledger, Moment
 from convlens.callbacks.logging.epoch_log import EpochLog
-from convlens.callbacks.logging.writing import write_numbers, write_picture
+from convlens.callbacks.logging.writing import name_look, write_numbers, write_picture
 from convlens.callbacks.look import SPLITS
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
 from convlens.core.stopwatch import count_seconds
+from convlens.rundir.maps import Maps, write_maps
 from convlens.training import ClassifierModule
 
 
@@ -267,6 +268,9 @@ class Looks(L.Callback):
                 for tag, value in each.pictures(look):
                     if isinstance(value, np.ndarray):
                         write_picture(trainer, each.folder, tag, value, session.clock)
+                    elif isinstance(value, Maps):
+                        if each.folder is not None:
+                            write_maps(name_look(each.folder, session.clock), value)
                     else:
                         write_numbers(trainer, {tag: float(value)}, session.clock)
                         self.ledger.note(session.clock, tag, float(value))

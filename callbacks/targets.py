@@ -44,3 +44,9 @@ def choose_classes(
     if true < 0 or predicted == true:
         return [(predicted, "predicted = true" if predicted == true else "predicted")]
     return [(predicted, "predicted"), (true, "true")]
+
+
+def format_rank(rank: int) -> str:
+    """Return the role of a class by how probable it is: 2 becomes ``2nd``, 3 ``3rd``, …"""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank // 10 % 10 != 1 else 0, "th")
+    return f"{rank}{ending}"

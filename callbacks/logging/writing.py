@@ -38,6 +38,11 @@ def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> Non
         logger.log_metrics(values, step=clock)
 
 
+def name_look(folder: Path, clock: int) -> Path:
+    """Return the folder of the looks after ``clock`` epochs."""
+    return folder / f"epoch_{clock:03d}"
+
+
 def write_picture(
     trainer: Trainer, folder: Path | None, tag: str, picture: np.ndarray, clock: int
 ) -> None:
@@ -64,7 +69,7 @@ def write_picture(
         else:
             _hand_over(logger, tag, picture, clock)
     if folder is not None:
-        file = folder / f"epoch_{clock:03d}" / f"{tag}.jpg"
+        file = name_look(folder, clock) / f"{tag}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             file.write_bytes(encoded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Explainer", "Explanation", "load", "wrap"]
+__all__ = ["Explainer", "Explanation", "Maps", "StoredRun", "load", "open_run", "wrap"]
 
 
 def __getattr__(name: str):

@@ -14,7 +14,7 @@ import yaml
 from convlens.config.schema import LOOKS, TARGET, Config
 from convlens.core.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 KEY = "format"
 
 
@@ -111,4 +111,16 @@ def _to_2(plain: dict) -> dict:
     return plain
 
 
-_STEPS = (_to_1, _to_2)
+def _to_3(plain: dict) -> dict:
+    """Add what pictures show, with the values that draw what they showed."""
+    if "looking" in plain:
+        plain["looking"] = {"classes": 2, **plain["looking"]}
+    added = {"convlens.callbacks.GradCam": {"classes": 2, "pixelated": False}}
+    callbacks = plain.get("callbacks", {})
+    for name, node in callbacks.items():
+        if isinstance(node, dict):
+            callbacks[name] = {**added.get(str(node.get(TARGET)), {}), **node}
+    return plain
+
+
+_STEPS = (_to_1, _to_2, _to_3)

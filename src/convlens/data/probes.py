@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
+from convlens.core.photograph import Photograph
 from convlens.data.index.files import Files
 from convlens.data.index.names import find_on_disk, normalise_name
 from convlens.data.masks.files import USER_MASKS
@@ -22,8 +25,12 @@ from convlens.data.masks.load import read_masks
 from convlens.data.order import make_generator
 from convlens.data.pixels import load as pixels
 from convlens.data.pixels.dataset import Images
-from convlens.data.pixels.decode import make_recipe
+from convlens.data.pixels.decode import ImageError, make_recipe
+from convlens.data.pixels.load import pillow_settings
+from convlens.data.pixels.photograph import read_photograph
 from convlens.data.sources.places import find_data_dir
+
+log = logging.getLogger("convlens")
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Probes:
         masked: (N,) bool, whether a probe has a mask. Without one its row of ``masks`` is all
             False, as it is for an image without an object. By default, an all-False mask counts
             as none.
+        photographs: N images at their own proportions, on which maps are drawn. By default, the
+            images as the network gets them.
     """
 
     images: Tensor
@@ -47,6 +56,7 @@ class Probes:
     sources: list[str]
     masks: Tensor | None = None
     masked: Tensor | None = None
+    photographs: Sequence[Photograph] = ()
 
     def __post_init__(self) -> None:
         if self.masked is None:
@@ -54,6 +64,9 @@ class Probes:
             if self.masks is not None:
                 masked = self.masks.flatten(1).any(dim=1)
             object.__setattr__(self, "masked", masked)  # frozen, but not yet in use
+        if not self.photographs:
+            photographs = [_to_photograph(image) for image in self.images]
+            object.__setattr__(self, "photographs", photographs)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,7 +84,10 @@ class Probes:
         return [number for _, number in sorted(turns)]
 
 
-def choose_probes(images: Images, class_names: tuple[str, ...], *, count: int, seed: int) -> Probes:
+def choose_probes(
+    images: Images, class_names: tuple[str, ...], *, count: int, seed: int,
+    spec: DataConfig | None = None,
+) -> Probes:  # fmt: skip
     """Choose ``count`` images, seeded and balanced over the classes, in class order.
 
     If ``count`` is not a multiple of the number of classes, the first classes get one more; with
@@ -82,6 +98,7 @@ def choose_probes(images: Images, class_names: tuple[str, ...], *, count: int, s
         class_names: K names.
         count: number of probes.
         seed: seed of the run.
+        spec: the config group ``data``, to read photographs from files; None for none.
     """
     rng = make_generator(seed, 2)
     shuffled = rng.permutation(len(images))
@@ -98,13 +115,17 @@ def choose_probes(images: Images, class_names: tuple[str, ...], *, count: int, s
     masks = None
     if images.masks is not None:
         masks = torch.from_numpy(np.asarray(images.masks[chosen], dtype=bool))
+    tensor, photographs = _to_tensor(images.pixels(chosen)), ()
+    if spec is not None and images.files is not None:
+        photographs = _read_photographs([images.files[row] for row in chosen], tensor, spec)
     return Probes(
-        _to_tensor(images.pixels(chosen)),
+        tensor,
         labels,
         [f"{i:02d}_{_make_safe(class_names[k])}" for i, k in enumerate(labels.tolist())],
         [images.names[row] for row in chosen],
         masks,
         torch.from_numpy(images.masked[chosen]),
+        photographs,
     )
 
 
@@ -138,7 +159,33 @@ def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataC
     labels = torch.tensor([known.get(normalise_name(path.parent.name), -1) for path in paths])
     names = [f"{i:02d}_{_make_safe(path.stem)}" for i, path in enumerate(paths)]
     masks, masked = _load_masks(paths, spec)
-    return Probes(images, labels, names, [str(path) for path in paths], masks, masked)
+    photographs = _read_photographs(paths, images, spec)
+    return Probes(images, labels, names, [str(path) for path in paths], masks, masked, photographs)
+
+
+def _read_photographs(
+    files: Sequence[Path], images: Tensor, spec: DataConfig
+) -> Sequence[Photograph]:
+    """Return the files at their own proportions.
+
+    A file that has become unreadable since it was decoded into the cache is shown as the network
+    gets it; a line says so.
+    """
+    recipe, photographs = make_recipe(spec), []
+    with pillow_settings():
+        for number, path in enumerate(files):
+            try:
+                photographs.append(read_photograph(path, recipe))
+            except ImageError as error:
+                log.warning("%s; this probe is shown as the network gets it", error)
+                photographs.append(_to_photograph(images[number]))
+    return photographs
+
+
+def _to_photograph(image: Tensor) -> Photograph:
+    """Return an image (C, H, W) in [0, 1] as it is."""
+    pixels = (image.detach().cpu().float().nan_to_num().clamp(0, 1) * 255).round().byte()
+    return Photograph(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
 def _load_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Draw why the network predicts a class: [image | maps | overlay], one row for each class."""
+"""Draw why the network predicts a class: maps laid over the photograph."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from typing import Literal
 
 import numpy as np
 
+from convlens.core.photograph import Photograph
 from convlens.draw.canvas import (
     Label,
     add_captions,
     add_title,
     blank,
+    hstack,
     text_band,
     vstack,
     write_labels,
 )
-from convlens.draw.colour import HEAT, colour_bar, colourise, format_number, overlay
-from convlens.draw.palette import GREEN, RED, SLATE, WHITE
-from convlens.draw.picture import Array, as_array, make_legible, resize_cells, to_uint8
+from convlens.draw.colour import HEAT, colour_bar, format_number
+from convlens.draw.palette import GREEN, MUTED, RED, SLATE, WHITE
+from convlens.draw.photograph import as_photograph, fit_photograph, overlay_map
+from convlens.draw.picture import Array, as_array, make_legible, to_uint8
 from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
+READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
 _BAND = 24  # height of the coloured band above a row, pixels
 _NARROWEST = 144  # minimum width of a column in pixels, for the bar below the map
 
@@ -174,40 +178,27 @@ def draw_class_rows(
     return vstack(rows)
 
 
-def _draw_class_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
-    """Draw [image | maps | overlay] of one class, each with a caption below."""
-    width = max(picture.shape[1], _NARROWEST)
-    columns = [(picture, text_band(width, "image"))]
-    for layer_map in (*entry.others, LayerMap(entry.layer, entry.map, entry.scale)):
-        values, finite = as_finite_map(layer_map.map)
-        values = values.clip(min=0)
-        high = float(values.max()) if layer_map.scale is None else float(layer_map.scale)
-        heat = colourise(resize_cells(values, picture.shape[:2]), HEAT, 0, high)
-        lead = f"map {format_dimensions(*values.shape)}"
-        below = draw_map_legend(values, finite, width, "0", format_number(high), lead, HEAT)
-        if entry.others:
-            below = vstack([below, text_band(width, shorten_path(layer_map.layer, width))], gap=0)
-        columns.append((heat, below))
-    blended = overlay(picture, values, high=high)
-    return add_captions(*columns, (blended, text_band(width, "overlay")))
+def grad_cam_panel(
+    image: Array | Photograph, maps: Sequence[ClassMap], *, title: str, source: str = "",
+    pixelated: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Draw [photograph | overlay of each class], one row for each layer.
 
+    The maps lie on the photograph, where the network sees it; stronger evidence covers more. All
+    classes of a layer are coloured from 0 to the same scale, which is written beside the bar below
+    them with the layer and the size of its maps.
 
-def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.ndarray:
-    """Draw a row [image | maps | overlay] for each class.
-
-    The map is drawn cell by cell, so that its true resolution is visible. For the overlay it is
-    interpolated; stronger evidence covers more of the image. Both are coloured from 0 to ``scale``,
-    which is written beside the bar below the map.
-
-    The band above each row names class, probability and role. It is green with the word "right" for
-    "predicted = true", red with "wrong" for "predicted" if there is a "true" row too, and neutral
-    if the true class is unknown.
+    The band above each overlay names class, probability and role. It is green with the word "right"
+    for "predicted = true", red with "wrong" for "predicted" if there is a "true" column too, and
+    neutral if the true class is unknown.
 
     Args:
-        image: ``(C, H, W)`` before normalisation, as for ``convlens.draw.picture.to_uint8``. Small
-            images are magnified by an integer factor.
-        maps: One entry for each class, drawn in this order.
+        image: the photograph, or ``(C, H, W)`` before normalisation, as for
+            ``convlens.draw.picture.to_uint8``.
+        maps: One entry for each class, drawn in this order; all with the same layers.
         title: What distinguishes this panel from others: the image, the layer, the epoch.
+        source: The name by which a user finds the image.
+        pixelated: Whether the cells of a map keep sharp edges; otherwise they are interpolated.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -215,4 +206,59 @@ def grad_cam_panel(image: Array, maps: Sequence[ClassMap], *, title: str) -> np.
     Raises:
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    return add_title(draw_class_rows(image, maps, _draw_class_row), title)
+    if not maps:
+        raise ValueError("a panel of class maps needs at least one class map")
+    photograph = as_photograph(image)
+    picture = fit_photograph(photograph)
+    width = max(picture.shape[1], _NARROWEST)
+    truth_known = any(entry.role == "true" for entry in maps)
+    bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
+    rows = [hstack([blank(_BAND, width), *bands])]
+    notes = [shorten_path(source, width, "/"), photograph.seen]
+    layers = zip(*(list_layers(entry) for entry in maps), strict=True)
+    for number, columns in enumerate(layers):
+        cells = [
+            _draw_overlay(picture, photograph, each.map, columns, pixelated) for each in columns
+        ]
+        first = picture if number == 0 else blank(*picture.shape[:2])
+        note = text_band(width, *(notes if number == 0 else [""]))
+        row = add_captions((first, note), *cells)
+        rows += [row, _draw_legend(columns, row.shape[1], pixelated)]
+    return add_title(vstack(rows, gap=4), title, READING)
+
+
+def list_layers(entry: ClassMap) -> list[LayerMap]:
+    """Return the maps of a class at all layers."""
+    return [*entry.others, LayerMap(entry.layer, entry.map, entry.scale)]
+
+
+def _find_scale(columns: Sequence[LayerMap]) -> float:
+    """Return the value in full colour: the given scale, or the largest value of all classes."""
+    scales = [float(as_finite_map(c.map)[0].max()) if c.scale is None else c.scale for c in columns]
+    return max(0.0, *map(float, scales))
+
+
+def _draw_overlay(
+    picture: np.ndarray, photograph: Photograph, map: Array, columns: Sequence[LayerMap],
+    pixelated: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Draw one class's map over the photograph; return it with the line below it."""
+    values, finite = as_finite_map(map)
+    drawn = overlay_map(
+        picture, values, photograph.frame, high=_find_scale(columns), pixelated=pixelated
+    )
+    line, ink = f"peak {format_number(float(values.max()))}", MUTED
+    if not finite:
+        line, ink = "map not finite", RED
+    elif not (values > 0).any():
+        line, ink = "no positive evidence: the layer finds nothing for the class", RED
+    return drawn, text_band(max(picture.shape[1], _NARROWEST), line, ink=ink)
+
+
+def _draw_legend(columns: Sequence[LayerMap], width: int, pixelated: bool) -> np.ndarray:
+    """Draw the colour bar of a layer: its name, the size of its maps, the scale."""
+    size = format_dimensions(*as_array(columns[0].map).shape)
+    lead = f"{size} cells, {'sharp' if pixelated else 'interpolated'}"
+    if columns[0].layer:
+        lead = f"{shorten_path(columns[0].layer, width // 3)} · {lead}"
+    return colour_bar(width, "0", format_number(_find_scale(columns)), name=HEAT, lead=lead)

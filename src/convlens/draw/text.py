@@ -98,11 +98,17 @@ def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
     return text[:longest].rstrip() + _ELLIPSIS if longest >= 0 else ""
 
 
-def shorten_path(path: str, width: int) -> str:
-    """Shorten a layer's path to ``width`` pixels by cutting its start; layers differ at the end."""
+def shorten_path(path: str, width: int, separator: str = ".") -> str:
+    """Shorten a path to ``width`` pixels by cutting its start; layers and files differ at the end.
+
+    Args:
+        path: the path of a layer or a file.
+        width: in pixels.
+        separator: what divides the path into parts, ``.`` for layers and ``/`` for files.
+    """
     text = printable(path)
-    parts = text.split(".")
-    tails = [_ELLIPSIS + ".".join(parts[start:]) for start in range(1, len(parts))]
+    parts = text.split(separator)
+    tails = [_ELLIPSIS + separator.join(parts[start:]) for start in range(1, len(parts))]
     fitting = (each for each in (text, *tails) if text_width(each, SMALL) <= width)
     return next(fitting, None) or shorten(parts[-1], width, SMALL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.probes import Probes, choose_probes, load_user_probes
 from convlens.data.unchanged import check_state, collect_digests, write_state
-from convlens.draw.jpeg import encode_png
+from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.picture import to_uint8
 from convlens.experiment.assemble import Run
 from convlens.rundir import log as logs
@@ -107,9 +107,9 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         probes = load_user_probes(config.probes.files, classes, config.data)
     else:
         pictures, count = run.data.dataset.splits["validation"], config.probes.count
-        probes = choose_probes(pictures, classes, count=count, seed=config.seed)
+        probes = choose_probes(pictures, classes, count=count, seed=config.seed, spec=config.data)
     if is_first_process():
-        _keep_probes(probes, home / "probes")
+        _keep_probes(probes, classes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, classes, home / "explanations", config.seed)
 
@@ -138,11 +138,17 @@ def _check_split(before: Listing, now: Listing) -> None:
         )
 
 
-def _keep_probes(probes: Probes, home: Path) -> None:
+def _keep_probes(probes: Probes, class_names: Sequence[str], home: Path) -> None:
+    """Write the probes as the network gets them (PNG), their photographs (JPEG), and a table."""
     home.mkdir(exist_ok=True)
-    lines = ["probe\tsource"]
-    for name, source, image in zip(probes.names, probes.sources, probes.images, strict=True):
-        (home / f"{name}.png").write_bytes(encode_png(to_uint8(image)))
-        lines.append(f"{name}\t{' '.join(source.splitlines())}")
+    lines = ["probe\tclass\tframe\tseen\tsource"]
+    for number, (name, source) in enumerate(zip(probes.names, probes.sources, strict=True)):
+        photograph, label = probes.photographs[number], int(probes.labels[number])
+        (home / f"{name}.png").write_bytes(encode_png(to_uint8(probes.images[number])))
+        (home / f"{name}.jpg").write_bytes(encode_jpeg(photograph.picture))
+        frame = ",".join(f"{edge:.6g}" for edge in photograph.frame)
+        class_name = class_names[label] if label >= 0 else ""
+        cells = [name, " ".join(class_name.split()), frame, photograph.seen]
+        lines.append("\t".join([*cells, " ".join(source.splitlines())]))
     text = "\n".join(lines) + "\n"  # file names may not be UTF-8
     (home / "probes.tsv").write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -77,7 +77,8 @@ def grad_cam(
     Args:
         model: the network.
         images: ``(B, C, H, W)``, preprocessed as the network expects them.
-        targets: ``(B,)`` or ``(B, T)`` class numbers; -1 for the predicted class.
+        targets: ``(B,)`` or ``(B, T)`` class numbers; -1 for the predicted class, -2 for the second
+            most probable one, and so on.
         layers: module paths whose outputs are maps, channels first or last.
         relu: False keeps evidence against the class, as negative values.
         batch: images per forward pass; None for all at once.
@@ -106,11 +107,10 @@ def _compute_maps(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return layer name -> maps ``(B, T, h, w)``, and the logits ``(B, K)``.
 
-    In ``targets``, -1 is replaced by the predicted class.
+    In ``targets``, ranks below 0 are replaced by classes.
     """
     outputs, logits = read_outputs_with_graph(layouts, images)
-    predicted = probabilities(logits.detach()).argmax(1, keepdim=True)
-    targets.copy_(torch.where(targets == -1, predicted, targets))
+    targets.copy_(_resolve_ranks(probabilities(logits.detach()), targets))
     scores = class_scores(logits, targets)
     orders = {name: _find_axes(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
@@ -127,6 +127,21 @@ def _compute_maps(
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
+
+
+def _resolve_ranks(probs: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets ``(B, T)`` with -1 replaced by the most probable class, -2 by the next, …
+
+    Raises:
+        UserError: there are fewer classes.
+    """
+    if targets.numel() and targets.min() < -probs.shape[1]:
+        raise UserError(f"there are {probs.shape[1]} classes, so no rank {-int(targets.min())}")
+    predicted = probs.argmax(1, keepdim=True)
+    # the predicted class is first, even beside others that are equal or not finite
+    ranked = probs.nan_to_num(nan=-1.0).scatter(1, predicted, torch.inf)
+    order = ranked.sort(dim=1, descending=True, stable=True).indices
+    return torch.where(targets < 0, order.gather(1, (-targets - 1).clamp_min(0)), targets)
 
 
 def _find_axes(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:

@@ -216,7 +216,7 @@ def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]
     """Return the template's values for the pictures, by section."""
     figures = {tag: _figure(tag, looks) for tag, looks in selection.pictures.items()}
     probes = []
-    for name, source in run.probes.items():
+    for name, probe in run.probes.items():
         own = [tag for tag in figures if tag.rpartition("/")[2] == name]
         maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
         # Grad-CAM first, then the other maps
@@ -225,7 +225,7 @@ def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]
             probes.append(
                 {
                     "name": name,
-                    "source": source,
+                    "source": probe.source,
                     "maps": [figures[tag] for tag in maps],
                     "activations": [figures[t] for t in own if has_prefix(t, (ACTIVATIONS,))],
                 }

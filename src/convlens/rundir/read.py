@@ -17,8 +17,10 @@ import yaml
 
 from convlens.config.checks import check_shape
 from convlens.config.stored import StoredConfig
-from convlens.core.errors import UserError, convert_errors
+from convlens.core.errors import UserError, convert_errors, nearest
+from convlens.core.photograph import WHOLE, Frame
 from convlens.rundir.lock import find_holder
+from convlens.rundir.maps import FILE, Maps, read_maps
 from convlens.rundir.paths import OUTPUTS
 
 Row = dict[str, float]
@@ -27,6 +29,27 @@ _MOST_VALUES = 2_000_000  # in a summary, which contains several values per epoc
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
+
+
+@dataclass(frozen=True)
+class StoredProbe:
+    """A probe in a run folder.
+
+    Attributes:
+        name: its name in tags.
+        source: the name by which a user finds the image.
+        label: its true class; empty if unknown.
+        photograph: the file that shows it at its own proportions; None if there is none.
+        frame: the part that the network sees, see ``convlens.core.photograph.Photograph``.
+        seen: what the network sees of it, likewise.
+    """
+
+    name: str
+    source: str = ""
+    label: str = ""
+    photograph: Path | None = None
+    frame: Frame = WHOLE
+    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,49 @@ class StoredRun:
                 pictures.setdefault(tag, {})[int(number[1])] = file
         return {tag: dict(sorted(files.items())) for tag, files in sorted(pictures.items())}
 
+    @cached_property
+    def _map_files(self) -> dict[int, Path]:
+        """The files of maps by completed epochs, ascending."""
+        looks = (self.home / "explanations").glob(f"epoch_*/{FILE}")
+        numbers = ((_LOOK.fullmatch(file.parent.name), file) for file in looks)
+        return dict(sorted((int(number[1]), file) for number, file in numbers if number))
+
+    @cached_property
+    def all_maps(self) -> dict[str, dict[int, Maps]]:
+        """The maps of all looks, by method and by completed epochs.
+
+        Raises:
+            UserError: a file of maps cannot be read.
+        """
+        found: dict[str, dict[int, Maps]] = {}
+        for epoch, file in self._map_files.items():
+            for method, maps in read_maps(file).items():
+                found.setdefault(method, {})[epoch] = maps
+        return found
+
+    def maps(self, method: str = "grad_cam", epoch: int | None = None) -> Maps:
+        """Return the maps of a method after an epoch.
+
+        Args:
+            method: such as ``grad_cam`` or ``occlusion``.
+            epoch: completed epochs; None for the latest look with maps of the method.
+
+        Raises:
+            UserError: the run has no such maps, or their file cannot be read.
+        """
+        by_epoch = self.all_maps.get(method)
+        if by_epoch is None:
+            way_out = nearest(method, self.all_maps) if self.all_maps else "it has no maps at all"
+            raise UserError(f"{self.home} has no maps of {method}: {way_out}")
+        epoch = max(by_epoch) if epoch is None else epoch
+        if epoch not in by_epoch:
+            known = ", ".join(map(str, by_epoch))
+            raise UserError(
+                f"{self.home} has no maps of {method} after epoch {epoch}: it has those of epochs "
+                f"{known}"
+            )
+        return by_epoch[epoch]
+
     @property
     def grad_cam(self) -> dict[str, dict[int, Path]]:
         """The Grad-CAM pictures by probe and by completed epochs, both in ascending order."""
@@ -118,13 +184,26 @@ class StoredRun:
         return {probe: by_epoch for probe, by_epoch in files.items() if "/" not in probe}
 
     @cached_property
-    def probes(self) -> dict[str, str]:
-        """The source of each probe's image, by the probe's name."""
-        file = self.home / "probes" / "probes.tsv"
-        if not file.is_file():  # someone kept only the explanations of the folder
-            return dict.fromkeys(self.grad_cam, "")
-        lines = _read_lines(file)[1:]
-        return {name: source for name, _, source in (line.partition("\t") for line in lines)}
+    def probes(self) -> dict[str, StoredProbe]:
+        """The probes by name."""
+        folder = self.home / "probes"
+        if not (folder / "probes.tsv").is_file():  # someone kept only the explanations
+            return {name: StoredProbe(name) for name in self.grad_cam}
+        columns, *lines = (line.split("\t") for line in _read_lines(folder / "probes.tsv"))
+        found = {}
+        for line in lines:
+            cells = [*line[: len(columns) - 1], "\t".join(line[len(columns) - 1 :])]
+            values = dict(zip(columns, cells, strict=True))
+            name = values["probe"]
+            photograph = folder / f"{name}.jpg"
+            if not photograph.is_file():  # a run of an earlier version
+                photograph = folder / f"{name}.png"
+            edges = [float(edge) for edge in values.get("frame", "0,0,1,1").split(",")]
+            found[name] = StoredProbe(
+                name, values["source"], values.get("class", ""), photograph,
+                (edges[0], edges[1], edges[2], edges[3]), values.get("seen", ""),
+            )  # fmt: skip
+        return found
 
     @property
     def numbers(self) -> Row:

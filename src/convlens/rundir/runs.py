@@ -77,6 +77,18 @@ def find_run(word: str) -> Path:
     raise UserError(f"there is no run folder {word}; {nearest(word, [*known, 'last'])}")
 
 
+def open_run(run: str | Path) -> StoredRun:
+    """Return a run, finished or not, for reading; nothing in its folder is changed.
+
+    Args:
+        run: its folder, a path below ``outputs/``, or ``last`` for the newest run.
+
+    Raises:
+        UserError: there is no such run, or one of its files is damaged.
+    """
+    return read_run(find_run(str(run)))
+
+
 def find_runs(text: str) -> list[Path]:
     """Return the run folders that ``runs=…`` lists.
 

@@ -51,6 +51,9 @@ class LookingConfig(Slice):
         "time at the end, seconds; null: a tenth of the training, at least 20, on a GPU 4, less "
         "what was spent before training"
     )
+    classes: Annotated[int, whole(2)] = key(
+        "Grad-CAM maps to keep for each probe: predicted, true and the next most probable classes"
+    )
 
 
 class AlarmsConfig(Slice):
@@ -123,6 +126,11 @@ class GradCamConfig(BatchedConfig):
     target: Annotated[str, TEXT] = key(
         "class to explain: answer (predicted and true class) or a class name"
     )
+    classes: Annotated[int, whole(2)] = key(
+        "maps to keep for each probe: predicted, true and the next most probable classes; by "
+        "default the value of looking.classes"
+    )
+    pixelated: Annotated[bool, SWITCH] = key("whether pictures show the cells with sharp edges")
 
 
 class ScoresConfig(BatchedConfig):

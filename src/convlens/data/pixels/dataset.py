@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from convlens.data.index.files import Files, Texts
+
 _CHUNK = 1024  # images read at a time
 
 
@@ -46,6 +48,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def files(self) -> Files | None:
+        """The N files of the images; None if they do not come from files of their own."""
+        return self.names.files if isinstance(self.names, Texts) else None
 
     @property
     def identity(self) -> tuple[str, str]:

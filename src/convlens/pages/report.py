@@ -16,6 +16,7 @@ from convlens.pages.charts import line_chart
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
+from convlens.pages.viewer import build_viewer, read_viewer_run
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
 Chart = Callable[..., Markup]  # ``line_chart`` with the run's marks and epochs
@@ -143,6 +144,7 @@ def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
         summary=summary,
         cost=_draw_cost(summary),
         last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
+        viewer=build_viewer([read_viewer_run(run)]),
         **_arrange_pictures(run, selection),
     )
 

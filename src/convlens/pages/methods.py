@@ -29,19 +29,19 @@ METHODS = {
         "logit",
     ),
     "occlusion": Method(
-        "occlusion",
+        "Occlusion",
         "Red: covering this part lowers the logit of the class, so the part speaks for it. Blue: "
         "it speaks against the class.",
         "logit", signed=True,
     ),
     "integrated_gradients": Method(
-        "integrated gradients",
+        "Integrated gradients",
         "Red pixels raise the logit of the class compared with a baseline image; blue ones lower "
         "it.",
         "logit", signed=True,
     ),
     "superpixels": Method(
-        "superpixels",
+        "Superpixels",
         "Each region of similar pixels has one value: how much it adds to the logit of the class "
         "(red) or takes from it (blue).",
         "logit", signed=True,

@@ -59,7 +59,8 @@ def _write_probes(home: Path, count: int) -> list[str]:
     for number in range(count):
         label = "" if number == 1 else CLASSES[number % len(CLASSES)]
         name = f"{number:02d}_{'unknown' if number == 1 else 'image'}"
-        with Image.open(ROOT / "tests" / "photographs" / ("cat.jpg", "coffee.jpg")[number % 2]) as opened:
+        picture = ("cat.jpg", "coffee.jpg")[number % 2]
+        with Image.open(ROOT / "tests" / "photographs" / picture) as opened:
             photograph = opened.convert("RGB")
         photograph.thumbnail((640, 640))
         if number > 1:  # other pixels, so that no two images are equal

@@ -209,7 +209,7 @@ def _encode(runs: Sequence[ViewerRun], size: _Size) -> tuple[str, list[str]]:
         "colours": {name: _base64(colour_table(name)) for name in (*HEATS, *SIGNED)},
         "heats": HEATS, "signed": SIGNED,
     }  # fmt: skip
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # names are arbitrary text: none may end the script element, or open a comment in it
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

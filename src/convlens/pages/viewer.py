@@ -80,14 +80,12 @@ class Viewer:
     Attributes:
         data: JSON, safe inside a ``<script>`` element.
         epochs: the first and the last epoch on the slider; equal if there is no slider.
-        runs: the number of runs.
         left_out: one line about each thing that is missing or smaller, to keep the page small.
         broken: one line about each photograph that cannot be shown.
     """
 
     data: Markup
     epochs: tuple[int, int]
-    runs: int
     left_out: Sequence[str] = ()
     broken: Sequence[str] = ()
 
@@ -155,7 +153,7 @@ def build_viewer(runs: Sequence[ViewerRun], *, room: int | None = None) -> Viewe
         data, broken = _encode(thinned, size)
         if room is None or len(data) <= room:
             left_out = _describe_omissions(size, len(kept), len(epochs))
-            return Viewer(Markup(data), (first, last), len(runs), left_out, broken)
+            return Viewer(Markup(data), (first, last), left_out, broken)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -40,12 +39,11 @@ class Evidence:
 
 
 def find_last_feature_map(look: Look) -> list[str]:
-    """Return the layer that Grad-CAM explains by default, or []; computed once per look."""
-    if "last feature map" not in look.memo:
-        look.memo["last feature map"] = choose_layers(
-            look.network, "auto", "grad_cam", example=look.example
-        )
-    return look.memo["last feature map"]
+    """Return the layer that Grad-CAM explains by default, or []; computed once in a run."""
+    key = ("last feature map", look.network)
+    if key not in look.found:
+        look.found[key] = choose_layers(look.network, "auto", "grad_cam", example=look.example)
+    return look.found[key]
 
 
 def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
@@ -66,14 +64,12 @@ def collect_evidence(explanation: Explanation, look: Look, count: int) -> Eviden
 def explain_classes(
     explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
 ) -> GradCamMaps:
-    """Compute Grad-CAM maps, and record what an image takes."""
-    began = time.perf_counter()
-    found = explanation.fit_batch(
-        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-    )
-    maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
-    if len(images):
-        look.pace.note(("grad_cam", *layers), len(images), time.perf_counter() - began)
+    """Compute Grad-CAM maps, and record what they take."""
+    with look.timed(("grad_cam", *layers), len(images)):
+        found = explanation.fit_batch(
+            lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+        )
+        maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
     return replace(found, maps=maps)
 
 

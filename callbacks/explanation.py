@@ -211,6 +211,14 @@ class Explanation(L.Callback, ABC):
         if traceback:
             log.debug("traceback", exc_info=True)
 
+    def draw(self, look: Look, tag: str, make: Callable[[], np.ndarray]) -> Findings:
+        """Yield one picture if there is time to draw and write it, and report it if not."""
+        for _ in look.pieces(("drawing", tag), 1, batch=1, passes=0.0):
+            yield tag, make()
+            break
+        else:
+            self.report_cut(look, f"before {tag}")
+
     def report_cut(self, look: Look, where: str) -> None:
         """Report that the budget ends this look ``where``, such as "after layer conv1"."""
         when = "at the end" if look.final else f"at epoch {look.clock}"
@@ -253,8 +261,13 @@ class Explanation(L.Callback, ABC):
             hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield skip_preprocessing if preprocessed else nullcontext
 
-    def check_outputs(self, network: nn.Module, images: Tensor) -> None:
+    def check_outputs(self, network: nn.Module, images: Tensor, memo: dict[Any, Any]) -> None:
         """Find out once what the outputs are, and report it; number classes that have no names.
+
+        Args:
+            network: the network to explain.
+            images: (B, C, H, W), of which at most two are used.
+            memo: where explanations that call the network in the same way share the result.
 
         Raises:
             UserError: the outputs cannot be read, or do not match the classes.
@@ -262,13 +275,16 @@ class Explanation(L.Callback, ABC):
         if self._checked is network:
             return
         self.outputs_readable = False
-        with explaining(network):
-            logits, note = check_outputs(network, prepare_images(network, images[:2]))
+        if "outputs" not in memo:
+            with explaining(network):
+                logits, note = check_outputs(network, prepare_images(network, images[:2]))
+            memo["outputs"] = logits.shape[1], note
+        classes, note = memo["outputs"]
         self.outputs_readable, self._checked = True, network
         if note:
             self.log_once("outputs", f"{self.name}: {note}")
         if not self.class_names:
-            self.class_names = tuple(f"class {n}" for n in range(max(2, logits.shape[1])))
+            self.class_names = tuple(f"class {n}" for n in range(max(2, classes)))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

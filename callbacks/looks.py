@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as L
@@ -14,7 +14,7 @@ from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.ledger import Account, Ledger, Moment
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import write_numbers, write_picture
-from convlens.callbacks.look import SPLITS
+from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
 from convlens.callbacks.session import Session, get_callbacks, predict_validation
@@ -66,6 +66,7 @@ class Looks(L.Callback):
         self._clock = 0
         self._began = self._trained = False
         self.pace = Pace()
+        self._found: dict[Any, Any] = {}  # what looks have found out about the network
         self.quiet = epoch_log is not None  # the closing lines of a convlens run name what was cut
 
     @classmethod
@@ -245,17 +246,25 @@ class Looks(L.Callback):
             return
         latest = self.predictions.latest.get(stage)
         session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
-        for each in due:
-            if each.probes is not None:
-                with count_seconds("explaining"):
-                    self._look(trainer, session, each)
-
-    def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
-        account, began, each.cut = self.account(each), time.perf_counter(), ""
-        moment: Moment = "end" if session.final else "start" if session.clock == 0 else "epoch"
-        if session.stage == "test":
+        moment: Moment = "end" if final else "start" if clock == 0 else "epoch"
+        if stage == "test":
             moment = "test"
-        deadline = began + self.ledger.seconds_left(moment)
+        began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
+        before = dict(self.ledger.spent)
+        with count_seconds("explaining"):
+            for each in due:
+                if each.probes is not None:
+                    self._look(trainer, session, each, moment, began + allowed)
+        self.ledger.record(
+            moment, clock, allowed, time.perf_counter() - began,
+            self.pace.estimate("pass", 1) or 0.0, before,
+        )  # fmt: skip
+
+    def _look(
+        self, trainer: L.Trainer, session: Session, each: Explanation, moment: Moment,
+        deadline: float,
+    ) -> None:  # fmt: skip
+        account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
             if deadline <= began:
                 when = {"test": "after the test", "end": "at the end"}.get(
@@ -263,13 +272,11 @@ class Looks(L.Callback):
                 )
                 each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
                 return
-            with session.look(each, deadline, self.pace) as look:
-                for tag, value in each.pictures(look):
-                    if isinstance(value, np.ndarray):
-                        write_picture(trainer, each.folder, tag, value, session.clock)
-                    else:
-                        write_numbers(trainer, {tag: float(value)}, session.clock)
-                        self.ledger.note(session.clock, tag, float(value))
+            with session.look(each, deadline, self.pace, self._found) as look:
+                try:
+                    self._write(trainer, each, look)
+                except OutOfTime:
+                    each.report_cut(look, "in the middle of a picture")
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:
@@ -280,6 +287,14 @@ class Looks(L.Callback):
             if session.stage == "val" and deadline > began:  # also if it failed
                 account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, moment)
+
+    def _write(self, trainer: L.Trainer, each: Explanation, look: Look) -> None:
+        for tag, value in each.pictures(look):
+            if isinstance(value, np.ndarray):
+                write_picture(trainer, each.folder, tag, value, look.clock)
+            else:
+                write_numbers(trainer, {tag: float(value)}, look.clock)
+                self.ledger.note(look.clock, tag, float(value))
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:
         """Report a failure once, and its reason in full only for the first explanation."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.explanation import Explanation
-from convlens.callbacks.look import SPLITS, Look
+from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.callbacks.steps import StepObserver, find_network
@@ -42,12 +43,14 @@ class _Shared:
         settings: ``preprocess``, ``logits`` and ``outputs`` of ``Explanation.watch``.
         probes: the images on the network's device.
         memo: results, see ``Look``.
+        outputs: see ``Explanation.check_outputs``.
     """
 
     original: Probes
     settings: tuple
     probes: Probes
     memo: dict[Any, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,13 +81,16 @@ class Session:
     _shared: list[_Shared] = field(default_factory=list)
 
     @contextmanager
-    def look(self, explanation: Explanation, deadline: float, pace: Pace) -> Iterator[Look]:
+    def look(
+        self, explanation: Explanation, deadline: float, pace: Pace, found: dict[Any, Any]
+    ) -> Iterator[Look]:
         """Prepare the network as ``explanation`` calls it, while the ``with`` lasts.
 
         Args:
             explanation: the one that looks.
-            deadline: see ``Look``.
+            deadline: see ``Look``. A call of the network after it raises ``OutOfTime``.
             pace: see ``Look``.
+            found: see ``Look``.
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
@@ -102,13 +108,16 @@ class Session:
                 explanation.adapt(
                     network, outputs=outputs, preprocessed=verdict.preprocessed
                 ) as skip_preprocessing,
+                ExitStack() as hooks,
             ):
-                explanation.check_outputs(network, shared.probes.images)
+                explanation.check_outputs(network, shared.probes.images, shared.outputs)
+                guard = network.register_forward_pre_hook(partial(_check_time, deadline))
+                hooks.callback(guard.remove)
                 yield Look(
                     network, shared.probes, explanation.class_names, self.clock, self.final,
                     deadline, explanation.seed, self.stage, history=self.history,
                     predictions=self.predictions if explanation.needs_predictions else None,
-                    memo=shared.memo, skip_preprocessing=skip_preprocessing,
+                    memo=shared.memo, found=found, skip_preprocessing=skip_preprocessing,
                     budget_key=self.time_setting,
                     pace=pace, **self._context,
                 )  # fmt: skip
@@ -136,6 +145,11 @@ class Session:
         probes = replace(original, images=original.images.to(self.module.device))
         self._shared.append(_Shared(original, settings, probes))
         return self._shared[-1]
+
+
+def _check_time(deadline: float, *_: Any) -> None:
+    if time.perf_counter() > deadline:
+        raise OutOfTime
 
 
 def _are_equal(one: Probes, other: Probes) -> bool:

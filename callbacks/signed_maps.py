@@ -74,8 +74,9 @@ class SignedMaps(ExplanationCallback):
         if not look.affords("logits", len(images), 1.2):
             self.report_cut(look, "before the first probe")
             return
-        logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
-        probs = probabilities(logits).cpu()
+        with look.timed("logits", len(images)):
+            logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
+            probs = probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
         numbers = [
             n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])

@@ -72,7 +72,6 @@ class ActivationGrids(ExplanationCallback):
                 ),
             )  # fmt: skip
             done = part.stop
-        self._turn = 0
+            self._turn = layers.index(turn[done][0]) if done < len(turn) else 0
         if done < len(turn):
-            self._turn = layers.index(turn[done][0])
             self.report_cut(look, f"before layer {turn[done][0]}")

@@ -78,7 +78,7 @@ class GradCam(ExplanationCallback):
             )
             yield from self._draw_panels(look, numbers, maps)
             done = part.stop
-        self._turn = order[done] if done < len(order) else 0
+            self._turn = order[done] if done < len(order) else 0
         if done < len(order):
             self.report_cut(look, f"with {done} of {len(order)} probes drawn")
 

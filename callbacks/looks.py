@@ -267,16 +267,15 @@ class Looks(L.Callback):
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
             if deadline <= began:
-                when = {"test": "after the test", "end": "at the end"}.get(
-                    moment, f"at epoch {session.clock}"
-                )
-                each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
-                return
+                raise OutOfTime
             with session.look(each, deadline, self.pace, self._found) as look:
-                try:
-                    self._write(trainer, each, look)
-                except OutOfTime:
-                    each.report_cut(look, "in the middle of a picture")
+                _ = look.pass_seconds  # measured in the first look; costs are estimated from it
+                self._write(trainer, each, look)
+        except OutOfTime:
+            when = {"test": "after the test", "end": "at the end"}.get(
+                moment, f"at epoch {session.clock}"
+            )
+            each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:

@@ -94,10 +94,13 @@ class Session:
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
+            OutOfTime: the deadline came before this was known.
         """
         module = self.module
-        with preserve_modes(module):
+        with preserve_modes(module), ExitStack() as guards:
             network, shared = find_network(self.trainer, module), self._share(explanation)
+            guard = network.register_forward_pre_hook(partial(_check_time, deadline))
+            guards.callback(guard.remove)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:
                 raise UserError(verdict.refusal)
@@ -108,11 +111,8 @@ class Session:
                 explanation.adapt(
                     network, outputs=outputs, preprocessed=verdict.preprocessed
                 ) as skip_preprocessing,
-                ExitStack() as hooks,
             ):
                 explanation.check_outputs(network, shared.probes.images, shared.outputs)
-                guard = network.register_forward_pre_hook(partial(_check_time, deadline))
-                hooks.callback(guard.remove)
                 yield Look(
                     network, shared.probes, explanation.class_names, self.clock, self.final,
                     deadline, explanation.seed, self.stage, history=self.history,

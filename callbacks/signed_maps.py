@@ -97,7 +97,7 @@ class SignedMaps(ExplanationCallback):
             )
             yield f"{self.tag}/{look.probes.names[number]}", picture
             done = part.stop
-        self._turn = numbers.index(turn[done]) if done < len(turn) else 0
+            self._turn = numbers.index(turn[done]) if done < len(turn) else 0
         if done < len(turn):
             self.report_cut(look, f"before probe {look.probes.names[turn[done]]}")
 

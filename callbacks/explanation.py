@@ -211,9 +211,18 @@ class Explanation(L.Callback, ABC):
         if traceback:
             log.debug("traceback", exc_info=True)
 
-    def draw(self, look: Look, tag: str, make: Callable[[], np.ndarray]) -> Findings:
-        """Yield one picture if there is time to draw and write it, and report it if not."""
-        for _ in look.pieces(("drawing", tag), 1, batch=1, passes=0.0):
+    def draw(
+        self, look: Look, tag: str, make: Callable[[], np.ndarray], seconds: float = 0.1
+    ) -> Findings:
+        """Yield one picture if there is time to draw and write it, and report it if not.
+
+        Args:
+            look: the current look.
+            tag: tag of the picture.
+            make: draws it.
+            seconds: what drawing takes about, until it was measured.
+        """
+        for _ in look.pieces(("drawing", tag), 1, batch=1, passes=0.0, seconds=seconds):
             yield tag, make()
             break
         else:

@@ -71,7 +71,7 @@ class GradCam(ExplanationCallback):
         order = self.rotate(list(range(len(look.probes))))
         targets, done = self._targets(look), 0
         kind = ("grad_cam panel", *layers)
-        for part in look.pieces(kind, len(order), batch=self.batch, passes=PASSES):
+        for part in look.pieces(kind, len(order), batch=self.batch, passes=PASSES, seconds=0.05):
             numbers = order[part]
             maps = explain_classes(
                 self, look, look.probes.images[numbers], targets[numbers], layers

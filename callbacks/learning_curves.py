@@ -29,12 +29,12 @@ class LearningCurves(ExplanationCallback):
         if not look.final or not tags:
             return
         yield from self.draw(
-            look,
-            "learning_curves",
+            look, "learning_curves",
             lambda: learning_curves(
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
                 [int(row["epoch"]) for row in rows],
                 title=f"learning curves · epoch {rows[-1]['epoch']}",
                 marks=look.marks,
             ),
-        )
+            seconds=0.4,
+        )  # fmt: skip

@@ -118,10 +118,10 @@ class Look:
         """
         known = self.pace.estimate(kind, units)
         whole = units * passes * self.pass_seconds if known is None else known
-        if fits := SLACK * whole <= self.seconds_left:
-            return fits
-        self.pace.doubt(kind)
-        return False
+        fits = SLACK * whole <= self.seconds_left
+        if not fits:
+            self.pace.doubt(kind)
+        return fits
 
     @contextmanager
     def timed(self, kind: Hashable, units: int = 1) -> Iterator[None]:
@@ -132,7 +132,9 @@ class Look:
         finally:
             self.pace.note(kind, units, time.perf_counter() - began)
 
-    def pieces(self, kind: Hashable, total: int, *, batch: int, passes: float) -> Iterator[slice]:
+    def pieces(
+        self, kind: Hashable, total: int, *, batch: int, passes: float, seconds: float = 0.0
+    ) -> Iterator[slice]:
         """Yield parts of ``range(total)``, one after the other, as far as the time suffices.
 
         What happens between two parts is timed, and decides whether the next one is begun. The
@@ -146,6 +148,7 @@ class Look:
             batch: maximum units of a part.
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
+            seconds: what the rest of a unit costs about, such as drawing, for such a kind.
         """
         done, on_cpu = 0, self.example.device.type == "cpu"
         first, part = (FIRST_PIECES, STEADY) if on_cpu else ((), 1.0)
@@ -154,8 +157,8 @@ class Look:
             if most <= 0:
                 return
             if self.pace.estimate(kind, 1) is None:
-                guess = SLACK * passes * self.pass_seconds if passes else 0.0
-                count = most if guess <= left and left > 0 else 0
+                guess = seconds + (passes * self.pass_seconds if passes else 0.0)
+                count = most if SLACK * guess < left else 0
             else:
                 count = self.pace.count_affordable(kind, left / SLACK, most, part)
             if count == 0:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
@@ -38,12 +39,15 @@ class Evidence:
     masks: Tensor | None
 
 
-def find_last_feature_map(look: Look) -> list[str]:
-    """Return the layer that Grad-CAM explains by default, or []; computed once in a run."""
-    key = ("last feature map", look.network)
-    if key not in look.found:
-        look.found[key] = choose_layers(look.network, "auto", "grad_cam", example=look.example)
-    return look.found[key]
+_LAST_MAPS: WeakKeyDictionary[nn.Module, dict[torch.Size, list[str]]] = WeakKeyDictionary()
+
+
+def find_last_feature_map(network: nn.Module, example: Tensor) -> list[str]:
+    """Return the layer that Grad-CAM explains by default, or []; computed once for a network."""
+    known = _LAST_MAPS.setdefault(network, {})
+    if example.shape not in known:
+        known[example.shape] = choose_layers(network, "auto", "grad_cam", example=example)
+    return list(known[example.shape])
 
 
 def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
@@ -74,7 +78,7 @@ def explain_classes(
 
 
 def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
-    layers = find_last_feature_map(look)
+    layers = find_last_feature_map(look.network, look.example)
     if not layers:
         return None
     batches: Iterable[Tensor] = [look.probes.images]

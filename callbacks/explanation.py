@@ -155,14 +155,16 @@ class Explanation(L.Callback, ABC):
 
     def layers_of(self, look: Look) -> list[str]:
         """Return ``select_layers`` of the look's network, which is run only once for it."""
-        return list(self.find_once(look, self.select_layers))
+        return list(self.find_once(look.network, look.example, self.select_layers))
 
-    def find_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
+    def find_once(
+        self, network: nn.Module, example: Tensor, find: Callable[[nn.Module, Tensor], T]
+    ) -> T:
         """Return ``find(network, example)``, computed once for each network."""
-        if self._network is not look.network:
-            self._network, self._cache = look.network, {}
+        if self._network is not network:
+            self._network, self._cache = network, {}
         if find not in self._cache:
-            self._cache[find] = find(look.network, look.example)
+            self._cache[find] = find(network, example)
         return self._cache[find]
 
     def rotate(self, items: list[T]) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from convlens.callbacks.evidence import PASSES, explain_classes
+from convlens.callbacks.evidence import PASSES, explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
@@ -57,6 +57,8 @@ class GradCam(ExplanationCallback):
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         check_target(self.config_key, self.target, self.class_names)
+        if self.layers == "auto":
+            return find_last_feature_map(network, example)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:

@@ -55,7 +55,6 @@ class Look:
         history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
         marks: events by epoch, such as ``{"head, top": 5}``.
         memo: results that callbacks share within this look.
-        found: results that hold for the network, such as its layers, shared by all looks of a run.
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
         budget_key: the setting that grants this look more time.
         pace: what pieces of explanations take, measured during the run.
@@ -78,7 +77,6 @@ class Look:
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
-    found: dict[Any, Any] = field(default_factory=dict)
     skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
     budget_key: str = "looking.seconds"
     pace: Pace = field(default_factory=Pace)
@@ -102,7 +100,6 @@ class Look:
     def pass_seconds(self) -> float:
         """Seconds of a forward pass of one image, measured once in a run."""
         if self.pace.estimate("pass", 1) is None:
-            compute_logits(self.network, self.example)  # builds kernels
             with self.timed("pass"):
                 compute_logits(self.network, self.example).cpu()
         return self.pace.estimate("pass", 1) or 0.0

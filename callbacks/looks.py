@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytorch_lightning as L
@@ -66,7 +66,6 @@ class Looks(L.Callback):
         self._clock = 0
         self._began = self._trained = False
         self.pace = Pace()
-        self._found: dict[Any, Any] = {}  # what looks have found out about the network
         self.quiet = epoch_log is not None  # the closing lines of a convlens run name what was cut
 
     @classmethod
@@ -268,7 +267,7 @@ class Looks(L.Callback):
         try:
             if deadline <= began:
                 raise OutOfTime
-            with session.look(each, deadline, self.pace, self._found) as look:
+            with session.look(each, deadline, self.pace) as look:
                 _ = look.pass_seconds  # measured in the first look; costs are estimated from it
                 self._write(trainer, each, look)
         except OutOfTime:

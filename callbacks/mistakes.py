@@ -99,7 +99,7 @@ class Mistakes(ExplanationCallback):
 
         They are those of the first images, as many as there is time for.
         """
-        layers = find_last_feature_map(look)
+        layers = find_last_feature_map(look.network, look.example)
         if not layers:
             return [[] for _ in indices]
         kind, panels = ("mistakes", *layers), []

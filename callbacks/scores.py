@@ -115,7 +115,7 @@ class Scores(ExplanationCallback):
         maps = collect_evidence(self, look, self.count)
         if maps is not None:
             yield from self._compute_map_scores(look, maps)
-        if maps is not None or not find_last_feature_map(look):
+        if maps is not None or not find_last_feature_map(look.network, look.example):
             self._scored = look.clock
         predictions = look.predictions
         if predictions is not None and len(predictions):
@@ -186,7 +186,7 @@ class Scores(ExplanationCallback):
 
     def _compute_randomisation(self, look: Look) -> Findings:
         """Yield how similar the probes' maps stay when layers become random."""
-        layers = find_last_feature_map(look)
+        layers = find_last_feature_map(look.network, look.example)
         if not layers:
             return
         layer, images = layers[0], look.probes.images

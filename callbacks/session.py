@@ -81,16 +81,13 @@ class Session:
     _shared: list[_Shared] = field(default_factory=list)
 
     @contextmanager
-    def look(
-        self, explanation: Explanation, deadline: float, pace: Pace, found: dict[Any, Any]
-    ) -> Iterator[Look]:
+    def look(self, explanation: Explanation, deadline: float, pace: Pace) -> Iterator[Look]:
         """Prepare the network as ``explanation`` calls it, while the ``with`` lasts.
 
         Args:
             explanation: the one that looks.
             deadline: see ``Look``. A call of the network after it raises ``OutOfTime``.
             pace: see ``Look``.
-            found: see ``Look``.
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
@@ -117,7 +114,7 @@ class Session:
                     network, shared.probes, explanation.class_names, self.clock, self.final,
                     deadline, explanation.seed, self.stage, history=self.history,
                     predictions=self.predictions if explanation.needs_predictions else None,
-                    memo=shared.memo, found=found, skip_preprocessing=skip_preprocessing,
+                    memo=shared.memo, skip_preprocessing=skip_preprocessing,
                     budget_key=self.time_setting,
                     pace=pace, **self._context,
                 )  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytorch_lightning as L
@@ -30,6 +31,8 @@ T = TypeVar("T")
 Findings = Iterator[tuple[str, np.ndarray | float]]  # tags, each with a picture or a number
 LogitsLocation = str | int | Callable | None
 Preprocess = Callable[[Tensor], Tensor] | None
+# by network and settings: number of outputs, and how they are read
+_OUTPUTS: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, str | None]]] = WeakKeyDictionary()
 
 
 class Explanation(L.Callback, ABC):
@@ -224,10 +227,11 @@ class Explanation(L.Callback, ABC):
             make: draws it.
             seconds: what drawing takes about, until it was measured.
         """
+        drawn = False
         for _ in look.pieces(("drawing", tag), 1, batch=1, passes=0.0, seconds=seconds):
             yield tag, make()
-            break
-        else:
+            drawn = True
+        if not drawn:
             self.report_cut(look, f"before {tag}")
 
     def report_cut(self, look: Look, where: str) -> None:
@@ -272,13 +276,14 @@ class Explanation(L.Callback, ABC):
             hooks.enter_context(answering(network, outputs, len(self.class_names) or None))
             yield skip_preprocessing if preprocessed else nullcontext
 
-    def check_outputs(self, network: nn.Module, images: Tensor, memo: dict[Any, Any]) -> None:
+    def check_outputs(self, network: nn.Module, images: Tensor) -> None:
         """Find out once what the outputs are, and report it; number classes that have no names.
+
+        Explanations that call the network in the same way share the result.
 
         Args:
             network: the network to explain.
             images: (B, C, H, W), of which at most two are used.
-            memo: where explanations that call the network in the same way share the result.
 
         Raises:
             UserError: the outputs cannot be read, or do not match the classes.
@@ -286,11 +291,13 @@ class Explanation(L.Callback, ABC):
         if self._checked is network:
             return
         self.outputs_readable = False
-        if "outputs" not in memo:
+        known = _OUTPUTS.setdefault(network, {})
+        settings = (self.preprocess, self.logits, self.outputs, len(self.class_names))
+        if settings not in known:
             with explaining(network):
                 logits, note = check_outputs(network, prepare_images(network, images[:2]))
-            memo["outputs"] = logits.shape[1], note
-        classes, note = memo["outputs"]
+            known[settings] = logits.shape[1], note
+        classes, note = known[settings]
         self.outputs_readable, self._checked = True, network
         if note:
             self.log_once("outputs", f"{self.name}: {note}")

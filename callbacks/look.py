@@ -122,12 +122,18 @@ class Look:
 
     @contextmanager
     def timed(self, kind: Hashable, units: int = 1) -> Iterator[None]:
-        """Record what the work inside the ``with`` takes, also if it is stopped; see ``Pace``."""
-        began = time.perf_counter()
+        """Record what the work inside the ``with`` takes; see ``Pace``.
+
+        Of work that is stopped, it is only known that it takes longer.
+        """
+        began, finished = time.perf_counter(), False
         try:
             yield
+            finished = True
         finally:
-            self.pace.note(kind, units, time.perf_counter() - began)
+            seconds, known = time.perf_counter() - began, self.pace.estimate(kind, units)
+            if finished or (known is not None and seconds > known):
+                self.pace.note(kind, units, seconds)
 
     def pieces(
         self, kind: Hashable, total: int, *, batch: int, passes: float, seconds: float = 0.0

@@ -43,14 +43,12 @@ class _Shared:
         settings: ``preprocess``, ``logits`` and ``outputs`` of ``Explanation.watch``.
         probes: the images on the network's device.
         memo: results, see ``Look``.
-        outputs: see ``Explanation.check_outputs``.
     """
 
     original: Probes
     settings: tuple
     probes: Probes
     memo: dict[Any, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,7 +107,7 @@ class Session:
                     network, outputs=outputs, preprocessed=verdict.preprocessed
                 ) as skip_preprocessing,
             ):
-                explanation.check_outputs(network, shared.probes.images, shared.outputs)
+                explanation.check_outputs(network, shared.probes.images)
                 yield Look(
                     network, shared.probes, explanation.class_names, self.clock, self.final,
                     deadline, explanation.seed, self.stage, history=self.history,

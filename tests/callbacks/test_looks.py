@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, OutOfTime
 from convlens.callbacks.pace import Pace
 
 from convlens.cli.main import main
-from support.looks import FakeClock, Small, probes, train_small
+from support.looks import FakeClock, Small, look_at, probes, train_small, untrained
 from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
@@ -278,6 +280,18 @@ def test_no_call_of_the_network_begins_after_the_deadline(monkeypatch, said):
     assert not looks.ledger.failures
     module = Small()
     module(torch.rand(1, 3, 12, 12))  # nothing guards it outside looks
+
+
+def test_work_that_is_stopped_does_not_count_as_quick(monkeypatch):
+    clock, pace = FakeClock(monkeypatch), Pace()
+    look = replace(look_at(untrained()), deadline=clock.now + 1.0, pace=pace)
+    for seconds, known in ((0.01, None), (2.0, None), (0.4, 0.4), (0.01, 0.4), (0.9, 0.9)):
+        stopped = (seconds, known) != (0.4, 0.4)
+        with suppress(OutOfTime), look.timed("map"):
+            clock.spend(seconds)
+            if stopped:
+                raise OutOfTime
+        assert pace.estimate("map", 1) == (None if known is None else pytest.approx(known))
 
 
 def test_each_look_is_recorded_with_what_it_was_allowed_and_took(monkeypatch):

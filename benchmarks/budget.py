@@ -130,13 +130,13 @@ def burning(count: int) -> Iterator[None]:
             process.wait()
 
 
-def list_grad_cam(home: Path) -> dict[str, list[str]]:
-    """Return the probes whose Grad-CAM was drawn, by clock, from the files of a run."""
+def list_grad_cam(home: Path, looks: list[dict]) -> dict[str, list[str]]:
+    """Return the probes whose Grad-CAM was drawn, by the clock of each look, from the files."""
+    clocks = sorted({look["clock"] for look in looks if look["moment"] != "test"})
+    folders = {clock: home / "explanations" / f"epoch_{clock:03d}" / "grad_cam" for clock in clocks}
     return {
-        str(int(epoch.name.removeprefix("epoch_"))): sorted(
-            file.stem for file in (epoch / "grad_cam").glob("*.jpg")
-        )
-        for epoch in sorted((home / "explanations").glob("epoch_*"))
+        str(clock): sorted(file.stem for file in folder.glob("*.jpg"))
+        for clock, folder in folders.items()
     }
 
 
@@ -167,7 +167,7 @@ def train(case: Case, data: Path, home: Path) -> dict:
     probes = sorted(file.stem for file in (home / "probes").glob("*.png"))
     return {
         **case._asdict(), "took": round(time.perf_counter() - began), "probes": probes,
-        "looks": summary["looking"]["looks"], "grad_cam": list_grad_cam(home),
+        "looks": summary["looking"]["looks"], "grad_cam": list_grad_cam(home, summary["looking"]["looks"]),
         "bytes": count_bytes(home), "left_out": summary["left_out"],
         "failures": summary["failures"],
     }  # fmt: skip

@@ -118,7 +118,9 @@ def test_pictures_of_a_run_are_counted_by_clock(tmp_path):
         file = tmp_path / "explanations" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"123")
-    assert budget.list_grad_cam(tmp_path) == {"0": ["a"], "10": ["b"]}
+    looks = [make_look("start", 0), make_look(clock=9), make_look(clock=10), make_look("end", 10)]
+    looks += [make_look("test", 4)]
+    assert budget.list_grad_cam(tmp_path, looks) == {"0": ["a"], "9": [], "10": ["b"]}
     assert budget.count_bytes(tmp_path)["10"] == {"grad_cam": 3, "x.jpg": 3}
 
 

@@ -164,10 +164,11 @@ def train(case: Case, data: Path, home: Path) -> dict:
     if done.returncode:
         raise SystemExit(f"{case.key} failed:\n{log.read_text()[-2000:]}")
     summary = json.loads((home / "summary.json").read_text())
+    looks = summary["looking"]["looks"]
     probes = sorted(file.stem for file in (home / "probes").glob("*.png"))
     return {
         **case._asdict(), "took": round(time.perf_counter() - began), "probes": probes,
-        "looks": summary["looking"]["looks"], "grad_cam": list_grad_cam(home, summary["looking"]["looks"]),
+        "looks": looks, "grad_cam": list_grad_cam(home, looks),
         "bytes": count_bytes(home), "left_out": summary["left_out"],
         "failures": summary["failures"],
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import explain_classes
+from convlens.callbacks.evidence import explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback

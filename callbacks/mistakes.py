@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,51 +60,59 @@ class Mistakes(ExplanationCallback):
             pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
         chosen = np.random.default_rng(look.seed).permutation(pool)[: self.random]
         for tag, title, indices in (
-            ("mistakes", "most confident mistakes", self._choose_mistakes(look, predictions)),
+            ("mistakes", "most confident mistakes", predictions.mistakes(self.mistakes)),
             ("random", "random images", np.sort(chosen)),
         ):
             if not len(indices):
                 continue
             images, rows = look.fetch(predictions.rows[indices].tolist())
-            if rows:
-                # indices of the fetched images; rows are sorted
-                known = np.searchsorted(predictions.rows, rows).tolist()
-                has_panels = tag == "mistakes"
-                panels: list[Panels] = [[] for _ in rows]
-                if has_panels:
-                    panels = self._draw_panels(look, predictions, images, known)
-                entries = [
-                    _make_entry(predictions, look.class_names, *each)
-                    for each in zip(images.cpu(), known, panels, strict=True)
-                ]
+            # indices of the fetched images; rows are sorted
+            known = np.searchsorted(predictions.rows, rows).tolist()
+            has_panels = tag == "mistakes"
+            panels: list[Panels] = [[] for _ in rows]
+            if has_panels:
+                panels = self._draw_panels(look, predictions, images, known)
+            entries = [
+                _make_entry(predictions, look.class_names, *each)
+                for each in zip(images.cpu(), known, panels, strict=False)
+            ]
+            if entries:
                 columns = 2 if has_panels else 4
-                sheet = picture_sheet(entries, title=f"{title} · {when}", columns=columns)
-                yield f"predictions/{tag}{suffix}", sheet
+                yield from self.draw(
+                    look, f"predictions/{tag}{suffix}",
+                    partial(picture_sheet, entries, title=f"{title} · {when}", columns=columns),
+                )  # fmt: skip
         labelled = predictions.labels >= 0
         counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
         )
         title = f"mistakes by class · {when}"
-        yield f"predictions/breakdown{suffix}", breakdown(counts, look.class_names, title=title)
-
-    def _choose_mistakes(self, look: Look, predictions: Predictions) -> np.ndarray:
-        """Return the indices of the mistakes for whose maps there is time."""
-        chosen = predictions.mistakes(self.mistakes)
-        kind = ("grad_cam", *find_last_feature_map(look))
-        if look.affords(kind, len(chosen), PASSES):
-            return chosen
-        guess = PASSES * look.pass_seconds
-        count = look.pace.count_affordable(kind, look.seconds_left, len(chosen), guess)
-        self.report_cut(look, f"with {count} of {len(chosen)} mistakes drawn")
-        return chosen[:count]
+        yield from self.draw(
+            look, f"predictions/breakdown{suffix}",
+            lambda: breakdown(counts, look.class_names, title=title),
+        )  # fmt: skip
 
     def _draw_panels(
         self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
     ) -> list[Panels]:
-        """Return the overlays of the predicted and the true class, on one scale per image."""
-        layers = find_last_feature_map(look)
+        """Return the overlays of the predicted and the true class, on one scale per image.
+
+        They are those of the first images, as many as there is time for.
+        """
+        layers = find_last_feature_map(look.network, look.example)
         if not layers:
             return [[] for _ in indices]
+        kind, panels = ("mistakes", *layers), []
+        for part in look.pieces(kind, len(indices), batch=self.batch, passes=PASSES):
+            panels += self._explain(look, predictions, images[part], indices[part], layers)
+        if len(panels) < len(indices):
+            self.report_cut(look, f"with {len(panels)} of {len(indices)} mistakes drawn")
+        return panels
+
+    def _explain(
+        self, look: Look, predictions: Predictions, images: Tensor, indices: list[int],
+        layers: list[str],
+    ) -> list[Panels]:  # fmt: skip
         pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)
         targets = torch.from_numpy(pairs)
         with look.skip_preprocessing():

@@ -74,8 +74,9 @@ class SignedMaps(ExplanationCallback):
         if not look.affords("logits", len(images), 1.2):
             self.report_cut(look, "before the first probe")
             return
-        logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
-        probs = probabilities(logits).cpu()
+        with look.timed("logits", len(images)):
+            logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
+            probs = probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
         numbers = [
             n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
@@ -96,7 +97,7 @@ class SignedMaps(ExplanationCallback):
             )
             yield f"{self.tag}/{look.probes.names[number]}", picture
             done = part.stop
-        self._turn = numbers.index(turn[done]) if done < len(turn) else 0
+            self._turn = numbers.index(turn[done]) if done < len(turn) else 0
         if done < len(turn):
             self.report_cut(look, f"before probe {look.probes.names[turn[done]]}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convlens.draw.grad_cam_panel import READING
+
 
 @dataclass(frozen=True)
 class Method:
@@ -23,32 +25,29 @@ class Method:
 
 
 METHODS = {
-    "grad_cam": Method(
-        "Grad-CAM",
-        "The brighter a part, the more the layer finds there for the class.",
-        "logit",
-    ),
+    "grad_cam": Method("Grad-CAM", READING, "logit"),
     "occlusion": Method(
         "Occlusion",
-        "Red: covering this part lowers the logit of the class, so the part speaks for it. Blue: "
-        "it speaks against the class.",
-        "logit", signed=True,
-    ),
-    "integrated_gradients": Method(
-        "Integrated gradients",
-        "Red pixels raise the logit of the class compared with a baseline image; blue ones lower "
+        "Occlusion: covering a red part lowers the logit of the class, covering a blue part raises "
         "it.",
         "logit", signed=True,
     ),
     "superpixels": Method(
         "Superpixels",
-        "Each region of similar pixels has one value: how much it adds to the logit of the class "
-        "(red) or takes from it (blue).",
+        "Superpixels: covering a red patch lowers the logit of the class, covering a blue patch "
+        "raises it.",
+        "logit", signed=True,
+    ),
+    "integrated_gradients": Method(
+        "Integrated gradients",
+        "Integrated gradients: compared with a black image, red parts raise the logit of the "
+        "class, blue parts lower it.",
         "logit", signed=True,
     ),
 }  # fmt: skip
 
 
 def describe_method(name: str) -> Method:
-    """Return what the maps of a method are; a method of another library has only its name."""
-    return METHODS.get(name, Method(name.replace("_", " "), ""))
+    """Return what the maps of a method are; of another method, only its name is known."""
+    title = name.replace("_", " ").capitalize()
+    return METHODS.get(name, Method(title, f"{title}."))

@@ -111,10 +111,12 @@ def _shrink(
 
 
 def _drop(pictures: Pictures, order: Sequence[str], room: int) -> tuple[Pictures, list[str]]:
-    """Drop tags until the others fit, prefix by prefix, the last tags first."""
+    """Drop tags until the others fit, prefix by prefix, the last probes first."""
     kept, lines = dict(pictures), []
     for prefix in order:
+        # rather all layers of the first probes than all probes of the first layers
         tags = [tag for tag in kept if has_prefix(tag, (prefix,))]
+        tags.sort(key=lambda tag: tag.rpartition("/")[2])
         total = len(tags)
         while tags and _size_of(kept) > room:
             del kept[tags.pop()]

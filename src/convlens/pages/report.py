@@ -96,18 +96,19 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
 
 def _fit_page(run: StoredRun, limit: int) -> str:
     """Return the page with as many maps and pictures as fit."""
-    room = limit - len(_render_page(run, None, Selection({}), limit).encode())
+    bare, slack = len(_render_page(run, None, Selection({}), limit).encode()), 0
     viewed = read_viewer_run(run)
     while True:
-        viewer = build_viewer([viewed], room=int(OF_MAPS * room))
-        left = room - (len(viewer.data) if viewer else 0)
-        selection = select(run.pictures, run.probes, run.all_maps, left)
+        viewer = build_viewer([viewed], room=int(OF_MAPS * (limit - bare - slack)))
+        page = _render_page(run, viewer, Selection({}), limit)
+        room = limit - len(page.encode()) - slack
+        selection = select(run.pictures, run.probes, run.all_maps, room)
         page = _render_page(run, viewer, selection, limit)
-        # the size of headings and captions is known only now
+        # the size of captions, and of the lines on what is left out, is known only now
         over = len(page.encode()) - limit
         if over <= 0 or not (viewer or selection.pictures):
             return page
-        room -= over
+        slack += over
 
 
 def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, limit: int) -> str:

@@ -15,10 +15,13 @@ ACTIVATIONS = "activations"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
 LATEST = ("confusion_matrix", "predictions", "depth", "augmentation")
 ENDS = ("class_means", "filters")  # prefixes of tags with the first and the latest picture
-# longest side in pixels and JPEG quality at which pictures are encoded again, until they fit
-BULKY = (ACTIVATIONS, "filters")
-BULKY_SIZES = ((1100, 70), (900, 60))
-SIZES = ((800, 70), (600, 55))
+BULKY = (ACTIVATIONS, "filters")  # prefixes of tags with by far the largest pictures
+# longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
+_Size = tuple[int, int] | None
+_SIZES: tuple[tuple[_Size, _Size], ...] = (
+    (None, None), ((1100, 70), (1100, 75)), ((900, 60), (800, 70)),
+)  # fmt: skip
+_SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     "augmentation", "predictions/random", "predictions/breakdown", "depth", "class_means",
@@ -66,9 +69,8 @@ def list_candidates(
 def select(files: Files, probes: Collection[str], methods: Collection[str], room: int) -> Selection:
     """Choose pictures that take at most ``room`` bytes of a page.
 
-    Activations and filters are made smaller first, then dropped one by one, the last ones first;
-    then all others likewise. Incomplete JPEG files, which a killed run may leave, are dropped and
-    listed.
+    Pictures are made smaller first; then activations and filters are dropped one by one, then
+    others. Incomplete JPEG files, which a killed run may leave, are dropped and listed.
 
     Args:
         files: all pictures of the run.
@@ -77,37 +79,35 @@ def select(files: Files, probes: Collection[str], methods: Collection[str], room
         room: size limit in bytes.
     """
     complete, broken = _drop_broken(list_candidates(files, probes, methods))
-    pictures: Pictures = {
+    originals = {
         tag: {epoch: file.read_bytes() for epoch, file in looks.items()}
         for tag, looks in complete.items()
     }
-    left_out = []
-    for prefixes, sizes, order in ((BULKY, BULKY_SIZES, BULKY), (("",), SIZES, DISPENSABLE)):
-        pictures, line = _shrink(pictures, prefixes, sizes, room)
-        left_out += [line] if line else []
-        pictures, lines = _drop(pictures, order, room)
-        left_out += lines
-    return Selection(pictures, left_out, broken)
-
-
-def _shrink(
-    pictures: Pictures, prefixes: Sequence[str], sizes: Sequence[tuple[int, int]], room: int
-) -> tuple[Pictures, str]:
-    """Encode the pictures below prefixes at smaller sizes until all fit; return a line on it."""
-    originals, line = pictures, ""
-    for edge, quality in sizes:
-        concerned = [tag for tag in originals if has_prefix(tag, prefixes)]
-        if not concerned or _size_of(pictures) <= room:
+    pictures, lines = originals, []
+    for size in _SIZES:
+        pictures = _encode(originals, *size)
+        if _size_of(pictures) <= room:
             break
-        pictures = {
-            tag: {e: shrink_jpeg(one, edge, quality) for e, one in looks.items()}
-            if tag in concerned
-            else looks
-            for tag, looks in originals.items()
-        }
-        what = " and ".join(filter(None, prefixes)) or "all pictures"
-        line = f"{what}: smaller, at most {edge} pixels wide and high, JPEG quality {quality}"
-    return pictures, line
+    pictures, dropped = _drop(pictures, BULKY, room)
+    if _size_of(pictures) > room:
+        size = _SMALLEST
+        pictures, others = _drop(
+            _encode({tag: originals[tag] for tag in pictures}, *size), DISPENSABLE, room
+        )
+        dropped += others
+    for what, side in zip((" and ".join(BULKY), "other pictures"), size, strict=True):
+        if side:
+            lines.append(f"{what}: at most {side[0]} pixels wide and high, JPEG quality {side[1]}")
+    return Selection(pictures, [*lines, *dropped], broken)
+
+
+def _encode(originals: Pictures, bulky: _Size, other: _Size) -> Pictures:
+    """Return pictures at most of a size, those below ``BULKY`` of another one."""
+    encoded = {}
+    for tag, looks in originals.items():
+        size = bulky if has_prefix(tag, BULKY) else other
+        encoded[tag] = {e: shrink_jpeg(one, *size) if size else one for e, one in looks.items()}
+    return encoded
 
 
 def _drop(pictures: Pictures, order: Sequence[str], room: int) -> tuple[Pictures, list[str]]:

@@ -81,8 +81,16 @@ class Explanation(L.Callback, ABC):
     @property
     def config_key(self) -> str:
         """The key of this callback in ``configs/callbacks/default.yaml``."""
-        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-        return f"callbacks.{snake}"
+        return f"callbacks.{self._snake}"
+
+    @property
+    def kind(self) -> str:
+        """What it shows, in plain words."""
+        return self._snake.replace("_", " ")
+
+    @property
+    def _snake(self) -> str:
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     # --- which images
 

@@ -66,7 +66,7 @@ class FilterVisuals(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    has_final_look = True
+    kind, has_final_look = "filters", True
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
@@ -115,6 +115,7 @@ class FilterVisuals(ExplanationCallback):
         selections = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
         patches = self._search(look, selections)
         missing = []
+        look.work.begin(total=len(layers))
         for place, layer in enumerate(self.rotate(layers)):
             selection = selections[layer]
             count = self._count_affordable(look, layer, len(selection.units), len(layers) - place)
@@ -125,6 +126,7 @@ class FilterVisuals(ExplanationCallback):
                 began = time.perf_counter()
                 yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
                 self._drawing = time.perf_counter() - began - self._ascent_seconds
+            look.work.advance()
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (

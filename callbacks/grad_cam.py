@@ -40,6 +40,8 @@ class GradCam(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
+    kind = "Grad-CAM"
+
     def __init__(
         self, *, layers: str | list[str] = "auto", target: str = "answer", classes: int = 2,
         pixelated: bool = False, every_n_epochs: int = 1, batch: int = 32,

@@ -13,6 +13,7 @@ from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import Predictions
 from torch import Tensor, nn
 
+from convlens.core.progress import Work
 from convlens.data.probes import Probes
 from convlens.explain.occlusion import compute_logits
 
@@ -52,6 +53,7 @@ class Look:
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
         budget_key: the setting that grants this look more time.
         pace: what pieces of explanations take, measured during the run.
+        work: shows how far this look is.
     """
 
     network: nn.Module
@@ -74,6 +76,7 @@ class Look:
     skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
     budget_key: str = "looking.seconds"
     pace: Pace = field(default_factory=Pace)
+    work: Work = field(default_factory=Work)
 
     @property
     def example(self) -> Tensor:
@@ -127,6 +130,7 @@ class Look:
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
         """
+        self.work.begin(total=total)
         done = 0
         for size in chain(FIRST_PIECES, repeat(batch)):
             guess = 0.0 if self.pace.seconds(kind) is not None else passes * self.pass_seconds
@@ -137,4 +141,5 @@ class Look:
             began = time.perf_counter()
             yield slice(done, done + count)
             self.pace.note(kind, count, time.perf_counter() - began)
+            self.work.advance(count)
             done += count

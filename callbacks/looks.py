@@ -22,6 +22,7 @@ from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
+from convlens.core.progress import Work, progress_bar
 from convlens.core.stopwatch import count_seconds
 from convlens.rundir.maps import Maps, write_maps
 from convlens.training import ClassifierModule
@@ -124,7 +125,8 @@ class Looks(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._trained and self._list_prediction_users():
-            predict_validation(trainer, pl_module, self.predictions)
+            with progress_bar("predicting the validation images"):
+                predict_validation(trainer, pl_module, self.predictions)
         due = [each for each in self.order if self._is_due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
         if self.alarms is not None:
@@ -246,12 +248,14 @@ class Looks(L.Callback):
             return
         latest = self.predictions.latest.get(stage)
         session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
-        for each in due:
-            if each.probes is not None:
-                with count_seconds("explaining"):
-                    self._look(trainer, session, each)
+        with progress_bar(f"looking {session.when}") as work:
+            for each in due:
+                if each.probes is not None:
+                    work.begin(each.kind)
+                    with count_seconds("explaining"):
+                        self._look(trainer, session, each, work)
 
-    def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
+    def _look(self, trainer: L.Trainer, session: Session, each: Explanation, work: Work) -> None:
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         moment: Moment = "end" if session.final else "start" if session.clock == 0 else "epoch"
         if session.stage == "test":
@@ -259,12 +263,9 @@ class Looks(L.Callback):
         deadline = began + self.ledger.seconds_left(moment)
         try:
             if deadline <= began:
-                when = {"test": "after the test", "end": "at the end"}.get(
-                    moment, f"at epoch {session.clock}"
-                )
-                each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
+                each.cut = f"{each.name}: no time left {session.when}; raise {session.time_setting}"
                 return
-            with session.look(each, deadline, self.pace) as look:
+            with session.look(each, deadline, self.pace, work) as look:
                 for tag, value in each.pictures(look):
                     if isinstance(value, np.ndarray):
                         write_picture(trainer, each.folder, tag, value, session.clock)

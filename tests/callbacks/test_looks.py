@@ -220,7 +220,7 @@ def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):
     lines = [line for line in said if "OtherWork" in line]
     assert len(lines) == 1 and "raise Looks(ledger=Ledger(floor=…))" in lines[0]
     assert (
-        "no time left at epoch" in looks.ledger.left_out["OtherWork"] or "out of time" in lines[0]
+        "no time left after epoch" in looks.ledger.left_out["OtherWork"] or "out of time" in lines[0]
     )
 
 

@@ -12,6 +12,7 @@ from convlens.cli.results import right, screen, whole
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.config.compose import compose
 from convlens.config.schema import get_name
+from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir import log as logs
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def run(words: list[str]) -> int:
     if values["ckpt"]:
         return _plan_checkpoint(values["ckpt"], overrides)
     config = compose(overrides)
-    from convlens.experiment.plan import plan
+    with progress_bar(LOADING):
+        from convlens.experiment.plan import plan
 
     logs.silence_libraries()  # Lightning has added its own handler on import
-    planned = plan(config)
+    with progress_bar("measuring what the run costs"):
+        planned = plan(config)
     download = "training would first download"
     if planned.weights:
         print(f"{download} the weights: {planned.weights}")

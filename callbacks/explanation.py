@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -183,6 +183,10 @@ class Explanation(L.Callback, ABC):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         """Return tags (with ``<probe>`` for each probe) and their number of pictures in a look."""
         return {}
+
+    def portion(self, look: Look) -> Portion | None:
+        """Return what a look works through; None if that takes next to no time."""
+        return None
 
     def fit_batch(self, compute: Callable[[int], T]) -> T:
         """Return ``compute(batch)``, halving the batch until memory suffices.

@@ -22,6 +22,26 @@ SPLITS = {"val": "validation", "test": "test"}  # by stage
 
 
 @dataclass(frozen=True)
+class Portion:
+    """What a look of an explanation works through, if there is time for all of it.
+
+    Attributes:
+        units: how many units of work.
+        what: a unit, in the plural: "probes".
+        kind: of the work, see ``Pace``.
+        passes: forward passes of one image that a unit costs about, for a kind that was not
+            measured yet.
+        is_bound: whether ``passes`` is only an upper bound.
+    """
+
+    units: int
+    what: str
+    kind: Hashable
+    passes: float
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
 class Look:
     """One look at the network.
 
@@ -112,9 +132,12 @@ class Look:
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
         """
+        return self.estimate(kind, units, passes) <= self.seconds_left
+
+    def estimate(self, kind: Hashable, units: int, passes: float) -> float:
+        """Return the seconds of some units; the arguments are those of ``affords``."""
         known = self.pace.seconds(kind)
-        each = passes * self.pass_seconds if known is None else known
-        return units * each <= self.seconds_left
+        return units * (passes * self.pass_seconds if known is None else known)
 
     def pieces(self, kind: Hashable, total: int, *, batch: int, passes: float) -> Iterator[slice]:
         """Yield parts of ``range(total)``, one after the other, as far as the time suffices.

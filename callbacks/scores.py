@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from convlens.callbacks.evidence import PASSES, Evidence, collect_evidence, find_last_feature_map
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -99,6 +99,10 @@ class Scores(ExplanationCallback):
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
+
+    def portion(self, look: Look) -> Portion | None:
+        layers = find_last_feature_map(look)
+        return Portion(self.count, "images", ("grad_cam", *layers), PASSES) if layers else None
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)

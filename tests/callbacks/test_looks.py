@@ -219,9 +219,8 @@ def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):
     look_after_epochs(looks, clock, 3, 1.0)
     lines = [line for line in said if "OtherWork" in line]
     assert len(lines) == 1 and "raise Looks(ledger=Ledger(floor=…))" in lines[0]
-    assert (
-        "no time left after epoch" in looks.ledger.left_out["OtherWork"] or "out of time" in lines[0]
-    )
+    left_out = looks.ledger.left_out["OtherWork"]
+    assert "no time left after epoch" in left_out or "out of time" in lines[0]
 
 
 def test_the_look_after_the_test_names_the_setting_that_grants_it_time(monkeypatch):

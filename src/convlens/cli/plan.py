@@ -15,6 +15,8 @@ from convlens.config.schema import get_name
 from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir import log as logs
 
+MOMENTS = ("start", "epoch", "end", "test")
+
 if TYPE_CHECKING:
     from convlens.experiment.plan import Plan, PlannedPhase
     from convlens.models.layers import LayerRow
@@ -178,6 +180,31 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
     screen().print(table)
 
 
+def _print_forecast(plan: Plan) -> None:
+    """Print what of each explanation there is time for, in the order in which they look."""
+    if (forecast := plan.forecast) is None:
+        return
+    columns = ("before training", "after each epoch", "at the end", "after the test")
+    table = _table("looks, by estimate, in the order of worth", "", *columns)
+    table.add_row("allowed, together", *(_format_allowed(forecast.allowed[m]) for m in MOMENTS))
+    table.add_section()
+    for kind, cells in forecast.cells.items():
+        table.add_row(kind, *(cells.get(moment, "") for moment in MOMENTS))
+    screen().print(table)
+    print(f"a forward pass of one image takes {1000 * forecast.pass_seconds:.0f} ms")
+    for planned in plan.trained_phases:
+        seconds = plan.estimate_epoch_seconds(planned)
+        phase = f" of phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
+        epoch = "an epoch" if seconds is None else f"an epoch of about {seconds:.3g} s"
+        allowed = _format_allowed(plan.ledger.allow(seconds or 0.0))
+        least = " or more" if seconds is None else ""
+        print(f"after {epoch}{phase} the looks may take {allowed}{least}")
+
+
+def _format_allowed(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < float("inf") else "any time"
+
+
 def _print_logged(plan: Plan) -> None:
     """Print every tag of pictures, with the number of pictures that each explanation logs."""
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
@@ -185,9 +212,5 @@ def _print_logged(plan: Plan) -> None:
     for tag, count in plan.tags:
         table.add_row(tag, str(count))
     screen().print(table)
-    ledger = plan.ledger
-    print(
-        f"explanations may take {ledger.share:.0%} of an epoch, or {ledger.floor:g} s if that is "
-        f"more, and {ledger.at_start:g} s before training"
-    )
+    _print_forecast(plan)
     print(f"pictures are also written to {Path('<run_dir>') / 'explanations'}")

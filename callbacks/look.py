@@ -31,6 +31,7 @@ class Portion:
         kind: of the work, see ``Pace``.
         passes: forward passes of one image that a unit costs about, for a kind that was not
             measured yet.
+        least: with time for fewer units, none is begun.
         is_bound: whether ``passes`` is only an upper bound.
     """
 
@@ -38,6 +39,7 @@ class Portion:
     what: str
     kind: Hashable
     passes: float
+    least: int = 1
     is_bound: bool = False
 
 

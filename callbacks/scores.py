@@ -6,7 +6,13 @@ import time
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import PASSES, Evidence, collect_evidence, find_last_feature_map
+from convlens.callbacks.evidence import (
+    FEWEST,
+    PASSES,
+    Evidence,
+    collect_evidence,
+    find_last_feature_map,
+)
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
@@ -101,8 +107,10 @@ class Scores(ExplanationCallback):
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
 
     def portion(self, look: Look) -> Portion | None:
-        layers = find_last_feature_map(look)
-        return Portion(self.count, "images", ("grad_cam", *layers), PASSES) if layers else None
+        if not (layers := find_last_feature_map(look)):
+            return None
+        kind, least = ("grad_cam", *layers), min(FEWEST, self.count)
+        return Portion(self.count, "images", kind, PASSES, least)
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)

@@ -245,3 +245,20 @@ def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     }
     between = tmp_path / "run/explanations/epoch_002"
     assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2
+
+
+def test_a_look_above_two_seconds_names_its_moment_its_kind_and_its_pieces(monkeypatch, capsys):
+    clock = FakeClock(monkeypatch)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
+    moments = {
+        "before training": (0, {}), "after epoch 3": (3, {}), "at the end": (3, {"final": True}),
+        "after the test": (3, {"final": True, "stage": "test"}),
+    }  # fmt: skip
+    for cost, shown in ((0.04, False), (0.4, True)):  # of 40 units: 1.6 and 16 seconds
+        for name, (epochs, how) in moments.items():
+            looks = Looks([Work(clock, cost)], ledger=Ledger(floor=100.0))
+            looks.order[0].attach(probes(), ("a", "b"), None, 0)
+            looks.ledger.end_epoch(0)
+            looks.look(trainer, Small(), looks.order, epochs, **how)
+            line = f"looking {name}: work 9/40\n"  # after parts of 1 and 8
+            assert capsys.readouterr().err == (line if shown else "")

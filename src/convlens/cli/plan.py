@@ -191,6 +191,8 @@ def _print_forecast(plan: Plan) -> None:
     for kind, cells in forecast.cells.items():
         table.add_row(kind, *(cells.get(moment, "") for moment in MOMENTS))
     screen().print(table)
+    if any(" of " in cells.get("epoch", "") for cells in forecast.cells.values()):
+        print("what does not fit after an epoch is drawn after the next ones, in turn")
     print(f"a forward pass of one image takes {1000 * forecast.pass_seconds:.0f} ms")
     for planned in plan.trained_phases:
         seconds = plan.estimate_epoch_seconds(planned)

@@ -142,7 +142,8 @@ def _count(look: Look, portion: Portion, left: float) -> tuple[int, float]:
     whole = look.estimate(portion.kind, portion.units, portion.passes)
     if whole <= left:
         return portion.units, whole
-    return max(0, int(portion.units * left / whole)), whole
+    count = int(portion.units * max(left, 0.0) / whole)
+    return count if count >= portion.least else 0, whole
 
 
 def _describe(portion: Portion, count: int) -> str:

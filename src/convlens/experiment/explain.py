@@ -92,6 +92,8 @@ def explain_images(
     write_atomic(home / PAGE, text)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
+    if layers == "auto" and (line := explainer.describe_left_out(chosen)):
+        say(f"left out      {line}")
     say(f"explanations  {home}\npage          {home / PAGE}")
     if not count and walk is not None:
         raise UserError(f"none of the files of {image} could be explained; the lines above say why")

@@ -27,6 +27,7 @@ from convlens.experiment.methods import (
     Explanation,
     add_explanation,
     choose_methods,
+    count_left_out,
     draw_filter_panels,
 )
 from convlens.explain.grad_cam import probabilities
@@ -219,6 +220,16 @@ class Explainer:
             return draw_filter_panels(
                 self.network, self.shape, names, layers, seed=self.seed, work=work
             )
+
+    def describe_left_out(self, methods: Sequence[str]) -> str:
+        """Return which layers are not drawn if none are named, in one line; '' if all are."""
+        with self._prepare_network():
+            missing = count_left_out(self.network, self.shape, methods)
+        counts = [
+            f"{method} of {count} layer{'s' if count > 1 else ''}"
+            for method, count in missing.items()
+        ]
+        return f"{' and '.join(counts)}; layers=* draws all" if counts else ""
 
     def _choose_targets(self, target: str | None, probabilities: Tensor) -> list[int]:
         if target is None:

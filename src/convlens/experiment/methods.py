@@ -255,6 +255,21 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     explanation.notes.extend(f"{method}: {line}" for line in notes)
 
 
+def count_left_out(
+    network: nn.Module, shape: tuple[int, int, int], methods: Sequence[str]
+) -> dict[str, int]:
+    """Return how many layers ``auto`` leaves out, by method; arguments as in the functions above."""
+    example, missing = torch.full((1, *shape), 0.5), {}
+    for method, limit in {"activations": _LAYERS_SHOWN, "filters": _FILTER_LAYERS}.items():
+        if method in methods:
+            every, shown = (
+                len(choose_layers(network, "auto", method, example=example, limit=most))
+                for most in (None, limit)
+            )
+            missing[method] = every - shown
+    return {method: count for method, count in missing.items() if count}
+
+
 def draw_filter_panels(
     network: nn.Module, shape: tuple[int, int, int], class_names: Sequence[str],
     layers: str | list[str], *, seed: int, work: Work | None = None,

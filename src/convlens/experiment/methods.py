@@ -258,7 +258,7 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
 def count_left_out(
     network: nn.Module, shape: tuple[int, int, int], methods: Sequence[str]
 ) -> dict[str, int]:
-    """Return how many layers ``auto`` leaves out, by method; arguments as in the functions above."""
+    """Return how many layers ``layers="auto"`` leaves out, by method."""
     example, missing = torch.full((1, *shape), 0.5), {}
     for method, limit in {"activations": _LAYERS_SHOWN, "filters": _FILTER_LAYERS}.items():
         if method in methods:

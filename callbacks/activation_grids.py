@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -43,6 +43,10 @@ class ActivationGrids(ExplanationCallback):
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers}
+
+    def portion(self, look: Look) -> Portion | None:
+        layers, shown = self.layers_of(look), min(self.probe_count, len(look.probes))
+        return Portion(len(layers) * shown, "grids", "activation grid", 0.5) if layers else None
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)

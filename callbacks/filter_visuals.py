@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ _MEASURING = 20  # measuring the receptive field of a layer costs about that man
 SLOWER = 1.4  # how many times its estimate an ascent may take, until the first was timed
 DRAWING = 0.1  # seconds of drawing and writing a sheet, until the first was timed
 PARTIAL = 0.7  # speed of a smaller batch, per unit
+ASCENT_PASSES = 2.5  # forward passes that a step of ascent costs about
 _NAMED = 2  # layers that the line about missing units names
 
 
@@ -66,7 +67,7 @@ class FilterVisuals(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    has_final_look = True
+    kind, has_final_look = "filters", True
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
@@ -97,6 +98,13 @@ class FilterVisuals(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"filters/{layer}": 1 for layer in layers}
 
+    def portion(self, look: Look) -> Portion | None:
+        units = self.full_units if look.final else self.units
+        what = "layers × all units" if units is None else f"layers × {units} units"
+        passes = ASCENT_PASSES * self.steps * (units or 1)  # of the whole network
+        layers = len(self.layers_of(look))
+        return Portion(layers, what, "ascent", passes, is_bound=True) if layers else None
+
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
         for first in self.find_once(look.network, look.example, find_image_convolutions):
@@ -115,6 +123,7 @@ class FilterVisuals(ExplanationCallback):
         selections = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
         patches = self._search(look, selections)
         missing = []
+        look.work.begin(total=len(layers))
         for place, layer in enumerate(self.rotate(layers)):
             selection = selections[layer]
             count = self._count_affordable(look, layer, len(selection.units), len(layers) - place)
@@ -125,6 +134,7 @@ class FilterVisuals(ExplanationCallback):
                 began = time.perf_counter()
                 yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
                 self._drawing = time.perf_counter() - began - self._ascent_seconds
+            look.work.advance()
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (

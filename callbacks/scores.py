@@ -6,9 +6,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import PASSES, Evidence, collect_evidence, find_last_feature_map
+from convlens.callbacks.evidence import (
+    FEWEST,
+    PASSES,
+    Evidence,
+    collect_evidence,
+    find_last_feature_map,
+)
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -99,6 +105,12 @@ class Scores(ExplanationCallback):
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
+
+    def portion(self, look: Look) -> Portion | None:
+        if not (layers := find_last_feature_map(look.network, look.example)):
+            return None
+        kind, least = ("grad_cam", *layers), min(FEWEST, self.count)
+        return Portion(self.count, "images", kind, PASSES, least)
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)

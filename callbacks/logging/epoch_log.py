@@ -13,6 +13,7 @@ from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
+from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import format_csv_line
@@ -61,7 +62,7 @@ class EpochLog(L.Callback):
             if trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
         else:
-            with count_seconds("validation"):
+            with count_seconds("validation"), progress_bar("evaluating the untrained network"):
                 self._measure_untrained(trainer, module)
         get_stopwatch().switch_to("training")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
+from convlens.core.progress import progress_bar
 from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import format_probability
 from convlens.experiment.explainer import Explainer
@@ -52,17 +53,22 @@ def explain_images(
         files = chain([next(files)], files)  # report a lack of images before a folder is made
     elif chosen != ["filters"]:
         raise UserError("explain needs image=PATH, an image or a folder of images")
-    # filters depend on the network alone, so they are drawn once
-    sheets = explainer.filters(layers) if "filters" in chosen else {}
-    home = _make_folder(run_dir)
     say(f"explaining {network}")
+    sheets = {}
+    if "filters" in chosen:  # they depend on the network alone, so they are drawn once
+        with progress_bar("drawing filters") as work:
+            sheets = explainer.filters(layers, work=work)
+    home = _make_folder(run_dir)
     if sheets:
         page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
     count, refused, names = 0, [], {PAGE, "filters"}
     for file in files:
         try:
-            explanation = explainer.explain(file, target=target, only=methods, layers=layers)
+            with progress_bar(f"explaining {file.name}") as work:
+                explanation = explainer.explain(
+                    file, target=target, only=methods, layers=layers, work=work
+                )
         except ImageError as error:
             refused.append(str(error))
             say(f"! {error}")
@@ -86,6 +92,8 @@ def explain_images(
     write_atomic(home / PAGE, text)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
+    if layers == "auto" and (line := explainer.describe_left_out(chosen)):
+        say(f"left out      {line}")
     say(f"explanations  {home}\npage          {home / PAGE}")
     if not count and walk is not None:
         raise UserError(f"none of the files of {image} could be explained; the lines above say why")

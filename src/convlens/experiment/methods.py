@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
@@ -254,9 +255,24 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     explanation.notes.extend(f"{method}: {line}" for line in notes)
 
 
+def count_left_out(
+    network: nn.Module, shape: tuple[int, int, int], methods: Sequence[str]
+) -> dict[str, int]:
+    """Return how many layers ``layers="auto"`` leaves out, by method."""
+    example, missing = torch.full((1, *shape), 0.5), {}
+    for method, limit in {"activations": _LAYERS_SHOWN, "filters": _FILTER_LAYERS}.items():
+        if method in methods:
+            every, shown = (
+                len(choose_layers(network, "auto", method, example=example, limit=most))
+                for most in (None, limit)
+            )
+            missing[method] = every - shown
+    return {method: count for method, count in missing.items() if count}
+
+
 def draw_filter_panels(
     network: nn.Module, shape: tuple[int, int, int], class_names: Sequence[str],
-    layers: str | list[str], *, seed: int,
+    layers: str | list[str], *, seed: int, work: Work | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Draw the filters of layers.
 
@@ -269,6 +285,7 @@ def draw_filter_panels(
         class_names: names of the logits.
         layers: see ``convlens.explain.choose_layers``; convolutions or dense layers.
         seed: seed of the images at which the ascent starts.
+        work: shows how many layers are done; None if nobody waits.
 
     Returns:
         Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
@@ -280,7 +297,8 @@ def draw_filter_panels(
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
     first = find_image_convolutions(network, example)
     logits = find_logits_layer(network, chosen, example)
-    panels = {}
+    panels, work = {}, work or Work()
+    work.begin(total=len(chosen))
     for layer in chosen:
         if layer in first:
             weights = kernels(find_module(network, layer))
@@ -289,6 +307,7 @@ def draw_filter_panels(
             names = class_names if layer == logits else ()
             panel = _draw_ascent(network, layer, shape, names, seed)
         panels[f"filters/{layer}"] = panel
+        work.advance()
     return panels
 
 

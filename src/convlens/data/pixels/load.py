@@ -216,11 +216,12 @@ def show_progress(
     Yields:
         A function that advances the progress by a number of steps.
     """
-    in_lines, start = is_visible and not is_on_terminal(), time.monotonic()
+    in_bars = is_on_terminal()
+    in_lines, start = is_visible and not in_bars, time.monotonic()
     if in_lines:
         print(f"{verb} {what}", file=sys.stderr)
-    with progress_bar(f"{verb} {what}", total, visible=is_visible) as advance:
-        yield advance
+    with progress_bar(f"{verb} {what}", total, visible=is_visible and in_bars) as work:
+        yield work.advance
     if in_lines:
         print(f"{past_verb} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 

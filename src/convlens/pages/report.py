@@ -13,6 +13,7 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.draw.jpeg import read_jpeg_size
 from convlens.pages.charts import line_chart
+from convlens.pages.data_section import describe_data
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
@@ -140,6 +141,7 @@ def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
         classes=classes,
         many=len(classes) > MANY,
         scores=_draw_scores(run, chart),
+        data=describe_data(run),
         summary=summary,
         cost=_draw_cost(summary),
         last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),

@@ -29,8 +29,8 @@ class EpochLog(L.Callback):
     evaluation mode. Lightning's own logging is not used, because it counts optimiser steps; only
     ``train_step/loss`` uses these.
 
-    ``convlens.callbacks.Looks`` calls ``begin`` and ``end_epoch`` after the looks, when their
-    scores and cost are known.
+    ``convlens.callbacks.Looks`` calls ``begin``, ``end_epoch`` and ``end_training`` after the
+    looks, when their scores and cost are known.
 
     Args:
         file: ``metrics.csv``.
@@ -121,6 +121,16 @@ class EpochLog(L.Callback):
             )  # fmt: skip
             log.debug("epoch %d: looking took %.1f s of it", clock, looking)
 
+    def end_training(self, trainer: L.Trainer) -> None:
+        """Add the scores of the looks at the end to the last row."""
+        row = self.history[-1] if self.history else {}
+        scores = self.ledger.scores.get(row.get("epoch"), {})
+        if scores.items() <= row.items():
+            return
+        self.history = [*self.history[:-1], _merge(row, scores)]
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._write_table()
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         get_stopwatch().switch_to("closing")
 
@@ -140,10 +150,7 @@ class EpochLog(L.Callback):
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
         # the scores have already been sent to the loggers
-        scores = self.ledger.scores.get(clock, {})
-        row = {"epoch": clock, **values, **scores}
-        if "explain/seconds" in row:  # last: the one number that no run repeats
-            row["explain/seconds"] = row.pop("explain/seconds")
+        row = _merge({"epoch": clock, **values}, self.ledger.scores.get(clock, {}))
         self.history = [*self.history[:clock], row]
         write_numbers(trainer, values, clock)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
@@ -180,6 +187,14 @@ class EpochLog(L.Callback):
         get_stopwatch().add(state_dict["seconds"])  # those of all parts of a resumed run
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
+
+
+def _merge(row: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
+    """Return a row with scores; ``explain/seconds``, which no run repeats, stays the last."""
+    merged = {**row, **scores}
+    if "explain/seconds" in merged:
+        merged["explain/seconds"] = merged.pop("explain/seconds")
+    return merged
 
 
 def _lay_out_charts(trainer: L.Trainer) -> None:

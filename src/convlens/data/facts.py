@@ -5,6 +5,7 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -26,12 +27,14 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
     Returns:
         ``name``; ``classes``, K names; ``images``, split to K counts; ``notes``, the lines about
         the data in the log; ``skipped``, files that could not be decoded: ``count``, ``reasons``
-        (reason and count) and ``first`` (file and reason); ``copies``, see ``count_copies``, and
-        ``originals``, see ``measure_originals``: both None unless the images are files.
+        (reason without its numbers, and count) and ``first`` (file and reason); ``copies``, see
+        ``count_copies``, and ``originals``, see ``measure_originals``: both None unless the images
+        are files.
     """
     dataset = data.dataset
     parts = list(dataset.splits.values())
-    reasons = Counter(reason for _, reason in dataset.skipped)
+    # "48 bytes not processed" and "52 bytes not processed" are one reason
+    reasons = Counter(re.sub(r"\d[\d,.]*", "…", reason) for _, reason in dataset.skipped)
     has_files = data.index.listing is not None
     return {
         "name": data.spec.name,

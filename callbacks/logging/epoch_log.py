@@ -127,7 +127,7 @@ class EpochLog(L.Callback):
         scores = self.ledger.scores.get(row.get("epoch"), {})
         if scores.items() <= row.items():
             return
-        self.history = [*self.history[:-1], _merge(row, scores)]
+        self.history = [*self.history[:-1], {**row, **scores}]
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._write_table()
 
@@ -150,7 +150,7 @@ class EpochLog(L.Callback):
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
         # the scores have already been sent to the loggers
-        row = _merge({"epoch": clock, **values}, self.ledger.scores.get(clock, {}))
+        row = {"epoch": clock, **values, **self.ledger.scores.get(clock, {})}
         self.history = [*self.history[:clock], row]
         write_numbers(trainer, values, clock)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
@@ -163,6 +163,7 @@ class EpochLog(L.Callback):
         what is missing.
         """
         columns = list(dict.fromkeys(key for row in self.history for key in row))
+        columns.sort(key="explain/seconds".__eq__)  # last: the one number that no run repeats
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
         before = self.failure
         try:
@@ -187,14 +188,6 @@ class EpochLog(L.Callback):
         get_stopwatch().add(state_dict["seconds"])  # those of all parts of a resumed run
         self.pictures_seen = state_dict["pictures_seen"]
         self._before = state_dict.get("into_epoch", 0.0)
-
-
-def _merge(row: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
-    """Return a row with scores; ``explain/seconds``, which no run repeats, stays the last."""
-    merged = {**row, **scores}
-    if "explain/seconds" in merged:
-        merged["explain/seconds"] = merged.pop("explain/seconds")
-    return merged
 
 
 def _lay_out_charts(trainer: L.Trainer) -> None:

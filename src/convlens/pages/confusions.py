@@ -11,7 +11,7 @@ from convlens.rundir.read import StoredRun
 
 # tag -> what its latest picture shows
 MATRICES = {
-    "confusion_matrix": "validation, after the last epoch that was looked at",
+    "confusion_matrix": "validation, latest epoch",
     "confusion_matrix/test": "test, best epoch",
 }
 

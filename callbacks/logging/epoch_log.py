@@ -123,8 +123,10 @@ class EpochLog(L.Callback):
 
     def end_training(self, trainer: L.Trainer) -> None:
         """Add the scores of the looks at the end to the last row."""
-        row = self.history[-1] if self.history else {}
-        scores = self.ledger.scores.get(row.get("epoch"), {})
+        if not self.history:
+            return
+        row = self.history[-1]
+        scores = self.ledger.scores.get(int(row["epoch"]), {})
         if scores.items() <= row.items():
             return
         self.history = [*self.history[:-1], {**row, **scores}]

@@ -129,6 +129,8 @@ class Looks(L.Callback):
                 predict_validation(trainer, pl_module, self.predictions)
         due = [each for each in self.order if self._is_due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
+        if self.epoch_log is not None:
+            self.epoch_log.end_training(trainer)
         if self.alarms is not None:
             self.alarms.end_training(trainer, cast(ClassifierModule, pl_module))
 

@@ -176,7 +176,7 @@ def test_the_check_for_outside_references_finds_them():
 
 def test_names_of_people_are_escaped(text, page):
     assert NASTY not in text and "<i>evidence" not in text and "alert(1)</script>" not in text
-    assert len(page.all("script")) == 1
+    assert len(page.all("script")) == 2
     assert page.all("h1")[0].text == "scratch<script>"
     f1 = page.all("table", id="f1")[0]
     assert [cell.text for cell in page.inside(f1, "td") if cell.text in CLASSES] == list(CLASSES)
@@ -205,7 +205,7 @@ def test_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_sections_stand_in_the_order_a_reader_asks(page):
     names = [e.attributes["id"] for e in page.all("section")]
     assert names == ["curves", "schedule", "results", "confusion", "mistakes", "probes", "layers",
-                     "scores", "cost", "versions", "config"]  # fmt: skip
+                     "scores", "data", "cost", "versions", "omitted", "config"]  # fmt: skip
     (nav,) = page.all("nav")
     links = [a.attributes["href"].removeprefix("#") for a in page.inside(nav, "a")]
     assert links == names
@@ -225,7 +225,7 @@ def test_head_tells_result_date_and_alarms(home, page):
 def test_charts_hold_the_numbers_of_the_table(home, text):
     rows = list(csv.DictReader((home / "metrics.csv").open()))
     charts = {}
-    for chart in re.findall(r'<figure class="chart">.*?</figure>', text, re.S):
+    for chart in re.findall(r'<figure class="chart".*?</figure>', text, re.S):
         charts[re.search(r"<strong>(.*?)</strong>", chart)[1]] = read_back(chart)
     wanted = {
         ("loss", "training"): "train/loss", ("loss", "validation"): "val/loss",
@@ -312,13 +312,47 @@ def test_pictures_keep_their_room_before_they_are_decoded(home, page):
 
 def test_cost_and_versions_are_told(page):
     cost = section(page, "cost")
-    for text in ("4.2 %", "2.5 s", "GradCam", "3.25", "the budget allows <3> units"):
+    for text in ("4.2 %", "2.5 s", "GradCam", "3.25"):
         assert text in cost
     assert "2.99.1" in section(page, "versions") and "123 images/s" in section(page, "versions")
 
 
-def test_nothing_left_out_means_nothing_said(page):
+def test_what_is_left_out_and_the_config_are_folded_at_the_end(page):
+    assert [e.attributes["id"] for e in page.all("section")][-2:] == ["omitted", "config"]
+    for name, text in (("omitted", "the budget allows <3> units"), ("config", "experiment:")):
+        (part,) = page.all("section", id=name)
+        (fold,) = page.inside(part, "details")
+        assert text in fold.text and "open" not in fold.attributes
+
+
+def test_nothing_left_out_means_nothing_said(tmp_path, page):
     assert not page.all("details", id="left-out")
+    home = made_run(tmp_path / "run", looks=False)
+    summary = json.loads((home / "summary.json").read_text())
+    (home / "summary.json").write_text(json.dumps({**summary, "left_out": {}}))
+    assert not Page(report(home).read_text()).all("section", id="omitted")
+
+
+def test_scores_of_the_last_look_have_a_table(tmp_path):
+    """A score that is measured once has no curve; earlier versions kept it in the summary only."""
+    home = made_run(tmp_path / "run", looks=False)
+    with (home / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["explain/randomised/head"] = "0.1234" if row["epoch"] == "4" else ""
+    with (home / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    summary = json.loads((home / "summary.json").read_text())
+    scores = {"border_energy": 0.5, "randomised/head": 0.1234, "randomised/top": 0.9876}
+    (home / "summary.json").write_text(json.dumps({**summary, "scores": scores}))
+    page = Page(report(home).read_text())
+    (table,) = page.all("table", id="measured-once")
+    cells = [[c.text for c in page.inside(row, "td")] for row in page.inside(table, "tr")]
+    assert sorted(cells) == [["randomised/head", "0.1234"], ["randomised/top", "0.9876"]]
+    drawn = [e.attributes["data-name"] for e in page.all("g") if "data-name" in e.attributes]
+    assert "border_energy" in drawn and "head" not in drawn
 
 
 def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
@@ -348,7 +382,8 @@ def test_run_without_explanations_or_alarms(tmp_path):
     (home / "summary.json").write_text(json.dumps({**summary, "alarms": [], "failures": []}))
     page = Page(report(home).read_text())
     assert "no alarm" in page.all("header")[0].text
-    assert not page.all("img") and not page.all("input") and not page.all("script")
+    assert not page.all("img") and not page.all("input")
+    assert len(page.all("script")) == 1  # of the charts
     assert page.all("section", id="scores")
 
 

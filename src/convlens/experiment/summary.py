@@ -71,7 +71,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
         "scores": select_stage(latest, "explain"),
-        "skipped": run.data.dataset.skipped,
+        "skipped": [f"{file} ({reason})" for file, reason in run.data.dataset.skipped],
         "features": run.phases.fetches,
     }
 

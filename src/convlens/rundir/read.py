@@ -169,6 +169,11 @@ class StoredRun:
         # someone may have kept only the explanations of the folder
         return found or {name: StoredProbe(name) for name in self.grad_cam}
 
+    @cached_property
+    def data_facts(self) -> dict | None:
+        """The content of ``data.json``; None if the run was made before it was written."""
+        return _read_json(self.home / "data.json", "record of the run's data")
+
     @property
     def numbers(self) -> Row:
         """Every number in the summary by its path, such as ``test/accuracy``, ``seconds/total``.
@@ -241,7 +246,7 @@ def read_run(home: Path) -> StoredRun:
         UserError: the folder contains no run, or one of its files is damaged.
     """
     config, rows = read_config(home), _read_rows(home / "metrics.csv")
-    return StoredRun(home, config, rows, _read_summary(home / "summary.json"))
+    return StoredRun(home, config, rows, _read_json(home / "summary.json", "summary"))
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -288,17 +293,16 @@ def _read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _read_summary(file: Path) -> dict | None:
+def _read_json(file: Path, what: str) -> dict | None:
+    """Return a table of plain values; None if there is no such file."""
     if not file.exists():
         return None
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not a readable summary ({error})") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{file} is not the summary of a run")
-    check_shape(summary, str(file), _MOST_VALUES)
-    return summary
+        raise UserError(f"{file} is not a readable {what} ({error})") from error
+    check_shape(content, str(file), _MOST_VALUES)
+    return content
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -15,7 +15,7 @@ from convlens.explain.layers import choose_layers
 
 
 class ActivationGrids(ExplanationCallback):
-    """``activations/<layer>/<probe>``: all channels of a layer as one picture.
+    """``layers/activations/<layer>/<probe>``: all channels of a layer as one picture.
 
     Within a stage, the convolution, its normalisation, its activation and its pooling are separate
     layers. Channels that are zero for every probe are marked as dead, except before a
@@ -44,7 +44,9 @@ class ActivationGrids(ExplanationCallback):
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers}
+        return {
+            f"layers/activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers
+        }
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
@@ -68,7 +70,7 @@ class ActivationGrids(ExplanationCallback):
             probe = look.probes.names[number]
             title = f"{layer} · {probe} · epoch {look.clock}"
             yield (
-                f"activations/{layer}/{probe}",
+                f"layers/activations/{layer}/{probe}",
                 activation_grid(
                     results.layers[layer][number], title=title, rule=self.rule,
                     dead=results.dead(layer),

@@ -107,7 +107,7 @@ def activations(tour: Path) -> np.ndarray:
     """Draw the star, and the first eight channels of each row of three blocks."""
     star = picture(STAR)
     star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the image")
-    grids = tour / "activations" / "star" / "activations"
+    grids = tour / "activations" / "star" / "layers" / "activations"
     cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
     blocks = [
         picture(grids / f"backbone.block{number}.activation.jpg")[:rows, :columns]
@@ -118,13 +118,13 @@ def activations(tour: Path) -> np.ndarray:
 
 def early_filters(tour: Path) -> np.ndarray:
     """Draw the first three rows of kernels, and a middle layer."""
-    folder = last(tour / "filters") / "filters"
+    folder = last(tour / "filters") / "layers" / "filters"
     kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
     return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
 
 
 def late_filters(tour: Path) -> np.ndarray:
-    return picture(last(tour / "filters") / "filters" / "backbone.block5.conv1.jpg")
+    return picture(last(tour / "filters") / "layers" / "filters" / "backbone.block5.conv1.jpg")
 
 
 def looks(tour: Path) -> np.ndarray:

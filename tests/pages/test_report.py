@@ -84,8 +84,8 @@ def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool 
 
 def _tags(epoch: int) -> list[str]:
     tags = [f"grad_cam/{probe}" for probe in PROBES]
-    tags += [f"activations/{layer}/{PROBES[0]}" for layer in LAYERS]
-    tags += ["class_means", f"filters/{LAYERS[0]}"]
+    tags += [f"layers/activations/{layer}/{PROBES[0]}" for layer in LAYERS]
+    tags += ["class_means", f"layers/filters/{LAYERS[0]}"]
     if epoch:
         tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
     if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
@@ -263,7 +263,7 @@ def test_results_are_those_of_the_run(home, page):
 
 def test_every_probe_is_there_at_every_epoch_it_was_looked_at(home, page):
     for tag in ("grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring",
-                *(f"activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
+                *(f"layers/activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
         assert frames(page, tag) == on_disk(home, tag), tag
     assert list(frames(page, "occlusion/01_ring")) == [1, 4]
     probes = [e.attributes["data-probe"] for e in page.elements if "data-probe" in e.attributes]
@@ -285,7 +285,7 @@ def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
 
 
 def test_activations_and_filters_are_folded(page):
-    for start in ("activations/", "filters/"):
+    for start in ("layers/activations/", "layers/filters/"):
         figures = [
             e for e in page.all("figure") if e.attributes.get("data-tag", "").startswith(start)
         ]
@@ -298,7 +298,8 @@ def test_activations_and_filters_are_folded(page):
 def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
     for tag, epochs in (("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
-                        ("class_means", [0, 4]), (f"filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
+                        ("class_means", [0, 4]),
+                        (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
 
@@ -427,16 +428,18 @@ def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path
 
 def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
     home = made_run(tmp_path / "run", 20)
-    for file in home.glob("explanations/*/activations/*/*.jpg"):
+    for file in home.glob("explanations/*/layers/activations/*/*.jpg"):
         file.write_bytes(_noise(len(str(file)), 60))
     bare = report(made_run(tmp_path / "bare", 20, looks=False)).stat().st_size
-    size = (home / "explanations/epoch_000/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    size = (
+        (home / "explanations/epoch_000/layers/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    )
     limit = bare + 100_000 + 8 * size
     text = report(home, limit=limit).read_text()
     assert len(text.encode()) <= limit
     page = Page(text)
     for layer in LAYERS:
-        tag = f"activations/{layer}/00_b"
+        tag = f"layers/activations/{layer}/00_b"
         disk = on_disk(home, tag)
         assert frames(page, tag) == {0: disk[0], 20: disk[20]}
     assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")

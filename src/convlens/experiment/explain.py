@@ -59,7 +59,7 @@ def explain_images(
     if sheets:
         page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
-    count, refused, names = 0, [], {PAGE, "filters"}
+    count, refused, names = 0, [], {PAGE, "layers"}
     for file in files:
         try:
             explanation = explainer.explain(file, target=target, only=methods, layers=layers)

@@ -200,7 +200,7 @@ class Explainer:
             layers: see ``explain``; the layers must be convolutions or dense layers.
 
         Returns:
-            Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
+            Panels, uint8 ``(H, W, 3)``, by tag ``layers/filters/<layer>``.
 
         Raises:
             UserError: a layer is unknown, or neither a convolution nor a dense layer.

@@ -31,8 +31,8 @@ SECTIONS = {
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
     "means": ("class_means",),
-    "depth": ("depth",),
-    "filters": ("filters",),
+    "depth": ("layers/depth",),
+    "filters": ("layers/filters",),
     "augmentation": ("augmentation",),
 }
 # scores that share a chart -> its title; every other score has its own chart

@@ -117,8 +117,8 @@ def find_dead_layers(
     return {
         f"layer {tag.removeprefix(start)} died": (
             f"layer {tag.removeprefix(start)} died: {value:.0%} of its channels are zero for "
-            f"every probe (before training: {before.get(tag, 0.0):.0%}); look at activations/… and "
-            f"lower the learning rate"
+            f"every probe (before training: {before.get(tag, 0.0):.0%}); look at "
+            f"layers/activations/… and lower the learning rate"
         )
         for tag, value in scores.items()
         if tag.startswith(start) and value >= share and value > before.get(tag, 0.0)

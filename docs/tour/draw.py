@@ -158,7 +158,7 @@ def horses(tour: Path) -> np.ndarray:
 
 def class_means(tour: Path) -> np.ndarray:
     means = [
-        named(picture(last(tour / run_dir) / "class_means.jpg"), text)
+        named(picture(last(tour / run_dir) / "grad_cam_means.jpg"), text)
         for text, run_dir in HORSES.items()
     ]
     return add_margin(vstack(means))
@@ -174,7 +174,7 @@ PICTURES: dict[str, Cut] = {
     ),
     "05_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
     "06_augmentation": lambda tour: picture(
-        next((tour / "regularized").glob("explanations/epoch_*/augmentation/*.jpg"))
+        next((tour / "regularized").glob("explanations/epoch_*/training/augmentation/*.jpg"))
     ),
     "06_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
     "07_size": sizes,

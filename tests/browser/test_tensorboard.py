@@ -174,7 +174,7 @@ def test_the_slider_goes_through_the_steps(page, address):
     assert len(set(shown)) == len(STEPS)
 
 
-@pytest.mark.parametrize("group", ["layers/activations", "layers/filters", "class_means"])
+@pytest.mark.parametrize("group", ["layers/activations", "layers/filters", "grad_cam_means"])
 def test_other_pictures_are_there_at_every_step(page, address, group):
     page.open(f"{address}/#images&tagFilter={quote(f'^{group}')}")
     cards = wait_for_pictures(page, group, 1)

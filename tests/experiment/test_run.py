@@ -136,13 +136,16 @@ def test_every_picture_is_there_at_every_step_and_shows_something(events, config
         "layers/filters/head.logits",
     }
     best = json.loads((run_dir / "summary.json").read_text())["best_epoch"]
-    steps = {tag: [0, 1, 2] for tag in tags | {kernels, "class_means"} | ascents}
+    steps = {tag: [0, 1, 2] for tag in tags | {kernels, "grad_cam_means"} | ascents}
     # of the answers to validation, and of those to the test; TINY networks do make mistakes
-    answers = ["confusion_matrix", *(f"predictions/{w}" for w in ("mistakes", "random"))]
+    answers = [
+        "predictions/confusion_matrix",
+        *(f"predictions/{w}" for w in ("mistakes", "random")),
+    ]
     for tag in (*answers, "predictions/breakdown"):
         steps |= {tag: [1, 2], f"{tag}/test": [best]}
     steps |= {tag: [2] for tag in ("learning_curves", "layers/depth/sparsity", "layers/depth/dead")}
-    steps[f"augmentation/{probes[0]}"] = [0]
+    steps[f"training/augmentation/{probes[0]}"] = [0]
     # occlusion only of probes that are answered rightly when they are looked at
     drawn = {tag for tag in events.Tags()["images"] if not tag.startswith("occlusion/")}
     assert drawn == set(steps)

@@ -85,13 +85,13 @@ def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool 
 def _tags(epoch: int) -> list[str]:
     tags = [f"grad_cam/{probe}" for probe in PROBES]
     tags += [f"layers/activations/{layer}/{PROBES[0]}" for layer in LAYERS]
-    tags += ["class_means", f"layers/filters/{LAYERS[0]}"]
+    tags += ["grad_cam_means", f"layers/filters/{LAYERS[0]}"]
     if epoch:
-        tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
+        tags += ["predictions/confusion_matrix", "predictions/mistakes", "predictions/random"]
     if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
         tags += [f"occlusion/{PROBES[1]}"]
     if epoch == 2:  # the best epoch, behind the test
-        tags += ["confusion_matrix/test", "predictions/mistakes/test"]
+        tags += ["predictions/confusion_matrix/test", "predictions/mistakes/test"]
     return tags
 
 
@@ -296,9 +296,10 @@ def test_activations_and_filters_are_folded(page):
 
 
 def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
-    for tag, epochs in (("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
+    for tag, epochs in (("predictions/confusion_matrix", [4]),
+                        ("predictions/confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
-                        ("class_means", [0, 4]),
+                        ("grad_cam_means", [0, 4]),
                         (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
@@ -382,12 +383,12 @@ def test_phases_are_told_and_marked(tmp_path):
 def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     home = made_run(tmp_path / "run")
     write(home, 3, "grad_cam/00_b", _picture(3)[:-10])
-    write(home, 4, "class_means", b"")
+    write(home, 4, "grad_cam_means", b"")
     page = Page(report(home).read_text())
     assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_004/class_means.jpg", "epoch_003/grad_cam/00_b.jpg"
+        "epoch_004/grad_cam_means.jpg", "epoch_003/grad_cam/00_b.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 

@@ -13,12 +13,12 @@ LEAST = 16  # epochs that the slider keeps as long as other pictures can be drop
 MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 # prefixes of tags of which the page shows only the latest picture
-LATEST = ("confusion_matrix", "predictions", "layers/depth", "augmentation")
-ENDS = ("class_means", FILTERS)  # prefixes of tags with only the first and the latest picture
+LATEST = ("predictions", "layers/depth", "training/augmentation")
+ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with only the first and the latest picture
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
-    ACTIVATIONS, FILTERS, "augmentation", "predictions/random", "predictions/breakdown",
-    "layers/depth", "class_means", "occlusion", "predictions", "confusion_matrix",
+    ACTIVATIONS, FILTERS, "training/augmentation", "predictions/random", "predictions/breakdown",
+    "layers/depth", "grad_cam_means", "occlusion", "predictions/mistakes", "predictions",
 )  # fmt: skip
 
 

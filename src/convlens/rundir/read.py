@@ -31,6 +31,9 @@ _LOOK = re.compile(r"epoch_(\d+)")
 _RENAMED = {
     "activations": "layers/activations",
     "filters": "layers/filters",
+    "augmentation": "training/augmentation",
+    "confusion_matrix": "predictions/confusion_matrix",
+    "class_means": "grad_cam_means",
     "depth": "layers/depth",
 }
 

@@ -14,7 +14,7 @@ import yaml
 from convlens.config.schema import LOOKS, TARGET, Config
 from convlens.core.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 KEY = "format"
 
 
@@ -111,4 +111,13 @@ def _to_2(plain: dict) -> dict:
     return plain
 
 
-_STEPS = (_to_1, _to_2)
+def _to_3(plain: dict) -> dict:
+    """Keep what activation grids showed: all channels, in the layer's own order."""
+    callbacks = plain.get("callbacks", {})
+    for name, node in callbacks.items():
+        if isinstance(node, dict) and node.get(TARGET) == "convlens.callbacks.ActivationGrids":
+            callbacks[name] = {**node, "order": "index", "channels": None}
+    return plain
+
+
+_STEPS = (_to_1, _to_2, _to_3)

@@ -221,7 +221,9 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
     for layer, maps in activations(network, image, chosen).layers.items():
         explanation.activations[layer] = maps = maps[0].cpu()
         title = f"{layer} · {explanation.name}"
-        explanation.panels[f"layers/activations/{layer}"] = activation_grid(maps, title=title)
+        explanation.panels[f"layers/activations/{layer}"] = activation_grid(
+            maps, title=title, image=explanation.picture
+        )
 
 
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:

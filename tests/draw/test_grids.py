@@ -203,7 +203,8 @@ def test_the_heading_counts_what_is_shown_and_what_is_silent_and_says_how_to_rea
     maps[100:137] = 0
     text = heading(monkeypatch, maps)
     assert "strongest 64 of 512 channels of 4×4, 37 of 512 silent" in text
-    assert "Black is 0" in text and text.endswith(" | ")
+    assert "Black is 0" in text and "blue to cyan below" in text and text.endswith(" | ")
+    assert "blue" not in heading(monkeypatch, maps.clamp(min=0))
     few = heading(monkeypatch, noise(8, 4, 4))
     assert "8 channels of 4×4, strongest first." in few and "silent" not in few
     assert "first 64 of 512 channels" in heading(monkeypatch, maps, order="index")

@@ -44,9 +44,9 @@ _GROUND, _LINE, _CROSS = 256, 257, 258  # levels after those of the colour table
 
 _HOW_TO_READ = {
     "shared": "Black is 0; the brighter, the stronger the channel responds at that place of the "
-    "image: red to yellow above 0, blue to cyan below.",
+    "image",
     "reference": "Each channel on its own scale: it shows where a channel responds more or less "
-    "than its mean, not how strongly.",
+    "than its mean, not how strongly",
 }
 
 
@@ -311,5 +311,6 @@ def activation_grid(
         alerts += [f"{is_dead.sum()} of {count} dead{mark}"]
     if not_finite.any():
         alerts += [f"{not_finite.sum()} of {count} not finite"]
-    subtitle = f"{', '.join(facts)}. {_HOW_TO_READ[rule]}"
+    signs = ": red to yellow above 0, blue to cyan below" if (clean < 0).any() else ""
+    subtitle = f"{', '.join(facts)}. {_HOW_TO_READ[rule]}{signs if rule == 'shared' else ''}."
     return add_title(sheet, title, subtitle, alert=", ".join(alerts))

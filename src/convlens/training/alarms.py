@@ -52,7 +52,7 @@ def check_evidence_outside(scores: Mapping[str, float], *, lift: float) -> str |
     >>> scores = {"explain/energy_inside": 0.1, "explain/object_share": 0.2}
     >>> check_evidence_outside(scores, lift=1.0)
     'evidence mostly outside the object: 10% of it is on the objects, which cover 20% of the \
-image; look at grad_cam/… and grad_cam_means: what do bright spots show?'
+image; look at grad_cam/…, grad_cam_means: what do bright spots show?'
     """
     inside = scores.get("explain/energy_inside")
     share = scores.get("explain/object_share")
@@ -61,7 +61,7 @@ image; look at grad_cam/… and grad_cam_means: what do bright spots show?'
     on_objects, covered = format_distinct(inside, share, ".0%")
     return (
         f"evidence mostly outside the object: {on_objects} of it is on the objects, which cover "
-        f"{covered} of the image; look at grad_cam/… and grad_cam_means: what do bright spots "
+        f"{covered} of the image; look at grad_cam/…, grad_cam_means: what do bright spots "
         f"show?"
     )
 

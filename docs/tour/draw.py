@@ -23,12 +23,10 @@ from PIL import Image
 from convlens.draw.canvas import add_margin, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK
-from convlens.draw.picture import resize
 from convlens.draw.text import TITLE
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-STAR = ROOT / "src" / "convlens" / "example" / "pictures" / "star.png"
 LIGHT = 120_000  # maximum bytes of a picture
 QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
 TITLED = 32  # pixels: title of learning curves, which only states the epoch
@@ -104,16 +102,15 @@ def sizes(tour: Path) -> np.ndarray:
 
 
 def activations(tour: Path) -> np.ndarray:
-    """Draw the star, and the first eight channels of each row of three blocks."""
-    star = picture(STAR)
-    star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the image")
+    """Draw the star and the strongest channels of block 1, then those of two more blocks."""
     grids = tour / "activations" / "star" / "layers" / "activations"
-    cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
-    blocks = [
-        picture(grids / f"backbone.block{number}.activation.jpg")[:rows, :columns]
-        for number, (rows, columns) in cuts.items()
+    grid = {block: picture(grids / f"backbone.block{block}.activation.jpg") for block in (1, 2, 4)}
+    # rows and columns of whole channels
+    deeper = [
+        named(grid[2][91:368, 284:948], "block 2"),
+        named(grid[4][91:210, 284:938], "block 4"),
     ]
-    return add_margin(hstack([star, vstack(blocks)]))
+    return vstack([grid[1][:395, :948], add_margin(vstack(deeper))])
 
 
 def early_filters(tour: Path) -> np.ndarray:

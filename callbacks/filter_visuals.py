@@ -39,7 +39,7 @@ _NAMED = 2  # layers that the line about missing units names
 
 
 class FilterVisuals(ExplanationCallback):
-    """``filters/<layer>``: the kernels themselves, and images that excite single units most.
+    """``layers/filters/<layer>``: the kernels themselves, and images that excite single units most.
 
     The kernels of a convolution that reads the image itself are drawn at every look. For deeper
     convolutions and dense layers, gradient ascent finds the images: for a few units of each layer
@@ -96,7 +96,7 @@ class FilterVisuals(ExplanationCallback):
         return [layers[place] for place in places]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"filters/{layer}": 1 for layer in layers}
+        return {f"layers/filters/{layer}": 1 for layer in layers}
 
     def portion(self, look: Look) -> Portion | None:
         units = self.full_units if look.final else self.units
@@ -113,7 +113,7 @@ class FilterVisuals(ExplanationCallback):
             layers.remove(first)
             title = f"{first} · kernels · epoch {look.clock}"
             weights = kernels(find_module(look.network, first))
-            yield f"filters/{first}", kernel_sheet(weights, title=title)
+            yield f"layers/filters/{first}", kernel_sheet(weights, title=title)
         if not layers:
             return
         if look.seconds_left < 2 * look.pass_seconds:
@@ -228,7 +228,7 @@ class FilterVisuals(ExplanationCallback):
             note=None if real is None else f"of {real.search_count} images",
             title=f"{layer} · gradient ascent, {count} · epoch {look.clock}",
         )  # fmt: skip
-        return f"filters/{layer}", sheet
+        return f"layers/filters/{layer}", sheet
 
 
 class _Units(NamedTuple):

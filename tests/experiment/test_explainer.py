@@ -87,7 +87,11 @@ def test_explanation_holds_captums_maps_for_the_likeliest_class(explainer):
     )
     torch.testing.assert_close(found.maps["occlusion"], theirs.mean(1), atol=1e-5, rtol=0)
     assert set(found.maps) == {"occlusion", "superpixels", "integrated_gradients"}
-    shown = {"grad_cam", *found.maps, *(f"activations/{layer}" for layer in found.activations)}
+    shown = {
+        "grad_cam",
+        *found.maps,
+        *(f"layers/activations/{layer}" for layer in found.activations),
+    }
     assert set(found.panels) == shown and len(found.activations) > 3
     assert all(panel.std() > 2 for panel in found.panels.values())
 

@@ -84,14 +84,14 @@ def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool 
 
 def _tags(epoch: int) -> list[str]:
     tags = [f"grad_cam/{probe}" for probe in PROBES]
-    tags += [f"activations/{layer}/{PROBES[0]}" for layer in LAYERS]
-    tags += ["class_means", f"filters/{LAYERS[0]}"]
+    tags += [f"layers/activations/{layer}/{PROBES[0]}" for layer in LAYERS]
+    tags += ["grad_cam_means", f"layers/filters/{LAYERS[0]}"]
     if epoch:
-        tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
+        tags += ["predictions/confusion_matrix", "predictions/mistakes", "predictions/random"]
     if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
         tags += [f"occlusion/{PROBES[1]}"]
     if epoch == 2:  # the best epoch, behind the test
-        tags += ["confusion_matrix/test", "predictions/mistakes/test"]
+        tags += ["predictions/confusion_matrix/test", "predictions/mistakes/test"]
     return tags
 
 
@@ -263,7 +263,7 @@ def test_results_are_those_of_the_run(home, page):
 
 def test_every_probe_is_there_at_every_epoch_it_was_looked_at(home, page):
     for tag in ("grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring",
-                *(f"activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
+                *(f"layers/activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
         assert frames(page, tag) == on_disk(home, tag), tag
     assert list(frames(page, "occlusion/01_ring")) == [1, 4]
     probes = [e.attributes["data-probe"] for e in page.elements if "data-probe" in e.attributes]
@@ -285,7 +285,7 @@ def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
 
 
 def test_activations_and_filters_are_folded(page):
-    for start in ("activations/", "filters/"):
+    for start in ("layers/activations/", "layers/filters/"):
         figures = [
             e for e in page.all("figure") if e.attributes.get("data-tag", "").startswith(start)
         ]
@@ -296,9 +296,11 @@ def test_activations_and_filters_are_folded(page):
 
 
 def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
-    for tag, epochs in (("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
+    for tag, epochs in (("predictions/confusion_matrix", [4]),
+                        ("predictions/confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
-                        ("class_means", [0, 4]), (f"filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
+                        ("grad_cam_means", [0, 4]),
+                        (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
 
@@ -416,12 +418,12 @@ def test_phases_are_told_and_marked(tmp_path):
 def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     home = made_run(tmp_path / "run")
     write(home, 3, "grad_cam/00_b", _picture(3)[:-10])
-    write(home, 4, "class_means", b"")
+    write(home, 4, "grad_cam_means", b"")
     page = Page(report(home).read_text())
     assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_004/class_means.jpg", "epoch_003/grad_cam/00_b.jpg"
+        "epoch_004/grad_cam_means.jpg", "epoch_003/grad_cam/00_b.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 
@@ -462,16 +464,18 @@ def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path
 
 def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
     home = made_run(tmp_path / "run", 20)
-    for file in home.glob("explanations/*/activations/*/*.jpg"):
+    for file in home.glob("explanations/*/layers/activations/*/*.jpg"):
         file.write_bytes(_noise(len(str(file)), 60))
     bare = report(made_run(tmp_path / "bare", 20, looks=False)).stat().st_size
-    size = (home / "explanations/epoch_000/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    size = (
+        (home / "explanations/epoch_000/layers/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    )
     limit = bare + 100_000 + 8 * size
     text = report(home, limit=limit).read_text()
     assert len(text.encode()) <= limit
     page = Page(text)
     for layer in LAYERS:
-        tag = f"activations/{layer}/00_b"
+        tag = f"layers/activations/{layer}/00_b"
         disk = on_disk(home, tag)
         assert frames(page, tag) == {0: disk[0], 20: disk[20]}
     assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")

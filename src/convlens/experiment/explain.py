@@ -62,7 +62,7 @@ def explain_images(
     if sheets:
         page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
-    count, refused, names = 0, [], {PAGE, "filters"}
+    count, refused, names = 0, [], {PAGE, "layers"}
     for file in files:
         try:
             with progress_bar(f"explaining {file.name}") as work:

@@ -210,7 +210,7 @@ class Explainer:
             work: shows how many layers are done, for commands.
 
         Returns:
-            Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
+            Panels, uint8 ``(H, W, 3)``, by tag ``layers/filters/<layer>``.
 
         Raises:
             UserError: a layer is unknown, or neither a convolution nor a dense layer.

@@ -222,7 +222,9 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
     for layer, maps in activations(network, image, chosen).layers.items():
         explanation.activations[layer] = maps = maps[0].cpu()
         title = f"{layer} · {explanation.name}"
-        explanation.panels[f"activations/{layer}"] = activation_grid(maps, title=title)
+        explanation.panels[f"layers/activations/{layer}"] = activation_grid(
+            maps, title=title, image=explanation.picture
+        )
 
 
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
@@ -288,7 +290,7 @@ def draw_filter_panels(
         work: shows how many layers are done; None if nobody waits.
 
     Returns:
-        Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
+        Panels, uint8 ``(H, W, 3)``, by tag ``layers/filters/<layer>``.
 
     Raises:
         UserError: a layer is unknown, or neither a convolution nor a dense layer.
@@ -306,7 +308,7 @@ def draw_filter_panels(
         else:
             names = class_names if layer == logits else ()
             panel = _draw_ascent(network, layer, shape, names, seed)
-        panels[f"filters/{layer}"] = panel
+        panels[f"layers/filters/{layer}"] = panel
         work.advance()
     return panels
 

@@ -94,6 +94,8 @@ def build_trainer(
         # older last.ckpt, from which the resumed run writes the same best.ckpt again
         last = ModelCheckpoint(filename="last", **where)
         callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
+        if trained is None:  # a resumed run has written it already
+            callbacks.append(ours.ConfigText(home / "config.yaml"))
     if sys.stdout.isatty():
         callbacks.append(ours.ProgressBar(shows_metrics=False))
     callbacks.append(Reopening(interruption))

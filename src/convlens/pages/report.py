@@ -28,13 +28,13 @@ LINES = 12  # most lines in a chart of scores; if there are more, it shows the h
 
 # section of the page -> prefixes of its pictures' tags
 SECTIONS = {
-    "confusion": ("confusion_matrix",),
+    "confusion": ("predictions/confusion_matrix",),
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
-    "means": ("class_means",),
-    "depth": ("depth",),
-    "filters": ("filters",),
-    "augmentation": ("augmentation",),
+    "means": ("grad_cam_means",),
+    "depth": ("layers/depth",),
+    "filters": ("layers/filters",),
+    "augmentation": ("training/augmentation",),
 }
 # scores that share a chart -> its title; every other score has its own chart
 TOGETHER = {
@@ -235,7 +235,7 @@ def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]
     probes = []
     for name, probe in run.probes.items():
         own = [tag for tag in figures if tag.rpartition("/")[2] == name]
-        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
+        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "training/augmentation"))]
         # Grad-CAM first, then the other maps
         maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
         if own:

@@ -29,6 +29,15 @@ _MOST_VALUES = 2_000_000  # in a summary, which contains several values per epoc
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
+# prefixes of tags in earlier runs -> the current ones
+_RENAMED = {
+    "activations": "layers/activations",
+    "filters": "layers/filters",
+    "augmentation": "training/augmentation",
+    "confusion_matrix": "predictions/confusion_matrix",
+    "class_means": "grad_cam_means",
+    "depth": "layers/depth",
+}
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,18 @@ class StoredRun:
 
     @cached_property
     def pictures(self) -> dict[str, dict[int, Path]]:
-        """The picture files by tag and by completed epochs, both in ascending order."""
+        """The picture files by tag and by completed epochs, both in ascending order.
+
+        The tags of earlier runs are given as the current ones.
+        """
         pictures: dict[str, dict[int, Path]] = {}
         for look in (self.home / "explanations").glob("epoch_*"):
             if not (number := _LOOK.fullmatch(look.name)):
                 continue
             for file in look.rglob("*.jpg"):
                 tag = file.relative_to(look).as_posix().removesuffix(".jpg")
+                prefix, slash, rest = tag.partition("/")
+                tag = f"{_RENAMED.get(prefix, prefix)}{slash}{rest}"
                 pictures.setdefault(tag, {})[int(number[1])] = file
         return {tag: dict(sorted(files.items())) for tag, files in sorted(pictures.items())}
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
+
+from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
@@ -18,6 +21,7 @@ from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
+_DECIDING = 8  # images whose predictions decide which filters are shown
 Say = Callable[[str], object]
 
 
@@ -52,12 +56,15 @@ def explain_images(
         files = chain([next(files)], files)  # report a lack of images before a folder is made
     elif chosen != ["filters"]:
         raise UserError("explain needs image=PATH, an image or a folder of images")
-    # filters depend on the network alone, so they are drawn once
-    sheets = explainer.filters(layers) if "filters" in chosen else {}
+    sheets = {}
+    if "filters" in chosen:  # they depend on the network alone, so they are drawn once
+        first = list(islice(files, _DECIDING))
+        files = chain(first, files)
+        sheets = explainer.filters(layers, pictures=_read_images(explainer, first))
     home = _make_folder(run_dir)
     say(f"explaining {network}")
     if sheets:
-        page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
+        page.add("filters", "of the network, for all images", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
     count, refused, names = 0, [], {PAGE, "filters"}
     for file in files:
@@ -90,6 +97,15 @@ def explain_images(
     if not count and walk is not None:
         raise UserError(f"none of the files of {image} could be explained; the lines above say why")
     return home
+
+
+def _read_images(explainer: Explainer, files: Iterable[Path]) -> list[Tensor]:
+    """Return the images ``(C, H, W)`` that can be read; of the others, later lines tell."""
+    images = []
+    for file in files:
+        with suppress(ImageError):
+            images.append(explainer.read(file))
+    return images
 
 
 def _make_folder(run_dir: str | None) -> Path:

@@ -190,7 +190,9 @@ class Explainer:
                 )  # fmt: skip
         return explanation
 
-    def filters(self, layers: str | Sequence[str] = "auto") -> dict[str, np.ndarray]:
+    def filters(
+        self, layers: str | Sequence[str] = "auto", *, pictures: Sequence[ImageLike] = ()
+    ) -> dict[str, np.ndarray]:
         """Draw the filters of layers; no image is needed.
 
         Convolutions that read the image itself are shown by their kernels; units of other
@@ -198,6 +200,8 @@ class Explainer:
 
         Args:
             layers: see ``explain``; the layers must be convolutions or dense layers.
+            pictures: see ``read``: the units that matter most for the predictions on them are
+                shown. If there are none, the units are evenly spread over a layer.
 
         Returns:
             Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
@@ -206,8 +210,11 @@ class Explainer:
             UserError: a layer is unknown, or neither a convolution nor a dense layer.
         """
         names, layers = self.class_names, _split_patterns(layers)
+        images = torch.stack([self.read(each) for each in pictures]) if pictures else None
         with self._prepare_network():
-            return draw_filter_panels(self.network, self.shape, names, layers, seed=self.seed)
+            return draw_filter_panels(
+                self.network, self.shape, names, layers, images=images, seed=self.seed
+            )
 
     def _choose_targets(self, target: str | None, probabilities: Tensor) -> list[int]:
         if target is None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.look import Look, Portion
+from convlens.callbacks.pace import Pace
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -184,6 +185,14 @@ class Explanation(L.Callback, ABC):
         """Return all items, starting with those that the budget left out of the previous look."""
         start = self._turn % len(items)
         return items[start:] + items[:start]
+
+    def reserve(self, pace: Pace) -> float:
+        """Return the seconds of the last look that those before it leave to this explanation.
+
+        Args:
+            pace: what pieces of explanations take.
+        """
+        return 0.0
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         """Return tags (with ``<probe>`` for each probe) and their number of pictures in a look."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import cast
 
 import numpy as np
@@ -27,6 +28,8 @@ from convlens.core.stopwatch import count_seconds
 from convlens.rundir.maps import Maps, write_maps
 from convlens.training import ClassifierModule
 
+RESERVED = 0.25  # largest fraction of the time at the end that explanations reserve
+
 
 class Looks(L.Callback):
     """Lets explanations look, one after the other, and writes what they find.
@@ -42,7 +45,8 @@ class Looks(L.Callback):
 
     Args:
         order: explanations, by worth: each may spend all that those before it have left of the time
-            for a look. Those that join later come last.
+            for a look, less what later ones reserve at the end (see ``Explanation.reserve``). Those
+            that join later come last.
         ledger: what explanations may cost; ``Ledger()`` if None.
         predictions: collects the network's predictions in validation and test.
         epoch_log: the epoch log of a convlens run.
@@ -255,11 +259,13 @@ class Looks(L.Callback):
             moment = "test"
         began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
         before = dict(self.ledger.spent)
+        due = [each for each in due if each.probes is not None]
+        most = RESERVED * max(0.0, allowed) if moment == "end" and allowed < inf else 0.0
         with count_seconds("explaining"), progress_bar(f"looking {session.when}") as work:
-            for each in due:
-                if each.probes is not None:
-                    work.begin(each.kind)
-                    self._look(trainer, session, each, moment, began + allowed, work)
+            for place, each in enumerate(due, start=1):
+                reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
+                work.begin(each.kind)
+                self._look(trainer, session, each, moment, began + allowed - reserved, work)
         self.ledger.record(
             moment, clock, allowed, time.perf_counter() - began,
             self.pace.estimate("pass", 1) or 0.0, before,

@@ -76,7 +76,7 @@ def test_a_wrapped_networks_filters_are_the_same_beside_a_picture():
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
         )  # fmt: skip
     wrapped = convlens.wrap(network, ["cat", "dog"], size=32, normalisation="imagenet")
-    alone = wrapped.filters("2")
+    alone = wrapped.filters("2", pictures=[CAT])
     beside = wrapped.explain(Image.open(CAT), only="filters", layers="2").panels
     assert set(alone) == set(beside) == {"layers/filters/2"}
     assert (alone["layers/filters/2"] == beside["layers/filters/2"]).all()

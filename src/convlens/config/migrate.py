@@ -119,6 +119,7 @@ def _to_3(plain: dict) -> dict:
     added: dict[str, dict[str, Any]] = {
         "convlens.callbacks.GradCam": {"classes": 2, "pixelated": False},
         "convlens.callbacks.ActivationGrids": {"order": "index", "channels": None},
+        "convlens.callbacks.FilterVisuals": {"choose": "even"},
     }
     callbacks = plain.get("callbacks", {})
     for name, node in callbacks.items():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
+
+from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
@@ -19,6 +22,7 @@ from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
+_DECIDING = 8  # images whose predictions decide which filters are shown
 Say = Callable[[str], object]
 
 
@@ -56,11 +60,14 @@ def explain_images(
     say(f"explaining {network}")
     sheets = {}
     if "filters" in chosen:  # they depend on the network alone, so they are drawn once
+        first = list(islice(files, _DECIDING))
+        files = chain(first, files)
         with progress_bar("drawing filters") as work:
-            sheets = explainer.filters(layers, work=work)
+            pictures = _read_images(explainer, first)
+            sheets = explainer.filters(layers, pictures=pictures, work=work)
     home = _make_folder(run_dir)
     if sheets:
-        page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
+        page.add("filters", "of the network, for all images", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
     count, refused, names = 0, [], {PAGE, "layers"}
     for file in files:
@@ -98,6 +105,15 @@ def explain_images(
     if not count and walk is not None:
         raise UserError(f"none of the files of {image} could be explained; the lines above say why")
     return home
+
+
+def _read_images(explainer: Explainer, files: Iterable[Path]) -> list[Tensor]:
+    """Return the images ``(C, H, W)`` that can be read; of the others, later lines tell."""
+    images = []
+    for file in files:
+        with suppress(ImageError):
+            images.append(explainer.read(file))
+    return images
 
 
 def _make_folder(run_dir: str | None) -> Path:

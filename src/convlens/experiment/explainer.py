@@ -198,7 +198,11 @@ class Explainer:
         return explanation
 
     def filters(
-        self, layers: str | Sequence[str] = "auto", *, work: Work | None = None
+        self,
+        layers: str | Sequence[str] = "auto",
+        *,
+        pictures: Sequence[ImageLike] = (),
+        work: Work | None = None,
     ) -> dict[str, np.ndarray]:
         """Draw the filters of layers; no image is needed.
 
@@ -207,6 +211,8 @@ class Explainer:
 
         Args:
             layers: see ``explain``; the layers must be convolutions or dense layers.
+            pictures: see ``read``: the units that matter most for the predictions on them are
+                shown. If there are none, the units are evenly spread over a layer.
             work: shows how many layers are done, for commands.
 
         Returns:
@@ -216,9 +222,16 @@ class Explainer:
             UserError: a layer is unknown, or neither a convolution nor a dense layer.
         """
         names, layers = self.class_names, _split_patterns(layers)
+        images = torch.stack([self.read(each) for each in pictures]) if pictures else None
         with self._prepare_network():
             return draw_filter_panels(
-                self.network, self.shape, names, layers, seed=self.seed, work=work
+                self.network,
+                self.shape,
+                names,
+                layers,
+                images=images,
+                seed=self.seed,
+                work=work,
             )
 
     def describe_left_out(self, methods: Sequence[str]) -> str:

@@ -250,6 +250,10 @@ class FilterVisualsConfig(BatchedConfig):
     limit: Annotated[int | None, NULL | whole(1)] = key(
         "largest number of layers that layers=auto chooses, spread over the depth; null: all"
     )
+    choose: Annotated[str, one_of("important", "even")] = key(
+        "which units of a layer: important (those that matter most for the predictions on the "
+        "probes) or even (evenly spread)"
+    )
     units: Annotated[int, whole(1)] = key("units per layer and epoch, if the budget allows")
     full_units: Annotated[int | None, NULL | whole(0)] = key(
         "units per layer at the end of training; null: all"

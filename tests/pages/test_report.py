@@ -95,14 +95,14 @@ def add_maps(home: Path, epoch: int, *methods: str) -> None:
 
 def _tags(epoch: int) -> list[str]:
     tags = [f"grad_cam/{probe}" for probe in PROBES]
-    tags += [f"activations/{layer}/{PROBES[0]}" for layer in LAYERS]
-    tags += ["class_means", f"filters/{LAYERS[0]}"]
+    tags += [f"layers/activations/{layer}/{PROBES[0]}" for layer in LAYERS]
+    tags += ["grad_cam_means", f"layers/filters/{LAYERS[0]}"]
     if epoch:
-        tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
+        tags += ["predictions/confusion_matrix", "predictions/mistakes", "predictions/random"]
     if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
         tags += [f"occlusion/{PROBES[1]}"]
     if epoch == 2:  # the best epoch, behind the test
-        tags += ["confusion_matrix/test", "predictions/mistakes/test"]
+        tags += ["predictions/confusion_matrix/test", "predictions/mistakes/test"]
     return tags
 
 
@@ -198,7 +198,7 @@ def test_the_check_for_outside_references_finds_them():
 
 def test_names_of_people_are_escaped(text, page):
     assert NASTY not in text and "<i>evidence" not in text and "alert(1)</script>" not in text
-    assert len(page.all("script")) == 2
+    assert len(page.all("script")) == 3
     assert page.all("h1")[0].text == "scratch<script>"
     f1 = page.all("table", id="f1")[0]
     assert [cell.text for cell in page.inside(f1, "td") if cell.text in CLASSES] == list(CLASSES)
@@ -227,7 +227,7 @@ def test_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_sections_stand_in_the_order_a_reader_asks(page):
     names = [e.attributes["id"] for e in page.all("section")]
     assert names == ["curves", "schedule", "results", "confusion", "mistakes", "probes", "layers",
-                     "scores", "cost", "versions", "config"]  # fmt: skip
+                     "scores", "data", "cost", "versions", "omitted", "config"]  # fmt: skip
     (nav,) = page.all("nav")
     links = [a.attributes["href"].removeprefix("#") for a in page.inside(nav, "a")]
     assert links == names
@@ -247,7 +247,7 @@ def test_head_tells_result_date_and_alarms(home, page):
 def test_charts_hold_the_numbers_of_the_table(home, text):
     rows = list(csv.DictReader((home / "metrics.csv").open()))
     charts = {}
-    for chart in re.findall(r'<figure class="chart">.*?</figure>', text, re.S):
+    for chart in re.findall(r'<figure class="chart".*?</figure>', text, re.S):
         charts[re.search(r"<strong>(.*?)</strong>", chart)[1]] = read_back(chart)
     wanted = {
         ("loss", "training"): "train/loss", ("loss", "validation"): "val/loss",
@@ -299,7 +299,7 @@ def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
 
 
 def test_activations_and_filters_are_folded(page):
-    for start in ("activations/", "filters/"):
+    for start in ("layers/activations/", "layers/filters/"):
         figures = [
             e for e in page.all("figure") if e.attributes.get("data-tag", "").startswith(start)
         ]
@@ -310,10 +310,12 @@ def test_activations_and_filters_are_folded(page):
 
 
 def test_pictures_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
-    for tag, epochs in (*((f"activations/{layer}/00_b", [4]) for layer in LAYERS),
-                        ("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
+    for tag, epochs in (*((f"layers/activations/{layer}/00_b", [4]) for layer in LAYERS),
+                        ("predictions/confusion_matrix", [4]),
+                        ("predictions/confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
-                        ("class_means", [0, 4]), (f"filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
+                        ("grad_cam_means", [0, 4]),
+                        (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
 
@@ -327,13 +329,47 @@ def test_pictures_keep_their_room_before_they_are_decoded(home, page):
 
 def test_cost_and_versions_are_told(page):
     cost = section(page, "cost")
-    for text in ("4.2 %", "2.5 s", "GradCam", "3.25", "the budget allows <3> units"):
+    for text in ("4.2 %", "2.5 s", "GradCam", "3.25"):
         assert text in cost
     assert "2.99.1" in section(page, "versions") and "123 images/s" in section(page, "versions")
 
 
-def test_nothing_left_out_means_nothing_said(page):
+def test_what_is_left_out_and_the_config_are_folded_at_the_end(page):
+    assert [e.attributes["id"] for e in page.all("section")][-2:] == ["omitted", "config"]
+    for name, text in (("omitted", "the budget allows <3> units"), ("config", "experiment:")):
+        (part,) = page.all("section", id=name)
+        (fold,) = page.inside(part, "details")
+        assert text in fold.text and "open" not in fold.attributes
+
+
+def test_nothing_left_out_means_nothing_said(tmp_path, page):
     assert not page.all("details", id="left-out")
+    home = made_run(tmp_path / "run", looks=False)
+    summary = json.loads((home / "summary.json").read_text())
+    (home / "summary.json").write_text(json.dumps({**summary, "left_out": {}}))
+    assert not Page(report(home).read_text()).all("section", id="omitted")
+
+
+def test_scores_of_the_last_look_have_a_table(tmp_path):
+    """A score that is measured once has no curve; earlier versions kept it in the summary only."""
+    home = made_run(tmp_path / "run", looks=False)
+    with (home / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["explain/randomised/head"] = "0.1234" if row["epoch"] == "4" else ""
+    with (home / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    summary = json.loads((home / "summary.json").read_text())
+    scores = {"border_energy": 0.5, "randomised/head": 0.1234, "randomised/top": 0.9876}
+    (home / "summary.json").write_text(json.dumps({**summary, "scores": scores}))
+    page = Page(report(home).read_text())
+    (table,) = page.all("table", id="measured-once")
+    cells = [[c.text for c in page.inside(row, "td")] for row in page.inside(table, "tr")]
+    assert sorted(cells) == [["randomised/head", "0.1234"], ["randomised/top", "0.9876"]]
+    drawn = [e.attributes["data-name"] for e in page.all("g") if "data-name" in e.attributes]
+    assert "border_energy" in drawn and "head" not in drawn
 
 
 def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
@@ -365,7 +401,8 @@ def test_run_without_explanations_or_alarms(tmp_path):
     (home / "summary.json").write_text(json.dumps({**summary, "alarms": [], "failures": []}))
     page = Page(report(home).read_text())
     assert "no alarm" in page.all("header")[0].text
-    assert not page.all("img") and not page.all("input") and not page.all("script")
+    assert not page.all("img") and not page.all("input")
+    assert len(page.all("script")) == 1  # of the charts
     assert "no maps of probes" in section(page, "probes")
     assert page.all("section", id="scores")
 
@@ -382,7 +419,7 @@ def test_run_of_an_earlier_version_shows_its_latest_pictures(tmp_path):
         file.unlink()
     page = Page(report(home).read_text())
     assert "made before maps were kept as numbers" in section(page, "probes")
-    assert not page.all("script") and not page.all("input")
+    assert not page.all("script", type="application/json") and not page.all("input")
     disk = {tag: on_disk(home, tag) for tag in ("grad_cam/00_b", "grad_cam/01_ring")}
     assert {tag: frames(page, tag) for tag in disk} == {tag: {4: d[4]} for tag, d in disk.items()}
 
@@ -419,13 +456,13 @@ def test_phases_are_told_and_marked(tmp_path):
 def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     home = made_run(tmp_path / "run")
     write(home, 4, "predictions/random", _picture(3)[:-10])
-    write(home, 4, "class_means", b"")
+    write(home, 4, "grad_cam_means", b"")
     page = Page(report(home).read_text())
     assert not frames(page, "predictions/random")
-    assert list(frames(page, "class_means")) == [0]
+    assert list(frames(page, "grad_cam_means")) == [0]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_004/class_means.jpg", "epoch_004/predictions/random.jpg"
+        "epoch_004/grad_cam_means.jpg", "epoch_004/predictions/random.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 
@@ -459,18 +496,18 @@ def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path
 def test_activations_and_filters_shrink_before_they_are_left_out(tmp_path):
     home = made_run(tmp_path / "run")
     bare = report(home).stat().st_size
-    for file in home.glob("explanations/*/activations/**/*.jpg"):
+    for file in home.glob("explanations/*/layers/activations/**/*.jpg"):
         file.write_bytes(_noise(len(str(file)), 1500))
     limit = bare + 1_600_000
     text = report(home, limit=limit).read_text()
     assert len(text.encode()) <= limit
     page = Page(text)
     for layer in LAYERS:
-        (encoded,) = frames(page, f"activations/{layer}/00_b").values()
+        (encoded,) = frames(page, f"layers/activations/{layer}/00_b").values()
         assert max(read_jpeg_size(encoded)) == 900
     told = page.all("details", id="left-out")[0].text
-    assert "activations and filters: at most" in told and "of 2 pictures" not in told
-    assert list(frames(page, "confusion_matrix")) == [4]
+    assert "layers/activations and layers/filters: at most" in told and "of 2 pictures" not in told
+    assert list(frames(page, "predictions/confusion_matrix")) == [4]
     assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
 
 
@@ -490,9 +527,9 @@ def test_any_limit_is_kept_and_what_is_left_out_is_told(tmp_path, kilobytes):
 def test_no_limit_takes_away_text_and_charts(tmp_path):
     home = _grown(tmp_path / "run", 90)
     page = Page(report(home, limit=1).read_text())
-    assert not page.all("img") and not page.all("script") and len(page.all("path")) > 10
+    assert not page.all("img") and not page.all("input") and len(page.all("path")) > 10
     told = page.all("details", id="left-out")[0].text
-    assert "all maps: grad_cam, occlusion" in told and "pictures: activations" in told
+    assert "all maps: grad_cam, occlusion" in told and "pictures: layers/activations" in told
     assert "did not fit" in section(page, "probes")
 
 

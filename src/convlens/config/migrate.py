@@ -116,11 +116,15 @@ def _to_3(plain: dict) -> dict:
     """Add what pictures show, with the values that draw what they showed."""
     if "looking" in plain:
         plain["looking"] = {"classes": 2, **plain["looking"]}
-    added = {"convlens.callbacks.GradCam": {"classes": 2, "pixelated": False}}
+    added: dict[str, dict[str, Any]] = {
+        "convlens.callbacks.GradCam": {"classes": 2, "pixelated": False},
+        "convlens.callbacks.ActivationGrids": {"order": "index", "channels": None},
+        "convlens.callbacks.FilterVisuals": {"choose": "even"},
+    }
     callbacks = plain.get("callbacks", {})
     for name, node in callbacks.items():
         if isinstance(node, dict):
-            callbacks[name] = {**added.get(str(node.get(TARGET)), {}), **node}
+            callbacks[name] = {**node, **added.get(str(node.get(TARGET)), {})}
     return plain
 
 

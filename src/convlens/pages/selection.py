@@ -11,11 +11,11 @@ from convlens.draw.jpeg import shrink_jpeg
 Files = Mapping[str, Mapping[int, Path]]  # tag -> completed epochs -> file
 Pictures = dict[str, dict[int, bytes]]  # tag -> completed epochs -> JPEG
 MARKUP = 400  # bytes of a picture's HTML, without its data
-ACTIVATIONS = "activations"
+ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
-LATEST = ("confusion_matrix", "predictions", "depth", "augmentation")
-ENDS = ("class_means", "filters")  # prefixes of tags with the first and the latest picture
-BULKY = (ACTIVATIONS, "filters")  # prefixes of tags with by far the largest pictures
+LATEST = ("predictions", "layers/depth", "training/augmentation")
+ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
+BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
 # longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
 _Size = tuple[int, int] | None
 _SIZES: tuple[tuple[_Size, _Size], ...] = (
@@ -24,8 +24,8 @@ _SIZES: tuple[tuple[_Size, _Size], ...] = (
 _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
-    "augmentation", "predictions/random", "predictions/breakdown", "depth", "class_means",
-    "predictions", "confusion_matrix", "",
+    "training/augmentation", "predictions/random", "predictions/breakdown", "layers/depth",
+    "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _drop(pictures: Pictures, order: Sequence[str], room: int) -> tuple[Pictures
 def has_prefix(tag: str, prefixes: Sequence[str]) -> bool:
     """Return whether a tag is one of the prefixes or is below it; every tag is below ``""``.
 
-    >>> has_prefix("filters/conv1", ["filters"]), has_prefix("filters2", ["filters"])
+    >>> has_prefix("depth/dead", ["depth"]), has_prefix("depth2", ["depth"])
     (True, False)
     """
     return any(not prefix or f"{tag}/".startswith(f"{prefix}/") for prefix in prefixes)

@@ -135,7 +135,11 @@ def panels(model, folder: Path) -> dict[str, Task]:
 
     def grid() -> None:
         write_picture(
-            trainer, None, "activations", activation_grid(channels, title="layer"), next(steps)
+            trainer,
+            None,
+            "activations",
+            activation_grid(channels, title="layer", channels=None),
+            next(steps),
         )
 
     def grid_figure() -> None:

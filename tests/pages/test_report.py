@@ -423,7 +423,7 @@ def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_004/grad_cam_means.jpg", "epoch_003/grad_cam/00_b.jpg"
+        "epoch_003/grad_cam/00_b.jpg", "epoch_004/grad_cam_means.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 

@@ -115,7 +115,10 @@ def _to_3(plain: dict) -> dict:
     """Add what pictures show, with the values that draw what they showed."""
     if "looking" in plain:
         plain["looking"] = {"classes": 2, **plain["looking"]}
-    added = {"convlens.callbacks.GradCam": {"classes": 2, "pixelated": False}}
+    added = {
+        "convlens.callbacks.GradCam": {"classes": 2, "pixelated": False},
+        "convlens.callbacks.Attribution": {"smooth": 0.0},
+    }
     callbacks = plain.get("callbacks", {})
     for name, node in callbacks.items():
         if isinstance(node, dict):

@@ -14,7 +14,7 @@ from convlens.draw.text import SMALL, line_height, printable, shorten, text_widt
 HEAT = "inferno"  # dark to bright: lightness rises too, so it also works in greyscale
 DIVERGING = "coolwarm"  # blue, grey at zero (white would vanish in the background), red
 _COVER = 0.75  # fraction of the image that the strongest heat covers
-_FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
+FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
 _PERCENTILE = 99.5  # of the magnitudes of a fine map
 
 
@@ -45,7 +45,7 @@ def find_full_colour_value(maps: np.ndarray) -> float:
     """
     sizes = np.abs(maps)
     largest = float(sizes.max())
-    if min(maps.shape[-2:]) < _FINE:
+    if min(maps.shape[-2:]) < FINE:
         return largest
     # "higher" returns a value that occurs, so maps of a few large patches keep their largest
     return float(np.percentile(sizes, _PERCENTILE, method="higher")) or largest

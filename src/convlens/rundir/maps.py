@@ -73,6 +73,12 @@ class Maps:
         return np.stack([*self.layers.values()], axis=2)
 
 
+def format_rank(rank: int) -> str:
+    """Return the role of a class by how probable it is: 2 becomes ``2nd``, 3 ``3rd``, …"""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank // 10 % 10 != 1 else 0, "th")
+    return f"{rank}{ending}"
+
+
 def write_maps(folder: Path, found: Maps) -> None:
     """Add maps to the file in a look's folder; the file is replaced as a whole.
 

@@ -122,10 +122,12 @@ def colour_bar(
     return write_labels(bar, labels)
 
 
-def add_colour_bar(picture: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
+def add_colour_bar(
+    picture: np.ndarray, low: str, high: str, *, name: str, lead: str = ""
+) -> np.ndarray:
     """Place a ``colour_bar`` of about the same width above ``picture``."""
-    width = min(260, max(picture.shape[1], 180))
-    return vstack([colour_bar(width, low, high, name=name), picture], gap=6)
+    width = min(320, max(picture.shape[1], 180))
+    return vstack([colour_bar(width, low, high, name=name, lead=lead), picture], gap=6)
 
 
 def format_number(value: float) -> str:

@@ -126,8 +126,7 @@ def test_random_images_carry_their_files_and_stay_the_same(folder, drawn):
 
 
 def test_images_without_files_are_shown_as_the_network_gets_them(drawn):
-    look = make_look("data.pictures.train=12", "data.pictures.validation=24",
-                     "data.pictures.test=6")  # fmt: skip
+    look = make_look("data.pictures=60")
     list(attached(Mistakes(mistakes=2, random=3), look).pictures(look))
     assert len(drawn["rows"]) == 2 and len(drawn["random images"]) == 3
     for photograph, _, source in drawn["rows"]:

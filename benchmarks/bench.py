@@ -43,7 +43,6 @@ OURS = (
     "numpy",
     "matplotlib",
 )
-LIMIT = 1800  # seconds after which a script is stopped
 
 
 def parse() -> argparse.Namespace:
@@ -53,22 +52,36 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--data", type=Path, default=Path(root) / "cats_dogs", help="default: %(default)s")
-    add("--rows", help=f"rows to measure, comma-separated: {', '.join(ROWS)}")
+    add("--rows", help=f"rows to measure (and those that extend a name): {', '.join(ROWS)}")
     add("--rounds", type=int, default=5, help="default: %(default)s")
     add("--quick", action="store_true", help="trial run: one round of a few steps")
     add("--strict", action="store_true", help="exit status 1 if a target is missed")
     add("--markdown", action="store_true", help="write the table to docs/benchmarks.md")
     args = parser.parse_args()
     args.data = args.data.expanduser()
-    args.rows = list(ROWS) if args.rows is None else args.rows.split(",")
-    unknown = [name for name in args.rows if name not in ROWS]
-    if unknown:
-        parser.error(f"unknown row {unknown[0]}; choose from: {', '.join(ROWS)}")
+    try:
+        args.rows = select_rows(args.rows)
+    except ValueError as error:
+        parser.error(str(error))
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
     if args.markdown and (args.quick or len(args.rows) < len(ROWS)):
         parser.error("--markdown needs the whole table: leave out --quick and --rows")
     return args
+
+
+def select_rows(names: str | None) -> list[str]:
+    """Return the rows of comma-separated names; a name also stands for those that extend it.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    if names is None:
+        return list(ROWS)
+    asked = names.split(",")
+    if unknown := [name for name in asked if name not in ROWS]:
+        raise ValueError(f"unknown row {unknown[0]}; choose from: {', '.join(ROWS)}")
+    return [row for row in ROWS if any(row == name or row.startswith(f"{name}_") for name in asked)]
 
 
 def missing(job: Job, data: Path) -> str:
@@ -94,18 +107,21 @@ def run(job: Job, args: argparse.Namespace, where: Path) -> list[dict]:
     if reason := missing(job, args.data):
         return [failed(row, reason) for row in job.rows]
     out, log = where / f"{job.name}.json", where / f"{job.name}.log"
-    out.unlink(missing_ok=True)
+    if job.rounds:  # others continue where they were stopped
+        out.unlink(missing_ok=True)
     command = [sys.executable, str(HERE / job.command[0]), *job.command[1:], "--out", str(out)]
     if PICTURES in job.needs:
         command += ["--data", str(args.data)]
-    command += [job.rounds, "1", *job.quick] if args.quick else [job.rounds, str(args.rounds)]
+    if job.rounds:
+        command += [job.rounds, "1" if args.quick else str(args.rounds)]
+    command += job.quick if args.quick else []
     with log.open("w") as file:
         try:
             done = subprocess.run(
-                command, stdout=file, stderr=file, timeout=LIMIT, env=side_environment()
+                command, stdout=file, stderr=file, timeout=job.limit, env=side_environment()
             )
         except subprocess.TimeoutExpired:
-            return [failed(row, f"stopped after {LIMIT} s; see {log}") for row in job.rows]
+            return [failed(row, f"stopped after {job.limit} s; see {log}") for row in job.rows]
     if done.returncode or not out.exists():
         return [failed(row, f"{last_line(log)} (see {log})") for row in job.rows]
     try:

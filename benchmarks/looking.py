@@ -7,8 +7,8 @@ one after the other, with end-to-end epochs only (augmented, head and block5 tra
 alternates. For each epoch of each run, its own seconds, the seconds of looking as the run itself
 measures them (`summary.json`, `looking`), and the fraction of looking are printed and written to
 `benchmarks/results/looking.json`. The ratio of the seconds of an epoch with and without callbacks
-follows. The ratio includes the drift of the machine from run to run, a few per cent; the fraction
-does not.
+follows, then the bytes of each kind of explanation by epoch. The ratio includes the drift of the
+machine from run to run, a few per cent; the fraction does not.
 
 VGG16's weights come from `weights/`, `$CONVLENS_WEIGHTS`, or a download.
 """
@@ -24,6 +24,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from budget import count_bytes
 from results import RESULTS, processor, write_result
 from rounds import available_cores, side_environment, take_rounds, watched
 
@@ -45,7 +46,8 @@ def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=side_environment())
         if done.returncode:
             raise SystemExit(f"the run failed:\n{home.with_suffix('.log').read_text()[-2000:]}")
-    return json.loads((home / "summary.json").read_text())
+    summary = json.loads((home / "summary.json").read_text())
+    return {**summary, "bytes": count_bytes(home)}
 
 
 def main() -> int:
@@ -79,7 +81,8 @@ def main() -> int:
                 words = (next(homes), args.data, args.epochs, SIDES[side], args.steps)
                 summary = watched(partial(train, *words), seen)
                 line[side] = {
-                    key: summary[key] for key in ("looking", "explaining", "left_out", "failures")
+                    key: summary[key]
+                    for key in ("looking", "explaining", "left_out", "failures", "bytes")
                 }
                 for each in summary["looking"]["by_epoch"]:
                     own, looking = each["seconds"], each["looking"]
@@ -106,6 +109,9 @@ def main() -> int:
     last = rounds[-1]["default"]
     costs = ", ".join(f"{name} {value:.1f}" for name, value in last["explaining"].items())
     print(f"seconds by callback, including the looks before training and at the end: {costs}")
+    for clock, kinds in sorted(last["bytes"].items(), key=lambda each: int(each[0])):
+        sizes = ", ".join(f"{kind} {size / 1000:.0f}" for kind, size in kinds.items())
+        print(f"kB of explanations at epoch {clock}: {sizes}")
     for line in last["left_out"].values():
         print(f"left out: {line}")
     print(f"{processor()}, {len(available_cores())} cores")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from budget_figures import find_problems, limit
 from table import Rounds, Row
 
 PICTURES = "photographs"
@@ -23,7 +24,8 @@ class Job(NamedTuple):
         read: takes the script's result; returns the rounds of each row, in the order of ``rows``.
         needs: ``PICTURES``, ``WEIGHTS`` or both; checked before the script starts.
         peers: peers whose environments the script uses.
-        rounds: option that sets the number of rounds.
+        rounds: option that sets the number of rounds; empty for a script without rounds.
+        limit: seconds after which the script is stopped.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Job(NamedTuple):
     needs: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     rounds: str = "--rounds"
+    limit: int = 1800
 
 
 def sides(result: dict, *, cost: bool = False) -> list[Rounds]:
@@ -100,6 +103,25 @@ def looking(result: dict) -> list[Rounds]:
             f"of all {len(epochs)} epochs together; at most 5 % or one second per epoch",
             whole=sum(whole) / sum(alone),
             at_most=1 + max(SHARE, SECONDS * len(alone) / sum(alone)),
+        )
+    ]  # fmt: skip
+
+
+def budget(result: dict) -> list[Rounds]:
+    """Read what each look took and was allowed, from the records of `budget.py`.
+
+    The ratio of the row is that of the worst look to its limit: a tenth more than its allowance,
+    and the pass of one image.
+    """
+    records = result["runs"].values()
+    looks = [look for record in records for look in record["looks"]]
+    kept = sum(not find_problems(record) for record in records)
+    return [
+        Rounds(
+            [look["spent"] for look in looks], [look["allowed"] for look in looks],
+            [look["spent"] / limit(look) for look in looks if limit(look)],
+            f"{kept} of {len(records)} runs kept to their budget; see `budget.json`",
+            whole=max(look["spent"] / limit(look) for look in looks if limit(look)), at_most=1.0,
         )
     ]  # fmt: skip
 
@@ -241,6 +263,11 @@ JOBS = [
             )
         ],
         looking, (PICTURES, WEIGHTS), rounds="--epochs",
+    ),
+    Job(
+        "budget", ["budget.py"], ["--quick"],
+        [Row("looking_budget", "a look [s]", "what it was allowed", at_most=1.0)],
+        budget, (PICTURES,), rounds="", limit=4 * 3600,
     ),
 ]  # fmt: skip
 ROWS = {row.name: job for job in JOBS for row in job.rows}

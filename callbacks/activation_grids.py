@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
@@ -54,11 +52,10 @@ class ActivationGrids(ExplanationCallback):
         if not look.affords(("activations", *layers), len(images), 1.5):
             self.report_cut(look, "before the first layer")
             return
-        began = time.perf_counter()
-        results = self.fit_batch(
-            lambda batch: activations(look.network, images, layers, batch=batch)
-        )
-        look.pace.note(("activations", *layers), len(images), time.perf_counter() - began)
+        with look.timed(("activations", *layers), len(images)):
+            results = self.fit_batch(
+                lambda batch: activations(look.network, images, layers, batch=batch)
+            )
         shown = sorted(look.probes.order_in_turns()[: self.probe_count])
         # a layer of all shown probes after the other, so that each look shows some layers wholly
         turn = [(layer, number) for layer in self.rotate(layers) for number in shown]
@@ -75,7 +72,6 @@ class ActivationGrids(ExplanationCallback):
                 ),
             )  # fmt: skip
             done = part.stop
-        self._turn = 0
+            self._turn = layers.index(turn[done][0]) if done < len(turn) else 0
         if done < len(turn):
-            self._turn = layers.index(turn[done][0])
             self.report_cut(look, f"before layer {turn[done][0]}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
@@ -46,4 +48,5 @@ class AugmentationPreview(ExplanationCallback):
         versions = look.augment(repeated, look.seed).unflatten(0, (len(images), self.draws)).cpu()
         names = [look.probes.names[number] for number in numbers]
         for image, draws, probe in zip(images.cpu(), versions, names, strict=True):
-            yield f"augmentation/{probe}", augmentation_sheet(image, draws, f"{probe} · augmented")
+            make = partial(augmentation_sheet, image, draws, f"{probe} · augmented")
+            yield from self.draw(look, f"augmentation/{probe}", make)

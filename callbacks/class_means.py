@@ -41,4 +41,7 @@ class ClassMeans(ExplanationCallback):
         sums.index_add_(0, labels, maps.true[known])
         means = (sums / counts.clamp_min(1)[:, None, None]).numpy()
         title = f"mean map of each class · {maps.layer} · epoch {look.clock}"
-        yield "class_means", class_means(means, counts.numpy(), look.class_names, title=title)
+        yield from self.draw(
+            look, "class_means",
+            lambda: class_means(means, counts.numpy(), look.class_names, title=title),
+        )  # fmt: skip

@@ -35,4 +35,6 @@ class ConfusionMatrix(ExplanationCallback):
         counts = count_confusions(predictions.labels, predictions.predicted, len(look.class_names))
         title = f"confusion matrix · {look.split} · epoch {look.clock}"
         tag = "confusion_matrix/test" if look.stage == "test" else "confusion_matrix"
-        yield tag, confusion_matrix(counts, look.class_names, title=title)
+        yield from self.draw(
+            look, tag, lambda: confusion_matrix(counts, look.class_names, title=title)
+        )

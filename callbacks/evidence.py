@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
@@ -39,13 +39,15 @@ class Evidence:
     masks: Tensor | None
 
 
-def find_last_feature_map(look: Look) -> list[str]:
-    """Return the layer that Grad-CAM explains by default, or []; computed once per look."""
-    if "last feature map" not in look.memo:
-        look.memo["last feature map"] = choose_layers(
-            look.network, "auto", "grad_cam", example=look.example
-        )
-    return look.memo["last feature map"]
+_LAST_MAPS: WeakKeyDictionary[nn.Module, dict[torch.Size, list[str]]] = WeakKeyDictionary()
+
+
+def find_last_feature_map(network: nn.Module, example: Tensor) -> list[str]:
+    """Return the layer that Grad-CAM explains by default, or []; computed once for a network."""
+    known = _LAST_MAPS.setdefault(network, {})
+    if example.shape not in known:
+        known[example.shape] = choose_layers(network, "auto", "grad_cam", example=example)
+    return list(known[example.shape])
 
 
 def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
@@ -66,19 +68,17 @@ def collect_evidence(explanation: Explanation, look: Look, count: int) -> Eviden
 def explain_classes(
     explanation: Explanation, look: Look, images: Tensor, targets: Tensor, layers: list[str]
 ) -> GradCamMaps:
-    """Compute Grad-CAM maps, and record what an image takes."""
-    began = time.perf_counter()
-    found = explanation.fit_batch(
-        lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
-    )
-    maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
-    if len(images):
-        look.pace.note(("grad_cam", *layers), len(images), time.perf_counter() - began)
+    """Compute Grad-CAM maps, and record what they take."""
+    with look.timed(("grad_cam", *layers), len(images)):
+        found = explanation.fit_batch(
+            lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
+        )
+        maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
     return replace(found, maps=maps)
 
 
 def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
-    layers = find_last_feature_map(look)
+    layers = find_last_feature_map(look.network, look.example)
     if not layers:
         return None
     batches: Iterable[Tensor] = [look.probes.images]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytorch_lightning as L
@@ -32,6 +33,8 @@ T = TypeVar("T")
 Findings = Iterator[tuple[str, np.ndarray | float | Maps]]
 LogitsLocation = str | int | Callable | None
 Preprocess = Callable[[Tensor], Tensor] | None
+# by network and settings: number of outputs, and how they are read
+_OUTPUTS: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, str | None]]] = WeakKeyDictionary()
 
 
 class Explanation(L.Callback, ABC):
@@ -157,14 +160,16 @@ class Explanation(L.Callback, ABC):
 
     def layers_of(self, look: Look) -> list[str]:
         """Return ``select_layers`` of the look's network, which is run only once for it."""
-        return list(self.find_once(look, self.select_layers))
+        return list(self.find_once(look.network, look.example, self.select_layers))
 
-    def find_once(self, look: Look, find: Callable[[nn.Module, Tensor], T]) -> T:
+    def find_once(
+        self, network: nn.Module, example: Tensor, find: Callable[[nn.Module, Tensor], T]
+    ) -> T:
         """Return ``find(network, example)``, computed once for each network."""
-        if self._network is not look.network:
-            self._network, self._cache = look.network, {}
+        if self._network is not network:
+            self._network, self._cache = network, {}
         if find not in self._cache:
-            self._cache[find] = find(look.network, look.example)
+            self._cache[find] = find(network, example)
         return self._cache[find]
 
     def rotate(self, items: list[T]) -> list[T]:
@@ -213,6 +218,24 @@ class Explanation(L.Callback, ABC):
         if traceback:
             log.debug("traceback", exc_info=True)
 
+    def draw(
+        self, look: Look, tag: str, make: Callable[[], np.ndarray], seconds: float = 0.1
+    ) -> Findings:
+        """Yield one picture if there is time to draw and write it, and report it if not.
+
+        Args:
+            look: the current look.
+            tag: tag of the picture.
+            make: draws it.
+            seconds: what drawing takes about, until it was measured.
+        """
+        drawn = False
+        for _ in look.pieces(("drawing", tag), 1, batch=1, passes=0.0, seconds=seconds):
+            yield tag, make()
+            drawn = True
+        if not drawn:
+            self.report_cut(look, f"before {tag}")
+
     def report_cut(self, look: Look, where: str) -> None:
         """Report that the budget ends this look ``where``, such as "after layer conv1"."""
         when = "at the end" if look.final else f"at epoch {look.clock}"
@@ -258,19 +281,30 @@ class Explanation(L.Callback, ABC):
     def check_outputs(self, network: nn.Module, images: Tensor) -> None:
         """Find out once what the outputs are, and report it; number classes that have no names.
 
+        Explanations that call the network in the same way share the result.
+
+        Args:
+            network: the network to explain.
+            images: (B, C, H, W), of which at most two are used.
+
         Raises:
             UserError: the outputs cannot be read, or do not match the classes.
         """
         if self._checked is network:
             return
         self.outputs_readable = False
-        with explaining(network):
-            logits, note = check_outputs(network, prepare_images(network, images[:2]))
+        known = _OUTPUTS.setdefault(network, {})
+        settings = (self.preprocess, self.logits, self.outputs, len(self.class_names))
+        if settings not in known:
+            with explaining(network):
+                logits, note = check_outputs(network, prepare_images(network, images[:2]))
+            known[settings] = logits.shape[1], note
+        classes, note = known[settings]
         self.outputs_readable, self._checked = True, network
         if note:
             self.log_once("outputs", f"{self.name}: {note}")
         if not self.class_names:
-            self.class_names = tuple(f"class {n}" for n in range(max(2, logits.shape[1])))
+            self.class_names = tuple(f"class {n}" for n in range(max(2, classes)))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

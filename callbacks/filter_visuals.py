@@ -99,7 +99,7 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
-        for first in self.find_once(look, find_image_convolutions):
+        for first in self.find_once(look.network, look.example, find_image_convolutions):
             if first not in layers:
                 continue
             layers.remove(first)

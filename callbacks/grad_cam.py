@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from convlens.callbacks.evidence import explain_classes
+from convlens.callbacks.evidence import explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain.layers import choose_layers, find_feature_map
 from convlens.explain.shrink import shrink_maps
-from convlens.rundir.maps import SIDE, join_maps
+from convlens.rundir.maps import SIDE
 
 
 class GradCam(ExplanationCallback):
@@ -58,6 +58,8 @@ class GradCam(ExplanationCallback):
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         check_target(self.config_key, self.target, self.class_names)
+        if self.layers == "auto":
+            return find_last_feature_map(network, example)
         return choose_layers(network, self.layers, "grad_cam", example=example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
@@ -71,10 +73,10 @@ class GradCam(ExplanationCallback):
             return
         order = self.rotate(list(range(len(look.probes))))
         roles, targets = list_targets(look, self.target, self.classes)
-        kind, parts = ("grad_cam panel", *layers), []
+        kind, done = ("grad_cam panel", *layers), 0
         # a backward pass costs about twice a forward pass
         passes = 1.0 + 2.0 * len(roles)
-        for part in look.pieces(kind, len(order), batch=self.batch, passes=passes):
+        for part in look.pieces(kind, len(order), batch=self.batch, passes=passes, seconds=0.05):
             numbers = order[part]
             found = explain_classes(
                 self, look, look.probes.images[numbers], targets[numbers], layers
@@ -83,14 +85,12 @@ class GradCam(ExplanationCallback):
             named = name_maps(
                 "grad_cam", look, numbers, roles, found.targets, found.probabilities, maps
             )
-            parts.append(named)
+            yield "grad_cam", named
             for place, number in enumerate(numbers):
                 own = {layer: each[place] for layer, each in maps.items()}
                 yield self._draw_panel(look, number, own, found.probabilities[place].cpu())
-        done = sum(len(each.probes) for each in parts)
-        self._turn = order[done] if done < len(order) else 0
-        if parts:
-            yield "grad_cam", join_maps(parts)
+            done = part.stop
+            self._turn = order[done] if done < len(order) else 0
         if done < len(order):
             self.report_cut(look, f"with {done} of {len(order)} probes drawn")
 

@@ -28,12 +28,13 @@ class LearningCurves(ExplanationCallback):
         tags = [tag for tag in _SHOWN if any(tag in row for row in rows)]
         if not look.final or not tags:
             return
-        yield (
-            "learning_curves",
-            learning_curves(
+        yield from self.draw(
+            look, "learning_curves",
+            lambda: learning_curves(
                 {tag: [row.get(tag, float("nan")) for row in rows] for tag in tags},
                 [int(row["epoch"]) for row in rows],
                 title=f"learning curves · epoch {rows[-1]['epoch']}",
                 marks=look.marks,
             ),
-        )
+            seconds=0.4,
+        )  # fmt: skip

@@ -12,7 +12,7 @@ TEST = 0.1  # fraction of ``floor_around`` for the look after the test
 OUTSIDE = ("start", "end", "test")  # moments that are no epochs
 Moment = Literal["start", "epoch", "end", "test"]
 KEPT = (
-    "spent", "around", "failures", "left_out", "scores", "looked", "cut", "epochs"
+    "spent", "around", "failures", "left_out", "scores", "looked", "cut", "epochs", "looks"
 )  # fmt: skip
 
 
@@ -39,6 +39,9 @@ class Ledger:
         cut: the clock of the latest look that the budget ended early, by callback.
         epochs: by clock, the seconds of the epoch itself (training and validation) and those of the
             looks within it; looks before training and at the end are not included.
+        looks: one entry per look of all explanations together, in the order of the run: its
+            ``moment`` and ``clock``, the seconds ``allowed`` and ``spent``, those of a forward
+            ``pass`` of one image (0 if it was not measured), and those spent ``by_callback``.
     """
 
     share: float = 0.05
@@ -56,6 +59,7 @@ class Ledger:
     looked: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     epochs: dict[int, list[float]] = field(default_factory=dict)
+    looks: list[dict[str, Any]] = field(default_factory=list)
     _began: float = 0.0
     _granted: float = 0.0  # seconds for the looks of this epoch
     _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # last value of ``epochs``
@@ -95,6 +99,17 @@ class Ledger:
             self._latest[1] += seconds
         elif moment is not None:
             self.around[moment] += seconds
+
+    def record(
+        self, moment: Moment, clock: int, allowed: float, spent: float, one_pass: float,
+        before: dict[str, float],
+    ) -> None:  # fmt: skip
+        """Append a look to ``looks``; ``before`` is what was ``spent`` until it began."""
+        took = {name: value - before.get(name, 0.0) for name, value in self.spent.items()}
+        self.looks.append({
+            "moment": moment, "clock": clock, "allowed": allowed, "spent": spent,
+            "pass": one_pass, "by_callback": {name: one for name, one in took.items() if one},
+        })  # fmt: skip
 
     def note(self, clock: int, tag: str, value: float) -> None:
         """Keep a score, for the run's table, its alarms and its summary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
@@ -18,7 +18,13 @@ from convlens.data.probes import Probes
 from convlens.explain.occlusion import compute_logits
 
 FIRST_PIECES = (1, 8)  # units of the first pieces of a look; later ones are whole batches
+SLACK = 1.1  # how many times its estimate a piece may take and still end in time
+STEADY = 0.5  # part of the time left that several units may take on a CPU, which others may use too
 SPLITS = {"val": "validation", "test": "test"}  # by stage
+
+
+class OutOfTime(Exception):
+    """The network was called after the deadline of a look, which ends there."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,13 @@ class Look:
     @property
     def pass_seconds(self) -> float:
         """Seconds of a forward pass of one image, measured once in a run."""
-        if self.pace.seconds("pass") is None:
-            compute_logits(self.network, self.example)  # builds kernels
-            began = time.perf_counter()
-            compute_logits(self.network, self.example).cpu()
-            self.pace.note("pass", 1, time.perf_counter() - began)
-        return self.pace.seconds("pass") or 0.0
+        if self.pace.estimate("pass", 1) is None:
+            with self.timed("pass"):
+                compute_logits(self.network, self.example).cpu()
+        return self.pace.estimate("pass", 1) or 0.0
 
     def affords(self, kind: Hashable, units: int, passes: float) -> bool:
-        """Return whether there is time for all of some units.
+        """Return whether there is time for all of some units, which cannot be divided.
 
         Args:
             kind: of the work, see ``Pace``.
@@ -115,16 +119,37 @@ class Look:
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
         """
-        known = self.pace.seconds(kind)
-        each = passes * self.pass_seconds if known is None else known
-        return units * each <= self.seconds_left
+        known = self.pace.estimate(kind, units)
+        whole = units * passes * self.pass_seconds if known is None else known
+        fits = SLACK * whole <= self.seconds_left
+        if not fits:
+            self.pace.doubt(kind)
+        return fits
 
-    def pieces(self, kind: Hashable, total: int, *, batch: int, passes: float) -> Iterator[slice]:
+    @contextmanager
+    def timed(self, kind: Hashable, units: int = 1) -> Iterator[None]:
+        """Record what the work inside the ``with`` takes; see ``Pace``.
+
+        Of work that is stopped, it is only known that it takes longer.
+        """
+        began, finished = time.perf_counter(), False
+        try:
+            yield
+            finished = True
+        finally:
+            seconds, known = time.perf_counter() - began, self.pace.estimate(kind, units)
+            if finished or (known is not None and seconds > known):
+                self.pace.note(kind, units, seconds)
+
+    def pieces(
+        self, kind: Hashable, total: int, *, batch: int, passes: float, seconds: float = 0.0
+    ) -> Iterator[slice]:
         """Yield parts of ``range(total)``, one after the other, as far as the time suffices.
 
         What happens between two parts is timed, and decides whether the next one is begun. The
         first part is one unit, the next up to eight, later ones up to ``batch``: with time enough
-        the parts are the same on any machine, and so is every bit that is computed from them.
+        the parts are the same on any machine, and so is every bit that is computed from them. On
+        an accelerator, where a batch takes little longer than an image, the first one is whole.
 
         Args:
             kind: of the work, see ``Pace``.
@@ -132,15 +157,23 @@ class Look:
             batch: maximum units of a part.
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
+            seconds: what the rest of a unit costs about, such as drawing, for such a kind.
         """
-        done = 0
-        for size in chain(FIRST_PIECES, repeat(batch)):
-            guess = 0.0 if self.pace.seconds(kind) is not None else passes * self.pass_seconds
-            most = min(size, batch, total - done)
-            count = self.pace.count_affordable(kind, self.seconds_left, most, guess)
-            if count == 0:
+        done, on_cpu = 0, self.example.device.type == "cpu"
+        first, part = (FIRST_PIECES, STEADY) if on_cpu else ((), 1.0)
+        for size in chain(first, repeat(batch)):
+            most, left = min(size, batch, total - done), self.seconds_left
+            if most <= 0:
                 return
-            began = time.perf_counter()
-            yield slice(done, done + count)
-            self.pace.note(kind, count, time.perf_counter() - began)
+            if self.pace.estimate(kind, 1) is None:
+                guess = seconds + (passes * self.pass_seconds if passes else 0.0)
+                count = most if SLACK * guess < left else 0
+            else:
+                count = self.pace.count_affordable(kind, left / SLACK, most, part)
+            if count == 0:
+                self.pace.doubt(kind)
+                self.pace.doubt("pass")
+                return
+            with self.timed(kind, count):
+                yield slice(done, done + count)
             done += count

@@ -14,7 +14,7 @@ from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.ledger import Account, Ledger, Moment
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writing import name_look, write_numbers, write_picture
-from convlens.callbacks.look import SPLITS
+from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
 from convlens.callbacks.session import Session, get_callbacks, predict_validation
@@ -246,34 +246,36 @@ class Looks(L.Callback):
             return
         latest = self.predictions.latest.get(stage)
         session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
-        for each in due:
-            if each.probes is not None:
-                with count_seconds("explaining"):
-                    self._look(trainer, session, each)
-
-    def _look(self, trainer: L.Trainer, session: Session, each: Explanation) -> None:
-        account, began, each.cut = self.account(each), time.perf_counter(), ""
-        moment: Moment = "end" if session.final else "start" if session.clock == 0 else "epoch"
-        if session.stage == "test":
+        moment: Moment = "end" if final else "start" if clock == 0 else "epoch"
+        if stage == "test":
             moment = "test"
-        deadline = began + self.ledger.seconds_left(moment)
+        began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
+        before = dict(self.ledger.spent)
+        with count_seconds("explaining"):
+            for each in due:
+                if each.probes is not None:
+                    self._look(trainer, session, each, moment, began + allowed)
+        self.ledger.record(
+            moment, clock, allowed, time.perf_counter() - began,
+            self.pace.estimate("pass", 1) or 0.0, before,
+        )  # fmt: skip
+
+    def _look(
+        self, trainer: L.Trainer, session: Session, each: Explanation, moment: Moment,
+        deadline: float,
+    ) -> None:  # fmt: skip
+        account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
             if deadline <= began:
-                when = {"test": "after the test", "end": "at the end"}.get(
-                    moment, f"at epoch {session.clock}"
-                )
-                each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
-                return
+                raise OutOfTime
             with session.look(each, deadline, self.pace) as look:
-                for tag, value in each.pictures(look):
-                    if isinstance(value, np.ndarray):
-                        write_picture(trainer, each.folder, tag, value, session.clock)
-                    elif isinstance(value, Maps):
-                        if each.folder is not None:
-                            write_maps(name_look(each.folder, session.clock), value)
-                    else:
-                        write_numbers(trainer, {tag: float(value)}, session.clock)
-                        self.ledger.note(session.clock, tag, float(value))
+                _ = look.pass_seconds  # measured in the first look; costs are estimated from it
+                self._write(trainer, each, look)
+        except OutOfTime:
+            when = {"test": "after the test", "end": "at the end"}.get(
+                moment, f"at epoch {session.clock}"
+            )
+            each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:
@@ -284,6 +286,17 @@ class Looks(L.Callback):
             if session.stage == "val" and deadline > began:  # also if it failed
                 account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, moment)
+
+    def _write(self, trainer: L.Trainer, each: Explanation, look: Look) -> None:
+        for tag, value in each.pictures(look):
+            if isinstance(value, np.ndarray):
+                write_picture(trainer, each.folder, tag, value, look.clock)
+            elif isinstance(value, Maps):
+                if each.folder is not None:
+                    write_maps(name_look(each.folder, look.clock), value)
+            else:
+                write_numbers(trainer, {tag: float(value)}, look.clock)
+                self.ledger.note(look.clock, tag, float(value))
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:
         """Report a failure once, and its reason in full only for the first explanation."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from convlens.draw.grad_cam_panel import (
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 
 _READING = "The number behind a class is the probability that the network gives it."
+_DRAWING = 0.05  # seconds that reading and drawing an image take about, until they are measured
 _COLUMNS = 4  # images in a row of a sheet without maps
 
 
@@ -64,26 +66,33 @@ class Mistakes(ExplanationCallback):
             return
         suffix = "/test" if look.stage == "test" else ""
         when = f"{look.split} · epoch {look.clock}"
-        sheet = self._draw_mistakes(look, predictions, f"most confident mistakes · {when}")
-        if sheet is not None:
-            yield f"predictions/mistakes{suffix}", sheet
+        if draw := self._compose_mistakes(look, predictions, f"most confident mistakes · {when}"):
+            yield from self.draw(look, f"predictions/mistakes{suffix}", draw)
+        if draw := self._compose_random(look, predictions, f"random images · {when}"):
+            yield from self.draw(look, f"predictions/random{suffix}", draw)
         labelled = predictions.labels >= 0
         counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
         )
         title = f"mistakes by class · {when}"
-        yield f"predictions/breakdown{suffix}", breakdown(counts, look.class_names, title=title)
-        sheet = self._draw_random(look, predictions, f"random images · {when}")
-        if sheet is not None:
-            yield f"predictions/random{suffix}", sheet
+        yield from self.draw(
+            look, f"predictions/breakdown{suffix}",
+            lambda: breakdown(counts, look.class_names, title=title),
+        )  # fmt: skip
 
-    def _draw_mistakes(self, look: Look, predictions: Predictions, title: str) -> np.ndarray | None:
-        """Return a sheet of the mistakes for which there is time; None if there is none."""
-        chosen, layers = predictions.mistakes(self.mistakes), find_last_feature_map(look)
+    def _compose_mistakes(
+        self, look: Look, predictions: Predictions, title: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the sheet of the mistakes for which there is time."""
+        chosen = predictions.mistakes(self.mistakes)
+        layers = find_last_feature_map(look.network, look.example)
         rows: list[np.ndarray] = []
         entries: list[SheetEntry] = []
-        done = 0
-        for part in look.pieces(("mistake", *layers), len(chosen), batch=self.batch, passes=PASSES):
+        kind, done = ("mistakes", *layers), 0
+        passes = PASSES if layers else 0.0
+        for part in look.pieces(
+            kind, len(chosen), batch=self.batch, passes=passes, seconds=_DRAWING
+        ):
             images = _read_images(look, predictions, chosen[part])
             if layers:
                 rows += self._draw_evidence(look, predictions, images, layers)
@@ -93,8 +102,8 @@ class Mistakes(ExplanationCallback):
         if done < len(chosen):
             self.report_cut(look, f"with {done} of {len(chosen)} mistakes drawn")
         if entries:
-            return picture_sheet(entries, title=title, subtitle=_READING, columns=_COLUMNS)
-        return evidence_sheet(rows, title=title) if rows else None
+            return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
+        return partial(evidence_sheet, rows, title=title) if rows else None
 
     def _draw_evidence(
         self, look: Look, predictions: Predictions, images: _Images, layers: list[str]
@@ -123,18 +132,22 @@ class Mistakes(ExplanationCallback):
             rows.append(draw_evidence(images.photographs[number], entries, source=source))
         return rows
 
-    def _draw_random(self, look: Look, predictions: Predictions, title: str) -> np.ndarray | None:
-        """Return a sheet of random images, the same ones at every look; None without time."""
+    def _compose_random(
+        self, look: Look, predictions: Predictions, title: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the sheet of random images, the same ones at every look."""
         pool = np.arange(len(predictions))
         if predictions.sample:  # the data cannot be read again; only these images are held
             pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
         chosen = np.sort(np.random.default_rng(look.seed).permutation(pool)[: self.random])
         entries: list[SheetEntry] = []
-        for part in look.pieces("random image", len(chosen), batch=self.batch, passes=1.0):
+        for part in look.pieces(
+            "random image", len(chosen), batch=self.batch, passes=0.0, seconds=_DRAWING
+        ):
             entries += _describe(look, predictions, _read_images(look, predictions, chosen[part]))
         if not entries:
             return None
-        return picture_sheet(entries, title=title, subtitle=_READING, columns=_COLUMNS)
+        return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,47 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+FADE = 0.5  # part of an earlier, slower record that still counts beside the latest
+DOUBT = 0.9  # an estimate for which there was no time is corrected by this factor
+
 
 class Pace:
-    """Seconds of a unit of work by kind, measured while a run explains.
+    """Seconds of pieces of work by kind and size, measured while a run explains.
 
-    A run has one device, one network and one image size, so the kind of work is all that the cost
-    depends on: ``("grad_cam", layer)``, say, whose unit is an image.
+    A run has one device, one network and one image size, so the kind of work and the number of its
+    units are all that the cost depends on: ``("grad_cam", layer)``, say, whose unit is an image.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[Hashable, float] = {}
+        self._seconds: dict[Hashable, dict[int, float]] = {}  # by kind, then by units
 
-    def seconds(self, kind: Hashable) -> float | None:
-        """Return the seconds of one unit, or None if none was measured yet."""
-        return self._seconds.get(kind)
+    def estimate(self, kind: Hashable, units: int) -> float | None:
+        """Return the seconds of a piece, or None if no piece of this kind was measured yet.
+
+        A piece takes no longer than a larger one, and a unit of it no longer than a unit of a
+        smaller one: the least of these bounds is returned.
+
+        >>> pace = Pace()
+        >>> pace.note("map", 1, 0.5)
+        >>> pace.note("map", 8, 2.0)
+        >>> [pace.estimate("map", units) for units in (1, 2, 4, 8, 16)]
+        [0.5, 1.0, 2.0, 2.0, 4.0]
+        """
+        sizes = self._seconds.get(kind)
+        if not sizes:
+            return None
+        return min(seconds * max(1.0, units / size) for size, seconds in sizes.items())
 
     def note(self, kind: Hashable, units: int, seconds: float) -> None:
-        """Record that some units took some seconds; the latest record counts."""
-        self._seconds[kind] = seconds / units
+        """Record that a piece took some seconds.
 
-    def count_affordable(self, kind: Hashable, left: float, most: int, guess: float) -> int:
-        """Return how many units fit.
+        If it was slower than estimated, the machine is busier, and all records are corrected. Of
+        two records of the same size, the later one counts, but at least ``FADE`` of the earlier.
+        """
+        if units < 1:
+            return
+        sizes, expected = self._seconds.setdefault(kind, {}), self.estimate(kind, units)
+        if expected is not None and 0 < expected < seconds:
+            for size in sizes:
+                sizes[size] *= seconds / expected
+        elif expected is not None:
+            seconds = max(seconds, FADE * sizes.get(units, 0.0))
+        sizes[units] = seconds
+
+    def doubt(self, kind: Hashable) -> None:
+        """Lower the estimates of a kind for which there was no time.
+
+        A piece that was disturbed once would otherwise never be tried again.
+        """
+        for size in self._seconds.get(kind, {}):
+            self._seconds[kind][size] *= DOUBT
+
+    def count_affordable(self, kind: Hashable, left: float, most: int, part: float = 1.0) -> int:
+        """Return how many units the next piece of a kind that was measured may have.
 
         Args:
             kind: of the work.
             left: seconds that may be spent.
             most: the largest answer.
-            guess: seconds of a unit of which none was measured yet; of such a kind one unit is
-                the most, and it is timed.
+            part: the part of ``left`` that a piece of several units may take.
 
         >>> pace = Pace()
-        >>> pace.count_affordable("map", 10.0, 32, guess=1.0)
-        1
-        >>> pace.note("map", 2, 1.0)
-        >>> pace.count_affordable("map", 10.0, 32, guess=1.0)
-        20
-        >>> pace.count_affordable("map", 0.4, 32, guess=1.0)
-        0
+        >>> pace.note("map", 1, 0.5)
+        >>> [pace.count_affordable("map", left, 32, 0.5) for left in (0.4, 0.6, 10.0, 90.0)]
+        [0, 1, 10, 32]
         """
-        if left <= 0 or most <= 0:
-            return 0
-        known = self._seconds.get(kind)
-        if known is None:
-            return int(guess <= left)
-        return most if known * most <= left else int(left / known)
+        estimates = ((count, self.estimate(kind, count) or 0.0) for count in range(1, most + 1))
+        return max(
+            (n for n, seconds in estimates if seconds <= (left if n == 1 else part * left)),
+            default=0,
+        )

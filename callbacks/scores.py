@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -103,7 +103,6 @@ class Scores(ExplanationCallback):
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
         if self._scored != look.clock:  # the last look follows that of the last epoch
-            self._scored = look.clock
             yield from self._compute_scores(look)
         if layers and self._measured != look.clock:
             yield from self._compute_layer_scores(look, layers)
@@ -116,6 +115,8 @@ class Scores(ExplanationCallback):
         maps = collect_evidence(self, look, self.count)
         if maps is not None:
             yield from self._compute_map_scores(look, maps)
+        if maps is not None or not find_last_feature_map(look.network, look.example):
+            self._scored = look.clock
         predictions = look.predictions
         if predictions is not None and len(predictions):
             labels, predicted, confidences = map(
@@ -157,17 +158,16 @@ class Scores(ExplanationCallback):
         if not look.affords(kind, len(images), 4 * PASSES + 2 * self.steps):
             self.report_cut(look, "before the scores of faithfulness")
             return
-        began = time.perf_counter()
-        maps, targets = self._explain(look, images, layer)
+        with look.timed(kind, len(images)):
+            maps, targets = self._explain(look, images, layer)
 
-        def explain(masked: Tensor) -> Tensor:
-            return self._explain(look, masked, layer, targets)[0]
+            def explain(masked: Tensor) -> Tensor:
+                return self._explain(look, masked, layer, targets)[0]
 
-        result = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
-        curves = insertion_deletion(
-            look.network, images, maps, targets, self.steps, batch=self.batch
-        )
-        look.pace.note(kind, len(images), time.perf_counter() - began)
+            result = faithfulness(look.network, images, maps, targets, explain, batch=self.batch)
+            curves = insertion_deletion(
+                look.network, images, maps, targets, self.steps, batch=self.batch
+            )
         yield from _mean("average_drop", result.drop)
         yield from _mean("average_increase", result.increase)
         yield from _mean("adcc", result.adcc)
@@ -186,7 +186,7 @@ class Scores(ExplanationCallback):
 
     def _compute_randomisation(self, look: Look) -> Findings:
         """Yield how similar the probes' maps stay when layers become random."""
-        layers = find_last_feature_map(look)
+        layers = find_last_feature_map(look.network, look.example)
         if not layers:
             return
         layer, images = layers[0], look.probes.images
@@ -209,10 +209,9 @@ class Scores(ExplanationCallback):
         if not look.affords(kind, len(images), 2.0):
             self.report_cut(look, "before sparsity and dead channels")
             return
-        began = time.perf_counter()
-        batches = images.split(max(1, self.batch // 4))
-        result = compute_layer_statistics(look.network, batches, layers)
-        look.pace.note(kind, len(images), time.perf_counter() - began)
+        with look.timed(kind, len(images)):
+            batches = images.split(max(1, self.batch // 4))
+            result = compute_layer_statistics(look.network, batches, layers)
         self._latest = {
             name: (float(each.sparsity.mean()), float(each.dead.float().mean()))
             for name, each in result.items()
@@ -230,10 +229,10 @@ class Scores(ExplanationCallback):
             untrained = [self._untrained[name][place] for name in layers] if known else None
             now = [self._latest[name][place] for name in layers]
             title = f"{what} over depth · epoch {look.clock}"
-            yield (
-                f"depth/{what.split()[0]}",
-                depth_chart(layers, now, untrained, title=title, what=what),
-            )
+            yield from self.draw(
+                look, f"depth/{what.split()[0]}",
+                partial(depth_chart, layers, now, untrained, title=title, what=what),
+            )  # fmt: skip
 
 
 def _mean(name: str, values: Tensor) -> Findings:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.explanation import Explanation
-from convlens.callbacks.look import SPLITS, Look
+from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.callbacks.steps import StepObserver, find_network
@@ -87,15 +88,18 @@ class Session:
 
         Args:
             explanation: the one that looks.
-            deadline: see ``Look``.
+            deadline: see ``Look``. A call of the network after it raises ``OutOfTime``.
             pace: see ``Look``.
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
+            OutOfTime: the deadline came before this was known.
         """
         module = self.module
-        with preserve_modes(module):
+        with preserve_modes(module), ExitStack() as guards:
             network, shared = find_network(self.trainer, module), self._share(explanation)
+            guard = network.register_forward_pre_hook(partial(_check_time, deadline))
+            guards.callback(guard.remove)
             verdict = self.own.verdict(module, explanation, shared.probes)
             if verdict.refusal:
                 raise UserError(verdict.refusal)
@@ -140,6 +144,11 @@ class Session:
         probes = replace(original, images=original.images.to(self.module.device))
         self._shared.append(_Shared(original, settings, probes))
         return self._shared[-1]
+
+
+def _check_time(deadline: float, *_: Any) -> None:
+    if time.perf_counter() > deadline:
+        raise OutOfTime
 
 
 def _are_equal(one: Probes, other: Probes) -> bool:

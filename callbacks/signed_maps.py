@@ -21,7 +21,7 @@ from convlens.draw.attribution_panel import attribution_panel, describe_method
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import compute_logits
-from convlens.rundir.maps import IMAGE, Maps, join_maps
+from convlens.rundir.maps import IMAGE, Maps
 
 ONLY = ("correct", "all", "wrong")
 
@@ -83,8 +83,9 @@ class SignedMaps(ExplanationCallback):
         if not look.affords("logits", len(images), 1.2):
             self.report_cut(look, "before the first probe")
             return
-        logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
-        probs = probabilities(logits).cpu()
+        with look.timed("logits", len(images)):
+            logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
+            probs = probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
         numbers = [
             n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
@@ -95,18 +96,16 @@ class SignedMaps(ExplanationCallback):
             line = f"no probe is predicted {self.only}ly at epoch {look.clock}, nothing is drawn"
             self.log_once("none", f"{self.name}: {line} ({self.config_key}.only={self.only})")
             return
-        turn, done, kept = self.rotate(numbers), 0, []
+        turn, done = self.rotate(numbers), 0
         for part in look.pieces(
             (self.tag, "panel"), len(turn), batch=1, passes=self.estimate_passes(look)
         ):
             (number,) = turn[part]
             picture, maps = self._explain_probe(look, number, probs[number])
-            kept.append(maps)
+            yield self.tag, maps
             yield f"{self.tag}/{look.probes.names[number]}", picture
             done = part.stop
-        if kept:
-            yield self.tag, join_maps(kept)
-        self._turn = numbers.index(turn[done]) if done < len(turn) else 0
+            self._turn = numbers.index(turn[done]) if done < len(turn) else 0
         if done < len(turn):
             self.report_cut(look, f"before probe {look.probes.names[turn[done]]}")
 

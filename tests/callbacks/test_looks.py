@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, OutOfTime
+from convlens.callbacks.pace import Pace
 
 from convlens.cli.main import main
-from support.looks import FakeClock, Small, probes, train_small
+from support.looks import FakeClock, Small, look_at, probes, train_small, untrained
 from support.tiny import TINY
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)
@@ -208,6 +211,116 @@ def test_parts_are_the_same_however_fast_the_machine_is(monkeypatch):
         look_after_epochs(looks, clock, 2, 1.0)
         parts += work.parts
     assert parts == [[1, 8, 16, 15]] * 6
+
+
+class Unsteady(Work):
+    """Units that suddenly take longer, from the start of one look on."""
+
+    def pictures(self, look: Look):
+        self.cost *= {2: 2.0, 3: 1.5}.get(look.clock, 1.0)
+        yield from super().pictures(look)
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.05])
+def test_a_machine_that_becomes_half_as_fast_within_a_look_overruns_by_a_tenth_at_most(
+    monkeypatch, cost
+):
+    clock = FakeClock(monkeypatch)
+    work = Unsteady(clock, cost, units=400)
+    work.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work], ledger=Ledger(share=0.0, floor=2.0))
+    assert all(each <= 1.1 * 2.0 for each in look_after_epochs(looks, clock, 5, 1.0))
+
+
+class Disturbed(Work):
+    """Units that take long once, in the second look."""
+
+    def pictures(self, look: Look):
+        usual, self.cost = self.cost, self.cost * (40 if look.clock == 2 else 1)
+        yield from super().pictures(look)
+        self.cost = usual
+
+
+def test_a_disturbed_look_is_not_the_last_one(monkeypatch):
+    clock = FakeClock(monkeypatch)
+    work = Disturbed(clock, 0.1, units=8)
+    work.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work], ledger=Ledger(share=0.0, floor=1.0))
+    look_after_epochs(looks, clock, 30, 1.0)
+    assert sum(work.parts[0]) == 8 and sum(work.parts[1]) < 8
+    assert sum(work.parts[-1]) == 8
+
+
+class Endless(ExplanationCallback):
+    """Calls the network as often as it can, as a library may; a call takes ``cost`` seconds."""
+
+    def __init__(self, clock: FakeClock, cost: float):
+        super().__init__()
+        self.clock, self.cost, self.calls = clock, cost, 0
+
+    def pictures(self, look: Look):
+        while self.calls < 10_000:
+            look.network(look.example)
+            self.clock.spend(self.cost)
+            self.calls += 1
+        yield "never", PICTURE
+
+
+def test_no_call_of_the_network_begins_after_the_deadline(monkeypatch, said):
+    clock = FakeClock(monkeypatch)
+    first, late = Endless(clock, 0.3), Work(clock, 0.01)
+    for each in (first, late):
+        each.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([first, late], ledger=Ledger(share=0.0, floor=1.0))
+    (taken,) = look_after_epochs(looks, clock, 1, 1.0)
+    assert first.calls == 4 and taken == pytest.approx(1.2)
+    assert late.parts == []
+    line = "Endless: no time left at epoch 1; raise Looks(ledger=Ledger(floor=…))"
+    assert looks.ledger.left_out["Endless"] == line and said[0] == line
+    assert not looks.ledger.failures
+    module = Small()
+    module(torch.rand(1, 3, 12, 12))  # nothing guards it outside looks
+
+
+def test_work_that_is_stopped_does_not_count_as_quick(monkeypatch):
+    clock, pace = FakeClock(monkeypatch), Pace()
+    look = replace(look_at(untrained()), deadline=clock.now + 1.0, pace=pace)
+    for seconds, known in ((0.01, None), (2.0, None), (0.4, 0.4), (0.01, 0.4), (0.9, 0.9)):
+        stopped = (seconds, known) != (0.4, 0.4)
+        with suppress(OutOfTime), look.timed("map"):
+            clock.spend(seconds)
+            if stopped:
+                raise OutOfTime
+        assert pace.estimate("map", 1) == (None if known is None else pytest.approx(known))
+
+
+def test_each_look_is_recorded_with_what_it_was_allowed_and_took(monkeypatch):
+    clock = FakeClock(monkeypatch)
+    work, other = Work(clock, 0.25, units=3), OtherWork(clock, 2.0, units=1)
+    for each in (work, other):
+        each.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work, other], ledger=Ledger(share=0.05, floor=1.0))
+    look_after_epochs(looks, clock, 2, 200.0)
+    first, second = looks.ledger.looks
+    assert (first["moment"], first["clock"], first["allowed"]) == ("epoch", 1, 10.0)
+    assert first["spent"] == pytest.approx(2.75) and second["clock"] == 2
+    assert first["by_callback"] == pytest.approx({"Work": 0.75, "OtherWork": 2.0})
+    assert second["by_callback"] == pytest.approx({"Work": 0.75, "OtherWork": 2.0})
+    again = Ledger()
+    again.restore(looks.ledger.state())
+    assert again.looks == looks.ledger.looks
+
+
+def test_an_accelerator_computes_whole_batches_at_once():
+    """A batch takes little longer than an image there: its cost is known as a whole."""
+    pace = Pace()
+    pace.note("map", 1, 0.03)
+    assert pace.count_affordable("map", 0.1, 8) == 3
+    pace.note("map", 8, 0.06)
+    assert pace.count_affordable("map", 0.1, 8) == 8
+    assert pace.count_affordable("map", 0.05, 8) == 1
+    pace.note("map", 8, 0.12)  # the device is busier: everything takes twice as long
+    assert pace.estimate("map", 1) == pytest.approx(0.06)
 
 
 def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):

@@ -88,7 +88,7 @@ def drawn(monkeypatch) -> dict[str, list]:
 def test_mistakes_are_photographs_with_names_probabilities_and_captums_maps(folder, drawn, resize):
     look = make_look("data=image_folder", f"data.dir={folder}", f"data.resize={resize}")
     assert [tag for tag, _ in attached(Mistakes(mistakes=4), look).pictures(look)] == [
-        "predictions/mistakes", "predictions/breakdown", "predictions/random",
+        "predictions/mistakes", "predictions/random", "predictions/breakdown",
     ]  # fmt: skip
     answers = look.predictions
     chosen = answers.mistakes(4)
@@ -163,9 +163,9 @@ def test_reading_photographs_counts_as_time_of_the_look(folder, drawn, monkeypat
         list(callback.pictures(replace(look, deadline=clock.now + seconds)))
         return len(drawn["rows"])
 
-    assert draw(0.1) == 1 and f"with 1 of {total} mistakes drawn" in callback.cut  # timed
-    assert draw(0.1) == 0 and "with 0 of" in callback.cut
-    assert draw(0.6) == 2
+    assert draw(0.1) == 1 and callback.cut  # timed: of the first it is not known what it takes
+    assert draw(0.1) == 0 and callback.cut
+    assert draw(0.6) == 2 and callback.cut
     assert draw(60) == total and not callback.cut
 
 

@@ -18,7 +18,7 @@ from convlens.draw.colour import DIVERGING, colour_table
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.draw.palette import RED
 from convlens.rundir.maps import IMAGE
-from support.looks import NAMES, FakeClock, look_at, untrained
+from support.looks import NAMES, FakeClock, collect_maps, look_at, untrained
 from support.panels import any_of
 
 
@@ -75,7 +75,7 @@ def test_occlusion_draws_captums_maps(look, drawn):
 
 def test_the_maps_are_kept_as_numbers_with_names(look, drawn):
     callback = attached(OcclusionMaps(only="all", probes=4, baseline=0.5), look)
-    *_, (method, found) = callback.pictures(look)
+    method, found = collect_maps(callback, look)
     assert (method, found.method, found.roles) == ("occlusion", "occlusion", ["predicted", "true"])
     assert list(found.probes) == ["p0", "p1", "p2", "p3"] and list(found.layers) == [IMAGE]
     maps = found.layers[IMAGE]
@@ -99,7 +99,7 @@ def test_the_maps_are_kept_as_numbers_with_names(look, drawn):
 
 def test_a_layers_maps_carry_its_name_and_one_target_has_one_role(look, drawn):
     callback = attached(Attribution(method="LayerGradCam", target="emu", probes=2), look)
-    *_, (method, found) = callback.pictures(look)
+    method, found = collect_maps(callback, look)
     assert method == "layer_grad_cam" and found.roles == ["target"]
     assert found.classes == [["emu"], ["emu"]]
     assert list(found.layers) == callback.layers_of(look) == ["backbone.block2.activation"]

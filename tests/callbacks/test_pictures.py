@@ -14,7 +14,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import build_module
 from convlens.rundir.maps import FILE, read_maps, write_maps
-from support.looks import NAMES, look_at, untrained
+from support.looks import NAMES, collect_maps, look_at, untrained
 from support.tiny import TINY
 
 
@@ -64,7 +64,7 @@ def test_unknown_truth_is_not_judged(look, monkeypatch):
 def test_a_named_class_is_explained_for_all(look):
     callback = GradCam(target="emu")
     callback.attach(look.probes, NAMES, None, 0)
-    *_, (_, found) = callback.pictures(look)
+    _, found = collect_maps(callback, look)
     assert found.roles == ["target"] and found.classes == [["emu"]] * 4
     callback = GradCam(target="emo")
     callback.attach(look.probes, NAMES, None, 0)
@@ -129,7 +129,7 @@ def test_the_maps_in_the_file_are_captums_averaged_to_14_cells(look, tmp_path):
     layers = ["backbone.block1.activation", "backbone.block2.activation"]
     callback = GradCam(layers=layers, classes=3)
     callback.attach(look.probes, NAMES, None, 0)
-    *_, (method, found) = callback.pictures(look)
+    method, found = collect_maps(callback, look)
     write_maps(tmp_path / "epoch_000", found)
     stored = read_maps(tmp_path / "epoch_000" / FILE)[method]
     assert stored.roles == ["predicted", "true", "2nd"] and list(stored.layers) == layers

@@ -9,6 +9,7 @@ from torch import nn
 
 from convlens.core.errors import UserError
 from convlens.explain import grad_cam, probabilities
+from convlens.explain.shrink import shrink_maps
 from support.explain_networks import ConvNet, InPlaceNet, pictures, residual, seeded
 
 CASES = {
@@ -150,3 +151,42 @@ def test_maps_equal_the_definition_by_finite_differences(channels):
         ours = grad_cam(model, images, targets, [str(layer)], relu=False).maps[str(layer)]
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_rank_is_the_class_that_is_so_probable(classes):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.append(nn.Linear(4, classes))
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        order = probabilities(network(images)).argsort(dim=1, descending=True)
+    ranks = torch.arange(-1, -1 - order.shape[1], -1).expand(5, -1)
+    by_rank, by_class = (grad_cam(network, images, each, ["1"]) for each in (ranks, order))
+    assert torch.equal(by_rank.targets, order)
+    assert torch.equal(by_rank.maps["1"], by_class.maps["1"])
+    with pytest.raises(UserError, match="no rank"):
+        grad_cam(network, images, ranks - 1, ["1"])
+
+
+def test_ranks_of_equal_and_of_broken_answers_are_different_classes():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for value in (0.0, torch.nan):
+        nn.init.constant_(network[0].weight, value)
+        nn.init.constant_(network[0].bias, 0.0)
+        ranks = torch.tensor([[-1, -2, -3, -4]] * 2)
+        found = grad_cam(network, torch.rand(2, 3, 4, 4), ranks, ["0"])
+        assert found.targets.sort(dim=1).values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize("size", [(28, 28), (20, 30), (14, 7), (15, 9)])
+def test_shrunk_cells_are_means(size):
+    maps = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    small = shrink_maps(maps, 14)
+    assert small.shape == (2, 3, min(size[0], 14), min(size[1], 14))
+    rows, columns = small.shape[-2:]
+    for row in range(rows):
+        top, bottom = row * size[0] // rows, -(-(row + 1) * size[0] // rows)
+        for column in range(columns):
+            left, right = column * size[1] // columns, -(-(column + 1) * size[1] // columns)
+            mean = maps[..., top:bottom, left:right].mean((-2, -1))
+            torch.testing.assert_close(small[..., row, column], mean)

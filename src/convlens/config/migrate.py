@@ -98,7 +98,8 @@ def _read_default_looks() -> dict[str, dict]:
     for name in ("default", "all"):
         nodes = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")).values()
         looks |= {node[TARGET]: node for node in nodes if isinstance(node, dict)}
-    looks["convlens.callbacks.Scores"]["which"] = "default"
+    looks["convlens.callbacks.Scores"]["which"] = "default"  # in place of references
+    looks["convlens.callbacks.GradCam"]["classes"] = 2
     return looks
 
 

@@ -99,7 +99,7 @@ def build_callbacks(
     example = torch.zeros(1, config.data.channels, config.data.size, config.data.size)
     for look in looks:
         look.class_names = tuple(module.class_names)
-        look.select_layers(module.model, example)
+        look.find_once(module.model, example, look.select_layers)  # kept for the looks
     return looks, others
 
 

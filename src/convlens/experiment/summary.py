@@ -76,7 +76,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
 
 
 def _looking(ledger: Ledger) -> dict:
-    """Return the seconds that explanations took, by callback and by epoch."""
+    """Return the seconds that explanations took: by callback, by epoch and by look."""
     return {
         "explaining": {name: round(value, 3) for name, value in ledger.spent.items()},
         "looking": {
@@ -86,8 +86,15 @@ def _looking(ledger: Ledger) -> dict:
                 {"epoch": clock, "seconds": round(own, 3), "looking": round(looked, 3)}
                 for clock, (own, looked) in sorted(ledger.epochs.items())
             ],
+            "looks": [_round_look(look) for look in ledger.looks],
         },
     }
+
+
+def _round_look(look: dict) -> dict:
+    seconds = {what: round(look[what], 4) for what in ("allowed", "spent", "pass")}
+    by_callback = {name: round(value, 4) for name, value in look["by_callback"].items()}
+    return {**look, **seconds, "by_callback": by_callback}
 
 
 def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) -> list[str]:

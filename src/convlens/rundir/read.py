@@ -18,10 +18,10 @@ import yaml
 from convlens.config.checks import check_shape
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError, convert_errors, nearest
-from convlens.core.photograph import WHOLE, Frame
 from convlens.rundir.lock import find_holder
 from convlens.rundir.maps import FILE, Maps, read_maps
 from convlens.rundir.paths import OUTPUTS
+from convlens.rundir.probes import StoredProbe, read_probes
 
 Row = dict[str, float]
 _MOST_CHARACTERS = 1_000_000  # in a config.yaml; ours have a few thousand
@@ -29,27 +29,6 @@ _MOST_VALUES = 2_000_000  # in a summary, which contains several values per epoc
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
-
-
-@dataclass(frozen=True)
-class StoredProbe:
-    """A probe in a run folder.
-
-    Attributes:
-        name: its name in tags.
-        source: the name by which a user finds the image.
-        label: its true class; empty if unknown.
-        photograph: the file that shows it at its own proportions; None if there is none.
-        frame: the part that the network sees, see ``convlens.core.photograph.Photograph``.
-        seen: what the network sees of it, likewise.
-    """
-
-    name: str
-    source: str = ""
-    label: str = ""
-    photograph: Path | None = None
-    frame: Frame = WHOLE
-    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,24 +165,9 @@ class StoredRun:
     @cached_property
     def probes(self) -> dict[str, StoredProbe]:
         """The probes by name."""
-        folder = self.home / "probes"
-        if not (folder / "probes.tsv").is_file():  # someone kept only the explanations
-            return {name: StoredProbe(name) for name in self.grad_cam}
-        columns, *lines = (line.split("\t") for line in _read_lines(folder / "probes.tsv"))
-        found = {}
-        for line in lines:
-            cells = [*line[: len(columns) - 1], "\t".join(line[len(columns) - 1 :])]
-            values = dict(zip(columns, cells, strict=True))
-            name = values["probe"]
-            photograph = folder / f"{name}.jpg"
-            if not photograph.is_file():  # a run of an earlier version
-                photograph = folder / f"{name}.png"
-            edges = [float(edge) for edge in values.get("frame", "0,0,1,1").split(",")]
-            found[name] = StoredProbe(
-                name, values["source"], values.get("class", ""), photograph,
-                (edges[0], edges[1], edges[2], edges[3]), values.get("seen", ""),
-            )  # fmt: skip
-        return found
+        found = read_probes(self.home / "probes")
+        # someone may have kept only the explanations of the folder
+        return found or {name: StoredProbe(name) for name in self.grad_cam}
 
     @property
     def numbers(self) -> Row:

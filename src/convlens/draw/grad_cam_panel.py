@@ -30,7 +30,7 @@ Role = Literal["predicted", "true", "predicted = true", "target"]
 
 READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
 _BAND = 24  # height of the coloured band above a row, pixels
-NARROWEST = 144  # minimum width of a column in pixels, for the bar below the map
+NARROWEST = 260  # minimum width of a column in pixels, for the band above it
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _draw_class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarr
     name = shorten(entry.class_name, right - 18 - text_width(tail), bold=True)
     start = 15 + (text_width(name, bold=True) if name else 0)
     labels.append(Label(12, middle, name, bold=True))
-    labels.append(Label(start, middle, shorten(tail, width - start - 2)))
+    labels.append(Label(start, middle, shorten(tail, right - start - 2)))
     return write_labels(band, labels)
 
 

@@ -10,6 +10,7 @@ from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.logging.config_text import ConfigText
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.events import EventLogger
 from convlens.callbacks.logging.hparams import HParams
@@ -25,6 +26,7 @@ __all__ = [
     "Attribution",
     "AugmentationPreview",
     "ClassMeans",
+    "ConfigText",
     "ConfusionMatrix",
     "EpochLog",
     "EventLogger",

@@ -1,19 +1,20 @@
-"""Activation grids: every channel of chosen layers, for each probe."""
+"""Activation grids: the channels of chosen layers, for some probes."""
 
 from __future__ import annotations
 
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
-from convlens.draw.activation_grid import Rule, activation_grid
+from convlens.draw.activation_grid import activation_grid
+from convlens.draw.activation_levels import Order, Rule
 from convlens.explain.activations import activations
 from convlens.explain.layers import choose_layers
 
 
 class ActivationGrids(ExplanationCallback):
-    """``activations/<layer>/<probe>``: all channels of a layer as one picture.
+    """``layers/activations/<layer>/<probe>``: the channels of a layer as one picture.
 
     Within a stage, the convolution, its normalisation, its activation and its pooling are separate
     layers. Channels that are zero for every probe are marked as dead, except before a
@@ -23,26 +24,37 @@ class ActivationGrids(ExplanationCallback):
         layers: ``auto`` (every stage), a name, a glob, or a list of them.
         limit: maximum number of layers with ``auto``.
         probes: number of probes to show; all probes decide which channels are dead.
-        rule: ``reference`` standardises each channel by itself, as most textbooks do; ``shared``
-            uses one scale for all channels.
+        rule: ``shared`` is one scale for all channels of a layer, on which 0 is black;
+            ``reference`` standardises each channel by itself, as most textbooks do.
+        order: ``strength`` shows the strongest channels of each image first and only counts those
+            that are 0 everywhere; ``index`` keeps every channel in its place, to compare epochs.
+        channels: maximum number of channels to show; None for all.
         every_n_epochs: look after every n-th epoch.
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
-        limit: int | None = 16,
-        probes: int = 2, rule: Rule = "reference",
+        limit: int | None = 4,
+        probes: int = 2, rule: Rule = "shared",
+        order: Order = "strength", channels: int | None = 64,
         every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.layers, self.limit, self.probe_count, self.rule = layers, limit, probes, rule
+        self.layers, self.limit, self.probe_count = layers, limit, probes
+        self.rule, self.order, self.channels = rule, order, channels
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers}
+        return {
+            f"layers/activations/{layer}/<probe>": min(self.probe_count, probes) for layer in layers
+        }
+
+    def portion(self, look: Look) -> Portion | None:
+        layers, shown = self.layers_of(look), min(self.probe_count, len(look.probes))
+        return Portion(len(layers) * shown, "grids", "activation grid", 0.5) if layers else None
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
@@ -65,9 +77,10 @@ class ActivationGrids(ExplanationCallback):
             probe = look.probes.names[number]
             title = f"{layer} · {probe} · epoch {look.clock}"
             yield (
-                f"activations/{layer}/{probe}",
+                f"layers/activations/{layer}/{probe}",
                 activation_grid(
-                    results.layers[layer][number], title=title, rule=self.rule,
+                    results.layers[layer][number], title=title, image=images[number],
+                    rule=self.rule, order=self.order, channels=self.channels,
                     dead=results.dead(layer),
                 ),
             )  # fmt: skip

@@ -14,7 +14,7 @@ from convlens.draw.picture_sheet import augmentation_sheet
 
 
 class AugmentationPreview(ExplanationCallback):
-    """``augmentation/<probe>``: an image and random draws of the run's augmentation.
+    """``training/augmentation/<probe>``: an image and random draws of the run's augmentation.
 
     It is drawn once, before training, and not at all in a run without augmentation. The draws
     depend on the run's seed only.
@@ -35,7 +35,7 @@ class AugmentationPreview(ExplanationCallback):
         return []
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"augmentation/<probe>": min(self.probe_count, probes)}
+        return {"training/augmentation/<probe>": min(self.probe_count, probes)}
 
     def pictures(self, look: Look) -> Findings:
         if look.augment is None or look.clock != 0:
@@ -49,4 +49,4 @@ class AugmentationPreview(ExplanationCallback):
         names = [look.probes.names[number] for number in numbers]
         for image, draws, probe in zip(images.cpu(), versions, names, strict=True):
             make = partial(augmentation_sheet, image, draws, f"{probe} · augmented")
-            yield from self.draw(look, f"augmentation/{probe}", make)
+            yield from self.draw(look, f"training/augmentation/{probe}", make)

@@ -12,7 +12,7 @@ from convlens.draw.class_means import class_means
 
 
 class ClassMeans(ExplanationCallback):
-    """``class_means``: the mean Grad-CAM map of each class, over a sample of validation images.
+    """``grad_cam_means``: the mean Grad-CAM map of each class, over a sample of validation images.
 
     It shows at a glance if a mark in a corner, a frame or a watermark gives a class away.
 
@@ -27,7 +27,7 @@ class ClassMeans(ExplanationCallback):
         self.count = pictures
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"class_means": 1}
+        return {"grad_cam_means": 1}
 
     def pictures(self, look: Look) -> Findings:
         maps = collect_evidence(self, look, self.count)
@@ -42,6 +42,6 @@ class ClassMeans(ExplanationCallback):
         means = (sums / counts.clamp_min(1)[:, None, None]).numpy()
         title = f"mean map of each class · {maps.layer} · epoch {look.clock}"
         yield from self.draw(
-            look, "class_means",
+            look, "grad_cam_means",
             lambda: class_means(means, counts.numpy(), look.class_names, title=title),
         )  # fmt: skip

@@ -10,11 +10,11 @@ from convlens.draw.confusion_matrix import confusion_matrix, count_confusions
 
 
 class ConfusionMatrix(ExplanationCallback):
-    """``confusion_matrix``: true against predicted class of all validation images.
+    """``predictions/confusion_matrix``: true against predicted class of all validation images.
 
     It counts the predictions that validation made anyway, so nothing is computed twice. Before the
-    first validation nothing is drawn. After the test, ``confusion_matrix/test`` counts the test
-    images.
+    first validation nothing is drawn. After the test, ``predictions/confusion_matrix/test`` counts
+    the test images.
 
     Args:
         every_n_epochs: look after every n-th epoch.
@@ -26,7 +26,7 @@ class ConfusionMatrix(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"confusion_matrix": 1}
+        return {"predictions/confusion_matrix": 1}
 
     def pictures(self, look: Look) -> Findings:
         predictions = look.predictions
@@ -34,7 +34,11 @@ class ConfusionMatrix(ExplanationCallback):
             return
         counts = count_confusions(predictions.labels, predictions.predicted, len(look.class_names))
         title = f"confusion matrix · {look.split} · epoch {look.clock}"
-        tag = "confusion_matrix/test" if look.stage == "test" else "confusion_matrix"
+        tag = (
+            "predictions/confusion_matrix/test"
+            if look.stage == "test"
+            else "predictions/confusion_matrix"
+        )
         yield from self.draw(
             look, tag, lambda: confusion_matrix(counts, look.class_names, title=title)
         )

@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytorch_lightning as L
 import torch
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
+from convlens.callbacks.pace import Pace
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -84,8 +85,16 @@ class Explanation(L.Callback, ABC):
     @property
     def config_key(self) -> str:
         """The key of this callback in ``configs/callbacks/default.yaml``."""
-        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-        return f"callbacks.{snake}"
+        return f"callbacks.{self._snake}"
+
+    @property
+    def kind(self) -> str:
+        """What it shows, in plain words."""
+        return self._snake.replace("_", " ")
+
+    @property
+    def _snake(self) -> str:
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     # --- which images
 
@@ -177,9 +186,21 @@ class Explanation(L.Callback, ABC):
         start = self._turn % len(items)
         return items[start:] + items[:start]
 
+    def reserve(self, pace: Pace) -> float:
+        """Return the seconds of the last look that those before it leave to this explanation.
+
+        Args:
+            pace: what pieces of explanations take.
+        """
+        return 0.0
+
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         """Return tags (with ``<probe>`` for each probe) and their number of pictures in a look."""
         return {}
+
+    def portion(self, look: Look) -> Portion | None:
+        """Return what a look works through; None if that takes next to no time."""
+        return None
 
     def fit_batch(self, compute: Callable[[int], T]) -> T:
         """Return ``compute(batch)``, halving the batch until memory suffices.

@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
+import torch
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
+from convlens.callbacks.pace import Pace
 from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.explain.filters import (
-    AscentCost,
-    estimate_ascent_cost,
+    estimate_step_seconds,
     find_logits_layer,
     get_recipe,
     gradient_ascent,
     kernels,
     to_display,
 )
+from convlens.explain.importance import unit_effects
 from convlens.explain.layers import choose_layers, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.patches import ExcitingPatches, search_patches
+from convlens.explain.units import Units, choose_units
 
 log = logging.getLogger("convlens")
-_SEARCH = 0.25  # fraction of a look's time for the search of patches
+_SHARE = 0.25  # fraction of a look's time for choosing the units, and for the search of patches
 _PASS = 8  # images in a pass of the search, which holds the activations of every layer
-_MEASURING = 20  # measuring the receptive field of a layer costs about that many single passes
-SLOWER = 1.4  # how many times its estimate an ascent may take, until the first was timed
-DRAWING = 0.1  # seconds of drawing and writing a sheet, until the first was timed
-PARTIAL = 0.7  # speed of a smaller batch, per unit
+ASCENT_PASSES = 2.5  # forward passes that a step of ascent costs about
+# what some work costs, in forward passes of one image
+_EFFECTS = 4.0  # the effects of all units on one probe's prediction
+_FIELD = 8  # measuring the receptive fields of a layer
+_ESTIMATE = 8  # estimating what an ascent costs
+_RESERVED = 60  # a first sheet at the end of the run, on a machine that is four times as busy then
+CELL = 0.02  # seconds of drawing and writing a unit's cell, until the first were timed
 _NAMED = 2  # layers that the line about missing units names
 
 
 class FilterVisuals(ExplanationCallback):
-    """``filters/<layer>``: the kernels themselves, and images that excite single units most.
+    """``layers/filters/<layer>``: the kernels themselves, and images that excite single units most.
 
     The kernels of a convolution that reads the image itself are drawn at every look. For deeper
     convolutions and dense layers, gradient ascent finds the images: for a few units of each layer
-    before training and after every epoch, and for the full set at the end of the run, if time
-    allows. The cost of a layer is measured first. If too little time is left, fewer units are shown
-    or the layer is skipped, and the next look starts with it. The units of the layer that gives
-    the logits are labelled with the class names; a single logit is maximised for one class and
-    minimised for the other.
+    before training and after every epoch, and for more at the end of the run, if time allows. They
+    are the units that matter most for the network's predictions on the probes at that moment, see
+    ``convlens.explain.unit_effects``; their numbers and ranks are named. The units of the layer
+    that gives the logits are labelled with the class names; a single logit is maximised for one
+    class and minimised for the other.
+
+    If too little time is left, fewer units are shown or the layer is skipped, and the next look
+    starts with it. An ascent that would last longer than the look is stopped, and the labels say
+    after how many steps. At the end of the run time is kept for the sheet of one layer.
 
     Before training (if there is time) and at the end, the patches of real validation images that
     excite the same units most are drawn beside them; a quarter of the look's time is for them.
@@ -54,7 +65,9 @@ class FilterVisuals(ExplanationCallback):
     Args:
         layers: ``auto`` (convolutions and dense layers), a name, a glob, or a list of them.
         limit: maximum number of layers with ``auto``, spread over the depth; None for all.
-        units: units of a layer in an epoch's look, evenly spread over the layer; always the same.
+        choose: which units of a layer: ``important`` (those that matter most for the predictions on
+            the probes) or ``even`` (evenly spread over the layer, the same at every look).
+        units: units of a layer in an epoch's look.
         full_units: units of a layer at the end; None for all.
         steps: number of ascent steps.
         step_size: mean change of a pixel in a step, in [0, 1].
@@ -66,36 +79,48 @@ class FilterVisuals(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    has_final_look = True
+    kind, has_final_look = "filters", True
 
     def __init__(
         self, *, layers: str | list[str] = "auto",
-        limit: int | None = 6,
+        limit: int | None = 6, choose: Literal["important", "even"] = "important",
         units: int = 8,
         full_units: int | None = 64, steps: int = 30,
         step_size: float = 0.02, recipe: str = "robust", patches: int = 4,
-        patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 32,
+        patch_pictures: int = 200, every_n_epochs: int = 1, batch: int = 64,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.layers, self.limit = layers, limit
+        self.layers, self.limit, self.choose = layers, limit, choose
         self.units, self.full_units = units, full_units
         self.steps, self.step_size, self.recipe = steps, step_size, recipe
         self.patches, self.patch_pictures = patches, patch_pictures
-        self._costs: dict[str, AscentCost] = {}  # by layer
-        self._slower = SLOWER  # how many times its estimate the latest ascent took
-        self._ascent_seconds = 0.0  # of the latest ascent
-        self._drawing = DRAWING  # seconds that drawing and writing the latest sheet took
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         get_recipe(self.recipe)  # a wrong name is reported before training
-        layers = choose_layers(network, self.layers, "filters", example=example)
-        if self.layers != "auto" or self.limit is None or len(layers) <= self.limit:
-            return layers
-        places = np.linspace(0, len(layers) - 1, self.limit).round().astype(int)
-        return [layers[place] for place in places]
+        # found before training, so that a short look need not
+        self.find_once(network, example, find_image_convolutions)
+        self.find_once(network, example, self._find_logits)
+        return self.find_once(network, example, self._find_layers)
+
+    def _find_layers(self, network: nn.Module, example: Tensor) -> list[str]:
+        return choose_layers(network, self.layers, "filters", example=example, limit=self.limit)
+
+    def _find_logits(self, network: nn.Module, example: Tensor) -> str | None:
+        layers = self.find_once(network, example, self._find_layers)
+        return find_logits_layer(network, layers, example)
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {f"filters/{layer}": 1 for layer in layers}
+        return {f"layers/filters/{layer}": 1 for layer in layers}
+
+    def portion(self, look: Look) -> Portion | None:
+        units = self.full_units if look.final else self.units
+        what = "layers × all units" if units is None else f"layers × {units} units"
+        passes = ASCENT_PASSES * self.steps * (units or 1)  # of the whole network
+        layers = len(self.layers_of(look))
+        return Portion(layers, what, "ascent", passes, is_bound=True) if layers else None
+
+    def reserve(self, pace: Pace) -> float:
+        return _RESERVED * (pace.estimate("pass", 1) or float("inf"))
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
@@ -105,26 +130,41 @@ class FilterVisuals(ExplanationCallback):
             layers.remove(first)
             title = f"{first} · kernels · epoch {look.clock}"
             weights = kernels(find_module(look.network, first))
-            yield f"filters/{first}", kernel_sheet(weights, title=title)
+            yield f"layers/filters/{first}", kernel_sheet(weights, title=title)
         if not layers:
             return
-        if look.seconds_left < 2 * look.pass_seconds:
+        if look.seconds_left < (0 if look.final else 2 * look.pass_seconds):
             self.report_cut(look, "before gradient ascent")
             return
-        logits = find_logits_layer(look.network, layers, look.example)
-        selections = {layer: self._select_units(look, layer, layer == logits) for layer in layers}
-        patches = self._search(look, selections)
-        missing = []
-        for place, layer in enumerate(self.rotate(layers)):
-            selection = selections[layer]
-            count = self._count_affordable(look, layer, len(selection.units), len(layers) - place)
-            if count < len(selection.units):
-                missing.append(f"{count} of {len(selection.units)} units of {layer}")
+        selections = self._choose_units(look, layers)
+        turns = self.rotate(layers)
+        patches = self._search(look, {layer: selections[layer] for layer in turns})
+        drawn = dict.fromkeys(layers, 0)
+        look.work.begin(total=len(layers))
+        for place, layer in enumerate(turns):
+            count = self._count_affordable(look, layer, selections[layer], len(layers) - place)
             if count:
                 self._turn = layers.index(layer) + 1
-                began = time.perf_counter()
-                yield self._draw_ascent(look, layer, selection.first(count), patches.get(layer))
-                self._drawing = time.perf_counter() - began - self._ascent_seconds
+                drawn[layer] = yield from self._draw_layer(
+                    look, layer, selections[layer], count, patches.get(layer)
+                )
+            look.work.advance()
+        if (
+            look.final
+            and not any(drawn.values())
+            and look.seconds_left > _get_sheet_seconds(look, 1)
+        ):
+            # one unit of the cheapest layer, in as many steps as there is time for
+            steps = {each: self._get_step_seconds(look, each, selections[each]) for each in layers}
+            layer = min(layers, key=lambda each: steps[each] or float("inf"))
+            drawn[layer] = yield from self._draw_layer(
+                look, layer, selections[layer], 1, patches.get(layer)
+            )
+        missing = [
+            f"{count} of {len(selections[layer].units)} units of {layer}"
+            for layer, count in drawn.items()
+            if count < len(selections[layer].units)
+        ]
         if missing:
             more = len(missing) - _NAMED
             named = ", ".join(missing[:_NAMED]) + (
@@ -133,53 +173,91 @@ class FilterVisuals(ExplanationCallback):
             self.report_cut(look, f"with {named} drawn")
             log.debug("%s drew only %s", self.name, ", ".join(missing))
 
-    def _count_affordable(self, look: Look, layer: str, units: int, waiting: int) -> int:
-        """Return how many units there is time for.
+    # --- which units
 
-        A layer may use an equal part of the time for each layer still waiting, or the time of one
-        batch, if that is more.
+    def _choose_units(self, look: Look, layers: list[str]) -> dict[str, Units]:
+        """Return the units of each layer to show at this look, with their labels."""
+        effects = self._measure_effects(look, layers) if self.choose == "important" else {}
+        logits = self.find_once(look.network, look.example, self._find_logits)
+        count = (self.full_units if look.final else self.units) or None
+        selections = {
+            layer: choose_units(
+                look.network, layer, count, effects=effects.get(layer),
+                class_names=look.class_names if layer == logits else (),
+            )
+            for layer in layers
+        }  # fmt: skip
+        if self.choose == "important" and not effects:
+            reason = "for lack of time to find those that matter most"
+            return {
+                layer: replace(each, choice=each.choice and f"{each.choice}, {reason}")
+                for layer, each in selections.items()
+            }
+        return selections
+
+    def _measure_effects(self, look: Look, layers: list[str]) -> dict[str, Tensor]:
+        """Return (B, U) effects of each layer's units, for as many probes as there is time for."""
+        images, found = look.probes.images, []
+        seconds = _SHARE * look.seconds_left
+        short = replace(look, deadline=time.perf_counter() + seconds)
+        kind = ("unit effects", *layers)
+        for part in short.pieces(kind, len(images), batch=self.batch, passes=_EFFECTS):
+            found.append(
+                self.fit_batch(
+                    lambda batch, part=part: unit_effects(
+                        look.network, images[part], layers, batch=batch
+                    )
+                )
+            )
+        return {layer: torch.cat([each[layer] for each in found]) for layer in layers if found}
+
+    # --- what there is time for
+
+    def _count_affordable(self, look: Look, layer: str, selection: Units, waiting: int) -> int:
+        """Return how many units there is time for, in equal parts for each layer still waiting.
+
+        If that is not enough for one unit, it may use all the time that is left.
         """
+        units, kind = len(selection.units), _get_kind(layer, selection)
         if look.seconds_left == float("inf"):
             return units
-        if layer not in self._costs:
-            # it finds the layer's receptive field, then takes two passes of the units
-            if (_MEASURING + 2 * units) * look.pass_seconds > look.seconds_left:
+        if look.pace.estimate(kind, 1) is None:
+            if _ESTIMATE * look.pass_seconds > look.seconds_left:
                 return 0
             images = look.example
-            self._costs[layer] = estimate_ascent_cost(
-                look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
-                channels=images.shape[1], steps=self.steps, batch=self.batch,
+            seconds = self.fit_batch(
+                lambda batch: estimate_step_seconds(
+                    look.network, layer, units, size=(images.shape[-2], images.shape[-1]),
+                    channels=images.shape[1], batch=batch,
+                )
             )  # fmt: skip
-        cost, left = self._costs[layer], look.seconds_left - self._drawing
-        seconds = max(left / waiting, min(self._slower * cost.seconds, left)) / self._slower
-        # less than a batch: a smaller one costs somewhat more for each unit
-        part = int(PARTIAL * cost.units * seconds / max(cost.seconds, 1e-9))
-        return max(0, min(units, cost.count_affordable(seconds) or part))
+            look.pace.note(kind, 1, seconds)
+        step, left = self._get_step_seconds(look, layer, selection) or 0.0, look.seconds_left
+        each = step * self.steps + _get_sheet_seconds(look, units) / units
+        return max(0, min(units, int(left / waiting / each) or int(left >= each)))
 
-    def _select_units(self, look: Look, layer: str, logits: bool) -> _Units:
-        """Return the units of a layer to show at this look, with their labels."""
-        module, names = find_module(look.network, layer), look.class_names
-        total: int = getattr(module, "out_channels", 0) or getattr(module, "out_features", 0)
-        if logits and total == 1 and len(names) == 2:
-            return _Units(1, [0, 0], [-1, 1], [f"{names[0]} (-logit)", f"{names[1]} (+logit)"])
-        count = min((self.full_units if look.final else self.units) or total, total)
-        units = [round(i * total / count) for i in range(count)]
-        named = logits and total == len(names)
-        return _Units(total, units, None, [names[unit] for unit in units] if named else None)
+    def _get_step_seconds(self, look: Look, layer: str, selection: Units) -> float | None:
+        """Return the seconds of a step for one of the units; None if none was measured."""
+        steps = max(1, len(selection.units) * self.steps)
+        seconds = look.pace.estimate(_get_kind(layer, selection), steps)
+        return None if seconds is None else seconds / steps
 
-    def _search(self, look: Look, selections: dict[str, _Units]) -> dict[str, ExcitingPatches]:
-        """Return the patches of each layer; none between the first look and the last.
+    def _search(self, look: Look, selections: dict[str, Units]) -> dict[str, ExcitingPatches]:
+        """Return the patches of as many layers as there is time for.
 
         Args:
             look: the current look.
-            selections: the units of each layer.
+            selections: the units of each layer, those to draw first at the front.
 
         Returns:
-            Nothing if there is too little time.
+            Nothing between the first look and the last.
         """
-        least = look.pass_seconds * (_MEASURING * len(selections) + _PASS)
-        seconds = _SEARCH * look.seconds_left
-        if not self.patches or not (look.final or look.clock == 0) or least > seconds:
+        if not self.patches or not (look.final or look.clock == 0):
+            return {}
+        seconds, chosen = _SHARE * look.seconds_left, list(selections)
+        while chosen and look.pass_seconds * (_FIELD * len(chosen) + _PASS) > seconds:
+            chosen.pop()
+        if not chosen:
             return {}
         deadline = time.perf_counter() + seconds
 
@@ -187,58 +265,59 @@ class FilterVisuals(ExplanationCallback):
             source = look.sample_images
             images = source(self.patch_pictures) if source else [look.probes.images]
             return search_patches(
-                look.network, {layer: each.units for layer, each in selections.items()},
+                look.network, {layer: selections[layer].units for layer in chosen},
                 _take_until(deadline, images), count=self.patches, batch=batch,
-                signs={layer: each.signs for layer, each in selections.items()},
+                signs={layer: selections[layer].signs for layer in chosen},
             )  # fmt: skip
 
         return self.fit_batch(search)
 
-    def _draw_ascent(
-        self, look: Look, layer: str, selection: _Units, real: ExcitingPatches | None
-    ) -> tuple[str, np.ndarray]:
-        images, began = look.example, time.perf_counter()
+    # --- one sheet
+
+    def _draw_layer(
+        self, look: Look, layer: str, selection: Units, count: int, real: ExcitingPatches | None
+    ) -> Generator[tuple[str, np.ndarray], None, int]:
+        """Yield the sheet of ``count`` units of a layer, and return how many of them it shows."""
+        images, part, began = look.example, selection.first(count), time.perf_counter()
+        # another step, and the pass after the last one, end in time
+        step = self._get_step_seconds(look, layer, selection) or 3 * look.pass_seconds
+        stop = look.deadline - _get_sheet_seconds(look, count) - 1.5 * count * step
         ascent = self.fit_batch(
             lambda batch: gradient_ascent(
-                look.network, layer, selection.units, signs=selection.signs,
+                look.network, layer, part.units, signs=part.signs,
                 size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
-                step_size=self.step_size, **get_recipe(self.recipe),
+                step_size=self.step_size, proceed=lambda: time.perf_counter() < stop,
+                **get_recipe(self.recipe),
             )
         )  # fmt: skip
-        self._ascent_seconds = time.perf_counter() - began
-        if cost := self._costs.get(layer):
-            estimate = cost.seconds * -(-len(selection.units) // cost.units)
-            self._slower = max(1.0, self._ascent_seconds / max(estimate, 1e-9))
-        marks = ["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()]
-        count = f"{len(set(ascent.units))} of {selection.total} units"
+        shown, steps = to_display(ascent.images).cpu(), ascent.steps.tolist()
+        ended, count = time.perf_counter(), len(steps)
+        look.pace.note(_get_kind(layer, selection), max(1, sum(steps)), ended - began)
+        labels = [
+            label if taken == self.steps else f"{label} · {taken} of {self.steps} steps"
+            for label, taken in zip(part.labels, steps, strict=False)
+        ]
+        facts = f"{len(set(ascent.units))} of {part.total} units"
         sheet = filter_sheet(
-            to_display(ascent.images), ascent.units, marks=marks, labels=selection.labels,
-            patches=None if real is None else real.patches[selection.places],
-            note=None if real is None else f"of {real.search_count} images",
-            title=f"{layer} · gradient ascent, {count} · epoch {look.clock}",
+            shown, ascent.units, labels=labels, choice=part.choice,
+            marks=["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()],
+            patches=None if real is None else real.patches[part.places][:count],
+            source=f"{real.search_count} {look.split} images" if real else "",
+            title=f"{layer} · gradient ascent, {facts} · epoch {look.clock}",
         )  # fmt: skip
-        return f"filters/{layer}", sheet
+        yield f"layers/filters/{layer}", sheet
+        look.pace.note("filter cells", count, time.perf_counter() - ended)
+        return count
 
 
-class _Units(NamedTuple):
-    """The units shown of a layer with ``total`` units; ``places`` are indices in a longer list."""
+def _get_kind(layer: str, selection: Units) -> tuple[str, str, int]:
+    """Return the kind of work, see ``Pace``: a step of one of the units."""
+    return "ascent", layer, len(selection.units)
 
-    total: int
-    units: list[int]
-    signs: list[int] | None
-    labels: list[str] | None
-    places: list[int] | None = None
 
-    def first(self, count: int) -> _Units:
-        """Return ``count`` of them, evenly spread."""
-        places = [round(i * len(self.units) / count) for i in range(count)]
-        return self._replace(
-            units=[self.units[i] for i in places],
-            signs=self.signs and [self.signs[i] for i in places],
-            labels=self.labels and [self.labels[i] for i in places],
-            places=places,
-        )
+def _get_sheet_seconds(look: Look, cells: int) -> float:
+    return look.pace.estimate("filter cells", cells) or CELL * cells
 
 
 def _take_until(deadline: float, batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from convlens.callbacks.evidence import explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class GradCam(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
+    kind = "Grad-CAM"
+
     def __init__(
         self, *, layers: str | list[str] = "auto", target: str = "answer", classes: int = 2,
         pixelated: bool = False, every_n_epochs: int = 1, batch: int = 32,
@@ -65,18 +67,25 @@ class GradCam(ExplanationCallback):
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"grad_cam/<probe>": probes} if layers else {}
 
+    def portion(self, look: Look) -> Portion | None:
+        if not (layers := self.layers_of(look)):
+            return None
+        # a backward pass costs about twice a forward pass
+        passes = 1.0 + 2.0 * len(list_targets(look, self.target, self.classes)[0])
+        return Portion(len(look.probes), "probes", ("grad_cam panel", *layers), passes)
+
     def pictures(self, look: Look) -> Findings:
-        layers = self.layers_of(look)
-        if not layers:
+        layers, portion = self.layers_of(look), self.portion(look)
+        if portion is None:
             _, reason = find_feature_map(look.network, look.example)
             self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
         order = self.rotate(list(range(len(look.probes))))
         roles, targets = list_targets(look, self.target, self.classes)
-        kind, done = ("grad_cam panel", *layers), 0
-        # a backward pass costs about twice a forward pass
-        passes = 1.0 + 2.0 * len(roles)
-        for part in look.pieces(kind, len(order), batch=self.batch, passes=passes, seconds=0.05):
+        kind, done = portion.kind, 0
+        for part in look.pieces(
+            kind, len(order), batch=self.batch, passes=portion.passes, seconds=0.05
+        ):
             numbers = order[part]
             found = explain_classes(
                 self, look, look.probes.images[numbers], targets[numbers], layers

@@ -72,7 +72,11 @@ class Ledger:
         """Grant the allowance of an epoch that ends."""
         own = time.perf_counter() - self._began
         self._latest = self.epochs[epoch + 1] = [own, 0.0]
-        self._granted = max(self.floor, self.share * own)
+        self._granted = self.allow(own)
+
+    def allow(self, own: float) -> float:
+        """Return the seconds that all looks of an epoch may take that itself took ``own``."""
+        return max(self.floor, self.share * own)
 
     def seconds_left(self, moment: Moment) -> float:
         """Return the seconds that looks may still take in this epoch, at the start, end or test."""

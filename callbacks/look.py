@@ -14,6 +14,7 @@ from convlens.callbacks.predictions import Predictions
 from torch import Tensor, nn
 
 from convlens.core.photograph import Photograph
+from convlens.core.progress import Work
 from convlens.data.probes import Probes
 from convlens.explain.occlusion import compute_logits
 
@@ -25,6 +26,28 @@ SPLITS = {"val": "validation", "test": "test"}  # by stage
 
 class OutOfTime(Exception):
     """The network was called after the deadline of a look, which ends there."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What a look of an explanation works through, if there is time for all of it.
+
+    Attributes:
+        units: how many units of work.
+        what: a unit, in the plural: "probes".
+        kind: of the work, see ``Pace``.
+        passes: forward passes of one image that a unit costs about, for a kind that was not
+            measured yet.
+        least: with time for fewer units, none is begun.
+        is_bound: whether ``passes`` is only an upper bound.
+    """
+
+    units: int
+    what: str
+    kind: Hashable
+    passes: float
+    least: int = 1
+    is_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,7 @@ class Look:
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
         budget_key: the setting that grants this look more time.
         pace: what pieces of explanations take, measured during the run.
+        work: shows how far this look is.
     """
 
     network: nn.Module
@@ -86,6 +110,7 @@ class Look:
     skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
     budget_key: str = "looking.seconds"
     pace: Pace = field(default_factory=Pace)
+    work: Work = field(default_factory=Work)
 
     @property
     def example(self) -> Tensor:
@@ -119,12 +144,16 @@ class Look:
             passes: forward passes of one image that a unit costs about, for a kind that was not
                 measured yet.
         """
-        known = self.pace.estimate(kind, units)
-        whole = units * passes * self.pass_seconds if known is None else known
-        fits = SLACK * whole <= self.seconds_left
+        fits = SLACK * self.estimate(kind, units, passes) <= self.seconds_left
         if not fits:
             self.pace.doubt(kind)
+            self.pace.doubt("pass")
         return fits
+
+    def estimate(self, kind: Hashable, units: int, passes: float) -> float:
+        """Return the seconds of some units; the arguments are those of ``affords``."""
+        known = self.pace.estimate(kind, units)
+        return units * passes * self.pass_seconds if known is None else known
 
     @contextmanager
     def timed(self, kind: Hashable, units: int = 1) -> Iterator[None]:
@@ -159,6 +188,7 @@ class Look:
                 measured yet.
             seconds: what the rest of a unit costs about, such as drawing, for such a kind.
         """
+        self.work.begin(total=total)
         done, on_cpu = 0, self.example.device.type == "cpu"
         first, part = (FIRST_PIECES, STEADY) if on_cpu else ((), 1.0)
         for size in chain(first, repeat(batch)):
@@ -176,4 +206,5 @@ class Look:
                 return
             with self.timed(kind, count):
                 yield slice(done, done + count)
+            self.work.advance(count)
             done += count

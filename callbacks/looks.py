@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import cast
 
 import numpy as np
@@ -22,9 +23,12 @@ from convlens.callbacks.steps import StepObserver
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
+from convlens.core.progress import Work, progress_bar
 from convlens.core.stopwatch import count_seconds
 from convlens.rundir.maps import Maps, write_maps
 from convlens.training import ClassifierModule
+
+RESERVED = 0.25  # largest fraction of the time at the end that explanations reserve
 
 
 class Looks(L.Callback):
@@ -41,7 +45,8 @@ class Looks(L.Callback):
 
     Args:
         order: explanations, by worth: each may spend all that those before it have left of the time
-            for a look. Those that join later come last.
+            for a look, less what later ones reserve at the end (see ``Explanation.reserve``). Those
+            that join later come last.
         ledger: what explanations may cost; ``Ledger()`` if None.
         predictions: collects the network's predictions in validation and test.
         epoch_log: the epoch log of a convlens run.
@@ -124,9 +129,12 @@ class Looks(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._trained and self._list_prediction_users():
-            predict_validation(trainer, pl_module, self.predictions)
+            with progress_bar("predicting the validation images"):
+                predict_validation(trainer, pl_module, self.predictions)
         due = [each for each in self.order if self._is_due_at_end(each)]
         self.look(trainer, pl_module, due, self._clock, final=True)
+        if self.epoch_log is not None:
+            self.epoch_log.end_training(trainer)
         if self.alarms is not None:
             self.alarms.end_training(trainer, cast(ClassifierModule, pl_module))
 
@@ -251,10 +259,13 @@ class Looks(L.Callback):
             moment = "test"
         began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
         before = dict(self.ledger.spent)
-        with count_seconds("explaining"):
-            for each in due:
-                if each.probes is not None:
-                    self._look(trainer, session, each, moment, began + allowed)
+        due = [each for each in due if each.probes is not None]
+        most = RESERVED * max(0.0, allowed) if moment == "end" and allowed < inf else 0.0
+        with count_seconds("explaining"), progress_bar(f"looking {session.when}") as work:
+            for place, each in enumerate(due, start=1):
+                reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
+                work.begin(each.kind)
+                self._look(trainer, session, each, moment, began + allowed - reserved, work)
         self.ledger.record(
             moment, clock, allowed, time.perf_counter() - began,
             self.pace.estimate("pass", 1) or 0.0, before,
@@ -262,20 +273,17 @@ class Looks(L.Callback):
 
     def _look(
         self, trainer: L.Trainer, session: Session, each: Explanation, moment: Moment,
-        deadline: float,
+        deadline: float, work: Work,
     ) -> None:  # fmt: skip
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
             if deadline <= began:
                 raise OutOfTime
-            with session.look(each, deadline, self.pace) as look:
+            with session.look(each, deadline, self.pace, work) as look:
                 _ = look.pass_seconds  # measured in the first look; costs are estimated from it
                 self._write(trainer, each, look)
         except OutOfTime:
-            when = {"test": "after the test", "end": "at the end"}.get(
-                moment, f"at epoch {session.clock}"
-            )
-            each.cut = f"{each.name}: no time left {when}; raise {session.time_setting}"
+            each.cut = f"{each.name}: no time left {session.when}; raise {session.time_setting}"
         except Exception as error:  # a failing look must not end the training
             self._fail(each, error, session.clock)
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from convlens.callbacks.evidence import PASSES, explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
 from convlens.callbacks.targets import choose_classes
@@ -59,6 +59,11 @@ class Mistakes(ExplanationCallback):
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"predictions/{what}": 1 for what in ("mistakes", "random", "breakdown")}
+
+    def portion(self, look: Look) -> Portion | None:
+        if not (self.mistakes and (layers := find_last_feature_map(look.network, look.example))):
+            return None
+        return Portion(self.mistakes, "mistakes", ("grad_cam", *layers), PASSES)
 
     def pictures(self, look: Look) -> Findings:
         predictions = look.predictions

@@ -6,9 +6,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from convlens.callbacks.evidence import PASSES, Evidence, collect_evidence, find_last_feature_map
+from convlens.callbacks.evidence import (
+    FEWEST,
+    PASSES,
+    Evidence,
+    collect_evidence,
+    find_last_feature_map,
+)
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -37,8 +43,9 @@ class Scores(ExplanationCallback):
     - ``pointing_game``, ``energy_inside`` and ``object_share``: for images with masks.
     - ``drift``: correlation of each image's map for its true class with the previous look.
     - ``confident_mistakes``: fraction of the validation images.
-    - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end, ``depth/sparsity`` and
-      ``depth/dead`` draw them over depth, against the network before training.
+    - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end,
+      ``layers/depth/sparsity`` and ``layers/depth/dead`` draw them over depth, against the network
+      before training.
 
     With ``which=all`` also ``entropy``, ``average_drop``, ``average_increase``, ``adcc``,
     ``insertion`` and ``deletion``, and at the end ``randomised/<layer>``, the rank correlation with
@@ -98,7 +105,13 @@ class Scores(ExplanationCallback):
         return [active[place] for place in places]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"depth/sparsity": 1, "depth/dead": 1} if layers else {}
+        return {"layers/depth/sparsity": 1, "layers/depth/dead": 1} if layers else {}
+
+    def portion(self, look: Look) -> Portion | None:
+        if not (layers := find_last_feature_map(look.network, look.example)):
+            return None
+        kind, least = ("grad_cam", *layers), min(FEWEST, self.count)
+        return Portion(self.count, "images", kind, PASSES, least)
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
@@ -230,7 +243,7 @@ class Scores(ExplanationCallback):
             now = [self._latest[name][place] for name in layers]
             title = f"{what} over depth · epoch {look.clock}"
             yield from self.draw(
-                look, f"depth/{what.split()[0]}",
+                look, f"layers/depth/{what.split()[0]}",
                 partial(depth_chart, layers, now, untrained, title=title, what=what),
             )  # fmt: skip
 

@@ -26,6 +26,7 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode, preserve_modes
 from convlens.core.photograph import Photograph
+from convlens.core.progress import Work
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import draw_even_sample, make_generator
@@ -83,13 +84,16 @@ class Session:
     _shared: list[_Shared] = field(default_factory=list)
 
     @contextmanager
-    def look(self, explanation: Explanation, deadline: float, pace: Pace) -> Iterator[Look]:
+    def look(
+        self, explanation: Explanation, deadline: float, pace: Pace, work: Work
+    ) -> Iterator[Look]:
         """Prepare the network as ``explanation`` calls it, while the ``with`` lasts.
 
         Args:
             explanation: the one that looks.
             deadline: see ``Look``. A call of the network after it raises ``OutOfTime``.
             pace: see ``Look``.
+            work: see ``Look``.
 
         Raises:
             UserError: it is not the network that predicts, or its outputs cannot be read.
@@ -118,8 +122,17 @@ class Session:
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
                     budget_key=self.time_setting,
-                    pace=pace, **self._context,
+                    pace=pace, work=work, **self._context,
                 )  # fmt: skip
+
+    @property
+    def when(self) -> str:
+        """The moment, in words."""
+        if self.stage == "test":
+            return "after the test"
+        if self.final:
+            return "at the end"
+        return f"after epoch {self.clock}" if self.clock else "before training"
 
     @property
     def time_setting(self) -> str:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 import numpy as np
 import torch
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look
+from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
 from torch import Tensor, nn
@@ -77,6 +77,10 @@ class SignedMaps(ExplanationCallback):
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"{self.tag}/<probe>": min(self.probe_count, probes)}
+
+    def portion(self, look: Look) -> Portion | None:
+        count = min(self.probe_count, len(look.probes))
+        return Portion(count, "probes", (self.tag, "panel"), self.estimate_passes(look))
 
     def pictures(self, look: Look) -> Findings:
         images, labels = look.probes.images, look.probes.labels.tolist()

@@ -74,7 +74,7 @@ def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.nd
     summary = json.loads((home / "summary.json").read_text())
     files = [
         *(_last(home) / "grad_cam" / probe for probe in probes),
-        _last(home) / "class_means.jpg",
+        _last(home) / "grad_cam_means.jpg",
     ]
     body = vstack([np.asarray(Image.open(file)) for file in files])
     width = body.shape[1]

@@ -13,6 +13,7 @@ from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
+from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import format_csv_line
@@ -29,8 +30,8 @@ class EpochLog(L.Callback):
     evaluation mode. Lightning's own logging is not used, because it counts optimiser steps; only
     ``train_step/loss`` uses these.
 
-    ``convlens.callbacks.Looks`` calls ``begin`` and ``end_epoch`` after the looks, when their
-    scores and cost are known.
+    ``convlens.callbacks.Looks`` calls ``begin``, ``end_epoch`` and ``end_training`` after the
+    looks, when their scores and cost are known.
 
     Args:
         file: ``metrics.csv``.
@@ -61,7 +62,7 @@ class EpochLog(L.Callback):
             if trainer.is_global_zero and self.history:
                 self._write_table()  # a full disk may have left rows out
         else:
-            with count_seconds("validation"):
+            with count_seconds("validation"), progress_bar("evaluating the untrained network"):
                 self._measure_untrained(trainer, module)
         get_stopwatch().switch_to("training")
 
@@ -121,6 +122,18 @@ class EpochLog(L.Callback):
             )  # fmt: skip
             log.debug("epoch %d: looking took %.1f s of it", clock, looking)
 
+    def end_training(self, trainer: L.Trainer) -> None:
+        """Add the scores of the looks at the end to the last row."""
+        if not self.history:
+            return
+        row = self.history[-1]
+        scores = self.ledger.scores.get(int(row["epoch"]), {})
+        if scores.items() <= row.items():
+            return
+        self.history = [*self.history[:-1], {**row, **scores}]
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._write_table()
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         get_stopwatch().switch_to("closing")
 
@@ -140,10 +153,7 @@ class EpochLog(L.Callback):
             for group in optimizer.param_groups:
                 values[f"lr/{group.get('name', 'model')}"] = group["lr"]
         # the scores have already been sent to the loggers
-        scores = self.ledger.scores.get(clock, {})
-        row = {"epoch": clock, **values, **scores}
-        if "explain/seconds" in row:  # last: the one number that no run repeats
-            row["explain/seconds"] = row.pop("explain/seconds")
+        row = {"epoch": clock, **values, **self.ledger.scores.get(clock, {})}
         self.history = [*self.history[:clock], row]
         write_numbers(trainer, values, clock)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
@@ -156,6 +166,7 @@ class EpochLog(L.Callback):
         what is missing.
         """
         columns = list(dict.fromkeys(key for row in self.history for key in row))
+        columns.sort(key="explain/seconds".__eq__)  # last: the one number that no run repeats
         rows = ([str(row.get(key, "")) for key in columns] for row in self.history)
         before = self.failure
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytorch_lightning as L
 from pytorch_lightning.callbacks import RichProgressBar
+
+from convlens.core.progress import share_display
 
 
 class ProgressBar(RichProgressBar):
@@ -23,7 +26,12 @@ class ProgressBar(RichProgressBar):
         # as wide as the bar of the validation, so that the two do not flicker
         return f"{text:{len(self.validation_description)}}"
 
+    def _init_progress(self, trainer: L.Trainer) -> None:
+        super()._init_progress(trainer)
+        share_display(self.progress, float("inf"))
+
     def _stop_progress(self) -> None:
+        share_display(None)
         if self.progress is not None:
             self.progress.live.transient = True  # no finished bar stays among the lines
         super()._stop_progress()

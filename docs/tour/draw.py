@@ -23,12 +23,10 @@ from PIL import Image
 from convlens.draw.canvas import add_margin, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK
-from convlens.draw.picture import resize
 from convlens.draw.text import TITLE
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-STAR = ROOT / "src" / "convlens" / "example" / "pictures" / "star.png"
 LIGHT = 120_000  # maximum bytes of a picture
 QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
 TITLED = 54  # pixels: the words above learning curves, the same for each
@@ -104,27 +102,26 @@ def sizes(tour: Path) -> np.ndarray:
 
 
 def activations(tour: Path) -> np.ndarray:
-    """Draw the star, and the first eight channels of each row of three blocks."""
-    star = picture(STAR)
-    star = named(resize(star, (2 * star.shape[0], 2 * star.shape[1])), "the image")
-    grids = tour / "activations" / "star" / "activations"
-    cuts = {1: (170, 548), 2: (224, 567), 4: (317, 510)}  # rows and columns of whole channels
-    blocks = [
-        picture(grids / f"backbone.block{number}.activation.jpg")[:rows, :columns]
-        for number, (rows, columns) in cuts.items()
+    """Draw the star and the strongest channels of block 1, then those of two more blocks."""
+    grids = tour / "activations" / "star" / "layers" / "activations"
+    grid = {block: picture(grids / f"backbone.block{block}.activation.jpg") for block in (1, 2, 4)}
+    # rows and columns of whole channels
+    deeper = [
+        named(grid[2][91:368, 284:948], "block 2"),
+        named(grid[4][91:210, 284:938], "block 4"),
     ]
-    return add_margin(hstack([star, vstack(blocks)]))
+    return vstack([grid[1][:395, :948], add_margin(vstack(deeper))])
 
 
 def early_filters(tour: Path) -> np.ndarray:
     """Draw the first three rows of kernels, and a middle layer."""
-    folder = last(tour / "filters") / "filters"
+    folder = last(tour / "filters") / "layers" / "filters"
     kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
     return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
 
 
 def late_filters(tour: Path) -> np.ndarray:
-    return picture(last(tour / "filters") / "filters" / "backbone.block5.conv1.jpg")
+    return picture(last(tour / "filters") / "layers" / "filters" / "backbone.block5.conv1.jpg")
 
 
 def looks(tour: Path) -> np.ndarray:
@@ -158,7 +155,7 @@ def horses(tour: Path) -> np.ndarray:
 
 def class_means(tour: Path) -> np.ndarray:
     means = [
-        named(picture(last(tour / run_dir) / "class_means.jpg"), text)
+        named(picture(last(tour / run_dir) / "grad_cam_means.jpg"), text)
         for text, run_dir in HORSES.items()
     ]
     return add_margin(vstack(means))
@@ -174,7 +171,7 @@ PICTURES: dict[str, Cut] = {
     ),
     "05_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
     "06_augmentation": lambda tour: picture(
-        next((tour / "regularized").glob("explanations/epoch_*/augmentation/*.jpg"))
+        next((tour / "regularized").glob("explanations/epoch_*/training/augmentation/*.jpg"))
     ),
     "06_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
     "07_size": sizes,

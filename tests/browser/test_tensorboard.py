@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 3
 STEPS = list(range(EPOCHS + 1))  # 0 is the network before training
-RUN = "it/tensorboard"
+RUN = "it"
 MANY = 60  # steps of a longer run: six times what TensorBoard keeps by itself
 # a network that has hardly learned and limits that nobody keeps: two alarms in one epoch
 ALARMED = ["alarms.evidence_lift=1000", "alarms.same_place=0"]
@@ -96,14 +96,17 @@ def pictures(page: Page) -> list[dict]:
 def wait_for_pictures(page: Page, start: str, count: int) -> list[dict]:
     """The cards whose tags begin with ``start``, once there are ``count`` and all have loaded.
 
-    The filter of tags stands in the address; cards that it has left out may linger.
+    The filter of tags stands in the address; below what it finds, the first groups are open too, so
+    a card may be there twice.
     """
     page.until(
         f"(cards => cards.length >= {count} && cards.every(card => card.shadowRoot"
         ".querySelector('#main-image-container img')?.naturalWidth))"
         f"(all('tf-image-loader').filter(card => card.tag.startsWith('{start}')))"
     )
-    return [card for card in pictures(page) if card["tag"].startswith(start)]
+    cards = [card for card in pictures(page) if card["tag"].startswith(start)]
+    tags = [card["tag"] for card in cards]
+    return [card for number, card in enumerate(cards) if card["tag"] not in tags[:number]]
 
 
 def test_the_tabs_of_a_run_are_offered(page, address):
@@ -112,6 +115,23 @@ def test_the_tabs_of_a_run_are_offered(page, address):
     # tabs without data are there too, but not seen
     tabs = "all('plugin-selector [role=tab]').filter(tab => tab.getClientRects().length)"
     page.until(f"{wanted}.every(name => {tabs}.some(tab => tab.innerText.trim() === name))")
+
+
+def test_runs_are_called_by_their_folders(page, address):
+    page.open(f"{address}/#timeseries")
+    names = "all('tb-data-table-content-row').map(row => row.innerText.trim())"
+    page.until(f"['it', 'long'].every(run => {names}.includes(run))")
+
+
+def test_grad_cam_comes_first_among_the_pictures(page, address):
+    page.open(f"{address}/#images")
+    groups = (
+        "all('tf-category-paginated-view').filter(view => view.category?.name)"
+        ".map(view => [view.category.name, view.opened])"
+    )
+    page.until(f"{groups}.some(([name]) => name === 'grad_cam')")
+    page.screenshot("images_order")
+    assert page.run(groups)[0] == ["grad_cam", True]
 
 
 def test_time_series_has_every_step_of_every_curve(page, address):
@@ -174,11 +194,11 @@ def test_the_slider_goes_through_the_steps(page, address):
     assert len(set(shown)) == len(STEPS)
 
 
-@pytest.mark.parametrize("group", ["activations", "filters", "class_means"])
+@pytest.mark.parametrize("group", ["layers/activations", "layers/filters", "grad_cam_means"])
 def test_other_pictures_are_there_at_every_step(page, address, group):
     page.open(f"{address}/#images&tagFilter={quote(f'^{group}')}")
     cards = wait_for_pictures(page, group, 1)
-    page.screenshot(f"images_{group}")
+    page.screenshot(f"images_{group.replace('/', '_')}")
     for card in cards:
         assert card["steps"] == STEPS, card
 
@@ -226,6 +246,14 @@ def test_every_alarm_stands_in_the_text_tab(page, address, logs):
     # TensorBoard keeps one text a tag and step
     page.until(f"{json.dumps(said)}.every(alarm => {shown}.some(text => text.includes(alarm)))", 10)
     page.screenshot("text")
+
+
+def test_the_config_stands_in_the_text_tab(page, address, logs):
+    page.open(f"{address}/#text&tagFilter=config")
+    texts = "all('#markdown pre code').map(text => text.innerText.trim())"
+    page.until(f"{texts}.some(text => text)")
+    page.screenshot("text_config")
+    assert set(page.run(texts)) == {(logs / "it" / "config.yaml").read_text().strip()}
 
 
 def test_hparams_tab_tells_settings_and_results(page, address, logs):

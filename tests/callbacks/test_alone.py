@@ -91,8 +91,9 @@ def test_every_callback_alone_and_weights_unchanged(tmp_path, pictures):
     events.Reload()
     tags = events.Tags()
     wanted = {
-        "grad_cam/00", "activations/features.0/00", "filters/features.0", "confusion_matrix",
-        "class_means", "predictions/mistakes", "predictions/random", "predictions/breakdown",
+        "grad_cam/00", "layers/activations/features.0/00", "layers/filters/features.0",
+        "predictions/confusion_matrix", "grad_cam_means", "predictions/mistakes",
+        "predictions/random", "predictions/breakdown",
     }  # fmt: skip
     assert wanted <= set(tags["images"])
     assert [event.step for event in events.Images("grad_cam/00")] == [0, 1, 2]

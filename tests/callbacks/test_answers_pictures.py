@@ -56,7 +56,7 @@ def test_the_matrix_counts_true_against_predicted(monkeypatch):
 
     monkeypatch.setattr(matrix_module, "confusion_matrix", panel)
     found = look(predictions=answers([0, 0, 1, 2], [0, 1, 1, 1]), clock=4)
-    assert [tag for tag, _ in ConfusionMatrix().pictures(found)] == ["confusion_matrix"]
+    assert [tag for tag, _ in ConfusionMatrix().pictures(found)] == ["predictions/confusion_matrix"]
     assert given["counts"] == [[1, 1, 0], [0, 1, 0], [0, 1, 0]] and given["names"] == NAMES
     assert "validation" in given["title"] and "epoch 4" in given["title"]
 
@@ -64,7 +64,7 @@ def test_the_matrix_counts_true_against_predicted(monkeypatch):
 def test_the_test_has_a_matrix_of_its_own():
     found = look(predictions=answers([0, 1, 2], [0, 1, 1]), clock=4, stage="test")
     ((tag, picture),) = ConfusionMatrix().pictures(found)
-    assert tag == "confusion_matrix/test"
+    assert tag == "predictions/confusion_matrix/test"
     # two of three classes are all right: two full green bars of 70 pixels
     green = (picture == np.array(GREEN)).all(-1).sum(axis=1)
     assert set(green[green > 0]) == {70}
@@ -87,7 +87,7 @@ def shifted(images: torch.Tensor, seed: int) -> torch.Tensor:
 def test_each_draw_of_the_runs_augmentation_is_shown():
     found = look(augment=shifted)
     drawn = list(AugmentationPreview(draws=4, probes=2).pictures(found))
-    assert [tag for tag, _ in drawn] == ["augmentation/p0", "augmentation/p1"]
+    assert [tag for tag, _ in drawn] == ["training/augmentation/p0", "training/augmentation/p1"]
     images = found.probes.images
     versions = shifted(images[:2].repeat_interleave(4, dim=0), seed=5)
     for number, (_, sheet) in enumerate(drawn):
@@ -112,7 +112,11 @@ def test_the_preview_is_drawn_before_training_only_and_where_there_is_augmentati
     assert list(preview.pictures(look(augment=None))) == []
     shown = [tag for tag, _ in AugmentationPreview(draws=1, probes=9).pictures(
         look(augment=shifted))]  # fmt: skip
-    assert shown == ["augmentation/p0", "augmentation/p1", "augmentation/p2"]
+    assert shown == [
+        "training/augmentation/p0",
+        "training/augmentation/p1",
+        "training/augmentation/p2",
+    ]
 
 
 @pytest.mark.parametrize("key", ["draws", "probes"])
@@ -165,6 +169,6 @@ def test_without_history_there_are_no_curves():
 
 
 def test_plan_tells_the_tags():
-    assert ConfusionMatrix().plan([], 3) == {"confusion_matrix": 1}
-    assert AugmentationPreview(probes=2).plan([], 1) == {"augmentation/<probe>": 1}
+    assert ConfusionMatrix().plan([], 3) == {"predictions/confusion_matrix": 1}
+    assert AugmentationPreview(probes=2).plan([], 1) == {"training/augmentation/<probe>": 1}
     assert LearningCurves().plan([], 3) == {"learning_curves": 1}

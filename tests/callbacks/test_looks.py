@@ -275,7 +275,7 @@ def test_no_call_of_the_network_begins_after_the_deadline(monkeypatch, said):
     (taken,) = look_after_epochs(looks, clock, 1, 1.0)
     assert first.calls == 4 and taken == pytest.approx(1.2)
     assert late.parts == []
-    line = "Endless: no time left at epoch 1; raise Looks(ledger=Ledger(floor=…))"
+    line = "Endless: no time left after epoch 1; raise Looks(ledger=Ledger(floor=…))"
     assert looks.ledger.left_out["Endless"] == line and said[0] == line
     assert not looks.ledger.failures
     module = Small()
@@ -332,9 +332,8 @@ def test_what_no_time_is_left_for_is_one_line_with_a_key(monkeypatch, said):
     look_after_epochs(looks, clock, 3, 1.0)
     lines = [line for line in said if "OtherWork" in line]
     assert len(lines) == 1 and "raise Looks(ledger=Ledger(floor=…))" in lines[0]
-    assert (
-        "no time left at epoch" in looks.ledger.left_out["OtherWork"] or "out of time" in lines[0]
-    )
+    left_out = looks.ledger.left_out["OtherWork"]
+    assert "no time left after epoch" in left_out or "out of time" in lines[0]
 
 
 def test_the_look_after_the_test_names_the_setting_that_grants_it_time(monkeypatch):
@@ -359,3 +358,20 @@ def test_without_a_budget_only_the_most_telling_pictures_are_drawn(tmp_path):
     }
     between = tmp_path / "run/explanations/epoch_002"
     assert len(list(between.rglob("*.jpg"))) < min(shown.values()) / 2
+
+
+def test_a_look_above_two_seconds_names_its_moment_its_kind_and_its_pieces(monkeypatch, capsys):
+    clock = FakeClock(monkeypatch)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
+    moments = {
+        "before training": (0, {}), "after epoch 3": (3, {}), "at the end": (3, {"final": True}),
+        "after the test": (3, {"final": True, "stage": "test"}),
+    }  # fmt: skip
+    for cost, shown in ((0.04, False), (0.4, True)):  # of 40 units: 1.6 and 16 seconds
+        for name, (epochs, how) in moments.items():
+            looks = Looks([Work(clock, cost)], ledger=Ledger(floor=100.0))
+            looks.order[0].attach(probes(), ("a", "b"), None, 0)
+            looks.ledger.end_epoch(0)
+            looks.look(trainer, Small(), looks.order, epochs, **how)
+            line = f"looking {name}: work 9/40\n"  # after parts of 1 and 8
+            assert capsys.readouterr().err == (line if shown else "")

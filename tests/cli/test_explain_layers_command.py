@@ -41,10 +41,10 @@ def test_explain_draws_the_layers_that_are_named_and_the_filters_once(tmp_path, 
     picture = Path(PICTURE.partition("=")[2]).stem
     assert tags(tmp_path / "out") == {
         f"{picture}/grad_cam.jpg",
-        f"{picture}/activations/{first}.jpg",
-        f"{picture}/activations/{last}.jpg",
-        f"filters/{first}.jpg",
-        f"filters/{last}.jpg",
+        f"{picture}/layers/activations/{first}.jpg",
+        f"{picture}/layers/activations/{last}.jpg",
+        f"layers/filters/{first}.jpg",
+        f"layers/filters/{last}.jpg",
     }
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 5
@@ -55,7 +55,7 @@ def test_filters_need_no_picture(tmp_path, capsys):
     words = [f"ckpt={EXAMPLE / 'shapes.ckpt'}", "only=filters", "layers=*conv*"]
     assert main(["explain", *words, f"run_dir={tmp_path / 'out'}"]) == 0
     drawn = tags(tmp_path / "out")
-    assert drawn and all(name.startswith("filters/") for name in drawn)
+    assert drawn and all(name.startswith("layers/filters/") for name in drawn)
     capsys.readouterr()
 
 
@@ -76,10 +76,10 @@ def test_a_wrapped_networks_filters_are_the_same_beside_a_picture():
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
         )  # fmt: skip
     wrapped = convlens.wrap(network, ["cat", "dog"], size=32, normalisation="imagenet")
-    alone = wrapped.filters("2")
+    alone = wrapped.filters("2", pictures=[CAT])
     beside = wrapped.explain(Image.open(CAT), only="filters", layers="2").panels
-    assert set(alone) == set(beside) == {"filters/2"}
-    assert (alone["filters/2"] == beside["filters/2"]).all()
+    assert set(alone) == set(beside) == {"layers/filters/2"}
+    assert (alone["layers/filters/2"] == beside["layers/filters/2"]).all()
 
 
 def test_layers_that_cannot_be_drawn_are_named_in_one_line(tmp_path, capsys):
@@ -115,8 +115,8 @@ def test_a_wrapped_convnext_is_drawn_along_its_channels():
         image, 1, relu_attributions=True
     )
     torch.testing.assert_close(found.grad_cam[layers[1]], theirs[0].detach(), atol=1e-6, rtol=1e-3)
-    assert found.panels[f"activations/{layers[0]}"].std() > 2
-    assert set(wrapped.filters("stem.0")) == {"filters/stem.0"}
+    assert found.panels[f"layers/activations/{layers[0]}"].std() > 2
+    assert set(wrapped.filters("stem.0")) == {"layers/filters/stem.0"}
 
 
 def test_a_wrapped_network_on_tokens_says_so_and_explains_what_it_can(tmp_path):

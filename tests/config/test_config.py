@@ -276,3 +276,14 @@ def test_the_keys_that_a_config_says_take_one_value_for_each_block_do():
         else:
             with pytest.raises(UserError, match=f"model.{key}"):
                 apply_overrides(compose([]), [f"model.{key}=[{','.join(map(str, value)).lower()}]"])
+
+
+@pytest.mark.parametrize(
+    "experiment", [name for name in list_groups()["experiment"] if name.startswith("reproduce/")]
+)
+def test_reproduced_recipes_draw_activations_as_the_documents_do(experiment):
+    grids = compose([f"exp={experiment}", "data=shapes"]).callbacks.looks["activation_grids"]
+    wanted = {"rule": "reference", "order": "index", "channels": None, "limit": 16}
+    assert wanted.items() <= grids.arguments.items()
+    if experiment.endswith("mnist_dense"):
+        assert not compose([f"exp={experiment}", "callbacks=none"]).callbacks.looks

@@ -86,7 +86,20 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
     for plain in (now, found):
         plain["callbacks"].pop("scores", None), plain["callbacks"].pop("budget", None)
         plain["alarms"].pop("gap")
+    grids = found["callbacks"]["activation_grids"]
+    assert (grids.pop("order"), grids.pop("channels")) == ("index", None)
+    for key in ("order", "channels"):
+        del now["callbacks"]["activation_grids"][key]
     assert found == now
+
+
+def test_activation_grids_of_an_earlier_run_keep_all_channels_in_their_order():
+    config = restore_config(
+        yaml.safe_load((FIXTURES / "every_channel" / "config.yaml").read_text()), "a file"
+    )
+    grids = config.callbacks.looks["activation_grids"].arguments
+    wanted = {"rule": "shared", "limit": 16, "order": "index", "channels": None}
+    assert wanted.items() <= grids.items()
 
 
 def test_todays_config_is_not_touched():

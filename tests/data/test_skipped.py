@@ -52,12 +52,17 @@ def check_pixels(pictures: Images) -> None:
 
 def test_a_run_counts_weighs_and_lists_only_what_it_trains_on(folder, tmp_path):
     run = tmp_path / "run"
-    config = compose(words(folder, f"run_dir={run}", "training.class_weights=balanced"))
+    balanced = "training.class_weights=balanced"
+    config = compose(words(folder, f"run_dir={run}", balanced, "scheduler=constant"))
     _, summary = convlens.experiment.train.train(config)
     # 5 cats and 10 dogs are left: 15 / (2 · 5) and 15 / (2 · 10)
     kept = yaml.safe_load((run / "config.yaml").read_text())
     assert kept["training"]["class_weights"] == [1.5, 0.75]
     assert len(summary["skipped"]) == 7
+    facts = json.loads((run / "data.json").read_text())
+    assert facts["images"] == {"train": [5, 10], "validation": [4, 3], "test": [3, 4]}
+    assert facts["skipped"]["count"] == 7 and len(facts["skipped"]["first"]) == 5
+    assert [count for _, count in facts["skipped"]["reasons"]] == [7]
     for table in ("split.csv", "pictures.csv"):
         listed = [row["file"] for row in rows(run / table)]
         assert len(listed) == 15 + 7 + 7
@@ -65,7 +70,8 @@ def test_a_run_counts_weighs_and_lists_only_what_it_trains_on(folder, tmp_path):
     assert main(["eval", f"run={run}"]) == 0
     tested = [row["file"] for row in rows(run / "evaluation" / "best" / "predictions.csv")]
     assert len(tested) == 7 and not any(file.endswith("cats/3.png") for file in tested)
-    assert main(["resume", f"run={run}"]) == 0
+    assert main(["resume", f"run={run}", "training.epochs=2"]) == 0
+    assert json.loads((run / "data.json").read_text()) == facts
 
 
 def test_plan_counts_what_a_run_will_train_on(folder, capsys):

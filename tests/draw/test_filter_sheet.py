@@ -21,27 +21,27 @@ def test_patches_stand_right_of_their_picture_in_two_rows():
     pictures, patches = uniform(3, 3, 32, 32), uniform(3, 4, 3, 10, 10, seed=1)
     sheet = filter_sheet(pictures, [1, 2, 3], title="x", patches=patches)
     for unit in range(3):
-        (top, left), *others = find(sheet, magnified(pictures[unit], 3))
+        (top, left), *others = find(sheet, magnified(pictures[unit], 4))
         assert not others
-        places = [find(sheet, magnified(patch, 4)) for patch in patches[unit]]
+        places = [find(sheet, magnified(patch, 6)) for patch in patches[unit]]
         assert [len(found) for found in places] == [1] * 4
         (first,), (second,), (third,), (fourth,) = places
-        assert first[0] == second[0] and third[0] == fourth[0] > first[0] + 40
-        assert first[1] == third[1] and second[1] == fourth[1] > first[1] + 40
-        assert top <= first[0] and fourth[0] + 40 <= top + 96  # beside, neither above nor below
-        assert left + 96 < first[1] < left + 110
+        assert first[0] == second[0] and third[0] == fourth[0] > first[0] + 60
+        assert first[1] == third[1] and second[1] == fourth[1] > first[1] + 60
+        assert top <= first[0] and fourth[0] + 60 <= top + 128  # beside, neither above nor below
+        assert left + 128 < first[1] < left + 142
 
 
 def test_large_patches_are_reduced_and_keep_their_shape():
-    pictures, patches = uniform(1, 3, 100, 100), torch.zeros(1, 4, 3, 90, 30)
+    pictures, patches = uniform(1, 3, 128, 128), torch.zeros(1, 4, 3, 90, 30)
     patches[:, :, 0] = 1
     sheet = filter_sheet(pictures, [0], title="x", patches=patches)
     red = (sheet == (255, 0, 0)).all(-1)
     rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-    assert red.sum() == 4 * 49 * 16 and len(rows) == 2 * 49 and len(columns) == 2 * 16
+    assert red.sum() == 4 * 63 * 21 and len(rows) == 2 * 63 and len(columns) == 2 * 21
 
 
-@pytest.mark.parametrize(("side", "shown"), [(9, 45), (10, 40), (24, 47), (33, 47), (47, 47)])
+@pytest.mark.parametrize(("side", "shown"), [(9, 63), (10, 60), (24, 63), (33, 63), (63, 63)])
 def test_small_patches_fill_their_room(side, shown):
     patches = torch.zeros(1, 4, 3, side, side)
     patches[:, :, 0] = 1
@@ -52,13 +52,13 @@ def test_small_patches_fill_their_room(side, shown):
 def test_patches_are_shown_also_where_the_gradient_was_zero():
     pictures, patches = uniform(2, 3, 32, 32), uniform(2, 1, 3, 32, 32, seed=1)
     sheet = filter_sheet(pictures, [0, 1], title="x", marks=["stuck", None], patches=patches)
-    assert not find(sheet, magnified(pictures[0], 3)) and any_of(sheet, EMPTY)
+    assert not find(sheet, magnified(pictures[0], 4)) and any_of(sheet, EMPTY)
     for unit in range(2):
-        assert len(find(sheet, magnified(patches[unit, 0], 3))) == 1
+        assert len(find(sheet, magnified(patches[unit, 0], 4))) == 1
 
 
 def test_patches_that_are_not_finite_are_crossed(recwarn):
-    pictures, patches = uniform(1, 3, 32, 32), uniform(1, 2, 3, 40, 40, seed=1)
+    pictures, patches = uniform(1, 3, 32, 32), uniform(1, 2, 3, 60, 60, seed=1)
     whole = filter_sheet(pictures, [0], title="x", patches=patches)
     patches[0, 1, 0, 0, 0] = torch.nan
     sheet = filter_sheet(pictures, [0], title="x", patches=patches)
@@ -66,13 +66,28 @@ def test_patches_that_are_not_finite_are_crossed(recwarn):
     assert len(find(sheet, magnified(patches[0, 0], 1))) == 1
 
 
-def test_the_line_below_the_title_tells_of_the_patches():
+def test_cells_are_large_enough_to_look_at():
+    """A picture is at least 128 pixels wide, a patch beside it at least 60, whatever their size."""
+    for side in (16, 32, 48, 64, 96, 128, 150, 224, 300):
+        for number, patch_side in ((1, 7), (4, 32), (4, 90), (9, 50)):
+            pictures = torch.zeros(1, 3, side, side)
+            patches = torch.zeros(1, number, 3, patch_side, patch_side)
+            pictures[:, 0], patches[:, :, 2] = 1, 1
+            sheet = filter_sheet(pictures, [0], title="x", patches=patches)
+            red, blue = (sheet == (255, 0, 0)).all(-1), (sheet == (0, 0, 255)).all(-1)
+            assert 128**2 <= red.sum() <= 256**2
+            assert blue.sum() >= number * 48**2  # whole magnifications fill four fifths of 60
+
+
+def test_the_text_below_the_title_says_how_to_read_it():
     pictures, patches = uniform(8, 3, 64, 64), uniform(8, 4, 3, 9, 9)
-    plain = filter_sheet(pictures, list(range(8)), title="x", patches=patches)
-    told = filter_sheet(pictures, list(range(8)), title="x", patches=patches, note="of 200")
-    assert plain.shape == told.shape
-    changed = np.flatnonzero((plain != told).any((1, 2)))
-    assert 0 < len(changed) < 20 and changed.max() < 80
+    options = {"title": "x", "patches": patches}
+    plain = filter_sheet(pictures, list(range(8)), **options)
+    for told in ({"source": "200 pictures"}, {"choice": "evenly spread"}):
+        sheet = filter_sheet(pictures, list(range(8)), **options, **told)
+        assert plain.shape == sheet.shape
+        changed = np.flatnonzero((plain != sheet).any((1, 2)))
+        assert 0 < len(changed) < 40 and changed.max() < 100
 
 
 @pytest.mark.parametrize("size", [(1, 1), (32, 32), (150, 150), (400, 300), (100, 4)])

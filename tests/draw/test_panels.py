@@ -235,7 +235,7 @@ def test_filter_pictures_stand_in_the_sheet_and_stuck_ones_do_not():
         pictures, [4, 8, 15, 16, 23], title="x", marks=[None, "stuck", None, None, None]
     )
     for index in range(5):
-        image = to_uint8(pictures[index]).repeat(3, 0).repeat(3, 1)
+        image = to_uint8(pictures[index]).repeat(4, 0).repeat(4, 1)
         assert len(find(sheet, image)) == (0 if index == 1 else 1)
     assert any_of(sheet, EMPTY) and any_of(sheet[:80], RED)
 

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from captum.attr import LayerGradCam, Occlusion
 from PIL import Image
+from torch import nn
 
 import convlens
 from convlens.cli.main import main
@@ -88,7 +89,11 @@ def test_explanation_holds_captums_maps_for_the_likeliest_class(explainer):
     )
     torch.testing.assert_close(found.maps["occlusion"], theirs.mean(1), atol=1e-5, rtol=0)
     assert set(found.maps) == {"occlusion", "superpixels", "integrated_gradients"}
-    shown = {"grad_cam", *found.maps, *(f"activations/{layer}" for layer in found.activations)}
+    shown = {
+        "grad_cam",
+        *found.maps,
+        *(f"layers/activations/{layer}" for layer in found.activations),
+    }
     assert set(found.panels) == shown and len(found.activations) > 3
     assert all(panel.std() > 2 for panel in found.panels.values())
 
@@ -364,3 +369,18 @@ def test_the_page_stays_small_and_tells_what_is_beside_it(run, tmp_path, monkeyp
     assert "activations: only in this image's folder" in page.text
     for name in "012345":  # the files are all there
         assert len(list((home / name).rglob("*.jpg"))) > 5
+
+
+def test_what_explain_leaves_out_is_what_layers_would_add():
+    """Of 24 convolutions with their activations, 16 layers are drawn unless they are named."""
+    blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(24)]
+    network = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    explainer = convlens.wrap(network, ["cat", "dog"], 16)
+    shown, every = (
+        len(explainer.explain(torch.rand(3, 16, 16), only="activations", layers=layers).panels)
+        for layers in ("auto", "*")
+    )
+    assert shown <= 16 and every == 48 + 2  # a pattern also chooses the pooling and the dense layer
+    line = f"activations of {48 - shown} layers; layers=* draws all"
+    assert explainer.describe_left_out(["grad_cam", "activations"]) == line
+    assert explainer.describe_left_out(["grad_cam"]) == ""

@@ -41,7 +41,12 @@ def test_a_run_with_a_thousand_classes(at, capsys):
     assert summary["seconds"]["validation"] < 20
     assert (home / "report.html").stat().st_size < 15e6
     shown = home / "explanations" / "epoch_001"
-    for name in ("confusion_matrix", "class_means", "predictions/mistakes", "predictions/random"):
+    for name in (
+        "predictions/confusion_matrix",
+        "grad_cam_means",
+        "predictions/mistakes",
+        "predictions/random",
+    ):
         with Image.open(shown / f"{name}.jpg") as picture:
             assert max(picture.size) < 2000, name
 

@@ -8,7 +8,7 @@ from torchvision.models import squeezenet1_1
 from convlens.core.errors import UserError
 from convlens.explain import gradient_ascent, kernels, to_display
 from convlens.explain.ascent import draw_moves
-from convlens.explain.filters import find_logits_layer, get_recipe
+from convlens.explain.filters import choose_batch, find_logits_layer, get_recipe
 from convlens.explain.taps import record
 from support.explain_networks import ConvNet, field, pictures, seeded
 
@@ -132,6 +132,49 @@ def test_mistakes_are_answered_in_one_line():
         gradient_ascent(linear_net(), "conv", [1], size=12, **ASCENT)
     with pytest.raises(UserError, match="no unit"):
         gradient_ascent(linear_net(), "0", [], size=12, **ASCENT)
+
+
+def test_an_ascent_that_is_stopped_keeps_what_it_has():
+    """The first batch is stopped after some steps, the second is not begun."""
+    model, options = seeded(ConvNet), {"size": 24, **ASCENT, "jitter": 2, "smoothing": 1.0}
+    for allowed in (0, 1, 3):
+        answers = iter([True] * allowed + [False] * 9)
+        stopped = gradient_ascent(
+            model, "conv2", [4, 1, 7, 2], batch=2, proceed=lambda a=answers: next(a), **options
+        )
+        steps = allowed + 1  # the first step needs no leave
+        assert stopped.units == (4, 1) and stopped.steps.tolist() == [steps, steps]
+        assert len(stopped.activations) == len(stopped.stuck) == len(stopped.images) == 2
+        short = gradient_ascent(model, "conv2", [4, 1], **options)
+        assert short.steps.tolist() == [5, 5]
+        # the moves of a shorter ascent are others, so it is compared without them
+        plain = {**options, "jitter": 0}
+        cut = gradient_ascent(
+            model, "conv2", [4, 1], proceed=iter([True] * allowed + [False]).__next__, **plain
+        )
+        whole = gradient_ascent(model, "conv2", [4, 1], **plain | {"steps": steps})
+        assert torch.equal(cut.images, whole.images)
+
+
+def test_a_later_batch_may_be_stopped_or_not_begun():
+    model, options = seeded(ConvNet), {"size": 24, "batch": 1, **ASCENT}
+    whole = gradient_ascent(model, "conv2", [4, 1, 7], **options)
+    # five steps ask four times, then the batch, then its steps
+    for leave, steps in ((4, [5]), (5, [5, 1]), (7, [5, 3]), (99, [5, 5, 5])):
+        answers = iter([True] * leave + [False] * 9)
+        found = gradient_ascent(
+            model, "conv2", [4, 1, 7], proceed=lambda a=answers: next(a), **options
+        )
+        assert found.steps.tolist() == steps and found.units == (4, 1, 7)[: len(steps)]
+        assert torch.equal(found.images[0], whole.images[0])
+
+
+def test_a_gpu_takes_all_units_at_once_and_any_cpu_the_same_few():
+    assert choose_batch(512, (224, 224), "cuda") == choose_batch(512, (32, 32), "mps") == 512
+    assert choose_batch(512, (224, 224), "cuda", 64) == 64 and choose_batch(3, (9, 9), "cuda") == 3
+    assert choose_batch(64, (224, 224), "cpu", 64) == choose_batch(64, (999, 999), "cpu") == 1
+    assert choose_batch(64, (128, 128), "cpu") == 2 and choose_batch(64, (64, 32), "cpu") == 16
+    assert choose_batch(64, (32, 32), "cpu", 5) == 5 and choose_batch(4, (32, 32), "cpu") == 4
 
 
 def test_to_display_gives_every_picture_one_brightness_and_contrast():

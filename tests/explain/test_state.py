@@ -26,6 +26,7 @@ from convlens.explain import (
     occlusion,
     parameter_randomisation,
     search_patches,
+    unit_effects,
 )
 from support.explain_networks import field, pictures, seeded
 
@@ -97,6 +98,7 @@ LOOKS = {
     "gradient_ascent": lambda m: (
         gradient_ascent(m, "fc", [0], size=24, channels=3, steps=2, step_size=0.05, seed=0).images
     ),
+    "unit_effects": lambda m: unit_effects(m, IMAGES, ["conv"])["conv"],
     "receptive_field": lambda m: torch.tensor(field(m, "conv", IMAGES[:1])),
     "choose_layers": lambda m: choose_layers(m, "auto", "grad_cam", example=IMAGES),
     "occlusion": lambda m: occlusion(m, IMAGES, TARGETS, window=12, stride=12).maps,

@@ -14,6 +14,7 @@ from convlens.explain import (
     grad_cam,
     gradient_ascent,
     record,
+    unit_effects,
 )
 from support.explain_networks import ConvNet, field, pictures, seeded
 
@@ -26,6 +27,7 @@ LOOKS = {
             m, "conv2", [0, 3], size=24, channels=3, steps=3, step_size=0.05, seed=0, jitter=2
         ).images
     ),
+    "unit_effects": lambda m: unit_effects(m, IMAGES, ["conv1", "fc1"])["fc1"],
     "receptive_field": lambda m: torch.tensor(field(m, "conv2", IMAGES[:1])),
     "choose_layers": lambda m: torch.tensor(
         len(choose_layers(m, "auto", "grad_cam", example=IMAGES))

@@ -31,6 +31,7 @@ ODD = re.compile(
     r"asked for|as far as|of one's own|a person's|person's own|looked at by|whatever it|hush\w*|"
     r"spoken|ha(s|ve) not got|is its best|of ours|no matter|not to be had|what it may)\b"
 )
+KEY = re.compile(r"looking(\.\w+)+")  # a string that is only a key, which messages name later
 SCRIPTS = {"completion.py"}  # texts for a shell
 # words before a "=" that are arguments of functions or of make, not keys
 ARGUMENTS = {
@@ -95,7 +96,11 @@ def messages() -> tuple[Message, ...]:
             if file.name in SCRIPTS:
                 continue
             tree = ast.parse(file.read_text())
-            sentences = (each for each in strings(tree) if len(each[1].split()) >= WORDS)
+            sentences = (
+                each
+                for each in strings(tree)
+                if len(each[1].split()) >= WORDS or KEY.fullmatch(each[1])
+            )
             for line, text in (*sentences, *called(tree)):
                 if text.startswith("<"):  # HTML
                     continue

@@ -79,7 +79,9 @@ def test_a_value_that_is_missing_is_bridged_one_that_is_nan_interrupts_and_is_to
     }
     assert paths["a"].count("M") == 1 and paths["a"].count("L") == 2
     assert paths["b"].count("M") == 2 and paths["b"].count("L") == 0
-    assert "nan" not in chart.lower().replace("b is not finite", "")
+    assert all("nan" not in path for path in paths.values())
+    (told,) = [g.get("data-values") for g in svg.iter("g") if g.get("data-name") == "b"]
+    assert told == "0:1 1:nan 2:3"
     assert "b is not finite at epoch 1" in "".join(svg.itertext())
 
 
@@ -99,11 +101,28 @@ def test_every_point_lies_in_the_plot_and_tells_its_value():
     svg = ElementTree.fromstring(line_chart("loss", {"validation": values})).find("svg")
     _, _, width, height = map(float, svg.get("viewBox").split())
     dots = svg.findall("g[@class='line']/circle")
-    assert [dot.find("title").text for dot in dots] == [
-        "validation, epoch 0: 2.31", "validation, epoch 1: 0.4", "validation, epoch 2: 0.123456"
-    ]  # fmt: skip
+    assert len(dots) == 3
+    (line,) = svg.findall("g[@class='line']")
+    assert line.get("data-values") == "0:2.31 1:0.4 2:0.123456"
     for dot in dots:
         assert 0 < float(dot.get("cx")) < width and 0 < float(dot.get("cy")) < height
+
+
+def test_the_script_gets_the_scales_of_the_ticks():
+    """The vertical line and the dots are placed by these numbers: they must be the drawing's."""
+    rates = {"head": {0: 0.0, 1: 1e-3, 4: 1e-5}}
+    for log in (False, True):
+        figure = ElementTree.fromstring(line_chart("rates", rates, log=log))
+        left, top, right, bottom = map(float, figure.get("data-plot").split())
+        first, last = map(float, figure.get("data-across").split())
+        low, high, *kind = figure.get("data-upward").split()
+        assert kind == (["log"] if log else [])
+        _, ticks = axis(figure.find("svg"), "across", "x")
+        assert (ticks[0], ticks[-1]) == ((left, first), (right, last))
+        _, ticks = axis(figure.find("svg"), "up", "y", log)
+        assert (ticks[0], ticks[-1]) == ((bottom, float(low)), (top, float(high)))
+        # the axis cannot show a rate of 0, the box can
+        assert figure.find("svg/g[@class='line']").get("data-values") == "0:0 1:0.001 4:1e-05"
 
 
 def test_names_are_escaped():
@@ -131,5 +150,6 @@ def test_lines_beyond_the_colours_are_told_apart_by_dashes():
 
 def test_a_series_without_values_keeps_its_colour_from_the_next():
     chart = line_chart("loss", {"a": {}, "b": {0: 1.0, 1: 2.0}})
-    assert 'data-name="b" style="color: var(--series-1)"' in chart
+    (line,) = ElementTree.fromstring(chart).findall("svg/g[@class='line']")
+    assert (line.get("data-name"), line.get("style")) == ("b", "color: var(--series-1)")
     assert 'data-name="a"' not in chart

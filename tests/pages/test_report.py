@@ -84,14 +84,14 @@ def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool 
 
 def _tags(epoch: int) -> list[str]:
     tags = [f"grad_cam/{probe}" for probe in PROBES]
-    tags += [f"activations/{layer}/{PROBES[0]}" for layer in LAYERS]
-    tags += ["class_means", f"filters/{LAYERS[0]}"]
+    tags += [f"layers/activations/{layer}/{PROBES[0]}" for layer in LAYERS]
+    tags += ["grad_cam_means", f"layers/filters/{LAYERS[0]}"]
     if epoch:
-        tags += ["confusion_matrix", "predictions/mistakes", "predictions/random"]
+        tags += ["predictions/confusion_matrix", "predictions/mistakes", "predictions/random"]
     if epoch % 3 == 1:  # a dear callback: epochs 1, 4, …
         tags += [f"occlusion/{PROBES[1]}"]
     if epoch == 2:  # the best epoch, behind the test
-        tags += ["confusion_matrix/test", "predictions/mistakes/test"]
+        tags += ["predictions/confusion_matrix/test", "predictions/mistakes/test"]
     return tags
 
 
@@ -176,7 +176,7 @@ def test_the_check_for_outside_references_finds_them():
 
 def test_names_of_people_are_escaped(text, page):
     assert NASTY not in text and "<i>evidence" not in text and "alert(1)</script>" not in text
-    assert len(page.all("script")) == 1
+    assert len(page.all("script")) == 2
     assert page.all("h1")[0].text == "scratch<script>"
     f1 = page.all("table", id="f1")[0]
     assert [cell.text for cell in page.inside(f1, "td") if cell.text in CLASSES] == list(CLASSES)
@@ -205,7 +205,7 @@ def test_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_sections_stand_in_the_order_a_reader_asks(page):
     names = [e.attributes["id"] for e in page.all("section")]
     assert names == ["curves", "schedule", "results", "confusion", "mistakes", "probes", "layers",
-                     "scores", "cost", "versions", "config"]  # fmt: skip
+                     "scores", "data", "cost", "versions", "omitted", "config"]  # fmt: skip
     (nav,) = page.all("nav")
     links = [a.attributes["href"].removeprefix("#") for a in page.inside(nav, "a")]
     assert links == names
@@ -225,7 +225,7 @@ def test_head_tells_result_date_and_alarms(home, page):
 def test_charts_hold_the_numbers_of_the_table(home, text):
     rows = list(csv.DictReader((home / "metrics.csv").open()))
     charts = {}
-    for chart in re.findall(r'<figure class="chart">.*?</figure>', text, re.S):
+    for chart in re.findall(r'<figure class="chart".*?</figure>', text, re.S):
         charts[re.search(r"<strong>(.*?)</strong>", chart)[1]] = read_back(chart)
     wanted = {
         ("loss", "training"): "train/loss", ("loss", "validation"): "val/loss",
@@ -263,7 +263,7 @@ def test_results_are_those_of_the_run(home, page):
 
 def test_every_probe_is_there_at_every_epoch_it_was_looked_at(home, page):
     for tag in ("grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring",
-                *(f"activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
+                *(f"layers/activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
         assert frames(page, tag) == on_disk(home, tag), tag
     assert list(frames(page, "occlusion/01_ring")) == [1, 4]
     probes = [e.attributes["data-probe"] for e in page.elements if "data-probe" in e.attributes]
@@ -285,7 +285,7 @@ def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
 
 
 def test_activations_and_filters_are_folded(page):
-    for start in ("activations/", "filters/"):
+    for start in ("layers/activations/", "layers/filters/"):
         figures = [
             e for e in page.all("figure") if e.attributes.get("data-tag", "").startswith(start)
         ]
@@ -296,9 +296,11 @@ def test_activations_and_filters_are_folded(page):
 
 
 def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
-    for tag, epochs in (("confusion_matrix", [4]), ("confusion_matrix/test", [2]),
+    for tag, epochs in (("predictions/confusion_matrix", [4]),
+                        ("predictions/confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
-                        ("class_means", [0, 4]), (f"filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
+                        ("grad_cam_means", [0, 4]),
+                        (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
 
@@ -312,13 +314,47 @@ def test_pictures_keep_their_room_before_they_are_decoded(home, page):
 
 def test_cost_and_versions_are_told(page):
     cost = section(page, "cost")
-    for text in ("4.2 %", "2.5 s", "GradCam", "3.25", "the budget allows <3> units"):
+    for text in ("4.2 %", "2.5 s", "GradCam", "3.25"):
         assert text in cost
     assert "2.99.1" in section(page, "versions") and "123 images/s" in section(page, "versions")
 
 
-def test_nothing_left_out_means_nothing_said(page):
+def test_what_is_left_out_and_the_config_are_folded_at_the_end(page):
+    assert [e.attributes["id"] for e in page.all("section")][-2:] == ["omitted", "config"]
+    for name, text in (("omitted", "the budget allows <3> units"), ("config", "experiment:")):
+        (part,) = page.all("section", id=name)
+        (fold,) = page.inside(part, "details")
+        assert text in fold.text and "open" not in fold.attributes
+
+
+def test_nothing_left_out_means_nothing_said(tmp_path, page):
     assert not page.all("details", id="left-out")
+    home = made_run(tmp_path / "run", looks=False)
+    summary = json.loads((home / "summary.json").read_text())
+    (home / "summary.json").write_text(json.dumps({**summary, "left_out": {}}))
+    assert not Page(report(home).read_text()).all("section", id="omitted")
+
+
+def test_scores_of_the_last_look_have_a_table(tmp_path):
+    """A score that is measured once has no curve; earlier versions kept it in the summary only."""
+    home = made_run(tmp_path / "run", looks=False)
+    with (home / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["explain/randomised/head"] = "0.1234" if row["epoch"] == "4" else ""
+    with (home / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    summary = json.loads((home / "summary.json").read_text())
+    scores = {"border_energy": 0.5, "randomised/head": 0.1234, "randomised/top": 0.9876}
+    (home / "summary.json").write_text(json.dumps({**summary, "scores": scores}))
+    page = Page(report(home).read_text())
+    (table,) = page.all("table", id="measured-once")
+    cells = [[c.text for c in page.inside(row, "td")] for row in page.inside(table, "tr")]
+    assert sorted(cells) == [["randomised/head", "0.1234"], ["randomised/top", "0.9876"]]
+    drawn = [e.attributes["data-name"] for e in page.all("g") if "data-name" in e.attributes]
+    assert "border_energy" in drawn and "head" not in drawn
 
 
 def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
@@ -348,7 +384,8 @@ def test_run_without_explanations_or_alarms(tmp_path):
     (home / "summary.json").write_text(json.dumps({**summary, "alarms": [], "failures": []}))
     page = Page(report(home).read_text())
     assert "no alarm" in page.all("header")[0].text
-    assert not page.all("img") and not page.all("input") and not page.all("script")
+    assert not page.all("img") and not page.all("input")
+    assert len(page.all("script")) == 1  # of the charts
     assert page.all("section", id="scores")
 
 
@@ -381,12 +418,12 @@ def test_phases_are_told_and_marked(tmp_path):
 def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     home = made_run(tmp_path / "run")
     write(home, 3, "grad_cam/00_b", _picture(3)[:-10])
-    write(home, 4, "class_means", b"")
+    write(home, 4, "grad_cam_means", b"")
     page = Page(report(home).read_text())
     assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_004/class_means.jpg", "epoch_003/grad_cam/00_b.jpg"
+        "epoch_004/grad_cam_means.jpg", "epoch_003/grad_cam/00_b.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 
@@ -427,16 +464,18 @@ def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path
 
 def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
     home = made_run(tmp_path / "run", 20)
-    for file in home.glob("explanations/*/activations/*/*.jpg"):
+    for file in home.glob("explanations/*/layers/activations/*/*.jpg"):
         file.write_bytes(_noise(len(str(file)), 60))
     bare = report(made_run(tmp_path / "bare", 20, looks=False)).stat().st_size
-    size = (home / "explanations/epoch_000/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    size = (
+        (home / "explanations/epoch_000/layers/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
+    )
     limit = bare + 100_000 + 8 * size
     text = report(home, limit=limit).read_text()
     assert len(text.encode()) <= limit
     page = Page(text)
     for layer in LAYERS:
-        tag = f"activations/{layer}/00_b"
+        tag = f"layers/activations/{layer}/00_b"
         disk = on_disk(home, tag)
         assert frames(page, tag) == {0: disk[0], 20: disk[20]}
     assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")

@@ -1,4 +1,4 @@
-"""Run folders with damaged files: config, numbers, summary, probes, log."""
+"""Run folders with damaged files: config, numbers, summary, facts, probes, log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from support.fuzz_surface import Surface, expect, judged, mutated, mutations, si
 from support.runs_made import write_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json", "probes/probes.tsv", "train.log",
-         "explanations/epoch_000/grad_cam/00_cat.jpg", "probes/00_cat.png")  # fmt: skip
+         "explanations/epoch_000/grad_cam/00_cat.jpg", "probes/00_cat.png",
+         "data.json")  # fmt: skip
+FACTS = {
+    "name": "pets", "classes": ["cat"], "images": {"train": [3], "validation": [1], "test": [1]},
+    "notes": [], "skipped": {"count": 0, "reasons": [], "first": []}, "copies": None,
+    "originals": None,
+}  # fmt: skip
 WHOLE = (
     b"", b"{}", b"[]", b"null", b"[" * 3000, b"{\"a\":" * 3000, b"\xff\xfe\x00", b"\0" * 100,
     b"- a\n",
@@ -37,7 +43,7 @@ file = st.sampled_from(FILES[:4] * 3 + FILES[4:])
 garbled = st.tuples(st.just("garbled"), file, mutations)
 replaced = st.tuples(st.just("replaced"), file, st.sampled_from(WHOLE))
 edited = st.tuples(
-    st.just("edited"), st.sampled_from(FILES[:1] + FILES[2:3]), st.integers(0, 2**12),
+    st.just("edited"), st.sampled_from(FILES[:1] + FILES[2:3] + FILES[-1:]), st.integers(0, 2**12),
     st.sampled_from(LEAVES),
 )  # fmt: skip
 gone = st.tuples(st.just("gone"), file, st.booleans())
@@ -48,6 +54,7 @@ def start(folder: Path):
     for name in ("one", "two"):
         home = write_run(folder / "whole" / name, [1.0, 0.5, 0.7], probes={"00_cat": "red"})
         (home / "probes" / "probes.tsv").write_text("probe\tsource\n00_cat\tcats/1.png\n")
+        (home / "data.json").write_text(json.dumps(FACTS))
         (home / "train.log").write_text("2026-01-01 10:00:00 INFO convlens: training\n")
 
     def case(value: tuple) -> str:

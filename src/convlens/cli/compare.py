@@ -6,6 +6,7 @@ from rich.table import Table
 
 from convlens.cli.results import folded, right, screen
 from convlens.cli.words import Word, Words, parse_words
+from convlens.core.progress import progress_bar
 from convlens.pages import compare as comparison
 from convlens.rundir.paths import check_free, write_into
 from convlens.rundir.read import StoredRun
@@ -26,8 +27,9 @@ def run(words: list[str]) -> int:
     # unlike any other word, it may be typed several times
     texts = [word.removeprefix("runs=") for word in words if word.startswith("runs=")]
     homes = [home for text in texts for home in find_runs(text)]
-    runs = comparison.read_runs(homes)
-    page = comparison.compare(homes).encode()
+    with progress_bar(f"comparing {len(homes)} runs"):
+        runs = comparison.read_runs(homes)
+        page = comparison.compare(homes).encode()
     _print_runs(runs, comparison.shorten_names(homes))
     print(f"page  {write_into(values['run_dir'], 'compare', comparison.PAGE, page)}")
     return 0

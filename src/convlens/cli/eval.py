@@ -10,6 +10,7 @@ from convlens.cli.results import format_seconds, print_results
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
+from convlens.core.progress import LOADING, progress_bar
 from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.inputs import find_checkpoint
 from convlens.rundir import log as logs
@@ -38,8 +39,9 @@ def run(words: list[str]) -> int:
     if ckpt is not None and home is not None:
         raise UserError(f"ckpt={ckpt} run={home}: both name a checkpoint; leave one of them out")
     path = find_checkpoint(ckpt, home)
-    from convlens.experiment.evaluate import evaluate
-    from convlens.experiment.summary import seconds_by_name
+    with progress_bar(LOADING):
+        from convlens.experiment.evaluate import evaluate
+        from convlens.experiment.summary import seconds_by_name
 
     logs.silence_libraries()  # Lightning has added its own handler on import
     evaluation = evaluate(path, overrides, print)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convlens.cli.words import RECIPE, Word, Words, extract_words
+from convlens.core.progress import LOADING, progress_bar
 
 WORDS: Words = {
     "ckpt": Word(
@@ -40,14 +41,16 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    from convlens.experiment.explain import explain_images
-    from convlens.experiment.inputs import EXAMPLE
-    from convlens.experiment.methods import choose_methods
-    from convlens.experiment.networks import load_network
+    with progress_bar(LOADING):
+        from convlens.experiment.explain import explain_images
+        from convlens.experiment.inputs import EXAMPLE
+        from convlens.experiment.methods import choose_methods
+        from convlens.experiment.networks import load_network
 
     choose_methods(values["only"])  # report a wrong name before a network is built
     ckpt, layers = values.pop("ckpt"), values.pop("layers") or "auto"
-    explainer, network = load_network(ckpt, overrides)
+    with progress_bar("reading the network"):
+        explainer, network = load_network(ckpt, overrides)
     if values["image"] is None and not (ckpt or overrides):
         values["image"] = str(EXAMPLE / "pictures")
     explain_images(explainer, network, **values, layers=layers, say=print)

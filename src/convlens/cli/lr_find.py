@@ -7,6 +7,7 @@ from pathlib import Path
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_number
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
+from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 WORDS: Words = {
@@ -33,17 +34,20 @@ def run(words: list[str]) -> int:
     file = Path(values["plot"]).expanduser() if values["plot"] else None
     if file and file.exists() and not config.overwrite:  # refuse before minutes of work
         raise UserError(f"plot={file} exists: choose another file, or set overwrite=true")
-    from convlens.draw.charts import rate_curve
-    from convlens.draw.jpeg import encode_png
-    from convlens.experiment.assemble import assemble
-    from convlens.experiment.devices import choose_device
-    from convlens.training.rate_finder import find_rate
+    with progress_bar(LOADING):
+        from convlens.draw.charts import rate_curve
+        from convlens.draw.jpeg import encode_png
+        from convlens.experiment.assemble import assemble
+        from convlens.experiment.devices import choose_device
+        from convlens.training.rate_finder import find_rate
 
-    parts = assemble(config)
-    result = find_rate(
-        parts.module, parts.data, parts.phases, choose_device(config),
-        low=low, high=high, steps=steps,
-    )  # fmt: skip
+    with progress_bar("preparing data and network"):
+        parts = assemble(config)
+    with progress_bar("raising the learning rate"):
+        result = find_rate(
+            parts.module, parts.data, parts.phases, choose_device(config),
+            low=low, high=high, steps=steps,
+        )  # fmt: skip
     file = file or make_fresh_folder(OUTPUTS / "lr-find") / "lr_find.png"
     trained = ", ".join(result.trained)
     title = f"{config.experiment} · learning-rate range test · {trained}"

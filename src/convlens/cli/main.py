@@ -16,6 +16,7 @@ from convlens.cli.flags import HELP, VERSION, answer_flags, version_line
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.processes import is_first_process
+from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir import log as logs
 
 # name -> what it does; each is a module here and a target of the Makefile
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for SIGTERM.
     """
     command, *words = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
-    _escape_unprintable()
+    _adapt_screen()
     previous = _raise_on_sigterm()
     try:
         return _run_command(command, words)
@@ -104,7 +105,8 @@ def _run_command(command: str, words: list[str]) -> int:
         raise UserError(f"{command}: no such command; {nearest(command, [*COMMANDS, *TOOLS])}")
     words = split_make_words(words)
     # only this command's imports: `split` does not wait for torch and Lightning
-    module = importlib.import_module(f"convlens.cli.{command.replace('-', '_')}")
+    with progress_bar(LOADING):
+        module = importlib.import_module(f"convlens.cli.{command.replace('-', '_')}")
     if (answer := answer_flags(command, COMMANDS[command], module, words)) is not None:
         print(answer)
         return 0
@@ -128,7 +130,10 @@ def _raise_on_sigterm():
     return signal.signal(signal.SIGTERM, end)
 
 
-def _escape_unprintable() -> None:
-    """Print characters as escapes if the screen's encoding lacks them, as in odd file names."""
+def _adapt_screen() -> None:
+    """Print each line at once, also into a file, and characters that the encoding lacks as escapes.
+
+    Names of files may contain any character.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a test or a notebook may capture it
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)

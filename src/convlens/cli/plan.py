@@ -12,7 +12,10 @@ from convlens.cli.results import right, screen, whole
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.config.compose import compose
 from convlens.config.schema import get_name
+from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir import log as logs
+
+MOMENTS = ("start", "epoch", "end", "test")
 
 if TYPE_CHECKING:
     from convlens.experiment.plan import Plan, PlannedPhase
@@ -34,10 +37,12 @@ def run(words: list[str]) -> int:
     if values["ckpt"]:
         return _plan_checkpoint(values["ckpt"], overrides)
     config = compose(overrides)
-    from convlens.experiment.plan import plan
+    with progress_bar(LOADING):
+        from convlens.experiment.plan import plan
 
     logs.silence_libraries()  # Lightning has added its own handler on import
-    planned = plan(config)
+    with progress_bar("measuring what the run costs"):
+        planned = plan(config)
     download = "training would first download"
     if planned.weights:
         print(f"{download} the weights: {planned.weights}")
@@ -175,6 +180,33 @@ def _print_phases(phases: Sequence[PlannedPhase]) -> None:
     screen().print(table)
 
 
+def _print_forecast(plan: Plan) -> None:
+    """Print what of each explanation there is time for, in the order in which they look."""
+    if (forecast := plan.forecast) is None:
+        return
+    columns = ("before training", "after each epoch", "at the end", "after the test")
+    table = _table("looks, by estimate, in the order of worth", "", *columns)
+    table.add_row("allowed, together", *(_format_allowed(forecast.allowed[m]) for m in MOMENTS))
+    table.add_section()
+    for kind, cells in forecast.cells.items():
+        table.add_row(kind, *(cells.get(moment, "") for moment in MOMENTS))
+    screen().print(table)
+    if any(" of " in cells.get("epoch", "") for cells in forecast.cells.values()):
+        print("what does not fit after an epoch is drawn after the next ones, in turn")
+    print(f"a forward pass of one image takes {1000 * forecast.pass_seconds:.0f} ms")
+    for planned in plan.trained_phases:
+        seconds = plan.estimate_epoch_seconds(planned)
+        phase = f" of phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""
+        epoch = "an epoch" if seconds is None else f"an epoch of about {seconds:.3g} s"
+        allowed = _format_allowed(plan.ledger.allow(seconds or 0.0))
+        least = " or more" if seconds is None else ""
+        print(f"after {epoch}{phase} the looks may take {allowed}{least}")
+
+
+def _format_allowed(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < float("inf") else "any time"
+
+
 def _print_logged(plan: Plan) -> None:
     """Print every tag of pictures, with the number of pictures that each explanation logs."""
     table = _table("logged at epoch 0 and after every epoch", "tag", "pictures")
@@ -182,9 +214,5 @@ def _print_logged(plan: Plan) -> None:
     for tag, count in plan.tags:
         table.add_row(tag, str(count))
     screen().print(table)
-    ledger = plan.ledger
-    print(
-        f"explanations may take {ledger.share:.0%} of an epoch, or {ledger.floor:g} s if that is "
-        f"more, and {ledger.at_start:g} s before training"
-    )
+    _print_forecast(plan)
     print(f"pictures are also written to {Path('<run_dir>') / 'explanations'}")

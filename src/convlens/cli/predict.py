@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convlens.cli.words import RECIPE, Word, Words, extract_words, missing_word, read_count
 from convlens.core.errors import UserError
+from convlens.core.progress import LOADING, progress_bar
 
 WORDS: Words = {
     "ckpt": Word(
@@ -36,12 +37,14 @@ def run(words: list[str]) -> int:
             "predict needs ckpt=FILE, such as ckpt=last (the newest run's best one) or "
             "ckpt=example; or model=NAME model.head=imagenet"
         )
-    from convlens.experiment.data import describe_used_images
-    from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
-    from convlens.experiment.networks import load_network
-    from convlens.experiment.predict import TABLE, choose_folder, predict_files
+    with progress_bar(LOADING):
+        from convlens.experiment.data import describe_used_images
+        from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
+        from convlens.experiment.networks import load_network
+        from convlens.experiment.predict import TABLE, choose_folder, predict_files
 
-    explainer, network = load_network(ckpt, overrides)
+    with progress_bar("reading the network"):
+        explainer, network = load_network(ckpt, overrides)
     walk = start_walk(images)
     files = list(find_image_files(walk))
     table = choose_folder(values["run_dir"]) / TABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens.cli.words import Word, Words, parse_words
+from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir.runs import find_newest_run
 
 WORDS: Words = {
@@ -18,9 +19,10 @@ WORDS: Words = {
 def run(words: list[str]) -> int:
     name = parse_words(words, "report", WORDS)["run"]
     home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
-    # imported only now, because these imports are slow
-    from convlens.pages.report import report
+    with progress_bar(LOADING):
+        from convlens.pages.report import report
 
-    file = report(home)
+    with progress_bar("writing the report"):
+        file = report(home)
     print(f"{file}  ({file.stat().st_size / 1e6:.1f} MB)")
     return 0

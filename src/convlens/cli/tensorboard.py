@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from convlens.cli.words import Word, Words, parse_words
@@ -21,10 +19,6 @@ def run(words: list[str]) -> int:
     folder = Path(values["dir"]).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; `make train` writes runs into outputs/")
-    # by default, TensorBoard keeps ten random steps of each image tag, and may drop step 0
-    command = [
-        sys.executable, "-m", "tensorboard.main", f"--logdir={folder}",
-        "--samples_per_plugin=images=1000,text=1000", f"--port={values['port']}",
-        f"--host={values['host']}",
-    ]  # fmt: skip
-    os.execv(sys.executable, command)
+    from convlens.pages.tensorboard import serve  # takes a second to import
+
+    return serve(folder, host=values["host"], port=values["port"])

@@ -14,6 +14,7 @@ from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_sw
 from convlens.config.compose import compose
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process, is_launched_externally
+from convlens.core.progress import LOADING, progress_bar
 from convlens.core.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def run(words: list[str]) -> int:
         return _train_all(overrides)
     with Stopwatch("setup").running():
         config = compose(overrides)
-        from convlens.experiment.train import train
+        with progress_bar(LOADING):
+            from convlens.experiment.train import train
 
         home, summary = train(config)
     if not is_first_process():

@@ -116,14 +116,16 @@ def _to_3(plain: dict) -> dict:
     """Add what pictures show, with the values that draw what they showed."""
     if "looking" in plain:
         plain["looking"] = {"classes": 2, **plain["looking"]}
-    added = {
+    added: dict[str, dict[str, Any]] = {
         "convlens.callbacks.GradCam": {"classes": 2, "pixelated": False},
+        "convlens.callbacks.ActivationGrids": {"order": "index", "channels": None},
+        "convlens.callbacks.FilterVisuals": {"choose": "even"},
         "convlens.callbacks.Attribution": {"smooth": 0.0},
     }
     callbacks = plain.get("callbacks", {})
     for name, node in callbacks.items():
         if isinstance(node, dict):
-            callbacks[name] = {**added.get(str(node.get(TARGET)), {}), **node}
+            callbacks[name] = {**node, **added.get(str(node.get(TARGET)), {})}
     return plain
 
 

@@ -108,9 +108,10 @@ def _receive(
         length = reply.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
         title, received = f"downloading {name}", 0
-        if progress and not is_on_terminal():
+        in_bars = is_on_terminal()
+        if progress and not in_bars:
             print(f"{title}, {total / 1e6:.1f} MB" if total else title, file=sys.stderr)
-        with progress_bar(title, total, visible=progress, in_bytes=True) as advance:
+        with progress_bar(title, total, visible=progress and in_bars, in_bytes=True) as work:
             while True:
                 try:
                     block = reply.read(_BLOCK)
@@ -122,7 +123,7 @@ def _receive(
                     break
                 write(block)
                 received += len(block)
-                advance(len(block))
+                work.advance(len(block))
         if total is not None and received != total:
             raise UserError(f"{failed}: {received} of {total} bytes arrived; {way_out}")
 

@@ -91,6 +91,11 @@ class PictureData(L.LightningDataModule):
         """The decoded images; they are decoded on first access."""
         return self.index.load()
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines about the images to report to the user, each once; the images are decoded."""
+        return list(dict.fromkeys([*self.index.notes, *self.dataset.notes]))
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the split, so that a checkpoint records what was trained on."""
         record = SplitRecord.of(self.dataset, self.before)

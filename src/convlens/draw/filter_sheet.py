@@ -30,8 +30,8 @@ from convlens.draw.picture import (
 from convlens.draw.text import SMALL, format_dimensions, text_width, wrap
 
 _WIDEST = 1500  # maximum width of a row of cells, pixels
-_KERNEL_EDGE, _PICTURE_EDGE = 48, 96  # minimum for the longest edge of a cell, pixels
-_PATCH_GAP, _PATCH_EDGE = 2, 40  # gap between patches and their minimum edge, pixels
+_KERNEL_EDGE, _PICTURE_EDGE = 48, 128  # minimum for the longest edge of a cell, pixels
+_PATCH_GAP, _PATCH_EDGE = 2, 60  # gap between patches and their minimum edge, pixels
 
 
 def _choose_columns(count: int, cell_width: int) -> int:
@@ -93,7 +93,10 @@ def kernel_sheet(kernels: Array, *, title: str) -> np.ndarray:
     ]
     sheet = tile(cells, _choose_columns(count, column))
     shape = format_dimensions(inputs, height, width)
-    facts = f"{count} kernels {shape}, {reading}, each divided by its maximum"
+    facts = (
+        f"{count} kernels {shape}, {reading}, each divided by its maximum; a unit responds most "
+        "where the image looks like its kernel"
+    )
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None
     if inputs != 3:
@@ -178,7 +181,8 @@ def filter_sheet(
     marks: Sequence[str | None] | None = None,
     labels: Sequence[str] | None = None,
     patches: Array | None = None,
-    note: str | None = None,
+    source: str = "real images",
+    choice: str | None = None,
 ) -> np.ndarray:
     """Draw the images that excite units most (gradient ascent), one labelled cell for each unit.
 
@@ -193,7 +197,8 @@ def filter_sheet(
         patches: ``(U, N, C, h, w)`` in [0, 1], patches of real images that excite the units. They
             are drawn to the right of each image, in two rows read line by line, even for units
             without an image. A patch with values that are not finite is grey and crossed.
-        note: Where the patches come from, for the line below the title.
+        source: Where the patches come from, for the text below the title.
+        choice: How the units were chosen, for the text below the title.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -226,9 +231,11 @@ def filter_sheet(
     sheet = tile(cells, _choose_columns(count, max(cell.shape[1] for cell in cells)))
     missing = sum(mark is not None for mark in marks)
     alert = f"{missing} of {count} without an image (crossed)" if missing else None
-    facts = f"{count} units, {format_dimensions(*images.shape[2:])} pixels"
+    facts = f"each picture ({format_dimensions(*images.shape[2:])} pixels) was optimised to "
+    facts += "excite one unit"
     if patches is not None:
         side = format_dimensions(*examples.shape[3:])
-        facts += f"; right of each, the {examples.shape[1]} patches ({side}) that excite it most"
-        facts += f", {note}" if note else ""
+        facts += f"; beside it, the {examples.shape[1]} parts ({side}) of {source} that excite the "
+        facts += "unit most"
+    facts += f"; {choice}" if choice else ""
     return add_title(sheet, title, facts, alert=alert)

@@ -13,6 +13,7 @@ from convlens.config.checks import replace_values
 from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
+from convlens.core.progress import progress_bar
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import store_config
@@ -129,7 +130,8 @@ def settle_precision(run: Run) -> str:
         chosen = "bf16" if half else "32"
         reason = "not measured, because all processes need the same precision"
     else:
-        seconds = time_steps(run.config, run.module)
+        with progress_bar("timing training steps, to choose the precision"):
+            seconds = time_steps(run.config, run.module)
         chosen = choose_precision(seconds)
         times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
         reason = f"a training step takes {times}"

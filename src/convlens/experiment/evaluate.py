@@ -19,6 +19,7 @@ from convlens.config.schema import Config
 from convlens.config.targets import format_targets
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
+from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
 from convlens.data.index.tables import format_csv_line
@@ -78,7 +79,8 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     config = apply_overrides(stored, words)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
-    tested_on = select_test_images(config, content)
+    with progress_bar("selecting the test images"):
+        tested_on = select_test_images(config, content)
     home, data = _choose_folder(file, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
@@ -93,7 +95,8 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     probes = choose_probes(images, data.class_names, count=1, seed=config.seed)
     for explanation in looks.order:
         explanation.attach(probes, data.class_names, home, config.seed)
-    with count_seconds("test"):
+    # on a terminal Lightning shows a bar of its own
+    with count_seconds("test"), progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(module, datamodule=data, verbose=False)
     evaluation = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
     get_stopwatch().switch_to("closing")

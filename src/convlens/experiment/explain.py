@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
+
+from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
+from convlens.core.progress import progress_bar
 from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import format_probability
 from convlens.experiment.explainer import Explainer
@@ -19,6 +23,7 @@ from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
+_DECIDING = 8  # images whose predictions decide which filters are shown
 Say = Callable[[str], object]
 
 
@@ -53,17 +58,25 @@ def explain_images(
         files = chain([next(files)], files)  # report a lack of images before a folder is made
     elif chosen != ["filters"]:
         raise UserError("explain needs image=PATH, an image or a folder of images")
-    # filters depend on the network alone, so they are drawn once
-    sheets = explainer.filters(layers) if "filters" in chosen else {}
-    home = _make_folder(run_dir)
     say(f"explaining {network}")
+    sheets = {}
+    if "filters" in chosen:  # they depend on the network alone, so they are drawn once
+        first = list(islice(files, _DECIDING))
+        files = chain(first, files)
+        with progress_bar("drawing filters") as work:
+            pictures = _read_images(explainer, first)
+            sheets = explainer.filters(layers, pictures=pictures, work=work)
+    home = _make_folder(run_dir)
     if sheets:
-        page.add("filters", "of the network, for any image", [], write_panels(home, sheets))
+        page.add("filters", "of the network, for all images", [], write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
-    count, refused, names = 0, [], {PAGE, "filters"}
+    count, refused, names = 0, [], {PAGE, "layers"}
     for file in files:
         try:
-            explanation = explainer.explain(file, target=target, only=methods, layers=layers)
+            with progress_bar(f"explaining {file.name}") as work:
+                explanation = explainer.explain(
+                    file, target=target, only=methods, layers=layers, work=work
+                )
         except ImageError as error:
             refused.append(str(error))
             say(f"! {error}")
@@ -87,10 +100,21 @@ def explain_images(
     write_atomic(home / PAGE, text)
     if refused:
         say(f"{len(refused)} of {count + len(refused)} files refused (see above)")
+    if layers == "auto" and (line := explainer.describe_left_out(chosen)):
+        say(f"left out      {line}")
     say(f"explanations  {home}\npage          {home / PAGE}")
     if not count and walk is not None:
         raise UserError(f"none of the files of {image} could be explained; the lines above say why")
     return home
+
+
+def _read_images(explainer: Explainer, files: Iterable[Path]) -> list[Tensor]:
+    """Return the images ``(C, H, W)`` that can be read; of the others, later lines tell."""
+    images = []
+    for file in files:
+        with suppress(ImageError):
+            images.append(explainer.read(file))
+    return images
 
 
 def _make_folder(run_dir: str | None) -> Path:

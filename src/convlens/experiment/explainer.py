@@ -20,12 +20,18 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.core.photograph import Photograph
+from convlens.core.progress import Work
 from convlens.data.index.names import find_name
 from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.data.pixels.photograph import convert_photograph, make_photograph, read_photograph
 from convlens.experiment.explanation import Explanation
-from convlens.experiment.methods import add_explanation, choose_methods, draw_filter_panels
+from convlens.experiment.methods import (
+    add_explanation,
+    choose_methods,
+    count_left_out,
+    draw_filter_panels,
+)
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import add_preprocessing, device_of, explaining, prepare_images
 from convlens.explain.outputs import answering, check_outputs
@@ -160,7 +166,7 @@ class Explainer:
     def explain(
         self, picture: ImageLike, *, target: str | None = None,
         only: str | Sequence[str] | None = None, name: str | None = None,
-        layers: str | Sequence[str] = "auto",
+        layers: str | Sequence[str] = "auto", work: Work | None = None,
     ) -> Explanation:  # fmt: skip
         """Explain the most probable classes of an image.
 
@@ -175,6 +181,7 @@ class Explainer:
             layers: layers for Grad-CAM, activations and filters: names or patterns, as a list or
                 text with commas; ``auto`` for the default of each. See
                 ``convlens.explain.choose_layers``.
+            work: shows how many methods are done, for commands.
 
         Returns:
             Probabilities, maps and panels.
@@ -196,15 +203,25 @@ class Explainer:
         )
         if self.note:
             explanation.notes.append(self.note)
+        work = work or Work()
+        work.begin(total=len(methods))
         with self._prepare_network():
             for method in methods:
+                work.rename(method.replace("_", " "))
                 add_explanation(
                     method, self.network, explanation, layers, is_named=only is not None,
                     seed=self.seed,
                 )  # fmt: skip
+                work.advance()
         return explanation
 
-    def filters(self, layers: str | Sequence[str] = "auto") -> dict[str, np.ndarray]:
+    def filters(
+        self,
+        layers: str | Sequence[str] = "auto",
+        *,
+        pictures: Sequence[ImageLike] = (),
+        work: Work | None = None,
+    ) -> dict[str, np.ndarray]:
         """Draw the filters of layers; no image is needed.
 
         Convolutions that read the image itself are shown by their kernels; units of other
@@ -212,16 +229,38 @@ class Explainer:
 
         Args:
             layers: see ``explain``; the layers must be convolutions or dense layers.
+            pictures: see ``read``: the units that matter most for the predictions on them are
+                shown. If there are none, the units are evenly spread over a layer.
+            work: shows how many layers are done, for commands.
 
         Returns:
-            Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
+            Panels, uint8 ``(H, W, 3)``, by tag ``layers/filters/<layer>``.
 
         Raises:
             UserError: a layer is unknown, or neither a convolution nor a dense layer.
         """
         names, layers = self.class_names, _split_patterns(layers)
+        images = torch.stack([self.read(each) for each in pictures]) if pictures else None
         with self._prepare_network():
-            return draw_filter_panels(self.network, self.shape, names, layers, seed=self.seed)
+            return draw_filter_panels(
+                self.network,
+                self.shape,
+                names,
+                layers,
+                images=images,
+                seed=self.seed,
+                work=work,
+            )
+
+    def describe_left_out(self, methods: Sequence[str]) -> str:
+        """Return which layers are not drawn if none are named, in one line; '' if all are."""
+        with self._prepare_network():
+            missing = count_left_out(self.network, self.shape, methods)
+        counts = [
+            f"{method} of {count} layer{'s' if count > 1 else ''}"
+            for method, count in missing.items()
+        ]
+        return f"{' and '.join(counts)}; layers=* draws all" if counts else ""
 
     def _choose_targets(self, target: str | None, probabilities: Tensor) -> list[int]:
         if target is None:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel, describe_method
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
@@ -29,10 +30,12 @@ from convlens.explain.filters import (
     to_display,
 )
 from convlens.explain.grad_cam import grad_cam
+from convlens.explain.importance import unit_effects
 from convlens.explain.layers import choose_layers, find_feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
+from convlens.explain.units import Units, choose_units
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
 BUILT_IN = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
@@ -42,8 +45,8 @@ _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, fractions of the image's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
 _SMOOTH = 0.02  # of Captum's maps in pictures, fraction of the image's sides
 _BATCH = 32
-_FILTER_LAYERS, _UNITS = 8, 16  # filters: layers if none are named, units of each
-_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 32, **get_recipe("robust")}
+_FILTER_LAYERS, _UNITS = 6, 16  # filters: layers if none are named, units of each
+_ASCENT = {"steps": 30, "step_size": 0.02, "batch": 64, **get_recipe("robust")}
 
 
 def choose_methods(only: str | Sequence[str] | None) -> list[str]:
@@ -94,8 +97,11 @@ def add_explanation(
     elif method == "activations":
         _add_activations(network, explanation, layers)
     elif method == "filters":
-        shape, names = tuple(explanation.picture.shape), explanation.class_names
-        explanation.panels.update(draw_filter_panels(network, shape, names, layers, seed=seed))
+        picture, names = explanation.picture, explanation.class_names
+        sheets = draw_filter_panels(
+            network, tuple(picture.shape), names, layers, images=picture[None], seed=seed
+        )
+        explanation.panels.update(sheets)
     else:
         _add_signed_maps(network, explanation, method, seed)
 
@@ -134,7 +140,9 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
     for layer, maps in activations(network, image, chosen).layers.items():
         explanation.activations[layer] = maps = maps[0].cpu()
         title = f"{layer} · {explanation.name}"
-        explanation.panels[f"activations/{layer}"] = activation_grid(maps, title=title)
+        explanation.panels[f"layers/activations/{layer}"] = activation_grid(
+            maps, title=title, image=explanation.picture
+        )
 
 
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
@@ -170,9 +178,24 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     explanation.notes.extend(f"{method}: {line}" for line in notes)
 
 
+def count_left_out(
+    network: nn.Module, shape: tuple[int, int, int], methods: Sequence[str]
+) -> dict[str, int]:
+    """Return how many layers ``layers="auto"`` leaves out, by method."""
+    example, missing = torch.full((1, *shape), 0.5), {}
+    for method, limit in {"activations": _LAYERS_SHOWN, "filters": _FILTER_LAYERS}.items():
+        if method in methods:
+            every, shown = (
+                len(choose_layers(network, "auto", method, example=example, limit=most))
+                for most in (None, limit)
+            )
+            missing[method] = every - shown
+    return {method: count for method, count in missing.items() if count}
+
+
 def draw_filter_panels(
     network: nn.Module, shape: tuple[int, int, int], class_names: Sequence[str],
-    layers: str | list[str], *, seed: int,
+    layers: str | list[str], *, images: Tensor | None = None, seed: int, work: Work | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Draw the filters of layers.
 
@@ -184,10 +207,13 @@ def draw_filter_panels(
         shape: ``(C, H, W)`` of an image.
         class_names: names of the logits.
         layers: see ``convlens.explain.choose_layers``; convolutions or dense layers.
+        images: ``(B, C, H, W)`` in [0, 1]: the units that matter most for the predictions on them
+            are shown; None for units that are evenly spread over a layer.
         seed: seed of the images at which the ascent starts.
+        work: shows how many layers are done; None if nobody waits.
 
     Returns:
-        Panels, uint8 ``(H, W, 3)``, by tag ``filters/<layer>``.
+        Panels, uint8 ``(H, W, 3)``, by tag ``layers/filters/<layer>``.
 
     Raises:
         UserError: a layer is unknown, or neither a convolution nor a dense layer.
@@ -195,45 +221,38 @@ def draw_filter_panels(
     example = torch.full((1, *shape), 0.5)
     chosen = choose_layers(network, layers, "filters", example=example, limit=_FILTER_LAYERS)
     first = find_image_convolutions(network, example)
-    logits = find_logits_layer(network, chosen, example)
+    deeper = [layer for layer in chosen if layer not in first]
+    logits = find_logits_layer(network, deeper, example)
+    effects = {} if images is None else unit_effects(network, images, deeper, batch=_BATCH)
     panels = {}
+    work = work or Work()
+    work.begin(total=len(chosen))
     for layer in chosen:
         if layer in first:
             weights = kernels(find_module(network, layer))
             panel = kernel_sheet(weights, title=f"{layer} · kernels")
         else:
             names = class_names if layer == logits else ()
-            panel = _draw_ascent(network, layer, shape, names, seed)
-        panels[f"filters/{layer}"] = panel
+            units = choose_units(
+                network, layer, _UNITS, effects=effects.get(layer), class_names=names
+            )
+            panel = _draw_ascent(network, layer, shape, units, seed)
+        panels[f"layers/filters/{layer}"] = panel
+        work.advance()
     return panels
 
 
 def _draw_ascent(
-    network: nn.Module, layer: str, shape: tuple[int, int, int], names: Sequence[str], seed: int
+    network: nn.Module, layer: str, shape: tuple[int, int, int], chosen: Units, seed: int
 ) -> np.ndarray:
-    """Draw images that excite evenly spaced units of a layer most.
-
-    Args:
-        network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
-        layer: a convolution or a dense layer.
-        shape: ``(C, H, W)`` of an image.
-        names: class names if the layer outputs the logits, otherwise empty.
-        seed: seed of the first images.
-    """
-    module = find_module(network, layer)
-    total = getattr(module, "out_channels", None) or getattr(module, "out_features", None)
-    if total is None:
-        raise UserError(f"layers={layer}: it has no filters; name a convolution or a dense layer")
-    count = min(_UNITS, total)
-    units, signs = [round(i * total / count) for i in range(count)], None
-    labels = [names[unit] for unit in units] if total == len(names) else None
-    if names and total == 1:
-        units, signs, labels = [0, 0], [-1, 1], list(names)
+    """Draw the images ``(C, H, W)`` that excite the chosen units of a layer most."""
     ascent = gradient_ascent(
-        network, layer, units, signs=signs, size=shape[1:], channels=shape[0], seed=seed, **_ASCENT
-    )
+        network, layer, chosen.units, signs=chosen.signs, size=shape[1:], channels=shape[0],
+        seed=seed, **_ASCENT,
+    )  # fmt: skip
+    shown = len(set(chosen.units))
     return filter_sheet(
-        to_display(ascent.images), ascent.units, labels=labels,
+        to_display(ascent.images), ascent.units, labels=chosen.labels, choice=chosen.choice,
         marks=["zero gradient" if stuck else None for stuck in ascent.stuck.tolist()],
-        title=f"{layer} · gradient ascent, {len(set(units))} of {total} units",
+        title=f"{layer} · gradient ascent, {shown} of {chosen.total} units",
     )  # fmt: skip

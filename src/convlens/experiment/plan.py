@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from convlens.experiment.assemble import (
     list_warnings,
     settle,
 )
+from convlens.experiment.forecast import Forecast, forecast_looks
 from convlens.experiment.module import build_module
 from convlens.experiment.networks import convert_build_errors
 from convlens.experiment.trainer import build_ledger
@@ -109,6 +110,7 @@ class Plan:
         warnings: problems of the schedule.
         tags: tags of logged pictures, with the number of pictures at each look.
         ledger: what explanations may cost.
+        forecast: what they have time for; None if there are none.
     """
 
     config: Config
@@ -123,6 +125,13 @@ class Plan:
     warnings: list[str]
     tags: list[tuple[str, int]]
     ledger: Ledger
+    forecast: Forecast | None
+
+    def estimate_epoch_seconds(self, planned: PlannedPhase) -> float | None:
+        """Return the seconds of an epoch's steps; None if they are not known."""
+        if planned.step_seconds is None or self.steps is None:
+            return None
+        return planned.step_seconds * self.steps
 
     @property
     def trained_phases(self) -> list[PlannedPhase]:
@@ -178,13 +187,22 @@ def plan(config: Config) -> Plan:
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count
     plans = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
-    return Plan(
+    planned = Plan(
         config, weights, download, index,
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, precision, phases,
         list_warnings(config, module), [tag for tags in plans for tag in tags.items()],
-        build_ledger(config),
+        build_ledger(config), forecast=None,
     )  # fmt: skip
+    seconds = [
+        planned.estimate_epoch_seconds(phase) or 0.0
+        for phase in planned.trained_phases for _ in range(phase.epochs)
+    ]  # fmt: skip
+    forecast = forecast_looks(
+        module, looks, planned.ledger, seconds, shape=shape, probes=probes,
+        device=devices.choose_device(config),
+    )  # fmt: skip
+    return replace(planned, forecast=forecast)
 
 
 def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, int]:

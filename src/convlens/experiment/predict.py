@@ -80,7 +80,7 @@ def predict_files(
 
     def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
         for file, result in _predict_each(explainer, files, batch):
-            advance(1)
+            work.advance()
             if isinstance(result, ImageError):
                 summary.refused.append(str(result))
                 yield str(file), None, result.reason
@@ -88,7 +88,7 @@ def predict_files(
                 summary.counts[explainer.class_names[int(result.argmax())]] += 1
                 yield str(file), result, ""
 
-    with progress_bar("predicting", len(files)) as advance:
+    with progress_bar("predicting", len(files)) as work:
         write_table(table, explainer.class_names, rows())
     summary.seconds = time.perf_counter() - began
     return summary

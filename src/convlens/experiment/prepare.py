@@ -16,6 +16,7 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds
+from convlens.data.facts import collect_facts
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.probes import Probes, choose_probes, load_user_probes
@@ -26,6 +27,7 @@ from convlens.experiment.assemble import Run
 from convlens.rundir import log as logs
 from convlens.rundir.claim import Claim
 from convlens.rundir.lock import Hold
+from convlens.rundir.write import write_data_facts
 
 log = logging.getLogger("convlens")
 
@@ -67,7 +69,7 @@ def build_claim(config: Config) -> Claim:
 def decode(run: Run) -> list[str]:
     """Decode the images, or open the cache; return the notes about them, each once."""
     with count_seconds("decoding"):
-        return list(dict.fromkeys([*run.data.index.notes, *run.data.dataset.notes]))
+        return run.data.notes
 
 
 def open_log(home: Path, run: Run, resumed: bool) -> None:
@@ -82,7 +84,7 @@ def open_log(home: Path, run: Run, resumed: bool) -> None:
 
 
 def prepare(run: Run, home: Path, resumed: bool) -> None:
-    """Write config, split and probes, and give the explanations their probes.
+    """Write config, split, facts about the data and probes, and give the explanations their probes.
 
     Args:
         run: the assembled run.
@@ -102,6 +104,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         write_atomic(home / "config.yaml", dump_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
+        write_data_facts(home, collect_facts(run.data))
     classes = run.data.class_names
     if config.probes.files:
         probes = load_user_probes(config.probes.files, classes, config.data)

@@ -14,6 +14,7 @@ from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
+from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.experiment.assemble import Run
 from convlens.pages.report import report
@@ -70,7 +71,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "failures": _failures(ledger, epoch_log, trainer),
         "left_out": dict(ledger.left_out),
         "scores": select_stage(latest, "explain"),
-        "skipped": run.data.dataset.skipped,
+        "skipped": [f"{file} ({reason})" for file, reason in run.data.dataset.skipped],
         "features": run.phases.fetches,
     }
 
@@ -157,7 +158,7 @@ def finish(home: Path, summary: dict) -> dict:
             f"summary.json was not written ({error.strerror}): free disk space; `make resume "
             f"run={home}` writes it without training again"
         ) from error
-    with count_seconds("report"):
+    with count_seconds("report"), progress_bar("writing the report"):
         try:
             report(home)
         except Exception as error:  # a damaged picture or a full disk must not fail the run

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from convlens.callbacks import Looks
 from convlens.config.schema import Config
+from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, with_stopwatch
 from convlens.experiment.announce import announce_plan, announce_start
 from convlens.experiment.assemble import assemble
@@ -35,7 +36,8 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
     resumed, dry = resume is not None, config.trainer.fast_dev_run
     with run_folder(config, resume) as claim:
         start = find_start(resume)
-        run = assemble(config, pretrained=start is None, start=start and start.file)
+        with progress_bar("preparing data and network"):
+            run = assemble(config, pretrained=start is None, start=start and start.file)
         if start:
             check_resumed(start, run.config, run.module.schedule, resume)
         notes = decode(run)

@@ -22,6 +22,7 @@ from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
+from convlens.core.progress import progress_bar
 from convlens.experiment.assemble import Run, instantiate_custom
 from convlens.experiment.devices import adapt_devices, check_devices, choose_device, lightning
 from convlens.experiment.resume import Start
@@ -93,6 +94,8 @@ def build_trainer(
         # older last.ckpt, from which the resumed run writes the same best.ckpt again
         last = ModelCheckpoint(filename="last", **where)
         callbacks += [looks.alarms, ours.HParams(collect_settings(config)), keeper, last]
+        if trained is None:  # a resumed run has written it already
+            callbacks.append(ours.ConfigText(home / "config.yaml"))
     if sys.stdout.isatty():
         callbacks.append(ours.ProgressBar(shows_metrics=False))
     callbacks.append(Reopening(interruption))
@@ -166,7 +169,9 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
     """
     if checkpoint:
         run.module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
-    trainer.test(run.module, datamodule=run.data, verbose=False)
+    # on a terminal Lightning shows a bar of its own
+    with progress_bar("testing", visible=not sys.stdout.isatty()):
+        trainer.test(run.module, datamodule=run.data, verbose=False)
     return {k: v for k, v in run.module.results.items() if k.startswith("test/")}
 
 

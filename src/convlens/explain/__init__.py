@@ -12,6 +12,7 @@ from convlens.explain.faithfulness import (
 )
 from convlens.explain.filters import gradient_ascent, kernels, to_display
 from convlens.explain.grad_cam import grad_cam, probabilities
+from convlens.explain.importance import rank_units, unit_effects
 from convlens.explain.layers import choose_layers, explainable_layers, layer_kind
 from convlens.explain.mode import explaining
 from convlens.explain.occlusion import occlusion, superpixel_ablation
@@ -59,6 +60,7 @@ __all__ = [
     "pearson",
     "pointing_game",
     "probabilities",
+    "rank_units",
     "record",
     "same_border_place",
     "search_patches",
@@ -67,4 +69,5 @@ __all__ = [
     "superpixel_ablation",
     "superpixels",
     "to_display",
+    "unit_effects",
 ]

@@ -86,6 +86,7 @@ class Ascent:
         step_size: root mean square of the change in one step.
         moves: one for each step.
         precondition: turns gradients into directions, see ``build_preconditioner``.
+        proceed: asked before each step but the first; False ends the ascent.
     """
 
     taps: Taps
@@ -93,11 +94,12 @@ class Ascent:
     step_size: float
     moves: list[Move]
     precondition: Callable[[Tensor], Tensor]
+    proceed: Callable[[], bool]
 
     def __call__(
         self, images: Tensor, units: list[int], signs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run all steps.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run all steps, or as many as ``proceed`` allows.
 
         Args:
             images: ``(U, C, h, w)`` to start from.
@@ -105,11 +107,15 @@ class Ascent:
             signs: ``(U,)``: 1 to raise the unit's output, -1 to lower it.
 
         Returns:
-            The images, the mean output ``(U,)`` of their units, and ``(U,)`` bool: True where no
-            step had a usable gradient.
+            The images, the mean output ``(U,)`` of their units, ``(U,)`` bool: True where no
+            step had a usable gradient, and ``(U,)`` int64: the number of steps.
         """
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
+        steps = 0
         for move in self.moves:
+            if steps and not self.proceed():
+                break
+            steps += 1
             images = images.roll(move.shift, (-2, -1)).requires_grad_()
             objective = self.mean_outputs(move.warp(images), units) @ signs
             gradient = torch.autograd.grad(objective, images)[0]
@@ -121,7 +127,8 @@ class Ascent:
             images = (images.detach() + self.step_size * step).clamp(0, 1)
             images = images.roll((-move.shift[0], -move.shift[1]), (-2, -1))
         with torch.no_grad():
-            return images, self.mean_outputs(images, units), ~moved
+            outputs = self.mean_outputs(images, units)
+        return images, outputs, ~moved, torch.full((len(units),), steps)
 
     def mean_outputs(self, images: Tensor, units: list[int]) -> Tensor:
         """Return the spatial mean of channel ``units[i]`` on image ``i``, ``(U,)``."""

@@ -6,9 +6,9 @@ Shapes: ``C`` channels, ``H W`` height and width, ``U`` requested units (channel
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from convlens.explain.mode import (
     device_of,
     dtype_of,
     explaining,
-    fit_batch_to_cache,
     image_size,
     prepare_images,
 )
@@ -52,12 +51,14 @@ class FilterPictures:
         stuck: ``(U,)`` bool: the gradient was zero (or not finite) at every step, so the image is
             still the initial noise and shows nothing about the unit.
         units: the channel numbers, in the order of the images.
+        steps: ``(U,)`` int64, the number of steps taken, which ``proceed`` may have limited.
     """
 
     images: Tensor
     activations: Tensor
     stuck: Tensor
     units: tuple[int, ...]
+    steps: Tensor
 
 
 def kernels(module: nn.Module) -> Tensor:
@@ -141,6 +142,7 @@ def gradient_ascent(
     zoom: float = 0.0,
     rotation: float = 0.0,
     signs: Sequence[int] | None = None,
+    proceed: Callable[[], bool] | None = None,
 ) -> FilterPictures:
     """Find images that maximise single units of a layer, by gradient ascent from grey.
 
@@ -171,8 +173,7 @@ def gradient_ascent(
         steps: number of steps.
         step_size: root mean square of a pixel's change in one step.
         seed: seed of the noise and the moves.
-        batch: maximum number of images in a batch; None for all. On a CPU, batches of large images
-            are smaller, which is faster.
+        batch: maximum number of images in a batch; None for all. See ``choose_batch``.
         noise: standard deviation of the initial noise around grey.
         smoothing: exponent ``p``: the gradient's frequencies ``f`` are weighted by ``f ** -p``;
             0 is off, 1 gives patterns instead of noise.
@@ -185,10 +186,20 @@ def gradient_ascent(
             are filled by reflection.
         signs: 1 for each unit, or -1 to lower its output instead (the other class of a one-logit
             network); None for 1 everywhere.
+        proceed: asked before each step and each batch but the very first; False ends the ascent.
+            The images are then what they are after the steps taken, and units whose batch was not
+            begun are missing. None to take all steps.
 
     Raises:
         UserError: if the layer is unknown, or does not have one of the units.
     """
+
+    def may_proceed() -> bool:
+        if proceed is None:
+            return True
+        _synchronise(example.device)
+        return proceed()
+
     example = _make_grey(model, size, channels)
     with explaining(model), record(model, [layer], example=example) as taps:
         units, canvas = _prepare(taps, layer, units, example)
@@ -199,14 +210,45 @@ def gradient_ascent(
             step_size,
             draw_moves(steps, jitter, zoom, rotation, seed),
             build_preconditioner(example.new_zeros(channels, *canvas), smoothing, colours),
+            may_proceed,
         )
         start = (start + 0.5).clamp(0, 1)
         unit_signs = example.new_tensor(check_signs(signs, units))
-        batch = fit_batch_to_cache(batch or len(units), start, _CPU_PIXELS)
-        parts = chunks(len(units), batch)
-        results = [ascent(start[part], units[part], unit_signs[part]) for part in parts]
-    images, values, stuck = (torch.cat(pieces) for pieces in zip(*results, strict=True))
-    return FilterPictures(images, values, stuck, tuple(units))
+        results: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        batch = choose_batch(len(units), canvas, example.device.type, batch)
+        for part in chunks(len(units), batch):
+            if results and not may_proceed():
+                break
+            results.append(ascent(start[part], units[part], unit_signs[part]))
+    images, values, stuck, taken = (torch.cat(pieces) for pieces in zip(*results, strict=True))
+    return FilterPictures(images, values, stuck, tuple(units[: len(images)]), taken)
+
+
+def choose_batch(units: int, canvas: tuple[int, int], device: str, limit: int | None = None) -> int:
+    """Return how many images gradient ascent takes in a batch.
+
+    An accelerator takes all units of a layer at once. A CPU takes as many as its cache holds, the
+    same number on any CPU, so that the images are the same bits.
+
+    Args:
+        units: number of images.
+        canvas: ``(h, w)`` of an image.
+        device: type of the device, such as ``cpu`` or ``cuda``.
+        limit: maximum number of images in a batch, for what memory allows; None for no limit.
+
+    >>> choose_batch(64, (150, 150), "cuda"), choose_batch(64, (150, 150), "cuda", 16)
+    (64, 16)
+    >>> choose_batch(64, (32, 32), "cpu"), choose_batch(64, (300, 300), "cpu")
+    (32, 1)
+    """
+    most = units if limit is None else min(units, limit)
+    return most if device != "cpu" else min(most, max(1, _CPU_PIXELS // (canvas[0] * canvas[1])))
+
+
+def _synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told, so that a clock shows what it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _make_grey(model: nn.Module, size: int | tuple[int, int], channels: int) -> Tensor:
@@ -216,43 +258,25 @@ def _make_grey(model: nn.Module, size: int | tuple[int, int], channels: int) -> 
     return torch.full((1, channels, height, width), 0.5, dtype=dtype, device=device)
 
 
-class AscentCost(NamedTuple):
-    """Cost of a layer's filter pictures.
-
-    Attributes:
-        seconds: duration of one batch.
-        units: pictures in one batch.
-    """
-
-    seconds: float
-    units: int
-
-    def count_affordable(self, seconds: float) -> int:
-        """Return how many pictures fit into ``seconds``, in whole batches."""
-        return int(seconds // self.seconds) * self.units
-
-
-def estimate_ascent_cost(
+def estimate_step_seconds(
     model: nn.Module,
     layer: str,
     units: int,
     *,
     size: int | tuple[int, int],
     channels: int,
-    steps: int,
     batch: int | None = None,
-) -> AscentCost:
-    """Estimate the cost of ``gradient_ascent`` on this machine, from one timed forward pass.
+) -> float:
+    """Estimate the seconds of a step of ``gradient_ascent`` for one unit, from one timed pass.
 
     A step costs as much as two and a half forward passes (measured on VGG16: 1.9 to 3.4).
 
     Args:
         model: the network.
         layer: as for ``convlens.explain.gradient_ascent``.
-        units: number of pictures.
+        units: number of images; the pass is timed for one batch of them.
         size: as for ``convlens.explain.gradient_ascent``.
         channels: as for ``convlens.explain.gradient_ascent``.
-        steps: as for ``convlens.explain.gradient_ascent``.
         batch: as for ``convlens.explain.gradient_ascent``.
 
     Raises:
@@ -261,15 +285,14 @@ def estimate_ascent_cost(
     example = _make_grey(model, size, channels)
     with explaining(model), torch.no_grad(), record(model, [layer], example=example) as taps:
         _, canvas = _prepare(taps, layer, None, example)
-        images = example[..., : canvas[0], : canvas[1]]
-        batch_size = min(units, fit_batch_to_cache(batch or units, images, _CPU_PIXELS))
-        images = images.repeat(batch_size, 1, 1, 1)
+        count = choose_batch(units, canvas, example.device.type, batch)
+        images = example[..., : canvas[0], : canvas[1]].repeat(count, 1, 1, 1)
         taps.run(images)  # warms up
+        _synchronise(example.device)
         start = time.perf_counter()
         taps.run(images)
-        if example.device.type == "cuda":
-            torch.cuda.synchronize(example.device)
-    return AscentCost(2.5 * (steps + 1) * (time.perf_counter() - start), batch_size)
+        _synchronise(example.device)
+    return 2.5 * (time.perf_counter() - start) / count
 
 
 def _prepare(

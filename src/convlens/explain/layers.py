@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.explain.axes import AxisTracker, Layout
 from convlens.explain.mode import explaining, prepare_images
 
+T = TypeVar("T")
 KINDS = ("activations", "filters", "grad_cam")
 
 _CLASSES = {
@@ -24,6 +26,7 @@ _CLASSES = {
     "norm": nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.LocalResponseNorm,
     "dense": nn.Linear,
 }
+_FEWEST_STAGES = 3  # whole ones; fewer would not show the depth
 _NOT_SHOWN = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 
@@ -90,7 +93,8 @@ def choose_layers(
         example: ``(1, C, H, W)`` image for one forward pass. ``auto`` needs it, and leaves out
             layers that are never called.
         limit: maximum number of layers from ``auto``. Whole stages are left out, evenly over the
-            depth; the first and the last stage stay.
+            depth; the first and the last stage stay. If fewer than three whole stages fit, each is
+            represented by its last layer before pooling, and a single one is the last stage.
 
     Returns:
         Names of the layers. The list is empty only for ``auto``, if the network has no such layer:
@@ -212,19 +216,34 @@ def _choose_automatically(
         elif kind == "activations" and call and call.size and stages and stages[-1]:
             has_pool = kinds[stages[-1][-1]] == "pool"  # a stage has at most one pooling
             stages[-1] += [] if has_pool and layer == "pool" else [name]
-    return _thin_out([stage for stage in stages if stage], limit)
+    stages = [stage for stage in stages if stage]
+    if limit is None:
+        return [name for stage in stages for name in stage]
+    outputs = [[name for name in stage if kinds[name] != "pool"][-1] for stage in stages]
+    return _thin_out(stages, outputs, limit)
 
 
-def _thin_out(stages: list[list[str]], limit: int | None) -> list[str]:
-    """Return the layers of as many stages as the limit allows, evenly spaced over the depth."""
+def _thin_out(stages: list[list[str]], outputs: list[str], limit: int) -> list[str]:
+    """Return the layers of as many stages as the limit allows, evenly spaced over the depth.
+
+    Args:
+        stages: the layers of each stage.
+        outputs: the layer that represents each stage if fewer than three whole stages fit.
+        limit: maximum number of layers.
+    """
     total = len(stages)
-    for count in range(total, 0, -1):
-        gaps = max(1, count - 1)
-        kept = [stages[round(i * (total - 1) / gaps)] for i in range(count)]
-        names = [name for stage in kept for name in stage]
-        if limit is None or len(names) <= limit:
+    for count in range(total, min(_FEWEST_STAGES, total) - 1, -1):
+        names = [name for stage in _spread(stages, count) for name in stage]
+        if len(names) <= limit:
             return names
-    return stages[0][:limit] if stages else []
+    return _spread(outputs, min(limit, total))
+
+
+def _spread(items: list[T], count: int) -> list[T]:
+    """Return ``count`` evenly spaced items, from the first to the last; one item is the last."""
+    if count == 1:
+        return items[-1:]
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:

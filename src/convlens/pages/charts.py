@@ -1,4 +1,8 @@
-"""Line charts as inline SVG: numbers over epochs, readable in light and dark, without a library."""
+"""Line charts as inline SVG: numbers over epochs, readable in light and dark, without a library.
+
+A page that shows charts includes ``chart_script.html`` once, which shows the values of the epoch
+under the pointer.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ WIDTH, HEIGHT = 400.0, 230.0  # of the chart in SVG units; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 10.0, 18.0, 30.0  # margins for ticks and labels
 TOLERANCE = 1e-6  # relative difference below which values count as equal
 TICKS = 5  # approximate number of intervals between ticks
-MOST_DOTS = 60  # a line with more points has no dots with tooltips
+MOST_DOTS = 60  # a line with more points has no dots
 COLOURS = 8  # variables --series-0 … of the page; further lines repeat them, dashed
 
 
@@ -148,8 +152,9 @@ def line_chart(
                 (across.position(t), format_tick(t)) for t in linear_ticks(first, last, whole=True)
             ],
             upward=[(upward.position(t), format_tick(t)) for t in ticks],
+            axes=(across, upward),
             lines=[
-                _line(number, name, points, across, upward)
+                _line(number, name, points, series[name], across, upward)
                 for number, (name, points) in enumerate(plotted.items())
                 if points is not None
             ],
@@ -161,9 +166,10 @@ def line_chart(
 
 
 def _line(
-    number: int, name: str, points: Mapping[int, float], across: Axis, upward: Axis
-) -> dict[str, object]:
-    """Return the template's values for one series: path, dots and colour."""
+    number: int, name: str, points: Mapping[int, float], values: Mapping[int, float],
+    across: Axis, upward: Axis,
+) -> dict[str, object]:  # fmt: skip
+    """Return the template's values for one series: path, dots, colour, and all its values."""
     steps, dots, pen_up = [], [], True
     for epoch, value in points.items():
         if not math.isfinite(value):
@@ -171,7 +177,7 @@ def _line(
             continue
         x, y = f"{across.position(epoch):.2f}", f"{upward.position(value):.2f}"
         steps.append(f"{'M' if pen_up else 'L'}{x} {y}")
-        dots.append((x, y, f"{name}, epoch {epoch}: {value:.6g}"))
+        dots.append((x, y))
         pen_up = False
     return {
         "name": name,
@@ -179,6 +185,7 @@ def _line(
         "dashed": number >= COLOURS,
         "path": " ".join(steps),
         "dots": dots if len(dots) <= MOST_DOTS else [],
+        "points": " ".join(f"{epoch}:{value:.6g}" for epoch, value in sorted(values.items())),
     }
 
 

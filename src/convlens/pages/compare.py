@@ -13,7 +13,8 @@ from typing import Any
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
 from convlens.pages.charts import line_chart, series_class
-from convlens.pages.render import data_uri, render
+from convlens.pages.confusions import compare_confusions
+from convlens.pages.render import read_data_uri, render
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 from convlens.rundir.runs import preferred_direction
 
@@ -77,6 +78,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
             differing=find_differences([run.config for run in runs]),
             absent=ABSENT,
             not_same_image=f"not {SAME_IMAGE}",
+            confusions=compare_confusions(runs, names),
             probes=probes,
             notes=notes,
         )
@@ -206,7 +208,12 @@ def _compare_probes(
             )
             break
         frames = [
-            {"run": name, "colour": series_class(number), "epoch": epoch, "uri": _uri(file)}
+            {
+                "run": name,
+                "colour": series_class(number),
+                "epoch": epoch,
+                "uri": read_data_uri(file),
+            }
             for number, (name, (epoch, file)) in enumerate(zip(names, pictures, strict=True))
         ]
         rows.append({"name": probe, "same": _is_same_image(runs, probe), "pictures": frames})
@@ -220,10 +227,3 @@ def _is_same_image(runs: Sequence[StoredRun], probe: str) -> bool:
     """Return whether a probe has the same pixels in all runs; probes of one name may differ."""
     files = [run.home / "probes" / f"{probe}.png" for run in runs]
     return all(file.exists() for file in files) and len({file.read_bytes() for file in files}) == 1
-
-
-def _uri(file: Path) -> str:
-    try:
-        return data_uri(file.read_bytes())
-    except ValueError:
-        raise UserError(f"{file} is not a JPEG file; remove it and compare again") from None

@@ -10,7 +10,7 @@ from convlens.draw.jpeg import shrink_jpeg
 from convlens.pages.render import data_uri, render
 
 MOST_BYTES = 15_000_000  # larger pages open slowly on a phone
-GRIDS = "activations/"  # prefix of the tags of activation grids, by far the largest panels
+GRIDS = "layers/activations/"  # prefix of the tags of activation grids, by far the largest panels
 # longest side in pixels, and JPEG quality, of a grid on the page; its file has full size
 _GRID_EDGE, _GRID_QUALITY = 1000, 70
 

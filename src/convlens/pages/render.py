@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import functools
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from convlens.core.errors import UserError
 
 _KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PN": "png"}
 
@@ -36,6 +39,18 @@ def render(template: str, **values: Any) -> str:
     page = _environment().get_template(template).render(**values)
     # a file name may contain bytes that are not UTF-8: show them as escapes
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def read_data_uri(file: Path) -> str:
+    """Return ``data_uri`` of a file.
+
+    Raises:
+        UserError: the file is neither JPEG nor PNG.
+    """
+    try:
+        return data_uri(file.read_bytes())
+    except ValueError:
+        raise UserError(f"{file} is not a picture; remove it and try again") from None
 
 
 def data_uri(encoded: bytes) -> str:

@@ -13,6 +13,7 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.draw.jpeg import read_jpeg_size
 from convlens.pages.charts import line_chart
+from convlens.pages.data_section import describe_data
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
 from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
@@ -27,13 +28,13 @@ LINES = 12  # most lines in a chart of scores; if there are more, it shows the h
 
 # section of the page -> prefixes of its pictures' tags
 SECTIONS = {
-    "confusion": ("confusion_matrix",),
+    "confusion": ("predictions/confusion_matrix",),
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
-    "means": ("class_means",),
-    "depth": ("depth",),
-    "filters": ("filters",),
-    "augmentation": ("augmentation",),
+    "means": ("grad_cam_means",),
+    "depth": ("layers/depth",),
+    "filters": ("layers/filters",),
+    "augmentation": ("training/augmentation",),
 }
 # scores that share a chart -> its title; every other score has its own chart
 TOGETHER = {
@@ -140,6 +141,8 @@ def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
         classes=classes,
         many=len(classes) > MANY,
         scores=_draw_scores(run, chart),
+        measured_once=_list_scores_measured_once(run),
+        data=describe_data(run),
         summary=summary,
         cost=_draw_cost(summary),
         last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
@@ -172,8 +175,9 @@ def _draw_curves(run: StoredRun, chart: Chart) -> list[Markup]:
 def _draw_scores(run: StoredRun, chart: Chart) -> list[Markup]:
     """Return the charts of the explanations' scores."""
     groups: dict[str, dict[str, dict[int, float]]] = {}
+    once = _list_scores_measured_once(run)
     for score, points in _scalars(run, "explain").items():
-        if score != "seconds":  # the cost has its own chart
+        if score != "seconds" and score not in once:  # the cost has its own chart
             family, _, member = score.partition("/")
             group = family if member else TOGETHER.get(family, family)
             groups.setdefault(group, {})[member or family] = points
@@ -186,6 +190,19 @@ def _draw_scores(run: StoredRun, chart: Chart) -> list[Markup]:
             lines = {name: lines[name] for name in lines if name in highest}
         charts.append(chart(group.replace("_", " "), lines, note=note))
     return list(filter(None, charts))
+
+
+def _list_scores_measured_once(run: StoredRun) -> dict[str, float]:
+    """Return the scores that only the look at the end of training has measured, for a table."""
+    if run.summary is None or not run.last_epoch:
+        return {}
+    curves = _scalars(run, "explain")
+    # before metrics.csv had them, only the summary did
+    scores = {**run.summary.get("scores", {}), **run.results("explain", run.last_epoch)}
+    return {
+        score: value for score, value in scores.items()
+        if score != "seconds" and curves.get(score, {}).keys() <= {run.last_epoch}
+    }  # fmt: skip
 
 
 def _list_results(run: StoredRun, best: int | None) -> dict[str, dict[str, float]]:
@@ -218,7 +235,7 @@ def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]
     probes = []
     for name, probe in run.probes.items():
         own = [tag for tag in figures if tag.rpartition("/")[2] == name]
-        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "augmentation"))]
+        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "training/augmentation"))]
         # Grad-CAM first, then the other maps
         maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
         if own:

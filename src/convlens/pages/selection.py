@@ -11,14 +11,14 @@ from convlens.draw.jpeg import shrink_jpeg
 Files = Mapping[str, Mapping[int, Path]]  # tag -> completed epochs -> file
 LEAST = 16  # epochs that the slider keeps as long as other pictures can be dropped or made smaller
 MARKUP = 400  # bytes of a picture's HTML, without its data
-ACTIVATIONS = "activations"
+ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 # prefixes of tags of which the page shows only the latest picture
-LATEST = ("confusion_matrix", "predictions", "depth", "augmentation")
-ENDS = ("class_means", "filters")  # prefixes of tags with only the first and the latest picture
+LATEST = ("predictions", "layers/depth", "training/augmentation")
+ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with only the first and the latest picture
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
-    ACTIVATIONS, "filters", "augmentation", "predictions/random", "predictions/breakdown", "depth",
-    "class_means", "occlusion", "predictions", "confusion_matrix",
+    ACTIVATIONS, FILTERS, "training/augmentation", "predictions/random", "predictions/breakdown",
+    "layers/depth", "grad_cam_means", "occlusion", "predictions/mistakes", "predictions",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ class Step:
     quality: int = 0
 
 
-BULKY, ALL = (ACTIVATIONS, "filters"), ("",)
+BULKY, ALL = (ACTIVATIONS, FILTERS), ("",)
 STEPS = (
     Step(LEAST),
     Step(LEAST, "ends"),
@@ -161,7 +161,7 @@ def select(files: Files, probes: Collection[str], room: int) -> Selection:
 def has_prefix(tag: str, prefixes: Sequence[str]) -> bool:
     """Return whether a tag is one of the prefixes or is below it; every tag is below ``""``.
 
-    >>> has_prefix("filters/conv1", ["filters"]), has_prefix("filters2", ["filters"])
+    >>> has_prefix("depth/dead", ["depth"]), has_prefix("depth2", ["depth"])
     (True, False)
     """
     return any(not prefix or f"{tag}/".startswith(f"{prefix}/") for prefix in prefixes)

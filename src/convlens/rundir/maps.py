@@ -138,7 +138,8 @@ def _encode(methods: Iterable[Maps]) -> bytes:
             halves, scales = split_scale(values)
             tensors[f"{each.method}/{number}/maps"] = halves
             tensors[f"{each.method}/{number}/scales"] = scales
-    return save(tensors, {"format": _FORMAT, "methods": json.dumps(facts)})
+    # one entry only: safetensors writes several in a random order, and equal maps in unequal files
+    return save(tensors, {"methods": json.dumps({"format": _FORMAT, **facts})})
 
 
 def split_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,10 +164,9 @@ def read_maps(file: Path) -> dict[str, Maps]:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"more than {_LARGEST:,} bytes")
         with safe_open(str(file), framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"format {metadata.get('format')} instead of {_FORMAT}")
-            facts = json.loads(metadata["methods"])
+            facts = json.loads((opened.metadata() or {}).get("methods", "{}"))
+            if (number := facts.pop("format", None)) != _FORMAT:
+                raise ValueError(f"format {number} instead of {_FORMAT}")
             return {method: _decode(opened, method, each) for method, each in facts.items()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -13,7 +13,7 @@ OUTPUTS = Path("outputs")
 FOLDERS = ("tensorboard", "explanations", "checkpoints", "probes")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
-    "report.html",
+    "data.json", "report.html",
 )  # fmt: skip
 
 

@@ -29,6 +29,15 @@ _MOST_VALUES = 2_000_000  # in a summary, which contains several values per epoc
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ALARM = re.compile(r" WARNING convlens: (alarm after epoch \d+: .*)")
 _LOOK = re.compile(r"epoch_(\d+)")
+# prefixes of tags in earlier runs -> the current ones
+_RENAMED = {
+    "activations": "layers/activations",
+    "filters": "layers/filters",
+    "augmentation": "training/augmentation",
+    "confusion_matrix": "predictions/confusion_matrix",
+    "class_means": "grad_cam_means",
+    "depth": "layers/depth",
+}
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,18 @@ class StoredRun:
 
     @cached_property
     def pictures(self) -> dict[str, dict[int, Path]]:
-        """The picture files by tag and by completed epochs, both in ascending order."""
+        """The picture files by tag and by completed epochs, both in ascending order.
+
+        The tags of earlier runs are given as the current ones.
+        """
         pictures: dict[str, dict[int, Path]] = {}
         for look in (self.home / "explanations").glob("epoch_*"):
             if not (number := _LOOK.fullmatch(look.name)):
                 continue
             for file in look.rglob("*.jpg"):
                 tag = file.relative_to(look).as_posix().removesuffix(".jpg")
+                prefix, slash, rest = tag.partition("/")
+                tag = f"{_RENAMED.get(prefix, prefix)}{slash}{rest}"
                 pictures.setdefault(tag, {})[int(number[1])] = file
         return {tag: dict(sorted(files.items())) for tag, files in sorted(pictures.items())}
 
@@ -168,6 +182,11 @@ class StoredRun:
         found = read_probes(self.home / "probes")
         # someone may have kept only the explanations of the folder
         return found or {name: StoredProbe(name) for name in self.grad_cam}
+
+    @cached_property
+    def data_facts(self) -> dict | None:
+        """The content of ``data.json``; None if the run was made before it was written."""
+        return _read_json(self.home / "data.json", "record of the run's data")
 
     @property
     def numbers(self) -> Row:
@@ -241,7 +260,7 @@ def read_run(home: Path) -> StoredRun:
         UserError: the folder contains no run, or one of its files is damaged.
     """
     config, rows = read_config(home), _read_rows(home / "metrics.csv")
-    return StoredRun(home, config, rows, _read_summary(home / "summary.json"))
+    return StoredRun(home, config, rows, _read_json(home / "summary.json", "summary"))
 
 
 def read_config(folder: Path) -> StoredConfig:
@@ -288,17 +307,16 @@ def _read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _read_summary(file: Path) -> dict | None:
+def _read_json(file: Path, what: str) -> dict | None:
+    """Return a table of plain values; None if there is no such file."""
     if not file.exists():
         return None
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not a readable summary ({error})") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{file} is not the summary of a run")
-    check_shape(summary, str(file), _MOST_VALUES)
-    return summary
+        raise UserError(f"{file} is not a readable {what} ({error})") from error
+    check_shape(content, str(file), _MOST_VALUES)
+    return content
 
 
 def _read_lines(file: Path) -> list[str]:

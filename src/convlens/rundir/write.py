@@ -13,6 +13,11 @@ def write_summary(folder: Path, summary: dict) -> None:
     _write_json(folder / "summary.json", summary)
 
 
+def write_data_facts(folder: Path, facts: dict) -> None:
+    """Write ``data.json``: what the images of the run are like."""
+    _write_json(folder / "data.json", facts)
+
+
 def write_results(folder: Path, results: dict) -> None:
     """Write ``results.json``: the results of ``make eval``, and the images it used."""
     _write_json(folder / "results.json", results)
@@ -40,4 +45,6 @@ def write_evaluation(
 
 
 def _write_json(file: Path, content: dict) -> None:
-    write_atomic(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # bytes of file names that are not UTF-8 become escapes, which JSON reads back
+    write_atomic(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))

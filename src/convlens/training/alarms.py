@@ -52,7 +52,7 @@ def check_evidence_outside(scores: Mapping[str, float], *, lift: float) -> str |
     >>> scores = {"explain/energy_inside": 0.1, "explain/object_share": 0.2}
     >>> check_evidence_outside(scores, lift=1.0)
     'evidence mostly outside the object: 10% of it is on the objects, which cover 20% of the \
-image; look at grad_cam/… and class_means: what do bright spots show?'
+image; look at grad_cam/…, grad_cam_means: what do bright spots show?'
     """
     inside = scores.get("explain/energy_inside")
     share = scores.get("explain/object_share")
@@ -61,7 +61,7 @@ image; look at grad_cam/… and class_means: what do bright spots show?'
     on_objects, covered = format_distinct(inside, share, ".0%")
     return (
         f"evidence mostly outside the object: {on_objects} of it is on the objects, which cover "
-        f"{covered} of the image; look at grad_cam/… and class_means: what do bright spots "
+        f"{covered} of the image; look at grad_cam/…, grad_cam_means: what do bright spots "
         f"show?"
     )
 
@@ -80,7 +80,7 @@ def check_evidence_place(scores: Mapping[str, float], *, share: float) -> str | 
     >>> check_evidence_place({"explain/same_place/cat": 0.9, "explain/same_place/dog": 0.1}, \
 share=0.7)
     'evidence for one class in the same place at the border: cat in 90% of its images; look at \
-class_means and grad_cam/… for a mark, a frame or a date'
+grad_cam_means and grad_cam/… for a mark, a frame or a date'
     """
     start = "explain/same_place/"
     shares = {
@@ -96,7 +96,7 @@ class_means and grad_cam/… for a mark, a frame or a date'
     classes = "one class" if len(worst) == 1 else f"{len(worst)} classes, each"
     return (
         f"evidence for {classes} in the same place at the border: {named}{more} of its images; "
-        f"look at class_means and grad_cam/… for a mark, a frame or a date"
+        f"look at grad_cam_means and grad_cam/… for a mark, a frame or a date"
     )
 
 
@@ -117,8 +117,8 @@ def find_dead_layers(
     return {
         f"layer {tag.removeprefix(start)} died": (
             f"layer {tag.removeprefix(start)} died: {value:.0%} of its channels are zero for "
-            f"every probe (before training: {before.get(tag, 0.0):.0%}); look at activations/… and "
-            f"lower the learning rate"
+            f"every probe (before training: {before.get(tag, 0.0):.0%}); look at "
+            f"layers/activations/… and lower the learning rate"
         )
         for tag, value in scores.items()
         if tag.startswith(start) and value >= share and value > before.get(tag, 0.0)
@@ -163,15 +163,15 @@ def find_mistaken_classes(
     lines = {
         f"{class_names[truth]} is mistaken": (
             f"{class_names[truth]} is taken for {class_names[others[truth]]} in {most[truth]} of "
-            f"{totals[truth]} images; look at predictions/mistakes and confusion_matrix: are they "
-            f"alike, or mislabelled?"
+            f"{totals[truth]} images; look at predictions/mistakes and "
+            f"predictions/confusion_matrix: are they alike, or mislabelled?"
         )
         for truth in worst
     }
     if len(mistaken) > len(worst):
         lines["more classes"] = (
             f"{len(mistaken) - len(worst)} more classes are mostly taken for one other class each; "
-            f"look at confusion_matrix"
+            f"look at predictions/confusion_matrix"
         )
     return lines
 

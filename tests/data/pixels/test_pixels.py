@@ -44,7 +44,7 @@ def names(folder: Path) -> list[str]:
 
 def test_second_time_from_the_cache(photos, disk, monkeypatch):
     first = disk(photos)
-    monkeypatch.setattr(pixels_module, "decode_image", None)  # calling it would fail
+    monkeypatch.setattr(pixels_module, "decode_with_size", None)  # calling it would fail
     second = disk(photos)
     assert first.digests is not None and second.digests is None
     np.testing.assert_array_equal(first.images, second.images)
@@ -52,7 +52,7 @@ def test_second_time_from_the_cache(photos, disk, monkeypatch):
     path = Path(second.images.filename)
     assert path.samefile(first.images.filename) and path.parent == disk.folder
     np.testing.assert_array_equal(np.load(path), second.images)  # a plain .npy
-    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]
 
 
 def test_any_number_of_workers_gives_the_same(photos, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_whatever_changes_rebuilds(photos, disk):
     stat = photos[3].stat()
     os.utime(photos[3], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert disk(photos).digests is not None
-    assert names(disk.folder) == [".json", ".npy", ".npy"]  # in the place of the old one
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]  # in the place of the old one
     assert disk(photos).digests is None
 
     photo(50, 50, 99).save(photos[3], quality=50)  # another image, the time put back
@@ -147,11 +147,11 @@ def test_folder_that_cannot_be_made(photos, tmp_path):
 CHILD = """
 import sys, time
 from convlens.data.pixels import load as pixels
-original = pixels.decode_image
+original = pixels.decode_with_size
 def slow(*args):
     time.sleep({delay})
     return original(*args)
-pixels.decode_image = slow
+pixels.decode_with_size = slow
 pixels.count_cores = lambda: 2
 from pathlib import Path
 files = pixels.Files.of(sorted(Path(sys.argv[1]).iterdir()))
@@ -181,12 +181,12 @@ def wait_for(condition, seconds=40.0) -> None:
 def test_killed_while_writing(photos, disk):
     """kill -9 leaves temporary files only; they are never read, and the next run removes them."""
     building = child(photos, disk.folder, delay=0.2)
-    wait_for(lambda: len(list(disk.folder.glob("*.npy.tmp"))) == 2)
+    wait_for(lambda: len(list(disk.folder.glob("*.npy.tmp"))) == 3)
     building.send_signal(signal.SIGKILL)
     building.communicate()
-    assert names(disk.folder) == [".tmp"] * 3
+    assert names(disk.folder) == [".tmp"] * 4
     assert disk(photos, size=8).digests is not None  # any later use of the folder cleans up
-    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]
     assert disk(photos).digests is not None
 
 
@@ -197,7 +197,7 @@ def test_killed_while_writing_then_the_same_again(photos, disk):
     building.communicate()
     found = disk(photos)
     np.testing.assert_array_equal(found.images, made(photos).images)
-    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]
 
 
 def test_temporary_files_of_the_living_are_left_alone(photos, disk):
@@ -214,7 +214,7 @@ def test_two_processes_build_one_cache_once(photos, disk):
     outcomes = [process.communicate(timeout=60) for process in both]
     assert sorted(out for out, _ in outcomes) == ["built\n", "from cache\n"], outcomes
     np.testing.assert_array_equal(disk(photos).images, made(photos).images)
-    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]
 
 
 def test_threads_of_one_process_too(photos, disk):
@@ -235,7 +235,7 @@ def test_file_system_without_locks(photos, disk, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", none)
     assert disk(photos).digests is not None
     assert disk(photos).digests is None
-    assert names(disk.folder) == [".json", ".npy", ".npy"]
+    assert names(disk.folder) == [".json", ".npy", ".npy", ".npy"]
 
 
 def test_full_disk_by_file_size_limit(photos, disk):
@@ -278,7 +278,7 @@ def test_full_disk_on_a_real_one(photos, tmp_path):
 def test_disk_that_is_too_small_is_told_before_decoding(photos, disk, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    monkeypatch.setattr(pixels_module, "decode_image", None)
+    monkeypatch.setattr(pixels_module, "decode_with_size", None)
     with pytest.raises(UserError, match="no space for the cache"):
         disk(photos)
 

@@ -43,7 +43,7 @@ def signs(home: Path) -> dict[str, object]:
         "amid the first look": lambda: (looks / "epoch_000").is_dir(),
         "amid a later look": lambda: (looks / "epoch_003").is_dir(),
         "amid the last looks": lambda: (
-            logged(home, "epoch 6/")() and any((looks / "epoch_006" / "depth").glob("*"))
+            logged(home, "epoch 6/")() and any((looks / "epoch_006" / "layers" / "depth").glob("*"))
         ),
         "before the report": lambda: (home / "summary.json").exists(),
     }
@@ -89,7 +89,7 @@ def test_a_run_that_lacks_its_last_looks_has_them_made_up(tmp_path, monkeypatch)
     home, data = tmp_path / "run", pictures(tmp_path / "pictures")
     assert main(["train", f"run_dir={home}", f"data.dir={data}", *QUICK]) == 0
     whole = shutil.copytree(home, tmp_path / "whole")
-    shutil.rmtree(home / "explanations" / "epoch_002" / "filters")
+    shutil.rmtree(home / "explanations" / "epoch_002" / "layers" / "filters")
     (home / "explanations" / "epoch_002" / "learning_curves.jpg").unlink()
     (home / "summary.json").unlink()
     (home / "report.html").unlink()

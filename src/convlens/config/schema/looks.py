@@ -179,15 +179,23 @@ class ClassMeansConfig(BatchedConfig):
 
 
 class ActivationGridsConfig(BatchedConfig):
-    """Every channel of a layer's activation for a probe."""
+    """The channels of a layer's activation for a probe."""
 
     layers: Annotated[str | list[str], LAYERS] = key(
         "layers to show: auto (conv, norm, activation and pooling), names or patterns"
     )
-    limit: Annotated[int, whole(1)] = key("largest number of layers that layers=auto chooses")
+    limit: Annotated[int, whole(1)] = key(
+        "largest number of layers that layers=auto chooses, spread over the depth"
+    )
     probes: Annotated[int, whole(1)] = key("number of probes to show")
-    rule: Annotated[str, one_of("reference", "shared")] = key(
-        "brightness of the channels: reference (each on its own scale) or shared (one scale)"
+    rule: Annotated[str, one_of("shared", "reference")] = key(
+        "colours: shared (one scale, 0 is black) or reference (each channel's mean ± 2 sd)"
+    )
+    order: Annotated[str, one_of("strength", "index")] = key(
+        "order of the channels: strength (mean magnitude in the image) or index (to compare epochs)"
+    )
+    channels: Annotated[int | None, NULL | whole(1)] = key(
+        "largest number of channels of a layer to show; null: all"
     )
 
 
@@ -245,6 +253,10 @@ class FilterVisualsConfig(BatchedConfig):
     )
     limit: Annotated[int | None, NULL | whole(1)] = key(
         "largest number of layers that layers=auto chooses, spread over the depth; null: all"
+    )
+    choose: Annotated[str, one_of("important", "even")] = key(
+        "which units of a layer: important (those that matter most for the predictions on the "
+        "probes) or even (evenly spread)"
     )
     units: Annotated[int, whole(1)] = key("units per layer and epoch, if the budget allows")
     full_units: Annotated[int | None, NULL | whole(0)] = key(

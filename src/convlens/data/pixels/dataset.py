@@ -30,6 +30,8 @@ class Images:
             By default True for all images if there are masks, else False for all.
         digests: (N,) int64, which identify images wherever they are: the digest of the file's
             bytes, or of the pixels if there is no file. None if they were not requested.
+        sizes: (N, 2) uint16, width and height of each upright original in pixels; None without
+            files.
     """
 
     images: np.ndarray
@@ -40,6 +42,7 @@ class Images:
     made_from: tuple[str, str] | None = None
     masked: np.ndarray | None = None
     digests: np.ndarray | None = None
+    sizes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:
@@ -86,10 +89,10 @@ class Dataset:
         splits: ``train``, ``validation`` and ``test``.
         class_names: K names; the label is the index.
         notes: lines to report to the user, such as duplicates across splits and skipped images.
-        skipped: files that could not be decoded, each with the reason.
+        skipped: (file, reason) of files that could not be decoded.
     """
 
     splits: dict[str, Images]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)

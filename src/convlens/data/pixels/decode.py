@@ -44,6 +44,7 @@ MAX_SCANS = 100
 LARGE = 1 << 24
 _ONE_LARGE = threading.Lock()
 ORIENTATION = 0x0112  # EXIF tag: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 on its side
+_ON_ITS_SIDE = (5, 6, 7, 8)
 BACKGROUND, PADDING = 255, 0  # grey levels: under transparent images, around padded ones
 _STRIP = 1 << 22  # pixels converted at a time when a conversion needs copies
 # Large JPEGs are decoded at 1/2, 1/4 or 1/8, but to no less than this many times the target size.
@@ -106,13 +107,22 @@ def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
     Raises:
         ImageError: the file cannot be decoded; the error names it.
     """
+    return decode_with_size(path, recipe)[0]
+
+
+def decode_with_size(path: str | os.PathLike, recipe: Recipe) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode one file to (H, W, C) uint8, and return (w, h) of the upright original in pixels.
+
+    Raises:
+        ImageError: the file cannot be decoded; the error names it.
+    """
     path = Path(path)
     try:
         with open_image(path) as image:
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
-                return convert_image(image, recipe)
+                return _convert(image, recipe)
     except MemoryError:
         raise  # the machine lacks memory; the file may be fine
     except Exception as error:
@@ -158,7 +168,7 @@ def get_size_and_orientation(image: Image.Image) -> tuple[tuple[int, int], int]:
     """Return ((w, h) of the stored pixels, EXIF orientation) of an image that is not loaded yet."""
     turn = _read_orientation(image)
     # Pillow reports the upright size of a TIFF, but the stored size of any other format
-    upright = image.format == "TIFF" and turn in (5, 6, 7, 8)
+    upright = image.format == "TIFF" and turn in _ON_ITS_SIDE
     return image.size[::-1] if upright else image.size, turn
 
 
@@ -203,11 +213,20 @@ def _check_scans(path: Path, image: Image.Image) -> None:
 
 def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
     """Convert an image that Pillow has opened or created to (H, W, C) uint8."""
+    return _convert(image, recipe)[0]
+
+
+def _convert(image: Image.Image, recipe: Recipe) -> tuple[np.ndarray, tuple[int, int]]:
+    width, height = image.size  # a draft is smaller
     if recipe.interpolation != "nearest":  # nearest picks single pixels, so it needs all of them
         goal = REDUCING_GAP * max(recipe.height, recipe.width)
         image.draft(image.mode, (goal, goal))
     image.load()
-    return resize_image(_to_plain_mode(_rotate_upright(image), recipe.channels), recipe)
+    turn = _read_orientation(image)
+    if turn not in (0, 1):  # one with a broken EXIF block stays as it is
+        image = ImageOps.exif_transpose(image)
+    pixels = resize_image(_to_plain_mode(image, recipe.channels), recipe)
+    return pixels, ((height, width) if turn in _ON_ITS_SIDE else (width, height))
 
 
 def _describe_failure(path: Path, error: Exception) -> str:
@@ -225,11 +244,6 @@ def _describe_failure(path: Path, error: Exception) -> str:
             f"{way_out}"
         )
     return describe_error(error)
-
-
-def _rotate_upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; an image with a broken EXIF block stays as it is."""
-    return ImageOps.exif_transpose(image) if _read_orientation(image) not in (0, 1) else image
 
 
 def _read_orientation(image: Image.Image) -> int:

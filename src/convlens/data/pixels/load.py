@@ -30,11 +30,12 @@ from convlens.core.progress import is_on_terminal, progress_bar
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
 from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
-from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_image
+from convlens.data.pixels.decode import VERSION, ImageError, Recipe, decode_with_size
 from convlens.data.pixels.lookalikes import GRID, compute_signature
 
 CHUNK = 16  # images per task of a thread
-_STORED = 2  # version of the arrays in a cache entry: 2 added signatures to the images
+# version of the arrays in a cache entry: 2 added signatures to the images, 3 the originals' sizes
+_STORED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class Pixels:
             files.
         digests: (N,) int64, ``file_digest`` of each file; None if the images come from the cache.
         signatures: (N, 16) float16, ``lookalikes.compute_signature`` of each image.
+        sizes: (N, 2) uint16, width and height of each upright original in pixels; zeros if it could
+            not be decoded.
     """
 
     images: np.ndarray
@@ -57,6 +60,7 @@ class Pixels:
     made_from: tuple[str, str]
     digests: np.ndarray | None
     signatures: np.ndarray
+    sizes: np.ndarray
 
 
 def decode_images(
@@ -85,10 +89,12 @@ def decode_images(
         shape = (count, recipe.height, recipe.width, recipe.channels)
         rows = writer.create("images", shape, np.uint8)
         signatures = writer.create("looks", (count, GRID**2), np.float16)
+        sizes = writer.create("sizes", (count, 2), np.uint16)
 
-        def keep(index: int, image: np.ndarray) -> None:
+        def keep(index: int, image: np.ndarray, size: tuple[int, int]) -> None:
             rows.put(index, image[None])
             signatures.put(index, compute_signature(image)[None])
+            sizes.put(index, np.array([size], np.uint16))
 
         return {"errors": _decode_all(files, recipe, keep, digests, on_error, progress)}
 
@@ -102,20 +108,22 @@ def decode_images(
     return Pixels(
         entry.arrays["images"], good, [(files[index], reason) for index, reason in errors],
         made_from, digests if digests.any() else None, entry.arrays["looks"],
+        entry.arrays["sizes"],
     )  # fmt: skip
 
 
 def _decode_all(
     files: Files,
     recipe: Recipe,
-    put: Callable[[int, np.ndarray], None],
+    put: Callable[[int, np.ndarray, tuple[int, int]], None],
     digests: np.ndarray,
     on_error: str,
     progress: bool,
 ) -> list[tuple[int, str]]:
-    """Decode every file and pass it to ``put(index, image)``; return (index, reason) of failures.
+    """Decode every file, and return (index, reason) of those that could not be decoded.
 
-    This also fills ``digests``, while a file's bytes are still in the system's cache.
+    ``put(index, image, size)`` keeps an image and the (w, h) of its original. This also fills
+    ``digests``, while a file's bytes are still in the system's cache.
     """
     workers = min(count_cores(), -(-len(files) // CHUNK))
     stop = threading.Event()
@@ -127,7 +135,7 @@ def _decode_all(
             if stop.is_set():
                 break
             try:
-                put(index, decode_image(files[index], recipe))
+                put(index, *decode_with_size(files[index], recipe))
             except ImageError as error:
                 failures.append((index, error.reason))
                 if on_error == "raise":
@@ -216,11 +224,12 @@ def show_progress(
     Yields:
         A function that advances the progress by a number of steps.
     """
-    in_lines, start = is_visible and not is_on_terminal(), time.monotonic()
+    in_bars = is_on_terminal()
+    in_lines, start = is_visible and not in_bars, time.monotonic()
     if in_lines:
         print(f"{verb} {what}", file=sys.stderr)
-    with progress_bar(f"{verb} {what}", total, visible=is_visible) as advance:
-        yield advance
+    with progress_bar(f"{verb} {what}", total, visible=is_visible and in_bars) as work:
+        yield work.advance
     if in_lines:
         print(f"{past_verb} in {time.monotonic() - start:.1f} s", file=sys.stderr)
 

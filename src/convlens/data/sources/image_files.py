@@ -111,8 +111,9 @@ def decode_rows(
         masks, masked, notes = read.masks, read.masked, read.notes
     positions = None if len(places) == len(decoded.good) else places
     images = Images(
-        decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked
-    )
+        decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked,
+        sizes=decoded.sizes[places],
+    )  # fmt: skip
     return Decoded(images, rows, broken, notes, decoded.signatures[places])
 
 

@@ -48,7 +48,7 @@ def pool_files(spec: DataConfig, image_files: ImageFiles) -> Pool:
 
     def load(rows: np.ndarray) -> Dataset:
         part = decode_rows(spec, image_files, rows, np.zeros(len(files), np.int64))
-        skipped = [f"{file} ({reason})" for file, reason in part.skipped]
+        skipped = [(str(file), reason) for file, reason in part.skipped]
         lines = [*part.notes, *describe_skipped(part.skipped)]
         return Dataset({"test": part.images}, files.class_names, lines, skipped)
 

@@ -100,7 +100,7 @@ def compute_features(
             torch.no_grad(),
             context(),
             evaluation_mode(model),
-            progress_bar(title, len(pictures)) as advance,
+            progress_bar(title, len(pictures)) as work,
         ):
             file, dtype = None, None
             for start in range(0, len(pictures), BATCH):
@@ -114,7 +114,7 @@ def compute_features(
                     shape = (len(pictures), *values.shape[1:])
                     file = writer.create("features", shape, numbers.numpy().dtype)
                 file.put(start, numbers.numpy())
-                advance(len(rows))
+                work.advance(len(rows))
         return {"dtype": dtype}
 
     way_out = "or train without stored features: cache_features=never"

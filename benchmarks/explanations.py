@@ -6,9 +6,9 @@
   needs a forward and a backward pass for each layer.
 - `occlusion`: the 49 windows of the default callback on one image. Captum's `Occlusion` uses
   `perturbations_per_eval=8`, its fastest setting here.
-- `grad_cam_panel`: from the maps to bytes in the event file, two rows of [image | three maps |
-  overlay]. The peer draws the same ten pictures with matplotlib, one axes each, and passes the
-  figure to `SummaryWriter.add_figure`.
+- `grad_cam_panel`: from the maps to bytes in the event file: the image, and overlays of two classes
+  at three layers. The peer draws the same seven pictures with matplotlib, one axes each, and passes
+  the figure to `SummaryWriter.add_figure`.
 - `activation_grid`: the same for 512 channels, one axes each.
 
 Before the timing, the maps of both sides are compared on two images in float64, to 1e-6 of the
@@ -120,22 +120,25 @@ def panels(model, folder: Path) -> dict[str, Task]:
         write_picture(trainer, None, "grad_cam/probe", drawn, next(steps))
 
     def figure() -> None:
-        drawn, axes = plt.subplots(2, 5, figsize=(15, 6))
-        for row, name in enumerate(CLASSES):
-            axes[row][0].imshow(picture.permute(1, 2, 0))
-            axes[row][0].set_title(f"{name} 0.70")
-            for column, layer in enumerate(LAYERS, 1):
-                axes[row][column].imshow(shown[layer][0, row], cmap="jet")
-                axes[row][column].set_title(layer)
-            axes[row][4].imshow(picture.permute(1, 2, 0))
-            axes[row][4].imshow(shown[LAYERS[-1]][0, row], cmap="jet", alpha=0.4)
-            for each in axes[row]:
-                each.axis("off")
+        drawn, axes = plt.subplots(3, 3, figsize=(10, 10))
+        axes[0][0].imshow(picture.permute(1, 2, 0))
+        for row, layer in enumerate(LAYERS):
+            for column, name in enumerate(CLASSES):
+                each = axes[row][column + 1]
+                each.imshow(picture.permute(1, 2, 0))
+                each.imshow(shown[layer][0, column], cmap="jet", alpha=0.4)
+                each.set_title(f"{name} 0.70, {layer}")
+        for each in axes.flat:
+            each.axis("off")
         writer.add_figure("grad_cam/probe", drawn, next(steps))
 
     def grid() -> None:
         write_picture(
-            trainer, None, "activations", activation_grid(channels, title="layer"), next(steps)
+            trainer,
+            None,
+            "activations",
+            activation_grid(channels, title="layer", channels=None),
+            next(steps),
         )
 
     def grid_figure() -> None:

@@ -27,6 +27,8 @@ class Attribution(SignedMaps):
         layer: path of the layer, for methods that need one; None for the last feature map.
         options: arguments of the method, such as ``{n_steps: 20}``; see
             ``convlens.explain.attribution.attribute``.
+        smooth: pictures show maps of single pixels averaged with a Gaussian of this standard
+            deviation, as a fraction of the image's sides; 0: as they are.
         probes: maximum number of probes in a look.
         only: ``correct``, ``wrong`` or ``all``: which probes, by the current prediction.
         target: ``answer`` explains the predicted and the true class; a class name explains that
@@ -40,13 +42,14 @@ class Attribution(SignedMaps):
 
     def __init__(
         self, *, method: str = "integrated_gradients", layer: str | None = None,
-        options: Mapping[str, Any] | None = None, probes: int = 2, only: str = "all",
-        target: str = "answer", every_n_epochs: int = 1, batch: int = 32,
+        options: Mapping[str, Any] | None = None, smooth: float = 0.02, probes: int = 2,
+        only: str = "all", target: str = "answer", every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(
             probes=probes, only=only, target=target, every_n_epochs=every_n_epochs, batch=batch
         )
         self.method, self.layer, self.options = find_method(method), layer, dict(options or {})
+        self.smooth = smooth
 
     @property
     def tag(self) -> str:

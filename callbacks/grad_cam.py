@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from convlens.callbacks.evidence import explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, choose_classes, format_rank
+from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
 from torch import Tensor, nn
 
-from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
-from convlens.explain.grad_cam import GradCamMaps
 from convlens.explain.layers import choose_layers, find_feature_map
 from convlens.explain.shrink import shrink_maps
-from convlens.rundir.maps import SIDE, Maps
+from convlens.rundir.maps import SIDE
 
 
 class GradCam(ExplanationCallback):
@@ -74,7 +71,7 @@ class GradCam(ExplanationCallback):
         if not (layers := self.layers_of(look)):
             return None
         # a backward pass costs about twice a forward pass
-        passes = 1.0 + 2.0 * len(self._list_targets(look)[0])
+        passes = 1.0 + 2.0 * len(list_targets(look, self.target, self.classes)[0])
         return Portion(len(look.probes), "probes", ("grad_cam panel", *layers), passes)
 
     def pictures(self, look: Look) -> Findings:
@@ -84,7 +81,7 @@ class GradCam(ExplanationCallback):
             self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
         order = self.rotate(list(range(len(look.probes))))
-        roles, targets = self._list_targets(look)
+        roles, targets = list_targets(look, self.target, self.classes)
         kind, done = portion.kind, 0
         for part in look.pieces(
             kind, len(order), batch=self.batch, passes=portion.passes, seconds=0.05
@@ -94,7 +91,10 @@ class GradCam(ExplanationCallback):
                 self, look, look.probes.images[numbers], targets[numbers], layers
             )
             maps = {layer: shrink_maps(each.cpu(), SIDE) for layer, each in found.maps.items()}
-            yield "grad_cam", self._name(look, numbers, roles, found, maps)
+            named = name_maps(
+                "grad_cam", look, numbers, roles, found.targets, found.probabilities, maps
+            )
+            yield "grad_cam", named
             for place, number in enumerate(numbers):
                 own = {layer: each[place] for layer, each in maps.items()}
                 yield self._draw_panel(look, number, own, found.probabilities[place].cpu())
@@ -102,38 +102,6 @@ class GradCam(ExplanationCallback):
             self._turn = order[done] if done < len(order) else 0
         if done < len(order):
             self.report_cut(look, f"with {done} of {len(order)} probes drawn")
-
-    def _list_targets(self, look: Look) -> tuple[list[str], Tensor]:
-        """Return T roles, and the classes to explain, (N, T); those below 0 are ranks."""
-        count = len(look.probes)
-        if self.target != "answer":
-            target = find_name(self.target, look.class_names)
-            assert target is not None, "select_layers checks the target"
-            return ["target"], torch.full((count, 1), target)
-        ranks = range(2, 1 + min(self.classes - 1, len(look.class_names)))
-        columns = [torch.full((count,), -1), look.probes.labels.cpu()]
-        columns += [torch.full((count,), -rank) for rank in ranks]
-        return ["predicted", "true", *map(format_rank, ranks)], torch.stack(columns, dim=1)
-
-    def _name(
-        self, look: Look, numbers: list[int], roles: list[str], found: GradCamMaps,
-        maps: dict[str, Tensor],
-    ) -> Maps:  # fmt: skip
-        """Return the maps of some probes with the names of probes and classes."""
-        targets = found.targets.cpu()
-        known = torch.ones_like(targets, dtype=torch.bool)
-        if "true" in roles:
-            known[:, roles.index("true")] = look.probes.labels[numbers].cpu() >= 0
-        hidden = ~known[:, :, None, None]
-        return Maps(
-            "grad_cam", [look.probes.names[number] for number in numbers], roles,
-            [
-                [look.class_names[k] if is_known else "" for k, is_known in zip(*row, strict=True)]
-                for row in zip(targets.tolist(), known.tolist(), strict=True)
-            ],
-            found.probabilities.cpu().gather(1, targets).numpy(),
-            {name: each.masked_fill(hidden, torch.nan).numpy() for name, each in maps.items()},
-        )  # fmt: skip
 
     def _draw_panel(
         self, look: Look, number: int, maps: dict[str, Tensor], probs: Tensor

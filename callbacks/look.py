@@ -13,6 +13,7 @@ from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import Predictions
 from torch import Tensor, nn
 
+from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
 from convlens.data.probes import Probes
 from convlens.explain.occlusion import compute_logits
@@ -68,6 +69,9 @@ class Look:
         fetch: takes rows of the stage's split; returns the images (n, C, H, W) on the network's
             device, as the network takes them, and their rows. Images that cannot be read again
             are missing.
+        photographs: takes rows of the stage's split and their images (n, C, H, W) from ``fetch``;
+            returns them at their own proportions, from their files. None outside convlens runs.
+        sources: takes rows; returns the names by which a user finds the images. None likewise.
         sample_images: takes a count; yields that many images of the stage, each class in proportion
             (so is every prefix of them), in batches (B, C, H, W) of at most 50 on the network's
             device. None if there is no data set.
@@ -94,6 +98,8 @@ class Look:
     stage: str = "val"
     predictions: Predictions | None = None
     fetch: Callable[[Sequence[int]], tuple[Tensor, list[int]]] | None = None
+    photographs: Callable[[Sequence[int], Tensor], list[Photograph]] | None = None
+    sources: Callable[[Sequence[int]], list[str]] | None = None
     sample_images: Callable[[int], Iterator[Tensor]] | None = None
     sample_labels: Callable[[int], Tensor] | None = None
     sample_masks: Callable[[int], Tensor | None] | None = None

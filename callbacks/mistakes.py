@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,15 +13,23 @@ from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
+from convlens.callbacks.targets import choose_classes
 from torch import Tensor
 
+from convlens.core.photograph import Photograph
 from convlens.draw.breakdown import breakdown
-from convlens.draw.colour import overlay
 from convlens.draw.confusion_matrix import count_confusions
-from convlens.draw.grad_cam_panel import format_probability
+from convlens.draw.grad_cam_panel import (
+    ClassMap,
+    draw_evidence,
+    evidence_sheet,
+    format_probability,
+)
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 
-Panels = list[tuple[str, np.ndarray]]  # caption and picture
+_READING = "The number behind a class is the probability that the network gives it."
+_DRAWING = 0.05  # seconds that reading and drawing an image take about, until they are measured
+_COLUMNS = 4  # images in a row of a sheet without maps
 
 
 class Mistakes(ExplanationCallback):
@@ -30,6 +39,8 @@ class Mistakes(ExplanationCallback):
     a heat map is most useful on a mistake. ``predictions/random`` shows images drawn once, with
     prediction and confidence; ``predictions/breakdown`` shows which class is mistaken for which.
     After the test, the same is drawn for the test images, under ``…/test``.
+
+    In convlens runs, images are read from their files and shown at their own proportions.
 
     Args:
         mistakes: number of the most confident mistakes to show.
@@ -60,33 +71,10 @@ class Mistakes(ExplanationCallback):
             return
         suffix = "/test" if look.stage == "test" else ""
         when = f"{look.split} · epoch {look.clock}"
-        pool = np.arange(len(predictions))
-        if predictions.sample:  # the data cannot be read again; only these images are held
-            pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
-        chosen = np.random.default_rng(look.seed).permutation(pool)[: self.random]
-        for tag, title, indices in (
-            ("mistakes", "most confident mistakes", predictions.mistakes(self.mistakes)),
-            ("random", "random images", np.sort(chosen)),
-        ):
-            if not len(indices):
-                continue
-            images, rows = look.fetch(predictions.rows[indices].tolist())
-            # indices of the fetched images; rows are sorted
-            known = np.searchsorted(predictions.rows, rows).tolist()
-            has_panels = tag == "mistakes"
-            panels: list[Panels] = [[] for _ in rows]
-            if has_panels:
-                panels = self._draw_panels(look, predictions, images, known)
-            entries = [
-                _make_entry(predictions, look.class_names, *each)
-                for each in zip(images.cpu(), known, panels, strict=False)
-            ]
-            if entries:
-                columns = 2 if has_panels else 4
-                yield from self.draw(
-                    look, f"predictions/{tag}{suffix}",
-                    partial(picture_sheet, entries, title=f"{title} · {when}", columns=columns),
-                )  # fmt: skip
+        if draw := self._compose_mistakes(look, predictions, f"most confident mistakes · {when}"):
+            yield from self.draw(look, f"predictions/mistakes{suffix}", draw)
+        if draw := self._compose_random(look, predictions, f"random images · {when}"):
+            yield from self.draw(look, f"predictions/random{suffix}", draw)
         labelled = predictions.labels >= 0
         counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
@@ -97,50 +85,114 @@ class Mistakes(ExplanationCallback):
             lambda: breakdown(counts, look.class_names, title=title),
         )  # fmt: skip
 
-    def _draw_panels(
-        self, look: Look, predictions: Predictions, images: Tensor, indices: list[int]
-    ) -> list[Panels]:
-        """Return the overlays of the predicted and the true class, on one scale per image.
-
-        They are those of the first images, as many as there is time for.
-        """
+    def _compose_mistakes(
+        self, look: Look, predictions: Predictions, title: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the sheet of the mistakes for which there is time."""
+        chosen = predictions.mistakes(self.mistakes)
         layers = find_last_feature_map(look.network, look.example)
-        if not layers:
-            return [[] for _ in indices]
-        kind, panels = ("mistakes", *layers), []
-        for part in look.pieces(kind, len(indices), batch=self.batch, passes=PASSES):
-            panels += self._explain(look, predictions, images[part], indices[part], layers)
-        if len(panels) < len(indices):
-            self.report_cut(look, f"with {len(panels)} of {len(indices)} mistakes drawn")
-        return panels
+        rows: list[np.ndarray] = []
+        entries: list[SheetEntry] = []
+        kind, done = ("mistakes", *layers), 0
+        passes = PASSES if layers else 0.0
+        for part in look.pieces(
+            kind, len(chosen), batch=self.batch, passes=passes, seconds=_DRAWING
+        ):
+            images = _read_images(look, predictions, chosen[part])
+            if layers:
+                rows += self._draw_evidence(look, predictions, images, layers)
+            else:
+                entries += _describe(look, predictions, images)
+            done = part.stop
+        if done < len(chosen):
+            self.report_cut(look, f"with {done} of {len(chosen)} mistakes drawn")
+        if entries:
+            return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
+        return partial(evidence_sheet, rows, title=title) if rows else None
 
-    def _explain(
-        self, look: Look, predictions: Predictions, images: Tensor, indices: list[int],
-        layers: list[str],
-    ) -> list[Panels]:  # fmt: skip
-        pairs = np.stack([predictions.predicted[indices], predictions.labels[indices]], axis=1)
-        targets = torch.from_numpy(pairs)
+    def _draw_evidence(
+        self, look: Look, predictions: Predictions, images: _Images, layers: list[str]
+    ) -> list[np.ndarray]:
+        """Return a row for each image: the overlays of the predicted and the true class."""
+        if not len(images.indices):
+            return []
+        pairs = np.stack(
+            [predictions.predicted[images.indices], predictions.labels[images.indices]], axis=1
+        )
         with look.skip_preprocessing():
-            maps = explain_classes(self, look, images, targets, layers).maps[layers[0]]
-        return [
-            [
-                (
-                    f"{role}: {look.class_names[name]}" if one.any() else "no positive evidence",
-                    overlay(image, one, high=float(pair.max())),
+            found = explain_classes(self, look, images.pixels, torch.from_numpy(pairs), layers)
+        rows = []
+        for number, (index, maps) in enumerate(
+            zip(images.indices, found.maps[layers[0]], strict=True)
+        ):
+            roles = choose_classes("answer", look.class_names, *pairs[number].tolist())
+            probabilities = predictions.confidences[index], predictions.true_confidences[index]
+            entries = [
+                ClassMap(
+                    maps[k], look.class_names[name], role, float(probabilities[k]), layer=layers[0]
                 )
-                for role, name, one in zip(("predicted", "true"), names, pair, strict=True)
+                for k, (name, role) in enumerate(roles)
             ]
-            for image, pair, names in zip(images.cpu(), maps, pairs, strict=True)
-        ]
+            source = images.sources[number]
+            rows.append(draw_evidence(images.photographs[number], entries, source=source))
+        return rows
+
+    def _compose_random(
+        self, look: Look, predictions: Predictions, title: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the sheet of random images, the same ones at every look."""
+        pool = np.arange(len(predictions))
+        if predictions.sample:  # the data cannot be read again; only these images are held
+            pool = np.flatnonzero(np.isin(predictions.rows, predictions.sample))
+        chosen = np.sort(np.random.default_rng(look.seed).permutation(pool)[: self.random])
+        entries: list[SheetEntry] = []
+        for part in look.pieces(
+            "random image", len(chosen), batch=self.batch, passes=0.0, seconds=_DRAWING
+        ):
+            entries += _describe(look, predictions, _read_images(look, predictions, chosen[part]))
+        if not entries:
+            return None
+        return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
 
 
-def _make_entry(
-    predictions: Predictions, class_names: Sequence[str], image: Tensor, index: int, panels: Panels
-) -> SheetEntry:
-    predicted, truth = int(predictions.predicted[index]), int(predictions.labels[index])
-    confidence = format_probability(float(predictions.confidences[index]))
-    lines = [f"predicted {class_names[predicted]} {confidence}"]
-    if truth >= 0 and truth != predicted:
-        probability = format_probability(float(predictions.true_confidences[index]))
-        lines.append(f"true {class_names[truth]} {probability}")
-    return SheetEntry(image, lines, None if truth < 0 else truth == predicted, panels)
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images of a split that can be read again.
+
+    Attributes:
+        indices: n indices into the predictions.
+        pixels: (n, C, H, W), as the network takes them.
+        photographs: n pictures of them.
+        sources: n names by which a user finds them; empty if unknown.
+    """
+
+    indices: list[int]
+    pixels: Tensor
+    photographs: Sequence[Photograph | Tensor]
+    sources: Sequence[str]
+
+
+def _read_images(look: Look, predictions: Predictions, indices: np.ndarray) -> _Images:
+    assert look.fetch is not None
+    pixels, rows = look.fetch(predictions.rows[indices].tolist())
+    known = np.searchsorted(predictions.rows, rows).tolist()  # rows are sorted
+    if look.photographs is None or look.sources is None:
+        return _Images(known, pixels, list(pixels.cpu()), [""] * len(known))
+    return _Images(known, pixels, look.photographs(rows, pixels), look.sources(rows))
+
+
+def _describe(look: Look, predictions: Predictions, images: _Images) -> list[SheetEntry]:
+    """Return a sheet's entries: what is predicted, what is true, and the name of the file."""
+    entries = []
+    for photograph, source, index in zip(
+        images.photographs, images.sources, images.indices, strict=True
+    ):
+        predicted, truth = int(predictions.predicted[index]), int(predictions.labels[index])
+        confidence = format_probability(float(predictions.confidences[index]))
+        lines = [f"predicted {look.class_names[predicted]} {confidence}"]
+        if truth >= 0 and truth != predicted:
+            probability = format_probability(float(predictions.true_confidences[index]))
+            lines.append(f"true {look.class_names[truth]} {probability}")
+        correct = None if truth < 0 else truth == predicted
+        entries.append(SheetEntry(photograph, lines, correct, source))
+    return entries

@@ -9,6 +9,7 @@ from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor, nn
 
+from convlens.draw.attribution_panel import describe_method
 from convlens.explain.occlusion import (
     check_occlusion,
     occlusion,
@@ -52,6 +53,10 @@ class OcclusionMaps(SignedMaps):
     @property
     def tag(self) -> str:
         return "occlusion"
+
+    @property
+    def reading(self) -> str:
+        return describe_method("superpixels" if self.superpixels else self.tag)
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         window, stride = self._compute_sizes(example)

@@ -22,13 +22,17 @@ from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode, preserve_modes
+from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.order import draw_even_sample, make_generator
 from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.decode import make_recipe
+from convlens.data.pixels.photograph import make_photograph, read_photographs
 from convlens.data.probes import Probes
 from convlens.training import ClassifierModule
 
@@ -218,7 +222,7 @@ def gather_context(
     context: dict[str, Any] = {"marks": _find_marks(module)}
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
-        context |= _build_readers(pictures, module.device, data.seed)
+        context |= _build_readers(pictures, data.spec, module.device, data.seed)
         schedule = getattr(module, "schedule", None)
         if data.augmentation.active and (schedule is None or schedule.augments):
             context["augment"] = lambda images, seed: data.augmentation(
@@ -229,10 +233,18 @@ def gather_context(
     return context
 
 
-def _build_readers(pictures: Images, device: torch.device, seed: int) -> dict[str, Any]:
+def _build_readers(
+    pictures: Images, spec: DataConfig, device: torch.device, seed: int
+) -> dict[str, Any]:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
+
+    def photographs(rows: Sequence[int], images: Tensor) -> list[Photograph]:
+        if pictures.files is None:
+            return [make_photograph(image) for image in images]
+        files = (pictures.files[row] for row in rows)
+        return read_photographs(files, images, make_recipe(spec))
 
     def sample(count: int) -> np.ndarray:
         return draw_even_sample(pictures.labels, count, seed)
@@ -249,6 +261,8 @@ def _build_readers(pictures: Images, device: torch.device, seed: int) -> dict[st
 
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
+        "photographs": photographs,
+        "sources": lambda rows: [pictures.names[row] for row in rows],
         "sample_images": batches,
         "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
         "sample_masks": masks,

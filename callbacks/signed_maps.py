@@ -9,25 +9,28 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import numpy as np
+import torch
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, choose_classes
+from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.draw.attribution_panel import attribution_panel
+from convlens.draw.attribution_panel import attribution_panel, describe_method
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import compute_logits
+from convlens.rundir.maps import IMAGE, Maps
 
 ONLY = ("correct", "all", "wrong")
 
 
 class SignedMaps(ExplanationCallback):
-    """``<tag>/<probe>``: rows [image | map | overlay], red for the class, blue against it.
+    """``<tag>/<probe>``: maps over the photograph, red for the class, blue against it.
 
-    A probe with an unknown true class is neither correct nor wrong, and is always drawn.
+    The maps are kept as numbers, too, averaged down to at most 14×14 cells. A probe with an unknown
+    true class is neither correct nor wrong, and is always drawn.
 
     Args:
         probes: maximum number of probes in a look.
@@ -41,11 +44,17 @@ class SignedMaps(ExplanationCallback):
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.probe_count, self.only, self.target = probes, only, target
+        self.smooth = 0.0  # see ``attribution_panel``
 
     @property
     @abstractmethod
     def tag(self) -> str:
         """The part of the tag before the probe's name."""
+
+    @property
+    def reading(self) -> str:
+        """A sentence on how to read the maps."""
+        return describe_method(self.tag)
 
     @abstractmethod
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
@@ -96,9 +105,8 @@ class SignedMaps(ExplanationCallback):
             (self.tag, "panel"), len(turn), batch=1, passes=self.estimate_passes(look)
         ):
             (number,) = turn[part]
-            picture = self._draw_panel(
-                look, number, predictions[number], labels[number], probs[number]
-            )
+            picture, maps = self._explain_probe(look, number, probs[number])
+            yield self.tag, maps
             yield f"{self.tag}/{look.probes.names[number]}", picture
             done = part.stop
             self._turn = numbers.index(turn[done]) if done < len(turn) else 0
@@ -108,15 +116,35 @@ class SignedMaps(ExplanationCallback):
     def _selects(self, predicted: int, truth: int) -> bool:
         return self.only == "all" or truth < 0 or (predicted == truth) == (self.only == "correct")
 
-    def _draw_panel(
-        self, look: Look, number: int, predicted: int, truth: int, probs: Tensor
-    ) -> np.ndarray:
-        rows = choose_classes(self.target, look.class_names, predicted, truth)
-        image = look.probes.images[number : number + 1]
-        maps, note = self.explain(look, image, [target for target, _ in rows])
+    def _explain_probe(self, look: Look, number: int, probs: Tensor) -> tuple[np.ndarray, Maps]:
+        """Return the panel of a probe, and its maps.
+
+        Args:
+            look: the look.
+            number: of the probe.
+            probs: (K,) probabilities.
+        """
+        probe, predicted = look.probes.names[number], int(probs.argmax())
+        rows = choose_classes(
+            self.target, look.class_names, predicted, int(look.probes.labels[number])
+        )
+        targets = [target for target, _ in rows]
+        maps, note = self.explain(look, look.probes.images[number : number + 1], targets)
+        maps = maps.cpu()
         entries = [
-            ClassMap(maps[row].cpu(), look.class_names[target], role, float(probs[target]))
+            ClassMap(maps[row], look.class_names[target], role, float(probs[target]))
             for row, (target, role) in enumerate(rows)
         ]
-        title = f"{look.probes.names[number]} · {self.heading(look)} · epoch {look.clock}"
-        return attribution_panel(image[0].cpu(), entries, title=title, note=note)
+        picture = attribution_panel(
+            look.probes.photographs[number], entries,
+            title=f"{probe} · {self.heading(look)} · epoch {look.clock}",
+            reading=self.reading, source=look.probes.sources[number], smooth=self.smooth,
+            note=note,
+        )  # fmt: skip
+        roles, _ = list_targets(look, self.target)
+        both = [0, -1] if len(roles) == 2 else [0]  # one map serves "predicted = true"
+        named = name_maps(
+            self.tag, look, [number], roles, torch.tensor(targets)[both][None], probs[None],
+            {(self.layers_of(look) or [IMAGE])[-1]: maps[both][None]},
+        )  # fmt: skip
+        return picture, named

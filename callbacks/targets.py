@@ -1,12 +1,18 @@
-"""Which classes of an image are explained: the predicted and the true one, or one by its name."""
+"""Which classes of an image are explained, and the names of their maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
+from convlens.callbacks.look import Look
+from torch import Tensor
 
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.names import find_name
 from convlens.draw.grad_cam_panel import Role
+from convlens.explain.shrink import shrink_maps
+from convlens.rundir.maps import SIDE, Maps, format_rank
 
 
 def check_target(key: str, target: str, class_names: Sequence[str]) -> None:
@@ -46,7 +52,60 @@ def choose_classes(
     return [(predicted, "predicted"), (true, "true")]
 
 
-def format_rank(rank: int) -> str:
-    """Return the role of a class by how probable it is: 2 becomes ``2nd``, 3 ``3rd``, …"""
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank // 10 % 10 != 1 else 0, "th")
-    return f"{rank}{ending}"
+def list_targets(look: Look, target: str, classes: int = 2) -> tuple[list[str], Tensor]:
+    """Return T roles, and the classes to explain, (N, T); those below 0 are ranks: -1 is the
+    predicted class, -2 the next most probable one.
+
+    Where the true class is unknown, the predicted one stands in its place, and ``name_maps`` hides
+    its maps.
+
+    Args:
+        look: the look, with N probes.
+        target: ``answer``, or the name of a class.
+        classes: T with ``answer``: predicted, true and the next most probable classes.
+    """
+    count = len(look.probes)
+    if target != "answer":
+        number = find_name(target, look.class_names)
+        assert number is not None, "check_target comes first"
+        return ["target"], torch.full((count, 1), number)
+    ranks = range(2, 1 + min(classes - 1, len(look.class_names)))
+    columns = [torch.full((count,), -1), look.probes.labels.cpu()]
+    columns += [torch.full((count,), -rank) for rank in ranks]
+    return ["predicted", "true", *map(format_rank, ranks)], torch.stack(columns, dim=1)
+
+
+def name_maps(
+    method: str, look: Look, numbers: Sequence[int], roles: Sequence[str], targets: Tensor,
+    probabilities: Tensor, layers: Mapping[str, Tensor],
+) -> Maps:  # fmt: skip
+    """Return maps of n probes with the names of probes and classes.
+
+    Maps are averaged down to what is kept. Those of an unknown true class become NaN.
+
+    Args:
+        method: see ``convlens.rundir.maps.Maps``.
+        look: the look.
+        numbers: the n probes.
+        roles: T roles, from ``list_targets``.
+        targets: (n, T), the explained classes.
+        probabilities: (n, K).
+        layers: maps by layer, (n, T, h, w).
+    """
+    targets, probabilities = targets.cpu(), probabilities.cpu()
+    known = torch.ones_like(targets, dtype=torch.bool)
+    if "true" in roles:
+        known[:, roles.index("true")] = look.probes.labels[list(numbers)].cpu() >= 0
+    hidden = ~known[:, :, None, None]
+    return Maps(
+        method, [look.probes.names[number] for number in numbers], roles,
+        [
+            [look.class_names[k] if is_known else "" for k, is_known in zip(*row, strict=True)]
+            for row in zip(targets.tolist(), known.tolist(), strict=True)
+        ],
+        probabilities.gather(1, targets).numpy(),
+        {
+            name: shrink_maps(maps.cpu(), SIDE).masked_fill(hidden, torch.nan).numpy()
+            for name, maps in layers.items()
+        },
+    )  # fmt: skip

@@ -60,13 +60,13 @@ def _last(home: Path) -> Path:
 
 
 def _both_right(homes: list[Path]) -> list[str]:
-    """Return probes that both networks predict correctly, so their panels have one row."""
-    heights = [
-        {file.name: Image.open(file).height for file in (_last(home) / "grad_cam").glob("*.jpg")}
+    """Return probes that both networks predict correctly, so their panels have one map."""
+    widths = [
+        {file.name: Image.open(file).width for file in (_last(home) / "grad_cam").glob("*.jpg")}
         for home in homes
     ]
-    one_row = min(min(each.values()) for each in heights)
-    return sorted(name for name in heights[0] if all(h[name] == one_row for h in heights))
+    one_map = min(min(each.values()) for each in widths)
+    return sorted(name for name in widths[0] if all(w[name] == one_map for w in widths))
 
 
 def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIGHT = 120_000  # maximum bytes of a picture
 QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
-TITLED = 32  # pixels: title of learning curves, which only states the epoch
+TITLED = 54  # pixels: the words above learning curves, the same for each
 # places in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
@@ -132,7 +132,7 @@ def looks(tour: Path) -> np.ndarray:
 def mistakes(tour: Path) -> np.ndarray:
     """Draw the first two rows of mistakes."""
     evaluation = tour / "regularized" / "evaluation" / "best"
-    return picture(next(evaluation.glob("epoch_*/predictions/mistakes/test.jpg")))[:460]
+    return picture(next(evaluation.glob("epoch_*/predictions/mistakes/test.jpg")))[:884]
 
 
 def occlusion(tour: Path) -> np.ndarray:

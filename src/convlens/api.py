@@ -7,7 +7,7 @@
 """
 
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.methods import Explanation
+from convlens.experiment.explanation import Explanation
 from convlens.experiment.networks import load, wrap
 from convlens.rundir.maps import Maps
 from convlens.rundir.read import StoredRun

@@ -20,8 +20,8 @@ NAMES = ("cat", "dog", "emu")
 
 
 def look(**fields) -> Look:
-    """A look at three probes of 120 × 120 pixels, with what ``fields`` say."""
-    images = torch.rand(3, 3, 120, 120, generator=torch.Generator().manual_seed(0))
+    """A look at three probes of 224 × 224 pixels, with what ``fields`` say."""
+    images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     names = ["p0", "p1", "p2"]
     given = {
         "network": torch.nn.Identity(), "probes": Probes(images, torch.arange(3), names, names),

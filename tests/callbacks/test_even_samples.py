@@ -117,7 +117,7 @@ def test_random_pictures_of_another_project_are_random(monkeypatch):
     shown = []
     monkeypatch.setattr(
         mistakes_module, "picture_sheet",
-        lambda entries, *, title, columns: shown.append((title, entries)) or np.zeros((1, 1, 3)),
+        lambda entries, *, title, **_: shown.append((title, entries)) or np.zeros((1, 1, 3)),
     )  # fmt: skip
     given = look_at(untrained(names=("cat", "dog")), names=("cat", "dog"))
     kept = [int(row) for row in answers.images]

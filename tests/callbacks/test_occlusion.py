@@ -13,10 +13,13 @@ from convlens.callbacks import Attribution, OcclusionMaps, signed_maps
 
 from convlens.core.errors import UserError
 from convlens.draw.attribution_panel import attribution_panel
-from convlens.draw.canvas import PAD
-from convlens.draw.colour import DIVERGING, HEAT, colour_table
+from convlens.draw.canvas import GAP, PAD
+from convlens.draw.colour import DIVERGING, colour_table
 from convlens.draw.grad_cam_panel import ClassMap
-from support.looks import NAMES, FakeClock, look_at, untrained
+from convlens.draw.palette import RED
+from convlens.rundir.maps import IMAGE
+from support.looks import NAMES, FakeClock, collect_maps, look_at, untrained
+from support.panels import any_of
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def drawn(monkeypatch) -> dict:
     """Title's first word -> (rows, title, note) of every panel asked for."""
     panels = {}
 
-    def panel(picture, rows, *, title, note=None):
+    def panel(picture, rows, *, title, note=None, **_):
         panels[title.split(" ")[0]] = rows, title, note
         return np.zeros((8, 8, 3), np.uint8)
 
@@ -48,7 +51,7 @@ def attached(callback, look):
 
 
 def tags(callback, look) -> list[str]:
-    return [tag for tag, _ in callback.pictures(look)]
+    return [tag for tag, value in callback.pictures(look) if isinstance(value, np.ndarray)]
 
 
 def test_occlusion_draws_captums_maps(look, drawn):
@@ -68,6 +71,38 @@ def test_occlusion_draws_captums_maps(look, drawn):
                 sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2),
             )  # fmt: skip
             torch.testing.assert_close(row.map, theirs[0].mean(0), atol=1e-5, rtol=0)
+
+
+def test_the_maps_are_kept_as_numbers_with_names(look, drawn):
+    callback = attached(OcclusionMaps(only="all", probes=4, baseline=0.5), look)
+    method, found = collect_maps(callback, look)
+    assert (method, found.method, found.roles) == ("occlusion", "occlusion", ["predicted", "true"])
+    assert list(found.probes) == ["p0", "p1", "p2", "p3"] and list(found.layers) == [IMAGE]
+    maps = found.layers[IMAGE]
+    assert maps.shape == (4, 2, 14, 14) and (maps[:3] < 0).any()
+    predicted = [NAMES[k] for k in look.network(look.probes.images).argmax(1)]
+    true = [NAMES[k] for k in look.probes.labels[:3]]
+    assert [row[0] for row in found.classes] == predicted
+    assert [row[1] for row in found.classes] == [*true, ""]  # unknown for p3
+    assert np.isnan(maps[3, 1]).all() and np.isfinite(maps[:3]).all()
+    shares = look.network(look.probes.images).detach().softmax(1).numpy()
+    for number, column in np.ndindex(3, 2):
+        target = NAMES.index(found.classes[number][column])
+        assert found.probabilities[number, column] == pytest.approx(shares[number, target], 1e-5)
+        theirs = CaptumOcclusion(look.network).attribute(
+            look.probes.images[number : number + 1], target=target, baselines=0.5,
+            sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2),
+        )  # fmt: skip
+        pooled = torch.nn.functional.adaptive_avg_pool2d(theirs[0].mean(0)[None], 14)[0]
+        np.testing.assert_allclose(maps[number, column], pooled, atol=1e-5)
+
+
+def test_a_layers_maps_carry_its_name_and_one_target_has_one_role(look, drawn):
+    callback = attached(Attribution(method="LayerGradCam", target="emu", probes=2), look)
+    method, found = collect_maps(callback, look)
+    assert method == "layer_grad_cam" and found.roles == ["target"]
+    assert found.classes == [["emu"], ["emu"]]
+    assert list(found.layers) == callback.layers_of(look) == ["backbone.block2.activation"]
 
 
 def test_which_probes_are_shown(look, drawn):
@@ -162,40 +197,80 @@ def test_mistakes_are_told_before_training(look):
         Attribution(method="guided_gradcams")
 
 
-def panel_of(values) -> np.ndarray:
+def draw(values, **options) -> np.ndarray:
+    """The panel of a map over a grey photograph of 320 × 320 pixels."""
     entry = ClassMap(np.asarray(values, np.float32), "dog", "predicted = true", 0.9)
-    return attribution_panel(np.full((3, 192, 192), 0.5, np.float32), [entry], title="t")
+    image = np.full((3, 320, 320), 120 / 255, np.float32)
+    return attribution_panel(image, [entry], title="t", reading="r", **options)
 
 
-def map_of(panel) -> np.ndarray:
-    """The map's pixels: the second of three columns of 192, above a caption."""
-    bottom = panel.shape[0] - PAD - 15 - 2
-    return panel[bottom - 192 : bottom, PAD + 200 : PAD + 392]
+def find_overlay(panel: np.ndarray) -> np.ndarray:
+    """The overlay, to the right of the photograph."""
+    top = int(np.argmax((panel[:, PAD] == 120).all(-1)))
+    return panel[top : top + 320, PAD + 320 + GAP : PAD + 640 + GAP]
 
 
-def test_signed_maps_are_symmetric_about_zero_and_positive_ones_are_heat():
-    drawn = map_of(panel_of([[1.0, -2.0], [0.0, 2.0]]))
-    colours, at = colour_table(DIVERGING), [(0, 0), (0, 191), (191, 0), (191, 191)]
-    levels = [191, 0, 128, 255]  # 1, -2, 0 and 2 between -2 and 2
-    assert [drawn[place].tolist() for place in at] == [colours[k].tolist() for k in levels]
-    drawn = map_of(panel_of([[1.0, 2.0], [0.0, 4.0]]))
-    assert [drawn[place].tolist() for place in at] == [
-        colour_table(HEAT)[k].tolist() for k in (64, 128, 0, 255)
+def blended(level: int, cover: float) -> np.ndarray:
+    """The photograph in pale grey under a colour, by the formula: a = 0.75 · cover."""
+    ground, a = 90 + (1 - 90 / 255) * 120, 0.75 * cover
+    return np.rint((1 - a) * ground + a * colour_table(DIVERGING)[level].astype(float))
+
+
+def test_signed_maps_are_symmetric_about_zero_whatever_their_sign():
+    drawn = find_overlay(draw([[1.0, -2.0], [0.0, 2.0]]))
+    corners = [drawn[place] for place in ((0, 0), (0, -1), (-1, 0), (-1, -1))]
+    for colour, expected in zip(
+        corners, (blended(191, 0.5), blended(0, 1), blended(128, 0), blended(255, 1)), strict=True
+    ):
+        assert (colour == expected).all()
+    # of a map without negative values, 0 is the middle of the scale too
+    drawn = find_overlay(draw([[1.0, 2.0], [0.0, 4.0]]))
+    corners = [drawn[place] for place in ((0, 0), (0, -1), (-1, 0), (-1, -1))]
+    for colour, expected in zip(
+        corners,
+        (blended(159, 0.25), blended(191, 0.5), blended(128, 0), blended(255, 1)),
+        strict=True,
+    ):
+        assert (colour == expected).all()
+
+
+def test_all_classes_share_a_scale():
+    entries = [
+        ClassMap(np.full((3, 3), value, np.float32), "a", role, 0.5)
+        for value, role in ((4.0, "predicted"), (-2.0, "true"))
     ]
+    image = np.full((3, 320, 320), 120 / 255, np.float32)
+    panel = attribution_panel(image, entries, title="t", reading="r")
+    assert (find_overlay(panel) == blended(255, 1)).all()
+    assert (panel == blended(64, 0.5)).all(-1).sum() == 320 * 320
 
 
-def test_empty_and_broken_maps_are_neutral_and_said():
-    zero = map_of(panel_of(np.zeros((4, 4))))
-    assert (zero == colour_table(HEAT)[0]).all()
-    alarm = [panel_of(m) for m in (np.zeros((4, 4)), np.full((4, 4), np.nan))]
-    for panel in alarm:
-        caption = panel[-PAD - 15 : -PAD, PAD + 200 : PAD + 392].astype(int)
-        assert (caption[..., 0] - caption[..., 1] > 100).any()  # red letters
+def test_empty_and_broken_maps_leave_the_photograph_and_are_named(recwarn):
+    for values in (np.zeros((4, 4)), np.full((4, 4), np.nan)):
+        panel = draw(values)
+        assert (find_overlay(panel) == blended(128, 0)).all()
+        assert any_of(panel, RED)  # letters
+    assert not len(recwarn)
+    assert not any_of(draw(np.ones((4, 4))), RED)
 
 
 def test_a_few_extreme_pixels_do_not_take_all_the_colour():
     values = np.random.default_rng(0).normal(size=(64, 64))
     values[0, 0] = 1e6
-    drawn = map_of(panel_of(values))
-    assert (drawn == colour_table(DIVERGING)[0]).all(-1).any()
-    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 100
+    drawn = find_overlay(draw(values)).astype(int)
+    spread = np.abs(drawn[..., 0] - drawn[..., 2])  # red against blue
+    assert (spread > 15).mean() > 0.1  # of the whole overlay
+
+
+def test_single_pixels_become_visible_by_smoothing():
+    values = np.zeros((224, 224))
+    values[::20, ::20] = 1.0
+
+    def coloured(panel: np.ndarray) -> float:
+        drawn = find_overlay(panel).astype(int)
+        return float((drawn[..., 0] - drawn[..., 2] > 15).mean())
+
+    assert coloured(draw(values, smooth=0.02)) > 5 * coloured(draw(values)) > 0
+    # a map of few cells is drawn as it is
+    few = np.eye(14)
+    assert (draw(few) == draw(few, smooth=0.02)).all()

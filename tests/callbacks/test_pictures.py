@@ -13,7 +13,8 @@ from convlens.callbacks.look import Look
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.experiment.module import build_module
-from support.looks import NAMES, look_at, untrained
+from convlens.rundir.maps import FILE, read_maps, write_maps
+from support.looks import NAMES, collect_maps, look_at, untrained
 from support.tiny import TINY
 
 
@@ -28,17 +29,9 @@ def look(network):
 
 
 def test_grad_cam_draws_captums_maps(look, monkeypatch):
-    drawn = {}
-
-    def panel(picture, rows, *, title):
-        drawn[title.split(" ")[0]] = rows
-        return np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr(module_under_test, "grad_cam_panel", panel)
     callback = GradCam()
     callback.attach(look.probes, NAMES, None, 0)
-    assert [tag for tag, _ in callback.pictures(look)] == [f"grad_cam/p{i}" for i in range(4)]
-
+    drawn = rows_drawn(callback, look, monkeypatch)
     answers = look.network(look.probes.images).softmax(1)
     layer = look.network.backbone.block2.activation
     for number in range(4):
@@ -60,7 +53,7 @@ def test_unknown_truth_is_not_judged(look, monkeypatch):
     monkeypatch.setattr(
         module_under_test,
         "grad_cam_panel",
-        lambda picture, rows, title: roles.append([row.role for row in rows]) or picture,
+        lambda picture, rows, **_: roles.append([row.role for row in rows]) or np.zeros((8, 8, 3)),
     )
     callback = GradCam()
     callback.attach(look.probes, NAMES, None, 0)
@@ -71,7 +64,8 @@ def test_unknown_truth_is_not_judged(look, monkeypatch):
 def test_a_named_class_is_explained_for_all(look):
     callback = GradCam(target="emu")
     callback.attach(look.probes, NAMES, None, 0)
-    assert (callback._targets(look) == 2).all()
+    _, found = collect_maps(callback, look)
+    assert found.roles == ["target"] and found.classes == [["emu"]] * 4
     callback = GradCam(target="emo")
     callback.attach(look.probes, NAMES, None, 0)
     with pytest.raises(UserError, match="did you mean emu"):
@@ -82,13 +76,18 @@ def rows_drawn(callback, look, monkeypatch) -> dict[str, list]:
     """What the callback gives to the panel, by probe."""
     drawn = {}
 
-    def panel(picture, rows, *, title):
+    def panel(picture, rows, *, title, **_):
         drawn[title.split(" ")[0]] = rows
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr(module_under_test, "grad_cam_panel", panel)
-    assert [tag for tag, _ in callback.pictures(look)] == [f"grad_cam/p{i}" for i in range(4)]
+    assert list_tags(callback, look) == [f"grad_cam/p{i}" for i in range(4)]
     return drawn
+
+
+def list_tags(callback, look) -> list[str]:
+    """The tags of the pictures."""
+    return [tag for tag, value in callback.pictures(look) if isinstance(value, np.ndarray)]
 
 
 def test_several_layers_share_a_panel_and_are_captums(look, monkeypatch):
@@ -109,7 +108,52 @@ def test_several_layers_share_a_panel_and_are_captums(look, monkeypatch):
                     NAMES.index(row.class_name),
                     relu_attributions=True,
                 )
-                torch.testing.assert_close(found, expected[0, 0].detach(), atol=1e-5, rtol=1e-5)
+                pooled = average(expected[0, 0].detach().numpy(), 14)
+                np.testing.assert_allclose(found, pooled, atol=1e-5, rtol=1e-5)
+
+
+def average(values: np.ndarray, side: int) -> np.ndarray:
+    """Mean over the cells that each of at most ``side`` cells a side covers, even in part."""
+    height, width = (min(side, each) for each in values.shape)
+    result = np.zeros((height, width))
+    for y, x in np.ndindex(height, width):
+        top, left = y * values.shape[0] // height, x * values.shape[1] // width
+        bottom, right = (
+            -(-(y + 1) * values.shape[0] // height), -(-(x + 1) * values.shape[1] // width)
+        )  # fmt: skip
+        result[y, x] = values[top:bottom, left:right].mean()
+    return result
+
+
+def test_the_maps_in_the_file_are_captums_averaged_to_14_cells(look, tmp_path):
+    layers = ["backbone.block1.activation", "backbone.block2.activation"]
+    callback = GradCam(layers=layers, classes=3)
+    callback.attach(look.probes, NAMES, None, 0)
+    method, found = collect_maps(callback, look)
+    write_maps(tmp_path / "epoch_000", found)
+    stored = read_maps(tmp_path / "epoch_000" / FILE)[method]
+    assert stored.roles == ["predicted", "true", "2nd"] and list(stored.layers) == layers
+    assert stored.layers[layers[0]].shape == (4, 3, 14, 14)
+    shares = look.network(look.probes.images).softmax(1).detach().numpy()
+    for number, column in np.ndindex(4, 3):
+        name, image = stored.classes[number][column], look.probes.images[number : number + 1]
+        if (number, column) == (2, 1):  # its true class is unknown
+            assert name == "" and all(np.isnan(m[2, 1]).all() for m in stored.layers.values())
+            continue
+        target = NAMES.index(name)
+        ranks = {"predicted": 0, "2nd": 1}
+        if (role := stored.roles[column]) in ranks:
+            assert target == np.argsort(-shares[number])[ranks[role]]
+        else:
+            assert target == look.probes.labels[number]
+        assert stored.probabilities[number, column] == pytest.approx(shares[number, target], 1e-5)
+        for layer in layers:
+            theirs = LayerGradCam(look.network, look.network.get_submodule(layer)).attribute(
+                image, target, relu_attributions=True
+            )
+            expected = average(theirs[0, 0].detach().double().numpy(), 14)
+            difference = np.abs(stored.layers[layer][number, column] - expected).max()
+            assert difference <= 2**-11 * expected.max() + 1e-7
 
 
 def test_colours_keep_their_scale_when_evidence_fades_also_after_a_resume(look, monkeypatch):
@@ -136,7 +180,7 @@ def test_plan_tells_the_tags_that_are_drawn(look):
         callback.attach(look.probes, NAMES, None, 0)
         layers = callback.select_layers(look.network, look.example)
         planned = callback.plan(layers, len(look.probes))
-        drawn = [tag for tag, _ in callback.pictures(look)]
+        drawn = list_tags(callback, look)
         assert len(drawn) == sum(planned.values())
         for tag in planned:
             pattern = tag.split("<probe>")[0]
@@ -149,4 +193,4 @@ def test_dense_network_has_no_map_and_says_so(look, caplog):
     empty = Look(dense, look.probes, NAMES, 0, False, float("inf"), 0)
     for callback, count in ((GradCam(), 0), (ActivationGrids(), 0), (FilterVisuals(units=1), 2)):
         callback.attach(look.probes, NAMES, None, 0)
-        assert len(list(callback.pictures(empty))) == count
+        assert len(list_tags(callback, empty)) == count

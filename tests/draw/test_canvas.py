@@ -24,7 +24,7 @@ from convlens.draw.canvas import (
     vstack,
     write_labels,
 )
-from convlens.draw.colour import HEAT, colour_bar, colour_table, colourise, format_number, overlay
+from convlens.draw.colour import colour_bar, colour_table, colourise, format_number
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.palette import BACKGROUND
 from convlens.draw.picture import compute_legible_size, resize, to_uint8
@@ -189,23 +189,6 @@ def test_colours_come_from_the_table_and_nan_is_grey():
     assert len(set(colours[0, 5].tolist())) <= 3 and colours.dtype == np.uint8
     assert (colourise(torch.full((2, 2), 3.0), "viridis", 3, 3) == colour_table("viridis")[0]).all()
     assert (colourise(torch.full((2, 2), 6.0), low=4, high=8) == colour_table("viridis")[128]).all()
-
-
-def test_overlay_of_nothing_is_the_picture_and_of_everything_is_mostly_heat():
-    picture = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
-    image = to_uint8(picture)
-    for nothing in (torch.zeros(4, 5), torch.full((4, 5), float("nan"))):
-        assert (overlay(picture, nothing) == image).all()
-        assert (overlay(image, nothing) == image).all()
-    most = overlay(picture, torch.ones(4, 5)).astype(float)
-    assert np.abs(most - (image.astype(float) + 3.0 * colour_table(HEAT)[255]) / 4).max() <= 0.5
-
-
-def test_overlay_covers_more_where_the_map_is_higher():
-    ramp = torch.linspace(0, 1, 64).repeat(64, 1)
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    change = np.abs(overlay(grey, ramp).astype(int) - 128).sum(axis=(0, 2))
-    assert change[0] == 0 and change[-1] > change[10] > 0
 
 
 def test_the_bar_runs_through_the_table_and_gives_way_to_its_words():

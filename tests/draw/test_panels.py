@@ -8,63 +8,122 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from convlens.draw.canvas import PAD
+from convlens.draw.canvas import GAP, PAD
 from convlens.draw.charts import find_best_epoch, learning_curves
 from convlens.draw.colour import HEAT, colour_table
 from convlens.draw.filter_sheet import draw_kernels, filter_sheet, kernel_sheet
-from convlens.draw.grad_cam_panel import ClassMap, format_probability, grad_cam_panel
+from convlens.draw.grad_cam_panel import (
+    ClassMap,
+    LayerMap,
+    draw_evidence,
+    evidence_sheet,
+    format_probability,
+    grad_cam_panel,
+)
 from convlens.draw.palette import EMPTY, GREEN, RED
-from convlens.draw.picture import resize, to_uint8
-from support.panels import NAMES, any_of, assert_margin_is_empty, find
+from convlens.draw.picture import to_uint8
+from support.panels import NAMES, any_of, assert_margin_is_empty, find, is_colour
 from support.panels import uniform_tensor as uniform
 
 
+def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What a panel makes of a picture that is not tiny: Pillow's bilinear enlargement."""
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def grey(size: int = 160) -> torch.Tensor:
+    """A picture of the grey level 128."""
+    return torch.full((1, size, size), 128 / 255)
+
+
+def blended(level: int, cover: float) -> np.ndarray:
+    """Grey 128 under heat, by the formula: a = 0.75 · cover."""
+    a = 0.75 * cover
+    return np.rint((1 - a) * 128 + a * colour_table(HEAT)[level].astype(float)).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
-    ("shape", "factor"), [((1, 28, 28), 6), ((3, 64, 64), 3), ((3, 150, 150), 1), ((3, 96, 50), 2)]
+    ("shape", "drawn"),
+    [
+        ((1, 28, 28), (308, 308)),  # tiny ones by an integer factor, so that pixels stay visible
+        ((3, 64, 64), (320, 320)),
+        ((3, 150, 150), (320, 320)),
+        ((3, 96, 50), (320, 167)),
+        ((3, 900, 600), (320, 213)),
+    ],
 )
-def test_the_panel_holds_the_picture_unchanged_once_a_class(shape, factor):
+def test_the_photograph_stands_once_beside_an_overlay_of_each_class(shape, drawn):
     picture = uniform(*shape)
     maps = [
-        ClassMap(uniform(7, 7), "dog", "predicted", 0.9),
-        ClassMap(uniform(7, 7), "cat", "true", 0.1),
+        ClassMap(uniform(7, 7) + 0.1, "dog", "predicted", 0.9),
+        ClassMap(uniform(7, 7) + 0.1, "cat", "true", 0.1),
     ]
     panel = grad_cam_panel(picture, maps, title="probe 3")
-    image = to_uint8(picture).repeat(factor, 0).repeat(factor, 1)
-    places = find(panel, image)
-    assert len(places) == 2 and {x for _, x in places} == {PAD}
+    image = to_uint8(picture)
+    if max(shape) < 80:
+        image = image.repeat(drawn[0] // shape[1], 0).repeat(drawn[1] // shape[2], 1)
+    else:
+        image = enlarge(image, drawn)
+    ((_, left),) = find(panel, image)
+    assert left == PAD and panel.shape[1] >= 2 * PAD + 3 * drawn[1]
     assert_margin_is_empty(panel)
 
 
-def test_the_map_is_drawn_cell_by_cell_beside_the_picture():
-    picture, values = uniform(3, 150, 150), uniform(5, 5)
-    values[2, 2] = 2.0
-    panel = grad_cam_panel(picture, [ClassMap(values, "dog", "target", 0.5)], title="x")
-    levels = np.rint(values.numpy() / 2.0 * 255).astype(np.uint8)
-    heat = resize(colour_table(HEAT)[levels], (150, 150))
-    assert len(find(panel, heat)) == 1
+def overlays(panel: np.ndarray, count: int) -> list[np.ndarray]:
+    """The overlays of a grey photograph of 320 × 320 that stands at the left."""
+    top = int(np.argmax((panel[:, PAD] == 128).all(-1)))
+    lefts = [PAD + (320 + GAP) * column for column in range(1, count + 1)]
+    return [panel[top : top + 320, left : left + 320] for left in lefts]
+
+
+def test_evidence_covers_the_picture_by_the_formula():
+    values = torch.tensor([[1.0, 0.5], [0.0, 0.25]])
+    entries = [ClassMap(values, "dog", "target", 0.5)]
+    (drawn,) = overlays(grad_cam_panel(grey(), entries, title="x", pixelated=True), 1)
+    quarters = [blended(255, 1), blended(128, 0.5), blended(0, 0), blended(64, 0.25)]
+    for number, colour in enumerate(quarters):
+        rows, columns = (slice(160 * k, 160 * k + 160) for k in divmod(number, 2))
+        assert (drawn[rows, columns] == colour).all(), number
+    # interpolated, the colours of the cells stand at the corners alone
+    (smooth,) = overlays(grad_cam_panel(grey(), entries, title="x"), 1)
+    corners = smooth[0, 0], smooth[0, -1], smooth[-1, 0], smooth[-1, -1]
+    assert all((drawn == colour).all() for drawn, colour in zip(corners, quarters, strict=True))
+    assert not (smooth[0, 160] == quarters[0]).all() and not (smooth[0, 160] == quarters[1]).all()
+
+
+def test_the_classes_of_a_layer_share_a_scale_and_layers_do_not():
+    strong, weak = torch.full((3, 3), 4.0), torch.full((3, 3), 2.0)
+    early = [LayerMap("early", torch.full((6, 6), 100.0)), LayerMap("early", torch.zeros(6, 6))]
+    maps = [
+        ClassMap(values, "a", role, 0.5, layer="late", others=(other,))
+        for values, role, other in zip((strong, weak), ("predicted", "true"), early, strict=True)
+    ]
+    panel = grad_cam_panel(grey(), maps, title="x")
+    drawn = overlays(panel, 2)
+    assert (drawn[0] == blended(255, 1)).all() and (drawn[1] == 128).all()
+    for colour, count in ((blended(255, 1), 2), (blended(128, 0.5), 1)):
+        assert is_colour(panel, colour).sum() == count * 320 * 320
 
 
 def test_a_given_scale_dims_a_weak_map():
-    picture, values = uniform(3, 150, 150), uniform(5, 5)
-    own = grad_cam_panel(picture, [ClassMap(values, "a", "target", 0.5)], title="x")
-    weak = grad_cam_panel(picture, [ClassMap(values, "a", "target", 0.5, scale=100.0)], title="x")
-    brightest = colour_table(HEAT)[255]
-    row = slice(80, 150)  # within the pictures, above the bar
-    assert any_of(own[row], brightest) or any_of(own[80:-40], brightest)
-    assert not any_of(weak[80:-40], brightest)
+    for scale, colour in ((None, blended(255, 1)), (2.0, blended(128, 0.5))):
+        entry = ClassMap(torch.ones(5, 5), "a", "target", 0.5, scale=scale)
+        (drawn,) = overlays(grad_cam_panel(grey(), [entry], title="x"), 1)
+        assert (drawn == colour).all()
 
 
 @pytest.mark.parametrize("size", [(7, 7), (150, 150), (200, 300), (1, 1)])
 def test_a_map_of_zeros_leaves_the_picture_and_is_named(size):
     picture = uniform(3, 150, 150)
     panel = grad_cam_panel(picture, [ClassMap(torch.zeros(size), "a", "target", 0.5)], title="x")
-    places = find(panel, to_uint8(picture))
-    assert len(places) == 2  # picture and overlay
-    below = panel[places[0][0] + 150 :]
-    assert any_of(below, RED)  # "no positive evidence"
+    places = find(panel, enlarge(to_uint8(picture), (320, 320)))
+    assert len(places) == 2  # photograph and overlay
+    below = panel[places[0][0] + 320 :]
+    assert any_of(below, RED)  # "empty"
     full = grad_cam_panel(picture, [ClassMap(torch.ones(size), "a", "target", 0.5)], title="x")
-    assert not any_of(full[places[0][0] + 150 :], RED)
+    assert not any_of(full[places[0][0] + 320 :], RED)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -72,7 +131,20 @@ def test_a_map_that_is_not_finite_is_named(value, recwarn):
     values = torch.ones(4, 4)
     values[0, 0] = value
     panel = grad_cam_panel(uniform(3, 150, 150), [ClassMap(values, "a", "target", 0.5)], title="x")
-    assert any_of(panel[-PAD - 20 :], RED) and not len(recwarn)
+    assert any_of(panel[-PAD - 60 :], RED) and not len(recwarn)
+
+
+def test_a_sheet_holds_each_row_as_it_is():
+    rows = [
+        draw_evidence(uniform(3, 150, 150, seed=i), [ClassMap(uniform(7, 7), "a", "true", 0.5)])
+        for i in range(3)
+    ]
+    sheet = evidence_sheet(rows, title="mistakes")
+    tops = [find(sheet, row[30:300])[0][0] for row in rows]  # below the bands
+    assert tops == sorted(tops)
+    assert_margin_is_empty(sheet)
+    with pytest.raises(ValueError, match="nothing to stack"):
+        evidence_sheet([], title="x")
 
 
 def test_the_verdict_is_told_only_where_the_truth_is():

@@ -19,9 +19,11 @@ import convlens
 from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_image
+from convlens.draw.picture import to_uint8
 from convlens.experiment.inputs import EXAMPLE
 from convlens.experiment.methods import choose_methods
 from convlens.experiment.networks import load_network
+from support.panels import find
 from support.pictures_made import photo
 from support.places import ROOT
 from support.tiny import TINY, draw_folder
@@ -129,6 +131,49 @@ def test_pictures_of_any_kind_are_read_alike(explainer, tmp_path):
     for wrong in (torch.rand(2, 16, 16), np.zeros((4, 4), np.float32)):
         with pytest.raises(ValueError, match="are"):
             explainer.read(wrong)
+
+
+def test_panels_are_drawn_on_the_photograph_and_maps_are_those_of_a_run(explainer):
+    whole = Image.open(cat()).convert("RGB")
+    methods = ["grad_cam", "occlusion", "layer_grad_cam"]
+    found = explainer.explain(cat(), only=methods, target="top2")
+    assert found.source == str(cat()) and found.photograph.seen == "451×300 squashed to 16×16"
+    assert (found.photograph.picture == np.asarray(whole)).all()
+    small = np.asarray(whole.resize((320, 213), Image.Resampling.BILINEAR))
+    for tag in methods:
+        assert len(find(found.panels[tag], small)) == 1, tag
+    first, second = found.targets
+    shares = found.probabilities[[first, second]].numpy()[None]
+    kept = found.to_maps()
+    assert [each.method for each in kept] == methods
+    for each in kept:
+        assert each.probes == ["cat"] and each.roles == ["predicted", "2nd"]
+        assert each.classes == [[CLASSES[first], CLASSES[second]]]
+        assert (each.probabilities == shares).all()
+    ((layer, maps),) = found.grad_cam.items()
+    assert (kept[0].layers[layer][0] == maps.numpy()).all()
+    pooled = torch.nn.functional.adaptive_avg_pool2d(found.maps["occlusion"], 14)
+    np.testing.assert_allclose(kept[1].layers["image"][0], pooled, atol=1e-6)
+    assert list(kept[2].layers) == [layer]
+    named = explainer.explain(cat(), only="occlusion", target=CLASSES[second]).to_maps()[0]
+    assert named.roles == ["target"] and named.classes == [[CLASSES[second]]]
+
+
+def test_photographs_of_whatever_is_explained(explainer):
+    for size in ((60, 40), (900, 300)):
+        image = photo(*size)
+        shown = [
+            explainer.explain(each, only="grad_cam").photograph
+            for each in (image, np.asarray(image))
+        ]
+        shrink = min(1, 640 / max(size))
+        goal = tuple(round(side * shrink) for side in size)
+        theirs = np.asarray(image.resize(goal, Image.Resampling.BILINEAR))
+        assert all((each.picture == theirs).all() for each in shown)
+    tensor = explainer.read(photo(60, 40))
+    found = explainer.explain(tensor, only="grad_cam")
+    assert found.photograph.picture.shape == (16, 16, 3) and found.source == ""
+    assert (found.photograph.picture == to_uint8(tensor)).all()
 
 
 def test_any_network_can_be_wrapped_and_stays_as_it_is():

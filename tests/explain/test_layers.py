@@ -73,6 +73,27 @@ def test_auto_keeps_to_the_limit_and_to_both_ends_of_a_deep_network():
     assert chosen[-3:] == ["28", "29", "30"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "chosen"),
+    [
+        (1, ["29"]), (2, ["1", "29"]), (4, ["1", "11", "20", "29"]),
+        (8, ["0", "1", "14", "15", "16", "28", "29", "30"]),  # three whole stages
+    ],
+)  # fmt: skip
+def test_auto_shows_the_depth_with_few_layers_too(limit, chosen):
+    with torch.device("meta"):
+        model = vgg16().features
+    model.to_empty(device="cpu")
+    assert choose_layers(model, example=pictures(1, 64), limit=limit) == chosen
+
+
+def test_a_stage_is_represented_by_its_activation_and_one_layer_is_the_last():
+    example = pictures(1)
+    assert choose_layers(ConvNet(), example=example, limit=4) == ["relu1", "relu2"]
+    assert choose_layers(ConvNet(), example=example, limit=1) == ["relu2"]
+    assert len(choose_layers(ConvNet(), example=example, limit=8)) == 8
+
+
 def test_auto_with_an_example_leaves_out_what_has_no_map():
     model = seeded(Branches)
     model.spare = nn.Conv2d(3, 3, 1)

@@ -92,6 +92,12 @@ def test_the_file_is_plain_safetensors(at):
     np.testing.assert_allclose(halves * scales[..., None, None], found.layers["last"], atol=2e-3)
 
 
+def test_equal_maps_make_equal_files(tmp_path):
+    for number in range(20):
+        write_maps(tmp_path / str(number), make())
+    assert len({(tmp_path / str(number) / FILE).read_bytes() for number in range(20)}) == 1
+
+
 def test_values_have_an_axis_of_layers(at):
     found = make(layers={"a": (7, 7), "b": (7, 7)})
     assert found.values.shape == (2, 2, 2, 7, 7)
@@ -109,8 +115,8 @@ def test_a_damaged_file_is_named(at, damage):
     elif damage == "other":
         save_file({"x": np.zeros(3, np.float32)}, str(file))
     elif damage == "words":
-        methods = json.dumps({"grad_cam": {"probes": 3}})
-        save_file({"x": np.zeros(1)}, str(file), {"format": "1", "methods": methods})
+        methods = json.dumps({"format": "1", "grad_cam": {"probes": 3}})
+        save_file({"x": np.zeros(1)}, str(file), {"methods": methods})
     else:
         with file.open("r+b") as opened:
             opened.truncate(60_000_000)

@@ -6,12 +6,14 @@ import time
 
 import pytorch_lightning as L
 import torch
+from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
 from torch import nn
 
 from convlens.config.compose import compose
 from convlens.data.probes import Probes
 from convlens.experiment.module import build_module
+from convlens.rundir.maps import Maps, join_maps
 from support.tiny import TINY
 
 NAMES = ("cat", "dog", "emu")
@@ -47,6 +49,12 @@ def look_at(
         labels[unknown] = -1
     probes = Probes(images, labels, [f"p{i}" for i in range(4)], [f"p{i}" for i in range(4)])
     return Look(network, probes, names, 0, False, float("inf"), 0)
+
+
+def collect_maps(callback: Explanation, look: Look) -> tuple[str, Maps]:
+    """The method and the maps that a callback yields for all probes."""
+    found = [(tag, value) for tag, value in callback.pictures(look) if isinstance(value, Maps)]
+    return found[0][0], join_maps([maps for _, maps in found])
 
 
 class Small(L.LightningModule):

@@ -120,6 +120,7 @@ def _to_3(plain: dict) -> dict:
         "convlens.callbacks.GradCam": {"classes": 2, "pixelated": False},
         "convlens.callbacks.ActivationGrids": {"order": "index", "channels": None},
         "convlens.callbacks.FilterVisuals": {"choose": "even"},
+        "convlens.callbacks.Attribution": {"smooth": 0.0},
     }
     callbacks = plain.get("callbacks", {})
     for name, node in callbacks.items():

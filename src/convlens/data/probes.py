@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,12 +24,9 @@ from convlens.data.masks.load import read_masks
 from convlens.data.order import make_generator
 from convlens.data.pixels import load as pixels
 from convlens.data.pixels.dataset import Images
-from convlens.data.pixels.decode import ImageError, make_recipe
-from convlens.data.pixels.load import pillow_settings
-from convlens.data.pixels.photograph import read_photograph
+from convlens.data.pixels.decode import make_recipe
+from convlens.data.pixels.photograph import make_photograph, read_photographs
 from convlens.data.sources.places import find_data_dir
-
-log = logging.getLogger("convlens")
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Probes:
                 masked = self.masks.flatten(1).any(dim=1)
             object.__setattr__(self, "masked", masked)  # frozen, but not yet in use
         if not self.photographs:
-            photographs = [_to_photograph(image) for image in self.images]
+            photographs = [make_photograph(image) for image in self.images]
             object.__setattr__(self, "photographs", photographs)
 
     def __len__(self) -> int:
@@ -117,7 +113,8 @@ def choose_probes(
         masks = torch.from_numpy(np.asarray(images.masks[chosen], dtype=bool))
     tensor, photographs = _to_tensor(images.pixels(chosen)), ()
     if spec is not None and images.files is not None:
-        photographs = _read_photographs([images.files[row] for row in chosen], tensor, spec)
+        files = [images.files[row] for row in chosen]
+        photographs = read_photographs(files, tensor, make_recipe(spec))
     return Probes(
         tensor,
         labels,
@@ -159,33 +156,8 @@ def load_user_probes(files: list[str], class_names: tuple[str, ...], spec: DataC
     labels = torch.tensor([known.get(normalise_name(path.parent.name), -1) for path in paths])
     names = [f"{i:02d}_{_make_safe(path.stem)}" for i, path in enumerate(paths)]
     masks, masked = _load_masks(paths, spec)
-    photographs = _read_photographs(paths, images, spec)
+    photographs = read_photographs(paths, images, make_recipe(spec))
     return Probes(images, labels, names, [str(path) for path in paths], masks, masked, photographs)
-
-
-def _read_photographs(
-    files: Sequence[Path], images: Tensor, spec: DataConfig
-) -> Sequence[Photograph]:
-    """Return the files at their own proportions.
-
-    A file that has become unreadable since it was decoded into the cache is shown as the network
-    gets it; a line says so.
-    """
-    recipe, photographs = make_recipe(spec), []
-    with pillow_settings():
-        for number, path in enumerate(files):
-            try:
-                photographs.append(read_photograph(path, recipe))
-            except ImageError as error:
-                log.warning("%s; this probe is shown as the network gets it", error)
-                photographs.append(_to_photograph(images[number]))
-    return photographs
-
-
-def _to_photograph(image: Tensor) -> Photograph:
-    """Return an image (C, H, W) in [0, 1] as it is."""
-    pixels = (image.detach().cpu().float().nan_to_num().clamp(0, 1) * 255).round().byte()
-    return Photograph(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
 def _load_masks(paths: list[Path], spec: DataConfig) -> tuple[Tensor | None, Tensor | None]:

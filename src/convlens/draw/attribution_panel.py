@@ -1,47 +1,69 @@
-"""Draw what supports a class and what contradicts it: [image | map | overlay], a row per class."""
+"""Draw what supports a class and what contradicts it: signed maps over the photograph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from convlens.draw.canvas import add_captions, add_title, text_band
+from convlens.core.photograph import Frame, Photograph
+from convlens.draw.canvas import Label, add_title, blank, vstack, write_labels
 from convlens.draw.colour import (
     DIVERGING,
-    HEAT,
-    blend,
-    colourise,
-    colourise_signed,
+    FINE,
+    colour_bar,
     find_full_colour_value,
     format_number,
-    overlay,
 )
-from convlens.draw.grad_cam_panel import ClassMap, as_finite_map, draw_class_rows, draw_map_legend
-from convlens.draw.picture import Array, resize, resize_cells
-from convlens.draw.text import format_dimensions
+from convlens.draw.grad_cam_panel import Cell, ClassMap, LayerMap, as_finite_map, draw_classes
+from convlens.draw.palette import MUTED, RED
+from convlens.draw.photograph import as_photograph, overlay_signed_map
+from convlens.draw.picture import Array
+from convlens.draw.text import SMALL, format_dimensions, line_height
 
-_NARROWEST = 192  # minimum width of a column, for a bar with signed numbers at both ends
+_READINGS = {
+    "occlusion": "Occlusion: covering a red part lowers the logit of the class, "
+    "covering a blue part raises it.",
+    "superpixels": "Superpixels: covering a red patch lowers the logit of the class, "
+    "covering a blue patch raises it.",
+    "integrated_gradients": "Integrated gradients: compared with a black image, red parts raise "
+    "the logit of the class, blue parts lower it.",
+}
+
+
+def describe_method(method: str) -> str:
+    """Return a sentence on how to read the signed maps of a method.
+
+    Args:
+        method: ``occlusion``, ``superpixels``, or a method of Captum.
+    """
+    name = method.replace("_", " ").capitalize()
+    return _READINGS.get(method, f"{name}: red parts speak for the class, blue parts against it.")
 
 
 def attribution_panel(
-    image: Array, maps: Sequence[ClassMap], *, title: str, note: str | None = None
-) -> np.ndarray:
-    """Draw a row [image | map | overlay] for each class, uint8 ``(H, W, 3)``.
+    image: Array | Photograph, maps: Sequence[ClassMap], *, title: str, reading: str,
+    source: str = "", smooth: float = 0.0, note: str | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Draw [photograph | overlay of each class], as ``draw_classes`` does.
 
-    Signed maps are red where they support the class and blue where they contradict it, with zero in
-    the middle of the scale. Their overlay is drawn on the image in grey, so that red and blue come
-    from the map alone. Maps without negative values are drawn as heat from 0. The bar below the map
-    shows the ends of the colour scale: ``scale``, or else the largest value. For maps of at least
-    32 × 32 it is the 99.5th percentile of the magnitudes; larger values get the colour of the end,
-    which the bar marks with ≥.
+    The overlays lie on the photograph in grey, so that red (for the class) and blue (against it)
+    come from the maps alone. All classes have one scale, symmetric about 0, which the bar below
+    names. It ends at ``scale``, or else at the largest magnitude. For maps of at least 32 × 32 it
+    is the 99.5th percentile of the magnitudes; larger values get the colour of the end, which the
+    bar marks with ≥.
 
-    The band above each row is that of ``convlens.draw.grad_cam_panel.grad_cam_panel``.
+    Single pixels of such a fine map are too small to be seen. With ``smooth`` it is drawn averaged
+    with a Gaussian, as the line below the bar says, and the scale is that of the averaged map.
 
     Args:
-        image: ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
+        image: the photograph, or ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
         maps: One entry for each class, drawn in this order; maps may be negative here.
         title: The image, the method, the epoch.
+        reading: A sentence on how to read the maps, see ``describe_method``.
+        source: The name by which a user finds the image.
+        smooth: Standard deviation of the Gaussian, as a fraction of the map's sides; 0 for none.
         note: A caveat about these maps, written on a red line of its own.
 
     Returns:
@@ -50,38 +72,69 @@ def attribution_panel(
     Raises:
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    return add_title(draw_class_rows(image, maps, _draw_row, _NARROWEST), title, alert=note)
+    draw_row = partial(_draw_row, smooth=smooth)
+    body = draw_classes(as_photograph(image), maps, draw_row, source)
+    return add_title(body, title, reading, alert=note)
 
 
-def _draw_row(picture: np.ndarray, entry: ClassMap) -> np.ndarray:
-    """Draw [image | map | overlay] of one class."""
-    values, finite = as_finite_map(entry.map)
-    high = find_full_colour_value(values) if entry.scale is None else float(entry.scale)
-    beyond = bool(np.abs(values).max() > high)
-    flat = resize_cells(values, picture.shape[:2])
-    if (values < 0).any():
-        name, low, meaning = (
-            DIVERGING,
-            "≤ " * beyond + format_number(-high),
-            "red: for, blue: against",
-        )
-        heat, blended = colourise_signed(flat, high), _draw_signed_overlay(picture, values, high)
-    else:
-        name, low, meaning = HEAT, "0", "overlay"
-        heat, blended = colourise(flat, HEAT, 0, high), overlay(picture, values, high=high)
-    width = max(picture.shape[1], _NARROWEST)
-    ends = low, "≥ " * beyond + format_number(high)
-    below = draw_map_legend(values, finite, width, *ends, format_dimensions(*values.shape), name)
-    return add_captions(
-        (picture, text_band(width, "image")),
-        (heat, below),
-        (blended, text_band(width, meaning)),
-    )
+def smooth_map(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Average a map ``(h, w)`` with a Gaussian, float32; at the edges over what lies inside.
+
+    Args:
+        values: the map, finite.
+        sigma: standard deviation, as a fraction of the map's sides; 0 returns the map as it is.
+    """
+    if not sigma:
+        return values
+    rows, columns = (_weigh(side, sigma * side) for side in values.shape)
+    return (rows @ values @ columns.T).astype(np.float32)
 
 
-def _draw_signed_overlay(picture: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
-    """Draw the image in grey with the map on top; larger magnitudes cover more of the image."""
-    luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
-    grey = np.repeat(luma[..., None], 3, axis=2)
-    unit = resize((values / high).clip(-1, 1), picture.shape[:2], "bilinear").clip(-1, 1)
-    return blend(grey, colourise_signed(unit, 1), np.abs(unit))
+def _weigh(side: int, sigma: float) -> np.ndarray:
+    """Return the weights of a Gaussian along a side, ``(side, side)``; each row sums to 1."""
+    places = np.arange(side)
+    weights = np.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _draw_row(
+    picture: np.ndarray, frame: Frame, columns: Sequence[LayerMap], width: int, *, smooth: float
+) -> tuple[list[Cell], np.ndarray]:
+    """Draw signed maps, and the colour bar below them."""
+    found = [as_finite_map(each.map) for each in columns]
+    height, wide = found[0][0].shape
+    is_fine = min(height, wide) >= FINE
+    sigma = smooth if is_fine else 0.0
+    maps = [smooth_map(values, sigma) for values, _ in found]
+    scales = [
+        find_full_colour_value(values) if each.scale is None else float(each.scale)
+        for values, each in zip(maps, columns, strict=True)
+    ]
+    high, cells = max(scales), []
+    for values, (_, finite) in zip(maps, found, strict=True):
+        drawn = overlay_signed_map(picture, values, frame, high=high)
+        ends = f"from {format_number(float(values.min()))} to {format_number(float(values.max()))}"
+        line, ink = ends, MUTED
+        if not finite:
+            line, ink = "map not finite", RED
+        elif not values.any():
+            line, ink = "empty: nothing for or against the class", RED
+        cells.append((drawn, line, ink))
+    beyond = any(np.abs(values).max() > high for values in maps)
+    lead = f"{format_dimensions(height, wide)} {'pixels' if is_fine else 'cells'}"
+    if sigma:
+        lead += f", smoothed (Gaussian, sigma {sigma:.0%} of the side)"
+    if columns[0].layer:
+        lead = f"{columns[0].layer} · {lead}"
+    return cells, _draw_legend(width, high, beyond, lead)
+
+
+def _draw_legend(width: int, high: float, beyond: bool, lead: str) -> np.ndarray:
+    """Draw the bar from −high to high, and below it what its ends and its middle mean."""
+    ends = "≤ " * beyond + format_number(-high), "≥ " * beyond + format_number(high)
+    bar, line = colour_bar(width, *ends, name=DIVERGING), line_height(SMALL)
+    places = (0, "lm", "blue: against the class"), (width // 2, "mm", "0")
+    places += ((width, "rm", "red: for the class"),)
+    labels = [Label(x, line // 2, text, MUTED, SMALL, anchor=a) for x, a, text in places]
+    labels.append(Label(0, line + line // 2, lead, MUTED, SMALL))
+    return vstack([bar, write_labels(blank(2 * line, width), labels)], gap=0)

@@ -12,6 +12,7 @@ from convlens.draw.palette import GREEN, MUTED, RED
 from convlens.draw.picture import Array
 from convlens.draw.text import BODY, shorten, text_width
 
+_READING = "True class → predicted class."
 _NAME = 170  # maximum width of a class name, pixels
 _BAR = 240  # length of the longest bar, pixels
 _ROW = 24  # height of a row, pixels
@@ -101,4 +102,4 @@ def breakdown(
     if pairs > len(rows):
         drawn = sum(count for _, count, _ in rows)
         facts += f"; the {len(rows)} most frequent of {pairs} pairs: {drawn} mistakes"
-    return add_title(_draw_bars(rows), title, facts)
+    return add_title(_draw_bars(rows), title, f"{_READING} {facts}")

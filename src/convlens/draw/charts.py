@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CURVES = "Validation that gets worse while training improves is overfitting."
 _DPI = 100
 _BLUE = "#3465c0"
 _PARTS = {  # split -> colour and name of its line
@@ -53,10 +54,10 @@ def _style(axes: Axes, xlabel: str) -> None:
     axes.set_xlabel(xlabel, **_SMALL)
 
 
-def _draw_figure(figure: Figure, title: str) -> np.ndarray:
-    """Draw the figure below its title, uint8 ``(H, W, 3)``."""
+def _draw_figure(figure: Figure, title: str, reading: str | None = None) -> np.ndarray:
+    """Draw the figure below its title and how to read it, uint8 ``(H, W, 3)``."""
     figure.canvas.draw()
-    return add_title(np.asarray(figure.canvas.buffer_rgba())[..., :3], title)
+    return add_title(np.asarray(figure.canvas.buffer_rgba())[..., :3], title, reading)
 
 
 def find_best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
@@ -154,7 +155,7 @@ def learning_curves(
         _draw_marks(axes, marks or {})
         axes.margins(x=0.04, y=0.16)
         axes.legend(loc="best", **_LEGEND)
-    return _draw_figure(figure, title)
+    return _draw_figure(figure, title, _CURVES)
 
 
 def shorten_layer_names(layers: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ from convlens.draw.palette import EMPTY, INK
 from convlens.draw.picture import Array, as_array, compute_legible_size, make_legible
 from convlens.draw.text import format_dimensions
 
-_LEGIBLE, _LARGEST = 112, 224  # longest edge of a map, pixels
-_NARROWEST = 112  # minimum width of a column, for the names, pixels
+_READING = "A bright corner or border shared by the images of a class may give the class away."
+_LEGIBLE, _LARGEST = 168, 320  # longest edge of a map, pixels
+_NARROWEST = 168  # minimum width of a column, for the names, pixels
 _WIDEST = 1000  # maximum width of a row of maps, pixels
 
 
@@ -77,7 +78,7 @@ def class_means(
     sheet = tile(cells, max(1, min(8, (_WIDEST + GAP) // (column + GAP))))
 
     size = format_dimensions(*values.shape[1:])
-    facts = f"{images.sum()} images, maps of {size}, one scale for all classes"
+    facts = f"{images.sum()} images, maps of {size}, one scale for all classes. {_READING}"
     alerts = []
     if classes > len(chosen):
         alerts.append(f"{len(chosen)} of {classes} classes: those with the most images")
@@ -85,5 +86,6 @@ def class_means(
         alerts.append(f"{empty} of {classes} classes without images (grey)")
     if not_finite := int((~finite & (images > 0))[chosen].sum()):
         alerts.append(f"{not_finite} not finite (grey)")
-    sheet = add_colour_bar(sheet, format_number(low), format_number(high), name=HEAT)
+    ends = format_number(low), format_number(high)
+    sheet = add_colour_bar(sheet, *ends, name=HEAT, lead="mean evidence")
     return add_title(sheet, title, facts, alert=", ".join(alerts))

@@ -8,13 +8,13 @@ import numpy as np
 
 from convlens.draw.canvas import Label, blank, vstack, write_labels
 from convlens.draw.palette import GREY, MUTED
-from convlens.draw.picture import Array, as_array, resize, to_uint8
+from convlens.draw.picture import Array, as_array
 from convlens.draw.text import SMALL, line_height, printable, shorten, text_width
 
 HEAT = "inferno"  # dark to bright: lightness rises too, so it also works in greyscale
 DIVERGING = "coolwarm"  # blue, grey at zero (white would vanish in the background), red
 _COVER = 0.75  # fraction of the image that the strongest heat covers
-_FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
+FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
 _PERCENTILE = 99.5  # of the magnitudes of a fine map
 
 
@@ -45,7 +45,7 @@ def find_full_colour_value(maps: np.ndarray) -> float:
     """
     sizes = np.abs(maps)
     largest = float(sizes.max())
-    if min(maps.shape[-2:]) < _FINE:
+    if min(maps.shape[-2:]) < FINE:
         return largest
     # "higher" returns a value that occurs, so maps of a few large patches keep their largest
     return float(np.percentile(sizes, _PERCENTILE, method="higher")) or largest
@@ -71,26 +71,11 @@ def colourise_signed(map: Array, high: float) -> np.ndarray:
     return colourise(map, DIVERGING, -end, end)
 
 
-def overlay(image: Array, map: Array, *, high: float = 1) -> np.ndarray:
-    """Draw heat over an image, uint8 ``(H, W, 3)``: the higher the map, the more the heat covers.
-
-    A pixel is ``(1 - a) · image + a · heat`` with ``a = 0.75 · value``. The image is untouched
-    where the map is 0 or NaN.
-
-    Args:
-        image: ``(C, H, W)`` as for ``to_uint8``, or a picture (numpy uint8 ``(H, W, 3)``).
-        map: ``(h, w)``, resized to the image bilinearly, with values from 0 to ``high``.
-        high: The value that gets the strongest heat.
-    """
-    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8
-    picture = image if is_array and image.shape[-1] == 3 else to_uint8(image)
-    values = np.nan_to_num(rescale(as_array(map), 0, high), nan=0.0)
-    values = resize(values, picture.shape[:2], "bilinear").clip(0, 1)
-    return blend(picture, colourise(values, HEAT), values)
-
-
 def blend(picture: np.ndarray, colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """Blend ``colours`` over a picture of the same size; a higher ``cover`` hides more of it."""
+    """Blend ``colours`` over a picture of the same size; a higher ``cover`` hides more of it.
+
+    A pixel is ``(1 - a) · picture + a · colour`` with ``a = 0.75 · cover``.
+    """
     cover = (_COVER * cover)[..., None]
     mixed = (1 - cover) * picture + cover * colours
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
@@ -122,10 +107,12 @@ def colour_bar(
     return write_labels(bar, labels)
 
 
-def add_colour_bar(picture: np.ndarray, low: str, high: str, *, name: str) -> np.ndarray:
+def add_colour_bar(
+    picture: np.ndarray, low: str, high: str, *, name: str, lead: str = ""
+) -> np.ndarray:
     """Place a ``colour_bar`` of about the same width above ``picture``."""
-    width = min(260, max(picture.shape[1], 180))
-    return vstack([colour_bar(width, low, high, name=name), picture], gap=6)
+    width = min(320, max(picture.shape[1], 180))
+    return vstack([colour_bar(width, low, high, name=name, lead=lead), picture], gap=6)
 
 
 def format_number(value: float) -> str:

@@ -15,6 +15,7 @@ from convlens.draw.palette import BACKGROUND, GREEN, GREY, INK, MUTED, WHITE, Co
 from convlens.draw.picture import Array, as_array
 from convlens.draw.text import BODY, SMALL, line_height, printable, shorten, text_width
 
+_READING = "Right answers lie on the diagonal, mistakes beside it."
 FRACTIONS = "Blues"  # white to dark blue: one cell among a million is visible on white
 
 _NUMBERED = 20  # maximum number of classes for counts in the cells
@@ -208,7 +209,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     body = vstack([write_labels(sheet, words), bar], gap=10)
 
     total, hits = int(values.sum()), int(values.trace())
-    facts = f"{total} images, {hits} right ({hits / total:.1%})" if total else "no images"
+    facts = f"{total} images, {hits} right ({hits / total:.1%})." if total else "No images."
     empty = int((values.sum(axis=1) == 0).sum())
     alert = f"{empty} of {len(values)} classes without images (grey)" if empty else None
-    return add_title(body, title, facts, alert=alert)
+    return add_title(body, title, f"{facts} {_READING}", alert=alert)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from convlens.core.photograph import Photograph
+from convlens.core.photograph import Frame, Photograph
 from convlens.draw.canvas import (
     Label,
     add_captions,
@@ -20,16 +21,16 @@ from convlens.draw.canvas import (
     write_labels,
 )
 from convlens.draw.colour import HEAT, colour_bar, format_number
-from convlens.draw.palette import GREEN, MUTED, RED, SLATE, WHITE
+from convlens.draw.palette import GREEN, MUTED, RED, SLATE, WHITE, Colour
 from convlens.draw.photograph import as_photograph, fit_photograph, overlay_map
-from convlens.draw.picture import Array, as_array, make_legible, to_uint8
+from convlens.draw.picture import Array, as_array
 from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
 Role = Literal["predicted", "true", "predicted = true", "target"]
 
 READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
 _BAND = 24  # height of the coloured band above a row, pixels
-_NARROWEST = 144  # minimum width of a column in pixels, for the bar below the map
+NARROWEST = 260  # minimum width of a column in pixels, for the band above it
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class LayerMap:
     layer: str
     map: Array
     scale: float | None = None
+
+
+Cell = tuple[np.ndarray, str, Colour]  # an overlay, the line below it, and its colour
+# draws a picture with its frame and the maps of one layer, and a legend of a width in pixels
+DrawRow = Callable[[np.ndarray, Frame, Sequence[LayerMap], int], tuple[list[Cell], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def _draw_class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarr
     name = shorten(entry.class_name, right - 18 - text_width(tail), bold=True)
     start = 15 + (text_width(name, bold=True) if name else 0)
     labels.append(Label(12, middle, name, bold=True))
-    labels.append(Label(start, middle, shorten(tail, width - start - 2)))
+    labels.append(Label(start, middle, shorten(tail, right - start - 2)))
     return write_labels(band, labels)
 
 
@@ -126,71 +132,53 @@ def as_finite_map(map: Array) -> tuple[np.ndarray, bool]:
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), finite
 
 
-def draw_map_legend(
-    values: np.ndarray, finite: bool, width: int, low: str, high: str, lead: str, name: str
+def draw_classes(
+    photograph: Photograph, maps: Sequence[ClassMap], draw_row: DrawRow, source: str
 ) -> np.ndarray:
-    """Draw the line below a map: its colour bar, or in red why nothing is visible.
+    """Draw [photograph | overlay of each class], one row for each layer, a band above each class.
+
+    The band names class, probability and role. It is green with the word "right" for "predicted =
+    true", red with "wrong" for "predicted" if there is a "true" column too, and neutral if the true
+    class is unknown. Below the photograph is its source and what the network sees of it.
 
     Args:
-        values: The finite values of the map.
-        finite: Whether the map was finite.
-        width: Width of the line in pixels.
-        low: Text at the lower end of the bar.
-        high: Text at the upper end of the bar.
-        lead: Text before the bar.
-        name: Name of the colour table.
-    """
-    if not finite:
-        return text_band(width, "map not finite", ink=RED)
-    if not values.any():
-        return text_band(width, "no positive evidence", ink=RED)
-    return colour_bar(width, low, high, name=name, lead=lead)
-
-
-def draw_class_rows(
-    image: Array,
-    maps: Sequence[ClassMap],
-    draw_row: Callable[[np.ndarray, ClassMap], np.ndarray],
-    smallest: int = _NARROWEST,
-) -> np.ndarray:
-    """Draw a band and a row for each class.
-
-    Args:
-        image: ``(C, H, W)``.
-        maps: One entry for each class.
-        draw_row: Draws the row of one class from the picture of the image.
-        smallest: Minimum for the longest edge of the image in the panel, in pixels.
+        photograph: The image.
+        maps: One entry for each class, drawn in this order; all with the same layers.
+        draw_row: Draws the maps of one layer.
+        source: The name by which a user finds the image.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: There is no map, or the image has a wrong shape.
+        ValueError: There is no map, or a map has a wrong shape.
     """
     if not maps:
         raise ValueError("a panel of class maps needs at least one class map")
-    picture = make_legible(to_uint8(image), smallest)
+    picture = fit_photograph(photograph)
+    width = max(picture.shape[1], NARROWEST)
     truth_known = any(entry.role == "true" for entry in maps)
-    rows = []
-    for entry in maps:
-        row = draw_row(picture, entry)
-        rows.append(vstack([_draw_class_band(row.shape[1], entry, truth_known), row], gap=6))
-    return vstack(rows)
+    bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
+    rows = [hstack([blank(_BAND, width), *bands])]
+    note = text_band(width, shorten_path(source, width, "/"), photograph.seen)
+    first = picture, note
+    for columns in zip(*(list_layers(entry) for entry in maps), strict=True):
+        cells, legend = draw_row(picture, photograph.frame, columns, rows[0].shape[1])
+        below = [(drawn, text_band(width, line, ink=ink)) for drawn, line, ink in cells]
+        rows += [add_captions(first, *below), legend]
+        first = blank(*picture.shape[:2]), blank(1, width)  # the photograph is drawn once
+    return vstack(rows, gap=4)
 
 
 def grad_cam_panel(
     image: Array | Photograph, maps: Sequence[ClassMap], *, title: str, source: str = "",
     pixelated: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Draw [photograph | overlay of each class], one row for each layer.
+    """Draw [photograph | overlay of each class], one row for each layer; see ``draw_classes``.
 
     The maps lie on the photograph, where the network sees it; stronger evidence covers more. All
     classes of a layer are coloured from 0 to the same scale, which is written beside the bar below
     them with the layer and the size of its maps.
-
-    The band above each overlay names class, probability and role. It is green with the word "right"
-    for "predicted = true", red with "wrong" for "predicted" if there is a "true" column too, and
-    neutral if the true class is unknown.
 
     Args:
         image: the photograph, or ``(C, H, W)`` before normalisation, as for
@@ -206,25 +194,26 @@ def grad_cam_panel(
     Raises:
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    if not maps:
-        raise ValueError("a panel of class maps needs at least one class map")
-    photograph = as_photograph(image)
-    picture = fit_photograph(photograph)
-    width = max(picture.shape[1], _NARROWEST)
-    truth_known = any(entry.role == "true" for entry in maps)
-    bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
-    rows = [hstack([blank(_BAND, width), *bands])]
-    notes = [shorten_path(source, width, "/"), photograph.seen]
-    layers = zip(*(list_layers(entry) for entry in maps), strict=True)
-    for number, columns in enumerate(layers):
-        cells = [
-            _draw_overlay(picture, photograph, each.map, columns, pixelated) for each in columns
-        ]
-        first = picture if number == 0 else blank(*picture.shape[:2])
-        note = text_band(width, *(notes if number == 0 else [""]))
-        row = add_captions((first, note), *cells)
-        rows += [row, _draw_legend(columns, row.shape[1], pixelated)]
-    return add_title(vstack(rows, gap=4), title, READING)
+    body = draw_evidence(image, maps, source=source, pixelated=pixelated)
+    return add_title(body, title, READING)
+
+
+def draw_evidence(
+    image: Array | Photograph, maps: Sequence[ClassMap], *, source: str = "",
+    pixelated: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Draw a ``grad_cam_panel`` without its title, for sheets of several."""
+    draw_row = partial(_draw_row, pixelated=pixelated)
+    return draw_classes(as_photograph(image), maps, draw_row, source)
+
+
+def evidence_sheet(rows: Sequence[np.ndarray], *, title: str) -> np.ndarray:
+    """Place rows from ``draw_evidence`` below each other, uint8 ``(H, W, 3)``.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    return add_title(vstack(rows, gap=20), title, f"{READING} Each image has its own scale.")
 
 
 def list_layers(entry: ClassMap) -> list[LayerMap]:
@@ -238,27 +227,22 @@ def _find_scale(columns: Sequence[LayerMap]) -> float:
     return max(0.0, *map(float, scales))
 
 
-def _draw_overlay(
-    picture: np.ndarray, photograph: Photograph, map: Array, columns: Sequence[LayerMap],
-    pixelated: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Draw one class's map over the photograph; return it with the line below it."""
-    values, finite = as_finite_map(map)
-    drawn = overlay_map(
-        picture, values, photograph.frame, high=_find_scale(columns), pixelated=pixelated
-    )
-    line, ink = f"peak {format_number(float(values.max()))}", MUTED
-    if not finite:
-        line, ink = "map not finite", RED
-    elif not (values > 0).any():
-        line, ink = "no positive evidence: the layer finds nothing for the class", RED
-    return drawn, text_band(max(picture.shape[1], _NARROWEST), line, ink=ink)
-
-
-def _draw_legend(columns: Sequence[LayerMap], width: int, pixelated: bool) -> np.ndarray:
-    """Draw the colour bar of a layer: its name, the size of its maps, the scale."""
+def _draw_row(
+    picture: np.ndarray, frame: Frame, columns: Sequence[LayerMap], width: int, *, pixelated: bool
+) -> tuple[list[Cell], np.ndarray]:
+    """Draw the maps of one layer as heat, and the colour bar below them."""
+    high, cells = _find_scale(columns), []
+    for each in columns:
+        values, finite = as_finite_map(each.map)
+        drawn = overlay_map(picture, values, frame, high=high, pixelated=pixelated)
+        line, ink = f"peak {format_number(float(values.max()))}", MUTED
+        if not finite:
+            line, ink = "map not finite", RED
+        elif not (values > 0).any():
+            line, ink = "empty: no positive evidence for the class", RED
+        cells.append((drawn, line, ink))
     size = format_dimensions(*as_array(columns[0].map).shape)
     lead = f"{size} cells, {'sharp' if pixelated else 'interpolated'}"
     if columns[0].layer:
         lead = f"{shorten_path(columns[0].layer, width // 3)} · {lead}"
-    return colour_bar(width, "0", format_number(_find_scale(columns)), name=HEAT, lead=lead)
+    return cells, colour_bar(width, "0", format_number(high), name=HEAT, lead=lead)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from convlens.core.photograph import WHOLE, Frame, Photograph
-from convlens.draw.colour import HEAT, blend, colourise, rescale
+from convlens.draw.colour import HEAT, blend, colourise, colourise_signed, rescale
 from convlens.draw.palette import INK, WHITE
 from convlens.draw.picture import Array, resize, resize_cells, to_uint8
 
 EDGE = 320  # longest side of a photograph in a panel, pixels
 _TINY = 4  # an image that must be enlarged more than this is drawn pixel by pixel
 _OUTSIDE = 0.45  # brightness of what the network does not see
+_DARKEST = 90  # grey level of black below a signed map, so that colours stay visible
 
 
 def as_photograph(image: Array | Photograph) -> Photograph:
@@ -96,3 +97,21 @@ def overlay_map(
     unit = rescale(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), 0, high)
     cover = spread_map(unit, (picture.shape[0], picture.shape[1]), frame, pixelated=pixelated)
     return blend(picture, colourise(cover, HEAT), cover.clip(0, 1))
+
+
+def overlay_signed_map(
+    picture: np.ndarray, values: np.ndarray, frame: Frame = WHOLE, *, high: float
+) -> np.ndarray:
+    """Draw red (above 0) and blue (below 0) over a picture in pale grey, uint8 ``(H, W, 3)``.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``; its brightness remains, from a medium grey to white.
+        values: ``(h, w)``, finite, the map of what the network sees; enlarged by interpolation.
+        frame: that part of the picture.
+        high: the magnitude in full colour; larger magnitudes cover more of the picture.
+    """
+    luma = (picture @ np.array([0.299, 0.587, 0.114])).astype(np.float32)
+    grey = np.repeat(_DARKEST + (1 - _DARKEST / 255) * luma[..., None], 3, axis=2)
+    unit = (values / (high or 1.0)).clip(-1, 1)
+    cover = spread_map(unit, (picture.shape[0], picture.shape[1]), frame).clip(-1, 1)
+    return blend(grey, colourise_signed(cover, 1), np.abs(cover))

@@ -16,8 +16,9 @@ from convlens.core.progress import progress_bar
 from convlens.data.pixels.decode import ImageError
 from convlens.draw.grad_cam_panel import format_probability
 from convlens.experiment.explainer import Explainer
+from convlens.experiment.explanation import write_panels
 from convlens.experiment.inputs import find_image_files, start_walk
-from convlens.experiment.methods import choose_methods, write_panels
+from convlens.experiment.methods import choose_methods
 from convlens.pages.explained import PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 

@@ -19,12 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
 from convlens.data.index.names import find_name
-from convlens.data.pixels.decode import Recipe, convert_image, decode_image
+from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
+from convlens.data.pixels.photograph import convert_photograph, make_photograph, read_photograph
+from convlens.experiment.explanation import Explanation
 from convlens.experiment.methods import (
-    Explanation,
     add_explanation,
     choose_methods,
     count_left_out,
@@ -109,16 +111,29 @@ class Explainer:
             UserError: the file cannot be decoded.
             ValueError: an array or tensor has another shape or type.
         """
+        if not isinstance(picture, str | os.PathLike):
+            return self._read_both(picture)[0]
+        with pillow_settings():
+            return self.decode(Path(picture).expanduser())
+
+    def _read_both(self, picture: ImageLike) -> tuple[Tensor, Photograph]:
+        """Return an image as ``read`` does, and at its own proportions.
+
+        A tensor has no proportions but those of the network's image.
+        """
         if isinstance(picture, Tensor):
-            return self._resize(picture)
+            image = self._resize(picture)
+            return image, make_photograph(image)
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
                 raise ValueError(f"arrays are uint8 (H, W) or (H, W, C), not {picture.dtype}")
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
-            return _to_tensor(convert_image(picture, self.recipe))
+            pixels, photograph = convert_photograph(picture, self.recipe)
+            return _to_tensor(pixels), photograph
+        file = Path(picture).expanduser()
         with pillow_settings():
-            return self.decode(Path(picture).expanduser())
+            return self.decode(file), read_photograph(file, self.recipe)
 
     def decode(self, file: Path) -> Tensor:
         """Return an image file as ``read`` does; ``pillow_settings`` must be active.
@@ -177,12 +192,15 @@ class Explainer:
         """
         methods = choose_methods(only)
         layers = _split_patterns(layers)
-        image = self.read(picture)[None]
-        probabilities = self.probabilities(image)[0]
+        image, photograph = self._read_both(picture)
+        probabilities = self.probabilities(image[None])[0]
         targets = self._choose_targets(target, probabilities)
+        source = str(picture) if isinstance(picture, str | os.PathLike) else ""
         if name is None:
-            name = Path(picture).stem if isinstance(picture, str | os.PathLike) else "picture"
-        explanation = Explanation(name, image[0], self.class_names, probabilities, tuple(targets))
+            name = Path(source).stem if source else "picture"
+        explanation = Explanation(
+            name, source, image, photograph, self.class_names, probabilities, tuple(targets)
+        )
         if self.note:
             explanation.notes.append(self.note)
         work = work or Work()

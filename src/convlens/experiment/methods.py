@@ -6,11 +6,7 @@ explained classes. The network maps images in [0, 1] to logits.
 
 from __future__ import annotations
 
-import html
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,16 +15,10 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
-from convlens.draw.attribution_panel import attribution_panel
+from convlens.draw.attribution_panel import attribution_panel, describe_method
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
-from convlens.draw.grad_cam_panel import (
-    ClassMap,
-    LayerMap,
-    Role,
-    format_probability,
-    grad_cam_panel,
-)
-from convlens.draw.jpeg import encode_jpeg
+from convlens.draw.grad_cam_panel import LayerMap, grad_cam_panel
+from convlens.experiment.explanation import Explanation
 from convlens.explain.activations import activations
 from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
@@ -46,7 +36,6 @@ from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
 from convlens.explain.units import Units, choose_units
-from convlens.pages.render import data_uri
 
 DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
 BUILT_IN = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
@@ -54,88 +43,10 @@ _LAYERS_SHOWN = 16  # activation grids if no layers are named
 _SEGMENTS = 49  # superpixels, about as many as there are windows
 _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, fractions of the image's sides
 _STEPS = {"integrated_gradients": {"n_steps": 20}}
+_SMOOTH = 0.02  # of Captum's maps in pictures, fraction of the image's sides
 _BATCH = 32
 _FILTER_LAYERS, _UNITS = 6, 16  # filters: layers if none are named, units of each
 _ASCENT = {"steps": 30, "step_size": 0.02, "batch": 64, **get_recipe("robust")}
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """A network's prediction for one image and its explanations; a notebook displays the panels.
-
-    Shapes: ``C`` channels, ``H W`` image size, ``h w`` size of a layer's maps, ``K`` classes,
-    ``T`` explained classes.
-
-    Attributes:
-        name: name of the image.
-        picture: ``(C, H, W)`` in [0, 1], the image as the network gets it before normalisation.
-        class_names: ``K`` names.
-        probabilities: ``(K,)`` in [0, 1].
-        targets: the ``T`` explained classes.
-        grad_cam: by layer, ``(T, h, w)``, at least 0, on the scale of logits.
-        maps: by method (``occlusion``, ``superpixels`` or a method of Captum), ``(T, H, W)`` or a
-            layer's ``(T, h, w)``, signed.
-        activations: by layer, ``(C', h, w)``.
-        panels: the drawn explanations by tag, uint8 ``(H, W, 3)``.
-        notes: remarks that help to read the maps, one line each.
-    """
-
-    name: str
-    picture: Tensor
-    class_names: tuple[str, ...]
-    probabilities: Tensor
-    targets: tuple[int, ...]
-    grad_cam: dict[str, Tensor] = field(default_factory=dict)
-    maps: dict[str, Tensor] = field(default_factory=dict)
-    activations: dict[str, Tensor] = field(default_factory=dict)
-    panels: dict[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """Return the most probable classes with their probabilities, in decreasing order."""
-        values, numbers = self.probabilities.topk(min(count, len(self.probabilities)))
-        names = (self.class_names[number] for number in numbers.tolist())
-        return list(zip(names, values.tolist(), strict=True))
-
-    def __str__(self) -> str:
-        classes = (f"{name} {format_probability(value)}" for name, value in self.top(3))
-        return f"{self.name}: {', '.join(classes)}"
-
-    def _repr_html_(self) -> str:
-        parts = [f"<p><b>{html.escape(str(self))}</b></p>"]
-        for tag, panel in self.panels.items():
-            uri, alt = data_uri(encode_jpeg(panel)), html.escape(tag)
-            parts.append(f'<p><img src="{uri}" alt="{alt}" style="max-width:100%"></p>')
-        return "\n".join(parts)
-
-    def row(self, number: int, layers: Sequence[LayerMap]) -> ClassMap:
-        """Return the row of a panel for one target.
-
-        Args:
-            number: index into ``targets``.
-            layers: maps of the target; the last one is drawn large.
-        """
-        target, (*others, last) = self.targets[number], layers
-        role: Role = "predicted" if target == int(self.probabilities.argmax()) else "target"
-        return ClassMap(
-            last.map, self.class_names[target], role, float(self.probabilities[target]),
-            last.scale, last.layer, tuple(others),
-        )  # fmt: skip
-
-    def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write every panel as ``<tag>.jpg`` in ``folder``, and return the files."""
-        folder = Path(folder)
-        return [folder / f"{tag}.jpg" for tag in write_panels(folder, self.panels)]
-
-
-def write_panels(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Write panels, uint8 ``(H, W, 3)`` by tag, as ``<tag>.jpg``; return the encoded files."""
-    encoded = {tag: encode_jpeg(panel) for tag, panel in panels.items()}
-    for tag, content in encoded.items():
-        file = folder / f"{tag}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-    return encoded
 
 
 def choose_methods(only: str | Sequence[str] | None) -> list[str]:
@@ -215,7 +126,9 @@ def _add_grad_cam(
         for number in range(len(explanation.targets))
     ]
     title = f"{explanation.name} · Grad-CAM at {', '.join(layers)}"
-    explanation.panels["grad_cam"] = grad_cam_panel(explanation.picture, rows, title=title)
+    explanation.panels["grad_cam"] = grad_cam_panel(
+        explanation.photograph, rows, title=title, source=explanation.source
+    )
 
 
 def _add_activations(network: nn.Module, explanation: Explanation, layers: str | list[str]) -> None:
@@ -235,7 +148,7 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
     """Add signed maps ``(T, H, W)``, from covering windows or superpixels or from Captum."""
     image, targets = explanation.picture[None], torch.tensor([explanation.targets])
-    options, notes = {"baseline": "mean", "batch": _BATCH}, ()
+    options, notes, smooth = {"baseline": "mean", "batch": _BATCH}, (), 0.0
     if method == "occlusion":
         size = tuple(image.shape[-2:])
         window, stride = window_pixels(_WINDOW, size), window_pixels(_STRIDE, size)
@@ -251,14 +164,17 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
         attributed = attribute(
             network, repeated, targets[0], method, batch=_BATCH, seed=seed, **options
         )
-        maps, notes = attributed.maps, attributed.notes
+        maps, notes, smooth = attributed.maps, attributed.notes, _SMOOTH
+        if attributed.layer:
+            explanation.map_layers[method] = attributed.layer
         caption = " · ".join(filter(None, [method.replace("_", " "), attributed.layer]))
     explanation.maps[method] = maps = maps.cpu()
     rows = [explanation.row(number, [LayerMap("", each)]) for number, each in enumerate(maps)]
     title, note = f"{explanation.name} · {caption}", "; ".join(notes) or None
     explanation.panels[method] = attribution_panel(
-        explanation.picture, rows, title=title, note=note
-    )
+        explanation.photograph, rows, title=title, reading=describe_method(method),
+        source=explanation.source, smooth=smooth, note=note,
+    )  # fmt: skip
     explanation.notes.extend(f"{method}: {line}" for line in notes)
 
 

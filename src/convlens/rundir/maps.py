@@ -73,6 +73,12 @@ class Maps:
         return np.stack([*self.layers.values()], axis=2)
 
 
+def format_rank(rank: int) -> str:
+    """Return the role of a class by how probable it is: 2 becomes ``2nd``, 3 ``3rd``, …"""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(rank % 10 if rank // 10 % 10 != 1 else 0, "th")
+    return f"{rank}{ending}"
+
+
 def write_maps(folder: Path, found: Maps) -> None:
     """Add maps to the file in a look's folder; the file is replaced as a whole.
 
@@ -132,7 +138,8 @@ def _encode(methods: Iterable[Maps]) -> bytes:
             halves, scales = split_scale(values)
             tensors[f"{each.method}/{number}/maps"] = halves
             tensors[f"{each.method}/{number}/scales"] = scales
-    return save(tensors, {"format": _FORMAT, "methods": json.dumps(facts)})
+    # one entry only: safetensors writes several in a random order, and equal maps in unequal files
+    return save(tensors, {"methods": json.dumps({"format": _FORMAT, **facts})})
 
 
 def split_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,10 +164,9 @@ def read_maps(file: Path) -> dict[str, Maps]:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"more than {_LARGEST:,} bytes")
         with safe_open(str(file), framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"format {metadata.get('format')} instead of {_FORMAT}")
-            facts = json.loads(metadata["methods"])
+            facts = json.loads((opened.metadata() or {}).get("methods", "{}"))
+            if (number := facts.pop("format", None)) != _FORMAT:
+                raise ValueError(f"format {number} instead of {_FORMAT}")
             return {method: _decode(opened, method, each) for method, each in facts.items()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -239,6 +239,10 @@ class AttributionConfig(SignedMapsConfig):
     options: Annotated[dict[str, Any], TABLE] = key(
         "further options of the attribution method, {name: value}"
     )
+    smooth: Annotated[float, FRACTION] = key(
+        "standard deviation of the Gaussian that makes single pixels of a map visible in pictures, "
+        "fraction of the image's sides"
+    )
 
 
 class FilterVisualsConfig(BatchedConfig):

@@ -159,12 +159,17 @@ def read_size_and_orientation(path: str | os.PathLike) -> tuple[tuple[int, int],
     """
     try:
         with open_image(path) as image:
-            turn = _read_orientation(image)
-            # Pillow reports the upright size of a TIFF, but the stored size of any other format
-            upright = image.format == "TIFF" and turn in _ON_ITS_SIDE
-            return image.size[::-1] if upright else image.size, turn
+            return get_size_and_orientation(image)
     except Exception as error:  # Pillow's readers raise almost anything on damaged data
         raise ImageError(Path(path), describe_error(error)) from None
+
+
+def get_size_and_orientation(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Return ((w, h) of the stored pixels, EXIF orientation) of an image that is not loaded yet."""
+    turn = _read_orientation(image)
+    # Pillow reports the upright size of a TIFF, but the stored size of any other format
+    upright = image.format == "TIFF" and turn in _ON_ITS_SIDE
+    return image.size[::-1] if upright else image.size, turn
 
 
 def describe_error(error: Exception) -> str:

@@ -20,7 +20,7 @@ from convlens.cli.report import run
 from convlens.core.errors import UserError
 from convlens.draw.jpeg import encode_jpeg, read_jpeg_size, shrink_jpeg
 from convlens.pages.report import LIMIT, report
-from convlens.pages.selection import LEAST, pick_at_stops, spread_evenly
+from convlens.rundir.maps import IMAGE, Maps, write_maps
 from support.charts_read import read_back
 from support.page_parsed import Page, outside_references
 
@@ -79,7 +79,18 @@ def made_run(home: Path, epochs: int = 4, *, finished: bool = True, looks: bool 
         for epoch in range(epochs + 1):
             for tag in _tags(epoch):
                 write(home, epoch, tag, _picture(epoch))
+            add_maps(home, epoch, "grad_cam", *(["occlusion"] if epoch % 3 == 1 else []))
     return home
+
+
+def add_maps(home: Path, epoch: int, *methods: str) -> None:
+    """Maps of both probes that tell their epoch."""
+    for method in methods:
+        values = np.full((2, 1, 3, 3), epoch + 1.0, np.float32)
+        layers = {IMAGE if method == "occlusion" else LAYERS[1]: values}
+        share = np.full((2, 1), 0.75, np.float32)
+        maps = Maps(method, PROBES, ["predicted"], [[NASTY], ["ring"]], share, layers)
+        write_maps(home / "explanations" / f"epoch_{epoch:03d}", maps)
 
 
 def _tags(epoch: int) -> list[str]:
@@ -153,6 +164,17 @@ def on_disk(home: Path, tag: str) -> dict[int, bytes]:
     return {int(re.search(r"epoch_(\d+)", str(f))[1]): f.read_bytes() for f in files}
 
 
+def viewed(page: Page) -> dict:
+    """The data of the viewer."""
+    (script,) = page.all("script", type="application/json")
+    return json.loads(script.text)
+
+
+def looked_at(page: Page, method: str) -> list[int]:
+    """The epochs of which the viewer has maps."""
+    return [look["epoch"] for look in viewed(page)["runs"][0]["methods"][method]["looks"]]
+
+
 def section(page: Page, name: str) -> str:
     (found,) = page.all("section", id=name)
     return found.text
@@ -176,11 +198,11 @@ def test_the_check_for_outside_references_finds_them():
 
 def test_names_of_people_are_escaped(text, page):
     assert NASTY not in text and "<i>evidence" not in text and "alert(1)</script>" not in text
-    assert len(page.all("script")) == 2
+    assert len(page.all("script")) == 3
     assert page.all("h1")[0].text == "scratch<script>"
     f1 = page.all("table", id="f1")[0]
     assert [cell.text for cell in page.inside(f1, "td") if cell.text in CLASSES] == list(CLASSES)
-    assert f"pictures/{NASTY}/00_b.png" in section(page, "probes")
+    assert viewed(page)["runs"][0]["probes"][0]["source"] == f"pictures/{NASTY}/00_b.png"
     assert "</pre><script>alert(1)</script>" in section(page, "config")
 
 
@@ -261,27 +283,19 @@ def test_results_are_those_of_the_run(home, page):
         assert float(test) == tested
 
 
-def test_every_probe_is_there_at_every_epoch_it_was_looked_at(home, page):
-    for tag in ("grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring",
-                *(f"layers/activations/{layer}/00_b" for layer in LAYERS)):  # fmt: skip
-        assert frames(page, tag) == on_disk(home, tag), tag
-    assert list(frames(page, "occlusion/01_ring")) == [1, 4]
-    probes = [e.attributes["data-probe"] for e in page.elements if "data-probe" in e.attributes]
-    assert probes == list(PROBES)
+def test_every_probe_is_there_at_every_epoch_it_was_looked_at(page):
+    assert [probe["name"] for probe in viewed(page)["runs"][0]["probes"]] == list(PROBES)
+    assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
+    assert looked_at(page, "occlusion") == [1, 4]
+    # the pictures that show the same are not there a second time
+    assert not frames(page, "grad_cam/00_b") and not frames(page, "occlusion/01_ring")
 
 
 def test_one_slider_reaches_from_the_untrained_network_to_the_last_epoch(page):
-    (slider,) = page.all("input")
+    (slider,) = page.all("input", id="clock")
     found = slider.attributes
     assert (found["type"], found["min"], found["max"], found["step"]) == ("range", "0", "4", "1")
     assert found["value"] == "4" and found["aria-label"] == "epoch"
-    # without the script the latest picture of each is what one sees
-    for figure in (e for e in page.all("figure") if e.has_class("moving")):
-        images = page.inside(figure, "img")
-        assert [i.has_class("now") for i in images] == [False] * (len(images) - 1) + [True]
-        # the script takes the last frame that is not later
-        epochs = [int(i.attributes["data-epoch"]) for i in images]
-        assert epochs == sorted(epochs)
 
 
 def test_activations_and_filters_are_folded(page):
@@ -295,8 +309,9 @@ def test_activations_and_filters_are_folded(page):
             assert folds and "open" not in folds[-1].attributes
 
 
-def test_answers_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
-    for tag, epochs in (("predictions/confusion_matrix", [4]),
+def test_pictures_are_the_latest_and_class_means_and_filters_the_first_and_the_latest(home, page):
+    for tag, epochs in (*((f"layers/activations/{layer}/00_b", [4]) for layer in LAYERS),
+                        ("predictions/confusion_matrix", [4]),
                         ("predictions/confusion_matrix/test", [2]),
                         ("predictions/mistakes", [4]), ("predictions/mistakes/test", [2]),
                         ("grad_cam_means", [0, 4]),
@@ -360,7 +375,9 @@ def test_scores_of_the_last_look_have_a_table(tmp_path):
 def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
     style = page.all("style")[0].text
     light, dark = style.split("prefers-color-scheme: dark", 2)[0::2]
-    for name in set(re.findall(r"var\((--[\w-]+)\)", text)):
+    # set where they are used, by elements or the script; they are no colours
+    sizes = {"--at", "--panes", "--shape", "--tall"}
+    for name in set(re.findall(r"var\((--[\w-]+)\)", text)) - sizes:
         assert style.count(f"{name}:") == 2, name
     assert "--series-0:" in light + dark
 
@@ -375,7 +392,7 @@ def test_unfinished_run_says_so_and_tells_the_alarms_of_its_log(tmp_path):
     assert "alarm after epoch 2: <i>evidence</i> outside" in header.text
     assert "test accuracy" not in header.text
     assert "after epoch 2" in header.text  # the best of the table
-    assert frames(page, "grad_cam/00_b")
+    assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
 
 
 def test_run_without_explanations_or_alarms(tmp_path):
@@ -386,13 +403,34 @@ def test_run_without_explanations_or_alarms(tmp_path):
     assert "no alarm" in page.all("header")[0].text
     assert not page.all("img") and not page.all("input")
     assert len(page.all("script")) == 1  # of the charts
+    assert "no maps of probes" in section(page, "probes")
     assert page.all("section", id="scores")
 
 
 def test_run_that_has_only_the_untrained_network(tmp_path):
     page = Page(report(made_run(tmp_path / "run", epochs=0, finished=False)).read_text())
     assert "no epoch is complete yet" in page.all("header")[0].text
-    assert list(frames(page, "grad_cam/00_b")) == [0]
+    assert looked_at(page, "grad_cam") == [0]
+
+
+def test_run_of_an_earlier_version_shows_its_latest_pictures(tmp_path):
+    home = made_run(tmp_path / "run")
+    for file in home.glob("explanations/*/maps.safetensors"):
+        file.unlink()
+    page = Page(report(home).read_text())
+    assert "made before maps were kept as numbers" in section(page, "probes")
+    assert not page.all("script", type="application/json") and not page.all("input")
+    disk = {tag: on_disk(home, tag) for tag in ("grad_cam/00_b", "grad_cam/01_ring")}
+    assert {tag: frames(page, tag) for tag in disk} == {tag: {4: d[4]} for tag, d in disk.items()}
+
+
+def test_a_method_without_maps_shows_its_latest_picture_beside_the_viewer(tmp_path):
+    home = made_run(tmp_path / "run")
+    for epoch in (1, 3):
+        write(home, epoch, "mine/01_ring", _picture(epoch))
+    page = Page(report(home).read_text())
+    assert frames(page, "mine/01_ring") == {3: on_disk(home, "mine/01_ring")[3]}
+    assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
 
 
 def test_phases_are_told_and_marked(tmp_path):
@@ -417,13 +455,14 @@ def test_phases_are_told_and_marked(tmp_path):
 
 def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
     home = made_run(tmp_path / "run")
-    write(home, 3, "grad_cam/00_b", _picture(3)[:-10])
+    write(home, 4, "predictions/random", _picture(3)[:-10])
     write(home, 4, "grad_cam_means", b"")
     page = Page(report(home).read_text())
-    assert list(frames(page, "grad_cam/00_b")) == [0, 1, 2, 4]
+    assert not frames(page, "predictions/random")
+    assert list(frames(page, "grad_cam_means")) == [0]
     told = [e.text for e in page.all("p") if e.has_class("alarm") and "JPEG" in e.text]
     assert [line.partition("explanations/")[2] for line in told] == [
-        "epoch_003/grad_cam/00_b.jpg", "epoch_004/grad_cam_means.jpg"
+        "epoch_004/grad_cam_means.jpg", "epoch_004/predictions/random.jpg"
     ]  # fmt: skip
     assert not page.all("details", id="left-out")
 
@@ -431,92 +470,67 @@ def test_truncated_picture_of_a_killed_run_is_left_out_and_named(tmp_path):
 # --- the size
 
 
-def _grown(home: Path, epochs: int, side: int) -> Path:
-    """A run of many epochs with pictures of noise, which JPEG cannot make small."""
-    made_run(home, epochs)
-    for file in home.glob("explanations/*/grad_cam/*.jpg"):
+def _grown(home: Path, side: int) -> Path:
+    """A run with pictures of noise, which JPEG cannot make small."""
+    made_run(home)
+    for file in home.glob("explanations/*/**/*.jpg"):
         file.write_bytes(_noise(len(str(file)), side))
     return home
 
 
 def test_too_many_epochs_are_thinned_out_evenly_and_keep_first_and_last(tmp_path):
-    home = _grown(tmp_path / "run", 60, 40)
+    home = made_run(tmp_path / "run", 300)
     whole = report(home, limit=LIMIT).stat().st_size
-    limit = whole * 2 // 3
-    text = report(home, limit=limit).read_text()
-    assert len(text.encode()) <= limit
-    page, told = Page(text), Page(text).all("details", id="left-out")[0].text
-    disk = on_disk(home, "grad_cam/00_b")
-    found = frames(page, "grad_cam/00_b")
-    assert LEAST <= len(found) < 61 and {0, 60} <= set(found)
-    assert f"probes: shown at {len(found)} of 61 epochs" in told
-    assert all(found[epoch] == disk[epoch] for epoch in found)
-    gaps = np.diff(list(found))
+    text = report(home, limit=whole - 50_000).read_text()
+    assert len(text.encode()) <= whole - 50_000
+    page = Page(text)
+    found = looked_at(page, "grad_cam")
+    assert 16 <= len(found) < 301 and {0, 300} <= set(found)
+    told = page.all("details", id="left-out")[0].text
+    assert f"maps: those of {len(found)} of 301 epochs" in told
+    gaps = np.diff(found)
     assert gaps.max() - gaps.min() <= 1
-    # every stop of the slider shows what the whole page would show there
-    occlusion = on_disk(home, "occlusion/01_ring")
-    shown = frames(page, "occlusion/01_ring")
-    for stop in found:
-        if stop:
-            assert max(e for e in shown if e <= stop) == max(e for e in occlusion if e <= stop)
-    assert page.all("input")[0].attributes["max"] == "60"
+    assert page.all("input", id="clock")[0].attributes["max"] == "300"
 
 
-def test_activations_of_middle_epochs_go_before_maps_are_made_smaller(tmp_path):
-    home = made_run(tmp_path / "run", 20)
-    for file in home.glob("explanations/*/layers/activations/*/*.jpg"):
-        file.write_bytes(_noise(len(str(file)), 60))
-    bare = report(made_run(tmp_path / "bare", 20, looks=False)).stat().st_size
-    size = (
-        (home / "explanations/epoch_000/layers/activations" / LAYERS[0] / "00_b.jpg").stat().st_size
-    )
-    limit = bare + 100_000 + 8 * size
+def test_activations_and_filters_shrink_before_they_are_left_out(tmp_path):
+    home = made_run(tmp_path / "run")
+    bare = report(home).stat().st_size
+    for file in home.glob("explanations/*/layers/activations/**/*.jpg"):
+        file.write_bytes(_noise(len(str(file)), 1500))
+    limit = bare + 1_600_000
     text = report(home, limit=limit).read_text()
     assert len(text.encode()) <= limit
     page = Page(text)
     for layer in LAYERS:
-        tag = f"layers/activations/{layer}/00_b"
-        disk = on_disk(home, tag)
-        assert frames(page, tag) == {0: disk[0], 20: disk[20]}
-    assert frames(page, "grad_cam/00_b") == on_disk(home, "grad_cam/00_b")
-    assert (
-        "activations: shown only for the first and the latest epoch"
-        in page.all("details", id="left-out")[0].text
-    )
+        (encoded,) = frames(page, f"layers/activations/{layer}/00_b").values()
+        assert max(read_jpeg_size(encoded)) == 900
+    told = page.all("details", id="left-out")[0].text
+    assert "layers/activations and layers/filters: at most" in told and "of 2 pictures" not in told
+    assert list(frames(page, "predictions/confusion_matrix")) == [4]
+    assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("kilobytes", [90, 150, 400])
+@pytest.mark.parametrize("kilobytes", [110, 150, 400])
 def test_any_limit_is_kept_and_what_is_left_out_is_told(tmp_path, kilobytes):
-    home = _grown(tmp_path / "run", 30, 90)
+    home = _grown(tmp_path / "run", 400)
     text = report(home, limit=1000 * kilobytes).read_text()
     assert len(text.encode()) <= 1000 * kilobytes
     page = Page(text)
     told = page.all("details", id="left-out")[0].text
-    if found := frames(page, "grad_cam/00_b"):
-        assert {0, 30} <= set(found)
-        assert all(max(read_jpeg_size(p)) <= 700 for p in found.values())
-        assert ": smaller, at most" in told
-    else:
-        assert "all pictures of" in told and "grad_cam" in told
+    shown = [e.attributes["data-tag"] for e in page.all("figure") if "data-tag" in e.attributes]
+    for tag in set(_tags(4)) - {"grad_cam/00_b", "grad_cam/01_ring", "occlusion/01_ring"}:
+        assert tag in shown or tag.partition("/")[0] in told, tag
+    assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]
 
 
 def test_no_limit_takes_away_text_and_charts(tmp_path):
-    home = _grown(tmp_path / "run", 30, 90)
+    home = _grown(tmp_path / "run", 90)
     page = Page(report(home, limit=1).read_text())
-    assert not page.all("img") and len(page.all("path")) > 10
-    assert "all pictures of" in page.all("details", id="left-out")[0].text
-
-
-def test_spread_and_kept_by_brute_force():
-    for total in range(1, 30):
-        epochs = list(range(0, 3 * total, 3))
-        for count in range(2, total + 3):
-            found = spread_evenly(epochs, count)
-            assert len(found) == min(count, total) and sorted(set(found)) == found
-            assert found[0] == epochs[0] and found[-1] == epochs[-1]
-    files = {e: Path(str(e)) for e in (2, 5, 9)}
-    assert list(pick_at_stops(files, [0, 6, 12])) == [2, 5, 9]
-    assert list(pick_at_stops(files, [0, 4])) == [2, 9]
+    assert not page.all("img") and not page.all("input") and len(page.all("path")) > 10
+    told = page.all("details", id="left-out")[0].text
+    assert "all maps: grad_cam, occlusion" in told and "pictures: layers/activations" in told
+    assert "did not fit" in section(page, "probes")
 
 
 def test_shrunk_pictures_are_smaller_and_alike():

@@ -276,11 +276,18 @@ class Page:
             for b in bodies
         ]
 
-    def press(self, key: str, code: int) -> None:
-        """Press a key without a character, such as ``ArrowRight`` (virtual key code 39)."""
-        what = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+    def press(self, key: str, code: int, *, shift: bool = False) -> None:
+        """Press a key that writes nothing, such as ``ArrowRight`` (virtual key code 39)."""
+        what = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
         self.call("Input.dispatchKeyEvent", type="rawKeyDown", **what)
         self.call("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    def point(self, x: float, y: float, *, click: bool = False) -> None:
+        """Move the mouse to a place of the window in CSS pixels, and click there."""
+        kinds = ["mouseMoved", *(["mousePressed", "mouseReleased"] if click else [])]
+        for kind in kinds:
+            button = "none" if kind == "mouseMoved" else "left"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def screenshot(self, name: str, *, whole: bool = False) -> Path:
         """Save a screenshot as ``<name>.png``; with ``whole``, of the whole page."""

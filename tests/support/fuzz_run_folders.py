@@ -6,12 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import yaml
 from hypothesis import strategies as st
 
 from convlens.core.errors import UserError
 from convlens.pages.compare import compare
 from convlens.pages.report import report
+from convlens.rundir.maps import Maps, write_maps
 from convlens.rundir.read import read_config, read_run
 from convlens.rundir.runs import read_all_runs, sort_runs
 from support.fuzz_surface import Surface, expect, judged, mutated, mutations, silent
@@ -19,7 +21,7 @@ from support.runs_made import write_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json", "probes/probes.tsv", "train.log",
          "explanations/epoch_000/grad_cam/00_cat.jpg", "probes/00_cat.png",
-         "data.json")  # fmt: skip
+         "explanations/epoch_001/maps.safetensors", "data.json")  # fmt: skip
 FACTS = {
     "name": "pets", "classes": ["cat"], "images": {"train": [3], "validation": [1], "test": [1]},
     "notes": [], "skipped": {"count": 0, "reasons": [], "first": []}, "copies": None,
@@ -54,6 +56,9 @@ def start(folder: Path):
     for name in ("one", "two"):
         home = write_run(folder / "whole" / name, [1.0, 0.5, 0.7], probes={"00_cat": "red"})
         (home / "probes" / "probes.tsv").write_text("probe\tsource\n00_cat\tcats/1.png\n")
+        maps = Maps("grad_cam", ["00_cat"], ["predicted"], [["<b>"]], np.ones((1, 1), np.float32),
+                    {"<b>": np.ones((1, 1, 3, 3), np.float32)})  # fmt: skip
+        write_maps(home / "explanations" / "epoch_001", maps)
         (home / "data.json").write_text(json.dumps(FACTS))
         (home / "train.log").write_text("2026-01-01 10:00:00 INFO convlens: training\n")
 

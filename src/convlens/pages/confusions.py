@@ -11,8 +11,8 @@ from convlens.rundir.read import StoredRun
 
 # tag -> what its latest picture shows
 MATRICES = {
-    "confusion_matrix": "validation, latest epoch",
-    "confusion_matrix/test": "test, best epoch",
+    "predictions/confusion_matrix": "validation, latest epoch",
+    "predictions/confusion_matrix/test": "test, best epoch",
 }
 
 

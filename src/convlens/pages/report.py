@@ -16,13 +16,15 @@ from convlens.pages.charts import line_chart
 from convlens.pages.data_section import describe_data
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, Selection, has_prefix, select
+from convlens.pages.selection import ACTIVATIONS, FILTERS, Selection, has_prefix, select
+from convlens.pages.viewer import Viewer, build_viewer, read_viewer_run
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
 Chart = Callable[..., Markup]  # ``line_chart`` with the run's marks and epochs
 
 FILE = "report.html"
-LIMIT = 15_000_000  # bytes: can be mailed, and opens on a phone
+LIMIT = 3_000_000  # bytes: can be mailed, and opens at once on a phone
+OF_MAPS = 2 / 3  # share of the room for data that maps and photographs may take
 MANY = 20  # with more classes, the table of F1 scores is folded
 LINES = 12  # most lines in a chart of scores; if there are more, it shows the highest ones
 
@@ -33,7 +35,8 @@ SECTIONS = {
     "answers": ("predictions/breakdown", "predictions/random"),
     "means": ("grad_cam_means",),
     "depth": ("layers/depth",),
-    "filters": ("layers/filters",),
+    "activations": (ACTIVATIONS,),
+    "filters": (FILTERS,),
     "augmentation": ("training/augmentation",),
 }
 # scores that share a chart -> its title; every other score has its own chart
@@ -71,8 +74,8 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
 
     Args:
         home: the run folder.
-        limit: maximum size of the page in bytes. If the pictures need more, the page contains fewer
-            or smaller ones and lists what is missing; text and charts are always complete.
+        limit: maximum size of the page in bytes. If maps and pictures need more, the page contains
+            fewer or smaller ones and lists what is missing; text and charts are always complete.
 
     Returns:
         The path of the page.
@@ -93,21 +96,23 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
 
 
 def _fit_page(run: StoredRun, limit: int) -> str:
-    """Return the page with as many pictures as fit."""
-    page = _render_page(run, Selection({}), limit)
-    room = limit - len(page.encode())
+    """Return the page with as many maps and pictures as fit."""
+    bare, slack = len(_render_page(run, None, Selection({}), limit).encode()), 0
+    viewed = read_viewer_run(run)
     while True:
-        selection = select(run.pictures, run.probes, room)
-        page = _render_page(run, selection, limit)
-        # the size of headings and captions is known only now
+        viewer = build_viewer([viewed], room=int(OF_MAPS * (limit - bare - slack)))
+        page = _render_page(run, viewer, Selection({}), limit)
+        room = limit - len(page.encode()) - slack
+        selection = select(run.pictures, run.probes, run.all_maps, room)
+        page = _render_page(run, viewer, selection, limit)
+        # the size of captions, and of the lines on what is left out, is known only now
         over = len(page.encode()) - limit
-        if over <= 0 or not selection.pictures:
-            break
-        room -= over
-    return page
+        if over <= 0 or not (viewer or selection.pictures):
+            return page
+        slack += over
 
 
-def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
+def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, limit: int) -> str:
     summary, phases = run.summary or {}, read_phases(run.config, run.rows)
     best = summary.get("best_epoch", run.best_epoch)
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.last_epoch}
@@ -129,8 +134,8 @@ def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
         test=summary.get("test", {}),
         alarms=summary.get("alarms", run.alarms),
         failures=summary.get("failures", []),
-        left_out=selection.left_out,
-        broken=selection.broken,
+        left_out=[*_list_missing_maps(run, viewer), *selection.left_out],
+        broken=[*(viewer.broken if viewer else []), *selection.broken],
         megabytes=limit / 1e6,
         curves=_draw_curves(run, chart),
         phases=phases,
@@ -145,8 +150,9 @@ def _render_page(run: StoredRun, selection: Selection, limit: int) -> str:
         data=describe_data(run),
         summary=summary,
         cost=_draw_cost(summary),
-        last=max((epoch for looks in run.pictures.values() for epoch in looks), default=None),
-        **_arrange_pictures(run, selection),
+        viewer=viewer,
+        has_maps=bool(run.all_maps),
+        **_arrange_pictures(selection),
     )
 
 
@@ -229,31 +235,21 @@ def _draw_cost(summary: Mapping) -> Markup:
     return line_chart("seconds per epoch", lines)
 
 
-def _arrange_pictures(run: StoredRun, selection: Selection) -> dict[str, object]:
+def _list_missing_maps(run: StoredRun, viewer: Viewer | None) -> list[str]:
+    """Return one line about each thing that the viewer lacks, to keep the page small."""
+    if viewer is None and run.all_maps:
+        return [f"all maps: {', '.join(run.all_maps)}"]
+    return [*viewer.left_out] if viewer else []
+
+
+def _arrange_pictures(selection: Selection) -> dict[str, list]:
     """Return the template's values for the pictures, by section."""
     figures = {tag: _figure(tag, looks) for tag, looks in selection.pictures.items()}
-    probes = []
-    for name, probe in run.probes.items():
-        own = [tag for tag in figures if tag.rpartition("/")[2] == name]
-        maps = [tag for tag in own if not has_prefix(tag, (ACTIVATIONS, "training/augmentation"))]
-        # Grad-CAM first, then the other maps
-        maps.sort(key=lambda tag: (not has_prefix(tag, ("grad_cam",)), tag))
-        if own:
-            probes.append(
-                {
-                    "name": name,
-                    "source": probe.source,
-                    "maps": [figures[tag] for tag in maps],
-                    "activations": [figures[t] for t in own if has_prefix(t, (ACTIVATIONS,))],
-                }
-            )
-    sections = {
-        section: [
-            figures[tag] for start in prefixes for tag in figures if has_prefix(tag, (start,))
-        ]
-        for section, prefixes in SECTIONS.items()
-    }
-    return {"probes": probes, **sections}
+    sections: dict[str, list] = {section: [] for section in (*SECTIONS, "others")}
+    for tag, figure in figures.items():
+        fitting = (name for name, prefixes in SECTIONS.items() if has_prefix(tag, prefixes))
+        sections[next(fitting, "others")].append(figure)
+    return sections
 
 
 def _figure(tag: str, looks: Mapping[int, bytes]) -> dict[str, object]:

@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from convlens.draw.jpeg import shrink_jpeg
 
 Files = Mapping[str, Mapping[int, Path]]  # tag -> completed epochs -> file
-LEAST = 16  # epochs that the slider keeps as long as other pictures can be dropped or made smaller
+Pictures = dict[str, dict[int, bytes]]  # tag -> completed epochs -> JPEG
 MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
-# prefixes of tags of which the page shows only the latest picture
+# prefixes of tags of which the page shows the latest picture, whatever they end with
 LATEST = ("predictions", "layers/depth", "training/augmentation")
-ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with only the first and the latest picture
+ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
+BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
+# longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
+_Size = tuple[int, int] | None
+_SIZES: tuple[tuple[_Size, _Size], ...] = (
+    (None, None), ((1100, 70), (1100, 75)), ((900, 60), (800, 70)),
+)  # fmt: skip
+_SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
-    ACTIVATIONS, FILTERS, "training/augmentation", "predictions/random", "predictions/breakdown",
-    "layers/depth", "grad_cam_means", "occlusion", "predictions/mistakes", "predictions",
+    "training/augmentation", "predictions/random", "predictions/breakdown", "layers/depth",
+    "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Step:
-    """One way to make the page smaller; each step of ``STEPS`` drops more than the one before.
-
-    Attributes:
-        least: minimum number of epochs on the slider.
-        activations: ``all``, ``ends`` (the first and the latest epoch) or ``last``.
-        smaller: prefixes of the tags whose pictures are re-encoded; see ``has_prefix``.
-        edge: their longest side in pixels.
-        quality: their JPEG quality, from 1 to 100.
-    """
-
-    least: int
-    activations: str = "all"
-    smaller: tuple[str, ...] = ()
-    edge: int = 0
-    quality: int = 0
-
-
-BULKY, ALL = (ACTIVATIONS, FILTERS), ("",)
-STEPS = (
-    Step(LEAST),
-    Step(LEAST, "ends"),
-    Step(LEAST, "ends", BULKY, 1100, 70),
-    Step(LEAST, "ends", BULKY, 950, 62),
-    Step(LEAST, "ends", BULKY, 800, 55),
-    Step(LEAST, "last", BULKY, 800, 55),
-    Step(LEAST, "last", ALL, 800, 75),
-    Step(LEAST, "last", ALL, 700, 60),
-    Step(LEAST // 2, "last", ALL, 550, 55),
-    Step(2, "last", ALL, 400, 45),
-)
 
 
 @dataclass(frozen=True)
@@ -71,91 +44,86 @@ class Selection:
     broken: list[str] = field(default_factory=list)
 
 
-def spread_evenly(epochs: Sequence[int], count: int) -> list[int]:
-    """Return ``count`` evenly spaced epochs, among them the first and the last.
-
-    Args:
-        epochs: all epochs, ascending.
-        count: how many to return; 2 if it is smaller.
-
-    >>> spread_evenly([0, 1, 2, 3, 4, 5, 6], 3)
-    [0, 3, 6]
-    """
-    if count >= len(epochs):
-        return list(epochs)
-    count = max(count, 2)
-    return [epochs[round(i * (len(epochs) - 1) / (count - 1))] for i in range(count)]
-
-
-def pick_at_stops(files: Mapping[int, Path], stops: Iterable[int]) -> dict[int, Path]:
-    """Return the pictures of a tag that a slider needs, among them the first and the latest.
-
-    Args:
-        files: picture file by completed epochs.
-        stops: epochs on the slider; at each, it shows the latest picture up to that epoch.
-    """
-    visible = {max((e for e in files if e <= stop), default=min(files)) for stop in stops}
-    return {epoch: files[epoch] for epoch in sorted({min(files), *visible, max(files)})}
-
-
-def list_candidates(files: Files, probes: Collection[str]) -> dict[str, dict[int, Path]]:
+def list_candidates(
+    files: Files, probes: Collection[str], methods: Collection[str]
+) -> dict[str, dict[int, Path]]:
     """Return the pictures that a page without a size limit shows.
 
-    These are every epoch's picture of each probe, the first and the latest of filters and class
-    means, and the latest of everything else.
+    These are the first and the latest of filters and class means, and the latest of everything
+    else. Pictures of probes are left out if the page has their maps.
 
     Args:
         files: all pictures of the run.
         probes: names of the probes.
+        methods: methods of which the page has the maps.
     """
     candidates = {}
     for tag, looks in files.items():
-        if has_prefix(tag, LATEST):
-            candidates[tag] = {max(looks): looks[max(looks)]}
-        elif has_prefix(tag, ENDS):
-            candidates[tag] = pick_at_stops(looks, [])
-        elif tag.rpartition("/")[2] in probes:
-            candidates[tag] = dict(looks)
+        ends = {min(looks), max(looks)} if has_prefix(tag, ENDS) else {max(looks)}
+        is_probe = tag.rpartition("/")[2] in probes and not has_prefix(tag, [*methods])
+        if has_prefix(tag, (*LATEST, *ENDS)) or is_probe:
+            candidates[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
     return candidates
 
 
-def select(files: Files, probes: Collection[str], room: int) -> Selection:
+def select(files: Files, probes: Collection[str], methods: Collection[str], room: int) -> Selection:
     """Choose pictures that take at most ``room`` bytes of a page.
 
-    First, epochs are thinned out evenly; then activations of the epochs between the first and the
-    last are dropped; then pictures are re-encoded at a smaller size. Whole tags are dropped only if
-    all of that is not enough. Incomplete JPEG files, which a killed run may leave, are dropped and
-    listed.
+    Pictures are made smaller first; then activations and filters are dropped one by one, then
+    others. Incomplete JPEG files, which a killed run may leave, are dropped and listed.
 
     Args:
         files: all pictures of the run.
         probes: names of the probes.
+        methods: methods of which the page has the maps.
         room: size limit in bytes.
     """
-    candidates, broken = _drop_broken(list_candidates(files, probes))
-    series = [tag for tag in candidates if not has_prefix(tag, (*LATEST, *ENDS))]
-    epochs = sorted({epoch for tag in series for epoch in candidates[tag]})
-    for step in STEPS:
-        least = min(step.least, len(epochs))
-        counts = [least] if step.smaller else range(len(epochs), least - 1, -1)
-        for count in counts:
-            stops = spread_evenly(epochs, count)
-            chosen = _thin_out(candidates, set(series), stops, step.activations)
-            if step.smaller or _size_of_files(chosen) <= room:
-                break
-        else:
-            continue
-        pictures = _encode(chosen, step)
-        if _size_of_pictures(pictures) <= room:
-            return Selection(pictures, _describe_omissions(step, count, len(epochs)), broken)
-    dropped = []
-    for prefix in (*DISPENSABLE, ""):
-        if _size_of_pictures(pictures) > room:
-            dropped += [tag for tag in pictures if has_prefix(tag, (prefix,))]
-            pictures = {tag: looks for tag, looks in pictures.items() if tag not in dropped}
-    kinds = sorted({tag.partition("/")[0] for tag in dropped})
-    line = f"all pictures of {len(dropped)} tags: {', '.join(kinds)}"
-    return Selection(pictures, [*_describe_omissions(step, count, len(epochs)), line], broken)
+    complete, broken = _drop_broken(list_candidates(files, probes, methods))
+    originals = {
+        tag: {epoch: file.read_bytes() for epoch, file in looks.items()}
+        for tag, looks in complete.items()
+    }
+    pictures, lines = originals, []
+    for size in _SIZES:
+        pictures = _encode(originals, *size)
+        if _size_of(pictures) <= room:
+            break
+    pictures, dropped = _drop(pictures, BULKY, room)
+    if _size_of(pictures) > room:
+        size = _SMALLEST
+        pictures, others = _drop(
+            _encode({tag: originals[tag] for tag in pictures}, *size), DISPENSABLE, room
+        )
+        dropped += others
+    for what, side in zip((" and ".join(BULKY), "other pictures"), size, strict=True):
+        if side:
+            lines.append(f"{what}: at most {side[0]} pixels wide and high, JPEG quality {side[1]}")
+    return Selection(pictures, [*lines, *dropped], broken)
+
+
+def _encode(originals: Pictures, bulky: _Size, other: _Size) -> Pictures:
+    """Return pictures at most of a size, those below ``BULKY`` of another one."""
+    encoded = {}
+    for tag, looks in originals.items():
+        size = bulky if has_prefix(tag, BULKY) else other
+        encoded[tag] = {e: shrink_jpeg(one, *size) if size else one for e, one in looks.items()}
+    return encoded
+
+
+def _drop(pictures: Pictures, order: Sequence[str], room: int) -> tuple[Pictures, list[str]]:
+    """Drop tags until the others fit, prefix by prefix, the last probes first."""
+    kept, lines = dict(pictures), []
+    for prefix in order:
+        # rather all layers of the first probes than all probes of the first layers
+        tags = [tag for tag in kept if has_prefix(tag, (prefix,))]
+        tags.sort(key=lambda tag: tag.rpartition("/")[2])
+        total = len(tags)
+        while tags and _size_of(kept) > room:
+            del kept[tags.pop()]
+        if len(tags) < total:
+            kinds = sorted({tag.partition("/")[0] for tag in pictures if tag not in kept})
+            lines.append(f"{total - len(tags)} of {total} pictures: {prefix or ', '.join(kinds)}")
+    return kept, lines
 
 
 def has_prefix(tag: str, prefixes: Sequence[str]) -> bool:
@@ -184,65 +152,7 @@ def _drop_broken(files: Files) -> tuple[dict[str, dict[int, Path]], list[str]]:
     return complete, broken
 
 
-def _thin_out(
-    candidates: Files, series: Collection[str], stops: list[int], activations: str
-) -> dict[str, dict[int, Path]]:
-    """Return the candidates with fewer epochs of the tags in ``series``."""
-    chosen = {}
-    for tag, looks in candidates.items():
-        chosen[tag] = dict(looks)
-        if has_prefix(tag, (ACTIVATIONS,)) and activations != "all":
-            ends = {min(looks), max(looks)} if activations == "ends" else {max(looks)}
-            chosen[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
-        elif tag in series:
-            chosen[tag] = pick_at_stops(looks, stops)
-    return chosen
-
-
-def _encode(chosen: Files, step: Step) -> dict[str, dict[int, bytes]]:
-    """Read the files, and shrink the pictures that the step shrinks."""
-    pictures: dict[str, dict[int, bytes]] = {}
-    for tag, looks in chosen.items():
-        pictures[tag] = {epoch: file.read_bytes() for epoch, file in looks.items()}
-        if has_prefix(tag, step.smaller):
-            for epoch, encoded in pictures[tag].items():
-                pictures[tag][epoch] = shrink_jpeg(encoded, step.edge, step.quality)
-    return pictures
-
-
-def _size_on_page(size: int) -> int:
-    """Return the bytes of a picture of ``size`` bytes on the page: in base64, with its HTML."""
-    return 4 * -(-size // 3) + MARKUP
-
-
-def _size_of_files(chosen: Files) -> int:
-    files = (file for looks in chosen.values() for file in looks.values())
-    return sum(_size_on_page(file.stat().st_size) for file in files)
-
-
-def _size_of_pictures(pictures: Mapping[str, Mapping[int, bytes]]) -> int:
-    return sum(_size_on_page(len(one)) for looks in pictures.values() for one in looks.values())
-
-
-def _describe_omissions(step: Step, count: int, total: int) -> list[str]:
-    """Return one line about each kind of picture that a step left out or made smaller.
-
-    Args:
-        step: the step.
-        count: epochs on the slider.
-        total: epochs with pictures of probes.
-    """
-    lines = []
-    if count < total:
-        lines.append(
-            f"probes: shown at {count} of {total} epochs, evenly spaced, including the first and "
-            "the last"
-        )
-    if step.activations != "all":
-        which = "the first and the latest" if step.activations == "ends" else "the latest"
-        lines.append(f"activations: shown only for {which} epoch that has them")
-    if step.smaller:
-        what = "all pictures" if step.smaller == ALL else " and ".join(step.smaller)
-        size = f"at most {step.edge} pixels wide and high, JPEG quality {step.quality}"
-        lines.append(f"{what}: smaller, {size}")
-    return lines
+def _size_of(pictures: Pictures) -> int:
+    """Return the bytes of pictures on the page: in base64, with their HTML."""
+    sizes = (len(one) for looks in pictures.values() for one in looks.values())
+    return sum(4 * -(-size // 3) + MARKUP for size in sizes)

@@ -3,9 +3,9 @@
 Shapes: ``P`` probes, ``T`` classes of each probe, ``h w`` size of a layer's maps.
 
 For each method and layer the file holds the maps as float16, each divided by its largest magnitude,
-and these magnitudes as float32, so that neither the tiny maps of an untrained network nor the large
-ones of a confident network leave the range of float16. Names are in the file's metadata. torch is
-not needed.
+and these magnitudes as float32, so that neither the tiny maps of a network before training nor the
+large ones of a confident network leave the range of float16. Names are in the file's metadata.
+torch is not needed.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convlens.draw.attribution_panel import describe_reading
 from convlens.draw.grad_cam_panel import READING
 
 
@@ -26,25 +27,11 @@ class Method:
 
 METHODS = {
     "grad_cam": Method("Grad-CAM", READING, "logit"),
-    "occlusion": Method(
-        "Occlusion",
-        "Occlusion: covering a red part lowers the logit of the class, covering a blue part raises "
-        "it.",
-        "logit", signed=True,
-    ),
-    "superpixels": Method(
-        "Superpixels",
-        "Superpixels: covering a red patch lowers the logit of the class, covering a blue patch "
-        "raises it.",
-        "logit", signed=True,
-    ),
-    "integrated_gradients": Method(
-        "Integrated gradients",
-        "Integrated gradients: compared with a black image, red parts raise the logit of the "
-        "class, blue parts lower it.",
-        "logit", signed=True,
-    ),
-}  # fmt: skip
+    **{
+        name: Method(name.replace("_", " ").capitalize(), describe_reading(name), "logit", True)
+        for name in ("occlusion", "superpixels", "integrated_gradients")
+    },
+}
 
 
 def describe_method(name: str) -> Method:

@@ -160,6 +160,12 @@ def reading_padding(runs: Path) -> np.ndarray:
     return vstack([picture(home / f"{name}.jpg") for name in ("grad_cam", "occlusion")])
 
 
+def reading_two_methods(runs: Path) -> np.ndarray:
+    """Draw Grad-CAM and occlusion of one image."""
+    home = runs / "cat" / "cat"
+    return vstack([picture(home / f"{name}.jpg") for name in ("grad_cam", "occlusion")])
+
+
 def reading_untrained(runs: Path) -> np.ndarray:
     """Draw a probe before training and after it."""
     looks = (runs / "unmarked" / "explanations" / "epoch_000", last(runs / "unmarked"))
@@ -193,6 +199,7 @@ PICTURES: dict[str, tuple[Drawing, tuple[str, ...]]] = {
     "reading_cells": (reading_cells, ()),
     "reading_frame": (reading_frame, ()),
     "reading_padding": (reading_padding, ("grey",)),
+    "reading_two_methods": (reading_two_methods, ("cat",)),
     "reading_untrained": (reading_untrained, ("unmarked",)),
 }
 

@@ -3,10 +3,9 @@
     .venv/bin/python docs/pictures.py FOLDER [clever_hans cat …]
 
 The script runs the commands of `docs/reading.md` that the pictures need in FOLDER, and draws from
-their run folders. Existing run folders are reused. If none exists, it takes fifteen minutes on two
-cores, most of them for training two small networks; if all exist, a minute, and three more for
-`filters`. The weights of EfficientNet-Lite0 and VGG16 come from `weights/`, `$CONVLENS_WEIGHTS` or
-a download. The photographs are scikit-image's, CC0.
+their run folders. Existing run folders are reused. The training of two small networks takes three
+minutes each on one core, `filters` four, all else two. The weights of EfficientNet-Lite0 and VGG16
+come from `weights/`, `$CONVLENS_WEIGHTS` or a download. The photographs are scikit-image's, CC0.
 """
 
 from __future__ import annotations

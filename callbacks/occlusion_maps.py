@@ -9,7 +9,7 @@ from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor, nn
 
-from convlens.draw.attribution_panel import describe_method
+from convlens.draw.attribution_panel import describe_reading
 from convlens.explain.occlusion import (
     check_occlusion,
     occlusion,
@@ -56,7 +56,7 @@ class OcclusionMaps(SignedMaps):
 
     @property
     def reading(self) -> str:
-        return describe_method("superpixels" if self.superpixels else self.tag)
+        return describe_reading("superpixels" if self.superpixels else self.tag)
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         window, stride = self._compute_sizes(example)

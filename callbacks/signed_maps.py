@@ -17,7 +17,7 @@ from convlens.callbacks.targets import check_target, choose_classes, list_target
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.draw.attribution_panel import attribution_panel, describe_method
+from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import compute_logits
@@ -54,7 +54,7 @@ class SignedMaps(ExplanationCallback):
     @property
     def reading(self) -> str:
         """A sentence on how to read the maps."""
-        return describe_method(self.tag)
+        return describe_reading(self.tag)
 
     @abstractmethod
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:

@@ -89,7 +89,7 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
     # what pictures showed stays as it was
     for look, key, before in (
         ("activation_grids", "order", "index"), ("activation_grids", "channels", None),
-        ("filter_visuals", "choose", "even"),
+        ("filter_visuals", "choose", "even"), ("attribution", "smooth", 0.0),
     ):  # fmt: skip
         assert found["callbacks"][look].pop(key) == before
         del now["callbacks"][look][key]

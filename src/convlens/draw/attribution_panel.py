@@ -32,7 +32,7 @@ _READINGS = {
 }
 
 
-def describe_method(method: str) -> str:
+def describe_reading(method: str) -> str:
     """Return a sentence on how to read the signed maps of a method.
 
     Args:
@@ -61,7 +61,7 @@ def attribution_panel(
         image: the photograph, or ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
         maps: One entry for each class, drawn in this order; maps may be negative here.
         title: The image, the method, the epoch.
-        reading: A sentence on how to read the maps, see ``describe_method``.
+        reading: A sentence on how to read the maps, see ``describe_reading``.
         source: The name by which a user finds the image.
         smooth: Standard deviation of the Gaussian, as a fraction of the map's sides; 0 for none.
         note: A caveat about these maps, written on a red line of its own.

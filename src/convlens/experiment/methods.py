@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
-from convlens.draw.attribution_panel import attribution_panel, describe_method
+from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.draw.grad_cam_panel import LayerMap, grad_cam_panel
 from convlens.experiment.explanation import Explanation
@@ -172,7 +172,7 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     rows = [explanation.row(number, [LayerMap("", each)]) for number, each in enumerate(maps)]
     title, note = f"{explanation.name} · {caption}", "; ".join(notes) or None
     explanation.panels[method] = attribution_panel(
-        explanation.photograph, rows, title=title, reading=describe_method(method),
+        explanation.photograph, rows, title=title, reading=describe_reading(method),
         source=explanation.source, smooth=smooth, note=note,
     )  # fmt: skip
     explanation.notes.extend(f"{method}: {line}" for line in notes)

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from convlens.core.photograph import WHOLE, Frame
-from convlens.draw.attribution_panel import describe_method
+from convlens.draw.attribution_panel import describe_reading
 from convlens.draw.colour import colour_table
 from convlens.draw.grad_cam_panel import READING
 from convlens.draw.jpeg import read_jpeg_size, shrink_jpeg
@@ -299,7 +299,7 @@ def _encode_method(
     is_cam = method == "grad_cam"
     return {
         "title": "Grad-CAM" if is_cam else method.replace("_", " ").capitalize(),
-        "reading": READING if is_cam else describe_method(method),
+        "reading": READING if is_cam else describe_reading(method),
         "unit": "logit" if method in _IN_LOGITS else "", "signed": not is_cam,
         "roles": list(dict.fromkeys(role for maps in looks.values() for role in maps.roles)),
         "layers": list(dict.fromkeys(name for maps in looks.values() for name in maps.layers)),

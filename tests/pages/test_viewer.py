@@ -64,7 +64,6 @@ def test_data_are_the_bits_of_the_files(home, data):
         file = home / "explanations" / f"epoch_{epoch:03d}" / "maps.safetensors"
         with safe_open(str(file), framework="numpy") as opened:
             facts = json.loads(opened.metadata()["methods"])
-            facts.pop("format")
             for method, about in facts.items():
                 looks = run["methods"][method]["looks"]
                 (look,) = [each for each in looks if each["epoch"] == epoch]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convlens.draw.attribution_panel import describe_reading
 from convlens.explain.occlusion import (
+    LEAST,
     check_occlusion,
     occlusion,
     superpixel_ablation,
@@ -47,6 +48,7 @@ class OcclusionMaps(SignedMaps):
         super().__init__(
             probes=probes, only=only, target=target, every_n_epochs=every_n_epochs, batch=batch
         )
+        self.least = LEAST
         self.window, self.stride, self.baseline = window, stride, baseline
         self.superpixels, self.segments = superpixels, segments
 

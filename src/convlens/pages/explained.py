@@ -19,7 +19,7 @@ SIDE = 28  # cells of the longer side of a map on the page, at most
 PICTURES = "layers/"  # prefix of the tags of activation grids and filters; the others show maps
 # longest side in pixels, and JPEG quality, of photographs and pictures; the files have full size
 _PHOTOGRAPH, _PICTURE = (480, 80), (1000, 70)
-_MARKUP = 2000  # bytes of the elements and names of an image
+_PAGE, _MARKUP = 50_000, 2000  # bytes of the viewer's script and style, and of an image's elements
 _EMPTY = Viewer(Markup(""), (0, 0))
 
 
@@ -63,12 +63,12 @@ class PageParts:
     Attributes:
         parts: the parts on the page.
         left_out: number of images that did not fit.
-        size: approximate number of bytes of the parts without their pictures.
+        size: approximate number of bytes of the page without the pictures.
     """
 
     parts: list[ImagePart] = field(default_factory=list)
     left_out: int = 0
-    size: int = 0
+    size: int = _PAGE
 
     def add(
         self, name: str, source: str, *, panels: Mapping[str, bytes],
@@ -86,7 +86,7 @@ class PageParts:
             photograph: the image at its own proportions.
             maps: the maps of each method, each with this image as the only probe.
         """
-        if self.size > MOST_BYTES:
+        if self.left_out:
             self.left_out += 1
             return
         probe = None
@@ -99,10 +99,10 @@ class PageParts:
         }  # fmt: skip
         maps = [replace(each, probes=[name]) for each in maps]
         part = ImagePart(name, source, top, notes, probe, maps, pictures, len(pictures))
-        self.size += part.size
-        if self.size > MOST_BYTES:
+        if self.size + part.size > MOST_BYTES:
             self.left_out += 1
             return
+        self.size += part.size
         self.parts.append(part)
         self.fit_pictures(MOST_BYTES - self.size)
 
@@ -139,15 +139,18 @@ def render_page(
     left_out = [f"{what} not fit on this page: see the folders next to it"] if page.left_out else []
 
     def fill(viewer: Viewer | None, *, pictures: bool) -> str:
-        lines = [*left_out, *(viewer.left_out if viewer else [])]
         return render(
             "explained.html", heading=heading, network=network, version=version, refused=refused,
-            left_out=lines, side=SIDE, viewer=viewer,
+            left_out=left_out, side=SIDE, viewer=viewer,
             images=[_describe(part, pictures=pictures) for part in page.parts],
         )  # fmt: skip
 
     room = MOST_BYTES - len(fill(_EMPTY, pictures=False).encode())
-    viewer = build_viewer([_view(page.parts)], room=room)
+    viewed = _view(page.parts)
+    viewer = build_viewer([viewed], room=room - 500)  # for the lines about what is left out
+    if viewer is None and viewed.maps:
+        left_out.append("the maps did not fit on this page: see the folders next to it")
+    left_out += viewer.left_out if viewer else []
     page.fit_pictures(MOST_BYTES - len(fill(viewer, pictures=False).encode()))
     return fill(viewer, pictures=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from convlens.pages.compare import compare
@@ -22,10 +23,15 @@ LAYER, SIDE = list(LAYERS.items())[-1]
 @pytest.fixture(scope="module")
 def homes(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    return [
+    homes = [
         write_run_with_maps(folder / name, epochs=epochs, seed=number)
         for number, (name, epochs) in enumerate(zip("ab", EPOCHS, strict=True))
     ]
+    table = homes[1] / "probes" / "probes.tsv"  # its network sees the third image otherwise
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines[1 + PLACE] = lines[1 + PLACE].replace("squashed to 224×224", "squashed to 150×150")
+    table.write_text("\n".join(lines), encoding="utf-8")
+    return homes
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,29 @@ def test_both_panes_have_the_numbers_of_their_runs_at_the_same_epoch(
         page.run("document.getElementById('viewer').scrollIntoView()")
         page.screenshot("compare")
         assert page.errors == [] and page.requests == [address]
+
+
+def test_what_the_networks_see_is_told_for_each_if_it_differs(browser: Browser, address):
+    with browser.page(1200, 1000) as page:
+        page.open(address)
+        told = page.run(
+            "[...document.querySelectorAll('.viewer-cards .viewer-source')].map(it => it.innerText)"
+        )
+    sizes = "451×300 squashed to"
+    assert f"a: {sizes} 224×224 · b: {sizes} 150×150" in told[PLACE]
+    assert told[0].count("squashed") == 1 and "a:" not in told[0]
+
+
+def test_runs_share_a_scale(browser: Browser, homes, address):
+    highest = 0.0
+    for home in homes:
+        for file in home.glob("explanations/*/maps.safetensors"):
+            maps = read_maps(file)["grad_cam"]
+            highest = max(highest, np.nanmax(maps.layers[LAYER][PLACE]))
+    with browser.page(1200, 1000) as page:
+        page.open(address)
+        ends = [float(words.split()[-2]) for words in texts(page, "legend")]
+        assert len(ends) == 2 and ends[0] == ends[1] == pytest.approx(highest, rel=6e-3)
 
 
 def test_runs_keep_their_colours(browser: Browser, address):

@@ -220,7 +220,9 @@ def _keep_shared_images(runs: Sequence[ViewerRun]) -> tuple[list[ViewerRun], lis
     count = Counter(key for run in runs for key in {_image_key(probe) for probe in run.probes})
     kept, left_out = [], []
     for run in runs:
-        probes = [probe for probe in run.probes if probe.photograph and count[_image_key(probe)] > 1]
+        probes = [
+            probe for probe in run.probes if probe.photograph and count[_image_key(probe)] > 1
+        ]
         left_out += [f"{probe.name} ({run.name})" for probe in run.probes if probe not in probes]
         kept.append(replace(run, probes=probes))
     return kept, left_out

@@ -202,14 +202,11 @@ class FilterVisuals(ExplanationCallback):
         short = replace(look, deadline=time.perf_counter() + seconds)
         kind = ("unit effects", *layers)
         for part in short.pieces(kind, len(images), batch=self.batch, passes=_EFFECTS):
-            found.append(
-                self.fit_batch(
-                    lambda batch, part=part: unit_effects(
-                        look.network, images[part], layers, batch=batch
-                    )
-                )
-            )
+            found.append(self._measure(look, images[part], layers))
         return {layer: torch.cat([each[layer] for each in found]) for layer in layers if found}
+
+    def _measure(self, look: Look, images: Tensor, layers: list[str]) -> dict[str, Tensor]:
+        return self.fit_batch(lambda batch: unit_effects(look.network, images, layers, batch=batch))
 
     # --- what there is time for
 

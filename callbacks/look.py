@@ -129,7 +129,7 @@ class Look:
 
     @property
     def pass_seconds(self) -> float:
-        """Seconds of a forward pass of one image, measured once in a run."""
+        """Seconds of a forward pass of one image, measured when needed; see ``Pace``."""
         if self.pace.estimate("pass", 1) is None:
             with self.timed("pass"):
                 compute_logits(self.network, self.example).cpu()
@@ -146,9 +146,15 @@ class Look:
         """
         fits = SLACK * self.estimate(kind, units, passes) <= self.seconds_left
         if not fits:
-            self.pace.doubt(kind)
-            self.pace.doubt("pass")
+            self._doubt(kind)
         return fits
+
+    def _doubt(self, kind: Hashable) -> None:
+        """Lower the estimates of work for which there was no time; measure the pass once more."""
+        self.pace.doubt(kind)
+        if "pass doubted" not in self.memo:
+            self.memo["pass doubted"] = True
+            self.pace.forget("pass")
 
     def estimate(self, kind: Hashable, units: int, passes: float) -> float:
         """Return the seconds of some units; the arguments are those of ``affords``."""
@@ -201,8 +207,7 @@ class Look:
             else:
                 count = self.pace.count_affordable(kind, left / SLACK, most, part)
             if count == 0:
-                self.pace.doubt(kind)
-                self.pace.doubt("pass")
+                self._doubt(kind)
                 return
             with self.timed(kind, count):
                 yield slice(done, done + count)

@@ -9,8 +9,9 @@ from convlens.callbacks.look import Look
 from convlens.callbacks.signed_maps import SignedMaps
 from torch import Tensor, nn
 
-from convlens.draw.attribution_panel import describe_method
+from convlens.draw.attribution_panel import describe_reading
 from convlens.explain.occlusion import (
+    LEAST,
     check_occlusion,
     occlusion,
     superpixel_ablation,
@@ -47,6 +48,7 @@ class OcclusionMaps(SignedMaps):
         super().__init__(
             probes=probes, only=only, target=target, every_n_epochs=every_n_epochs, batch=batch
         )
+        self.least = LEAST
         self.window, self.stride, self.baseline = window, stride, baseline
         self.superpixels, self.segments = superpixels, segments
 
@@ -56,7 +58,7 @@ class OcclusionMaps(SignedMaps):
 
     @property
     def reading(self) -> str:
-        return describe_method("superpixels" if self.superpixels else self.tag)
+        return describe_reading("superpixels" if self.superpixels else self.tag)
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         window, stride = self._compute_sizes(example)

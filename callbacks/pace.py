@@ -59,6 +59,10 @@ class Pace:
         for size in self._seconds.get(kind, {}):
             self._seconds[kind][size] *= DOUBT
 
+    def forget(self, kind: Hashable) -> None:
+        """Forget what a kind of work takes, so that it is measured again."""
+        self._seconds.pop(kind, None)
+
     def count_affordable(self, kind: Hashable, left: float, most: int, part: float = 1.0) -> int:
         """Return how many units the next piece of a kind that was measured may have.
 

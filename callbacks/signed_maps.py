@@ -17,7 +17,7 @@ from convlens.callbacks.targets import check_target, choose_classes, list_target
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.draw.attribution_panel import attribution_panel, describe_method
+from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.grad_cam_panel import ClassMap
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import compute_logits
@@ -44,7 +44,7 @@ class SignedMaps(ExplanationCallback):
     def __init__(self, *, probes: int, only: str, target: str, every_n_epochs: int, batch: int):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.probe_count, self.only, self.target = probes, only, target
-        self.smooth = 0.0  # see ``attribution_panel``
+        self.smooth = self.least = 0.0  # see ``attribution_panel``
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class SignedMaps(ExplanationCallback):
     @property
     def reading(self) -> str:
         """A sentence on how to read the maps."""
-        return describe_method(self.tag)
+        return describe_reading(self.tag)
 
     @abstractmethod
     def explain(self, look: Look, image: Tensor, targets: list[int]) -> tuple[Tensor, str | None]:
@@ -139,7 +139,7 @@ class SignedMaps(ExplanationCallback):
             look.probes.photographs[number], entries,
             title=f"{probe} · {self.heading(look)} · epoch {look.clock}",
             reading=self.reading, source=look.probes.sources[number], smooth=self.smooth,
-            note=note,
+            least=self.least, note=note,
         )  # fmt: skip
         roles, _ = list_targets(look, self.target)
         both = [0, -1] if len(roles) == 2 else [0]  # one map serves "predicted = true"

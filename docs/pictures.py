@@ -1,50 +1,57 @@
 """Redraw the pictures of README and the guides.
 
-    .venv/bin/python docs/pictures.py [clever_hans] [cat] [filters]
+    .venv/bin/python docs/pictures.py FOLDER [clever_hans cat …]
 
-`clever_hans` trains two small networks (two minutes); `cat` and `filters` need the weights of
-EfficientNet-Lite0 and VGG16 (`weights/`, `$CONVLENS_WEIGHTS`, or downloaded). The photograph is
-scikit-image's cat, CC0.
+The script runs the commands of `docs/reading.md` that the pictures need in FOLDER, and draws from
+their run folders. Existing run folders are reused. The training of two small networks takes three
+minutes each on one core, `filters` four, all else two. The weights of EfficientNet-Lite0 and VGG16
+come from `weights/`, `$CONVLENS_WEIGHTS` or a download. The photographs are scikit-image's, CC0.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
+import re
+import shlex
 import sys
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from tour.draw import LIGHT, QUALITIES, last, picture, run
 
 from convlens.config.compose import compose
+from convlens.core.photograph import Photograph
+from convlens.data.pixels.decode import Recipe, decode_image
+from convlens.data.pixels.load import pillow_settings
+from convlens.data.pixels.photograph import read_photograph
 from convlens.draw.canvas import GAP, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK, MUTED, RED
+from convlens.draw.picture import resize
 from convlens.draw.text import BODY, wrap
 from convlens.explain import grad_cam
 from convlens.explain.filters import get_recipe, gradient_ascent, to_display
 from convlens.models import build_model, imagenet_classes
 
 HERE = Path(__file__).resolve().parent
-CAT = HERE.parent / "tests" / "photographs" / "cat.jpg"
+ROOT = HERE.parent
+RUNS = Path("outputs") / "reading"
+NETWORK = "tf_efficientnet_lite0"
+LAST = "backbone.blocks.6"
+SCALES = (1.0, 0.85, 0.7)  # of a picture's sides
 
 
-def clever_hans() -> np.ndarray:
-    """Draw probes and the classes' mean maps of two runs: with the mark, and without."""
-    with tempfile.TemporaryDirectory() as folder:
-        homes = {name: Path(folder) / name for name in ("with", "without")}
-        for name, home in homes.items():
-            words = [f"run_dir={home}", "looking.last_seconds=5", "looking.seconds=60"]
-            words += ["data.shortcut=0"] if name == "without" else []
-            command = [sys.executable, "-m", "convlens", "train", "exp=clever_hans"]
-            subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
-        probes = _both_right(list(homes.values()))[-2:]
-        columns = [_column(name, home, probes) for name, home in homes.items()]
+def clever_hans(runs: Path) -> np.ndarray:
+    """Draw a probe and the classes' mean maps of two runs: with the mark, and without."""
+    homes = {"with": runs / "marked", "without": runs / "unmarked"}
+    probe = _both_right([*homes.values()])[-1]
+    columns = [_column(name, home, probe) for name, home in homes.items()]
     tallest = max(len(head) for head, _ in columns)
     heads = [
         vstack([head, blank(tallest - len(head), head.shape[1])], gap=0) for head, _ in columns
@@ -55,28 +62,21 @@ def clever_hans() -> np.ndarray:
     )
 
 
-def _last(home: Path) -> Path:
-    return max((home / "explanations").glob("epoch_*"))
-
-
 def _both_right(homes: list[Path]) -> list[str]:
-    """Return probes that both networks predict correctly, so their panels have one map."""
+    """Return probes that both networks predict correctly, so their panels show one class."""
     widths = [
-        {file.name: Image.open(file).width for file in (_last(home) / "grad_cam").glob("*.jpg")}
+        {file.name: Image.open(file).width for file in (last(home) / "grad_cam").glob("*.jpg")}
         for home in homes
     ]
-    one_map = min(min(each.values()) for each in widths)
-    return sorted(name for name in widths[0] if all(w[name] == one_map for w in widths))
+    one_class = min(min(each.values()) for each in widths)
+    return sorted(name for name in widths[0] if all(w[name] == one_class for w in widths))
 
 
-def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _column(name: str, home: Path, probe: str) -> tuple[np.ndarray, np.ndarray]:
     """Draw a run's panels below their title."""
     summary = json.loads((home / "summary.json").read_text())
-    files = [
-        *(_last(home) / "grad_cam" / probe for probe in probes),
-        _last(home) / "grad_cam_means.jpg",
-    ]
-    body = vstack([np.asarray(Image.open(file)) for file in files])
+    means = next(last(home).glob("*_means.jpg"))
+    body = vstack([picture(last(home) / "grad_cam" / probe), picture(means)])
     width = body.shape[1]
     val, test = (summary[stage]["accuracy"] for stage in ("val", "test"))
     head = f"{name} a mark: validation {val:.3f}, test {test:.3f}"
@@ -86,32 +86,92 @@ def _column(name: str, home: Path, probes: list[str]) -> tuple[np.ndarray, np.nd
     return vstack([text_band(width, head, size=16, bold=True, ink=INK), alarms], gap=4), body
 
 
-def cat() -> np.ndarray:
-    """Draw Grad-CAM of EfficientNet-Lite0 at three depths, for its two most probable classes."""
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Grad-CAM of EfficientNet-Lite0 for one of the photographs.
+
+    Attributes:
+        photograph: at its own proportions.
+        classes: names and probabilities of the two most probable classes.
+        maps: by layer, (2, h, w).
+    """
+
+    photograph: Photograph
+    classes: list[tuple[str, float]]
+    maps: dict[str, torch.Tensor]
+
+    def draw(self, title: str, count: int = 1, *, pixelated: bool = False) -> np.ndarray:
+        """Draw the maps of the ``count`` most probable classes, the last layer at the bottom."""
+        rows = []
+        for row, (name, probability) in enumerate(self.classes[:count]):
+            *others, end = (LayerMap(layer, maps[row]) for layer, maps in self.maps.items())
+            role = "target" if row else "predicted"
+            shown = ClassMap(end.map, name, role, probability, None, end.layer, tuple(others))
+            rows.append(shown)
+        return grad_cam_panel(self.photograph, rows, title=title, pixelated=pixelated)
+
+
+def explain(name: str, layers: list[str], *, size: int = 224, resize: str = "squash") -> Example:
+    """Explain a photograph in ``tests/photographs``."""
     names = imagenet_classes()
-    words = ["model=timm", "model.name=tf_efficientnet_lite0", "model.head=imagenet"]
-    model = build_model(compose(words).model, channels=3, size=224, outputs=len(names)).eval()
-    photograph = Image.open(CAT).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
-    picture = torch.from_numpy(np.asarray(photograph).copy()).permute(2, 0, 1).float() / 255
+    words = ["model=timm", f"model.name={NETWORK}", "model.head=imagenet"]
+    model = build_model(compose(words).model, channels=3, size=size, outputs=len(names)).eval()
+    file, recipe = ROOT / "tests" / "photographs" / f"{name}.jpg", Recipe(size, size, 3, resize)
+    with pillow_settings():
+        photograph, pixels = read_photograph(file, recipe), decode_image(file, recipe)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        probs = model(picture[None]).softmax(1)[0]
-    likeliest = probs.topk(2).indices
-    layers = ["backbone.blocks.2", "backbone.blocks.4", "backbone.blocks.6"]
-    maps = grad_cam(model, picture[None], likeliest[None], layers).maps
-    rows = []
-    for row, number in enumerate(likeliest.tolist()):
-        drawn = [LayerMap(layer, maps[layer][0, row]) for layer in layers]
-        last = drawn.pop()
-        role = "target" if row else "predicted"
-        rows.append(
-            ClassMap(
-                last.map, names[number], role, float(probs[number]), None, last.layer, tuple(drawn)
-            )
-        )
-    return grad_cam_panel(picture, rows, title="EfficientNet-Lite0, ImageNet weights")
+        probabilities = model(image).softmax(1)[0]
+    likeliest = probabilities.topk(2).indices
+    found = grad_cam(model, image, likeliest[None], layers)
+    classes = [(names[k], float(probabilities[k])) for k in likeliest.tolist()]
+    return Example(photograph, classes, {layer: found.maps[layer][0] for layer in layers})
 
 
-def filters() -> np.ndarray:
+def cat(runs: Path) -> np.ndarray:
+    """Draw Grad-CAM at three depths, for the two most probable classes."""
+    layers = ["backbone.blocks.2", "backbone.blocks.4", LAST]
+    return explain("cat", layers).draw("EfficientNet-Lite0, ImageNet weights", 2)
+
+
+def reading_cells(runs: Path) -> np.ndarray:
+    """Draw a map of 4×4 cells, interpolated and with sharp edges."""
+    example = explain("cat", [LAST], size=128)
+    drawn = {"interpolated": False, "the cells": True}
+    return hstack([example.draw(title, pixelated=sharp) for title, sharp in drawn.items()])
+
+
+def reading_frame(runs: Path) -> np.ndarray:
+    """Draw what a network sees of a photograph, by ``data.resize``."""
+    ways = ("squash", "crop", "pad")
+    return vstack([explain("coffee", [LAST], resize=w).draw(f"data.resize={w}") for w in ways])
+
+
+def reading_any_class(runs: Path) -> np.ndarray:
+    """Draw the map of the predicted class, and of one that is not in the image."""
+    homes = (runs / name / "coffee" for name in ("coffee", "airliner"))
+    return hstack([picture(home / "grad_cam.jpg") for home in homes])
+
+
+def reading_padding(runs: Path) -> np.ndarray:
+    """Draw maps and occlusion of an image without content."""
+    home = runs / "grey" / "grey"
+    return vstack([picture(home / f"{name}.jpg") for name in ("grad_cam", "occlusion")])
+
+
+def reading_two_methods(runs: Path) -> np.ndarray:
+    """Draw Grad-CAM and occlusion of one image."""
+    home = runs / "cat" / "cat"
+    return vstack([picture(home / f"{name}.jpg") for name in ("grad_cam", "occlusion")])
+
+
+def reading_untrained(runs: Path) -> np.ndarray:
+    """Draw a probe before training and after it."""
+    looks = (runs / "unmarked" / "explanations" / "epoch_000", last(runs / "unmarked"))
+    return hstack([picture(look / "grad_cam" / "07_ring.jpg") for look in looks])
+
+
+def filters(runs: Path) -> np.ndarray:
     """Draw what eight units of an early, a middle and a late layer of VGG16 look for."""
     model = build_model(compose(["model=vgg16"]).model, channels=3, size=150, outputs=2).eval()
     sheets = []
@@ -128,12 +188,56 @@ def filters() -> np.ndarray:
     return vstack(sheets)
 
 
+Drawing = Callable[[Path], np.ndarray]
+# by name: the drawing, and the runs that it needs
+PICTURES: dict[str, tuple[Drawing, tuple[str, ...]]] = {
+    "clever_hans": (clever_hans, ("marked", "unmarked")),
+    "cat": (cat, ()),
+    "filters": (filters, ()),
+    "reading_any_class": (reading_any_class, ("coffee", "airliner")),
+    "reading_cells": (reading_cells, ()),
+    "reading_frame": (reading_frame, ()),
+    "reading_padding": (reading_padding, ("grey",)),
+    "reading_two_methods": (reading_two_methods, ("cat",)),
+    "reading_untrained": (reading_untrained, ("unmarked",)),
+}
+
+
+def list_commands() -> dict[str, list[str]]:
+    """Return the words of the commands in ``docs/reading.md`` by the name of their run."""
+    blocks = re.findall(r"```sh\n(.*?)```", (HERE / "reading.md").read_text(), re.S)
+    lines = [shlex.split(line, comments=True)[1:] for block in blocks for line in block.split("\n")]
+    start = f"run_dir={RUNS}/"
+    return {w.removeprefix(start): words for words in lines for w in words if w.startswith(start)}
+
+
+def save(name: str, image: np.ndarray) -> None:
+    """Write a picture at the largest size and the highest quality of JPEG that is light enough."""
+    sizes = ([round(scale * side) for side in image.shape[:2]] for scale in SCALES)
+    scaled = (resize(image, (height, width), "bilinear") for height, width in sizes)
+    found = (encode_jpeg(each, quality) for each in scaled for quality in QUALITIES)
+    light = next((data for data in found if len(data) < LIGHT), None)
+    if light is None:
+        raise SystemExit(f"{name}: more than {LIGHT:,} bytes; cut it smaller")
+    file = HERE / f"{name}.jpg"
+    file.write_bytes(light)
+    print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB", flush=True)
+
+
 def main() -> None:
-    known = {"clever_hans": clever_hans, "cat": cat, "filters": filters}
-    for name in sys.argv[1:] or known:
-        file = HERE / f"{name}.jpg"
-        file.write_bytes(encode_jpeg(known[name]()))
-        print(f"{file.relative_to(HERE.parent)}: {file.stat().st_size // 1000} kB")
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    folder = Path(sys.argv[1]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tests", "docs"):  # folders of the images on the page
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    commands = list_commands()
+    for name in sys.argv[2:] or PICTURES:
+        drawing, needed = PICTURES[name]
+        for each in needed:
+            run(commands[each], folder)
+        save(name, drawing(folder / RUNS))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ def test_every_number_is_that_of_the_explanation(browser: Browser, explainer, ad
             for (method, layer), maps in {**cams, **signed}.items():
                 rows, columns = maps.shape[1:]
                 read = page.run(
-                    f"['predicted', '2nd', '3rd'].map(role => Array.from({{length: {rows * columns}}},"
-                    f" (_, cell) => convlens.value('{picture}', 0, '{method}', {json.dumps(layer)},"
+                    "['predicted', '2nd', '3rd'].map(role =>"
+                    f" Array.from({{length: {rows * columns}}}, (_, cell) =>"
+                    f" convlens.value('{picture}', 0, '{method}', {json.dumps(layer)},"
                     f" role, Math.floor(cell / {columns}), cell % {columns})))"
                 )
                 peaks = maps.abs().amax((1, 2), keepdim=True).numpy()
@@ -69,7 +70,7 @@ def test_classes_stand_beside_the_maps(browser: Browser, explainer, address):
         page.open(address)
         page.screenshot("explained")
         shown = page.run(
-            "[...document.querySelectorAll('.viewer-cards .viewer-card')].map(card => card.innerText)"
+            "[...document.querySelectorAll('.viewer-cards article')].map(card => card.innerText)"
         )
         for picture, words in zip(("cat", "coffee"), shown, strict=True):
             found = explainer.explain(PHOTOGRAPHS / f"{picture}.jpg", only="grad_cam")

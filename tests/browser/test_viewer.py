@@ -312,7 +312,7 @@ def test_two_epochs_stand_side_by_side(page):
     assert page.run("document.querySelectorAll('.viewer-cards canvas').length") == len(PROBES)
 
 
-def test_what_a_map_lacks_is_said(page):
+def test_what_a_map_lacks_is_said(page, home):
     slide(page, "clock", EMPTY)
     assert words(page, "note", PROBES[0]) == "no positive evidence"
     assert (pixels(page, PROBES[0])[..., 3] == 0).all()
@@ -326,6 +326,10 @@ def test_what_a_map_lacks_is_said(page):
     assert "right" not in words(page, "answer", PROBES[1])
     choose(page, "method", "occlusion")
     slide(page, "clock", 4)
+    # the answer is that of Grad-CAM, which looked later
+    maps = stored(home, 4)
+    answer = f"{maps.classes[0][0]} {maps.probabilities[0, 0]:.2f}"
+    assert words(page, "answer", PROBES[0]).startswith(answer)
     assert words(page, "note", PROBES[0]) == f"map of epoch {SPARSE}, the latest up to 4"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from convlens.callbacks import ExplanationCallback, Ledger, Looks
+from convlens.callbacks import look as look_module
 from convlens.callbacks.look import Look, OutOfTime
 from convlens.callbacks.pace import Pace
 
@@ -249,6 +250,36 @@ def test_a_disturbed_look_is_not_the_last_one(monkeypatch):
     look_after_epochs(looks, clock, 30, 1.0)
     assert sum(work.parts[0]) == 8 and sum(work.parts[1]) < 8
     assert sum(work.parts[-1]) == 8
+
+
+class Guessed(Work):
+    """Its cost is guessed from a pass, which ``passes`` seconds are spent on, one after another."""
+
+    def pictures(self, look: Look):
+        for part in look.pieces(self.name, self.units, batch=self.batch, passes=5.0):
+            self.parts.append([part.stop - part.start])
+            yield "picture", PICTURE
+
+
+def test_a_pass_that_was_disturbed_is_measured_again(monkeypatch):
+    """Nothing whose cost is guessed from it would ever be begun otherwise."""
+    clock, seconds = FakeClock(monkeypatch), [0.5, 0.5, 0.01]
+    real = look_module.compute_logits
+
+    def slow(*arguments):
+        clock.spend(seconds.pop(0))
+        return real(*arguments)
+
+    monkeypatch.setattr(look_module, "compute_logits", slow)
+    work = Guessed(clock, 0.0, units=1)
+    work.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work], ledger=Ledger(share=0.0, floor=1.0))
+    look_after_epochs(looks, clock, 1, 1.0)
+    assert work.parts == []
+    look_after_epochs(looks, clock, 1, 1.0)
+    assert work.parts == []
+    look_after_epochs(looks, clock, 1, 1.0)
+    assert work.parts == [[1]] and not seconds
 
 
 class Endless(ExplanationCallback):

@@ -18,6 +18,7 @@ GUIDES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")
 FIGURES = (ROOT / "docs" / "figures.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 MOST_WORDS = 1200
+HEAVIEST = 120_000  # bytes of a picture
 
 
 def commands(page: Path) -> list[str]:
@@ -62,6 +63,17 @@ def test_the_first_two_commands_run_the_main_job_and_the_tests():
 def test_links_and_pictures_of_a_page_exist(page):
     for target in re.findall(r"\]\((?!http|#)([^)#\s]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_pictures_of_the_pages_are_light_and_shown():
+    shown = set()
+    for page in GUIDES:
+        found = re.findall(r"!\[([^\]]*)\]\(([^)#\s]+\.jpg)\)", page.read_text())
+        assert all(len(words) > 20 for words, _ in found), page.name
+        shown |= {(page.parent / target).resolve() for _, target in found}
+    files = set((ROOT / "docs").glob("*.jpg"))
+    assert shown == files
+    assert {file.name for file in files if file.stat().st_size >= HEAVIEST} == set()
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)

@@ -249,7 +249,7 @@ BLUE, FAINT = (52, 101, 192), (160, 166, 176)
 def _heights(chart: np.ndarray, colour) -> tuple[float, float]:
     """Mean row of a line's pixels in the chart's left and right half, the legend left out."""
     rows, columns = np.nonzero(is_colour(chart, colour))
-    keep = rows > 75
+    keep = rows > 95
     rows, columns = rows[keep], columns[keep]
     left = columns < chart.shape[1] / 2
     return float(rows[left].mean()), float(rows[~left].mean())
@@ -264,7 +264,7 @@ def test_now_and_untrained_are_two_lines_over_depth():
     left, right = _heights(chart, FAINT)
     assert abs(left - right) < 5
     alone = depth_chart(layers, rising, None, title="x", what="sparsity")
-    assert not is_colour(alone[75:], FAINT).any()
+    assert not is_colour(alone[95:], FAINT).any()
     assert_margin_is_empty(chart)
     assert (chart == depth_chart(layers, rising, level, title="x", what="sparsity")).all()
 

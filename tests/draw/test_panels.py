@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from convlens.draw.attribution_panel import attribution_panel
 from convlens.draw.canvas import GAP, PAD
 from convlens.draw.charts import find_best_epoch, learning_curves
 from convlens.draw.colour import HEAT, colour_table
@@ -313,3 +314,14 @@ def test_wrong_histories_are_refused():
         learning_curves({"val/loss": [1, 2, 3]}, [0, 1], title="x")
     with pytest.raises(ValueError, match="at least one"):
         learning_curves({}, [], title="x")
+
+
+def test_rounding_does_not_look_like_evidence():
+    """Without a least scale the largest value, whatever it is, gets full colour."""
+    entry = ClassMap(torch.full((7, 7), 3e-7), "a", "target", 0.5)
+    grey, picture = torch.full((3, 64, 64), 0.5), {"title": "x", "reading": ""}
+    empty = attribution_panel(grey, [ClassMap(torch.zeros(7, 7), "a", "target", 0.5)], **picture)
+    loud, quiet = (attribution_panel(grey, [entry], least=x, **picture) for x in (0.0, 1e-3))
+    middle = (loud.shape[0] // 2, loud.shape[1] * 3 // 4)
+    assert abs(loud[middle].astype(int) - empty[middle]).max() > 50
+    assert abs(quiet[middle].astype(int) - empty[middle]).max() <= 1

@@ -105,15 +105,14 @@ def test_sparse_methods_and_left_out_probes_stay_as_they_are(data):
     ]
 
 
-def test_an_unknown_method_is_signed_if_a_value_is_negative():
-    probes = [ViewerProbe("p")]
-    for lowest, signed in ((0.0, False), (-1e-3, True)):
-        layer = np.full((1, 1, 2, 2), 1.0, np.float32)
-        layer[0, 0, 0, 0] = lowest
-        maps = Maps("mine", ["p"], ["target"], [["a"]], np.ones((1, 1), np.float32), {"x": layer})
-        viewer = build_viewer([ViewerRun("", probes, {"mine": {3: maps}})])
-        assert json.loads(viewer.data)["runs"][0]["methods"]["mine"]["signed"] is signed
-        assert viewer.epochs == (3, 3)
+def test_a_method_of_another_library_is_signed():
+    layer = np.ones((1, 1, 2, 2), np.float32)
+    share = np.ones((1, 1), np.float32)
+    maps = Maps("deep_lift", ["p"], ["target"], [["a"]], share, {IMAGE: layer})
+    viewer = build_viewer([ViewerRun("", [ViewerProbe("p")], {"deep_lift": {3: maps}})])
+    method = json.loads(viewer.data)["runs"][0]["methods"]["deep_lift"]
+    assert method["signed"] and method["title"] == "Deep lift" and "red" in method["reading"]
+    assert viewer.epochs == (3, 3)
 
 
 # --- photographs

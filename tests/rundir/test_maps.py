@@ -115,7 +115,7 @@ def test_a_damaged_file_is_named(at, damage):
     elif damage == "other":
         save_file({"x": np.zeros(3, np.float32)}, str(file))
     elif damage == "words":
-        methods = json.dumps({"format": "1", "grad_cam": {"probes": 3}})
+        methods = json.dumps({"grad_cam": {"format": "1", "probes": 3}})
         save_file({"x": np.zeros(1)}, str(file), {"methods": methods})
     else:
         with file.open("r+b") as opened:

@@ -32,7 +32,7 @@ _READINGS = {
 }
 
 
-def describe_method(method: str) -> str:
+def describe_reading(method: str) -> str:
     """Return a sentence on how to read the signed maps of a method.
 
     Args:
@@ -44,7 +44,7 @@ def describe_method(method: str) -> str:
 
 def attribution_panel(
     image: Array | Photograph, maps: Sequence[ClassMap], *, title: str, reading: str,
-    source: str = "", smooth: float = 0.0, note: str | None = None,
+    source: str = "", smooth: float = 0.0, least: float = 0.0, note: str | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Draw [photograph | overlay of each class], as ``draw_classes`` does.
 
@@ -61,9 +61,11 @@ def attribution_panel(
         image: the photograph, or ``(C, H, W)`` as for ``convlens.draw.picture.to_uint8``.
         maps: One entry for each class, drawn in this order; maps may be negative here.
         title: The image, the method, the epoch.
-        reading: A sentence on how to read the maps, see ``describe_method``.
+        reading: A sentence on how to read the maps, see ``describe_reading``.
         source: The name by which a user finds the image.
         smooth: Standard deviation of the Gaussian, as a fraction of the map's sides; 0 for none.
+        least: The smallest magnitude that may get full colour, so that rounding does not look like
+            evidence.
         note: A caveat about these maps, written on a red line of its own.
 
     Returns:
@@ -72,7 +74,7 @@ def attribution_panel(
     Raises:
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
-    draw_row = partial(_draw_row, smooth=smooth)
+    draw_row = partial(_draw_row, smooth=smooth, least=least)
     body = draw_classes(as_photograph(image), maps, draw_row, source)
     return add_title(body, title, reading, alert=note)
 
@@ -98,7 +100,13 @@ def _weigh(side: int, sigma: float) -> np.ndarray:
 
 
 def _draw_row(
-    picture: np.ndarray, frame: Frame, columns: Sequence[LayerMap], width: int, *, smooth: float
+    picture: np.ndarray,
+    frame: Frame,
+    columns: Sequence[LayerMap],
+    width: int,
+    *,
+    smooth: float,
+    least: float,
 ) -> tuple[list[Cell], np.ndarray]:
     """Draw signed maps, and the colour bar below them."""
     found = [as_finite_map(each.map) for each in columns]
@@ -110,7 +118,7 @@ def _draw_row(
         find_full_colour_value(values) if each.scale is None else float(each.scale)
         for values, each in zip(maps, columns, strict=True)
     ]
-    high, cells = max(scales), []
+    high, cells = max(least, *scales), []
     for values, (_, finite) in zip(maps, found, strict=True):
         drawn = overlay_signed_map(picture, values, frame, high=high)
         ends = f"from {format_number(float(values.min()))} to {format_number(float(values.max()))}"

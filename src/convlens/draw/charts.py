@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CURVES = "Validation that gets worse while training improves is overfitting."
+_DEPTH = "A jump names the layer to look at."
 _DPI = 100
 _BLUE = "#3465c0"
 _PARTS = {  # split -> colour and name of its line
@@ -226,7 +227,7 @@ def depth_chart(
     axes.set_ylabel(shorten(what, 260), parse_math=False, **_SMALL)
     # above the chart, because lines may run through every corner of it
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **_LEGEND)
-    return _draw_figure(figure, title)
+    return _draw_figure(figure, title, _DEPTH)
 
 
 def rate_curve(

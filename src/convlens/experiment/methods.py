@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convlens.core.errors import UserError, nearest
 from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
-from convlens.draw.attribution_panel import attribution_panel, describe_method
+from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.draw.grad_cam_panel import LayerMap, grad_cam_panel
 from convlens.experiment.explanation import Explanation
@@ -33,7 +33,7 @@ from convlens.explain.grad_cam import grad_cam
 from convlens.explain.importance import unit_effects
 from convlens.explain.layers import choose_layers, find_feature_map, find_image_convolutions
 from convlens.explain.layouts import find_module
-from convlens.explain.occlusion import occlusion, superpixel_ablation, window_pixels
+from convlens.explain.occlusion import LEAST, occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
 from convlens.explain.units import Units, choose_units
 
@@ -149,6 +149,7 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     """Add signed maps ``(T, H, W)``, from covering windows or superpixels or from Captum."""
     image, targets = explanation.picture[None], torch.tensor([explanation.targets])
     options, notes, smooth = {"baseline": "mean", "batch": _BATCH}, (), 0.0
+    least = LEAST
     if method == "occlusion":
         size = tuple(image.shape[-2:])
         window, stride = window_pixels(_WINDOW, size), window_pixels(_STRIDE, size)
@@ -164,7 +165,7 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
         attributed = attribute(
             network, repeated, targets[0], method, batch=_BATCH, seed=seed, **options
         )
-        maps, notes, smooth = attributed.maps, attributed.notes, _SMOOTH
+        maps, notes, smooth, least = attributed.maps, attributed.notes, _SMOOTH, 0.0
         if attributed.layer:
             explanation.map_layers[method] = attributed.layer
         caption = " · ".join(filter(None, [method.replace("_", " "), attributed.layer]))
@@ -172,8 +173,8 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
     rows = [explanation.row(number, [LayerMap("", each)]) for number, each in enumerate(maps)]
     title, note = f"{explanation.name} · {caption}", "; ".join(notes) or None
     explanation.panels[method] = attribution_panel(
-        explanation.photograph, rows, title=title, reading=describe_method(method),
-        source=explanation.source, smooth=smooth, note=note,
+        explanation.photograph, rows, title=title, reading=describe_reading(method),
+        source=explanation.source, smooth=smooth, least=least, note=note,
     )  # fmt: skip
     explanation.notes.extend(f"{method}: {line}" for line in notes)
 

@@ -30,6 +30,8 @@ from convlens.explain.outputs import answering
 # On a CPU, batches with more pixels are slower, because feature maps no longer fit the CPU's cache
 # (VGG16: about 6 images of 150 × 150).
 _CPU_PIXELS = 2**17
+# A change of a logit that is worth looking at; rounding alone reaches a hundred-thousandth of it.
+LEAST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)

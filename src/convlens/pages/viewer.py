@@ -18,9 +18,10 @@ import numpy as np
 from markupsafe import Markup
 
 from convlens.core.photograph import WHOLE, Frame
+from convlens.draw.attribution_panel import describe_reading
 from convlens.draw.colour import colour_table
+from convlens.draw.grad_cam_panel import READING
 from convlens.draw.jpeg import read_jpeg_size, shrink_jpeg
-from convlens.pages.methods import describe_method
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri
 from convlens.rundir.maps import Maps, split_scale
@@ -30,6 +31,7 @@ MapsByEpoch = Mapping[str, Mapping[int, Maps]]  # method -> completed epochs -> 
 
 HEATS = ("inferno", "viridis", "gray")  # colour tables of maps that are at least 0
 SIGNED = ("coolwarm", "PuOr_r")  # colour tables of signed maps, with 0 in the middle
+_IN_LOGITS = ("grad_cam", "occlusion", "superpixels", "integrated_gradients")
 LEAST = 16  # epochs that are kept as long as photographs can be made smaller instead
 
 
@@ -294,11 +296,11 @@ def _encode_run(run: ViewerRun, images: _Images, classes: _Numbers) -> dict[str,
 def _encode_method(
     method: str, looks: Mapping[int, Maps], places: Mapping[str, int], classes: _Numbers
 ) -> dict[str, Any]:
-    about = describe_method(method)
-    found = [v for maps in looks.values() for v in maps.layers.values()]
+    is_cam = method == "grad_cam"
     return {
-        "title": about.title, "reading": about.reading, "unit": about.unit,
-        "signed": about.signed or any((values < 0).any() for values in found),
+        "title": "Grad-CAM" if is_cam else method.replace("_", " ").capitalize(),
+        "reading": READING if is_cam else describe_reading(method),
+        "unit": "logit" if method in _IN_LOGITS else "", "signed": not is_cam,
         "roles": list(dict.fromkeys(role for maps in looks.values() for role in maps.roles)),
         "layers": list(dict.fromkeys(name for maps in looks.values() for name in maps.layers)),
         "looks": [_encode_look(epoch, maps, places, classes) for epoch, maps in looks.items()],

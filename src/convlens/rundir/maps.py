@@ -130,7 +130,7 @@ def _encode(methods: Iterable[Maps]) -> bytes:
     tensors, facts = {}, {}
     for each in methods:
         facts[each.method] = {
-            "probes": list(each.probes), "roles": list(each.roles),
+            "format": _FORMAT, "probes": list(each.probes), "roles": list(each.roles),
             "classes": [list(row) for row in each.classes], "layers": list(each.layers),
         }  # fmt: skip
         tensors[f"{each.method}/probabilities"] = np.float32(each.probabilities)
@@ -139,7 +139,7 @@ def _encode(methods: Iterable[Maps]) -> bytes:
             tensors[f"{each.method}/{number}/maps"] = halves
             tensors[f"{each.method}/{number}/scales"] = scales
     # one entry only: safetensors writes several in a random order, and equal maps in unequal files
-    return save(tensors, {"methods": json.dumps({"format": _FORMAT, **facts})})
+    return save(tensors, {"methods": json.dumps(facts)})
 
 
 def split_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,9 +164,7 @@ def read_maps(file: Path) -> dict[str, Maps]:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"more than {_LARGEST:,} bytes")
         with safe_open(str(file), framework="numpy") as opened:
-            facts = json.loads((opened.metadata() or {}).get("methods", "{}"))
-            if (number := facts.pop("format", None)) != _FORMAT:
-                raise ValueError(f"format {number} instead of {_FORMAT}")
+            facts = json.loads((opened.metadata() or {})["methods"])
             return {method: _decode(opened, method, each) for method, each in facts.items()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -175,6 +173,8 @@ def read_maps(file: Path) -> dict[str, Maps]:
 
 
 def _decode(opened, method: str, facts: dict) -> Maps:
+    if (number := facts.get("format")) != _FORMAT:
+        raise ValueError(f"format {number} instead of {_FORMAT}")
     layers = {}
     for number, name in enumerate(facts["layers"]):
         halves = opened.get_tensor(f"{method}/{number}/maps")

@@ -57,15 +57,23 @@ class Page(HTMLParser):
 
     def __init__(self, file: Path):
         super().__init__()
-        self.text, self.targets, self.tags = "", [], []
+        self.text, self.targets, self.tags, self.viewer = "", [], [], {}
+        self._kind = ""  # of the script that is open
         self.feed(file.read_text())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self._kind = dict(attrs).get("type", "script") if tag == "script" else ""
         self.targets += [value for name, value in attrs if name in ("src", "href", "srcset")]
 
+    def handle_endtag(self, tag):
+        self._kind = ""
+
     def handle_data(self, data):
-        self.text += data
+        if self._kind == "application/json":
+            self.viewer = json.loads(data)
+        elif not self._kind:
+            self.text += data
 
 
 def test_explanation_holds_captums_maps_for_the_likeliest_class(explainer):
@@ -243,8 +251,10 @@ def test_explain_takes_a_folder_of_odd_pictures(run, odd_pictures, tmp_path, cap
     upright = explainer.read(np.rot90(lying, -1).copy())
     assert torch.equal(explainer.read(odd_pictures / "phone.jpg"), upright)
     page = Page(home / "index.html")
-    assert all(target.startswith("data:image/jpeg;base64,") for target in page.targets)
-    assert len(page.targets) == 16 and "script" not in page.tags
+    assert not page.targets  # panels of maps are not repeated
+    ((run,), cards) = page.viewer["runs"], page.viewer["cards"]
+    assert {probe["name"] for probe in run["probes"]} == names and len(cards) == 8
+    assert list(run["methods"]) == ["grad_cam", "occlusion"]
     assert CLASSES[0] in page.text and "b" not in page.tags
 
 
@@ -341,7 +351,7 @@ def test_explain_without_a_word_shows_the_example_network(tmp_path, capsys):
     for line in said:
         file, _, answer = line.partition(".png: ")
         assert answer.startswith(Path(file).name + " "), line
-    assert len(Page(tmp_path / "out" / "index.html").targets) == 5
+    assert len(Page(tmp_path / "out" / "index.html").viewer["cards"]) == 5
 
 
 def test_a_librarys_network_is_asked_with_its_own_size_and_classes(tmp_path, shared_weights):
@@ -360,15 +370,22 @@ def test_the_page_stays_small_and_tells_what_is_beside_it(run, tmp_path, monkeyp
         photo(30, 30, number).save(pictures / f"{number}.png")
     home = tmp_path / "out"
     words = [f"ckpt={run / 'checkpoints' / 'best.ckpt'}", f"image={pictures}", f"run_dir={home}"]
-    monkeypatch.setattr("convlens.pages.explained.MOST_BYTES", 200_000)
+    monkeypatch.setattr("convlens.pages.explained.MOST_BYTES", 100_000)
     assert main(["explain", *words, "only=grad_cam,activations"]) == 0
     page = Page(home / "index.html")
-    assert (home / "index.html").stat().st_size < 220_000
-    shown = [name for name in "012345" if f"{name}.png" in page.text]
-    assert 0 < len(shown) < 6 and "did not fit on this page" in page.text
-    assert "activations: only in this image's folder" in page.text
+    assert (home / "index.html").stat().st_size <= 100_000
+    assert [probe["name"] for probe in page.viewer["runs"][0]["probes"]] == list("012345")
+    drawn = len(list((home / "0" / "layers").rglob("*.jpg")))
+    missing = f"of {drawn} layers did not fit on this page: see the folder next to it"
+    assert page.text.count(missing) == 6 and len(page.targets) < 6 * drawn
     for name in "012345":  # the files are all there
-        assert len(list((home / name).rglob("*.jpg"))) > 5
+        assert len(list((home / name).rglob("*.jpg"))) == drawn + 1
+    monkeypatch.setattr("convlens.pages.explained.MOST_BYTES", 62_000)
+    assert main(["explain", *words[:2], f"run_dir={home}_2", "only=grad_cam"]) == 0
+    page = Page(home.with_name("out_2") / "index.html")
+    shown = [name for name in "012345" if f"{name}.png" in page.text]
+    assert 0 < len(shown) < 6
+    assert f"{6 - len(shown)} more images did not fit on this page" in page.text
 
 
 def test_what_explain_leaves_out_is_what_layers_would_add():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,11 +14,12 @@ from PIL import Image
 from convlens.cli.compare import run as command
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
-from convlens.pages.compare import compare, find_differences, shorten_names
+from convlens.pages.compare import MOST_BYTES, compare, find_differences, shorten_names
+from support.maps_made import write_run_with_maps
 from support.runs_made import CONFIG, changed, write_run
 
 EVIL = "<script>alert('x')</script>&amp;"
-VOID = {"meta", "img"}  # of HTML; in SVG all are closed
+VOID = {"meta", "img", "input"}  # of HTML; in SVG all are closed
 
 
 class Page(HTMLParser):
@@ -31,6 +32,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []
         self.texts: list[str] = []
+        self.viewers: list[str] = []  # the data of the viewer of maps
         self._open: list[tuple[str, dict]] = []
         self.feed(text)
         assert not self._open, f"never closed: {self._open}"
@@ -60,7 +62,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         inside = [tag for tag, _ in self._open]
-        if "style" not in inside:
+        if self._open and self._open[-1][1].get("id") == "viewer-data":
+            self.viewers.append(data)
+        elif not {"style", "script"} & set(inside):
             self.texts.append(data)
         if inside and {"td", "th"} & set(inside):
             text, classes = self._table[-1][-1]
@@ -139,61 +143,101 @@ def test_what_counts_as_a_difference(values, shown):
     )
 
 
-def test_probes_stand_side_by_side_at_the_last_epoch(two):
+# --- the maps
+
+
+def read_viewer(page: Page) -> dict:
+    (found,) = page.viewers
+    return json.loads(found)
+
+
+@pytest.fixture
+def mapped(tmp_path) -> list[Path]:
+    """Three images are the same in both runs, under other names; the fourth is not."""
+    homes = [
+        write_run_with_maps(tmp_path / "maps" / "a", epochs=4, seed=1),
+        write_run_with_maps(tmp_path / "maps" / "b", epochs=2, seed=2),
+    ]
+    table = homes[1] / "probes" / "probes.tsv"
+    table.write_text(table.read_text().replace("02_image", "99_other"))
+    (homes[1] / "probes" / "02_image.jpg").rename(homes[1] / "probes" / "99_other.jpg")
+    Image.new("RGB", (30, 20)).save(homes[1] / "probes" / "03_image.jpg")
+    return homes
+
+
+def test_equal_images_stand_side_by_side_whatever_their_names(mapped):
+    page = Page(compare(mapped))
+    data = read_viewer(page)
+    names = [[probe["name"] for probe in run["probes"]] for run in data["runs"]]
+    assert [run["name"] for run in data["runs"]] == ["a", "b"]
+    cards = [[names[run][place] for run, place in card] for card in data["cards"]]
+    assert cards == [
+        ["00_image", "00_image"], ["01_unknown", "01_unknown"], ["02_image", "99_other"]
+    ]  # fmt: skip
+    line = "because no other run has the same image: 03_image (a), 03_image (b)"
+    assert line in page.text
+    assert [look["epoch"] for look in data["runs"][1]["methods"]["grad_cam"]["looks"]] == [0, 1, 2]
+
+
+def test_images_of_two_of_three_runs_are_shown(mapped, tmp_path):
+    third = write_run_with_maps(tmp_path / "c", epochs=1, probes=2)
+    data = read_viewer(Page(compare([*mapped, third])))
+    assert [[run for run, _ in card] for card in data["cards"]] == [[0, 1, 2], [0, 1, 2], [0, 1]]
+
+
+def test_runs_without_maps_are_named_in_one_line(mapped, two, tmp_path):
+    text = compare([mapped[0], two[1], mapped[1]])
+    page = Page(text)
+    assert page.text.count("no maps in") == 1
+    assert [each["name"] for each in read_viewer(page)["runs"]] == ["maps/a", "b", "maps/b"]
+    assert [run for run, _ in read_viewer(page)["cards"][0]] == [0, 2]  # colours stay as above
+    page = Page(compare([mapped[0], two[1]]))
+    assert "two runs with maps are needed" in page.text and not page.viewers
     page = Page(compare(two))
-    assert len(page.pictures) == 4
-    colours = []
-    for picture in page.pictures:
-        kind, _, data = picture["src"].partition(",")
-        assert kind == "data:image/jpeg;base64"
-        drawn = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert drawn.size == (10, 8)  # the last epoch's; the first one's is narrower
-        red, _, blue = drawn.getpixel((4, 4))
-        colours.append("red" if red > blue else "blue")
-    assert colours == ["red", "red", "blue", "blue"]
-    assert [p["alt"][-1] for p in page.pictures] == ["a", "b", "a", "b"]
-    assert "00_cat a, epoch 2 b, epoch 2 01_dog a, epoch 2 b, epoch 2" in page.text
-    assert "not the same image" not in page.text
+    assert "no maps in a, b" in page.text and not page.viewers and not page.pictures
 
 
-def test_probes_that_differ_are_told(two, tmp_path):
-    third = write_run(tmp_path / "c", [2.0, 1.0], probes={"00_cat": "green", "02_emu": "red"})
-    page = Page(compare([*two, third]))
-    assert len(page.pictures) == 3
-    assert "different probes; left out, because not all runs have them: 01_dog, 02_emu" in page.text
-    assert page.text.count("none of these probes is the same image in all runs") == 1
-    assert "not the same image" not in page.text
-    one = write_run(tmp_path / "e", [2.0, 1.0], probes={"00_cat": "green", "01_dog": "blue"})
-    page = Page(compare([two[0], one]))
-    assert "00_cat not the same image in all runs" in page.text
-    assert page.text.count("the same image in all runs") == 1
-    none = write_run(tmp_path / "d", [2.0, 1.0])
-    page = Page(compare([two[0], none]))
-    assert "no Grad-CAM pictures in d" in page.text and not page.pictures
+def test_runs_without_a_common_image_say_so(mapped):
+    for number, file in enumerate((mapped[1] / "probes").glob("*.jpg")):
+        Image.new("RGB", (20 + number, 20)).save(file)
+    page = Page(compare(mapped))
+    assert "no two runs have an image in common" in page.text and not page.viewers
 
 
-def test_later_probes_are_left_out_of_a_page_that_grows_too_large(two):
-    sizes = [(home / "explanations/epoch_002/grad_cam/00_cat.jpg").stat().st_size for home in two]
-    page = Page(compare(two, most_bytes=sum(sizes) * 4 // 3 + 10))
-    assert [p["alt"] for p in page.pictures] == [f"Grad-CAM of 00_cat in {run}" for run in "ab"]
-    assert "MB: 01_dog; see explanations/" in page.text
+def test_two_runs_of_30_epochs_fit_and_what_does_not_is_said(tmp_path):
+    homes = [
+        write_run_with_maps(tmp_path / name, epochs=30, probes=8, classes=5, seed=seed)
+        for seed, name in enumerate("ab")
+    ]
+    text = compare(homes)
+    assert len(text.encode()) <= MOST_BYTES == 3_000_000
+    data = read_viewer(Page(text))
+    epochs = [
+        [look["epoch"] for look in run["methods"]["grad_cam"]["looks"]] for run in data["runs"]
+    ]
+    assert epochs == [list(range(31))] * 2 and len(data["cards"]) == 8  # nothing is left out
+    smaller = compare(homes, most_bytes=800_000)
+    assert len(smaller.encode()) <= 800_000 and read_viewer(Page(smaller))
+    assert "of 31 epochs, evenly spaced" in Page(smaller).text
+    page = Page(compare(homes, most_bytes=100_000))
+    assert "the maps do not fit on this page" in page.text and not page.viewers
 
 
 def test_everything_is_escaped_and_nothing_comes_from_elsewhere(two, tmp_path):
     evil = write_run(
         tmp_path / EVIL.replace("/", "_"), [1.0, 2.0], alarms=(EVIL,),
-        config=changed(CONFIG, optimizer__name=EVIL), probes={"00_<b>cat": "red"},
+        config=changed(CONFIG, optimizer__name=EVIL),
     )  # fmt: skip
-    also = write_run(tmp_path / "also", [1.0, 2.0], probes={"00_<b>cat": "red"})
-    text = compare([evil, also])
+    maps = [write_run_with_maps(tmp_path / f"<b>{name}", epochs=1) for name in "xy"]
+    text = compare([evil, *maps])
     page = Page(text)
-    assert page.tags.count("script") == 1 and "b" not in page.tags
+    assert page.tags.count("script") == 3 and "b" not in page.tags
     assert page.text.count(EVIL) == 2  # the setting and the alarm
-    assert "00_<b>cat" in page.text
+    assert [run["name"] for run in read_viewer(page)["runs"]][1:] == ["<b>x", "<b>y"]
     links = [
         v for k, v in page.attributes if k in ("src", "href", "srcset", "action", "xlink:href")
     ]
-    assert links and all(link.startswith("data:image/jpeg;base64,") for link in links)
+    assert all(link.startswith("data:image/jpeg;base64,") for link in links)
     assert not re.search(r"https?://|url\(|@import", text)
     assert any(k == "content" and "default-src 'none'" in v for k, v in page.attributes)
 

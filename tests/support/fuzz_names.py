@@ -24,7 +24,7 @@ from convlens.data.probes import choose_probes
 from convlens.draw.confusion_matrix import confusion_matrix
 from convlens.draw.jpeg import encode_jpeg
 from convlens.experiment.predict import write_table
-from convlens.pages.explained import make_part, render_page
+from convlens.pages.explained import PageParts, render_page
 from support.fuzz_surface import ACCEPTED, REFUSED, Surface, expect
 
 AWKWARD = (
@@ -134,8 +134,10 @@ def _table_and_back(names: tuple[str, ...], file: Path) -> None:
 def _page(listing, names: list[str], panel: bytes) -> None:
     def page(labels: list[str], files: list[str]) -> str:
         top = [(label, 0.5) for label in labels]
-        shown = [make_part(label, file, top, {"grad_cam": panel}, [label]) for label, file in
-                 zip(labels, files, strict=True)]  # fmt: skip
+        shown = PageParts()
+        for label, file in zip(labels, files, strict=True):
+            panels = {f"layers/activations/{label}": panel}
+            shown.add(label, file, panels=panels, top=top, notes=[label])
         return render_page(shown, heading=labels[0], network=labels[-1], version="1",
                               refused=files)  # fmt: skip
 

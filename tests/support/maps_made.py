@@ -24,6 +24,7 @@ SPARSE = 3  # the signed method looks at every third epoch
 
 def write_run_with_maps(
     home: Path, *, epochs: int = 6, probes: int = 4, phases: bool = True, classes: int = 3,
+    seed: int = 7,
 ) -> Path:  # fmt: skip
     """Write a run folder.
 
@@ -33,6 +34,7 @@ def write_run_with_maps(
         probes: images; the second one has no known class, the third one is cropped.
         phases: whether the schedule has two phases, of half the epochs each.
         classes: explained classes of each probe, from 2 to 5.
+        seed: of the maps; the images are the same.
     """
     phase = {"train": ["head"], "warmup_epochs": 0.0, "until": None, "augment": False, "lr": 0.001}
     half = epochs // 2
@@ -45,7 +47,7 @@ def write_run_with_maps(
     more = {"versions": {"torch": "2.99.1"}, "processes": 1}
     (home / "summary.json").write_text(json.dumps({**summary, **more}))
     names = _write_probes(home, probes)
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     for epoch in range(epochs + 1):
         for maps in _make_maps(epoch, names, ROLES[:classes], rng):
             write_maps(home / "explanations" / f"epoch_{epoch:03d}", maps)

@@ -19,7 +19,7 @@ from convlens.experiment.explainer import Explainer
 from convlens.experiment.explanation import write_panels
 from convlens.experiment.inputs import find_image_files, start_walk
 from convlens.experiment.methods import choose_methods
-from convlens.pages.explained import PageParts, render_page
+from convlens.pages.explained import SIDE, PageParts, render_page
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
 PAGE = "index.html"
@@ -68,7 +68,7 @@ def explain_images(
             sheets = explainer.filters(layers, pictures=pictures, work=work)
     home = _make_folder(run_dir)
     if sheets:
-        page.add("filters", "of the network, for all images", [], write_panels(home, sheets))
+        page.add("filters", "of the network, for all images", panels=write_panels(home, sheets))
     methods = None if only is None else [method for method in chosen if method != "filters"]
     count, refused, names = 0, [], {PAGE, "layers"}
     for file in files:
@@ -88,14 +88,16 @@ def explain_images(
         say(f"{file}: {', '.join(classes)}")
         for note in explanation.notes:
             say(f"  {note}")
-        page.add(name, str(file), top, panels, explanation.notes)
+        page.add(
+            name, str(file), panels=panels, top=top, notes=explanation.notes,
+            photograph=explanation.photograph, maps=explanation.to_maps(SIDE),
+        )  # fmt: skip
     unused = walk.notes(f"in {walk.root}") if walk is not None else []
     for line in unused:
         say(f"! {line}")
     text = render_page(
-        page.parts, heading=str(walk.root) if walk is not None else network, network=network,
+        page, heading=str(walk.root) if walk is not None else network, network=network,
         version=importlib.metadata.version("convlens"), refused=[*refused, *unused],
-        more=page.left_out,
     )  # fmt: skip
     write_atomic(home / PAGE, text)
     if refused:

@@ -89,31 +89,31 @@ class Explanation:
             last.scale, last.layer, tuple(others),
         )  # fmt: skip
 
-    def to_maps(self) -> list[Maps]:
+    def to_maps(self, side: int = SIDE) -> list[Maps]:
         """Return Grad-CAM and the signed maps as a run keeps them, each with one probe.
 
-        They are averaged down to at most 14 × 14 cells.
+        Args:
+            side: larger maps are averaged down to at most ``side × side`` cells.
         """
         found = {"grad_cam": self.grad_cam} if self.grad_cam else {}
         for method, maps in self.maps.items():
             found[method] = {self.map_layers.get(method, IMAGE): maps}
-        roles = [self._role(target) for target in self.targets]
+        roles = [self._role(number) for number in range(len(self.targets))]
         names = [self.class_names[target] for target in self.targets]
         shares = self.probabilities[list(self.targets)].numpy()
         return [
             Maps(
                 method, [self.name], roles, [names], shares[None],
-                {name: shrink_maps(maps, SIDE)[None].numpy() for name, maps in layers.items()},
+                {name: shrink_maps(maps, side)[None].numpy() for name, maps in layers.items()},
             )
             for method, layers in found.items()
         ]  # fmt: skip
 
-    def _role(self, target: int) -> str:
-        """Return why a class is explained, see ``Maps``."""
-        rank = self._rank(target)
-        if rank == 1:
-            return "predicted"
-        return "target" if len(self.targets) == 1 else format_rank(rank)
+    def _role(self, number: int) -> str:
+        """Return why a target is explained, see ``Maps``; several are the most probable ones."""
+        if len(self.targets) > 1:
+            return format_rank(number + 1) if number else "predicted"
+        return "predicted" if self._rank(self.targets[0]) == 1 else "target"
 
     def _rank(self, target: int) -> int:
         """Return 1 for the predicted class, 2 for the next most probable one, and so on."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError
 from convlens.pages.charts import line_chart, series_class
 from convlens.pages.confusions import compare_confusions
-from convlens.pages.render import read_data_uri, render
+from convlens.pages.render import render
+from convlens.pages.viewer import Viewer, ViewerProbe, ViewerRun, build_viewer, read_viewer_run
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 from convlens.rundir.runs import preferred_direction
 
 PAGE = "compare.html"
-MOST_BYTES = 15_000_000  # larger pages open slowly on a phone
+MOST_BYTES = 3_000_000  # larger pages open slowly on a phone
 # heading, key in ``StoredRun.numbers``, format
 COLUMNS = (
     ("epochs", "epochs", ".0f"),
@@ -34,8 +39,8 @@ COLUMNS = (
 )
 CURVES = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 ABSENT = "–"
-SAME_IMAGE = "the same image in all runs: seed, split, image size or data differ"
 _IGNORED = ("run_dir", "format")  # keys that are not settings
+_EMPTY = Viewer(Markup(""), (0, 1))
 
 
 @dataclass(frozen=True)
@@ -56,32 +61,30 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
 
     Args:
         homes: two or more run folders. Unfinished runs are shown up to their last completed epoch.
-        most_bytes: size limit of all pictures. If it is exceeded, the last probes are left out and
-            the page names them.
+        most_bytes: size limit of the page. Epochs of the maps are left out, then photographs are
+            made smaller to keep to it, and the page says so.
 
     Raises:
         UserError: there are fewer than two runs, or one is given twice or cannot be read.
     """
     runs, names = read_runs(homes), shorten_names(homes)
     with convert_run_errors(", ".join(map(str, homes))):
-        probes, notes = _compare_probes(runs, names, most_bytes)
         by_name = dict(zip(names, runs, strict=True))
         rows = zip(runs, names, result_rows(runs), strict=True)
-        return render(
-            "compare.html",
-            columns=[heading for heading, _, _ in COLUMNS],
-            runs=[_describe_run(number, *row) for number, row in enumerate(rows)],
-            charts=[
+        values = {
+            "columns": [heading for heading, _, _ in COLUMNS],
+            "runs": [_describe_run(number, *row) for number, row in enumerate(rows)],
+            "charts": [
                 line_chart(tag, {name: run.curve(tag) for name, run in by_name.items()})
                 for tag in CURVES
             ],
-            differing=find_differences([run.config for run in runs]),
-            absent=ABSENT,
-            not_same_image=f"not {SAME_IMAGE}",
-            confusions=compare_confusions(runs, names),
-            probes=probes,
-            notes=notes,
-        )
+            "differing": find_differences([run.config for run in runs]),
+            "absent": ABSENT,
+            "confusions": compare_confusions(runs, names),
+        }
+        bare = len(render(PAGE, **values, viewer=_EMPTY, notes=[]).encode())
+        viewer, notes = _view_maps(runs, names, most_bytes - bare)
+        return render(PAGE, **values, viewer=viewer, notes=notes)
 
 
 def read_runs(homes: Sequence[Path]) -> list[StoredRun]:
@@ -180,50 +183,50 @@ def _describe_run(number: int, run: StoredRun, name: str, cells: list[Cell]) -> 
     }  # fmt: skip
 
 
-def _compare_probes(
-    runs: Sequence[StoredRun], names: Sequence[str], most_bytes: int
-) -> tuple[list[dict], list[str]]:
-    """Return the template's values for each probe that all runs have, and notes on the others."""
-    # per run: probe -> (epoch, file) of its latest Grad-CAM picture
-    maps = [{probe: max(files.items()) for probe, files in r.grad_cam.items()} for r in runs]
-    shared = [probe for probe in maps[0] if all(probe in each for each in maps)]
-    others = sorted({probe for each in maps for probe in each} - set(shared))
-    without = [name for name, each in zip(names, maps, strict=True) if not each]
-    notes = [f"no Grad-CAM pictures in {', '.join(without)}"] if without else []
-    if others and not without:
-        notes.append(
-            f"the runs have different probes; left out, because not all runs have them: "
-            f"{', '.join(others)}"
-        )
-    rows, used = [], 0
-    for place, probe in enumerate(shared):
-        pictures = [each[probe] for each in maps]
-        used += (
-            sum(file.stat().st_size for _, file in pictures) * 4 // 3
-        )  # base64 turns three bytes into four
-        if used > most_bytes:
-            notes.append(
-                f"left out to keep the page below {most_bytes / 1e6:g} MB: "
-                f"{', '.join(shared[place:])}; see explanations/ in each run folder"
-            )
-            break
-        frames = [
-            {
-                "run": name,
-                "colour": series_class(number),
-                "epoch": epoch,
-                "uri": read_data_uri(file),
-            }
-            for number, (name, (epoch, file)) in enumerate(zip(names, pictures, strict=True))
+def _view_maps(
+    runs: Sequence[StoredRun], names: Sequence[str], room: int
+) -> tuple[Viewer | None, list[str]]:
+    """Return the viewer of the images that several runs share, and notes on what it lacks.
+
+    Args:
+        runs: the runs.
+        names: their names on the page.
+        room: bytes that the maps and the notes may take.
+    """
+    without = [name for run, name in zip(runs, names, strict=True) if not run.all_maps]
+    notes = [f"no maps in {', '.join(without)}"] if without else []
+    if len(runs) - len(without) < 2:
+        return None, [*notes, "two runs with maps are needed to show maps side by side"]
+    viewed = [read_viewer_run(run, name) for run, name in zip(runs, names, strict=True)]
+    shared, left_out = _keep_shared_images(viewed)
+    if not any(run.probes for run in shared):
+        return None, [*notes, "no two runs have an image in common: seed, split or data differ"]
+    if left_out:
+        notes.append(f"left out, because no other run has the same image: {', '.join(left_out)}")
+    # the viewer adds notes of its own
+    viewer = build_viewer(shared, room=room - 2000 - sum(len(line) for line in notes))
+    if viewer is None:
+        return None, [*notes, "the maps do not fit on this page: see the report of each run"]
+    return viewer, [*notes, *viewer.left_out, *viewer.broken]
+
+
+def _keep_shared_images(runs: Sequence[ViewerRun]) -> tuple[list[ViewerRun], list[str]]:
+    """Return runs with those images that at least two runs with maps have, and the others' names.
+
+    Equal images have equal photographs, whatever their names.
+    """
+    # a run without maps keeps its place, and so its colour
+    runs = [run if run.maps else replace(run, probes=()) for run in runs]
+    count = Counter(key for run in runs for key in {_image_key(probe) for probe in run.probes})
+    kept, left_out = [], []
+    for run in runs:
+        probes = [
+            probe for probe in run.probes if probe.photograph and count[_image_key(probe)] > 1
         ]
-        rows.append({"name": probe, "same": _is_same_image(runs, probe), "pictures": frames})
-    if rows and not any(row["same"] for row in rows):  # one note instead of one per probe
-        notes.append(f"none of these probes is {SAME_IMAGE}")
-        rows = [{**row, "same": True} for row in rows]
-    return rows, notes
+        left_out += [f"{probe.name} ({run.name})" for probe in run.probes if probe not in probes]
+        kept.append(replace(run, probes=probes))
+    return kept, left_out
 
 
-def _is_same_image(runs: Sequence[StoredRun], probe: str) -> bool:
-    """Return whether a probe has the same pixels in all runs; probes of one name may differ."""
-    files = [run.home / "probes" / f"{probe}.png" for run in runs]
-    return all(file.exists() for file in files) and len({file.read_bytes() for file in files}) == 1
+def _image_key(probe: ViewerProbe) -> bytes:
+    return hashlib.sha256(probe.photograph).digest()

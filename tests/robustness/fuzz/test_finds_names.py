@@ -82,8 +82,9 @@ def test_class_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_page_shows_a_file_that_is_not_utf8():
-    page = render("explained.html", heading="x", network="y", version="1", left_out="",
-                  refused=[os.fsdecode(b"cannot read \xff.jpg")], images=[])  # fmt: skip
+    refused = [os.fsdecode(b"cannot read \xff.jpg")]
+    page = render("explained.html", heading="x", network="y", version="1", left_out=[],
+                  refused=refused, images=[], viewer=None)  # fmt: skip
     assert "cannot read \\udcff.jpg" in page
     page.encode("utf-8")
 

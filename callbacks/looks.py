@@ -20,6 +20,7 @@ from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
 from convlens.callbacks.session import Session, get_callbacks, predict_validation
 from convlens.callbacks.steps import StepObserver
+from convlens.callbacks.threads import avoid_waiting
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from convlens.core.errors import UserError
@@ -261,7 +262,8 @@ class Looks(L.Callback):
         before = dict(self.ledger.spent)
         due = [each for each in due if each.probes is not None]
         most = RESERVED * max(0.0, allowed) if moment == "end" and allowed < inf else 0.0
-        with count_seconds("explaining"), progress_bar(f"looking {session.when}") as work:
+        bar = progress_bar(f"looking {session.when}")
+        with count_seconds("explaining"), bar as work, avoid_waiting(module):
             for place, each in enumerate(due, start=1):
                 reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
                 work.begin(each.kind)

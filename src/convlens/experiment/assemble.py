@@ -62,6 +62,9 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     """
     if not torch.cuda.is_available():
         keep_freed_memory()
+        # looks may compute with fewer threads for a while; once set, the number says all about how
+        # the training computes, before and after them
+        torch.set_num_threads(torch.get_num_threads())
     data = build_data(config, read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)

@@ -30,8 +30,8 @@ def address(tmp_path_factory) -> str:
         line_chart("scores", {name: {0: n, 12: 2 * n} for n, name in enumerate(LAST)}),
     ]  # fmt: skip
     page = render(
-        "compare.html", runs=[], columns=[], charts=charts, differing=[], absent="", probes=[],
-        notes=[], confusions=[], not_same_image="",
+        "compare.html", runs=[], columns=[], charts=charts, differing=[], absent="", notes=[],
+        confusions=[], viewer=None,
     )  # fmt: skip
     file = Path(tmp_path_factory.mktemp("charts")) / "page.html"
     file.write_text(page, encoding="utf-8")

@@ -15,7 +15,10 @@ from convlens.core.processes import is_first_process
 
 LOCK = ".lock"
 # unfinished files that do not have their final names yet; older versions wrote metrics.csv.tmp
-TEMPORARY = (files.TEMPORARY, f"checkpoints/{files.TEMPORARY}", "*.csv.tmp")
+TEMPORARY = (
+    files.TEMPORARY, f"checkpoints/{files.TEMPORARY}", f"explanations/epoch_*/{files.TEMPORARY}",
+    "*.csv.tmp",
+)  # fmt: skip
 _WAIT = 0.5  # seconds after which a command that only tests a lock has surely released it
 
 

@@ -53,11 +53,10 @@ def choose_classes(
 
 
 def list_targets(look: Look, target: str, classes: int = 2) -> tuple[list[str], Tensor]:
-    """Return T roles, and the classes to explain, (N, T); those below 0 are ranks: -1 is the
-    predicted class, -2 the next most probable one.
+    """Return T roles, and the classes to explain, (N, T).
 
-    Where the true class is unknown, the predicted one stands in its place, and ``name_maps`` hides
-    its maps.
+    Numbers below 0 are ranks: -1 is the predicted class, -2 the next most probable one. Where the
+    true class is unknown, the predicted one stands in its place, and ``name_maps`` hides its maps.
 
     Args:
         look: the look, with N probes.

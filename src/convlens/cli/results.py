@@ -108,10 +108,10 @@ def describe_left_out(lines: Mapping[str, str]) -> str:
         lines: what the budget left out, by explanation.
 
     >>> describe_left_out({"GradCam": "GradCam: out of time at epoch 1; raise looking.seconds"})
-    'pictures of GradCam, for lack of time; raise looking.seconds'
+    'some pictures of GradCam, for lack of time; raise looking.seconds'
     """
     keys = dict.fromkeys(key for line in lines.values() for key in KEY.findall(line))
     raised = " and ".join(keys or ["looking.seconds"])
     names = ", ".join([*lines][:NAMED])
     more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
-    return f"pictures of {names}{more}, for lack of time; raise {raised}"
+    return f"some pictures of {names}{more}, for lack of time; raise {raised}"

@@ -64,9 +64,8 @@ def forecast_looks(
     allowed = _allow(deepcopy(ledger), epochs)
     network = module.model.to(device)
     with preserve_modes(module), ExitStack() as adapted, torch.random.fork_rng():
-        for each in looks:
-            adapted.enter_context(each.adapt(network, outputs="logits", preprocessed=False))
-            break  # all of them call the network in the same way
+        if looks:  # all of them call the network in the same way
+            adapted.enter_context(looks[0].adapt(network, outputs="logits", preprocessed=False))
         look = Look(
             network, _make_probes(probes, shape, device), tuple(module.class_names), clock=1,
             final=False, deadline=float("inf"), seed=0,

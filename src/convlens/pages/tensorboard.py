@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class NamedRuns(DataProvider):
     def __init__(self, provider: DataProvider, logdir: Path):
         self._provider, self._logdir = provider, logdir
 
-    def _ask(self, method: str, ctx: Any, query: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, method: str, ctx: Any = None, **query: Any) -> dict[str, Any]:
         """Return the other provider's answer, a mapping by run."""
         runs = self._provider.list_runs(ctx, experiment_id=query["experiment_id"])
         names = name_runs((run.run_id for run in runs), self._logdir)
@@ -78,37 +79,21 @@ class NamedRuns(DataProvider):
         answer = getattr(self._provider, method)(ctx, **query)
         return {names.get(folder, folder): series for folder, series in answer.items()}
 
-    def experiment_metadata(self, ctx=None, **query):
-        return self._provider.experiment_metadata(ctx, **query)
+    def _pass_on(self, method: str, ctx: Any = None, **query: Any) -> Any:
+        return getattr(self._provider, method)(ctx, **query)
 
-    def list_plugins(self, ctx=None, **query):
-        return self._provider.list_plugins(ctx, **query)
+    list_scalars = partialmethod(_ask, "list_scalars")
+    read_scalars = partialmethod(_ask, "read_scalars")
+    read_last_scalars = partialmethod(_ask, "read_last_scalars")
+    list_tensors = partialmethod(_ask, "list_tensors")
+    read_tensors = partialmethod(_ask, "read_tensors")
+    list_blob_sequences = partialmethod(_ask, "list_blob_sequences")
+    read_blob_sequences = partialmethod(_ask, "read_blob_sequences")
+    read_blob = partialmethod(_pass_on, "read_blob")
+    list_plugins = partialmethod(_pass_on, "list_plugins")
+    experiment_metadata = partialmethod(_pass_on, "experiment_metadata")
 
     def list_runs(self, ctx=None, *, experiment_id):
         runs = self._provider.list_runs(ctx, experiment_id=experiment_id)
         names = name_runs((run.run_id for run in runs), self._logdir)
         return [Run(names[run.run_id], names[run.run_id], run.start_time) for run in runs]
-
-    def list_scalars(self, ctx=None, **query):
-        return self._ask("list_scalars", ctx, query)
-
-    def read_scalars(self, ctx=None, **query):
-        return self._ask("read_scalars", ctx, query)
-
-    def read_last_scalars(self, ctx=None, **query):
-        return self._ask("read_last_scalars", ctx, query)
-
-    def list_tensors(self, ctx=None, **query):
-        return self._ask("list_tensors", ctx, query)
-
-    def read_tensors(self, ctx=None, **query):
-        return self._ask("read_tensors", ctx, query)
-
-    def list_blob_sequences(self, ctx=None, **query):
-        return self._ask("list_blob_sequences", ctx, query)
-
-    def read_blob_sequences(self, ctx=None, **query):
-        return self._ask("read_blob_sequences", ctx, query)
-
-    def read_blob(self, ctx=None, **query):
-        return self._provider.read_blob(ctx, **query)

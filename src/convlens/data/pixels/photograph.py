@@ -70,8 +70,12 @@ def read_photographs(
 
 
 def convert_photograph(image: Image.Image, recipe: Recipe) -> tuple[np.ndarray, Photograph]:
-    """Return an image of Pillow as the network gets it, (H, W, C) uint8, and as ``read_photograph``
-    returns a file."""
+    """Return an image of Pillow as the network gets it, (H, W, C) uint8, and as a photograph.
+
+    Args:
+        image: the image; it need not be loaded.
+        recipe: see ``read_photograph``.
+    """
     size, turn = get_size_and_orientation(image)
     seen = convert_image(image, recipe)  # first: it may load a large file at a lower resolution
     return seen, _make(size, turn, recipe, lambda goal: convert_image(image, goal))

@@ -52,11 +52,15 @@ class Divergence(L.Callback):
         self._steps, self._unread = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self._steps.append(Step(batch_idx, batch["row"], outputs["loss"].detach()))
+        step = Step(batch_idx, batch["row"], outputs["loss"].detach())
         on_cpu = pl_module.device.type == "cpu"
-        every = 1 if on_cpu and trainer.world_size == 1 else trainer.log_every_n_steps
+        if on_cpu and trainer.world_size == 1:
+            if not math.isfinite(step.loss):
+                self._stop(trainer, step)
+            return
+        self._steps.append(step)
         last = batch_idx + 1 == trainer.num_training_batches
-        if last or not (batch_idx + 1) % every:
+        if last or not (batch_idx + 1) % trainer.log_every_n_steps:
             self._read(trainer)
             self._unread.append((self._steps, self._begin_check(trainer)))
             self._steps = []

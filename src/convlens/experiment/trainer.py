@@ -166,7 +166,8 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
     """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
-            if getattr(callback, hook).__func__ is getattr(L.Callback, hook):
+            inherited = getattr(type(callback), hook) is getattr(L.Callback, hook)
+            if inherited and hook not in vars(callback):
                 setattr(callback, hook, None)
 
 

@@ -113,10 +113,21 @@ class ClassifierModule(L.LightningModule):
             {"name": group.name, "params": [parameters[name] for name in group.parameters]}
             for group in self.schedule.groups.values()
         ]
-        return build_optimizer(self.optimizer_config, groups)
+        return build_optimizer(self.optimizer_config, groups, fused=self._may_fuse())
+
+    def _may_fuse(self) -> bool:
+        """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.
+
+        A fused optimizer unscales float16's gradients itself, so they cannot be clipped before.
+        """
+        if self.device.type != "cuda":
+            return False
+        trainer = self._trainer
+        scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
+        return not (scales and trainer.gradient_clip_val)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank, self.device)
         # batches that are accumulated into one step share its time, as one large batch would
         each = self.trainer.accumulate_grad_batches
         steps = -(-self.trainer.num_training_batches // each)

@@ -9,13 +9,24 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from convlens.data import feed as feeds
-from convlens.data.feed import Batch, Feed, Gather, Pending, Stream, allocate_new, prefetch
+from convlens.data.feed import (
+    Batch,
+    Feed,
+    Gather,
+    GpuStream,
+    Pending,
+    Stream,
+    allocate_new,
+    prefetch,
+)
 
 
 def rows_of(number: int) -> torch.Tensor:
@@ -198,3 +209,68 @@ def test_without_a_stream_only_files_larger_than_memory_are_read_ahead(monkeypat
         for one, other in zip(found, want, strict=True):
             assert torch.equal(one["row"], other["row"])
     assert not left_over()
+
+
+class FakeGpu:
+    """Stands for ``torch.cuda``: writes down what is done on which stream."""
+
+    def __init__(self):
+        self.log: list[str] = []
+        self.current = "training"
+
+    def Stream(self, device):
+        return FakeQueue(self, "side")
+
+    def Event(self, blocking):
+        assert blocking  # the thread sleeps while it waits
+        return SimpleNamespace(synchronize=lambda: self.log.append("the host waits"))
+
+    def current_stream(self, device):
+        return FakeQueue(self, self.current)
+
+    @contextmanager
+    def stream(self, queue):
+        self.current = queue.name
+        yield
+        self.current = "training"
+
+    @contextmanager
+    def device(self, device):
+        yield
+
+
+class FakeQueue:
+    """A stream of the fake."""
+
+    def __init__(self, gpu: FakeGpu, name: str):
+        self.gpu, self.name = gpu, name
+
+    def record_event(self, event):
+        self.gpu.log.append(f"event on {self.name}")
+        return event
+
+    def wait_event(self, event) -> None:
+        self.gpu.log.append(f"{self.name} waits")
+
+
+def test_a_gpu_works_on_its_own_stream_and_only_the_training_stream_waits(monkeypatch):
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    kept = []
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda t, s: kept.append((t.data_ptr(), s.name))
+    )
+    stream = GpuStream(torch.device("cpu"))
+    there = torch.zeros(2), torch.ones(3)
+
+    def work() -> Batch:
+        gpu.log.append(f"work on {gpu.current}")
+        return {"image": there[0], "label": there[1], "cut": 3}
+
+    pending = stream.launch(work)
+    assert gpu.log == ["work on side", "event on side"]  # nobody has waited
+    assert pending.take() == {"image": there[0], "label": there[1], "cut": 3}
+    assert gpu.log[2:] == ["training waits"]
+    assert kept == [(tensor.data_ptr(), "training") for tensor in there]
+    pending.wait()
+    assert gpu.log[3:] == ["the host waits"]

@@ -16,7 +16,7 @@ from convlens.data import datamodule, residence
 from convlens.data.augment import DRAWS, Augmentation
 from convlens.data.datamodule import PictureData
 from convlens.data.feed import Batch, Feed, Stream
-from convlens.data.loader import TrainingLoader
+from convlens.data.loader import Input, TrainingLoader
 from convlens.data.order import make_generator
 from convlens.data.pixels.dataset import copy_rows
 from convlens.data.residence import choose_residence
@@ -249,6 +249,14 @@ def test_rows_that_do_not_exist_are_refused():
     for row in (-1, 4):
         with pytest.raises(IndexError):
             copy_rows(array, np.array([row]), out)
+
+
+def test_images_on_a_device_are_selected_there():
+    """Also where Lightning moves the batches: rows are moved first."""
+    images = build("host").dataset.splits["train"]
+    there = torch.empty(len(images), 16, 16, 3, dtype=torch.uint8, device="meta")
+    batch = Input(images, resident=there).select({"row": torch.tensor([3, 1])})
+    assert batch["image"].device == there.device and batch["image"].shape == (2, 3, 16, 16)
 
 
 def test_a_process_without_a_share_gets_one_image_that_does_not_count():

@@ -70,7 +70,7 @@ def test_small_data_sets_are_kept_on_the_device():
 
 
 def test_a_full_device_is_reported_and_the_images_stay_on_the_host(said):
-    data = build("device", "data.pictures=4000")  # 34 MB for training
+    data = build("device", "data.pictures=4000")  # 37 MB for training
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CUDA).total_memory
     torch.cuda.set_per_process_memory_fraction(20e6 / total, CUDA)

@@ -59,10 +59,10 @@ class Input:
         return self.images.images.nbytes if self.resident is None else 0
 
     def gather(self, rows: np.ndarray, allocate: Allocate) -> Batch:
-        """Return the host's part of a batch: ``label`` int64 (B,), ``row`` int64 (B,), and
+        """Return what the host has of a batch: ``label`` int64 (B,), ``row`` int64 (B,), and more.
 
-        ``image`` uint8 (B, C, H, W), channels last in memory, if it is on the host; or, if outputs
-        are stored, ``features`` (B, …) and ``cut``.
+        Images on the host are ``image`` uint8 (B, C, H, W), channels last in memory. Stored outputs
+        are ``features`` (B, …), with ``cut``.
 
         Args:
             rows: (B,) positions in the split.
@@ -82,10 +82,11 @@ class Input:
         return {"image": image.permute(0, 3, 1, 2), **batch}
 
     def select(self, batch: Batch) -> Batch:
-        """Add the images that are on the device to a batch that is there, too."""
+        """Return the batch with its images, if those are on the device."""
         if self.stored is not None or self.resident is None:
             return batch
-        return {"image": self.resident.index_select(0, batch["row"]).permute(0, 3, 1, 2), **batch}
+        rows = batch["row"].to(self.resident.device)
+        return {"image": self.resident.index_select(0, rows).permute(0, 3, 1, 2), **batch}
 
 
 def _copy(allocate: Allocate, key: str, array: np.ndarray) -> Tensor:

@@ -62,7 +62,11 @@ def ahead(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("words", [SHORT, TWO_UNFREEZES], ids=["augmented", "phases"])
+@pytest.mark.parametrize(
+    "words",
+    [SHORT, TWO_UNFREEZES, [*SHORT, "precision=64"], [*SHORT, "precision=bf16"]],
+    ids=["augmented", "phases", "float64", "bf16"],
+)
 def test_the_weights_are_the_same_in_every_mode(tmp_path, ahead, words):
     """With stored features, too: in the first phase nothing is augmented."""
     assert train(tmp_path / "disk", "disk", *words) == 0

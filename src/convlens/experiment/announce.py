@@ -106,8 +106,8 @@ def describe_residence(residence: str, nbytes: int, kind: str) -> str:
         nbytes: bytes of the decoded images.
         kind: kind of the device, such as ``cuda``.
     """
-    places = {"disk": "in the cache on the disk", "ram": "in memory"}
-    where = places.get(residence, f"on the {DEVICES.get(kind, kind)}")
+    device = "in memory" if kind == "cpu" else f"on the {DEVICES.get(kind, kind)}"
+    where = {"disk": "in the cache on the disk", "ram": "in memory", "device": device}[residence]
     ahead = f", {DEPTH} batches are prepared ahead" if kind == "cuda" else ""
     size = f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
     return f"{size} {where}{ahead}"

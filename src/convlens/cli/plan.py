@@ -117,10 +117,11 @@ def _print_training(plan: Plan) -> None:
     epoch = "one pass in steps" if plan.steps is None else f"{plan.steps} steps"
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
     is_augmented = any(phase.is_augmented for phase in plan.trained_phases)
+    changes = "augmented" if is_augmented else "not augmented"
     requested = str(config.precision)
     rows = {
         "epochs": f"{training.epochs}, each {epoch} of {plan.batch} images{update}",
-        "images": "augmented" if is_augmented else "not augmented",
+        "images": ", ".join(filter(None, [changes, plan.images])),
         "loss": training.loss,
         "optimizer": get_name(config.optimizer) + rate,
         "scheduler": get_name(config.scheduler),

@@ -12,6 +12,7 @@ import pytorch_lightning as L
 
 from convlens.config.schema import Config, get_name
 from convlens.data.datamodule import PictureData
+from convlens.data.feed import DEPTH
 from convlens.experiment.assemble import Run, describe_spoiled_base
 from convlens.experiment.resume import Start
 from convlens.training import ClassifierModule
@@ -44,7 +45,7 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
 
 
 def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> None:
-    """Report precision and devices, and the folder that everything is written to.
+    """Report precision, devices, where the images are, and the folder that is written to.
 
     Args:
         run: the prepared run.
@@ -59,6 +60,7 @@ def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> N
     if trainer.world_size > 1:
         device = f"{trainer.world_size} processes ({device})"
     _report("precision", f"{precision} on {device}{measured and '; ' + measured}")
+    _report("images", describe_residence(run.data.residence, run.data.nbytes, kind))
     if not run.config.trainer.fast_dev_run:
         _report("run folder", str(home))
 
@@ -94,6 +96,21 @@ def describe_data(data: PictureData) -> str:
             f"to {train[largest]:,} ({data.class_names[largest]})"
         )
     return text
+
+
+def describe_residence(residence: str, nbytes: int, kind: str) -> str:
+    """Return where batches are read from, the size of all images, and how they are brought.
+
+    Args:
+        residence: ``device``, ``disk`` or ``ram``.
+        nbytes: bytes of the decoded images.
+        kind: kind of the device, such as ``cuda``.
+    """
+    device = "in memory" if kind == "cpu" else f"on the {DEVICES.get(kind, kind)}"
+    where = {"disk": "in the cache on the disk", "ram": "in memory", "device": device}[residence]
+    ahead = f", {DEPTH} batches are prepared ahead" if kind == "cuda" else ""
+    size = f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+    return f"{size} {where}{ahead}"
 
 
 def describe_network(config: Config, module: ClassifierModule, start: Start | None) -> str:

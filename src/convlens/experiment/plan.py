@@ -12,10 +12,12 @@ from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
+from convlens.data.datamodule import PictureData
 from convlens.data.order import TrainingOrder
 from convlens.data.sources.registry import find_pending_download
 from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
+from convlens.experiment.announce import describe_residence
 from convlens.experiment.assemble import (
     assemble,
     build_callbacks,
@@ -102,6 +104,7 @@ class Plan:
         weights: the weights that would be downloaded first, or None.
         download: the data set that would be downloaded first, or None.
         index: the images; None if they must be downloaded.
+        images: where batches are read from; '' if the number of images is unknown.
         layers: layers of the network.
         batch: images per step, over all processes.
         steps: steps per epoch; None if the number of images is unknown.
@@ -117,6 +120,7 @@ class Plan:
     weights: str | None
     download: Download | None
     index: Index | None
+    images: str
     layers: list[LayerRow]
     batch: int
     steps: int | None
@@ -160,6 +164,7 @@ def plan(config: Config) -> Plan:
     else:
         run = assemble(config, pretrained=not weights)
         config, module, looks, index = run.config, run.module, run.explanations, run.data.index
+        run.data.serve(devices.choose_device(config))
     is_augmented = Augmentation(config.data.augment).active
 
     def find_phase_cut(phase: Phase) -> int:
@@ -189,6 +194,7 @@ def plan(config: Config) -> Plan:
     plans = [look.plan(look.select_layers(module.model, example), probes) for look in looks]
     planned = Plan(
         config, weights, download, index,
+        "" if download else _describe_images(run.data, config),
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, precision, phases,
         list_warnings(config, module), [tag for tags in plans for tag in tags.items()],
@@ -203,6 +209,11 @@ def plan(config: Config) -> Plan:
         device=devices.choose_device(config),
     )  # fmt: skip
     return replace(planned, forecast=forecast)
+
+
+def _describe_images(data: PictureData, config: Config) -> str:
+    kind = devices.choose_device(config).type
+    return describe_residence(data.residence, data.nbytes, kind)
 
 
 def plan_network(file: Path, words: list[str]) -> tuple[list[LayerRow], Config, int]:

@@ -47,6 +47,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         measured = settle_precision(run)
         trained = start.epochs if start else 0
         trainer, epoch_log, keeper = build_trainer(run, home, trained if resumed else None)
+        run.data.serve(trainer.strategy.root_device)
         check_batches(run.module, run.data, trainer.world_size)
         if start:
             check_processes(start, trainer.world_size, home)

@@ -113,6 +113,7 @@ def find_rate(
     phase = module.schedule.phases[0]
     module.to(device).enter(phase)
     data.augmenting = phase.augment
+    data.serve(device)
     if cut := phases.cut(module, data, phase):
         stored = compute_features(
             module.model, cut, data.dataset.splits["train"], precision="32",

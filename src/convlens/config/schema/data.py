@@ -89,8 +89,9 @@ class DataConfig(Slice):
     interpolation: Annotated[str, named("bilinear", "nearest", "bicubic")] = key(
         "interpolation when images are resized: bilinear, nearest or bicubic"
     )
-    cache: Annotated[str, named("disk", "ram")] = key(
-        "where decoded images are kept: disk (memory-mapped) or ram"
+    cache: Annotated[str, named("auto", "device", "disk", "ram")] = key(
+        "where decoded images are kept: disk (memory-mapped), ram, device or auto (device if they "
+        "fit in a quarter of a GPU's free memory, else disk)"
     )
     split: SplitConfig = key("images held out for validation and test")
     augment: AugmentConfig = key("random changes of training images")

@@ -14,6 +14,7 @@ import torch
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import bench  # noqa: E402
 import gpu_sides  # noqa: E402
 import gpu_table as table  # noqa: E402
 from gpu_table import Line, Section  # noqa: E402
@@ -163,3 +164,31 @@ def test_steps_of_the_scratch_network_are_measured_on_a_processor(at):
 def test_images_in_a_large_file_are_what_is_trained_on(at):
     (line,) = gpu.Benchmark(SMALL).measure_flat()
     assert "of 1,000 images" in line.name and line.beside == "of 100 images"
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "device"),
+    [
+        ([], True, "gpu"), ([], False, "cpu"), (["--quick"], True, "gpu"),
+        (["--device", "cpu"], True, "cpu"), (["--rows", "scratch"], True, "cpu"),
+        (["--markdown"], True, "cpu"), (["--device", "gpu"], False, "gpu"),
+    ],
+)  # fmt: skip
+def test_bench_chooses_the_device_that_is_there(monkeypatch, words, there, device):
+    monkeypatch.setattr(bench, "has_gpu", lambda: there)
+    monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+    assert bench.parse().device == device
+
+
+def test_bench_on_a_gpu_is_bench_gpu(monkeypatch):
+    called = []
+    monkeypatch.setattr(bench, "has_gpu", lambda: True)
+    monkeypatch.setattr(bench.subprocess, "call", lambda command: called.append(command) or 0)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick"])
+    assert bench.main() == 0
+    assert called == [[sys.executable, str(BENCHMARKS / "gpu.py"), "--quick"]]
+
+
+def test_sides_beside_other_projects_see_no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert bench.side_environment()["CUDA_VISIBLE_DEVICES"] == ""

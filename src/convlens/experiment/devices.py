@@ -156,7 +156,8 @@ def resolve_precision(
     """
     device = choose_device(config)
     if not has_native_bf16(device):
-        return "32", "this device computes bf16 no faster"
+        known = device.type in ("cpu", "cuda")
+        return "32", "this device has no bf16 arithmetic" if known else "bf16 is not used here"
     if is_launched_externally():  # processes that measure separately might choose differently
         return "bf16", "not measured, because all processes need the same precision"
     _, batch = count_batch_images(config)

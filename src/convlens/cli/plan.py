@@ -126,6 +126,7 @@ def _print_training(plan: Plan) -> None:
         "optimizer": get_name(config.optimizer) + rate,
         "scheduler": get_name(config.scheduler),
         "precision": plan.precision + (f" ({requested})" if requested != plan.precision else ""),
+        "compile": plan.compile,
     }
     timed = plan.trained_phases if plan.is_timed else []
     for planned in timed:

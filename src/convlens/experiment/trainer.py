@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytorch_lightning as L
-import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
@@ -24,8 +23,16 @@ from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
 from convlens.experiment.assemble import Run, instantiate_custom
-from convlens.experiment.devices import adapt_devices, check_devices, choose_device, lightning
+from convlens.experiment.devices import (
+    adapt_devices,
+    check_devices,
+    choose_device,
+    lightning,
+    share_batch,
+)
 from convlens.experiment.resume import Start
+from convlens.training.compiling import GRAPHS
+from convlens.training.kernels import choose_kernels
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
 from convlens.training.survival.checkpoint import (
@@ -172,10 +179,12 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
 
 
 def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:
-    """Train with deterministic kernels, so that the same run gives the same bits."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # the flag above also fills every new tensor, but convlens reads no uninitialised memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    """Train with the kernels of the config, compiled if the config says so."""
+    deterministic, chosen = run.config.training.deterministic, run.config.training.compile
+    choose_kernels(deterministic=deterministic)
+    if chosen in (True, GRAPHS):
+        images = share_batch(run.config, trainer.global_rank, trainer.world_size)
+        run.module.compile_network(images, graphs=chosen == GRAPHS, deterministic=deterministic)
     skip_empty_hooks(trainer.callbacks)
     trainer.fit(run.module, datamodule=run.data, ckpt_path=start and start.file, weights_only=True)
 

@@ -22,6 +22,7 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
+from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, count_outputs
@@ -50,7 +51,6 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the current phase.
         uses_stored_features: whether the network currently trains on stored features.
-        compiled: whether ``torch.compile`` is on.
     """
 
     def __init__(
@@ -85,10 +85,7 @@ class ClassifierModule(L.LightningModule):
         self.phase: Phase = self.schedule.phases[0]
         self.uses_stored_features = False
         self.enter(self.phase)
-        self.compiled = training.compile
-        if self.compiled:
-            # in place: the names of parameters, and so checkpoints, stay as they are
-            self.model.compile()
+        self._compiled_batch: int | None = None
 
     def enter(self, phase: Phase) -> None:
         """Start ``phase``: freeze and unfreeze groups; frozen parts go into evaluation mode."""
@@ -148,12 +145,33 @@ class ClassifierModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
 
+    def compile_network(self, images: int, *, graphs: bool = False, deterministic: bool) -> None:
+        """Compile the network for training steps on whole batches of ``images`` images.
+
+        Smaller batches, stored features and evaluation run as usual: each would be compiled anew,
+        and a step must not depend on what was compiled before it.
+
+        Args:
+            images: in this process.
+            graphs: whether to record CUDA graphs.
+            deterministic: whether equal runs must give equal bits.
+        """
+        self._compiled_batch = images
+        compile_in_place(self.model, graphs=graphs, deterministic=deterministic)
+
     def compute_logits(self, batch: dict) -> Tensor:
         """Compute logits (B, K) or (B, 1) from a batch of images or of their stored features."""
+        if self._compiled_batch is None:
+            return self._compute_eagerly(batch)
+        if self.training and len(batch.get("image", ())) == self._compiled_batch:
+            return self.model(batch["image"])
+        with torch.compiler.set_stance("force_eager"):
+            return self._compute_eagerly(batch)
+
+    def _compute_eagerly(self, batch: dict) -> Tensor:
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
-        # torch.compile takes the whole pass; the fast path's own kernels would break its graph
-        return (self.model if self.compiled else self.model.forward_fast)(batch["image"])
+        return self.model.forward_fast(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """Return ``loss``, which is differentiated, and ``mean``, this process's mean loss."""

@@ -39,14 +39,14 @@ def main() -> None:
 
     def build_trainer(*given):
         trainer, epoch_log, keeper = assembled(*given)
-        judge = epoch_log.on_train_start
+        judge = epoch_log.begin
 
         def timed(*about) -> None:
             start = time.perf_counter()
             judge(*about)
             judged[0] = time.perf_counter() - start
 
-        epoch_log.on_train_start = timed
+        epoch_log.begin = timed
         trainer.callbacks.append(Stop())
         return trainer, epoch_log, keeper
 

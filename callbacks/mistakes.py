@@ -63,8 +63,7 @@ class Mistakes(ExplanationCallback):
     def portion(self, look: Look) -> Portion | None:
         if not (self.mistakes and (layers := find_last_feature_map(look.network, look.example))):
             return None
-        # of the maps, which cost most, the pace knows more than of whole rows
-        return Portion(self.mistakes, "mistakes", ("grad_cam", *layers), PASSES)
+        return Portion(self.mistakes, "mistakes", ("mistakes", *layers), PASSES)
 
     def pictures(self, look: Look) -> Findings:
         predictions = look.predictions

@@ -223,21 +223,21 @@ class Explanation(L.Callback, ABC):
                 torch.cuda.empty_cache()
 
     def log_once(
-        self, key: str, line: str, *, traceback: bool = False, quiet: bool = False
+        self, key: str, line: str, *, error: Exception | None = None, quiet: bool = False
     ) -> None:
         """Log a warning; later ones with the same key go to the log file only.
 
         Args:
             key: what the line is about.
             line: the line.
-            traceback: whether the log file gets the current exception's traceback too.
+            error: an exception whose traceback the log file gets, too.
             quiet: whether all of them go to the log file only.
         """
         level = logging.DEBUG if quiet or key in self._logged else logging.WARNING
         self._logged.add(key)
         log.log(level, line)
-        if traceback:
-            log.debug("traceback", exc_info=True)
+        if error is not None:
+            log.debug("traceback", exc_info=error)
 
     def draw(
         self, look: Look, tag: str, make: Callable[[], np.ndarray], seconds: float = 0.1

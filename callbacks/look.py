@@ -87,6 +87,7 @@ class Look:
         budget_key: the setting that grants this look more time.
         pace: what pieces of explanations take, measured during the run.
         work: shows how far this look is.
+        get_backlog: returns the seconds that writing what was found so far will still take.
     """
 
     network: nn.Module
@@ -112,6 +113,7 @@ class Look:
     budget_key: str = "looking.seconds"
     pace: Pace = field(default_factory=Pace)
     work: Work = field(default_factory=Work)
+    get_backlog: Callable[[], float] = float
 
     @property
     def example(self) -> Tensor:
@@ -126,7 +128,7 @@ class Look:
     @property
     def seconds_left(self) -> float:
         """Seconds that may still be spent on this look."""
-        return self.deadline - time.perf_counter()
+        return self.deadline - time.perf_counter() - self.get_backlog()
 
     @property
     def pass_seconds(self) -> float:

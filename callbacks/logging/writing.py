@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import record_writer
 
 from convlens.draw.jpeg import encode_jpeg
+from convlens.rundir.maps import Maps, write_maps
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -32,6 +33,11 @@ def find_event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 
 
+def takes_only_events(trainer: Trainer) -> bool:
+    """Return whether no logger but TensorBoard's is there: others may know only one thread."""
+    return len(find_event_loggers(trainer)) == len(trainer.loggers)
+
+
 def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> None:
     """Write numbers by tag, at ``clock``, to every logger."""
     for logger in trainer.loggers:
@@ -41,6 +47,18 @@ def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> Non
 def name_look(folder: Path, clock: int) -> Path:
     """Return the folder of the looks after ``clock`` epochs."""
     return folder / f"epoch_{clock:03d}"
+
+
+def write_finding(
+    trainer: Trainer, folder: Path | None, tag: str, value: np.ndarray | Maps | float, clock: int
+) -> None:
+    """Write a picture, a number, or maps (to files only); the arguments are ``write_picture``'s."""
+    if isinstance(value, np.ndarray):
+        write_picture(trainer, folder, tag, value, clock)
+    elif not isinstance(value, Maps):
+        write_numbers(trainer, {tag: value}, clock)
+    elif folder is not None:
+        write_maps(name_look(folder, clock), value)
 
 
 def write_picture(

@@ -7,9 +7,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import squeezenet1_1
 
 from convlens.core.errors import UserError
-from convlens.explain import gradient_ascent, kernels, to_display
 from convlens.explain import ascent as ascent_module
 from convlens.explain import filters as filters_module
+from convlens.explain import gradient_ascent, kernels, to_display
 from convlens.explain.ascent import Ascent, draw_moves
 from convlens.explain.filters import choose_batch, find_logits_layer, get_recipe
 from convlens.explain.taps import record

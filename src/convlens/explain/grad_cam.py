@@ -136,7 +136,7 @@ def _compute_maps(
 
 
 def _resolve_ranks(probs: Tensor, targets: Tensor) -> Tensor:
-    """Return the targets ``(B, T)`` with -1 replaced by the most probable class, -2 by the next, …"""
+    """Return the targets ``(B, T)`` with -1 replaced by the most probable class, and so on."""
     predicted = probs.argmax(1, keepdim=True)
     # the predicted class is first, even beside others that are equal or not finite
     ranked = probs.nan_to_num(nan=-1.0).scatter(1, predicted, torch.inf)

@@ -55,10 +55,12 @@ class Explanation(L.Callback, ABC):
         looks_at_test: whether it looks again after the test.
         has_final_look: whether the end of the run shows more than the end of an epoch.
         cut: what the budget left out of the current look, in one line; empty if nothing.
+        photographs: whether its pictures show photographs, alone or under smooth maps, and few thin
+            lines in colour: see ``convlens.draw.jpeg.encode_jpeg``.
         outputs_readable: False once the network's outputs turn out not to be logits.
     """
 
-    needs_predictions = looks_at_test = has_final_look = False
+    needs_predictions = looks_at_test = has_final_look = photographs = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch

@@ -314,7 +314,8 @@ class Looks(L.Callback):
                 return
             if not isinstance(value, np.ndarray | Maps):
                 self.ledger.note(look.clock, tag, value := float(value))
-            write = partial(write_finding, trainer, each.folder, tag, value, look.clock)
+            known = (trainer, each.folder, tag, value, look.clock)
+            write = partial(write_finding, *known, photographs=each.photographs)
             writer.put(each, write, value.size if isinstance(value, np.ndarray) else 0)
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:

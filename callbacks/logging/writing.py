@@ -50,11 +50,12 @@ def name_look(folder: Path, clock: int) -> Path:
 
 
 def write_finding(
-    trainer: Trainer, folder: Path | None, tag: str, value: np.ndarray | Maps | float, clock: int
-) -> None:
+    trainer: Trainer, folder: Path | None, tag: str, value: np.ndarray | Maps | float, clock: int,
+    *, photographs: bool = False,
+) -> None:  # fmt: skip
     """Write a picture, a number, or maps (to files only); the arguments are ``write_picture``'s."""
     if isinstance(value, np.ndarray):
-        write_picture(trainer, folder, tag, value, clock)
+        write_picture(trainer, folder, tag, value, clock, photographs=photographs)
     elif not isinstance(value, Maps):
         write_numbers(trainer, {tag: value}, clock)
     elif folder is not None:
@@ -62,8 +63,9 @@ def write_finding(
 
 
 def write_picture(
-    trainer: Trainer, folder: Path | None, tag: str, picture: np.ndarray, clock: int
-) -> None:
+    trainer: Trainer, folder: Path | None, tag: str, picture: np.ndarray, clock: int, *,
+    photographs: bool = False,
+) -> None:  # fmt: skip
     """Write one picture under ``tag`` at ``clock``, to every logger that takes pictures.
 
     ``SummaryWriter.add_image`` would encode PNG, which takes forty times as long and five times
@@ -76,8 +78,9 @@ def write_picture(
         tag: the name of the picture.
         picture: (H, W, 3) uint8.
         clock: completed epochs.
+        photographs: see ``convlens.draw.jpeg.encode_jpeg``.
     """
-    encoded = encode_jpeg(picture)
+    encoded = encode_jpeg(picture, photographs=photographs)
     height, width = picture.shape[:2]
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     for logger in trainer.loggers:

@@ -117,10 +117,10 @@ def test_a_picture_that_finds_no_room_is_reported_once_and_the_run_continues(
     """The first explanation fails, in one line; the next one fails for the same reason."""
     plain = writing.write_picture
 
-    def write_picture(trainer, folder, tag, picture, clock):
+    def write_picture(trainer, folder, tag, picture, clock, **more):
         if clock == 1 and tag.endswith("/1"):
             raise OSError(28, "No space left on device")
-        plain(trainer, folder, tag, picture, clock)
+        plain(trainer, folder, tag, picture, clock, **more)
 
     monkeypatch.setattr(writing, "write_picture", write_picture)
     caplog.set_level("DEBUG", "convlens")
@@ -166,7 +166,9 @@ def test_pictures_of_a_look_are_there_before_its_checkpoint(tmp_path, monkeypatc
 
 def slow_writes(monkeypatch, seconds: float) -> None:
     plain = writing.write_picture
-    monkeypatch.setattr(writing, "write_picture", lambda *told: time.sleep(seconds) or plain(*told))
+    monkeypatch.setattr(
+        writing, "write_picture", lambda *told, **more: time.sleep(seconds) or plain(*told, **more)
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
@@ -203,7 +205,7 @@ def test_time_for_what_waits_is_kept_and_time_waited_is_charged(tmp_path, monkey
     clock, left = FakeClock(monkeypatch), []
     gate = threading.Semaphore(0)
 
-    def write_picture(*told):
+    def write_picture(*told, **more):
         gate.acquire()
         clock.spend(0.5)
 

@@ -314,8 +314,7 @@ class Looks(L.Callback):
                 return
             if not isinstance(value, np.ndarray | Maps):
                 self.ledger.note(look.clock, tag, value := float(value))
-            known = (trainer, each.folder, tag, value, look.clock)
-            write = partial(write_finding, *known, photographs=each.photographs)
+            write = partial(write_finding, trainer, each, tag, value, look.clock)
             writer.put(each, write, value.size if isinstance(value, np.ndarray) else 0)
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:

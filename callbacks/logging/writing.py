@@ -8,6 +8,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from convlens.callbacks.explanation import Explanation
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -50,11 +51,13 @@ def name_look(folder: Path, clock: int) -> Path:
 
 
 def write_finding(
-    trainer: Trainer, folder: Path | None, tag: str, value: np.ndarray | Maps | float, clock: int,
-    *, photographs: bool = False,
+    trainer: Trainer, explanation: Explanation, tag: str, value: np.ndarray | Maps | float,
+    clock: int,
 ) -> None:  # fmt: skip
-    """Write a picture, a number, or maps (to files only); the arguments are ``write_picture``'s."""
+    """Write what an explanation found: a picture, a number, or maps (to files only)."""
+    folder = explanation.folder
     if isinstance(value, np.ndarray):
+        photographs = explanation.photographs
         write_picture(trainer, folder, tag, value, clock, photographs=photographs)
     elif not isinstance(value, Maps):
         write_numbers(trainer, {tag: value}, clock)

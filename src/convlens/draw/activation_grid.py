@@ -40,7 +40,7 @@ _TARGET_WIDTH = 800  # width in pixels that small maps are magnified to
 _SMALLEST_CELL, _LARGEST_CELL = 24, 160  # longest edge of a magnified cell, pixels
 _LEGIBLE_CELL = 48  # longest edge of a magnified cell if the channels are few, pixels
 _REDUCED = 112  # longest edge of a reduced cell with a caption, pixels
-_PICTURE = 220, 320  # smallest and largest longest edge of the image beside the grid, pixels
+_PICTURE = 220, 224  # smallest and largest longest edge of the image beside the grid, pixels
 _SCALE, _STRIP = 260, 10  # width and height of the scale's colours, pixels
 _PALE: Colour = (190, 190, 200)
 _NAME = "viridis"
@@ -108,8 +108,8 @@ def compute_grid_layout(
     most = max(most, min(_SMALLEST_CELL, _WIDEST / columns) / edge)
     # round down: half a pixel more in each of 16 columns would exceed the limit
     factor = min(_magnify(edge, target), max(1, int(most))) if most >= 1 else most
-    if captions and factor == 1 and edge > _REDUCED:
-        factor = _REDUCED / edge
+    if captions and edge > _REDUCED:
+        factor = min(factor, _REDUCED / edge)
     cell = [max(int(side * factor + 1e-6), 4) for side in (height, width)]
     return GridLayout(rows, columns, *cell, gap, caption)
 

@@ -193,7 +193,8 @@ def add_title(
         text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts
     ]
-    return add_margin(vstack([align(vstack(bands, gap=2)), picture]))
+    heading = vstack(bands, gap=2)
+    return add_margin(vstack([align(heading)[:, :width], picture]))
 
 
 def align(picture: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -149,8 +151,14 @@ def test_only_fast_decoding_has_caches_of_its_own():
     assert {"decode", "torchcodec", "torch"} == FAST.key().keys() - exact.key().keys()
 
 
-def test_without_torchcodec_the_key_is_refused_in_a_line(monkeypatch):
-    monkeypatch.setattr(fast, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"data.decode=fast needs torchcodec: install it with .*"):
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(None, "import of torchcodec.decoders halted"), (ModuleType("old"), "no attribute")],
+    ids=["missing", "old"],
+)
+def test_without_torchcodec_the_key_is_refused_in_a_line(monkeypatch, module, reason):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    with pytest.raises(UserError, match=f"data.decode=fast needs .*{reason}.*: install") as caught:
         Recipe(150, 150, decode="fast")
+    assert "\n" not in str(caught.value)
     Recipe(150, 150)

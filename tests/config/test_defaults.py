@@ -61,7 +61,7 @@ def test_no_signature_of_a_room_repeats_a_default(room):
     keys = {key for kind in ROOMS[room] for key in kind.model_fields}
     base = yaml.safe_load((ROOT / "configs" / "data" / "base.yaml").read_text())
     base |= yaml.safe_load((ROOT / "configs" / "data" / "shapes.yaml").read_text())
-    base["on_error"] = "raise"
+    base |= {"on_error": "raise", "decode": "exact"}  # of configs/data/image_folder.yaml
     found = set()
     for file in (ROOT / "src" / "convlens" / room).rglob("*.py"):
         where = f"{file.parent.name}/{file.name}"

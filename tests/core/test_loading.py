@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -41,6 +42,18 @@ def test_what_was_imported_is_not_traversed_again(monkeypatch):
         monkeypatch.setitem(sys.modules, "convlens_test", gc)
     assert gc.get_freeze_count() > frozen
     gc.unfreeze()
+
+
+def test_at_the_end_of_the_process_everything_is_cleaned_up():
+    """Otherwise nanobind, which triton uses, prints a list of leaks at the end of a run."""
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))\n"
+        "from convlens.core.loading import loading_libraries\n"
+        "with loading_libraries():\n    import wave\n"
+        "print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "0"], done.stderr
 
 
 def test_loading_is_shown_after_a_second(monkeypatch, capsys):

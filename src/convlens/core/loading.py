@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -27,5 +28,6 @@ def loading_libraries() -> Iterator[None]:
     finally:
         if len(sys.modules) > before:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # libraries clean up, or complain, when Python ends
         if was_enabled:
             gc.enable()

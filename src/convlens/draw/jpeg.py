@@ -36,8 +36,9 @@ def encode_jpeg(
             stored at half the resolution (4:2:0), which takes a quarter off the bytes.
     """
     quality, subsampling = quality or (80 if photographs else 82), 2 if photographs else 0
-    # codes made for the picture take a twentieth off the bytes, a tenth where cells are blocks
-    return _encode(picture, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    # without ``optimize``, which takes a twentieth off the bytes: Pillow's buffer for it is smaller
+    # than a large picture of noise
+    return _encode(picture, "JPEG", quality=quality, subsampling=subsampling)
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -6,11 +6,12 @@ import pytest
 
 from convlens.cli.main import main
 from convlens.config.compose import compose
-from convlens.experiment.announce import describe_data, describe_phases
+from convlens.experiment.announce import describe_data, describe_phases, describe_residence
 from convlens.experiment.assemble import assemble
 from support.tiny import TINY, TWO_UNFREEZES, draw_folder
 
-LABELS = ("data", "network", "training", "precision", "run folder", "epoch 1/2", "epoch 2/2")
+LABELS = ("data", "network", "training", "precision", "images", "run folder")
+LABELS += ("epoch 1/2", "epoch 2/2")
 
 
 def phases(*words: str) -> dict[str, str]:
@@ -28,7 +29,8 @@ def test_a_run_says_each_fact_once(tmp_path, capsys):
     assert lines[1].endswith(" parameters, random weights")
     assert lines[2] == "training   epochs 1–2: all parameters, augmented"
     assert lines[3] == "precision  32 on CPU"
-    assert lines[4] == f"run folder {tmp_path}/run"
+    assert lines[4] == "images     0.0 MB in the cache on the disk"
+    assert lines[5] == f"run folder {tmp_path}/run"
     assert lines[-1].startswith("left out ") and "raise looking.seconds" in lines[-1]
     (first,) = [line for line in lines if line.startswith("look first at")]
     assert first.endswith("run/report.html")
@@ -71,3 +73,18 @@ def test_classes_of_unequal_size_are_reported(tmp_path, dogs, is_uneven):
     assert line.startswith(f"image_folder: {3 * (10 + dogs)} images (")
     uneven = f"training images per class: 10 (cats) to {dogs} (dogs)"
     assert line.endswith(uneven) == is_uneven
+
+
+@pytest.mark.parametrize(
+    ("residence", "nbytes", "kind", "line"),
+    [
+        ("disk", 12_340_000, "cpu", "12.3 MB in the cache on the disk"),
+        ("ram", 2_500_000_000, "cpu", "2.5 GB in memory"),
+        ("device", 2_500_000_000, "cpu", "2.5 GB in memory"),
+        ("disk", 2_500_000_000, "cuda",
+         "2.5 GB in the cache on the disk, 3 batches are prepared ahead"),
+        ("device", 12_340_000, "cuda", "12.3 MB on the GPU, 3 batches are prepared ahead"),
+    ],
+)  # fmt: skip
+def test_where_the_images_are_is_reported(residence, nbytes, kind, line):
+    assert describe_residence(residence, nbytes, kind) == line

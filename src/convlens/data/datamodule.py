@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pytorch_lightning as L
 import torch
+from torch import Tensor
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
-from convlens.data.loader import Batch, EvaluationLoader, Stored, TrainingLoader
+from convlens.data.feed import Batch, Feed, GpuStream
+from convlens.data.loader import EvaluationLoader, Stored, TrainingLoader
 from convlens.data.order import TrainingOrder, draw_even_sample
 from convlens.data.pixels.dataset import Dataset
+from convlens.data.residence import choose_residence, copy_images
 from convlens.data.sources.registry import build_index
 from convlens.data.sources.source import Index
 from convlens.data.split_record import SplitRecord
+
+log = logging.getLogger("convlens")
 
 
 class PictureData(L.LightningDataModule):
@@ -42,6 +48,8 @@ class PictureData(L.LightningDataModule):
     Attributes:
         stored: by split, the stored features that the network gets instead of images; empty if it
             gets images. A schedule sets it when a phase begins.
+        residence: where batches are read from: ``device``, ``disk`` or ``ram``.
+        feed: how batches get from there to the device.
         augmenting: whether training images are augmented (if ``spec`` configures it); also set by
             the schedule.
         batch_statistics: whether training normalises by batch statistics, so that no process may
@@ -74,6 +82,8 @@ class PictureData(L.LightningDataModule):
         self.stored: dict[str, Stored] = {}
         self.augmenting = True
         self.batch_statistics = False
+        self._device: torch.device | None = None
+        self.serve(torch.device("cpu"))  # until a trainer names another
         for split, counts in self.index.counts.items():
             if counts.sum() == 0:
                 raise UserError(
@@ -115,6 +125,41 @@ class PictureData(L.LightningDataModule):
                 "with: restore them, or start a new run"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded images of all splits."""
+        images = sum(int(counts.sum()) for counts in self.index.counts.values())
+        return images * self.spec.size**2 * self.spec.channels
+
+    def setup(self, stage: str) -> None:
+        """Serve the trainer's device (called by Lightning)."""
+        self.serve(self.trainer.strategy.root_device)
+
+    def serve(self, device: torch.device) -> None:
+        """Choose how batches get to a device; a call with the same device changes nothing.
+
+        Every process serves its own device. Any image may come next in any process, so each copies
+        all images of a split.
+        """
+        if device == self._device:
+            return
+        self._device, self._resident = device, {}
+        self.residence = choose_residence(self.spec.cache, self.nbytes, device)
+        self.feed = Feed(GpuStream(device), self.finish) if device.type == "cuda" else Feed()
+
+    def _find_resident(self, split: str) -> Tensor | None:
+        """Return the images of a split on the device, copied on first use; None: on the host."""
+        if self.residence == "device" and split not in self._resident:
+            images = self.dataset.splits[split]
+            try:
+                title = f"copying {len(images)} {split} images to the device"
+                self._resident[split] = copy_images(images, self._device, title)
+            except torch.OutOfMemoryError as error:
+                self.residence, self._resident = "disk", {}
+                reason = str(error).partition("\n")[0]
+                log.warning("images are read from the disk cache, not from the device: %s", reason)
+        return self._resident.get(split)
+
     def _get_rank(self) -> tuple[int, int]:
         """Return (rank, number of processes)."""
         trainer = self.trainer
@@ -131,6 +176,8 @@ class PictureData(L.LightningDataModule):
             augmented=lambda: self.augmenting and self.augmentation.active,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
             cut_short=lambda: self.trainer.num_training_batches if self.trainer else math.inf,
+            resident=partial(self._find_resident, "train"),
+            feed=self.feed,
         )  # fmt: skip
 
     def order(self, processes: int) -> TrainingOrder:
@@ -164,6 +211,7 @@ class PictureData(L.LightningDataModule):
         return EvaluationLoader(
             images, self.eval_batch_size, *self._get_rank(),
             rows=rows, stored=lambda: self.stored.get(split),
+            resident=partial(self._find_resident, split), feed=self.feed,
         )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> Batch:
@@ -173,9 +221,9 @@ class PictureData(L.LightningDataModule):
     def finish(self, batch: Batch) -> Batch:
         """Convert uint8 to float in [0, 1] and augment if the batch carries draws.
 
-        Stored features are returned unchanged.
+        Stored features, and batches that the feed has finished, are returned unchanged.
         """
-        if "features" in batch:
+        if "features" in batch or batch["image"].dtype != torch.uint8:
             return batch
         # keeps the memory layout of the cache: channels last
         images = batch["image"].to(torch.float32).div_(255)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convlens.data.augment import DRAWS
+from convlens.data.feed import Allocate, Batch, Feed, Gather
 from convlens.data.order import TrainingOrder, make_generator
 from convlens.data.pixels.dataset import Images
-
-Batch = dict[str, torch.Tensor]
 
 
 class Stored(Protocol):
@@ -28,28 +29,69 @@ class Stored(Protocol):
 
     cut: int
 
-    def rows(self, rows: np.ndarray) -> torch.Tensor:
-        """Return the outputs of some images, (len(rows), …)."""
+    @property
+    def nbytes(self) -> int:
+        """Size of all outputs."""
+
+    def rows(self, rows: np.ndarray, allocate: Allocate) -> Tensor:
+        """Return the outputs of some images, (len(rows), …), in memory called ``features``."""
 
 
-def gather(images: Images, rows: np.ndarray, stored: Stored | None = None) -> Batch:
-    """Return a batch: ``label`` int64 (B,), ``row`` int64 (B,), and the network's input.
+@dataclass(frozen=True)
+class Input:
+    """What the network gets of a split: its images, or outputs stored for them.
 
-    The input is ``image`` uint8 (B, C, H, W), channels last in memory; or, if features are stored,
-    ``features`` (B, …) and ``cut``.
-
-    Args:
+    Attributes:
         images: the split.
-        rows: (B,) positions in the split.
-        stored: the split's stored features, or None.
+        stored: stored outputs that replace the images, or None.
+        resident: the images on the device, (N, H, W, C) uint8; None if they are on the host.
     """
-    batch = {
-        "label": torch.from_numpy(images.labels[rows]),
-        "row": torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-    }
-    if stored is not None:
-        return {"features": stored.rows(rows), "cut": stored.cut, **batch}
-    return {"image": torch.from_numpy(images.pixels(rows)).permute(0, 3, 1, 2), **batch}
+
+    images: Images
+    stored: Stored | None = None
+    resident: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the host that batches are gathered from."""
+        if self.stored is not None:
+            return self.stored.nbytes
+        return self.images.images.nbytes if self.resident is None else 0
+
+    def gather(self, rows: np.ndarray, allocate: Allocate) -> Batch:
+        """Return what the host has of a batch: ``label`` int64 (B,), ``row`` int64 (B,), and more.
+
+        Images on the host are ``image`` uint8 (B, C, H, W), channels last in memory. Stored outputs
+        are ``features`` (B, …), with ``cut``.
+
+        Args:
+            rows: (B,) positions in the split.
+            allocate: called with key, shape and type; returns memory for a tensor.
+        """
+        batch = {
+            "label": _copy(allocate, "label", self.images.labels[rows]),
+            "row": _copy(allocate, "row", np.asarray(rows, dtype=np.int64)),
+        }
+        if self.stored is not None:
+            return {"features": self.stored.rows(rows, allocate), "cut": self.stored.cut, **batch}
+        if self.resident is not None:
+            return batch
+        shape = (len(rows), *self.images.images.shape[1:])
+        image = allocate("image", shape, torch.uint8)
+        self.images.pixels(rows, image.numpy())
+        return {"image": image.permute(0, 3, 1, 2), **batch}
+
+    def select(self, batch: Batch) -> Batch:
+        """Return the batch with its images, if those are on the device."""
+        if self.stored is not None or self.resident is None:
+            return batch
+        rows = batch["row"].to(self.resident.device)
+        return {"image": self.resident.index_select(0, rows).permute(0, 3, 1, 2), **batch}
+
+
+def _copy(allocate: Allocate, key: str, array: np.ndarray) -> Tensor:
+    values = torch.from_numpy(array)
+    return allocate(key, tuple(values.shape), values.dtype).copy_(values)
 
 
 @dataclass(eq=False)
@@ -75,6 +117,9 @@ class TrainingLoader:
         accumulate: batches per optimizer step; the last step of an epoch takes the remaining ones.
         cut_short: called at the start of an epoch; returns a number of batches after which the
             epoch ends in any case.
+        resident: called at the start of an epoch that needs images; returns them on the device, or
+            None.
+        feed: brings the batches to the device.
     """
 
     images: Images
@@ -86,6 +131,8 @@ class TrainingLoader:
     augmented: Callable[[], bool] = lambda: True
     accumulate: int = 1
     cut_short: Callable[[], float] = lambda: math.inf
+    resident: Callable[[], Tensor | None] = lambda: None
+    feed: Feed = field(default_factory=Feed)
 
     def __post_init__(self) -> None:
         self.epoch = 0
@@ -109,23 +156,35 @@ class TrainingLoader:
         self._place = (state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, stored, augmented = self.epoch, self.stored(), self.augmented()
+        epoch, stored = self.epoch, self.stored()
+        source = Input(self.images, stored, None if stored else self.resident())
+        augmented = self.augmented() and not stored
         first = self._place[1] if self._place[0] == epoch else 0
-        for number, rows, window in self._steps(epoch):
-            if number < first:
-                continue  # trained on before the run was interrupted
-            self._place = (epoch, number + 1)
-            mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
-            counted = len(mine)
-            mine = mine if counted else np.zeros(1, dtype=int)
-            batch = gather(self.images, rows[mine], stored)
-            if augmented and stored is None:
-                draws = make_generator(self.seed, 1, epoch, number).random((len(rows), DRAWS))
-                batch["draws"] = torch.from_numpy(draws[mine]).float()
-            if self.world > 1 or self.accumulate > 1:
-                batch["window"] = torch.from_numpy(self.images.labels[window])
-                batch["counted"] = counted
+        batches = (
+            (number, partial(self._gather, source, (epoch, number), rows, window, augmented))
+            for number, rows, window in self._steps(epoch)
+            if number >= first  # the others were trained on before the run was interrupted
+        )
+        for number, batch in self.feed.run(batches, source.select, source.nbytes):
+            self._place = (epoch, number + 1)  # of batches that are handed on, not of prepared ones
             yield batch
+
+    def _gather(
+        self, source: Input, place: tuple[int, int], rows: np.ndarray, window: np.ndarray,
+        augmented: bool, allocate: Allocate,
+    ) -> Batch:  # fmt: skip
+        """Return this process's part of the global batch ``rows``, on the host."""
+        mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
+        counted = len(mine)
+        mine = mine if counted else np.zeros(1, dtype=int)
+        batch = source.gather(rows[mine], allocate)
+        if augmented:
+            draws = make_generator(self.seed, 1, *place).random((len(rows), DRAWS))
+            batch["draws"] = _copy(allocate, "draws", draws[mine].astype(np.float32))
+        if self.world > 1 or self.accumulate > 1:
+            batch["window"] = _copy(allocate, "window", self.images.labels[window])
+            batch["counted"] = counted
+        return batch
 
     def _steps(self, epoch: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each batch's number, its rows, and the rows of all batches of its step."""
@@ -149,6 +208,9 @@ class EvaluationLoader:
         rows: (n,) positions of some images; None for all.
         stored: called at the start of an iteration; returns stored features of these images, or
             None.
+        resident: called at the start of an iteration that needs images; returns them on the device,
+            or None.
+        feed: brings the batches to the device.
     """
 
     images: Images
@@ -157,6 +219,8 @@ class EvaluationLoader:
     world: int = 1
     rows: np.ndarray | None = None
     stored: Callable[[], Stored | None] = lambda: None
+    resident: Callable[[], Tensor | None] = lambda: None
+    feed: Feed = field(default_factory=Feed)
 
     def __post_init__(self) -> None:
         rows = np.arange(len(self.images)) if self.rows is None else self.rows
@@ -167,5 +231,10 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         stored = self.stored()
-        for start in range(0, len(self.rows), self.batch_size):
-            yield gather(self.images, self.rows[start : start + self.batch_size], stored)
+        source = Input(self.images, stored, None if stored else self.resident())
+        batches: Iterator[tuple[int, Gather]] = (
+            (start, partial(source.gather, self.rows[start : start + self.batch_size]))
+            for start in range(0, len(self.rows), self.batch_size)
+        )
+        for _, batch in self.feed.run(batches, source.select, source.nbytes):
+            yield batch

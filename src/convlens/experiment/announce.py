@@ -12,6 +12,7 @@ import pytorch_lightning as L
 
 from convlens.config.schema import Config, get_name
 from convlens.data.datamodule import PictureData
+from convlens.data.feed import DEPTH
 from convlens.experiment.assemble import Run, describe_spoiled_base
 from convlens.experiment.resume import Start
 from convlens.training import ClassifierModule
@@ -43,14 +44,17 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
         log.warning(line)
 
 
-def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> None:
-    """Report precision and devices, and the folder that everything is written to.
+def announce_start(
+    run: Run, trainer: L.Trainer, home: Path, measured: str, compiled: str
+) -> None:  # fmt: skip
+    """Report precision, devices, kernels, where images are, and the folder that is written to.
 
     Args:
         run: the prepared run.
         trainer: about to train it.
         home: the run folder.
         measured: how ``precision: auto`` was resolved; empty if the config names a precision.
+        compiled: whether the network is compiled, and why; empty if it goes without saying.
     """
     names = {lightning: name for name, lightning in PRECISIONS.items()}
     precision = names.get(str(trainer.precision), str(trainer.precision))
@@ -58,7 +62,14 @@ def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> N
     device = DEVICES.get(kind, kind)
     if trainer.world_size > 1:
         device = f"{trainer.world_size} processes ({device})"
+    if kind == "cuda" and precision == "32":
+        device += ", convolutions in TF32"
     _report("precision", f"{precision} on {device}{measured and '; ' + measured}")
+    if compiled:
+        _report("compile", compiled)
+    if not run.config.training.deterministic:
+        _report("kernels", "not deterministic: equal runs may differ")
+    _report("images", describe_residence(run.data.residence, run.data.nbytes, kind))
     if not run.config.trainer.fast_dev_run:
         _report("run folder", str(home))
 
@@ -94,6 +105,21 @@ def describe_data(data: PictureData) -> str:
             f"to {train[largest]:,} ({data.class_names[largest]})"
         )
     return text
+
+
+def describe_residence(residence: str, nbytes: int, kind: str) -> str:
+    """Return where batches are read from, the size of all images, and how they are brought.
+
+    Args:
+        residence: ``device``, ``disk`` or ``ram``.
+        nbytes: bytes of the decoded images.
+        kind: kind of the device, such as ``cuda``.
+    """
+    device = "in memory" if kind == "cpu" else f"on the {DEVICES.get(kind, kind)}"
+    where = {"disk": "in the cache on the disk", "ram": "in memory", "device": device}[residence]
+    ahead = f", {DEPTH} batches are prepared ahead" if kind == "cuda" else ""
+    size = f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+    return f"{size} {where}{ahead}"
 
 
 def describe_network(config: Config, module: ClassifierModule, start: Start | None) -> str:

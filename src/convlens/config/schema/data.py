@@ -89,8 +89,9 @@ class DataConfig(Slice):
     interpolation: Annotated[str, named("bilinear", "nearest", "bicubic")] = key(
         "interpolation when images are resized: bilinear, nearest or bicubic"
     )
-    cache: Annotated[str, named("disk", "ram")] = key(
-        "where decoded images are kept: disk (memory-mapped) or ram"
+    cache: Annotated[str, named("auto", "device", "disk", "ram")] = key(
+        "where decoded images are kept: disk (memory-mapped), ram, device or auto (device if they "
+        "fit in a quarter of a GPU's free memory, else disk)"
     )
     split: SplitConfig = key("images held out for validation and test")
     augment: AugmentConfig = key("random changes of training images")
@@ -115,6 +116,10 @@ class DataConfig(Slice):
     )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"
+    )
+    decode: Annotated[str | None, NULL | one_of("exact", "fast")] = optional(
+        "how JPEGs are decoded: exact (Pillow) or fast (torchcodec where it saves a quarter of the "
+        "time; pixels may be one grey level off); null: exact"
     )
 
 

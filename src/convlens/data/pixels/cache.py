@@ -29,6 +29,7 @@ import numpy as np
 
 from convlens.core.errors import UserError
 from convlens.core.locks import is_same_file, take_lock, wait_for_lock
+from convlens.core.memory import read_total_memory
 from convlens.data.index.digests import Digest, digest
 from convlens.data.index.files import Files, read_size_and_time
 from convlens.data.pixels.array_file import ArrayFile
@@ -74,8 +75,7 @@ class MemoryWriter:
             UserError: the machine's memory cannot hold it; the system would kill the process later.
         """
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > memory:
+        if needed > (memory := read_total_memory()):
             raise UserError(
                 f"data.cache=ram needs {needed / 1e9:.1f} GB for {shape[0]} images, but this "
                 f"machine has {memory / 1e9:.1f} GB: use data.cache=disk or a smaller data.size"

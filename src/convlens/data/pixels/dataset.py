@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,15 @@ import numpy as np
 from convlens.data.index.files import Files, Texts
 
 _CHUNK = 1024  # images read at a time
+
+
+def copy_rows(array: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return a copy of some rows, (len(rows), …), in ``out`` or in new memory."""
+    if out is None:
+        return np.ascontiguousarray(array[rows])
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(array):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(array)}")
+    return np.take(array, rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,20 @@ class Images:
         order = hashlib.blake2b(np.ascontiguousarray(self.places), digest_size=16).hexdigest()
         return self.made_from[0], f"{self.made_from[1]}-{order}"
 
-    def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """Return the images of some rows, (len(rows), H, W, C) uint8, as a copy."""
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image."""
+        return math.prod(self.images.shape[1:])
+
+    def pixels(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the images of some rows, (len(rows), H, W, C) uint8, as a copy.
+
+        Args:
+            rows: positions in the split.
+            out: where to copy them; None for new memory.
+        """
         places = rows if self.places is None else self.places[rows]
-        return np.ascontiguousarray(self.images[places])
+        return copy_rows(self.images, places, out)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def find_data_dir(spec: DataConfig) -> Path:
 
 def resolve_cache(spec: DataConfig) -> Path | None:
     """Return where the decoded images of a run are cached; None: only in memory."""
-    return get_cache_dir() if spec.cache == "disk" else None
+    return None if spec.cache == "ram" else get_cache_dir()
 
 
 def get_cache_dir() -> Path:

@@ -83,7 +83,7 @@ def _check(spec: DataConfig) -> None:
                 f"data.name={spec.name}: set data={spec.name} instead, which has the keys it needs"
             )
     make_recipe(spec)
-    for key, known in (("cache", ("disk", "ram")), ("labels", PETS.class_names)):
+    for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:
             raise UserError(f"data.{key}={value}: {nearest(value, known)}")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.progress import progress_bar
+from convlens.data.feed import Allocate, allocate_new
 from convlens.data.index.digests import digest
 from convlens.data.pixels.cache import Writer, load_or_build
-from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.dataset import Images, copy_rows
 from convlens.models import Classifier
 from convlens.models.state import compute_fingerprint
 
@@ -50,11 +51,24 @@ class Features:
     @property
     def megabytes(self) -> float:
         """Size of all features."""
-        return self.array.nbytes / 1e6
+        return self.nbytes / 1e6
 
-    def rows(self, rows: np.ndarray) -> Tensor:
-        """Return a copy of the features of some images, (len(rows), …)."""
-        return torch.from_numpy(np.ascontiguousarray(self.array[rows])).view(self.dtype)
+    @property
+    def nbytes(self) -> int:
+        """Size of all features."""
+        return self.array.nbytes
+
+    def rows(self, rows: np.ndarray, allocate: Allocate = allocate_new) -> Tensor:
+        """Return a copy of the features of some images, (len(rows), …).
+
+        Args:
+            rows: positions in the split.
+            allocate: called with ``features``, shape and type; returns the memory for the copy.
+        """
+        features = allocate("features", (len(rows), *self.array.shape[1:]), self.dtype)
+        numbers = features.view(torch.uint16) if self.dtype == torch.bfloat16 else features
+        copy_rows(self.array, rows, numbers.numpy())
+        return features
 
 
 def compute_features(

@@ -244,6 +244,11 @@ def test_photographs_keep_their_looks_in_fewer_bytes(name):
     assert differ(cells, photographs=True)[1] > 1.3 * differ(cells)[1]
 
 
+def test_noise_of_any_size_is_encoded():
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    assert len(encode_jpeg(noise)) > 1500**2 > len(encode_jpeg(noise, photographs=True))
+
+
 def test_only_images_are_encoded():
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="uint8"):

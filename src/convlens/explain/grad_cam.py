@@ -117,7 +117,7 @@ def _compute_maps(
         raise UserError(f"there are {probs.shape[1]} classes, so no rank {-int(asked.min())}")
     _check_classes(asked.clamp_min(0), probs.shape[1])
     targets.copy_(_resolve_ranks(probs, targets))
-    scores = _pick_scores(logits, targets)
+    scores = pick_scores(logits, targets)
     orders = {name: _find_axes(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
@@ -165,7 +165,7 @@ def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
         UserError: if a target is not one of the classes.
     """
     _check_classes(targets, max(2, logits.shape[1]))
-    return _pick_scores(logits, targets)
+    return pick_scores(logits, targets)
 
 
 def _check_classes(targets: Tensor, classes: int) -> None:
@@ -173,7 +173,8 @@ def _check_classes(targets: Tensor, classes: int) -> None:
         raise UserError(f"targets must be classes 0 to {classes - 1}, got {targets.tolist()}")
 
 
-def _pick_scores(logits: Tensor, targets: Tensor) -> Tensor:
+def pick_scores(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return what ``class_scores`` does for targets that are classes: nothing is checked here."""
     if logits.shape[1] == 1:
         return torch.where(targets == 1, logits, -logits)
     return logits.gather(1, targets)

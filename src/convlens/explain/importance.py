@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.explain.captum_layers import hook_layers, read_outputs_with_graph
-from convlens.explain.grad_cam import class_scores, probabilities
+from convlens.explain.grad_cam import class_scores, pick_scores, probabilities
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
 
@@ -55,13 +55,14 @@ def unit_effects(
         images = prepare_images(model, images)
         for part in chunks(len(images), batch):
             outputs, logits = read_outputs_with_graph(layouts, images[part])
-            classes = (
-                probabilities(logits.detach()).argmax(1)
-                if targets is None
-                else targets[part].to(logits.device, torch.long)
-            )
+            if targets is None:  # nothing to check, so nothing waits for the device
+                classes = probabilities(logits.detach()).argmax(1)
+                scores = pick_scores(logits, classes[:, None])
+            else:
+                classes = targets[part].to(logits.device, torch.long)
+                scores = class_scores(logits, classes[:, None])
             # images do not mix in evaluation mode, so one gradient of the sum has those of all
-            score = class_scores(logits, classes[:, None]).sum()
+            score = scores.sum()
             gradients = torch.autograd.grad(score, [*outputs.values()], allow_unused=True)
             for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
                 slope = torch.zeros_like(output) if gradient is None else gradient

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as L
-from convlens.callbacks import EpochLog
+from convlens.callbacks import EpochLog, Looks
 
 from convlens.cli.main import main
 from convlens.experiment import train as runs
@@ -151,7 +151,16 @@ def test_an_event_file_alone_costs_nothing_but_itself(small, tmp_path, capsys, m
 
 
 @pytest.mark.slow
-def test_pictures_and_report_that_find_no_room(small, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("aside", [False, True])
+def test_pictures_and_report_that_find_no_room(small, tmp_path, capsys, monkeypatch, aside):
+    """Also where a thread writes them, as beside an accelerator."""
+    plain = Looks.__init__
+
+    def set_aside(self, *order, **more):
+        plain(self, *order, **more)
+        self.writes_aside = aside
+
+    monkeypatch.setattr(Looks, "__init__", set_aside)
     home = tmp_path / "run"
     home.mkdir()
     (home / "explanations").symlink_to(small)

@@ -81,7 +81,7 @@ kill: $(VENV)/ready  ## kill runs at random moments and resume them (args="--mom
 fuzz: $(VENV)/ready  ## test with hostile input, 10,000 cases of each kind (args="--cases 10000 --seed 0 --only NAME")
 	@$(BIN)/python tests/robustness/fuzz/run.py $(args)
 
-bench: $(VENV)/ready  ## run all benchmarks, including those of other libraries, in one table (args="--rows NAME,… --quick")
+bench: $(VENV)/ready  ## run all benchmarks in one table: beside other libraries, or on a GPU as bench-gpu (args="--rows NAME,… --quick --device cpu")
 	@$(BIN)/python benchmarks/bench.py $(args)
 
 bench-throughput: $(VENV)/ready  ## compare images/s with the Keras recipe (args="--task ...")
@@ -99,7 +99,7 @@ bench-looking: $(VENV)/ready  ## compare the seconds of fine-tuning with and wit
 bench-scaling: $(VENV)/ready  ## measure time and memory per image, from 1,000 to 1,000,000 images (args="--sizes ...")
 	@$(BIN)/python benchmarks/scaling.py $(args)
 
-bench-gpu: $(VENV)/ready  ## compare training steps on an NVIDIA GPU with a plain torch loop (args="--quick")
+bench-gpu: $(VENV)/ready  ## compare training on an NVIDIA GPU with plain loops, in at most eight minutes (args="--quick --sections NAME,…")
 	@$(BIN)/python benchmarks/gpu.py $(args)
 
 lint: $(VENV)/ready  ## check style, common mistakes, and types of the API and the config
@@ -135,4 +135,5 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --exact --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) --constraints requirements.lock --requirements pyproject.toml --extra dev
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src callbacks
 	@touch $@

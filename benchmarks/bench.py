@@ -8,6 +8,9 @@ the median ratio, the minimum and the maximum; `docs/benchmarks.md` explains eac
 installed into their own environments at first use (3 GB in total, most of it torch, whose files are
 shared with the project if the file system supports it).
 
+These rows are measured on the processor. On a machine with an NVIDIA GPU the table of
+`benchmarks/gpu.py` is printed instead, unless `--device cpu`, `--rows` or `--markdown` is given.
+
 The results are written to `benchmarks/results/bench.json`, with the machine and all versions; the
 results and logs of the scripts are next to it. A row that cannot be measured is listed as failed,
 with the reason; the other rows are still measured, and the exit status is 1.
@@ -57,8 +60,12 @@ def parse() -> argparse.Namespace:
     add("--quick", action="store_true", help="trial run: one round of a few steps")
     add("--strict", action="store_true", help="exit status 1 if a target is missed")
     add("--markdown", action="store_true", help="write the table to docs/benchmarks.md")
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="default: %(default)s")
     args = parser.parse_args()
     args.data = args.data.expanduser()
+    if args.device == "auto":
+        is_for_cpu = args.rows is not None or args.markdown
+        args.device = "gpu" if not is_for_cpu and has_gpu() else "cpu"
     try:
         args.rows = select_rows(args.rows)
     except ValueError as error:
@@ -68,6 +75,13 @@ def parse() -> argparse.Namespace:
     if args.markdown and (args.quick or len(args.rows) < len(ROWS)):
         parser.error("--markdown needs the whole table: leave out --quick and --rows")
     return args
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has an NVIDIA GPU that torch can use."""
+    import torch  # takes seconds
+
+    return torch.cuda.is_available()
 
 
 def select_rows(names: str | None) -> list[str]:
@@ -149,6 +163,9 @@ def versions(jobs: list[Job]) -> dict[str, dict[str, str]]:
 
 def main() -> int:
     args = parse()
+    if args.device == "gpu":
+        more = ["--quick"] if args.quick else []
+        return subprocess.call([sys.executable, str(HERE / "gpu.py"), *more])
     where = RESULTS / "quick" if args.quick else RESULTS
     where.mkdir(parents=True, exist_ok=True)
     jobs = [job for job in JOBS if any(row.name in args.rows for row in job.rows)]

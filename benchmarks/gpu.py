@@ -1,18 +1,25 @@
-"""Training steps on a GPU beside a plain torch loop that does equal work: `make bench-gpu`.
+"""Training on an NVIDIA GPU beside a plain torch loop and timm's parts: `make bench-gpu`.
 
-    .venv/bin/python benchmarks/gpu.py [--quick] [--sections rate,steps,profile,start]
+    .venv/bin/python benchmarks/gpu.py [--quick] [--sections rate,vgg16,…]
 
-It prints one section after the other, the most useful first, and ends within eight minutes:
+It prints one table, each line as soon as it is measured, the most useful sections first, and ends
+within eight minutes: a section that would not fit is skipped, with a line that says so.
 
-rate     what the device reaches: bf16 matrix products in TFLOP/s, copies in TB/s
-steps    images/s of convlens as configured, and of a plain loop with the same network, loss,
-         optimizer, precision and augmentation, whose uint8 images are on the device already;
-         medians of rounds that alternate, and the fraction of the matrix rate
-profile  where a step of convlens spends the host's time: calls that wait for the device, copies,
-         and the milliseconds between two steps of a network of one multiplication
-start    seconds of `convlens train` from the command to the first step, and to its end
+rate           the device's matrix products in bf16, and its copies
+vgg16, resnet50, scratch
+               images/s of convlens as configured, and of a plain loop that does equal work:
+               network, loss, optimizer, precision and augmentation are the same, its uint8 images
+               are on the device; the fraction of the matrix rate; peak memory of both
+start          `convlens train` with its defaults in a new process
+compiled_…     the same steps with and without training.compile=true
+waits          calls in a step that wait for the device, and the host's time by call
+deterministic  steps with and without deterministic kernels
+timm           ResNet50 beside timm's own parts on the same decoded images
+flat           images/s on a thousand and on a million images in a memory-mapped file
+graphs         the scratch network with and without CUDA graphs
 
-Images are generated (`data=shapes`); weights are random, which costs the same.
+`ratio` is the time of convlens as a multiple of the peer's. Images are generated, weights random.
+Without a GPU, --quick runs a few steps of each section on the processor, to try the script.
 """
 
 from __future__ import annotations
@@ -25,274 +32,260 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-import pytorch_lightning as L
 import torch
-from results import RESULTS, write_result
+from gpu_sides import (
+    Meter,
+    Scale,
+    assemble,
+    count_flops,
+    make_plain_loop,
+    make_timm_loop,
+    measure_rates,
+    time_convlens,
+    write_images,
+)
+from gpu_table import Line, Section, alternate, compare_speeds, run_sections, stop_after
+from results import RESULTS, processor, write_result
 
-from convlens.config.compose import compose
-from convlens.experiment import train as runs
-
-SECTIONS = ("rate", "steps", "profile", "start")
+LIMIT = 470.0  # seconds, so that the script ends within eight minutes
 ALL_LAYERS = ("finetune=none", "model.weights=none", "cache_features=never")
 AUGMENTED = ("data.augment.rotation_degrees=20", "data.augment.horizontal_flip=true")
+PLAIN = tuple(f"data.augment.{key}" for key in ("rotation_degrees=0", "horizontal_flip=false"))
+VGG16 = ("exp=finetune_vgg16", "data.size=150", "training.batch_size=128", *ALL_LAYERS, *AUGMENTED)
+RESNET50 = (
+    "exp=finetune_timm", "model.name=resnet50", "data.size=224", "training.batch_size=128",
+    *ALL_LAYERS,
+)  # fmt: skip
+SCRATCH = ("exp=scratch", "data.size=64", "training.batch_size=64", *AUGMENTED)
 RECIPES = {
-    "scratch 64 px": ("exp=scratch", "data.size=64", "training.batch_size=64", *AUGMENTED),
-    "vgg16 150 px": (
-        "exp=finetune_vgg16", "data.size=150", "training.batch_size=128", *ALL_LAYERS, *AUGMENTED,
-    ),
-    "resnet50 224 px": (
-        "exp=finetune_timm", "model.name=resnet50", "data.size=224", "training.batch_size=128",
-        *ALL_LAYERS,
-    ),
-}  # fmt: skip
-STEPS = {"scratch 64 px": 200, "vgg16 150 px": 40, "resnet50 224 px": 40}
-WARMUP = 15
+    "vgg16": ("VGG16, 150 px", VGG16, 40),
+    "resnet50": ("ResNet50, 224 px", RESNET50, 40),
+    "scratch": ("scratch, 64 px", SCRATCH, 200),
+}
+WAITS = (
+    "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize",
+    "aten::_local_scalar_dense", "aten::nonzero",
+)  # fmt: skip
 
 
-class Meter(L.Callback):
-    """Measures the steps of one epoch after the warm-up steps."""
+class Benchmark:
+    """Measures the sections; later ones use the rate of the first.
 
-    def __init__(self, warmup: int, steps: int, profiler: torch.profiler.profile | None = None):
-        self.warmup, self.steps, self.profiler = warmup, steps, profiler
-        self.seconds = 0.0
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if batch_idx == self.warmup:
-            torch.cuda.synchronize()
-            self.seconds = time.perf_counter()
-            if self.profiler:
-                self.profiler.start()
-        elif batch_idx == self.warmup + self.steps:
-            torch.cuda.synchronize()
-            self.seconds = time.perf_counter() - self.seconds
-            if self.profiler:
-                self.profiler.stop()
-
-
-def assemble(words: tuple[str, ...], pictures: int, steps: int, batches: int) -> runs.Run:
-    """Assemble the run that the overrides describe, with ``batches`` steps per epoch."""
-    config = compose(
-        [
-            *words, "data=shapes", f"data.pictures={pictures}", "trainer=gpu", "training.epochs=1",
-            f"training.steps_per_epoch={batches}", "callbacks=none", "logger=csv",
-        ]
-    )  # fmt: skip
-    run = runs.assemble(config)
-    _ = run.data.dataset
-    runs.settle_precision(run)
-    return run
-
-
-def measure_convlens(run: runs.Run, meter: Meter) -> float:
-    """Return the seconds of the metered steps."""
-    with tempfile.TemporaryDirectory() as home:
-        trainer, epoch_log, _ = runs.build_trainer(run, Path(home), None)
-        epoch_log.on_train_start = lambda *_: None  # evaluating the untrained network is not a step
-        trainer.callbacks.append(meter)
-        runs.fit(trainer, run, None)
-    return meter.seconds
-
-
-def plain_loop(run: runs.Run, batch: int) -> Callable[[int], float]:
-    """Return a function that takes training steps without Lightning and returns their seconds.
-
-    The images are on the device from the beginning, a batch is one ``index_select``, and nothing
-    beyond the training step is computed.
+    Args:
+        scale: where, and how much.
     """
-    device = torch.device("cuda")
-    images = run.data.dataset.splits["train"]
-    pixels = torch.from_numpy(images.pixels(range(len(images)))).to(device)
-    labels = torch.from_numpy(images.labels).to(device)
-    module = run.module.to(device).train()
-    half = str(run.config.precision) == "bf16"
-    optimizer = module.configure_optimizers()
-    module.set_rates(optimizer, 0.0)
-    generator = torch.Generator(device).manual_seed(0)
-    augmentation = run.data.augmentation
 
-    def steps(count: int) -> float:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(count):
-            rows = torch.randint(len(pixels), (batch,), device=device, generator=generator)
-            chosen = pixels.index_select(0, rows).permute(0, 3, 1, 2)
-            chosen = chosen.to(torch.float32).div_(255)
-            if augmentation.active:
-                draws = torch.rand(batch, 16, device=device, generator=generator)
-                chosen = augmentation(chosen, draws)
-            optimizer.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, enabled=half):
-                loss = module.objective(module.model.forward_fast(chosen), labels[rows])
-            loss.backward()
-            optimizer.step()
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
+    def __init__(self, scale: Scale):
+        self.scale, self.device = scale, scale.device
+        self.tflops: float | None = None
 
-    return steps
+    def list_sections(self) -> list[Section]:
+        """Return the sections, the most useful first, with their seconds on an H200."""
+        steps = [Section(name, 35, partial(self.measure_steps, name)) for name in RECIPES]
+        others = [
+            Section(f"compiled_{name}", seconds, partial(self.compare_words, name, "compiled"))
+            for name, seconds in (("vgg16", 50), ("resnet50", 75), ("scratch", 40))
+        ]
+        return [
+            Section("rate", 5, self.measure_rate),
+            *steps,
+            Section("start", 50, self.measure_start),
+            *others,
+            Section("waits", 30, self.count_waits),
+            Section("deterministic", 35, partial(self.compare_words, "vgg16", "deterministic")),
+            Section("timm", 45, self.measure_timm),
+            Section("flat", 45, self.measure_flat),
+            Section("graphs", 40, partial(self.compare_words, "scratch", "graphs")),
+        ]
 
+    def measure_rate(self) -> Iterator[Line]:
+        is_gpu = self.device.type == "cuda"
+        found = measure_rates(self.device, 8192 if is_gpu else 256, 2**31 if is_gpu else 2**20)
+        self.tflops = found[0]
+        yield Line("matrix products in bf16 [TFLOP/s]", [found[0]])
+        yield Line("copies on the device [TB/s]", [found[1]])
 
-def measure_rate() -> dict[str, float]:
-    """Return the device's rate of matrix products in TFLOP/s (bf16) and of copies in TB/s."""
-    side = 8192
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
+    def measure_steps(self, name: str) -> Iterator[Line]:
+        title, words, steps = RECIPES[name]
+        steps = min(steps, self.scale.steps)
+        run = assemble((*words, "training.compile=false"), self.scale, steps)
+        meter = Meter(self.scale, steps)
+        plain_peaks = []
 
-    def seconds(act: Callable[[], object], times: int = 10) -> float:
-        act()
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(times):
-            act()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - began) / times
+        def plain() -> float:
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            speed = make_plain_loop(run, self.scale)(steps)
+            if self.device.type == "cuda":
+                plain_peaks.append(torch.cuda.max_memory_allocated() - before)
+            return speed
 
-    return {
-        "bf16_tflops": round(2 * side**3 / seconds(lambda: a @ b) / 1e12, 1),
-        "copy_tb_per_s": round(2 * source.nbytes / seconds(lambda: target.copy_(source)) / 1e12, 2),
-    }
+        ours, peer = alternate(partial(time_convlens, run, meter), plain, self.scale.rounds)
+        notes = [f"precision {run.config.precision}", *self._describe_share(run, ours)]
+        if plain_peaks:
+            notes.append(f"peak {meter.peak / 1e9:.2f} GB, plain {max(plain_peaks) / 1e9:.2f} GB")
+        yield compare_speeds(f"{title} [images/s]", ours, "a plain loop", peer, notes)
 
+    def compare_words(self, name: str, which: str) -> Iterator[Line]:
+        """Measure a recipe as configured beside the same with other overrides."""
+        title, words, steps = RECIPES[name]
+        steps = min(steps, self.scale.steps)
+        ours, peer, beside = {
+            "compiled": ("training.compile=true", "training.compile=false", "not compiled"),
+            "graphs": ("training.compile=graphs", "training.compile=false", "not compiled"),
+            "deterministic": (
+                "training.compile=false",
+                "training.compile=false training.deterministic=false", "deterministic=false",
+            ),
+        }[which]  # fmt: skip
+        runs = [assemble((*words, *more.split()), self.scale, steps) for more in (ours, peer)]
+        meters, slowest = [Meter(self.scale, steps) for _ in runs], 0.0
+        sides = [partial(time_convlens, *pair) for pair in zip(runs, meters, strict=True)]
 
-def count_flops(run: runs.Run) -> float:
-    """Return the floating-point operations of forward and backward pass for one image."""
-    from torch.utils.flop_counter import FlopCounterMode
+        def first() -> float:
+            nonlocal slowest
+            speed = sides[0]()
+            slowest = max(slowest, meters[0].warmup_seconds)
+            return speed
 
-    data = run.module.data_config
-    image = torch.rand(2, data.channels, data.size, data.size, device=run.module.device)
-    with FlopCounterMode(display=False) as counter:
-        run.module.objective(
-            run.module.model(image), torch.tensor([0, 1]).to(image.device)
-        ).backward()
-    run.module.zero_grad()
-    return counter.get_total_flops() / 2
+        found = alternate(first, sides[1], self.scale.rounds)
+        notes = [f"precision {runs[0].config.precision}", *self._describe_share(runs[0], found[0])]
+        if which != "deterministic":
+            notes.append(f"{self.scale.warmup} steps with compiling took {slowest:.0f} s")
+        yield compare_speeds(f"{title}, {which} [images/s]", found[0], beside, found[1], notes)
 
+    def measure_start(self) -> Iterator[Line]:
+        is_gpu = self.device.type == "cuda"
+        few = [] if is_gpu else ["data.pictures=60", "training.epochs=1", "callbacks=none"]
+        with tempfile.TemporaryDirectory() as folder:
+            home, began = Path(folder) / "run", time.perf_counter()
+            command = [sys.executable, "-m", "convlens", "train", f"run_dir={home}", *few]
+            done = subprocess.run(
+                [*command, f"trainer={'gpu' if is_gpu else 'cpu'}"], capture_output=True, text=True,
+                check=False, cwd=folder, env={**os.environ, "CONVLENS_CACHE": f"{folder}/cache"},
+            )  # fmt: skip
+            whole = time.perf_counter() - began
+            if done.returncode:
+                raise RuntimeError(f"convlens train: {done.stderr.strip().splitlines()[-1]}")
+            seconds = json.loads((home / "summary.json").read_text())["seconds"]
+        after = seconds["total"] - seconds["setup"] - seconds["decoding"]
+        parts = {
+            key: seconds[key] for key in ("setup", "decoding", "training", "explaining", "report")
+        }
+        notes = [f"{key} {value:.1f}" for key, value in parts.items()]
+        yield Line("make train, default [s]", [whole], notes=notes)
+        yield Line("make train, after set-up and decoding [s]", [after])
 
-def measure_steps(quick: bool, rate: float | None) -> dict[str, dict]:
-    """Print and return the images/s of convlens and of the plain loop for each network."""
-    found = {}
-    print(f"{'steps':18}{'precision':>10}{'convlens':>11}{'plain':>11}{'ratio':>8}{'of rate':>9}")
-    for name, words in RECIPES.items():
-        batch = int(next(word for word in words if "batch_size" in word).partition("=")[2])
-        steps = 10 if quick else STEPS[name]
-        run = assemble(words, 10 * batch, steps, WARMUP + steps + 1)
-        flops = None
-        ours, plain, loop = [], [], None
-        for number in range(1 if quick else 3):
-            for side in ("ours", "plain") if number % 2 == 0 else ("plain", "ours"):
-                if side == "ours":
-                    meter = Meter(WARMUP, steps)
-                    ours.append(batch * steps / measure_convlens(run, meter))
-                else:
-                    loop = plain_loop(run, batch)
-                    loop(WARMUP)
-                    plain.append(batch * steps / loop(steps))
-        run.module.to("cuda").train()
-        flops = count_flops(run)
-        ratios = [b / a for a, b in zip(ours, plain, strict=True)]
-        row = {
-            "precision": str(run.config.precision), "convlens": ours, "plain": plain,
-            "ratio": statistics.median(ratios), "flops_per_image": flops,
-            "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-        }  # fmt: skip
-        share = "" if rate is None else f"{statistics.median(ours) * flops / rate / 1e12:9.1%}"
-        print(
-            f"{name:18}{row['precision']:>10}{statistics.median(ours):11.0f}"
-            f"{statistics.median(plain):11.0f}{row['ratio']:8.3f}{share}", flush=True
-        )  # fmt: skip
-        found[name] = row
-        del run, loop
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    return found
+    def count_waits(self) -> Iterator[Line]:
+        from torch.profiler import ProfilerActivity, profile
 
-
-def measure_profile(quick: bool) -> dict[str, dict]:
-    """Print and return the calls per step that wait for the device, and the host's time by call."""
-    from torch.profiler import ProfilerActivity, profile
-
-    waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::item",
-             "aten::_local_scalar_dense", "aten::nonzero", "cudaMemcpyAsync", "aten::to",
-             "aten::copy_")  # fmt: skip
-    found = {}
-    for name in ("scratch 64 px", "vgg16 150 px"):
-        steps = 10
-        batch = int(next(w for w in RECIPES[name] if "batch_size" in w).partition("=")[2])
-        run = assemble(RECIPES[name], 10 * batch, steps, WARMUP + steps + 1)
-        profiler = profile(
-            activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], with_stack=not quick,
-        )  # fmt: skip
-        seconds = measure_convlens(run, Meter(WARMUP, steps, profiler))
-        events = profiler.key_averages()
-        calls = {e.key: e.count / steps for e in events if e.key in waits}
-        host = {e.key: e.self_cpu_time_total / 1e3 / steps for e in events}
-        device = sum(e.self_device_time_total for e in events) / 1e3 / steps
-        print(f"profile {name}: {1e3 * seconds / steps:.2f} ms per step, device {device:.2f} ms;",
-              ", ".join(f"{key} {count:g}" for key, count in sorted(calls.items())))  # fmt: skip
-        slowest = sorted(host.items(), key=lambda item: -item[1])[:12]
-        print(
-            "  host, ms per step:", ", ".join(f"{key} {ms:.2f}" for key, ms in slowest), flush=True
-        )
-        out = os.environ.get("OUT")
-        if out:
-            key = name.split()[0]
-            table = profiler.key_averages(group_by_stack_n=8).table(
-                sort_by="self_cpu_time_total", row_limit=60, max_name_column_width=60
+        for name in ("scratch", "vgg16"):
+            title, words, _ = RECIPES[name]
+            steps = min(10, self.scale.steps)
+            activities = [ProfilerActivity.CPU]
+            if self.device.type == "cuda":
+                activities.append(ProfilerActivity.CUDA)
+            profiler = profile(activities=activities)
+            run = assemble((*words, "training.compile=false"), self.scale, steps)
+            time_convlens(run, meter := Meter(self.scale, steps, profiler))
+            events = profiler.key_averages()
+            calls = {e.key: e.count / steps for e in events if e.key in WAITS}
+            host = sorted(
+                ((e.self_cpu_time_total / 1e3 / steps, e.key) for e in events), reverse=True
             )
-            Path(out, f"profile_{key}.txt").write_text(table)
-        found[name] = {"calls": calls, "host_ms": dict(slowest), "device_ms": device}
-    return found
+            notes = [f"{key} {count:g}" for key, count in sorted(calls.items())]
+            notes += [f"{key} {ms:.2f} ms" for ms, key in host[:4]]
+            each = 1e3 * meter.seconds / steps
+            yield Line(f"{title}, a step, profiled [ms]", [each], notes=notes)
+            waits = sum(calls.get(key, 0.0) for key in WAITS)
+            yield Line(f"{title}, waits for the device in a step", [waits])
 
-
-def measure_start(quick: bool) -> dict[str, float]:
-    """Return the seconds of the default run, in total and by activity."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        home = Path(folder) / "run"
-        command = [sys.executable, "-m", "convlens", "train", f"run_dir={home}", "trainer=gpu"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=folder,
-            env={**os.environ, "CONVLENS_CACHE": str(Path(folder) / "cache")},
+    def measure_timm(self) -> Iterator[Line]:
+        title, words, steps = RECIPES["resnet50"]
+        steps = min(steps, self.scale.steps)
+        run = assemble((*words, *PLAIN, "training.compile=false"), self.scale, steps)
+        loop = make_timm_loop(run, "resnet50", self.scale)
+        ours, peer = alternate(
+            partial(time_convlens, run, Meter(self.scale, steps)), partial(loop, steps),
+            self.scale.rounds,
         )  # fmt: skip
-        total = time.perf_counter() - began
-        if done.returncode:
-            print(done.stdout[-2000:], done.stderr[-3000:])
-            return {"total": total}
-        seconds = json.loads((home / "summary.json").read_text())["seconds"]
-        print(done.stdout[-1500:])
-    print("start: default run", f"{total:.1f} s;", {k: round(v, 2) for k, v in seconds.items()})
-    return {"total": total, **seconds}
+        notes = [f"precision {run.config.precision}", "neither side augments"]
+        yield compare_speeds(f"{title} [images/s]", ours, "timm's parts", peer, notes)
+
+    def measure_flat(self) -> Iterator[Line]:
+        words = (*SCRATCH, "data.size=32", "training.compile=false")
+        counts, speeds = (1_000, 1_000_000) if self.device.type == "cuda" else (100, 1000), []
+        steps = self.scale.steps
+        with tempfile.TemporaryDirectory() as folder:
+            for count in counts:
+                images = write_images(Path(folder) / f"{count}.npy", count, 32, classes=5)
+                run = assemble(words, self.scale, steps, images)
+                meter = Meter(self.scale, steps)
+                speeds.append([time_convlens(run, meter) for _ in range(self.scale.rounds)])
+        name = f"scratch, 32 px, of {counts[1]:,} images [images/s]"
+        yield compare_speeds(name, speeds[1], f"of {counts[0]:,} images", speeds[0])
+
+    def _describe_share(self, run, speeds: list[float]) -> list[str]:
+        if self.tflops is None:
+            return []
+        share = statistics.median(speeds) * count_flops(run, self.device) / self.tflops / 1e12
+        return [f"{share:.1%} of the matrix rate"]
+
+
+def choose_scale(quick: bool) -> Scale:
+    """Return what is measured on this machine.
+
+    Raises:
+        ValueError: it has no GPU, and this is not a trial run.
+    """
+    if torch.cuda.is_available():
+        return Scale(torch.device("cuda"), *((1, 10) if quick else ()))
+    if not quick:
+        raise ValueError("no NVIDIA GPU on this machine; --quick tries the script on the processor")
+    return Scale(torch.device("cpu"), 1, 2, 2, ("data.size=75", "precision=32"), batch=4)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="trial run: one round of a few steps")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s")
+    parser.add_argument("--sections", help="default: all")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
     args = parser.parse_args()
-    sections = args.sections.split(",")
-    if unknown := [name for name in sections if name not in SECTIONS]:
-        parser.error(f"{unknown[0]}: no such section; choose from: {', '.join(SECTIONS)}")
-    if not torch.cuda.is_available():
-        parser.error("no NVIDIA GPU on this machine")
+    try:
+        scale = choose_scale(args.quick)
+    except ValueError as error:
+        parser.error(str(error))
+    sections = Benchmark(scale).list_sections()
+    names = [section.name for section in sections]
+    asked = args.sections.split(",") if args.sections else names
+    if unknown := [name for name in asked if name not in names]:
+        parser.error(f"{unknown[0]}: no such section; choose from: {', '.join(names)}")
     os.environ["CONVLENS_CACHE"] = tempfile.mkdtemp(prefix="convlens-bench-")
-    found: dict[str, object] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    print(found["device"], "torch", torch.__version__, flush=True)
-    rate = None
-    if "rate" in sections:
-        found["rate"] = measure_rate()
-        rate = found["rate"]["bf16_tflops"]
-        print("rate:", found["rate"], flush=True)
-    if "steps" in sections:
-        found["steps"] = measure_steps(args.quick, rate)
-    if "profile" in sections:
-        found["profile"] = measure_profile(args.quick)
-    if "start" in sections:
-        found["start"] = measure_start(args.quick)
-    write_result(args.out, "training on a GPU", **found)
-    return 0
+    is_gpu = scale.device.type == "cuda"
+    device = torch.cuda.get_device_name() if is_gpu else processor()
+    print(f"{device}, torch {torch.__version__}", flush=True)
+    if args.quick:
+        print("trial run: its figures mean nothing")
+    with stop_after(LIMIT - (time.perf_counter() - began)):
+        found = run_sections(
+            [section for section in sections if section.name in asked], LIMIT,
+            lambda: time.perf_counter() - began, partial(print, flush=True),
+        )  # fmt: skip
+    write_result(
+        args.out, "training on a GPU", device=device, torch=torch.__version__, quick=args.quick,
+        seconds=round(time.perf_counter() - began), rows=[asdict(line) for line in found.lines],
+        missing=found.missing,
+    )  # fmt: skip
+    return int(any(reason.startswith("failed") for reason in found.missing.values()))
 
 
 if __name__ == "__main__":

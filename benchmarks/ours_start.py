@@ -9,27 +9,25 @@ import argparse
 import json
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from ours_scratch import RECIPE
 from rounds import claim_stdout
 
+from convlens.cli import train
+from convlens.cli.main import main as convlens
+from convlens.core.loading import loading_libraries
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--home", type=Path, required=True, help="run folder")
-    args = parser.parse_args()
-    out = claim_stdout()
+RECIPE = "exp=reproduce/cats_dogs_regularized"  # that of ours_scratch.py, which imports Lightning
 
+
+def add_hooks(out) -> None:
+    """Time the evaluation of the untrained network, and end the process after the first step."""
     from pytorch_lightning import Callback
 
-    from convlens.cli.main import main as convlens
     from convlens.experiment import train as runs
 
     class Stop(Callback):
-        """Ends the process after the first step."""
-
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             print(json.dumps({"judging": round(judged[0], 3)}), file=out, flush=True)
             os._exit(0)
@@ -39,19 +37,35 @@ def main() -> None:
 
     def build_trainer(*given):
         trainer, epoch_log, keeper = assembled(*given)
-        judge = epoch_log.on_train_start
+        judge = epoch_log.begin
 
         def timed(*about) -> None:
             start = time.perf_counter()
             judge(*about)
             judged[0] = time.perf_counter() - start
 
-        epoch_log.on_train_start = timed
+        epoch_log.begin = timed
         trainer.callbacks.append(Stop())
         return trainer, epoch_log, keeper
 
     runs.build_trainer = build_trainer
-    words = [*RECIPE, f"data.dir={args.data}", "callbacks=none", f"run_dir={args.home}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--home", type=Path, required=True, help="run folder")
+    args = parser.parse_args()
+    out = claim_stdout()
+
+    @contextmanager
+    def load_and_hook():
+        with loading_libraries():
+            yield
+        add_hooks(out)
+
+    train.loading_libraries = load_and_hook
+    words = [RECIPE, f"data.dir={args.data}", "callbacks=none", f"run_dir={args.home}"]
     raise SystemExit(convlens(["train", *words]))
 
 

@@ -42,9 +42,13 @@ NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def side_environment() -> dict[str, str]:
-    """Return the environment for a side, without variables that would favour one side."""
+    """Return the environment for a side, without variables that would favour one side.
+
+    GPUs are hidden: the sides are compared on the processor.
+    """
     unwanted = (*THREAD_SETTINGS, NO_BYTECODE)
-    return {key: value for key, value in os.environ.items() if key not in unwanted}
+    kept = {key: value for key, value in os.environ.items() if key not in unwanted}
+    return {**kept, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def available_cores() -> list[int]:

@@ -73,7 +73,7 @@ def explain_classes(
         found = explanation.fit_batch(
             lambda batch: grad_cam(look.network, images, targets, layers, batch=batch)
         )
-        maps = {layer: each.cpu() for layer, each in found.maps.items()}  # waits for the device
+    maps = {layer: each.cpu() for layer, each in found.maps.items()}
     return replace(found, maps=maps)
 
 

@@ -55,10 +55,12 @@ class Explanation(L.Callback, ABC):
         looks_at_test: whether it looks again after the test.
         has_final_look: whether the end of the run shows more than the end of an epoch.
         cut: what the budget left out of the current look, in one line; empty if nothing.
+        photographs: whether its pictures show photographs, alone or under smooth maps, and few thin
+            lines in colour: see ``convlens.draw.jpeg.encode_jpeg``.
         outputs_readable: False once the network's outputs turn out not to be logits.
     """
 
-    needs_predictions = looks_at_test = has_final_look = False
+    needs_predictions = looks_at_test = has_final_look = photographs = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
@@ -223,21 +225,21 @@ class Explanation(L.Callback, ABC):
                 torch.cuda.empty_cache()
 
     def log_once(
-        self, key: str, line: str, *, traceback: bool = False, quiet: bool = False
+        self, key: str, line: str, *, error: Exception | None = None, quiet: bool = False
     ) -> None:
         """Log a warning; later ones with the same key go to the log file only.
 
         Args:
             key: what the line is about.
             line: the line.
-            traceback: whether the log file gets the current exception's traceback too.
+            error: an exception whose traceback the log file gets, too.
             quiet: whether all of them go to the log file only.
         """
         level = logging.DEBUG if quiet or key in self._logged else logging.WARNING
         self._logged.add(key)
         log.log(level, line)
-        if traceback:
-            log.debug("traceback", exc_info=True)
+        if error is not None:
+            log.debug("traceback", exc_info=error)
 
     def draw(
         self, look: Look, tag: str, make: Callable[[], np.ndarray], seconds: float = 0.1

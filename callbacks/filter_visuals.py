@@ -13,7 +13,7 @@ import torch
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.pace import Pace
+from convlens.callbacks.pace import Allowance, Pace
 from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
@@ -279,12 +279,13 @@ class FilterVisuals(ExplanationCallback):
         # another step, and the pass after the last one, end in time
         step = self._get_step_seconds(look, layer, selection) or 3 * look.pass_seconds
         stop = look.deadline - _get_sheet_seconds(look, count) - 1.5 * count * step
+        on_cpu = images.device.type == "cpu"
         ascent = self.fit_batch(
             lambda batch: gradient_ascent(
                 look.network, layer, part.units, signs=part.signs,
                 size=(images.shape[-2], images.shape[-1]),
                 channels=images.shape[1], seed=look.seed, batch=batch, steps=self.steps,
-                step_size=self.step_size, proceed=lambda: time.perf_counter() < stop,
+                step_size=self.step_size, proceed=Allowance(stop, on_cpu=on_cpu),
                 **get_recipe(self.recipe),
             )
         )  # fmt: skip

@@ -46,6 +46,7 @@ class GradCam(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.target = layers, target
         self.classes, self.pixelated = classes, pixelated
+        self.photographs = not pixelated  # the cells' sharp edges are in colour
         self._scales: dict[str, float] = {}  # highest evidence so far, by layer and probe
 
     @property

@@ -7,6 +7,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from convlens.core.errors import UserError
+
 AROUND = 0.1  # fraction of the training that looks before it and at the end may take together
 TEST = 0.1  # fraction of ``floor_around`` for the look after the test
 OUTSIDE = ("start", "end", "test")  # moments that are no epochs
@@ -60,6 +62,7 @@ class Ledger:
     cut: dict[str, int] = field(default_factory=dict)
     epochs: dict[int, list[float]] = field(default_factory=dict)
     looks: list[dict[str, Any]] = field(default_factory=list)
+    _reasons: dict[str, str] = field(default_factory=dict)  # the first callback that failed so
     _began: float = 0.0
     _granted: float = 0.0  # seconds for the looks of this epoch
     _latest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # last value of ``epochs``
@@ -114,6 +117,22 @@ class Ledger:
             "moment": moment, "clock": clock, "allowed": allowed, "spent": spent,
             "pass": one_pass, "by_callback": {name: one for name, one in took.items() if one},
         })  # fmt: skip
+
+    def record_failure(self, name: str, error: Exception, clock: int | None = None) -> str:
+        """Keep the first failure of a callback, and return the line that reports this one.
+
+        Args:
+            name: the callback.
+            error: why it failed; in full only for the first callback with this reason.
+            clock: completed epochs; None if it was not looking.
+        """
+        when = "" if clock is None else f" at epoch {clock}"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = next(iter(f"{kind}{error}".splitlines()), "")
+        line = f"{name} failed{when}: {reason}"
+        self.failures.setdefault(name, line[:300])
+        first = self._reasons.setdefault(reason, name)
+        return line if first == name else f"{name} failed{when} for the same reason as {first}"
 
     def note(self, clock: int, tag: str, value: float) -> None:
         """Keep a score, for the run's table, its alarms and its summary."""

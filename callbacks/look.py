@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
 from convlens.data.probes import Probes
+from convlens.explain.mode import wait_for
 from convlens.explain.occlusion import compute_logits
 
 FIRST_PIECES = (1, 8)  # units of the first pieces of a look; later ones are whole batches
@@ -86,6 +87,7 @@ class Look:
         budget_key: the setting that grants this look more time.
         pace: what pieces of explanations take, measured during the run.
         work: shows how far this look is.
+        get_backlog: returns the seconds that writing what was found so far will still take.
     """
 
     network: nn.Module
@@ -111,6 +113,7 @@ class Look:
     budget_key: str = "looking.seconds"
     pace: Pace = field(default_factory=Pace)
     work: Work = field(default_factory=Work)
+    get_backlog: Callable[[], float] = float
 
     @property
     def example(self) -> Tensor:
@@ -125,14 +128,14 @@ class Look:
     @property
     def seconds_left(self) -> float:
         """Seconds that may still be spent on this look."""
-        return self.deadline - time.perf_counter()
+        return self.deadline - time.perf_counter() - self.get_backlog()
 
     @property
     def pass_seconds(self) -> float:
         """Seconds of a forward pass of one image, measured when needed; see ``Pace``."""
         if self.pace.estimate("pass", 1) is None:
             with self.timed("pass"):
-                compute_logits(self.network, self.example).cpu()
+                compute_logits(self.network, self.example)
         return self.pace.estimate("pass", 1) or 0.0
 
     def affords(self, kind: Hashable, units: int, passes: float) -> bool:
@@ -165,11 +168,13 @@ class Look:
     def timed(self, kind: Hashable, units: int = 1) -> Iterator[None]:
         """Record what the work inside the ``with`` takes; see ``Pace``.
 
-        Of work that is stopped, it is only known that it takes longer.
+        What a GPU was told counts until it is done. Of work that is stopped, it is only known that
+        it takes longer.
         """
         began, finished = time.perf_counter(), False
         try:
             yield
+            wait_for(self.example.device)
             finished = True
         finally:
             seconds, known = time.perf_counter() - began, self.pace.estimate(kind, units)

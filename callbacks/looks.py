@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import cast
@@ -14,7 +15,8 @@ from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.ledger import Account, Ledger, Moment
 from convlens.callbacks.logging.epoch_log import EpochLog
-from convlens.callbacks.logging.writing import name_look, write_numbers, write_picture
+from convlens.callbacks.logging.writer import Writer
+from convlens.callbacks.logging.writing import takes_only_events, write_finding
 from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
@@ -26,7 +28,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from convlens.core.errors import UserError
 from convlens.core.progress import Work, progress_bar
 from convlens.core.stopwatch import count_seconds
-from convlens.rundir.maps import Maps, write_maps
+from convlens.rundir.maps import Maps
 from convlens.training import ClassifierModule
 
 RESERVED = 0.25  # largest fraction of the time at the end that explanations reserve
@@ -55,6 +57,7 @@ class Looks(L.Callback):
 
     Attributes:
         tested: completed epochs of the network that is tested; None if it is the last one.
+        writes_aside: whether a thread of its own encodes and writes; None: with an accelerator.
     """
 
     def __init__(
@@ -68,8 +71,8 @@ class Looks(L.Callback):
         self.own = StepObserver()
         self.epoch_log, self.alarms = epoch_log, alarms
         self.tested: int | None = None
+        self.writes_aside: bool | None = None
         self._accounts: dict[Explanation, Account] = {}
-        self._failed: dict[str, str] = {}  # by reason, the first explanation that failed
         self._clock = 0
         self._began = self._trained = False
         self.pace = Pace()
@@ -259,15 +262,22 @@ class Looks(L.Callback):
         if stage == "test":
             moment = "test"
         began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
-        before = dict(self.ledger.spent)
-        due = [each for each in due if each.probes is not None]
+        before, due = dict(self.ledger.spent), [each for each in due if each.probes is not None]
         most = RESERVED * max(0.0, allowed) if moment == "end" and allowed < inf else 0.0
         bar = progress_bar(f"looking {session.when}")
+        aside = module.device.type != "cpu" if self.writes_aside is None else self.writes_aside
         with count_seconds("explaining"), bar as work, avoid_waiting(module):
-            for place, each in enumerate(due, start=1):
-                reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
-                work.begin(each.kind)
-                self._look(trainer, session, each, moment, began + allowed - reserved, work)
+            with Writer(threaded=aside and takes_only_events(trainer)) as writer:
+                for place, each in enumerate(due, start=1):
+                    reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
+                    work.begin(each.kind)
+                    end = began + allowed - reserved
+                    self._look(trainer, session, each, moment, end, work, writer)
+                ended = time.perf_counter()
+            if writer.last:  # the time waited for
+                self.ledger.charge(writer.last.name, time.perf_counter() - ended, moment)
+        for each, error in writer.failures.items():
+            self._fail(each, error, clock)
         self.ledger.record(
             moment, clock, allowed, time.perf_counter() - began,
             self.pace.estimate("pass", 1) or 0.0, before,
@@ -275,7 +285,7 @@ class Looks(L.Callback):
 
     def _look(
         self, trainer: L.Trainer, session: Session, each: Explanation, moment: Moment,
-        deadline: float, work: Work,
+        deadline: float, work: Work, writer: Writer,
     ) -> None:  # fmt: skip
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
@@ -283,7 +293,8 @@ class Looks(L.Callback):
                 raise OutOfTime
             with session.look(each, deadline, self.pace, work) as look:
                 _ = look.pass_seconds  # measured in the first look; costs are estimated from it
-                self._write(trainer, each, look)
+                look = replace(look, get_backlog=lambda: writer.backlog)
+                self._write(trainer, each, look, writer)
         except OutOfTime:
             each.cut = f"{each.name}: no time left {session.when}; raise {session.time_setting}"
         except Exception as error:  # a failing look must not end the training
@@ -297,28 +308,19 @@ class Looks(L.Callback):
                 account.looked_at = self.ledger.looked[each.name] = session.clock
             self.ledger.charge(each.name, time.perf_counter() - began, moment)
 
-    def _write(self, trainer: L.Trainer, each: Explanation, look: Look) -> None:
+    def _write(self, trainer: L.Trainer, each: Explanation, look: Look, writer: Writer) -> None:
         for tag, value in each.pictures(look):
-            if isinstance(value, np.ndarray):
-                write_picture(trainer, each.folder, tag, value, look.clock)
-            elif isinstance(value, Maps):
-                if each.folder is not None:
-                    write_maps(name_look(each.folder, look.clock), value)
-            else:
-                write_numbers(trainer, {tag: float(value)}, look.clock)
-                self.ledger.note(look.clock, tag, float(value))
+            if each in writer.failures:
+                return
+            if not isinstance(value, np.ndarray | Maps):
+                self.ledger.note(look.clock, tag, value := float(value))
+            write = partial(write_finding, trainer, each, tag, value, look.clock)
+            writer.put(each, write, value.size if isinstance(value, np.ndarray) else 0)
 
     def _fail(self, each: Explanation, error: Exception, clock: int | None = None) -> None:
         """Report a failure once, and its reason in full only for the first explanation."""
-        when = "" if clock is None else f" at epoch {clock}"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        reason = next(iter(f"{kind}{error}".splitlines()), "")
-        line = f"{each.name} failed{when}: {reason}"
-        self.ledger.failures.setdefault(each.name, line[:300])
-        first = self._failed.setdefault(reason, each.name)
-        if first != each.name:
-            line = f"{each.name} failed{when} for the same reason as {first}"
-        each.log_once("failure", f"{line}; training continues", traceback=True)
+        line = self.ledger.record_failure(each.name, error, clock)
+        each.log_once("failure", f"{line}; training continues", error=error)
 
     # --- what a checkpoint keeps
 

@@ -30,6 +30,7 @@ from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 _READING = "The number behind a class is the probability that the network gives it."
 _DRAWING = 0.05  # seconds that reading and drawing an image take about, until they are measured
 _COLUMNS = 4  # images in a row of a sheet without maps
+_EDGE = 224  # longest side of an image with maps, pixels: eight of them are one sheet
 
 
 class Mistakes(ExplanationCallback):
@@ -49,7 +50,7 @@ class Mistakes(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    needs_predictions = looks_at_test = True
+    needs_predictions = looks_at_test = photographs = True
 
     def __init__(
         self, *, mistakes: int = 8, random: int = 8, every_n_epochs: int = 1, batch: int = 32
@@ -63,8 +64,7 @@ class Mistakes(ExplanationCallback):
     def portion(self, look: Look) -> Portion | None:
         if not (self.mistakes and (layers := find_last_feature_map(look.network, look.example))):
             return None
-        # of the maps, which cost most, the pace knows more than of whole rows
-        return Portion(self.mistakes, "mistakes", ("grad_cam", *layers), PASSES)
+        return Portion(self.mistakes, "mistakes", ("mistakes", *layers), PASSES)
 
     def pictures(self, look: Look) -> Findings:
         predictions = look.predictions
@@ -135,7 +135,8 @@ class Mistakes(ExplanationCallback):
                 for k, (name, role) in enumerate(roles)
             ]
             source = images.sources[number]
-            rows.append(draw_evidence(images.photographs[number], entries, source=source))
+            picture = images.photographs[number]
+            rows.append(draw_evidence(picture, entries, source=source, edge=_EDGE))
         return rows
 
     def _compose_random(

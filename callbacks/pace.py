@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 
 FADE = 0.5  # part of an earlier, slower record that still counts beside the latest
+PART = 0.5  # part of the time left that a piece may take where it cannot be stopped
 DOUBT = 0.9  # an estimate for which there was no time is corrected by this factor
 
 
@@ -82,3 +84,29 @@ class Pace:
             (n for n, seconds in estimates if seconds <= (left if n == 1 else part * left)),
             default=0,
         )
+
+
+class Allowance:
+    """How many equal steps may begin before a deadline, asked again and again; see ``__call__``.
+
+    Args:
+        deadline: reading of ``time.perf_counter`` after which no step begins.
+        on_cpu: whether a step is done when it returns, so that each may be asked for. Other devices
+            are only told what to do: there, steps are allowed in pieces that take at most half of
+            the time left, and only between pieces is the device waited for.
+    """
+
+    def __init__(self, deadline: float, *, on_cpu: bool):
+        self._deadline, self._on_cpu = deadline, on_cpu
+        self._given, self._since = 1, time.perf_counter()  # the first step needs no leave
+
+    def __call__(self) -> int:
+        """Return how many steps may begin, now that those allowed before are done."""
+        now = time.perf_counter()
+        if now >= self._deadline:
+            return 0
+        if not self._on_cpu:
+            step = max((now - self._since) / self._given, 1e-6)
+            self._given = max(1, int(min(PART * (self._deadline - now) / step, 1e6)))
+            self._since = now
+        return self._given

@@ -13,6 +13,7 @@ from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 
 from convlens.core.files import open_atomic
+from convlens.core.host_copy import HostCopy
 from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
@@ -52,6 +53,7 @@ class EpochLog(L.Callback):
         self._validating = contextlib.ExitStack()
         self._looked_before = 0.0
         self._open = False  # whether an epoch is under way
+        self._unread: list[tuple[int, HostCopy]] = []  # optimiser steps, and their losses
 
     # --- the network before training
 
@@ -95,8 +97,18 @@ class EpochLog(L.Callback):
             number == trainer.num_training_batches or not number % trainer.accumulate_grad_batches
         )
         if is_step and trainer.global_step % trainer.log_every_n_steps == 0:
-            values = {"train_step/loss": float(outputs["mean"])}
-            write_numbers(trainer, values, trainer.global_step)
+            self._unread.append((trainer.global_step, HostCopy(outputs["mean"])))
+            # another device is still computing this loss: it is written with the next one
+            self._write_losses(trainer, leave=int(pl_module.device.type != "cpu"))
+
+    def _write_losses(self, trainer: L.Trainer, *, leave: int = 0) -> None:
+        """Write the losses of steps, but for the ``leave`` latest."""
+        while len(self._unread) > leave:
+            step, loss = self._unread.pop(0)
+            write_numbers(trainer, {"train_step/loss": float(loss.read())}, step)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        self._write_losses(trainer)  # a run that is resumed from it does not repeat these steps
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating.enter_context(count_seconds("validation"))
@@ -106,6 +118,7 @@ class EpochLog(L.Callback):
 
     def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         """Write the row of an epoch that ends."""
+        self._write_losses(trainer)
         module.publish("train", module.train_metrics)
         self._open = False
         looking = self.ledger.total - self._looked_before

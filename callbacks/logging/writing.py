@@ -8,12 +8,14 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from convlens.callbacks.explanation import Explanation
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import record_writer
 
 from convlens.draw.jpeg import encode_jpeg
+from convlens.rundir.maps import Maps, write_maps
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -32,6 +34,11 @@ def find_event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 
 
+def takes_only_events(trainer: Trainer) -> bool:
+    """Return whether no logger but TensorBoard's is there: others may know only one thread."""
+    return len(find_event_loggers(trainer)) == len(trainer.loggers)
+
+
 def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> None:
     """Write numbers by tag, at ``clock``, to every logger."""
     for logger in trainer.loggers:
@@ -43,9 +50,25 @@ def name_look(folder: Path, clock: int) -> Path:
     return folder / f"epoch_{clock:03d}"
 
 
+def write_finding(
+    trainer: Trainer, explanation: Explanation, tag: str, value: np.ndarray | Maps | float,
+    clock: int,
+) -> None:  # fmt: skip
+    """Write what an explanation found: a picture, a number, or maps (to files only)."""
+    folder = explanation.folder
+    if isinstance(value, np.ndarray):
+        photographs = explanation.photographs
+        write_picture(trainer, folder, tag, value, clock, photographs=photographs)
+    elif not isinstance(value, Maps):
+        write_numbers(trainer, {tag: value}, clock)
+    elif folder is not None:
+        write_maps(name_look(folder, clock), value)
+
+
 def write_picture(
-    trainer: Trainer, folder: Path | None, tag: str, picture: np.ndarray, clock: int
-) -> None:
+    trainer: Trainer, folder: Path | None, tag: str, picture: np.ndarray, clock: int, *,
+    photographs: bool = False,
+) -> None:  # fmt: skip
     """Write one picture under ``tag`` at ``clock``, to every logger that takes pictures.
 
     ``SummaryWriter.add_image`` would encode PNG, which takes forty times as long and five times
@@ -58,8 +81,9 @@ def write_picture(
         tag: the name of the picture.
         picture: (H, W, 3) uint8.
         clock: completed epochs.
+        photographs: see ``convlens.draw.jpeg.encode_jpeg``.
     """
-    encoded = encode_jpeg(picture)
+    encoded = encode_jpeg(picture, photographs=photographs)
     height, width = picture.shape[:2]
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     for logger in trainer.loggers:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from convlens.draw.colour import colour_table
 from convlens.pages.report import report
-from convlens.rundir.maps import IMAGE, read_maps
+from convlens.rundir.maps import IMAGE, Maps, read_maps, write_maps
 from support.browser import Browser, Page
 from support.maps_made import CLASSES, EMPTY, LAYERS, MISSING, SPARSE, write_run_with_maps
 
@@ -149,6 +149,42 @@ def test_legend_tells_the_scale(page, home):
     choose(page, "method", "occlusion")
     low, high, _ = words(page, "legend", PROBES[2]).split()
     assert low[0] == "−" and high[0] == "+" and low[1:] == high[1:]
+
+
+def test_one_pixel_far_above_the_others_leaves_them_their_colours(browser: Browser, tmp_path):
+    """Attributions of pixels end at the 99th percentile; the number at the pointer stays true."""
+    values = np.random.default_rng(3).normal(0, 1, (1, 1, 14, 14)).astype(np.float32)
+    values[0, 0, 4, 9] = 50.0
+    facts = ("p", ["target"], [["cat"]], np.ones((1, 1), np.float32))
+    home = write_run_with_maps(tmp_path / "run", epochs=1)
+    for method in ("integrated_gradients", "superpixels"):
+        for epoch in (0, 1):
+            maps = Maps(method, [PROBES[2]], *facts[1:], {IMAGE: values * (1 + epoch)})
+            write_maps(home / "explanations" / f"epoch_{epoch:03d}", maps)
+    sizes = {
+        "run": np.sort(np.abs(np.concatenate([values, 2 * values])).ravel()),
+        "map": np.sort(np.abs(2 * values).ravel()),
+    }
+    with browser.page(1200, 1000) as page:
+        page.open(report(home).as_uri())
+        for method, within in (("integrated_gradients", 0.99), ("superpixels", 1.0)):
+            choose(page, "method", method)
+            choose(page, "cells", "sharp")
+            slide(page, "opacity", 100)
+            for scale, ordered in sizes.items():
+                choose(page, "scale", scale)
+                end = float(ordered[math.ceil(within * len(ordered)) - 1])
+                told = words(page, "legend", PROBES[2])
+                assert ("≥ +" in told and "≤ −" in told) == (within < 1)
+                assert float(told.replace("≥ ", "").split("+")[1].split()[0]) == pytest.approx(
+                    end, rel=6e-3
+                )
+                drawn = pixels(page)[..., :3].astype(int)
+                wanted = expected(2 * values[0, 0], -end, end, "coolwarm")
+                assert np.abs(drawn - wanted).max() <= 4
+            said = words(page, "value", PROBES[2])
+            assert said == "peak 100, row 4, column 9 of 14×14"
+        assert page.errors == []
 
 
 # --- pixels

@@ -17,11 +17,15 @@ from convlens.callbacks.session import gather_context
 from PIL import Image
 
 from convlens.config.compose import compose
+from convlens.core.photograph import Photograph
 from convlens.data.datamodule import PictureData
 from convlens.data.probes import choose_probes
+from convlens.draw.grad_cam_panel import ClassMap, draw_evidence, evidence_sheet
+from convlens.draw.jpeg import encode_jpeg
 from convlens.experiment.module import build_module
 from support.looks import FakeClock
 from support.pictures_made import photo
+from support.places import ROOT
 from support.tiny import TINY
 
 NAMES = ("cats", "dogs")
@@ -71,7 +75,8 @@ def drawn(monkeypatch) -> dict[str, list]:
     """What is given to the rows of the sheet of mistakes, and to other sheets by title."""
     found: dict[str, list] = {"rows": []}
 
-    def row(photograph, maps, *, source):
+    def row(photograph, maps, *, source, edge):
+        assert edge == 224
         found["rows"].append((photograph, maps, source))
         return np.zeros((8, 8, 3), np.uint8)
 
@@ -173,4 +178,18 @@ def test_sheets_are_drawn(folder):
     look = make_look("data=image_folder", f"data.dir={folder}", "data.resize=crop")
     sheets = dict(attached(Mistakes(mistakes=3), look).pictures(look))
     mistakes = sheets["predictions/mistakes"]
-    assert mistakes.shape[1] > 3 * 300 and all(sheet.std() > 10 for sheet in sheets.values())
+    assert mistakes.shape[1] > 3 * 260 and all(sheet.std() > 10 for sheet in sheets.values())
+
+
+def test_a_sheet_of_mistakes_takes_few_bytes_for_each_image():
+    """Eight photographs, each alone and under two maps: 24 images of at most 224 pixels."""
+    rng = np.random.default_rng(0)
+    with Image.open(ROOT / "tests" / "photographs" / "coffee.jpg") as opened:
+        photograph = Photograph(np.asarray(opened.convert("RGB")))
+    maps = [
+        ClassMap(rng.random((14, 14)), "cat", "predicted", 0.7),
+        ClassMap(rng.random((14, 14)), "dog", "true", 0.2),
+    ]
+    rows = [draw_evidence(photograph, maps, edge=224) for _ in range(8)]
+    sheet = evidence_sheet(rows, title="mistakes")
+    assert Mistakes.photographs and len(encode_jpeg(sheet, photographs=True)) < 24 * 20_000

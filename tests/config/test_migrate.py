@@ -69,7 +69,8 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
     now = compose(["callbacks=all", "data=image_folder"]).plain()
     old = compose(["callbacks=all", "data=image_folder"]).plain()
     for group, keys in {
-        "training": ("batch_size_is", "accumulate", "lr_is", "validations", "compile"),
+        "training": ("batch_size_is", "accumulate", "lr_is", "validations", "compile",
+                     "deterministic"),
         "data": ("masks",), "model": ("weights",), "looking": ("first_seconds", "last_seconds"),
         "alarms": ("gap", "gap_epochs", "patience", "dead_share"),
         "callbacks": ("budget", "scores"),
@@ -86,6 +87,8 @@ def test_what_was_added_later_is_filled_in_as_it_had_no_effect():
     for plain in (now, found):
         plain["callbacks"].pop("scores", None), plain["callbacks"].pop("budget", None)
         plain["alarms"].pop("gap")
+    # nothing was compiled
+    assert (now["training"].pop("compile"), found["training"].pop("compile")) == ("auto", False)
     # what pictures showed stays as it was
     for look, key, before in (
         ("activation_grids", "order", "index"), ("activation_grids", "channels", None),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 
 from convlens.draw import text
 from convlens.draw.canvas import (
@@ -27,7 +28,9 @@ from convlens.draw.canvas import (
 from convlens.draw.colour import colour_bar, colour_table, colourise, format_number
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.palette import BACKGROUND
+from convlens.draw.photograph import overlay_map
 from convlens.draw.picture import compute_legible_size, resize, to_uint8
+from support.places import ROOT
 
 NAMES = [
     "dog",
@@ -218,6 +221,27 @@ def test_thin_red_lines_survive_the_jpeg():
     decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(image))).convert("RGB")).astype(int)
     assert (decoded[:, 20, 0] - decoded[:, 20, 1] > 120).all()
     assert (np.abs(decoded[:, 15, 0] - decoded[:, 15, 1]) < 30).all()
+
+
+@pytest.mark.parametrize("name", ["cat", "coffee"])
+def test_photographs_keep_their_looks_in_fewer_bytes(name):
+    """Under smooth heat, colour at half the resolution is nearly the same; cells need all of it."""
+    with Image.open(ROOT / "tests" / "photographs" / f"{name}.jpg") as opened:
+        picture = np.asarray(opened.convert("RGB").resize((320, 240)))
+    rng = np.random.default_rng(0)
+    heat = overlay_map(picture, rng.random((7, 7)), high=1.0)
+    cells = overlay_map(picture, rng.random((70, 70)), high=1.0, pixelated=True)
+
+    def differ(image, **more) -> tuple[int, float, int]:
+        encoded = encode_jpeg(image, **more)
+        opened = Image.open(io.BytesIO(encoded))
+        error = np.abs(np.asarray(opened.convert("RGB")).astype(int) - image).mean()
+        return len(encoded), error, get_sampling(opened)
+
+    (whole, error, full), (small, less, half) = differ(heat), differ(heat, photographs=True)
+    assert (full, half) == (0, 2) and small < 0.85 * whole
+    assert error < 3 and less < 4
+    assert differ(cells, photographs=True)[1] > 1.3 * differ(cells)[1]
 
 
 def test_only_images_are_encoded():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convlens.draw import activation_grid as drawing
 from convlens.draw.activation_grid import activation_grid, compute_grid_layout
@@ -20,6 +22,7 @@ from convlens.draw.activation_levels import (
 )
 from convlens.draw.canvas import PAD
 from convlens.draw.colour import colour_table
+from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import BACKGROUND, RED
 
 VIRIDIS, SIGNED = colour_table("viridis"), signed_table()
@@ -243,6 +246,39 @@ def test_the_image_stands_beside_the_grid_at_a_size_worth_looking_at(side, optio
 def test_cells_of_few_channels_are_large_enough_to_see(channels, size):
     assert compute_grid_layout(channels, *size, captions=True).cell_height >= 80
     assert compute_grid_layout(channels, *size).cell_height >= 48
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("side", "bytes_each"), [(4, 90), (7, 30), (14, 10)])
+def test_values_that_are_whole_jpeg_blocks_are_exact_and_small(side, bytes_each, beside):
+    """Noise is the hardest to compress; the size is stated by the number of values."""
+    maps = noise(64, side, side)
+    image = torch.full((3, 30, 30), 0.5) if beside else None
+    panel = activation_grid(maps, title="a layer", image=image)
+    encoded = encode_jpeg(panel)
+    assert len(encoded) <= bytes_each * maps.numel()
+    decoded = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+    layout = compute_grid_layout(64, side, side, captions=True)
+    down, along = steps_of(layout)
+    height, width = size_of(layout)
+    top, left = panel.shape[0] - PAD - height, panel.shape[1] - PAD - width
+    step = layout.cell_height // side
+    assert step % 8 == down % 8 == along % 8 == 0
+    for row in range(0, height - step, down):
+        for column in range(0, width - step, along):
+            cell = decoded[top + row :, left + column :][:step, :step]
+            assert (top + row) % 8 == (left + column) % 8 == 0
+            assert np.ptp(cell, axis=(0, 1)).max() <= 2, "one colour"
+            drawn = panel[top + row, left + column].astype(int)
+            assert np.abs(cell - drawn).max() <= 12
+
+
+def test_large_maps_are_not_larger_than_needed():
+    heights = {
+        side: compute_grid_layout(64, side, side, captions=True).cell_height
+        for side in (37, 74, 112, 149, 299)
+    }
+    assert heights == {37: 74, 74: 74, 112: 112, 149: 112, 299: 112}
 
 
 def test_the_order_of_the_index_keeps_every_channel_in_its_place():

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import squeezenet1_1
 
 from convlens.core.errors import UserError
+from convlens.explain import ascent as ascent_module
+from convlens.explain import filters as filters_module
 from convlens.explain import gradient_ascent, kernels, to_display
-from convlens.explain.ascent import draw_moves
+from convlens.explain.ascent import Ascent, draw_moves
 from convlens.explain.filters import choose_batch, find_logits_layer, get_recipe
 from convlens.explain.taps import record
 from support.explain_networks import ConvNet, field, pictures, seeded
@@ -274,3 +277,78 @@ def test_an_unknown_recipe_is_named():
     assert get_recipe("robust")["colours"]
     with pytest.raises(ValueError, match="zoom"):
         gradient_ascent(linear_net(), "0", [1], size=12, zoom=1.0, **ASCENT)
+
+
+class Alone(TorchFunctionMode):
+    """Refuses what makes a program wait for an accelerator, or copies numbers to one."""
+
+    REFUSED = (
+        Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__bool__, Tensor.__float__,
+        Tensor.__int__, Tensor.nonzero, Tensor.new_tensor, torch.tensor, torch.nonzero,
+    )  # fmt: skip
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.REFUSED, f"{function.__name__} waits for the device"
+        if function is Tensor.__getitem__:
+            places = args[1] if isinstance(args[1], tuple) else (args[1],)
+            lists = [each for each in places if isinstance(each, list | range)]
+            assert not lists, "an index that is a list is copied to the device"
+            masks = [p for p in places if isinstance(p, Tensor) and p.dtype == torch.bool]
+            assert not masks, "the size of the result has to be waited for"
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_steps_of_an_ascent_wait_for_nothing(monkeypatch):
+    """All units are one batch, and only the copy before the first step leaves the host."""
+    whole, copy, step, batches, passes = (
+        Ascent.__call__, ascent_module.make_matrices, Ascent.mean_outputs, [], []
+    )  # fmt: skip
+
+    def make_matrices(*told):
+        with torch._C.DisableTorchFunction():
+            return copy(*told)
+
+    def climb(ascent, images, *told):
+        batches.append(len(images))
+        with Alone():
+            return whole(ascent, images, *told)
+
+    monkeypatch.setattr(ascent_module, "make_matrices", make_matrices)
+    monkeypatch.setattr(Ascent, "__call__", climb)
+    monkeypatch.setattr(Ascent, "mean_outputs", lambda *a: passes.append(1) or step(*a))
+    options = {"size": 24, **ASCENT, "steps": 8, **get_recipe("robust")}
+    gradient_ascent(seeded(ConvNet), "conv2", [0, 5, 7], **options)
+    assert batches == [3] and len(passes) == 9  # eight steps, and what they led to
+    with pytest.raises(AssertionError, match="waits"), Alone():
+        torch.ones(2).sum().item()
+
+
+def test_an_ascent_asks_only_when_what_it_was_allowed_is_done():
+    """Leave for several steps at once, as an accelerator gets it, changes no bit."""
+    model, options = seeded(ConvNet), {"size": 24, **ASCENT, "steps": 8}
+    whole = gradient_ascent(model, "conv2", [4, 1], **options)
+    asked = []
+    for leave in ([3, 4], [7], [99], [1] * 7):
+        answers = iter(leave)
+        found = gradient_ascent(
+            model, "conv2", [4, 1], proceed=lambda a=answers: asked.append(1) or next(a), **options
+        )
+        assert torch.equal(found.images, whole.images) and len(asked) == len(leave)
+        asked.clear()
+    answers = iter([3, 0])
+    cut = gradient_ascent(model, "conv2", [4, 1], proceed=lambda: next(answers), **options)
+    assert cut.steps.tolist() == [4, 4]
+
+
+def test_the_canvas_of_a_layer_is_measured_once(monkeypatch):
+    model, measured = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), []
+    real = filters_module.find_probe
+    monkeypatch.setattr(
+        filters_module, "find_probe", lambda *told: measured.append(told[1]) or real(*told)
+    )
+    for size in (40, 40, 60):
+        gradient_ascent(model, "1", [0], size=size, **ASCENT)
+    assert measured == ["1", "1"]
+    model[1] = nn.Conv2d(4, 4, 35)
+    images = gradient_ascent(model, "1", [0], size=60, **ASCENT).images
+    assert measured == ["1", "1", "1"] and images.shape[-1] > 37

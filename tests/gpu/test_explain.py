@@ -7,7 +7,9 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from convlens.explain import attribute, grad_cam, gradient_ascent, occlusion
+from convlens.explain import ascent, attribute, grad_cam, gradient_ascent, occlusion
+from convlens.explain.ascent import Ascent
+from convlens.explain.filters import get_recipe
 from support.explain_networks import ConvNet, residual, seeded
 
 
@@ -69,3 +71,31 @@ def test_filter_pictures_repeat():
     ]
     assert torch.isfinite(made[0]).all() and made[0].std() > 0
     assert torch.equal(*made)
+
+
+def test_the_steps_of_an_ascent_wait_for_nothing(monkeypatch):
+    """The driver itself refuses whatever would wait, but for the one copy before the steps."""
+    whole, copy = Ascent.__call__, ascent.make_matrices
+
+    def make_matrices(*told):
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return copy(*told)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def climb(*told):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return whole(*told)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(ascent, "make_matrices", make_matrices)
+    monkeypatch.setattr(Ascent, "__call__", climb)
+    there = seeded(ConvNet).cuda()
+    found = gradient_ascent(
+        there, "conv2", None, size=24, channels=3, steps=8, step_size=0.05, seed=0,
+        **get_recipe("robust"),
+    )  # fmt: skip
+    assert found.steps.tolist() == [8] * len(found.units)

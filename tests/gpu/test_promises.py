@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -86,8 +87,9 @@ def test_runs_repeat_and_looking_changes_nothing(tmp_path, precision):
     [
         [*FULL, "training.steps_per_epoch=150", "precision=bf16"],
         [*TWO_UNFREEZES, "training.steps_per_epoch=80", "precision=32", "optimizer=adam"],
+        [*FULL, "training.steps_per_epoch=150", "precision=bf16", "training.compile=true"],
     ],
-    ids=["plain", "unfreezing"],
+    ids=["plain", "unfreezing", "compiled"],
 )
 def test_a_killed_run_resumes_to_the_same_end(tmp_path, words):
     words = [*words, "callbacks=none"]
@@ -95,6 +97,34 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path, words):
     kill_in_epoch(tmp_path / "killed", 3, *words)
     assert main(["resume", f"run={tmp_path / 'killed'}"]) == 0
     assert_same(alone, tmp_path / "killed")
+
+
+@pytest.mark.parametrize("kind", ["true", "graphs"])
+def test_compiled_runs_repeat_and_looking_changes_nothing(tmp_path, kind):
+    """The last batch of an epoch is smaller; the run ends near one that is not compiled."""
+    words = [*FULL, "precision=bf16", f"training.compile={kind}"]
+    once = train(tmp_path / "once", *words)
+    assert_same(once, train(tmp_path / "again", *words))
+    one, other = read_weights(once), read_weights(train(tmp_path / "b", *words, "callbacks=none"))
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    train(tmp_path / "plain", *FULL, "precision=bf16", "training.compile=false", "callbacks=none")
+    losses = [
+        json.loads((tmp_path / name / "summary.json").read_text())["train"]["loss"]
+        for name in ("once", "plain")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_compiled_finetuning_trains_its_frozen_phase_without_compiling(tmp_path):
+    words = [*TWO_UNFREEZES, "precision=32", "training.compile=true"]
+    assert_same(train(tmp_path / "one", *words), train(tmp_path / "two", *words))
+
+
+def test_kernels_that_are_not_deterministic_train(tmp_path, capsys):
+    home = train(tmp_path / "run", *FULL, "training.deterministic=false", "precision=32")
+    assert "equal runs may differ" in capsys.readouterr().out
+    kernels = json.loads((home / "summary.json").read_text())["kernels"]
+    assert kernels["deterministic"] is False and kernels["tf32"] == "convolutions"
 
 
 @pytest.mark.parametrize("name", ["vgg16", "inception_v3", "resnet50", "efficientnet_b0"])

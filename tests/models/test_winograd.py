@@ -103,6 +103,15 @@ def test_a_chain_gives_what_its_layers_give(threads, pictures):
     assert not found.requires_grad
 
 
+def test_the_first_layers_see_few_images_at_a_time():
+    """Their maps are the largest: a whole batch of them would decide the peak of memory."""
+    layers, seen = chain(), []
+    layers[0][0].register_forward_hook(lambda layer, x, y: seen.append(len(y)))
+    FrozenChain(layers)(torch.rand(19, 3, 30, 30))
+    assert sum(seen) == 19
+    assert max(seen) == winograd.PIECE
+
+
 def test_a_chain_gives_the_same_bits_every_time():
     layers, x = chain(), torch.rand(20, 3, 30, 30)
     assert torch.equal(FrozenChain(layers)(x), FrozenChain(layers)(x))

@@ -100,6 +100,7 @@ def test_sparse_methods_and_left_out_probes_stay_as_they_are(data):
     occlusion, grad_cam = (run["methods"][name] for name in ("occlusion", "grad_cam"))
     assert [look["epoch"] for look in occlusion["looks"]] == list(range(0, EPOCHS + 1, SPARSE))
     assert occlusion["layers"] == [IMAGE] and occlusion["signed"] and not grad_cam["signed"]
+    assert occlusion["within"] == grad_cam["within"] == 1
     assert [len(look["probes"]) for look in grad_cam["looks"]] == [
         3 if epoch == MISSING else 4 for epoch in range(EPOCHS + 1)
     ]
@@ -112,6 +113,7 @@ def test_a_method_of_another_library_is_signed():
     viewer = build_viewer([ViewerRun("", [ViewerProbe("p")], {"deep_lift": {3: maps}})])
     method = json.loads(viewer.data)["runs"][0]["methods"]["deep_lift"]
     assert method["signed"] and method["title"] == "Deep lift" and "red" in method["reading"]
+    assert method["within"] == 0.99  # of the magnitudes lie within the colours
     assert viewer.epochs == (3, 3)
 
 

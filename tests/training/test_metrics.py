@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from convlens.training.metrics import ClassCounts, EpochMetrics
@@ -24,6 +25,43 @@ def test_the_loss_is_the_mean_over_pictures_for_uneven_batches(sizes):
     found = metrics.compute()
     assert found["loss"] == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-6)
     assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_and_accuracy_are_torchmetrics_bit_for_bit(dtype):
+    torch.manual_seed(0)
+    metrics = EpochMetrics(list("abcde"), detailed=False)
+    loss = MeanMetric(nan_strategy="disable")
+    accuracy = MulticlassAccuracy(num_classes=5, average="micro", validate_args=False)
+    for count in (1, 7, 20, 64, 1000, 20, 3):
+        logits, labels = torch.randn(count, 5, dtype=dtype), torch.randint(5, (count,))
+        value = cross_entropy(logits, labels)
+        metrics.update(value, logits, labels)
+        loss.update(value.expand(count))
+        accuracy.update(logits.argmax(1), labels)
+    assert metrics.compute() == {
+        "loss": float(loss.compute()),
+        "accuracy": float(accuracy.compute()),
+    }
+
+
+def test_states_of_torchmetrics_continue():
+    """A checkpoint of a stopped epoch, written before these metrics were our own."""
+    logits, labels = torch.randn(9, 3), torch.randint(3, (9,))
+    whole, part = (EpochMetrics(list("abc"), detailed=False) for _ in range(2))
+    old = {
+        "loss": MeanMetric(nan_strategy="disable"),
+        "accuracy": MulticlassAccuracy(num_classes=3, average="micro", validate_args=False),
+    }
+    old["loss"].update(torch.tensor(0.5).expand(9))
+    old["accuracy"].update(logits.argmax(1), labels)
+    for name, metric in old.items():
+        for key in metric._defaults:
+            setattr(part.get_submodule(name), key, getattr(metric, key))
+    whole.update(torch.tensor(0.5), logits, labels)
+    for metrics in (whole, part):
+        metrics.update(torch.tensor(0.25), logits, labels)
+    assert part.compute() == whole.compute()
 
 
 def test_a_loss_that_is_not_a_number_stays_one():

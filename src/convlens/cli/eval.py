@@ -9,8 +9,8 @@ from __future__ import annotations
 from convlens.cli.results import format_seconds, print_results
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
+from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process
-from convlens.core.progress import LOADING, progress_bar
 from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.inputs import find_checkpoint
 from convlens.rundir import log as logs
@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     if ckpt is not None and home is not None:
         raise UserError(f"ckpt={ckpt} run={home}: both name a checkpoint; leave one of them out")
     path = find_checkpoint(ckpt, home)
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.experiment.evaluate import evaluate
         from convlens.experiment.summary import seconds_by_name
 

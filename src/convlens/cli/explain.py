@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from convlens.cli.words import RECIPE, Word, Words, extract_words
-from convlens.core.progress import LOADING, progress_bar
+from convlens.core.loading import loading_libraries
+from convlens.core.progress import progress_bar
 
 WORDS: Words = {
     "ckpt": Word(
@@ -41,7 +42,7 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.experiment.explain import explain_images
         from convlens.experiment.inputs import EXAMPLE
         from convlens.experiment.methods import choose_methods

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 
+from convlens.cli.layout import format_examples, format_rows
 from convlens.cli.words import Keys, extract_words
 from convlens.core.errors import UserError
 
 HELP = ("-h", "--help")
 VERSION = ("-V", "--version")
 CFG = ("-c", "--cfg")
+EXAMPLES = (
+    "convlens train exp=scratch training.epochs=3",
+    "convlens explain image=photo.jpg ckpt=last",
+    "convlens resume run=last",
+)
 
 
 def answer_flags(command: str, summary: str, module: ModuleType, words: list[str]) -> str | None:
@@ -39,6 +46,15 @@ def answer_flags(command: str, summary: str, module: ModuleType, words: list[str
     if typed != "job":
         raise UserError(f"--cfg {typed}: expected `--cfg job`, which prints the config of the run")
     return _composed_yaml(module, others)
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """Return a line for each command."""
+    lines = ["usage: convlens COMMAND [key=value …]", ""]
+    lines += format_rows(commands.items())
+    lines += ["", *format_examples(EXAMPLES)]
+    lines += ["", "`convlens COMMAND --help` lists a command's words, with meanings and defaults."]
+    return "\n".join(lines)
 
 
 def version_line() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_number
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.core.progress import LOADING, progress_bar
+from convlens.core.loading import loading_libraries
+from convlens.core.progress import progress_bar
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
 WORDS: Words = {
@@ -34,7 +35,7 @@ def run(words: list[str]) -> int:
     file = Path(values["plot"]).expanduser() if values["plot"] else None
     if file and file.exists() and not config.overwrite:  # refuse before minutes of work
         raise UserError(f"plot={file} exists: choose another file, or set overwrite=true")
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.draw.charts import rate_curve
         from convlens.draw.jpeg import encode_png
         from convlens.experiment.assemble import assemble

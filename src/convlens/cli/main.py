@@ -12,11 +12,11 @@ import sys
 import threading
 
 from convlens.cli.completion import COMPLETE, print_candidates, print_script
-from convlens.cli.flags import HELP, VERSION, answer_flags, version_line
+from convlens.cli.flags import HELP, VERSION, answer_flags, overview, version_line
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
+from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process
-from convlens.core.progress import LOADING, progress_bar
 from convlens.rundir import log as logs
 
 # name -> what it does; each is a module here and a target of the Makefile
@@ -94,8 +94,6 @@ def _run_command(command: str, words: list[str]) -> int:
     if command == "help" and words:
         command, *words = [*words, "--help"]
     if command in (*HELP, *TOOLS):
-        from convlens.cli.help import overview
-
         print(overview(COMMANDS | TOOLS))
         return 0
     if command in VERSION:
@@ -105,7 +103,7 @@ def _run_command(command: str, words: list[str]) -> int:
         raise UserError(f"{command}: no such command; {nearest(command, [*COMMANDS, *TOOLS])}")
     words = split_make_words(words)
     # only this command's imports: `split` does not wait for torch and Lightning
-    with progress_bar(LOADING):
+    with loading_libraries():
         module = importlib.import_module(f"convlens.cli.{command.replace('-', '_')}")
     if (answer := answer_flags(command, COMMANDS[command], module, words)) is not None:
         print(answer)

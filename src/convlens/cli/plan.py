@@ -12,7 +12,8 @@ from convlens.cli.results import right, screen, whole
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.config.compose import compose
 from convlens.config.schema import get_name
-from convlens.core.progress import LOADING, progress_bar
+from convlens.core.loading import loading_libraries
+from convlens.core.progress import progress_bar
 from convlens.rundir import log as logs
 
 MOMENTS = ("start", "epoch", "end", "test")
@@ -37,7 +38,7 @@ def run(words: list[str]) -> int:
     if values["ckpt"]:
         return _plan_checkpoint(values["ckpt"], overrides)
     config = compose(overrides)
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.experiment.plan import plan
 
     logs.silence_libraries()  # Lightning has added its own handler on import
@@ -126,6 +127,7 @@ def _print_training(plan: Plan) -> None:
         "optimizer": get_name(config.optimizer) + rate,
         "scheduler": get_name(config.scheduler),
         "precision": plan.precision + (f" ({requested})" if requested != plan.precision else ""),
+        "compile": plan.compile,
     }
     timed = plan.trained_phases if plan.is_timed else []
     for planned in timed:

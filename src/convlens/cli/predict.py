@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from convlens.cli.words import RECIPE, Word, Words, extract_words, missing_word, read_count
 from convlens.core.errors import UserError
-from convlens.core.progress import LOADING, progress_bar
+from convlens.core.loading import loading_libraries
+from convlens.core.progress import progress_bar
 
 WORDS: Words = {
     "ckpt": Word(
@@ -37,7 +38,7 @@ def run(words: list[str]) -> int:
             "predict needs ckpt=FILE, such as ckpt=last (the newest run's best one) or "
             "ckpt=example; or model=NAME model.head=imagenet"
         )
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.experiment.data import describe_used_images
         from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
         from convlens.experiment.networks import load_network

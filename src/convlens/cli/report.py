@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens.cli.words import Word, Words, parse_words
-from convlens.core.progress import LOADING, progress_bar
+from convlens.core.loading import loading_libraries
+from convlens.core.progress import progress_bar
 from convlens.rundir.runs import find_newest_run
 
 WORDS: Words = {
@@ -19,7 +20,7 @@ WORDS: Words = {
 def run(words: list[str]) -> int:
     name = parse_words(words, "report", WORDS)["run"]
     home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.pages.report import report
 
     with progress_bar("writing the report"):

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-WIDTH = 120  # characters of a table's lines where there is no terminal
+from convlens.cli.layout import WIDTH
+
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 KEY = re.compile(r"\blooking\.[a-z_]+")
 NAMED = 3  # explanations named in one line; summary.json lists all of them

@@ -8,8 +8,8 @@ from convlens.cli.results import print_closing
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, missing_word
 from convlens.config.checks import restore_config
 from convlens.core.errors import UserError, nearest
+from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process
-from convlens.core.progress import LOADING, progress_bar
 from convlens.core.stopwatch import with_stopwatch
 from convlens.experiment.resume import FREE, Start, build_resumed_config, has_work_left
 from convlens.rundir.lock import Hold
@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
             if is_first_process():
                 _finish(home)
             return 0
-    with progress_bar(LOADING):
+    with loading_libraries():
         from convlens.experiment.train import train
 
     home, summary = train(changed_config, resume=home)

@@ -13,8 +13,8 @@ from convlens.cli.results import folded, print_closing, right, screen
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_switch
 from convlens.config.compose import compose
 from convlens.core.errors import Interrupted, UserError
+from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process, is_launched_externally
-from convlens.core.progress import LOADING, progress_bar
 from convlens.core.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
         return _train_all(overrides)
     with Stopwatch("setup").running():
         config = compose(overrides)
-        with progress_bar(LOADING):
+        with loading_libraries():
             from convlens.experiment.train import train
 
         home, summary = train(config)

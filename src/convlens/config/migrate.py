@@ -14,7 +14,7 @@ import yaml
 from convlens.config.schema import LOOKS, TARGET, Config
 from convlens.core.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 KEY = "format"
 
 
@@ -129,4 +129,11 @@ def _to_3(plain: dict) -> dict:
     return plain
 
 
-_STEPS = (_to_1, _to_2, _to_3)
+def _to_4(plain: dict) -> dict:
+    """Add whether kernels are deterministic; they always were."""
+    if "training" in plain:
+        plain["training"] = {"deterministic": True, **plain["training"]}
+    return plain
+
+
+_STEPS = (_to_1, _to_2, _to_3, _to_4)

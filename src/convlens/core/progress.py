@@ -1,6 +1,7 @@
 """What long work shows while it lasts: a bar on a terminal, a line elsewhere, both on stderr.
 
-Nothing is shown of work that ends within ``SHOWN_AFTER`` seconds, or in any process but the first.
+By default, nothing is shown of work that ends within ``SHOWN_AFTER`` seconds. No process but the
+first shows anything.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ if TYPE_CHECKING:  # slow to import, and most commands show no bar
 
 SHOWN_AFTER = 2.0  # seconds of work before it is shown
 REPEATED_AFTER = 60.0  # seconds between two lines about the same work
-LOADING = "loading the libraries"  # title of the imports that commands wait for
 TICK = 0.2  # seconds between two looks at the clock
 
 _display: Progress | None = None  # the bars that a terminal shows now
@@ -49,13 +49,18 @@ class Work:
         title: name of the work.
         total: number of its items; None if it is unknown.
         in_bytes: whether it counts bytes instead of items.
+        after: seconds of work before it is shown; None means ``SHOWN_AFTER``.
     """
 
-    def __init__(self, title: str = "", total: int | None = None, *, in_bytes: bool = False):
+    def __init__(
+        self, title: str = "", total: int | None = None, *, in_bytes: bool = False,
+        after: float | None = None,
+    ):  # fmt: skip
         self._title, self._total, self._in_bytes = title, total, in_bytes
         self._part, self._done = "", 0
         self._began = time.perf_counter()
-        self._due = SHOWN_AFTER  # seconds after the beginning at which the next line is printed
+        # seconds after the beginning at which the next line is printed
+        self._due = SHOWN_AFTER if after is None else after
         self._own: Progress | None = None
         self._shown: Progress | None = None  # ``_own``, or another one that was shown already
         self._bar: TaskID | None = None
@@ -153,8 +158,9 @@ class Work:
 
 @contextmanager
 def progress_bar(
-    title: str, total: int | None = None, *, visible: bool = True, in_bytes: bool = False
-) -> Iterator[Work]:
+    title: str, total: int | None = None, *, visible: bool = True, in_bytes: bool = False,
+    after: float | None = None,
+) -> Iterator[Work]:  # fmt: skip
     """Show work that takes long until the end of the ``with``.
 
     Args:
@@ -162,11 +168,14 @@ def progress_bar(
         total: number of items or bytes; None if it is unknown.
         visible: False for work that nobody waits for.
         in_bytes: whether bytes are counted instead of items.
+        after: seconds of work before it is shown; None means ``SHOWN_AFTER``.
 
     Yields:
         The work, to report how far it is.
     """
-    work = Work(title if visible and is_first_process() else "", total, in_bytes=in_bytes)
+    work = Work(
+        title if visible and is_first_process() else "", total, in_bytes=in_bytes, after=after
+    )
     if not visible:
         yield work
         return

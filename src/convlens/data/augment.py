@@ -9,6 +9,8 @@ Legend: ``B`` images, ``C`` channels, ``H W`` height and width in pixels.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -120,10 +122,10 @@ class Augmentation:
             flip[:, 1, 1] = torch.where(draw["horizontal_flip"] < 0.5, -1.0, 1.0)
 
         pixels = rotation @ shift @ shear @ zoom @ self._build_crop(draw, eye, height, width) @ flip
-        half = torch.tensor([height / 2, width / 2, 1.0], dtype=torch.float64, device=draws.device)
+        half = _constant((height / 2, width / 2, 1.0), torch.float64, draws.device)
         normalised = pixels * half[None, None, :] / half[None, :, None]
         # (row, column) to (x, y): swap the first two rows and the first two columns
-        order = torch.tensor([1, 0, 2], device=draws.device)
+        order = _constant((1, 0, 2), torch.int64, draws.device)
         return normalised[:, order][:, :, order][:, :2]
 
     def _build_crop(self, draw: dict[str, Tensor], eye: Tensor, height: int, width: int) -> Tensor:
@@ -133,7 +135,7 @@ class Augmentation:
             return crop
         low, high = self.ranges.random_resized_crop
         area = low + (high - low) * draw["crop_area"]
-        bounds = torch.tensor(self.ranges.crop_ratio, dtype=torch.float64, device=eye.device).log()
+        bounds = _constant(tuple(self.ranges.crop_ratio), torch.float64, eye.device).log()
         ratio = torch.exp(bounds[0] + (bounds[1] - bounds[0]) * draw["crop_ratio"])
         # `ratio` is width / height in pixels; a crop larger than the image is clipped to it
         tall = (area / ratio * width / height).sqrt().clamp(max=1)
@@ -182,6 +184,13 @@ def _build_grid(matrices: Tensor, shape: torch.Size) -> Tensor:
     return grid
 
 
+@lru_cache(maxsize=64)
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor that is made once per device: making one there waits for the device."""
+    with torch.inference_mode(False):  # else it could not be used in training afterwards
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _scale(draws: Tensor, limit: float) -> Tensor:
     """Map [0, 1) to [-limit, limit)."""
     return (2 * draws - 1) * limit
@@ -191,14 +200,15 @@ def _to_grey(images: Tensor) -> Tensor:
     """Return (B, 1, H, W): the luma of ITU-R 601, or the only channel."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    weights = _constant((0.299, 0.587, 0.114), images.dtype, images.device).view(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
 
 def _rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate the colours around the grey axis: one 3×3 rotation (Rodrigues) per image."""
     angle = (2 * torch.pi * turns).view(-1, 1, 1)
-    axis = images.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    skew = (0, -1, 1), (1, 0, -1), (-1, 1, 0)
+    axis = _constant(skew, images.dtype, images.device) / 3**0.5
     eye = torch.eye(3, device=images.device, dtype=images.dtype)
     along = torch.full_like(eye, 1 / 3)
     rotation = angle.cos() * eye + angle.sin() * axis + (1 - angle.cos()) * along

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from convlens.draw.activation_levels import (
     signed_table,
 )
 from convlens.draw.canvas import (
+    BLOCK,
     Label,
     add_title,
+    align,
     blank,
     diagonals,
     hstack,
@@ -36,7 +39,8 @@ _WIDEST, _TALLEST = 1500, 2400  # limits in pixels for all cells together
 _TARGET_WIDTH = 800  # width in pixels that small maps are magnified to
 _SMALLEST_CELL, _LARGEST_CELL = 24, 160  # longest edge of a magnified cell, pixels
 _LEGIBLE_CELL = 48  # longest edge of a magnified cell if the channels are few, pixels
-_PICTURE = 220, 320  # smallest and largest longest edge of the image beside the grid, pixels
+_REDUCED = 112  # longest edge of a reduced cell with a caption, pixels
+_PICTURE = 220, 224  # smallest and largest longest edge of the image beside the grid, pixels
 _SCALE, _STRIP = 260, 10  # width and height of the scale's colours, pixels
 _PALE: Colour = (190, 190, 200)
 _NAME = "viridis"
@@ -79,7 +83,8 @@ def compute_grid_layout(
 
     Small maps are magnified by a whole factor and large ones are reduced. The grid is about 800
     pixels wide, rarely wider than 1500, and at most 2400 pixels high unless cells cannot shrink
-    further.
+    further. With captions, cells begin at JPEG blocks, and a value covers whole blocks or an even
+    part of one: where it is a block, it takes a tenth of the bytes, and nothing is lost.
 
     Args:
         cells: Number of maps.
@@ -88,22 +93,35 @@ def compute_grid_layout(
         captions: Whether each cell has its channel's number below it; up to 64 such cells are in
             rows of 8, more in rows of 16, or of 32 if each is a single number.
     """
-    edge, caption = max(height, width), line_height(SMALL) if captions else 0
+    edge = max(height, width)
+    gap = BLOCK if captions else 3 if edge > 1 else 2
+    caption = -(-line_height(SMALL) // BLOCK) * BLOCK if captions else 0
     columns = _FEW_COLUMNS if captions and cells <= _FEW else _COLUMNS
     if captions and edge == 1 and cells > _FEW:
         columns *= 2
     columns = min(columns, cells)
     rows = -(-cells // columns)
-    gap = 6 if captions else 3 if edge > 1 else 2
     target = min(max(_TARGET_WIDTH // columns, _LEGIBLE_CELL), _LARGEST_CELL)
     if edge == 1 and (cells > _FEW or captions):  # one flat colour needs less room than a map
         target = _LEGIBLE_CELL if captions else _SMALLEST_CELL
     most = min((_WIDEST / columns - gap) / width, (_TALLEST / rows - caption - gap) / height)
     most = max(most, min(_SMALLEST_CELL, _WIDEST / columns) / edge)
     # round down: half a pixel more in each of 16 columns would exceed the limit
-    factor = min(-(-target // edge), max(1, int(most))) if most >= 1 else most
+    factor = min(_magnify(edge, target), max(1, int(most))) if most >= 1 else most
+    if captions and edge > _REDUCED:
+        factor = min(factor, _REDUCED / edge)
     cell = [max(int(side * factor + 1e-6), 4) for side in (height, width)]
     return GridLayout(rows, columns, *cell, gap, caption)
+
+
+def _magnify(edge: int, target: int) -> int:
+    """Return the whole factor that brings an edge near ``target`` pixels: blocks or parts of them.
+
+    >>> [_magnify(edge, 100) for edge in (4, 7, 14, 18, 28, 37, 56, 74, 112)]
+    [24, 16, 8, 4, 4, 2, 2, 1, 1]
+    """
+    factors = [1, 2, 4, *range(BLOCK, target + BLOCK, BLOCK)]
+    return min(factors, key=lambda factor: abs(log(factor * edge / target)))
 
 
 def _compute_averaging(old: int, new: int) -> np.ndarray:
@@ -299,9 +317,9 @@ def activation_grid(
         (levels, flat), table = compute_reference_levels(values[chosen]), colour_table(_NAME)
         scale = colour_bar(_SCALE, "mean - 2 sd", "+ 2 sd", name=_NAME)
     grid = _draw_grid(levels, table, chosen, flat, is_dead[chosen], captions=order == "strength")
-    sheet = vstack([scale, grid], gap=6)
+    sheet = vstack([align(scale), grid])
     if image is not None:
-        sheet = hstack([_draw_beside(image), sheet], gap=16)
+        sheet = hstack([align(_draw_beside(image)), sheet], gap=2 * BLOCK)
 
     facts, alerts = [_describe_selection(clean, len(chosen), order)], []
     if constant := int((flat & ~(is_dead | not_finite)[chosen]).sum()):

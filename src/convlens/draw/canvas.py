@@ -21,7 +21,8 @@ from convlens.draw.text import (
     wrap,
 )
 
-PAD = 12  # pixels around a panel
+BLOCK = 8  # JPEG codes blocks of so many pixels: what is aligned with them takes fewer bytes
+PAD = 2 * BLOCK  # pixels around a panel
 GAP = 8  # pixels between the pictures of a panel
 _TITLE_MAY_WIDEN_TO = 420  # pixels that a long title may widen the canvas to before it wraps
 
@@ -180,7 +181,7 @@ def add_title(
 
     A title that is too long first widens a narrow canvas a little, then wraps, then is cut with
     ``…``. The picture itself is unchanged at the lower left: its last row and its first column are
-    ``PAD`` pixels from the edges.
+    ``PAD`` pixels from the edges. Its first row is at a multiple of ``BLOCK``.
     """
     texts = [(title, TITLE, True, INK), (subtitle, BODY, False, MUTED), (alert, BODY, False, RED)]
     texts = [entry for entry in texts if entry[0]]
@@ -192,4 +193,13 @@ def add_title(
         text_band(width, *wrap(text, width, size, bold), size=size, bold=bold, ink=ink)
         for text, size, bold, ink in texts
     ]
-    return add_margin(vstack([vstack(bands, gap=2), picture]))
+    heading = vstack(bands, gap=2)
+    return add_margin(vstack([align(heading)[:, :width], picture]))
+
+
+def align(picture: np.ndarray) -> np.ndarray:
+    """Pad a picture at the bottom and the right, so that what follows starts at a JPEG block."""
+    rows, columns = (-(-side // BLOCK) * BLOCK for side in picture.shape[:2])
+    canvas = blank(rows, columns)
+    canvas[: picture.shape[0], : picture.shape[1]] = picture
+    return canvas

@@ -22,7 +22,7 @@ from convlens.draw.canvas import (
 )
 from convlens.draw.colour import HEAT, colour_bar, format_number
 from convlens.draw.palette import GREEN, MUTED, RED, SLATE, WHITE, Colour
-from convlens.draw.photograph import as_photograph, fit_photograph, overlay_map
+from convlens.draw.photograph import EDGE, as_photograph, fit_photograph, overlay_map
 from convlens.draw.picture import Array, as_array
 from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
@@ -133,8 +133,9 @@ def as_finite_map(map: Array) -> tuple[np.ndarray, bool]:
 
 
 def draw_classes(
-    photograph: Photograph, maps: Sequence[ClassMap], draw_row: DrawRow, source: str
-) -> np.ndarray:
+    photograph: Photograph, maps: Sequence[ClassMap], draw_row: DrawRow, source: str,
+    edge: int = EDGE,
+) -> np.ndarray:  # fmt: skip
     """Draw [photograph | overlay of each class], one row for each layer, a band above each class.
 
     The band names class, probability and role. It is green with the word "right" for "predicted =
@@ -146,6 +147,7 @@ def draw_classes(
         maps: One entry for each class, drawn in this order; all with the same layers.
         draw_row: Draws the maps of one layer.
         source: The name by which a user finds the image.
+        edge: Longest side of the photograph in pixels.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -155,7 +157,7 @@ def draw_classes(
     """
     if not maps:
         raise ValueError("a panel of class maps needs at least one class map")
-    picture = fit_photograph(photograph)
+    picture = fit_photograph(photograph, edge)
     width = max(picture.shape[1], NARROWEST)
     truth_known = any(entry.role == "true" for entry in maps)
     bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
@@ -200,11 +202,11 @@ def grad_cam_panel(
 
 def draw_evidence(
     image: Array | Photograph, maps: Sequence[ClassMap], *, source: str = "",
-    pixelated: bool = False,
+    pixelated: bool = False, edge: int = EDGE,
 ) -> np.ndarray:  # fmt: skip
-    """Draw a ``grad_cam_panel`` without its title, for sheets of several."""
+    """Draw a ``grad_cam_panel`` without its title, for sheets of several; ``edge`` in pixels."""
     draw_row = partial(_draw_row, pixelated=pixelated)
-    return draw_classes(as_photograph(image), maps, draw_row, source)
+    return draw_classes(as_photograph(image), maps, draw_row, source, edge)
 
 
 def evidence_sheet(rows: Sequence[np.ndarray], *, title: str) -> np.ndarray:

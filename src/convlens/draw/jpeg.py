@@ -21,17 +21,22 @@ def _encode(picture: np.ndarray, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def encode_jpeg(picture: np.ndarray, quality: int = 90) -> bytes:
+def encode_jpeg(
+    picture: np.ndarray, quality: int | None = None, *, photographs: bool = False
+) -> bytes:
     """Return a picture as JPEG bytes.
 
-    Colour is stored at full resolution (4:4:4), because the usual half resolution smears thin red
-    frames and letters.
+    Colour is stored at full resolution (4:4:4), because the usual half resolution washes out cells
+    and thin lines of another colour than what surrounds them.
 
     Args:
         picture: uint8 ``(H, W, 3)``.
-        quality: 1 (worst) to 100.
+        quality: 1 (worst) to 100; None for 82, or 80 for photographs.
+        photographs: whether it shows photographs, alone or under smooth maps: their colour is
+            stored at half the resolution (4:2:0), which takes a quarter off the bytes.
     """
-    return _encode(picture, "JPEG", quality=quality, subsampling=0)
+    quality = quality or (80 if photographs else 82)
+    return _encode(picture, "JPEG", quality=quality, subsampling=2 if photographs else 0)
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -44,14 +44,17 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
         log.warning(line)
 
 
-def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> None:
-    """Report precision, devices, where the images are, and the folder that is written to.
+def announce_start(
+    run: Run, trainer: L.Trainer, home: Path, measured: str, compiled: str
+) -> None:  # fmt: skip
+    """Report precision, devices, kernels, where images are, and the folder that is written to.
 
     Args:
         run: the prepared run.
         trainer: about to train it.
         home: the run folder.
         measured: how ``precision: auto`` was resolved; empty if the config names a precision.
+        compiled: whether the network is compiled, and why; empty if it goes without saying.
     """
     names = {lightning: name for name, lightning in PRECISIONS.items()}
     precision = names.get(str(trainer.precision), str(trainer.precision))
@@ -59,7 +62,13 @@ def announce_start(run: Run, trainer: L.Trainer, home: Path, measured: str) -> N
     device = DEVICES.get(kind, kind)
     if trainer.world_size > 1:
         device = f"{trainer.world_size} processes ({device})"
+    if kind == "cuda" and precision == "32":
+        device += ", convolutions in TF32"
     _report("precision", f"{precision} on {device}{measured and '; ' + measured}")
+    if compiled:
+        _report("compile", compiled)
+    if not run.config.training.deterministic:
+        _report("kernels", "not deterministic: equal runs may differ")
     _report("images", describe_residence(run.data.residence, run.data.nbytes, kind))
     if not run.config.trainer.fast_dev_run:
         _report("run folder", str(home))

@@ -14,11 +14,19 @@ from convlens.config.schema import Config, TrainerConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
 from convlens.core.progress import progress_bar
+from convlens.data.order import TrainingOrder
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
-from convlens.training.precision import choose_precision, measure_step_seconds
+from convlens.training.kernels import choose_kernels
+from convlens.training.precision import (
+    LARGE,
+    choose_precision,
+    count_multiply_adds,
+    has_native_bf16,
+    measure_step_seconds,
+)
 
 LIGHTNING = logging.getLogger("pytorch_lightning.utilities.rank_zero")
 
@@ -125,19 +133,42 @@ def settle_precision(run: Run) -> str:
     """
     if str(run.config.precision) != "auto":
         return ""
-    if is_launched_externally():  # processes that measure separately might choose differently
-        half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        chosen = "bf16" if half else "32"
-        reason = "not measured, because all processes need the same precision"
-    else:
-        with progress_bar("timing training steps, to choose the precision"):
-            seconds = time_steps(run.config, run.module)
-        chosen = choose_precision(seconds)
-        times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
-        reason = f"a training step takes {times}"
+    images = int(run.data.index.counts["train"].sum())
+    with progress_bar("choosing the precision"):
+        chosen, reason = resolve_precision(run.config, run.module, images)
     run.config = store_config(run.module, replace_values(run.config, {"precision": chosen}))
     run.phases.precision = chosen
     return reason
+
+
+def resolve_precision(
+    config: Config, module: ClassifierModule, images: int | None
+) -> tuple[str, str]:
+    """Return what ``precision: auto`` means on this machine, and why.
+
+    Devices that would emulate bf16 train in float32. A GPU takes bf16 without a measurement if a
+    step has so many multiply-adds that arithmetic decides; otherwise steps are timed.
+
+    Args:
+        config: the config.
+        module: the network, in its first phase.
+        images: number of training images; None if it is unknown.
+    """
+    device = choose_device(config)
+    if not has_native_bf16(device):
+        known = device.type in ("cpu", "cuda")
+        return "32", "this device has no bf16 arithmetic" if known else "bf16 is not used here"
+    if is_launched_externally():  # processes that measure separately might choose differently
+        return "bf16", "not measured, because all processes need the same precision"
+    _, batch = count_batch_images(config)
+    if device.type == "cuda" and (billions := batch * count_multiply_adds(module)) > LARGE:
+        return "bf16", f"a step has {billions:,.0f} billion multiply-adds; not measured"
+    steps = config.training.epochs * (count_steps(config, images) or 0)
+    seconds = time_steps(config, module, steps=steps)
+    times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
+    if "bf16" not in seconds:
+        times += "; there was no time to measure bf16"
+    return choose_precision(seconds), f"a training step takes {times}"
 
 
 def format_time(seconds: float) -> str:
@@ -156,16 +187,42 @@ def choose_device(config: Config) -> torch.device:
 
 
 def time_steps(
-    config: Config, module: ClassifierModule, precisions: tuple[str, ...] = ("32", "bf16")
+    config: Config,
+    module: ClassifierModule,
+    precisions: tuple[str, ...] = ("32", "bf16"),
+    steps: int = 0,
 ) -> dict[str, float]:
     """Return the seconds of a training step on this machine, by precision.
 
     The steps run on noise, so no image is decoded; they train what the module's current phase
-    trains.
+    trains, with the kernels of the run.
+
+    Args:
+        config: the config.
+        module: the network.
+        precisions: ``32``, ``bf16`` or both.
+        steps: steps of the run, which limit the time for measuring; 0 if unknown.
     """
+    choose_kernels(deterministic=config.training.deterministic)
     _, batch = count_batch_images(config)
-    memo = get_cache_dir() / "precision.json"
-    return measure_step_seconds(module, batch, choose_device(config), memo, precisions)
+    memo, device = get_cache_dir() / "precision.json", choose_device(config)
+    return measure_step_seconds(module, batch, device, memo, precisions, steps)
+
+
+def count_steps(config: Config, images: int | None) -> int | None:
+    """Return the steps of an epoch on ``images`` training images; None if that is unknown."""
+    if config.training.steps_per_epoch is not None or images is None:
+        return config.training.steps_per_epoch
+    batch, _ = count_batch_images(config)
+    return len(TrainingOrder(images, batch, seed=0))
+
+
+def share_batch(config: Config, rank: int, processes: int) -> int:
+    """Return the number of images in a whole batch of one of several processes."""
+    images = config.training.batch_size
+    if config.training.batch_size_is == "per_device":
+        return images
+    return images // processes + (rank < images % processes)
 
 
 def count_batch_images(config: Config) -> tuple[int, int]:

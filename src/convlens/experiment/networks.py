@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convlens.config.checks import replace_values, restore_config
+from convlens.config.checks import restore_config
 from convlens.config.compose import compose
 from convlens.config.folder import take_folder
 from convlens.config.targets import is_target
@@ -48,7 +48,7 @@ def load(
         UserError: the file does not exist, or is not a convlens checkpoint.
     """
     content = read_checkpoint(checkpoint)
-    module = restore_module(content, str(checkpoint), words, compile=False)
+    module = restore_module(content, str(checkpoint), words)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = module.model.eval().to(device)
     with convert_build_errors(str(checkpoint)):
@@ -137,7 +137,7 @@ def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
 
 
 def restore_module(
-    checkpoint: dict[str, Any], where: str, words: Iterable[str] = (), **training: Any
+    checkpoint: dict[str, Any], where: str, words: Iterable[str] = ()
 ) -> ClassifierModule:
     """Return the network of a checkpoint, with its weights.
 
@@ -145,14 +145,12 @@ def restore_module(
         checkpoint: contents of a checkpoint, from ``read_checkpoint``.
         where: its file, for errors.
         words: overrides from the command line, which may repeat user-defined classes.
-        **training: new values of the config group ``training``, such as ``compile=False``.
 
     Raises:
         UserError: no network can be built from its config, or the weights do not fit it.
     """
     parts = checkpoint["hyper_parameters"]
     config = restore_config(parts["config"], where, words)
-    config = replace_values(config, {f"training.{key}": value for key, value in training.items()})
     with convert_build_errors(where):
         module = build_module(config, parts["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])

@@ -13,7 +13,6 @@ from convlens.config.compose import apply_overrides
 from convlens.config.schema import Config
 from convlens.data.augment import Augmentation
 from convlens.data.datamodule import PictureData
-from convlens.data.order import TrainingOrder
 from convlens.data.sources.registry import find_pending_download
 from convlens.data.sources.source import Download, Index
 from convlens.experiment import devices
@@ -25,6 +24,7 @@ from convlens.experiment.assemble import (
     list_warnings,
     settle,
 )
+from convlens.experiment.compilation import describe_compile
 from convlens.experiment.forecast import Forecast, forecast_looks
 from convlens.experiment.module import build_module
 from convlens.experiment.networks import convert_build_errors
@@ -35,7 +35,6 @@ from convlens.training import ClassifierModule
 from convlens.training.finetune.features import measure_feature_seconds
 from convlens.training.finetune.phases import find_cut
 from convlens.training.finetune.schedule import Phase
-from convlens.training.precision import choose_precision
 from convlens.training.survival.checkpoint import read_checkpoint
 
 FEW = 4  # images in the pass that times the features
@@ -112,6 +111,7 @@ class Plan:
         phases: phases of the schedule.
         warnings: problems of the schedule.
         tags: tags of logged pictures, with the number of pictures at each look.
+        compile: whether the network would be compiled, and why.
         ledger: what explanations may cost.
         forecast: what they have time for; None if there are none.
     """
@@ -128,6 +128,7 @@ class Plan:
     phases: list[PlannedPhase]
     warnings: list[str]
     tags: list[tuple[str, int]]
+    compile: str
     ledger: Ledger
     forecast: Forecast | None
 
@@ -177,12 +178,11 @@ def plan(config: Config) -> Plan:
 
     shape = config.data.channels, config.data.size, config.data.size
     batch, _ = devices.count_batch_images(config)
-    steps = config.training.steps_per_epoch
-    if steps is None and index is not None:
-        steps = len(TrainingOrder(int(index.counts["train"].sum()), batch, seed=0))
+    images = None if index is None else int(index.counts["train"].sum())
+    steps = devices.count_steps(config, images)
     precision = str(config.precision)
-    if precision == "auto":  # measured as the run itself would measure it
-        precision = choose_precision(devices.time_steps(config, module))
+    if precision == "auto":  # chosen as the run itself would choose it
+        precision, _ = devices.resolve_precision(config, module, images)
     phases = [
         _plan_phase(
             config, module, phase, start, end, find_phase_cut(phase), is_augmented, precision, index
@@ -198,17 +198,20 @@ def plan(config: Config) -> Plan:
         build_layer_table(module.model, channels=shape[0], size=shape[1]),
         batch, steps, precision, phases,
         list_warnings(config, module), [tag for tags in plans for tag in tags.items()],
-        build_ledger(config), forecast=None,
+        compile="", ledger=build_ledger(config), forecast=None,
     )  # fmt: skip
     seconds = [
         planned.estimate_epoch_seconds(phase) or 0.0
         for phase in planned.trained_phases for _ in range(phase.epochs)
     ]  # fmt: skip
+    count = sum(not phase.stored_layer for phase in planned.trained_phases)
+    is_known = planned.is_timed and steps is not None
+    compiled = describe_compile(config, module, sum(seconds) if is_known else None, count)
     forecast = forecast_looks(
         module, looks, planned.ledger, seconds, shape=shape, probes=probes,
         device=devices.choose_device(config),
     )  # fmt: skip
-    return replace(planned, forecast=forecast)
+    return replace(planned, forecast=forecast, compile=compiled)
 
 
 def _describe_images(data: PictureData, config: Config) -> str:

@@ -22,6 +22,7 @@ from convlens.rundir import log as logs
 from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
 from convlens.training.alarms import check_against_untrained, check_overfitting
+from convlens.training.kernels import describe_kernels
 
 log = logging.getLogger("convlens")
 SECONDS = (
@@ -65,6 +66,10 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "seconds": seconds_by_name(),
         **_looking(ledger),
         "precision": str(config.precision),
+        "kernels": {
+            "compile": config.training.compile,
+            **describe_kernels(trainer.strategy.root_device),
+        },
         "processes": trainer.world_size,
         "versions": versions(),
         "alarms": _alarms(history, config.alarms, trainer),

@@ -13,6 +13,7 @@ from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, with_stopwatch
 from convlens.experiment.announce import announce_plan, announce_start
 from convlens.experiment.assemble import assemble
+from convlens.experiment.compilation import check_graphs, settle_compile
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
@@ -38,13 +39,15 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         start = find_start(resume)
         with progress_bar("preparing data and network"):
             run = assemble(config, pretrained=start is None, start=start and start.file)
+        if not resumed:
+            check_graphs(config)
         if start:
             check_resumed(start, run.config, run.module.schedule, resume)
         notes = decode(run)
         home = claim()
         open_log(home, run, resumed)
         announce_plan(run, notes, start)
-        measured = settle_precision(run)
+        measured, compiled = settle_precision(run), settle_compile(run)
         trained = start.epochs if start else 0
         trainer, epoch_log, keeper = build_trainer(run, home, trained if resumed else None)
         run.data.serve(trainer.strategy.root_device)
@@ -52,7 +55,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         if start:
             check_processes(start, trainer.world_size, home)
         prepare(run, home, resumed)
-        announce_start(run, trainer, home, measured)
+        announce_start(run, trainer, home, measured, compiled)
         with handle_endings(trainer, home):
             fit(trainer, run, start)
         best = keeper.best_model_path if keeper else None

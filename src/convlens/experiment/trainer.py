@@ -6,12 +6,11 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytorch_lightning as L
-import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
@@ -24,8 +23,16 @@ from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
 from convlens.experiment.assemble import Run, instantiate_custom
-from convlens.experiment.devices import adapt_devices, check_devices, choose_device, lightning
+from convlens.experiment.devices import (
+    adapt_devices,
+    check_devices,
+    choose_device,
+    lightning,
+    share_batch,
+)
 from convlens.experiment.resume import Start
+from convlens.training.compiling import GRAPHS
+from convlens.training.kernels import choose_kernels
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
 from convlens.training.survival.checkpoint import (
@@ -39,6 +46,11 @@ from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
 
 log = logging.getLogger("convlens")
+BATCH_HOOKS = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_start",
+    "on_validation_batch_end", "on_test_batch_start", "on_test_batch_end",
+)  # fmt: skip
 
 
 def find_start(home: Path | None) -> Start | None:
@@ -153,11 +165,27 @@ def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
     ]
 
 
+def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
+    """Let Lightning skip the hooks of a batch that a callback does not override.
+
+    It would call all of them, and time each call: 150 calls in every step of a run. A hook that
+    cannot be called is skipped.
+    """
+    for callback in callbacks:
+        for hook in BATCH_HOOKS:
+            inherited = getattr(type(callback), hook) is getattr(L.Callback, hook)
+            if inherited and hook not in vars(callback):
+                setattr(callback, hook, None)
+
+
 def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:
-    """Train with deterministic kernels, so that the same run gives the same bits."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # the flag above also fills every new tensor, but convlens reads no uninitialised memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    """Train with the kernels of the config, compiled if the config says so."""
+    deterministic, chosen = run.config.training.deterministic, run.config.training.compile
+    choose_kernels(deterministic=deterministic)
+    if chosen in (True, GRAPHS):
+        images = share_batch(run.config, trainer.global_rank, trainer.world_size)
+        run.module.compile_network(images, graphs=chosen == GRAPHS, deterministic=deterministic)
+    skip_empty_hooks(trainer.callbacks)
     trainer.fit(run.module, datamodule=run.data, ckpt_path=start and start.file, weights_only=True)
 
 

@@ -16,6 +16,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
 from convlens.data.index.names import normalise_name
 from convlens.data.pixels.dataset import Dataset
+from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import build_pool
@@ -24,7 +25,7 @@ from convlens.data.split_record import USED, SplitRecord
 from convlens.experiment.data import build_data, describe_uses
 
 # keys of `data` that decide how images are read, not which ones
-_READING = ("size", "channels", "resize", "interpolation")
+_READING = ("size", "channels", "resize", "interpolation", "decode")
 # keys that do not identify the data; `dir` is compared as a resolved path
 _NOT_COMPARED = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
 _OLD = (
@@ -92,7 +93,7 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
             f"no tested image belongs to {len(absent)} of the {len(names)} classes: "
             f"{_format_first(absent)}"
         )
-    reads_alike = all(getattr(stored.data, key) == getattr(config.data, key) for key in _READING)
+    reads_alike = make_recipe(stored.data) == make_recipe(config.data)
     is_own_split = selection.is_own_split and not dataset.skipped and reads_alike
     data = build_data(config, index=Index(dataset.class_names, {"test": counts}, lambda: dataset))
     return UnseenImages(data, is_own_split, images.place, lines, selection.left_out)

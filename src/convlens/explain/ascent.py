@@ -44,17 +44,35 @@ class Move(NamedTuple):
     scale: float
     angle: float
 
-    def warp(self, images: Tensor) -> Tensor:
-        """Scale and rotate ``images`` ``(U, C, h, w)`` about their centre; differentiable."""
+    def warp(self, images: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Scale and rotate ``images`` ``(U, C, h, w)`` about their centre; differentiable.
+
+        Args:
+            images: what to warp.
+            matrix: that of ``make_matrices``, on the device of the images; None to make it here.
+        """
         if self.scale == 1 and self.angle == 0:
             return images
-        height, width = images.shape[-2:]
-        cosine, sine = cos(self.angle) / self.scale, sin(self.angle) / self.scale
-        # grid coordinates are in half sides, so without the aspect ratio the rotation would shear
-        rows = [[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]
-        matrix = images.new_tensor(rows).expand(len(images), 2, 3)
+        if matrix is None:
+            matrix = make_matrices([self], images)[0]
+        matrix = matrix.expand(len(images), 2, 3)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def make_matrices(moves: list[Move], images: Tensor) -> Tensor:
+    """Return the affine matrices of moves, ``(steps, 2, 3)``, for ``images`` ``(U, C, h, w)``.
+
+    One copy takes all of them to the device of the images: a step that made its own would wait for
+    the device.
+    """
+    height, width = images.shape[-2:]
+    matrices = []
+    for move in moves:
+        cosine, sine = cos(move.angle) / move.scale, sin(move.angle) / move.scale
+        # grid coordinates are in half sides, so without the aspect ratio the rotation would shear
+        matrices.append([[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]])
+    return images.new_tensor(matrices)
 
 
 def draw_moves(steps: int, jitter: int, zoom: float, rotation: float, seed: int) -> list[Move]:
@@ -86,7 +104,8 @@ class Ascent:
         step_size: root mean square of the change in one step.
         moves: one for each step.
         precondition: turns gradients into directions, see ``build_preconditioner``.
-        proceed: asked before each step but the first; False ends the ascent.
+        proceed: asked for leave to take more steps: how many may begin before it is asked again; 0
+            ends the ascent.
     """
 
     taps: Taps
@@ -94,30 +113,33 @@ class Ascent:
     step_size: float
     moves: list[Move]
     precondition: Callable[[Tensor], Tensor]
-    proceed: Callable[[], bool]
+    proceed: Callable[[], int]
 
     def __call__(
-        self, images: Tensor, units: list[int], signs: Tensor
+        self, images: Tensor, units: Tensor, signs: Tensor, allowed: int = 1
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run all steps, or as many as ``proceed`` allows.
+        """Run all steps, or as many as ``proceed`` allows. No step waits for the device.
 
         Args:
             images: ``(U, C, h, w)`` to start from.
-            units: the channel that each image excites.
+            units: ``(U,)``, the channel that each image excites.
             signs: ``(U,)``: 1 to raise the unit's output, -1 to lower it.
+            allowed: steps that may begin before ``proceed`` is asked; at least 1.
 
         Returns:
             The images, the mean output ``(U,)`` of their units, ``(U,)`` bool: True where no
             step had a usable gradient, and ``(U,)`` int64: the number of steps.
         """
         moved = torch.zeros(len(units), dtype=torch.bool, device=images.device)
-        steps = 0
-        for move in self.moves:
-            if steps and not self.proceed():
-                break
+        matrices, steps = make_matrices(self.moves, images), 0
+        for move, matrix in zip(self.moves, matrices, strict=True):
+            if steps == allowed:
+                allowed += self.proceed()
+                if steps == allowed:
+                    break
             steps += 1
             images = images.roll(move.shift, (-2, -1)).requires_grad_()
-            objective = self.mean_outputs(move.warp(images), units) @ signs
+            objective = self.mean_outputs(move.warp(images, matrix), units) @ signs
             gradient = torch.autograd.grad(objective, images)[0]
             step = self.precondition(gradient)
             size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
@@ -130,10 +152,11 @@ class Ascent:
             outputs = self.mean_outputs(images, units)
         return images, outputs, ~moved, torch.full((len(units),), steps)
 
-    def mean_outputs(self, images: Tensor, units: list[int]) -> Tensor:
+    def mean_outputs(self, images: Tensor, units: Tensor) -> Tensor:
         """Return the spatial mean of channel ``units[i]`` on image ``i``, ``(U,)``."""
         self.taps.run(images)
-        outputs = self.taps.channels_first(self.layer)[range(len(units)), units]
+        rows = torch.arange(len(units), device=units.device)
+        outputs = self.taps.channels_first(self.layer)[rows, units]
         return outputs.flatten(1).mean(1) if outputs.dim() > 1 else outputs
 
 

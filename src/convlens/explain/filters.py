@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from convlens.explain.mode import (
     explaining,
     image_size,
     prepare_images,
+    wait_for,
 )
 from convlens.explain.receptive import find_probe
 from convlens.explain.taps import Taps, record
@@ -31,6 +33,11 @@ from convlens.explain.taps import Taps, record
 # longer stays in the processor's cache for the next layer (VGG16: more than two images of 128 ×
 # 128).
 _CPU_PIXELS = 2**15
+
+# by network, layer and shape of the image: the canvas, which takes a pass for each size tried
+_CANVASES: WeakKeyDictionary[
+    nn.Module, WeakKeyDictionary[nn.Module, dict[torch.Size, tuple[int, int]]]
+] = WeakKeyDictionary()
 
 # Ready-made arguments of gradient_ascent. Jitter, zoom and rotation are those of Olah et al.,
 # reduced to suit small canvases.
@@ -142,7 +149,7 @@ def gradient_ascent(
     zoom: float = 0.0,
     rotation: float = 0.0,
     signs: Sequence[int] | None = None,
-    proceed: Callable[[], bool] | None = None,
+    proceed: Callable[[], int] | None = None,
 ) -> FilterPictures:
     """Find images that maximise single units of a layer, by gradient ascent from grey.
 
@@ -186,23 +193,25 @@ def gradient_ascent(
             are filled by reflection.
         signs: 1 for each unit, or -1 to lower its output instead (the other class of a one-logit
             network); None for 1 everywhere.
-        proceed: asked before each step and each batch but the very first; False ends the ascent.
-            The images are then what they are after the steps taken, and units whose batch was not
-            begun are missing. None to take all steps.
+        proceed: how many steps may begin before it is asked again; 0 or False ends the ascent, and
+            True is one step. It is asked after the very first step and before each later batch,
+            when the device has done all that it was told. The images are then what they are after
+            the steps taken, and units whose batch was not begun are missing. None to take all
+            steps, without waiting for the device.
 
     Raises:
         UserError: if the layer is unknown, or does not have one of the units.
     """
 
-    def may_proceed() -> bool:
+    def may_proceed() -> int:
         if proceed is None:
-            return True
-        _synchronise(example.device)
+            return steps
+        wait_for(example.device)
         return proceed()
 
     example = _make_grey(model, size, channels)
     with explaining(model), record(model, [layer], example=example) as taps:
-        units, canvas = _prepare(taps, layer, units, example)
+        units, canvas = _prepare(model, taps, layer, units, example)
         start = draw_noise(units, (channels, *canvas), noise, seed).to(example)
         ascent = Ascent(
             taps,
@@ -214,12 +223,14 @@ def gradient_ascent(
         )
         start = (start + 0.5).clamp(0, 1)
         unit_signs = example.new_tensor(check_signs(signs, units))
+        channel = torch.tensor(units, device=example.device)
         results: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         batch = choose_batch(len(units), canvas, example.device.type, batch)
         for part in chunks(len(units), batch):
-            if results and not may_proceed():
+            allowed = may_proceed() if results else 1
+            if not allowed:
                 break
-            results.append(ascent(start[part], units[part], unit_signs[part]))
+            results.append(ascent(start[part], channel[part], unit_signs[part], allowed))
     images, values, stuck, taken = (torch.cat(pieces) for pieces in zip(*results, strict=True))
     return FilterPictures(images, values, stuck, tuple(units[: len(images)]), taken)
 
@@ -243,12 +254,6 @@ def choose_batch(units: int, canvas: tuple[int, int], device: str, limit: int | 
     """
     most = units if limit is None else min(units, limit)
     return most if device != "cpu" else min(most, max(1, _CPU_PIXELS // (canvas[0] * canvas[1])))
-
-
-def _synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told, so that a clock shows what it took."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _make_grey(model: nn.Module, size: int | tuple[int, int], channels: int) -> Tensor:
@@ -284,25 +289,29 @@ def estimate_step_seconds(
     """
     example = _make_grey(model, size, channels)
     with explaining(model), torch.no_grad(), record(model, [layer], example=example) as taps:
-        _, canvas = _prepare(taps, layer, None, example)
+        _, canvas = _prepare(model, taps, layer, None, example)
         count = choose_batch(units, canvas, example.device.type, batch)
         images = example[..., : canvas[0], : canvas[1]].repeat(count, 1, 1, 1)
         taps.run(images)  # warms up
-        _synchronise(example.device)
+        wait_for(example.device)
         start = time.perf_counter()
         taps.run(images)
-        _synchronise(example.device)
+        wait_for(example.device)
     return 2.5 * (time.perf_counter() - start) / count
 
 
 def _prepare(
-    taps: Taps, layer: str, units: Sequence[int] | None, example: Tensor
+    model: nn.Module, taps: Taps, layer: str, units: Sequence[int] | None, example: Tensor
 ) -> tuple[list[int], tuple[int, int]]:
     """Return the checked units, and the size ``(h, w)`` of the canvas for their images."""
-    with torch.no_grad():
-        probe = find_probe(taps, layer, example)
-    canvas = probe.canvas if probe else image_size(example)
-    return check_units(layer, units, taps.channels_first(layer).shape[1]), canvas
+    count = taps.channels_first(layer).shape[1]
+    by_module = _CANVASES.setdefault(model, WeakKeyDictionary())
+    known = by_module.setdefault(find_module(model, layer), {})
+    if example.shape not in known:
+        with torch.no_grad():
+            probe = find_probe(taps, layer, example)
+            known[example.shape] = probe.canvas if probe else image_size(example)
+    return check_units(layer, units, count), known[example.shape]
 
 
 def check_units(layer: str, units: Sequence[int] | None, known: int) -> list[int]:

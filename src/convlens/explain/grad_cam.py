@@ -93,9 +93,10 @@ def grad_cam(
         raise ValueError(f"targets must be (B,) or (B, T) for {len(images)} images")
     with explaining(model), answering(model), hook_layers(model, layers, gradients=True) as layouts:
         images = prepare_images(model, images)
-        targets = targets.detach().to(images.device, torch.long).clone()
+        asked = targets.detach().cpu().long()
+        targets = asked.to(images.device, copy=True)
         results = [
-            _compute_maps(layouts, images[part], targets[part], relu)
+            _compute_maps(layouts, images[part], targets[part], relu, asked[part])
             for part in chunks(len(images), batch)
         ]
     maps = {name: torch.cat([part[name] for part, _ in results]) for name in layers}
@@ -103,15 +104,20 @@ def grad_cam(
 
 
 def _compute_maps(
-    layouts: Layouts, images: Tensor, targets: Tensor, relu: bool
+    layouts: Layouts, images: Tensor, targets: Tensor, relu: bool, asked: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return layer name -> maps ``(B, T, h, w)``, and the logits ``(B, K)``.
 
-    In ``targets``, ranks below 0 are replaced by classes.
+    In ``targets``, ranks below 0 are replaced by classes. ``asked`` are the same numbers on the
+    CPU, which are checked without waiting for the device.
     """
     outputs, logits = read_outputs_with_graph(layouts, images)
-    targets.copy_(_resolve_ranks(probabilities(logits.detach()), targets))
-    scores = class_scores(logits, targets)
+    probs = probabilities(logits.detach())
+    if asked.numel() and asked.min() < -probs.shape[1]:
+        raise UserError(f"there are {probs.shape[1]} classes, so no rank {-int(asked.min())}")
+    _check_classes(asked.clamp_min(0), probs.shape[1])
+    targets.copy_(_resolve_ranks(probs, targets))
+    scores = _pick_scores(logits, targets)
     orders = {name: _find_axes(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
@@ -130,13 +136,7 @@ def _compute_maps(
 
 
 def _resolve_ranks(probs: Tensor, targets: Tensor) -> Tensor:
-    """Return the targets ``(B, T)`` with -1 replaced by the most probable class, -2 by the next, …
-
-    Raises:
-        UserError: there are fewer classes.
-    """
-    if targets.numel() and targets.min() < -probs.shape[1]:
-        raise UserError(f"there are {probs.shape[1]} classes, so no rank {-int(targets.min())}")
+    """Return the targets ``(B, T)`` with -1 replaced by the most probable class, and so on."""
     predicted = probs.argmax(1, keepdim=True)
     # the predicted class is first, even beside others that are equal or not finite
     ranked = probs.nan_to_num(nan=-1.0).scatter(1, predicted, torch.inf)
@@ -164,9 +164,16 @@ def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         UserError: if a target is not one of the classes.
     """
-    classes = max(2, logits.shape[1])
+    _check_classes(targets, max(2, logits.shape[1]))
+    return _pick_scores(logits, targets)
+
+
+def _check_classes(targets: Tensor, classes: int) -> None:
     if targets.numel() and (targets.min() < 0 or targets.max() >= classes):
         raise UserError(f"targets must be classes 0 to {classes - 1}, got {targets.tolist()}")
+
+
+def _pick_scores(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.where(targets == 1, logits, -logits)
     return logits.gather(1, targets)

@@ -109,6 +109,12 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return torch.float64 if first == torch.float64 else torch.float32
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told, so that a clock shows what it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def image_size(images: Tensor) -> tuple[int, int]:
     """Return ``(H, W)`` of images ``(…, H, W)``."""
     height, width = images.shape[-2:]

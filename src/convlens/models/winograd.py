@@ -39,6 +39,8 @@ ROW = 4  # tiles along the edge of a block
 LEAST_CHANNELS = 64 * 128  # C·K below which the transforms cost more than they save
 LEAST_IMAGES = 5  # fewest images per thread; smaller batches use fewer threads
 LEAST_TILES = 16  # in a batch, below which reading the transformed kernels costs more
+TRANSFORMED = 64  # input channels whose kernels are transformed at a time
+PIECE = 2  # images that the first layers, whose maps are the largest, process at a time
 
 
 def conv3x3_winograd(
@@ -104,15 +106,24 @@ def is_worthwhile(x: Tensor, conv: nn.Conv2d) -> bool:
         return False
     m = choose_tile(*x.shape[2:])
     tiles = x.shape[0] * -(-x.shape[2] // m) * -(-x.shape[3] // m)
-    return conv.in_channels * conv.out_channels >= LEAST_CHANNELS and tiles >= LEAST_TILES
+    return _has_enough_channels(conv) and tiles >= LEAST_TILES
+
+
+def _has_enough_channels(conv: nn.Conv2d) -> bool:
+    return conv.in_channels * conv.out_channels >= LEAST_CHANNELS
 
 
 def transform_weight(weight: Tensor, m: int) -> Tensor:
     """Transform kernels (K, C, 3, 3) to G g Gᵀ as (n², C, K), which is n²/9 times as large."""
     g = _build_matrices(m)[1]
-    kernels = weight.detach().double().flatten(2).permute(2, 1, 0).flatten(1)  # (9, C·K)
-    kernels = torch.kron(g, g) @ kernels
-    return kernels.float().view(-1, weight.shape[1], weight.shape[0])
+    matrix = torch.kron(g, g)  # (n², 9)
+    result = weight.new_empty(len(matrix), weight.shape[1], weight.shape[0])
+    # some input channels at a time: float64 takes twice the memory of the result
+    for first in range(0, weight.shape[1], TRANSFORMED):
+        part = slice(first, first + TRANSFORMED)
+        kernels = weight.detach()[:, part].double().flatten(2).permute(2, 1, 0)  # (9, c, K)
+        result[:, part] = (matrix @ kernels.flatten(1)).view(len(matrix), *kernels.shape[1:])
+    return result
 
 
 class FrozenChain:
@@ -136,6 +147,12 @@ class FrozenChain:
 
     def __init__(self, layers: nn.Sequential):
         self.layers = list(_flatten(layers))
+        large = (
+            number
+            for number, layer in enumerate(self.layers)
+            if isinstance(layer, nn.Conv2d) and _has_enough_channels(layer)
+        )
+        self._first = next(large, 0)  # the layers before it are direct, with the largest maps
         self._cache: dict[int, tuple[tuple, Tensor]] = {}
         self._lock = Lock()
 
@@ -156,7 +173,9 @@ class FrozenChain:
 
     @torch.no_grad()
     def _run(self, x: Tensor) -> Tensor:
-        layers = enumerate(self.layers)
+        if self._first:  # nothing but the last map of a few images is kept
+            x = torch.cat([self._run_first(piece) for piece in x.split(PIECE)])
+        layers = enumerate(self.layers[self._first :], self._first)
         for number, layer in layers:
             if not isinstance(layer, nn.Conv2d) or not is_worthwhile(x, layer):
                 x = layer(x)
@@ -167,6 +186,11 @@ class FrozenChain:
                 next(layers)
             kernels = self._get_kernels(number, layer, choose_tile(*x.shape[2:]))
             x = conv3x3_winograd(x, layer.weight, layer.bias, kernels, relu=relu)
+        return x
+
+    def _run_first(self, x: Tensor) -> Tensor:
+        for layer in self.layers[: self._first]:
+            x = layer(x)
         return x
 
     def _get_kernels(self, number: int, conv: nn.Conv2d, m: int) -> Tensor:

@@ -31,6 +31,9 @@ MapsByEpoch = Mapping[str, Mapping[int, Maps]]  # method -> completed epochs -> 
 
 HEATS = ("inferno", "viridis", "gray")  # colour tables of maps that are at least 0
 SIGNED = ("coolwarm", "PuOr_r")  # colour tables of signed maps, with 0 in the middle
+# methods that need no pixel far above the others: their colours end at the largest magnitude
+_EVEN = ("grad_cam", "occlusion", "superpixels")
+_CLIPPED = 0.99  # share of the magnitudes within the colours of the others
 _IN_LOGITS = ("grad_cam", "occlusion", "superpixels", "integrated_gradients")
 LEAST = 16  # epochs that are kept as long as photographs can be made smaller instead
 
@@ -301,6 +304,7 @@ def _encode_method(
         "title": "Grad-CAM" if is_cam else method.replace("_", " ").capitalize(),
         "reading": READING if is_cam else describe_reading(method),
         "unit": "logit" if method in _IN_LOGITS else "", "signed": not is_cam,
+        "within": 1 if method in _EVEN else _CLIPPED,
         "roles": list(dict.fromkeys(role for maps in looks.values() for role in maps.roles)),
         "layers": list(dict.fromkeys(name for maps in looks.values() for name in maps.layers)),
         "looks": [_encode_look(epoch, maps, places, classes) for epoch, maps in looks.items()],

@@ -4,12 +4,60 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 from convlens.training.objective import predict_classes
 
 LISTED = 100  # largest number of classes that get a scalar each
+
+
+class MeanLoss(Metric):
+    """Mean loss over images, which torchmetrics' MeanMetric gives too, in twice the time.
+
+    The states have its names, because checkpoints of a stopped epoch hold them.
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("mean_value", "weight"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Add the mean loss of ``count`` images."""
+        # one value per image, as MeanMetric adds them
+        each = loss.to(self.mean_value.dtype).expand(count).contiguous()
+        self.mean_value.add_(each.sum())
+        self.weight.add_(count)
+
+    def compute(self) -> Tensor:
+        """Return the mean, in nats; NaN if any loss was."""
+        return self.mean_value / self.weight
+
+
+class Accuracy(Metric):
+    """Fraction of correct predictions, as torchmetrics' MulticlassAccuracy (micro) gives it.
+
+    The states have its names: ``tp`` counts the correct predictions, ``fn`` the wrong ones.
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("tp", "fn"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, answers: Tensor, labels: Tensor) -> None:
+        """Add predicted and true classes, both int64 (B,)."""
+        correct = (answers == labels).sum()
+        self.tp.add_(correct)
+        self.fn.add_(len(labels) - correct)
+
+    def compute(self) -> Tensor:
+        """Return the fraction, in [0, 1]; 0 without images."""
+        return self.tp.float() / (self.tp + self.fn).float().clamp_min(1)
 
 
 class ClassCounts(Metric):
@@ -33,13 +81,11 @@ class ClassCounts(Metric):
 
     def update(self, answers: Tensor, labels: Tensor) -> None:
         """Add predicted and true classes, both int64 (B,)."""
-
-        def count(values: Tensor) -> Tensor:
-            return torch.bincount(values, minlength=self.classes)
-
-        self.correct += count(labels[answers == labels])
-        self.predicted += count(answers)
-        self.actual += count(labels)
+        # `bincount`, and an index that is a mask, would wait for the device to learn a size
+        one = torch.ones_like(labels)
+        self.correct.index_add_(0, labels, (answers == labels).long())
+        self.predicted.index_add_(0, answers, one)
+        self.actual.index_add_(0, labels, one)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return balanced accuracy () and F1 (K,); the former ignores classes that never occur."""
@@ -65,9 +111,7 @@ class EpochMetrics(nn.Module):
         super().__init__()
         classes = len(class_names)
         self.class_names = class_names
-        options = {"num_classes": classes, "validate_args": False}
-        self.loss = MeanMetric(nan_strategy="disable")
-        self.accuracy = MulticlassAccuracy(average="micro", **options)
+        self.loss, self.accuracy = MeanLoss(), Accuracy()
         self.details = nn.ModuleDict()
         if detailed:
             self.details["classes"] = ClassCounts(classes)
@@ -75,9 +119,7 @@ class EpochMetrics(nn.Module):
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss, logits (B, K or 1), labels (B,)."""
         answers = predict_classes(logits)
-        # one value per image: with nan_strategy="disable" MeanMetric ignores the weights that
-        # it is given (torchmetrics 1.9, `_cast_and_nan_check_input`)
-        self.loss.update(loss.detach().expand(len(labels)))
+        self.loss.update(loss.detach(), len(labels))
         self.accuracy.update(answers, labels)
         for metric in self.details.values():
             metric.update(answers, labels)

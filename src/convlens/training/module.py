@@ -22,6 +22,7 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
+from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
 from convlens.training.objective import Objective, count_outputs
@@ -50,7 +51,6 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the current phase.
         uses_stored_features: whether the network currently trains on stored features.
-        compiled: whether ``torch.compile`` is on.
     """
 
     def __init__(
@@ -85,10 +85,7 @@ class ClassifierModule(L.LightningModule):
         self.phase: Phase = self.schedule.phases[0]
         self.uses_stored_features = False
         self.enter(self.phase)
-        self.compiled = training.compile
-        if self.compiled:
-            # in place: the names of parameters, and so checkpoints, stay as they are
-            self.model.compile()
+        self._compiled_batch: int | None = None
 
     def enter(self, phase: Phase) -> None:
         """Start ``phase``: freeze and unfreeze groups; frozen parts go into evaluation mode."""
@@ -113,10 +110,21 @@ class ClassifierModule(L.LightningModule):
             {"name": group.name, "params": [parameters[name] for name in group.parameters]}
             for group in self.schedule.groups.values()
         ]
-        return build_optimizer(self.optimizer_config, groups)
+        return build_optimizer(self.optimizer_config, groups, fused=self._may_fuse())
+
+    def _may_fuse(self) -> bool:
+        """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.
+
+        A fused optimizer unscales float16's gradients itself, so they cannot be clipped before.
+        """
+        if self.device.type != "cuda":
+            return False
+        trainer = self._trainer
+        scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
+        return not (scales and trainer.gradient_clip_val)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
-        seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank, self.device)
         # batches that are accumulated into one step share its time, as one large batch would
         each = self.trainer.accumulate_grad_batches
         steps = -(-self.trainer.num_training_batches // each)
@@ -137,12 +145,33 @@ class ClassifierModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
 
+    def compile_network(self, images: int, *, graphs: bool = False, deterministic: bool) -> None:
+        """Compile the network for training steps on whole batches of ``images`` images.
+
+        Smaller batches, stored features and evaluation run as usual: each would be compiled anew,
+        and a step must not depend on what was compiled before it.
+
+        Args:
+            images: in this process.
+            graphs: whether to record CUDA graphs.
+            deterministic: whether equal runs must give equal bits.
+        """
+        self._compiled_batch = images
+        compile_in_place(self.model, graphs=graphs, deterministic=deterministic)
+
     def compute_logits(self, batch: dict) -> Tensor:
         """Compute logits (B, K) or (B, 1) from a batch of images or of their stored features."""
+        if self._compiled_batch is None:
+            return self._compute_eagerly(batch)
+        if self.training and len(batch.get("image", ())) == self._compiled_batch:
+            return self.model(batch["image"])
+        with torch.compiler.set_stance("force_eager"):
+            return self._compute_eagerly(batch)
+
+    def _compute_eagerly(self, batch: dict) -> Tensor:
         if "features" in batch:
             return self.model.from_features(batch["features"], batch["cut"])
-        # torch.compile takes the whole pass; the fast path's own kernels would break its graph
-        return (self.model if self.compiled else self.model.forward_fast)(batch["image"])
+        return self.model.forward_fast(batch["image"])
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """Return ``loss``, which is differentiated, and ``mean``, this process's mean loss."""

@@ -23,6 +23,10 @@ OPTIMIZERS = {
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
 }
+# those with one kernel for all parameters (torch has none for RMSprop)
+FUSED = ("adam", "adamw", "sgd")
+# how torch computes an update, which must fit the device, not the checkpoint
+IMPLEMENTATION = ("fused", "foreach", "capturable")
 
 
 # keys that a scheduler requires
@@ -34,13 +38,18 @@ RateFactor = Callable[[float, int], float]  # (time, length of the run), both in
 
 
 def build_optimizer(
-    chosen: OptimizerConfig | OwnOptimizerConfig, groups: list[dict]
+    chosen: OptimizerConfig | OwnOptimizerConfig, groups: list[dict], *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Build the optimizer that the config group ``optimizer`` describes.
+
+    It loads the state of any implementation and keeps its own, so a checkpoint of a GPU can be
+    resumed on a CPU, and the other way round.
 
     Args:
         chosen: the config group.
         groups: named parameter groups.
+        fused: whether to use torch's fused implementation, if the optimizer has one: one kernel
+            instead of a dozen, and step counters on the device. A user's own is left alone.
 
     Raises:
         UserError: the name is unknown, or the optimizer rejects a value.
@@ -55,10 +64,26 @@ def build_optimizer(
     name = chosen.name
     check_name("optimizer.name", name, OPTIMIZERS)
     options = {key: value for key, value in chosen.plain().items() if key != "name"}
+    if fused and name in FUSED:
+        options["fused"] = True
     try:
-        return OPTIMIZERS[name](groups, **options)
+        optimizer = OPTIMIZERS[name](groups, **options)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer={name}: {error}") from error
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    return optimizer
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict) -> dict:
+    """Return ``state`` with the implementation of ``optimizer``, before it is loaded."""
+    own = [
+        {key: group[key] for key in IMPLEMENTATION if key in group}
+        for group in optimizer.param_groups
+    ]
+    groups = state["param_groups"]
+    if len(groups) != len(own):
+        return state  # torch reports it
+    return {**state, "param_groups": [{**a, **b} for a, b in zip(groups, own, strict=True)]}
 
 
 def build_rate_factor(chosen: SchedulerConfig | OwnSchedulerConfig) -> RateFactor:

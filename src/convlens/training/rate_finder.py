@@ -129,7 +129,7 @@ def find_rate(
 
     def step(rate: float) -> Tensor:
         number, batch = next(batches)
-        seed_batch(module.seed, 0, number, 0)
+        seed_batch(module.seed, 0, number, 0, module.device)
         for group in optimizer.param_groups:
             group["lr"] = rate * proportions.get(group["name"], 0.0)
         batch = data.finish(move_data_to_device(batch, device))

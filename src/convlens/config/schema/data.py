@@ -117,6 +117,10 @@ class DataConfig(Slice):
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"
     )
+    decode: Annotated[str | None, NULL | one_of("exact", "fast")] = optional(
+        "how JPEGs are decoded: exact (Pillow) or fast (torchcodec where it saves a quarter of the "
+        "time; pixels may be one grey level off); null: exact"
+    )
 
 
 class OwnDataConfig(DataConfig, Own):

@@ -70,7 +70,13 @@ class TrainingConfig(Slice):
     validations: Annotated[int, whole(1)] = key(
         "validations per epoch, evenly spaced; the last one counts for the epoch"
     )
-    compile: Annotated[bool, SWITCH] = key("compile the network with torch.compile")
+    compile: Annotated[bool | str, SWITCH | one_of("auto", "graphs")] = key(
+        "compile the network with torch.compile; auto: on a GPU if the run is long enough to earn "
+        "the time back; graphs: with CUDA graphs"
+    )
+    deterministic: Annotated[bool, SWITCH] = key(
+        "use only kernels that give equal bits in equal runs"
+    )
     early_stopping: Annotated[int | None, NULL | whole(1)] = key(
         "epochs without a lower val/loss after which training stops; null: never"
     )

@@ -24,9 +24,11 @@ from PIL import Image, ImageOps
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.kinds import FOREIGN, FORMATS, WAY_OUT, detect_file_kind
+from convlens.data.pixels import fast
 
 VERSION = 1  # of the pixels of a file: raise it when decoding changes, so that caches are rebuilt
 RESIZES = ("squash", "crop", "pad")
+DECODES = ("exact", "fast")
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
@@ -72,6 +74,7 @@ class Recipe:
             with the target's proportions; "pad": the whole image, centred on black.
         interpolation: "bilinear", "bicubic" (both antialiased when shrinking) or "nearest" (as
             Keras loads from folders).
+        decode: "exact": with Pillow; "fast": some JPEGs with torchcodec (see ``pixels.fast``).
     """
 
     height: int
@@ -79,9 +82,11 @@ class Recipe:
     channels: int = 3
     resize: str = "squash"
     interpolation: str = "bilinear"
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
-        for key, known in (("resize", RESIZES), ("interpolation", INTERPOLATIONS)):
+        choices = (("resize", RESIZES), ("interpolation", INTERPOLATIONS), ("decode", DECODES))
+        for key, known in choices:
             value = getattr(self, key)
             if value not in known:
                 raise UserError(f"unknown data.{key}={value}: {nearest(value, known)}")
@@ -89,16 +94,25 @@ class Recipe:
             raise UserError(f"data.channels={self.channels}: choose 1 (grey) or 3 (RGB)")
         if min(self.height, self.width) < 1:
             raise UserError(f"data.size={self.height}x{self.width}: choose at least one pixel")
+        if self.decode == "fast":
+            fast.check_installed()
 
     def key(self) -> dict[str, object]:
         """Return everything that a file's pixels depend on."""
         fixed = {"background": BACKGROUND, "padding": PADDING, "max_pixels": MAX_PIXELS}
-        return asdict(self) | fixed
+        key = asdict(self) | fixed
+        if self.decode == "fast":
+            return key | fast.get_versions()
+        del key["decode"]  # caches of earlier versions stay valid
+        return key
 
 
 def make_recipe(data: DataConfig) -> Recipe:
     """Return the recipe that the config group ``data`` describes."""
-    return Recipe(data.size, data.size, data.channels, data.resize, data.interpolation)
+    return Recipe(
+        data.size, data.size, data.channels, data.resize, data.interpolation,
+        data.decode or "exact",
+    )  # fmt: skip
 
 
 def decode_image(path: str | os.PathLike, recipe: Recipe) -> np.ndarray:
@@ -122,6 +136,9 @@ def decode_with_size(path: str | os.PathLike, recipe: Recipe) -> tuple[np.ndarra
             _check_scans(path, image)
             large = image.width * image.height > LARGE
             with _ONE_LARGE if large else contextlib.nullcontext():
+                if _is_fast(image, recipe):
+                    with contextlib.suppress(RuntimeError):  # damaged: Pillow says how
+                        return fast.decode_jpeg(path, recipe.height, recipe.width), image.size
                 return _convert(image, recipe)
     except MemoryError:
         raise  # the machine lacks memory; the file may be fine
@@ -219,14 +236,26 @@ def convert_image(image: Image.Image, recipe: Recipe) -> np.ndarray:
 def _convert(image: Image.Image, recipe: Recipe) -> tuple[np.ndarray, tuple[int, int]]:
     width, height = image.size  # a draft is smaller
     if recipe.interpolation != "nearest":  # nearest picks single pixels, so it needs all of them
-        goal = REDUCING_GAP * max(recipe.height, recipe.width)
-        image.draft(image.mode, (goal, goal))
+        image.draft(image.mode, (_get_goal(recipe),) * 2)
     image.load()
     turn = _read_orientation(image)
     if turn not in (0, 1):  # one with a broken EXIF block stays as it is
         image = ImageOps.exif_transpose(image)
     pixels = resize_image(_to_plain_mode(image, recipe.channels), recipe)
     return pixels, ((height, width) if turn in _ON_ITS_SIDE else (width, height))
+
+
+def _is_fast(image: Image.Image, recipe: Recipe) -> bool:
+    """Return whether an opened image is decoded by torchcodec."""
+    is_wanted = recipe.decode == "fast" and fast.can_scale(
+        recipe.channels, recipe.resize, recipe.interpolation
+    )
+    return is_wanted and fast.gains(image, _get_goal(recipe)) and _read_orientation(image) in (0, 1)
+
+
+def _get_goal(recipe: Recipe) -> int:
+    """Return the least side of a JPEG of which only a part of the pixels is decoded."""
+    return REDUCING_GAP * max(recipe.height, recipe.width)
 
 
 def _describe_failure(path: Path, error: Exception) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convlens.core.errors import SharedError
+from convlens.core.host_copy import HostCopy
 
 NAMED = 3  # images named in the message
 
@@ -33,7 +34,8 @@ class Divergence(L.Callback):
     """Stops when a loss is NaN or infinite; the checkpoints stay those of the last good epoch.
 
     On the CPU every step's loss is checked. Other devices, and several processes, would have to
-    wait for each step, so the losses of ``log_every_n_steps`` steps are checked together. The
+    wait for each step, so the losses of ``log_every_n_steps`` steps are checked together; and
+    devices only when as many further steps are under way, or at the end of the epoch. The
     validation loss of every epoch is checked before its checkpoint is written: the last step may
     ruin the weights although its loss is finite. It must come before the callbacks that log and
     save.
@@ -44,27 +46,45 @@ class Divergence(L.Callback):
 
     def __init__(self):
         self._steps: list[Step] = []
+        self._unread: list[tuple[list[Step], HostCopy]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._steps = []
+        self._steps, self._unread = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self._steps.append(Step(batch_idx, batch["row"], outputs["loss"].detach()))
-        alone = trainer.world_size == 1 and pl_module.device.type == "cpu"
-        every = 1 if alone else trainer.log_every_n_steps
+        step = Step(batch_idx, batch["row"], outputs["loss"].detach())
+        on_cpu = pl_module.device.type == "cpu"
+        if on_cpu and trainer.world_size == 1:
+            if not math.isfinite(step.loss):
+                self._stop(trainer, step)
+            return
+        self._steps.append(step)
         last = batch_idx + 1 == trainer.num_training_batches
-        if last or not (batch_idx + 1) % every:
-            self._check(trainer)
+        if last or not (batch_idx + 1) % trainer.log_every_n_steps:
+            self._read(trainer)
+            self._unread.append((self._steps, self._begin_check(trainer)))
+            self._steps = []
+            if last or on_cpu:
+                self._read(trainer)
 
-    def _check(self, trainer: L.Trainer) -> None:
-        steps, self._steps = self._steps, []
-        bad = ~torch.stack([step.loss for step in steps]).isfinite()
+    def _begin_check(self, trainer: L.Trainer) -> HostCopy:
+        """Return whether any process has a bad loss, followed by which steps of this one have."""
+        bad = ~torch.stack([step.loss for step in self._steps]).isfinite()
         flag = bad.any().int().reshape(1)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        if not flag:
-            return
-        line = _describe_step(trainer, steps[int(bad.int().argmax())]) if bad.any() else ""
+        return HostCopy(torch.cat([flag, bad.int()]))
+
+    def _read(self, trainer: L.Trainer) -> None:
+        """End the run if a check that has begun finds a bad loss."""
+        unread, self._unread = self._unread, []
+        for steps, check in unread:
+            flag, *bad = check.read().tolist()
+            if flag:
+                self._stop(trainer, steps[bad.index(1)] if any(bad) else None)
+
+    def _stop(self, trainer: L.Trainer, step: Step | None) -> None:
+        line = "" if step is None else _describe_step(trainer, step)
         if trainer.world_size > 1:
             lines = [None] * trainer.world_size
             torch.distributed.all_gather_object(lines, line)

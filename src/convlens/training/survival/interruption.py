@@ -21,6 +21,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from convlens.core.errors import Interrupted, UserError
+from convlens.core.host_copy import HostCopy
 
 log = logging.getLogger("convlens")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -44,6 +45,7 @@ class Interruption(L.Callback):
         self.file = file
         self.signal_number = 0
         self._agreed = False  # whether all processes know that the run ends
+        self._answer: HostCopy | None = None  # of the processes, to the latest question
         self._pending = False  # whether gradients are being accumulated, so it cannot stop
         self._epoch_open = False
         self._stepping = False  # from an epoch's first batch until its checkpoint is written
@@ -52,6 +54,8 @@ class Interruption(L.Callback):
     # --- signals
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning's loop would ask all processes at every step, and wait for the answer
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -88,7 +92,11 @@ class Interruption(L.Callback):
         several = trainer.world_size > 1
         if self._pending or (several and (batch_idx + 1) % trainer.log_every_n_steps and not last):
             return
-        self._agreed = self._is_signalled(trainer)
+        if not several or last or trainer.strategy.root_device.type == "cpu":
+            self._agreed = self._is_signalled(trainer)
+        else:  # the question is on its way through the device: read the answer to the last one
+            before, self._answer = self._answer, self._ask(trainer)
+            self._agreed = before is not None and self._hear(before)
         # before a validation all processes stop at its start: their numbers of batches may differ
         if self._agreed and (batch_idx + 1) % trainer.val_check_batch:
             _end_loops(trainer)
@@ -115,10 +123,19 @@ class Interruption(L.Callback):
         """Return whether a signal has reached any process; the result is the same in all."""
         if trainer.world_size == 1:
             return bool(self.signal_number)
-        flag = torch.tensor([self.signal_number], device=trainer.strategy.root_device)
+        return self._hear(self._ask(trainer))
+
+    def _ask(self, trainer: L.Trainer) -> HostCopy:
+        """Ask all processes for the number of their signal; all must ask at the same step."""
+        # filled on the device: a copy to it would wait
+        flag = torch.full((1,), self.signal_number, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        self.signal_number = int(flag)
-        return bool(self.signal_number)
+        return HostCopy(flag)
+
+    def _hear(self, answer: HostCopy) -> bool:
+        number = int(answer.read())
+        self.signal_number = max(self.signal_number, number)
+        return bool(number)
 
     # --- saving during an epoch, and continuing it
 
@@ -158,7 +175,7 @@ class Interruption(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end_step(trainer)
-        self._epoch_open = True
+        self._epoch_open, self._answer = True, None
         if self._kept is None and trainer.is_global_zero:
             self.file.unlink(missing_ok=True)  # a later epoch is complete
 

@@ -25,8 +25,9 @@ DEPTH = 3  # batches prepared ahead
 
 Batch = dict[str, Any]
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
-Gather = Callable[[Allocate], Batch]
-"""Gathers one batch on the host, in memory from ``allocate(key, shape, dtype)``."""
+"""Returns memory on the host for the tensor ``key`` of a batch, given its shape and type."""
+Gather = Callable[[Allocate | None], Batch]
+"""Gathers a batch on the host; its large tensors lie in the memory that it is given, or in new."""
 
 
 class Pending:
@@ -118,13 +119,19 @@ class Slot:
         """Gather a batch, and launch its copies and what finishes it on the device."""
         self._pending.wait()
         gathered, copy = gather(self.allocate), self._stream.copy
+        tensors = {k: self._hold(k, v) for k, v in gathered.items() if isinstance(v, Tensor)}
 
         def work() -> Batch:
-            pairs = gathered.items()
-            return finish({k: copy(v) if isinstance(v, Tensor) else v for k, v in pairs})
+            return finish(gathered | {key: copy(value) for key, value in tensors.items()})
 
         self._pending = self._stream.launch(work)
         return self._pending
+
+    def _hold(self, key: str, value: Tensor) -> Tensor:
+        """Return ``value`` in this slot's memory."""
+        if key in self._memory and value.data_ptr() == self._memory[key].data_ptr():
+            return value
+        return self.allocate(key, tuple(value.shape), value.dtype).copy_(value)
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,6 @@ def prefetch(
         stop()
 
 
-def allocate_new(key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return new memory on the host."""
-    return torch.empty(shape, dtype=dtype)
-
-
 def _keep(batch: Batch) -> Batch:
     return batch
 
@@ -231,4 +233,4 @@ class Feed:
             yield from prefetch(Stream(), batches, select)
         else:
             for number, gather in batches:
-                yield number, select(gather(allocate_new))
+                yield number, select(gather(None))

@@ -33,7 +33,7 @@ class Stored(Protocol):
     def nbytes(self) -> int:
         """Size of all outputs."""
 
-    def rows(self, rows: np.ndarray, allocate: Allocate) -> Tensor:
+    def rows(self, rows: np.ndarray, allocate: Allocate | None) -> Tensor:
         """Return the outputs of some images, (len(rows), …), in memory called ``features``."""
 
 
@@ -58,7 +58,7 @@ class Input:
             return self.stored.nbytes
         return self.images.images.nbytes if self.resident is None else 0
 
-    def gather(self, rows: np.ndarray, allocate: Allocate) -> Batch:
+    def gather(self, rows: np.ndarray, allocate: Allocate | None) -> Batch:
         """Return what the host has of a batch: ``label`` int64 (B,), ``row`` int64 (B,), and more.
 
         Images on the host are ``image`` uint8 (B, C, H, W), channels last in memory. Stored outputs
@@ -66,19 +66,20 @@ class Input:
 
         Args:
             rows: (B,) positions in the split.
-            allocate: called with key, shape and type; returns memory for a tensor.
+            allocate: called with key, shape and type; returns memory for the images or features;
+                None for new memory.
         """
         batch = {
-            "label": _copy(allocate, "label", self.images.labels[rows]),
-            "row": _copy(allocate, "row", np.asarray(rows, dtype=np.int64)),
+            "label": torch.from_numpy(self.images.labels[rows]),
+            "row": torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         }
         if self.stored is not None:
             return {"features": self.stored.rows(rows, allocate), "cut": self.stored.cut, **batch}
         if self.resident is not None:
             return batch
         shape = (len(rows), *self.images.images.shape[1:])
-        image = allocate("image", shape, torch.uint8)
-        self.images.pixels(rows, image.numpy())
+        out = None if allocate is None else allocate("image", shape, torch.uint8).numpy()
+        image = torch.from_numpy(self.images.pixels(rows, out))
         return {"image": image.permute(0, 3, 1, 2), **batch}
 
     def select(self, batch: Batch) -> Batch:
@@ -87,11 +88,6 @@ class Input:
             return batch
         rows = batch["row"].to(self.resident.device)
         return {"image": self.resident.index_select(0, rows).permute(0, 3, 1, 2), **batch}
-
-
-def _copy(allocate: Allocate, key: str, array: np.ndarray) -> Tensor:
-    values = torch.from_numpy(array)
-    return allocate(key, tuple(values.shape), values.dtype).copy_(values)
 
 
 @dataclass(eq=False)
@@ -171,7 +167,7 @@ class TrainingLoader:
 
     def _gather(
         self, source: Input, place: tuple[int, int], rows: np.ndarray, window: np.ndarray,
-        augmented: bool, allocate: Allocate,
+        augmented: bool, allocate: Allocate | None,
     ) -> Batch:  # fmt: skip
         """Return this process's part of the global batch ``rows``, on the host."""
         mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
@@ -180,9 +176,9 @@ class TrainingLoader:
         batch = source.gather(rows[mine], allocate)
         if augmented:
             draws = make_generator(self.seed, 1, *place).random((len(rows), DRAWS))
-            batch["draws"] = _copy(allocate, "draws", draws[mine].astype(np.float32))
+            batch["draws"] = torch.from_numpy(draws[mine]).float()
         if self.world > 1 or self.accumulate > 1:
-            batch["window"] = _copy(allocate, "window", self.images.labels[window])
+            batch["window"] = torch.from_numpy(self.images.labels[window])
             batch["counted"] = counted
         return batch
 

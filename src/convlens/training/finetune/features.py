@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.progress import progress_bar
-from convlens.data.feed import Allocate, allocate_new
+from convlens.data.feed import Allocate
 from convlens.data.index.digests import digest
 from convlens.data.pixels.cache import Writer, load_or_build
 from convlens.data.pixels.dataset import Images, copy_rows
@@ -58,17 +58,19 @@ class Features:
         """Size of all features."""
         return self.array.nbytes
 
-    def rows(self, rows: np.ndarray, allocate: Allocate = allocate_new) -> Tensor:
+    def rows(self, rows: np.ndarray, allocate: Allocate | None = None) -> Tensor:
         """Return a copy of the features of some images, (len(rows), …).
 
         Args:
             rows: positions in the split.
             allocate: called with ``features``, shape and type; returns the memory for the copy.
+                None for new memory.
         """
-        features = allocate("features", (len(rows), *self.array.shape[1:]), self.dtype)
-        numbers = features.view(torch.uint16) if self.dtype == torch.bfloat16 else features
-        copy_rows(self.array, rows, numbers.numpy())
-        return features
+        out = None
+        if allocate is not None:
+            dtype = torch.uint16 if self.dtype == torch.bfloat16 else self.dtype
+            out = allocate("features", (len(rows), *self.array.shape[1:]), dtype).numpy()
+        return torch.from_numpy(copy_rows(self.array, rows, out)).view(self.dtype)
 
 
 def compute_features(

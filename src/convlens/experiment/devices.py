@@ -19,6 +19,7 @@ from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
+from convlens.training.finetune.schedule import Phase
 from convlens.training.kernels import choose_kernels
 from convlens.training.precision import (
     LARGE,
@@ -133,17 +134,16 @@ def settle_precision(run: Run) -> str:
     """
     if str(run.config.precision) != "auto":
         return ""
-    images = int(run.data.index.counts["train"].sum())
+    epochs = sum(epochs for _, epochs in list_image_phases(run))
+    steps = count_steps(run.config, int(run.data.index.counts["train"].sum()))
     with progress_bar("choosing the precision"):
-        chosen, reason = resolve_precision(run.config, run.module, images)
+        chosen, reason = resolve_precision(run.config, run.module, epochs * steps)
     run.config = store_config(run.module, replace_values(run.config, {"precision": chosen}))
     run.phases.precision = chosen
     return reason
 
 
-def resolve_precision(
-    config: Config, module: ClassifierModule, images: int | None
-) -> tuple[str, str]:
+def resolve_precision(config: Config, module: ClassifierModule, steps: int) -> tuple[str, str]:
     """Return what ``precision: auto`` means on this machine, and why.
 
     Devices that would emulate bf16 train in float32. A GPU takes bf16 without a measurement if a
@@ -152,18 +152,19 @@ def resolve_precision(
     Args:
         config: the config.
         module: the network, in its first phase.
-        images: number of training images; None if it is unknown.
+        steps: training steps of the run on images, which limit the time for measuring; 0 if
+            their number is unknown.
     """
     device = choose_device(config)
     if not has_native_bf16(device):
         known = device.type in ("cpu", "cuda")
         return "32", "this device has no bf16 arithmetic" if known else "bf16 is not used here"
     if is_launched_externally():  # processes that measure separately might choose differently
-        return "bf16", "not measured, because all processes need the same precision"
+        chosen = "bf16" if device.type == "cuda" else "32"
+        return chosen, "not measured, because all processes need the same precision"
     _, batch = count_batch_images(config)
     if device.type == "cuda" and (billions := batch * count_multiply_adds(module)) > LARGE:
         return "bf16", f"a step has {billions:,.0f} billion multiply-adds; not measured"
-    steps = config.training.epochs * (count_steps(config, images) or 0)
     seconds = time_steps(config, module, steps=steps)
     times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
     if "bf16" not in seconds:
@@ -207,6 +208,15 @@ def time_steps(
     _, batch = count_batch_images(config)
     memo, device = get_cache_dir() / "precision.json", choose_device(config)
     return measure_step_seconds(module, batch, device, memo, precisions, steps)
+
+
+def list_image_phases(run: Run) -> list[tuple[Phase, int]]:
+    """Return the phases that train on images, not on stored features, and their epochs."""
+    return [
+        (phase, end - start)
+        for phase, start, end in run.module.schedule.list_spans(run.config.training.epochs)
+        if end > start and not run.phases.cut(run.module, run.data, phase)
+    ]
 
 
 def count_steps(config: Config, images: int | None) -> int | None:

@@ -134,14 +134,14 @@ def test_lack_of_time_is_remembered_until_a_longer_run(trial, watched, tmp_path)
 def test_lack_of_time_is_reported(monkeypatch, trial):
     monkeypatch.setattr(devices, "has_native_bf16", lambda device: True)
     monkeypatch.setattr(devices, "time_steps", lambda *_, **__: {"32": 2.0})
-    chosen, reason = resolve_precision(compose(TINY), trial[0], 100)
+    chosen, reason = resolve_precision(compose(TINY), trial[0], lambda: 100)
     assert chosen == "32" and reason.endswith("there was no time to measure bf16")
 
 
 def test_emulated_bf16_is_known_and_not_measured(monkeypatch, trial):
     monkeypatch.setattr(devices, "has_native_bf16", lambda device: False)
     monkeypatch.setattr(devices, "time_steps", None)
-    assert resolve_precision(compose(TINY), trial[0], 100)[0] == "32"
+    assert resolve_precision(compose(TINY), trial[0], lambda: 100)[0] == "32"
 
 
 @pytest.mark.parametrize(("kind", "chosen"), [("cuda", "bf16"), ("cpu", "32")])
@@ -151,7 +151,7 @@ def test_processes_of_torchrun_agree_without_measuring(monkeypatch, trial, kind,
     monkeypatch.setattr(devices, "is_launched_externally", lambda: True)
     monkeypatch.setattr(devices, "time_steps", None)
     monkeypatch.setattr(devices, "count_multiply_adds", None)
-    assert resolve_precision(compose(TINY), trial[0], 100)[0] == chosen
+    assert resolve_precision(compose(TINY), trial[0], lambda: 100)[0] == chosen
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 processor")
@@ -171,7 +171,7 @@ def test_a_gpu_takes_bf16_from_a_size_on(monkeypatch, trial, billions, chosen):
     monkeypatch.setattr(
         devices, "time_steps", lambda *_, steps: timed.append(steps) or {"32": 1.0, "bf16": 1.0}
     )
-    assert resolve_precision(compose(TINY), trial[0], 30)[0] == chosen
+    assert resolve_precision(compose(TINY), trial[0], lambda: 30)[0] == chosen
     assert timed == ([] if chosen == "bf16" else [30])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytorch_lightning as L
 import torch
@@ -134,16 +135,21 @@ def settle_precision(run: Run) -> str:
     """
     if str(run.config.precision) != "auto":
         return ""
-    epochs = sum(epochs for _, epochs in list_image_phases(run))
-    steps = count_steps(run.config, int(run.data.index.counts["train"].sum()))
+
+    def count_all_steps() -> int:
+        each = count_steps(run.config, int(run.data.index.counts["train"].sum()))
+        return each * sum(epochs for _, epochs in list_image_phases(run))
+
     with progress_bar("choosing the precision"):
-        chosen, reason = resolve_precision(run.config, run.module, epochs * steps)
+        chosen, reason = resolve_precision(run.config, run.module, count_all_steps)
     run.config = store_config(run.module, replace_values(run.config, {"precision": chosen}))
     run.phases.precision = chosen
     return reason
 
 
-def resolve_precision(config: Config, module: ClassifierModule, steps: int) -> tuple[str, str]:
+def resolve_precision(
+    config: Config, module: ClassifierModule, count_all_steps: Callable[[], int]
+) -> tuple[str, str]:
     """Return what ``precision: auto`` means on this machine, and why.
 
     Devices that would emulate bf16 train in float32. A GPU takes bf16 without a measurement if a
@@ -152,8 +158,8 @@ def resolve_precision(config: Config, module: ClassifierModule, steps: int) -> t
     Args:
         config: the config.
         module: the network, in its first phase.
-        steps: training steps of the run on images, which limit the time for measuring; 0 if
-            their number is unknown.
+        count_all_steps: returns the training steps of the run on images, which limit the time for
+            measuring; 0 if their number is unknown. Called only if steps are timed.
     """
     device = choose_device(config)
     if not has_native_bf16(device):
@@ -165,7 +171,7 @@ def resolve_precision(config: Config, module: ClassifierModule, steps: int) -> t
     _, batch = count_batch_images(config)
     if device.type == "cuda" and (billions := batch * count_multiply_adds(module)) > LARGE:
         return "bf16", f"a step has {billions:,.0f} billion multiply-adds; not measured"
-    seconds = time_steps(config, module, steps=steps)
+    seconds = time_steps(config, module, steps=count_all_steps())
     times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
     if "bf16" not in seconds:
         times += "; there was no time to measure bf16"

@@ -178,8 +178,12 @@ def plan(config: Config) -> Plan:
     spans = module.schedule.list_spans(config.training.epochs)
     precision = str(config.precision)
     if precision == "auto":  # chosen as the run itself would choose it
-        epochs = sum(end - start for phase, start, end in spans if not find_phase_cut(phase))
-        precision, _ = devices.resolve_precision(config, module, epochs * (steps or 0))
+
+        def count_all_steps() -> int:
+            each = [end - start for phase, start, end in spans if not find_phase_cut(phase)]
+            return sum(each) * (steps or 0)
+
+        precision, _ = devices.resolve_precision(config, module, count_all_steps)
     phases = [
         _plan_phase(
             config, module, phase, start, end, find_phase_cut(phase), is_augmented, precision, index

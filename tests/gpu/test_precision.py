@@ -20,6 +20,7 @@ def test_a_large_network_takes_bf16_without_timing_a_step(monkeypatch):
     monkeypatch.setattr(devices, "time_steps", None)
     words = ["exp=finetune_vgg16", "data=shapes", "data.size=150", "training.batch_size=32"]
     config = compose([*words, "model.weights=none", "trainer=gpu"])
-    chosen, reason = devices.resolve_precision(config, build_module(config, list("abcde")), 1000)
+    module = build_module(config, list("abcde"))
+    chosen, reason = devices.resolve_precision(config, module, lambda: 1000)
     assert chosen == ("bf16" if has_native_bf16(GPU) else "32")
     assert ("billion multiply-adds" in reason) == (chosen == "bf16")

@@ -134,14 +134,24 @@ def test_lack_of_time_is_remembered_until_a_longer_run(trial, watched, tmp_path)
 def test_lack_of_time_is_reported(monkeypatch, trial):
     monkeypatch.setattr(devices, "has_native_bf16", lambda device: True)
     monkeypatch.setattr(devices, "time_steps", lambda *_, **__: {"32": 2.0})
-    chosen, reason = resolve_precision(compose(TINY), trial[0], 100)
+    chosen, reason = resolve_precision(compose(TINY), trial[0], lambda: 100)
     assert chosen == "32" and reason.endswith("there was no time to measure bf16")
 
 
 def test_emulated_bf16_is_known_and_not_measured(monkeypatch, trial):
     monkeypatch.setattr(devices, "has_native_bf16", lambda device: False)
     monkeypatch.setattr(devices, "time_steps", None)
-    assert resolve_precision(compose(TINY), trial[0], 100)[0] == "32"
+    assert resolve_precision(compose(TINY), trial[0], lambda: 100)[0] == "32"
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("cuda", "bf16"), ("cpu", "32")])
+def test_processes_of_torchrun_agree_without_measuring(monkeypatch, trial, kind, chosen):
+    monkeypatch.setattr(devices, "choose_device", lambda config: torch.device(kind))
+    monkeypatch.setattr(devices, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(devices, "is_launched_externally", lambda: True)
+    monkeypatch.setattr(devices, "time_steps", None)
+    monkeypatch.setattr(devices, "count_multiply_adds", None)
+    assert resolve_precision(compose(TINY), trial[0], lambda: 100)[0] == chosen
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 processor")
@@ -161,8 +171,7 @@ def test_a_gpu_takes_bf16_from_a_size_on(monkeypatch, trial, billions, chosen):
     monkeypatch.setattr(
         devices, "time_steps", lambda *_, steps: timed.append(steps) or {"32": 1.0, "bf16": 1.0}
     )
-    config = compose([*TINY, "training.batch_size=8", "training.epochs=3"])
-    assert resolve_precision(config, trial[0], 80)[0] == chosen
+    assert resolve_precision(compose(TINY), trial[0], lambda: 30)[0] == chosen
     assert timed == ([] if chosen == "bf16" else [30])
 
 
@@ -247,3 +256,20 @@ def test_what_is_frozen_makes_another_answer(trial, tmp_path):
         module.enter(phase)
         precision.measure_step_seconds(module, 4, trial[2], memo, ("32",))
     assert len(json.loads(memo.read_text())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"), [([], 4), (["cache_features=never"], 6)], ids=["stored", "end to end"]
+)
+def test_only_steps_on_images_allow_more_time(at, monkeypatch, words, epochs):
+    """Of three phases of two epochs, the first trains on stored features: its steps are short."""
+    asked = []
+    monkeypatch.setattr(devices, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(
+        devices, "time_steps", lambda *_, steps: asked.append(steps) or {"32": 1.0, "bf16": 1.0}
+    )
+    run = assemble(compose([*TINY, *TWO_UNFREEZES, "precision=auto", *words]))
+    settle_precision(run)
+    batches = len(run.data.train_dataloader())
+    assert [phase.epochs for phase in run.module.schedule.phases] == [2, 2, 2]
+    assert asked == [epochs * batches]

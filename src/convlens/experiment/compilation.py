@@ -11,7 +11,12 @@ from convlens.core.errors import UserError
 from convlens.core.processes import is_launched_externally
 from convlens.core.progress import progress_bar
 from convlens.experiment.assemble import Run
-from convlens.experiment.devices import choose_device, count_steps, time_steps
+from convlens.experiment.devices import (
+    choose_device,
+    count_steps,
+    list_image_phases,
+    time_steps,
+)
 from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
 from convlens.training.compiling import GRAPHS, count_compiled_layers
@@ -120,11 +125,9 @@ def _estimate_steps(run: Run) -> tuple[float, int]:
     steps = count_steps(config, int(run.data.index.counts["train"].sum()))
     precision = str(config.precision)
     timed = (precision if precision in ("32", "bf16") else "32",)
-    seconds, phases = 0.0, 0
-    for phase, start, end in module.schedule.list_spans(config.training.epochs):
-        if end > start and not run.phases.cut(module, run.data, phase):
-            module.enter(phase)
-            seconds += (end - start) * steps * time_steps(config, module, timed)[timed[0]]
-            phases += 1
+    seconds, phases = 0.0, list_image_phases(run)
+    for phase, epochs in phases:
+        module.enter(phase)
+        seconds += epochs * steps * time_steps(config, module, timed)[timed[0]]
     module.enter(module.schedule.phases[0])
-    return seconds, phases
+    return seconds, len(phases)

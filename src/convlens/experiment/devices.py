@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytorch_lightning as L
 import torch
@@ -19,6 +20,7 @@ from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.assemble import Run
 from convlens.experiment.module import store_config
 from convlens.training import ClassifierModule
+from convlens.training.finetune.schedule import Phase
 from convlens.training.kernels import choose_kernels
 from convlens.training.precision import (
     LARGE,
@@ -133,16 +135,20 @@ def settle_precision(run: Run) -> str:
     """
     if str(run.config.precision) != "auto":
         return ""
-    images = int(run.data.index.counts["train"].sum())
+
+    def count_all_steps() -> int:
+        each = count_steps(run.config, int(run.data.index.counts["train"].sum()))
+        return each * sum(epochs for _, epochs in list_image_phases(run))
+
     with progress_bar("choosing the precision"):
-        chosen, reason = resolve_precision(run.config, run.module, images)
+        chosen, reason = resolve_precision(run.config, run.module, count_all_steps)
     run.config = store_config(run.module, replace_values(run.config, {"precision": chosen}))
     run.phases.precision = chosen
     return reason
 
 
 def resolve_precision(
-    config: Config, module: ClassifierModule, images: int | None
+    config: Config, module: ClassifierModule, count_all_steps: Callable[[], int]
 ) -> tuple[str, str]:
     """Return what ``precision: auto`` means on this machine, and why.
 
@@ -152,19 +158,20 @@ def resolve_precision(
     Args:
         config: the config.
         module: the network, in its first phase.
-        images: number of training images; None if it is unknown.
+        count_all_steps: returns the training steps of the run on images, which limit the time for
+            measuring; 0 if their number is unknown. Called only if steps are timed.
     """
     device = choose_device(config)
     if not has_native_bf16(device):
         known = device.type in ("cpu", "cuda")
         return "32", "this device has no bf16 arithmetic" if known else "bf16 is not used here"
     if is_launched_externally():  # processes that measure separately might choose differently
-        return "bf16", "not measured, because all processes need the same precision"
+        chosen = "bf16" if device.type == "cuda" else "32"
+        return chosen, "not measured, because all processes need the same precision"
     _, batch = count_batch_images(config)
     if device.type == "cuda" and (billions := batch * count_multiply_adds(module)) > LARGE:
         return "bf16", f"a step has {billions:,.0f} billion multiply-adds; not measured"
-    steps = config.training.epochs * (count_steps(config, images) or 0)
-    seconds = time_steps(config, module, steps=steps)
+    seconds = time_steps(config, module, steps=count_all_steps())
     times = ", ".join(f"{format_time(s)} in {name}" for name, s in seconds.items())
     if "bf16" not in seconds:
         times += "; there was no time to measure bf16"
@@ -207,6 +214,15 @@ def time_steps(
     _, batch = count_batch_images(config)
     memo, device = get_cache_dir() / "precision.json", choose_device(config)
     return measure_step_seconds(module, batch, device, memo, precisions, steps)
+
+
+def list_image_phases(run: Run) -> list[tuple[Phase, int]]:
+    """Return the phases that train on images, not on stored features, and their epochs."""
+    return [
+        (phase, end - start)
+        for phase, start, end in run.module.schedule.list_spans(run.config.training.epochs)
+        if end > start and not run.phases.cut(run.module, run.data, phase)
+    ]
 
 
 def count_steps(config: Config, images: int | None) -> int | None:

@@ -180,14 +180,20 @@ def plan(config: Config) -> Plan:
     batch, _ = devices.count_batch_images(config)
     images = None if index is None else int(index.counts["train"].sum())
     steps = devices.count_steps(config, images)
+    spans = module.schedule.list_spans(config.training.epochs)
     precision = str(config.precision)
     if precision == "auto":  # chosen as the run itself would choose it
-        precision, _ = devices.resolve_precision(config, module, images)
+
+        def count_all_steps() -> int:
+            each = [end - start for phase, start, end in spans if not find_phase_cut(phase)]
+            return sum(each) * (steps or 0)
+
+        precision, _ = devices.resolve_precision(config, module, count_all_steps)
     phases = [
         _plan_phase(
             config, module, phase, start, end, find_phase_cut(phase), is_augmented, precision, index
         )
-        for phase, start, end in module.schedule.list_spans(config.training.epochs)
+        for phase, start, end in spans
     ]
     module.enter(module.schedule.phases[0])
     example, probes = torch.zeros(1, *shape), len(config.probes.files) or config.probes.count

@@ -159,16 +159,21 @@ def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
 
 
 def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
-    """Let Lightning skip the hooks of a batch that a callback does not override.
+    """Let Lightning skip the hooks of a batch in which a callback does nothing.
 
     It would call all of them, and time each call: 150 calls in every step of a run. A hook that
     cannot be called is skipped.
     """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
-            inherited = getattr(type(callback), hook) is getattr(L.Callback, hook)
-            if inherited and hook not in vars(callback):
+            if hook not in vars(callback) and _is_empty(callback, hook):
                 setattr(callback, hook, None)
+
+
+def _is_empty(callback: L.Callback, hook: str) -> bool:
+    if type(callback) is ModelCheckpoint and not callback._every_n_train_steps:
+        return callback._train_time_interval is None  # it saves at the ends of epochs only
+    return getattr(type(callback), hook) is getattr(L.Callback, hook)
 
 
 def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:

@@ -90,6 +90,13 @@ class ClassifierModule(L.LightningModule):
             # in place: the names of parameters, and so checkpoints, stay as they are
             self.model.compile()
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_current_fx_name":
+            # Lightning notes the running hook, 50 times a step; torch would look for a parameter
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def enter(self, phase: Phase) -> None:
         """Start ``phase``: freeze and unfreeze groups; frozen parts go into evaluation mode."""
         self.phase = phase

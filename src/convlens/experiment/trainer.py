@@ -34,7 +34,7 @@ from convlens.training.survival.checkpoint import (
     find_checkpoint_to_resume,
     read_checkpoint,
 )
-from convlens.training.survival.companions import Companions, is_process_lost
+from convlens.training.survival.companions import GRACE, Companions, is_process_lost
 from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
 
@@ -222,7 +222,7 @@ def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
     except RuntimeError as error:
-        if line := companions.describe_failure():
+        if line := companions.describe_failure(GRACE / 4 if is_process_lost(error) else 0.0):
             companions.end()
             raise UserError(line) from error
         if not is_first_process() and is_process_lost(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from table import Rounds, Row
 
 PICTURES = "photographs"
 WEIGHTS = "VGG16's weights"
+HOST_MS = 0.5  # milliseconds of the host's time that a step may take above bare Lightning's
 SHARE, SECONDS = 0.05, 1.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
 
 
@@ -126,6 +128,22 @@ def budget(result: dict) -> list[Rounds]:
     ]  # fmt: skip
 
 
+def host_step(result: dict) -> list[Rounds]:
+    """Read the host's milliseconds per step: beside bare Lightning, and beside a plain loop.
+
+    What convlens may add to Lightning is a time, so the target of the ratio depends on it.
+    """
+    ours, lightning, plain = (
+        [line[side] for line in result["rounds"]] for side in ("convlens", "lightning", "plain")
+    )
+    found = []
+    for peer in (lightning, plain):
+        ratios = [a / b for a, b in zip(ours, peer, strict=True)]
+        added = statistics.median(a - b for a, b in zip(ours, peer, strict=True))
+        found.append(Rounds(ours, peer, ratios, f"{added:.2f} ms more"))
+    return [found[0]._replace(at_most=1 + HOST_MS / statistics.median(lightning)), found[1]]
+
+
 def epochs(result: dict) -> list[Rounds]:
     """Read the seconds of an epoch from the task ``head_epoch`` of `throughput.py`."""
     both = [[line["seconds"][side] for line in result["rounds"]] for side in result["sides"]]
@@ -208,6 +226,14 @@ JOBS = [
     ),
     plain("plain_scratch", "training from scratch, augmented"),
     plain("plain_last_block", "VGG16, last block and head, augmented"),
+    Job(
+        "host_step", ["host_step.py"], ["--warmup-steps", "5", "--steps", "20"],
+        [
+            Row("host_step", "the host's time per step [ms]", "bare Lightning"),
+            Row("host_step_plain", "the host's time per step [ms]", "a plain torch loop"),
+        ],
+        host_step,
+    ),
     Job(
         "startup", ["startup.py"], [],
         [

@@ -97,6 +97,8 @@ class Looks(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         callbacks = get_callbacks(trainer)
         callbacks += [each for each in self.order if each not in callbacks]
+        if isinstance(pl_module, ClassifierModule):  # what it trains is what it predicts with
+            vars(self).update(on_train_batch_start=None, on_train_batch_end=None)
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:

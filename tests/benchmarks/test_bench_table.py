@@ -114,6 +114,22 @@ def test_other_threads_and_another_torch_are_said():
     assert rows.separate(told, "deep") == ""  # no peer of its own
 
 
+def test_the_hosts_time_may_be_half_a_millisecond_above_lightnings():
+    told = {"rounds": [
+        {"convlens": 1.5, "lightning": 1.0, "plain": 0.5},
+        {"convlens": 1.25, "lightning": 1.0, "plain": 0.5},
+        {"convlens": 3.0, "lightning": 2.0, "plain": 1.0},
+    ]}  # fmt: skip
+    beside, above = rows.host_step(told)
+    assert beside.ratios == [1.5, 1.25, 1.5] and above.ratios == [3.0, 2.5, 3.0]
+    assert beside.at_most == 1.5 and above.at_most is None
+    assert (beside.note, above.note) == ("0.50 ms more", "1.00 ms more")
+    row = next(job for job in rows.JOBS if job.name == "host_step").rows[0]
+    assert table.measured(row, beside)["met"] is True
+    slower = [{**line, "convlens": line["convlens"] + 0.1} for line in told["rounds"]]
+    assert table.measured(row, rows.host_step({"rounds": slower})[0])["met"] is False
+
+
 def test_an_epoch_on_stored_features_says_its_precision():
     told = {
         "sides": {"convlens": side("32", 2), "keras": side("float32", 0)},

@@ -41,7 +41,7 @@ from convlens.training.survival.checkpoint import (
     find_checkpoint_to_resume,
     read_checkpoint,
 )
-from convlens.training.survival.companions import Companions, is_process_lost
+from convlens.training.survival.companions import GRACE, Companions, is_process_lost
 from convlens.training.survival.divergence import Divergence
 from convlens.training.survival.interruption import Interruption, Reopening
 
@@ -166,16 +166,21 @@ def _loggers(config: Config, home: Path, trained: int | None) -> list[Logger]:
 
 
 def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
-    """Let Lightning skip the hooks of a batch that a callback does not override.
+    """Let Lightning skip the hooks of a batch in which a callback does nothing.
 
     It would call all of them, and time each call: 150 calls in every step of a run. A hook that
     cannot be called is skipped.
     """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
-            inherited = getattr(type(callback), hook) is getattr(L.Callback, hook)
-            if inherited and hook not in vars(callback):
+            if hook not in vars(callback) and _is_empty(callback, hook):
                 setattr(callback, hook, None)
+
+
+def _is_empty(callback: L.Callback, hook: str) -> bool:
+    if type(callback) is ModelCheckpoint and not callback._every_n_train_steps:
+        return callback._train_time_interval is None  # it saves at the ends of epochs only
+    return getattr(type(callback), hook) is getattr(L.Callback, hook)
 
 
 def fit(trainer: L.Trainer, run: Run, start: Start | None) -> None:
@@ -226,7 +231,7 @@ def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
             raise
         number = getattr(error.__context__, "status", 128 + signal.SIGINT) - 128
     except RuntimeError as error:
-        if line := companions.describe_failure():
+        if line := companions.describe_failure(GRACE / 4 if is_process_lost(error) else 0.0):
             companions.end()
             raise UserError(line) from error
         if not is_first_process() and is_process_lost(error):

@@ -87,6 +87,13 @@ class ClassifierModule(L.LightningModule):
         self.enter(self.phase)
         self._compiled_batch: int | None = None
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_current_fx_name":
+            # Lightning notes the running hook, 50 times a step; torch would look for a parameter
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def enter(self, phase: Phase) -> None:
         """Start ``phase``: freeze and unfreeze groups; frozen parts go into evaluation mode."""
         self.phase = phase

@@ -47,13 +47,21 @@ class Companions(L.Callback):
             return  # torchrun and srun watch their own processes
         threading.Thread(target=watch, daemon=True, name="companions").start()
 
-    def describe_failure(self) -> str:
-        """Return one line about a process that failed; empty if none did."""
-        for number, child in enumerate(getattr(self, "children", ()), 1):
-            if child.poll():
-                which = f"process {number + 1} of {len(self.children) + 1}"
-                return f"{which} {_describe_end(child)}; {self.way_out}"
-        return ""
+    def describe_failure(self, patience: float = 0.0) -> str:
+        """Return one line about a process that failed; empty if none did.
+
+        Args:
+            patience: seconds to wait for it: its connections may end before it does.
+        """
+        until = time.monotonic() + patience
+        while True:
+            for number, child in enumerate(getattr(self, "children", ()), 1):
+                if child.poll():
+                    which = f"process {number + 1} of {len(self.children) + 1}"
+                    return f"{which} {_describe_end(child)}; {self.way_out}"
+            if time.monotonic() >= until:
+                return ""
+            time.sleep(EACH / 10)
 
     def end(self) -> None:
         """Kill the processes that are still running."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytorch_lightning as L
 from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.explanation import Explanation
-from convlens.callbacks.ledger import Account, Ledger, Moment
+from convlens.callbacks.ledger import Account, Ledger
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.writer import Writer
 from convlens.callbacks.logging.writing import takes_only_events, write_finding
@@ -260,9 +260,7 @@ class Looks(L.Callback):
             return
         latest = self.predictions.latest.get(stage)
         session = Session(trainer, module, clock, self.own, stage, final, latest, self.history)
-        moment: Moment = "end" if final else "start" if clock == 0 else "epoch"
-        if stage == "test":
-            moment = "test"
+        moment = session.moment
         began, allowed = time.perf_counter(), self.ledger.seconds_left(moment)
         before, due = dict(self.ledger.spent), [each for each in due if each.probes is not None]
         most = RESERVED * max(0.0, allowed) if moment == "end" and allowed < inf else 0.0
@@ -274,7 +272,7 @@ class Looks(L.Callback):
                     reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
                     work.begin(each.kind)
                     end = began + allowed - reserved
-                    self._look(trainer, session, each, moment, end, work, writer)
+                    self._look(trainer, session, each, end, work, writer)
                 ended = time.perf_counter()
             if writer.last:  # the time waited for
                 self.ledger.charge(writer.last.name, time.perf_counter() - ended, moment)
@@ -286,8 +284,8 @@ class Looks(L.Callback):
         )  # fmt: skip
 
     def _look(
-        self, trainer: L.Trainer, session: Session, each: Explanation, moment: Moment,
-        deadline: float, work: Work, writer: Writer,
+        self, trainer: L.Trainer, session: Session, each: Explanation, deadline: float,
+        work: Work, writer: Writer,
     ) -> None:  # fmt: skip
         account, began, each.cut = self.account(each), time.perf_counter(), ""
         try:
@@ -308,7 +306,7 @@ class Looks(L.Callback):
                 self.ledger.left_out.setdefault(each.name, each.cut)
             if session.stage == "val" and deadline > began:  # also if it failed
                 account.looked_at = self.ledger.looked[each.name] = session.clock
-            self.ledger.charge(each.name, time.perf_counter() - began, moment)
+            self.ledger.charge(each.name, time.perf_counter() - began, session.moment)
 
     def _write(self, trainer: L.Trainer, each: Explanation, look: Look, writer: Writer) -> None:
         for tag, value in each.pictures(look):

@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.ledger import Moment
 from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook, Predictions
@@ -126,13 +127,20 @@ class Session:
                 )  # fmt: skip
 
     @property
+    def moment(self) -> Moment:
+        """The moment, as the ledger calls it."""
+        if self.stage == "test":
+            return "test"
+        if self.final:
+            return "end"
+        return "epoch" if self.clock else "start"
+
+    @property
     def when(self) -> str:
         """The moment, in words."""
-        if self.stage == "test":
-            return "after the test"
-        if self.final:
-            return "at the end"
-        return f"after epoch {self.clock}" if self.clock else "before training"
+        epoch = f"after epoch {self.clock}"
+        words = {"test": "after the test", "end": "at the end", "start": "before training"}
+        return words.get(self.moment, epoch)
 
     @property
     def time_setting(self) -> str:

@@ -10,6 +10,7 @@ from convlens.callbacks import EpochLog, Looks
 
 from convlens.config.compose import compose
 from convlens.config.folder import list_groups
+from convlens.data.feed import Allocate
 from convlens.experiment.assemble import assemble
 from convlens.experiment.prepare import decode, prepare
 from convlens.experiment.trainer import build_trainer
@@ -25,13 +26,13 @@ class Stored:
     """Features of all images at a cut: numbers that do not matter."""
 
     def __init__(self, module, data, cut: int):
-        self.cut, size = cut, data.spec.size
+        self.cut, self.nbytes, size = cut, 0, data.spec.size
         with torch.no_grad():
             example = torch.zeros(1, data.spec.channels, size, size, device="meta")
             self.shape = module.model.features(example, cut).shape[1:]
 
-    def rows(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.zeros(len(rows), *self.shape)
+    def rows(self, rows: np.ndarray, allocate: Allocate) -> torch.Tensor:
+        return allocate("features", (len(rows), *self.shape), torch.float32).zero_()
 
 
 def fetch(phases, trainer, module, data, phase, cut: int) -> dict[str, Stored]:

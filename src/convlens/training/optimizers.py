@@ -65,7 +65,7 @@ def build_optimizer(
     check_name("optimizer.name", name, OPTIMIZERS)
     options = {key: value for key, value in chosen.plain().items() if key != "name"}
     if fused and name in FUSED:
-        options["fused"] = True
+        options |= {"fused": True}
     try:
         optimizer = OPTIMIZERS[name](groups, **options)
     except (ValueError, TypeError) as error:

@@ -47,13 +47,13 @@ class Companions(L.Callback):
             return  # torchrun and srun watch their own processes
         threading.Thread(target=watch, daemon=True, name="companions").start()
 
-    def describe_failure(self, patience: float = 0.0) -> str:
+    def describe_failure(self, wait: float = 0.0) -> str:
         """Return one line about a process that failed; empty if none did.
 
         Args:
-            patience: seconds to wait for it: its connections may end before it does.
+            wait: seconds to wait for it: its connections may end before it does.
         """
-        until = time.monotonic() + patience
+        until = time.monotonic() + wait
         while True:
             for number, child in enumerate(getattr(self, "children", ()), 1):
                 if child.poll():

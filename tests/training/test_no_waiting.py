@@ -31,8 +31,8 @@ class Stored:
             example = torch.zeros(1, data.spec.channels, size, size, device="meta")
             self.shape = module.model.features(example, cut).shape[1:]
 
-    def rows(self, rows: np.ndarray, allocate: Allocate) -> torch.Tensor:
-        return allocate("features", (len(rows), *self.shape), torch.float32).zero_()
+    def rows(self, rows: np.ndarray, allocate: Allocate | None) -> torch.Tensor:
+        return torch.zeros(len(rows), *self.shape)
 
 
 def fetch(phases, trainer, module, data, phase, cut: int) -> dict[str, Stored]:

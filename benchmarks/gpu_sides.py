@@ -114,7 +114,7 @@ def time_convlens(run: Run, meter: Meter) -> float:
     with tempfile.TemporaryDirectory() as home:
         # after 0 epochs, as a resumed run: a new one would log the config in its folder
         trainer, epoch_log, _ = runs.build_trainer(run, Path(home), 0)
-        epoch_log.on_train_start = lambda *_: None  # evaluating the untrained network is not a step
+        epoch_log.begin = lambda *_: None  # evaluating the untrained network is not a step
         trainer.callbacks.append(meter)
         runs.fit(trainer, run, None)
     if meter.device.type == "cuda":

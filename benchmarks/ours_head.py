@@ -42,7 +42,7 @@ def main() -> None:
     runs.settle_precision(run)
     trainer, epoch_log, _ = runs.build_trainer(run, home, False)
     # the untrained network is evaluated once per run, which is not part of an epoch
-    epoch_log.on_train_start = lambda *_: None
+    epoch_log.begin = lambda *_: None
     gate = EpochGate()
     trainer.callbacks.append(gate)
 

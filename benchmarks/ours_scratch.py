@@ -87,7 +87,7 @@ def build(
     runs.settle_precision(run)
     trainer, epoch_log, _ = runs.build_trainer(run, home, False)
     # the untrained network is evaluated once per run, which is not part of a step
-    epoch_log.on_train_start = lambda *_: None
+    epoch_log.begin = lambda *_: None
     gate = StepGate()
     trainer.callbacks.append(gate)
 

@@ -23,6 +23,7 @@ from convlens.callbacks.pace import Pace
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
+from convlens.core.memory import is_out_of_memory
 from convlens.data.probes import Probes
 from convlens.explain.mode import add_preprocessing, explaining, prepare_images
 from convlens.explain.outputs import OUTPUTS, add_logits_picker, answering, check_outputs
@@ -214,7 +215,7 @@ class Explanation(L.Callback, ABC):
             try:
                 return compute(self.batch)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error) or self.batch == 1:
+                if not is_out_of_memory(error) or self.batch == 1:
                     raise
             # outside the except block, so that the tensors of the failed pass are freed
             self.batch //= 2
@@ -328,10 +329,3 @@ class Explanation(L.Callback, ABC):
             self.log_once("outputs", f"{self.name}: {note}")
         if not self.class_names:
             self.class_names = tuple(f"class {n}" for n in range(max(2, classes)))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "allocate memory" in text or "not enough memory" in text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 from convlens.cli.main import main
+from convlens.training import ClassifierModule
 from support.tiny import TINY, draw_folder
 
 FAST = ["model.filters=[4]", "data.size=16", "precision=32", "trainer=cpu", "callbacks=none",
@@ -200,3 +202,38 @@ def test_training_base_and_untrained_head_together_is_warned_of(at, capsys, monk
     phases = "finetune.phases=[{epochs: 1, train: [head, last_block], lr: 0.001}]"
     assert main([*words, phases]) == 0
     assert "trained together from epoch 1" in capsys.readouterr().out
+
+
+def fail_to_allocate():
+    torch.empty(2**60, dtype=torch.uint8)  # torch's own words on a CPU
+
+
+def fail_on_a_device():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the manual.")
+
+
+def fail_in_python():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail", [fail_to_allocate, fail_on_a_device, fail_in_python])
+def test_too_little_memory_for_a_step_is_one_line_and_loses_nothing(
+    at, capsys, monkeypatch, fail
+):  # fmt: skip
+    step = ClassifierModule.training_step
+
+    def fail_in_epoch_2(module, batch, number):
+        if module.current_epoch:
+            fail()
+        return step(module, batch, number)
+
+    monkeypatch.setattr(ClassifierModule, "training_step", fail_in_epoch_2)
+    words = ["data=shapes", "data.pictures=40", *FAST, "training.epochs=2", "run_dir=run"]
+    line = refused(["train", *words], capsys)
+    assert line.startswith("convlens: out of memory (")
+    assert "training.batch_size" in line
+    assert "manual" not in line
+    assert (at / "run/checkpoints/last.ckpt").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(at)
+    assert main(["resume", "run=run"]) == 0

@@ -16,6 +16,7 @@ from convlens.cli.flags import HELP, VERSION, answer_flags, overview, version_li
 from convlens.cli.words import split_make_words
 from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.loading import loading_libraries
+from convlens.core.memory import is_out_of_memory
 from convlens.core.processes import is_first_process
 from convlens.rundir import log as logs
 
@@ -41,6 +42,10 @@ TOOLS = {
     "completion": "print a script for shell completion: `convlens completion bash` or zsh",
 }
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+SMALLER = (
+    "try smaller batches (training.batch_size with training.accumulate, training.eval_batch_size) "
+    "or smaller images (data.size)"
+)
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -78,9 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
         where = f" at {error.filename}" if error.filename else ""
         print(f"convlens: the disk is full{where}; free disk space and try again", file=sys.stderr)
         return USER_ERROR
-    except Exception:
+    except Exception as error:
         logging.getLogger("convlens").debug("failed", exc_info=True)
-        raise
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or "the machine has no more"
+        print(f"convlens: out of memory ({reason}): {SMALLER}", file=sys.stderr)
+        return USER_ERROR
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)

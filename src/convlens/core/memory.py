@@ -1,4 +1,4 @@
-"""How much memory a device has."""
+"""How much memory a device has, and whether it was too little."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def read_free_memory(device: torch.device) -> int:
     from torch import cuda
 
     return cuda.mem_get_info(device)[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that a device or this machine has too little memory.
+
+    torch has a class of its own for devices only; on the CPU its words have to tell.
+    """
+    text = str(error).lower()
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(each in text for each in words)

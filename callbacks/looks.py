@@ -280,7 +280,7 @@ class Looks(L.Callback):
             self._fail(each, error, clock)
         self.ledger.record(
             moment, clock, allowed, time.perf_counter() - began,
-            self.pace.estimate("pass", 1) or 0.0, before,
+            max(self.pace.estimate("pass", 1) or 0.0, session.late_pass), before,
         )  # fmt: skip
 
     def _look(

@@ -314,6 +314,38 @@ def test_no_call_of_the_network_begins_after_the_deadline(monkeypatch, said):
     module(torch.rand(1, 3, 12, 12))  # nothing guards it outside looks
 
 
+class SlowCalls(ExplanationCallback):
+    """Calls the network with two images at a time; a call takes ``cost`` seconds."""
+
+    def __init__(self, clock: FakeClock, cost: float):
+        super().__init__()
+        self.clock, self.cost = clock, cost
+
+    def pictures(self, look: Look):
+        hook = look.network.register_forward_pre_hook(lambda *_: self.clock.spend(self.cost))
+        try:
+            for _ in range(2):
+                look.network(look.probes.images[:2])
+        finally:
+            hook.remove()
+        yield "never", PICTURE
+
+
+@pytest.mark.parametrize(
+    ("cost", "late", "taken"), [(0.8, 0.4, 1.6), (3.0, 1.5, 3.0), (0.2, 0, 0.4)]
+)
+def test_a_call_amid_which_the_deadline_came_is_the_pass_that_is_recorded(
+    monkeypatch, cost, late, taken
+):  # fmt: skip
+    clock = FakeClock(monkeypatch)
+    work = SlowCalls(clock, cost)
+    work.attach(probes(), ("a", "b"), None, 0)
+    looks = Looks([work], ledger=Ledger(share=0.0, floor=1.0))
+    look_after_epochs(looks, clock, 1, 1.0)
+    (look,) = looks.ledger.looks
+    assert (look["pass"], look["spent"]) == pytest.approx((late, taken))
+
+
 def test_work_that_is_stopped_does_not_count_as_quick(monkeypatch):
     clock, pace = FakeClock(monkeypatch), Pace()
     look = replace(look_at(untrained()), deadline=clock.now + 1.0, pace=pace)

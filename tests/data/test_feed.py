@@ -171,9 +171,15 @@ def test_a_consumer_that_stops_ends_the_thread(end):
     assert not left_over()
 
 
-@pytest.mark.parametrize(
-    "end", ["", "raise SystemExit(3)", "import os, signal\nsignal.raise_signal(2)"]
-)
+# a shell that starts the tests in the background lets them ignore SIGINT
+CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", CTRL_C])
 def test_python_ends_although_batches_are_left(end):
     script = f"""
 from convlens.data.feed import Stream, prefetch

@@ -72,8 +72,8 @@ class Session:
         final: whether this is the last session of the run.
         predictions: those of the latest pass over the stage's images.
         history: the scalars of each epoch.
-        late_pass: seconds per image of the call of the network amid which a deadline came, and
-            which could not be stopped; 0 if there was none.
+        late_pass: seconds per image of the call of the network that was running when a deadline
+            came, since a call cannot be stopped; 0 if there was none.
     """
 
     trainer: L.Trainer
@@ -133,7 +133,7 @@ class Session:
 
     @contextmanager
     def _watch_calls(self, network: nn.Module, deadline: float) -> Iterator[None]:
-        """Refuse calls of the network after the deadline, and note the one amid which it comes."""
+        """Refuse calls of the network after the deadline, and time the one that runs past it."""
         began = 0.0
 
         def check(*_: Any) -> None:
@@ -155,7 +155,7 @@ class Session:
 
     @contextmanager
     def _note_late_call(self, deadline: float, images: int) -> Iterator[None]:
-        """Note a call that is none of the network as a whole, in the same way."""
+        """Time in the same way a pass that does not call the network as a whole."""
         began = time.perf_counter()
         try:
             yield

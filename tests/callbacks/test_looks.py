@@ -334,7 +334,7 @@ class SlowCalls(ExplanationCallback):
 @pytest.mark.parametrize(
     ("cost", "late", "taken"), [(0.8, 0.4, 1.6), (3.0, 1.5, 3.0), (0.2, 0, 0.4)]
 )
-def test_a_call_amid_which_the_deadline_came_is_the_pass_that_is_recorded(
+def test_a_call_that_runs_past_the_deadline_is_the_pass_that_is_recorded(
     monkeypatch, cost, late, taken
 ):  # fmt: skip
     clock = FakeClock(monkeypatch)

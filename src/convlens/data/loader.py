@@ -170,9 +170,11 @@ class TrainingLoader:
         augmented: bool, allocate: Allocate | None,
     ) -> Batch:  # fmt: skip
         """Return this process's part of the global batch ``rows``, on the host."""
-        mine = np.array_split(np.arange(len(rows)), self.world)[self.rank]
-        counted = len(mine)
-        mine = mine if counted else np.zeros(1, dtype=int)
+        mine, counted = slice(None), len(rows)
+        if self.world > 1:
+            part = np.array_split(np.arange(len(rows)), self.world)[self.rank]
+            counted = len(part)
+            mine = part if counted else np.zeros(1, dtype=int)
         batch = source.gather(rows[mine], allocate)
         if augmented:
             draws = make_generator(self.seed, 1, *place).random((len(rows), DRAWS))
@@ -187,7 +189,7 @@ class TrainingLoader:
         end = min(len(self.order), self.cut_short())
         batches = ((n, rows) for n, rows in enumerate(self.order.batches(epoch)) if n < end)
         while step := list(islice(batches, self.accumulate)):
-            window = np.concatenate([rows for _, rows in step])
+            window = np.concatenate([rows for _, rows in step]) if len(step) > 1 else step[0][1]
             for number, rows in step:
                 yield number, rows, window
 

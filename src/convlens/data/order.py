@@ -93,9 +93,9 @@ class TrainingOrder:
             start = (epoch * self.steps + step) * self.batch_size
             places = np.arange(start, start + self.batch_size)
             batch = np.empty(self.batch_size, dtype=np.int64)
-            for number in np.unique(places // self.count):
+            for number in range(start // self.count, places[-1] // self.count + 1):
                 if drawn is None or drawn[0] != number:
-                    drawn = (int(number), self._permutation(int(number)))
+                    drawn = (number, self._permutation(number))
                 here = places // self.count == number
                 batch[here] = drawn[1][places[here] % self.count]
             yield batch

@@ -12,6 +12,7 @@ from table import Rounds, Row
 PICTURES = "photographs"
 WEIGHTS = "VGG16's weights"
 HOST_MS = 0.5  # milliseconds of the host's time that a step may take above bare Lightning's
+SLOWER = 1.2  # times as long as a plain script that a start may take
 SHARE, SECONDS = 0.05, 1.0  # allowed per epoch: `callbacks.budget`, `looking.seconds`
 
 
@@ -190,8 +191,8 @@ def filters(result: dict) -> list[Rounds | None]:
     ]
 
 
-def plain(task: str, what: str) -> Job:
-    row = Row(task, f"{what} [images/s]", "a plain torch loop", at_most=1.03)
+def plain(task: str, what: str, at_most: float) -> Job:
+    row = Row(task, f"{what} [images/s]", "a plain torch loop", at_most=at_most)
     quick = ["--warmup-steps", "1", "--steps", "2"]
     command = ["throughput.py", "--task", task]
     return Job(task, command, quick, [row], lambda result: sides(result, cost=True), (PICTURES,))
@@ -224,8 +225,8 @@ JOBS = [
         ],
         epochs, (PICTURES,), ("keras",),
     ),
-    plain("plain_scratch", "training from scratch, augmented"),
-    plain("plain_last_block", "VGG16, last block and head, augmented"),
+    plain("plain_scratch", "training from scratch, augmented", 1.035),
+    plain("plain_last_block", "VGG16, last block and head, augmented", 1.015),
     Job(
         "host_step", ["host_step.py"], ["--warmup-steps", "5", "--steps", "20"],
         [
@@ -239,7 +240,10 @@ JOBS = [
         [
             Row("startup", "start to the first step [s]", "Keras, same recipe"),
             Row("startup_unjudged", "the same, untrained network not evaluated [s]", "Keras"),
-            Row("startup_torch", "the same, not evaluated [s]", "a plain torch script"),
+            Row(
+                "startup_torch", "the same, not evaluated [s]", "a plain torch script",
+                at_least=round(1 / SLOWER, 3),
+            ),
         ],
         lambda result: tasks(
             result, ["startup"],

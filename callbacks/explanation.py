@@ -157,7 +157,7 @@ class Explanation(L.Callback, ABC):
 
     @abstractmethod
     def pictures(self, look: Look) -> Findings:
-        """Yield tags with pictures (H, W, 3) uint8, numbers or tables; and maps, with their method."""
+        """Yield tags with pictures (H, W, 3) uint8, numbers or tables; maps with their method."""
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         """Return the layers to explain; also called before training, to report wrong names early.

@@ -39,10 +39,9 @@ class Looks(L.Callback):
     """Lets explanations look, one after the other, and writes what they find.
 
     They look before training, after every epoch and at the end, and some after the test, always in
-    the order of one list. Then the epoch log writes its row, then the alarms judge. The order in
-    which Lightning calls its callbacks therefore does not matter. Only the first process looks. If
-    a look fails, or runs out of memory even with single images, this is reported once, with its
-    traceback in the log file, and training continues.
+    the order of one list. Then the epoch log writes its row and the alarms judge, whatever the
+    order of Lightning's callbacks. Only the first process looks. A look that fails, or runs out of
+    memory even with single images, is reported once, and training continues.
 
     Every trainer has one: an explanation among the trainer's callbacks joins it, or adds it. The
     explanations of the list become callbacks of the trainer, so that checkpoints keep their state.

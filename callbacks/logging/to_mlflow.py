@@ -17,7 +17,7 @@ from convlens.callbacks.logging.tracker import Part, Tracker, flatten
 
 _PICTURE = re.compile(r"images/(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+.*(?<!\+compressed)")
 _BATCH = 100  # parameters that MLflow takes at once
-_LONGEST = 240  # characters of a name; MLflow allows 250
+_LONGEST = 140  # characters of a name: the file of a picture has 90 more, and at most 255
 _LONGEST_VALUE = 6000  # characters of a parameter
 
 

@@ -56,7 +56,7 @@ class Tracker(ABC):
     def log_file(self, part: Part, file: Path) -> None:
         """Log a file that the run ends with."""
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 most services have nothing to do
         """Write all that was logged to where it is kept, if the service does so later by itself."""
 
     @abstractmethod

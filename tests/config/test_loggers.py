@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convlens.config.compose import compose
 from convlens.config.checks import restore_config
+from convlens.config.compose import compose
 from convlens.config.migrate import dump_config, migrate_config
 from convlens.core.errors import UserError
 
@@ -55,7 +55,7 @@ def test_keys_of_the_chosen_loggers_can_be_set():
         (["model=[vgg16,scratch]"], "model=[vgg16,scratch]: no such model"),
         (["logger.wandb.project=a"], "logger.wandb.project: no such key"),
         (["logger=wandb", "logger.wandb.mode=of"], "expected null, offline or online"),
-        (["logger=mlflow", "logger.mlflow.url=x"], "did you mean logger.mlflow.uri?"),
+        (["logger=mlflow", "logger.mlflow.url=x"], "did you mean logger.mlflow.uri or"),
         (["logger=tensorboard,mlflow"], "several values"),
     ],
 )
@@ -63,6 +63,12 @@ def test_a_wrong_choice_is_one_line(words, line):
     with pytest.raises(UserError) as refused:
         compose(words)
     assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("choice", ["csv", "[tensorboard,wandb,mlflow,trackio]"])
+def test_what_is_stored_comes_back(choice):
+    config = compose([f"logger={choice}"])
+    assert restore_config(dump_config(config), "a file") == config
 
 
 def test_configs_from_before_have_no_trackers():

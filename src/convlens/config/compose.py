@@ -137,7 +137,9 @@ def _list_choices(key: str, text: str) -> list[str]:
     override = _parse_override(key, text)
     names = override.value() if override else None
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
-        raise UserError(f"{key}={text}: expected names, each once, as in logger=[tensorboard,mlflow]")
+        raise UserError(
+            f"{key}={text}: expected names, each once, as in logger=[tensorboard,mlflow]"
+        )
     return [str(name) for name in names]
 
 

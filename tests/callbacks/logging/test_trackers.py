@@ -6,7 +6,6 @@ import csv
 import io
 
 import pytest
-
 from convlens.callbacks.logging.journal import Journal
 from convlens.callbacks.logging.table import Table
 from convlens.callbacks.logging.to_mlflow import MlflowTracker
@@ -67,7 +66,7 @@ def drop_nan(entries) -> list:
 
 @pytest.mark.parametrize("reached", range(20))
 def test_whatever_a_tracker_kept_it_ends_with_everything_once(reached, tmp_path):
-    """The run is killed in its third epoch; the tracker has written the first ``reached`` entries."""
+    """The run is killed in its third epoch, when the tracker has written ``reached`` entries."""
     alone = Lists()
     whole = opened(tmp_path, alone)
     for step in (1, 2):
@@ -82,7 +81,9 @@ def test_whatever_a_tracker_kept_it_ends_with_everything_once(reached, tmp_path)
     resumed = opened(tmp_path, tracker, size)
     log_epoch(resumed, 3, tmp_path)
     resumed.log_text("alarms/gap", "the look at the end", 3)
-    assert sorted(map(repr, drop_nan([*kept, *tracker.got]))) == sorted(map(repr, drop_nan(alone.got)))
+    assert sorted(map(repr, drop_nan([*kept, *tracker.got]))) == sorted(
+        map(repr, drop_nan(alone.got))
+    )
 
 
 def test_a_journal_is_cut_back_to_the_checkpoint_and_to_whole_lines(tmp_path):

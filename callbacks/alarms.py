@@ -1,4 +1,4 @@
-"""Alarms: warnings in the log, in TensorBoard's text tab and in the summary."""
+"""Alarms: warnings in the log, in TensorBoard's text tab, in the trackers and in the summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytorch_lightning as L
 from convlens.callbacks.ledger import Ledger
-from convlens.callbacks.logging.writing import find_event_loggers
+from convlens.callbacks.logging.writing import write_text
 from convlens.callbacks.predictions import PredictionBook
 
 from convlens.config.schema import AlarmsConfig
@@ -88,9 +88,8 @@ class Alarms(L.Callback):
         self._raised.update(fresh)
         for key, line in fresh.items():
             log.log(level, "alarm after epoch %d: %s", clock, line)
-            for logger in find_event_loggers(trainer):
-                # TensorBoard shows only one text for each tag and step
-                logger.experiment.add_text(f"alarms/{key}", line, clock)
+            # TensorBoard shows only one text for each tag and step
+            write_text(trainer, f"alarms/{key}", line, clock)
 
     def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""

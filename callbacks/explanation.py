@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytorch_lightning as L
 import torch
+from convlens.callbacks.logging.table import Table
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.pace import Pace
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ from convlens.rundir.maps import Maps
 
 log = logging.getLogger("convlens")
 T = TypeVar("T")
-# tags, each with a picture or a number; maps have their method in place of a tag
-Findings = Iterator[tuple[str, np.ndarray | float | Maps]]
+# tags, each with a picture, a number or a table; maps have their method in place of a tag
+Findings = Iterator[tuple[str, np.ndarray | float | Maps | Table]]
 LogitsLocation = str | int | Callable | None
 Preprocess = Callable[[Tensor], Tensor] | None
 # by network and settings: number of outputs, and how they are read
@@ -156,7 +157,7 @@ class Explanation(L.Callback, ABC):
 
     @abstractmethod
     def pictures(self, look: Look) -> Findings:
-        """Yield tags with pictures (H, W, 3) uint8 or with numbers; and maps, with their method."""
+        """Yield tags with pictures (H, W, 3) uint8, numbers or tables; maps with their method."""
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         """Return the layers to explain; also called before training, to report wrong names early.

@@ -15,8 +15,9 @@ from convlens.callbacks.alarms import Alarms
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.ledger import Account, Ledger
 from convlens.callbacks.logging.epoch_log import EpochLog
+from convlens.callbacks.logging.table import Table
 from convlens.callbacks.logging.writer import Writer
-from convlens.callbacks.logging.writing import takes_only_events, write_finding
+from convlens.callbacks.logging.writing import accept_any_thread, write_finding
 from convlens.callbacks.look import SPLITS, Look, OutOfTime
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import PredictionBook
@@ -38,10 +39,9 @@ class Looks(L.Callback):
     """Lets explanations look, one after the other, and writes what they find.
 
     They look before training, after every epoch and at the end, and some after the test, always in
-    the order of one list. Then the epoch log writes its row, then the alarms judge. The order in
-    which Lightning calls its callbacks therefore does not matter. Only the first process looks. If
-    a look fails, or runs out of memory even with single images, this is reported once, with its
-    traceback in the log file, and training continues.
+    the order of one list. Then the epoch log writes its row and the alarms judge, whatever the
+    order of Lightning's callbacks. Only the first process looks. A look that fails, or runs out of
+    memory even with single images, is reported once, and training continues.
 
     Every trainer has one: an explanation among the trainer's callbacks joins it, or adds it. The
     explanations of the list become callbacks of the trainer, so that checkpoints keep their state.
@@ -267,7 +267,7 @@ class Looks(L.Callback):
         bar = progress_bar(f"looking {session.when}")
         aside = module.device.type != "cpu" if self.writes_aside is None else self.writes_aside
         with count_seconds("explaining"), bar as work, avoid_waiting(module):
-            with Writer(threaded=aside and takes_only_events(trainer)) as writer:
+            with Writer(threaded=aside and accept_any_thread(trainer)) as writer:
                 for place, each in enumerate(due, start=1):
                     reserved = min(most, sum(later.reserve(self.pace) for later in due[place:]))
                     work.begin(each.kind)
@@ -312,7 +312,7 @@ class Looks(L.Callback):
         for tag, value in each.pictures(look):
             if each in writer.failures:
                 return
-            if not isinstance(value, np.ndarray | Maps):
+            if not isinstance(value, np.ndarray | Maps | Table):
                 self.ledger.note(look.clock, tag, value := float(value))
             write = partial(write_finding, trainer, each, tag, value, look.clock)
             writer.put(each, write, value.size if isinstance(value, np.ndarray) else 0)

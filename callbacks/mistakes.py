@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from convlens.callbacks.evidence import PASSES, explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
+from convlens.callbacks.logging.table import Table
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from convlens.callbacks.predictions import Predictions
@@ -39,13 +40,15 @@ class Mistakes(ExplanationCallback):
     ``predictions/mistakes`` shows each with its Grad-CAM for the predicted and for the true class:
     a heat map is most useful on a mistake. ``predictions/random`` shows images drawn once, with
     prediction and confidence; ``predictions/breakdown`` shows which class is mistaken for which.
-    After the test, the same is drawn for the test images, under ``…/test``.
+    ``tables/mistakes`` lists the most confident mistakes by name. After the test, all this is made
+    for the test images, under ``…/test``.
 
     In convlens runs, images are read from their files and shown at their own proportions.
 
     Args:
         mistakes: number of the most confident mistakes to show.
         random: number of random images to show.
+        table: number of mistakes to list in the table; 0 for no table.
         every_n_epochs: look after every n-th epoch.
         batch: maximum number of images in a pass; halved when memory runs out.
     """
@@ -53,10 +56,11 @@ class Mistakes(ExplanationCallback):
     needs_predictions = looks_at_test = photographs = True
 
     def __init__(
-        self, *, mistakes: int = 8, random: int = 8, every_n_epochs: int = 1, batch: int = 32
-    ):
+        self, *, mistakes: int = 8, random: int = 8, table: int = 0, every_n_epochs: int = 1,
+        batch: int = 32,
+    ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
-        self.mistakes, self.random = mistakes, random
+        self.mistakes, self.random, self.table = mistakes, random, table
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {f"predictions/{what}": 1 for what in ("mistakes", "random", "breakdown")}
@@ -71,6 +75,9 @@ class Mistakes(ExplanationCallback):
         if predictions is None or not len(predictions) or look.fetch is None:
             return
         suffix = "/test" if look.stage == "test" else ""
+        listed = predictions.mistakes(self.table)
+        if len(listed := listed[predictions.labels[listed] >= 0]):
+            yield f"tables/mistakes{suffix}", _tabulate(look, predictions, listed)
         when = f"{look.split} · epoch {look.clock}"
         if draw := self._compose_mistakes(look, predictions, f"most confident mistakes · {when}"):
             yield from self.draw(look, f"predictions/mistakes{suffix}", draw)
@@ -181,6 +188,27 @@ def _read_images(look: Look, predictions: Predictions, indices: np.ndarray) -> _
     if look.photographs is None or look.sources is None:
         return _Images(known, pixels, list(pixels.cpu()), [""] * len(known))
     return _Images(known, pixels, look.photographs(rows, pixels), look.sources(rows))
+
+
+def _tabulate(look: Look, predictions: Predictions, indices: np.ndarray) -> Table:
+    """Return a row for each mistake, the most confident first."""
+    rows = predictions.rows[indices].tolist()
+    sources = look.sources(rows) if look.sources else [f"image {row}" for row in rows]
+    columns = ("image", "true", "predicted", "probability of predicted", "probability of true")
+    cells = zip(
+        map(_make_printable, sources),
+        (look.class_names[label] for label in predictions.labels[indices]),
+        (look.class_names[label] for label in predictions.predicted[indices]),
+        predictions.confidences[indices].tolist(),
+        predictions.true_confidences[indices].tolist(),
+        strict=True,
+    )
+    return Table(columns, list(cells))
+
+
+def _make_printable(name: str) -> str:
+    """Return a file name whose bytes that are not UTF-8 are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _describe(look: Look, predictions: Predictions, images: _Images) -> list[SheetEntry]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as L
-from convlens.callbacks.logging.writing import find_event_loggers
+from convlens.callbacks.logging.writing import find_event_loggers, write_numbers
 from convlens.callbacks.looks import Looks
 from google.protobuf.json_format import ParseDict
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -103,10 +103,10 @@ class HParams(L.Callback):
         row = next((row for row in looks.history if row["epoch"] == clock), {})
         values = self.settings.hyperparameters(_count_trained_phases(pl_module))
         summaries = build_session_records(values, began=self._began, ended=time.time())
+        tags = {tag: tag.removeprefix("best/") for tag in METRICS if tag.startswith("best/")}
+        best = {tag: row[name] for tag, name in tags.items() if name in row}
+        write_numbers(trainer, best, clock)
         for logger in find_event_loggers(trainer):
-            for tag in METRICS:
-                if tag.startswith("best/") and tag.removeprefix("best/") in row:
-                    logger.experiment.add_scalar(tag, row[tag.removeprefix("best/")], clock)
             for summary in summaries:
                 logger.experiment._get_file_writer().add_summary(summary, clock)
 

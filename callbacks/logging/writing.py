@@ -1,4 +1,4 @@
-"""Writes pictures as JPEG, to TensorBoard and to files in the run folder."""
+"""Writes numbers, pictures, texts and tables to all loggers, and pictures to the run folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.logging.table import Table
+from convlens.callbacks.logging.trackers import Trackers
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -34,9 +36,14 @@ def find_event_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 
 
-def takes_only_events(trainer: Trainer) -> bool:
-    """Return whether no logger but TensorBoard's is there: others may know only one thread."""
-    return len(find_event_loggers(trainer)) == len(trainer.loggers)
+def find_trackers(trainer: Trainer) -> list[Trackers]:
+    """Return the logger of the trackers, in a list; it is empty without trackers."""
+    return [each for each in trainer.loggers if isinstance(each, Trackers)]
+
+
+def accept_any_thread(trainer: Trainer) -> bool:
+    """Return whether all loggers can be used from any thread: user-defined ones may not."""
+    return all(isinstance(each, TensorBoardLogger | Trackers) for each in trainer.loggers)
 
 
 def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> None:
@@ -45,20 +52,38 @@ def write_numbers(trainer: Trainer, values: dict[str, float], clock: int) -> Non
         logger.log_metrics(values, step=clock)
 
 
+def write_text(trainer: Trainer, tag: str, text: str, clock: int) -> None:
+    """Write a line of text under ``tag``, at ``clock``, to TensorBoard and the trackers."""
+    for events in find_event_loggers(trainer):
+        events.experiment.add_text(tag, text, clock)
+    for trackers in find_trackers(trainer):
+        trackers.log_text(tag, text, clock)
+
+
+def write_table(trainer: Trainer, tag: str, table: Table, clock: int) -> None:
+    """Write a table under ``tag``, at ``clock``, to TensorBoard, as a text, and the trackers."""
+    for events in find_event_loggers(trainer):
+        events.experiment.add_text(tag, table.to_markdown(), clock)
+    for trackers in find_trackers(trainer):
+        trackers.log_table(tag, table, clock)
+
+
 def name_look(folder: Path, clock: int) -> Path:
     """Return the folder of the looks after ``clock`` epochs."""
     return folder / f"epoch_{clock:03d}"
 
 
 def write_finding(
-    trainer: Trainer, explanation: Explanation, tag: str, value: np.ndarray | Maps | float,
-    clock: int,
+    trainer: Trainer, explanation: Explanation, tag: str,
+    value: np.ndarray | Maps | Table | float, clock: int,
 ) -> None:  # fmt: skip
-    """Write what an explanation found: a picture, a number, or maps (to files only)."""
+    """Write what an explanation found: a picture, a number, a table, or maps (to files only)."""
     folder = explanation.folder
     if isinstance(value, np.ndarray):
         photographs = explanation.photographs
         write_picture(trainer, folder, tag, value, clock, photographs=photographs)
+    elif isinstance(value, Table):
+        write_table(trainer, tag, value, clock)
     elif not isinstance(value, Maps):
         write_numbers(trainer, {tag: value}, clock)
     elif folder is not None:
@@ -90,7 +115,7 @@ def write_picture(
         if isinstance(logger, TensorBoardLogger):
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             logger.experiment._get_file_writer().add_summary(summary, clock)
-        else:
+        elif not isinstance(logger, Trackers):
             _hand_over(logger, tag, picture, clock)
     if folder is not None:
         file = name_look(folder, clock) / f"{tag}.jpg"
@@ -100,6 +125,8 @@ def write_picture(
         except OSError:
             file.unlink(missing_ok=True)  # whole or not at all
             raise
+        for trackers in find_trackers(trainer):
+            trackers.log_picture(tag, file, clock)
 
 
 def _hand_over(logger: Any, tag: str, picture: np.ndarray, clock: int) -> None:

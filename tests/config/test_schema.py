@@ -139,7 +139,7 @@ def test_a_check_costs_milliseconds():
             "callbacks.grad_cam.batch=0: expected a whole number of at least 1",
         ),
         ("callbacks.grad_cam.bath", 1, "callbacks.grad_cam.bath: no such key; did you mean batch"),
-        ("logger.events", True, "logger.events: no such key; there are: tensorboard"),
+        ("logger.events", True, "logger.events: no such key; there are: mlflow, tensorboard"),
     ],
 )
 def test_what_pydantic_finds_is_said_in_our_words(key, value, said):

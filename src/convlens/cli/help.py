@@ -22,6 +22,8 @@ FULL = ["data=image_folder"]
 # what is more to know about the choices of a group
 CHOICE_NOTES = {
     "experiment": "own: train a network of your own, model=NAME config_dir=DIR, on drawn shapes",
+    "logger": "several: logger=[tensorboard,mlflow]; wandb, mlflow and trackio need packages, "
+    "such as pip install 'convlens[mlflow]'",
     "data": "data.pattern, data.csv and data.masks exist only with image folders, such as "
     "data=image_folder",
 }

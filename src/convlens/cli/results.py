@@ -84,7 +84,8 @@ def print_closing(home: Path, summary: dict) -> None:
         print(f"! {line.partition(': ')[0]}; the reason is in {home / 'train.log'}")
     print(f"look first at    {home / 'report.html'}")
     print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
-    print("all pictures     make tensorboard")
+    if (home / "tensorboard").exists():
+        print("all pictures     make tensorboard")
     if summary["left_out"]:
         print(f"left out         {describe_left_out(summary['left_out'])}")
 

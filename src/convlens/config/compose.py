@@ -48,7 +48,10 @@ REPLACEABLE: dict[str, tuple[type[Slice], type[Slice]]] = {
     "scheduler": (SchedulerConfig, OwnSchedulerConfig),
 }
 # taken as typed: paths and patterns may contain characters that mean something in Hydra's grammar
-PATH_KEYS = ("run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights")
+PATH_KEYS = (
+    "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights",
+    "logger.mlflow.uri", "logger.trackio.dir",
+)  # fmt: skip
 # by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
@@ -114,12 +117,30 @@ def _split_words(
             raise UserError(f"{word}: several values; set multirun=true to train one run for each")
         key, text = _split_word(single[0])
         if key in known:
-            if text not in known[key]:
-                raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")
+            for name in _list_choices(key, text):
+                if name not in known[key]:
+                    raise UserError(f"{key}={text}: no such {key}; {nearest(name, known[key])}")
             chosen[key] = text
         else:
             values[key] = text
     return chosen, values
+
+
+def _list_choices(key: str, text: str) -> list[str]:
+    """Return the names in a choice of a group: one, or the loggers in a list such as ``[a,b]``.
+
+    Raises:
+        UserError: the list is empty, or names a logger twice.
+    """
+    if key != "logger" or not text.startswith("["):
+        return [text]
+    override = _parse_override(key, text)
+    names = override.value() if override else None
+    if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
+        raise UserError(
+            f"{key}={text}: expected names, each once, as in logger=[tensorboard,mlflow]"
+        )
+    return [str(name) for name in names]
 
 
 def _find_added_keys(values: dict[str, str], plain: dict, more: list[str]) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytorch_lightning as L
 
 from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
+from convlens.callbacks.logging.writing import find_trackers
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
@@ -122,6 +123,7 @@ def _alarms(history: list[Row], thresholds: AlarmsConfig, trainer: L.Trainer) ->
 def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[str]:
     """Return a line for each explanation that failed and each file that lacks lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
+    lost += [line for each in find_trackers(trainer) for line in each.failures]
     lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 

@@ -18,6 +18,7 @@ from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
 from convlens.experiment.summary import finish, select_best_row, summarise
+from convlens.experiment.trackers import check_trackers, following
 from convlens.experiment.trainer import build_trainer, find_start, fit, handle_endings, run_test
 from convlens.training.batches import check_batches
 
@@ -35,6 +36,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         empty and the folder is removed.
     """
     resumed, dry = resume is not None, config.trainer.fast_dev_run
+    check_trackers(config.logger)
     with run_folder(config, resume) as claim:
         start = find_start(resume)
         with progress_bar("preparing data and network"):
@@ -54,18 +56,19 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         check_batches(run.module, run.data, trainer.world_size)
         if start:
             check_processes(start, trainer.world_size, home)
-        prepare(run, home, resumed)
-        announce_start(run, trainer, home, measured, compiled)
-        with handle_endings(trainer, home):
-            fit(trainer, run, start)
-        best = keeper.best_model_path if keeper else None
-        clock = select_best_row(epoch_log.history)["epoch"]
-        run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
-        looks = Looks.of(trainer)
-        looks.tested = run.phases.tested_epoch
-        with handle_endings(trainer, home), count_seconds("test"):
-            results = run_test(trainer, run, best)
-        if dry:
-            return home, {}
-        epoch_log.log_test(trainer, results, clock)
-        return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))
+        with following(trainer, run.config, home, resumed=resumed, start=start):
+            prepare(run, home, resumed)
+            announce_start(run, trainer, home, measured, compiled)
+            with handle_endings(trainer, home):
+                fit(trainer, run, start)
+            best = keeper.best_model_path if keeper else None
+            clock = select_best_row(epoch_log.history)["epoch"]
+            run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
+            looks = Looks.of(trainer)
+            looks.tested = run.phases.tested_epoch
+            with handle_endings(trainer, home), count_seconds("test"):
+                results = run_test(trainer, run, best)
+            if dry:
+                return home, {}
+            epoch_log.log_test(trainer, results, clock)
+            return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))

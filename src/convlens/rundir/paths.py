@@ -10,7 +10,7 @@ from convlens.core.errors import UserError
 
 OUTPUTS = Path("outputs")
 # folders and files that a run writes; these folders never contain another run
-FOLDERS = ("tensorboard", "explanations", "checkpoints", "probes")
+FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
     "data.json", "report.html",

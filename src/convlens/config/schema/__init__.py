@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import ConfigDict, Field, PlainValidator
-from pydantic_core import PydanticCustomError
+from typing import Annotated
 
 from convlens.config.schema.data import AugmentConfig, DataConfig, OwnDataConfig, SplitConfig
 from convlens.config.schema.keys import (
@@ -20,6 +17,14 @@ from convlens.config.schema.keys import (
     key,
     one_of,
     whole,
+)
+from convlens.config.schema.loggers import (
+    TRACKERS,
+    LoggerConfig,
+    MlflowConfig,
+    OwnLoggerConfig,
+    TrackioConfig,
+    WandbConfig,
 )
 from convlens.config.schema.looks import (
     LOOKS,
@@ -43,34 +48,6 @@ from convlens.config.schema.training import (
     TrainerConfig,
     TrainingConfig,
 )
-
-
-class OwnLoggerConfig(Own):
-    """A user-defined Lightning logger."""
-
-
-def _validate_logger(value: Any) -> OwnLoggerConfig | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or TARGET not in value:
-        raise PydanticCustomError("extra_forbidden", "")
-    return OwnLoggerConfig.model_validate(value)
-
-
-class LoggerConfig(Slice):
-    """Where scalars and images are logged besides the run folder."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[
-        str, Annotated[OwnLoggerConfig | None, PlainValidator(_validate_logger)]
-    ] = Field(init=False)
-
-    tensorboard: Annotated[bool, SWITCH] = key("write an event file to <run_dir>/tensorboard")
-
-    @property
-    def own(self) -> dict[str, OwnLoggerConfig]:
-        """The user-defined loggers, by name."""
-        return {name: each for name, each in (self.model_extra or {}).items() if each is not None}
 
 
 class Config(Slice):

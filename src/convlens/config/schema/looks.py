@@ -164,6 +164,9 @@ class MistakesConfig(BatchedConfig):
     random: Annotated[int, whole(0)] = key(
         "number of random validation images to show, the same ones throughout the run"
     )
+    table: Annotated[int, whole(0)] = key(
+        "number of most confident mistakes to list in a table", default=0
+    )
 
 
 class ConfusionMatrixConfig(EachEpochConfig):

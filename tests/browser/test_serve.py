@@ -59,11 +59,10 @@ def read_map(page: Page) -> np.ndarray:
 
 def set_opacity(page: Page, value: float) -> None:
     page.run(
-        "(slider => {slider.value = '%s';"
-        "slider.dispatchEvent(new Event('input', {bubbles: true}));"
-        "slider.dispatchEvent(new Event('change', {bubbles: true}));"
-        "slider.dispatchEvent(new PointerEvent('pointerup', {bubbles: true}));})"
-        "(document.querySelector('#opacity input[type=range]'))" % value
+        f"(slider => {{slider.value = '{value}';"
+        "for (const event of ['input', 'change', 'pointerup'])"
+        "slider.dispatchEvent(new Event(event, {bubbles: true}));})"
+        "(document.querySelector('#opacity input[type=range]'))"
     )
 
 

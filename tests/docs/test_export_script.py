@@ -88,9 +88,7 @@ def test_the_script_is_short_and_needs_only_two_packages():
 def test_the_script_answers_as_predict(recipe, pictures, tmp_path):
     network = build_network(recipe)
     example = torch.rand(2, *(recipe.channels, recipe.height, recipe.width))
-    content = onnx_file.convert(
-        Answers(copy_plain(network)), example, [PROBABILITIES, LOGITS]
-    )
+    content = onnx_file.convert(Answers(copy_plain(network)), example, [PROBABILITIES, LOGITS])
     facts = replace(make_facts(CLASSES, recipe), card="# a card")
     (tmp_path / "network.onnx").write_bytes(onnx_file.add_metadata(content, facts.to_metadata()))
     (tmp_path / "classify.py").write_text(SCRIPT)

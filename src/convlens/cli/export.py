@@ -1,4 +1,4 @@
-"""``make export ckpt=FILE [format=onnx] [cam=true]``: a network as one file, checked when written."""
+"""``make export ckpt=FILE [format=onnx] [cam=true]``: a network as one checked file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS: Words = {
         form="FILE",
     ),
     "format": Word(
-        "onnx for ONNX Runtime, torch_export for torch.export.load, safetensors: the weights alone, "
+        "onnx for ONNX Runtime, torch_export for torch.export.load, safetensors: only the weights, "
         "timm: a folder for timm.create_model",
         form="NAME", default="onnx", values=FORMATS,
     ),

@@ -20,7 +20,9 @@ WORDS: Words = {
     ),
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
-NOTES = ("Without ckpt=, `model=NAME model.head=imagenet` serves a network of timm or torchvision.",)
+NOTES = (
+    "Without ckpt=, `model=NAME model.head=imagenet` serves a network of timm or torchvision.",
+)
 
 
 def run(words: list[str]) -> int:

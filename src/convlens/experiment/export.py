@@ -1,4 +1,4 @@
-"""Export a network: one file with preprocessing, class names and a model card, checked when written.
+"""Export a network: a file with preprocessing, classes and model card, checked when written.
 
 Shapes: ``B`` images, ``C`` channels, ``H W`` image size, ``h w`` size of a map, ``K`` classes.
 """
@@ -202,10 +202,8 @@ def _read_images(
         return _repeat_single(torch.stack([explainer.read(file) for file in chosen])), images
     if origin.checkpoint is None:
         raise UserError("export compares the file with the network on images: give images=DIR")
-    # in memory: a few images are no reason for an entry of the cache
-    spec = origin.config.data.replace(cache="ram")
     try:
-        pool = build_pool(spec, origin.config.seed)
+        pool = build_pool(origin.config.data, origin.config.seed)
         found = pool.load(_spread(len(pool.labels), count)).splits["test"]
     except UserError as error:
         raise UserError(f"{error}; or name other images for the check: images=DIR") from error

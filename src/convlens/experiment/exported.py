@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from convlens.core.errors import UserError, convert_errors
 from convlens.core.progress import Work
 from convlens.experiment.explainer import Explainer, ImageLike
@@ -66,9 +67,7 @@ class ExportedExplainer(Explainer):
             raise problem
         explanation.notes.append(str(problem))
 
-    def _find_obstacle(
-        self, explanation: Explanation, layers: str | list[str]
-    ) -> UserError | None:
+    def _find_obstacle(self, explanation: Explanation, layers: str | list[str]) -> UserError | None:
         """Return why the file's own map is not what is requested, or None if it is."""
         layer = self.facts.layer
         if layer is None:

@@ -1,1 +1,1 @@
-"""A network as one file for elsewhere: what is written, what it says about itself, how it is read."""
+"""A network as one file for elsewhere: how it is written, what it says, how it is read."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,8 @@ class Answers(nn.Module):
 def copy_plain(network: nn.Module) -> nn.Module:
     """Return a copy in the plainest form: on the CPU, float32, contiguous, in evaluation mode.
 
-    The copy is not compiled and runs layer by layer: ``Classifier.forward`` calls neither Winograd's
-    convolutions nor the reordered poolings of training.
+    The copy is not compiled and runs layer by layer: ``Classifier.forward`` calls neither
+    Winograd's convolutions nor the reordered poolings of training.
     """
     plain = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     return plain.to(memory_format=torch.contiguous_format)
@@ -74,6 +75,7 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
     Raises:
         Exception: torch cannot trace the network; the type depends on the reason.
     """
+    from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
     order = _find_axes(answers.network, layer, example)
@@ -103,8 +105,25 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
         aten.adaptive_max_pool2d_backward.default: _route,
         aten.avg_pool2d_backward.default: _spread,
     }
-    tracer = make_fx(run, decompositions, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    return tracer(example)
+    stand_in = _make_stand_in(example)
+    with stand_in.fake_mode, enable_python_dispatcher():
+        return make_fx(run, decompositions)(stand_in)
+
+
+def _make_stand_in(example: Tensor) -> Any:
+    """Return a fake tensor of the shape of ``example`` whose first axis may have any length."""
+    # slow to import
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        ShapeEnv,
+        StatelessSymbolicContext,
+    )
+
+    # the weights are not fake
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (example.dim() - 1)]
+    return mode.from_tensor(example, symbolic_context=StatelessSymbolicContext(sizes))
 
 
 def _route(slopes: Tensor, values: Tensor, indices: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What an exported file says about itself: classes, preprocessing, temperature, model card.
 
-All of it is text by name, which is what ONNX, safetensors and ``torch.export`` store beside weights.
+All of it is text by name, which ONNX, safetensors and ``torch.export`` store beside the weights.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Facts:
     def _describe_preprocessing(self) -> dict[str, Any]:
         """Return the recipe, the constants of decoding, and the rule in a sentence.
 
- in pixels down to which Pillow may decode a large JPEG at a
-        lower resolution (``Image.draft``); 0 if it decodes all pixels.
+        in pixels down to which Pillow may decode a large JPEG at a
+               lower resolution (``Image.draft``); 0 if it decodes all pixels.
         """
         recipe = self.recipe
         reduces = recipe.interpolation != "nearest"

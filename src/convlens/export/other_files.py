@@ -102,13 +102,14 @@ def build_timm_network(network: Classifier, name: str) -> nn.Module:
             "format=onnx"
         )
     result = create(name, classes).eval().requires_grad_(False)
-    missing, unexpected = result.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        different = sorted([*missing, *unexpected])[0]
+    theirs = {key: value.shape for key, value in result.state_dict().items()}
+    ours = {key: value.shape for key, value in state.items()}
+    if different := sorted({key for key, _ in theirs.items() ^ ours.items()}):
         raise UserError(
             f"format=timm: {name} of timm has other layers after the feature map than this head "
-            f"(such as {different}); try format=onnx"
+            f"(such as {different[0]}); try format=onnx"
         )
+    result.load_state_dict(state)
     return result
 
 
@@ -116,14 +117,10 @@ def _rename_backbone(network: Classifier) -> dict[str, Tensor]:
     """Return the tensors of the backbone by the names that they have in timm's network."""
     is_whole = network.backbone.link_names == ("",)
     prefix = "network." if is_whole else ""
-    return {
-        key.removeprefix(prefix): value for key, value in network.backbone.state_dict().items()
-    }
+    return {key.removeprefix(prefix): value for key, value in network.backbone.state_dict().items()}
 
 
-def write_timm_folder(
-    folder: Path, result: nn.Module, facts: Facts, normalise: Normalise
-) -> None:
+def write_timm_folder(folder: Path, result: nn.Module, facts: Facts, normalise: Normalise) -> None:
     """Write ``config.json``, ``model.safetensors`` and the model card, as timm and its hub do.
 
     Args:

@@ -111,9 +111,7 @@ def build_page(explainer: Explainer, network: str) -> Blocks:
     def fade(overlay: Overlay | None, opacity: float) -> np.ndarray | None:
         return None if overlay is None else overlay.mix(opacity)
 
-    with gr.Blocks(
-        title="convlens", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)
-    ) as page:
+    with gr.Blocks(title="convlens", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         gr.Markdown(f"Network: `{network.replace('`', ' ')}`")
         overlay = gr.State()
         with gr.Row():

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # mypy and the API reference need an installed copy, in which callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
-COMMANDS := train resume eval explain predict report compare runs kernel plan lr-find split tensorboard
+COMMANDS := train resume eval explain predict export serve report compare runs kernel plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu $(COMMANDS)
 
 # report an unknown word at once: make itself would reach it, and fail, only after the training
@@ -43,6 +43,12 @@ explain: $(VENV)/ready  ## show the predicted classes and explanations of images
 
 predict: $(VENV)/ready  ## write predictions.csv: each class's probability for images=DIR, from ckpt=FILE
 	@$(BIN)/convlens predict $(WORDS)
+
+export: $(VENV)/ready  ## write a network to one file for elsewhere, such as ONNX: ckpt=FILE format=onnx
+	@$(BIN)/convlens export $(WORDS)
+
+serve: $(VENV)/ready  ## open a local page on which to drop images: ckpt=FILE
+	@$(BIN)/convlens serve $(WORDS)
 
 report: $(VENV)/ready  ## write a whole run to one self-contained page: run=RUN_DIR
 	@$(BIN)/convlens report $(WORDS)

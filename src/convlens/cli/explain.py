@@ -8,8 +8,8 @@ from convlens.core.progress import progress_bar
 
 WORDS: Words = {
     "ckpt": Word(
-        "the checkpoint; last: the newest run's best one; default without model=: example, the "
-        "network included in convlens",
+        "the checkpoint or an exported .onnx file; last: the newest run's best checkpoint; default "
+        "without model=: example, the network included in convlens",
         form="FILE",
     ),
     "image": Word(

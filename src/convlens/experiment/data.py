@@ -15,6 +15,7 @@ from convlens.data.index.files import Files
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
+from convlens.experiment.inputs import is_exported
 from convlens.models.weights_file import load_data
 
 log = logging.getLogger("convlens")
@@ -72,11 +73,14 @@ def read_used_digests(config: Config, start: Path | None) -> np.ndarray:
 def describe_used_images(files: Sequence[Path], checkpoint: Path) -> str:
     """Return a line about the files that a checkpoint's run was trained or validated on.
 
-    The line is empty if there are none, or if the checkpoint has no record of its images.
+    The line is empty if there are none, or if the checkpoint has no record of its images, as an
+    exported file has none.
 
     Raises:
         UserError: the checkpoint's record cannot be read.
     """
+    if is_exported(checkpoint):
+        return ""
     content = load_data(checkpoint, mmap=True)  # reads only the record, not the weights
     record = SplitRecord.from_state(content.get(PictureData.__qualname__), str(checkpoint))
     if record is None:

@@ -26,6 +26,7 @@ from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import adapt_devices, lightning
+from convlens.experiment.inputs import find_run_folder
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import seconds_by_name
@@ -123,14 +124,9 @@ def _build_trainer(config: Config, looks: Looks) -> L.Trainer:
     )
 
 
-def _find_run(checkpoint: Path) -> Path | None:
-    """Return the run folder that contains a checkpoint, or None if it is not in one."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
-
-
 def _update_places(config: Config, checkpoint: Path) -> Config:
     """Take the data's paths from config.yaml: they may have changed since the checkpoint."""
-    home = _find_run(checkpoint)
+    home = find_run_folder(checkpoint)
     if home is None or not holds_run(home):
         return config
     places = read_config(home).data_keys(config.data.name)
@@ -143,7 +139,7 @@ def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
 
     Only results on the run's own test split (``is_own_split``) belong in the run folder.
     """
-    home = _find_run(checkpoint)
+    home = find_run_folder(checkpoint)
     if home is None or not is_own_split:
         return make_fresh_folder(OUTPUTS / "eval")
     folder = home / "evaluation" / checkpoint.stem
@@ -179,5 +175,5 @@ def _write_results(file: Path, evaluation: Evaluation) -> None:
             "own_test_split": tested_on.is_own_split, "test": results,
         },
     )  # fmt: skip
-    if (home := _find_run(file)) and tested_on.is_own_split:
+    if (home := find_run_folder(file)) and tested_on.is_own_split:
         write_evaluation(home, file, epoch, results, seconds_by_name())

@@ -208,12 +208,17 @@ class Explainer:
         with self._prepare_network():
             for method in methods:
                 work.rename(method.replace("_", " "))
-                add_explanation(
-                    method, self.network, explanation, layers, is_named=only is not None,
-                    seed=self.seed,
-                )  # fmt: skip
+                self._add(method, explanation, layers, is_named=only is not None)
                 work.advance()
         return explanation
+
+    def _add(
+        self, method: str, explanation: Explanation, layers: str | list[str], is_named: bool
+    ) -> None:
+        """Add the maps, panels and notes of one method; the network is prepared."""
+        add_explanation(
+            method, self.network, explanation, layers, is_named=is_named, seed=self.seed
+        )
 
     def filters(
         self,

@@ -58,3 +58,13 @@ def find_image_files(walk: Walk) -> Iterator[Path]:
     else:
         only = f", only {walk.describe_unused()}" if walk.unused else ""
         raise UserError(f"no images in {path}{only}: expected JPEG or PNG files")
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a path names a file of ``convlens export format=onnx``, not a checkpoint."""
+    return path.suffix.lower() == ".onnx"
+
+
+def find_run_folder(checkpoint: Path) -> Path | None:
+    """Return the run folder that contains a checkpoint, or None if it is not in one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None

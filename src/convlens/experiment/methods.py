@@ -119,13 +119,17 @@ def _add_grad_cam(
         explanation.notes.append(f"grad_cam: {reason}, so there is nothing to draw")
         return
     maps = grad_cam(network, image, torch.tensor([explanation.targets]), layers).maps
-    maps = {layer: maps[layer][0].cpu() for layer in layers}
+    draw_grad_cam(explanation, {layer: maps[layer][0].cpu() for layer in layers})
+
+
+def draw_grad_cam(explanation: Explanation, maps: dict[str, Tensor]) -> None:
+    """Add Grad-CAM maps, ``(T, h, w)`` by layer, and their panel to an explanation."""
     explanation.grad_cam.update(maps)
     rows = [
-        explanation.row(number, [LayerMap(layer, maps[layer][number]) for layer in layers])
+        explanation.row(number, [LayerMap(layer, values[number]) for layer, values in maps.items()])
         for number in range(len(explanation.targets))
     ]
-    title = f"{explanation.name} · Grad-CAM at {', '.join(layers)}"
+    title = f"{explanation.name} · Grad-CAM at {', '.join(maps)}"
     explanation.panels["grad_cam"] = grad_cam_panel(
         explanation.photograph, rows, title=title, source=explanation.source
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from convlens.config.targets import is_target
 from convlens.core.errors import UserError, convert_errors
 from convlens.data.pixels.decode import Recipe, make_recipe
 from convlens.experiment.explainer import Explainer
-from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint
+from convlens.experiment.exported import load_exported
+from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint, is_exported
 from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
@@ -36,8 +38,8 @@ def load(
     """Load the network of a checkpoint that a convlens run wrote, ready to predict and explain.
 
     Args:
-        checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run.
-        device: such as ``cuda``; None for the GPU if there is one.
+        checkpoint: ``best.ckpt`` or ``last.ckpt`` of a run, or an exported ``.onnx`` file.
+        device: such as ``cuda``; None for the GPU if there is one. Exported files run on the CPU.
         words: the user-defined classes of the run, named again, such as
             ``model._target_=mine.Network``: code that only the file names is never run.
 
@@ -45,8 +47,10 @@ def load(
         The network with its class names.
 
     Raises:
-        UserError: the file does not exist, or is not a convlens checkpoint.
+        UserError: the file does not exist, or convlens did not write it.
     """
+    if is_exported(file := Path(checkpoint).expanduser()):
+        return load_exported(file)
     content = read_checkpoint(checkpoint)
     module = restore_module(content, str(checkpoint), words)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,133 @@
+"""What an exported file says about itself: classes, preprocessing, temperature, model card.
+
+All of it is text by name, which ONNX, safetensors and ``torch.export`` store beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from convlens.core.errors import UserError
+from convlens.data.pixels.decode import BACKGROUND, MAX_SIDE, PADDING, REDUCING_GAP, Recipe
+
+FORMAT = "1"  # of the metadata; raise it when a key changes its meaning
+_READ = ("height", "width", "channels", "resize", "interpolation")
+_RESIZES = {
+    "squash": "resized to {size} pixels, whatever its proportions",
+    "crop": "the largest centred part with the proportions of {size}, resized to {size} pixels",
+    "pad": "resized to fit into {size} pixels, centred on black",
+}
+_FILTERS = {
+    "bilinear": "bilinear, antialiased",
+    "bicubic": "bicubic, antialiased",
+    "nearest": "nearest pixel",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says about its network.
+
+    Attributes:
+        class_names: ``K`` names, in the order of the probabilities.
+        recipe: how an image file becomes the network's image; ``decode`` is always ``exact``.
+        temperature: the logits are divided by it; 1.0 until a network is calibrated.
+        layer: the layer whose Grad-CAM map the file computes, or None.
+        card: the model card, Markdown.
+    """
+
+    class_names: tuple[str, ...]
+    recipe: Recipe
+    temperature: float = 1.0
+    layer: str | None = None
+    card: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the facts as text by name, for ``read_facts``."""
+        found = {
+            "convlens_format": FORMAT,
+            "classes": json.dumps(self.class_names, ensure_ascii=False),
+            "preprocessing": json.dumps(self._describe_preprocessing(), ensure_ascii=False),
+            "temperature": repr(self.temperature),
+            "model_card": self.card,
+        }
+        return found if self.layer is None else {**found, "grad_cam_layer": self.layer}
+
+    def _describe_preprocessing(self) -> dict[str, Any]:
+        """Return the recipe, the constants of decoding, and the rule in a sentence.
+
+        in pixels down to which Pillow may decode a large JPEG at a
+               lower resolution (``Image.draft``); 0 if it decodes all pixels.
+        """
+        recipe = self.recipe
+        reduces = recipe.interpolation != "nearest"
+        return {
+            **{key: value for key, value in asdict(recipe).items() if key in _READ},
+            "reduce": REDUCING_GAP * max(recipe.height, recipe.width) if reduces else MAX_SIDE,
+            "background": BACKGROUND,
+            "padding": PADDING,
+            "rule": describe_rule(recipe),
+        }
+
+
+def make_facts(class_names: tuple[str, ...], recipe: Recipe, layer: str | None = None) -> Facts:
+    """Return the facts of a network that is not calibrated, without a model card."""
+    return Facts(class_names, replace(recipe, decode="exact"), layer=layer)
+
+
+def describe_rule(recipe: Recipe) -> str:
+    """Return in a sentence how an image becomes the network's image.
+
+    >>> describe_rule(Recipe(150, 150))
+    'upright, RGB, resized to 150×150 pixels, whatever its proportions (bilinear, antialiased)'
+    """
+    colour = "RGB" if recipe.channels == 3 else "grey (ITU-R 601 luma)"
+    resized = _RESIZES[recipe.resize].format(size=f"{recipe.width}×{recipe.height}")
+    return f"upright, {colour}, {resized} ({_FILTERS[recipe.interpolation]})"
+
+
+def read_facts(metadata: Mapping[str, str], where: str) -> Facts:
+    """Return the facts in the metadata of a file.
+
+    Args:
+        metadata: text by name.
+        where: the file, for errors.
+
+    Raises:
+        UserError: convlens did not write the file, or a later version did, or a value is damaged.
+    """
+    written = metadata.get("convlens_format")
+    if written is None:
+        raise UserError(
+            f"{where} was not exported by convlens, so its classes and preprocessing are unknown: "
+            f"use a file that `convlens export` wrote"
+        )
+    if written != FORMAT:
+        raise UserError(
+            f"{where} has metadata of format {written[:20]}, this version reads {FORMAT}: export "
+            f"it again"
+        )
+    try:
+        names = json.loads(metadata["classes"])
+        preprocessing = json.loads(metadata["preprocessing"])
+        recipe = Recipe(**{key: preprocessing[key] for key in _READ})
+        temperature = float(metadata["temperature"])
+        if not (isinstance(names, list) and all(isinstance(n, str) and n for n in names)):
+            raise ValueError("the classes are not a list of names")
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError("there are fewer than two classes, or some are the same")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"the temperature is {temperature}")
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{where} has damaged metadata ({reason[:120]}): export the network again"
+        ) from None
+    return Facts(
+        tuple(names), recipe, temperature, metadata.get("grad_cam_layer"),
+        metadata.get("model_card", ""),
+    )  # fmt: skip

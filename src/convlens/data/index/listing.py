@@ -32,7 +32,7 @@ from convlens.data.index.class_folders import (
 from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import NameCount, Walk
 from convlens.data.index.labels import SPLITS, Keys, read_classes
-from convlens.data.index.tables import read_label_rows
+from convlens.data.index.tables import find_encoding, find_table, read_label_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ def list_images(
     *,
     pattern: str | None = None,
     csv: str | os.PathLike | None = None,
+    encoding: str | None = None,
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
     companions: tuple[str, ...] = (),
@@ -100,6 +101,7 @@ def list_images(
             label and, optionally, split. A relative path is searched in ``directory`` first, then
             as given. Its files are relative to ``directory`` or absolute; images that it does not
             name are not used.
+        encoding: of the CSV; None to detect it (``convlens.data.index.encodings``).
         keys: what error messages call the arguments.
         for_test: nothing will be trained: there may be no training images, only one class, and
             classes that are not in every split.
@@ -115,8 +117,10 @@ def list_images(
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: set one of them for labels")
     rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
     if csv is not None:
-        table = set()
-        for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys):
+        table, source = set(), find_table(root, Path(csv).expanduser())
+        read_as = find_encoding(root, source, encoding, keys)
+        notes += [read_as.note] if read_as.note else []
+        for split, label, file in read_label_rows(root, source, keys, read_as):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
             rows.add(split, label, [name])
             table.add(name)
@@ -131,13 +135,24 @@ def list_images(
             else:
                 _add_by_pattern(rows, split, folder, pattern, walk, keys)
         notes += walk.notes("in class folders" if pattern is None else f"in {root}")
-    return _build_listing(rows, notes, keys, for_test)
+    return build_listing(rows, notes, keys, for_test)
 
 
-def _build_listing(
+def build_listing(
     rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool
 ) -> Listing:
-    """Sort and check the collected rows."""
+    """Sort and check collected images.
+
+    Args:
+        rows: at least one image.
+        notes: lines to report to the user.
+        keys: what error messages call the arguments.
+        for_test: as for ``list_images``.
+
+    Raises:
+        UserError: there is a single class, a class name is not UTF-8, or a class is missing from a
+            split.
+    """
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
         raise UserError(

@@ -164,24 +164,25 @@ def _read_images(
     unlabelled: Counter[str] = Counter()
     without = []
     for name, part in parts.items():
-        for number, row in enumerate(part):
-            advance(1)
-            value, cell = row[columns.label], row[columns.image]
-            if value in (None, "") or (columns.names and value < 0):  # -1: a hidden test label
-                unlabelled[name] += 1
-                continue
-            content = _get_content(cell)
-            if content is None:
-                if on_error == "raise":
-                    raise UserError(
-                        f"row {number} of {name} in {place} has no image on this machine: remove "
-                        f"it, or skip such rows with data.on_error=skip"
-                    )
-                without.append(f"row {number} of {name}")
-                continue
-            label = columns.names[value] if columns.names else str(value)
-            own = Path(cell["path"] or "").name
-            yield PackedImage(roles[name], label, own, content)
+        with convert_errors(f"cannot read {name} of {place}", "is the data set complete?"):
+            for number, row in enumerate(part):
+                advance(1)
+                value, cell = row[columns.label], row[columns.image]
+                if value in (None, "") or (columns.names and value < 0):  # -1: a hidden test label
+                    unlabelled[name] += 1
+                    continue
+                content = _get_content(cell)
+                if content is None:
+                    if on_error == "raise":
+                        raise UserError(
+                            f"row {number} of {name} in {place} has no image on this machine: remove "
+                            f"it, or skip such rows with data.on_error=skip"
+                        )
+                    without.append(f"row {number} of {name}")
+                    continue
+                label = columns.names[value] if columns.names else str(value)
+                own = Path(cell["path"] or "").name
+                yield PackedImage(roles[name], label, own, content)
     for name, count in unlabelled.items():
         what = count_noun(count, "row", "rows")
         notes.append(f"left out: {what} of {name} without a label")

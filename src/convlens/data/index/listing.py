@@ -32,6 +32,7 @@ from convlens.data.index.class_folders import (
 from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import NameCount, Walk
 from convlens.data.index.labels import SPLITS, Keys, read_classes
+from convlens.data.index.other_layouts import suggest_source
 from convlens.data.index.tables import find_encoding, find_table, read_label_rows
 
 
@@ -126,16 +127,29 @@ def list_images(
             table.add(name)
         notes += _describe_unlisted(root, table)
     else:
-        folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
-        if folders:
-            refuse_strays(root, "beside the split folders", walk)
-        for split, folder in (folders or {None: root}).items():
-            if pattern is None:
-                notes += add_classes(rows, split, folder, walk, keys)
-            else:
-                _add_by_pattern(rows, split, folder, pattern, walk, keys)
-        notes += walk.notes("in class folders" if pattern is None else f"in {root}")
+        try:
+            notes += _add_folders(rows, pattern, walk, keys, for_test)
+        except UserError as error:
+            hint = suggest_source(root) if keys == Keys() else ""
+            raise UserError(f"{error}{hint}") from None
     return build_listing(rows, notes, keys, for_test)
+
+
+def _add_folders(
+    rows: ListingBuilder, pattern: str | None, walk: Walk, keys: Keys, for_test: bool
+) -> list[str]:
+    """Add the images of folders; return lines to report to the user."""
+    root, notes = walk.root, []
+    folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
+    if folders:
+        refuse_strays(root, "beside the split folders", walk)
+    for split, folder in (folders or {None: root}).items():
+        if pattern is None:
+            notes += add_classes(rows, split, folder, walk, keys)
+        else:
+            _add_by_pattern(rows, split, folder, pattern, walk, keys)
+    notes += walk.notes("in class folders" if pattern is None else f"in {root}")
+    return notes
 
 
 def build_listing(

@@ -4,8 +4,8 @@
     2 0.4 0.3 0.6 0.3 0.5 0.7                class, x and y of three or more points of the outline
 
 The format is that of Ultralytics (docs.ultralytics.com/datasets). A sixth number of a box, and one
-more after an outline's points, is a confidence and is ignored. Rows of a data set with ``kpt_shape``
-hold a box and keypoints, of which the box is read.
+more after an outline's points, is a confidence and is ignored. Rows of a data set with
+``kpt_shape`` hold a box and keypoints, of which the box is read.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ def read_data_yaml(path: Path) -> dict[str, object]:
             content = file.read(MOST_BYTES + 1)
         table = yaml.safe_load(content) if len(content) <= MOST_BYTES else None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; data=yolo needs a data.yaml, or set "
-                        "data.annotations to its file") from None  # fmt: skip
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; data=yolo needs a data.yaml, or set "
+            "data.annotations to its file"
+        ) from None
     except (yaml.YAMLError, UnicodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not YAML: {reason}") from None
@@ -119,7 +121,9 @@ def _read_line(
 ) -> tuple[int, tuple[float, ...]]:
     label, *values = map(_read_number, words)
     if label != int(label) or not 0 <= label < classes:
-        raise ValueError(f"class {words[0]} is not one of the {classes} classes, 0 to {classes - 1}")
+        raise ValueError(
+            f"class {words[0]} is not one of the {classes} classes, 0 to {classes - 1}"
+        )
     if keypoint_values and len(values) == 4 + keypoint_values:
         values = values[:4]
     if len(values) in (4, 5):

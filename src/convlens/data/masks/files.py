@@ -108,7 +108,7 @@ def _read_xml(file: Path, image: ImageShape) -> tuple[np.ndarray, bool]:
 
 
 def choose_size(drawn: tuple[int, int], image: ImageShape) -> tuple[int, int]:
-    """Return the upright or the stored size of an image, whichever has the proportions of a drawing.
+    """Return the upright or the stored size of an image: the one with a drawing's proportions.
 
     Args:
         drawn: (w, h) in pixels of the image on which objects were annotated.

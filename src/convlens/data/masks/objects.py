@@ -1,8 +1,8 @@
 """Objects as COCO and YOLO annotate them: boxes, outlines and run lengths to pixels.
 
-T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Outlines become pixels with
-pycocotools, the format's own library. Run lengths are expanded here, since pycocotools 2.0.11
-writes beyond its memory if they exceed the image.
+T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Outlines become pixels
+with pycocotools, the format's own library. Run lengths are expanded here, since pycocotools 2.0.11
+does not check that they fit the image.
 
 Legend: h, w height and width in pixels.
 """

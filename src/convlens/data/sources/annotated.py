@@ -115,7 +115,8 @@ def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageF
     for image in found.images:
         if image.file in seen:
             raise UserError(
-                f"{image.file} is annotated twice, in {seen[image.file]} and {image.source}: keep one"
+                f"{image.file} is annotated twice, in {seen[image.file]} and {image.source}: "
+                "keep one"
             )
         seen[image.file] = image.source
         image = _keep_classes(image, wanted)
@@ -181,8 +182,9 @@ def _describe_left_out(
         )
     if several:
         lines.append(
-            f"left out: {len(several)} of {total} images with objects of several classes, the first: "
-            f"{several[0].file} ({join_names(several[0].classes)}); data.categories chooses classes"
+            f"left out: {len(several)} of {total} images with objects of several classes, the "
+            f"first: {several[0].file} ({join_names(several[0].classes)}); data.categories "
+            "chooses classes"
         )
     return lines
 

@@ -1,8 +1,8 @@
 """``data=huggingface``: data sets of Hugging Face's ``datasets``, from a folder or the hub.
 
-A folder is one that ``save_to_disk`` wrote, or any that ``load_dataset`` understands (Parquet files,
-class folders with metadata). Images are not decoded by ``datasets``: their files are unpacked
-(``convlens.data.sources.unpacked``), or used where they are.
+A folder is one that ``save_to_disk`` wrote, or any that ``load_dataset`` understands (Parquet
+files, class folders with metadata). Images are not decoded by ``datasets``: their files are
+unpacked (``convlens.data.sources.unpacked``), or used where they are.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def find_huggingface(spec: DataConfig, for_test: bool = False) -> ImageFiles:
         for_test: nothing will be trained on the images.
 
     Raises:
-        UserError: ``datasets`` is not installed, the data set cannot be loaded, or its columns do not
-            tell which are images and labels.
+        UserError: ``datasets`` is not installed, the data set cannot be loaded, or its columns do
+            not tell which are images and labels.
     """
     datasets = import_optional("datasets", "huggingface", "data=huggingface")
     place, parts = _load(datasets, spec)
@@ -127,7 +127,9 @@ def _find_columns(
     image = _choose(spec.image_column, features, datasets.Image, "image_column", place)
     label = _choose(spec.label_column, features, datasets.ClassLabel, "label_column", place)
     if not isinstance(features[image], datasets.Image):
-        raise UserError(f"data.image_column={image}: {place} has {features[image]} there, not images")
+        raise UserError(
+            f"data.image_column={image}: {place} has {features[image]} there, not images"
+        )
     kind = features[label]
     if isinstance(kind, datasets.ClassLabel):
         return _Columns(image, label, list(kind.names))
@@ -135,8 +137,10 @@ def _find_columns(
         "string" in kind.dtype or kind.dtype.startswith(("int", "uint"))
     )
     if not is_plain:
-        raise UserError(f"data.label_column={label}: {place} has {kind} there; each image needs one "
-                        "class name or number")  # fmt: skip
+        raise UserError(
+            f"data.label_column={label}: {place} has {kind} there; each image needs one class name "
+            "or number"
+        )
     return _Columns(image, label, None)
 
 
@@ -175,8 +179,8 @@ def _read_images(
                 if content is None:
                     if on_error == "raise":
                         raise UserError(
-                            f"row {number} of {name} in {place} has no image on this machine: remove "
-                            f"it, or skip such rows with data.on_error=skip"
+                            f"row {number} of {name} in {place} has no image on this machine: "
+                            "remove it, or skip such rows with data.on_error=skip"
                         )
                     without.append(f"row {number} of {name}")
                     continue

@@ -2,9 +2,9 @@
 
 From then on they are image files like any other: the same guards decode them, twins are found by
 their bytes, and pages show them at their own proportions. The folder takes as much space as the
-images in their files; ``data.cache`` does not concern it. It is complete or absent: a killed process
-leaves a hidden folder that the next one clears. It is unpacked again if the files it came from, or
-the unpacked images, have changed.
+images in their files; ``data.cache`` does not concern it. It is complete or absent: a killed
+process leaves a hidden folder that the next one clears. It is unpacked again if the files it came
+from, or the sizes of the unpacked images, have changed.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def unpack_images(
     Args:
         sources: the files that contain the images.
         key: everything else that decides which images there are, JSON-able.
-        read: yields the images. Its arguments are a list, to which it appends lines to report to the
-            user, and a function that advances the progress by a number of steps.
+        read: yields the images. Its arguments are a list, to which it appends lines to report to
+            the user, and a function that advances the progress by a number of steps.
         what: what is unpacked, for the progress.
         total: number of steps.
 
@@ -97,8 +97,8 @@ def unpack_images(
             os.replace(content, folder)
     except OSError as error:
         raise UserError(
-            f"cannot unpack images to {folder}: {error.strerror or error}; free space there, or set "
-            "CONVLENS_CACHE to another folder"
+            f"cannot unpack images to {folder}: {error.strerror or error}; free space there, or "
+            "set CONVLENS_CACHE to another folder"
         ) from None
     return folder, rows, notes
 

@@ -5,8 +5,8 @@
 
 Members with the same name up to the first dot of the file name form a sample
 (github.com/webdataset/webdataset). Shards are read with ``tarfile``: nothing is extracted to a name
-that the archive chooses, and no address is opened. A shard without its end marker was cut off, which
-``tarfile`` reports only within a member.
+that the archive chooses, and no address is opened. A shard without its end marker was cut off,
+which ``tarfile`` reports only within a member.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def find_webdataset(spec: DataConfig, for_test: bool = False) -> ImageFiles:
         for_test: nothing will be trained on the images.
 
     Raises:
-        UserError: there are no shards, one is damaged or ends early (unless ``data.on_error=skip``),
-            or it is not known which member is the label.
+        UserError: there are no shards, one is damaged or ends early (not with
+            ``data.on_error=skip``), or it is not known which member is the label.
     """
     root = find_data_dir(spec)
     if not root.is_dir():
@@ -128,7 +128,9 @@ def _detect_member(shard: Path) -> str:
     try:
         _, first = next(samples, ("", {}))
     except EOFError as error:
-        raise UserError(f"{shard} ends early ({error}), in its first sample: copy it again") from None
+        raise UserError(
+            f"{shard} ends early ({error}), in its first sample: copy it again"
+        ) from None
     samples.close()
     found = [suffix for suffix in LABELS if suffix in first]
     if "cls" in found:
@@ -218,9 +220,10 @@ def _read_shards(
                     yield image
         except EOFError as error:
             if on_error == "raise":
+                samples = count_noun(len(seen), "sample", "samples")
                 raise UserError(
-                    f"{shard} ends early ({error}) after {count_noun(len(seen), 'sample', 'samples')}"
-                    f": copy it again, or use what it has with data.on_error=skip"
+                    f"{shard} ends early ({error}) after {samples}: copy it again, or use what it "
+                    "has with data.on_error=skip"
                 ) from None
             left.cut_off.append(f"{place} ({error})")
         advance(1)
@@ -234,7 +237,9 @@ def _read_sample(
     """Return the image of a sample; None if it is left out."""
     images = [suffix for suffix in members if suffix in IMAGES]
     if len(images) > 1:
-        raise UserError(f"{key} in {shard} has {images[0]} and {images[1]}: keep one image a sample")
+        raise UserError(
+            f"{key} in {shard} has {images[0]} and {images[1]}: keep one image a sample"
+        )
     if not images:
         left.without_image.append(f"{key} in {shard.name}")
         return None

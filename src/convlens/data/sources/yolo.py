@@ -3,8 +3,8 @@
     data.yaml                    train: images/train, val: images/val, names: [cat, dog]
     images/train/1.jpg           labels/train/1.txt        (convlens.data.index.yolo_labels)
 
-As in Ultralytics, the label file of an image is found by replacing the last folder ``images`` of its
-path by ``labels``, or is beside the image; an image without one contains no object.
+As in Ultralytics, the label file of an image is found by replacing the last folder ``images`` of
+its path by ``labels``, or is beside the image; an image without one contains no object.
 """
 
 from __future__ import annotations

@@ -277,3 +277,17 @@ def test_names_in_an_archive_choose_no_place_to_write(tmp_path):
 def test_no_shards(tmp_path):
     assert "no .tar files" in refused(tmp_path)
     assert "no folder" in refused(tmp_path / "none")
+
+
+def test_numbers_are_lines_of_a_file_of_names(root, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeffzebra\ncät \nant\n\n", encoding="utf-8")
+    plain, named = found(data(root)), found(data(root, f"data.class_names={names}"))
+    by_number = {"0": "zebra", "1": "cät", "2": "ant"}
+    assert named == {key: (split, by_number[label]) for key, (split, label) in plain.items()}
+    names.write_text("zebra\nant\n")
+    message = refused(root, f"data.class_names={names}")
+    assert "label of a/0002" in message and "0 to 1" in message
+    names.write_text("zebra\nant\nant\n")
+    assert "2 classes are called 'ant'" in refused(root, f"data.class_names={names}")
+    assert "data.class_names" in refused(root, f"data.class_names={tmp_path / 'none.txt'}")

@@ -140,6 +140,9 @@ class DataConfig(Slice):
     label_member: Annotated[str | None, NULL | TEXT] = optional(
         "webdataset: which member is the label: cls, txt or json.FIELD; null: cls, or txt alone"
     )
+    class_names: Annotated[str | None, NULL | TEXT] = optional(
+        "webdataset: text file with a class name a line; labels are its lines, from 0; null: none"
+    )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"
     )

@@ -53,7 +53,7 @@ NEEDS = {
     "pets": ("labels", "on_error"),
     **dict.fromkeys(("coco", "yolo"), ("annotations", "categories", "on_error")),
     "huggingface": ("hub", "subset", "image_column", "label_column", "on_error"),
-    "webdataset": ("label_member", "on_error"),
+    "webdataset": ("label_member", "class_names", "on_error"),
     "shapes": ("pictures", "classes", "shortcut"),
 }
 

@@ -23,7 +23,9 @@ from pathlib import Path
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.folders import count_noun
+from convlens.data.index.names import find_on_disk
 from convlens.data.index.split_names import match_splits
+from convlens.data.sources.annotated import check_class_names
 from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.unpacked import PackedImage, list_unpacked, unpack_images
@@ -91,8 +93,9 @@ def find_webdataset(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     ]
     member = _check_member(spec.label_member) or _detect_member(used[0][0])
     shards = [shard for shard, _ in used]
-    key = ["webdataset", member, spec.on_error, [split for _, split in used]]
-    read = partial(_read_shards, used, root, member, spec.on_error)
+    names = _read_class_names(spec.class_names)
+    key = ["webdataset", member, names, spec.on_error, [split for _, split in used]]
+    read = partial(_read_shards, used, root, (member, names), spec.on_error)
     folder, rows, lines = unpack_images(
         shards, key, read, what=f"the images of {count_noun(len(shards), 'shard', 'shards')}",
         total=len(shards),
@@ -116,6 +119,18 @@ def _check_member(member: str | None) -> str | None:
     raise UserError(
         f"data.label_member={member}: write cls, txt or json.FIELD, such as json.label"
     )
+
+
+def _read_class_names(file: str | None) -> tuple[str, ...] | None:
+    """Return the names that a text file lists, one a line; None without a file."""
+    if file is None:
+        return None
+    path = find_on_disk(Path(file).expanduser())
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read data.class_names={path}: {error}") from None
+    return check_class_names(lines, str(path))
 
 
 def _detect_member(shard: Path) -> str:
@@ -203,7 +218,8 @@ def _read_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_shards(
-    shards: Sequence[tuple[Path, str | None]], root: Path, member: str, on_error: str,
+    shards: Sequence[tuple[Path, str | None]], root: Path,
+    where: tuple[str, tuple[str, ...] | None], on_error: str,
     notes: list[str], advance: Callable[[int], None],
 ) -> Iterator[PackedImage]:  # fmt: skip
     """Yield every labelled image; report the others."""
@@ -216,7 +232,7 @@ def _read_shards(
                 if key in seen:
                     raise UserError(f"{shard} has two samples {key}: keep one, or rename it")
                 seen.add(key)
-                if image := _read_sample(key, members, shard, split, member, left):
+                if image := _read_sample(key, members, shard, split, where, left):
                     yield image
         except EOFError as error:
             if on_error == "raise":
@@ -231,8 +247,8 @@ def _read_shards(
 
 
 def _read_sample(
-    key: str, members: Mapping[str, bytes], shard: Path, split: str | None, member: str,
-    left: _Left,
+    key: str, members: Mapping[str, bytes], shard: Path, split: str | None,
+    where: tuple[str, tuple[str, ...] | None], left: _Left,
 ) -> PackedImage | None:  # fmt: skip
     """Return the image of a sample; None if it is left out."""
     images = [suffix for suffix in members if suffix in IMAGES]
@@ -244,7 +260,7 @@ def _read_sample(
         left.without_image.append(f"{key} in {shard.name}")
         return None
     try:
-        label = _read_label(members, member)
+        label = _read_label(members, *where)
     except ValueError as error:
         raise UserError(f"label of {key} in {shard}: {error}") from None
     if not label:
@@ -253,8 +269,26 @@ def _read_sample(
     return PackedImage(split, label, f"{key}.{images[0]}", members[images[0]])
 
 
-def _read_label(members: Mapping[str, bytes], member: str) -> str:
-    """Return the label of a sample; "" if it has none.
+def _read_label(
+    members: Mapping[str, bytes], member: str, names: tuple[str, ...] | None
+) -> str:
+    """Return the class of a sample; "" if it has none.
+
+    Raises:
+        ValueError: its label is damaged, or not the number of a name.
+    """
+    label = _read_value(members, member)
+    if names is None or not label:
+        return label
+    if not label.isascii() or not label.isdecimal() or int(label) >= len(names):
+        raise ValueError(
+            f"{label[:40]!r} is not a number of data.class_names, 0 to {len(names) - 1}"
+        )
+    return names[int(label)]
+
+
+def _read_value(members: Mapping[str, bytes], member: str) -> str:
+    """Return the label of a sample as text; "" if it has none.
 
     Raises:
         ValueError: it is not text, not JSON, or neither a text nor a whole number.

@@ -98,7 +98,7 @@ def test_whole_boxes_are_those_of_pycocotools():
     for _ in range(50):
         x, y = rng.integers(0, 20, 2).tolist()
         box = [x, y, *rng.integers(1, 10, 2).tolist()]
-        want = coco.decode(coco.frPyObjects([box], 30, 32))[..., 0].astype(bool)
+        want = coco.decode(coco.frPyObjects(np.array([box], float), 30, 32))[..., 0].astype(bool)
         assert np.array_equal(Region(box=tuple(box)).mask(32, 30), want)
 
 

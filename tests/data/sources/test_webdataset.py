@@ -267,9 +267,9 @@ def test_names_in_an_archive_choose_no_place_to_write(tmp_path):
         for each in ((f"{name}{n}.png", png(n)), (f"{name}{n}.cls", b"ab"[n % 2 : n % 2 + 1]))
     ]  # fmt: skip
     shard(tmp_path / "s" / "s.tar", content)
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     listing = data(tmp_path / "s").index.listing
-    assert {path for path in tmp_path.rglob("*")} == before
+    assert set(tmp_path.rglob("*")) == before
     assert len(listing) == 24
     assert all(file.resolve().is_relative_to(listing.directory.resolve()) for file in listing.files)
 

@@ -126,13 +126,13 @@ def list_images(
             rows.add(split, label, [name])
             table.add(name)
         notes += _describe_unlisted(root, table)
-    else:
-        try:
-            notes += _add_folders(rows, pattern, walk, keys, for_test)
-        except UserError as error:
-            hint = suggest_source(root) if keys == Keys() else ""
-            raise UserError(f"{error}{hint}") from None
-    return build_listing(rows, notes, keys, for_test)
+        return build_listing(rows, notes, keys, for_test)
+    try:
+        notes += _add_folders(rows, pattern, walk, keys, for_test)
+        return build_listing(rows, notes, keys, for_test)
+    except UserError as error:
+        hint = suggest_source(root) if keys == Keys() else ""
+        raise UserError(f"{error}{hint}") from None
 
 
 def _add_folders(

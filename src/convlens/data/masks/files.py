@@ -35,9 +35,7 @@ def _read_mask(file: Path, image: ImageShape) -> tuple[np.ndarray, int, str]:
     return orient_mask(mask, image, is_known)
 
 
-def orient_mask(
-    mask: np.ndarray, image: ImageShape, is_known: bool
-) -> tuple[np.ndarray, int, str]:
+def orient_mask(mask: np.ndarray, image: ImageShape, is_known: bool) -> tuple[np.ndarray, int, str]:
     """Return a mask, the orientation by which to rotate it, and a remark if that is unclear.
 
     Args:

@@ -125,9 +125,7 @@ def import_coco_masks():
     return import_optional("pycocotools.mask", "coco", "reading outlines of objects")
 
 
-def draw_outlines(
-    outlines: Sequence[Sequence[float]], width: int, height: int
-) -> np.ndarray:
+def draw_outlines(outlines: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
     """Return (height, width) bool, True inside any of the outlines.
 
     Raises:

@@ -191,4 +191,3 @@ def _describe_left_out(
 
 def _name_below(file: Path, root: Path) -> str:
     return str(file.relative_to(root) if file.is_relative_to(root) else file)
-

@@ -116,9 +116,7 @@ def _group_shards(root: Path) -> dict[str, list[Path]]:
 def _check_member(member: str | None) -> str | None:
     if member is None or member in ("cls", "txt") or re.fullmatch(r"json\..+", member, re.DOTALL):
         return member
-    raise UserError(
-        f"data.label_member={member}: write cls, txt or json.FIELD, such as json.label"
-    )
+    raise UserError(f"data.label_member={member}: write cls, txt or json.FIELD, such as json.label")
 
 
 def _read_class_names(file: str | None) -> tuple[str, ...] | None:
@@ -192,13 +190,7 @@ def _read_members(path: Path) -> Iterator[tuple[str, bytes]]:
         EOFError: it ends early, or is damaged.
         UserError: it cannot be read, or is not an uncompressed tar file.
     """
-    try:
-        shard = tarfile.open(path, "r:")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except tarfile.TarError as error:
-        raise UserError(f"{path} is not an uncompressed tar file: {error}") from None
-    with shard:
+    with _open_shard(path) as shard:
         try:
             size = path.stat().st_size
             while (member := shard.next()) is not None:
@@ -215,6 +207,15 @@ def _read_members(path: Path) -> Iterator[tuple[str, bytes]]:
             file.seek(shard.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):
                 raise EOFError("no end marker")
+
+
+def _open_shard(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is not an uncompressed tar file: {error}") from None
 
 
 def _read_shards(
@@ -269,9 +270,7 @@ def _read_sample(
     return PackedImage(split, label, f"{key}.{images[0]}", members[images[0]])
 
 
-def _read_label(
-    members: Mapping[str, bytes], member: str, names: tuple[str, ...] | None
-) -> str:
+def _read_label(members: Mapping[str, bytes], member: str, names: tuple[str, ...] | None) -> str:
     """Return the class of a sample; "" if it has none.
 
     Raises:

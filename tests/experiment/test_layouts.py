@@ -23,6 +23,9 @@ SIZE = 32
 SMALL = [word for word in TINY if not word.startswith(("data.pictures", "data.size"))]
 SMALL += [f"data.size={SIZE}", "training.epochs=2", "logger.tensorboard=false",
           "looking.seconds=600", "looking.first_seconds=600"]  # fmt: skip
+SCORES = [f"callbacks.{name}=null" for name in (
+    "filter_visuals", "occlusion_maps", "activation_grids", "class_means", "mistakes"
+)]  # fmt: skip
 TRAIN, VALIDATION, TEST = scenes(24, 1), scenes(12, 2), scenes(6, 3)
 
 
@@ -50,20 +53,23 @@ def is_object(file: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("layout", "parts"),
-    [("coco", ("train2017", "val2017", "test2017")), ("yolo", ("train", "val", "test"))],
+    [
+        ("coco", ("train2017", "val2017", "test2017")),
+        pytest.param("yolo", ("train", "val", "test"), marks=pytest.mark.slow),
+    ],
 )
 def test_the_pointing_score_of_a_run_is_that_of_the_boxes(tmp_path, layout, parts):
     make = {"coco": make_coco, "yolo": make_yolo}[layout]
     root = make(tmp_path / "data", dict(zip(parts, (TRAIN, VALIDATION, TEST), strict=True)))
     home = tmp_path / "run"
-    train(home, f"data={layout}", f"data.dir={root}", "data.interpolation=nearest")
+    train(home, f"data={layout}", f"data.dir={root}", "data.interpolation=nearest", *SCORES)
     row = last_row(home)
     network = convlens.load(home / "checkpoints" / "last.ckpt")
     folder = root / (parts[1] if layout == "coco" else "images/val")
     hits, shares = [], []
     for file in sorted(folder.iterdir()):
         mask = is_object(file)
-        explained = network.explain(str(file))
+        explained = network.explain(str(file), only="grad_cam")
         (maps,) = explained.grad_cam.values()
         cam = torch.nn.functional.interpolate(maps[None, :1], (SIZE, SIZE), mode="bilinear")[0, 0]
         shares.append(mask.mean())
@@ -85,6 +91,7 @@ def read_images(root: Path) -> dict[str, list[tuple[str, bytes]]]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_from_hugging_face_resumes(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="the extra huggingface is not installed")
     parts = read_images(tmp_path / "pics")
@@ -97,7 +104,8 @@ def test_a_run_from_hugging_face_resumes(tmp_path, monkeypatch):
         }, features=features)
         for split, images in parts.items()
     }).save_to_disk(tmp_path / "saved")  # fmt: skip
-    words = ["data=huggingface", f"data.dir={tmp_path / 'saved'}"]
+    words = ["data=huggingface", f"data.dir={tmp_path / 'saved'}", "callbacks=none"]
+    words += ["scheduler=constant"]  # which allows more epochs later
     summary = train(tmp_path / "run", *words)
     assert math.isfinite(summary["test"]["loss"])
     # unpacked again in another place, the images are still those of the run
@@ -118,7 +126,8 @@ def test_a_run_from_tar_shards(tmp_path):
                     info = tarfile.TarInfo(f"{number:04d}.{suffix}")
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-    summary = train(tmp_path / "run", "data=webdataset", f"data.dir={tmp_path / 'shards'}")
+    words = ["data=webdataset", f"data.dir={tmp_path / 'shards'}", "callbacks=none"]
+    summary = train(tmp_path / "run", *words)
     assert math.isfinite(summary["test"]["loss"])
 
 

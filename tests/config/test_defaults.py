@@ -28,7 +28,8 @@ ROOMS = {
 ALONE_TOO = ("pixels/decode.py",)
 # of the same name, and something else
 OTHERS = {"index/kinds.py: name", "index/labels.py: csv", "finetune/groups.py: factor",
-          "index/labels.py: pattern", "finetune/schedule.py: batch_norm"}  # fmt: skip
+          "index/labels.py: pattern", "index/labels.py: encoding",
+          "finetune/schedule.py: batch_norm"}  # fmt: skip
 # a callback works alone too, in anybody's project, and then these stand in no config
 ALONE = {("Attribution", "options"): None, ("OcclusionMaps", "probes"): 2}
 

@@ -49,8 +49,8 @@ REPLACEABLE: dict[str, tuple[type[Slice], type[Slice]]] = {
 }
 # taken as typed: paths and patterns may contain characters that mean something in Hydra's grammar
 PATH_KEYS = (
-    "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "model.weights",
-    "logger.mlflow.uri", "logger.trackio.dir",
+    "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "data.annotations",
+    "data.class_names", "model.weights", "logger.mlflow.uri", "logger.trackio.dir",
 )  # fmt: skip
 # by the type of the default: the types that a value may have, and their description
 KINDS = {

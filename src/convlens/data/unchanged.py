@@ -20,7 +20,7 @@ from convlens.data.index.tables import format_csv_line, read_table
 from convlens.data.pixels.dataset import Dataset
 
 # keys that may change on resume: the same images may have moved
-PLACES = ("data.dir", "data.csv", "data.masks")
+PLACES = ("data.dir", "data.csv", "data.masks", "data.annotations", "data.class_names")
 COLUMNS = ("file", "bytes", "modified_ns", "digest")
 
 

@@ -14,6 +14,7 @@ from convlens.config.schema.keys import (
     Slice,
     at_least,
     between,
+    each,
     key,
     named,
     one_of,
@@ -22,6 +23,7 @@ from convlens.config.schema.keys import (
     whole,
 )
 
+NAME = replace(TEXT | whole(0), expected="a name")
 # the code that reads images refuses 2 with its own message
 CHANNELS = replace(whole(1, 3), expected="1 or 3")
 
@@ -111,8 +113,35 @@ class DataConfig(Slice):
     csv: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: CSV file of the images, with the columns file,label[,split]; null: none"
     )
+    encoding: Annotated[str | None, NULL | TEXT] = optional(
+        "image folders: encoding of the CSV file, such as utf-8, utf-16 or cp1252; null: detect it"
+    )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
+    )
+    annotations: Annotated[str | None, NULL | TEXT] = optional(
+        "coco, yolo: file of the annotations, or folder of coco's; null: search it in the data set"
+    )
+    categories: Annotated[list[str | int] | None, NULL | each(NAME)] = optional(
+        "coco, yolo: the classes to use; objects of other classes are ignored; null: all"
+    )
+    hub: Annotated[str | None, NULL | TEXT] = optional(
+        "huggingface: name of a data set on the hub, such as owner/name; null: the folder data.dir"
+    )
+    subset: Annotated[str | None, NULL | TEXT] = optional(
+        "huggingface: name of the data set's configuration; null: its only or default one"
+    )
+    image_column: Annotated[str | None, NULL | TEXT] = optional(
+        "huggingface: column of the images; null: the only column of images"
+    )
+    label_column: Annotated[str | None, NULL | TEXT] = optional(
+        "huggingface: column of the labels; null: the only column of class labels"
+    )
+    label_member: Annotated[str | None, NULL | TEXT] = optional(
+        "webdataset: which member is the label: cls, txt or json.FIELD; null: cls, or txt alone"
+    )
+    class_names: Annotated[str | None, NULL | TEXT] = optional(
+        "webdataset: text file with a class name a line; labels are its lines, from 0; null: none"
     )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"

@@ -75,6 +75,7 @@ class Keys(NamedTuple):
     directory: str = "data.dir"
     pattern: str = "data.pattern"
     csv: str = "data.csv"
+    encoding: str = "data.encoding"
 
 
 def compile_pattern(pattern: str, keys: Keys) -> re.Pattern[str]:

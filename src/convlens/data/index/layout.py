@@ -38,7 +38,7 @@ def find_split_folders(
         UserError: the split folders are ambiguous or incomplete.
     """
     folders, _ = walk.read_folder(root)
-    roles = _parse_roles([folder.name for folder in folders])
+    roles = parse_roles([folder.name for folder in folders])
     split_folders: dict[str, Path] = {}
     for folder in folders:
         split = roles[folder.name]
@@ -72,7 +72,7 @@ def find_split_folders(
     return {split: split_folders[split] for split in SPLITS if split in split_folders}
 
 
-def _parse_roles(names: Sequence[str]) -> dict[str, str | None]:
+def parse_roles(names: Sequence[str]) -> dict[str, str | None]:
     """Return the split that each name means, with or without a shared prefix (seg_train)."""
     lead = _count_shared_letters(names) if len(names) > 1 else 0
     return {name: parse_split(name) or parse_split(name[lead:]) for name in names}

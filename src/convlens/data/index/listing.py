@@ -32,7 +32,8 @@ from convlens.data.index.class_folders import (
 from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import NameCount, Walk
 from convlens.data.index.labels import SPLITS, Keys, read_classes
-from convlens.data.index.tables import read_label_rows
+from convlens.data.index.other_layouts import suggest_source
+from convlens.data.index.tables import find_encoding, find_table, read_label_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ def list_images(
     *,
     pattern: str | None = None,
     csv: str | os.PathLike | None = None,
+    encoding: str | None = None,
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
     companions: tuple[str, ...] = (),
@@ -100,6 +102,7 @@ def list_images(
             label and, optionally, split. A relative path is searched in ``directory`` first, then
             as given. Its files are relative to ``directory`` or absolute; images that it does not
             name are not used.
+        encoding: of the CSV; None to detect it (``convlens.data.index.encodings``).
         keys: what error messages call the arguments.
         for_test: nothing will be trained: there may be no training images, only one class, and
             classes that are not in every split.
@@ -115,29 +118,55 @@ def list_images(
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: set one of them for labels")
     rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
     if csv is not None:
-        table = set()
-        for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys):
+        table, source = set(), find_table(root, Path(csv).expanduser())
+        read_as = find_encoding(root, source, encoding, keys)
+        notes += [read_as.note] if read_as.note else []
+        for split, label, file in read_label_rows(root, source, keys, read_as):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
             rows.add(split, label, [name])
             table.add(name)
         notes += _describe_unlisted(root, table)
-    else:
-        folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
-        if folders:
-            refuse_strays(root, "beside the split folders", walk)
-        for split, folder in (folders or {None: root}).items():
-            if pattern is None:
-                notes += add_classes(rows, split, folder, walk, keys)
-            else:
-                _add_by_pattern(rows, split, folder, pattern, walk, keys)
-        notes += walk.notes("in class folders" if pattern is None else f"in {root}")
-    return _build_listing(rows, notes, keys, for_test)
+        return build_listing(rows, notes, keys, for_test)
+    try:
+        notes += _add_folders(rows, pattern, walk, keys, for_test)
+        return build_listing(rows, notes, keys, for_test)
+    except UserError as error:
+        hint = suggest_source(root) if keys == Keys() else ""
+        raise UserError(f"{error}{hint}") from None
 
 
-def _build_listing(
+def _add_folders(
+    rows: ListingBuilder, pattern: str | None, walk: Walk, keys: Keys, for_test: bool
+) -> list[str]:
+    """Add the images of folders; return lines to report to the user."""
+    root, notes = walk.root, []
+    folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
+    if folders:
+        refuse_strays(root, "beside the split folders", walk)
+    for split, folder in (folders or {None: root}).items():
+        if pattern is None:
+            notes += add_classes(rows, split, folder, walk, keys)
+        else:
+            _add_by_pattern(rows, split, folder, pattern, walk, keys)
+    notes += walk.notes("in class folders" if pattern is None else f"in {root}")
+    return notes
+
+
+def build_listing(
     rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool
 ) -> Listing:
-    """Sort and check the collected rows."""
+    """Sort and check collected images.
+
+    Args:
+        rows: at least one image.
+        notes: lines to report to the user.
+        keys: what error messages call the arguments.
+        for_test: as for ``list_images``.
+
+    Raises:
+        UserError: there is a single class, a class name is not UTF-8, or a class is missing from a
+            split.
+    """
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
         raise UserError(

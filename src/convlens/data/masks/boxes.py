@@ -51,12 +51,12 @@ class Boxes:
             inside = 0 <= xmin <= wide and 0 <= ymin <= high
             if not inside or xmax > wide + 1 or ymax > high + 1:
                 raise ValueError(f"{text} is outside the {wide}x{high} pixels")
-            rows = _find_covered(ymin, ymax, height / high, height)
-            mask[rows, _find_covered(xmin, xmax, width / wide, width)] = True
+            rows = find_covered(ymin, ymax, height / high, height)
+            mask[rows, find_covered(xmin, xmax, width / wide, width)] = True
         return mask
 
 
-def _find_covered(low: float, high: float, scale: float, length: int) -> slice:
+def find_covered(low: float, high: float, scale: float, length: int) -> slice:
     """Return the pixels 0 … ``length`` - 1 with centres from ``low`` - 1 to ``high``, both scaled.
 
     The tolerance of 1e-6 makes a box that touches a centre cover it, whatever the rounding.

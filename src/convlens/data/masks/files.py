@@ -26,17 +26,27 @@ from convlens.data.pixels.decode import ORIENTATION, open_image
 
 # Index 255 of VOC's palette: rims of objects and undecided regions, neither object nor background
 _VOID = 255, (224, 224, 192)
-_TURNED = "turned"  # remark: the size does not tell whether the mask is rotated too
+TURNED = "turned"  # remark: the size does not tell whether the mask is rotated too
 
 
 def _read_mask(file: Path, image: ImageShape) -> tuple[np.ndarray, int, str]:
     """Return a mask, (h, w) bool, the orientation by which to rotate it, and a remark."""
-    upright, turn = image.upright, image.turn
     mask, is_known = (_read_png if file.suffix.lower() == ".png" else _read_xml)(file, image)
-    if mask.shape != upright[::-1]:
-        return mask, turn, ""
-    is_unclear = turn not in (0, 1) and upright == image.stored and not is_known
-    return mask, 1, _TURNED if is_unclear else ""
+    return orient_mask(mask, image, is_known)
+
+
+def orient_mask(mask: np.ndarray, image: ImageShape, is_known: bool) -> tuple[np.ndarray, int, str]:
+    """Return a mask, the orientation by which to rotate it, and a remark if that is unclear.
+
+    Args:
+        mask: (h, w) bool, with the stored or the upright size of its image.
+        image: the image.
+        is_known: whether a mask of the upright size is known to be upright.
+    """
+    if mask.shape != image.upright[::-1]:
+        return mask, image.turn, ""
+    is_unclear = image.turn not in (0, 1) and image.upright == image.stored and not is_known
+    return mask, 1, TURNED if is_unclear else ""
 
 
 def _read_png(file: Path, shape: ImageShape) -> tuple[np.ndarray, bool]:
@@ -90,18 +100,28 @@ def _find_background(image: Image.Image) -> np.ndarray:
 
 def _read_xml(file: Path, image: ImageShape) -> tuple[np.ndarray, bool]:
     """Return the mask of a file of boxes, (h, w) bool, and False: it has no orientation tag."""
-    boxes, upright = read_boxes(file), image.upright
-    size = upright
-    if boxes.size is not None:
-        size = min((upright, image.stored), key=lambda size: _compare_proportions(boxes.size, size))
+    boxes = read_boxes(file)
+    size = image.upright if boxes.size is None else choose_size(boxes.size, image)
+    return boxes.mask(*size), False
+
+
+def choose_size(drawn: tuple[int, int], image: ImageShape) -> tuple[int, int]:
+    """Return the upright or the stored size of an image: the one with a drawing's proportions.
+
+    Args:
+        drawn: (w, h) in pixels of the image on which objects were annotated.
+        image: the image.
+
+    Raises:
+        ValueError: both have other proportions.
+    """
+    size = min((image.upright, image.stored), key=lambda each: _compare_proportions(drawn, each))
     # tolerate about a pixel of the smaller one
-    if boxes.size is None or _compare_proportions(boxes.size, size) <= max(
-        sum(boxes.size), sum(size)
-    ):
-        return boxes.mask(*size), False
+    if _compare_proportions(drawn, size) <= max(sum(drawn), sum(size)):
+        return size
     raise ValueError(
-        f"it was drawn on {boxes.size[0]}x{boxes.size[1]} pixels, but its image has "
-        f"{upright[0]}x{upright[1]}, other proportions"
+        f"it was drawn on {drawn[0]}x{drawn[1]} pixels, but its image has "
+        f"{image.upright[0]}x{image.upright[1]}, other proportions"
     )
 
 
@@ -114,7 +134,7 @@ USER_MASKS = MaskKind(
     version=("own", 1),
     read=_read_mask,
     remarks={
-        _TURNED: "{count} images are rotated by EXIF; their masks are taken as drawn on the "
+        TURNED: "{count} images are rotated by EXIF; their masks are taken as drawn on the "
         "rotated image: check that they fit, the first: {first}"
     },
     way_out="; correct or remove it, or skip such masks with data.on_error=skip",

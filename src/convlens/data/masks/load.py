@@ -37,10 +37,12 @@ class ImageShape:
     Attributes:
         stored: (w, h) of the pixels in the file.
         turn: the EXIF orientation, which rotates them upright.
+        path: the image file.
     """
 
     stored: tuple[int, int]
     turn: int
+    path: Path
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -53,8 +55,8 @@ class MaskKind:
     """A kind of mask files.
 
     Attributes:
-        version: name of the kind and version of its masks; raise it when they change, so that
-            caches are rebuilt.
+        version: name of the kind, version of its masks and whatever else they depend on, JSON-able;
+            raise the version when they change, so that caches are rebuilt.
         read: (file, image) -> mask, (h, w) bool; the EXIF orientation by which to rotate it, 1
             if it is upright; a remark, or "".
         remarks: remark -> line to report to the user, with the ``count`` of masks that have it and
@@ -63,7 +65,7 @@ class MaskKind:
         needed: whether such a file is an error whatever ``on_error`` says.
     """
 
-    version: tuple[str, int]
+    version: tuple[object, ...]
     read: Callable[[Path, ImageShape], tuple[np.ndarray, int, str]]
     remarks: Mapping[str, str]
     way_out: str
@@ -166,7 +168,7 @@ def _read(kind: MaskKind, path: Path, file: Path, recipe: Recipe) -> tuple[np.nd
     Raises:
         ImageError: the file contains no mask; the error names it.
     """
-    shape = ImageShape(*read_size_and_orientation(path))
+    shape = ImageShape(*read_size_and_orientation(path), path)
     try:
         mask, turn, remark = kind.read(file, shape)
     except MemoryError:

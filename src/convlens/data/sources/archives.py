@@ -80,7 +80,8 @@ class Archives:
             return
         by_hand = self.by_hand.format(directory=directory)
         try:
-            with _own_folder(directory.with_name(f".{directory.name}.download")) as folder:
+            temporary = directory.with_name(f".{directory.name}.download")
+            with own_folder(temporary, "downloading") as folder:
                 if self.is_there(directory):
                     return  # another process was faster
                 content_dir = folder / "whole"
@@ -128,18 +129,22 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _own_folder(folder: Path) -> Iterator[Path]:
+def own_folder(folder: Path, activity: str) -> Iterator[Path]:
     """Provide an empty folder for this process alone, and remove it afterwards.
 
     The folder is locked, and the system releases locks when a process dies. So a second process
     waits for a living owner, and clears what a dead one left.
+
+    Args:
+        folder: the folder; it need not exist.
+        activity: what the owner is doing, for the line that a second process prints.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # its owner has just removed it: try again
             fd = os.open(folder, os.O_RDONLY)
             try:
-                is_locked = wait_for_lock(fd, "downloading")
+                is_locked = wait_for_lock(fd, activity)
             except OSError:
                 is_locked = False  # this file system can lock files, but not folders
             if not is_locked or is_same_file(fd, folder):

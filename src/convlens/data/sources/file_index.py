@@ -68,7 +68,8 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         }
         lines = [line for part in parts.values() for line in part.notes]
         if image_files.kind and not any(part.masked.any() for part in images.values()):
-            raise UserError(f"no mask in data.masks={spec.masks} can be used: {lines[0]}")
+            where = f"data.masks={spec.masks}" if spec.masks else str(files.directory)
+            raise UserError(f"no mask in {where} can be used: {lines[0]}")
         skipped = [(str(file), reason) for file, reason in image_files.skipped]
         signatures = np.concatenate([part.signatures for part in parts.values()])
         lines += lookalikes.describe_lookalikes(signatures, images, files.class_names)

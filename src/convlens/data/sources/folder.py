@@ -19,8 +19,9 @@ def find_image_folder(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     """
     directory, companions = find_data_dir(spec), SUFFIXES if spec.masks else ()
     listing = list_images(
-        directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions
-    )
+        directory, pattern=spec.pattern, csv=spec.csv, encoding=spec.encoding, for_test=for_test,
+        companions=companions,
+    )  # fmt: skip
     if not spec.masks:  # earlier runs lack this key
         return ImageFiles(listing, notes=listing.notes)
     labels = [listing.class_names[label] for label in listing.labels]

@@ -9,7 +9,16 @@ import numpy as np
 from convlens.config.schema import DataConfig, OwnDataConfig
 from convlens.core.errors import UserError, nearest
 from convlens.data.pixels.decode import make_recipe
-from convlens.data.sources import drawn, folder, packed, pets
+from convlens.data.sources import (
+    coco,
+    drawn,
+    folder,
+    huggingface,
+    packed,
+    pets,
+    webdataset,
+    yolo,
+)
 from convlens.data.sources.archives import FLOWERS, PETS
 from convlens.data.sources.file_index import index_files
 from convlens.data.sources.image_files import ImageFiles
@@ -24,6 +33,10 @@ FILES = {
     "cats_dogs": folder.find_image_folder,
     "flowers": folder.find_image_folder,
     "pets": pets.find_pets,
+    "coco": coco.find_coco,
+    "yolo": yolo.find_yolo,
+    "huggingface": huggingface.find_huggingface,
+    "webdataset": webdataset.find_webdataset,
 }
 # sources of image files that are downloaded if their folder does not exist
 ARCHIVES = {"flowers": FLOWERS, "pets": PETS}
@@ -38,6 +51,9 @@ SOURCES = (*STORES, *FILES)
 NEEDS = {
     **dict.fromkeys(("image_folder", "cats_dogs", "flowers"), ("pattern", "csv", "on_error")),
     "pets": ("labels", "on_error"),
+    **dict.fromkeys(("coco", "yolo"), ("annotations", "categories", "on_error")),
+    "huggingface": ("hub", "subset", "image_column", "label_column", "on_error"),
+    "webdataset": ("label_member", "class_names", "on_error"),
     "shapes": ("pictures", "classes", "shortcut"),
 }
 

@@ -35,6 +35,7 @@ from convlens.lessons.kernel.convolution import (
 from convlens.lessons.kernel.kernels import Kernel
 from convlens.lessons.kernel.maps import KernelMaps, MapRow
 from convlens.lessons.kernel.panel import kernel_panel
+from convlens.lessons.result import Lesson
 
 FILE = "kernel.jpg"
 LARGEST_SIZE = 512  # limit of the image's longest edge in pixels; the panel shows at most 320
@@ -74,19 +75,6 @@ class Request:
     def has_ending(self) -> bool:
         """Whether anything follows the sum over the channels."""
         return self.bias != 0 or self.activation != NONE
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """The result of the lesson.
-
-    Attributes:
-        panel: The picture, uint8 ``(H, W, 3)``.
-        lines: The same as text.
-    """
-
-    panel: np.ndarray
-    lines: list[str]
 
 
 def decode_in_proportion(path: Path, longest: int) -> np.ndarray:

@@ -165,27 +165,27 @@ Cut = Callable[[Path], np.ndarray]
 PICTURES: dict[str, Cut] = {
     "01_numbers": numbers,
     "02_kernel": kernel,
-    "03_pooling": pooling,
-    "04_convnet": lambda tour: curves(
+    "04_pooling": pooling,
+    "08_convnet": lambda tour: curves(
         {"dense layers only": tour / "dense", "a convnet": tour / "convnet"}
     ),
-    "05_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
-    "06_augmentation": lambda tour: picture(
+    "09_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
+    "10_augmentation": lambda tour: picture(
         next((tour / "regularized").glob("explanations/epoch_*/training/augmentation/*.jpg"))
     ),
-    "06_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
-    "07_size": sizes,
-    "08_features": lambda tour: curves({"a new head on VGG16's features": tour / "features"}),
-    "09_finetuning": lambda tour: curves({"the head, then the last block": tour / "finetuned"}),
-    "10_activations": activations,
-    "11_early": early_filters,
-    "11_late": late_filters,
-    "12_grad_cam": looks,
-    "12_cat": lambda tour: picture(tour / "cat" / "cat" / "grad_cam.jpg"),
-    "13_mistakes": mistakes,
-    "13_occlusion": occlusion,
-    "14_clever_horse": horses,
-    "14_class_means": class_means,
+    "10_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
+    "11_size": sizes,
+    "13_features": lambda tour: curves({"a new head on VGG16's features": tour / "features"}),
+    "14_finetuning": lambda tour: curves({"the head, then the last block": tour / "finetuned"}),
+    "15_activations": activations,
+    "17_early": early_filters,
+    "17_late": late_filters,
+    "18_grad_cam": looks,
+    "18_cat": lambda tour: picture(tour / "cat" / "cat" / "grad_cam.jpg"),
+    "21_mistakes": mistakes,
+    "21_occlusion": occlusion,
+    "22_clever_horse": horses,
+    "22_class_means": class_means,
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convlens.lessons.kernel.lesson import Request
 
 STRONGEST, NO_POOLING = "strongest", "none"
-COLOURS = ("signed", "grey")
+COLOURS = ("default", "grey")
 LARGEST_BIAS = 1e9
 WORDS: Words = {
     "image": Word("the image", form="FILE", required=True),
@@ -43,8 +43,8 @@ WORDS: Words = {
         form="ROW,COLUMN", default=STRONGEST,
     ),
     "colours": Word(
-        "colours of the maps: signed (blue below 0, red above) or grey (black to white)",
-        form="KIND", default="signed", values=COLOURS,
+        "colours of the maps: default (blue below 0, red above) or grey (black to white)",
+        form="KIND", default="default", values=COLOURS,
     ),
     "size": Word("longest side of the image, at most 512", form="PIXELS", default="150"),
     "run_dir": Word("the folder for the panel; default: a new one in outputs/kernel/", form="DIR"),

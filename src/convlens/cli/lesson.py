@@ -145,7 +145,8 @@ def _read_numbers(
     text = values[key]
     numbers = [float(read_number({key: each}, key)) for each in text.split(",")]
     if not least <= len(numbers) <= most:
-        raise UserError(f"{key}={text}: expected {least} to {most} numbers, separated by commas")
+        expected = "one number" if most == 1 else f"{least} to {most} numbers, separated by commas"
+        raise UserError(f"{key}={text}: expected {expected}")
     for number in numbers:
         if not (low < number <= high or number == low < 0):
             above = "above 0 and at most" if low == 0 else f"from {low:g} to"

@@ -37,7 +37,6 @@ ANSWER, FILTER_NUMBERS = slice(700, 1040), slice(-360, None)  # rows in the pane
 POOLED_WIDTH = 1000
 SPARSE_ROWS = 395
 
-
 Cut = Callable[[Path], np.ndarray]
 
 
@@ -221,7 +220,7 @@ PICTURES: dict[str, Cut] = {
     "10_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
     "11_size": lambda tour: losses(
         tour / "size",
-        [f"{filters} kernels" for filters in ("4, 4, 4, 4", "16, 32, 64, 128", "64, 128, 256, 512")],
+        ["4, 4, 4, 4 kernels", "16, 32, 64, 128 kernels", "64, 128, 256, 512 kernels"],
     ),
     "12_optimizers": lambda tour: losses(
         tour / "optimizers",

@@ -175,7 +175,8 @@ TINY = [
 
 def shortened(target: str, words: list[str]) -> list[str]:
     """Shorten a command so that it runs offline and in seconds."""
-    if target not in ("train", "plan", "lr-find") or any(word.startswith("ckpt=") for word in words):
+    trains = target in ("train", "plan", "lr-find")
+    if not trains or any(word.startswith("ckpt=") for word in words):
         return words
     own = [word for word in words if not word.startswith("plot=")]
     config = compose(singles(own)[0])

@@ -1,4 +1,4 @@
-"""``make lesson about=TOPIC [key=value …]``: draw how networks learn, in a second, without images."""
+"""``make lesson about=TOPIC [key=value …]``: draw how networks learn, without any images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WORDS: Words = {
     "hidden": Word("network: units of each hidden layer; default: 8,8", form="N,…"),
     "seed": Word("network: seed of the points and the first weights; default: 0", form="N"),
     "logits": Word("softmax: two to five numbers; default: 2,1,-1", form="NUMBER,…"),
-    "run_dir": Word("the folder for the picture; default: a new one in outputs/lesson/", form="DIR"),
+    "run_dir": Word("the folder to write; default: a new one in outputs/lesson/", form="DIR"),
 }  # fmt: skip
 
 
@@ -150,5 +150,6 @@ def _read_numbers(
     for number in numbers:
         if not (low < number <= high or number == low < 0):
             above = "above 0 and at most" if low == 0 else f"from {low:g} to"
-            raise UserError(f"{key}={text}: {number:g} is out of range; use numbers {above} {high:g}")
+            use = f"use numbers {above} {high:g}"
+            raise UserError(f"{key}={text}: {number:g} is out of range; {use}")
     return numbers

@@ -117,8 +117,8 @@ def expand_kernel(kernel: Tensor, channels: int) -> Tensor:
     """
     if kernel.ndim == 3 and len(kernel) != channels:
         raise UserError(
-            f"kernel= has {len(kernel)} kernels, one per channel, but the image's number of channels "
-            f"is {channels}; give one kernel, such as kernel=[[1,0,-1]]"
+            f"kernel= has {len(kernel)} kernels, one per channel, but the image's number of "
+            f"channels is {channels}; give one kernel, such as kernel=[[1,0,-1]]"
         )
     return kernel.double().expand(channels, *kernel.shape[-2:])
 

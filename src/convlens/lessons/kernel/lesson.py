@@ -130,7 +130,9 @@ def run_lesson(request: Request) -> Lesson:
     outputs = KernelMaps(output.maps, output.total, "output of the kernel", sizes)
     pooled, rows = _pool_output(request, output, answer)
     if request.has_ending:
-        before = ("sum of the channels" if len(image) > 1 else "output") + " + bias" * bool(request.bias)
+        before = "sum of the channels" if len(image) > 1 else "output"
+        if request.bias:
+            before += " + bias"
         maps = {before: biased}
         if request.activation != NONE:
             maps[f"after {request.activation}"] = answer

@@ -38,7 +38,8 @@ def descent_chart(descents: Sequence[Descent]) -> np.ndarray:
         axes = figure.add_subplot(grid[0, column])
         style_axes(axes, "weight")
         near = np.abs(descent.weights - best) < 3 * reach  # also drops NaN
-        weights, losses = (np.where(near, each, np.nan) for each in (descent.weights, descent.losses))
+        weights = np.where(near, descent.weights, np.nan)
+        losses = np.where(near, descent.losses, np.nan)
         axes.plot(line, compute_loss(line), color=FAINT, linewidth=2, label="loss")
         axes.plot(weights, losses, "o-", color=colour, linewidth=1.2, markersize=4, label="steps")
         axes.set_xlim(best - reach, best + reach)

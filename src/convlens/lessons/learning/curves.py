@@ -68,7 +68,7 @@ def losses_chart() -> np.ndarray:
     for axes, heading in zip((first, second, third), headings, strict=True):
         style_axes(axes, "logit of the true class")
         add_legend(axes, heading)
-    reading = "On the left of each chart the network is confident and wrong: there it has most to learn."
+    reading = "On the left, the network is confident and wrong: there it has most to learn."
     return draw_figure(figure, "squared error and cross-entropy", reading)
 
 

@@ -120,9 +120,7 @@ def test_points_are_a_disc_and_a_ring():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_without_activations_a_network_draws_only_a_straight_line(seed):
-    with_them, without = (
-        train(settings(activation=name, seed=seed)) for name in ("relu", "none")
-    )
+    with_them, without = (train(settings(activation=name, seed=seed)) for name in ("relu", "none"))
     assert with_them.accuracy > 0.95 and without.accuracy < 0.75
     logits = without.map.double().logit()
     across, down = logits.diff(dim=1), logits.diff(dim=0)

@@ -179,11 +179,11 @@ def _pool_output(
     kinds, window = request.pooling, request.window
     if not kinds:
         return None, []
+    pooled = {f"{kind} pooling": pool(answer, kind, window) for kind in kinds}
     sizes = _format_sizes(answer.shape, (window, window), window, 0)
     windows = f"windows of {format_dimensions(window, window)}, stride {window}"
     if request.has_ending or len(kinds) > 1:
-        maps = {f"{kind} pooling": pool(answer, kind, window) for kind in kinds}
-        return None, [MapRow(f"after pooling, {windows}", maps, sizes)]
+        return None, [MapRow(f"after pooling, {windows}", pooled, sizes)]
     maps, total = (pool(each, kinds[0], window) for each in (output.maps, output.total))
     return KernelMaps(maps, total, f"after {kinds[0]} pooling, {windows}", sizes), []
 

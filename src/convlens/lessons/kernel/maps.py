@@ -195,5 +195,3 @@ def _draw_map(
         below = text_band(width, "0 everywhere")
     value_range = f"from {format_value(map.min())} to {format_value(map.max())}"
     return add_captions(picture, name, below, band(value_range, muted=True, width=width))
-
-

@@ -122,9 +122,7 @@ def _draw_input(
         maps = as_array(outputs.maps)
         result = add_margin(make_legible(to_uint8(maps / 255), SMALLEST, LARGEST), MARGIN)
         note = band("the output as an image, cut to 0–255", muted=True)
-        pictures.append(
-            add_captions(result, f"result, {format_dimensions(*maps.shape[1:])}", note)
-        )
+        pictures.append(add_captions(result, f"result, {format_dimensions(*maps.shape[1:])}", note))
     return hstack([*pictures, _draw_kernel(weights, outputs.sizes)], gap=2 * GAP)
 
 
@@ -133,7 +131,6 @@ def _draw_kernel(weights: np.ndarray, sizes: Sequence[str]) -> np.ndarray:
     total, is_filter = format_value(weights.sum()), weights.ndim == 3
     plain = "0" if total == "0" else "its own value" if total == "1" else f"{total} times its value"
     area = "plain grey area" if is_filter else "plain area"
-    cells = _draw_signed_cells(weights, weights)
     if is_filter:
         cells = hstack(
             [
@@ -141,6 +138,8 @@ def _draw_kernel(weights: np.ndarray, sizes: Sequence[str]) -> np.ndarray:
                 for each, name in zip(weights, CHANNELS[len(weights)], strict=True)
             ]
         )
+    else:
+        cells = _draw_signed_cells(weights, weights)
     kernel = [
         band(f"kernel, {format_dimensions(*weights.shape)}"),
         cells,
@@ -203,9 +202,7 @@ def _draw_arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
         "kernel": [_draw_signed_cells(one, weights) for one in kernels],
         "  ": [_draw_label("=", height)] * len(names),
         "products": [_draw_signed_cells(one, products) for one in products],
-        "their sum": [
-            _draw_label(format_value(value), height, bold=True) for value in worked.sums
-        ],
+        "their sum": [_draw_label(format_value(value), height, bold=True) for value in worked.sums],
     }
     table = [vstack([band(head, muted=True), *pictures]) for head, pictures in columns.items()]
     description = describe_place(worked.place, worked.corner, weights.shape[-2:])

@@ -9,6 +9,7 @@ only draw straight lines, must fail.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def train(settings: Settings) -> Trained:
 def _initialise(sizes: Sequence[int], generator: torch.Generator) -> list[Tensor]:
     """Return matrices and biases in turn, uniform as Glorot and Bengio (AISTATS 2010) propose."""
     weights = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in itertools.pairwise(sizes):
         limit = math.sqrt(6 / (before + after))
         matrix = (2 * torch.rand(before, after, generator=generator) - 1) * limit
         weights += [matrix.requires_grad_(), torch.zeros(after, requires_grad=True)]

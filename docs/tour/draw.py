@@ -33,7 +33,7 @@ TITLED = 54  # pixels: the words above learning curves, the same for each
 # places in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
-ANSWER, FILTER_NUMBERS = slice(700, 1040), slice(-360, None)  # rows in the panel of a filter
+ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 1000
 SPARSE_ROWS = 395
 
@@ -86,9 +86,9 @@ def kernel(tour: Path) -> np.ndarray:
 
 
 def filter_maps(tour: Path) -> np.ndarray:
-    """Draw the sum of the kernels with the bias, and the same after ReLU."""
-    panel = picture(tour / "filter" / "kernel.jpg")
-    return add_margin(panel[ANSWER, :640])
+    """Draw the image and the kernels, and below them the sum with the bias, before and after ReLU."""
+    panel = picture(tour / "filter" / "kernel.jpg")[:, :660]
+    return vstack([panel[HEAD], panel[ANSWER]])
 
 
 def filter_arithmetic(tour: Path) -> np.ndarray:

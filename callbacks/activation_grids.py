@@ -8,7 +8,7 @@ from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
 from convlens.draw.activation_grid import activation_grid
-from convlens.draw.activation_levels import Order, Rule
+from convlens.draw.activation_levels import Colours, Order, Rule
 from convlens.explain.activations import activations
 from convlens.explain.layers import choose_layers
 
@@ -26,6 +26,7 @@ class ActivationGrids(ExplanationCallback):
         probes: number of probes to show; all probes decide which channels are dead.
         rule: ``shared`` is one scale for all channels of a layer, on which 0 is black;
             ``reference`` standardises each channel by itself, as most textbooks do.
+        colours: ``default``, or ``grey`` from black to white.
         order: ``strength`` shows the strongest channels of each image first and only counts those
             that are 0 everywhere; ``index`` keeps every channel in its place, to compare epochs.
         channels: maximum number of channels to show; None for all.
@@ -37,12 +38,12 @@ class ActivationGrids(ExplanationCallback):
         self, *, layers: str | list[str] = "auto",
         limit: int | None = 4,
         probes: int = 2, rule: Rule = "shared",
-        order: Order = "strength", channels: int | None = 64,
+        order: Order = "strength", channels: int | None = 64, colours: Colours = "default",
         every_n_epochs: int = 1, batch: int = 32,
     ):  # fmt: skip
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.layers, self.limit, self.probe_count = layers, limit, probes
-        self.rule, self.order, self.channels = rule, order, channels
+        self.rule, self.order, self.channels, self.colours = rule, order, channels, colours
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         return choose_layers(network, self.layers, "activations", example=example, limit=self.limit)
@@ -80,7 +81,7 @@ class ActivationGrids(ExplanationCallback):
                 f"layers/activations/{layer}/{probe}",
                 activation_grid(
                     results.layers[layer][number], title=title, image=images[number],
-                    rule=self.rule, order=self.order, channels=self.channels,
+                    rule=self.rule, order=self.order, channels=self.channels, colours=self.colours,
                     dead=results.dead(layer),
                 ),
             )  # fmt: skip

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,11 @@ TITLED = 54  # pixels: the words above learning curves, the same for each
 # places in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
+ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
+POOLED_WIDTH = 1000
+SPARSE_ROWS = 395
+
+Cut = Callable[[Path], np.ndarray]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -80,10 +85,21 @@ def kernel(tour: Path) -> np.ndarray:
     return vstack([panel[HEAD, : below.shape[1]], below])
 
 
+def filter_maps(tour: Path) -> np.ndarray:
+    """Draw the image and the kernels, and below them the sum with the bias, before and after ReLU."""
+    panel = picture(tour / "filter" / "kernel.jpg")[:, :660]
+    return vstack([panel[HEAD], panel[ANSWER]])
+
+
+def filter_arithmetic(tour: Path) -> np.ndarray:
+    return picture(tour / "filter" / "kernel.jpg")[FILTER_NUMBERS, :640]
+
+
 def pooling(tour: Path) -> np.ndarray:
+    """Draw the map before pooling beside the three pooled maps."""
     panel = picture(tour / "pooled" / "kernel.jpg")
-    maps = {"values of the kernel, 98×148": MAPS, "after max pooling, 49×74": POOLED}
-    return add_margin(hstack([named(_together(panel[rows]), text) for text, rows in maps.items()]))
+    before = named(_together(panel[MAPS]), "values of the kernel, 98×148")
+    return add_margin(hstack([before, panel[POOLED, :POOLED_WIDTH]]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
@@ -91,14 +107,19 @@ def _together(maps: np.ndarray) -> np.ndarray:
     return maps[:, -maps.shape[1] // 4 :]
 
 
-def sizes(tour: Path) -> np.ndarray:
-    """Draw the loss charts (left halves of the learning curves) from small to large."""
-    filters = ("4, 4, 4, 4", "16, 32, 64, 128", "64, 128, 256, 512")
+def losses(runs: Path, titles: Sequence[str], columns: int = 3) -> np.ndarray:
+    """Draw the loss charts (left halves of the learning curves) of a multirun, in order."""
     charts = []
-    for number, text in enumerate(filters):
-        chart = picture(last(tour / "size" / str(number)) / "learning_curves.jpg")
-        charts.append(named(chart[TITLED:, : chart.shape[1] // 2], f"{text} kernels"))
-    return add_margin(hstack(charts))
+    for number, text in enumerate(titles):
+        chart = picture(last(runs / str(number)) / "learning_curves.jpg")
+        charts.append(named(chart[TITLED:, : chart.shape[1] // 2], text))
+    rows = [hstack(charts[at : at + columns]) for at in range(0, len(charts), columns)]
+    return add_margin(vstack(rows))
+
+
+def lesson(name: str) -> Cut:
+    """Return what cuts the picture of `make lesson` out of the run folder ``name``."""
+    return lambda tour: picture(tour / name / "lesson.jpg")
 
 
 def activations(tour: Path) -> np.ndarray:
@@ -122,6 +143,22 @@ def early_filters(tour: Path) -> np.ndarray:
 
 def late_filters(tour: Path) -> np.ndarray:
     return picture(last(tour / "filters") / "layers" / "filters" / "backbone.block5.conv1.jpg")
+
+
+def sparse_channels(tour: Path) -> np.ndarray:
+    """Draw the strongest channels of the first and of the last block for the cat."""
+    grids = tour / "sparsity_cat" / "cat" / "layers" / "activations"
+    first, late = (
+        picture(grids / f"backbone.{name}.jpg")
+        for name in ("block1.activation2", "block5.activation3")
+    )
+    return vstack([first[:SPARSE_ROWS], late])
+
+
+def inception_filters(tour: Path) -> np.ndarray:
+    folder = last(tour / "flowers") / "layers" / "filters"
+    names = ("Conv2d_1a_3x3.conv", "Mixed_5d.branch3x3dbl_3.conv")
+    return vstack([picture(folder / f"backbone.{name}.jpg") for name in names])
 
 
 def looks(tour: Path) -> np.ndarray:
@@ -161,31 +198,57 @@ def class_means(tour: Path) -> np.ndarray:
     return add_margin(vstack(means))
 
 
-Cut = Callable[[Path], np.ndarray]
 PICTURES: dict[str, Cut] = {
     "01_numbers": numbers,
     "02_kernel": kernel,
-    "03_pooling": pooling,
-    "04_convnet": lambda tour: curves(
+    "03_filter": filter_maps,
+    "03_arithmetic": filter_arithmetic,
+    "04_pooling": pooling,
+    "05_one_weight": lesson("one_weight"),
+    "05_step_sizes": lesson("step_sizes"),
+    "06_softmax": lesson("softmax"),
+    "06_losses": lesson("losses"),
+    "07_functions": lesson("functions"),
+    "07_network": lesson("with_and_without"),
+    "08_convnet": lambda tour: curves(
         {"dense layers only": tour / "dense", "a convnet": tour / "convnet"}
     ),
-    "05_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
-    "06_augmentation": lambda tour: picture(
+    "09_overfitting": lambda tour: curves({"450 images, no regularisation": tour / "overfit"}),
+    "10_augmentation": lambda tour: picture(
         next((tour / "regularized").glob("explanations/epoch_*/training/augmentation/*.jpg"))
     ),
-    "06_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
-    "07_size": sizes,
-    "08_features": lambda tour: curves({"a new head on VGG16's features": tour / "features"}),
-    "09_finetuning": lambda tour: curves({"the head, then the last block": tour / "finetuned"}),
-    "10_activations": activations,
-    "11_early": early_filters,
-    "11_late": late_filters,
-    "12_grad_cam": looks,
-    "12_cat": lambda tour: picture(tour / "cat" / "cat" / "grad_cam.jpg"),
-    "13_mistakes": mistakes,
-    "13_occlusion": occlusion,
-    "14_clever_horse": horses,
-    "14_class_means": class_means,
+    "10_curves": lambda tour: curves({"augmentation and dropout": tour / "regularized"}),
+    "11_size": lambda tour: losses(
+        tour / "size",
+        ["4, 4, 4, 4 kernels", "16, 32, 64, 128 kernels", "64, 128, 256, 512 kernels"],
+    ),
+    "12_optimizers": lambda tour: losses(
+        tour / "optimizers",
+        ["batch norm, SGD", "batch norm, Adam", "no batch norm, SGD", "no batch norm, Adam"],
+        columns=2,
+    ),
+    "12_decay": lambda tour: losses(
+        tour / "decay", [f"weight decay {value}" for value in (0, 1, 10)]
+    ),
+    "13_features": lambda tour: curves({"a new head on VGG16's features": tour / "features"}),
+    "14_finetuning": lambda tour: curves({"the head, then the last block": tour / "finetuned"}),
+    "15_activations": activations,
+    "16_sparsity": lambda tour: picture(
+        last(tour / "sparsity") / "layers" / "depth" / "sparsity.jpg"
+    ),
+    "16_cat": sparse_channels,
+    "17_early": early_filters,
+    "17_late": late_filters,
+    "18_grad_cam": looks,
+    "18_cat": lambda tour: picture(tour / "cat" / "cat" / "grad_cam.jpg"),
+    "19_depths": lambda tour: picture(tour / "depths" / "cat" / "grad_cam.jpg"),
+    "19_objects": lambda tour: picture(tour / "objects" / "coffee" / "grad_cam.jpg"),
+    "20_flowers": lambda tour: curves({"InceptionV3 on five kinds of flowers": tour / "flowers"}),
+    "20_filters": inception_filters,
+    "21_mistakes": mistakes,
+    "21_occlusion": occlusion,
+    "22_clever_horse": horses,
+    "22_class_means": class_means,
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from convlens.cli.kernel import WORDS, read_request
+from convlens.cli.lesson import read_values
 from convlens.cli.main import main
 from convlens.cli.words import parse_words, split_make_words
 from convlens.config.compose import compose, split_values
@@ -59,8 +60,8 @@ def singles(words: list[str]) -> list[list[str]]:
     return [list(chosen) for chosen in itertools.product(*choices)]
 
 
-def test_there_are_fourteen_lessons_in_a_row():
-    assert [int(page.name[:2]) for page in PAGES] == list(range(1, 15))
+def test_there_are_22_lessons_in_a_row():
+    assert [int(page.name[:2]) for page in PAGES] == list(range(1, 23))
 
 
 @every_page
@@ -135,9 +136,11 @@ def test_every_command_is_a_target_with_words_that_are_understood(page, monkeypa
         elif target == "kernel":
             wish = read_request(parse_words(words, "kernel", WORDS))
             assert wish.image.exists(), line
+        elif target == "lesson":
+            read_values(words)
         elif target == "explain":
             choose_methods(values.get("only"))
-            assert set(values) <= {"ckpt", "image", "only", "target", "run_dir"} or (
+            assert set(values) <= {"ckpt", "image", "only", "layers", "target", "run_dir"} or (
                 compose([w for w in words if w.startswith("model")]).model.head == "imagenet"
             ), line
 
@@ -172,15 +175,18 @@ TINY = [
 
 def shortened(target: str, words: list[str]) -> list[str]:
     """Shorten a command so that it runs offline and in seconds."""
-    if target not in ("train", "plan") or any(word.startswith("ckpt=") for word in words):
+    trains = target in ("train", "plan", "lr-find")
+    if not trains or any(word.startswith("ckpt=") for word in words):
         return words
-    config = compose(singles(words)[0])
+    own = [word for word in words if not word.startswith("plot=")]
+    config = compose(singles(own)[0])
     words = [*words, *TINY]
     phases = config.finetune.phases
     words += [f"finetune.phases.{number}.epochs=1" for number in range(len(phases or ()))]
     words += [] if phases else ["training.epochs=1"]
     large = config.model.name != "scratch"
-    return words + (["model.weights=none", "data.size=32"] if large else [])
+    smallest = 80 if config.model.name == "inception_v3" else 32
+    return words + (["model.weights=none", f"data.size={smallest}"] if large else [])
 
 
 def stand_in(name: str, folder: Path) -> None:

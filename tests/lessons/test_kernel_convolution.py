@@ -131,10 +131,11 @@ def test_a_kernel_as_large_as_the_padded_picture_has_one_place():
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("kind", ["max", "average", "min"])
 def test_pooling_is_that_of_plain_loops(kind, window):
     maps = weights(3, 7, 8)
-    pick = max if kind == "max" else lambda values: sum(values) / len(values)
+    picks = {"max": max, "min": min, "average": lambda values: sum(values) / len(values)}
+    pick = picks[kind]
     expected = [
         [
             [

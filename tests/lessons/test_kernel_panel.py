@@ -9,7 +9,8 @@ from convlens.draw.colour import DIVERGING, colour_table
 from convlens.draw.palette import SLATE
 from convlens.draw.picture import to_uint8
 from convlens.lessons.kernel.arithmetic import WorkedPatch, format_total, format_value
-from convlens.lessons.kernel.panel import _YELLOW, KernelMaps, kernel_panel
+from convlens.lessons.kernel.maps import YELLOW, KernelMaps
+from convlens.lessons.kernel.panel import kernel_panel
 from support.panels import assert_margin_is_empty, find, is_colour
 
 
@@ -61,7 +62,7 @@ BLUR = np.full((3, 3), 1 / 9)
 
 def frames(image: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Top, bottom, left, right of what every yellow frame encloses, from top to bottom."""
-    yellow = is_colour(image, _YELLOW)
+    yellow = is_colour(image, YELLOW)
     found = []
     for top, left in np.argwhere(yellow):
         if yellow[top - 1, left] or yellow[top, left - 1]:

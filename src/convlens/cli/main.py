@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": 'show runs="A B …" side by side on one page',
     "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
     "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",
+    "lesson": "draw how networks learn: about=one_weight, network, activations, losses or softmax",
     "plan": "show what exp=NAME would train and log, without training; or the layers of ckpt=FILE",
     "lr-find": "plot the loss of exp=NAME over rising learning rates",
     "split": "divide the class folders of src=DIR into train/validation/test in dst=DIR",

@@ -9,11 +9,13 @@ import numpy as np
 
 from convlens.draw.activation_levels import (
     ZERO,
+    Colours,
     Order,
     Rule,
     compute_reference_levels,
     compute_shared_levels,
     find_scale_end,
+    grey_table,
     select_channels,
     signed_table,
 )
@@ -29,7 +31,7 @@ from convlens.draw.canvas import (
     vstack,
     write_labels,
 )
-from convlens.draw.colour import colour_bar, colour_table, format_number
+from convlens.draw.colour import GREYS, colour_bar, colour_table, format_number
 from convlens.draw.palette import BACKGROUND, MUTED, RED, Colour
 from convlens.draw.picture import Array, as_array, make_legible, to_uint8
 from convlens.draw.text import SMALL, format_dimensions, line_height, text_width
@@ -43,7 +45,7 @@ _REDUCED = 112  # longest edge of a reduced cell with a caption, pixels
 _PICTURE = 220, 224  # smallest and largest longest edge of the image beside the grid, pixels
 _SCALE, _STRIP = 260, 10  # width and height of the scale's colours, pixels
 _PALE: Colour = (190, 190, 200)
-_NAME = "viridis"
+_NAMES = {"default": "viridis", "grey": GREYS}  # of the reference rule, by colours
 _GROUND, _LINE, _CROSS = 256, 257, 258  # levels after those of the colour table
 
 _HOW_TO_READ = {
@@ -52,6 +54,8 @@ _HOW_TO_READ = {
     "reference": "Each channel on its own scale: it shows where a channel responds more or less "
     "than its mean, not how strongly",
 }
+# of the shared rule in grey, if there are negative values
+_GREY = "Mid-grey is 0; brighter is above 0, darker below"
 
 
 @dataclass(frozen=True)
@@ -201,11 +205,11 @@ def _draw_cells(
     return colours.take(grid, axis=0)
 
 
-def _draw_scale(values: np.ndarray, end: float) -> np.ndarray:
+def _draw_scale(values: np.ndarray, end: float, table: np.ndarray) -> np.ndarray:
     """Draw the shared scale with the values at its ends and 0, and the value farthest beyond it."""
     low = -end if (values < 0).any() else 0.0
     first = ZERO if low == 0 else 1
-    strip = signed_table()[np.linspace(first, 255, _SCALE).round().astype(int)]
+    strip = table[np.linspace(first, 255, _SCALE).round().astype(int)]
     line = line_height(SMALL)
     farthest = values.flat[np.abs(values).argmax()]
     beyond = f"a few reach {format_number(farthest)}" if abs(farthest) > 1.2 * end else ""
@@ -259,6 +263,7 @@ def _describe_selection(maps: np.ndarray, shown: int, order: Order) -> str:
 def activation_grid(
     maps: Array, *, title: str, image: Array | None = None, rule: Rule = "shared",
     order: Order = "strength", channels: int | None = 64, dead: Array | None = None,
+    colours: Colours = "default",
 ) -> np.ndarray:  # fmt: skip
     """Draw the channels of a layer, each as one cell of a grid, uint8 ``(H, W, 3)``.
 
@@ -284,12 +289,14 @@ def activation_grid(
             in its place at every epoch.
         channels: Maximum number of channels to show; None for all.
         dead: bool ``(C,)``, channels that respond to no image at all.
+        colours: "default", or "grey" from black to white, see ``grey_table``.
 
     Returns:
         uint8 ``(H, W, 3)``.
 
     Raises:
-        ValueError: ``maps`` or ``dead`` has a wrong shape, or the rule or the order is unknown.
+        ValueError: ``maps`` or ``dead`` has a wrong shape, or the rule, the order or the colours
+            are unknown.
     """
     values = as_array(maps)
     values = values[:, None, None] if values.ndim == 1 else values
@@ -297,6 +304,8 @@ def activation_grid(
         raise ValueError(f"activations must be (C, H, W) or (C,), not {tuple(values.shape)}")
     if rule not in _HOW_TO_READ:
         raise ValueError(f'unknown rule {rule!r}: use "shared" or "reference"')
+    if colours not in _NAMES:
+        raise ValueError(f'unknown colours {colours!r}: use "default" or "grey"')
     values = values if values.dtype.kind == "f" else values.astype(np.float32)
     count, height, width = values.shape
     is_dead = np.zeros(count, bool) if dead is None else as_array(dead).astype(bool)
@@ -308,14 +317,15 @@ def activation_grid(
     chosen = select_channels(clean, order, channels)
     if height == width == 1:
         rule = "shared"
-    flat = np.zeros(len(chosen), bool)
+    flat, has_negative = np.zeros(len(chosen), bool), bool((clean < 0).any())
     if rule == "shared":
         end = find_scale_end(clean)
-        levels, table = compute_shared_levels(clean[chosen], end), signed_table()
-        scale = _draw_scale(clean, end)
+        table = signed_table() if colours == "default" else grey_table(has_negative)
+        levels, scale = compute_shared_levels(clean[chosen], end), _draw_scale(clean, end, table)
     else:
-        (levels, flat), table = compute_reference_levels(values[chosen]), colour_table(_NAME)
-        scale = colour_bar(_SCALE, "mean - 2 sd", "+ 2 sd", name=_NAME)
+        name = _NAMES[colours]
+        (levels, flat), table = compute_reference_levels(values[chosen]), colour_table(name)
+        scale = colour_bar(_SCALE, "mean - 2 sd", "+ 2 sd", name=name)
     grid = _draw_grid(levels, table, chosen, flat, is_dead[chosen], captions=order == "strength")
     sheet = vstack([align(scale), grid])
     if image is not None:
@@ -329,6 +339,9 @@ def activation_grid(
         alerts += [f"{is_dead.sum()} of {count} dead{mark}"]
     if not_finite.any():
         alerts += [f"{not_finite.sum()} of {count} not finite"]
-    signs = ": red to yellow above 0, blue to cyan below" if (clean < 0).any() else ""
-    subtitle = f"{', '.join(facts)}. {_HOW_TO_READ[rule]}{signs if rule == 'shared' else ''}."
+    reading = _HOW_TO_READ[rule]
+    if rule == "shared" and has_negative:
+        signs = ": red to yellow above 0, blue to cyan below"
+        reading = _GREY if colours == "grey" else reading + signs
+    subtitle = f"{', '.join(facts)}. {reading}."
     return add_title(sheet, title, subtitle, alert=", ".join(alerts))

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 Rule = Literal["shared", "reference"]
+Colours = Literal["default", "grey"]
 Order = Literal["strength", "index"]
 
 ZERO = 128  # level of the value 0 on the shared scale
@@ -100,3 +101,14 @@ def signed_table() -> np.ndarray:
     units = (np.arange(256).clip(1) - ZERO) / 127
     parts = [np.interp(units, _PLACES, part) for part in zip(*_COLOURS, strict=True)]
     return np.stack(parts, axis=1).round().astype(np.uint8)
+
+
+def grey_table(has_negative: bool) -> np.ndarray:
+    """Return the shared scale in grey, uint8 ``(256, 3)``.
+
+    Without negative values, 0 is black and the end of the scale white. With them, the negative end
+    is black and 0, level 128, is mid-grey.
+    """
+    first = 1 if has_negative else ZERO
+    greys = np.interp(np.arange(256), (first, 255), (0, 255)).round().astype(np.uint8)
+    return np.repeat(greys[:, None], 3, axis=1)

@@ -7,58 +7,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convlens.draw.canvas import add_title
-from convlens.draw.palette import BACKGROUND, GREEN, INK, MUTED, RED, SLATE, to_hex
-from convlens.draw.text import printable, shorten
+from convlens.draw.figure import (
+    BLUE,
+    DPI,
+    FAINT,
+    ORANGE,
+    SMALL_TEXT,
+    add_legend,
+    draw_figure,
+    new_figure,
+    style_axes,
+)
+from convlens.draw.palette import GREEN, MUTED, RED, SLATE, to_hex
+from convlens.draw.text import SMALL, printable, shorten, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _CURVES = "Validation that gets worse while training improves is overfitting."
 _DEPTH = "A jump names the layer to look at."
-_DPI = 100
-_BLUE = "#3465c0"
 _PARTS = {  # split -> colour and name of its line
-    "train": (_BLUE, "training"),
-    "val": ("#e27a18", "validation"),
+    "train": (BLUE, "training"),
+    "val": (ORANGE, "validation"),
     "test": (to_hex(GREEN), "test"),
 }
 _NAME = 170  # maximum width of a layer's name, pixels
 _STEP = 14  # pixels from one layer's name to the next
 _NARROWEST, _WIDEST = 520, 1500  # width of a depth chart, pixels
-_SMALL = {"color": to_hex(MUTED), "fontsize": 9}  # text at an axis
-_LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": to_hex(INK)}
 _RING = {"ms": 9, "mfc": "none", "mec": to_hex(RED), "mew": 1.6}
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches, independent of pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(
-        figsize=(width, height), dpi=_DPI, facecolor=to_hex(BACKGROUND), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _style(axes: Axes, xlabel: str) -> None:
-    """Reduce the chart to what helps the reader: two muted axis lines and a faint grid."""
-    axes.set_facecolor(to_hex(BACKGROUND))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(to_hex(MUTED))
-    axes.set_axisbelow(True)
-    axes.grid(True, color="#e3e5e8", linewidth=0.8)
-    axes.tick_params(colors=to_hex(MUTED), labelsize=9)
-    axes.set_xlabel(xlabel, **_SMALL)
-
-
-def _draw_figure(figure: Figure, title: str, reading: str | None = None) -> np.ndarray:
-    """Draw the figure below its title and how to read it, uint8 ``(H, W, 3)``."""
-    figure.canvas.draw()
-    return add_title(np.asarray(figure.canvas.buffer_rgba())[..., :3], title, reading)
+_CHART = 400  # width of a chart of learning curves without its numbers, pixels
+_PART = 90  # maximum width of a part's name in a legend, pixels
 
 
 def find_best_epoch(history: Mapping[str, Sequence[float]], epochs: Sequence[int]) -> int | None:
@@ -77,34 +55,38 @@ def _draw_curves(
         line = np.asarray(values, float)
         finite = np.isfinite(line)  # there may be no training loss at epoch 0
         marker = "o" if finite.sum() < 15 else None
-        label = name.lstrip("_")  # Matplotlib hides labels that start with _
+        label = shorten(name.lstrip("_"), _PART)  # Matplotlib hides labels that start with _
         axes.plot(
             epochs, np.where(finite, line, np.nan), color=colour, label=label,
             linewidth=1.8, marker=marker, markersize=3.5,
         )  # fmt: skip
     if best is not None and "val" in series:
         value = float(series["val"][list(epochs).index(best)])
-        axes.plot([best], [value], "o", **_RING)
-        # The text is below the ring, because curves run above it: training in a chart of
-        # accuracy, validation itself in a chart of loss. It must not cross the chart's edge.
-        along = (best - epochs[0]) / max(epochs[-1] - epochs[0], 1)
-        axes.annotate(
-            f"{value:.3f} at epoch {best}", (best, value), xytext=(0, -18),
-            textcoords="offset points", fontsize=9, color=to_hex(RED),
-            ha="left" if along < 0.2 else "right" if along > 0.8 else "center",
-            bbox={"fc": to_hex(BACKGROUND), "ec": "none", "pad": 1, "alpha": 0.8},
-        )  # fmt: skip
+        axes.plot([best], [value], "o", label=f"{value:.3f} at epoch {best}", **_RING)
 
 
-def _draw_marks(axes: Axes, marks: Mapping[str, int]) -> None:
-    """Draw a dashed vertical line with its name for each mark."""
-    for name, epoch in marks.items():
+def _draw_marks(axes: Axes, marks: Mapping[str, int], epochs: Sequence[int]) -> int:
+    """Draw a dashed vertical line for each mark, and its name above the chart.
+
+    Returns:
+        The number of rows that the names take, since none overlaps another.
+    """
+    ends: list[float] = []  # where the last name of each row ends, pixels from the chart's left
+    for name, epoch in sorted(marks.items(), key=lambda mark: mark[1]):
         axes.axvline(epoch, color=to_hex(MUTED), linewidth=1, linestyle=(0, (4, 3)))
-        axes.text(
-            epoch, 0.02, " " + shorten(name, 150), transform=axes.get_xaxis_transform(),
-            rotation=90, ha="right", va="bottom", fontsize=8.5, color=to_hex(MUTED),
-            parse_math=False,
+        along = (epoch - epochs[0]) / max(epochs[-1] - epochs[0], 1)
+        side = "left" if along < 0.25 else "right" if along > 0.75 else "center"
+        text = shorten(name, 150)
+        width = text_width(text, SMALL) + 12
+        start = along * _CHART - width * {"left": 0, "center": 0.5, "right": 1}[side]
+        row = next((row for row, end in enumerate(ends) if end <= start), len(ends))
+        ends[row : row + 1] = [start + width]
+        axes.annotate(
+            text, (epoch, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 2 + 12 * row),
+            textcoords="offset points", ha=side, va="bottom", fontsize=8.5,
+            color=to_hex(MUTED), parse_math=False,
         )  # fmt: skip
+    return len(ends)
 
 
 def learning_curves(
@@ -144,19 +126,17 @@ def learning_curves(
         charts.setdefault(metric or part, {})[part] = values
     order = {"loss": 0, "accuracy": 1}
     metrics = sorted(charts, key=lambda metric: (order.get(metric, 2), metric))
-    figure = _new_figure(4.8 * len(metrics), 3.4)
+    figure = new_figure(4.8 * len(metrics), 3.6)
     best = find_best_epoch(history, epochs)
     every = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(every, metrics, strict=True):
-        _style(axes, "completed epochs")
+        style_axes(axes, "completed epochs")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        heading = shorten(metric, 300)
-        axes.set_title(heading, loc="left", color=to_hex(INK), fontsize=11, parse_math=False)
         _draw_curves(axes, charts[metric], epochs, best)
-        _draw_marks(axes, marks or {})
-        axes.margins(x=0.04, y=0.16)
-        axes.legend(loc="best", **_LEGEND)
-    return _draw_figure(figure, title, _CURVES)
+        rows = _draw_marks(axes, marks or {}, epochs)
+        axes.margins(x=0.04, y=0.08)
+        add_legend(axes, metric, rows=rows)
+    return draw_figure(figure, title, _CURVES)
 
 
 def shorten_layer_names(layers: Sequence[str]) -> list[str]:
@@ -201,12 +181,12 @@ def depth_chart(
     """
     count = len(layers)
     width = min(max(_STEP * count + 120, _NARROWEST), _WIDEST)
-    figure = _new_figure(width / _DPI, 4.4)
+    figure = new_figure(width / DPI, 4.4)
     axes = figure.subplots()
     depth, marker = np.arange(count), "o" if count <= 120 else None
     for name, values, colour, thick, size in (
-        ("before training", before, "#a0a6b0", 1.5, 3.5),
-        ("now", now, _BLUE, 2, 4.5),
+        ("before training", before, FAINT, 1.5, 3.5),
+        ("now", now, BLUE, 2, 4.5),
     ):
         if values is None:
             continue
@@ -223,11 +203,10 @@ def depth_chart(
     axes.set_xticks(depth[::every], labels[::every], rotation=90, parse_math=False)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(-0.03, 1.03)  # the whole range, so that 0.01 and 0.02 look close
-    _style(axes, "depth: from the first layer to the last")
-    axes.set_ylabel(shorten(what, 260), parse_math=False, **_SMALL)
-    # above the chart, because lines may run through every corner of it
-    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **_LEGEND)
-    return _draw_figure(figure, title, _DEPTH)
+    style_axes(axes, "depth: from the first layer to the last")
+    axes.set_ylabel(shorten(what, 260), parse_math=False, **SMALL_TEXT)
+    add_legend(axes)
+    return draw_figure(figure, title, _DEPTH)
 
 
 def rate_curve(
@@ -255,23 +234,18 @@ def rate_curve(
     """
     if not len(rates):
         raise ValueError("a rate curve needs at least one step")
-    figure = _new_figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.plot(rates, losses, color="#b9c7e2", linewidth=1, label="each step")
-    axes.plot(rates, smooth, color=_BLUE, linewidth=2, label="average")
+    axes.plot(rates, smooth, color=BLUE, linewidth=2, label="average")
     if best is not None:
         place = best, float(smooth[list(rates).index(best)])
-        axes.plot(*place, "o", **_RING)
-        axes.annotate(
-            f"steepest descent at {best:.2g}", place, xytext=(10, 8), textcoords="offset points",
-            color=to_hex(RED), fontsize=9,
-        )  # fmt: skip
+        axes.plot(*place, "o", label=f"steepest descent at {best:.2g}", **_RING)
     # the first steps and the divergence at the end would flatten everything in between
     top = max(smooth[0], float(np.median(smooth))) * 1.5
     axes.set_ylim(min(0.9 * min(smooth), 0.9 * min(losses)), top)
-    _style(axes, "learning rate")
+    style_axes(axes, "learning rate")
     axes.spines[["left", "bottom"]].set_color("black")
-    axes.set_title("training loss", loc="left", color=to_hex(INK), fontsize=11)
-    axes.legend(loc="upper left", **_LEGEND)
-    return _draw_figure(figure, title)
+    add_legend(axes, "training loss")
+    return draw_figure(figure, title)

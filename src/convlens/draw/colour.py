@@ -13,6 +13,7 @@ from convlens.draw.text import SMALL, line_height, printable, shorten, text_widt
 
 HEAT = "inferno"  # dark to bright: lightness rises too, so it also works in greyscale
 DIVERGING = "coolwarm"  # blue, grey at zero (white would vanish in the background), red
+GREYS = "gray"  # black to white
 _COVER = 0.75  # fraction of the image that the strongest heat covers
 FINE = 32  # shorter edge from which a map is fine: a few pixels could take up the scale
 _PERCENTILE = 99.5  # of the magnitudes of a fine map

@@ -192,7 +192,10 @@ class ActivationGridsConfig(BatchedConfig):
     )
     probes: Annotated[int, whole(1)] = key("number of probes to show")
     rule: Annotated[str, one_of("shared", "reference")] = key(
-        "colours: shared (one scale, 0 is black) or reference (each channel's mean ± 2 sd)"
+        "scale: shared (one scale, 0 is black) or reference (each channel's mean ± 2 sd)"
+    )
+    colours: Annotated[str, one_of("default", "grey")] = key(
+        "colour table of the maps: default, or grey from black to white", default="default"
     )
     order: Annotated[str, one_of("strength", "index")] = key(
         "order of the channels: strength (mean magnitude in the image) or index (to compare epochs)"

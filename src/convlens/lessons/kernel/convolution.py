@@ -20,7 +20,12 @@ from convlens.core.errors import UserError, nearest
 
 Padding = int | Literal["same"]
 
-POOLINGS = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
+
+def _min_pool(maps: Tensor, window: int) -> Tensor:
+    return -functional.max_pool2d(-maps, window)
+
+
+POOLINGS = {"max": functional.max_pool2d, "average": functional.avg_pool2d, "min": _min_pool}
 
 
 def compute_pad_widths(kernel: int, padding: Padding) -> tuple[int, int]:
@@ -91,8 +96,7 @@ class KernelOutput:
 
     Attributes:
         maps: ``(C, h, w)`` float64, the output for each channel.
-        total: ``(h, w)``, the sum of the maps: the output of a convolution that has this kernel
-            for every channel, and no bias.
+        total: ``(h, w)``, the sum of the maps: the output of a convolution without bias.
         padding: Pixels of zeros, ((above, below), (left, right)).
     """
 
@@ -101,8 +105,26 @@ class KernelOutput:
     padding: tuple[tuple[int, int], tuple[int, int]]
 
 
+def expand_kernel(kernel: Tensor, channels: int) -> Tensor:
+    """Return one kernel for each channel, float64 ``(C, kh, kw)``.
+
+    Args:
+        kernel: ``(kh, kw)``, the same for each channel, or ``(C, kh, kw)``, one for each.
+        channels: C.
+
+    Raises:
+        UserError: There are more or fewer kernels than channels.
+    """
+    if kernel.ndim == 3 and len(kernel) != channels:
+        raise UserError(
+            f"kernel= has {len(kernel)} kernels, one per channel, but the image's number of "
+            f"channels is {channels}; give one kernel, such as kernel=[[1,0,-1]]"
+        )
+    return kernel.double().expand(channels, *kernel.shape[-2:])
+
+
 def slide(image: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0) -> KernelOutput:
-    """Slide the kernel over each channel of the image.
+    """Slide the kernel, or one for each channel, over the channels of the image.
 
     This is a cross-correlation, which networks call convolution: the kernel is not flipped. The
     output at place (r, c) is ``sum over i, j of kernel[i, j] · image[r·s + i - p, c·s + j - p]``,
@@ -110,28 +132,31 @@ def slide(image: Tensor, kernel: Tensor, stride: int = 1, padding: Padding = 0) 
 
     Args:
         image: ``(C, H, W)``, any number of channels and any unit.
-        kernel: ``(kh, kw)``.
+        kernel: ``(kh, kw)``, the same for each channel, or ``(C, kh, kw)``, one for each.
         stride: Pixels from one place to the next, down and across.
         padding: Pixels of zeros at each of the four edges, or ``same``.
 
     Raises:
-        UserError: The kernel is larger than the padded image.
+        UserError: The kernel is larger than the padded image, or there are more or fewer kernels
+            than channels.
     """
-    for size, edge in zip(image.shape[1:], kernel.shape, strict=True):
+    kernels = expand_kernel(kernel, len(image))
+    edges = kernels.shape[1:]
+    for size, edge in zip(image.shape[1:], edges, strict=True):
         compute_output_size(size, edge, stride, padding)
-    down, along = (compute_pad_widths(edge, padding) for edge in kernel.shape)
+    down, along = (compute_pad_widths(edge, padding) for edge in edges)
     padded = functional.pad(image.double(), (*along, *down))
-    # conv2d gets the channels as if they were a batch: (C, 1, H, W) -> (C, 1, h, w)
-    maps = functional.conv2d(padded[:, None], kernel.double()[None, None], stride=stride)[:, 0]
+    # one group per channel, so that each channel has its own kernel: (1, C, H, W) -> (1, C, h, w)
+    maps = functional.conv2d(padded[None], kernels[:, None], stride=stride, groups=len(kernels))[0]
     return KernelOutput(maps, maps.sum(0), (down, along))
 
 
 def pool(maps: Tensor, kind: str, window: int) -> Tensor:
-    """Return the maximum or the mean of each window of the maps; windows do not overlap.
+    """Return the maximum, mean or minimum of each window of the maps; windows do not overlap.
 
     Args:
         maps: ``(C, h, w)`` or ``(h, w)``.
-        kind: ``max`` or ``average``.
+        kind: ``max``, ``average`` or ``min``.
         window: Edge of a window in pixels.
 
     Returns:

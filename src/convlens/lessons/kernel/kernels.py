@@ -13,6 +13,8 @@ from convlens.core.errors import UserError, nearest
 LARGEST = 15  # maximum number of rows and columns, since the panel shows every weight
 LARGEST_WEIGHT = 1e6  # the products of pixels and larger weights would be too long to read
 _ROW = r"\[[^\[\]]+\]"
+_KERNEL = rf"\[{_ROW}(?:,{_ROW})*\]"
+_FILTER = rf"\[{_KERNEL}(?:,{_KERNEL}){{2}}\]"  # a kernel for each of red, green and blue
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Kernel:
 
     Attributes:
         name: Name of the kernel; "own" for weights given as numbers.
-        values: ``(kh, kw)`` float64.
+        values: float64 ``(kh, kw)``, the same for each channel, or ``(3, kh, kw)``, one kernel for
+            each of red, green and blue.
         responds_to: What leads to a large output; "" for weights given as numbers.
     """
 
@@ -63,10 +66,11 @@ KERNELS = {
 
 
 def parse_kernel(text: str) -> Kernel:
-    """Return the kernel for a name in ``KERNELS`` or for rows of numbers.
+    """Return the kernel for a name in ``KERNELS``, for rows of numbers or for three kernels.
 
     A row is ``[1,0,-1]`` and a kernel ``[[1,0,-1],[1,0,-1]]``. A single row is a kernel too, and a
-    weight may be a fraction such as ``1/9``.
+    weight may be a fraction such as ``1/9``. Three kernels in brackets, for red, green and blue,
+    are the filter of a colour image.
 
     Raises:
         UserError: The name is unknown, the rows have different lengths, there are more than
@@ -83,11 +87,21 @@ def parse_kernel(text: str) -> Kernel:
             f"kernel={text}: neither the name of a kernel nor numbers, such as "
             f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]; {nearest(plain, KERNELS)}"
         )
-    if not re.fullmatch(rf"\[{_ROW}(,{_ROW})*\]|{_ROW}", plain):
+    if re.fullmatch(_FILTER, plain):
+        kernels = [_parse_rows(each, text) for each in re.findall(_KERNEL, plain)]
+        if len({(len(rows), len(rows[0])) for rows in kernels}) > 1:
+            raise UserError(f"kernel={text}: its three kernels need the same size")
+        return Kernel("own", torch.tensor(kernels, dtype=torch.float64))
+    if not re.fullmatch(rf"{_KERNEL}|{_ROW}", plain):
         raise UserError(
             f"kernel={text}: expected rows of numbers in brackets, such as "
-            f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]]"
+            f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]], or three such kernels in brackets"
         )
+    return Kernel("own", torch.tensor(_parse_rows(plain, text), dtype=torch.float64))
+
+
+def _parse_rows(plain: str, text: str) -> list[list[float]]:
+    """Return the rows of one kernel; ``text`` is the whole value, for messages."""
     rows = [
         [_parse_weight(w, text) for w in row[1:-1].split(",")] for row in re.findall(_ROW, plain)
     ]
@@ -102,7 +116,7 @@ def parse_kernel(text: str) -> Kernel:
             f"kernel={text}: {len(rows)}×{lengths[0]} weights are too many; a panel has room for "
             f"at most {LARGEST}×{LARGEST}"
         )
-    return Kernel("own", torch.tensor(rows, dtype=torch.float64))
+    return rows
 
 
 def _parse_weight(word: str, text: str) -> float:

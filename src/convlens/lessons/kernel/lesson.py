@@ -1,4 +1,8 @@
-"""Run the lesson: slide a kernel over one image, draw a panel and print the arithmetic."""
+"""Run the lesson: slide a kernel over one image, draw a panel and print the arithmetic.
+
+A filter of a network is a kernel for each channel; their outputs are added, a bias is added, and an
+activation function follows. Pooling comes last.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import ImageError, Recipe, decode_image, read_size_and_orientation
 from convlens.draw.text import format_dimensions
-from convlens.lessons.kernel.arithmetic import CHANNELS, format_arithmetic, work_out
+from convlens.lessons.functions import BOUNDED, NONE, find_activation
+from convlens.lessons.kernel.arithmetic import (
+    CHANNELS,
+    format_arithmetic,
+    format_value,
+    work_out,
+)
 from convlens.lessons.kernel.convolution import (
+    KernelOutput,
     Padding,
     find_strongest,
     format_output_size,
@@ -21,7 +33,9 @@ from convlens.lessons.kernel.convolution import (
     slide,
 )
 from convlens.lessons.kernel.kernels import Kernel
-from convlens.lessons.kernel.panel import KernelMaps, kernel_panel
+from convlens.lessons.kernel.maps import KernelMaps, MapRow
+from convlens.lessons.kernel.panel import kernel_panel
+from convlens.lessons.result import Lesson
 
 FILE = "kernel.jpg"
 LARGEST_SIZE = 512  # limit of the image's longest edge in pixels; the panel shows at most 320
@@ -33,36 +47,34 @@ class Request:
 
     Attributes:
         image: File of the image.
-        kernel: The kernel to slide over it.
+        kernel: The kernel to slide over it, or a kernel for each channel.
         stride: Pixels from one place to the next.
         padding: Pixels of zeros at each edge, or ``same``.
-        pooling: ``none``, ``max`` or ``average``.
+        pooling: Kinds of pooling, such as ``max``; () for none.
         window: Edge of the pooling windows in pixels.
         at: Row and column of the output value to work out; None for the strongest one.
         size: Longest edge of the image in pixels.
+        bias: Number that is added to the sum over the channels.
+        activation: Name of the activation function after the bias; ``none`` for no function.
+        is_grey: Whether maps are drawn from black to white instead of blue and red.
     """
 
     image: Path
     kernel: Kernel
     stride: int
     padding: Padding
-    pooling: str
+    pooling: tuple[str, ...]
     window: int
     at: tuple[int, int] | None
     size: int
+    bias: float
+    activation: str
+    is_grey: bool
 
-
-@dataclass(frozen=True)
-class Lesson:
-    """The result of the lesson.
-
-    Attributes:
-        panel: The picture, uint8 ``(H, W, 3)``.
-        lines: The same as text.
-    """
-
-    panel: np.ndarray
-    lines: list[str]
+    @property
+    def has_ending(self) -> bool:
+        """Whether anything follows the sum over the channels."""
+        return self.bias != 0 or self.activation != NONE
 
 
 def decode_in_proportion(path: Path, longest: int) -> np.ndarray:
@@ -95,8 +107,8 @@ def run_lesson(request: Request) -> Lesson:
     """Slide the kernel over the image and work out one output value.
 
     Raises:
-        UserError: The image cannot be read, the requested size is too large to be shown, or
-            kernel, padding, window or place do not fit the image.
+        UserError: The image cannot be read, the requested size is too large to be shown, the
+            activation is unknown, or kernel, padding, window or place do not fit the image.
     """
     if request.size > LARGEST_SIZE:
         raise UserError(
@@ -112,36 +124,68 @@ def run_lesson(request: Request) -> Lesson:
             f"padding={padding} is wider than the image; try padding={max(edges)} or less"
         )
     output = slide(image, weights, stride, padding)
-    sizes = _format_sizes(edges, weights.shape, stride, padding)
-    outputs, pooled = KernelMaps(output.maps, output.total, "output of the kernel", sizes), None
-    if request.pooling != "none":
-        window = request.window
-        maps, total = (pool(each, request.pooling, window) for each in (output.maps, output.total))
-        heading = f"after {request.pooling} pooling, windows of {format_dimensions(window, window)}"
-        sizes = _format_sizes(output.total.shape, (window, window), window, 0)
-        pooled = KernelMaps(maps, total, f"{heading}, stride {window}", sizes)
-    at = find_strongest(output.total) if request.at is None else request.at
-    worked = work_out(image, weights, at, stride=stride, padding=padding)
+    biased = output.total + request.bias
+    answer = find_activation(request.activation)(biased)
+    sizes = _format_sizes(edges, weights.shape[-2:], stride, padding)
+    outputs = KernelMaps(output.maps, output.total, "output of the kernel", sizes)
+    pooled, rows = _pool_output(request, output, answer)
+    if request.has_ending:
+        before = "sum of the channels" if len(image) > 1 else "output"
+        if request.bias:
+            before += " + bias"
+        maps = {before: biased}
+        if request.activation != NONE:
+            maps[f"after {request.activation}"] = answer
+        together = request.activation not in BOUNDED
+        heading = f"bias {format_value(request.bias)}, activation {request.activation}"
+        rows.insert(0, MapRow(heading, maps, at_place=True, has_one_scale=together))
+    at = find_strongest(answer) if request.at is None else request.at
+    worked = work_out(
+        image, weights, at, stride=stride, padding=padding,
+        bias=request.bias, activation=request.activation,
+    )  # fmt: skip
     settings = f"stride {stride}, padding {padding}"
     name = f"{request.kernel.name} {format_dimensions(*weights.shape)}"
     panel = kernel_panel(
-        image,
-        weights,
-        outputs,
-        worked,
+        image, weights, outputs, worked,
         title=f"{name} over {request.image.name}",
         subtitle="; ".join(filter(None, [request.kernel.responds_to, settings])),
-        padding=output.padding,
-        pooled=pooled,
-    )
+        padding=output.padding, pooled=pooled, rows=rows, is_grey=request.is_grey,
+    )  # fmt: skip
+    pooled_sizes = pooled.sizes if pooled else rows[-1].sizes if request.pooling else ()
     lines = [
         f"image    {format_dimensions(*edges)}, {', '.join(CHANNELS[len(image)])}",
         f"kernel   {name}, {settings}",
         *(f"output   {line}" for line in outputs.sizes),
-        *(f"pooled   {line}" for line in (pooled.sizes if pooled else ())),
+        *(f"pooled   {line}" for line in pooled_sizes),
         *format_arithmetic(weights, worked),
     ]
     return Lesson(panel, lines)
+
+
+def _pool_output(
+    request: Request, output: KernelOutput, answer: Tensor
+) -> tuple[KernelMaps | None, list[MapRow]]:
+    """Pool the output: every channel for one kind of pooling, the answer alone otherwise.
+
+    Args:
+        request: The settings.
+        output: The kernel's output.
+        answer: ``(h, w)``, what the filter answers: after bias and activation.
+
+    Returns:
+        The pooled channels and their pooled sum, or None; and rows of other pooled maps.
+    """
+    kinds, window = request.pooling, request.window
+    if not kinds:
+        return None, []
+    pooled = {f"{kind} pooling": pool(answer, kind, window) for kind in kinds}
+    sizes = _format_sizes(answer.shape, (window, window), window, 0)
+    windows = f"windows of {format_dimensions(window, window)}, stride {window}"
+    if request.has_ending or len(kinds) > 1:
+        return None, [MapRow(f"after pooling, {windows}", pooled, sizes)]
+    maps, total = (pool(each, kinds[0], window) for each in (output.maps, output.total))
+    return KernelMaps(maps, total, f"after {kinds[0]} pooling, {windows}", sizes), []
 
 
 def _format_sizes(

@@ -16,6 +16,7 @@ from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.feed import Batch, Feed, GpuStream
 from convlens.data.loader import EvaluationLoader, Stored, TrainingLoader
+from convlens.data.mixing import apply_mix
 from convlens.data.order import TrainingOrder, draw_even_sample
 from convlens.data.pixels.dataset import Dataset
 from convlens.data.residence import choose_residence, copy_images
@@ -32,7 +33,8 @@ class PictureData(L.LightningDataModule):
     Checkpoints store the state under this class's name, so renaming it would break resuming.
 
     A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented during training;
-    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split.
+    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split. If images are mixed, a
+    training batch also has ``target`` float32 (B, K), the shares of the classes in each image.
 
     Args:
         spec: the config group ``data``.
@@ -173,6 +175,7 @@ class PictureData(L.LightningDataModule):
         return TrainingLoader(
             images, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
+            augmentation=self.augmentation,
             augmented=lambda: self.augmenting and self.augmentation.active,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
             cut_short=lambda: self.trainer.num_training_batches if self.trainer else math.inf,
@@ -219,7 +222,7 @@ class PictureData(L.LightningDataModule):
         return self.finish(batch)
 
     def finish(self, batch: Batch) -> Batch:
-        """Convert uint8 to float in [0, 1] and augment if the batch carries draws.
+        """Convert uint8 to float in [0, 1]; augment and mix if the batch carries random numbers.
 
         Stored features, and batches that the feed has finished, are returned unchanged.
         """
@@ -229,5 +232,8 @@ class PictureData(L.LightningDataModule):
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:
-            images = self.augmentation(images, draws)
-        return {**{key: value for key, value in batch.items() if key != "draws"}, "image": images}
+            images = self.augmentation(images, draws, batch.get("choices"))
+        used, mix = ("draws", "choices", "mix"), batch.get("mix")
+        batch = {key: value for key, value in batch.items() if key not in used}
+        batch["image"] = images
+        return batch if mix is None else apply_mix(batch, mix, len(self.class_names))

@@ -7,7 +7,13 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from convlens.config.schema.data import AugmentConfig, DataConfig, OwnDataConfig, SplitConfig
+from convlens.config.schema.data import (
+    AUGMENT_DETAILS,
+    AugmentConfig,
+    DataConfig,
+    OwnDataConfig,
+    SplitConfig,
+)
 from convlens.config.schema.keys import (
     NULL,
     SWITCH,

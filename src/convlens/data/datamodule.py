@@ -41,6 +41,7 @@ class PictureData(L.LightningDataModule):
         seed: seed of the run; decides splits, order and augmentation.
         batch_size: images per training step, over all processes together.
         per_device: count ``batch_size`` per process instead.
+        balanced: draw training images of all classes equally often.
         eval_batch_size: images per validation or test step in each process.
         steps_per_epoch: batches per epoch, or None for one pass.
         index: an index built beforehand; by default, the source in ``spec`` is indexed.
@@ -70,11 +71,12 @@ class PictureData(L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None = None,
         per_device: bool = False,
+        balanced: bool = False,
         index: Index | None = None,
         before: np.ndarray | None = None,
     ):
         super().__init__()
-        self.per_device = per_device
+        self.per_device, self.balanced = per_device, balanced
         self.spec, self.seed = spec, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
@@ -171,7 +173,7 @@ class PictureData(L.LightningDataModule):
         """Return the training batches of this process."""
         images = self.dataset.splits["train"]
         rank, world = self._get_rank()
-        order = self.order(world)
+        order = self.order(world, images.labels if self.balanced else None)
         return TrainingLoader(
             images, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
@@ -183,13 +185,21 @@ class PictureData(L.LightningDataModule):
             feed=self.feed,
         )  # fmt: skip
 
-    def order(self, processes: int) -> TrainingOrder:
-        """Return the order of the global batches for a number of processes."""
+    def order(self, processes: int, labels: np.ndarray | None = None) -> TrainingOrder:
+        """Return the order of the global batches for a number of processes.
+
+        Args:
+            processes: number of processes.
+            labels: of the training images, to draw all classes equally often; None otherwise, and
+                if only the sizes of the batches matter.
+        """
         count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)
         # without batch statistics the batches are the same for any number of processes
         least = 2 * (processes if self.batch_statistics else 1)
-        return TrainingOrder(count, batch, self.seed, self.steps_per_epoch, least=least)
+        return TrainingOrder(
+            count, batch, self.seed, self.steps_per_epoch, least=least, labels=labels
+        )
 
     def val_dataloader(self) -> EvaluationLoader:
         """Return the validation batches of this process."""

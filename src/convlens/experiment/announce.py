@@ -77,6 +77,9 @@ def announce_start(
 def _announce_phases(run: Run, start: Start | None) -> None:
     for label, line in describe_phases(run):
         _report(label, line)
+    if decay := run.config.training.ema:
+        line = f"of the weights, decay {decay:g}: it is evaluated, explained and saved"
+        _report("average", line)
     if epochs := run.config.training.early_stopping:
         _report("early stop", f"after {epochs} epochs without a lower validation loss")
     if start:

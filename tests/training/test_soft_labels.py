@@ -51,11 +51,12 @@ def test_a_mixture_costs_the_mixture_of_both_losses(rng, loss, weights):
     classes, share = (2 if loss == "binary" else 4), 0.3
     logits = logits_for(loss, 12, classes, rng)
     own, partner = torch.arange(12) % classes, torch.arange(12) // 3 % classes
-    target = share * F.one_hot(own, classes) + (1 - share) * F.one_hot(partner, classes)
+    hot = [F.one_hot(each, classes).double() for each in (own, partner)]
+    target = share * hot[0] + (1 - share) * hot[1]
     for smoothing in SMOOTHING:
         each = objective(loss, smoothing, weights, classes)
         expected = share * each(logits, own) + (1 - share) * each(logits, partner)
-        torch.testing.assert_close(each(logits, target.double()), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(each(logits, target), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHING)

@@ -1,22 +1,54 @@
-"""The exponential moving average of a network's weights, which is the network that answers.
+"""The average of a network's weights, which is the network that answers.
 
-The network holds either the weights that are trained, while a step trains them, or the average, at
-all other times. So whatever evaluates, explains or saves the network uses the average, and needs
+The network holds either the weights that are trained, while a step trains them, or their average,
+at all other times. So whatever evaluates, explains or saves the network uses the average, and needs
 not know of it. Exchanging the two copies numbers and rounds nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convlens.config.schema import TrainingConfig
+from convlens.core.errors import UserError
+
 KEY = "convlens_average"  # of a checkpoint
+Rule = Callable[[int, int, bool], float]
+"""Takes the steps before, the epoch from 0, and whether the step is the epoch's last; returns the
+share of the weights after the step in the average, in [0, 1]."""
+
+
+def choose_rule(training: TrainingConfig, epochs: int) -> Rule | None:
+    """Return how the weights are averaged; None if they are not.
+
+    Args:
+        training: the config group.
+        epochs: of the whole run.
+
+    Raises:
+        UserError: both kinds of averages are asked for, or one that would average nothing.
+    """
+    ema, swa = training.ema, training.swa
+    if ema is not None and swa is not None:
+        raise UserError(f"training.ema={ema:g} training.swa={swa}: choose one of the two averages")
+    if ema is not None:
+        return lambda steps, epoch, is_last: 1 - compute_decay(ema, steps)
+    if swa is None:
+        return None
+    if swa >= epochs:
+        raise UserError(
+            f"training.swa={swa}: the run has {epochs} epochs, so nothing would be averaged; choose "
+            f"1 to {epochs - 1}"
+        )
+    return lambda steps, epoch, is_last: compute_equal_share(swa, epoch, is_last)
 
 
 def compute_decay(decay: float, steps: int) -> float:
-    """Return the weight of the average so far, in the update after ``steps`` earlier ones.
+    """Return the weight of the moving average so far, in the update after ``steps`` earlier ones.
 
     It begins low and rises to ``decay``, as in TensorFlow's ``ExponentialMovingAverage``: otherwise
     the random initial weights would remain in the average for 1 / (1 - decay) steps.
@@ -27,26 +59,47 @@ def compute_decay(decay: float, steps: int) -> float:
     return min(decay, (1 + steps) / (10 + steps))
 
 
+def compute_equal_share(start: int, epoch: int, is_last: bool) -> float:
+    """Return the share of a step's weights in the equal average of the ends of epochs.
+
+    Args:
+        start: number of the first epoch, from 1, whose end is averaged; the average equals the
+            weights until then.
+        epoch: number of the epoch, from 0.
+        is_last: whether the step is the epoch's last.
+
+    >>> [round(compute_equal_share(2, epoch, True), 3) for epoch in range(4)]
+    [1.0, 1.0, 0.5, 0.333]
+    """
+    before = max(0, epoch + 1 - start)  # ends of epochs in the average
+    return 1 / (before + 1) if is_last or not before else 0.0
+
+
 class WeightAverage:
     """The average of the weights and of the running statistics of a network.
 
-    After every optimizer step, average = d · average + (1 - d) · weights (Polyak and Juditsky 1992;
-    Tarvainen and Valpola 2017), with d from ``compute_decay``. Frozen weights equal their average
-    to the bit.
+    After every optimizer step, average = (1 - share) · average + share · weights.
+
+    - Moving average (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv:1703.01780): the
+      share is 1 - d, with d from ``compute_decay``.
+    - Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407): the weights at the ends
+      of epochs have equal shares. Running statistics are averaged, too, not computed anew.
+
+    Frozen weights equal their average to the bit.
 
     Args:
         network: on its device, with its weights; it holds the average from now on.
-        decay: largest d, in (0, 1).
+        rule: the share of each step.
         state: of a checkpoint whose average the network holds; None for a new run.
 
     Attributes:
-        steps: number of updates.
+        steps: number of optimizer steps so far.
         in_use: whether the network holds the average; otherwise it holds the weights that are
             trained.
     """
 
-    def __init__(self, network: nn.Module, decay: float, state: dict[str, Any] | None = None):
-        self.decay, self.steps, self.in_use = decay, 0, True
+    def __init__(self, network: nn.Module, rule: Rule, state: dict[str, Any] | None = None):
+        self.rule, self.steps, self.in_use = rule, 0, True
         self._held = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
         self._other = {name: value.clone() for name, value in self._held.items()}
         self._statistics = [name for name, _ in network.named_buffers() if name in self._held]
@@ -66,11 +119,16 @@ class WeightAverage:
                 other.copy_(before)
         self.in_use = average
 
-    def update(self) -> None:
-        """Add the weights of an optimizer step; the network holds the trained weights."""
-        share = 1 - compute_decay(self.decay, self.steps)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self._other.values()), list(self._held.values()), share)
+    def update(self, epoch: int, is_last: bool) -> None:
+        """Count an optimizer step and add its weights; the network holds the trained weights.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            is_last: whether it is the epoch's last step.
+        """
+        if share := self.rule(self.steps, epoch, is_last):
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self._other.values()), list(self._held.values()), share)
         self.steps += 1
 
     def get(self, name: str) -> Tensor:

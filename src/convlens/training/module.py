@@ -22,7 +22,7 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
-from convlens.training.averaging import KEY, WeightAverage
+from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
@@ -57,8 +57,8 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the current phase.
         uses_stored_features: whether the network currently trains on stored features.
-        average: the moving average of the weights; None unless ``training.ema`` asks for it, and
-            before training.
+        averaging: how the weights are averaged; None if they are not.
+        average: the average of the weights; None before training.
         mirrors_tests: whether tests average the predictions of an image and its mirror image.
     """
 
@@ -100,7 +100,9 @@ class ClassifierModule(L.LightningModule):
         self.uses_stored_features = False
         self.enter(self.phase)
         self._compiled_batch: int | None = None
-        self.ema, self.average = training.ema, None
+        epochs = min(training.epochs or self.schedule.epochs, self.schedule.epochs)
+        self.averaging = choose_rule(training, epochs)
+        self.average: WeightAverage | None = None
         self._loaded_average: dict | None = None
         self.mirrors_tests = False
 
@@ -148,8 +150,8 @@ class ClassifierModule(L.LightningModule):
         return not (scales and trainer.gradient_clip_val)
 
     def on_fit_start(self) -> None:
-        if self.ema is not None:
-            self.average = WeightAverage(self.model, self.ema, self._loaded_average)
+        if self.averaging is not None:
+            self.average = WeightAverage(self.model, self.averaging, self._loaded_average)
             self._loaded_average = None
 
     def use_average(self, use: bool) -> None:
@@ -232,7 +234,8 @@ class ClassifierModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
         if self.average is not None and self.trainer.global_step > self.average.steps:
-            self.average.update()
+            last = batch_idx + 1 == self.trainer.num_training_batches
+            self.average.update(self.current_epoch, last)
 
     def on_validation_model_eval(self) -> None:
         """Average running statistics over the processes before validation.

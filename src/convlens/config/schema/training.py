@@ -98,6 +98,10 @@ class TrainingConfig(Slice):
         "decay of the moving average of the weights, which is evaluated, explained and saved; "
         "null: none"
     )
+    swa: Annotated[int | None, NULL | whole(1)] = optional(
+        "first epoch whose weights at its end enter an equal average (stochastic weight averaging), "
+        "which is evaluated, explained and saved; null: none"
+    )
 
 
 class OptimizerConfig(Slice):

@@ -44,7 +44,7 @@ def find_cut(
     if phase.augment and augmented:
         return 0, "the images are augmented"
     trained = schedule.trained(phase)
-    if module.ema is not None:  # the average of what was trained before still changes
+    if module.averaging is not None:  # the average of what was trained before still changes
         for earlier in schedule.phases[: phase.number]:
             trained |= schedule.trained(earlier)
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}

@@ -22,7 +22,7 @@ WORDS: Words = {
         form="RUN_DIR", synonyms=("run_dir",),
     ),
     "tta": Word(
-        "test-time augmentation: flip averages the probabilities of each image and its mirror image",
+        "test-time augmentation: flip averages the probabilities of an image and its mirror image",
         form="flip", values=("flip",),
     ),
     "config_dir": RECIPE["config_dir"],

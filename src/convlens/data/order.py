@@ -54,9 +54,9 @@ class TrainingOrder:
     endless sequence of permutations, so that no image is drawn again before all others were, across
     epochs too (Keras's ``steps_per_epoch``).
 
-    With ``labels``, an image is drawn with the same probability as any other of its class, and every
-    class with the same probability (``torch.utils.data.WeightedRandomSampler``, with replacement):
-    in an epoch some images come several times, and others not at all.
+    With ``labels``, images are drawn with replacement (``torch.utils.data.WeightedRandomSampler``):
+    every class with the same probability, and within a class every image. In an epoch some images
+    come several times, and others not at all.
 
     Args:
         count: number of images, at least 1.

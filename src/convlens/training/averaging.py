@@ -41,8 +41,8 @@ def choose_rule(training: TrainingConfig, epochs: int) -> Rule | None:
         return None
     if swa >= epochs:
         raise UserError(
-            f"training.swa={swa}: the run has {epochs} epochs, so nothing would be averaged; choose "
-            f"1 to {epochs - 1}"
+            f"training.swa={swa}: the run has {epochs} epochs, so nothing would be averaged; "
+            f"choose a lower number"
         )
     return lambda steps, epoch, is_last: compute_equal_share(swa, epoch, is_last)
 

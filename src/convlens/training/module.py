@@ -155,7 +155,7 @@ class ClassifierModule(L.LightningModule):
             self._loaded_average = None
 
     def use_average(self, use: bool) -> None:
-        """Make the network hold the average of its weights, or the trained weights, if they differ."""
+        """Make the network hold the average of its weights, or the trained weights."""
         if self.average is not None:
             self.average.use(average=use)
 

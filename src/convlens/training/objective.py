@@ -142,7 +142,8 @@ class Objective(torch.nn.Module):
         if self.weights is None:
             return len(targets)
         shared = targets.dim() == 2
-        weight = (targets.to(self.weights) @ self.weights if shared else self.weights[targets]).sum()
+        each = targets.to(self.weights) @ self.weights if shared else self.weights[targets]
+        weight = each.sum()
         return torch.where(weight > 0, weight, 1.0)
 
 

@@ -99,7 +99,7 @@ class TrainingConfig(Slice):
         "null: none"
     )
     swa: Annotated[int | None, NULL | whole(1)] = optional(
-        "first epoch whose weights at its end enter an equal average (stochastic weight averaging), "
+        "first epoch whose final weights enter an equal average (stochastic weight averaging), "
         "which is evaluated, explained and saved; null: none"
     )
 

@@ -229,8 +229,8 @@ def resolve_splits(
     if fold is not None:
         if present:
             raise UserError(
-                f"data.split.folds={fold[1]} divides all images, but {listing.directory} has a split "
-                f"of its own: {', '.join(present)}"
+                f"data.split.folds={fold[1]} divides all images, but {listing.directory} has a "
+                f"split of its own: {', '.join(present)}"
             )
         number, folds = fold
         assigned = assign_fold(

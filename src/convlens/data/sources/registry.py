@@ -85,8 +85,8 @@ def _check(spec: DataConfig) -> None:
     make_recipe(spec)
     if spec.split.folds is not None and _get_store(spec):
         raise UserError(
-            f"data.split.folds={spec.split.folds}: data={spec.name} cannot be divided into folds; use "
-            f"image files"
+            f"data.split.folds={spec.split.folds}: data={spec.name} cannot be divided into folds; "
+            f"use image files"
         )
     for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)

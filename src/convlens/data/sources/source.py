@@ -66,7 +66,7 @@ def read_fold(spec: DataConfig) -> tuple[int, int] | None:
     """
     fold, folds = spec.split.fold, spec.split.folds
     if (fold is None) != (folds is None):
-        raise UserError("data.split.fold and data.split.folds belong together: set both, or neither")
+        raise UserError("data.split.fold and data.split.folds belong together: set both or neither")
     if folds is not None and spec.split.test is not None:
         raise UserError(f"data.split.test={spec.split.test}: the fold is the test split")
     return None if fold is None or folds is None else (fold, folds)

@@ -126,7 +126,7 @@ def test_ddp_of_two_mixes_and_averages_what_one_process_does(tmp_path, more):
 
 @pytest.mark.slow
 def test_ddp_replicas_of_an_average_are_identical_with_batch_norm_in_training(tmp_path):
-    words = [*TWO_UNFREEZES, *RECIPE, "callbacks=none", "precision=32", "training.validations=2"]
+    words = [*TWO_UNFREEZES, *RECIPE, "callbacks=none", "precision=32"]
     train(tmp_path, *words, "trainer=ddp_cpu")
     first, second = ends(tmp_path)
     for name, value in first["state"].items():

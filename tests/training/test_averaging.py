@@ -15,7 +15,6 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.training.averaging import KEY, Rule, WeightAverage, choose_rule
 
-
 PLAIN = compose([])  # of twelve epochs
 
 

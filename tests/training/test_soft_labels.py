@@ -31,7 +31,9 @@ def objective(loss: str, smoothing: float, weights, classes: int) -> Objective:
     return Objective(loss, smoothing, weights and weights[:classes], 2.0).double()
 
 
-@pytest.mark.parametrize(("loss", "smoothing", "weights"), product(LOSSES, SMOOTHING, WEIGHTS))
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "weights"), list(product(LOSSES, SMOOTHING, WEIGHTS))
+)
 def test_one_hot_shares_give_the_loss_of_their_class(rng, loss, smoothing, weights):
     classes = 2 if loss == "binary" else 4
     logits = logits_for(loss, 12, classes, rng)
@@ -45,7 +47,7 @@ def test_one_hot_shares_give_the_loss_of_their_class(rng, loss, smoothing, weigh
     )
 
 
-@pytest.mark.parametrize(("loss", "weights"), product(LOSSES[:3], WEIGHTS[:1]))
+@pytest.mark.parametrize(("loss", "weights"), list(product(LOSSES[:3], WEIGHTS[:1])))
 def test_a_mixture_costs_the_mixture_of_both_losses(rng, loss, weights):
     """As the authors of MixUp compute it: share · loss(own) + (1 - share) · loss(partner)."""
     classes, share = (2 if loss == "binary" else 4), 0.3

@@ -86,9 +86,7 @@ class ClassifierModule(L.LightningModule):
             training.loss, training.label_smoothing, training.class_weights,
             training.focal_gamma or 0.0,
         )  # fmt: skip
-        self.train_metrics = EpochMetrics(
-            self.class_names, detailed=False, soft=data.augment.mixes
-        )
+        self.train_metrics = EpochMetrics(self.class_names, detailed=False, soft=data.augment.mixes)
         self.val_metrics = EpochMetrics(self.class_names, detailed=True)
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}

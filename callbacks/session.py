@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode, preserve_modes
 from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
-from convlens.data.augment import DRAWS
+from convlens.data.augment import DRAWS, Augmentation
 from convlens.data.datamodule import PictureData
 from convlens.data.order import draw_even_sample, make_generator
 from convlens.data.pixels.dataset import Images
@@ -264,10 +264,8 @@ def gather_context(
         pictures = data.dataset.splits[SPLITS[stage]]
         context |= _build_readers(pictures, data.spec, module.device, data.seed)
         schedule = getattr(module, "schedule", None)
-        if data.augmentation.active and (schedule is None or schedule.augments):
-            context["augment"] = lambda images, seed: data.augmentation(
-                images, _make_draws(images, seed)
-            )
+        if data.augmentation.changes_images and (schedule is None or schedule.augments):
+            context["augment"] = partial(_augment, data.augmentation)
     elif predictions is not None:
         context["fetch"] = lambda rows: _fetch_available(predictions, rows, module.device)
     return context
@@ -309,8 +307,11 @@ def _build_readers(
     }
 
 
-def _make_draws(images: Tensor, seed: int) -> Tensor:
-    return torch.from_numpy(make_generator(seed, 7).random((len(images), DRAWS))).float()
+def _augment(augmentation: Augmentation, images: Tensor, seed: int) -> Tensor:
+    """Return images augmented with numbers that depend on the seed of the run only."""
+    draws = make_generator(seed, 7).random((len(images), DRAWS))
+    choices = make_generator(seed, 8).random((len(images), augmentation.policy.numbers))
+    return augmentation(images, torch.from_numpy(draws).float(), choices)
 
 
 def _fetch_available(

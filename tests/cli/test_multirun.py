@@ -126,3 +126,29 @@ def test_ctrl_c_ends_the_run_and_starts_no_other(at):
     first, second = (line for line in lines if line.startswith("│"))
     assert "interrupted" in first and "not started" in second
     assert len(list((at / "outputs" / "scratch").iterdir())) == 1
+
+
+def test_folds_are_runs_of_a_cross_validation(tmp_path, capsys):
+    from support.tiny import draw_folder
+
+    assert split_multirun(["folds=3", "seed=1"]) == (
+        True,
+        ["seed=1", "data.split.folds=3", "data.split.fold=0,1,2"],
+    )
+    for wrong in ("1", "x", "-2", "1001", "2.5"):
+        with pytest.raises(UserError, match=f"folds={wrong}: expected a whole number from 2"):
+            split_multirun([f"folds={wrong}"])
+    folder = draw_folder(tmp_path / "pictures", {"cats": 12, "dogs": 9})
+    words = [word for word in SHORT if not word.startswith("data.pictures")]
+    words += ["data=image_folder", f"data.dir={folder}", "training.batch_size=4"]
+    assert main(["train", "folds=2", f"run_dir={tmp_path / 'runs'}", *words]) == 0
+    said = capsys.readouterr().out
+    accuracies = [
+        json.loads((tmp_path / "runs" / str(n) / "summary.json").read_text())["test"]["accuracy"]
+        for n in range(2)
+    ]
+    mean = sum(accuracies) / 2
+    (line,) = [line for line in said.splitlines() if "mean" in line.split()]
+    assert f"{mean:.4f}" in line and "of 2 runs" in line
+    (line,) = [line for line in said.splitlines() if "standard deviation" in line]
+    assert f"{abs(accuracies[0] - accuracies[1]) / 2**0.5:.4f}" in line

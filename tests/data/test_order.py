@@ -86,3 +86,42 @@ def test_an_even_sample_is_in_proportion_and_so_are_its_beginnings(seed):
         assert np.abs(shares - count * np.array(sizes) / sum(sizes)).max() < 2
     assert draw_even_sample(labels, 30, seed).tolist() == sample[:30].tolist()
     assert sorted(draw_even_sample(labels, 1000, seed)) == list(range(101))
+
+
+# ------------------------------------------------------------------------------ balanced classes
+
+UNEVEN = np.repeat([0, 1, 2, 5], [900, 80, 15, 5])  # class 3 and 4 have no training image
+
+
+@pytest.mark.parametrize("steps", [None, 40])
+def test_balanced_epochs_draw_all_classes_equally_often(steps):
+    order = TrainingOrder(1000, 25, seed=2, steps=steps, labels=UNEVEN)
+    rows = np.concatenate([b for epoch in range(40) for b in order.batches(epoch)])
+    assert len(rows) == 40_000 and len(order) == 40
+    shares = np.bincount(UNEVEN[rows], minlength=6) / len(rows)
+    np.testing.assert_allclose(shares, [1 / 4, 1 / 4, 1 / 4, 0, 0, 1 / 4], atol=0.01)
+    # and within a class all images: counts of 2,000 draws of each of five images
+    counts = np.bincount(rows, minlength=1000)[-5:]
+    assert counts.min() > 1800 and counts.max() < 2200
+
+
+def test_balanced_draws_have_the_probabilities_of_torchs_sampler():
+    """``WeightedRandomSampler`` with the weight 1 / (images of the class), against its shares."""
+    import torch
+    from torch.utils.data import WeightedRandomSampler
+
+    weights = 1 / np.bincount(UNEVEN)[UNEVEN]
+    rng = torch.Generator().manual_seed(0)
+    theirs = np.array(list(WeightedRandomSampler(weights.tolist(), 40_000, generator=rng)))
+    order = TrainingOrder(1000, 1000, seed=0, labels=UNEVEN)
+    ours = np.concatenate([b for epoch in range(40) for b in order.batches(epoch)])
+    found = [np.bincount(UNEVEN[rows], minlength=6) / 40_000 for rows in (ours, theirs)]
+    np.testing.assert_allclose(*found, atol=0.015)
+
+
+def test_a_balanced_epoch_is_the_same_whenever_it_is_asked_for():
+    one, other = (TrainingOrder(1000, 64, seed=1, labels=UNEVEN) for _ in range(2))
+    list(one.batches(0))
+    batches = [np.concatenate(list(each.batches(5))) for each in (one, other)]
+    assert np.array_equal(*batches) and not np.array_equal(batches[0][:100], np.arange(100))
+    assert not np.array_equal(batches[0], np.concatenate(list(one.batches(6))))

@@ -93,3 +93,41 @@ def test_a_batch_without_a_row_for_every_process_is_no_nan():
     for shares in zip(*parts, strict=True):
         together = [int(label) for one in shares for label in one["label"][: one["counted"]]]
         assert all(together == one["window"].tolist() for one in shares)
+
+
+RECIPE = [
+    "data.augment.policy=rand_augment", "data.augment.erasing=0.3", "data.augment.mixup=0.4",
+    "data.augment.cutmix=1", "training.ema=0.9", "training.class_weights=balanced",
+    "training.label_smoothing=0.1", "training.sampler=balanced",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["training.accumulate=2"]], ids=["plain", "accumulated"])
+def test_ddp_of_two_mixes_and_averages_what_one_process_does(tmp_path, more):
+    """Batches of 7 are divided into 4 and 3; the partner of the fourth image is in the other."""
+    words = ["training.epochs=2", "precision=64", "model.batch_norm=false", "callbacks=none"]
+    words += ["training.batch_size=7", *RECIPE, *more]
+    train(tmp_path / "one", *words)
+    train(tmp_path / "two", *words, "trainer=ddp_cpu")
+    (alone,), (first, second) = ends(tmp_path / "one"), ends(tmp_path / "two")
+    assert not differences(first["state"], second["state"])
+    assert max(differences(alone["state"], first["state"]).values(), default=0) < 1e-9
+    one, two = (
+        torch.load(tmp_path / name / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("one", "two")
+    )
+    weights = [each["convlens_average"]["weights"] for each in (one, two)]
+    assert max(differences(*weights).values(), default=0) < 1e-9
+    for key in ("train/accuracy", "val/loss"):
+        found = [[row[key] for row in each["convlens_record"].values()] for each in (one, two)]
+        assert found[0] == pytest.approx(found[1], abs=1e-6), key
+
+
+@pytest.mark.slow
+def test_ddp_replicas_of_an_average_are_identical_with_batch_norm_in_training(tmp_path):
+    words = [*TWO_UNFREEZES, *RECIPE, "callbacks=none", "precision=32"]
+    train(tmp_path, *words, "trainer=ddp_cpu")
+    first, second = ends(tmp_path)
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name

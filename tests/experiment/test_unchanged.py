@@ -15,6 +15,8 @@ import torch
 from convlens.cli.main import main
 from support.apart import differences, ends
 from support.apart import train as train_apart
+from support.same import assert_same
+from support.same import trained as read_trained
 from support.tiny import ALL, TINY, TWO_UNFREEZES
 
 DROPOUT = ["model.dropout=0.3", "model.head.dropout=0.5", "data.augment.rotation_degrees=20"]
@@ -26,32 +28,21 @@ CASES = {
     ],
     "bf16": [*DROPOUT, "model.batch_norm=true", "precision=bf16"],
     "two_unfreezes": TWO_UNFREEZES,
+    "mixing_policy_and_average": [
+        *DROPOUT, "model.batch_norm=true", "training.ema=0.9", "training.validations=2",
+        "data.augment.policy=rand_augment", "data.augment.erasing=0.3", "data.augment.mixup=0.4",
+        "data.augment.cutmix=1", "training.sampler=balanced",
+    ],
 }  # fmt: skip
 
 
 def trained(home: Path, words: list[str]) -> dict:
-    """A checkpoint of a run in this process: weights, buffers and the optimizer's state."""
+    """What a run in this process leaves: weights, buffers, their average, the optimizer's state."""
     # a second run in one process would be compiled for sizes that vary: other last bits, also
     # between two runs that do not look
     torch._dynamo.reset()
     assert main(["train", f"run_dir={home}", *TINY, "training.epochs=2", *words]) == 0
-    content = torch.load(home / "checkpoints" / "last.ckpt", weights_only=True)
-    return {"weights": content["state_dict"], "optimizer": content["optimizer_states"]}
-
-
-def assert_same(one, other) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other
+    return read_trained(home)
 
 
 def looked(home: Path) -> None:

@@ -21,6 +21,10 @@ WORDS: Words = {
         "instead of ckpt: the run whose best checkpoint is tested; last is the newest run",
         form="RUN_DIR", synonyms=("run_dir",),
     ),
+    "tta": Word(
+        "test-time augmentation: flip averages the probabilities of an image and its mirror image",
+        form="flip", values=("flip",),
+    ),
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 KEYS = Keys(
@@ -34,6 +38,8 @@ KEYS = Keys(
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
     ckpt, home = values["ckpt"], values["run"]
+    if values["tta"] not in (None, "flip"):
+        raise UserError(f"tta={values['tta']}: expected flip")
     if ckpt is None and home is None:
         raise UserError("eval needs ckpt=FILE or run=RUN_DIR; last is the newest run")
     if ckpt is not None and home is not None:
@@ -44,7 +50,7 @@ def run(words: list[str]) -> int:
         from convlens.experiment.summary import seconds_by_name
 
     logs.silence_libraries()  # Lightning has added its own handler on import
-    evaluation = evaluate(path, overrides, print)
+    evaluation = evaluate(path, overrides, print, mirrors=values["tta"] == "flip")
     if is_first_process():
         tested_on = evaluation.tested_on
         name = "test" if tested_on.is_own_split else tested_on.place

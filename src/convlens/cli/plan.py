@@ -119,16 +119,21 @@ def _print_training(plan: Plan) -> None:
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
     is_augmented = any(phase.is_augmented for phase in plan.trained_phases)
     changes = "augmented" if is_augmented else "not augmented"
+    drawn = "all classes drawn equally often" if training.sampler == "balanced" else ""
     requested = str(config.precision)
     rows = {
         "epochs": f"{training.epochs}, each {epoch} of {plan.batch} images{update}",
-        "images": ", ".join(filter(None, [changes, plan.images])),
+        "images": ", ".join(filter(None, [changes, drawn, plan.images])),
         "loss": training.loss,
         "optimizer": get_name(config.optimizer) + rate,
         "scheduler": get_name(config.scheduler),
         "precision": plan.precision + (f" ({requested})" if requested != plan.precision else ""),
         "compile": plan.compile,
     }
+    if training.ema is not None or training.swa is not None:
+        from convlens.experiment.announce import describe_average  # as slow to import as the plan
+
+        rows["average"] = describe_average(config)
     timed = plan.trained_phases if plan.is_timed else []
     for planned in timed:
         phase = f", phase {planned.phase.number + 1}" if len(plan.phases) > 1 else ""

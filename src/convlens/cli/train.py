@@ -5,6 +5,7 @@ Several runs are trained one after another, one for each combination of values.
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -26,8 +27,13 @@ WORDS: Words = {
         "train one run for each combination of the values in key=a,b",
         form="true|false", default="false", values=("true", "false"), flags=("-m", "--multirun"),
     ),
+    "folds": Word(
+        "cross-validation: train one run for each of N folds, in which every image is tested once",
+        form="N",
+    ),
 }  # fmt: skip
 KEYS = Keys()
+MOST_FOLDS = 1000
 FIRST = (
     "exp", "model", "data", "data.dir", "data.size", "training.epochs", "training.batch_size",
     "optimizer.lr", "trainer",
@@ -59,13 +65,18 @@ def run(words: list[str]) -> int:
 
 
 def split_multirun(words: list[str]) -> tuple[bool, list[str]]:
-    """Return whether several runs are requested, and the other words.
+    """Return whether several runs are requested, and the other words, with one value for each run.
 
     Raises:
-        UserError: ``multirun`` is neither true nor false.
+        UserError: ``multirun`` is neither true nor false, or ``folds`` is no number in its range.
     """
     values, overrides = extract_words(words, WORDS)
-    return read_switch(values, "multirun"), overrides
+    if (folds := values["folds"]) is None:
+        return read_switch(values, "multirun"), overrides
+    if not folds.isdecimal() or not 2 <= int(folds) <= MOST_FOLDS:
+        raise UserError(f"folds={folds}: expected a whole number from 2 to {MOST_FOLDS}")
+    numbers = ",".join(map(str, range(int(folds))))
+    return True, [*overrides, f"data.split.folds={folds}", f"data.split.fold={numbers}"]
 
 
 def _train_all(overrides: list[str]) -> int:
@@ -100,4 +111,8 @@ def _print_jobs(jobs: list[Job]) -> None:
     for job in jobs:
         cells = [f"{value:.4f}" for value in job.accuracies.values()] or [job.state, ""]
         table.add_row(job.label, *cells, str(job.home or ""))
+    for name, pick in (("mean", statistics.fmean), ("standard deviation", statistics.stdev)):
+        if len(trained := [job.accuracies for job in jobs if job.accuracies]) > 1:
+            cells = [f"{pick([row[stage] for row in trained]):.4f}" for stage in ("val", "test")]
+            table.add_row(name, *cells, f"of {len(trained)} runs")
     screen().print(table)

@@ -53,6 +53,12 @@ _SEED = Habit("seed", example=("seed=1",))
 _DECAY = Habit("optimizer.weight_decay", example=("optimizer.weight_decay=0.01",))
 _WORKERS = Habit("", "convlens loads images without workers")
 _CLASSES = Habit("", "the number of classes comes from the data")
+_POLICY = Habit(
+    "data.augment.policy", "rand_augment or trivial_augment",
+    ("data.augment.policy=rand_augment",),
+)  # fmt: skip
+_ERASING = Habit("data.augment.erasing", example=("data.augment.erasing=0.25",))
+_EMA = Habit("training.ema", "the decay", ("training.ema=0.999",))
 _SCHEDULER = Habit("scheduler", example=("scheduler=cosine",))
 
 # name without dashes, or dotted key -> answer; a name also matches as a key of one of GROUPS
@@ -134,6 +140,17 @@ HABITS: dict[str, Habit] = {
     "gradient_accumulation_steps": _ACCUMULATE,
     "gradient_clip_val": _CLIP,
     "clip_grad": _CLIP,
+    "mixup": Habit("data.augment.mixup", example=("data.augment.mixup=0.2",)),
+    "mixup_alpha": Habit("data.augment.mixup", example=("data.augment.mixup=0.2",)),
+    "cutmix": Habit("data.augment.cutmix", example=("data.augment.cutmix=1.0",)),
+    "cutmix_alpha": Habit("data.augment.cutmix", example=("data.augment.cutmix=1.0",)),
+    "aa": _POLICY,
+    "auto_augment": _POLICY,
+    "reprob": _ERASING,
+    "random_erase": _ERASING,
+    "ema_decay": _EMA,
+    "model_ema": _EMA,
+    "model_ema_decay": _EMA,
     "patience": _STOP,
     "early_stopping": _STOP,
     "callbacks.early_stopping.patience": _STOP,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from convlens.config.schema import PhaseConfig, PlateauConfig
+from convlens.config.schema import AUGMENT_DETAILS, PhaseConfig, PlateauConfig
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class StoredConfig:
         augment = self.plain.get("data", {}).get("augment")
         if augment is None:
             return True
-        details = ("fill", "crop_ratio")  # no effect without another key
-        values = [value for key, value in augment.items() if key not in details]
+        values = [value for key, value in augment.items() if key not in AUGMENT_DETAILS]
         return any(value not in (0, False, None) for value in values)
 
     def data_keys(self, name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Augment a whole batch at once, on the device that holds it.
 
-The loader gives each image ``DRAWS`` numbers from [0, 1), made from (seed, epoch, batch).
-Everything below is a pure function of images and draws, so a batch looks the same after a resume,
-in any process and on any device.
+The loader gives each image ``DRAWS`` numbers from [0, 1), made from (seed, epoch, batch), and more
+on the host if operations are drawn (``convlens.data.policy``). Everything below is a pure function
+of images and numbers, so a batch looks the same after a resume, in any process and on any device.
 
 Legend: ``B`` images, ``C`` channels, ``H W`` height and width in pixels.
 """
@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlens.config.schema import AugmentConfig
+from convlens.config.schema import AUGMENT_DETAILS, AugmentConfig
+from convlens.data.policy import Policy
 
 FILLS = {"nearest": "border", "reflect": "reflection", "constant": "zeros"}
 
-# Which column of the draws decides what. Only append: reordering would change earlier runs.
+# Which column of the draws decides what. More columns, or another order, would change earlier runs.
 COLUMNS = [
     "rotation",
     "height_shift",
@@ -39,6 +41,8 @@ COLUMNS = [
     "hue",
 ]
 DRAWS = len(COLUMNS)
+COLOURS = {"brightness", "contrast", "saturation", "hue"}
+MIXING = {"mixup", "cutmix"}
 
 
 class Augmentation:
@@ -50,28 +54,34 @@ class Augmentation:
     outside the image: ``nearest`` (the border continues), ``reflect`` (mirrored at the edge) or
     ``constant`` (black). A random resized crop (Szegedy et al. 2014) cuts out a fraction of the
     area; its width / height ratio is drawn uniformly in log space. Contrast scales around the
-    image's mean grey, saturation around each pixel's grey.
+    image's mean grey, saturation around each pixel's grey. Random operations and erasing come last;
+    see ``convlens.data.policy.Policy``.
 
     Args:
         ranges: the config group ``data.augment``; with every range zero or off, images stay as
             they are.
 
     Attributes:
-        active: whether anything random is applied to the images.
+        active: whether training images differ from those that are evaluated.
+        changes_images: whether anything random is applied to single images; if only this is False,
+            images are mixed (``convlens.data.mixing``).
+        policy: random operations and erasing.
     """
 
     def __init__(self, ranges: AugmentConfig):
         self.ranges = ranges
-        on = {name for name, value in ranges.plain().items() if value} - {"fill", "crop_ratio"}
-        self.active = bool(on)
-        self._geometric = bool(on - {"brightness", "contrast", "saturation", "hue"})
+        on = {name for name, value in ranges.plain().items() if value} - AUGMENT_DETAILS
+        self.active, self.changes_images = bool(on), bool(on - MIXING)
+        self._geometric = bool(on - MIXING - COLOURS - {"policy", "erasing"})
+        self.policy = Policy(ranges)
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, draws: Tensor, choices: np.ndarray | None = None) -> Tensor:
         """Return the augmented images.
 
         Args:
             images: (B, C, H, W) in [0, 1].
             draws: (B, DRAWS) in [0, 1).
+            choices: (B, ``policy.numbers``) in [0, 1), on the host; needed if there are any.
 
         Returns:
             (B, C, H, W) in [0, 1].
@@ -81,7 +91,8 @@ class Augmentation:
             images = F.grid_sample(
                 images, grid, "bilinear", FILLS[self.ranges.fill], align_corners=False
             )
-        return self._jitter_colours(images, draws.to(images))
+        images = self._jitter_colours(images, draws.to(images))
+        return self.policy(images, choices) if self.policy.numbers else images
 
     def matrices(self, draws: Tensor, height: int, width: int) -> Tensor:
         """Return the affine matrices (B, 2, 3) in ``affine_grid``'s coordinates, float64.

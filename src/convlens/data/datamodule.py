@@ -16,6 +16,7 @@ from convlens.core.errors import UserError
 from convlens.data.augment import Augmentation
 from convlens.data.feed import Batch, Feed, GpuStream
 from convlens.data.loader import EvaluationLoader, Stored, TrainingLoader
+from convlens.data.mixing import apply_mix
 from convlens.data.order import TrainingOrder, draw_even_sample
 from convlens.data.pixels.dataset import Dataset
 from convlens.data.residence import choose_residence, copy_images
@@ -32,13 +33,15 @@ class PictureData(L.LightningDataModule):
     Checkpoints store the state under this class's name, so renaming it would break resuming.
 
     A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented during training;
-    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split.
+    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split. If images are mixed, a
+    training batch also has ``target`` float32 (B, K), the shares of the classes in each image.
 
     Args:
         spec: the config group ``data``.
         seed: seed of the run; decides splits, order and augmentation.
         batch_size: images per training step, over all processes together.
         per_device: count ``batch_size`` per process instead.
+        balanced: draw training images of all classes equally often.
         eval_batch_size: images per validation or test step in each process.
         steps_per_epoch: batches per epoch, or None for one pass.
         index: an index built beforehand; by default, the source in ``spec`` is indexed.
@@ -68,11 +71,12 @@ class PictureData(L.LightningDataModule):
         eval_batch_size: int,
         steps_per_epoch: int | None = None,
         per_device: bool = False,
+        balanced: bool = False,
         index: Index | None = None,
         before: np.ndarray | None = None,
     ):
         super().__init__()
-        self.per_device = per_device
+        self.per_device, self.balanced = per_device, balanced
         self.spec, self.seed = spec, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.steps_per_epoch = steps_per_epoch
@@ -169,10 +173,11 @@ class PictureData(L.LightningDataModule):
         """Return the training batches of this process."""
         images = self.dataset.splits["train"]
         rank, world = self._get_rank()
-        order = self.order(world)
+        order = self.order(world, images.labels if self.balanced else None)
         return TrainingLoader(
             images, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
+            augmentation=self.augmentation,
             augmented=lambda: self.augmenting and self.augmentation.active,
             accumulate=self.trainer.accumulate_grad_batches if self.trainer else 1,
             cut_short=lambda: self.trainer.num_training_batches if self.trainer else math.inf,
@@ -180,13 +185,21 @@ class PictureData(L.LightningDataModule):
             feed=self.feed,
         )  # fmt: skip
 
-    def order(self, processes: int) -> TrainingOrder:
-        """Return the order of the global batches for a number of processes."""
+    def order(self, processes: int, labels: np.ndarray | None = None) -> TrainingOrder:
+        """Return the order of the global batches for a number of processes.
+
+        Args:
+            processes: number of processes.
+            labels: of the training images, to draw all classes equally often; None otherwise, and
+                if only the sizes of the batches matter.
+        """
         count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)
         # without batch statistics the batches are the same for any number of processes
         least = 2 * (processes if self.batch_statistics else 1)
-        return TrainingOrder(count, batch, self.seed, self.steps_per_epoch, least=least)
+        return TrainingOrder(
+            count, batch, self.seed, self.steps_per_epoch, least=least, labels=labels
+        )
 
     def val_dataloader(self) -> EvaluationLoader:
         """Return the validation batches of this process."""
@@ -219,7 +232,7 @@ class PictureData(L.LightningDataModule):
         return self.finish(batch)
 
     def finish(self, batch: Batch) -> Batch:
-        """Convert uint8 to float in [0, 1] and augment if the batch carries draws.
+        """Convert uint8 to float in [0, 1]; augment and mix if the batch carries random numbers.
 
         Stored features, and batches that the feed has finished, are returned unchanged.
         """
@@ -229,5 +242,8 @@ class PictureData(L.LightningDataModule):
         images = batch["image"].to(torch.float32).div_(255)
         draws = batch.get("draws")
         if draws is not None and self.augmentation.active:
-            images = self.augmentation(images, draws)
-        return {**{key: value for key, value in batch.items() if key != "draws"}, "image": images}
+            images = self.augmentation(images, draws, batch.get("choices"))
+        used, mix = ("draws", "choices", "mix"), batch.get("mix")
+        batch = {key: value for key, value in batch.items() if key not in used}
+        batch["image"] = images
+        return batch if mix is None else apply_mix(batch, mix, len(self.class_names))

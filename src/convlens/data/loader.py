@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convlens.data.augment import DRAWS
+from convlens.data.augment import DRAWS, Augmentation
 from convlens.data.feed import Allocate, Batch, Feed, Gather
+from convlens.data.mixing import draw_mix, find_partners
 from convlens.data.order import TrainingOrder, make_generator
 from convlens.data.pixels.dataset import Images
 
@@ -98,6 +99,9 @@ class TrainingLoader:
     so that all processes together see what a single one would see. A process whose part is empty
     gets one image that does not count, because every process has to take part.
 
+    A batch that will be mixed ends with one more image, the partner of its first one, and carries
+    ``mix``; see ``convlens.data.mixing``.
+
     If an optimizer step spans several batches or processes, a batch also contains ``window`` (n,),
     the labels of all images that the step averages over, and ``counted``, how many of the batch's
     own images count: all of them, or none.
@@ -109,7 +113,9 @@ class TrainingLoader:
         rank: number of this process.
         world: number of processes.
         stored: called at the start of an epoch; returns stored features of these images, or None.
-        augmented: called at the start of an epoch; returns whether batches carry ``draws``.
+        augmentation: of the training images; None for none.
+        augmented: called at the start of an epoch; returns whether it is applied, so that batches
+            carry the random numbers that it needs.
         accumulate: batches per optimizer step; the last step of an epoch takes the remaining ones.
         cut_short: called at the start of an epoch; returns a number of batches after which the
             epoch ends in any case.
@@ -124,6 +130,7 @@ class TrainingLoader:
     rank: int = 0
     world: int = 1
     stored: Callable[[], Stored | None] = lambda: None
+    augmentation: Augmentation | None = None
     augmented: Callable[[], bool] = lambda: True
     accumulate: int = 1
     cut_short: Callable[[], float] = lambda: math.inf
@@ -170,19 +177,34 @@ class TrainingLoader:
         augmented: bool, allocate: Allocate | None,
     ) -> Batch:  # fmt: skip
         """Return this process's part of the global batch ``rows``, on the host."""
-        mine, counted = slice(None), len(rows)
+        mine = np.arange(len(rows))
         if self.world > 1:
-            part = np.array_split(np.arange(len(rows)), self.world)[self.rank]
-            counted = len(part)
-            mine = part if counted else np.zeros(1, dtype=int)
-        batch = source.gather(rows[mine], allocate)
+            mine = np.array_split(mine, self.world)[self.rank]
+        counted = len(mine)
+        mine = mine if counted else np.zeros(1, dtype=int)
+        mixes = augmented and self.augmentation is not None and self.augmentation.ranges.mixes
+        read = find_partners(mine, len(rows)) if mixes else mine
+        batch = source.gather(rows[read], allocate)
         if augmented:
-            draws = make_generator(self.seed, 1, *place).random((len(rows), DRAWS))
-            batch["draws"] = torch.from_numpy(draws[mine]).float()
+            batch |= self._draw(place, len(rows), read)
         if self.world > 1 or self.accumulate > 1:
             batch["window"] = torch.from_numpy(self.images.labels[window])
             batch["counted"] = counted
         return batch
+
+    def _draw(self, place: tuple[int, int], count: int, read: np.ndarray) -> Batch:
+        """Return the random numbers of the images at the places ``read`` of a global batch."""
+        draws = make_generator(self.seed, 1, *place).random((count, DRAWS))
+        drawn: Batch = {"draws": torch.from_numpy(draws[read]).float()}
+        if self.augmentation is None:
+            return drawn
+        if numbers := self.augmentation.policy.numbers:
+            drawn["choices"] = make_generator(self.seed, 5, *place).random((count, numbers))[read]
+        if (ranges := self.augmentation.ranges).mixes:
+            height, width = self.images.images.shape[1:3]
+            rng = make_generator(self.seed, 6, *place)
+            drawn["mix"] = draw_mix(ranges, rng, height, width)
+        return drawn
 
     def _steps(self, epoch: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each batch's number, its rows, and the rows of all batches of its step."""

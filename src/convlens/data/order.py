@@ -54,20 +54,27 @@ class TrainingOrder:
     endless sequence of permutations, so that no image is drawn again before all others were, across
     epochs too (Keras's ``steps_per_epoch``).
 
+    With ``labels``, images are drawn with replacement (``torch.utils.data.WeightedRandomSampler``):
+    every class with the same probability, and within a class every image. In an epoch some images
+    come several times, and others not at all.
+
     Args:
         count: number of images, at least 1.
         batch_size: images per global batch.
         seed: seed of the run.
         steps: batches per epoch, or None.
         least: fewest images in a last batch that is not the only one.
+        labels: (count,) int64, to draw all classes equally often; None for every image once.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: int, steps: int | None = None, *, least: int = 2
-    ):
+        self, count: int, batch_size: int, seed: int, steps: int | None = None, *, least: int = 2,
+        labels: np.ndarray | None = None,
+    ):  # fmt: skip
         self.count, self.batch_size, self.seed, self.steps = count, batch_size, seed, steps
         whole, left = divmod(count, batch_size)
         self._batches = steps or max(1, whole + (left >= min(least, batch_size)))
+        self._chances = None if labels is None else _balance(labels)
 
     def __len__(self) -> int:
         return self._batches
@@ -101,4 +108,13 @@ class TrainingOrder:
             yield batch
 
     def _permutation(self, number: int) -> np.ndarray:
-        return make_generator(self.seed, 0, number).permutation(self.count)
+        rng = make_generator(self.seed, 0, number)
+        if self._chances is not None:
+            return rng.choice(self.count, self.count, p=self._chances)
+        return rng.permutation(self.count)
+
+
+def _balance(labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each image, (N,), with which all classes are equally probable."""
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return 1 / (len(counts) * counts[classes])

@@ -77,12 +77,21 @@ def announce_start(
 def _announce_phases(run: Run, start: Start | None) -> None:
     for label, line in describe_phases(run):
         _report(label, line)
+    if run.module.averaging is not None:
+        _report("average", f"{describe_average(run.config)}; it is evaluated, explained and saved")
     if epochs := run.config.training.early_stopping:
         _report("early stop", f"after {epochs} epochs without a lower validation loss")
     if start:
         within = ", within the next one" if start.is_within_epoch else ""
         total = run.config.training.epochs
         _report("resume", f"after {start.epochs} of {total} epochs{within}")
+
+
+def describe_average(config: Config) -> str:
+    """Return how the weights of a run are averaged."""
+    if config.training.ema is not None:
+        return f"moving average of the weights, decay {config.training.ema:g}"
+    return f"equal average of the weights after epoch {config.training.swa} and all later ones"
 
 
 def _report(label: str, text: str) -> None:

@@ -39,6 +39,7 @@ def build_data(
         eval_batch_size=training.eval_batch_size,
         steps_per_epoch=training.steps_per_epoch,
         per_device=training.batch_size_is == "per_device",
+        balanced=training.sampler == "balanced",
         index=index,
         before=before,
     )

@@ -61,13 +61,17 @@ class Evaluation:
     home: Path
 
 
-def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Evaluation:
+def evaluate(
+    file: Path, words: list[str], say: Callable[[str], object], *, mirrors: bool = False
+) -> Evaluation:
     """Test a checkpoint; on the test split of its run, the results equal those of the run.
 
     Args:
         file: the checkpoint.
         words: overrides of its config, ``key=value``.
         say: prints a line about the selection of images, before the test.
+        mirrors: average the probabilities of each image and its mirror image (test-time
+            augmentation); the results have a folder of their own.
 
     Raises:
         UserError: the file is not a convlens checkpoint, an override fits no key, no image is left
@@ -82,13 +86,15 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with progress_bar("selecting the test images"):
         tested_on = select_test_images(config, content)
-    home, data = _choose_folder(file, tested_on.is_own_split), tested_on.data
+    name = f"{file.stem}_flip" if mirrors else file.stem
+    home, data = _choose_folder(file, name, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
             say(line)
     with count_seconds("decoding"):
         images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
+    module.mirrors_tests = mirrors
     book = PredictionBook(keep_probabilities=True)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
@@ -104,7 +110,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
         _write_left_out(home / "left_out.csv", tested_on)
-        _write_results(file, evaluation)
+        _write_results(file, evaluation, mirrors=mirrors)
     return evaluation
 
 
@@ -134,7 +140,7 @@ def _update_places(config: Config, checkpoint: Path) -> Config:
     return replace_values(config, {key: places[key] for key in places if key in known})
 
 
-def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
+def _choose_folder(checkpoint: Path, name: str, is_own_split: bool) -> Path:
     """Return a folder for the results: in the run folder, or a new one.
 
     Only results on the run's own test split (``is_own_split``) belong in the run folder.
@@ -142,7 +148,7 @@ def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
     home = find_run_folder(checkpoint)
     if home is None or not is_own_split:
         return make_fresh_folder(OUTPUTS / "eval")
-    folder = home / "evaluation" / checkpoint.stem
+    folder = home / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -164,16 +170,20 @@ def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _write_results(file: Path, evaluation: Evaluation) -> None:
-    """Write results.json; results on the run's own test split are added to its summary too."""
+def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None:
+    """Write results.json.
+
+    Results on the run's own test split, without test-time augmentation, are added to its summary.
+    """
     tested_on, epoch, results = evaluation.tested_on, evaluation.epoch, evaluation.results
     write_results(
         evaluation.home,
         {
             "checkpoint": str(file), "epoch": epoch, "data": tested_on.place,
             "images": len(tested_on.data.dataset.splits["test"]),
-            "own_test_split": tested_on.is_own_split, "test": results,
+            "own_test_split": tested_on.is_own_split, "tta": "flip" if mirrors else None,
+            "test": results,
         },
     )  # fmt: skip
-    if (home := find_run_folder(file)) and tested_on.is_own_split:
+    if (home := find_run_folder(file)) and tested_on.is_own_split and not mirrors:
         write_evaluation(home, file, epoch, results, seconds_by_name())

@@ -60,6 +60,32 @@ class Accuracy(Metric):
         return self.tp.float() / (self.tp + self.fn).float().clamp_min(1)
 
 
+class SoftAccuracy(Metric):
+    """Mean share of the predicted class in the target, in [0, 1], for soft labels.
+
+    It is the accuracy that the authors of MixUp report. Of classes it is the fraction of correct
+    predictions.
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("share", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        """Add predicted classes int64 (B,), and classes (B,) or their shares (B, K)."""
+        soft = targets.dim() == 2
+        shares = targets.gather(1, answers[:, None]) if soft else answers == targets
+        self.share.add_(shares.sum())
+        self.count.add_(len(targets))
+
+    def compute(self) -> Tensor:
+        """Return the mean; 0 without images."""
+        return self.share / self.count.clamp_min(1)
+
+
 class ClassCounts(Metric):
     """Balanced accuracy and F1 of each class, in [0, 1], from three counts per class.
 
@@ -105,19 +131,20 @@ class EpochMetrics(nn.Module):
     Args:
         class_names: K names, used in the names of the F1 scores.
         detailed: whether to keep the per-class numbers.
+        soft: whether labels may be soft; then the accuracy is ``SoftAccuracy``.
     """
 
-    def __init__(self, class_names: list[str], *, detailed: bool):
+    def __init__(self, class_names: list[str], *, detailed: bool, soft: bool = False):
         super().__init__()
         classes = len(class_names)
         self.class_names = class_names
-        self.loss, self.accuracy = MeanLoss(), Accuracy()
+        self.loss, self.accuracy = MeanLoss(), SoftAccuracy() if soft else Accuracy()
         self.details = nn.ModuleDict()
         if detailed:
             self.details["classes"] = ClassCounts(classes)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add one batch: its mean loss, logits (B, K or 1), labels (B,)."""
+        """Add one batch: its mean loss, logits (B, K or 1), labels (B,) or shares (B, K)."""
         answers = predict_classes(logits)
         self.loss.update(loss.detach(), len(labels))
         self.accuracy.update(answers, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytorch_lightning as L
 import torch
@@ -22,10 +22,16 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
+from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
-from convlens.training.objective import Objective, count_outputs
+from convlens.training.objective import (
+    Objective,
+    average_predictions,
+    count_outputs,
+    select_targets,
+)
 from convlens.training.optimizers import build_optimizer
 from convlens.training.randomness import seed_batch, seed_weights
 
@@ -51,6 +57,9 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the current phase.
         uses_stored_features: whether the network currently trains on stored features.
+        averaging: how the weights are averaged; None if they are not.
+        average: the average of the weights; None before training.
+        mirrors_tests: whether tests average the predictions of an image and its mirror image.
     """
 
     def __init__(
@@ -73,8 +82,11 @@ class ClassifierModule(L.LightningModule):
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
-        self.objective = Objective(training.loss, training.label_smoothing, training.class_weights)
-        self.train_metrics = EpochMetrics(self.class_names, detailed=False)
+        self.objective = Objective(
+            training.loss, training.label_smoothing, training.class_weights,
+            training.focal_gamma or 0.0,
+        )  # fmt: skip
+        self.train_metrics = EpochMetrics(self.class_names, detailed=False, soft=data.augment.mixes)
         self.val_metrics = EpochMetrics(self.class_names, detailed=True)
         self.test_metrics = EpochMetrics(self.class_names, detailed=True)
         self.results: dict[str, float] = {}
@@ -86,6 +98,11 @@ class ClassifierModule(L.LightningModule):
         self.uses_stored_features = False
         self.enter(self.phase)
         self._compiled_batch: int | None = None
+        epochs = min(training.epochs or self.schedule.epochs, self.schedule.epochs)
+        self.averaging = choose_rule(training, epochs)
+        self.average: WeightAverage | None = None
+        self._loaded_average: dict | None = None
+        self.mirrors_tests = False
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "_current_fx_name":
@@ -130,7 +147,18 @@ class ClassifierModule(L.LightningModule):
         scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
         return not (scales and trainer.gradient_clip_val)
 
+    def on_fit_start(self) -> None:
+        if self.averaging is not None:
+            self.average = WeightAverage(self.model, self.averaging, self._loaded_average)
+            self._loaded_average = None
+
+    def use_average(self, use: bool) -> None:
+        """Make the network hold the average of its weights, or the trained weights."""
+        if self.average is not None:
+            self.average.use(average=use)
+
     def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        self.use_average(False)
         seed_batch(self.seed, self.current_epoch, batch_idx, self.global_rank, self.device)
         # batches that are accumulated into one step share its time, as one large batch would
         each = self.trainer.accumulate_grad_batches
@@ -182,11 +210,11 @@ class ClassifierModule(L.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """Return ``loss``, which is differentiated, and ``mean``, this process's mean loss."""
-        logits = self.compute_logits(batch)
-        loss = self.objective(logits, batch["label"])
+        logits, targets = self.compute_logits(batch), select_targets(batch)
+        loss = self.objective(logits, targets)
         kept = slice(0, batch.get("counted"))
-        if len(batch["label"][kept]):
-            self.train_metrics.update(loss.detach(), logits.detach()[kept], batch["label"][kept])
+        if len(targets[kept]):
+            self.train_metrics.update(loss.detach(), logits.detach()[kept], targets[kept])
         weight = self._weight(batch) if "window" in batch else 1.0
         return {"loss": loss * weight, "mean": loss.detach()}
 
@@ -200,7 +228,12 @@ class ClassifierModule(L.LightningModule):
             return 0.0
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         divisor = self.objective.divisor
-        return divisor(batch["label"]) * parts / divisor(batch["window"])
+        return divisor(select_targets(batch)) * parts / divisor(batch["window"])
+
+    def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
+        if self.average is not None and self.trainer.global_step > self.average.steps:
+            last = batch_idx + 1 == self.trainer.num_training_batches
+            self.average.update(self.current_epoch, last)
 
     def on_validation_model_eval(self) -> None:
         """Average running statistics over the processes before validation.
@@ -208,12 +241,20 @@ class ClassifierModule(L.LightningModule):
         Each process has seen other batches, but all must evaluate and save the same network.
         """
         with torch.no_grad():
-            for part in self.modules() if self.trainer.world_size > 1 else ():
-                if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
-                    for statistic in (part.running_mean, part.running_var):
-                        torch.distributed.all_reduce(statistic)
-                        statistic /= self.trainer.world_size
+            for statistic in self._list_statistics() if self.trainer.world_size > 1 else ():
+                torch.distributed.all_reduce(statistic)
+                statistic /= self.trainer.world_size
+        self.use_average(True)
         super().on_validation_model_eval()
+
+    def _list_statistics(self) -> Iterator[Tensor]:
+        """Yield the running statistics that training changes, and their averages."""
+        for name, part in self.model.named_modules():
+            if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
+                yield from (part.running_mean, part.running_var)
+                if self.average is not None:
+                    for key in ("running_mean", "running_var"):
+                        yield self.average.get(f"{name}.{key}")
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._evaluate(self.val_metrics, batch)}
@@ -222,13 +263,16 @@ class ClassifierModule(L.LightningModule):
         self.publish("val", self.val_metrics)
 
     def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return {"logits": self._evaluate(self.test_metrics, batch)}
+        return {"logits": self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)}
 
     def on_test_epoch_end(self) -> None:
         self.publish("test", self.test_metrics)
 
-    def _evaluate(self, metrics: EpochMetrics, batch: dict) -> Tensor:
+    def _evaluate(self, metrics: EpochMetrics, batch: dict, *, mirrors: bool = False) -> Tensor:
         logits = self.compute_logits(batch)
+        if mirrors:
+            mirrored = self.compute_logits({**batch, "image": batch["image"].flip(-1)})
+            logits = average_predictions([logits, mirrored])
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
         return logits
 
@@ -272,9 +316,12 @@ class ClassifierModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["convlens_record"] = {epoch: dict(row) for epoch, row in self.record.items()}
         checkpoint["convlens_processes"] = self.trainer.world_size
+        if self.average is not None:
+            self.average.save(checkpoint, "model.")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
         self.record = {
             int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
         }
+        self._loaded_average = checkpoint.get(KEY)

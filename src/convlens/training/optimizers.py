@@ -61,17 +61,34 @@ def build_optimizer(
                 f"optimizer._target_={chosen.class_path} does not return a torch.optim.Optimizer"
             )
         return own
-    name = chosen.name
-    check_name("optimizer.name", name, OPTIMIZERS)
-    options = {key: value for key, value in chosen.plain().items() if key != "name"}
-    if fused and name in FUSED:
+    name, is_timm = chosen.name, chosen.library == "timm"
+    check_name("optimizer.name", name, list_timm_optimizers() if is_timm else OPTIMIZERS)
+    options = {k: v for k, v in chosen.plain().items() if k not in ("name", "library")}
+    if fused and name in FUSED and not is_timm:
         options |= {"fused": True}
     try:
-        optimizer = OPTIMIZERS[name](groups, **options)
+        if is_timm:
+            from timm.optim import create_optimizer_v2  # slow to import
+
+            optimizer = create_optimizer_v2(groups, name, **options)
+        else:
+            optimizer = OPTIMIZERS[name](groups, **options)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer={name}: {error}") from error
     optimizer.register_load_state_dict_pre_hook(_keep_implementation)
     return optimizer
+
+
+def list_timm_optimizers() -> list[str]:
+    """Return the names of timm's optimizers that a run can use.
+
+    Missing are those of other packages (apex, bitsandbytes), and those that need second derivatives
+    of the loss.
+    """
+    from timm.optim import get_optimizer_info, list_optimizers  # slow to import
+
+    names = list_optimizers(exclude_filters=["fused*", "bnb*"])
+    return [name for name in names if not get_optimizer_info(name).second_order]
 
 
 def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict) -> dict:

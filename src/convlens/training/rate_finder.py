@@ -18,6 +18,7 @@ from convlens.data.loader import TrainingLoader
 from convlens.training.finetune.features import compute_features
 from convlens.training.finetune.phases import Phases
 from convlens.training.module import ClassifierModule
+from convlens.training.objective import select_targets
 from convlens.training.randomness import seed_batch
 
 SMOOTHING = 0.9  # of the exponential average of the loss
@@ -133,7 +134,7 @@ def find_rate(
         for group in optimizer.param_groups:
             group["lr"] = rate * proportions.get(group["name"], 0.0)
         batch = data.finish(move_data_to_device(batch, device))
-        loss = module.objective(module.compute_logits(batch), batch["label"])
+        loss = module.objective(module.compute_logits(batch), select_targets(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from convlens.config.schema.data import AugmentConfig, DataConfig, OwnDataConfig, SplitConfig
+from convlens.config.schema.data import (
+    AUGMENT_DETAILS,
+    AugmentConfig,
+    DataConfig,
+    OwnDataConfig,
+    SplitConfig,
+)
 from convlens.config.schema.keys import (
     NULL,
     SWITCH,

@@ -24,6 +24,11 @@ from convlens.config.schema.keys import (
 )
 
 NAME = replace(TEXT | whole(0), expected="a name")
+# keys of data.augment that have no effect without another one
+AUGMENT_DETAILS = frozenset({
+    "fill", "crop_ratio", "policy_operations", "policy_magnitude", "erasing_area", "erasing_ratio",
+    "erasing_grey", "mix_fraction",
+})  # fmt: skip
 # the code that reads images refuses 2 with its own message
 CHANNELS = replace(whole(1, 3), expected="1 or 3")
 
@@ -36,6 +41,12 @@ class SplitConfig(Slice):
     )
     test: Annotated[float | None, NULL | at_least(0)] = key(
         "test images to hold out: a fraction below 1 or a count; null: 0.15"
+    )
+    folds: Annotated[int | None, NULL | whole(2)] = optional(
+        "cross-validation: number of folds; null: none. make train folds=N sets it"
+    )
+    fold: Annotated[int | None, NULL | whole(0)] = optional(
+        "cross-validation: number of the fold, from 0, whose images are the test images"
     )
 
 
@@ -74,6 +85,41 @@ class AugmentConfig(Slice):
     hue: Annotated[float, between(0, 0.5)] = key(
         "largest random hue shift in either direction, turns of the colour circle"
     )
+    policy: Annotated[str | None, NULL | one_of("rand_augment", "trivial_augment")] = optional(
+        "random operations on each image: rand_augment, trivial_augment; null: none"
+    )
+    policy_operations: Annotated[int | None, whole(1, 14)] = optional(
+        "rand_augment: operations on each image"
+    )
+    policy_magnitude: Annotated[int | None, whole(0, 30)] = optional(
+        "rand_augment: strength of the operations, in thirtieths of the greatest"
+    )
+    erasing: Annotated[float | None, FRACTION] = optional(
+        "fraction of the images in which a random rectangle is erased"
+    )
+    erasing_area: Annotated[list[float] | None, range_of(1)] = optional(
+        "[low, high]: area of the erased rectangle, fraction of the image"
+    )
+    erasing_ratio: Annotated[list[float] | None, range_of()] = optional(
+        "[low, high]: height / width of the erased rectangle"
+    )
+    erasing_grey: Annotated[float | None, FRACTION] = optional(
+        "brightness of the erased rectangle: 0 (black) to 1 (white)"
+    )
+    mixup: Annotated[float | None, at_least(0)] = optional(
+        "MixUp: alpha of the Beta distribution of the weights of two images; 0: no MixUp"
+    )
+    cutmix: Annotated[float | None, at_least(0)] = optional(
+        "CutMix: alpha of the Beta distribution of the area that stays; 0: no CutMix"
+    )
+    mix_fraction: Annotated[float | None, FRACTION] = optional(
+        "mixup, cutmix: fraction of the batches that are mixed"
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with one another, so that labels are shares of classes."""
+        return bool(self.mixup or self.cutmix)
 
 
 class DataConfig(Slice):

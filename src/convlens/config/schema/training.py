@@ -36,6 +36,9 @@ WEIGHTS = Rule(
 )
 
 
+DECAY_BELOW_1 = Rule(lambda v: is_number(v) and 0 < v < 1, "a number in (0, 1)")
+
+
 class TrainingConfig(Slice):
     """How the network is trained, whatever the optimizer."""
 
@@ -58,14 +61,22 @@ class TrainingConfig(Slice):
     eval_batch_size: Annotated[int, whole(1)] = key(
         "validation and test images per batch, in each process"
     )
-    loss: Annotated[str, one_of("cross_entropy", "binary")] = key(
-        "loss: cross_entropy (one logit per class) or binary (one logit, two classes)"
+    loss: Annotated[str, one_of("cross_entropy", "binary", "focal", "mse")] = key(
+        "loss: cross_entropy, focal or mse (one logit per class), or binary (one logit, two "
+        "classes)"
+    )
+    focal_gamma: Annotated[float | None, at_least(0)] = optional(
+        "loss=focal: exponent of 1 - p; 0 is cross_entropy"
     )
     label_smoothing: Annotated[float, FRACTION_BELOW_1] = key(
         "label smoothing: fraction of the target spread over all classes"
     )
     class_weights: Annotated[str | list | None, NULL | one_of("balanced") | WEIGHTS] = key(
         "weights of the classes in the loss: null (equal), balanced or one number per class"
+    )
+    sampler: Annotated[str | None, one_of("shuffle", "balanced")] = optional(
+        "training images of an epoch: shuffle (each once) or balanced (drawn with replacement, all "
+        "classes equally often)"
     )
     validations: Annotated[int, whole(1)] = key(
         "validations per epoch, evenly spaced; the last one counts for the epoch"
@@ -83,13 +94,25 @@ class TrainingConfig(Slice):
     gradient_clip: Annotated[float | None, NULL | above(0)] = key(
         "largest norm of the gradient; null: no clipping"
     )
+    ema: Annotated[float | None, NULL | DECAY_BELOW_1] = optional(
+        "decay of the moving average of the weights, which is evaluated, explained and saved; "
+        "null: none"
+    )
+    swa: Annotated[int | None, NULL | whole(1)] = optional(
+        "first epoch whose final weights enter an equal average (stochastic weight averaging), "
+        "which is evaluated, explained and saved; null: none"
+    )
 
 
 class OptimizerConfig(Slice):
-    """An optimizer of torch; only some optimizers have the keys after ``lr``."""
+    """An optimizer of torch or timm; only some optimizers have the keys after ``lr``."""
 
     name: Annotated[str, named("adam", "adamw", "sgd", "rmsprop")] = key(
-        "optimizer: adam, adamw, sgd or rmsprop; set by optimizer=NAME"
+        "optimizer: adam, adamw, sgd or rmsprop, set by optimizer=NAME; with optimizer=timm any of "
+        "timm, such as lamb or muon"
+    )
+    library: Annotated[str | None, one_of("torch", "timm")] = optional(
+        "library of the optimizer; set by optimizer=timm"
     )
     lr: Annotated[float, above(0)] = key(
         "learning rate after warm-up, in runs without finetune.phases"
@@ -104,7 +127,7 @@ class OptimizerConfig(Slice):
         "adam, adamw, rmsprop: term added to the denominator"
     )
     momentum: Annotated[float | None, at_least(0)] = optional(
-        "sgd, rmsprop: fraction of the previous step that is added"
+        "sgd, rmsprop, some of timm: fraction of the previous step that is added"
     )
     nesterov: Annotated[bool | None, SWITCH] = optional("sgd: use Nesterov momentum")
     weight_decay: Annotated[float | None, at_least(0)] = optional(

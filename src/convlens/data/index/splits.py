@@ -60,14 +60,86 @@ def assign_splits(
     classes, sizes = np.unique(labels, return_counts=True)
     parts = _divide_counts(counts, classes, sizes, class_names)
     assigned = np.full(len(labels), "train", dtype=np.array(SPLITS).dtype)
-    rows_by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    for label, rows, to_test, to_validation in zip(classes, rows_by_class, *parts, strict=True):
-        # sort raw words: unlike a shuffle, their stream never changes between numpy versions
-        keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(len(rows))
-        ranked = rows[np.argsort(keys, kind="stable")]
+    ranked_rows = _rank_rows(labels, classes, sizes, seed)
+    for ranked, to_test, to_validation in zip(ranked_rows, *parts, strict=True):
         assigned[ranked[:to_test]] = "test"
         assigned[ranked[to_test : to_test + to_validation]] = "validation"
     return assigned
+
+
+def assign_fold(
+    labels: np.ndarray,
+    *,
+    fold: int,
+    folds: int,
+    validation: Share,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Divide N images for a fold of a cross-validation; return (N,) as ``assign_splits`` does.
+
+    Every image is a test image in exactly one fold. The folds have equal numbers of images, and of
+    images of each class, up to one. The validation images are taken from the next folds.
+
+    Args:
+        labels: (N,) integers.
+        fold: number of the fold whose images are the test images, from 0.
+        folds: number of folds, at least 2.
+        validation: size of the split, of all N images; above 0.
+        seed: >= 0; the folds depend only on (labels, folds, seed), on every machine.
+        class_names: for error messages, indexed by label.
+
+    Raises:
+        UserError: there is no such fold, or a class has fewer images than a fold needs.
+    """
+    if not 0 <= fold < folds:
+        raise UserError(f"data.split.fold={fold}: choose 0 to {folds - 1}")
+    labels = np.asarray(labels)
+    classes, sizes = np.unique(labels, return_counts=True)
+    # beside its test images, a class needs one for validation and one for training
+    least, smallest = max(folds, 4 if folds == 2 else 3), int(np.argmin(sizes))
+    if sizes[smallest] < least:
+        label = classes[smallest]
+        name = class_names[label] if class_names is not None else int(label)
+        raise UserError(
+            f"class {name!r} has {sizes[smallest]} images, too few for data.split.folds={folds}: "
+            f"it needs {least}"
+        )
+    starts = np.cumsum(sizes) - sizes
+    in_fold = np.empty(len(labels), dtype=np.int64)
+    ranked = []
+    for rows, start in zip(_rank_rows(labels, classes, sizes, seed), starts, strict=True):
+        in_fold[rows] = (start + np.arange(len(rows))) % folds
+        ranked.append(rows)
+    test = in_fold == fold
+    to_test = np.array([test[rows].sum() for rows in ranked])
+    count = _count_images("validation", validation, len(labels))
+    if not len(classes) <= count <= len(labels) - test.sum() - len(classes):
+        raise UserError(
+            f"data.split.validation={validation}: {count} of the {len(labels) - test.sum()} images "
+            f"outside the fold, but validation and training need one of each class"
+        )
+    assigned = np.full(len(labels), "train", dtype=np.array(SPLITS).dtype)
+    assigned[test] = "test"
+    for rows, amount in zip(ranked, _apportion(count, sizes, sizes - to_test - 1), strict=True):
+        others = rows[~test[rows]]
+        order = np.argsort((in_fold[others] - fold) % folds, kind="stable")
+        assigned[others[order[:amount]]] = "validation"
+    return assigned
+
+
+def _rank_rows(
+    labels: np.ndarray, classes: np.ndarray, sizes: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """Return the rows of each class, in a random order."""
+    ranked = []
+    for label, rows in zip(
+        classes, np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]), strict=True
+    ):
+        # sort raw words: unlike a shuffle, their stream never changes between numpy versions
+        keys = np.random.PCG64(np.random.SeedSequence((seed, int(label)))).random_raw(len(rows))
+        ranked.append(rows[np.argsort(keys, kind="stable")])
+    return ranked
 
 
 def _count_images(name: str, share: Share, total: int) -> int:
@@ -133,7 +205,10 @@ def _apportion(total: int, sizes: np.ndarray, most: np.ndarray) -> np.ndarray:
     return counts
 
 
-def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: int) -> Listing:
+def resolve_splits(
+    listing: Listing, *, validation: Share, test: Share, seed: int,
+    fold: tuple[int, int] | None = None,
+) -> Listing:  # fmt: skip
     """Return the listing with every image in a split; splits of the layout stay as they are.
 
     A split that the layout lacks is taken from its training images, and fractions then refer to
@@ -144,11 +219,25 @@ def resolve_splits(listing: Listing, *, validation: Share, test: Share, seed: in
         validation: size of the split, as for ``assign_splits``.
         test: size of the split, as for ``assign_splits``.
         seed: decides the split.
+        fold: number of a fold, from 0, and number of folds of a cross-validation, which divides all
+            images; None for none.
 
     Raises:
-        UserError: the sizes are not possible.
+        UserError: the sizes are not possible, or the layout has splits that folds would divide.
     """
     present = listing.present_splits
+    if fold is not None:
+        if present:
+            raise UserError(
+                f"data.split.folds={fold[1]} divides all images, but {listing.directory} has a "
+                f"split of its own: {', '.join(present)}"
+            )
+        number, folds = fold
+        assigned = assign_fold(
+            listing.labels, fold=number, folds=folds, validation=validation, seed=seed,
+            class_names=listing.class_names,
+        )  # fmt: skip
+        return replace(listing, splits=assigned)
     rows = listing.splits == "train" if present else slice(None)
     assigned = divided = assign_splits(
         listing.labels[rows],

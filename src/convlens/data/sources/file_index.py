@@ -25,7 +25,7 @@ from convlens.data.sources.image_files import (
     describe_skipped,
 )
 from convlens.data.sources.places import resolve_cache
-from convlens.data.sources.source import Index, read_split_fractions
+from convlens.data.sources.source import Index, read_fold, read_split_fractions
 
 
 def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np.ndarray) -> Index:
@@ -42,7 +42,7 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     """
     present = image_files.listing.present_splits
     listing = splits.resolve_splits(
-        image_files.listing, seed=seed, **read_split_fractions(spec, present)
+        image_files.listing, seed=seed, fold=read_fold(spec), **read_split_fractions(spec, present)
     )
     image_files = replace(image_files, listing=listing)
     if spec.on_error == "skip":

@@ -99,6 +99,11 @@ def _check(spec: DataConfig) -> None:
                 f"data.name={spec.name}: set data={spec.name} instead, which has the keys it needs"
             )
     make_recipe(spec)
+    if spec.split.folds is not None and _get_store(spec):
+        raise UserError(
+            f"data.split.folds={spec.split.folds}: data={spec.name} cannot be divided into folds; "
+            f"use image files"
+        )
     for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:

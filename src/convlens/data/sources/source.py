@@ -58,6 +58,20 @@ class Download:
     class_names: tuple[str, ...]
 
 
+def read_fold(spec: DataConfig) -> tuple[int, int] | None:
+    """Return the number of the fold and of all folds of a cross-validation, or None.
+
+    Raises:
+        UserError: only one of both is set, or the size of the test split is.
+    """
+    fold, folds = spec.split.fold, spec.split.folds
+    if (fold is None) != (folds is None):
+        raise UserError("data.split.fold and data.split.folds belong together: set both or neither")
+    if folds is not None and spec.split.test is not None:
+        raise UserError(f"data.split.test={spec.split.test}: the fold is the test split")
+    return None if fold is None or folds is None else (fold, folds)
+
+
 def read_split_fractions(spec: DataConfig, present: tuple[str, ...] = ()) -> dict[str, float]:
     """Return the sizes of the splits to be split off; 0 for a split that the source already has.
 

@@ -44,6 +44,9 @@ def find_cut(
     if phase.augment and augmented:
         return 0, "the images are augmented"
     trained = schedule.trained(phase)
+    if module.averaging is not None:  # the average of what was trained before still changes
+        for earlier in schedule.phases[: phase.number]:
+            trained |= schedule.trained(earlier)
     names = {id(parameter): name for name, parameter in module.model.named_parameters()}
     backbone = module.model.backbone
     cut = frozen = 0
@@ -105,6 +108,7 @@ class Phases(L.Callback):
         pl_module.train()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        pl_module.use_average(True)  # batches may have followed the last validation
         epochs = trainer.current_epoch + 1
         if pl_module.schedule.is_finished(epochs, pl_module.record):
             trainer.should_stop = True

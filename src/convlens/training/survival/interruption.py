@@ -141,12 +141,15 @@ class Interruption(L.Callback):
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and self._epoch_open:
+            pl_module.use_average(False)  # as between two steps, also if a validation was stopped
             trainer.save_checkpoint(self.file)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         if not self._epoch_open:
             return
         mine = {"metrics": _states(pl_module.train_metrics), "buffers": _buffers(pl_module)}
+        if pl_module.average is not None:
+            mine["averages"] = pl_module.average.copy_statistics()
         parts = [mine]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
@@ -191,6 +194,9 @@ class Interruption(L.Callback):
         for callback in trainer.callbacks:
             callback.on_train_epoch_start(trainer, module)
         kept, self._kept = self._kept, None
+        module.use_average(False)
+        for name, value in kept.get("averages", {}).items():
+            module.average.get(name).copy_(value)
         for name, value in kept["buffers"].items():
             module.get_buffer(name).copy_(value)
         for name, state in kept["metrics"].items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as L
 import torch
 from torch import Tensor
 
@@ -161,6 +162,28 @@ class PredictionBook:
             rows, labels, predicted, confidences, truth, images, sample, *probs
         )
         return True
+
+
+class TestRecord(L.Callback):
+    """Collects the predictions of the test, with the probability of every class.
+
+    Attributes:
+        book: ``book.latest["test"]`` are the predictions after the test, in every process.
+    """
+
+    def __init__(self) -> None:
+        self.book = PredictionBook(keep_probabilities=True)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.book.begin(hold=False)
+
+    def on_test_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        self.book.take(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.book.end("test")
 
 
 def _keep_highest(

@@ -28,11 +28,12 @@ from convlens.data.unchanged import PLACES
 from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
-from convlens.experiment.summary import seconds_by_name
+from convlens.experiment.summary import describe_test, seconds_by_name
 from convlens.experiment.unseen import UnseenImages, select_test_images
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
 from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
+from convlens.training.details import Details
 from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
 
@@ -47,7 +48,8 @@ class Evaluation:
         tested_on: the images, as ``convlens.experiment.unseen`` selects them.
         epoch: completed epochs of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
-            if there are very many classes.
+            if there are very many classes, and what ``metrics`` names.
+        details: see ``convlens.training.details``.
         home: the folder with ``predictions.csv`` (probabilities of every test image, see
             ``convlens.experiment.predict``) and ``results.json``. Its folder ``epoch_NNN`` contains
             the confusion matrix and the most confident mistakes with their Grad-CAM. If images were
@@ -57,6 +59,7 @@ class Evaluation:
     tested_on: UnseenImages
     epoch: int
     results: dict[str, float]
+    details: Details
     home: Path
 
 
@@ -98,7 +101,9 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     # on a terminal Lightning shows a bar of its own
     with count_seconds("test"), progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(module, datamodule=data, verbose=False)
-    evaluation = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
+    results = select_stage(module.results, "test")
+    details = describe_test(looks.predictions, module)
+    evaluation = Evaluation(tested_on, epoch, results, details, home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
@@ -177,6 +182,7 @@ def _write_results(file: Path, evaluation: Evaluation) -> None:
             "checkpoint": str(file), "epoch": epoch, "data": tested_on.place,
             "images": len(tested_on.data.dataset.splits["test"]),
             "own_test_split": tested_on.is_own_split, "test": results,
+            "test_details": evaluation.details,
         },
     )  # fmt: skip
     if (home := _find_run(file)) and tested_on.is_own_split:

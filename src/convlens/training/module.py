@@ -42,6 +42,7 @@ class ClassifierModule(L.LightningModule):
         optimizer: the config group.
         scheduler: the config group.
         seed: seed of the initial weights and of every batch.
+        metrics: further metrics of validation and test, see ``convlens.training.named_metrics``.
         pretrained: False keeps random weights, for a network that is loaded from a checkpoint.
 
     Attributes:
@@ -57,7 +58,8 @@ class ClassifierModule(L.LightningModule):
         self, class_names: Sequence[str], *, data: DataConfig, model: ModelConfig,
         training: TrainingConfig, finetune: FinetuneConfig,
         optimizer: OptimizerConfig | OwnOptimizerConfig,
-        scheduler: SchedulerConfig | OwnSchedulerConfig, seed: int, pretrained: bool = True,
+        scheduler: SchedulerConfig | OwnSchedulerConfig, seed: int, metrics: Sequence[str] = (),
+        pretrained: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.class_names = list(class_names)
@@ -75,8 +77,8 @@ class ClassifierModule(L.LightningModule):
         ).to(memory_format=torch.channels_last)
         self.objective = Objective(training.loss, training.label_smoothing, training.class_weights)
         self.train_metrics = EpochMetrics(self.class_names, detailed=False)
-        self.val_metrics = EpochMetrics(self.class_names, detailed=True)
-        self.test_metrics = EpochMetrics(self.class_names, detailed=True)
+        self.metric_names = tuple(metrics)
+        self.val_metrics, self.test_metrics = (self._build_metrics() for _ in range(2))
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
         self.schedule = build_schedule(
@@ -86,6 +88,9 @@ class ClassifierModule(L.LightningModule):
         self.uses_stored_features = False
         self.enter(self.phase)
         self._compiled_batch: int | None = None
+
+    def _build_metrics(self) -> EpochMetrics:
+        return EpochMetrics(self.class_names, detailed=True, named=self.metric_names)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "_current_fx_name":
@@ -263,7 +268,7 @@ class ClassifierModule(L.LightningModule):
             loader: yields batches; each is moved to the module's device.
             finish: turns such a batch into images in [0, 1].
         """
-        metrics = EpochMetrics(self.class_names, detailed=True).to(self.device)
+        metrics = self._build_metrics().to(self.device)
         with evaluation_mode(self), self.trainer.precision_plugin.forward_context():
             for batch in loader:
                 self._evaluate(metrics, finish(move_data_to_device(batch, self.device)))
